@@ -1,0 +1,71 @@
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := .tools/bin
+NODE_MODULES := clients/typescript/node_modules/.installed
+BUF := clients/typescript/node_modules/.bin/buf
+PROTOS := $(shell find proto third_party/proto -name '*.proto')
+
+GRPCURL_VERSION := v1.9.4
+PROTOC_GEN_GO_VERSION := v1.36.12
+PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+
+.PHONY: help run test check bench install tools generate lock format clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+run: $(VENV)/.installed ## Serve in dev mode on loopback, data under ./data
+	@exec $(BIN)/metamorph dev
+
+test: $(VENV)/.installed ## Run the tests
+	@$(BIN)/pytest
+
+check: $(VENV)/.installed tools ## Lint, types, layers, contract, generated code, docs
+	@bash scripts/check
+
+bench: $(VENV)/.installed ## What is claimed about speed and memory, measured side by side
+	@$(BIN)/python -m bench
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml clients/python/pyproject.toml requirements.lock
+	@PYTHON="$(PYTHON)" bash scripts/install
+	@touch $@
+
+tools: $(NODE_MODULES) $(TOOLS)/grpcurl ## Install what needs Node and Go: buf, grpcurl, the code generators
+
+$(NODE_MODULES): clients/typescript/package.json clients/typescript/package-lock.json
+	@cd clients/typescript && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(TOOLS)/grpcurl: Makefile
+	@GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+	@GOBIN="$(CURDIR)/$(TOOLS)" go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+	@GOBIN="$(CURDIR)/$(TOOLS)" go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+	@touch $@
+
+generate: $(VENV)/.installed tools ## Rebuild the generated clients and .env.example
+	@$(BIN)/python -m grpc_tools.protoc -Iproto -Ithird_party/proto \
+		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=clients/python --pyi_out=clients/python --grpc_python_out=clients/python --mypy_grpc_out=quiet:clients/python \
+		$(PROTOS)
+	@find clients/python \( -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \) | while read -r file; do \
+		grep -q 'class .*Stub' "$$file" || rm "$$file"; done
+	@rm -rf clients/typescript/src/gen && PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate
+	@$(BIN)/python -m metamorphd.settings > .env.example
+
+lock: $(VENV)/.installed ## Resolve the dependencies anew into requirements.lock
+	@uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate \
+		--no-emit-package metamorph-client --group dev pyproject.toml -o requirements.lock
+
+format: $(VENV)/.installed tools ## Format Python and protobuf
+	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format --quiet .
+	@$(BUF) format -w
+
+clean: ## Remove what was installed and built; ./data stays
+	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist .mypy_cache .ruff_cache .pytest_cache

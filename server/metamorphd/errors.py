@@ -1,0 +1,269 @@
+"""Everything the server refuses or that ends a turn: code, reason and message, stated once.
+
+An error class exists for each `ErrorReason` and the other way round. `metadata` of ErrorInfo is what the class was
+raised with; the enum's comments list its keys.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message as ProtoMessage
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+from metamorph.api.v1.error_reason_pb2 import ErrorReason
+
+DOMAIN = "metamorph"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A field of a request by its path, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class DomainError(Exception):
+    """A refusal that a caller is told. The message never holds a caller's content, a path, SQL or a key."""
+
+    code: ClassVar[grpc.StatusCode]
+    reason: ClassVar[ErrorReason.ValueType]
+    message: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        retry_delay: float | None = None,
+        violations: Sequence[FieldViolation] = (),
+        **metadata: str | int,
+    ) -> None:
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+        self.retry_delay = retry_delay
+        self.violations = violations
+        super().__init__(self.message.format(**self.metadata))
+
+    @classmethod
+    def reason_name(cls) -> str:
+        """The reason as it goes over the wire, for example `SESSION_NOT_FOUND`."""
+        return ErrorReason.Name(cls.reason).removeprefix("ERROR_REASON_")
+
+    def to_status(self, *, call_id: str) -> Status:
+        """The google.rpc.Status (AIP-193): ErrorInfo and RequestInfo always, RetryInfo and BadRequest where they apply."""
+        details: list[ProtoMessage] = [
+            error_details_pb2.ErrorInfo(reason=self.reason_name(), domain=DOMAIN, metadata=self.metadata),
+            error_details_pb2.RequestInfo(request_id=call_id),
+        ]
+        if self.retry_delay is not None:
+            delay = Duration()
+            delay.FromNanoseconds(int(self.retry_delay * 1e9))
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        if self.violations:
+            fields = [
+                error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
+                for violation in self.violations
+            ]
+            details.append(error_details_pb2.BadRequest(field_violations=fields))
+        status = Status(code=self.code.value[0], message=str(self))
+        for detail in details:
+            packed = Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        return status
+
+
+# One base a status code.
+
+
+class InvalidArgument(DomainError):
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class Unauthenticated(DomainError):
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(DomainError):
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class NotFound(DomainError):
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExists(DomainError):
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class FailedPrecondition(DomainError):
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class Aborted(DomainError):
+    code = grpc.StatusCode.ABORTED
+
+
+class OutOfRange(DomainError):
+    code = grpc.StatusCode.OUT_OF_RANGE
+
+
+class ResourceExhausted(DomainError):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unavailable(DomainError):
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceeded(DomainError):
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+# The server itself.
+
+
+class Internal(DomainError):
+    code = grpc.StatusCode.INTERNAL
+    reason, message = ErrorReason.ERROR_REASON_INTERNAL, "the server failed; its log tells more under this call id"
+
+
+class StoreNotReady(Unavailable):
+    reason, message = ErrorReason.ERROR_REASON_STORE_NOT_READY, "the store is not open yet"
+
+
+class StoreBusy(ResourceExhausted):
+    reason, message = ErrorReason.ERROR_REASON_STORE_BUSY, "too many writes are waiting"
+
+
+class StorageFull(ResourceExhausted):
+    reason, message = ErrorReason.ERROR_REASON_STORAGE_FULL, "the volume is full; nothing was stored"
+
+
+class ServerDraining(Unavailable):
+    reason, message = ErrorReason.ERROR_REASON_SERVER_DRAINING, "the server is about to stop"
+
+
+# Who calls.
+
+
+class TokenMissing(Unauthenticated):
+    reason = ErrorReason.ERROR_REASON_TOKEN_MISSING
+    message = "exactly one authorization entry, `Bearer <token>`, is required"
+
+
+class TokenInvalid(Unauthenticated):
+    reason, message = ErrorReason.ERROR_REASON_TOKEN_INVALID, "the token is not acceptable"
+
+
+class TokenExpired(Unauthenticated):
+    reason, message = ErrorReason.ERROR_REASON_TOKEN_EXPIRED, "the token has expired"
+
+
+class VaultHeaderNotAllowed(InvalidArgument):
+    reason = ErrorReason.ERROR_REASON_VAULT_HEADER_NOT_ALLOWED
+    message = "x-vault-id is for dev mode without a token, once, and must be a vault id; here the token names the vault"
+
+
+class PermissionMissing(PermissionDenied):
+    reason, message = ErrorReason.ERROR_REASON_PERMISSION_MISSING, "the permission {permission} is required"
+
+
+class RateLimited(ResourceExhausted):
+    reason, message = ErrorReason.ERROR_REASON_RATE_LIMITED, "too many calls"
+
+
+# What was asked.
+
+
+class RequestMalformed(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_REQUEST_MALFORMED, "the request is not a message of this method's type"
+
+
+class RequestInvalid(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_REQUEST_INVALID, "the request breaks rules of its fields"
+
+
+class PageTokenInvalid(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_PAGE_TOKEN_INVALID, "the page_token does not belong to this query"
+
+
+class UpdateMaskInvalid(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_UPDATE_MASK_INVALID, "update_mask cannot hold '{path}'"
+
+
+class ContentTooLarge(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_CONTENT_TOO_LARGE, "the content is larger than {limit_bytes} bytes"
+
+
+class RequestIdReused(AlreadyExists):
+    reason, message = ErrorReason.ERROR_REASON_REQUEST_ID_REUSED, "request_id {request_id} was used for another request"
+
+
+class EtagMismatch(Aborted):
+    reason, message = ErrorReason.ERROR_REASON_ETAG_MISMATCH, "the resource has changed since its etag was read"
+
+
+# What the vault holds.
+
+
+class SessionNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_SESSION_NOT_FOUND, "no session {session_id}"
+
+
+class MessageNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_MESSAGE_NOT_FOUND, "no message {message_id}"
+
+
+class TurnNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_TURN_NOT_FOUND, "no turn {turn_id}"
+
+
+class BranchBusy(FailedPrecondition):
+    reason, message = ErrorReason.ERROR_REASON_BRANCH_BUSY, "turn {turn_id} is still running on this branch"
+
+
+class SequenceAhead(OutOfRange):
+    reason, message = ErrorReason.ERROR_REASON_SEQUENCE_AHEAD, "the turn's newest event is {last_sequence}"
+
+
+# What ends a turn.
+
+
+class UpstreamUnauthenticated(Unavailable):
+    reason = ErrorReason.ERROR_REASON_UPSTREAM_UNAUTHENTICATED
+    message = "the model provider refused the server's credentials; the operator must act"
+
+
+class UpstreamRateLimited(ResourceExhausted):
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_RATE_LIMITED, "the model provider's rate limit is reached"
+
+
+class UpstreamOverloaded(Unavailable):
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_OVERLOADED, "the model provider is overloaded"
+
+
+class UpstreamRejected(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_REJECTED, "the model provider refuses this request ({type})"
+
+
+class UpstreamUnavailable(Unavailable):
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_UNAVAILABLE, "the model provider failed before it answered"
+
+
+class UpstreamInterrupted(Unavailable):
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_INTERRUPTED, "the reply broke off"
+
+
+class UpstreamStalled(DeadlineExceeded):
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_STALLED, "the model provider fell silent"
+
+
+class TurnTimeout(DeadlineExceeded):
+    reason, message = ErrorReason.ERROR_REASON_TURN_TIMEOUT, "the turn passed its time limit"
+
+
+class TurnInterrupted(Aborted):
+    reason, message = ErrorReason.ERROR_REASON_TURN_INTERRUPTED, "the server stopped while the turn was running"

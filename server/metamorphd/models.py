@@ -1,0 +1,175 @@
+"""What the parts of the server say to each other: frozen values, no behaviour.
+
+Times are integers, microseconds since the epoch, UTC. Ids are opaque text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+# Enum members are named like the proto values without their prefix, and stored under that name.
+
+
+class Role(StrEnum):
+    USER = "USER"
+    ASSISTANT = "ASSISTANT"
+
+
+class TurnStatus(StrEnum):
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    INTERRUPTED = "INTERRUPTED"
+    FAILED = "FAILED"
+
+
+class StopReason(StrEnum):
+    END_TURN = "END_TURN"
+    MAX_TOKENS = "MAX_TOKENS"
+    STOP_SEQUENCE = "STOP_SEQUENCE"
+    TOOL_USE = "TOOL_USE"
+    PAUSE = "PAUSE"
+    REFUSAL = "REFUSAL"
+    CONTEXT_EXCEEDED = "CONTEXT_EXCEEDED"
+    OTHER = "OTHER"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call, as the token or dev mode has it. `expire_time` is None where nothing expires."""
+
+    vault_id: str
+    user_id: str
+    email: str
+    permissions: frozenset[str]
+    operator: bool
+    auth_method: str
+    expire_time: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    vault_id: str
+    display_name: str
+    default_model: str
+    system_prompt: str
+    create_time: int
+    update_time: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    session_id: str
+    title: str
+    model: str
+    system_prompt: str
+    metadata: Mapping[str, str]
+    archived: bool
+    creator: str
+    message_count: int
+    current_leaf_message_id: str | None
+    running_turn_ids: tuple[str, ...]
+    create_time: int
+    update_time: int
+    last_message_time: int | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextBlock:
+    text: str
+
+
+Content = tuple[TextBlock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, as the model provider counts them; `input_tokens` excludes both cache counts."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    message_id: str
+    session_id: str
+    parent_message_id: str | None
+    role: Role
+    content: Content
+    turn_id: str
+    creator: str
+    model: str
+    usage: Usage | None
+    create_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnError:
+    """Why a turn did not complete. `retry_delay` in seconds, None where waiting does not help or is not known."""
+
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    turn_id: str
+    session_id: str
+    user_message_id: str
+    reply_message_id: str | None
+    status: TurnStatus
+    stop_reason: StopReason | None
+    usage: Usage
+    model: str
+    model_calls: int
+    error: TurnError | None
+    last_sequence: int
+    creator: str
+    create_time: int
+    finish_time: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    turn_id: str
+    sequence: int
+    session_id: str
+    user_message_id: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    turn_id: str
+    sequence: int
+    block_index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFinished:
+    turn_id: str
+    sequence: int
+    status: TurnStatus
+    message: Message | None
+    stop_reason: StopReason | None
+    usage: Usage
+    error: TurnError | None
+
+
+TurnEvent = TurnStarted | TextDelta | TurnFinished
+
+
+@dataclass(frozen=True, slots=True)
+class Page[T]:
+    """One page of a list and what the next page begins after; `next_after` is None on the last."""
+
+    items: tuple[T, ...]
+    next_after: tuple[int | str, ...] | None
