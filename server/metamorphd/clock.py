@@ -13,5 +13,5 @@ class Clock:
         return time.time_ns() // 1000
 
     def new_id(self, prefix: str) -> str:
-        """An id of at most 64 characters that nobody has had: the prefix and a UUIDv7 (RFC 9562), so ids sort by age."""
+        """An id that nobody has had, at most 64 characters: the prefix and a UUIDv7 (RFC 9562), so ids sort by age."""
         return f"{prefix}_{uuid6.uuid7().hex}"

@@ -31,7 +31,7 @@ class DomainError(Exception):
     """A refusal that a caller is told. The message never holds a caller's content, a path, SQL or a key."""
 
     code: ClassVar[grpc.StatusCode]
-    reason: ClassVar[ErrorReason.ValueType]
+    reason: ClassVar["ErrorReason"]
     message: ClassVar[str]
 
     def __init__(
@@ -52,7 +52,7 @@ class DomainError(Exception):
         return ErrorReason.Name(cls.reason).removeprefix("ERROR_REASON_")
 
     def to_status(self, *, call_id: str) -> Status:
-        """The google.rpc.Status (AIP-193): ErrorInfo and RequestInfo always, RetryInfo and BadRequest where they apply."""
+        """The google.rpc.Status (AIP-193) with ErrorInfo and RequestInfo; RetryInfo and BadRequest where they apply."""
         details: list[ProtoMessage] = [
             error_details_pb2.ErrorInfo(reason=self.reason_name(), domain=DOMAIN, metadata=self.metadata),
             error_details_pb2.RequestInfo(request_id=call_id),
@@ -267,3 +267,7 @@ class TurnTimeout(DeadlineExceeded):
 
 class TurnInterrupted(Aborted):
     reason, message = ErrorReason.ERROR_REASON_TURN_INTERRUPTED, "the server stopped while the turn was running"
+
+
+class StartupRefused(Exception):
+    """The server cannot start; the message says why and what to do next, in one line. Never sent to a caller."""

@@ -6,6 +6,9 @@ Times are integers, microseconds since the epoch, UTC. Ids are opaque text.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 # Enum members are named like the proto values without their prefix, and stored under that name.
 
@@ -168,7 +171,7 @@ TurnEvent = TurnStarted | TextDelta | TurnFinished
 
 
 @dataclass(frozen=True, slots=True)
-class Page[T]:
+class Page(Generic[T]):
     """One page of a list and what the next page begins after; `next_after` is None on the last."""
 
     items: tuple[T, ...]

@@ -1,0 +1,1 @@
+"""Who calls: from a token to a Caller."""

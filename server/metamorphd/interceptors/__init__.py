@@ -1,0 +1,1 @@
+"""What every call passes: the guards, and the wrapper around them."""

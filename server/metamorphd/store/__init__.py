@@ -1,0 +1,1 @@
+"""Every operation on what is stored, written once."""

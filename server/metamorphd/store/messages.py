@@ -1,0 +1,207 @@
+"""Messages."""
+
+from dataclasses import asdict, fields
+
+import orjson
+
+from metamorphd.errors import MessageNotFound, SessionNotFound
+from metamorphd.models import Content, Message, Page, Role, TextBlock, Usage
+from metamorphd.store.database import Row, Transaction, point_read
+from metamorphd.store.pages import page_of
+
+COLUMNS = """
+    message_id, session_id, parent_message_id, role, content, turn_id, creator, model,
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, create_time
+"""
+
+# A message's ordinal and the session's counters move in one transaction, so ordinals are dense and unique.
+COUNT_MESSAGE = """
+UPDATE sessions
+SET message_count = message_count + 1, current_leaf_message_id = :message_id,
+    last_message_time = :now, last_activity_time = :now
+WHERE vault_id = :vault_id AND session_id = :session_id
+RETURNING message_count
+"""
+CREATE_MESSAGE = """
+INSERT INTO messages (vault_id, message_id, session_id, ordinal, parent_message_id, role, content, size, turn_id,
+    creator, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, create_time)
+VALUES (:vault_id, :message_id, :session_id, :ordinal, :parent_message_id, :role, :content, :size, :turn_id,
+    :creator, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :create_time)
+"""
+GET_MESSAGE = "SELECT " + COLUMNS + " FROM messages WHERE vault_id = :vault_id AND message_id = :message_id"
+GET_LEAF = "SELECT current_leaf_message_id FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
+_BRANCH = """
+WITH RECURSIVE branch (id, parent_id, place, bytes) AS (
+    SELECT message_id, parent_message_id, ordinal, size FROM messages
+    WHERE vault_id = :vault_id AND message_id = :leaf_message_id AND session_id = :session_id
+    UNION ALL
+    SELECT message_id, parent_message_id, ordinal, size FROM branch
+    JOIN messages ON vault_id = :vault_id AND message_id = branch.parent_id
+)"""
+GET_BRANCH = (
+    _BRANCH
+    + """
+SELECT """
+    + COLUMNS
+    + """
+FROM branch JOIN messages ON vault_id = :vault_id AND message_id = id
+ORDER BY ordinal
+"""
+)
+# In these three a page ends before its first message beyond :max_size bytes; `keys` counts what would follow.
+LIST_BRANCH = (
+    _BRANCH
+    + """, candidates AS (
+    SELECT id, place * :direction AS place, bytes FROM branch
+    WHERE place * :direction > :after
+    ORDER BY 2
+    LIMIT :page_size + 1
+), page AS (
+    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS keys FROM candidates
+)
+SELECT """
+    + COLUMNS
+    + """, place, keys
+FROM page JOIN messages ON vault_id = :vault_id AND message_id = id
+WHERE before < :max_size
+ORDER BY place
+"""
+)
+LIST_OLDEST_FIRST = (
+    """
+WITH candidates AS (
+    SELECT message_id AS id, ordinal AS place, size AS bytes FROM messages
+    WHERE vault_id = :vault_id AND session_id = :session_id AND ordinal > :after
+    ORDER BY ordinal
+    LIMIT :page_size + 1
+), page AS (
+    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS keys FROM candidates
+)
+SELECT """
+    + COLUMNS
+    + """, place, keys
+FROM page JOIN messages ON vault_id = :vault_id AND message_id = id
+WHERE before < :max_size
+ORDER BY place
+"""
+)
+LIST_NEWEST_FIRST = (
+    """
+WITH candidates AS (
+    SELECT message_id AS id, -ordinal AS place, size AS bytes FROM messages
+    WHERE vault_id = :vault_id AND session_id = :session_id AND ordinal < -:after
+    ORDER BY ordinal DESC
+    LIMIT :page_size + 1
+), page AS (
+    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS keys FROM candidates
+)
+SELECT """
+    + COLUMNS
+    + """, place, keys
+FROM page JOIN messages ON vault_id = :vault_id AND message_id = id
+WHERE before < :max_size
+ORDER BY place
+"""
+)
+
+# Below every ordinal and every negated one.
+START = -(2**62)
+
+USAGE = [field.name for field in fields(Usage)]
+
+
+def encode_content(content: Content) -> str:
+    """Blocks as they are stored: a JSON array of objects that say their type."""
+    return orjson.dumps([{"type": "text", "text": block.text} for block in content]).decode()
+
+
+def _content(text: str) -> Content:
+    return tuple(TextBlock(block["text"]) for block in orjson.loads(text))
+
+
+def _message(row: Row) -> Message:
+    return Message(
+        message_id=row[0],
+        session_id=row[1],
+        parent_message_id=row[2],
+        role=Role(row[3]),
+        content=_content(row[4]),
+        turn_id=row[5],
+        creator=row[6],
+        model=row[7],
+        usage=None if row[8] is None else Usage(*row[8:12]),
+        create_time=row[12],
+    )
+
+
+async def create_message(tx: Transaction, *, message: Message) -> None:
+    """Appends a message, which becomes the session's current leaf. Raises SessionNotFound."""
+    counted = await tx.one(
+        COUNT_MESSAGE, session_id=message.session_id, message_id=message.message_id, now=message.create_time
+    )
+    if counted is None:
+        raise SessionNotFound(session_id=message.session_id)
+    content = encode_content(message.content)
+    await tx.run(
+        CREATE_MESSAGE,
+        message_id=message.message_id,
+        session_id=message.session_id,
+        ordinal=counted[0],
+        parent_message_id=message.parent_message_id,
+        role=message.role,
+        content=content,
+        size=len(content.encode()),
+        turn_id=message.turn_id,
+        creator=message.creator,
+        model=message.model,
+        create_time=message.create_time,
+        **(dict.fromkeys(USAGE) if message.usage is None else asdict(message.usage)),
+    )
+
+
+@point_read
+async def get_message(tx: Transaction, *, message_id: str) -> Message:
+    """Reads one message. Raises MessageNotFound."""
+    row = await tx.one(GET_MESSAGE, message_id=message_id)
+    if row is None:
+        raise MessageNotFound(message_id=message_id)
+    return _message(row)
+
+
+async def get_branch(tx: Transaction, *, session_id: str, leaf_message_id: str) -> tuple[Message, ...]:
+    """A branch from its root to `leaf_message_id`."""
+    rows = await tx.all(GET_BRANCH, session_id=session_id, leaf_message_id=leaf_message_id)
+    return tuple(map(_message, rows))
+
+
+async def list_messages(
+    tx: Transaction,
+    *,
+    session_id: str,
+    leaf_message_id: str | None,
+    all_branches: bool,
+    newest_first: bool,
+    after: tuple[int | str, ...] | None,
+    page_size: int,
+    max_size: int,
+) -> Page[Message]:
+    """One branch, that of the session's current leaf unless `leaf_message_id` names another, or all of them.
+
+    `after` is (place, leaf message id): later pages read the branch that the first page read. Pages are cut as those
+    of `list_sessions`. Raises SessionNotFound, MessageNotFound for a leaf that is not the session's.
+    """
+    leaf = await tx.one(GET_LEAF, session_id=session_id)
+    if leaf is None:
+        raise SessionNotFound(session_id=session_id)
+    place, paged_leaf = after or (START, "")
+    selected = str(paged_leaf) or leaf_message_id or leaf[0]
+    if leaf_message_id is not None:
+        message = await get_message(tx, message_id=leaf_message_id)
+        if message.session_id != session_id:
+            raise MessageNotFound(message_id=leaf_message_id)
+    page = {"session_id": session_id, "after": place, "page_size": page_size, "max_size": max_size}
+    if all_branches:
+        rows = await tx.all(LIST_NEWEST_FIRST if newest_first else LIST_OLDEST_FIRST, **page)
+    else:
+        rows = await tx.all(LIST_BRANCH, leaf_message_id=selected, direction=-1 if newest_first else 1, **page)
+    return page_of(rows, page_size, item=_message, after=lambda row: (row[-2], selected or ""))

@@ -1,0 +1,54 @@
+"""What a request_id has made, so that repeating is safe (AIP-155)."""
+
+import hashlib
+from dataclasses import dataclass
+
+from metamorphd.errors import RequestIdReused
+from metamorphd.store.database import Transaction
+
+GET_REQUEST_KEY = "SELECT request_key FROM vaults WHERE vault_id = :vault_id"
+CREATE_REQUEST = """
+INSERT INTO requests (vault_id, rpc, request_id, body_hash, resource_id, create_time)
+VALUES (:vault_id, :rpc, :request_id, :body_hash, :resource_id, :now)
+ON CONFLICT (vault_id, rpc, request_id) DO NOTHING
+"""
+GET_REQUEST = """
+SELECT body_hash, resource_id FROM requests
+WHERE vault_id = :vault_id AND rpc = :rpc AND request_id = :request_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """A repeatable request: its RPC, its id, and what it asks for, deterministically serialised without the id."""
+
+    rpc: str
+    request_id: str
+    body: bytes
+
+
+async def claim_request(tx: Transaction, *, request: RequestKey, resource_id: str, now: int) -> str:
+    """Records that `request` makes `resource_id`; answers what it made already, if it did. The vault must be there.
+
+    Raises RequestIdReused when the id was used with another body.
+    """
+    key = await tx.one(GET_REQUEST_KEY)
+    if key is None:
+        raise RuntimeError("a vault that was just made is missing")
+    # Keyed, so that whoever sees the table cannot test guesses about what was sent.
+    body_hash = hashlib.blake2b(request.body, key=key[0], digest_size=32).digest()
+    created = await tx.run(
+        CREATE_REQUEST,
+        rpc=request.rpc,
+        request_id=request.request_id,
+        body_hash=body_hash,
+        resource_id=resource_id,
+        now=now,
+    )
+    if created:
+        return resource_id
+    known = await tx.one(GET_REQUEST, rpc=request.rpc, request_id=request.request_id)
+    if known is None or known[0] != body_hash:
+        raise RequestIdReused(request_id=request.request_id)
+    earlier: str = known[1]
+    return earlier

@@ -1,0 +1,205 @@
+"""Sessions."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from metamorphd.errors import EtagMismatch, SessionNotFound
+from metamorphd.models import Page, Session
+from metamorphd.store.database import Row, SqlValue, Transaction, point_read
+from metamorphd.store.pages import page_of
+from metamorphd.store.requests import RequestKey, claim_request
+from metamorphd.store.vaults import create_vault
+
+COLUMNS = """
+    session_id, title, model, system_prompt, metadata, archived, creator, message_count, current_leaf_message_id,
+    (SELECT string_agg(turn_id, ',') FROM turns
+     WHERE turns.vault_id = :vault_id AND turns.session_id = sessions.session_id AND turns.status = 'RUNNING'),
+    create_time, update_time, last_message_time, revision
+"""
+
+CREATE_SESSION = """
+INSERT INTO sessions (vault_id, session_id, title, model, system_prompt, metadata, archived, creator, message_count,
+    create_time, update_time, last_activity_time, revision)
+VALUES (:vault_id, :session_id, :title, :model, :system_prompt, :metadata, :archived, :creator, 0,
+    :now, :now, :now, 1)
+"""
+GET_SESSION = "SELECT " + COLUMNS + " FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
+# A page ends before its first session beyond :max_size bytes. `keys` counts what would follow, to tell a cut page from
+# the last one.
+LIST_SESSIONS = (
+    """
+WITH candidates AS (
+    SELECT session_id AS id, last_activity_time AS activity,
+        octet_length(system_prompt) + octet_length(metadata) + octet_length(title) + 512 AS size
+    FROM sessions
+    WHERE vault_id = :vault_id
+        AND (last_activity_time, session_id) < (:after_time, :after_id)
+        AND (:archived IS NULL OR archived = :archived)
+        AND (:creator IS NULL OR creator = :creator)
+        AND (:pair1 IS NULL OR replace(metadata, :pair1, '') <> metadata)
+        AND (:pair2 IS NULL OR replace(metadata, :pair2, '') <> metadata)
+        AND (:pair3 IS NULL OR replace(metadata, :pair3, '') <> metadata)
+        AND (:pair4 IS NULL OR replace(metadata, :pair4, '') <> metadata)
+    ORDER BY last_activity_time DESC, session_id DESC
+    LIMIT :page_size + 1
+), page AS (
+    SELECT id, SUM(size) OVER (ORDER BY activity DESC, id DESC) - size AS before, COUNT(*) OVER () AS keys
+    FROM candidates
+)
+SELECT """
+    + COLUMNS
+    + """, last_activity_time, keys
+FROM page JOIN sessions ON vault_id = :vault_id AND session_id = id
+WHERE before < :max_size
+ORDER BY last_activity_time DESC, session_id DESC
+"""
+)
+UPDATE_SESSION = """
+UPDATE sessions
+SET title = :title, model = :model, system_prompt = :system_prompt, metadata = :metadata, archived = :archived,
+    revision = revision + 1, update_time = :now
+WHERE vault_id = :vault_id AND session_id = :session_id
+"""
+DELETE_EVENTS = """
+DELETE FROM events
+WHERE vault_id = :vault_id AND turn_id IN
+    (SELECT turn_id FROM turns WHERE vault_id = :vault_id AND session_id = :session_id)
+"""
+DELETE_SESSION = "DELETE FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
+
+# Above every time, so that the first page begins at the newest session.
+END_OF_TIME = 2**62
+
+
+def _metadata(metadata: Mapping[str, str]) -> str:
+    return orjson.dumps(dict(metadata), option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _pair(key: str, value: str) -> str:
+    """The pair as `_metadata` writes it. A value's own quotes are escaped there, so this text occurs as a pair only."""
+    return _metadata({key: value})[1:-1]
+
+
+def _session(row: Row) -> Session:
+    return Session(
+        session_id=row[0],
+        title=row[1],
+        model=row[2],
+        system_prompt=row[3],
+        metadata=orjson.loads(row[4]),
+        archived=bool(row[5]),
+        creator=row[6],
+        message_count=row[7],
+        current_leaf_message_id=row[8],
+        running_turn_ids=tuple(sorted(row[9].split(","))) if row[9] else (),
+        create_time=row[10],
+        update_time=row[11],
+        last_message_time=row[12],
+        revision=row[13],
+    )
+
+
+async def create_session(
+    tx: Transaction,
+    *,
+    session_id: str,
+    title: str,
+    model: str,
+    system_prompt: str,
+    metadata: Mapping[str, str],
+    archived: bool,
+    creator: str,
+    request: RequestKey | None,
+    request_key: bytes,
+    now: int,
+) -> Session:
+    """Creates a session, or answers the one that `request` made. Raises SessionNotFound if that one is gone."""
+    await create_vault(tx, request_key=request_key, now=now)
+    if request is not None:
+        made = await claim_request(tx, request=request, resource_id=session_id, now=now)
+        if made != session_id:
+            return await get_session(tx, session_id=made)
+    await tx.run(
+        CREATE_SESSION,
+        session_id=session_id,
+        title=title,
+        model=model,
+        system_prompt=system_prompt,
+        metadata=_metadata(metadata),
+        archived=archived,
+        creator=creator,
+        now=now,
+    )
+    return await get_session(tx, session_id=session_id)
+
+
+@point_read
+async def get_session(tx: Transaction, *, session_id: str) -> Session:
+    """Reads one session. Raises SessionNotFound."""
+    row = await tx.one(GET_SESSION, session_id=session_id)
+    if row is None:
+        raise SessionNotFound(session_id=session_id)
+    return _session(row)
+
+
+async def list_sessions(
+    tx: Transaction,
+    *,
+    after: tuple[int | str, ...] | None,
+    page_size: int,
+    max_size: int,
+    archived: bool | None,
+    creator: str | None,
+    metadata: Mapping[str, str],
+) -> Page[Session]:
+    """Newest activity first; `after` is (microseconds, session id). At most 4 metadata pairs, all of which must match.
+
+    A page holds at most `page_size` sessions, and of more than one at most `max_size` bytes plus the last one.
+    """
+    after_time, after_id = after or (END_OF_TIME, "")
+    pairs: dict[str, SqlValue] = {f"pair{number}": None for number in range(1, 5)}
+    pairs |= {f"pair{number}": _pair(*pair) for number, pair in enumerate(metadata.items(), 1)}
+    rows = await tx.all(
+        LIST_SESSIONS,
+        after_time=after_time,
+        after_id=after_id,
+        archived=archived,
+        creator=creator,
+        page_size=page_size,
+        max_size=max_size,
+        **pairs,
+    )
+    return page_of(rows, page_size, item=_session, after=lambda row: (row[-2], row[0]))
+
+
+async def update_session(
+    tx: Transaction, *, session_id: str, changes: Mapping[str, Any], etag: str, now: int
+) -> Session:
+    """Sets the fields in `changes`, by their names in Session. Raises SessionNotFound, or EtagMismatch when `etag` is given and stale."""
+    session = await get_session(tx, session_id=session_id)
+    if etag and etag != str(session.revision):
+        raise EtagMismatch
+    changed = replace(session, **changes)
+    await tx.run(
+        UPDATE_SESSION,
+        session_id=session_id,
+        title=changed.title,
+        model=changed.model,
+        system_prompt=changed.system_prompt,
+        metadata=_metadata(changed.metadata),
+        archived=changed.archived,
+        now=now,
+    )
+    return await get_session(tx, session_id=session_id)
+
+
+async def delete_session(tx: Transaction, *, session_id: str, etag: str) -> None:
+    """Removes a session with its messages, turns and events. Raises as `update_session` does."""
+    session = await get_session(tx, session_id=session_id)
+    if etag and etag != str(session.revision):
+        raise EtagMismatch
+    await tx.run(DELETE_EVENTS, session_id=session_id)
+    await tx.run(DELETE_SESSION, session_id=session_id)
