@@ -51,8 +51,9 @@ $(TOOLS)/grpcurl: Makefile
 
 generate: $(VENV)/.installed tools ## Rebuild the generated clients and .env.example
 	@$(BIN)/python -m grpc_tools.protoc -Iproto -Ithird_party/proto \
-		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-		--python_out=clients/python --pyi_out=clients/python --grpc_python_out=clients/python --mypy_grpc_out=quiet:clients/python \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=clients/python --grpc_python_out=clients/python \
+		--mypy_out=quiet:clients/python --mypy_grpc_out=quiet:clients/python \
 		$(PROTOS)
 	@find clients/python \( -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \) | while read -r file; do \
 		grep -q 'class .*Stub' "$$file" || rm "$$file"; done

@@ -1,5 +1,6 @@
-"""Where time and ids come from."""
+"""Where time, ids and keys come from."""
 
+import secrets
 import time
 
 import uuid6
@@ -15,3 +16,7 @@ class Clock:
     def new_id(self, prefix: str) -> str:
         """An id that nobody has had, at most 64 characters: the prefix and a UUIDv7 (RFC 9562), so ids sort by age."""
         return f"{prefix}_{uuid6.uuid7().hex}"
+
+    def new_key(self) -> bytes:
+        """32 random bytes."""
+        return secrets.token_bytes(32)

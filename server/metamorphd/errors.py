@@ -31,7 +31,7 @@ class DomainError(Exception):
     """A refusal that a caller is told. The message never holds a caller's content, a path, SQL or a key."""
 
     code: ClassVar[grpc.StatusCode]
-    reason: ClassVar["ErrorReason"]
+    reason: ClassVar["ErrorReason.ValueType"]
     message: ClassVar[str]
 
     def __init__(

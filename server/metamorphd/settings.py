@@ -1,1 +1,184 @@
-print()
+"""The settings, each read from the environment under its own name. Nothing else reads the environment.
+
+`python -m metamorphd.settings` prints `.env.example`.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from metamorphd.errors import StartupRefused
+
+SHORTEST_SECRET = 32
+PRODUCTION = "production"
+MISSING_SIGNING_KEY = "EMBLEM_JWT_SECRET is not set; make one with `openssl rand -hex 32` and set it"
+
+
+def _exact_boolean(value: object) -> object:
+    """Only `true` and `false`: what reads like one of them must not turn dev mode on, or seem to turn it off."""
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise ValueError("must be exactly true or false")
+    return value
+
+
+def _log_level(value: str) -> str:
+    if value.lower() not in ("debug", "info", "warning", "error"):
+        raise ValueError("must be debug, info, warning or error")
+    return value.lower()
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The server's settings; the variable's name is the field's in capitals."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    anthropic_api_key: SecretStr | None = Field(
+        None, description="Claude API key. Required in production; without it dev mode answers with an offline model."
+    )
+    emblem_jwt_secret: SecretStr | None = Field(
+        None, description="Signs the callers' tokens (HS256), 32 characters or more. Required unless in dev mode."
+    )
+    database_path: Path = Field(Path("./data/metamorph.db"), description="SQLite file; on Railway /data/metamorph.db.")
+    node_env: str = Field("development", description="`production` refuses to start half configured.")
+    emblem_dev_mode: Annotated[bool, BeforeValidator(_exact_boolean)] = Field(
+        False,
+        description="Exactly `true` serves calls without a token, on the vault in x-vault-id.",
+    )
+    listen_address: str = Field("::", description="Address to listen on. `::` is every address, IPv4 too.")
+    port: Port = Field(3001, description="HTTP: /health and /metrics.")
+    grpc_port: Port = Field(50051, description="gRPC.")
+    anthropic_base_url: str | None = Field(None, description="Where the Messages API is, if not at Anthropic.")
+    anthropic_max_retries: int = Field(
+        2, ge=0, le=10, description="How often a call to the model is tried again before its first event."
+    )
+    anthropic_stall_seconds: float = Field(
+        60, gt=0, description="A model that is silent for so long has failed the turn."
+    )
+    default_model: str = Field("claude-sonnet-5-5", description="The model where neither session nor vault names one.")
+    max_output_tokens: int = Field(32_000, ge=1, le=131_072, description="The longest reply, in tokens.")
+    max_content_bytes: int = Field(
+        1_048_576, ge=1, le=1_048_576, description="The largest content of one message, in bytes of text."
+    )
+    rate_limit_requests: int = Field(
+        100, ge=0, description="Calls per user and window; 0 turns the limit off, as `metamorph dev` does."
+    )
+    rate_limit_window_seconds: float = Field(900, gt=0, description="The window, in seconds.")
+    turn_timeout_seconds: float = Field(600, gt=0, description="A turn's own time limit, in seconds.")
+    shutdown_grace_seconds: float = Field(25, ge=0, description="How long running turns may go on after SIGTERM.")
+    sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
+        "FULL", description="NORMAL is faster and may lose acknowledged writes at a power cut."
+    )
+    log_level: Annotated[str, AfterValidator(_log_level)] = Field("info", description="debug, info, warning or error.")
+
+    @property
+    def production(self) -> bool:
+        """Whether the guide's `NODE_ENV=production` is set."""
+        return self.node_env == PRODUCTION
+
+    def shown(self) -> dict[str, str]:
+        """Every setting by its variable's name, as text; of a secret only whether it is set."""
+        return {name.upper(): _shown(getattr(self, name)) for name in type(self).model_fields}
+
+
+class ClientSettings(BaseSettings):
+    """What `metamorph chat` is told by the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="METAMORPH_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    target: str = Field("localhost:50051", description="Server that `metamorph chat` talks to.")
+    token: SecretStr | None = Field(None, description="Token that `metamorph chat` sends; none in dev mode.")
+    vault: str | None = Field(None, description="Vault that `metamorph chat` acts on in dev mode.")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return "set"
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def load(**overrides: Any) -> Settings:
+    """Reads the settings; `overrides` win over the environment, None is none. Raises StartupRefused, in one line."""
+    settings = _read(**{name: value for name, value in overrides.items() if value is not None})
+    _refuse_unsafe(settings)
+    return settings
+
+
+def load_dev(**overrides: Any) -> Settings:
+    """As `load`, for `metamorph dev`: dev mode on loopback, and no rate limit unless one is set."""
+    dev = {"emblem_dev_mode": True, "listen_address": "127.0.0.1"}
+    if "RATE_LIMIT_REQUESTS" not in os.environ:
+        dev["rate_limit_requests"] = 0
+    return load(**(dev | overrides))
+
+
+def load_secret() -> str:
+    """What tokens are signed with. Raises StartupRefused when there is none, or it is too short."""
+    settings = _read()
+    _refuse_short_secret(settings)
+    if settings.emblem_jwt_secret is None:
+        raise StartupRefused(MISSING_SIGNING_KEY)
+    return settings.emblem_jwt_secret.get_secret_value()
+
+
+def _read(**overrides: Any) -> Settings:
+    try:
+        return Settings(**overrides)
+    except ValidationError as exc:
+        # Without the value: it may be a secret.
+        wrong = "; ".join(f"{str(error['loc'][0]).upper()}: {error['msg']}" for error in exc.errors())
+        raise StartupRefused(f"settings are not acceptable: {wrong}") from None
+
+
+def _refuse_unsafe(settings: Settings) -> None:
+    _refuse_short_secret(settings)
+    if settings.production and settings.anthropic_api_key is None:
+        raise StartupRefused("ANTHROPIC_API_KEY is not set; production needs it, set it to a Claude API key")
+    if settings.emblem_dev_mode:
+        _refuse_public_dev_mode(settings)
+    elif settings.emblem_jwt_secret is None:
+        raise StartupRefused(f"{MISSING_SIGNING_KEY}, or run `metamorph dev`")
+
+
+def _refuse_short_secret(settings: Settings) -> None:
+    secret = settings.emblem_jwt_secret
+    if secret is not None and len(secret.get_secret_value()) < SHORTEST_SECRET:
+        raise StartupRefused(
+            f"EMBLEM_JWT_SECRET has fewer than {SHORTEST_SECRET} characters; make one with `openssl rand -hex 32`"
+        )
+
+
+def _refuse_public_dev_mode(settings: Settings) -> None:
+    """Dev mode lets everybody in: it must not be reachable, nor be on where the guide's production is."""
+    if settings.production:
+        raise StartupRefused("EMBLEM_DEV_MODE=true is refused with NODE_ENV=production; set it to false")
+    railway = next((name for name in sorted(os.environ) if name.startswith("RAILWAY_")), None)
+    if railway is not None:
+        raise StartupRefused(f"EMBLEM_DEV_MODE=true is refused on Railway ({railway} is set); set it to false")
+    if settings.listen_address not in ("127.0.0.1", "::1", "localhost"):
+        raise StartupRefused(
+            "EMBLEM_DEV_MODE=true needs a loopback address; set LISTEN_ADDRESS=127.0.0.1 or run `metamorph dev`"
+        )
+
+
+def example() -> str:
+    """`.env.example`: every variable with its meaning and default."""
+    lines = ["# Made from the settings by `make generate`. Copy to .env, fill in, never commit that."]
+    for group in (Settings, ClientSettings):
+        prefix = str(group.model_config.get("env_prefix", ""))
+        for name, field in group.model_fields.items():
+            default = "" if field.default is None else _shown(field.default)
+            lines += ["", f"# {field.description}", f"{prefix}{name.upper()}={default}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(example())

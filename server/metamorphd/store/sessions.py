@@ -178,7 +178,10 @@ async def list_sessions(
 async def update_session(
     tx: Transaction, *, session_id: str, changes: Mapping[str, Any], etag: str, now: int
 ) -> Session:
-    """Sets the fields in `changes`, by their names in Session. Raises SessionNotFound, or EtagMismatch when `etag` is given and stale."""
+    """Sets the fields in `changes`, by their names in Session. Raises SessionNotFound, EtagMismatch.
+
+    `etag` is the revision that must still be in force; empty is unconditional.
+    """
     session = await get_session(tx, session_id=session_id)
     if etag and etag != str(session.revision):
         raise EtagMismatch

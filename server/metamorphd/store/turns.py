@@ -120,7 +120,6 @@ def started_event(turn: Turn) -> TurnStarted:
 async def create_turn(
     tx: Transaction,
     *,
-    turn_id: str,
     message: Message,
     parent: str | None,
     model: str,
@@ -136,8 +135,8 @@ async def create_turn(
     """
     await create_vault(tx, request_key=request_key, now=message.create_time)
     if request is not None:
-        made = await claim_request(tx, request=request, resource_id=turn_id, now=message.create_time)
-        if made != turn_id:
+        made = await claim_request(tx, request=request, resource_id=message.turn_id, now=message.create_time)
+        if made != message.turn_id:
             return await get_turn(tx, turn_id=made)
     settings = await tx.one(GET_SETTINGS, session_id=message.session_id)
     if settings is None:
@@ -153,14 +152,14 @@ async def create_turn(
     await create_message(tx, message=replace(message, parent_message_id=leaf if parent is None else parent or None))
     await tx.run(
         CREATE_TURN,
-        turn_id=turn_id,
+        turn_id=message.turn_id,
         session_id=message.session_id,
         user_message_id=message.message_id,
         model=model or session_model or vault_model or default_model,
         creator=message.creator,
         now=message.create_time,
     )
-    return await get_turn(tx, turn_id=turn_id)
+    return await get_turn(tx, turn_id=message.turn_id)
 
 
 @point_read

@@ -67,11 +67,11 @@ const (
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 25
 	// ABORTED. The resource has changed since the etag was read. Read it again, then repeat.
 	ErrorReason_ERROR_REASON_ETAG_MISMATCH ErrorReason = 26
-	// NOT_FOUND. No such session in the caller's vault.
+	// NOT_FOUND (session_id). No such session in the caller's vault.
 	ErrorReason_ERROR_REASON_SESSION_NOT_FOUND ErrorReason = 30
-	// NOT_FOUND. No such message in the caller's vault, or not in that session.
+	// NOT_FOUND (message_id). No such message in the caller's vault, or not in that session.
 	ErrorReason_ERROR_REASON_MESSAGE_NOT_FOUND ErrorReason = 31
-	// NOT_FOUND. No such turn in the caller's vault.
+	// NOT_FOUND (turn_id). No such turn in the caller's vault.
 	ErrorReason_ERROR_REASON_TURN_NOT_FOUND ErrorReason = 32
 	// FAILED_PRECONDITION (turn_id). A turn is still running on this branch. Follow it with StreamTurn, then repeat.
 	ErrorReason_ERROR_REASON_BRANCH_BUSY ErrorReason = 33

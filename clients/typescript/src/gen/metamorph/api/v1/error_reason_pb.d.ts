@@ -153,21 +153,21 @@ export enum ErrorReason {
   ETAG_MISMATCH = 26,
 
   /**
-   * NOT_FOUND. No such session in the caller's vault.
+   * NOT_FOUND (session_id). No such session in the caller's vault.
    *
    * @generated from enum value: ERROR_REASON_SESSION_NOT_FOUND = 30;
    */
   SESSION_NOT_FOUND = 30,
 
   /**
-   * NOT_FOUND. No such message in the caller's vault, or not in that session.
+   * NOT_FOUND (message_id). No such message in the caller's vault, or not in that session.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_NOT_FOUND = 31;
    */
   MESSAGE_NOT_FOUND = 31,
 
   /**
-   * NOT_FOUND. No such turn in the caller's vault.
+   * NOT_FOUND (turn_id). No such turn in the caller's vault.
    *
    * @generated from enum value: ERROR_REASON_TURN_NOT_FOUND = 32;
    */

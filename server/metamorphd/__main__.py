@@ -1,0 +1,5 @@
+"""`python -m metamorphd` is the `metamorph` command."""
+
+from metamorphd.cli import main
+
+main()

@@ -1,0 +1,7 @@
+"""The caller of the call that is being served."""
+
+from contextvars import ContextVar
+
+from metamorphd.models import Caller
+
+current_caller: ContextVar[Caller] = ContextVar("current_caller")

@@ -1,0 +1,29 @@
+"""The `metamorph` command."""
+
+import sys
+
+import click
+
+from metamorphd.cli.chat import chat
+from metamorphd.cli.serve import dev, serve
+from metamorphd.cli.token import token
+from metamorphd.errors import StartupRefused
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="metamorphd")
+def cli() -> None:
+    """Metamorph: a multi-tenant chat backend, served over gRPC."""
+
+
+for command in (dev, serve, token, chat):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Runs the command; what keeps it from running is one line on standard error."""
+    try:
+        cli()
+    except StartupRefused as exc:
+        click.echo(f"metamorph: {exc}", err=True)
+        sys.exit(1)

@@ -1,0 +1,43 @@
+"""`metamorph dev` and `metamorph serve`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+
+from metamorphd import server, settings
+from metamorphd.observe import configure_logging
+
+
+def _run(loaded: settings.Settings, *, announce: Any = None) -> None:
+    configure_logging(loaded.log_level)
+    uvloop.run(server.serve(loaded, **({} if announce is None else {"announce": announce})))
+
+
+@click.command()
+def serve() -> None:
+    """Serve, set by the environment (.env.example lists every variable)."""
+    _run(settings.load())
+
+
+@click.command()
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="gRPC port; 0 takes a free one.  [default: 50051]")
+@click.option("--port", type=click.IntRange(0, 65535), help="HTTP port; 0 takes a free one.  [default: 3001]")
+@click.option("--database", type=click.Path(path_type=Path), help="SQLite file.  [default: ./data/metamorph.db]")
+def dev(grpc_port: int | None, port: int | None, database: Path | None) -> None:
+    """Serve in dev mode on loopback: no token needed, an offline model unless ANTHROPIC_API_KEY is set."""
+    loaded = settings.load_dev(grpc_port=grpc_port, port=port, database_path=database)
+
+    def announce(running: server.Server) -> None:
+        target = f"127.0.0.1:{running.grpc_port}"
+        model = "Claude" if loaded.anthropic_api_key else "an offline model; set ANTHROPIC_API_KEY for Claude"
+        click.echo(
+            f"Metamorph serves gRPC on {target} and HTTP on http://127.0.0.1:{running.http_port}/health\n"
+            f"Data is in {loaded.database_path}; replies come from {model}. Try:\n\n"
+            f"  grpcurl -plaintext -d '{{}}' {target} metamorph.vault.v1.VaultService/WhoAmI\n"
+            f"  .venv/bin/metamorph chat --target {target}\n",
+            err=True,
+        )
+
+    _run(loaded, announce=announce)

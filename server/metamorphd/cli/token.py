@@ -1,0 +1,67 @@
+"""`metamorph token`."""
+
+import json
+import re
+import time
+
+import click
+import jwt
+
+from metamorphd.auth.tokens import ALGORITHM, PERMISSIONS, VAULT_ID
+from metamorphd.settings import load_secret
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Lifetime(click.ParamType[int]):
+    """A number and a unit: 30s, 15m, 8h, 90d; in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", value)
+        if match is None:
+            self.fail(f"{value!r} is not a duration such as 15m, 8h or 30d", param, ctx)
+        return int(match[1]) * SECONDS[match[2]]
+
+
+def _permissions(_ctx: click.Context, _param: click.Parameter, value: str) -> list[str]:
+    asked = [permission for permission in value.split(",") if permission]
+    unknown = sorted(set(asked) - PERMISSIONS)
+    if unknown:
+        raise click.BadParameter(f"unknown: {', '.join(unknown)}; there are {', '.join(sorted(PERMISSIONS))}")
+    return asked
+
+
+def _vault(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if not VAULT_ID.fullmatch(value):
+        raise click.BadParameter("a vault id has 1 to 128 letters, digits, '.', '_', ':', '-', the first no sign")
+    return value
+
+
+@click.command()
+@click.option("--vault", required=True, callback=_vault, help="The tenant that the token acts on.")
+@click.option("--user", default="operator", show_default=True, help="The user within the vault.")
+@click.option("--email", help="Shown by WhoAmI.")
+@click.option(
+    "--permissions",
+    default="read,write,delete,admin",
+    show_default=True,
+    callback=_permissions,
+    help="Separated by commas.",
+)
+@click.option("--operator", is_flag=True, help="Also the operator's claim, for AdminService.")
+@click.option("--expires", type=Lifetime(), default="8h", show_default=True, help="Lifetime, such as 15m, 8h, 30d.")
+@click.option("--json", "as_json", is_flag=True, help="Print the token and its claims as JSON.")
+def token(
+    *, vault: str, user: str, email: str | None, permissions: list[str], operator: bool, expires: int, as_json: bool
+) -> None:
+    """Mint a token, signed with EMBLEM_JWT_SECRET."""
+    claims: dict[str, object] = {"vault_id": vault, "sub": user, "permissions": permissions}
+    claims |= {"email": email} if email else {}
+    claims |= {"operator": True} if operator else {}
+    claims["exp"] = int(time.time()) + expires
+    signed = jwt.encode(claims, load_secret(), algorithm=ALGORITHM)
+    click.echo(json.dumps({"token": signed, "claims": claims}) if as_json else signed)

@@ -1,0 +1,158 @@
+"""The guards. Each is a callable of the call: returns, or raises a domain error.
+
+Their order is API.md's order of checks. A guard that must wait returns an awaitable.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import protovalidate
+from google.protobuf.message import DecodeError
+from metamorph.api.v1 import options_pb2
+from metamorph.api.v1.options_pb2 import Permission, RateClass
+
+from metamorphd.auth.callers import current_caller
+from metamorphd.auth.tokens import PERMISSIONS, VAULT_ID
+from metamorphd.errors import (
+    FieldViolation,
+    PermissionMissing,
+    RateLimited,
+    RequestInvalid,
+    RequestMalformed,
+    TokenInvalid,
+    TokenMissing,
+    VaultHeaderNotAllowed,
+)
+from metamorphd.interceptors.call import Call
+from metamorphd.interceptors.rate_limit import RateLimit
+from metamorphd.models import Caller
+
+Guard = Callable[[Call], Awaitable[None] | None]
+
+BEARER = "Bearer "
+DEV_VAULT = "dev-vault"
+RESUME_FACTOR = 10
+VIOLATIONS_SHOWN = 32
+
+CLAIMS = {value.number: value.GetOptions().Extensions[options_pb2.claim] for value in Permission.DESCRIPTOR.values}
+
+
+class Verifier(Protocol):
+    def verify(self, token: str) -> Caller: ...
+
+
+class Authenticate:
+    """First: whoever is refused here has cost nothing yet, and all that follows needs the caller.
+
+    In dev mode a call without a token acts on the vault in `x-vault-id`; `verifier` is None where no secret is set.
+    """
+
+    def __init__(self, *, verifier: Verifier | None, dev_mode: bool) -> None:
+        self._verifier = verifier
+        self._dev_mode = dev_mode
+
+    def __call__(self, call: Call) -> None:
+        authorization = call.values("authorization")
+        vault_header = call.values("x-vault-id")
+        if vault_header and (authorization or not self._dev_mode):
+            raise VaultHeaderNotAllowed
+        if not authorization and self._dev_mode:
+            call.caller = _dev_caller(vault_header)
+        else:
+            call.caller = self._verify(authorization)
+        current_caller.set(call.caller)
+
+    def _verify(self, authorization: list[str | bytes]) -> Caller:
+        # Of several entries a dictionary would take the last, a proxy perhaps the first.
+        if len(authorization) != 1:
+            raise TokenMissing
+        value = authorization[0]
+        # The scheme's name has no case (RFC 9110, section 11.1).
+        if not isinstance(value, str) or value[: len(BEARER)].lower() != BEARER.lower():
+            raise TokenMissing
+        if self._verifier is None:
+            raise TokenInvalid
+        return self._verifier.verify(value[len(BEARER) :])
+
+
+def _dev_caller(vault_header: list[str | bytes]) -> Caller:
+    vault_id = vault_header[0] if vault_header else DEV_VAULT
+    if len(vault_header) > 1 or not isinstance(vault_id, str) or not VAULT_ID.fullmatch(vault_id):
+        raise VaultHeaderNotAllowed
+    return Caller(
+        vault_id=vault_id,
+        user_id="dev-user",
+        email="",
+        permissions=PERMISSIONS,
+        operator=False,
+        auth_method="dev",
+        expire_time=None,
+    )
+
+
+def authorize(call: Call) -> None:
+    """Second: the caller must have every permission of the method. One that requires none is refused to everyone."""
+    caller = call.caller
+    if caller is None or not call.method.requires:
+        raise PermissionMissing(permission="unspecified")
+    for permission in call.method.requires:
+        if permission == Permission.PERMISSION_AUTHENTICATED:
+            continue
+        if permission == Permission.PERMISSION_OPERATOR:
+            if not caller.operator:
+                raise PermissionMissing(permission="operator")
+        elif (claim := CLAIMS.get(permission) or "unspecified") not in caller.permissions:
+            raise PermissionMissing(permission=claim)
+
+
+class LimitRate:
+    """Third, before anything is parsed: a flood is refused cheaply. Counted by vault and user; 0 requests is no limit.
+
+    StreamTurn and its kind draw on an allowance of their own, ten times as wide.
+    """
+
+    def __init__(self, *, requests: int, window_seconds: float) -> None:
+        self._limits = {
+            RateClass.RATE_CLASS_UNSPECIFIED: RateLimit(requests=requests, window_seconds=window_seconds),
+            RateClass.RATE_CLASS_RESUME: RateLimit(requests=requests * RESUME_FACTOR, window_seconds=window_seconds),
+        }
+
+    def __call__(self, call: Call) -> None:
+        if call.caller is None:
+            raise RuntimeError("LimitRate must follow Authenticate")
+        wait = self._limits[call.method.rate_class].take((call.caller.vault_id, call.caller.user_id))
+        if wait > 0:
+            raise RateLimited(retry_delay=wait)
+
+
+class Validate:
+    """Last: parses the request and checks the rules that its proto states."""
+
+    def __init__(self) -> None:
+        self._validator = protovalidate.Validator()
+
+    def __call__(self, call: Call) -> None:
+        try:
+            request = call.method.request_type.FromString(call.raw)
+        except DecodeError:
+            raise RequestMalformed from None
+        violations = self._validator.collect_violations(request)
+        if violations:
+            raise RequestInvalid(violations=[_violation(violation) for violation in violations[:VIOLATIONS_SHOWN]])
+        call.request = request
+
+
+def _violation(violation: protovalidate.Violation) -> FieldViolation:
+    path = violation.proto.field
+    elements = () if path is None else path.elements
+    return FieldViolation(
+        field=".".join(map(_element, elements)), description=violation.proto.message or violation.proto.rule_id
+    )
+
+
+def _element(element: protovalidate.FieldPathElementPb) -> str:
+    """A step of a path as in AIP-193: `content[0]`. Map keys are the caller's own text and are left out."""
+    subscript = element.subscript
+    if subscript is not None and subscript.field == "index":
+        return f"{element.field_name}[{subscript.value}]"
+    return element.field_name

@@ -1,0 +1,154 @@
+"""The wrapper around every call: guards, errors, log line, metrics. The only place that catches."""
+
+import asyncio
+import contextlib
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import structlog
+from grpc_status import rpc_status
+
+from metamorphd.errors import DomainError, Internal
+from metamorphd.interceptors.call import Call, Method
+from metamorphd.interceptors.guards import Guard
+from metamorphd.observe import Metrics
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+# Text, because the class takes no parameters at run time.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+CALL_ID_KEY = "x-request-id"
+_CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+logger = structlog.get_logger(__name__)
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of `methods`, each once. Those of other services (health, reflection) pass untouched."""
+
+    def __init__(self, *, methods: Mapping[str, Method], guards: Sequence[Guard], metrics: Metrics) -> None:
+        self._methods = methods
+        self._guards = guards
+        self._metrics = metrics
+        self._wrapped: dict[str, Handler] = {}
+        self._calls_in_progress = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self, *, seconds: float) -> None:
+        """Returns once no call is in progress, at the latest after `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        path = handler_call_details.method
+        wrapped = self._wrapped.get(path)
+        if wrapped is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
+        method = self._methods.get(path)
+        if method is None or handler is None:
+            return handler
+        self._wrapped[path] = wrapped = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: Method, handler: Handler) -> Handler:
+        # Typed loosely: the stubs know the synchronous server's behaviours only.
+        behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, behaviour), response_serializer=handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, behaviour), response_serializer=handler.response_serializer
+        )
+
+    def _unary(self, method: Method, behaviour: Callable[[Any, Context], Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+        async def call_unary(raw: bytes, context: Context) -> T:
+            return await self._run(method, raw, context, behaviour)
+
+        return call_unary
+
+    def _streaming(
+        self, method: Method, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
+    ) -> Callable[..., Awaitable[None]]:
+        async def send_all(request: Any, context: Context) -> None:
+            async for response in behaviour(request, context):
+                await context.write(response)
+
+        async def call_streaming(raw: bytes, context: Context) -> None:
+            await self._run(method, raw, context, send_all)
+
+        return call_streaming
+
+    async def _run(
+        self, method: Method, raw: bytes, context: Context, behaviour: Callable[[Any, Context], Awaitable[T]]
+    ) -> T:
+        began = time.perf_counter()
+        call = Call(method, context.invocation_metadata() or (), raw)
+        call.call_id = _call_id(call)
+        code, reason = "OK", None
+        self._calls_in_progress += 1
+        self._idle.clear()
+        try:
+            await context.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
+            for guard in self._guards:
+                waiting = guard(call)
+                if waiting is not None:
+                    await waiting
+            return await behaviour(call.request, context)
+        except DomainError as error:
+            code, reason = error.code.name, error.reason_name()
+            await _abort(context, call, error)
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this call: the caller would hang if it were left so (grpc#29248).
+            code, reason = "INTERNAL", Internal.reason_name()
+            await _abort(context, call, Internal())
+        except Exception:
+            code, reason = "INTERNAL", Internal.reason_name()
+            logger.exception("call failed", endpoint=method.path, call_id=call.call_id)
+            await _abort(context, call, Internal())
+        finally:
+            self._calls_in_progress -= 1
+            if not self._calls_in_progress:
+                self._idle.set()
+            self._tell(call, code, reason, time.perf_counter() - began)
+        raise AssertionError("abort raises")
+
+    def _tell(self, call: Call, code: str, reason: str | None, seconds: float) -> None:
+        self._metrics.call_ended(call.method.path, code, seconds)
+        caller = call.caller
+        logger.info(
+            "call",
+            endpoint=call.method.path,
+            code=code,
+            reason=reason,
+            duration=round(seconds * 1000, 3),
+            vaultId=caller and caller.vault_id,
+            userId=caller and caller.user_id,
+            call_id=call.call_id,
+        )
+
+
+def _call_id(call: Call) -> str:
+    sent = call.values(CALL_ID_KEY)
+    if len(sent) == 1 and isinstance(sent[0], str) and _CALL_ID.fullmatch(sent[0]):
+        return sent[0]
+    return uuid.uuid4().hex
+
+
+async def _abort(context: Context, call: Call, error: DomainError) -> None:
+    await context.abort_with_status(rpc_status.to_status(error.to_status(call_id=call.call_id)))

@@ -1,0 +1,199 @@
+"""The composition root: the only file that knows every part."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from importlib.metadata import version
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from metamorph.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
+from metamorph.chat.v1 import chat_service_pb2, chat_service_pb2_grpc
+from metamorph.vault.v1 import vault_service_pb2, vault_service_pb2_grpc
+from prometheus_client import Gauge
+
+from metamorphd.auth.tokens import TokenVerifier
+from metamorphd.chat.engine import TurnEngine
+from metamorphd.clock import Clock
+from metamorphd.errors import StartupRefused
+from metamorphd.health import Health
+from metamorphd.http import HttpServer, application
+from metamorphd.interceptors.call import methods_of
+from metamorphd.interceptors.guards import Authenticate, Guard, LimitRate, Validate, authorize
+from metamorphd.interceptors.interceptor import Interceptor
+from metamorphd.llm.claude import Claude
+from metamorphd.llm.model import Model
+from metamorphd.llm.offline import Offline
+from metamorphd.observe import Metrics
+from metamorphd.reflection import add_reflection
+from metamorphd.services.admin import AdminService, Build
+from metamorphd.services.chat import ChatService
+from metamorphd.services.vault import VaultService
+from metamorphd.settings import Settings
+from metamorphd.store.database import Database
+from metamorphd.store.sqlite import SqliteDatabase
+
+SERVICES = [
+    chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"],
+    vault_service_pb2.DESCRIPTOR.services_by_name["VaultService"],
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+]
+NAMES = [service.full_name for service in SERVICES]
+HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+LARGEST_REQUEST = 32 * 1024 * 1024
+LARGEST_METADATA = 8 * 1024
+CONCURRENT_STREAMS = 1000
+# After the drain: time for calls that are answering to send their last bytes.
+LAST_SEND_SECONDS = 2.0
+
+# Soft and hard limit alike: between them grpc refuses at random. Port reuse would let a second server share the port.
+OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", CONCURRENT_STREAMS),
+    ("grpc.max_metadata_size", LARGEST_METADATA),
+    ("grpc.absolute_max_metadata_size", LARGEST_METADATA),
+    ("grpc.max_receive_message_length", LARGEST_REQUEST),
+]
+
+logger = structlog.get_logger(__name__)
+
+
+class Server:
+    """All parts, wired. `database` and `clock` are the production ones unless a test brings its own."""
+
+    def __init__(self, settings: Settings, *, database: Database | None = None, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or Clock()
+        self._database = database or SqliteDatabase(
+            path=settings.database_path, synchronous=settings.sqlite_synchronous
+        )
+        self._model = _model(settings)
+        self._metrics = Metrics()
+        self._engine = TurnEngine(
+            database=self._database,
+            model=self._model,
+            clock=self._clock,
+            default_model=settings.default_model,
+            max_output_tokens=settings.max_output_tokens,
+            time_limit=settings.turn_timeout_seconds,
+        )
+        running = Gauge("metamorph_running_turns", "Turns that generate a reply now", registry=self._metrics.registry)
+        running.set_function(lambda: self._engine.running_turns)
+        self._interceptor = Interceptor(
+            methods=methods_of(SERVICES), guards=_guards(settings, self._clock), metrics=self._metrics
+        )
+        self._health = Health(database=self._database, services=NAMES)
+        self._http = HttpServer(
+            application(failing=self._health.failing, registry=self._metrics.registry),
+            address=settings.listen_address,
+            port=settings.port,
+        )
+        self.http_port = 0
+        self.grpc_port = 0
+
+    async def start(self) -> None:
+        """Listens, so that health can be asked, then opens the store; serves once it is open. Raises StartupRefused."""
+        self.http_port = await self._http.start()
+        try:
+            await self._start_grpc()
+            await asyncio.gather(self._database.open(), self._model.open())
+            swept = await self._engine.sweep()
+        except BaseException:
+            await self._http.stop()
+            raise
+        await self._health.ready()
+        logger.info(
+            "serving",
+            grpc_port=self.grpc_port,
+            http_port=self.http_port,
+            version=version("metamorphd"),
+            model_source=self._model.source,
+            interrupted_turns=swept,
+        )
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        """Drains: no new turns, running ones may end within the grace, every stream ends; then closes all."""
+        logger.info("draining", running_turns=self._engine.running_turns)
+        await self._health.drain()
+        await self._engine.drain(grace_seconds=grace_seconds)
+        # Not grpc's own grace: an open Health.Watch would hold it to the end.
+        await self._interceptor.idle(seconds=LAST_SEND_SECONDS)
+        await self._grpc.stop(0)
+        await self._http.stop()
+        await self._model.close()
+        await self._database.close()
+        logger.info("stopped")
+
+    async def _start_grpc(self) -> None:
+        self._grpc = grpc.aio.server(interceptors=[self._interceptor], options=OPTIONS)
+        chat = ChatService(
+            database=self._database,
+            engine=self._engine,
+            clock=self._clock,
+            max_content_bytes=self._settings.max_content_bytes,
+        )
+        build = Build(
+            version=version("metamorphd"),
+            settings=self._settings.shown(),
+            model_source=self._model.source,
+            start_time=self._clock.now(),
+        )
+        admin = AdminService(database=self._database, engine=self._engine, clock=self._clock, build=build)
+        vault = VaultService(database=self._database, clock=self._clock)
+        chat_service_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
+        vault_service_pb2_grpc.add_VaultServiceServicer_to_server(vault, self._grpc)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
+        add_reflection(self._grpc, [*NAMES, HEALTH_NAME])
+        await self._health.start()
+        self.grpc_port = self._listen()
+        await self._grpc.start()
+
+    def _listen(self) -> int:
+        address, port = self._settings.listen_address, self._settings.grpc_port
+        host = f"[{address}]" if ":" in address else address
+        try:
+            return self._grpc.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as exc:
+            raise StartupRefused(f"cannot listen on port {port} for gRPC; set GRPC_PORT to a free one") from exc
+
+
+def _model(settings: Settings) -> Model:
+    if settings.anthropic_api_key is None:
+        return Offline()
+    return Claude(
+        api_key=settings.anthropic_api_key.get_secret_value(),
+        base_url=settings.anthropic_base_url,
+        max_retries=settings.anthropic_max_retries,
+        stall_seconds=settings.anthropic_stall_seconds,
+    )
+
+
+def _guards(settings: Settings, clock: Clock) -> list[Guard]:
+    """In the order of API.md; each guard says why it stands where it does."""
+    secret = settings.emblem_jwt_secret
+    verifier = None if secret is None else TokenVerifier(secret=secret.get_secret_value(), clock=clock)
+    return [
+        Authenticate(verifier=verifier, dev_mode=settings.emblem_dev_mode),
+        authorize,
+        LimitRate(requests=settings.rate_limit_requests, window_seconds=settings.rate_limit_window_seconds),
+        Validate(),
+    ]
+
+
+async def serve(settings: Settings, *, announce: Callable[[Server], None] = lambda _: None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once. Raises StartupRefused."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopping.set)
+    server = Server(settings)
+    await server.start()
+
+    announce(server)
+    await stopping.wait()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(signum)
+    await server.stop(grace_seconds=settings.shutdown_grace_seconds)

@@ -1,0 +1,161 @@
+"""Models to protobuf and back. Wherever a value goes, it goes through here."""
+
+from collections.abc import Iterable
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from metamorph.chat.v1 import message_pb2, session_pb2, turn_pb2
+from metamorph.vault.v1 import vault_service_pb2
+
+from metamorphd.models import (
+    Content,
+    Message,
+    Role,
+    Session,
+    StopReason,
+    TextBlock,
+    TextDelta,
+    Turn,
+    TurnError,
+    TurnEvent,
+    TurnFinished,
+    TurnStarted,
+    TurnStatus,
+    Usage,
+    Vault,
+)
+
+ROLES = {role: message_pb2.Role.Value(f"ROLE_{role}") for role in Role}
+STATUSES = {status: turn_pb2.TurnStatus.Value(f"TURN_STATUS_{status}") for status in TurnStatus}
+STOP_REASONS = {reason: turn_pb2.StopReason.Value(f"STOP_REASON_{reason}") for reason in StopReason}
+
+
+def timestamp(microseconds: int | None) -> Timestamp | None:
+    """Microseconds since the epoch as a Timestamp."""
+    if microseconds is None:
+        return None
+    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
+
+
+def duration(microseconds: int) -> Duration:
+    """Microseconds as a Duration."""
+    return Duration(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
+
+
+def session_to_proto(session: Session) -> session_pb2.Session:
+    """All of a session."""
+    return session_pb2.Session(
+        session_id=session.session_id,
+        title=session.title,
+        model=session.model,
+        system_prompt=session.system_prompt,
+        metadata=session.metadata,
+        archived=session.archived,
+        creator=session.creator,
+        message_count=session.message_count,
+        current_leaf_message_id=session.current_leaf_message_id or "",
+        running_turn_ids=session.running_turn_ids,
+        create_time=timestamp(session.create_time),
+        update_time=timestamp(session.update_time),
+        last_message_time=timestamp(session.last_message_time),
+        etag=str(session.revision),
+    )
+
+
+def vault_to_proto(vault: Vault) -> vault_service_pb2.Vault:
+    """All of a vault."""
+    return vault_service_pb2.Vault(
+        vault_id=vault.vault_id,
+        display_name=vault.display_name,
+        default_model=vault.default_model,
+        system_prompt=vault.system_prompt,
+        create_time=timestamp(vault.create_time),
+        update_time=timestamp(vault.update_time),
+        etag=str(vault.revision),
+    )
+
+
+def content_from_proto(blocks: Iterable[message_pb2.ContentBlock]) -> Content:
+    """Content that has passed the rules of its proto."""
+    return tuple(TextBlock(block.text.text) for block in blocks)
+
+
+def message_to_proto(message: Message) -> message_pb2.Message:
+    """All of a message."""
+    return message_pb2.Message(
+        message_id=message.message_id,
+        session_id=message.session_id,
+        parent_message_id=message.parent_message_id or "",
+        role=ROLES[message.role],
+        content=[message_pb2.ContentBlock(text=message_pb2.TextBlock(text=block.text)) for block in message.content],
+        turn_id=message.turn_id,
+        creator=message.creator,
+        model=message.model,
+        usage=None if message.usage is None else usage_to_proto(message.usage),
+        create_time=timestamp(message.create_time),
+    )
+
+
+def usage_to_proto(usage: Usage) -> message_pb2.Usage:
+    """Token counts."""
+    return message_pb2.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+    )
+
+
+def turn_to_proto(turn: Turn) -> turn_pb2.Turn:
+    """All of a turn."""
+    return turn_pb2.Turn(
+        turn_id=turn.turn_id,
+        session_id=turn.session_id,
+        user_message_id=turn.user_message_id,
+        reply_message_id=turn.reply_message_id or "",
+        status=STATUSES[turn.status],
+        stop_reason=_stop_reason(turn.stop_reason),
+        usage=usage_to_proto(turn.usage),
+        model=turn.model,
+        model_calls=turn.model_calls,
+        error=_turn_error(turn.error),
+        last_sequence=turn.last_sequence,
+        creator=turn.creator,
+        create_time=timestamp(turn.create_time),
+        finish_time=timestamp(turn.finish_time),
+    )
+
+
+def event_to_proto(event: TurnEvent) -> turn_pb2.TurnEvent:
+    """All of an event."""
+    proto = turn_pb2.TurnEvent(turn_id=event.turn_id, sequence=event.sequence)
+    match event:
+        case TextDelta():
+            proto.text_delta.block_index = event.block_index
+            proto.text_delta.text = event.text
+        case TurnStarted():
+            proto.turn_started.session_id = event.session_id
+            proto.turn_started.user_message_id = event.user_message_id
+            proto.turn_started.model = event.model
+        case TurnFinished():
+            proto.turn_finished.CopyFrom(
+                turn_pb2.TurnFinished(
+                    status=STATUSES[event.status],
+                    message=None if event.message is None else message_to_proto(event.message),
+                    stop_reason=_stop_reason(event.stop_reason),
+                    usage=usage_to_proto(event.usage),
+                    error=_turn_error(event.error),
+                )
+            )
+    return proto
+
+
+def _stop_reason(reason: StopReason | None) -> turn_pb2.StopReason.ValueType:
+    return turn_pb2.STOP_REASON_UNSPECIFIED if reason is None else STOP_REASONS[reason]
+
+
+def _turn_error(error: TurnError | None) -> turn_pb2.TurnError | None:
+    if error is None:
+        return None
+    delay = None if error.retry_delay is None else duration(int(error.retry_delay * 1_000_000))
+    return turn_pb2.TurnError(reason=error.reason, message=error.message, metadata=error.metadata, retry_delay=delay)
