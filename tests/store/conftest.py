@@ -1,0 +1,14 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from metamorphd.store.sqlite import SqliteDatabase
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
+    """An open database with nothing in it."""
+    opened = SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="FULL")
+    await opened.open()
+    yield opened
+    await opened.close()

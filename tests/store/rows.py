@@ -1,0 +1,89 @@
+"""Short forms of the store's operations for tests."""
+
+from typing import Any
+
+from metamorphd.clock import Clock
+from metamorphd.models import Message, Role, Session, TextBlock, TextDelta, Turn, TurnFinished, TurnStatus, Usage
+from metamorphd.store.database import Database
+from metamorphd.store.messages import create_message
+from metamorphd.store.sessions import create_session
+from metamorphd.store.turns import append_events, create_turn, finish_turn
+
+CLOCK = Clock()
+KEY = bytes(32)
+
+
+async def new_session(database: Database, vault_id: str = "acme", **fields: Any) -> Session:
+    """A session with empty fields, unless given."""
+    values: dict[str, Any] = {
+        "session_id": CLOCK.new_id("ses"),
+        "title": "",
+        "model": "",
+        "system_prompt": "",
+        "metadata": {},
+        "archived": False,
+        "creator": "alice",
+        "request": None,
+        "request_key": KEY,
+        "now": CLOCK.now(),
+    }
+    return await database.write(create_session, vault_id, **(values | fields))
+
+
+def new_message(session_id: str, text: str = "Hello", **fields: Any) -> Message:
+    """A user's message, not stored."""
+    values: dict[str, Any] = {
+        "message_id": CLOCK.new_id("msg"),
+        "session_id": session_id,
+        "parent_message_id": None,
+        "role": Role.USER,
+        "content": (TextBlock(text),),
+        "turn_id": CLOCK.new_id("turn"),
+        "creator": "alice",
+        "model": "",
+        "usage": None,
+        "create_time": CLOCK.now(),
+    }
+    return Message(**(values | fields))
+
+
+async def stored_message(database: Database, session_id: str, text: str = "Hello", **fields: Any) -> Message:
+    """A stored message of the vault `acme`, without a turn."""
+    message = new_message(session_id, text, **fields)
+    await database.write(create_message, "acme", message=message)
+    return message
+
+
+async def new_turn(database: Database, session_id: str, text: str = "Hello", **fields: Any) -> Turn:
+    """A stored message of the vault `acme` and a running turn that answers it."""
+    values: dict[str, Any] = {
+        "message": new_message(session_id, text),
+        "parent": None,
+        "model": "",
+        "default_model": "default",
+        "request": None,
+        "request_key": KEY,
+    }
+    return await database.write(create_turn, "acme", **(values | fields))
+
+
+async def append(database: Database, turn: Turn, *texts: str, first: int = 2) -> None:
+    """Deltas of block 0, from sequence `first`."""
+    deltas = [TextDelta(turn.turn_id, sequence, 0, text) for sequence, text in enumerate(texts, first)]
+    await database.write(append_events, "acme", deltas=deltas)
+
+
+async def finish(database: Database, turn: Turn, **fields: Any) -> TurnFinished:
+    """Ends a turn, COMPLETED unless told otherwise."""
+    values: dict[str, Any] = {
+        "turn": turn,
+        "deltas": (),
+        "status": TurnStatus.COMPLETED,
+        "stop_reason": None,
+        "usage": Usage(),
+        "model_calls": 1,
+        "error": None,
+        "reply_message_id": CLOCK.new_id("msg"),
+        "now": CLOCK.now(),
+    }
+    return await database.write(finish_turn, "acme", **(values | fields))

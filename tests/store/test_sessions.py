@@ -1,0 +1,222 @@
+"""Sessions in the store."""
+
+from typing import Any
+
+import pytest
+from metamorphd.errors import EtagMismatch, RequestIdReused, SessionNotFound
+from metamorphd.models import Page, Session
+from metamorphd.store.database import Transaction
+from metamorphd.store.requests import RequestKey
+from metamorphd.store.sessions import delete_session, get_session, list_sessions, update_session
+from metamorphd.store.sqlite import SqliteDatabase
+from metamorphd.store.turns import list_events
+
+from tests.store.rows import append, new_session, new_turn, stored_message
+
+
+async def page(
+    database: SqliteDatabase,
+    *,
+    vault: str = "acme",
+    after: tuple[int | str, ...] | None = None,
+    page_size: int = 50,
+    max_size: int = 1_000_000,
+    archived: bool | None = None,
+    creator: str | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Page[Session]:
+    return await database.read(
+        list_sessions,
+        vault,
+        after=after,
+        page_size=page_size,
+        max_size=max_size,
+        archived=archived,
+        creator=creator,
+        metadata=metadata or {},
+    )
+
+
+async def ids(database: SqliteDatabase, **query: Any) -> list[str]:
+    return [session.session_id for session in (await page(database, **query)).items]
+
+
+async def test_a_session_is_read_as_it_was_created(database: SqliteDatabase) -> None:
+    created = await new_session(
+        database,
+        title="Tïtle",
+        model="claude-x",
+        system_prompt="Be brief.",
+        metadata={"b": '"quoted"', "a": ""},
+        archived=True,
+        now=1_700_000_000_000_001,
+    )
+    assert created.metadata == {"a": "", "b": '"quoted"'}
+    assert (created.create_time, created.update_time, created.last_message_time) == (1_700_000_000_000_001,) * 2 + (
+        None,
+    )
+    assert (created.message_count, created.current_leaf_message_id, created.running_turn_ids) == (0, None, ())
+    assert await database.read(get_session, "acme", session_id=created.session_id) == created
+
+
+async def test_another_vaults_session_is_not_found(database: SqliteDatabase) -> None:
+    session = await new_session(database)
+    with pytest.raises(SessionNotFound):
+        await database.read(get_session, "evil", session_id=session.session_id)
+    with pytest.raises(SessionNotFound):
+        await database.write(delete_session, "evil", session_id=session.session_id, etag="")
+    with pytest.raises(SessionNotFound):
+        await database.write(
+            update_session, "evil", session_id=session.session_id, changes={"title": "x"}, etag="", now=1
+        )
+    assert await database.read(get_session, "acme", session_id=session.session_id) == session
+
+
+async def test_two_vaults_may_use_the_same_session_id(database: SqliteDatabase) -> None:
+    await new_session(database, "acme", session_id="ses_1", title="a")
+    await new_session(database, "evil", session_id="ses_1", title="b")
+    assert (await database.read(get_session, "acme", session_id="ses_1")).title == "a"
+    await database.write(delete_session, "evil", session_id="ses_1", etag="")
+    assert (await database.read(get_session, "acme", session_id="ses_1")).title == "a"
+
+
+async def test_a_repeated_request_answers_the_session_as_it_is_now(database: SqliteDatabase) -> None:
+    key = RequestKey("CreateSession", "one", b"body")
+    first = await new_session(database, request=key)
+    await database.write(
+        update_session, "acme", session_id=first.session_id, changes={"title": "later"}, etag="", now=2
+    )
+    again = await new_session(database, request=key)
+    assert (again.session_id, again.title) == (first.session_id, "later")
+    assert len(await ids(database)) == 1
+
+
+async def test_a_request_id_is_its_vaults_and_its_rpcs_own(database: SqliteDatabase) -> None:
+    made = [
+        await new_session(database, "acme", request=RequestKey("CreateSession", "one", b"body")),
+        await new_session(database, "acme", request=RequestKey("Another", "one", b"other")),
+        await new_session(database, "evil", request=RequestKey("CreateSession", "one", b"other")),
+    ]
+    assert len({session.session_id for session in made}) == 3
+
+
+async def test_a_request_id_with_another_body_is_refused(database: SqliteDatabase) -> None:
+    await new_session(database, request=RequestKey("CreateSession", "one", b"body"))
+    with pytest.raises(RequestIdReused):
+        await new_session(database, request=RequestKey("CreateSession", "one", b"another"))
+    assert len(await ids(database)) == 1
+
+
+async def test_a_repeated_request_for_a_deleted_session_is_not_found(database: SqliteDatabase) -> None:
+    key = RequestKey("CreateSession", "one", b"body")
+    session = await new_session(database, request=key)
+    await database.write(delete_session, "acme", session_id=session.session_id, etag="")
+    with pytest.raises(SessionNotFound):
+        await new_session(database, request=key)
+    assert await ids(database) == []
+
+
+async def test_sessions_are_listed_newest_activity_first(database: SqliteDatabase) -> None:
+    for number in range(3):
+        await new_session(database, session_id=f"ses_{number}", now=number)
+    await stored_message(database, "ses_0", create_time=10)
+    assert await ids(database) == ["ses_0", "ses_2", "ses_1"]
+
+
+async def test_pages_join_without_gap_or_repeat_also_among_equal_times(database: SqliteDatabase) -> None:
+    for number in range(25):
+        await new_session(database, session_id=f"ses_{number:02}", now=number // 5)
+    whole = await ids(database)
+    assert len(whole) == 25
+    joined: list[str] = []
+    after: tuple[int | str, ...] | None = None
+    for expected in (10, 10, 5):
+        part = await page(database, after=after, page_size=10)
+        assert len(part.items) == expected
+        joined += [session.session_id for session in part.items]
+        after = part.next_after
+    assert after is None
+    assert joined == whole
+
+
+async def test_the_last_full_page_says_that_it_is_the_last(database: SqliteDatabase) -> None:
+    for _ in range(10):
+        await new_session(database)
+    assert (await page(database, page_size=10)).next_after is None
+    assert (await page(database, page_size=9)).next_after is not None
+
+
+async def test_pages_are_cut_by_size_and_never_empty(database: SqliteDatabase) -> None:
+    for _ in range(5):
+        await new_session(database, system_prompt="x" * 1000)
+    small = await page(database, max_size=1)
+    assert len(small.items) == 1
+    assert small.next_after is not None
+    assert len((await page(database, max_size=3500)).items) == 3
+
+
+async def test_sessions_are_filtered_by_archived_creator_and_metadata(database: SqliteDatabase) -> None:
+    await new_session(database, session_id="plain", now=1)
+    await new_session(database, session_id="archived", archived=True, now=2)
+    await new_session(database, session_id="bob", creator="bob", now=3)
+    await new_session(database, session_id="pairs", metadata={"env": "prod", "team": "a,b"}, now=4)
+    assert await ids(database, archived=True) == ["archived"]
+    assert await ids(database, archived=False) == ["pairs", "bob", "plain"]
+    assert await ids(database, creator="bob") == ["bob"]
+    assert await ids(database, metadata={"env": "prod"}) == ["pairs"]
+    assert await ids(database, metadata={"team": "a,b", "env": "prod"}) == ["pairs"]
+    assert await ids(database, metadata={"env": "prod", "team": "a"}) == []
+    assert await ids(database, metadata={"env": "pro"}) == []
+
+
+async def test_a_value_that_looks_like_a_pair_matches_no_filter(database: SqliteDatabase) -> None:
+    await new_session(database, metadata={"note": '"env":"prod"', "back": 'x\\","env":"prod'})
+    assert await ids(database, metadata={"env": "prod"}) == []
+
+
+async def test_an_update_sets_what_it_names_and_moves_the_etag(database: SqliteDatabase) -> None:
+    session = await new_session(database, title="a", model="m", metadata={"k": "v"}, now=1)
+    changed = await database.write(
+        update_session,
+        "acme",
+        session_id=session.session_id,
+        changes={"title": "b", "metadata": {}, "archived": True},
+        etag="1",
+        now=2,
+    )
+    assert (changed.title, changed.model, changed.metadata, changed.archived) == ("b", "m", {}, True)
+    assert (changed.revision, changed.create_time, changed.update_time) == (2, 1, 2)
+
+
+async def test_a_stale_etag_changes_nothing(database: SqliteDatabase) -> None:
+    session = await new_session(database, title="a")
+    name = session.session_id
+    with pytest.raises(EtagMismatch):
+        await database.write(update_session, "acme", session_id=name, changes={"title": "b"}, etag="0", now=2)
+    with pytest.raises(EtagMismatch):
+        await database.write(delete_session, "acme", session_id=name, etag="2")
+    assert await database.read(get_session, "acme", session_id=name) == session
+
+
+async def test_messages_do_not_move_the_etag(database: SqliteDatabase) -> None:
+    session = await new_session(database)
+    await stored_message(database, session.session_id)
+    assert (await database.read(get_session, "acme", session_id=session.session_id)).revision == session.revision
+
+
+async def test_a_deleted_session_takes_its_messages_turns_and_events_with_it(database: SqliteDatabase) -> None:
+    session = await new_session(database)
+    turn = await new_turn(database, session.session_id)
+    await append(database, turn, "a", "b")
+    await database.write(delete_session, "acme", session_id=session.session_id, etag="1")
+    with pytest.raises(Exception, match=turn.turn_id):
+        await database.read(list_events, "acme", turn_id=turn.turn_id, after_sequence=0, limit=10)
+    assert await database.read(count_rows, "acme") == 0
+
+
+async def count_rows(tx: Transaction) -> int:
+    rows = await tx.all(
+        "SELECT session_id FROM sessions UNION ALL SELECT message_id FROM messages"
+        " UNION ALL SELECT turn_id FROM turns UNION ALL SELECT turn_id FROM events"
+    )
+    return len(rows)

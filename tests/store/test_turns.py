@@ -1,0 +1,253 @@
+"""Turns, their messages and their events in the store."""
+
+from typing import Any
+
+import pytest
+from metamorphd.errors import BranchBusy, MessageNotFound, SequenceAhead, SessionNotFound, TurnNotFound
+from metamorphd.models import Message, Page, StopReason, TextDelta, TurnError, TurnStatus, Usage
+from metamorphd.store.messages import get_branch, get_message, list_messages
+from metamorphd.store.requests import RequestKey
+from metamorphd.store.sessions import delete_session, get_session
+from metamorphd.store.sqlite import SqliteDatabase
+from metamorphd.store.turns import get_prompt, get_turn, list_events, list_running_turns
+from metamorphd.store.vaults import update_vault
+
+from tests.store.rows import KEY, append, finish, new_message, new_session, new_turn
+
+
+async def events(database: SqliteDatabase, turn_id: str, after: int = 0, limit: int = 100) -> list[int]:
+    _, listed = await database.read(list_events, "acme", turn_id=turn_id, after_sequence=after, limit=limit)
+    return [event.sequence for event in listed]
+
+
+async def test_a_turn_stores_its_message_and_runs(database: SqliteDatabase) -> None:
+    session = await new_session(database, model="of-session")
+    turn = await new_turn(database, session.session_id)
+    after = await database.read(get_session, "acme", session_id=session.session_id)
+    assert (turn.status, turn.last_sequence, turn.model) == (TurnStatus.RUNNING, 1, "of-session")
+    assert after.running_turn_ids == (turn.turn_id,)
+    assert (after.message_count, after.current_leaf_message_id) == (1, turn.user_message_id)
+    assert await database.read_system(list_running_turns) == [("acme", turn.turn_id)]
+
+
+async def test_the_model_is_the_calls_then_the_sessions_then_the_vaults_then_the_default(
+    database: SqliteDatabase,
+) -> None:
+    async def model(session_id: str, **fields: str) -> str:
+        turn = await new_turn(database, session_id, **fields)
+        await finish(database, turn)
+        return turn.model
+
+    plain = (await new_session(database)).session_id
+    own = (await new_session(database, model="session")).session_id
+    assert await model(plain) == "default"
+    changes = {"default_model": "vault"}
+    await database.write(update_vault, "acme", changes=changes, etag="", request_key=KEY, now=1)
+    assert await model(plain) == "vault"
+    assert await model(own) == "session"
+    assert await model(own, model="call") == "call"
+
+
+async def test_the_prompt_is_the_branch_and_the_sessions_or_the_vaults_system_prompt(database: SqliteDatabase) -> None:
+    session = await new_session(database)
+    first = await new_turn(database, session.session_id, "one")
+    await append(database, first, "reply")
+    await finish(database, first)
+    aside = await new_turn(database, session.session_id, "aside", parent="")
+    await finish(database, aside)
+    second = await new_turn(database, session.session_id, "two", parent=first.user_message_id)
+    changes = {"system_prompt": "of vault"}
+    await database.write(update_vault, "acme", changes=changes, etag="", request_key=KEY, now=1)
+    prompt, branch = await database.read(get_prompt, "acme", turn=second)
+    assert prompt == "of vault"
+    assert [message.content[0].text for message in branch] == ["one", "two"]
+
+
+async def test_a_finished_turn_stores_its_text_as_the_reply(database: SqliteDatabase) -> None:
+    session = await new_session(database)
+    turn = await new_turn(database, session.session_id)
+    await append(database, turn, "Hel", "lo")
+    last = [TextDelta(turn.turn_id, 4, 1, "again")]
+    usage = Usage(1, 2, 3, 4)
+    finished = await finish(database, turn, deltas=last, usage=usage, stop_reason=StopReason.END_TURN)
+    assert finished.sequence == 5
+    reply = finished.message
+    assert reply is not None
+    assert [block.text for block in reply.content] == ["Hello", "again"]
+    assert reply.parent_message_id == turn.user_message_id
+    assert await database.read(get_message, "acme", message_id=reply.message_id) == reply
+    ended = await database.read(get_turn, "acme", turn_id=turn.turn_id)
+    assert (ended.status, ended.reply_message_id, ended.usage) == (TurnStatus.COMPLETED, reply.message_id, usage)
+    assert ended.last_sequence == 5
+    assert (await database.read(get_session, "acme", session_id=session.session_id)).running_turn_ids == ()
+
+
+async def test_a_turn_that_fails_without_text_stores_no_reply_and_the_next_follows_its_message(
+    database: SqliteDatabase,
+) -> None:
+    session = await new_session(database)
+    turn = await new_turn(database, session.session_id)
+    error = TurnError("UPSTREAM_OVERLOADED", "busy", {"k": "v"}, retry_delay=1.5)
+    finished = await finish(database, turn, status=TurnStatus.FAILED, error=error)
+    assert (finished.message, finished.error, finished.sequence) == (None, error, 2)
+    assert (await database.read(get_turn, "acme", turn_id=turn.turn_id)).error == error
+    following = await new_turn(database, session.session_id)
+    message = await database.read(get_message, "acme", message_id=following.user_message_id)
+    assert message.parent_message_id == turn.user_message_id
+
+
+async def test_a_turn_ends_once(database: SqliteDatabase) -> None:
+    turn = await new_turn(database, (await new_session(database)).session_id)
+    await append(database, turn, "a")
+    await finish(database, turn)
+    with pytest.raises(TurnNotFound):
+        await finish(database, turn)
+    with pytest.raises(TurnNotFound):
+        await append(database, turn, "b", first=3)
+    assert await events(database, turn.turn_id) == [1, 2, 3]
+
+
+async def test_a_deleted_turn_takes_no_more_events(database: SqliteDatabase) -> None:
+    session = await new_session(database)
+    turn = await new_turn(database, session.session_id)
+    await database.write(delete_session, "acme", session_id=session.session_id, etag="")
+    with pytest.raises(TurnNotFound):
+        await append(database, turn, "a")
+
+
+async def test_events_are_replayed_after_any_sequence_in_any_portion(database: SqliteDatabase) -> None:
+    turn = await new_turn(database, (await new_session(database)).session_id)
+    await append(database, turn, *"abcdefgh")
+    assert (await database.read(get_turn, "acme", turn_id=turn.turn_id)).last_sequence == 9
+    assert await events(database, turn.turn_id) == list(range(1, 10))
+    await finish(database, turn)
+    assert await events(database, turn.turn_id, after=7) == [8, 9, 10]
+    assert await events(database, turn.turn_id, limit=3) == [1, 2, 3, 4]
+    assert await events(database, turn.turn_id, after=7, limit=2) == [8, 9]
+    assert await events(database, turn.turn_id, after=9, limit=2) == [10]
+    assert await events(database, turn.turn_id, after=10) == []
+    with pytest.raises(SequenceAhead):
+        await events(database, turn.turn_id, after=11)
+
+
+async def test_an_unknown_turn_and_another_vaults_are_not_found(database: SqliteDatabase) -> None:
+    turn = await new_turn(database, (await new_session(database)).session_id)
+    for vault, turn_id in (("evil", turn.turn_id), ("acme", "turn_none")):
+        with pytest.raises(TurnNotFound):
+            await database.read(get_turn, vault, turn_id=turn_id)
+        with pytest.raises(TurnNotFound):
+            await database.read(list_events, vault, turn_id=turn_id, after_sequence=0, limit=9)
+
+
+async def test_a_branch_is_busy_while_its_turn_runs_and_others_proceed(database: SqliteDatabase) -> None:
+    session = await new_session(database)
+    done = await new_turn(database, session.session_id)
+    await finish(database, done)
+    running = await new_turn(database, session.session_id)
+    for parent in (None, running.user_message_id):
+        with pytest.raises(BranchBusy) as refusal:
+            await new_turn(database, session.session_id, parent=parent)
+        assert refusal.value.metadata == {"turn_id": running.turn_id}
+    for parent in ("", done.user_message_id):
+        await new_turn(database, session.session_id, parent=parent)
+    assert len((await database.read(get_session, "acme", session_id=session.session_id)).running_turn_ids) == 3
+
+
+async def test_a_refused_turn_leaves_no_message(database: SqliteDatabase) -> None:
+    session, other = await new_session(database), await new_session(database)
+    elsewhere = await new_turn(database, other.session_id)
+    for parent in ("msg_none", elsewhere.user_message_id):
+        with pytest.raises(MessageNotFound):
+            await new_turn(database, session.session_id, parent=parent)
+    with pytest.raises(SessionNotFound):
+        await new_turn(database, "ses_none")
+    assert (await database.read(get_session, "acme", session_id=session.session_id)).message_count == 0
+
+
+async def test_a_repeated_send_answers_its_turn_even_while_the_branch_is_busy(database: SqliteDatabase) -> None:
+    session = await new_session(database)
+    key = RequestKey("SendMessage", "one", b"body")
+    turn = await new_turn(database, session.session_id, request=key)
+    assert await new_turn(database, session.session_id, request=key) == turn
+    assert (await database.read(get_session, "acme", session_id=session.session_id)).message_count == 1
+
+
+async def listed(database: SqliteDatabase, session_id: str, **query: Any) -> Page[Message]:
+    values: dict[str, Any] = {
+        "session_id": session_id,
+        "leaf_message_id": None,
+        "all_branches": False,
+        "newest_first": False,
+        "after": None,
+        "page_size": 50,
+        "max_size": 1_000_000,
+    }
+    return await database.read(list_messages, "acme", **(values | query))
+
+
+def texts(page: Page[Message]) -> list[str]:
+    return [message.content[0].text for message in page.items]
+
+
+async def tree(database: SqliteDatabase) -> tuple[str, str]:
+    """a-b-c and a-B, in the order a b c B; (session id, id of c)."""
+    session = (await new_session(database)).session_id
+    sent: dict[str, str] = {}
+    for name, parent in (("a", ""), ("b", "a"), ("c", "b"), ("B", "a")):
+        turn = await new_turn(database, session, name, parent=sent.get(parent, ""))
+        await finish(database, turn)
+        sent[name] = turn.user_message_id
+    return session, sent["c"]
+
+
+async def test_messages_are_listed_by_branch_or_all_from_either_end(database: SqliteDatabase) -> None:
+    session, leaf = await tree(database)
+    assert texts(await listed(database, session)) == ["a", "B"]
+    assert texts(await listed(database, session, newest_first=True)) == ["B", "a"]
+    assert texts(await listed(database, session, leaf_message_id=leaf)) == ["a", "b", "c"]
+    assert texts(await listed(database, session, all_branches=True)) == ["a", "b", "c", "B"]
+    assert texts(await listed(database, session, all_branches=True, newest_first=True)) == ["B", "c", "b", "a"]
+
+
+@pytest.mark.parametrize("all_branches", [True, False])
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_pages_of_messages_join_while_more_arrive(
+    database: SqliteDatabase, all_branches: bool, newest_first: bool
+) -> None:
+    session = (await new_session(database)).session_id
+    for number in range(7):
+        await finish(database, await new_turn(database, session, str(number)))
+    order = {"all_branches": all_branches, "newest_first": newest_first}
+    first = await listed(database, session, page_size=3, **order)
+    await finish(database, await new_turn(database, session, "aside", parent=""))
+    second = await listed(database, session, page_size=4, after=first.next_after, **order)
+    expected = [str(number) for number in range(7)]
+    assert texts(first) + texts(second) == (expected[::-1] if newest_first else expected)
+
+
+async def test_pages_of_messages_are_cut_by_size(database: SqliteDatabase) -> None:
+    session = (await new_session(database)).session_id
+    for _ in range(4):
+        await finish(database, await new_turn(database, session, "x" * 1000))
+    for order in ({}, {"all_branches": True}, {"all_branches": True, "newest_first": True}):
+        page = await listed(database, session, max_size=1500, **order)
+        assert len(page.items) == 2
+        assert page.next_after is not None
+
+
+async def test_a_leaf_of_another_session_is_not_found(database: SqliteDatabase) -> None:
+    session, leaf = await tree(database)
+    other = (await new_session(database)).session_id
+    with pytest.raises(MessageNotFound):
+        await listed(database, other, leaf_message_id=leaf)
+    with pytest.raises(SessionNotFound):
+        await listed(database, "ses_none")
+    assert (await listed(database, other)).items == ()
+    assert session != other
+
+
+async def test_a_branch_reads_from_its_root(database: SqliteDatabase) -> None:
+    session, leaf = await tree(database)
+    branch = await database.read(get_branch, "acme", session_id=session, leaf_message_id=leaf)
+    assert [message.content[0].text for message in branch] == ["a", "b", "c"]
+    assert new_message(session).parent_message_id is None
