@@ -73,7 +73,7 @@ def _caller(claims: Mapping[str, Any]) -> Caller:
         raise TokenInvalid
     if not isinstance(email, str) or len(email) > LONGEST_EMAIL:
         raise TokenInvalid
-    # bool is an int in Python, and PyJWT takes a numeric string.
+    # PyJWT takes a numeric string, and any year.
     if type(expire_time) not in (int, float) or not 0 < expire_time < 2**40:
         raise TokenInvalid
     return Caller(

@@ -1,0 +1,220 @@
+"""Claude through the `anthropic` SDK, whose only importer this is."""
+
+import asyncio
+import importlib
+import re
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from metamorphd.errors import (
+    DomainError,
+    UpstreamInterrupted,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamStalled,
+    UpstreamUnauthenticated,
+    UpstreamUnavailable,
+)
+from metamorphd.llm.model import Prompt, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
+from metamorphd.models import Role, StopReason, Usage
+
+# Importing anthropic takes seconds and tens of megabytes: it happens in `open`, once health can be asked already.
+if TYPE_CHECKING:
+    from anthropic import APIStatusError, AsyncAnthropic
+    from httpx2 import Response
+
+STOP_REASONS = {
+    "end_turn": StopReason.END_TURN,
+    "max_tokens": StopReason.MAX_TOKENS,
+    "stop_sequence": StopReason.STOP_SEQUENCE,
+    "tool_use": StopReason.TOOL_USE,
+    "pause_turn": StopReason.PAUSE,
+    "refusal": StopReason.REFUSAL,
+    "model_context_window_exceeded": StopReason.CONTEXT_EXCEEDED,
+}
+ROLES = {Role.USER: "user", Role.ASSISTANT: "assistant"}
+CONNECT_SECONDS = 10.0
+# The SDK would wait as long as `retry-after` says, even for hours; beyond this the caller is told instead.
+LONGEST_RETRY_WAIT = 20.0
+_ERROR_TYPE = re.compile(r"[a-z_]{1,64}")
+
+
+class Claude:
+    """The Messages API. `stall_seconds` is the longest silence of one attempt, `max_retries` the attempts after it.
+
+    The SDK repeats a call only before its first event: after 408, 409, 429, 5xx, a lost connection, or silence.
+    """
+
+    source = "claude"
+
+    def __init__(self, *, api_key: str, base_url: str | None, max_retries: int, stall_seconds: float) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+        self._max_retries = max_retries
+        self._stall_seconds = stall_seconds
+
+    async def open(self) -> None:
+        anthropic = await asyncio.to_thread(importlib.import_module, "anthropic")
+        httpx2 = importlib.import_module("httpx2")
+        timeout = httpx2.Timeout(self._stall_seconds, connect=CONNECT_SECONDS)
+        self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
+            api_key=self._api_key,
+            base_url=self._base_url,
+            max_retries=self._max_retries,
+            timeout=timeout,
+            http_client=anthropic.DefaultAsyncHttpxClient(
+                timeout=timeout, event_hooks={"response": [_refuse_long_waits]}
+            ),
+        )
+        self._errors = _Errors(anthropic=anthropic, httpx2=httpx2)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:
+        answered = False
+        async with AsyncExitStack() as stack:
+            try:
+                stream = await self._client.messages.create(**_request(prompt), stream=True)
+                answered = True
+                await stack.enter_async_context(stream)
+                reply = _Reply()
+                async for event in stream:
+                    for told in reply.read(event):
+                        yield told
+            except self._errors.all as exc:
+                raise self._errors.translate(exc, answered=answered) from exc
+            if not reply.whole:
+                raise UpstreamInterrupted
+
+
+class _Reply:
+    """Reads the raw events of one reply."""
+
+    def __init__(self) -> None:
+        self.whole = False
+        self._usage = Usage()
+        self._stop_reason = StopReason.OTHER
+        # The provider's index of each text block to ours: other kinds of blocks are not counted.
+        self._blocks: dict[int, int] = {}
+
+    def read(self, event: Any) -> list[ReplyEvent]:
+        match event.type:
+            case "content_block_start" if event.content_block.type == "text":
+                self._blocks[event.index] = len(self._blocks)
+                return self._text(event.index, event.content_block.text)
+            case "content_block_delta" if event.delta.type == "text_delta":
+                return self._text(event.index, event.delta.text)
+            case "message_start":
+                return [self._count(event.message.usage)]
+            case "message_delta":
+                self._stop_reason = STOP_REASONS.get(event.delta.stop_reason, StopReason.OTHER)
+                return [self._count(event.usage)]
+            case "message_stop":
+                self.whole = True
+                return [ReplyStop(self._stop_reason)]
+        return []
+
+    def _text(self, index: int, text: str) -> list[ReplyEvent]:
+        return [ReplyText(self._blocks[index], text)] if text else []
+
+    def _count(self, usage: Any) -> ReplyUsage:
+        """The counts are cumulative; an event may leave out those that it does not change."""
+
+        def latest(name: str, before: int) -> int:
+            value: int | None = getattr(usage, name, None)
+            return before if value is None else value
+
+        self._usage = Usage(
+            input_tokens=latest("input_tokens", self._usage.input_tokens),
+            output_tokens=latest("output_tokens", self._usage.output_tokens),
+            cache_read_tokens=latest("cache_read_input_tokens", self._usage.cache_read_tokens),
+            cache_write_tokens=latest("cache_creation_input_tokens", self._usage.cache_write_tokens),
+        )
+        return ReplyUsage(self._usage)
+
+
+class _Errors:
+    """What the SDK and the HTTP client under it raise, as our errors. The provider's own text goes no further."""
+
+    def __init__(self, *, anthropic: Any, httpx2: Any) -> None:
+        self._anthropic = anthropic
+        self._httpx2 = httpx2
+        # ValueError and KeyError: a stream that is no JSON, or whose events do not fit together.
+        self.all = (anthropic.APIError, httpx2.HTTPError, ValueError, KeyError, AttributeError)
+
+    def translate(self, exc: Exception, *, answered: bool) -> DomainError:
+        """`answered`: whether the reply had begun; then nothing is to be blamed on the request."""
+        if isinstance(exc, (self._anthropic.APITimeoutError, self._httpx2.TimeoutException)):
+            never_connected = isinstance(exc.__cause__, self._httpx2.ConnectTimeout)
+            return UpstreamUnavailable() if never_connected else UpstreamStalled()
+        if isinstance(exc, self._anthropic.APIStatusError):
+            return _amid_reply(exc) if answered else _before_reply(exc)
+        return UpstreamInterrupted() if answered else UpstreamUnavailable()
+
+
+def _amid_reply(exc: "APIStatusError") -> DomainError:
+    """An `error` event comes with the stream's status, 200: only its type tells what happened."""
+    match exc.type:
+        case "overloaded_error":
+            return UpstreamOverloaded()
+        case "rate_limit_error":
+            return UpstreamRateLimited()
+    return UpstreamInterrupted()
+
+
+def _before_reply(exc: "APIStatusError") -> DomainError:
+    match exc.status_code:
+        case 401 | 403:
+            return UpstreamUnauthenticated()
+        case 429:
+            return UpstreamRateLimited(retry_delay=_retry_after(exc.response))
+        case 529:
+            return UpstreamOverloaded(retry_delay=_retry_after(exc.response))
+        case code if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code in (408, 409):
+            return UpstreamUnavailable(retry_delay=_retry_after(exc.response))
+    known = exc.type is not None and _ERROR_TYPE.fullmatch(exc.type)
+    return UpstreamRejected(type=exc.type if known and exc.type else "unknown")
+
+
+def _request(prompt: Prompt) -> dict[str, Any]:
+    request: dict[str, Any] = {
+        "model": prompt.model,
+        "max_tokens": prompt.max_output_tokens,
+        "messages": [
+            {
+                "role": ROLES[message.role],
+                "content": [{"type": "text", "text": block.text} for block in message.content],
+            }
+            for message in prompt.messages
+        ],
+        "cache_control": {"type": "ephemeral"},
+    }
+    if prompt.system_prompt:
+        request["system"] = prompt.system_prompt
+    if prompt.stop_sequences:
+        request["stop_sequences"] = list(prompt.stop_sequences)
+    return request
+
+
+def _retry_after(response: "Response") -> float | None:
+    """Seconds of `retry-after-ms` or `retry-after` (RFC 9110, section 10.2.3: seconds or a date)."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        value = response.headers.get(name, "")
+        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+            return float(value) / unit
+    try:
+        return max(0.0, parsedate_to_datetime(response.headers.get("retry-after", "")).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+async def _refuse_long_waits(response: "Response") -> None:
+    """Tells the SDK, in the header that it obeys, not to wait for long."""
+    if (_retry_after(response) or 0.0) > LONGEST_RETRY_WAIT:
+        response.headers["x-should-retry"] = "false"

@@ -1,0 +1,55 @@
+"""A model that needs no provider: it says what it is. For trying the server out, never for production."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+
+from metamorphd.llm.model import Prompt, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
+from metamorphd.models import Role, StopReason, Usage
+
+WORD_SECONDS = 0.015
+QUOTED_CHARACTERS = 100
+
+
+class Offline:
+    """Streams a readable reply, word by word. Words are counted as tokens."""
+
+    source = "offline"
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:
+        asked = sum(len(block.text.split()) for message in prompt.messages for block in message.content)
+        yield ReplyUsage(Usage(input_tokens=asked))
+        text, stop_reason = _cut(_reply(prompt), prompt.stop_sequences)
+        words = re.findall(r"\S+\s*|\s+", text)
+        if len(words) > prompt.max_output_tokens:
+            words, stop_reason = words[: prompt.max_output_tokens], StopReason.MAX_TOKENS
+        for word in words:
+            yield ReplyText(0, word)
+            await asyncio.sleep(WORD_SECONDS)
+        yield ReplyUsage(Usage(input_tokens=asked, output_tokens=len(words)))
+        yield ReplyStop(stop_reason)
+
+
+def _cut(text: str, stop_sequences: tuple[str, ...]) -> tuple[str, StopReason]:
+    """The text before the first stop sequence in it."""
+    found = [place for place in map(text.find, stop_sequences) if place >= 0]
+    return (text[: min(found)], StopReason.STOP_SEQUENCE) if found else (text, StopReason.END_TURN)
+
+
+def _reply(prompt: Prompt) -> str:
+    said = " ".join(" ".join(block.text for block in prompt.messages[-1].content).split())
+    quoted = said if len(said) <= QUOTED_CHARACTERS else said[:QUOTED_CHARACTERS].rstrip() + "…"
+    count = sum(message.role is Role.USER for message in prompt.messages)
+    place = "the first message of this conversation" if count == 1 else f"message {count} of this conversation"
+    return (
+        "This is Metamorph's offline model: no language model reads this, because ANTHROPIC_API_KEY is not set. "
+        f"You wrote “{quoted}”, which is {place}, and it is stored in your vault like every other. "
+        "What you see streams, is committed and can be resumed exactly as a reply from Claude. "
+        "To talk to Claude, set ANTHROPIC_API_KEY and start the server again."
+    )

@@ -1,0 +1,1 @@
+"""Stand-ins at the network's edge: real servers that speak the real protocol."""

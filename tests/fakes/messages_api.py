@@ -1,0 +1,255 @@
+"""A Messages API over HTTP on loopback, streaming included, that does what a test tells it to.
+
+`python -m tests.fakes.messages_api --words N` prints its port and answers every request with N words, one an event.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+LARGEST_BODY = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole reply of `chunks`, unless it ends early.
+
+    `ending` after the chunks: "stop", "drop" (the connection is reset), "error" (an error event of `error_type`),
+    "stall" (silence until the client leaves), "garbage" (an event that is no JSON), "truncate" (the response ends
+    without message_stop). `hold` is waited for after the first `hold_after` chunks. `thinking` precedes the text.
+    """
+
+    chunks: tuple[str, ...]
+    ending: str = "stop"
+    error_type: str = "api_error"
+    stop_reason: str = "end_turn"
+    delay: float = 0.0
+    hold: asyncio.Event | None = None
+    hold_after: int = 1
+    thinking: str = ""
+    usage: dict[str, int] = field(
+        default_factory=lambda: {"input_tokens": 11, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3}
+    )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error instead of a reply."""
+
+    status: int
+    error_type: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Silence:
+    """No byte of an answer until the client leaves."""
+
+
+@dataclass(frozen=True)
+class Hangup:
+    """The connection is reset before any answer."""
+
+
+Behaviour = Reply | Refusal | Silence | Hangup
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request as it came."""
+
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+class FakeMessagesApi:
+    """Serves on a free port of loopback. `script` is done first, one a request; then every request gets `default`."""
+
+    def __init__(self, default: Behaviour | None = None) -> None:
+        self.default = default
+        self.script: deque[Behaviour] = deque()
+        self.requests: list[Received] = []
+        self.open_streams = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in list(self._connections):
+            writer.transport.abort()
+        await self._server.wait_closed()
+        await asyncio.gather(*self._tasks)
+
+    @property
+    def base_url(self) -> str:
+        """What ANTHROPIC_BASE_URL is set to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._connections.add(writer)
+        try:
+            while (received := await _read(reader)) is not None:
+                self.requests.append(received)
+                await self._answer(received, reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._connections.discard(writer)
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _answer(self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behaviour = self.script.popleft() if self.script else self.default or _echo(received)
+        key = received.headers.get("x-api-key") or received.headers.get("authorization", "").removeprefix("Bearer ")
+        if key in ("", "wrong"):
+            behaviour = Refusal(401, "authentication_error")
+        elif "anthropic-version" not in received.headers or not received.body.get("stream"):
+            behaviour = Refusal(400, "invalid_request_error")
+        match behaviour:
+            case Refusal():
+                writer.write(_error_response(behaviour))
+                await writer.drain()
+            case Hangup():
+                writer.transport.abort()
+            case Silence():
+                await self._until_closed(reader)
+            case Reply():
+                self.open_streams += 1
+                self._idle.clear()
+                try:
+                    await self._stream(behaviour, received, reader, writer)
+                finally:
+                    self.open_streams -= 1
+                    if not self.open_streams:
+                        self._idle.set()
+
+    async def _stream(
+        self, reply: Reply, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        async for event in _events(reply, str(received.body.get("model"))):
+            writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+            await writer.drain()
+            if writer.is_closing():
+                raise ConnectionResetError
+        match reply.ending:
+            case "drop":
+                # What was written must arrive first: a reset would overtake it.
+                await asyncio.sleep(0.05)
+                writer.transport.abort()
+            case "stall":
+                await self._until_closed(reader)
+            case _:
+                writer.write(b"0\r\n\r\n")
+                await writer.drain()
+
+    async def until_idle(self) -> None:
+        """Returns once no reply is being streamed."""
+        async with asyncio.timeout(5):
+            await self._idle.wait()
+
+    async def _until_closed(self, reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            await reader.read(1)
+        raise ConnectionResetError
+
+
+async def _read(reader: asyncio.StreamReader) -> Received | None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.IncompleteReadError:
+        return None
+    lines = head.split("\r\n")[1:-2]
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    length = int(headers.get("content-length", "0"))
+    assert length <= LARGEST_BODY
+    return Received(headers, json.loads(await reader.readexactly(length) or b"{}"))
+
+
+def _echo(received: Received) -> Reply:
+    last = received.body["messages"][-1]["content"]
+    said = last if isinstance(last, str) else last[-1]["text"]
+    return Reply(chunks=("You ", "said: ", said))
+
+
+async def _events(reply: Reply, model: str) -> AsyncIterator[bytes]:
+    message: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {**reply.usage, "output_tokens": 1},
+    }
+    yield _sse("message_start", message=message) + _sse("ping")
+    index = 0
+    if reply.thinking:
+        block: dict[str, Any] = {"type": "thinking", "thinking": "", "signature": ""}
+        yield _sse("content_block_start", index=0, content_block=block)
+        yield _sse("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": reply.thinking})
+        yield _sse("content_block_stop", index=0)
+        index = 1
+    yield _sse("content_block_start", index=index, content_block={"type": "text", "text": ""})
+    for count, chunk in enumerate(reply.chunks):
+        if reply.hold is not None and count == reply.hold_after:
+            await reply.hold.wait()
+        if reply.delay:
+            await asyncio.sleep(reply.delay)
+        yield _sse("content_block_delta", index=index, delta={"type": "text_delta", "text": chunk})
+    match reply.ending:
+        case "stop":
+            yield _sse("content_block_stop", index=index)
+            delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
+            yield _sse("message_delta", delta=delta, usage={"output_tokens": len(reply.chunks)})
+            yield _sse("message_stop")
+        case "error":
+            yield _sse("error", error={"type": reply.error_type, "message": "the provider's own words"})
+        case "garbage":
+            yield b"event: content_block_delta\ndata: {no json\n\n"
+
+
+def _sse(name: str, **data: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps({'type': name, **data})}\n\n".encode()
+
+
+def _error_response(refusal: Refusal) -> bytes:
+    error = {"type": refusal.error_type, "message": "the provider's own words"}
+    body = json.dumps({"type": "error", "error": error, "request_id": "req_1"}).encode()
+    headers = (*refusal.headers, ("content-type", "application/json"), ("content-length", str(len(body))))
+    lines = [f"HTTP/1.1 {refusal.status} Refused", *(f"{name}: {value}" for name, value in headers), "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+async def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--words", type=int, default=500)
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="between words")
+    arguments = parser.parse_args()
+    words = tuple(f"word{number} " for number in range(arguments.words))
+    async with FakeMessagesApi(Reply(words, delay=arguments.delay_ms / 1000)) as api:
+        sys.stdout.write(f"{api.port}\n")
+        sys.stdout.flush()
+        # Serves until whoever started it closes its end.
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

@@ -1,0 +1,143 @@
+"""Who is let in, and what everybody else is told."""
+
+import time
+from pathlib import Path
+
+import jwt
+import pytest
+from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest, WhoAmIResponse
+
+from tests.serving import SECRET, Caller, Serving, mint, refused, serving
+
+
+async def who(caller: Caller) -> WhoAmIResponse:
+    return await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
+
+
+@pytest.mark.parametrize(
+    ("claims", "vault", "user"),
+    [
+        ({"vault_id": "v1", "sub": "u1"}, "v1", "u1"),
+        ({"vaultId": "v2", "userId": "u2"}, "v2", "u2"),
+        ({"vault_id": "v3", "user_id": "u3", "sub": "other"}, "v3", "u3"),
+        ({"vault_id": "a:b.c_d-1", "sub": "ü@example"}, "a:b.c_d-1", "ü@example"),
+    ],
+)
+async def test_every_claim_form_names_vault_and_user(
+    running: Serving, claims: dict[str, str], vault: str, user: str
+) -> None:
+    token = jwt.encode({**claims, "exp": int(time.time()) + 60}, SECRET)
+    told = await who(running.caller(token))
+    assert (told.vault_id, told.user_id, told.auth_method) == (vault, user, "jwt")
+    assert list(told.permissions) == []
+
+
+async def test_permissions_come_from_the_array_or_from_scope(running: Serving) -> None:
+    told = await who(running.caller(permissions=["write", "read", "unknown"], email="a@example.org"))
+    assert (list(told.permissions), told.email) == (["read", "write"], "a@example.org")
+    assert list((await who(running.caller(encode(scope="read admin")))).permissions) == ["admin", "read"]
+    assert "operator" in (await who(running.caller(operator=True))).permissions
+
+
+async def test_the_scheme_has_no_case(running: Serving) -> None:
+    caller = running.caller("", ("authorization", f"bearer {mint()}"))
+    assert (await who(caller)).vault_id == "acme"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        [],
+        [("authorization", f"Bearer {mint()}"), ("authorization", f"Bearer {mint()}")],
+        [("authorization", f"Basic {mint()}")],
+        [("authorization", mint())],
+        [("authorization", "")],
+    ],
+    ids=["none", "two", "another scheme", "no scheme", "empty"],
+)
+async def test_a_call_without_exactly_one_bearer_token_is_refused(
+    running: Serving, metadata: list[tuple[str, str]]
+) -> None:
+    refusal = await refused(who(running.caller("", *metadata)))
+    assert (refusal.code.name, refusal.reason) == ("UNAUTHENTICATED", "TOKEN_MISSING")
+
+
+def encode(**claims: object) -> str:
+    """A signed token with these claims beside the required ones."""
+    return jwt.encode({"vault_id": "v", "sub": "u", "exp": int(time.time()) + 60, **claims}, SECRET)
+
+
+def crafted() -> dict[str, str]:
+    head, body, signature = mint().split(".")
+    now = int(time.time())
+    return {
+        "empty": " ",
+        "no token": "token",
+        "padded signature": f"{head}.{body}.{signature}=",
+        "no signature": f"{head}.{body}.",
+        "unsigned": jwt.encode({"vault_id": "v", "sub": "u", "exp": now + 60}, "", algorithm="none"),
+        "another secret": mint(secret="b" * 32),
+        "another algorithm": jwt.encode({"vault_id": "v", "sub": "u", "exp": now + 60}, SECRET * 2, algorithm="HS512"),
+        "no expiry": mint(exp=None),
+        "expiry as text": mint(exp=str(now + 60)),
+        "expiry in ten thousand years": mint(exp=now + 2**42),
+        "no vault": mint(vault_id=None),
+        "no user": mint(sub=None),
+        "vault is a number": mint(vault_id=7),
+        "vault with a slash": mint("a/b"),
+        "vault too long": mint("a" * 129),
+        "vault with a line end": mint("acme\n"),
+        "user empty": mint(user=""),
+        "user with NUL": mint(user="a\0b"),
+        "user too long": mint(user="u" * 257),
+        "permissions as text": encode(permissions="read"),
+        "permissions of numbers": encode(permissions=[1]),
+        "email is a list": mint(email=["a"]),
+    }
+
+
+@pytest.mark.parametrize("name", crafted())
+async def test_a_crafted_token_is_refused(running: Serving, name: str) -> None:
+    refusal = await refused(who(running.caller(crafted()[name])))
+    assert (refusal.code.name, refusal.reason) == ("UNAUTHENTICATED", "TOKEN_INVALID")
+    assert refusal.message == "the token is not acceptable"
+
+
+async def test_an_expired_token_is_told_as_expired(running: Serving) -> None:
+    refusal = await refused(who(running.caller(exp=int(time.time()) - 31)))
+    assert (refusal.code.name, refusal.reason) == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
+
+
+async def test_a_clock_may_be_30_seconds_off(running: Serving) -> None:
+    assert (await who(running.caller(exp=int(time.time()) - 20))).vault_id == "acme"
+
+
+async def test_x_vault_id_beside_a_token_is_refused(running: Serving) -> None:
+    for token in (mint(), ""):
+        refusal = await refused(who(running.caller(token, ("x-vault-id", "acme"))))
+        assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "VAULT_HEADER_NOT_ALLOWED")
+
+
+async def test_dev_mode_lets_callers_choose_a_vault_and_verifies_tokens(tmp_path: Path) -> None:
+    async with serving(tmp_path, emblem_dev_mode=True) as running:
+        told = await who(running.caller(""))
+        assert (told.vault_id, told.auth_method, "operator" in told.permissions) == ("dev-vault", "dev", False)
+        assert not told.HasField("expire_time")
+        assert (await who(running.caller("", ("x-vault-id", "other")))).vault_id == "other"
+        assert (await who(running.caller())).vault_id == "acme"
+        assert (await refused(who(running.caller(mint(secret="b" * 32))))).reason == "TOKEN_INVALID"
+        for headers in ([("x-vault-id", "a/b")], [("x-vault-id", "a"), ("x-vault-id", "b")]):
+            assert (await refused(who(running.caller("", *headers)))).reason == "VAULT_HEADER_NOT_ALLOWED"
+        assert (await refused(who(running.caller(mint(), ("x-vault-id", "acme"))))).reason == "VAULT_HEADER_NOT_ALLOWED"
+
+
+async def test_dev_mode_without_a_secret_accepts_no_token(tmp_path: Path) -> None:
+    async with serving(tmp_path, emblem_dev_mode=True, emblem_jwt_secret=None) as running:
+        assert (await refused(who(running.caller()))).reason == "TOKEN_INVALID"
+
+
+async def test_a_missing_permission_is_named(running: Serving) -> None:
+    caller = running.caller(permissions=["write"])
+    refusal = await refused(caller.vault.GetVault(GetVaultRequest(), metadata=caller.metadata))
+    assert (refusal.code.name, refusal.reason) == ("PERMISSION_DENIED", "PERMISSION_MISSING")
+    assert refusal.info.metadata == {"permission": "read"}

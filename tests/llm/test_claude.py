@@ -1,0 +1,222 @@
+"""Claude's adapter against a Messages API over HTTP: the real SDK, its events, its errors."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+
+import pytest
+from metamorphd import errors
+from metamorphd.errors import DomainError
+from metamorphd.llm.claude import Claude
+from metamorphd.llm.model import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
+from metamorphd.models import Role, StopReason, TextBlock, Usage
+
+from tests.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup, Refusal, Reply, Silence
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeMessagesApi]:
+    async with FakeMessagesApi() as started:
+        yield started
+
+
+@asynccontextmanager
+async def opened(api: FakeMessagesApi, *, key: str = "sk", retries: int = 0, stall: float = 5) -> AsyncIterator[Claude]:
+    claude = Claude(api_key=key, base_url=api.base_url, max_retries=retries, stall_seconds=stall)
+    await claude.open()
+    yield claude
+    await claude.close()
+
+
+def prompt(text: str = "Hello", system: str = "", stop: tuple[str, ...] = ()) -> Prompt:
+    return Prompt("claude-x", system, (PromptMessage(Role.USER, (TextBlock(text),)),), 100, stop)
+
+
+async def told(claude: Claude, asked: Prompt | None = None) -> tuple[list[ReplyEvent], DomainError | None]:
+    """Every event, and the error that ended the reply."""
+    events: list[ReplyEvent] = []
+    replying = claude.generate(asked or prompt())
+    while True:
+        try:
+            events.append(await anext(replying))
+        except StopAsyncIteration:
+            return events, None
+        except DomainError as error:
+            return events, error
+
+
+def text(events: list[ReplyEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, ReplyText))
+
+
+async def test_a_reply_streams_with_its_usage_and_ends_once(api: FakeMessagesApi) -> None:
+    async with opened(api) as claude:
+        events, error = await told(claude, prompt("who?"))
+    assert error is None
+    assert text(events) == "You said: who?"
+    assert events[-1] == ReplyStop(StopReason.END_TURN)
+    assert [event for event in events if isinstance(event, ReplyUsage)][-1] == ReplyUsage(Usage(11, 3, 5, 3))
+
+
+async def test_the_request_says_what_the_prompt_says_and_caching_is_on(api: FakeMessagesApi) -> None:
+    branch = (
+        PromptMessage(Role.USER, (TextBlock("a"), TextBlock("b"))),
+        PromptMessage(Role.ASSISTANT, (TextBlock("c"),)),
+        PromptMessage(Role.USER, (TextBlock("d"),)),
+    )
+    async with opened(api, key="sk-test") as claude:
+        await told(claude, Prompt("claude-y", "Be brief.", branch, 77, ("END",)))
+        await told(claude)
+    full, plain = api.requests
+    assert full.headers["authorization"] == "Bearer sk-test"
+    assert full.body == {
+        "model": "claude-y",
+        "max_tokens": 77,
+        "system": "Be brief.",
+        "stop_sequences": ["END"],
+        "stream": True,
+        "cache_control": {"type": "ephemeral"},
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "c"}]},
+            {"role": "user", "content": [{"type": "text", "text": "d"}]},
+        ],
+    }
+    assert not {"system", "stop_sequences", "temperature", "top_p", "top_k"} & plain.body.keys()
+
+
+@pytest.mark.parametrize(
+    ("provided", "expected"),
+    [
+        ("end_turn", StopReason.END_TURN),
+        ("max_tokens", StopReason.MAX_TOKENS),
+        ("stop_sequence", StopReason.STOP_SEQUENCE),
+        ("tool_use", StopReason.TOOL_USE),
+        ("pause_turn", StopReason.PAUSE),
+        ("refusal", StopReason.REFUSAL),
+        ("model_context_window_exceeded", StopReason.CONTEXT_EXCEEDED),
+        ("something_new", StopReason.OTHER),
+    ],
+)
+async def test_stop_reasons_are_told_in_our_terms(api: FakeMessagesApi, provided: str, expected: StopReason) -> None:
+    api.default = Reply(("a",), stop_reason=provided)
+    async with opened(api) as claude:
+        events, _ = await told(claude)
+    assert events[-1] == ReplyStop(expected)
+
+
+async def test_text_blocks_count_from_0_whatever_precedes_them(api: FakeMessagesApi) -> None:
+    api.default = Reply(("a", "b"), thinking="hmm")
+    async with opened(api) as claude:
+        events, _ = await told(claude)
+    assert [event.block_index for event in events if isinstance(event, ReplyText)] == [0, 0]
+
+
+REFUSALS: list[tuple[Behaviour, type[DomainError]]] = [
+    (Refusal(401, "authentication_error"), errors.UpstreamUnauthenticated),
+    (Refusal(403, "permission_error"), errors.UpstreamUnauthenticated),
+    (Refusal(429, "rate_limit_error"), errors.UpstreamRateLimited),
+    (Refusal(529, "overloaded_error"), errors.UpstreamOverloaded),
+    (Refusal(500, "api_error"), errors.UpstreamUnavailable),
+    (Refusal(503, "api_error"), errors.UpstreamUnavailable),
+    (Refusal(400, "invalid_request_error"), errors.UpstreamRejected),
+    (Refusal(404, "not_found_error"), errors.UpstreamRejected),
+    (Refusal(413, "request_too_large"), errors.UpstreamRejected),
+    (Hangup(), errors.UpstreamUnavailable),
+    (Silence(), errors.UpstreamStalled),
+    (Reply(("ab", "cd"), ending="error", error_type="overloaded_error"), errors.UpstreamOverloaded),
+    (Reply(("ab", "cd"), ending="error", error_type="rate_limit_error"), errors.UpstreamRateLimited),
+    (Reply(("ab", "cd"), ending="error", error_type="api_error"), errors.UpstreamInterrupted),
+    (Reply(("ab", "cd"), ending="drop"), errors.UpstreamInterrupted),
+    (Reply(("ab", "cd"), ending="truncate"), errors.UpstreamInterrupted),
+    (Reply(("ab", "cd"), ending="garbage"), errors.UpstreamInterrupted),
+    (Reply(("ab", "cd"), ending="stall"), errors.UpstreamStalled),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "expected"), REFUSALS, ids=lambda value: str(value)[:60])
+async def test_what_goes_wrong_upstream_is_told_without_its_words_and_the_text_is_kept(
+    api: FakeMessagesApi, behaviour: Behaviour, expected: type[DomainError]
+) -> None:
+    api.default = behaviour
+    async with opened(api, stall=0.3) as claude:
+        events, error = await told(claude)
+    assert type(error) is expected
+    assert "provider's own words" not in str(error)
+    assert text(events) == ("abcd" if isinstance(behaviour, Reply) else "")
+    assert not any(isinstance(event, ReplyStop) for event in events)
+
+
+async def test_a_rejection_says_its_type_where_that_is_a_name(api: FakeMessagesApi) -> None:
+    api.script.extend([Refusal(400, "invalid_request_error"), Refusal(400, "Not a name! sk-ant-1")])
+    async with opened(api) as claude:
+        for expected in ("invalid_request_error", "unknown"):
+            _, error = await told(claude)
+            assert error is not None
+            assert error.metadata == {"type": expected}
+
+
+async def test_a_wrong_key_and_an_unreachable_provider_are_told_apart(api: FakeMessagesApi) -> None:
+    async with opened(api, key="wrong") as claude:
+        _, error = await told(claude)
+    assert type(error) is errors.UpstreamUnauthenticated
+    nowhere = Claude(api_key="sk", base_url="http://127.0.0.1:1", max_retries=0, stall_seconds=1)
+    await nowhere.open()
+    _, error = await told(nowhere)
+    await nowhere.close()
+    assert type(error) is errors.UpstreamUnavailable
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "expected"),
+    [
+        ("retry-after", "7", 7.0),
+        ("retry-after-ms", "1500", 1.5),
+        ("retry-after", formatdate(time.time() + 3600, usegmt=True), 3600.0),
+        ("retry-after", "soon", None),
+    ],
+)
+async def test_the_wait_that_the_provider_asks_for_is_passed_on(
+    api: FakeMessagesApi, header: str, value: str, expected: float | None
+) -> None:
+    api.default = Refusal(429, "rate_limit_error", ((header, value),))
+    async with opened(api) as claude:
+        _, error = await told(claude)
+    assert error is not None
+    assert error.retry_delay == (None if expected is None else pytest.approx(expected, abs=60))
+
+
+async def test_a_refusal_is_tried_again_before_the_first_event(api: FakeMessagesApi) -> None:
+    api.script.extend([Refusal(529, "overloaded_error", (("retry-after-ms", "10"),)), Hangup(), Reply(("a",))])
+    async with opened(api, retries=2) as claude:
+        events, error = await told(claude)
+    assert (text(events), error, len(api.requests)) == ("a", None, 3)
+
+
+async def test_a_long_wait_is_the_callers_to_make(api: FakeMessagesApi) -> None:
+    api.default = Refusal(429, "rate_limit_error", (("retry-after", "3600"),))
+    async with opened(api, retries=5) as claude:
+        _, error = await told(claude)
+    assert error is not None
+    assert (error.retry_delay, len(api.requests)) == (3600.0, 1)
+
+
+@pytest.mark.parametrize("ending", ["drop", "error", "garbage", "truncate", "stall"])
+async def test_a_reply_that_has_begun_is_never_asked_for_again(api: FakeMessagesApi, ending: str) -> None:
+    api.default = Reply(("a",), ending=ending)
+    async with opened(api, retries=5, stall=0.3) as claude:
+        await told(claude)
+    assert len(api.requests) == 1
+
+
+async def test_leaving_a_reply_ends_the_upstream_connection(api: FakeMessagesApi) -> None:
+    api.default = Reply(("a", "b"), ending="stall")
+    async with opened(api) as claude:
+        events = claude.generate(prompt())
+        async for event in events:
+            if isinstance(event, ReplyText):
+                break
+        assert api.open_streams == 1
+        await events.aclose()
+        await api.until_idle()

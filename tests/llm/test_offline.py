@@ -1,0 +1,46 @@
+"""The offline model."""
+
+from metamorphd.llm.model import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
+from metamorphd.llm.offline import Offline
+from metamorphd.models import Role, StopReason, TextBlock
+
+
+def said(*texts: str, max_output_tokens: int = 1000, stop: tuple[str, ...] = ()) -> Prompt:
+    roles = (Role.USER, Role.ASSISTANT)
+    messages = tuple(PromptMessage(roles[n % 2], (TextBlock(text),)) for n, text in enumerate(texts))
+    return Prompt("any", "", messages, max_output_tokens, stop)
+
+
+async def reply(prompt: Prompt) -> tuple[str, list[ReplyEvent]]:
+    events = [event async for event in Offline().generate(prompt)]
+    return "".join(event.text for event in events if isinstance(event, ReplyText)), events
+
+
+async def test_it_says_that_it_is_offline_and_what_to_do() -> None:
+    text, events = await reply(said("Good morning"))
+    assert "offline" in text
+    assert "ANTHROPIC_API_KEY" in text
+    assert "“Good morning”" in text
+    assert "first message" in text
+    assert events[-1] == ReplyStop(StopReason.END_TURN)
+
+
+async def test_it_counts_messages_and_words_and_quotes_little() -> None:
+    text, events = await reply(said("one two", "three", "x" * 500))
+    assert "message 2" in text
+    assert "x" * 100 + "…" in text
+    assert "x" * 101 not in text
+    usage = [event.usage for event in events if isinstance(event, ReplyUsage)][-1]
+    assert (usage.input_tokens, usage.output_tokens) == (4, len(text.split()))
+
+
+async def test_it_obeys_the_token_limit() -> None:
+    text, events = await reply(said("a", max_output_tokens=3))
+    assert len(text.split()) == 3
+    assert events[-1] == ReplyStop(StopReason.MAX_TOKENS)
+
+
+async def test_it_stops_before_a_stop_sequence() -> None:
+    text, events = await reply(said("a", stop=("zzz", "offline")))
+    assert text == "This is Metamorph's "
+    assert events[-1] == ReplyStop(StopReason.STOP_SEQUENCE)
