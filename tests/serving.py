@@ -48,12 +48,32 @@ class Caller:
 
     async def send(self, session_id: str, text: str = "Hello", **fields: Any) -> list[turn_pb2.TurnEvent]:
         """Sends a message; every event of its turn."""
-        call = self.chat.SendMessage(send_request(session_id, text, **fields), metadata=self.metadata)
-        return [response.event async for response in call]
+        return await self.start(session_id, text, **fields).rest()
+
+    def start(self, session_id: str, text: str = "Hello", **fields: Any) -> "Events":
+        """Sends a message; its turn's events as they come. Takes `timeout` for the call."""
+        timeout = fields.pop("timeout", None)
+        request = send_request(session_id, text, **fields)
+        return Events(self.chat.SendMessage(request, metadata=self.metadata, timeout=timeout))
 
     async def messages(self, session_id: str, **fields: Any) -> list[message_pb2.Message]:
         request = pb.ListMessagesRequest(session_id=session_id, **fields)
         return list((await self.chat.ListMessages(request, metadata=self.metadata)).messages)
+
+
+class Events:
+    """A stream's events, one at a time or all that are left."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self._responses = aiter(call)
+
+    async def next(self) -> turn_pb2.TurnEvent:
+        event: turn_pb2.TurnEvent = (await anext(self._responses)).event
+        return event
+
+    async def rest(self) -> list[turn_pb2.TurnEvent]:
+        return [response.event async for response in self._responses]
 
 
 def send_request(session_id: str, text: str = "Hello", **fields: Any) -> pb.SendMessageRequest:

@@ -8,8 +8,7 @@ import asyncio
 import json
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -128,33 +127,29 @@ class FakeMessagesApi:
             case Hangup():
                 writer.transport.abort()
             case Silence():
-                await self._until_closed(reader)
+                await _unless_left(reader, asyncio.Event().wait())
             case Reply():
                 self.open_streams += 1
                 self._idle.clear()
                 try:
-                    await self._stream(behaviour, received, reader, writer)
+                    await _unless_left(reader, self._stream(behaviour, received, writer))
                 finally:
                     self.open_streams -= 1
                     if not self.open_streams:
                         self._idle.set()
 
-    async def _stream(
-        self, reply: Reply, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _stream(self, reply: Reply, received: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         async for event in _events(reply, str(received.body.get("model"))):
             writer.write(b"%x\r\n%b\r\n" % (len(event), event))
             await writer.drain()
-            if writer.is_closing():
-                raise ConnectionResetError
         match reply.ending:
             case "drop":
                 # What was written must arrive first: a reset would overtake it.
                 await asyncio.sleep(0.05)
                 writer.transport.abort()
             case "stall":
-                await self._until_closed(reader)
+                await asyncio.Event().wait()
             case _:
                 writer.write(b"0\r\n\r\n")
                 await writer.drain()
@@ -164,10 +159,17 @@ class FakeMessagesApi:
         async with asyncio.timeout(5):
             await self._idle.wait()
 
-    async def _until_closed(self, reader: asyncio.StreamReader) -> None:
-        with suppress(ConnectionError):
-            await reader.read(1)
+
+async def _unless_left(reader: asyncio.StreamReader, answer: Coroutine[Any, Any, Any]) -> None:
+    """Answers, unless the client leaves before the end. Raises ConnectionResetError then."""
+    answering, left = asyncio.create_task(answer), asyncio.create_task(reader.read(1))
+    done, waiting = await asyncio.wait({answering, left}, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    if left in done:
         raise ConnectionResetError
+    await answering
 
 
 async def _read(reader: asyncio.StreamReader) -> Received | None:

@@ -1,0 +1,206 @@
+"""Turns across the server's end: drain, crash, a store that fails meanwhile."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1 import turn_pb2
+from metamorphd import settings
+from metamorphd.server import Server
+from metamorphd.store.sqlite import SqliteDatabase
+
+from tests.chat.test_turns import WORDS, asking, deltas, followed, get_session, get_turn
+from tests.fakes.messages_api import FakeMessagesApi, Reply
+from tests.serving import SECRET, Caller, Serving, mint, refused, serving, text_of
+from tests.store.faulty_vfs import FaultyVFS
+
+
+async def test_a_drain_lets_turns_end_refuses_new_ones_and_ends_streams(tmp_path: Path) -> None:
+    async with FakeMessagesApi() as api, asking(api, tmp_path) as running:
+        hold = asyncio.Event()
+        api.default = Reply(("a", "b"), hold=hold)
+        alice = running.caller()
+        session, other = await alice.create_session(), await alice.create_session()
+        call = alice.start(session.session_id)
+        await call.next()
+        stopping = asyncio.create_task(running.server.stop(grace_seconds=10))
+        await asyncio.sleep(0.05)
+        refusal = await refused(alice.send(other.session_id))
+        assert (refusal.code.name, refusal.reason) == ("UNAVAILABLE", "SERVER_DRAINING")
+        assert refusal.retry
+        hold.set()
+        events = await call.rest()
+        assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
+        await stopping
+
+
+async def test_what_outlasts_the_grace_ends_interrupted_with_its_text(tmp_path: Path) -> None:
+    async with FakeMessagesApi() as api:
+        api.default = Reply(("partial ", "rest"), hold=asyncio.Event())
+        async with asking(api, tmp_path) as running:
+            alice = running.caller()
+            session = await alice.create_session()
+            call = alice.start(session.session_id)
+            events = [await call.next(), await call.next()]
+            await running.server.stop(grace_seconds=0.1)
+            events += await call.rest()
+            finished = events[-1].turn_finished
+            assert finished.status == turn_pb2.TURN_STATUS_INTERRUPTED
+            assert (finished.error.reason, text_of(finished.message)) == ("TURN_INTERRUPTED", "partial ")
+            await api.until_idle()
+        async with serving(tmp_path) as again:
+            alice = again.caller()
+            assert await followed(alice, events[0].turn_id) == events
+            assert [text_of(message) for message in await alice.messages(session.session_id)] == ["Hello", "partial "]
+
+
+@contextmanager
+def serving_process(directory: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`metamorph serve` as its own process; (process, target)."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PORT", "GRPC_PORT")}
+    base = {
+        "EMBLEM_JWT_SECRET": SECRET,
+        "LISTEN_ADDRESS": "127.0.0.1",
+        "PORT": "0",
+        "GRPC_PORT": "0",
+        "DATABASE_PATH": str(directory / "metamorph.db"),
+        "RATE_LIMIT_REQUESTS": "0",
+    }
+    log = directory / f"{uuid.uuid4().hex}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "metamorphd", "serve"],
+            env=inherited | base | environment,
+            stdout=output,
+            stderr=output,
+            cwd=directory,
+        )
+    try:
+        port = wait_for(lambda: grpc_port(log), process, log)
+        yield process, f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def grpc_port(log: Path) -> str | None:
+    line = next((line for line in log.read_text().splitlines() if '"message":"serving"' in line), None)
+    return None if line is None else line.partition('"grpc_port":')[2].partition(",")[0]
+
+
+def wait_for(look: Callable[[], str | None], process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = look()
+        if found is not None:
+            return found
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.02)
+    raise AssertionError(f"not serving after 30 s: {log.read_text()}")
+
+
+async def test_after_kill_9_every_seen_event_is_there_and_the_turn_has_ended(tmp_path: Path) -> None:
+    async with FakeMessagesApi(Reply(WORDS, delay=0.005)) as api:
+        upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
+        with serving_process(tmp_path, **upstream) as (process, target):
+            async with grpc.aio.insecure_channel(target) as channel:
+                alice = Caller(channel, [("authorization", f"Bearer {mint()}")])
+                session = await alice.create_session()
+                call = alice.start(session.session_id)
+                seen = [await call.next() for _ in range(20)]
+                process.kill()
+                assert (await refused(call.rest())).code is grpc.StatusCode.UNAVAILABLE
+    with serving_process(tmp_path) as (_, target):
+        async with grpc.aio.insecure_channel(target) as channel:
+            alice = Caller(channel, [("authorization", f"Bearer {mint()}")])
+            replayed = await followed(alice, seen[0].turn_id)
+            assert replayed[: len(seen)] == seen
+            finished = replayed[-1].turn_finished
+            assert finished.status == turn_pb2.TURN_STATUS_INTERRUPTED
+            assert text_of(finished.message) == deltas(replayed)
+            assert await followed(alice, seen[0].turn_id, seen[-1].sequence) == replayed[len(seen) :]
+            turn = await get_turn(alice, seen[0].turn_id)
+            assert (turn.status, turn.error.reason) == (finished.status, "TURN_INTERRUPTED")
+            assert list((await get_session(alice, session.session_id)).running_turn_ids) == []
+            assert (await alice.send(session.session_id))[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
+
+
+async def test_sigterm_drains_and_exits_with_success(tmp_path: Path) -> None:
+    with serving_process(tmp_path) as (process, target):
+        async with grpc.aio.insecure_channel(target) as channel:
+            alice = Caller(channel, [("authorization", f"Bearer {mint()}")])
+            session = await alice.create_session()
+            call = alice.start(session.session_id)
+            await call.next()
+            process.send_signal(signal.SIGTERM)
+            events = await call.rest()
+            assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
+        assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+async def test_a_turn_outlives_a_full_disk(tmp_path: Path) -> None:
+    vfs = FaultyVFS(uuid.uuid4().hex)
+    async with FakeMessagesApi() as api:
+        hold = asyncio.Event()
+        api.default = Reply(("before ", "during"), hold=hold)
+        loaded = settings.load(
+            emblem_jwt_secret=SECRET,
+            anthropic_api_key="sk-test",
+            anthropic_base_url=api.base_url,
+            listen_address="127.0.0.1",
+            port=0,
+            grpc_port=0,
+        )
+        database = SqliteDatabase(path=tmp_path / "full.db", synchronous="FULL", vfs=vfs.name)
+        server = Server(loaded, database=database)
+        await server.start()
+        running = Serving(server)
+        alice = running.caller()
+        session = await alice.create_session()
+        call = alice.start(session.session_id)
+        events = [await call.next(), await call.next()]
+        vfs.log_limit = 0
+        refusal = await refused(alice.create_session())
+        assert (refusal.code.name, refusal.reason) == ("RESOURCE_EXHAUSTED", "STORAGE_FULL")
+        hold.set()
+        await asyncio.sleep(0.3)
+        vfs.log_limit = None
+        events += await call.rest()
+        assert deltas(events) == text_of(events[-1].turn_finished.message) == "before during"
+        await running.hang_up()
+        await server.stop(grace_seconds=0)
+
+
+async def test_a_start_refuses_requests_until_the_store_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = asyncio.Event()
+
+    class Slow(SqliteDatabase):
+        async def open(self) -> None:
+            await opening.wait()
+            await super().open()
+
+    loaded = settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1", port=0, grpc_port=0)
+    server = Server(loaded, database=Slow(path=tmp_path / "slow.db", synchronous="FULL"))
+    starting = asyncio.create_task(server.start())
+    await asyncio.sleep(0.3)
+    running = Serving(server)
+    alice = running.caller()
+    refusal = await refused(alice.chat.GetSession(pb.GetSessionRequest(session_id="s"), metadata=alice.metadata))
+    assert (refusal.code.name, refusal.reason) == ("UNAVAILABLE", "STORE_NOT_READY")
+    opening.set()
+    await starting
+    assert (await alice.create_session()).session_id
+    await running.hang_up()
+    await server.stop(grace_seconds=0)
