@@ -40,42 +40,52 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     anthropic_api_key: SecretStr | None = Field(
-        None, description="Claude API key. Required in production; without it dev mode answers with an offline model."
+        default=None,
+        description="Claude API key. Required in production; without it dev mode answers with an offline model.",
     )
     emblem_jwt_secret: SecretStr | None = Field(
-        None, description="Signs the callers' tokens (HS256), 32 characters or more. Required unless in dev mode."
+        default=None,
+        description="Signs the callers' tokens (HS256), 32 characters or more. Required unless in dev mode.",
     )
-    database_path: Path = Field(Path("./data/metamorph.db"), description="SQLite file; on Railway /data/metamorph.db.")
-    node_env: str = Field("development", description="`production` refuses to start half configured.")
+    database_path: Path = Field(
+        default=Path("./data/metamorph.db"), description="SQLite file; on Railway /data/metamorph.db."
+    )
+    node_env: str = Field(default="development", description="`production` refuses to start half configured.")
     emblem_dev_mode: Annotated[bool, BeforeValidator(_exact_boolean)] = Field(
-        False,
+        default=False,
         description="Exactly `true` serves calls without a token, on the vault in x-vault-id.",
     )
-    listen_address: str = Field("::", description="Address to listen on. `::` is every address, IPv4 too.")
-    port: Port = Field(3001, description="HTTP: /health and /metrics.")
-    grpc_port: Port = Field(50051, description="gRPC.")
-    anthropic_base_url: str | None = Field(None, description="Where the Messages API is, if not at Anthropic.")
+    listen_address: str = Field(default="::", description="Address to listen on. `::` is every address, IPv4 too.")
+    port: Port = Field(default=3001, description="HTTP: /health and /metrics.")
+    grpc_port: Port = Field(default=50051, description="gRPC.")
+    anthropic_base_url: str | None = Field(default=None, description="Where the Messages API is, if not at Anthropic.")
     anthropic_max_retries: int = Field(
-        2, ge=0, le=10, description="How often a call to the model is tried again before its first event."
+        default=2, ge=0, le=10, description="How often a call to the model is tried again before its first event."
     )
     anthropic_stall_seconds: float = Field(
-        60, gt=0, description="A model that is silent for so long has failed the turn."
+        default=60, gt=0, description="A model that is silent for so long has failed the turn."
     )
-    default_model: str = Field("claude-sonnet-5-5", description="The model where neither session nor vault names one.")
-    max_output_tokens: int = Field(32_000, ge=1, le=131_072, description="The longest reply, in tokens.")
+    default_model: str = Field(
+        default="claude-sonnet-5-5", description="The model where neither session nor vault names one."
+    )
+    max_output_tokens: int = Field(default=32_000, ge=1, le=131_072, description="The longest reply, in tokens.")
     max_content_bytes: int = Field(
-        1_048_576, ge=1, le=1_048_576, description="The largest content of one message, in bytes of text."
+        default=1_048_576, ge=1, le=1_048_576, description="The largest content of one message, in bytes of text."
     )
     rate_limit_requests: int = Field(
-        100, ge=0, description="Calls per user and window; 0 turns the limit off, as `metamorph dev` does."
+        default=100, ge=0, description="Calls per user and window; 0 turns the limit off, as `metamorph dev` does."
     )
-    rate_limit_window_seconds: float = Field(900, gt=0, description="The window, in seconds.")
-    turn_timeout_seconds: float = Field(600, gt=0, description="A turn's own time limit, in seconds.")
-    shutdown_grace_seconds: float = Field(25, ge=0, description="How long running turns may go on after SIGTERM.")
+    rate_limit_window_seconds: float = Field(default=900, gt=0, description="The window, in seconds.")
+    turn_timeout_seconds: float = Field(default=600, gt=0, description="A turn's own time limit, in seconds.")
+    shutdown_grace_seconds: float = Field(
+        default=25, ge=0, description="How long running turns may go on after SIGTERM."
+    )
     sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
-        "FULL", description="NORMAL is faster and may lose acknowledged writes at a power cut."
+        default="FULL", description="NORMAL is faster and may lose acknowledged writes at a power cut."
     )
-    log_level: Annotated[str, AfterValidator(_log_level)] = Field("info", description="debug, info, warning or error.")
+    log_level: Annotated[str, AfterValidator(_log_level)] = Field(
+        default="info", description="debug, info, warning or error."
+    )
 
     @property
     def production(self) -> bool:
@@ -94,9 +104,9 @@ class ClientSettings(BaseSettings):
         env_prefix="METAMORPH_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    target: str = Field("localhost:50051", description="Server that `metamorph chat` talks to.")
-    token: SecretStr | None = Field(None, description="Token that `metamorph chat` sends; none in dev mode.")
-    vault: str | None = Field(None, description="Vault that `metamorph chat` acts on in dev mode.")
+    target: str = Field(default="localhost:50051", description="Server that `metamorph chat` talks to.")
+    token: SecretStr | None = Field(default=None, description="Token that `metamorph chat` sends; none in dev mode.")
+    vault: str | None = Field(default=None, description="Vault that `metamorph chat` acts on in dev mode.")
 
 
 def _shown(value: object) -> str:

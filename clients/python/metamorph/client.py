@@ -1,0 +1,173 @@
+"""The hand-written part of the Python client: a caller's metadata, and replies that survive a lost connection."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from metamorph.admin.v1.admin_service_pb2_grpc import AdminServiceStub
+from metamorph.chat.v1.chat_service_pb2 import SendMessageRequest, StreamTurnRequest
+from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
+from metamorph.chat.v1.turn_pb2 import TurnEvent
+from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
+
+FIRST_BACKOFF = 0.1
+LONGEST_BACKOFF = 5.0
+STATUS_DETAILS = "grpc-status-details-bin"
+# A stream that ended so says nothing about its turn. Of UNAUTHENTICATED only an expired token can be cured.
+RESUMABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+RESUMABLE_REASONS = {"TOKEN_EXPIRED", "RATE_LIMITED", "STORE_BUSY"}
+# A dead connection is noticed by pings, and a server that is back is found within a second.
+OPTIONS = [
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+
+@dataclass
+class MetamorphError(Exception):
+    """A refusal by the server. `reason` is an ErrorReason without its prefix, empty if the server gave none."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_delay: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.reason or self.code.name}: {self.message}"
+
+    @classmethod
+    def of(cls, error: grpc.aio.AioRpcError) -> Self:
+        """What a failed call says, its google.rpc details (AIP-193) unpacked."""
+        info, retry = ErrorInfo(), RetryInfo()
+        delay = None
+        for key, value in error.trailing_metadata() or ():
+            if key == STATUS_DETAILS and isinstance(value, bytes):
+                for detail in Status.FromString(value).details:
+                    detail.Unpack(info)
+                    if detail.Unpack(retry):
+                        delay = retry.retry_delay.ToTimedelta().total_seconds()
+        return cls(error.code(), info.reason, error.details() or "", dict(info.metadata), delay)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the same call, or StreamTurn, may do better later."""
+        return self.code in RESUMABLE or self.reason in RESUMABLE_REASONS
+
+
+class MetamorphClient:
+    """A caller of one server; use it as an async context manager.
+
+    `token` is sent as Bearer; a callable is asked again for each call, so that it may answer a fresh one. `vault`
+    selects one in dev mode. `on_retry` is told of each refusal that is about to be retried.
+    The stubs `chat`, `vault`, `admin` take `metadata=client.metadata`.
+    """
+
+    def __init__(
+        self,
+        target: str = "localhost:50051",
+        *,
+        token: str | Callable[[], str] | None = None,
+        vault: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        give_up_after: float = 120.0,
+        on_retry: Callable[[MetamorphError], None] = lambda error: None,
+    ) -> None:
+        self._token = token
+        self._vault = vault
+        self._give_up_after = give_up_after
+        self._on_retry = on_retry
+        self._channel = (
+            grpc.aio.insecure_channel(target, options=OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options=OPTIONS)
+        )
+        self.chat = ChatServiceStub(self._channel)
+        self.vault = VaultServiceStub(self._channel)
+        self.admin = AdminServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What identifies the caller, for a call made now."""
+        token = self._token() if callable(self._token) else self._token
+        return (
+            *([("authorization", f"Bearer {token}")] if token else []),
+            *([("x-vault-id", self._vault)] if self._vault else []),
+        )
+
+    async def send(
+        self, session_id: str, content: str | Iterable[ContentBlock], **fields: Any
+    ) -> AsyncGenerator[TurnEvent]:
+        """Sends a message; its turn's events, each once and in order, whatever happens to the connection.
+
+        `fields` are those of SendMessageRequest; without a `request_id` one is made, so that a send whose answer was
+        lost can be repeated. Raises MetamorphError when the server refuses, or cannot be reached for `give_up_after`
+        seconds; the turn may run nevertheless, and `follow` picks it up.
+        """
+        blocks = [ContentBlock(text=TextBlock(text=content))] if isinstance(content, str) else list(content)
+        request_id = fields.pop("request_id", None) or str(uuid.uuid4())
+        request = SendMessageRequest(session_id=session_id, content=blocks, request_id=request_id, **fields)
+        # The same request_id replays the turn from its first event.
+        async for event in self._resuming(lambda: self.chat.SendMessage(request, metadata=self.metadata), "", 0):
+            yield event
+
+    async def follow(self, turn_id: str, after_sequence: int = 0) -> AsyncGenerator[TurnEvent]:
+        """A turn's events after a sequence, to its end. Raises as `send` does."""
+        async for event in self._resuming(None, turn_id, after_sequence):
+            yield event
+
+    async def _resuming(
+        self, start: Callable[[], Any] | None, turn_id: str, sequence: int
+    ) -> AsyncGenerator[TurnEvent]:
+        loop = asyncio.get_running_loop()
+        attempts, failing_since = 0, None
+        while True:
+            call = start() if start is not None and not turn_id else self._stream_turn(turn_id, sequence)
+            try:
+                async for response in call:
+                    event = response.event
+                    turn_id, sequence = event.turn_id, event.sequence
+                    attempts, failing_since = 0, None
+                    yield event
+                return
+            except grpc.aio.AioRpcError as error:
+                refusal = MetamorphError.of(error)
+                failing_since = failing_since or loop.time()
+                if not refusal.resumable or loop.time() - failing_since > self._give_up_after:
+                    raise refusal from error
+            finally:
+                call.cancel()
+            self._on_retry(refusal)
+            await asyncio.sleep(_backoff(attempts) if refusal.retry_delay is None else refusal.retry_delay)
+            attempts += 1
+
+    def _stream_turn(self, turn_id: str, sequence: int) -> Any:
+        request = StreamTurnRequest(turn_id=turn_id, after_sequence=sequence)
+        return self.chat.StreamTurn(request, metadata=self.metadata)
+
+
+def _backoff(attempts: int) -> float:
+    """Exponential, with full jitter (AWS Architecture Blog, 2015)."""
+    return random.SystemRandom().uniform(0, min(FIRST_BACKOFF * 2**attempts, LONGEST_BACKOFF))

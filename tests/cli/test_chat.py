@@ -1,0 +1,109 @@
+"""`metamorph chat`, the real command."""
+
+import asyncio
+import json
+import os
+import pty
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving import Serving, mint, text_of
+
+METAMORPH = [sys.executable, "-m", "metamorphd"]
+
+
+async def run(*arguments: str, typed: str = "", **environment: str) -> tuple[int | None, str, str]:
+    """(exit code, standard output, standard error)."""
+    process = await asyncio.create_subprocess_exec(
+        *METAMORPH,
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    out, err = await asyncio.wait_for(process.communicate(typed.encode()), 60)
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_a_message_is_answered_and_the_session_can_be_continued(running: Serving) -> None:
+    reach = ["chat", "--target", running.target, "--token", mint()]
+    code, out, err = await run(*reach, "Good morning")
+    assert code == 0
+    session = err.split("--session ")[1].strip()
+    alice = running.caller()
+    stored = await alice.messages(session)
+    assert [text_of(message) for message in stored] == ["Good morning", out.strip()]
+    assert "tokens in" in err
+    code, _, _ = await run(*reach, "--session", session, typed="And again\n")
+    assert code == 0
+    assert text_of((await alice.messages(session))[2]) == "And again"
+
+
+async def test_the_environment_may_tell_where_and_who(running: Serving) -> None:
+    code, out, _ = await run("chat", "--json", "Hi", METAMORPH_TARGET=running.target, METAMORPH_TOKEN=mint())
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert events[-1]["turn_finished"]["status"] == "TURN_STATUS_COMPLETED"
+
+
+async def test_a_terminal_shows_the_reply_and_asks_for_more(running: Serving) -> None:
+    controller, terminal = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *METAMORPH,
+        *("chat", "--target", running.target, "--token", mint()),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(terminal)
+    screen = ""
+
+    async def until(text: str) -> None:
+        nonlocal screen
+        async with asyncio.timeout(30):
+            while text not in screen:
+                screen += (await asyncio.to_thread(os.read, controller, 65536)).decode()
+
+    await until("> ")
+    os.write(controller, b"First words\n")
+    await until("tokens in")
+    assert "This is Metamorph" in screen
+    screen = ""
+    os.write(controller, b"\x04")
+    await until("Continue with --session")
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+    os.close(controller)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--token", "nonsense"], "TOKEN_INVALID: the token is not acceptable (pass --token"),
+        (["--token", mint(), "--session", "ses_none"], "SESSION_NOT_FOUND: no session ses_none"),
+    ],
+)
+async def test_a_refusal_is_one_line_that_says_what_to_do(
+    running: Serving, arguments: list[str], expected: str
+) -> None:
+    code, out, err = await run("chat", "--target", running.target, *arguments, "Hi")
+    assert (code, out) == (1, "")
+    assert expected in err
+    assert len(err.splitlines()) == 1
+
+
+async def test_a_server_that_is_not_there_is_one_line(unused_tcp_port: int) -> None:
+    code, _, err = await run("chat", "--target", f"127.0.0.1:{unused_tcp_port}", "Hi")
+    assert code == 1
+    assert "is a server running?" in err
+    assert "Traceback" not in err
+
+
+async def test_nothing_on_standard_input_is_nothing_to_say(tmp_path: Path) -> None:
+    code, _, err = await run("chat", typed="  \n")
+    assert code == 2
+    assert "standard input is empty" in err

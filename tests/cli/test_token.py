@@ -1,0 +1,49 @@
+"""`metamorph token`, the real command."""
+
+import json
+import time
+
+import pytest
+from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+
+from tests.cli.test_chat import run
+from tests.serving import SECRET, Serving
+
+
+async def test_a_minted_token_is_accepted_for_what_it_says(running: Serving) -> None:
+    code, out, _ = await run(
+        *("token", "--vault", "acme", "--user", "bob", "--permissions", "read", "--expires", "15m"),
+        EMBLEM_JWT_SECRET=SECRET,
+    )
+    assert code == 0
+    caller = running.caller(out.strip())
+    told = await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
+    assert (told.vault_id, told.user_id, list(told.permissions)) == ("acme", "bob", ["read"])
+    assert 880 < told.expire_time.seconds - time.time() <= 900
+
+
+async def test_json_shows_the_claims_and_operator_is_one(running: Serving) -> None:
+    _, out, _ = await run("token", "--vault", "acme", "--operator", "--json", EMBLEM_JWT_SECRET=SECRET)
+    minted = json.loads(out)
+    assert minted["claims"]["operator"] is True
+    caller = running.caller(minted["token"])
+    assert "operator" in (await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)).permissions
+
+
+@pytest.mark.parametrize(
+    ("arguments", "secret", "expected"),
+    [
+        (["--vault", "a"], "", "EMBLEM_JWT_SECRET is not set"),
+        (["--vault", "a"], "short", "EMBLEM_JWT_SECRET has fewer than 32 characters"),
+        (["--vault", "a/b"], SECRET, "a vault id has"),
+        (["--vault", "a", "--permissions", "read,fly"], SECRET, "unknown: fly"),
+        (["--vault", "a", "--expires", "soon"], SECRET, "is not a duration"),
+        ([], SECRET, "Missing option '--vault'"),
+    ],
+)
+async def test_what_cannot_be_minted_is_told(arguments: list[str], secret: str, expected: str) -> None:
+    code, out, err = await run("token", *arguments, EMBLEM_JWT_SECRET=secret)
+    assert code in (1, 2)
+    assert out == ""
+    assert expected in err
+    assert "Traceback" not in err

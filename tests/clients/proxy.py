@@ -1,0 +1,52 @@
+"""A TCP proxy whose connections a test can cut."""
+
+import asyncio
+from contextlib import suppress
+from typing import Self
+
+
+class CuttingProxy:
+    """Forwards to `port` of loopback, unless it is `down`."""
+
+    def __init__(self, port: int) -> None:
+        self.port_behind = port
+        self.down = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.target = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks)
+        await self._server.wait_closed()
+
+    def cut(self) -> None:
+        """Resets every connection."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if self.down:
+            writer.transport.abort()
+            return
+        with suppress(OSError):
+            ahead, behind = await asyncio.open_connection("127.0.0.1", self.port_behind)
+            self._writers |= {writer, behind}
+            await asyncio.gather(self._pump(reader, behind), self._pump(ahead, writer))
+            self._writers -= {writer, behind}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
