@@ -56,6 +56,10 @@ class Caller:
         request = send_request(session_id, text, **fields)
         return Events(self.chat.SendMessage(request, metadata=self.metadata, timeout=timeout))
 
+    async def sessions(self, **query: Any) -> list[session_pb2.Session]:
+        request = pb.ListSessionsRequest(**query)
+        return list((await self.chat.ListSessions(request, metadata=self.metadata)).sessions)
+
     async def messages(self, session_id: str, **fields: Any) -> list[message_pb2.Message]:
         request = pb.ListMessagesRequest(session_id=session_id, **fields)
         return list((await self.chat.ListMessages(request, metadata=self.metadata)).messages)

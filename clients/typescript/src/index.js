@@ -1,0 +1,27 @@
+import { createClient } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { AdminService } from "./gen/metamorph/admin/v1/admin_service_pb.js";
+import { ChatService } from "./gen/metamorph/chat/v1/chat_service_pb.js";
+import { VaultService } from "./gen/metamorph/vault/v1/vault_service_pb.js";
+
+export * from "./gen/metamorph/admin/v1/admin_service_pb.js";
+export * from "./gen/metamorph/api/v1/error_reason_pb.js";
+export * from "./gen/metamorph/chat/v1/chat_service_pb.js";
+export * from "./gen/metamorph/chat/v1/message_pb.js";
+export * from "./gen/metamorph/chat/v1/session_pb.js";
+export * from "./gen/metamorph/chat/v1/turn_pb.js";
+export * from "./gen/metamorph/vault/v1/vault_service_pb.js";
+
+export function connect(baseUrl, { token, vault } = {}) {
+  const identify = (next) => (request) => {
+    if (token) request.header.set("authorization", `Bearer ${token}`);
+    if (vault) request.header.set("x-vault-id", vault);
+    return next(request);
+  };
+  const transport = createGrpcTransport({ baseUrl, interceptors: [identify] });
+  return {
+    chat: createClient(ChatService, transport),
+    vault: createClient(VaultService, transport),
+    admin: createClient(AdminService, transport),
+  };
+}

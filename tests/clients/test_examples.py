@@ -1,0 +1,51 @@
+"""The ten-line examples, each in its language, against a live server."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.serving import ROOT, Serving, mint, text_of
+from tests.tools import require
+
+TYPESCRIPT = ROOT / "clients" / "typescript"
+
+
+def python() -> list[str]:
+    return [sys.executable, "example.py"]
+
+
+def node() -> list[str]:
+    return [
+        require("node", hint="install Node 20, then `make tools`", installed=TYPESCRIPT / "node_modules"),
+        "example.js",
+    ]
+
+
+def go() -> list[str]:
+    return [require("go", hint="install Go"), "run", "./example"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("language", "command"), [("python", python), ("typescript", node), ("go", go)], ids=["Python", "TypeScript", "Go"]
+)
+async def test_the_example_prints_the_reply_that_is_stored(
+    running: Serving, language: str, command: Callable[[], list[str]]
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command(),
+        cwd=ROOT / "clients" / language,
+        env={**os.environ, "METAMORPH_TARGET": running.target, "METAMORPH_TOKEN": mint()},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    alice = running.caller()
+    page = await alice.sessions()
+    asked, reply = await alice.messages(page[0].session_id)
+    assert text_of(asked).startswith("Hello from ")
+    assert out.decode() == text_of(reply) + "\n"
