@@ -1,6 +1,7 @@
 """A Messages API over HTTP on loopback, streaming included, that does what a test tells it to.
 
-`python -m tests.fakes.messages_api --words N` prints its port and answers every request with N words, one an event.
+`python -m tests.fakes.messages_api --port 0 --words N` prints its port and answers every request with N words, one an
+event, until its standard input ends.
 """
 
 import argparse
@@ -8,30 +9,36 @@ import asyncio
 import json
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
 
 LARGEST_BODY = 64 * 1024 * 1024
+WRITE_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True)
+# By identity, so that what a reply is on the wire is made once and kept.
+@dataclass(frozen=True, eq=False)
 class Reply:
     """A whole reply of `chunks`, unless it ends early.
 
     `ending` after the chunks: "stop", "drop" (the connection is reset), "error" (an error event of `error_type`),
-    "stall" (silence until the client leaves), "garbage" (an event that is no JSON), "truncate" (the response ends
-    without message_stop). `hold` is waited for after the first `hold_after` chunks. `thinking` precedes the text.
+    "stall" (silence until the client leaves), "garbage" (an event whose data is `garbage`), "truncate" (the response
+    ends without message_stop). `hold` is waited for after the first `hold_after` chunks. `thinking` comes after the
+    first `thinking_after` chunks: the text before it and the text after it are blocks of their own.
     """
 
     chunks: tuple[str, ...]
     ending: str = "stop"
     error_type: str = "api_error"
+    garbage: bytes = b"{no json"
     stop_reason: str = "end_turn"
     delay: float = 0.0
     hold: asyncio.Event | None = None
     hold_after: int = 1
     thinking: str = ""
+    thinking_after: int = 0
     usage: dict[str, int] = field(
         default_factory=lambda: {"input_tokens": 11, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3}
     )
@@ -42,7 +49,7 @@ class Refusal:
     """An error instead of a reply."""
 
     status: int
-    error_type: str
+    error_type: object
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -68,10 +75,12 @@ class Received:
 
 
 class FakeMessagesApi:
-    """Serves on a free port of loopback. `script` is done first, one a request; then every request gets `default`."""
+    """Serves on loopback, on a free port if `port` is 0. `script` is done first, one a request; then every request gets
+    `default`."""
 
-    def __init__(self, default: Behaviour | None = None) -> None:
+    def __init__(self, default: Behaviour | None = None, *, port: int = 0) -> None:
         self.default = default
+        self.port = port
         self.script: deque[Behaviour] = deque()
         self.requests: list[Received] = []
         self.open_streams = 0
@@ -81,8 +90,8 @@ class FakeMessagesApi:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -140,8 +149,13 @@ class FakeMessagesApi:
 
     async def _stream(self, reply: Reply, received: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        async for event in _events(reply, str(received.body.get("model"))):
-            writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+        for count, part in enumerate(_parts(reply, str(received.body.get("model"))), start=-1):
+            if 0 <= count < len(reply.chunks):
+                if reply.hold is not None and count == reply.hold_after:
+                    await reply.hold.wait()
+                if reply.delay:
+                    await asyncio.sleep(reply.delay)
+            writer.write(part)
             await writer.drain()
         match reply.ending:
             case "drop":
@@ -190,7 +204,17 @@ def _echo(received: Received) -> Reply:
     return Reply(chunks=("You ", "said: ", said))
 
 
-async def _events(reply: Reply, model: str) -> AsyncIterator[bytes]:
+@lru_cache(maxsize=16)
+def _parts(reply: Reply, model: str) -> tuple[bytes, ...]:
+    """The response's body: a part before the chunks of text, one each, one after; few large ones if not paced."""
+    parts = _frames(reply, model)
+    if not (reply.delay or reply.hold):
+        whole = b"".join(parts)
+        parts = [whole[start : start + WRITE_BYTES] for start in range(0, len(whole), WRITE_BYTES)]
+    return tuple(b"%x\r\n%b\r\n" % (len(part), part) for part in parts if part)
+
+
+def _frames(reply: Reply, model: str) -> list[bytes]:
     message: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
@@ -201,31 +225,46 @@ async def _events(reply: Reply, model: str) -> AsyncIterator[bytes]:
         "stop_sequence": None,
         "usage": {**reply.usage, "output_tokens": 1},
     }
-    yield _sse("message_start", message=message) + _sse("ping")
-    index = 0
-    if reply.thinking:
-        block: dict[str, Any] = {"type": "thinking", "thinking": "", "signature": ""}
-        yield _sse("content_block_start", index=0, content_block=block)
-        yield _sse("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": reply.thinking})
-        yield _sse("content_block_stop", index=0)
-        index = 1
-    yield _sse("content_block_start", index=index, content_block={"type": "text", "text": ""})
+    frames = [_sse("message_start", message=message) + _sse("ping")]
+    index, before = 0, _text_block(0)
     for count, chunk in enumerate(reply.chunks):
-        if reply.hold is not None and count == reply.hold_after:
-            await reply.hold.wait()
-        if reply.delay:
-            await asyncio.sleep(reply.delay)
-        yield _sse("content_block_delta", index=index, delta={"type": "text_delta", "text": chunk})
+        if reply.thinking and count == reply.thinking_after:
+            ended = _sse("content_block_stop", index=index) if count else b""
+            index += 1 if count else 0
+            before = ended + _thinking_block(index, reply.thinking) + _text_block(index + 1)
+            index += 1
+        frames.append(before + _sse("content_block_delta", index=index, delta={"type": "text_delta", "text": chunk}))
+        before = b""
+    return [*frames, before + _ending(reply, index)]
+
+
+def _text_block(index: int) -> bytes:
+    return _sse("content_block_start", index=index, content_block={"type": "text", "text": ""})
+
+
+def _thinking_block(index: int, thinking: str) -> bytes:
+    block = {"type": "thinking", "thinking": "", "signature": ""}
+    return (
+        _sse("content_block_start", index=index, content_block=block)
+        + _sse("content_block_delta", index=index, delta={"type": "thinking_delta", "thinking": thinking})
+        + _sse("content_block_stop", index=index)
+    )
+
+
+def _ending(reply: Reply, index: int) -> bytes:
     match reply.ending:
         case "stop":
-            yield _sse("content_block_stop", index=index)
             delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
-            yield _sse("message_delta", delta=delta, usage={"output_tokens": len(reply.chunks)})
-            yield _sse("message_stop")
+            return (
+                _sse("content_block_stop", index=index)
+                + _sse("message_delta", delta=delta, usage={"output_tokens": len(reply.chunks)})
+                + _sse("message_stop")
+            )
         case "error":
-            yield _sse("error", error={"type": reply.error_type, "message": "the provider's own words"})
+            return _sse("error", error={"type": reply.error_type, "message": "the provider's own words"})
         case "garbage":
-            yield b"event: content_block_delta\ndata: {no json\n\n"
+            return b"event: content_block_delta\ndata: " + reply.garbage + b"\n\n"
+    return b""
 
 
 def _sse(name: str, **data: Any) -> bytes:
@@ -242,11 +281,12 @@ def _error_response(refusal: Refusal) -> bytes:
 
 async def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 is a free one")
     parser.add_argument("--words", type=int, default=500)
     parser.add_argument("--delay-ms", type=float, default=0.0, help="between words")
     arguments = parser.parse_args()
     words = tuple(f"word{number} " for number in range(arguments.words))
-    async with FakeMessagesApi(Reply(words, delay=arguments.delay_ms / 1000)) as api:
+    async with FakeMessagesApi(Reply(words, delay=arguments.delay_ms / 1000), port=arguments.port) as api:
         sys.stdout.write(f"{api.port}\n")
         sys.stdout.flush()
         # Serves until whoever started it closes its end.

@@ -1,8 +1,10 @@
 """Claude's adapter against a Messages API over HTTP: the real SDK, its events, its errors."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
@@ -111,6 +113,14 @@ async def test_text_blocks_count_from_0_whatever_precedes_them(api: FakeMessages
     async with opened(api) as claude:
         events, _ = await told(claude)
     assert [event.block_index for event in events if isinstance(event, ReplyText)] == [0, 0]
+    api.default = Reply(("a", "b", "c"), thinking="hmm", thinking_after=1)
+    async with opened(api) as claude:
+        events, _ = await told(claude)
+    assert [event for event in events if isinstance(event, ReplyText)] == [
+        ReplyText(0, "a"),
+        ReplyText(1, "b"),
+        ReplyText(1, "c"),
+    ]
 
 
 REFUSALS: list[tuple[Behaviour, type[DomainError]]] = [
@@ -123,6 +133,7 @@ REFUSALS: list[tuple[Behaviour, type[DomainError]]] = [
     (Refusal(400, "invalid_request_error"), errors.UpstreamRejected),
     (Refusal(404, "not_found_error"), errors.UpstreamRejected),
     (Refusal(413, "request_too_large"), errors.UpstreamRejected),
+    (Refusal(422, "invalid_request_error"), errors.UpstreamRejected),
     (Hangup(), errors.UpstreamUnavailable),
     (Silence(), errors.UpstreamStalled),
     (Reply(("ab", "cd"), ending="error", error_type="overloaded_error"), errors.UpstreamOverloaded),
@@ -149,9 +160,10 @@ async def test_what_goes_wrong_upstream_is_told_without_its_words_and_the_text_i
 
 
 async def test_a_rejection_says_its_type_where_that_is_a_name(api: FakeMessagesApi) -> None:
-    api.script.extend([Refusal(400, "invalid_request_error"), Refusal(400, "Not a name! sk-ant-1")])
+    names: list[object] = ["invalid_request_error", "Not a name! sk-ant-1", 5, ["invalid_request_error"]]
+    api.script.extend([Refusal(400, name) for name in names])
     async with opened(api) as claude:
-        for expected in ("invalid_request_error", "unknown"):
+        for expected in ("invalid_request_error", "unknown", "unknown", "unknown"):
             _, error = await told(claude)
             assert error is not None
             assert error.metadata == {"type": expected}
@@ -169,6 +181,25 @@ async def test_a_wrong_key_and_an_unreachable_provider_are_told_apart(api: FakeM
 
 
 @pytest.mark.parametrize(
+    "garbage",
+    [
+        b"null",
+        b"[1]",
+        b"\xff",
+        b'{"type":"content_block_delta"}',
+        b'{"type":"content_block_delta","index":9,"delta":{"type":"text_delta","text":"a"}}',
+        b'{"type":"content_block_start","index":[1],"content_block":{"type":"text","text":""}}',
+        b'{"type":"message_delta","delta":{"stop_reason":["end_turn"]},"usage":null}',
+    ],
+)
+async def test_events_that_make_no_sense_break_the_reply_off(api: FakeMessagesApi, garbage: bytes) -> None:
+    api.default = Reply(("a",), ending="garbage", garbage=garbage)
+    async with opened(api) as claude:
+        events, error = await told(claude)
+    assert (text(events), type(error)) == ("a", errors.UpstreamInterrupted)
+
+
+@pytest.mark.parametrize(
     ("header", "value", "expected"),
     [
         ("retry-after", "7", 7.0),
@@ -180,11 +211,12 @@ async def test_a_wrong_key_and_an_unreachable_provider_are_told_apart(api: FakeM
 async def test_the_wait_that_the_provider_asks_for_is_passed_on(
     api: FakeMessagesApi, header: str, value: str, expected: float | None
 ) -> None:
-    api.default = Refusal(429, "rate_limit_error", ((header, value),))
-    async with opened(api) as claude:
-        _, error = await told(claude)
-    assert error is not None
-    assert error.retry_delay == (None if expected is None else pytest.approx(expected, abs=60))
+    for refusal in (Refusal(429, "rate_limit_error"), Refusal(529, "overloaded_error")):
+        api.default = replace(refusal, headers=((header, value),))
+        async with opened(api) as claude:
+            _, error = await told(claude)
+        assert error is not None
+        assert error.retry_delay == (None if expected is None else pytest.approx(expected, abs=60))
 
 
 async def test_a_refusal_is_tried_again_before_the_first_event(api: FakeMessagesApi) -> None:
@@ -200,6 +232,23 @@ async def test_a_long_wait_is_the_callers_to_make(api: FakeMessagesApi) -> None:
         _, error = await told(claude)
     assert error is not None
     assert (error.retry_delay, len(api.requests)) == (3600.0, 1)
+
+
+async def test_a_wait_that_cannot_be_read_does_not_hold_the_call(api: FakeMessagesApi) -> None:
+    api.script.append(Refusal(429, "rate_limit_error", (("retry-after", "inf"), ("retry-after-ms", "1e99"))))
+    async with opened(api, retries=1) as claude, asyncio.timeout(5):
+        events, error = await told(claude)
+    assert (text(events), error) == ("You said: Hello", None)
+
+
+async def test_silence_is_not_asked_for_again(api: FakeMessagesApi) -> None:
+    api.script.append(Refusal(529, "overloaded_error", (("retry-after-ms", "1"),)))
+    api.default = Silence()
+    began = time.monotonic()
+    async with opened(api, retries=5, stall=0.3) as claude:
+        _, error = await told(claude)
+    assert (type(error), len(api.requests)) == (errors.UpstreamStalled, 2)
+    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("ending", ["drop", "error", "garbage", "truncate", "stall"])
@@ -220,3 +269,25 @@ async def test_leaving_a_reply_ends_the_upstream_connection(api: FakeMessagesApi
         assert api.open_streams == 1
         await events.aclose()
         await api.until_idle()
+
+
+async def test_cancelling_whoever_reads_ends_the_upstream_connections(api: FakeMessagesApi) -> None:
+    api.default = Reply(("a", "b"), ending="stall")
+    async with opened(api, stall=30) as claude:
+        replies = [claude.generate(prompt()) for _ in range(100)]
+        for reply in replies:
+            while not isinstance(event := await anext(reply), ReplyText) or event.text != "b":
+                pass
+        assert api.open_streams == len(replies)
+        readers = [asyncio.create_task(read_on(reply)) for reply in replies]
+        await asyncio.sleep(0)
+        for reader in readers:
+            reader.cancel()
+        ended = await asyncio.gather(*readers, return_exceptions=True)
+        await api.until_idle()
+    assert all(isinstance(end, asyncio.CancelledError) for end in ended)
+
+
+async def read_on(reply: AsyncIterator[ReplyEvent]) -> None:
+    async for _ in reply:
+        pass

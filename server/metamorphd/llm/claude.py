@@ -45,9 +45,10 @@ _ERROR_TYPE = re.compile(r"[a-z_]{1,64}")
 
 
 class Claude:
-    """The Messages API. `stall_seconds` is the longest silence of one attempt, `max_retries` the attempts after it.
+    """The Messages API. `stall_seconds` is the longest silence, `max_retries` how often a call is tried again.
 
-    The SDK repeats a call only before its first event: after 408, 409, 429, 5xx, a lost connection, or silence.
+    The SDK repeats a call only before its first event: after 408, 409, 429, 5xx, or a connection refused or lost.
+    Silence is final: repeated, it would last `stall_seconds` each time.
     """
 
     source = "claude"
@@ -62,6 +63,7 @@ class Claude:
         anthropic = await asyncio.to_thread(importlib.import_module, "anthropic")
         httpx2 = importlib.import_module("httpx2")
         timeout = httpx2.Timeout(self._stall_seconds, connect=CONNECT_SECONDS)
+        self._errors = _Errors(anthropic=anthropic, httpx2=httpx2)
         self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
             api_key=self._api_key,
             base_url=self._base_url,
@@ -70,8 +72,8 @@ class Claude:
             http_client=anthropic.DefaultAsyncHttpxClient(
                 timeout=timeout, event_hooks={"response": [_refuse_long_waits]}
             ),
+            middleware=[self._errors.end_at_silence],
         )
-        self._errors = _Errors(anthropic=anthropic, httpx2=httpx2)
 
     async def close(self) -> None:
         await self._client.close()
@@ -145,13 +147,23 @@ class _Errors:
     def __init__(self, *, anthropic: Any, httpx2: Any) -> None:
         self._anthropic = anthropic
         self._httpx2 = httpx2
-        # ValueError and KeyError: a stream that is no JSON, or whose events do not fit together.
-        self.all = (anthropic.APIError, httpx2.HTTPError, ValueError, KeyError, AttributeError)
+        # The built-in ones: a stream that is no JSON, or whose events do not fit together or hold other types.
+        self.all = (anthropic.APIError, httpx2.HTTPError, ValueError, KeyError, AttributeError, TypeError)
+
+    async def end_at_silence(self, request: Any, call_next: Any) -> Any:
+        """The SDK's middleware, around each attempt."""
+        try:
+            return await call_next(request)
+        except self._anthropic.APITimeoutError as exc:
+            if isinstance(exc.__cause__, (self._httpx2.ReadTimeout, self._httpx2.WriteTimeout)):
+                # Not from `exc`: the SDK repeats whatever has an error of its own among its causes.
+                raise UpstreamStalled from exc.__cause__
+            raise
 
     def translate(self, exc: Exception, *, answered: bool) -> DomainError:
         """`answered`: whether the reply had begun; then nothing is to be blamed on the request."""
         if isinstance(exc, (self._anthropic.APITimeoutError, self._httpx2.TimeoutException)):
-            never_connected = isinstance(exc.__cause__, self._httpx2.ConnectTimeout)
+            never_connected = isinstance(exc.__cause__, (self._httpx2.ConnectTimeout, self._httpx2.PoolTimeout))
             return UpstreamUnavailable() if never_connected else UpstreamStalled()
         if isinstance(exc, self._anthropic.APIStatusError):
             return _amid_reply(exc) if answered else _before_reply(exc)
@@ -178,8 +190,8 @@ def _before_reply(exc: "APIStatusError") -> DomainError:
             return UpstreamOverloaded(retry_delay=_retry_after(exc.response))
         case code if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code in (408, 409):
             return UpstreamUnavailable(retry_delay=_retry_after(exc.response))
-    known = exc.type is not None and _ERROR_TYPE.fullmatch(exc.type)
-    return UpstreamRejected(type=exc.type if known and exc.type else "unknown")
+    named = isinstance(exc.type, str) and _ERROR_TYPE.fullmatch(exc.type)
+    return UpstreamRejected(type=named.group() if named else "unknown")
 
 
 def _request(prompt: Prompt) -> dict[str, Any]:
@@ -215,6 +227,12 @@ def _retry_after(response: "Response") -> float | None:
 
 
 async def _refuse_long_waits(response: "Response") -> None:
-    """Tells the SDK, in the header that it obeys, not to wait for long."""
-    if (_retry_after(response) or 0.0) > LONGEST_RETRY_WAIT:
-        response.headers["x-should-retry"] = "false"
+    """Tells the SDK, in the headers that it obeys, not to wait for long."""
+    wait = _retry_after(response)
+    # The SDK is left what we can read only: it would wait 49 days for `inf`.
+    for name in ("retry-after-ms", "retry-after"):
+        response.headers.pop(name, None)
+    if wait is not None:
+        response.headers["retry-after"] = f"{wait:.3f}"
+        if wait > LONGEST_RETRY_WAIT:
+            response.headers["x-should-retry"] = "false"

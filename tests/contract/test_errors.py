@@ -1,0 +1,56 @@
+"""Error classes, the ErrorReason enum and its comments say the same."""
+
+import re
+import string
+
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from metamorph.api.v1.error_reason_pb2 import ErrorReason
+from metamorphd import errors
+from metamorphd.errors import DomainError, FieldViolation
+
+from tests.serving import ROOT
+
+COMMENT = re.compile(r"((?:  //.*\n)+)  (ERROR_REASON_\w+) = \d+;")
+HEAD = re.compile(r"(?:In a turn: )?([A-Z_]+)(?: \(([a-z_, ]+)\))?\. ")
+
+
+def classes() -> list[type[DomainError]]:
+    found = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, DomainError)]
+    return [value for value in found if "reason" in vars(value)]
+
+
+def comments() -> dict[str, tuple[str, set[str]]]:
+    """Each reason's (status code, metadata keys) as its comment has them."""
+    text = (ROOT / "proto/metamorph/api/v1/error_reason.proto").read_text()
+    found = {}
+    for comment, name in COMMENT.findall(text):
+        head = HEAD.match(re.sub(r"^  // ?", "", comment, flags=re.MULTILINE))
+        if head is not None:
+            found[name] = (head[1], set(head[2].split(", ")) if head[2] else set())
+    return found
+
+
+def test_every_reason_has_one_class_and_every_class_a_reason() -> None:
+    reasons = sorted(ErrorReason.Name(error.reason) for error in classes())
+    assert reasons == sorted(set(ErrorReason.keys()) - {"ERROR_REASON_UNSPECIFIED"})
+
+
+@pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
+def test_a_class_is_what_its_reasons_comment_says(error: type[DomainError]) -> None:
+    fields = {name for _, name, _, _ in string.Formatter().parse(error.message) if name}
+    assert comments()[ErrorReason.Name(error.reason)] == (error.code.name, fields)
+
+
+@pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
+def test_a_status_carries_its_details(error: type[DomainError]) -> None:
+    fields = {name: "x" for _, name, _, _ in string.Formatter().parse(error.message) if name}
+    status = error(retry_delay=1.5, violations=[FieldViolation("a.b", "wrong")], **fields).to_status(call_id="c-1")
+    info, request, retry, bad = ErrorInfo(), RequestInfo(), RetryInfo(), BadRequest()
+    for detail, message in zip(status.details, (info, request, retry, bad), strict=True):
+        assert detail.Unpack(message)
+    assert status.code == error.code.value[0]
+    assert (info.reason, info.domain, dict(info.metadata)) == (error.reason_name(), "metamorph", fields)
+    assert request.request_id == "c-1"
+    assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (1, 500_000_000)
+    assert [violation.field for violation in bad.field_violations] == ["a.b"]

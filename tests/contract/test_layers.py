@@ -1,0 +1,46 @@
+"""Imports point down only, and each thing has its one place."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import metamorphd
+
+from tests.serving import ROOT
+
+PACKAGE = Path(metamorphd.__file__).parent
+
+
+def lint(config: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()"]
+    return subprocess.run(
+        [*command, "--config", str(config), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_imports_point_down() -> None:
+    linted = lint(ROOT / ".importlinter")
+    assert linted.returncode == 0, linted.stdout
+    assert " 0 broken" in linted.stdout
+
+
+def test_an_import_that_points_up_is_found(tmp_path: Path) -> None:
+    upside_down = tmp_path / "upside-down"
+    text = (ROOT / ".importlinter").read_text()
+    upside_down.write_text(text.replace("    chat\n", "    CHAT\n").replace("    services\n", "    chat\n", 1))
+    upside_down.write_text(upside_down.read_text().replace("    CHAT\n", "    services\n"))
+    linted = lint(upside_down)
+    assert linted.returncode == 1
+    assert "metamorphd.chat" in linted.stdout
+
+
+def reads_environment(tree: ast.AST) -> bool:
+    return any(
+        isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb") for node in ast.walk(tree)
+    )
+
+
+def test_the_environment_is_read_by_the_settings_only() -> None:
+    reading = [path.name for path in PACKAGE.rglob("*.py") if reads_environment(ast.parse(path.read_text()))]
+    assert reading == ["settings.py"]

@@ -1,0 +1,89 @@
+"""Settings are complete, documented, and refuse what is unsafe."""
+
+from typing import Any
+
+import pytest
+from metamorphd import settings
+from metamorphd.errors import StartupRefused
+from metamorphd.settings import ClientSettings, Settings
+
+from tests.serving import ROOT, SECRET
+
+PRODUCTION = {"NODE_ENV": "production", "ANTHROPIC_API_KEY": "sk-canary", "EMBLEM_JWT_SECRET": SECRET}
+DEV = {"EMBLEM_DEV_MODE": "true", "LISTEN_ADDRESS": "127.0.0.1"}
+
+
+def test_the_example_file_is_what_the_settings_say() -> None:
+    assert (ROOT / ".env.example").read_text() == settings.example()
+
+
+@pytest.mark.parametrize("group", [Settings, ClientSettings])
+def test_every_setting_is_described(group: type[Settings | ClientSettings]) -> None:
+    assert [name for name, field in group.model_fields.items() if not field.description] == []
+
+
+def test_the_guides_variables_keep_their_names_and_defaults() -> None:
+    loaded = settings.load(emblem_jwt_secret=SECRET)
+    assert (loaded.port, loaded.grpc_port, loaded.emblem_dev_mode) == (3001, 50051, False)
+    assert (loaded.rate_limit_requests, loaded.rate_limit_window_seconds) == (100, 900)
+    assert (str(loaded.database_path), loaded.sqlite_synchronous) == ("data/metamorph.db", "FULL")
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("variables", [PRODUCTION, DEV, {"EMBLEM_JWT_SECRET": SECRET}])
+def test_what_is_safe_is_accepted(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    set_environment(monkeypatch, variables)
+    assert settings.load()
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({}, "EMBLEM_JWT_SECRET"),
+        (PRODUCTION | {"ANTHROPIC_API_KEY": ""}, "ANTHROPIC_API_KEY"),
+        (PRODUCTION | {"EMBLEM_JWT_SECRET": ""}, "EMBLEM_JWT_SECRET"),
+        (PRODUCTION | {"EMBLEM_JWT_SECRET": "canary" * 5}, "EMBLEM_JWT_SECRET"),
+        (DEV | {"EMBLEM_JWT_SECRET": "canary"}, "EMBLEM_JWT_SECRET"),
+        (PRODUCTION | DEV, "EMBLEM_DEV_MODE"),
+        (DEV | {"RAILWAY_ENVIRONMENT": "production"}, "EMBLEM_DEV_MODE"),
+        (DEV | {"RAILWAY_ANYTHING": ""}, "EMBLEM_DEV_MODE"),
+        (DEV | {"LISTEN_ADDRESS": "::"}, "EMBLEM_DEV_MODE"),
+        (DEV | {"LISTEN_ADDRESS": "0.0.0.0"}, "EMBLEM_DEV_MODE"),
+        ({"EMBLEM_DEV_MODE": "true"}, "EMBLEM_DEV_MODE"),
+        *(
+            (DEV | {"EMBLEM_DEV_MODE": value}, "EMBLEM_DEV_MODE")
+            for value in ("1", "yes", "True", "TRUE", " true", "on")
+        ),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_DEV_MODE": "False"}, "EMBLEM_DEV_MODE"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "PORT": "canary"}, "PORT"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_PORT": "70000"}, "GRPC_PORT"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_REQUESTS": "-1"}, "RATE_LIMIT_REQUESTS"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "TURN_TIMEOUT_SECONDS": "0"}, "TURN_TIMEOUT_SECONDS"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "SQLITE_SYNCHRONOUS": "OFF"}, "SQLITE_SYNCHRONOUS"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "LOG_LEVEL": "loud"}, "LOG_LEVEL"),
+    ],
+)
+def test_what_is_unsafe_or_makes_no_sense_is_one_line_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str
+) -> None:
+    set_environment(monkeypatch, variables)
+    with pytest.raises(StartupRefused) as refusal:
+        settings.load()
+    message = str(refusal.value)
+    assert named in message
+    assert "\n" not in message
+    assert "canary" not in message
+
+
+def test_dev_is_unlimited_on_loopback_unless_a_limit_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: Any = settings.load_dev(grpc_port=0)
+    assert (loaded.emblem_dev_mode, loaded.listen_address, loaded.rate_limit_requests) == (True, "127.0.0.1", 0)
+    monkeypatch.setenv("RATE_LIMIT_REQUESTS", "7")
+    assert settings.load_dev().rate_limit_requests == 7
+    monkeypatch.setenv("NODE_ENV", "production")
+    with pytest.raises(StartupRefused):
+        settings.load_dev()
