@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import orjson
 import structlog
@@ -11,20 +13,14 @@ from prometheus_client.registry import Collector
 from structlog.typing import EventDict, WrappedLogger
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
+LEVELS = {"exception": "error", "warn": "warning"}
 
 
 def configure_logging(level: str) -> None:
     """JSON lines on standard output, one an event, with `level`, `message` and `timestamp` (RFC 3339, UTC)."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.EventRenamer("message"),
-            _without_absent,
-            structlog.processors.JSONRenderer(serializer=orjson.dumps),
-        ],
+        processors=[structlog.processors.format_exc_info, _render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
         cache_logger_on_first_use=True,
@@ -33,8 +29,28 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(handlers=[_Forward()], level=max(threshold, logging.WARNING), force=True)
 
 
-def _without_absent(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    return {key: value for key, value in event.items() if value is not None}
+def _render(_logger: WrappedLogger, method: str, event: EventDict) -> bytes:
+    return _line(LEVELS.get(method, method), event.pop("event"), event)
+
+
+def _line(level: str, message: str, fields: Mapping[str, object]) -> bytes:
+    """A line without its end; what is None is left out."""
+    line = {"level": level, "message": message, "timestamp": datetime.now(UTC).isoformat()}
+    return orjson.dumps(line | {key: value for key, value in fields.items() if value is not None})
+
+
+class CallLog:
+    """Writes a line for every call, like the logger's but past its machinery, which costs more than all the guards."""
+
+    def __init__(self, *, level: str) -> None:
+        self._enabled = logging.getLevelNamesMapping()[level.upper()] <= logging.INFO
+        self._stream = sys.stdout.buffer
+
+    def write(self, **fields: object) -> None:
+        """One line, at once."""
+        if self._enabled:
+            self._stream.write(_line("info", "call", fields) + b"\n")
+            self._stream.flush()
 
 
 class _Forward(logging.Handler):

@@ -25,7 +25,7 @@ from metamorphd.interceptors.interceptor import Interceptor
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.model import Model
 from metamorphd.llm.offline import Offline
-from metamorphd.observe import Metrics
+from metamorphd.observe import CallLog, Metrics
 from metamorphd.reflection import add_reflection
 from metamorphd.services.admin import AdminService, Build
 from metamorphd.services.chat import ChatService
@@ -82,7 +82,10 @@ class Server:
         running = Gauge("metamorph_running_turns", "Turns that generate a reply now", registry=self._metrics.registry)
         running.set_function(lambda: self._engine.running_turns)
         self._interceptor = Interceptor(
-            methods=methods_of(SERVICES), guards=_guards(settings, self._clock), metrics=self._metrics
+            methods=methods_of(SERVICES),
+            guards=_guards(settings, self._clock),
+            metrics=self._metrics,
+            log=CallLog(level=settings.log_level),
         )
         self._health = Health(database=self._database, services=NAMES)
         self._http = HttpServer(

@@ -9,8 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from metamorph.api.v1 import options_pb2
 from metamorph.api.v1.options_pb2 import Permission
-from metamorphd.interceptors.call import Method, methods_of
-from metamorphd.interceptors.guards import CLAIMS
+from metamorphd.interceptors.call import CLAIMS, Method, methods_of
 from metamorphd.server import SERVICES
 from metamorphd.services.admin import AdminService
 from metamorphd.services.chat import ChatService
@@ -61,7 +60,7 @@ async def test_every_rpc_is_refused_without_a_token(running: Serving, method: Me
 async def test_every_rpc_is_refused_without_each_of_its_permissions(
     running: Serving, method: Method, permission: int
 ) -> None:
-    claim = "operator" if permission == Permission.PERMISSION_OPERATOR else CLAIMS[permission]
+    claim = CLAIMS[permission]
     caller = running.caller(permissions=[other for other in ALL if other != claim], operator=claim != "operator")
     refusal = await refused(call(caller, method, method.request_type()))
     assert (refusal.code.name, refusal.reason) == ("PERMISSION_DENIED", "PERMISSION_MISSING")

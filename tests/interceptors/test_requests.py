@@ -122,22 +122,32 @@ async def test_an_unknown_method_is_unimplemented(alice: Caller) -> None:
     assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_callers_call_id_is_answered_in_metadata_and_in_refusals(running: Serving) -> None:
+async def test_a_callers_call_id_is_answered_early_at_the_end_and_in_refusals(running: Serving) -> None:
     caller = running.caller(None, ("x-request-id", "my-call.1"))
     call = caller.chat.CreateSession(pb.CreateSessionRequest(), metadata=caller.metadata)
-    assert dict(await call.initial_metadata())["x-request-id"] == "my-call.1"
-    await call
+    for metadata in (await call.initial_metadata(), await call.trailing_metadata()):
+        assert dict(metadata)["x-request-id"] == "my-call.1"
     refusal = await refused(caller.chat.GetSession(pb.GetSessionRequest(session_id="none"), metadata=caller.metadata))
     assert refusal.request.request_id == "my-call.1"
+
+
+async def test_a_stream_tells_its_call_id_before_its_first_event(alice: Caller) -> None:
+    session = await alice.create_session()
+    events = alice.start(session.session_id)
+    early = dict(await events.call.initial_metadata())["x-request-id"]
+    await events.rest()
+    assert dict(await events.call.trailing_metadata())["x-request-id"] == early
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "a/b"])
 async def test_a_call_id_of_another_form_is_replaced(running: Serving, sent: str) -> None:
     caller = running.caller(None, ("x-request-id", sent))
-    call = caller.chat.CreateSession(pb.CreateSessionRequest(), metadata=caller.metadata)
-    made = str(dict(await call.initial_metadata())["x-request-id"])
-    await call
-    assert re.fullmatch(r"[0-9a-f]{32}", made)
+    made = []
+    for _ in range(2):
+        call = caller.chat.CreateSession(pb.CreateSessionRequest(), metadata=caller.metadata)
+        made.append(str(dict(await call.trailing_metadata())["x-request-id"]))
+    assert all(re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]+", call_id) for call_id in made)
+    assert made[0] != made[1]
 
 
 async def test_a_request_id_may_be_spelled_in_capitals(alice: Caller) -> None:

@@ -1,5 +1,8 @@
 """A call on its way to its servicer, and what its method promises in the proto."""
 
+import itertools
+import re
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,31 +14,56 @@ from metamorph.api.v1.options_pb2 import Permission, RateClass
 
 from metamorphd.models import Caller
 
+CALL_ID_KEY = "x-request-id"
+_CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# Unique without asking the system for randomness on every call.
+_PROCESS = secrets.token_hex(8)
+_NUMBERS = itertools.count(1)
+
+OPERATOR = "operator"
+CLAIMS: dict[int, str] = {
+    value.number: value.GetOptions().Extensions[options_pb2.claim] or "unspecified"
+    for value in Permission.DESCRIPTOR.values
+} | {Permission.PERMISSION_OPERATOR: OPERATOR}
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method by its path (`/package.Service/Method`), with the options that its proto gives it."""
+    """A method by its path (`/package.Service/Method`), with the options that its proto gives it.
+
+    `claims` are the permissions that it requires as a token spells them; `operator` stands for the operator's claim,
+    and a permission without a spelling for one that nobody has.
+    """
 
     path: str
     request_type: type[Message]
     requires: tuple["Permission.ValueType", ...]
+    claims: tuple[str, ...]
     rate_class: "RateClass.ValueType"
 
 
-@dataclass(slots=True)
 class Call:
-    """One call. The guards fill in the caller, then the request."""
+    """One call. The guards fill in the caller, then the request. `call_id` is the caller's own or a new one."""
 
-    method: Method
-    metadata: Iterable[tuple[str, str | bytes]]
-    raw: bytes
-    call_id: str = ""
-    caller: Caller | None = None
-    request: Message | None = None
+    __slots__ = ("authorization", "call_id", "call_id_was_sent", "caller", "method", "raw", "request", "vault_header")
 
-    def values(self, key: str) -> list[str | bytes]:
-        """Every value that the caller sent under a metadata key."""
-        return [value for name, value in self.metadata if name == key]
+    def __init__(self, method: Method, metadata: Iterable[tuple[str, str | bytes]], raw: bytes) -> None:
+        self.method = method
+        self.raw = raw
+        self.authorization: list[str | bytes] = []
+        self.vault_header: list[str | bytes] = []
+        self.caller: Caller | None = None
+        self.request: Message | None = None
+        sent: list[str | bytes] = []
+        for key, value in metadata:
+            if key == "authorization":
+                self.authorization.append(value)
+            elif key == "x-vault-id":
+                self.vault_header.append(value)
+            elif key == CALL_ID_KEY:
+                sent.append(value)
+        self.call_id_was_sent = len(sent) == 1 and isinstance(sent[0], str) and bool(_CALL_ID.fullmatch(sent[0]))
+        self.call_id = str(sent[0]) if self.call_id_was_sent else f"{_PROCESS}-{next(_NUMBERS):x}"
 
 
 def methods_of(services: Sequence[ServiceDescriptor]) -> dict[str, Method]:
@@ -46,9 +74,13 @@ def methods_of(services: Sequence[ServiceDescriptor]) -> dict[str, Method]:
 
 def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
     options = method.GetOptions()
+    requires = tuple(options.Extensions[options_pb2.requires])
     return Method(
         path=f"/{service.full_name}/{method.name}",
         request_type=message_factory.GetMessageClass(method.input_type),
-        requires=tuple(options.Extensions[options_pb2.requires]),
+        requires=requires,
+        claims=tuple(
+            CLAIMS[permission] for permission in requires if permission != Permission.PERMISSION_AUTHENTICATED
+        ),
         rate_class=options.Extensions[options_pb2.rate_class],
     )

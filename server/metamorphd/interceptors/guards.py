@@ -8,8 +8,7 @@ from typing import Protocol
 
 import protovalidate
 from google.protobuf.message import DecodeError
-from metamorph.api.v1 import options_pb2
-from metamorph.api.v1.options_pb2 import Permission, RateClass
+from metamorph.api.v1.options_pb2 import RateClass
 
 from metamorphd.auth.callers import current_caller
 from metamorphd.auth.tokens import PERMISSIONS, VAULT_ID
@@ -23,7 +22,7 @@ from metamorphd.errors import (
     TokenMissing,
     VaultHeaderNotAllowed,
 )
-from metamorphd.interceptors.call import Call
+from metamorphd.interceptors.call import OPERATOR, Call
 from metamorphd.interceptors.rate_limit import RateLimit
 from metamorphd.models import Caller
 
@@ -33,8 +32,6 @@ BEARER = "Bearer "
 DEV_VAULT = "dev-vault"
 RESUME_FACTOR = 10
 VIOLATIONS_SHOWN = 32
-
-CLAIMS = {value.number: value.GetOptions().Extensions[options_pb2.claim] for value in Permission.DESCRIPTOR.values}
 
 
 class Verifier(Protocol):
@@ -52,8 +49,7 @@ class Authenticate:
         self._dev_mode = dev_mode
 
     def __call__(self, call: Call) -> None:
-        authorization = call.values("authorization")
-        vault_header = call.values("x-vault-id")
+        authorization, vault_header = call.authorization, call.vault_header
         if vault_header and (authorization or not self._dev_mode):
             raise VaultHeaderNotAllowed
         if not authorization and self._dev_mode:
@@ -95,13 +91,8 @@ def authorize(call: Call) -> None:
     caller = call.caller
     if caller is None or not call.method.requires:
         raise PermissionMissing(permission="unspecified")
-    for permission in call.method.requires:
-        if permission == Permission.PERMISSION_AUTHENTICATED:
-            continue
-        if permission == Permission.PERMISSION_OPERATOR:
-            if not caller.operator:
-                raise PermissionMissing(permission="operator")
-        elif (claim := CLAIMS.get(permission) or "unspecified") not in caller.permissions:
+    for claim in call.method.claims:
+        if claim not in caller.permissions and not (claim == OPERATOR and caller.operator):
             raise PermissionMissing(permission=claim)
 
 

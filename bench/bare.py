@@ -1,0 +1,82 @@
+"""What the server is compared with: a bare echo, and the same servicer without interceptor and guards.
+
+`python -m bench.bare echo|unguarded` prints its port and serves until it is ended.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvloop
+from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest, GetSessionResponse
+from metamorph.chat.v1.chat_service_pb2_grpc import add_ChatServiceServicer_to_server
+from metamorph.chat.v1.session_pb2 import Session
+from metamorphd.auth.callers import current_caller
+from metamorphd.chat.engine import TurnEngine
+from metamorphd.clock import Clock
+from metamorphd.llm.offline import Offline
+from metamorphd.models import Caller
+from metamorphd.server import OPTIONS
+from metamorphd.services.chat import ChatService
+from metamorphd.services.encoding import timestamp
+from metamorphd.store.sqlite import SqliteDatabase
+
+GET_SESSION = "/metamorph.chat.v1.ChatService/GetSession"
+
+
+async def _servicer(directory: Path) -> ChatService:
+    clock = Clock()
+    database = SqliteDatabase(path=directory / "bare.db", synchronous="FULL")
+    await database.open()
+    engine = TurnEngine(
+        database=database,
+        model=Offline(),
+        clock=clock,
+        default_model="offline",
+        max_output_tokens=100,
+        time_limit=60,
+    )
+    return ChatService(database=database, engine=engine, clock=clock, max_content_bytes=1_000_000)
+
+
+class _Echo(grpc.GenericRpcHandler):
+    """Answers every GetSession with one response that was made before, of the size of a real one."""
+
+    def __init__(self) -> None:
+        now = timestamp(Clock().now())
+        session = Session(session_id=Clock().new_id("ses"), creator="bench", create_time=now, update_time=now, etag="1")
+        self._response = GetSessionResponse(session=session)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        if handler_call_details.method != GET_SESSION:
+            return None
+        return grpc.unary_unary_rpc_method_handler(
+            self._answer,
+            request_deserializer=GetSessionRequest.FromString,
+            response_serializer=GetSessionResponse.SerializeToString,
+        )
+
+    async def _answer(self, request: GetSessionRequest, context: Any) -> GetSessionResponse:
+        return self._response
+
+
+async def _serve(kind: str, directory: Path) -> None:
+    server = grpc.aio.server(options=OPTIONS)
+    if kind == "echo":
+        server.add_generic_rpc_handlers([_Echo()])
+    else:
+        # In place of Authenticate: calls inherit the context that their server was started in.
+        current_caller.set(Caller("bench", "bench", "", frozenset(), False, "bench", None))
+        add_ChatServiceServicer_to_server(await _servicer(directory), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        uvloop.run(_serve(sys.argv[1], Path(name)))

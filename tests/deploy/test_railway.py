@@ -1,0 +1,101 @@
+"""What Railway is told: railway.toml, and the graph that .railway/railway.py compiles to."""
+
+import importlib.util
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metamorphd import server
+from metamorphd.chat import engine
+from metamorphd.settings import Settings
+
+from tests.serving import ROOT
+
+CONFIG = ROOT / ".railway" / "railway.py"
+TOML = ROOT / "railway.toml"
+
+
+def compiled() -> dict[str, Any]:
+    """The graph, as the Railway CLI gets it: the file is loaded, `main` called, and what it answers written as JSON."""
+    spec = importlib.util.spec_from_file_location("railway_config", CONFIG)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    graph: dict[str, Any] = json.loads(json.dumps(module.main().to_graph()))
+    return graph
+
+
+@pytest.fixture(scope="module")
+def resources() -> dict[str, dict[str, Any]]:
+    """The graph's resources by address."""
+    return {resource["address"]: resource for resource in compiled()["resources"]}
+
+
+@pytest.fixture(scope="module")
+def service(resources: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return resources["service.metamorph"]
+
+
+def descriptions() -> list[dict[str, Any]]:
+    """What each file says of build and deployment; railway.toml may be gone, as the README has it."""
+    (service,) = (resource for resource in compiled()["resources"] if resource["type"] == "service")
+    told = [{"build": service["build"], "deploy": service["deploy"]}]
+    return told + ([tomllib.loads(TOML.read_text())] if TOML.exists() else [])
+
+
+def test_one_service_has_the_one_volume_at_data(resources: dict[str, dict[str, Any]], service: dict[str, Any]) -> None:
+    assert set(resources) == {"service.metamorph", "volume.metamorph-data"}
+    (mount,) = service["volumeAttachments"].values()
+    assert (mount["volume"], mount["mountPath"]) == ("volume.metamorph-data", "/data")
+    assert "numReplicas" not in service["deploy"]
+
+
+def test_the_database_is_on_the_volume(service: dict[str, Any]) -> None:
+    assert service["variables"]["DATABASE_PATH"] == {"type": "literal", "value": "/data/metamorph.db"}
+
+
+def test_every_variable_is_a_setting_and_acceptable(service: dict[str, Any]) -> None:
+    literals = {name: value["value"] for name, value in service["variables"].items() if value["type"] == "literal"}
+    assert {name.lower() for name in service["variables"]} <= set(Settings.model_fields)
+    read = Settings(**{name.lower(): value for name, value in literals.items()})
+    assert read.production
+    assert not read.emblem_dev_mode
+
+
+def test_secrets_are_kept_by_railway_and_not_written_down(service: dict[str, Any]) -> None:
+    secrets = [name for name in service["variables"] if name.endswith(("_KEY", "_SECRET", "_TOKEN"))]
+    assert sorted(secrets) == ["ANTHROPIC_API_KEY", "EMBLEM_JWT_SECRET"]
+    assert all(service["variables"][name] == {"type": "preserve"} for name in secrets)
+
+
+def test_the_health_check_asks_the_port_that_is_served(service: dict[str, Any]) -> None:
+    assert service["deploy"]["healthcheckPath"] == "/health"
+    assert service["variables"]["PORT"]["value"] == str(Settings.model_fields["port"].default)
+
+
+def test_nothing_is_reachable_from_outside(service: dict[str, Any]) -> None:
+    assert not service.get("networking")
+
+
+def test_both_files_say_the_same() -> None:
+    told = descriptions()
+    assert told == told[:1] * len(told)
+
+
+def test_the_image_is_built_by_the_dockerfile() -> None:
+    build = descriptions()[0]["build"]
+    assert build["builder"] == "DOCKERFILE"
+    assert Path(ROOT, build["dockerfilePath"]).is_file()
+
+
+def test_there_is_time_to_drain_and_never_a_second_server() -> None:
+    deploy = descriptions()[0]["deploy"]
+    # Railway's parser refuses a number that is written as text.
+    assert all(type(deploy[name]) is int for name in ("drainingSeconds", "overlapSeconds", "healthcheckTimeout"))
+    grace = Settings.model_fields["shutdown_grace_seconds"].default
+    assert deploy["drainingSeconds"] > grace + 2 * engine.LAST_COMMIT_SECONDS + server.LAST_SEND_SECONDS
+    assert deploy["overlapSeconds"] == 0
+    assert (deploy["restartPolicyType"], deploy["restartPolicyMaxRetries"]) == ("ON_FAILURE", 10)
