@@ -1,6 +1,7 @@
 """Log lines."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,17 +41,35 @@ async def test_each_call_is_one_json_line_with_the_guides_fields_and_no_content(
         assert secret not in text
 
 
-def test_what_keeps_the_server_from_starting_is_one_line(tmp_path: Path) -> None:
-    refused = subprocess.run(
+def refused_start(directory: Path, **environment: str) -> str:
+    """What `metamorph serve` says when it does not start."""
+    base = {"EMBLEM_JWT_SECRET": SECRET, "LISTEN_ADDRESS": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0"}
+    ended = subprocess.run(
         [sys.executable, "-m", "metamorphd", "serve"],
-        env={"NODE_ENV": "production", "EMBLEM_JWT_SECRET": SECRET},
-        cwd=tmp_path,
+        env=base | environment,
+        cwd=directory,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert refused.returncode == 1
-    assert refused.stdout == ""
-    assert refused.stderr == (
-        "metamorph: ANTHROPIC_API_KEY is not set; production needs it, set it to a Claude API key\n"
-    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    # Where a port is taken, grpc's core says so too.
+    return ended.stderr.splitlines()[-1]
+
+
+def test_what_keeps_the_server_from_starting_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with serving_process(tmp_path) as (_, target), socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        held = tmp_path / "metamorph.db"
+        for environment, expected in (
+            ({"NODE_ENV": "production"}, "ANTHROPIC_API_KEY is not set; production needs it"),
+            ({"EMBLEM_JWT_SECRET": ""}, "EMBLEM_JWT_SECRET is not set"),
+            ({"DATABASE_PATH": str(tmp_path / "file" / "m.db")}, "cannot be opened as a SQLite database"),
+            ({"DATABASE_PATH": str(held)}, "is in use by another server"),
+            ({"GRPC_PORT": target.rpartition(":")[2]}, "for gRPC; set GRPC_PORT to a free one"),
+            ({"PORT": port}, "set PORT to a free one"),
+        ):
+            message = refused_start(tmp_path, **environment)
+            assert message.startswith("metamorph: "), message
+            assert expected in message

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 
@@ -47,6 +48,7 @@ LARGEST_METADATA = 8 * 1024
 CONCURRENT_STREAMS = 1000
 # After the drain: time for calls that are answering to send their last bytes.
 LAST_SEND_SECONDS = 2.0
+SWITCH_SECONDS = 0.001
 
 # Soft and hard limit alike: between them grpc refuses at random. Port reuse would let a second server share the port.
 OPTIONS = [
@@ -99,11 +101,13 @@ class Server:
     async def start(self) -> None:
         """Listens, so that health can be asked, then opens the store; serves once it is open. Raises StartupRefused."""
         self.http_port = await self._http.start()
+        self._grpc = grpc.aio.server(interceptors=[self._interceptor], options=OPTIONS)
         try:
             await self._start_grpc()
             await asyncio.gather(self._database.open(), self._model.open())
             swept = await self._engine.sweep()
         except BaseException:
+            await self._grpc.stop(0)
             await self._http.stop()
             raise
         await self._health.ready()
@@ -130,7 +134,6 @@ class Server:
         logger.info("stopped")
 
     async def _start_grpc(self) -> None:
-        self._grpc = grpc.aio.server(interceptors=[self._interceptor], options=OPTIONS)
         chat = ChatService(
             database=self._database,
             engine=self._engine,
@@ -192,6 +195,8 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
+    # The writer thread waits so long for the interpreter, several times a commit; the default, 5 ms, is felt.
+    sys.setswitchinterval(SWITCH_SECONDS)
     server = Server(settings)
     await server.start()
 

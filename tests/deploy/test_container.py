@@ -261,6 +261,13 @@ def test_both_packages_are_installed_whole(image: Image) -> None:
     assert list(image.root.rglob("migrations/sqlite/*.sql"))
 
 
+def test_the_lock_holds_all_that_the_packages_require(image: Image) -> None:
+    python = image.root / "opt/metamorph/bin/python"
+    command = [image.inside(UV), "pip", "check", "--python", str(python)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_anybody_may_read_what_is_installed(image: Image) -> None:
     closed = [path for path in (image.root / "opt").rglob("*") if not path.stat().st_mode & stat.S_IROTH]
     assert closed == []

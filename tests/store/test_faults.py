@@ -42,7 +42,7 @@ class Careless(SqliteDatabase):
     def _run_batch(self, jobs: Sequence[_Job]) -> None:
         self._writer.execute("BEGIN IMMEDIATE")
         for job in jobs:
-            self._run_job(job)
+            self._run_job(job, isolated=True)
         try:
             self._writer.execute("COMMIT")
         except apsw.Error:

@@ -189,7 +189,7 @@ class Commits:
 async def test_a_full_queue_is_refused_at_once(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sqlite, "WRITE_QUEUE", 10)
+    monkeypatch.setattr(sqlite, "WRITE_QUEUE", 11)
     small = at(tmp_path / "small.db")
     await small.open()
     release = hold_writer(small)

@@ -218,6 +218,7 @@ class TurnEngine:
                     break
                 await self._durably(append_events, vault_id, deltas=deltas)
                 live.publish(deltas)
+                generation.shown()
                 if (pace := self._pace()) > 0:
                     await generation.ended(seconds=pace)
             finished = await self._finish(

@@ -1,6 +1,7 @@
 """Reading one reply from the model."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from metamorphd.models import StopReason, TurnError, TurnStatus, Usage
 DELTA_CHARACTERS = 65_536
 # Events that the SDK has buffered come without suspending; others must get their turn between them.
 YIELD_EVERY = 16
+FIRST_COMMIT_SECONDS = 0.05
 
 logger = structlog.get_logger(__name__)
 
@@ -47,6 +49,7 @@ class Generation:
         self._time_limit = time_limit
         self._pending: list[tuple[int, list[str], int]] = []
         self._ready = asyncio.Event()
+        self._shown = asyncio.Event()
         self._stopped: Outcome | None = None
         self._task = asyncio.create_task(self._run())
         # Not the task's own doing: one that is stopped before its first step never runs a line.
@@ -68,6 +71,10 @@ class Generation:
     async def ready(self) -> None:
         """Returns once there is something to take, or the outcome is known."""
         await self._ready.wait()
+
+    def shown(self) -> None:
+        """Tells that what was taken is committed and published."""
+        self._shown.set()
 
     async def ended(self, *, seconds: float) -> None:
         """Returns once the outcome is known, at the latest after `seconds`."""
@@ -99,7 +106,9 @@ class Generation:
                 match event:
                     case ReplyText(block_index, text):
                         self._join(block_index, text)
-                        if count % YIELD_EVERY == 0:
+                        if count == 0:
+                            await self._first_shown()
+                        elif count % YIELD_EVERY == 0:
                             await asyncio.sleep(0)
                         count += 1
                     case ReplyUsage(usage):
@@ -107,6 +116,12 @@ class Generation:
                     case ReplyStop(stop_reason):
                         return Outcome(TurnStatus.COMPLETED, stop_reason)
         raise RuntimeError("the model ended a reply without ReplyStop")
+
+    async def _first_shown(self) -> None:
+        """Leaves the interpreter to the commit of the first delta, which reading on would hold up for milliseconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_COMMIT_SECONDS):
+                await self._shown.wait()
 
     def _join(self, block_index: int, text: str) -> None:
         if not self._pending or self._pending[-1][0] != block_index or self._pending[-1][2] > DELTA_CHARACTERS:

@@ -57,6 +57,6 @@ def _digest(query: Message, vault_id: str) -> bytes:
     asked.CopyFrom(query)
     asked.ClearField("page_size")
     asked.ClearField("page_token")
-    return hashlib.blake2b(
-        asked.SerializeToString(deterministic=True), digest_size=DIGEST_BYTES, key=vault_id.encode()[:64]
-    ).digest()
+    # The vault id ends at the first NUL, which no vault id holds.
+    bound = vault_id.encode() + b"\0" + asked.SerializeToString(deterministic=True)
+    return hashlib.blake2b(bound, digest_size=DIGEST_BYTES).digest()

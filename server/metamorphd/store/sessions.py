@@ -20,12 +20,18 @@ COLUMNS = """
     create_time, update_time, last_message_time, revision
 """
 
-CREATE_SESSION = """
+# From the vault's row, so that a missing vault shows as a missing session and costs no statement otherwise.
+CREATE_SESSION = (
+    """
 INSERT INTO sessions (vault_id, session_id, title, model, system_prompt, metadata, archived, creator, message_count,
     create_time, update_time, last_activity_time, revision)
-VALUES (:vault_id, :session_id, :title, :model, :system_prompt, :metadata, :archived, :creator, 0,
-    :now, :now, :now, 1)
+SELECT vault_id, :session_id, :title, :model, :system_prompt, :metadata, :archived, :creator, 0, :now, :now, :now, 1
+FROM vaults WHERE vault_id = :vault_id
+RETURNING """
+    + COLUMNS
+    + """
 """
+)
 GET_SESSION = "SELECT " + COLUMNS + " FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
 # A page ends before its first session beyond :max_size bytes. `keys` counts what would follow, to tell a cut page from
 # the last one.
@@ -117,23 +123,28 @@ async def create_session(
     now: int,
 ) -> Session:
     """Creates a session, or answers the one that `request` made. Raises SessionNotFound if that one is gone."""
-    await create_vault(tx, request_key=request_key, now=now)
     if request is not None:
+        await create_vault(tx, request_key=request_key, now=now)
         made = await claim_request(tx, request=request, resource_id=session_id, now=now)
         if made != session_id:
             return await get_session(tx, session_id=made)
-    await tx.run(
-        CREATE_SESSION,
-        session_id=session_id,
-        title=title,
-        model=model,
-        system_prompt=system_prompt,
-        metadata=_metadata(metadata),
-        archived=archived,
-        creator=creator,
-        now=now,
-    )
-    return await get_session(tx, session_id=session_id)
+    values: dict[str, SqlValue] = {
+        "session_id": session_id,
+        "title": title,
+        "model": model,
+        "system_prompt": system_prompt,
+        "metadata": _metadata(metadata),
+        "archived": archived,
+        "creator": creator,
+        "now": now,
+    }
+    row = await tx.one(CREATE_SESSION, **values)
+    if row is None:
+        await create_vault(tx, request_key=request_key, now=now)
+        row = await tx.one(CREATE_SESSION, **values)
+    if row is None:
+        raise RuntimeError("a vault that was just made is missing")
+    return _session(row)
 
 
 @point_read

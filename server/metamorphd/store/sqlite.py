@@ -114,13 +114,17 @@ class SqliteDatabase:
         self._loop = asyncio.get_running_loop()
         try:
             await asyncio.to_thread(self._open_files)
-        except apsw.Error as exc:
+        except (apsw.Error, OSError) as exc:
             self._unlock()
-            raise StartupRefused(f"{self._path} cannot be opened as a SQLite database: {exc}") from exc
+            raise StartupRefused(
+                f"{self._path} cannot be opened as a SQLite database ({exc}); is its directory writable for this user?"
+            ) from exc
         except StartupRefused:
             self._unlock()
             raise
-        self._queue: queue.Queue[_Job | None] = queue.Queue(WRITE_QUEUE)
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        # Counted on the event loop's thread alone, from the call to its answer.
+        self._waiting = 0
         self._thread = threading.Thread(target=self._write_forever, name="sqlite-writer", daemon=True)
         self._thread.start()
         self._local = threading.local()
@@ -131,7 +135,7 @@ class SqliteDatabase:
         if not self._open:
             return
         self._open = False
-        await asyncio.to_thread(self._queue.put, None)
+        self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._readers.shutdown)
         for connection in reversed(self._connections):
@@ -180,11 +184,11 @@ class SqliteDatabase:
     async def _write(self, bound: Bound[T]) -> T:
         if not self._open:
             raise StoreNotReady(retry_delay=1.0)
+        if self._waiting >= WRITE_QUEUE:
+            raise StoreBusy(retry_delay=1.0)
         job = _Job(bound, self._loop.create_future())
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full:
-            raise StoreBusy(retry_delay=1.0) from None
+        self._waiting += 1
+        self._queue.put(job)
         result: T = await job.future
         return result
 
@@ -204,42 +208,58 @@ class SqliteDatabase:
             closing = waiting is None
             if jobs:
                 self._run_batch(jobs)
-                self._loop.call_soon_threadsafe(_answer, jobs)
+                self._loop.call_soon_threadsafe(self._answer, jobs)
+
+    def _answer(self, jobs: Sequence[_Job]) -> None:
+        self._waiting -= len(jobs)
+        for job in jobs:
+            job.answer()
 
     def _run_batch(self, jobs: Sequence[_Job]) -> None:
-        """One transaction for all jobs. If it is lost, as a full disk loses it, each job runs again in its own."""
+        """One transaction for all jobs, at first without savepoints: statements let go of the GIL, and few are faster.
+
+        A job that raises spoils that, and all are run again, each in a savepoint of its own.
+        """
+        for isolated in (False, True) if len(jobs) > 1 else (True,):
+            if self._commit(jobs, isolated=isolated):
+                return
+        # Even so the transaction was lost, as a full disk loses it: each job stands alone.
+        for job in jobs if len(jobs) > 1 else ():
+            self._run_batch([job])
+
+    def _commit(self, jobs: Sequence[_Job], *, isolated: bool) -> bool:
+        """Whether all jobs were run and committed; otherwise none has changed anything."""
+        failure: BaseException
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for job in jobs:
-                self._run_job(job)
+                self._run_job(job, isolated=isolated)
                 # Disk full, an I/O error or an interrupt roll back the whole transaction, savepoints included; the
                 # next savepoint would then commit on its own.
-                if not self._writer.in_transaction:
+                if (job.error is not None and not isolated) or not self._writer.in_transaction:
                     break
             else:
                 self._writer.execute("COMMIT")
-                return
-            failure = jobs[0].error or RuntimeError("the transaction was lost")
+                return True
+            failure = job.error or RuntimeError("the transaction was lost")
         except apsw.Error as exc:
             failure = _translated(exc)
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-        if len(jobs) == 1:
-            jobs[0].error = failure
-            return
-        for job in jobs:
-            self._run_batch([job])
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+        jobs[0].error = failure
+        return False
 
-    def _run_job(self, job: _Job) -> None:
+    def _run_job(self, job: _Job, *, isolated: bool) -> None:
         job.result = job.error = None
-        self._writer.execute("SAVEPOINT job")
+        if isolated:
+            self._writer.execute("SAVEPOINT job")
         try:
             job.result = _drive(job.bound(self._writer))
         except BaseException as exc:  # Whatever it is, it belongs to the caller, not to this thread.
             job.error = _translated(exc)
-            if self._writer.in_transaction:
+            if isolated and self._writer.in_transaction:
                 self._writer.execute("ROLLBACK TO job")
-        if self._writer.in_transaction:
+        if isolated and self._writer.in_transaction:
             self._writer.execute("RELEASE job")
 
     def _open_files(self) -> None:
@@ -287,11 +307,6 @@ def _pragmas(*, synchronous: str, readonly: bool) -> Iterable[str]:
         yield f"synchronous = {synchronous}"
         yield "cache_size = -64000"
         yield "journal_size_limit = 67108864"
-
-
-def _answer(jobs: Sequence[_Job]) -> None:
-    for job in jobs:
-        job.answer()
 
 
 def _translated(exc: BaseException) -> BaseException:
