@@ -14,6 +14,10 @@ GRPCURL_VERSION := v1.9.4
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 
+# uv is on the PATH, or where scripts/install puts it.
+LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
+	--no-annotate --no-emit-package metamorph-client
+
 .PHONY: help run test check bench install tools generate lock format clean
 
 help: ## This list
@@ -37,19 +41,23 @@ $(VENV)/.installed: pyproject.toml clients/python/pyproject.toml requirements.lo
 	@PYTHON="$(PYTHON)" bash scripts/install
 	@touch $@
 
-tools: $(NODE_MODULES) $(TOOLS)/grpcurl ## Install what needs Node and Go: buf, grpcurl, the code generators
+# A machine without Node or Go still runs whatever needs neither; CI has both.
+tools: $(if $(CI)$(shell command -v npm),$(NODE_MODULES)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl) ## Install what needs Node and Go: buf, grpcurl, the code generators
 
 $(NODE_MODULES): clients/typescript/package.json clients/typescript/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is needed here: install Node 20 or newer" >&2; exit 1; }
 	@cd clients/typescript && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(TOOLS)/grpcurl: Makefile
+	@command -v go >/dev/null || { echo "go is needed here: install Go (clients/go/go.mod names the version)" >&2; exit 1; }
 	@GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
 	@GOBIN="$(CURDIR)/$(TOOLS)" go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
 	@GOBIN="$(CURDIR)/$(TOOLS)" go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
 	@touch $@
 
-generate: $(VENV)/.installed tools ## Rebuild the generated clients and .env.example
+generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the generated clients and .env.example
+	@find clients/python -name '*_pb2*.py*' -delete && find clients/go -name '*.pb.go' -delete && rm -rf clients/typescript/src/gen
 	@$(BIN)/python -m grpc_tools.protoc -Iproto -Ithird_party/proto \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 		--python_out=clients/python --grpc_python_out=clients/python \
@@ -57,16 +65,17 @@ generate: $(VENV)/.installed tools ## Rebuild the generated clients and .env.exa
 		$(PROTOS)
 	@find clients/python \( -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \) | while read -r file; do \
 		grep -q 'class .*Stub' "$$file" || rm "$$file"; done
-	@rm -rf clients/typescript/src/gen && PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate
+	@PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate
 	@$(BIN)/python -m metamorphd.settings > .env.example
 
-lock: $(VENV)/.installed ## Resolve the dependencies anew into requirements.lock
-	@uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate \
-		--no-emit-package metamorph-client --group dev pyproject.toml -o requirements.lock
+lock: $(VENV)/.installed ## Resolve the dependencies anew into the two requirements locks
+	@$(LOCK) --upgrade --group dev pyproject.toml -o requirements.lock
+	@$(LOCK) --constraint requirements.lock pyproject.toml -o requirements.runtime.lock
 
-format: $(VENV)/.installed tools ## Format Python and protobuf
+format: $(VENV)/.installed tools ## Format Python, protobuf and Go
 	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format --quiet .
-	@$(BUF) format -w
+	@if [ -x $(BUF) ]; then $(BUF) format -w; fi
+	@if command -v gofmt >/dev/null; then gofmt -w clients/go; fi
 
 clean: ## Remove what was installed and built; ./data stays
 	@rm -rf $(VENV) .tools clients/typescript/node_modules clients/typescript/dist .mypy_cache .ruff_cache .pytest_cache
