@@ -38,6 +38,19 @@ WITH RECURSIVE branch (id, parent_id, place, bytes) AS (
     SELECT message_id, parent_message_id, ordinal, size FROM branch
     JOIN messages ON vault_id = :vault_id AND message_id = branch.parent_id
 )"""
+# Of the candidates, a page ends before the first beyond :max_size bytes; `keys` counts what would follow.
+_PAGE = (
+    """, page AS (
+    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS keys FROM candidates
+)
+SELECT """
+    + COLUMNS
+    + """, place, keys
+FROM page JOIN messages ON vault_id = :vault_id AND message_id = id
+WHERE before < :max_size
+ORDER BY place
+"""
+)
 GET_BRANCH = (
     _BRANCH
     + """
@@ -48,7 +61,6 @@ FROM branch JOIN messages ON vault_id = :vault_id AND message_id = id
 ORDER BY ordinal
 """
 )
-# In these three a page ends before its first message beyond :max_size bytes; `keys` counts what would follow.
 LIST_BRANCH = (
     _BRANCH
     + """, candidates AS (
@@ -56,16 +68,8 @@ LIST_BRANCH = (
     WHERE place * :direction > :after
     ORDER BY 2
     LIMIT :page_size + 1
-), page AS (
-    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS keys FROM candidates
-)
-SELECT """
-    + COLUMNS
-    + """, place, keys
-FROM page JOIN messages ON vault_id = :vault_id AND message_id = id
-WHERE before < :max_size
-ORDER BY place
-"""
+)"""
+    + _PAGE
 )
 LIST_OLDEST_FIRST = (
     """
@@ -74,16 +78,8 @@ WITH candidates AS (
     WHERE vault_id = :vault_id AND session_id = :session_id AND ordinal > :after
     ORDER BY ordinal
     LIMIT :page_size + 1
-), page AS (
-    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS keys FROM candidates
-)
-SELECT """
-    + COLUMNS
-    + """, place, keys
-FROM page JOIN messages ON vault_id = :vault_id AND message_id = id
-WHERE before < :max_size
-ORDER BY place
-"""
+)"""
+    + _PAGE
 )
 LIST_NEWEST_FIRST = (
     """
@@ -92,16 +88,8 @@ WITH candidates AS (
     WHERE vault_id = :vault_id AND session_id = :session_id AND ordinal < -:after
     ORDER BY ordinal DESC
     LIMIT :page_size + 1
-), page AS (
-    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS keys FROM candidates
-)
-SELECT """
-    + COLUMNS
-    + """, place, keys
-FROM page JOIN messages ON vault_id = :vault_id AND message_id = id
-WHERE before < :max_size
-ORDER BY place
-"""
+)"""
+    + _PAGE
 )
 
 # Below every ordinal and every negated one.
