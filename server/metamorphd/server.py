@@ -49,6 +49,7 @@ CONCURRENT_STREAMS = 1000
 # After the drain: time for calls that are answering to send their last bytes.
 LAST_SEND_SECONDS = 2.0
 SWITCH_SECONDS = 0.001
+SWEEP_SECONDS = 2.0
 
 # Soft and hard limit alike: between them grpc refuses at random. Port reuse would let a second server share the port.
 OPTIONS = [
@@ -105,7 +106,7 @@ class Server:
         try:
             await self._start_grpc()
             await asyncio.gather(self._database.open(), self._model.open())
-            swept = await self._engine.sweep()
+            swept = await self._engine.sweep(patience_seconds=SWEEP_SECONDS)
         except BaseException:
             await self._grpc.stop(0)
             await self._http.stop()

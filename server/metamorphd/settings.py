@@ -125,7 +125,7 @@ def load(**overrides: Any) -> Settings:
 def load_dev(**overrides: Any) -> Settings:
     """As `load`, for `metamorph dev`: dev mode on loopback, and no rate limit unless one is set."""
     dev = {"emblem_dev_mode": True, "listen_address": "127.0.0.1"}
-    if "RATE_LIMIT_REQUESTS" not in os.environ:
+    if "rate_limit_requests" not in _read().model_fields_set:
         dev["rate_limit_requests"] = 0
     return load(**(dev | overrides))
 

@@ -204,3 +204,29 @@ async def test_a_start_refuses_requests_until_the_store_is_open(
     assert (await alice.create_session()).session_id
     await running.hang_up()
     await server.stop(grace_seconds=0)
+
+
+async def test_a_full_disk_at_the_start_keeps_nobody_from_reading(tmp_path: Path) -> None:
+    async with FakeMessagesApi(Reply(WORDS, delay=0.01)) as api:
+        upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
+        with serving_process(tmp_path, **upstream) as (process, target):
+            async with grpc.aio.insecure_channel(target) as channel:
+                alice = Caller(channel, [("authorization", f"Bearer {mint()}")])
+                session = await alice.create_session()
+                seen = await alice.start(session.session_id).next()
+                process.kill()
+    vfs = FaultyVFS(uuid.uuid4().hex)
+    database = SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="FULL", vfs=vfs.name)
+    loaded = settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1", port=0, grpc_port=0)
+    server = Server(loaded, database=database)
+    vfs.log_limit = 0
+    await server.start()
+    running = Serving(server)
+    alice = running.caller()
+    assert (await get_session(alice, session.session_id)).message_count == 1
+    vfs.log_limit = None
+    events = await followed(alice, seen.turn_id)
+    assert events[0] == seen
+    assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_INTERRUPTED
+    await running.hang_up()
+    await server.stop(grace_seconds=0)

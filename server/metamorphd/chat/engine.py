@@ -10,7 +10,7 @@ import structlog
 from metamorphd.chat.generation import Generation, Outcome
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.clock import Clock
-from metamorphd.errors import ServerDraining, TurnInterrupted, TurnNotFound
+from metamorphd.errors import DomainError, ServerDraining, TurnInterrupted, TurnNotFound
 from metamorphd.llm.model import Model, Prompt, PromptMessage
 from metamorphd.models import Content, Message, TextDelta, Turn, TurnEvent, TurnFinished, TurnStatus, Usage
 from metamorphd.store.database import Database, Operation, P
@@ -130,13 +130,20 @@ class TurnEngine:
             if (vault, live.turn.session_id) == (vault_id, session_id):
                 live.generation.stop(_interrupted())
 
-    async def sweep(self) -> int:
-        """Ends what an earlier process left running: INTERRUPTED, with the text that was committed. How many it was."""
+    async def sweep(self, *, patience_seconds: float) -> int:
+        """Ends what an earlier process left running: INTERRUPTED, with the text that was committed. How many it was.
+
+        Returns after `patience_seconds` at the latest, and goes on: a full disk must not keep the server from reading.
+        """
         left = await self._database.read_system(list_running_turns)
         for vault_id, turn_id in left:
-            turn = await self._database.read(get_turn, vault_id, turn_id=turn_id)
-            await self._finish(vault_id, turn, _interrupted())
+            self._spawn(self._end_left(vault_id, turn_id))
+        await self._settle(patience_seconds)
         return len(left)
+
+    async def _end_left(self, vault_id: str, turn_id: str) -> None:
+        turn = await self._database.read(get_turn, vault_id, turn_id=turn_id)
+        await self._finish(vault_id, turn, _interrupted())
 
     async def drain(self, *, grace_seconds: float) -> None:
         """Starts no more turns, lets those that run end within the grace, and ends the others INTERRUPTED."""
@@ -280,7 +287,9 @@ class TurnEngine:
             except TurnNotFound:
                 raise
             except Exception as exc:
-                logger.warning("turn waits for the store", vaultId=vault_id, error=type(exc).__name__)
+                # Of an error that the store has no name for, all that can be told.
+                unknown = None if isinstance(exc, DomainError) else exc
+                logger.warning("turn waits for the store", vaultId=vault_id, error=type(exc).__name__, exc_info=unknown)
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_BACKOFF)
 

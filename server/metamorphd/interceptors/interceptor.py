@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -77,11 +77,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return call_unary
 
     def _streaming(
-        self, method: Method, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
+        self, method: Method, behaviour: Callable[[Any, Context], AsyncGenerator[Any]]
     ) -> Callable[..., Awaitable[None]]:
         async def send_all(request: Any, context: Context) -> None:
-            async for response in behaviour(request, context):
-                await context.write(response)
+            async with contextlib.aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    await context.write(response)
 
         async def call_streaming(raw: bytes, context: Context) -> None:
             await self._run(method, raw, context, send_all, early=True)
