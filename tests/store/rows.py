@@ -62,7 +62,6 @@ async def new_turn(database: Database, session_id: str, text: str = "Hello", **f
         "model": "",
         "default_model": "default",
         "request": None,
-        "request_key": KEY,
     }
     return await database.write(create_turn, "acme", **(values | fields))
 

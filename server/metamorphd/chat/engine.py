@@ -30,8 +30,8 @@ from metamorphd.store.turns import (
 T = TypeVar("T")
 
 # Up to so many live turns an event is committed as soon as it is there; beyond, each further one adds to the wait.
-UNPACED_TURNS = 16
-PACE_SECONDS = 0.001
+UNPACED_TURNS = 4
+PACE_SECONDS = 0.004
 LONGEST_PACE = 0.2
 # How often the table is read for a turn that another process runs.
 POLL_SECONDS = 0.05
@@ -176,7 +176,6 @@ class TurnEngine:
                 model=send.model,
                 default_model=self._default_model,
                 request=send.request,
-                request_key=self._clock.new_key(),
             )
         except Exception as exc:
             if not started.done():

@@ -28,13 +28,14 @@ class RequestKey:
 
 
 async def claim_request(tx: Transaction, *, request: RequestKey, resource_id: str, now: int) -> str:
-    """Records that `request` makes `resource_id`; answers what it made already, if it did. The vault must be there.
+    """Records that `request` makes `resource_id`; answers what it made already, if it did.
 
-    Raises RequestIdReused when the id was used with another body.
+    Raises RequestIdReused when the id was used with another body. A vault that is not there yet has made nothing, and
+    records nothing: what needs it fails, or makes it first.
     """
     key = await tx.one(GET_REQUEST_KEY)
     if key is None:
-        raise RuntimeError("a vault that was just made is missing")
+        return resource_id
     # Keyed, so that whoever sees the table cannot test guesses about what was sent.
     body_hash = hashlib.blake2b(request.body, key=key[0], digest_size=32).digest()
     created = await tx.run(

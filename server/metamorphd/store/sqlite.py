@@ -218,18 +218,21 @@ class SqliteDatabase:
     def _run_batch(self, jobs: Sequence[_Job]) -> None:
         """One transaction for all jobs, at first without savepoints: statements let go of the GIL, and few are faster.
 
-        A job that raises spoils that, and all are run again, each in a savepoint of its own.
+        A job that raises spoils that, and all are run again, each in a savepoint of its own. If even so the transaction
+        is lost, as a full disk loses it, each job stands alone.
         """
-        for isolated in (False, True) if len(jobs) > 1 else (True,):
-            if self._commit(jobs, isolated=isolated):
-                return
-        # Even so the transaction was lost, as a full disk loses it: each job stands alone.
-        for job in jobs if len(jobs) > 1 else ():
-            self._run_batch([job])
+        if len(jobs) > 1 and any(self._commit(jobs, isolated=isolated) for isolated in (False, True)):
+            return
+        for job in jobs:
+            self._run_alone(job)
+
+    def _run_alone(self, job: _Job) -> None:
+        """A transaction of its own: what fails in it, the job or its COMMIT, is the job's error."""
+        if not self._commit([job], isolated=False) and job.error is None:
+            job.error = RuntimeError("the transaction was lost")
 
     def _commit(self, jobs: Sequence[_Job], *, isolated: bool) -> bool:
         """Whether all jobs were run and committed; otherwise none has changed anything."""
-        failure: BaseException
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for job in jobs:
@@ -241,12 +244,10 @@ class SqliteDatabase:
             else:
                 self._writer.execute("COMMIT")
                 return True
-            failure = job.error or RuntimeError("the transaction was lost")
         except apsw.Error as exc:
-            failure = _translated(exc)
+            jobs[0].error = _translated(exc)
         if self._writer.in_transaction:
             self._writer.execute("ROLLBACK")
-        jobs[0].error = failure
         return False
 
     def _run_job(self, job: _Job, *, isolated: bool) -> None:

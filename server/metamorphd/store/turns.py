@@ -23,7 +23,6 @@ from metamorphd.models import (
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 from metamorphd.store.messages import create_message, get_branch, get_message
 from metamorphd.store.requests import RequestKey, claim_request
-from metamorphd.store.vaults import create_vault
 
 # A running turn's newest event is told by `events`, so that a delta costs one insert and no update.
 COLUMNS = """
@@ -52,11 +51,16 @@ WHERE vault_id = :vault_id AND session_id = :session_id AND status = 'RUNNING'
 ORDER BY turn_id
 LIMIT 1
 """
-CREATE_TURN = """
+CREATE_TURN = (
+    """
 INSERT INTO turns (vault_id, turn_id, session_id, user_message_id, status, input_tokens, output_tokens,
     cache_read_tokens, cache_write_tokens, model, model_calls, last_sequence, creator, create_time)
 VALUES (:vault_id, :turn_id, :session_id, :user_message_id, 'RUNNING', 0, 0, 0, 0, :model, 0, 1, :creator, :now)
+RETURNING """
+    + COLUMNS
+    + """
 """
+)
 GET_TURN = "SELECT " + COLUMNS + " FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
 # From a running turn only: one that was ended or deleted elsewhere takes no more.
 CREATE_EVENT = """
@@ -80,9 +84,12 @@ FINISH_TURN = """
 UPDATE turns
 SET status = :status, stop_reason = :stop_reason, reply_message_id = :reply_message_id, error = :error,
     input_tokens = :input_tokens, output_tokens = :output_tokens, cache_read_tokens = :cache_read_tokens,
-    cache_write_tokens = :cache_write_tokens, model_calls = :model_calls, last_sequence = :last_sequence,
-    finish_time = :now
+    cache_write_tokens = :cache_write_tokens, model_calls = :model_calls, finish_time = :now,
+    last_sequence = 1 + COALESCE(
+        (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = :turn_id),
+        last_sequence)
 WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
+RETURNING last_sequence
 """
 LIST_RUNNING_TURNS = "SELECT vault_id, turn_id FROM turns WHERE status = 'RUNNING'"
 
@@ -125,7 +132,6 @@ async def create_turn(
     model: str,
     default_model: str,
     request: RequestKey | None,
-    request_key: bytes,
 ) -> Turn:
     """Stores `message` and a running turn that will answer it, or answers the turn that `request` made.
 
@@ -133,7 +139,6 @@ async def create_turn(
     An empty `model` is the session's, then the vault's, then `default_model`. Raises SessionNotFound, MessageNotFound
     for the parent, BranchBusy, RequestIdReused, and TurnNotFound if the turn that `request` made is gone.
     """
-    await create_vault(tx, request_key=request_key, now=message.create_time)
     if request is not None:
         made = await claim_request(tx, request=request, resource_id=message.turn_id, now=message.create_time)
         if made != message.turn_id:
@@ -150,7 +155,7 @@ async def create_turn(
         if found.session_id != message.session_id:
             raise MessageNotFound(message_id=parent)
     await create_message(tx, message=replace(message, parent_message_id=leaf if parent is None else parent or None))
-    await tx.run(
+    row = await tx.one(
         CREATE_TURN,
         turn_id=message.turn_id,
         session_id=message.session_id,
@@ -159,7 +164,9 @@ async def create_turn(
         creator=message.creator,
         now=message.create_time,
     )
-    return await get_turn(tx, turn_id=message.turn_id)
+    if row is None:
+        raise RuntimeError("a turn that was just made is missing")
+    return _turn(row)
 
 
 @point_read
@@ -227,8 +234,7 @@ async def finish_turn(
             usage=usage,
             create_time=now,
         )
-    sequence = (await get_turn(tx, turn_id=turn.turn_id)).last_sequence + 1
-    finished = await tx.run(
+    finished = await tx.one(
         FINISH_TURN,
         turn_id=turn.turn_id,
         status=status,
@@ -236,15 +242,14 @@ async def finish_turn(
         reply_message_id=None if reply is None else reply.message_id,
         error=None if error is None else orjson.dumps(error).decode(),
         model_calls=model_calls,
-        last_sequence=sequence,
         now=now,
         **asdict(usage),
     )
-    if not finished:
+    if finished is None:
         raise TurnNotFound(turn_id=turn.turn_id)
     if reply is not None:
         await create_message(tx, message=reply)
-    return TurnFinished(turn.turn_id, sequence, status, reply, stop_reason, usage, error)
+    return TurnFinished(turn.turn_id, finished[0], status, reply, stop_reason, usage, error)
 
 
 async def list_events(
