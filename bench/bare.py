@@ -21,7 +21,7 @@ from metamorphd.models import Caller
 from metamorphd.server import OPTIONS
 from metamorphd.services.chat import ChatService
 from metamorphd.services.encoding import timestamp
-from metamorphd.store.sqlite import SqliteDatabase
+from metamorphd.store.sqlite.database import SqliteDatabase
 
 GET_SESSION = "/metamorph.chat.v1.ChatService/GetSession"
 

@@ -8,7 +8,7 @@ from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.health import Health
 from metamorphd.http import application
 from metamorphd.observe import Metrics
-from metamorphd.store.sqlite import SqliteDatabase
+from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.serving import Caller, Serving
 

@@ -33,7 +33,7 @@ from metamorphd.services.chat import ChatService
 from metamorphd.services.vault import VaultService
 from metamorphd.settings import Settings
 from metamorphd.store.database import Database
-from metamorphd.store.sqlite import SqliteDatabase
+from metamorphd.store.sqlite.database import SqliteDatabase
 
 SERVICES = [
     chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"],

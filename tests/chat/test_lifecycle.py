@@ -17,7 +17,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
 from metamorphd import settings
 from metamorphd.server import Server
-from metamorphd.store.sqlite import SqliteDatabase
+from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.chat.test_turns import WORDS, asking, deltas, followed, get_session, get_turn
 from tests.fakes.messages_api import FakeMessagesApi, Reply

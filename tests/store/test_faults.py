@@ -11,7 +11,8 @@ import pytest
 from metamorphd.errors import SessionNotFound, StorageFull
 from metamorphd.models import Session
 from metamorphd.store.sessions import get_session
-from metamorphd.store.sqlite import SqliteDatabase, _Job
+from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.writer import Job, Writer
 
 from tests.store.faulty_vfs import FaultyVFS
 from tests.store.rows import new_session
@@ -36,18 +37,22 @@ def many_failing_commits(vfs: FaultyVFS) -> None:
     vfs.failing_syncs = 12
 
 
-class Careless(SqliteDatabase):
+class CarelessWriter(Writer):
     """A mutant that answers each job as it ran, whatever became of the transaction."""
 
-    def _run_batch(self, jobs: Sequence[_Job]) -> None:
-        self._writer.execute("BEGIN IMMEDIATE")
+    def _run_batch(self, jobs: Sequence[Job]) -> None:
+        self.connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
             self._run_job(job, isolated=True)
         try:
-            self._writer.execute("COMMIT")
+            self.connection.execute("COMMIT")
         except apsw.Error:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+
+
+class Careless(SqliteDatabase):
+    writer_class = CarelessWriter
 
 
 async def outcomes(

@@ -8,7 +8,7 @@ from metamorphd.models import Page, Session
 from metamorphd.store.database import Transaction
 from metamorphd.store.requests import RequestKey
 from metamorphd.store.sessions import delete_session, get_session, list_sessions, update_session
-from metamorphd.store.sqlite import SqliteDatabase
+from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns import list_events
 
 from tests.store.rows import append, new_session, new_turn, stored_message

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from metamorphd.errors import SessionNotFound, StartupRefused, StoreBusy, StoreNotReady
-from metamorphd.store import sqlite
 from metamorphd.store.database import Transaction
 from metamorphd.store.sessions import get_session
-from metamorphd.store.sqlite import APPLICATION_ID, SqliteDatabase
+from metamorphd.store.sqlite import writer
+from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
 
 from tests.store.rows import new_session
 
@@ -179,7 +179,7 @@ class Commits:
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.count = 0
-        database._writer.set_commit_hook(self._committed)
+        database._writer.connection.set_commit_hook(self._committed)
 
     def _committed(self) -> bool:
         self.count += 1
@@ -189,7 +189,7 @@ class Commits:
 async def test_a_full_queue_is_refused_at_once(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sqlite, "WRITE_QUEUE", 11)
+    monkeypatch.setattr(writer, "WRITE_QUEUE", 11)
     small = at(tmp_path / "small.db")
     await small.open()
     release = hold_writer(small)

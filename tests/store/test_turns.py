@@ -8,7 +8,7 @@ from metamorphd.models import Message, Page, StopReason, TextDelta, TurnError, T
 from metamorphd.store.messages import get_branch, get_message, list_messages
 from metamorphd.store.requests import RequestKey
 from metamorphd.store.sessions import delete_session, get_session
-from metamorphd.store.sqlite import SqliteDatabase
+from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns import get_prompt, get_turn, list_events, list_running_turns
 from metamorphd.store.vaults import update_vault
 

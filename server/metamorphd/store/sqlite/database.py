@@ -1,0 +1,193 @@
+"""A SQLite file: its connections, where operations run, and how it is opened."""
+
+import asyncio
+import fcntl
+import os
+import threading
+from collections.abc import Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import apsw
+
+from metamorphd.errors import StartupRefused, StoreNotReady
+from metamorphd.store import migrations
+from metamorphd.store.database import Operation, P, SystemOperation, is_point_read
+from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
+from metamorphd.store.sqlite.writer import Writer
+
+T = TypeVar("T")
+
+# "MTMF": tells our files from any other SQLite database.
+APPLICATION_ID = 0x4D544D46
+READERS = 4
+QUICK_CHECK_OK = [("ok",)]
+
+
+class SqliteDatabase:
+    """A database file and those that work on it. See `Database` for what the methods promise.
+
+    `synchronous` is FULL or NORMAL; `vfs` names a registered SQLite VFS, None is the default one.
+    """
+
+    engine = "sqlite"
+    writer_class: ClassVar[type[Writer]] = Writer
+
+    def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._vfs = vfs
+        self._lock_file: int | None = None
+        self._connections: list[apsw.Connection] = []
+        self._open = False
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            await asyncio.to_thread(self._open_files)
+        except (apsw.Error, OSError) as exc:
+            self._close_files()
+            raise StartupRefused(
+                f"{self._path} cannot be opened as a SQLite database ({exc}); is its directory writable for this user?"
+            ) from exc
+        except StartupRefused:
+            self._close_files()
+            raise
+        self._writer = self.writer_class(self._connection)
+        self._local = threading.local()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="sqlite-reader")
+        self._open = True
+
+    async def close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        await self._writer.close()
+        await asyncio.to_thread(self._readers.shutdown)
+        self._close_files()
+
+    async def read(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
+            return operation(SqliteTransaction(connection, vault_id=vault_id), *args, **kwargs)
+
+        if is_point_read(operation):
+            if not self._open:
+                raise StoreNotReady(retry_delay=1.0)
+            return drive(bound(self._inline))
+        return await self._read(bound)
+
+    async def write(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._write(
+            lambda connection: operation(SqliteTransaction(connection, vault_id=vault_id), *args, **kwargs)
+        )
+
+    async def read_system(self, operation: SystemOperation[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._read(lambda connection: operation(SqliteSystemTransaction(connection), *args, **kwargs))
+
+    async def write_system(self, operation: SystemOperation[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._write(lambda connection: operation(SqliteSystemTransaction(connection), *args, **kwargs))
+
+    async def versions(self) -> tuple[str, int]:
+        return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]
+
+    async def _read(self, bound: Bound[T]) -> T:
+        if not self._open:
+            raise StoreNotReady(retry_delay=1.0)
+        return await self._loop.run_in_executor(self._readers, self._read_on_thread, bound)
+
+    def _read_on_thread(self, bound: Bound[T]) -> T:
+        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect(readonly=True)
+        # One snapshot for all of the operation's statements.
+        connection.execute("BEGIN")
+        try:
+            return drive(bound(connection))
+        finally:
+            connection.execute("ROLLBACK")
+
+    async def _write(self, bound: Bound[T]) -> T:
+        if not self._open:
+            raise StoreNotReady(retry_delay=1.0)
+        return await self._writer.write(bound)
+
+    def _open_files(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        self._connection = self._connect(readonly=False)
+        if self._connection.execute("PRAGMA quick_check(1)").fetchall() != QUICK_CHECK_OK:
+            raise StartupRefused(f"{self._path} is damaged (PRAGMA quick_check); restore it from a backup")
+        migrate(self._connection, self._path)
+        self._inline = self._connect(readonly=True)
+
+    def _connect(self, *, readonly: bool) -> apsw.Connection:
+        flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)
+        connection = apsw.Connection(str(self._path), flags=flags, vfs=self._vfs)
+        self._connections.append(connection)
+        for pragma in _pragmas(synchronous=self._synchronous, readonly=readonly):
+            connection.execute("PRAGMA " + pragma).fetchall()
+        return connection
+
+    def _lock(self) -> None:
+        """One server a file: flock on a file beside it, which the system releases however the process ends."""
+        self._lock_file = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartupRefused(
+                f"{self._path} is in use by another server; stop that one or set DATABASE_PATH to another file"
+            ) from None
+
+    def _close_files(self) -> None:
+        for connection in reversed(self._connections):
+            connection.close()
+        self._connections.clear()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+
+def _pragmas(*, synchronous: str, readonly: bool) -> Iterable[str]:
+    yield "busy_timeout = 5000"
+    yield "foreign_keys = ON"
+    if readonly:
+        yield "query_only = ON"
+        # The guide's 64 MB is one connection's; five more of that size would be the container's memory.
+        yield "cache_size = -8000"
+    else:
+        yield "journal_mode = WAL"
+        yield f"synchronous = {synchronous}"
+        yield "cache_size = -64000"
+        yield "journal_size_limit = 67108864"
+
+
+def _number(connection: apsw.Connection, sql: str) -> int:
+    ((value,),) = connection.execute(sql).fetchall()
+    return int(value or 0)
+
+
+def migrate(connection: apsw.Connection, path: Path) -> None:
+    """Brings a database to the newest version, each step in its own transaction. Raises StartupRefused."""
+    application_id = _number(connection, "PRAGMA application_id")
+    applied = _number(connection, "PRAGMA user_version")
+    if application_id != APPLICATION_ID and (
+        application_id or applied or _number(connection, "SELECT COUNT(*) FROM sqlite_schema")
+    ):
+        raise StartupRefused(f"{path} belongs to another program; set DATABASE_PATH to a file of Metamorph's own")
+    steps = migrations.load("sqlite")
+    newest, _ = steps[-1]
+    if applied > newest:
+        raise StartupRefused(f"{path} was written by a newer server (schema {applied}, this one knows {newest})")
+    for version, statements in steps:
+        if version > applied:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.execute(statements).fetchall()
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {version}")
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
