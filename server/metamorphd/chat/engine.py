@@ -293,7 +293,9 @@ class TurnEngine:
             delay = min(delay * 2, LONGEST_BACKOFF)
 
     def _pace(self) -> float:
-        return min(max(0, len(self._live) - UNPACED_TURNS) * PACE_SECONDS, LONGEST_PACE)
+        """Seconds until the next delta may be committed: all turns wait for the same moments, to share a commit."""
+        pace = min(max(0, len(self._live) - UNPACED_TURNS) * PACE_SECONDS, LONGEST_PACE)
+        return pace - asyncio.get_running_loop().time() % pace if pace else 0.0
 
 
 def _interrupted() -> Outcome:

@@ -47,7 +47,7 @@ class Generation:
         self._model = model
         self._prompt = prompt
         self._time_limit = time_limit
-        self._pending: list[tuple[int, list[str], int]] = []
+        self._pending: list[_Delta] = []
         self._ready = asyncio.Event()
         self._shown = asyncio.Event()
         self._stopped: Outcome | None = None
@@ -62,7 +62,7 @@ class Generation:
 
     def take(self) -> list[tuple[int, str]]:
         """(block index, text) of what was read since the last time, in order."""
-        taken = [(block_index, "".join(texts)) for block_index, texts, _ in self._pending]
+        taken = [(delta.block_index, "".join(delta.texts)) for delta in self._pending]
         self._pending.clear()
         if self.outcome is None:
             self._ready.clear()
@@ -124,9 +124,26 @@ class Generation:
                 await self._shown.wait()
 
     def _join(self, block_index: int, text: str) -> None:
-        if not self._pending or self._pending[-1][0] != block_index or self._pending[-1][2] > DELTA_CHARACTERS:
-            self._pending.append((block_index, [], 0))
-        _, texts, length = self._pending[-1]
-        texts.append(text)
-        self._pending[-1] = (block_index, texts, length + len(text))
-        self._ready.set()
+        if self._pending and self._pending[-1].takes(block_index):
+            self._pending[-1].append(text)
+        else:
+            self._pending.append(_Delta(block_index, text))
+            self._ready.set()
+
+
+class _Delta:
+    """Text of one block, as long as an event may be."""
+
+    __slots__ = ("block_index", "length", "texts")
+
+    def __init__(self, block_index: int, text: str) -> None:
+        self.block_index = block_index
+        self.texts = [text]
+        self.length = len(text)
+
+    def takes(self, block_index: int) -> bool:
+        return block_index == self.block_index and self.length <= DELTA_CHARACTERS
+
+    def append(self, text: str) -> None:
+        self.texts.append(text)
+        self.length += len(text)

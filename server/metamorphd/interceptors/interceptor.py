@@ -137,16 +137,18 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _tell(self, call: Call, code: str, reason: str | None, seconds: float) -> None:
         self._metrics.call_ended(call.method.path, code, seconds)
-        caller = call.caller
-        self._log.write(
-            endpoint=call.method.path,
-            code=code,
-            reason=reason,
-            duration=round(seconds * 1000, 3),
-            vaultId=caller and caller.vault_id,
-            userId=caller and caller.user_id,
-            call_id=call.call_id,
-        )
+        line: dict[str, object] = {
+            "endpoint": call.method.path,
+            "code": code,
+            "duration": round(seconds * 1000, 3),
+            "call_id": call.call_id,
+        }
+        if call.caller is not None:
+            line["vaultId"] = call.caller.vault_id
+            line["userId"] = call.caller.user_id
+        if reason is not None:
+            line["reason"] = reason
+        self._log.write(line)
 
 
 async def _abort(context: Context, call: Call, error: DomainError) -> None:
