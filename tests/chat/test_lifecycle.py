@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-import pytest
+import httpx
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
 from metamorphd import settings
-from metamorphd.server import Server
+from metamorphd.server import NAMES, Server
 from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.chat.test_turns import WORDS, asking, deltas, followed, get_session, get_turn
@@ -181,9 +182,7 @@ async def test_a_turn_outlives_a_full_disk(tmp_path: Path) -> None:
         await server.stop(grace_seconds=0)
 
 
-async def test_a_start_refuses_requests_until_the_store_is_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_start_refuses_requests_until_the_store_is_open(tmp_path: Path) -> None:
     opening = asyncio.Event()
 
     class Slow(SqliteDatabase):
@@ -199,8 +198,15 @@ async def test_a_start_refuses_requests_until_the_store_is_open(
     alice = running.caller()
     refusal = await refused(alice.chat.GetSession(pb.GetSessionRequest(session_id="s"), metadata=alice.metadata))
     assert (refusal.code.name, refusal.reason) == ("UNAVAILABLE", "STORE_NOT_READY")
+    for service in ("", *NAMES):
+        health = await alice.health.Check(HealthCheckRequest(service=service))
+        assert health.status == HealthCheckResponse.NOT_SERVING
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(f"http://127.0.0.1:{server.http_port}/health")
+    assert (answer.status_code, answer.json()["check"]) == (503, "starting")
     opening.set()
     await starting
+    assert (await alice.health.Check(HealthCheckRequest())).status == HealthCheckResponse.SERVING
     assert (await alice.create_session()).session_id
     await running.hang_up()
     await server.stop(grace_seconds=0)

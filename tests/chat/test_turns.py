@@ -95,6 +95,14 @@ async def test_the_next_message_carries_the_conversation(alice: Caller, api: Fak
     assert said == [("user", "one"), ("assistant", "You said: one"), ("user", "two")]
 
 
+async def test_deltas_that_arrive_during_a_commit_are_joined(alice: Caller, api: FakeMessagesApi) -> None:
+    api.default = Reply(WORDS)
+    session = await alice.create_session()
+    events = await alice.send(session.session_id)
+    assert deltas(events) == "".join(WORDS)
+    assert len(events) < len(WORDS) / 2
+
+
 async def test_deltas_arrive_while_the_reply_is_being_generated(alice: Caller, api: FakeMessagesApi) -> None:
     hold = asyncio.Event()
     api.default = Reply(("first ", "second"), hold=hold)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.proxy import CuttingProxy
 from tests.serving import Serving, mint, text_of
 
 METAMORPH = [sys.executable, "-m", "metamorphd"]
@@ -48,6 +49,22 @@ async def test_the_environment_may_tell_where_and_who(running: Serving) -> None:
     assert code == 0
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     assert events[-1]["turn_finished"]["status"] == "TURN_STATUS_COMPLETED"
+
+
+async def test_a_dropped_connection_costs_nothing_of_the_reply(running: Serving) -> None:
+    async with CuttingProxy(running.server.grpc_port) as proxy:
+        talking = asyncio.create_task(run("chat", "--target", proxy.target, "--token", mint(), "Hi"))
+        alice = running.caller()
+        async with asyncio.timeout(30):
+            await proxy.connected.wait()
+        # The command is in the midst of its reply, which takes a second.
+        await asyncio.sleep(0.5)
+        proxy.cut()
+        code, out, err = await talking
+    assert code == 0
+    assert "trying again" in err
+    (session,) = await alice.sessions()
+    assert out.strip() == text_of((await alice.messages(session.session_id))[1])
 
 
 async def test_a_terminal_shows_the_reply_and_asks_for_more(running: Serving) -> None:

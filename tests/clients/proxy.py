@@ -11,6 +11,7 @@ class CuttingProxy:
     def __init__(self, port: int) -> None:
         self.port_behind = port
         self.down = False
+        self.connected = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -41,6 +42,7 @@ class CuttingProxy:
         with suppress(OSError):
             ahead, behind = await asyncio.open_connection("127.0.0.1", self.port_behind)
             self._writers |= {writer, behind}
+            self.connected.set()
             await asyncio.gather(self._pump(reader, behind), self._pump(ahead, writer))
             self._writers -= {writer, behind}
 
