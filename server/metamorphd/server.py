@@ -87,6 +87,7 @@ class Server:
         self._interceptor = Interceptor(
             methods=methods_of(SERVICES),
             guards=_guards(settings, self._clock),
+            clock=self._clock,
             metrics=self._metrics,
             log=CallLog(level=settings.log_level),
         )
@@ -180,8 +181,12 @@ def _model(settings: Settings) -> Model:
 
 def _guards(settings: Settings, clock: Clock) -> list[Guard]:
     """In the order of API.md; each guard says why it stands where it does."""
-    secret = settings.emblem_jwt_secret
-    verifier = None if secret is None else TokenVerifier(secret=secret.get_secret_value(), clock=clock)
+    verifier = TokenVerifier(
+        secrets=settings.jwt_secrets,
+        clock=clock,
+        issuer=settings.emblem_jwt_issuer,
+        audience=settings.emblem_jwt_audience,
+    )
     return [
         Authenticate(verifier=verifier, dev_mode=settings.emblem_dev_mode),
         authorize,

@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         default=None,
         description="Signs the callers' tokens (HS256), 32 characters or more. Required unless in dev mode.",
     )
+    emblem_jwt_secret_previous: SecretStr | None = Field(
+        default=None, description="Older secrets that are still accepted, separated by commas: for rotation."
+    )
+    emblem_jwt_issuer: str | None = Field(default=None, description="Required `iss` of tokens, where it is set.")
+    emblem_jwt_audience: str | None = Field(default=None, description="Required `aud` of tokens, where it is set.")
     database_path: Path = Field(
         default=Path("./data/metamorph.db"), description="SQLite file; on Railway /data/metamorph.db."
     )
@@ -86,6 +91,14 @@ class Settings(BaseSettings):
     log_level: Annotated[str, AfterValidator(_log_level)] = Field(
         default="info", description="debug, info, warning or error."
     )
+
+    @property
+    def jwt_secrets(self) -> list[str]:
+        """What tokens may be signed with, the current secret first."""
+        current = [] if self.emblem_jwt_secret is None else [self.emblem_jwt_secret.get_secret_value()]
+        previous = self.emblem_jwt_secret_previous
+        older = [] if previous is None else previous.get_secret_value().split(",")
+        return current + [secret.strip() for secret in older if secret.strip()]
 
     @property
     def production(self) -> bool:
@@ -159,10 +172,12 @@ def _refuse_unsafe(settings: Settings) -> None:
 
 
 def _refuse_short_secret(settings: Settings) -> None:
-    secret = settings.emblem_jwt_secret
-    if secret is not None and len(secret.get_secret_value()) < SHORTEST_SECRET:
+    if any(len(secret) < SHORTEST_SECRET for secret in settings.jwt_secrets):
+        current = settings.emblem_jwt_secret
+        short = current is not None and len(current.get_secret_value()) < SHORTEST_SECRET
         raise StartupRefused(
-            f"EMBLEM_JWT_SECRET has fewer than {SHORTEST_SECRET} characters; make one with `openssl rand -hex 32`"
+            f"EMBLEM_JWT_SECRET{'' if short else '_PREVIOUS'} has fewer than {SHORTEST_SECRET} characters; "
+            "make one with `openssl rand -hex 32`"
         )
 
 

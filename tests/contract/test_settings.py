@@ -48,6 +48,7 @@ def test_what_is_safe_is_accepted(monkeypatch: pytest.MonkeyPatch, variables: di
         (PRODUCTION | {"EMBLEM_JWT_SECRET": ""}, "EMBLEM_JWT_SECRET"),
         (PRODUCTION | {"EMBLEM_JWT_SECRET": "canary" * 5}, "EMBLEM_JWT_SECRET"),
         (DEV | {"EMBLEM_JWT_SECRET": "canary"}, "EMBLEM_JWT_SECRET"),
+        (PRODUCTION | {"EMBLEM_JWT_SECRET_PREVIOUS": f"{SECRET},canary"}, "EMBLEM_JWT_SECRET_PREVIOUS"),
         (PRODUCTION | DEV, "EMBLEM_DEV_MODE"),
         (DEV | {"RAILWAY_ENVIRONMENT": "production"}, "EMBLEM_DEV_MODE"),
         (DEV | {"RAILWAY_ANYTHING": ""}, "EMBLEM_DEV_MODE"),

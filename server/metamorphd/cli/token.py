@@ -7,7 +7,7 @@ import time
 import click
 import jwt
 
-from metamorphd.auth.tokens import ALGORITHM, PERMISSIONS, VAULT_ID
+from metamorphd.auth.tokens import ALGORITHM, LONGEST_LIFE_SECONDS, PERMISSIONS, VAULT_ID
 from metamorphd.settings import load_secret
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -24,7 +24,10 @@ class Lifetime(click.ParamType[int]):
         match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", value)
         if match is None:
             self.fail(f"{value!r} is not a duration such as 15m, 8h or 30d", param, ctx)
-        return int(match[1]) * SECONDS[match[2]]
+        seconds = int(match[1]) * SECONDS[match[2]]
+        if seconds > LONGEST_LIFE_SECONDS:
+            self.fail(f"{value!r} is longer than the server accepts, {LONGEST_LIFE_SECONDS // 86_400}d", param, ctx)
+        return seconds
 
 
 def _permissions(_ctx: click.Context, _param: click.Parameter, value: str) -> list[str]:

@@ -18,7 +18,6 @@ from metamorphd.errors import (
     RateLimited,
     RequestInvalid,
     RequestMalformed,
-    TokenInvalid,
     TokenMissing,
     VaultHeaderNotAllowed,
 )
@@ -41,10 +40,10 @@ class Verifier(Protocol):
 class Authenticate:
     """First: whoever is refused here has cost nothing yet, and all that follows needs the caller.
 
-    In dev mode a call without a token acts on the vault in `x-vault-id`; `verifier` is None where no secret is set.
+    In dev mode a call without a token acts on the vault in `x-vault-id`.
     """
 
-    def __init__(self, *, verifier: Verifier | None, dev_mode: bool) -> None:
+    def __init__(self, *, verifier: Verifier, dev_mode: bool) -> None:
         self._verifier = verifier
         self._dev_mode = dev_mode
 
@@ -66,8 +65,6 @@ class Authenticate:
         # The scheme's name has no case (RFC 9110, section 11.1).
         if not isinstance(value, str) or value[: len(BEARER)].lower() != BEARER.lower():
             raise TokenMissing
-        if self._verifier is None:
-            raise TokenInvalid
         return self._verifier.verify(value[len(BEARER) :])
 
 

@@ -10,7 +10,10 @@ import grpc
 import structlog
 from grpc_status import rpc_status
 
-from metamorphd.errors import DomainError, Internal
+from metamorphd.auth.callers import current_caller
+from metamorphd.auth.tokens import LEEWAY_SECONDS
+from metamorphd.clock import Clock
+from metamorphd.errors import DomainError, Internal, TokenExpired
 from metamorphd.interceptors.call import CALL_ID_KEY, Call, Method
 from metamorphd.interceptors.guards import Guard
 from metamorphd.observe import CallLog, Metrics
@@ -27,10 +30,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of `methods`, each once. Those of other services (health, reflection) pass untouched."""
 
     def __init__(
-        self, *, methods: Mapping[str, Method], guards: Sequence[Guard], metrics: Metrics, log: CallLog
+        self, *, methods: Mapping[str, Method], guards: Sequence[Guard], clock: Clock, metrics: Metrics, log: CallLog
     ) -> None:
         self._methods = methods
         self._guards = guards
+        self._clock = clock
         self._metrics = metrics
         self._log = log
         self._wrapped: dict[str, Handler] = {}
@@ -80,7 +84,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self, method: Method, behaviour: Callable[[Any, Context], AsyncGenerator[Any]]
     ) -> Callable[..., Awaitable[None]]:
         async def send_all(request: Any, context: Context) -> None:
-            async with contextlib.aclosing(behaviour(request, context)) as responses:
+            async with self._while_token_lasts(), contextlib.aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
                     await context.write(response)
 
@@ -88,6 +92,19 @@ class Interceptor(grpc.aio.ServerInterceptor):
             await self._run(method, raw, context, send_all, early=True)
 
         return call_streaming
+
+    @contextlib.asynccontextmanager
+    async def _while_token_lasts(self) -> AsyncGenerator[None]:
+        """Ends a stream when its caller's token expires; TokenExpired tells that it can be resumed with a new one."""
+        expire_time = current_caller.get().expire_time
+        seconds = None if expire_time is None else (expire_time - self._clock.now()) / 1e6 + LEEWAY_SECONDS
+        try:
+            async with asyncio.timeout(seconds) as lasting:
+                yield
+        except TimeoutError:
+            if lasting.expired():
+                raise TokenExpired from None
+            raise
 
     async def _run(
         self,
