@@ -189,7 +189,10 @@ async def test_a_wrong_key_and_an_unreachable_provider_are_told_apart(api: FakeM
         b'{"type":"content_block_delta"}',
         b'{"type":"content_block_delta","index":9,"delta":{"type":"text_delta","text":"a"}}',
         b'{"type":"content_block_start","index":[1],"content_block":{"type":"text","text":""}}',
+        b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":5}}',
+        b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\\ud800"}}',
         b'{"type":"message_delta","delta":{"stop_reason":["end_turn"]},"usage":null}',
+        b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":"7"}}',
     ],
 )
 async def test_events_that_make_no_sense_break_the_reply_off(api: FakeMessagesApi, garbage: bytes) -> None:

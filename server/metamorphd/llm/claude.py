@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import operator
 import re
 import time
 from collections.abc import AsyncGenerator
@@ -62,6 +63,7 @@ class Claude:
     async def open(self) -> None:
         anthropic = await asyncio.to_thread(importlib.import_module, "anthropic")
         httpx2 = importlib.import_module("httpx2")
+        self._stream = anthropic.AsyncStream[object]
         timeout = httpx2.Timeout(self._stall_seconds, connect=CONNECT_SECONDS)
         self._errors = _Errors(anthropic=anthropic, httpx2=httpx2)
         self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
@@ -82,9 +84,10 @@ class Claude:
         answered = False
         async with AsyncExitStack() as stack:
             try:
-                stream = await self._client.messages.create(**_request(prompt), stream=True)
+                response = await self._client.messages.with_raw_response.create(**_request(prompt), stream=True)
                 answered = True
-                await stack.enter_async_context(stream)
+                # The SDK reads and checks the stream, but builds no models of its events: that would be half the work.
+                stream = await stack.enter_async_context(await response.parse(to=self._stream))
                 reply = _Reply()
                 async for event in stream:
                     for told in reply.read(event):
@@ -106,31 +109,33 @@ class _Reply:
         self._blocks: dict[int, int] = {}
 
     def read(self, event: Any) -> list[ReplyEvent]:
-        match event.type:
-            case "content_block_start" if event.content_block.type == "text":
-                self._blocks[event.index] = len(self._blocks)
-                return self._text(event.index, event.content_block.text)
-            case "content_block_delta" if event.delta.type == "text_delta":
-                return self._text(event.index, event.delta.text)
+        match event["type"]:
+            case "content_block_delta" if event["delta"]["type"] == "text_delta":
+                return self._text(event["index"], event["delta"]["text"])
+            case "content_block_start" if event["content_block"]["type"] == "text":
+                self._blocks[event["index"]] = len(self._blocks)
+                return self._text(event["index"], event["content_block"]["text"])
             case "message_start":
-                return [self._count(event.message.usage)]
+                return [self._count(event["message"]["usage"])]
             case "message_delta":
-                self._stop_reason = STOP_REASONS.get(event.delta.stop_reason, StopReason.OTHER)
-                return [self._count(event.usage)]
+                self._stop_reason = STOP_REASONS.get(event["delta"]["stop_reason"], StopReason.OTHER)
+                return [self._count(event["usage"])]
             case "message_stop":
                 self.whole = True
                 return [ReplyStop(self._stop_reason)]
         return []
 
     def _text(self, index: int, text: str) -> list[ReplyEvent]:
+        # Raises for what is no string or, with half a surrogate pair, no text: neither could be stored.
+        str.encode(text)
         return [ReplyText(self._blocks[index], text)] if text else []
 
-    def _count(self, usage: Any) -> ReplyUsage:
+    def _count(self, usage: dict[str, int | None]) -> ReplyUsage:
         """The counts are cumulative; an event may leave out those that it does not change."""
 
         def latest(name: str, before: int) -> int:
-            value: int | None = getattr(usage, name, None)
-            return before if value is None else value
+            value = usage.get(name)
+            return before if value is None else operator.index(value)
 
         self._usage = Usage(
             input_tokens=latest("input_tokens", self._usage.input_tokens),
