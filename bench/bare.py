@@ -18,10 +18,10 @@ from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.llm.offline import Offline
 from metamorphd.models import Caller
-from metamorphd.server import OPTIONS
 from metamorphd.services.chat import ChatService
 from metamorphd.services.encoding import timestamp
 from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.transport import OPTIONS
 
 GET_SESSION = "/metamorph.chat.v1.ChatService/GetSession"
 
@@ -37,6 +37,7 @@ async def _servicer(directory: Path) -> ChatService:
         default_model="offline",
         max_output_tokens=100,
         time_limit=60,
+        max_running_turns=1000,
     )
     return ChatService(database=database, engine=engine, clock=clock, max_content_bytes=1_000_000)
 
@@ -68,7 +69,7 @@ async def _serve(kind: str, directory: Path) -> None:
         server.add_generic_rpc_handlers([_Echo()])
     else:
         # In place of Authenticate: calls inherit the context that their server was started in.
-        current_caller.set(Caller("bench", "bench", "", frozenset(), False, "bench", None))
+        current_caller.set(Caller("bench", "bench", "", frozenset(), False, "bench", None, None, None))
         add_ChatServiceServicer_to_server(await _servicer(directory), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -125,6 +125,8 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
         "port": 0,
         "grpc_port": 0,
         "rate_limit_requests": 0,
+        "auth_failure_requests": 0,
+        "emblem_api_url": "",
         "database_path": directory / "metamorph.db",
     }
     server = Server(settings.load(**(base | overrides)))

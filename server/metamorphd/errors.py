@@ -162,6 +162,14 @@ class TokenExpired(Unauthenticated):
     reason, message = ErrorReason.ERROR_REASON_TOKEN_EXPIRED, "the token has expired"
 
 
+class TokenRevoked(Unauthenticated):
+    reason, message = ErrorReason.ERROR_REASON_TOKEN_REVOKED, "the token is revoked"
+
+
+class IdentityUnavailable(Unavailable):
+    reason, message = ErrorReason.ERROR_REASON_IDENTITY_UNAVAILABLE, "who vouches for this token cannot be asked now"
+
+
 class VaultHeaderNotAllowed(InvalidArgument):
     reason = ErrorReason.ERROR_REASON_VAULT_HEADER_NOT_ALLOWED
     message = "x-vault-id is for dev mode without a token, once, and must be a vault id; here the token names the vault"
@@ -176,6 +184,10 @@ class RateLimited(ResourceExhausted):
 
 
 # What was asked.
+
+
+class ReaderTooSlow(Aborted):
+    reason, message = ErrorReason.ERROR_REASON_READER_TOO_SLOW, "this stream was not read for too long"
 
 
 class RequestMalformed(InvalidArgument):
@@ -223,6 +235,10 @@ class TurnNotFound(NotFound):
 
 class BranchBusy(FailedPrecondition):
     reason, message = ErrorReason.ERROR_REASON_BRANCH_BUSY, "turn {turn_id} is still running on this branch"
+
+
+class TooManyTurns(ResourceExhausted):
+    reason, message = ErrorReason.ERROR_REASON_TOO_MANY_TURNS, "{limit} turns of this vault are running already"
 
 
 class SequenceAhead(OutOfRange):

@@ -39,7 +39,11 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a call, as the token or dev mode has it. `expire_time` is None where nothing expires."""
+    """Who makes a call, as the token or dev mode has it.
+
+    `token_id` is the token's `jti`, `issue_time` its `iat`; None where it has none. `expire_time` is None where nothing
+    expires.
+    """
 
     vault_id: str
     user_id: str
@@ -47,7 +51,23 @@ class Caller:
     permissions: frozenset[str]
     operator: bool
     auth_method: str
+    token_id: str | None
+    issue_time: int | None
     expire_time: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """Tokens that count no more: the one with `token_id`, or those of `user_id` issued before `issued_before`."""
+
+    revocation_id: str
+    vault_id: str
+    token_id: str | None
+    user_id: str | None
+    issued_before: int | None
+    note: str
+    creator: str
+    create_time: int
 
 
 @dataclass(frozen=True, slots=True)

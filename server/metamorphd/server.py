@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib
 import signal
 import sys
 from collections.abc import Callable
@@ -15,15 +16,21 @@ from metamorph.chat.v1 import chat_service_pb2, chat_service_pb2_grpc
 from metamorph.vault.v1 import vault_service_pb2, vault_service_pb2_grpc
 from prometheus_client import Gauge
 
+from metamorphd.auth.emblem import EmblemApi
+from metamorphd.auth.jwks import KeySet
+from metamorphd.auth.revocations import Revocations
 from metamorphd.auth.tokens import TokenVerifier
+from metamorphd.auth.web import Web
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.errors import StartupRefused
 from metamorphd.health import Health
 from metamorphd.http import HttpServer, application
 from metamorphd.interceptors.call import methods_of
-from metamorphd.interceptors.guards import Authenticate, Guard, LimitRate, Validate, authorize
+from metamorphd.interceptors.guards import Authenticate, Guard, LimitRate, Limits, Validate, authorize
 from metamorphd.interceptors.interceptor import Interceptor
+from metamorphd.interceptors.rate_limit import MemoryLimits, RateLimit
+from metamorphd.interceptors.streams import UNREAD_SECONDS, Streams
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.model import Model
 from metamorphd.llm.offline import Offline
@@ -34,7 +41,9 @@ from metamorphd.services.chat import ChatService
 from metamorphd.services.vault import VaultService
 from metamorphd.settings import Settings
 from metamorphd.store.database import Database
+from metamorphd.store.revocations import load_revocations
 from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.transport import OPTIONS, Certificates, Tls
 
 SERVICES = [
     chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"],
@@ -44,22 +53,11 @@ SERVICES = [
 NAMES = [service.full_name for service in SERVICES]
 HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
-LARGEST_REQUEST = 32 * 1024 * 1024
-LARGEST_METADATA = 8 * 1024
-CONCURRENT_STREAMS = 1000
 # After the drain: time for calls that are answering to send their last bytes.
 LAST_SEND_SECONDS = 2.0
 SWITCH_SECONDS = 0.001
 SWEEP_SECONDS = 2.0
-
-# Soft and hard limit alike: between them grpc refuses at random. Port reuse would let a second server share the port.
-OPTIONS = [
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_concurrent_streams", CONCURRENT_STREAMS),
-    ("grpc.max_metadata_size", LARGEST_METADATA),
-    ("grpc.absolute_max_metadata_size", LARGEST_METADATA),
-    ("grpc.max_receive_message_length", LARGEST_REQUEST),
-]
+RESUME_FACTOR = 10
 
 logger = structlog.get_logger(__name__)
 
@@ -82,13 +80,18 @@ class Server:
             default_model=settings.default_model,
             max_output_tokens=settings.max_output_tokens,
             time_limit=settings.turn_timeout_seconds,
+            max_running_turns=settings.max_running_turns,
         )
         running = Gauge("metamorph_running_turns", "Turns that generate a reply now", registry=self._metrics.registry)
         running.set_function(lambda: self._engine.running_turns)
+        self._revocations = Revocations()
+        self._web = Web()
+        self._limits = _limits(settings)
+        verifier = _verifier(settings, clock=self._clock, web=self._web, revocations=self._revocations)
         self._interceptor = Interceptor(
             methods=methods_of(SERVICES),
-            guards=_guards(settings, self._clock),
-            clock=self._clock,
+            guards=_guards(settings, verifier=verifier, limits=self._limits),
+            streams=Streams(revocations=self._revocations, clock=self._clock, unread_seconds=UNREAD_SECONDS),
             metrics=self._metrics,
             log=CallLog(level=settings.log_level),
         )
@@ -108,12 +111,15 @@ class Server:
         try:
             await self._start_grpc()
             await asyncio.gather(self._database.open(), self._model.open())
+            self._revocations.load(await self._database.read_system(load_revocations))
             swept = await self._engine.sweep(patience_seconds=SWEEP_SECONDS)
         except BaseException:
             await self._grpc.stop(0)
             await self._http.stop()
             raise
         await self._health.ready()
+        for warning in self._settings.warnings:
+            logger.warning(warning)
         logger.info(
             "serving",
             grpc_port=self.grpc_port,
@@ -132,6 +138,8 @@ class Server:
         await self._interceptor.idle(seconds=LAST_SEND_SECONDS)
         await self._grpc.stop(0)
         await self._http.stop()
+        await self._web.close()
+        await self._limits.close()
         await self._model.close()
         await self._database.close()
         logger.info("stopped")
@@ -146,10 +154,17 @@ class Server:
         build = Build(
             version=version("metamorphd"),
             settings=self._settings.shown(),
+            warnings=self._settings.warnings,
             model_source=self._model.source,
             start_time=self._clock.now(),
         )
-        admin = AdminService(database=self._database, engine=self._engine, clock=self._clock, build=build)
+        admin = AdminService(
+            database=self._database,
+            engine=self._engine,
+            revocations=self._revocations,
+            clock=self._clock,
+            build=build,
+        )
         vault = VaultService(database=self._database, clock=self._clock)
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
         vault_service_pb2_grpc.add_VaultServiceServicer_to_server(vault, self._grpc)
@@ -162,9 +177,12 @@ class Server:
 
     def _listen(self) -> int:
         address, port = self._settings.listen_address, self._settings.grpc_port
-        host = f"[{address}]" if ":" in address else address
+        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        tls = _tls(self._settings)
         try:
-            return self._grpc.add_insecure_port(f"{host}:{port}")
+            if tls is not None:
+                return self._grpc.add_secure_port(where, Certificates(tls).credentials())
+            return self._grpc.add_insecure_port(where)
         except RuntimeError as exc:
             raise StartupRefused(f"cannot listen on port {port} for gRPC; set GRPC_PORT to a free one") from exc
 
@@ -180,20 +198,47 @@ def _model(settings: Settings) -> Model:
     )
 
 
-def _guards(settings: Settings, clock: Clock) -> list[Guard]:
-    """In the order of API.md; each guard says why it stands where it does."""
-    verifier = TokenVerifier(
+def _tls(settings: Settings) -> Tls | None:
+    if settings.grpc_tls_cert is None or settings.grpc_tls_key is None:
+        return None
+    return Tls(settings.grpc_tls_cert, settings.grpc_tls_key.get_secret_value(), settings.grpc_tls_client_ca)
+
+
+def _verifier(settings: Settings, *, clock: Clock, web: Web, revocations: Revocations) -> TokenVerifier:
+    return TokenVerifier(
         secrets=settings.jwt_secrets,
+        key_set=KeySet(url=settings.emblem_jwks_url, web=web) if settings.emblem_jwks_url else None,
+        emblem=EmblemApi(url=settings.emblem_api_url, web=web) if settings.emblem_api_url else None,
+        revocations=revocations,
         clock=clock,
         issuer=settings.emblem_jwt_issuer,
         audience=settings.emblem_jwt_audience,
     )
+
+
+def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> list[Guard]:
+    """In the order of API.md; each guard says why it stands where it does."""
+    requests, window = settings.rate_limit_requests, settings.rate_limit_window_seconds
+    failures = RateLimit(requests=settings.auth_failure_requests, window_seconds=window)
     return [
-        Authenticate(verifier=verifier, dev_mode=settings.emblem_dev_mode),
+        Authenticate(verifier=verifier, dev_mode=settings.emblem_dev_mode, failures=failures),
         authorize,
-        LimitRate(requests=settings.rate_limit_requests, window_seconds=settings.rate_limit_window_seconds),
+        LimitRate(
+            general=limits.limit("general", requests=requests, window_seconds=window),
+            # Resuming and looking after a turn that is paid for already.
+            resume=limits.limit("resume", requests=requests * RESUME_FACTOR, window_seconds=window),
+        ),
         Validate(),
     ]
+
+
+def _limits(settings: Settings) -> Limits:
+    if settings.rate_limit_storage is None or settings.rate_limit_requests == 0:
+        return MemoryLimits()
+    # Imported where it is wanted: the library and its client take a tenth of a second and ten megabytes.
+    shared = importlib.import_module("metamorphd.interceptors.shared_rate_limit")
+    limits: Limits = shared.SharedLimits(settings.rate_limit_storage.get_secret_value())
+    return limits
 
 
 async def serve(settings: Settings, *, announce: Callable[[Server], None] = lambda _: None) -> None:

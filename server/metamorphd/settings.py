@@ -4,11 +4,12 @@
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from metamorphd.errors import StartupRefused
@@ -31,13 +32,29 @@ def _log_level(value: str) -> str:
     return value.lower()
 
 
+def _rate_limit_storage(value: object) -> object:
+    """A secret, because such an address often has a password in it."""
+    if value == "memory":
+        return None
+    if isinstance(value, str) and not value.startswith(("redis://", "rediss://")):
+        raise ValueError("must be memory, redis://… or rediss://…")
+    return value
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class Settings(BaseSettings):
     """The server's settings; the variable's name is the field's in capitals."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A variable that is set to nothing is not set; but EMBLEM_API_URL is then none, rather than its default."""
+        told = {name: value for name, value in values.items() if value != ""}
+        return told | ({"emblem_api_url": None} if values.get("emblem_api_url") == "" else {})
 
     anthropic_api_key: SecretStr | None = Field(
         default=None,
@@ -52,6 +69,13 @@ class Settings(BaseSettings):
     )
     emblem_jwt_issuer: str | None = Field(default=None, description="Required `iss` of tokens, where it is set.")
     emblem_jwt_audience: str | None = Field(default=None, description="Required `aud` of tokens, where it is set.")
+    emblem_jwks_url: str | None = Field(
+        default=None, description="Public keys (JWKS, https) for tokens signed RS256, ES256 or EdDSA."
+    )
+    emblem_api_url: str | None = Field(
+        default="https://api.emblemvault.ai",
+        description="Asked about tokens that are not ours to verify; empty asks nobody. Dev mode asks nobody.",
+    )
     database_path: Path = Field(
         default=Path("./data/metamorph.db"), description="SQLite file; on Railway /data/metamorph.db."
     )
@@ -63,6 +87,13 @@ class Settings(BaseSettings):
     listen_address: str = Field(default="::", description="Address to listen on. `::` is every address, IPv4 too.")
     port: Port = Field(default=3001, description="HTTP: /health and /metrics.")
     grpc_port: Port = Field(default=50051, description="gRPC.")
+    grpc_tls_cert: str | None = Field(
+        default=None, description="TLS certificate chain for gRPC: PEM text or a file, which may change."
+    )
+    grpc_tls_key: SecretStr | None = Field(default=None, description="Its key, likewise.")
+    grpc_tls_client_ca: str | None = Field(
+        default=None, description="Authorities whose certificates clients must show (mTLS), likewise."
+    )
     anthropic_base_url: str | None = Field(default=None, description="Where the Messages API is, if not at Anthropic.")
     anthropic_max_retries: int = Field(
         default=2, ge=0, le=10, description="How often a call to the model is tried again before its first event."
@@ -81,6 +112,13 @@ class Settings(BaseSettings):
         default=100, ge=0, description="Calls per user and window; 0 turns the limit off, as `metamorph dev` does."
     )
     rate_limit_window_seconds: float = Field(default=900, gt=0, description="The window, in seconds.")
+    rate_limit_storage: Annotated[SecretStr | None, BeforeValidator(_rate_limit_storage)] = Field(
+        default=None, description="memory, the default, or redis://… to share the limits between replicas."
+    )
+    auth_failure_requests: int = Field(
+        default=100, ge=0, description="Refused tokens per network address and window; 0 turns that limit off."
+    )
+    max_running_turns: int = Field(default=100, ge=1, description="Turns of one vault that may run at a time.")
     turn_timeout_seconds: float = Field(default=600, gt=0, description="A turn's own time limit, in seconds.")
     shutdown_grace_seconds: float = Field(
         default=25, ge=0, description="How long running turns may go on after SIGTERM."
@@ -104,6 +142,24 @@ class Settings(BaseSettings):
     def production(self) -> bool:
         """Whether the guide's `NODE_ENV=production` is set."""
         return self.node_env == PRODUCTION
+
+    @property
+    def others_vouch(self) -> bool:
+        """Whether it was said who vouches for tokens, if not a secret of our own."""
+        told = self.model_fields_set & {"emblem_jwks_url", "emblem_api_url"}
+        return any(getattr(self, name) for name in told)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.listen_address in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator should know of, in words."""
+        if self.grpc_tls_cert is None and not self.loopback:
+            return ["gRPC is served without TLS: only a private, encrypted network may lead to this port"]
+        return []
 
     def shown(self) -> dict[str, str]:
         """Every setting by its variable's name, as text; of a secret only whether it is set."""
@@ -137,19 +193,19 @@ def load(**overrides: Any) -> Settings:
 
 def load_dev(**overrides: Any) -> Settings:
     """As `load`, for `metamorph dev`: dev mode on loopback, and no rate limit unless one is set."""
-    dev = {"emblem_dev_mode": True, "listen_address": "127.0.0.1"}
+    dev: dict[str, Any] = {"emblem_dev_mode": True, "listen_address": "127.0.0.1", "emblem_api_url": ""}
     if "rate_limit_requests" not in _read().model_fields_set:
         dev["rate_limit_requests"] = 0
     return load(**(dev | overrides))
 
 
-def load_secret() -> str:
-    """What tokens are signed with. Raises StartupRefused when there is none, or it is too short."""
+def load_signing() -> Settings:
+    """With what tokens are signed. Raises StartupRefused when there is no secret, or it is too short."""
     settings = _read()
     _refuse_short_secret(settings)
     if settings.emblem_jwt_secret is None:
         raise StartupRefused(MISSING_SIGNING_KEY)
-    return settings.emblem_jwt_secret.get_secret_value()
+    return settings
 
 
 def _read(**overrides: Any) -> Settings:
@@ -167,8 +223,10 @@ def _refuse_unsafe(settings: Settings) -> None:
         raise StartupRefused("ANTHROPIC_API_KEY is not set; production needs it, set it to a Claude API key")
     if settings.emblem_dev_mode:
         _refuse_public_dev_mode(settings)
-    elif settings.emblem_jwt_secret is None:
+    elif settings.emblem_jwt_secret is None and (settings.production or not settings.others_vouch):
         raise StartupRefused(f"{MISSING_SIGNING_KEY}, or run `metamorph dev`")
+    _refuse_unsafe_web(settings)
+    _refuse_unsafe_port(settings)
 
 
 def _refuse_short_secret(settings: Settings) -> None:
@@ -181,6 +239,30 @@ def _refuse_short_secret(settings: Settings) -> None:
         )
 
 
+def _refuse_unsafe_web(settings: Settings) -> None:
+    """Tokens and keys travel encrypted, but on this machine."""
+    api = settings.emblem_api_url
+    if api is not None and not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/]", api):
+        raise StartupRefused("EMBLEM_API_URL must begin with https://, or be empty to ask nobody")
+    if settings.emblem_jwks_url is not None and not settings.emblem_jwks_url.startswith("https://"):
+        raise StartupRefused("EMBLEM_JWKS_URL must begin with https://")
+
+
+def _refuse_unsafe_port(settings: Settings) -> None:
+    tls = settings.grpc_tls_cert
+    if (tls is None) != (settings.grpc_tls_key is None):
+        raise StartupRefused("GRPC_TLS_CERT and GRPC_TLS_KEY belong together; set both or none")
+    if tls is None and settings.grpc_tls_client_ca is not None:
+        raise StartupRefused("GRPC_TLS_CLIENT_CA needs GRPC_TLS_CERT and GRPC_TLS_KEY; set them too")
+    # Railway's TCP proxy is open to the internet, and passes on what it gets.
+    proxied = os.environ.get("RAILWAY_TCP_APPLICATION_PORT") == str(settings.grpc_port)
+    if settings.production and proxied and tls is None:
+        raise StartupRefused(
+            "a public TCP proxy leads to the gRPC port (RAILWAY_TCP_APPLICATION_PORT) and there is no TLS; "
+            "set GRPC_TLS_CERT and GRPC_TLS_KEY, or remove the proxy"
+        )
+
+
 def _refuse_public_dev_mode(settings: Settings) -> None:
     """Dev mode lets everybody in: it must not be reachable, nor be on where the guide's production is."""
     if settings.production:
@@ -188,7 +270,7 @@ def _refuse_public_dev_mode(settings: Settings) -> None:
     railway = next((name for name in sorted(os.environ) if name.startswith("RAILWAY_")), None)
     if railway is not None:
         raise StartupRefused(f"EMBLEM_DEV_MODE=true is refused on Railway ({railway} is set); set it to false")
-    if settings.listen_address not in ("127.0.0.1", "::1", "localhost"):
+    if not settings.loopback:
         raise StartupRefused(
             "EMBLEM_DEV_MODE=true needs a loopback address; set LISTEN_ADDRESS=127.0.0.1 or run `metamorph dev`"
         )

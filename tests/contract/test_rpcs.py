@@ -21,7 +21,7 @@ METHODS = methods_of(SERVICES)
 SERVICERS = {"ChatService": ChatService, "VaultService": VaultService, "AdminService": AdminService}
 NEEDING = [(method, permission) for method in METHODS.values() for permission in method.requires]
 # Ids that name nothing of a vault: the caller's own words.
-NOT_RESOURCES = {"request_id", "vault_id"}
+NOT_RESOURCES = {"request_id", "vault_id", "user_id", "token_id", "revocation_id"}
 
 
 def call(caller: Caller, method: Method, request: Message) -> Any:

@@ -29,12 +29,32 @@ def test_the_guides_variables_keep_their_names_and_defaults() -> None:
     assert (str(loaded.database_path), loaded.sqlite_synchronous) == ("data/metamorph.db", "FULL")
 
 
+CERTIFICATE = {"GRPC_TLS_CERT": "/tls/cert.pem", "GRPC_TLS_KEY": "/tls/key.pem"}
+PROXIED = {"RAILWAY_TCP_APPLICATION_PORT": "50051"}
+
+
 def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("variables", [PRODUCTION, DEV, {"EMBLEM_JWT_SECRET": SECRET}])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        PRODUCTION,
+        DEV,
+        {"EMBLEM_JWT_SECRET": SECRET},
+        {"EMBLEM_API_URL": "https://id.example"},
+        {"EMBLEM_API_URL": "http://127.0.0.1:8000"},
+        {"EMBLEM_JWKS_URL": "https://id.example/keys"},
+        {"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": "memory"},
+        {"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": "rediss://redis:6379/0"},
+        PRODUCTION | PROXIED | CERTIFICATE,
+        PRODUCTION | PROXIED | {"GRPC_PORT": "50052"},
+        {"EMBLEM_JWT_SECRET": SECRET} | PROXIED,
+        {"EMBLEM_JWT_SECRET": SECRET} | CERTIFICATE | {"GRPC_TLS_CLIENT_CA": "/tls/ca.pem"},
+    ],
+)
 def test_what_is_safe_is_accepted(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     set_environment(monkeypatch, variables)
     assert settings.load()
@@ -66,6 +86,16 @@ def test_what_is_safe_is_accepted(monkeypatch: pytest.MonkeyPatch, variables: di
         ({"EMBLEM_JWT_SECRET": SECRET, "TURN_TIMEOUT_SECONDS": "0"}, "TURN_TIMEOUT_SECONDS"),
         ({"EMBLEM_JWT_SECRET": SECRET, "SQLITE_SYNCHRONOUS": "OFF"}, "SQLITE_SYNCHRONOUS"),
         ({"EMBLEM_JWT_SECRET": SECRET, "LOG_LEVEL": "loud"}, "LOG_LEVEL"),
+        ({"EMBLEM_API_URL": ""}, "EMBLEM_JWT_SECRET"),
+        (PRODUCTION | {"EMBLEM_JWT_SECRET": "", "EMBLEM_JWKS_URL": "https://id.example"}, "EMBLEM_JWT_SECRET"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_API_URL": "http://id.example"}, "EMBLEM_API_URL"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "http://id.example"}, "EMBLEM_JWKS_URL"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "http://127.0.0.1/keys"}, "EMBLEM_JWKS_URL"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": "canary"}, "RATE_LIMIT_STORAGE"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_CERT": "cert.pem"}, "GRPC_TLS_KEY"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_KEY": "canary"}, "GRPC_TLS_CERT"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_CLIENT_CA": "ca.pem"}, "GRPC_TLS_CLIENT_CA"),
+        (PRODUCTION | PROXIED, "RAILWAY_TCP_APPLICATION_PORT"),
     ],
 )
 def test_what_is_unsafe_or_makes_no_sense_is_one_line_that_names_the_variable(
@@ -88,3 +118,19 @@ def test_dev_is_unlimited_on_loopback_unless_a_limit_is_set(monkeypatch: pytest.
     monkeypatch.setenv("NODE_ENV", "production")
     with pytest.raises(StartupRefused):
         settings.load_dev()
+
+
+def test_an_empty_variable_is_not_set_but_an_empty_emblem_api_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load(emblem_jwt_secret=SECRET).emblem_api_url == "https://api.emblemvault.ai"
+    set_environment(monkeypatch, {"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_API_URL": "", "GRPC_PORT": "", "LOG_LEVEL": ""})
+    loaded = settings.load()
+    assert (loaded.emblem_api_url, loaded.grpc_port, loaded.log_level) == (None, 50051, "info")
+    monkeypatch.delenv("EMBLEM_API_URL")
+    assert settings.load_dev().emblem_api_url is None
+
+
+def test_plaintext_beyond_this_machine_is_warned_of() -> None:
+    assert len(settings.load(emblem_jwt_secret=SECRET).warnings) == 1
+    assert settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1").warnings == []
+    tls = {"grpc_tls_cert": "cert.pem", "grpc_tls_key": "key.pem"}
+    assert settings.load(emblem_jwt_secret=SECRET, **tls).warnings == []

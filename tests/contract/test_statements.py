@@ -13,6 +13,8 @@ TENANT = [statement for statement in ALL if statement.tenant]
 # Each that crosses vaults is named here, with the reason.
 SYSTEM_OPERATIONS = {
     "list_running_turns",  # the sweep at start-up ends what a crash left, whosoever it is
+    "list_revocations",  # the operator looks at what was revoked, whosesoever it is
+    "load_revocations",  # every call looks at what was revoked before its vault is known
     "probe",  # the health check reads nothing
 }
 

@@ -1,14 +1,22 @@
 """The rate limit, alone and in the server."""
 
+import asyncio
+import time
+import uuid
 from pathlib import Path
 
 import pytest
 from metamorph.chat.v1.chat_service_pb2 import GetTurnRequest
+from metamorph.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.interceptors import rate_limit
+from metamorphd.interceptors.call import Call, methods_of
 from metamorphd.interceptors.rate_limit import RateLimit
+from metamorphd.server import SERVICES
 
-from tests.serving import Caller, refused, send_request, serving
+from tests.chat.test_turns import asking
+from tests.fakes.messages_api import FakeMessagesApi, Reply
+from tests.serving import Caller, mint, refused, send_request, serving
 
 
 class Time:
@@ -92,3 +100,71 @@ async def test_a_refused_send_is_not_stored_and_resuming_has_its_own_allowance(t
         for _ in range(10):
             await caller.chat.GetTurn(GetTurnRequest(turn_id=started.turn_id), metadata=caller.metadata)
         assert len(await running.caller(user="bob").messages(session.session_id)) == 2
+
+
+async def test_refused_tokens_are_limited_by_address_and_accepted_ones_are_not(tmp_path: Path) -> None:
+    async with serving(tmp_path, auth_failure_requests=3, rate_limit_window_seconds=30) as running:
+        for caller in (running.caller("bad"), running.caller(""), running.caller(mint(secret="b" * 32))):
+            assert (await refused(ask(caller))).code.name == "UNAUTHENTICATED"
+        refusal = await refused(ask(running.caller("bad")))
+        assert (refusal.code.name, refusal.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
+        assert refusal.retry == pytest.approx(10, abs=1)
+        await ask(running.caller())
+        # What was ours, and has expired, is no sign of a hostile caller.
+        assert (await refused(ask(running.caller(exp=int(time.time()) - 60)))).reason == "TOKEN_EXPIRED"
+
+
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [
+        ("ipv4:10.1.2.3:4711", "10.1.2.3"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:4711", "2001:db8:1:2::/64"),
+        ("ipv6:%5B::ffff:10.1.2.3%5D:4711", "10.1.2.3"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:4711", "fe80::/64"),
+        ("unix:", ""),
+    ],
+)
+def test_a_network_is_what_one_host_has(peer: str, network: str) -> None:
+    method = next(iter(methods_of(SERVICES).values()))
+    assert Call(method, (), b"", peer=lambda: peer).network == network
+
+
+async def test_a_vault_may_run_so_many_turns_and_no_more(tmp_path: Path) -> None:
+    hold = asyncio.Event()
+    async with (
+        FakeMessagesApi(Reply(("a", "b"), hold=hold)) as api,
+        asking(api, tmp_path, max_running_turns=2) as running,
+    ):
+        alice, bob, mallory = running.caller(), running.caller(user="bob"), running.caller(vault="evil")
+        streams = []
+        for caller in (alice, bob):
+            session = await caller.create_session()
+            streams.append(caller.start(session.session_id, request_id=str(uuid.uuid4())))
+            await streams[-1].next()
+        third = await alice.create_session()
+        refusal = await refused(alice.chat.SendMessage(send_request(third.session_id), metadata=alice.metadata))
+        assert (refusal.code.name, refusal.reason) == ("RESOURCE_EXHAUSTED", "TOO_MANY_TURNS")
+        assert (refusal.info.metadata, refusal.retry) == ({"limit": "2"}, 1.0)
+        assert await alice.messages(third.session_id) == []
+        other = mallory.start((await mallory.create_session()).session_id)
+        await other.next()
+        hold.set()
+        for stream in (*streams, other):
+            await stream.rest()
+        assert (await alice.send(third.session_id))[-1].turn_finished.status == TURN_STATUS_COMPLETED
+
+
+async def test_a_repeated_send_joins_its_turn_also_when_no_more_may_run(tmp_path: Path) -> None:
+    hold = asyncio.Event()
+    async with (
+        FakeMessagesApi(Reply(("a", "b"), hold=hold)) as api,
+        asking(api, tmp_path, max_running_turns=1) as running,
+    ):
+        alice = running.caller()
+        session, request_id = await alice.create_session(), str(uuid.uuid4())
+        first = alice.start(session.session_id, request_id=request_id)
+        started = await first.next()
+        again = alice.start(session.session_id, request_id=request_id)
+        assert await again.next() == started
+        hold.set()
+        assert (await again.rest())[-1] == (await first.rest())[-1]

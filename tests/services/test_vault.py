@@ -53,7 +53,7 @@ async def test_server_info_shows_settings_without_secrets(tmp_path: Path) -> Non
     async with serving(tmp_path, anthropic_api_key="sk-ant-secret") as running:
         operator = running.caller(operator=True)
         info = await operator.admin.GetServerInfo(GetServerInfoRequest(), metadata=operator.metadata)
-        assert (info.store.engine, info.store.schema_version, info.model_source) == ("sqlite", 1, "claude")
+        assert (info.store.engine, info.store.schema_version, info.model_source) == ("sqlite", 2, "claude")
         assert info.settings["EMBLEM_JWT_SECRET"] == info.settings["ANTHROPIC_API_KEY"] == "set"
         assert info.settings["RATE_LIMIT_REQUESTS"] == "0"
         assert info.settings["DATABASE_PATH"].endswith("metamorph.db")

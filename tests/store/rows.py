@@ -62,6 +62,7 @@ async def new_turn(database: Database, session_id: str, text: str = "Hello", **f
         "model": "",
         "default_model": "default",
         "request": None,
+        "max_running_turns": 100,
     }
     return await database.write(create_turn, "acme", **(values | fields))
 

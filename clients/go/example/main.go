@@ -13,12 +13,14 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
+	"metamorph/clients/go/metamorph"
 	chatv1 "metamorph/clients/go/metamorph/chat/v1"
 )
 
 func main() {
 	target := cmp.Or(os.Getenv("METAMORPH_TARGET"), "localhost:50051")
-	connection := must(grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials())))
+	options := append(must(metamorph.DialOptions()), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	connection := must(grpc.NewClient(target, options...))
 	defer connection.Close()
 	ctx := context.Background()
 	if token := os.Getenv("METAMORPH_TOKEN"); token != "" {

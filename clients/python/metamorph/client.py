@@ -1,6 +1,8 @@
 """The hand-written part of the Python client: a caller's metadata, and replies that survive a lost connection."""
 
 import asyncio
+import importlib.resources
+import json
 import random
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -20,7 +22,7 @@ from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 5.0
 STATUS_DETAILS = "grpc-status-details-bin"
-# A stream that ended so says nothing about its turn. Of UNAUTHENTICATED only an expired token can be cured.
+# A stream that ended so says nothing about its turn. Of UNAUTHENTICATED a new token cures two reasons.
 RESUMABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.INTERNAL,
@@ -28,11 +30,15 @@ RESUMABLE = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-RESUMABLE_REASONS = {"TOKEN_EXPIRED", "RATE_LIMITED", "STORE_BUSY"}
+RESUMABLE_REASONS = {"TOKEN_EXPIRED", "TOKEN_REVOKED", "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"}
+_AGREED = json.loads(importlib.resources.files("metamorph").joinpath("channel.json").read_text())
 # A dead connection is noticed by pings, and a server that is back is found within a second.
-OPTIONS = [
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.keepalive_time_ms", _AGREED["keepaliveTimeMs"]),
+    ("grpc.keepalive_timeout_ms", _AGREED["keepaliveTimeoutMs"]),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.service_config", json.dumps(_AGREED["serviceConfig"])),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),

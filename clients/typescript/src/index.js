@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { AdminService } from "./gen/metamorph/admin/v1/admin_service_pb.js";
@@ -12,13 +13,21 @@ export * from "./gen/metamorph/chat/v1/session_pb.js";
 export * from "./gen/metamorph/chat/v1/turn_pb.js";
 export * from "./gen/metamorph/vault/v1/vault_service_pb.js";
 
+const agreed = JSON.parse(readFileSync(new URL("./gen/channel.json", import.meta.url), "utf8"));
+
 export function connect(baseUrl, { token, vault } = {}) {
   const identify = (next) => (request) => {
     if (token) request.header.set("authorization", `Bearer ${token}`);
     if (vault) request.header.set("x-vault-id", vault);
     return next(request);
   };
-  const transport = createGrpcTransport({ baseUrl, interceptors: [identify] });
+  const transport = createGrpcTransport({
+    baseUrl,
+    interceptors: [identify],
+    pingIntervalMs: agreed.keepaliveTimeMs,
+    pingTimeoutMs: agreed.keepaliveTimeoutMs,
+    pingIdleConnection: true,
+  });
   return {
     chat: createClient(ChatService, transport),
     vault: createClient(VaultService, transport),

@@ -59,7 +59,8 @@ class Send:
 class TurnEngine:
     """Owns every running turn of this process: a turn goes on whether anybody follows it or not.
 
-    `time_limit` in seconds; `max_output_tokens` is the most that a reply may have.
+    `time_limit` in seconds; `max_output_tokens` is the most that a reply may have, `max_running_turns` the most turns
+    of one vault that may run at a time.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class TurnEngine:
         default_model: str,
         max_output_tokens: int,
         time_limit: float,
+        max_running_turns: int,
     ) -> None:
         self._database = database
         self._model = model
@@ -78,6 +80,7 @@ class TurnEngine:
         self._default_model = default_model
         self._max_output_tokens = max_output_tokens
         self._time_limit = time_limit
+        self._max_running_turns = max_running_turns
         self._live: dict[tuple[str, str], LiveTurn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -175,6 +178,7 @@ class TurnEngine:
                 parent=send.parent_message_id,
                 model=send.model,
                 default_model=self._default_model,
+                max_running_turns=self._max_running_turns,
                 request=send.request,
             )
         except Exception as exc:

@@ -7,8 +7,10 @@ import time
 import click
 import jwt
 
-from metamorphd.auth.tokens import ALGORITHM, LONGEST_LIFE_SECONDS, PERMISSIONS, VAULT_ID
-from metamorphd.settings import load_secret
+from metamorphd.auth.claims import LONGEST_LIFE_SECONDS, PERMISSIONS, VAULT_ID
+from metamorphd.auth.tokens import SHARED
+from metamorphd.clock import Clock
+from metamorphd.settings import load_signing
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -65,6 +67,11 @@ def token(
     claims: dict[str, object] = {"vault_id": vault, "sub": user, "permissions": permissions}
     claims |= {"email": email} if email else {}
     claims |= {"operator": True} if operator else {}
-    claims["exp"] = int(time.time()) + expires
-    signed = jwt.encode(claims, load_secret(), algorithm=ALGORITHM)
+    signing = load_signing()
+    claims |= {"iss": signing.emblem_jwt_issuer} if signing.emblem_jwt_issuer else {}
+    claims |= {"aud": signing.emblem_jwt_audience} if signing.emblem_jwt_audience else {}
+    now = int(time.time())
+    # With an id and a time, so that it can be revoked alone, or with those before it.
+    claims |= {"jti": Clock().new_id("tok"), "iat": now, "exp": now + expires}
+    signed = jwt.encode(claims, signing.jwt_secrets[0], algorithm=SHARED)
     click.echo(json.dumps({"token": signed, "claims": claims}) if as_json else signed)

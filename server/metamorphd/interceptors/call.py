@@ -1,10 +1,12 @@
 """A call on its way to its servicer, and what its method promises in the proto."""
 
+import ipaddress
 import itertools
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -45,11 +47,24 @@ class Method:
 class Call:
     """One call. The guards fill in the caller, then the request. `call_id` is the caller's own or a new one."""
 
-    __slots__ = ("authorization", "call_id", "call_id_was_sent", "caller", "method", "raw", "request", "vault_header")
+    __slots__ = (
+        "_peer",
+        "authorization",
+        "call_id",
+        "call_id_was_sent",
+        "caller",
+        "method",
+        "raw",
+        "request",
+        "vault_header",
+    )
 
-    def __init__(self, method: Method, metadata: Iterable[tuple[str, str | bytes]], raw: bytes) -> None:
+    def __init__(
+        self, method: Method, metadata: Iterable[tuple[str, str | bytes]], raw: bytes, *, peer: Callable[[], str]
+    ) -> None:
         self.method = method
         self.raw = raw
+        self._peer = peer
         self.authorization: list[str | bytes] = []
         self.vault_header: list[str | bytes] = []
         self.caller: Caller | None = None
@@ -64,6 +79,19 @@ class Call:
                 sent.append(value)
         self.call_id_was_sent = len(sent) == 1 and isinstance(sent[0], str) and bool(_CALL_ID.fullmatch(sent[0]))
         self.call_id = str(sent[0]) if self.call_id_was_sent else f"{_PROCESS}-{next(_NUMBERS):x}"
+
+    @property
+    def network(self) -> str:
+        """Where the call comes from: an IPv4 address, or the /64 of an IPv6 one, which is as much as one host has."""
+        # `ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`; a socket of another kind has no address.
+        address = unquote(self._peer()).partition(":")[2].rpartition(":")[0].strip("[]").partition("%")[0]
+        try:
+            host = ipaddress.ip_address(address)
+        except ValueError:
+            return address
+        if isinstance(host, ipaddress.IPv6Address):
+            return str(host.ipv4_mapped or ipaddress.ip_network((host, 64), strict=False))
+        return address
 
 
 def methods_of(services: Sequence[ServiceDescriptor]) -> dict[str, Method]:

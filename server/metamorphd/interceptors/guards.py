@@ -3,21 +3,23 @@
 Their order is API.md's order of checks. A guard that must wait returns an awaitable.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, Protocol
 
 import protovalidate
 from google.protobuf.message import DecodeError
 from metamorph.api.v1.options_pb2 import RateClass
 
 from metamorphd.auth.callers import current_caller
-from metamorphd.auth.tokens import PERMISSIONS, VAULT_ID
+from metamorphd.auth.claims import PERMISSIONS, VAULT_ID
 from metamorphd.errors import (
+    DomainError,
     FieldViolation,
     PermissionMissing,
     RateLimited,
     RequestInvalid,
     RequestMalformed,
+    TokenInvalid,
     TokenMissing,
     VaultHeaderNotAllowed,
 )
@@ -29,43 +31,70 @@ Guard = Callable[[Call], Awaitable[None] | None]
 
 BEARER = "Bearer "
 DEV_VAULT = "dev-vault"
-RESUME_FACTOR = 10
 VIOLATIONS_SHOWN = 32
 
 
 class Verifier(Protocol):
-    def verify(self, token: str) -> Caller: ...
+    def verify(self, text: str) -> Caller | Coroutine[Any, Any, Caller]: ...
 
 
 class Authenticate:
     """First: whoever is refused here has cost nothing yet, and all that follows needs the caller.
 
-    In dev mode a call without a token acts on the vault in `x-vault-id`.
+    In dev mode a call without a token acts on the vault in `x-vault-id`. `failures` counts refused tokens by network:
+    beyond it a refusal says when to come back, and nobody else is asked about a token. Tokens that are ours to verify
+    still pass then: whoever shares the address of a hostile caller is not locked out.
     """
 
-    def __init__(self, *, verifier: Verifier, dev_mode: bool) -> None:
+    def __init__(self, *, verifier: Verifier, dev_mode: bool, failures: RateLimit) -> None:
         self._verifier = verifier
         self._dev_mode = dev_mode
+        self._failures = failures
 
-    def __call__(self, call: Call) -> None:
+    def __call__(self, call: Call) -> Awaitable[None] | None:
         authorization, vault_header = call.authorization, call.vault_header
         if vault_header and (authorization or not self._dev_mode):
             raise VaultHeaderNotAllowed
         if not authorization and self._dev_mode:
-            call.caller = _dev_caller(vault_header)
-        else:
-            call.caller = self._verify(authorization)
-        current_caller.set(call.caller)
+            self._let_in(call, _dev_caller(vault_header))
+            return None
+        try:
+            verified = self._verifier.verify(_bearer(authorization))
+        except (TokenInvalid, TokenMissing) as refusal:
+            raise self._count(call, refusal) from None
+        if not isinstance(verified, Caller):
+            return self._wait(call, verified)
+        self._let_in(call, verified)
+        return None
 
-    def _verify(self, authorization: list[str | bytes]) -> Caller:
-        # Of several entries a dictionary would take the last, a proxy perhaps the first.
-        if len(authorization) != 1:
-            raise TokenMissing
-        value = authorization[0]
-        # The scheme's name has no case (RFC 9110, section 11.1).
-        if not isinstance(value, str) or value[: len(BEARER)].lower() != BEARER.lower():
-            raise TokenMissing
-        return self._verifier.verify(value[len(BEARER) :])
+    async def _wait(self, call: Call, verifying: Coroutine[Any, Any, Caller]) -> None:
+        wait = self._failures.wait(call.network)
+        if wait > 0:
+            verifying.close()
+            raise RateLimited(retry_delay=wait)
+        try:
+            self._let_in(call, await verifying)
+        except (TokenInvalid, TokenMissing) as refusal:
+            raise self._count(call, refusal) from None
+
+    def _let_in(self, call: Call, caller: Caller) -> None:
+        call.caller = caller
+        current_caller.set(caller)
+
+    def _count(self, call: Call, refusal: DomainError) -> DomainError:
+        wait = self._failures.take(call.network)
+        return RateLimited(retry_delay=wait) if wait > 0 else refusal
+
+
+def _bearer(authorization: list[str | bytes]) -> str:
+    # Of several entries a dictionary would take the last, a proxy perhaps the first.
+    if len(authorization) != 1:
+        raise TokenMissing
+    value = authorization[0]
+    # The scheme's name has no case (RFC 9110, section 11.1).
+    if not isinstance(value, str) or value[: len(BEARER)].lower() != BEARER.lower():
+        raise TokenMissing
+    return value[len(BEARER) :]
 
 
 def _dev_caller(vault_header: list[str | bytes]) -> Caller:
@@ -79,6 +108,8 @@ def _dev_caller(vault_header: list[str | bytes]) -> Caller:
         permissions=PERMISSIONS,
         operator=False,
         auth_method="dev",
+        token_id=None,
+        issue_time=None,
         expire_time=None,
     )
 
@@ -93,22 +124,37 @@ def authorize(call: Call) -> None:
             raise PermissionMissing(permission=claim)
 
 
-class LimitRate:
-    """Third, before anything is parsed: a flood is refused cheaply. Counted by vault and user; 0 requests is no limit.
+class Limit(Protocol):
+    def take(self, key: tuple[Hashable, ...]) -> float | Awaitable[float]: ...
 
-    StreamTurn and its kind draw on an allowance of their own, ten times as wide.
+
+class Limits(Protocol):
+    def limit(self, name: str, *, requests: int, window_seconds: float) -> Limit: ...
+
+    async def close(self) -> None: ...
+
+
+class LimitRate:
+    """Third, before anything is parsed: a flood is refused cheaply. Counted by vault and user.
+
+    StreamTurn and its kind draw on an allowance of their own, the second.
     """
 
-    def __init__(self, *, requests: int, window_seconds: float) -> None:
-        self._limits = {
-            RateClass.RATE_CLASS_UNSPECIFIED: RateLimit(requests=requests, window_seconds=window_seconds),
-            RateClass.RATE_CLASS_RESUME: RateLimit(requests=requests * RESUME_FACTOR, window_seconds=window_seconds),
-        }
+    def __init__(self, *, general: Limit, resume: Limit) -> None:
+        self._limits = {RateClass.RATE_CLASS_UNSPECIFIED: general, RateClass.RATE_CLASS_RESUME: resume}
 
-    def __call__(self, call: Call) -> None:
+    def __call__(self, call: Call) -> Awaitable[None] | None:
         if call.caller is None:
             raise RuntimeError("LimitRate must follow Authenticate")
         wait = self._limits[call.method.rate_class].take((call.caller.vault_id, call.caller.user_id))
+        if not isinstance(wait, float):
+            return self._ask(wait)
+        if wait > 0:
+            raise RateLimited(retry_delay=wait)
+        return None
+
+    async def _ask(self, asking: Awaitable[float]) -> None:
+        wait = await asking
         if wait > 0:
             raise RateLimited(retry_delay=wait)
 

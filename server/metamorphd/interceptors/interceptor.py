@@ -11,14 +11,14 @@ import structlog
 from grpc_status import rpc_status
 
 from metamorphd.auth.callers import current_caller
-from metamorphd.auth.tokens import LEEWAY_SECONDS
-from metamorphd.clock import Clock
-from metamorphd.errors import DomainError, Internal, TokenExpired
+from metamorphd.errors import DomainError, Internal
 from metamorphd.interceptors.call import CALL_ID_KEY, Call, Method
 from metamorphd.interceptors.guards import Guard
+from metamorphd.interceptors.streams import Streams
 from metamorphd.observe import CallLog, Metrics
 
 T = TypeVar("T")
+LAST_SEND_SECONDS = 2.0
 Context = grpc.aio.ServicerContext[Any, Any]
 # Text, because the class takes no parameters at run time.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -30,11 +30,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of `methods`, each once. Those of other services (health, reflection) pass untouched."""
 
     def __init__(
-        self, *, methods: Mapping[str, Method], guards: Sequence[Guard], clock: Clock, metrics: Metrics, log: CallLog
+        self,
+        *,
+        methods: Mapping[str, Method],
+        guards: Sequence[Guard],
+        streams: Streams,
+        metrics: Metrics,
+        log: CallLog,
     ) -> None:
         self._methods = methods
         self._guards = guards
-        self._clock = clock
+        self._streams = streams
         self._metrics = metrics
         self._log = log
         self._wrapped: dict[str, Handler] = {}
@@ -84,27 +90,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self, method: Method, behaviour: Callable[[Any, Context], AsyncGenerator[Any]]
     ) -> Callable[..., Awaitable[None]]:
         async def send_all(request: Any, context: Context) -> None:
-            async with self._while_token_lasts(), contextlib.aclosing(behaviour(request, context)) as responses:
-                async for response in responses:
-                    await context.write(response)
+            async with (
+                self._streams.opened(context, current_caller.get()) as stream,
+                contextlib.aclosing(behaviour(request, context)) as responses,
+            ):
+                await stream.write_all(responses)
 
         async def call_streaming(raw: bytes, context: Context) -> None:
             await self._run(method, raw, context, send_all, early=True)
 
         return call_streaming
-
-    @contextlib.asynccontextmanager
-    async def _while_token_lasts(self) -> AsyncGenerator[None]:
-        """Ends a stream when its caller's token expires; TokenExpired tells that it can be resumed with a new one."""
-        expire_time = current_caller.get().expire_time
-        seconds = None if expire_time is None else (expire_time - self._clock.now()) / 1e6 + LEEWAY_SECONDS
-        try:
-            async with asyncio.timeout(seconds) as lasting:
-                yield
-        except TimeoutError:
-            if lasting.expired():
-                raise TokenExpired from None
-            raise
 
     async def _run(
         self,
@@ -116,7 +111,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         early: bool,
     ) -> T:
         began = time.perf_counter()
-        call = Call(method, context.invocation_metadata() or (), raw)
+        call = Call(method, context.invocation_metadata() or (), raw, peer=context.peer)
         code, reason = "OK", None
         self._calls_in_progress += 1
         self._idle.clear()
@@ -169,4 +164,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
 
 async def _abort(context: Context, call: Call, error: DomainError) -> None:
-    await context.abort_with_status(rpc_status.to_status(error.to_status(call_id=call.call_id)))
+    try:
+        # The status waits behind what the caller has not read yet; grpc has no way to reset a stream.
+        async with asyncio.timeout(LAST_SEND_SECONDS):
+            await context.abort_with_status(rpc_status.to_status(error.to_status(call_id=call.call_id)))
+    except TimeoutError:
+        raise grpc.aio.AbortError from None

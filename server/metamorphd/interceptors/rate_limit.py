@@ -7,6 +7,17 @@ from collections.abc import Callable, Hashable
 KEYS = 100_000
 
 
+class MemoryLimits:
+    """Makes limits that this process keeps for itself."""
+
+    def limit(self, name: str, *, requests: int, window_seconds: float) -> "RateLimit":
+        """A limit of its own, whatever its name."""
+        return RateLimit(requests=requests, window_seconds=window_seconds)
+
+    async def close(self) -> None:
+        """Has nothing to end."""
+
+
 class RateLimit:
     """Lets `requests` through in `window_seconds`, at once or spread; 0 requests is no limit. `now` in seconds."""
 
@@ -24,14 +35,23 @@ class RateLimit:
         now = self._now()
         # When the key would next be due, if it kept to its rate.
         arrival = max(self._arrivals.get(key, now), now)
-        wait = arrival - self._tolerance - now
-        # A sum of intervals may pass the tolerance by rounding.
-        if wait > self._interval * 1e-6:
+        wait = self._wait(arrival, now)
+        if wait > 0:
             return wait
         self._arrivals[key] = arrival + self._interval
         if len(self._arrivals) > KEYS:
             self._forget(now)
         return 0.0
+
+    def wait(self, key: Hashable) -> float:
+        """What `take` would answer; takes nothing."""
+        now = self._now()
+        return 0.0 if self._unlimited else self._wait(self._arrivals.get(key, now), now)
+
+    def _wait(self, arrival: float, now: float) -> float:
+        wait = arrival - self._tolerance - now
+        # A sum of intervals may pass the tolerance by rounding.
+        return wait if wait > self._interval * 1e-6 else 0.0
 
     def _forget(self, now: float) -> None:
         """Drops the keys that are due, and the oldest tenth if that is not enough."""

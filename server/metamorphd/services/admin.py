@@ -1,6 +1,7 @@
 """AdminService: convert, call, convert."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,20 +9,27 @@ import grpc
 from metamorph.admin.v1 import admin_service_pb2 as pb
 from metamorph.admin.v1 import admin_service_pb2_grpc
 
+from metamorphd.auth.callers import current_caller
+from metamorphd.auth.revocations import Revocations
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
-from metamorphd.services.encoding import duration, timestamp
+from metamorphd.models import Revocation
+from metamorphd.services.encoding import duration, microseconds, revocation_to_proto, timestamp
+from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
+from metamorphd.store.revocations import list_revocations, revoke_token, revoke_user
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What was started: the version, the settings as they may be shown, and where replies come from."""
+    """What was started: the version, the settings as they may be shown and what is to say of them, and where replies
+    come from."""
 
     version: str
     settings: Mapping[str, str]
+    warnings: Sequence[str]
     model_source: str
     start_time: int
 
@@ -29,9 +37,12 @@ class Build:
 class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     """The operator's view of the server."""
 
-    def __init__(self, *, database: Database, engine: TurnEngine, clock: Clock, build: Build) -> None:
+    def __init__(
+        self, *, database: Database, engine: TurnEngine, revocations: Revocations, clock: Clock, build: Build
+    ) -> None:
         self._database = database
         self._engine = engine
+        self._revocations = revocations
         self._clock = clock
         self._build = build
 
@@ -46,5 +57,43 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             uptime=duration(self._clock.now() - self._build.start_time),
             model_source=self._build.model_source,
             settings=self._build.settings,
+            warnings=self._build.warnings,
             running_turns=self._engine.running_turns,
+        )
+
+    async def RevokeTokens(self, request: pb.RevokeTokensRequest, context: Context) -> pb.RevokeTokensResponse:
+        # Shielded: a call that is cancelled meanwhile must not leave a revocation that is stored and not in force.
+        revocation = await asyncio.shield(self._revoke(request, creator=current_caller.get().user_id))
+        return pb.RevokeTokensResponse(revocation=revocation_to_proto(revocation))
+
+    async def _revoke(self, request: pb.RevokeTokensRequest, *, creator: str) -> Revocation:
+        now = self._clock.now()
+        made = {"revocation_id": self._clock.new_id("rev"), "note": request.note, "creator": creator}
+        if request.HasField("token_id"):
+            revocation = await self._database.write(
+                revoke_token, request.vault_id, token_id=request.token_id, now=now, **made
+            )
+        else:
+            user = request.user_tokens
+            revocation = await self._database.write(
+                revoke_user,
+                request.vault_id,
+                user_id=user.user_id,
+                issued_before=min(now, microseconds(user.issued_before)) if user.HasField("issued_before") else now,
+                now=now,
+                **made,
+            )
+        self._revocations.add(revocation)
+        return revocation
+
+    async def ListRevocations(self, request: pb.ListRevocationsRequest, context: Context) -> pb.ListRevocationsResponse:
+        page = await self._database.read_system(
+            list_revocations,
+            of_vault_id=request.vault_id or None,
+            after=decode_page_token(request, "", request.page_token, (str,)),
+            page_size=clamp_page_size(request.page_size),
+        )
+        return pb.ListRevocationsResponse(
+            revocations=map(revocation_to_proto, page.items),
+            next_page_token=encode_page_token(request, "", page.next_after),
         )

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from metamorph.admin.v1 import admin_service_pb2
 from metamorph.chat.v1 import message_pb2, session_pb2, turn_pb2
 from metamorph.vault.v1 import vault_service_pb2
 
 from metamorphd.models import (
     Content,
     Message,
+    Revocation,
     Role,
     Session,
     StopReason,
@@ -35,6 +37,11 @@ def timestamp(microseconds: int | None) -> Timestamp | None:
     if microseconds is None:
         return None
     return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
+
+
+def microseconds(time: Timestamp) -> int:
+    """A Timestamp as microseconds since the epoch."""
+    return time.seconds * 1_000_000 + time.nanos // 1000
 
 
 def duration(microseconds: int) -> Duration:
@@ -159,3 +166,20 @@ def _turn_error(error: TurnError | None) -> turn_pb2.TurnError | None:
         return None
     delay = None if error.retry_delay is None else duration(int(error.retry_delay * 1_000_000))
     return turn_pb2.TurnError(reason=error.reason, message=error.message, metadata=error.metadata, retry_delay=delay)
+
+
+def revocation_to_proto(revocation: Revocation) -> admin_service_pb2.Revocation:
+    """All of a revocation."""
+    proto = admin_service_pb2.Revocation(
+        revocation_id=revocation.revocation_id,
+        vault_id=revocation.vault_id,
+        note=revocation.note,
+        creator=revocation.creator,
+        create_time=timestamp(revocation.create_time),
+    )
+    if revocation.token_id is not None:
+        proto.token_id = revocation.token_id
+    if revocation.user_id is not None:
+        proto.user_tokens.user_id = revocation.user_id
+        proto.user_tokens.issued_before.CopyFrom(timestamp(revocation.issued_before) or Timestamp())
+    return proto

@@ -5,7 +5,14 @@ from dataclasses import asdict, replace
 
 import orjson
 
-from metamorphd.errors import BranchBusy, MessageNotFound, SequenceAhead, SessionNotFound, TurnNotFound
+from metamorphd.errors import (
+    BranchBusy,
+    MessageNotFound,
+    SequenceAhead,
+    SessionNotFound,
+    TooManyTurns,
+    TurnNotFound,
+)
 from metamorphd.models import (
     Message,
     Role,
@@ -51,6 +58,7 @@ WHERE vault_id = :vault_id AND session_id = :session_id AND status = 'RUNNING'
 ORDER BY turn_id
 LIMIT 1
 """
+COUNT_RUNNING = "SELECT COUNT(*) FROM turns WHERE vault_id = :vault_id AND status = 'RUNNING'"
 CREATE_TURN = (
     """
 INSERT INTO turns (vault_id, turn_id, session_id, user_message_id, status, input_tokens, output_tokens,
@@ -131,13 +139,14 @@ async def create_turn(
     parent: str | None,
     model: str,
     default_model: str,
+    max_running_turns: int,
     request: RequestKey | None,
 ) -> Turn:
     """Stores `message` and a running turn that will answer it, or answers the turn that `request` made.
 
     `parent`: None is the current leaf, empty a new root, otherwise a message of the session; `message` has none yet.
     An empty `model` is the session's, then the vault's, then `default_model`. Raises SessionNotFound, MessageNotFound
-    for the parent, BranchBusy, RequestIdReused, and TurnNotFound if the turn that `request` made is gone.
+    for the parent, BranchBusy, TooManyTurns, RequestIdReused, and TurnNotFound if the turn that `request` made is gone.
     """
     if request is not None:
         made = await claim_request(tx, request=request, resource_id=message.turn_id, now=message.create_time)
@@ -154,6 +163,9 @@ async def create_turn(
         found = await get_message(tx, message_id=parent)
         if found.session_id != message.session_id:
             raise MessageNotFound(message_id=parent)
+    running = await tx.one(COUNT_RUNNING)
+    if running is not None and running[0] >= max_running_turns:
+        raise TooManyTurns(limit=max_running_turns, retry_delay=1.0)
     await create_message(tx, message=replace(message, parent_message_id=leaf if parent is None else parent or None))
     row = await tx.one(
         CREATE_TURN,

@@ -9,6 +9,7 @@
 package adminv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -26,6 +27,463 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// A user's tokens by when they were issued.
+type UserTokens struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The user, as WhoAmI tells it.
+	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// Tokens with an `iat` before this, and those without one, count no more. Absent, or later than now: now.
+	IssuedBefore  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=issued_before,json=issuedBefore,proto3" json:"issued_before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserTokens) Reset() {
+	*x = UserTokens{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserTokens) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserTokens) ProtoMessage() {}
+
+func (x *UserTokens) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserTokens.ProtoReflect.Descriptor instead.
+func (*UserTokens) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *UserTokens) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *UserTokens) GetIssuedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssuedBefore
+	}
+	return nil
+}
+
+// Tokens that count no more.
+type Revocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Opaque, made by the server, at most 64 characters.
+	RevocationId string `protobuf:"bytes,1,opt,name=revocation_id,json=revocationId,proto3" json:"revocation_id,omitempty"`
+	// The vault that the tokens name.
+	VaultId string `protobuf:"bytes,2,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	// Which tokens.
+	//
+	// Types that are valid to be assigned to Tokens:
+	//
+	//	*Revocation_TokenId
+	//	*Revocation_UserTokens
+	Tokens isRevocation_Tokens `protobuf_oneof:"tokens"`
+	// The operator's own words.
+	Note string `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"`
+	// The operator who revoked them.
+	Creator string `protobuf:"bytes,6,opt,name=creator,proto3" json:"creator,omitempty"`
+	// When they were first revoked.
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Revocation) GetRevocationId() string {
+	if x != nil {
+		return x.RevocationId
+	}
+	return ""
+}
+
+func (x *Revocation) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+func (x *Revocation) GetTokens() isRevocation_Tokens {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *Revocation) GetTokenId() string {
+	if x != nil {
+		if x, ok := x.Tokens.(*Revocation_TokenId); ok {
+			return x.TokenId
+		}
+	}
+	return ""
+}
+
+func (x *Revocation) GetUserTokens() *UserTokens {
+	if x != nil {
+		if x, ok := x.Tokens.(*Revocation_UserTokens); ok {
+			return x.UserTokens
+		}
+	}
+	return nil
+}
+
+func (x *Revocation) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *Revocation) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *Revocation) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+type isRevocation_Tokens interface {
+	isRevocation_Tokens()
+}
+
+type Revocation_TokenId struct {
+	// The one with this `jti`.
+	TokenId string `protobuf:"bytes,3,opt,name=token_id,json=tokenId,proto3,oneof"`
+}
+
+type Revocation_UserTokens struct {
+	// Those of a user.
+	UserTokens *UserTokens `protobuf:"bytes,4,opt,name=user_tokens,json=userTokens,proto3,oneof"`
+}
+
+func (*Revocation_TokenId) isRevocation_Tokens() {}
+
+func (*Revocation_UserTokens) isRevocation_Tokens() {}
+
+// Asks to revoke tokens of one vault.
+type RevokeTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The vault that the tokens name.
+	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	// Which tokens.
+	//
+	// Types that are valid to be assigned to Tokens:
+	//
+	//	*RevokeTokensRequest_TokenId
+	//	*RevokeTokensRequest_UserTokens
+	Tokens isRevokeTokensRequest_Tokens `protobuf_oneof:"tokens"`
+	// Why, for those who read the list. At most 500 characters.
+	Note          string `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensRequest) Reset() {
+	*x = RevokeTokensRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensRequest) ProtoMessage() {}
+
+func (x *RevokeTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokensRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RevokeTokensRequest) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+func (x *RevokeTokensRequest) GetTokens() isRevokeTokensRequest_Tokens {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *RevokeTokensRequest) GetTokenId() string {
+	if x != nil {
+		if x, ok := x.Tokens.(*RevokeTokensRequest_TokenId); ok {
+			return x.TokenId
+		}
+	}
+	return ""
+}
+
+func (x *RevokeTokensRequest) GetUserTokens() *UserTokens {
+	if x != nil {
+		if x, ok := x.Tokens.(*RevokeTokensRequest_UserTokens); ok {
+			return x.UserTokens
+		}
+	}
+	return nil
+}
+
+func (x *RevokeTokensRequest) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+type isRevokeTokensRequest_Tokens interface {
+	isRevokeTokensRequest_Tokens()
+}
+
+type RevokeTokensRequest_TokenId struct {
+	// The one with this `jti`.
+	TokenId string `protobuf:"bytes,2,opt,name=token_id,json=tokenId,proto3,oneof"`
+}
+
+type RevokeTokensRequest_UserTokens struct {
+	// Those of a user.
+	UserTokens *UserTokens `protobuf:"bytes,3,opt,name=user_tokens,json=userTokens,proto3,oneof"`
+}
+
+func (*RevokeTokensRequest_TokenId) isRevokeTokensRequest_Tokens() {}
+
+func (*RevokeTokensRequest_UserTokens) isRevokeTokensRequest_Tokens() {}
+
+// What was revoked.
+type RevokeTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revocation; of what was revoked before, that one, with the new note.
+	Revocation    *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensResponse) Reset() {
+	*x = RevokeTokensResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensResponse) ProtoMessage() {}
+
+func (x *RevokeTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensResponse.ProtoReflect.Descriptor instead.
+func (*RevokeTokensResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RevokeTokensResponse) GetRevocation() *Revocation {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
+// Asks for a page of revocations.
+type ListRevocationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only those of this vault; empty for all.
+	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	// At most so many; 0 is 50, more than 1000 is 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsRequest) Reset() {
+	*x = ListRevocationsRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsRequest) ProtoMessage() {}
+
+func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListRevocationsRequest) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+func (x *ListRevocationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRevocationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// A page of revocations.
+type ListRevocationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Revocations []*Revocation `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsResponse) Reset() {
+	*x = ListRevocationsResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsResponse) ProtoMessage() {}
+
+func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *ListRevocationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // The store under the server.
 type StoreInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -41,7 +499,7 @@ type StoreInfo struct {
 
 func (x *StoreInfo) Reset() {
 	*x = StoreInfo{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[0]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -53,7 +511,7 @@ func (x *StoreInfo) String() string {
 func (*StoreInfo) ProtoMessage() {}
 
 func (x *StoreInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[0]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -66,7 +524,7 @@ func (x *StoreInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreInfo.ProtoReflect.Descriptor instead.
 func (*StoreInfo) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{0}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StoreInfo) GetEngine() string {
@@ -99,7 +557,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[1]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -111,7 +569,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[1]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -124,7 +582,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{1}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{7}
 }
 
 // What runs here.
@@ -143,14 +601,16 @@ type GetServerInfoResponse struct {
 	// The settings in force by the name of their variable; a secret's value is never shown, only whether it is set.
 	Settings map[string]string `protobuf:"bytes,6,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// How many turns are running.
-	RunningTurns  int32 `protobuf:"varint,7,opt,name=running_turns,json=runningTurns,proto3" json:"running_turns,omitempty"`
+	RunningTurns int32 `protobuf:"varint,7,opt,name=running_turns,json=runningTurns,proto3" json:"running_turns,omitempty"`
+	// What is set in a way that an operator should know of, in words; empty is good.
+	Warnings      []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[2]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -162,7 +622,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[2]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -175,7 +635,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{2}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -227,16 +687,60 @@ func (x *GetServerInfoResponse) GetRunningTurns() int32 {
 	return 0
 }
 
+func (x *GetServerInfoResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 var File_metamorph_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\"q\n" +
+	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\"|\n" +
+	"\n" +
+	"UserTokens\x12#\n" +
+	"\auser_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06userId\x12I\n" +
+	"\rissued_before\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\fissuedBefore\"\xa1\x02\n" +
+	"\n" +
+	"Revocation\x12#\n" +
+	"\rrevocation_id\x18\x01 \x01(\tR\frevocationId\x12\x19\n" +
+	"\bvault_id\x18\x02 \x01(\tR\avaultId\x12\x1b\n" +
+	"\btoken_id\x18\x03 \x01(\tH\x00R\atokenId\x12A\n" +
+	"\vuser_tokens\x18\x04 \x01(\v2\x1e.metamorph.admin.v1.UserTokensH\x00R\n" +
+	"userTokens\x12\x12\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\x12\x18\n" +
+	"\acreator\x18\x06 \x01(\tR\acreator\x12;\n" +
+	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTimeB\b\n" +
+	"\x06tokens\"\xf7\x01\n" +
+	"\x13RevokeTokensRequest\x12E\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\x12'\n" +
+	"\btoken_id\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02H\x00R\atokenId\x12A\n" +
+	"\vuser_tokens\x18\x03 \x01(\v2\x1e.metamorph.admin.v1.UserTokensH\x00R\n" +
+	"userTokens\x12\x1c\n" +
+	"\x04note\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x04noteB\x0f\n" +
+	"\x06tokens\x12\x05\xbaH\x02\b\x01\"V\n" +
+	"\x14RevokeTokensResponse\x12>\n" +
+	"\n" +
+	"revocation\x18\x01 \x01(\v2\x1e.metamorph.admin.v1.RevocationR\n" +
+	"revocation\"\xb1\x01\n" +
+	"\x16ListRevocationsRequest\x12H\n" +
+	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$R\avaultId\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x83\x01\n" +
+	"\x17ListRevocationsResponse\x12@\n" +
+	"\vrevocations\x18\x01 \x03(\v2\x1e.metamorph.admin.v1.RevocationR\vrevocations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"q\n" +
 	"\tStoreInfo\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12%\n" +
 	"\x0eengine_version\x18\x02 \x01(\tR\rengineVersion\x12%\n" +
 	"\x0eschema_version\x18\x03 \x01(\x05R\rschemaVersion\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xae\x03\n" +
+	"\x14GetServerInfoRequest\"\xca\x03\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x123\n" +
 	"\x05store\x18\x02 \x01(\v2\x1d.metamorph.admin.v1.StoreInfoR\x05store\x129\n" +
@@ -245,12 +749,15 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x06uptime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12!\n" +
 	"\fmodel_source\x18\x05 \x01(\tR\vmodelSource\x12S\n" +
 	"\bsettings\x18\x06 \x03(\v27.metamorph.admin.v1.GetServerInfoResponse.SettingsEntryR\bsettings\x12#\n" +
-	"\rrunning_turns\x18\a \x01(\x05R\frunningTurns\x1a;\n" +
+	"\rrunning_turns\x18\a \x01(\x05R\frunningTurns\x12\x1a\n" +
+	"\bwarnings\x18\b \x03(\tR\bwarnings\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012{\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xd8\x02\n" +
 	"\fAdminService\x12k\n" +
-	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x05\xaa\xbb\x18\x01\x06B\xc6\x01\n" +
+	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x05\xaa\xbb\x18\x01\x06\x12h\n" +
+	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x05\xaa\xbb\x18\x01\x06\x12q\n" +
+	"\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x05\xaa\xbb\x18\x01\x06B\xc6\x01\n" +
 	"\x16com.metamorph.admin.v1B\x11AdminServiceProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (
@@ -265,27 +772,43 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_admin_v1_admin_service_proto_rawDescData
 }
 
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
-	(*StoreInfo)(nil),             // 0: metamorph.admin.v1.StoreInfo
-	(*GetServerInfoRequest)(nil),  // 1: metamorph.admin.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 2: metamorph.admin.v1.GetServerInfoResponse
-	nil,                           // 3: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
+	(*UserTokens)(nil),              // 0: metamorph.admin.v1.UserTokens
+	(*Revocation)(nil),              // 1: metamorph.admin.v1.Revocation
+	(*RevokeTokensRequest)(nil),     // 2: metamorph.admin.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),    // 3: metamorph.admin.v1.RevokeTokensResponse
+	(*ListRevocationsRequest)(nil),  // 4: metamorph.admin.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil), // 5: metamorph.admin.v1.ListRevocationsResponse
+	(*StoreInfo)(nil),               // 6: metamorph.admin.v1.StoreInfo
+	(*GetServerInfoRequest)(nil),    // 7: metamorph.admin.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),   // 8: metamorph.admin.v1.GetServerInfoResponse
+	nil,                             // 9: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 11: google.protobuf.Duration
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	0, // 0: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	4, // 1: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	5, // 2: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	3, // 3: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	1, // 4: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	2, // 5: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	10, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	0,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
+	10, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
+	1,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
+	1,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
+	6,  // 6: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
+	10, // 7: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	11, // 8: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	9,  // 9: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	7,  // 10: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	2,  // 11: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	4,  // 12: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	8,  // 13: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	3,  // 14: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	5,  // 15: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -293,13 +816,21 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 	if File_metamorph_admin_v1_admin_service_proto != nil {
 		return
 	}
+	file_metamorph_admin_v1_admin_service_proto_msgTypes[1].OneofWrappers = []any{
+		(*Revocation_TokenId)(nil),
+		(*Revocation_UserTokens)(nil),
+	}
+	file_metamorph_admin_v1_admin_service_proto_msgTypes[2].OneofWrappers = []any{
+		(*RevokeTokensRequest_TokenId)(nil),
+		(*RevokeTokensRequest_UserTokens)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

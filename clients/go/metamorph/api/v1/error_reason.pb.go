@@ -51,8 +51,15 @@ const (
 	ErrorReason_ERROR_REASON_VAULT_HEADER_NOT_ALLOWED ErrorReason = 13
 	// PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat.
 	ErrorReason_ERROR_REASON_PERMISSION_MISSING ErrorReason = 14
-	// RESOURCE_EXHAUSTED. Too many calls by this caller. Repeat after RetryInfo.
+	// RESOURCE_EXHAUSTED. Too many calls by this caller, or too many with unacceptable tokens from its address. Repeat
+	// after RetryInfo.
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 15
+	// UNAUTHENTICATED. The operator has revoked the token. Repeat, or resume with StreamTurn, with a new one.
+	ErrorReason_ERROR_REASON_TOKEN_REVOKED ErrorReason = 16
+	// UNAVAILABLE. The key set or the Emblem API, which vouches for this token, cannot be asked. Repeat after RetryInfo.
+	ErrorReason_ERROR_REASON_IDENTITY_UNAVAILABLE ErrorReason = 17
+	// ABORTED. The stream's caller read nothing for a minute. What it missed can be had with StreamTurn.
+	ErrorReason_ERROR_REASON_READER_TOO_SLOW ErrorReason = 18
 	// INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat.
 	ErrorReason_ERROR_REASON_REQUEST_MALFORMED ErrorReason = 20
 	// INVALID_ARGUMENT. A field breaks its rule; BadRequest has one entry a field. Do not repeat unchanged.
@@ -77,6 +84,8 @@ const (
 	ErrorReason_ERROR_REASON_BRANCH_BUSY ErrorReason = 33
 	// OUT_OF_RANGE (last_sequence). The turn has no event with that sequence yet.
 	ErrorReason_ERROR_REASON_SEQUENCE_AHEAD ErrorReason = 34
+	// RESOURCE_EXHAUSTED (limit). So many turns of the vault are running. Repeat, after RetryInfo, once one has ended.
+	ErrorReason_ERROR_REASON_TOO_MANY_TURNS ErrorReason = 35
 	// In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act.
 	ErrorReason_ERROR_REASON_UPSTREAM_UNAUTHENTICATED ErrorReason = 40
 	// In a turn: RESOURCE_EXHAUSTED. The model provider's rate limit is reached. Send again after retry_delay.
@@ -112,6 +121,9 @@ var (
 		13: "ERROR_REASON_VAULT_HEADER_NOT_ALLOWED",
 		14: "ERROR_REASON_PERMISSION_MISSING",
 		15: "ERROR_REASON_RATE_LIMITED",
+		16: "ERROR_REASON_TOKEN_REVOKED",
+		17: "ERROR_REASON_IDENTITY_UNAVAILABLE",
+		18: "ERROR_REASON_READER_TOO_SLOW",
 		20: "ERROR_REASON_REQUEST_MALFORMED",
 		21: "ERROR_REASON_REQUEST_INVALID",
 		22: "ERROR_REASON_PAGE_TOKEN_INVALID",
@@ -124,6 +136,7 @@ var (
 		32: "ERROR_REASON_TURN_NOT_FOUND",
 		33: "ERROR_REASON_BRANCH_BUSY",
 		34: "ERROR_REASON_SEQUENCE_AHEAD",
+		35: "ERROR_REASON_TOO_MANY_TURNS",
 		40: "ERROR_REASON_UPSTREAM_UNAUTHENTICATED",
 		41: "ERROR_REASON_UPSTREAM_RATE_LIMITED",
 		42: "ERROR_REASON_UPSTREAM_OVERLOADED",
@@ -147,6 +160,9 @@ var (
 		"ERROR_REASON_VAULT_HEADER_NOT_ALLOWED": 13,
 		"ERROR_REASON_PERMISSION_MISSING":       14,
 		"ERROR_REASON_RATE_LIMITED":             15,
+		"ERROR_REASON_TOKEN_REVOKED":            16,
+		"ERROR_REASON_IDENTITY_UNAVAILABLE":     17,
+		"ERROR_REASON_READER_TOO_SLOW":          18,
 		"ERROR_REASON_REQUEST_MALFORMED":        20,
 		"ERROR_REASON_REQUEST_INVALID":          21,
 		"ERROR_REASON_PAGE_TOKEN_INVALID":       22,
@@ -159,6 +175,7 @@ var (
 		"ERROR_REASON_TURN_NOT_FOUND":           32,
 		"ERROR_REASON_BRANCH_BUSY":              33,
 		"ERROR_REASON_SEQUENCE_AHEAD":           34,
+		"ERROR_REASON_TOO_MANY_TURNS":           35,
 		"ERROR_REASON_UPSTREAM_UNAUTHENTICATED": 40,
 		"ERROR_REASON_UPSTREAM_RATE_LIMITED":    41,
 		"ERROR_REASON_UPSTREAM_OVERLOADED":      42,
@@ -202,7 +219,8 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x86\t\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x90\n" +
+	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -216,7 +234,10 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1aERROR_REASON_TOKEN_EXPIRED\x10\f\x12)\n" +
 	"%ERROR_REASON_VAULT_HEADER_NOT_ALLOWED\x10\r\x12#\n" +
 	"\x1fERROR_REASON_PERMISSION_MISSING\x10\x0e\x12\x1d\n" +
-	"\x19ERROR_REASON_RATE_LIMITED\x10\x0f\x12\"\n" +
+	"\x19ERROR_REASON_RATE_LIMITED\x10\x0f\x12\x1e\n" +
+	"\x1aERROR_REASON_TOKEN_REVOKED\x10\x10\x12%\n" +
+	"!ERROR_REASON_IDENTITY_UNAVAILABLE\x10\x11\x12 \n" +
+	"\x1cERROR_REASON_READER_TOO_SLOW\x10\x12\x12\"\n" +
 	"\x1eERROR_REASON_REQUEST_MALFORMED\x10\x14\x12 \n" +
 	"\x1cERROR_REASON_REQUEST_INVALID\x10\x15\x12#\n" +
 	"\x1fERROR_REASON_PAGE_TOKEN_INVALID\x10\x16\x12$\n" +
@@ -228,7 +249,8 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_MESSAGE_NOT_FOUND\x10\x1f\x12\x1f\n" +
 	"\x1bERROR_REASON_TURN_NOT_FOUND\x10 \x12\x1c\n" +
 	"\x18ERROR_REASON_BRANCH_BUSY\x10!\x12\x1f\n" +
-	"\x1bERROR_REASON_SEQUENCE_AHEAD\x10\"\x12)\n" +
+	"\x1bERROR_REASON_SEQUENCE_AHEAD\x10\"\x12\x1f\n" +
+	"\x1bERROR_REASON_TOO_MANY_TURNS\x10#\x12)\n" +
 	"%ERROR_REASON_UPSTREAM_UNAUTHENTICATED\x10(\x12&\n" +
 	"\"ERROR_REASON_UPSTREAM_RATE_LIMITED\x10)\x12$\n" +
 	" ERROR_REASON_UPSTREAM_OVERLOADED\x10*\x12\"\n" +

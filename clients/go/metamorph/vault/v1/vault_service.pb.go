@@ -175,9 +175,9 @@ type WhoAmIResponse struct {
 	Email string `protobuf:"bytes,3,opt,name=email,proto3" json:"email,omitempty"`
 	// Claim strings, sorted; `operator` among them for an operator.
 	Permissions []string `protobuf:"bytes,4,rep,name=permissions,proto3" json:"permissions,omitempty"`
-	// `dev` or `jwt`.
+	// `jwt`: by our own keys; `emblem`: by the word of the Emblem API; `dev`: by dev mode.
 	AuthMethod string `protobuf:"bytes,5,opt,name=auth_method,json=authMethod,proto3" json:"auth_method,omitempty"`
-	// When the token expires; absent in dev mode.
+	// When the token expires; absent where it does not say, and in dev mode.
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

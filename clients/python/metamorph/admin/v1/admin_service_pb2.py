@@ -22,30 +22,65 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from metamorph.api.v1 import options_pb2 as metamorph_dot_api_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\"K\n\tStoreInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\x05\"\x16\n\x14GetServerInfoRequest\"\xda\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12,\n\x05store\x18\x02 \x01(\x0b\x32\x1d.metamorph.admin.v1.StoreInfo\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmodel_source\x18\x05 \x01(\t\x12I\n\x08settings\x18\x06 \x03(\x0b\x32\x37.metamorph.admin.v1.GetServerInfoResponse.SettingsEntry\x12\x15\n\rrunning_turns\x18\x07 \x01(\x05\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32{\n\x0c\x41\x64minService\x12k\n\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x05\xaa\xbb\x18\x01\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\"f\n\nUserTokens\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12;\n\rissued_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02\x32\x00\"\xda\x01\n\nRevocation\x12\x15\n\rrevocation_id\x18\x01 \x01(\t\x12\x10\n\x08vault_id\x18\x02 \x01(\t\x12\x12\n\x08token_id\x18\x03 \x01(\tH\x00\x12\x35\n\x0buser_tokens\x18\x04 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x0c\n\x04note\x18\x05 \x01(\t\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06tokens\"\xd3\x01\n\x13RevokeTokensRequest\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1e\n\x08token_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x12\x35\n\x0buser_tokens\x18\x03 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x16\n\x04note\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x42\x0f\n\x06tokens\x12\x05\xbaH\x02\x08\x01\"J\n\x14RevokeTokensResponse\x12\x32\n\nrevocation\x18\x01 \x01(\x0b\x32\x1e.metamorph.admin.v1.Revocation\"\x93\x01\n\x16ListRevocationsRequest\x12?\n\x08vault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x17ListRevocationsResponse\x12\x33\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1e.metamorph.admin.v1.Revocation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"K\n\tStoreInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\x05\"\x16\n\x14GetServerInfoRequest\"\xec\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12,\n\x05store\x18\x02 \x01(\x0b\x32\x1d.metamorph.admin.v1.StoreInfo\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmodel_source\x18\x05 \x01(\t\x12I\n\x08settings\x18\x06 \x03(\x0b\x32\x37.metamorph.admin.v1.GetServerInfoResponse.SettingsEntry\x12\x15\n\rrunning_turns\x18\x07 \x01(\x05\x12\x10\n\x08warnings\x18\x08 \x03(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xd8\x02\n\x0c\x41\x64minService\x12k\n\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x05\xaa\xbb\x18\x01\x06\x12h\n\x0cRevokeTokens\x12\'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x05\xaa\xbb\x18\x01\x06\x12q\n\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x05\xaa\xbb\x18\x01\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metamorph.admin.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_USERTOKENS'].fields_by_name['user_id']._loaded_options = None
+  _globals['_USERTOKENS'].fields_by_name['user_id']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_USERTOKENS'].fields_by_name['issued_before']._loaded_options = None
+  _globals['_USERTOKENS'].fields_by_name['issued_before']._serialized_options = b'\272H\005\262\001\0022\000'
+  _globals['_REVOKETOKENSREQUEST'].oneofs_by_name['tokens']._loaded_options = None
+  _globals['_REVOKETOKENSREQUEST'].oneofs_by_name['tokens']._serialized_options = b'\272H\002\010\001'
+  _globals['_REVOKETOKENSREQUEST'].fields_by_name['vault_id']._loaded_options = None
+  _globals['_REVOKETOKENSREQUEST'].fields_by_name['vault_id']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'
+  _globals['_REVOKETOKENSREQUEST'].fields_by_name['token_id']._loaded_options = None
+  _globals['_REVOKETOKENSREQUEST'].fields_by_name['token_id']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_REVOKETOKENSREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_REVOKETOKENSREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_LISTREVOCATIONSREQUEST'].fields_by_name['vault_id']._loaded_options = None
+  _globals['_LISTREVOCATIONSREQUEST'].fields_by_name['vault_id']._serialized_options = b'\272H*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$'
+  _globals['_LISTREVOCATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTREVOCATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTREVOCATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTREVOCATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._loaded_options = None
   _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_options = b'8\001'
   _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\252\273\030\001\006'
-  _globals['_STOREINFO']._serialized_start=159
-  _globals['_STOREINFO']._serialized_end=234
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=236
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=258
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=261
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=607
-  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_start=560
-  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_end=607
-  _globals['_ADMINSERVICE']._serialized_start=609
-  _globals['_ADMINSERVICE']._serialized_end=732
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeTokens']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeTokens']._serialized_options = b'\252\273\030\001\006'
+  _globals['_ADMINSERVICE'].methods_by_name['ListRevocations']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListRevocations']._serialized_options = b'\252\273\030\001\006'
+  _globals['_USERTOKENS']._serialized_start=188
+  _globals['_USERTOKENS']._serialized_end=290
+  _globals['_REVOCATION']._serialized_start=293
+  _globals['_REVOCATION']._serialized_end=511
+  _globals['_REVOKETOKENSREQUEST']._serialized_start=514
+  _globals['_REVOKETOKENSREQUEST']._serialized_end=725
+  _globals['_REVOKETOKENSRESPONSE']._serialized_start=727
+  _globals['_REVOKETOKENSRESPONSE']._serialized_end=801
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_start=804
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_end=951
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_start=953
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_end=1056
+  _globals['_STOREINFO']._serialized_start=1058
+  _globals['_STOREINFO']._serialized_end=1133
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=1135
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=1157
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=1160
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=1524
+  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_start=1477
+  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_end=1524
+  _globals['_ADMINSERVICE']._serialized_start=1527
+  _globals['_ADMINSERVICE']._serialized_end=1871
 # @@protoc_insertion_point(module_scope)

@@ -21,6 +21,206 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class UserTokens(_message.Message):
+    """A user's tokens by when they were issued."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Required. The user, as WhoAmI tells it."""
+    @_builtins.property
+    def issued_before(self) -> _timestamp_pb2.Timestamp:
+        """Tokens with an `iat` before this, and those without one, count no more. Absent, or later than now: now."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        issued_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["issued_before", b"issued_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issued_before", b"issued_before", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserTokens: _TypeAlias = UserTokens  # noqa: Y015
+
+@_typing.final
+class Revocation(_message.Message):
+    """Tokens that count no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOCATION_ID_FIELD_NUMBER: _builtins.int
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    USER_TOKENS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    revocation_id: _builtins.str
+    """Opaque, made by the server, at most 64 characters."""
+    vault_id: _builtins.str
+    """The vault that the tokens name."""
+    token_id: _builtins.str
+    """The one with this `jti`."""
+    note: _builtins.str
+    """The operator's own words."""
+    creator: _builtins.str
+    """The operator who revoked them."""
+    @_builtins.property
+    def user_tokens(self) -> Global___UserTokens:
+        """Those of a user."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When they were first revoked."""
+
+    def __init__(
+        self,
+        *,
+        revocation_id: _builtins.str = ...,
+        vault_id: _builtins.str = ...,
+        token_id: _builtins.str = ...,
+        user_tokens: Global___UserTokens | None = ...,
+        note: _builtins.str = ...,
+        creator: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "token_id", b"token_id", "tokens", b"tokens", "user_tokens", b"user_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "note", b"note", "revocation_id", b"revocation_id", "token_id", b"token_id", "tokens", b"tokens", "user_tokens", b"user_tokens", "vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_tokens: _TypeAlias = _typing.Literal["token_id", "user_tokens"]  # noqa: Y015
+    _WhichOneofArgType_tokens: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_tokens) -> _WhichOneofReturnType_tokens | None: ...
+
+Global___Revocation: _TypeAlias = Revocation  # noqa: Y015
+
+@_typing.final
+class RevokeTokensRequest(_message.Message):
+    """Asks to revoke tokens of one vault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    USER_TOKENS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    vault_id: _builtins.str
+    """Required. The vault that the tokens name."""
+    token_id: _builtins.str
+    """The one with this `jti`."""
+    note: _builtins.str
+    """Why, for those who read the list. At most 500 characters."""
+    @_builtins.property
+    def user_tokens(self) -> Global___UserTokens:
+        """Those of a user."""
+
+    def __init__(
+        self,
+        *,
+        vault_id: _builtins.str = ...,
+        token_id: _builtins.str = ...,
+        user_tokens: Global___UserTokens | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token_id", b"token_id", "tokens", b"tokens", "user_tokens", b"user_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "token_id", b"token_id", "tokens", b"tokens", "user_tokens", b"user_tokens", "vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_tokens: _TypeAlias = _typing.Literal["token_id", "user_tokens"]  # noqa: Y015
+    _WhichOneofArgType_tokens: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_tokens) -> _WhichOneofReturnType_tokens | None: ...
+
+Global___RevokeTokensRequest: _TypeAlias = RevokeTokensRequest  # noqa: Y015
+
+@_typing.final
+class RevokeTokensResponse(_message.Message):
+    """What was revoked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOCATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revocation(self) -> Global___Revocation:
+        """The revocation; of what was revoked before, that one, with the new note."""
+
+    def __init__(
+        self,
+        *,
+        revocation: Global___Revocation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revocation", b"revocation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocation", b"revocation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokensResponse: _TypeAlias = RevokeTokensResponse  # noqa: Y015
+
+@_typing.final
+class ListRevocationsRequest(_message.Message):
+    """Asks for a page of revocations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    vault_id: _builtins.str
+    """Only those of this vault; empty for all."""
+    page_size: _builtins.int
+    """At most so many; 0 is 50, more than 1000 is 1000."""
+    page_token: _builtins.str
+    """next_page_token of the page before, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    def __init__(
+        self,
+        *,
+        vault_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevocationsRequest: _TypeAlias = ListRevocationsRequest  # noqa: Y015
+
+@_typing.final
+class ListRevocationsResponse(_message.Message):
+    """A page of revocations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revocation]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        revocations: _abc.Iterable[Global___Revocation] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "revocations", b"revocations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevocationsResponse: _TypeAlias = ListRevocationsResponse  # noqa: Y015
+
+@_typing.final
 class StoreInfo(_message.Message):
     """The store under the server."""
 
@@ -100,6 +300,7 @@ class GetServerInfoResponse(_message.Message):
     MODEL_SOURCE_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     RUNNING_TURNS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The server's version."""
     model_source: _builtins.str
@@ -122,6 +323,10 @@ class GetServerInfoResponse(_message.Message):
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The settings in force by the name of their variable; a secret's value is never shown, only whether it is set."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is set in a way that an operator should know of, in words; empty is good."""
+
     def __init__(
         self,
         *,
@@ -132,10 +337,11 @@ class GetServerInfoResponse(_message.Message):
         model_source: _builtins.str = ...,
         settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         running_turns: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "store", b"store", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_source", b"model_source", "running_turns", b"running_turns", "settings", b"settings", "start_time", b"start_time", "store", b"store", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_source", b"model_source", "running_turns", b"running_turns", "settings", b"settings", "start_time", b"start_time", "store", b"store", "uptime", b"uptime", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,16 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
+        self.RevokeTokens = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/RevokeTokens',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RevokeTokensRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RevokeTokensResponse.FromString,
+                _registered_method=True)
+        self.ListRevocations = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/ListRevocations',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -53,6 +63,21 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeTokens(self, request, context):
+        """Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
+        for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevocations(self, request, context):
+        """Lists what was revoked, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +85,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetServerInfoRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'RevokeTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeTokens,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RevokeTokensRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RevokeTokensResponse.SerializeToString,
+            ),
+            'ListRevocations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevocations,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +125,60 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/GetServerInfo',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetServerInfoRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/RevokeTokens',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RevokeTokensRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RevokeTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/ListRevocations',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

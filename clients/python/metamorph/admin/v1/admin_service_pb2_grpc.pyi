@@ -35,6 +35,12 @@ class AdminServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]
     """Tells what runs here and how it is set."""
+    RevokeTokens: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeTokensRequest, _admin_service_pb2.RevokeTokensResponse]
+    """Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
+    for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+    """
+    ListRevocations: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListRevocationsRequest, _admin_service_pb2.ListRevocationsResponse]
+    """Lists what was revoked, newest first."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -43,6 +49,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Tells what runs here and how it is set."""
+    RevokeTokens: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeTokensRequest, _admin_service_pb2.RevokeTokensResponse]  # type: ignore[assignment]
+    """Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
+    for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+    """
+    ListRevocations: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListRevocationsRequest, _admin_service_pb2.ListRevocationsResponse]  # type: ignore[assignment]
+    """Lists what was revoked, newest first."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For those who run the server. Needs the claim `operator: true`."""
@@ -54,5 +66,23 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetServerInfoResponse, _abc.Awaitable[_admin_service_pb2.GetServerInfoResponse]]:
         """Tells what runs here and how it is set."""
+
+    @_abc_1.abstractmethod
+    def RevokeTokens(
+        self,
+        request: _admin_service_pb2.RevokeTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RevokeTokensResponse, _abc.Awaitable[_admin_service_pb2.RevokeTokensResponse]]:
+        """Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
+        for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRevocations(
+        self,
+        request: _admin_service_pb2.ListRevocationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListRevocationsResponse, _abc.Awaitable[_admin_service_pb2.ListRevocationsResponse]]:
+        """Lists what was revoked, newest first."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

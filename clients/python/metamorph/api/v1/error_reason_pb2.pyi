@@ -45,7 +45,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PERMISSION_MISSING: _ErrorReason.ValueType  # 14
     """PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 15
-    """RESOURCE_EXHAUSTED. Too many calls by this caller. Repeat after RetryInfo."""
+    """RESOURCE_EXHAUSTED. Too many calls by this caller, or too many with unacceptable tokens from its address. Repeat
+    after RetryInfo.
+    """
+    ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 16
+    """UNAUTHENTICATED. The operator has revoked the token. Repeat, or resume with StreamTurn, with a new one."""
+    ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 17
+    """UNAVAILABLE. The key set or the Emblem API, which vouches for this token, cannot be asked. Repeat after RetryInfo."""
+    ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 18
+    """ABORTED. The stream's caller read nothing for a minute. What it missed can be had with StreamTurn."""
     ERROR_REASON_REQUEST_MALFORMED: _ErrorReason.ValueType  # 20
     """INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat."""
     ERROR_REASON_REQUEST_INVALID: _ErrorReason.ValueType  # 21
@@ -70,6 +78,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION (turn_id). A turn is still running on this branch. Follow it with StreamTurn, then repeat."""
     ERROR_REASON_SEQUENCE_AHEAD: _ErrorReason.ValueType  # 34
     """OUT_OF_RANGE (last_sequence). The turn has no event with that sequence yet."""
+    ERROR_REASON_TOO_MANY_TURNS: _ErrorReason.ValueType  # 35
+    """RESOURCE_EXHAUSTED (limit). So many turns of the vault are running. Repeat, after RetryInfo, once one has ended."""
     ERROR_REASON_UPSTREAM_UNAUTHENTICATED: _ErrorReason.ValueType  # 40
     """In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act."""
     ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 41
@@ -118,7 +128,15 @@ ERROR_REASON_VAULT_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 13
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 15
-"""RESOURCE_EXHAUSTED. Too many calls by this caller. Repeat after RetryInfo."""
+"""RESOURCE_EXHAUSTED. Too many calls by this caller, or too many with unacceptable tokens from its address. Repeat
+after RetryInfo.
+"""
+ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 16
+"""UNAUTHENTICATED. The operator has revoked the token. Repeat, or resume with StreamTurn, with a new one."""
+ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 17
+"""UNAVAILABLE. The key set or the Emblem API, which vouches for this token, cannot be asked. Repeat after RetryInfo."""
+ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 18
+"""ABORTED. The stream's caller read nothing for a minute. What it missed can be had with StreamTurn."""
 ERROR_REASON_REQUEST_MALFORMED: ErrorReason.ValueType  # 20
 """INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat."""
 ERROR_REASON_REQUEST_INVALID: ErrorReason.ValueType  # 21
@@ -143,6 +161,8 @@ ERROR_REASON_BRANCH_BUSY: ErrorReason.ValueType  # 33
 """FAILED_PRECONDITION (turn_id). A turn is still running on this branch. Follow it with StreamTurn, then repeat."""
 ERROR_REASON_SEQUENCE_AHEAD: ErrorReason.ValueType  # 34
 """OUT_OF_RANGE (last_sequence). The turn has no event with that sequence yet."""
+ERROR_REASON_TOO_MANY_TURNS: ErrorReason.ValueType  # 35
+"""RESOURCE_EXHAUSTED (limit). So many turns of the vault are running. Repeat, after RetryInfo, once one has ended."""
 ERROR_REASON_UPSTREAM_UNAUTHENTICATED: ErrorReason.ValueType  # 40
 """In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act."""
 ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 41

@@ -106,14 +106,14 @@ class WhoAmIResponse(_message.Message):
     email: _builtins.str
     """As in the token; may be empty."""
     auth_method: _builtins.str
-    """`dev` or `jwt`."""
+    """`jwt`: by our own keys; `emblem`: by the word of the Emblem API; `dev`: by dev mode."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Claim strings, sorted; `operator` among them for an operator."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the token expires; absent in dev mode."""
+        """When the token expires; absent where it does not say, and in dev mode."""
 
     def __init__(
         self,

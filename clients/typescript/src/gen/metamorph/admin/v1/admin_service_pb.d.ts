@@ -14,6 +14,235 @@ import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 export declare const file_metamorph_admin_v1_admin_service: GenFile;
 
 /**
+ * A user's tokens by when they were issued.
+ *
+ * @generated from message metamorph.admin.v1.UserTokens
+ */
+export declare type UserTokens = Message<"metamorph.admin.v1.UserTokens"> & {
+  /**
+   * Required. The user, as WhoAmI tells it.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * Tokens with an `iat` before this, and those without one, count no more. Absent, or later than now: now.
+   *
+   * @generated from field: google.protobuf.Timestamp issued_before = 2;
+   */
+  issuedBefore?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.UserTokens.
+ * Use `create(UserTokensSchema)` to create a new message.
+ */
+export declare const UserTokensSchema: GenMessage<UserTokens>;
+
+/**
+ * Tokens that count no more.
+ *
+ * @generated from message metamorph.admin.v1.Revocation
+ */
+export declare type Revocation = Message<"metamorph.admin.v1.Revocation"> & {
+  /**
+   * Opaque, made by the server, at most 64 characters.
+   *
+   * @generated from field: string revocation_id = 1;
+   */
+  revocationId: string;
+
+  /**
+   * The vault that the tokens name.
+   *
+   * @generated from field: string vault_id = 2;
+   */
+  vaultId: string;
+
+  /**
+   * Which tokens.
+   *
+   * @generated from oneof metamorph.admin.v1.Revocation.tokens
+   */
+  tokens: {
+    /**
+     * The one with this `jti`.
+     *
+     * @generated from field: string token_id = 3;
+     */
+    value: string;
+    case: "tokenId";
+  } | {
+    /**
+     * Those of a user.
+     *
+     * @generated from field: metamorph.admin.v1.UserTokens user_tokens = 4;
+     */
+    value: UserTokens;
+    case: "userTokens";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * The operator's own words.
+   *
+   * @generated from field: string note = 5;
+   */
+  note: string;
+
+  /**
+   * The operator who revoked them.
+   *
+   * @generated from field: string creator = 6;
+   */
+  creator: string;
+
+  /**
+   * When they were first revoked.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 7;
+   */
+  createTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.Revocation.
+ * Use `create(RevocationSchema)` to create a new message.
+ */
+export declare const RevocationSchema: GenMessage<Revocation>;
+
+/**
+ * Asks to revoke tokens of one vault.
+ *
+ * @generated from message metamorph.admin.v1.RevokeTokensRequest
+ */
+export declare type RevokeTokensRequest = Message<"metamorph.admin.v1.RevokeTokensRequest"> & {
+  /**
+   * Required. The vault that the tokens name.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+
+  /**
+   * Which tokens.
+   *
+   * @generated from oneof metamorph.admin.v1.RevokeTokensRequest.tokens
+   */
+  tokens: {
+    /**
+     * The one with this `jti`.
+     *
+     * @generated from field: string token_id = 2;
+     */
+    value: string;
+    case: "tokenId";
+  } | {
+    /**
+     * Those of a user.
+     *
+     * @generated from field: metamorph.admin.v1.UserTokens user_tokens = 3;
+     */
+    value: UserTokens;
+    case: "userTokens";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * Why, for those who read the list. At most 500 characters.
+   *
+   * @generated from field: string note = 4;
+   */
+  note: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.RevokeTokensRequest.
+ * Use `create(RevokeTokensRequestSchema)` to create a new message.
+ */
+export declare const RevokeTokensRequestSchema: GenMessage<RevokeTokensRequest>;
+
+/**
+ * What was revoked.
+ *
+ * @generated from message metamorph.admin.v1.RevokeTokensResponse
+ */
+export declare type RevokeTokensResponse = Message<"metamorph.admin.v1.RevokeTokensResponse"> & {
+  /**
+   * The revocation; of what was revoked before, that one, with the new note.
+   *
+   * @generated from field: metamorph.admin.v1.Revocation revocation = 1;
+   */
+  revocation?: Revocation | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.RevokeTokensResponse.
+ * Use `create(RevokeTokensResponseSchema)` to create a new message.
+ */
+export declare const RevokeTokensResponseSchema: GenMessage<RevokeTokensResponse>;
+
+/**
+ * Asks for a page of revocations.
+ *
+ * @generated from message metamorph.admin.v1.ListRevocationsRequest
+ */
+export declare type ListRevocationsRequest = Message<"metamorph.admin.v1.ListRevocationsRequest"> & {
+  /**
+   * Only those of this vault; empty for all.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+
+  /**
+   * At most so many; 0 is 50, more than 1000 is 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of the page before, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListRevocationsRequest.
+ * Use `create(ListRevocationsRequestSchema)` to create a new message.
+ */
+export declare const ListRevocationsRequestSchema: GenMessage<ListRevocationsRequest>;
+
+/**
+ * A page of revocations.
+ *
+ * @generated from message metamorph.admin.v1.ListRevocationsResponse
+ */
+export declare type ListRevocationsResponse = Message<"metamorph.admin.v1.ListRevocationsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated metamorph.admin.v1.Revocation revocations = 1;
+   */
+  revocations: Revocation[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListRevocationsResponse.
+ * Use `create(ListRevocationsResponseSchema)` to create a new message.
+ */
+export declare const ListRevocationsResponseSchema: GenMessage<ListRevocationsResponse>;
+
+/**
  * The store under the server.
  *
  * @generated from message metamorph.admin.v1.StoreInfo
@@ -115,6 +344,13 @@ export declare type GetServerInfoResponse = Message<"metamorph.admin.v1.GetServe
    * @generated from field: int32 running_turns = 7;
    */
   runningTurns: number;
+
+  /**
+   * What is set in a way that an operator should know of, in words; empty is good.
+   *
+   * @generated from field: repeated string warnings = 8;
+   */
+  warnings: string[];
 };
 
 /**
@@ -138,6 +374,27 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof GetServerInfoRequestSchema;
     output: typeof GetServerInfoResponseSchema;
+  },
+  /**
+   * Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
+   * for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.RevokeTokens
+   */
+  revokeTokens: {
+    methodKind: "unary";
+    input: typeof RevokeTokensRequestSchema;
+    output: typeof RevokeTokensResponseSchema;
+  },
+  /**
+   * Lists what was revoked, newest first.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.ListRevocations
+   */
+  listRevocations: {
+    methodKind: "unary";
+    input: typeof ListRevocationsRequestSchema;
+    output: typeof ListRevocationsResponseSchema;
   },
 }>;
 

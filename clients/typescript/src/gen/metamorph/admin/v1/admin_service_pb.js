@@ -5,6 +5,7 @@
 // The operator's view of a server.
 
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import { file_metamorph_api_v1_options } from "../../api/v1/options_pb.js";
 
@@ -12,28 +13,70 @@ import { file_metamorph_api_v1_options } from "../../api/v1/options_pb.js";
  * Describes the file metamorph/admin/v1/admin_service.proto.
  */
 export const file_metamorph_admin_v1_admin_service = /*@__PURE__*/
-  fileDesc("CiZtZXRhbW9ycGgvYWRtaW4vdjEvYWRtaW5fc2VydmljZS5wcm90bxISbWV0YW1vcnBoLmFkbWluLnYxIksKCVN0b3JlSW5mbxIOCgZlbmdpbmUYASABKAkSFgoOZW5naW5lX3ZlcnNpb24YAiABKAkSFgoOc2NoZW1hX3ZlcnNpb24YAyABKAUiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi2gIKFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiwKBXN0b3JlGAIgASgLMh0ubWV0YW1vcnBoLmFkbWluLnYxLlN0b3JlSW5mbxIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgZ1cHRpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFAoMbW9kZWxfc291cmNlGAUgASgJEkkKCHNldHRpbmdzGAYgAygLMjcubWV0YW1vcnBoLmFkbWluLnYxLkdldFNlcnZlckluZm9SZXNwb25zZS5TZXR0aW5nc0VudHJ5EhUKDXJ1bm5pbmdfdHVybnMYByABKAUaLwoNU2V0dGluZ3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBMnsKDEFkbWluU2VydmljZRJrCg1HZXRTZXJ2ZXJJbmZvEigubWV0YW1vcnBoLmFkbWluLnYxLkdldFNlcnZlckluZm9SZXF1ZXN0GikubWV0YW1vcnBoLmFkbWluLnYxLkdldFNlcnZlckluZm9SZXNwb25zZSIFqrsYAQZCxgEKFmNvbS5tZXRhbW9ycGguYWRtaW4udjFCEUFkbWluU2VydmljZVByb3RvUAFaL21ldGFtb3JwaC9jbGllbnRzL2dvL21ldGFtb3JwaC9hZG1pbi92MTthZG1pbnYxogIDTUFYqgISTWV0YW1vcnBoLkFkbWluLlYxygISTWV0YW1vcnBoXEFkbWluXFYx4gIeTWV0YW1vcnBoXEFkbWluXFYxXEdQQk1ldGFkYXRh6gIUTWV0YW1vcnBoOjpBZG1pbjo6VjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_metamorph_api_v1_options]);
+  fileDesc("CiZtZXRhbW9ycGgvYWRtaW4vdjEvYWRtaW5fc2VydmljZS5wcm90bxISbWV0YW1vcnBoLmFkbWluLnYxImYKClVzZXJUb2tlbnMSGwoHdXNlcl9pZBgBIAEoCUIKukgHcgUQARiAAhI7Cg1pc3N1ZWRfYmVmb3JlGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIIukgFsgECMgAi2gEKClJldm9jYXRpb24SFQoNcmV2b2NhdGlvbl9pZBgBIAEoCRIQCgh2YXVsdF9pZBgCIAEoCRISCgh0b2tlbl9pZBgDIAEoCUgAEjUKC3VzZXJfdG9rZW5zGAQgASgLMh4ubWV0YW1vcnBoLmFkbWluLnYxLlVzZXJUb2tlbnNIABIMCgRub3RlGAUgASgJEg8KB2NyZWF0b3IYBiABKAkSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQggKBnRva2VucyLTAQoTUmV2b2tlVG9rZW5zUmVxdWVzdBI8Cgh2YXVsdF9pZBgBIAEoCUIqukgnciUyI15bQS1aYS16MC05XVtBLVphLXowLTkuXzotXXswLDEyN30kEh4KCHRva2VuX2lkGAIgASgJQgq6SAdyBRABGIACSAASNQoLdXNlcl90b2tlbnMYAyABKAsyHi5tZXRhbW9ycGguYWRtaW4udjEuVXNlclRva2Vuc0gAEhYKBG5vdGUYBCABKAlCCLpIBXIDGPQDQg8KBnRva2VucxIFukgCCAEiSgoUUmV2b2tlVG9rZW5zUmVzcG9uc2USMgoKcmV2b2NhdGlvbhgBIAEoCzIeLm1ldGFtb3JwaC5hZG1pbi52MS5SZXZvY2F0aW9uIpMBChZMaXN0UmV2b2NhdGlvbnNSZXF1ZXN0Ej8KCHZhdWx0X2lkGAEgASgJQi26SCpyKDImXihbQS1aYS16MC05XVtBLVphLXowLTkuXzotXXswLDEyN30pPyQSGgoJcGFnZV9zaXplGAIgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIImcKF0xpc3RSZXZvY2F0aW9uc1Jlc3BvbnNlEjMKC3Jldm9jYXRpb25zGAEgAygLMh4ubWV0YW1vcnBoLmFkbWluLnYxLlJldm9jYXRpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIksKCVN0b3JlSW5mbxIOCgZlbmdpbmUYASABKAkSFgoOZW5naW5lX3ZlcnNpb24YAiABKAkSFgoOc2NoZW1hX3ZlcnNpb24YAyABKAUiFgoUR2V0U2VydmVySW5mb1JlcXVlc3Qi7AIKFUdldFNlcnZlckluZm9SZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiwKBXN0b3JlGAIgASgLMh0ubWV0YW1vcnBoLmFkbWluLnYxLlN0b3JlSW5mbxIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgZ1cHRpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFAoMbW9kZWxfc291cmNlGAUgASgJEkkKCHNldHRpbmdzGAYgAygLMjcubWV0YW1vcnBoLmFkbWluLnYxLkdldFNlcnZlckluZm9SZXNwb25zZS5TZXR0aW5nc0VudHJ5EhUKDXJ1bm5pbmdfdHVybnMYByABKAUSEAoId2FybmluZ3MYCCADKAkaLwoNU2V0dGluZ3NFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBMtgCCgxBZG1pblNlcnZpY2USawoNR2V0U2VydmVySW5mbxIoLm1ldGFtb3JwaC5hZG1pbi52MS5HZXRTZXJ2ZXJJbmZvUmVxdWVzdBopLm1ldGFtb3JwaC5hZG1pbi52MS5HZXRTZXJ2ZXJJbmZvUmVzcG9uc2UiBaq7GAEGEmgKDFJldm9rZVRva2VucxInLm1ldGFtb3JwaC5hZG1pbi52MS5SZXZva2VUb2tlbnNSZXF1ZXN0GigubWV0YW1vcnBoLmFkbWluLnYxLlJldm9rZVRva2Vuc1Jlc3BvbnNlIgWquxgBBhJxCg9MaXN0UmV2b2NhdGlvbnMSKi5tZXRhbW9ycGguYWRtaW4udjEuTGlzdFJldm9jYXRpb25zUmVxdWVzdBorLm1ldGFtb3JwaC5hZG1pbi52MS5MaXN0UmV2b2NhdGlvbnNSZXNwb25zZSIFqrsYAQZCxgEKFmNvbS5tZXRhbW9ycGguYWRtaW4udjFCEUFkbWluU2VydmljZVByb3RvUAFaL21ldGFtb3JwaC9jbGllbnRzL2dvL21ldGFtb3JwaC9hZG1pbi92MTthZG1pbnYxogIDTUFYqgISTWV0YW1vcnBoLkFkbWluLlYxygISTWV0YW1vcnBoXEFkbWluXFYx4gIeTWV0YW1vcnBoXEFkbWluXFYxXEdQQk1ldGFkYXRh6gIUTWV0YW1vcnBoOjpBZG1pbjo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp, file_metamorph_api_v1_options]);
+
+/**
+ * Describes the message metamorph.admin.v1.UserTokens.
+ * Use `create(UserTokensSchema)` to create a new message.
+ */
+export const UserTokensSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_admin_v1_admin_service, 0);
+
+/**
+ * Describes the message metamorph.admin.v1.Revocation.
+ * Use `create(RevocationSchema)` to create a new message.
+ */
+export const RevocationSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_admin_v1_admin_service, 1);
+
+/**
+ * Describes the message metamorph.admin.v1.RevokeTokensRequest.
+ * Use `create(RevokeTokensRequestSchema)` to create a new message.
+ */
+export const RevokeTokensRequestSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_admin_v1_admin_service, 2);
+
+/**
+ * Describes the message metamorph.admin.v1.RevokeTokensResponse.
+ * Use `create(RevokeTokensResponseSchema)` to create a new message.
+ */
+export const RevokeTokensResponseSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_admin_v1_admin_service, 3);
+
+/**
+ * Describes the message metamorph.admin.v1.ListRevocationsRequest.
+ * Use `create(ListRevocationsRequestSchema)` to create a new message.
+ */
+export const ListRevocationsRequestSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_admin_v1_admin_service, 4);
+
+/**
+ * Describes the message metamorph.admin.v1.ListRevocationsResponse.
+ * Use `create(ListRevocationsResponseSchema)` to create a new message.
+ */
+export const ListRevocationsResponseSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_admin_v1_admin_service, 5);
 
 /**
  * Describes the message metamorph.admin.v1.StoreInfo.
  * Use `create(StoreInfoSchema)` to create a new message.
  */
 export const StoreInfoSchema = /*@__PURE__*/
-  messageDesc(file_metamorph_admin_v1_admin_service, 0);
+  messageDesc(file_metamorph_admin_v1_admin_service, 6);
 
 /**
  * Describes the message metamorph.admin.v1.GetServerInfoRequest.
  * Use `create(GetServerInfoRequestSchema)` to create a new message.
  */
 export const GetServerInfoRequestSchema = /*@__PURE__*/
-  messageDesc(file_metamorph_admin_v1_admin_service, 1);
+  messageDesc(file_metamorph_admin_v1_admin_service, 7);
 
 /**
  * Describes the message metamorph.admin.v1.GetServerInfoResponse.
  * Use `create(GetServerInfoResponseSchema)` to create a new message.
  */
 export const GetServerInfoResponseSchema = /*@__PURE__*/
-  messageDesc(file_metamorph_admin_v1_admin_service, 2);
+  messageDesc(file_metamorph_admin_v1_admin_service, 8);
 
 /**
  * For those who run the server. Needs the claim `operator: true`.

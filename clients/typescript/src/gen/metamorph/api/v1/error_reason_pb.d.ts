@@ -97,11 +97,33 @@ export enum ErrorReason {
   PERMISSION_MISSING = 14,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many calls by this caller. Repeat after RetryInfo.
+   * RESOURCE_EXHAUSTED. Too many calls by this caller, or too many with unacceptable tokens from its address. Repeat
+   * after RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_RATE_LIMITED = 15;
    */
   RATE_LIMITED = 15,
+
+  /**
+   * UNAUTHENTICATED. The operator has revoked the token. Repeat, or resume with StreamTurn, with a new one.
+   *
+   * @generated from enum value: ERROR_REASON_TOKEN_REVOKED = 16;
+   */
+  TOKEN_REVOKED = 16,
+
+  /**
+   * UNAVAILABLE. The key set or the Emblem API, which vouches for this token, cannot be asked. Repeat after RetryInfo.
+   *
+   * @generated from enum value: ERROR_REASON_IDENTITY_UNAVAILABLE = 17;
+   */
+  IDENTITY_UNAVAILABLE = 17,
+
+  /**
+   * ABORTED. The stream's caller read nothing for a minute. What it missed can be had with StreamTurn.
+   *
+   * @generated from enum value: ERROR_REASON_READER_TOO_SLOW = 18;
+   */
+  READER_TOO_SLOW = 18,
 
   /**
    * INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat.
@@ -186,6 +208,13 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_SEQUENCE_AHEAD = 34;
    */
   SEQUENCE_AHEAD = 34,
+
+  /**
+   * RESOURCE_EXHAUSTED (limit). So many turns of the vault are running. Repeat, after RetryInfo, once one has ended.
+   *
+   * @generated from enum value: ERROR_REASON_TOO_MANY_TURNS = 35;
+   */
+  TOO_MANY_TURNS = 35,
 
   /**
    * In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act.

@@ -124,14 +124,14 @@ export declare type WhoAmIResponse = Message<"metamorph.vault.v1.WhoAmIResponse"
   permissions: string[];
 
   /**
-   * `dev` or `jwt`.
+   * `jwt`: by our own keys; `emblem`: by the word of the Emblem API; `dev`: by dev mode.
    *
    * @generated from field: string auth_method = 5;
    */
   authMethod: string;
 
   /**
-   * When the token expires; absent in dev mode.
+   * When the token expires; absent where it does not say, and in dev mode.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 6;
    */

@@ -1,0 +1,109 @@
+"""The Emblem API's word on tokens that are not ours to verify."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from metamorphd.auth.claims import email_of, permissions_of, user_id_of, vault_id_of
+from metamorphd.auth.single_flight import SingleFlight
+from metamorphd.auth.web import Web
+from metamorphd.errors import IdentityUnavailable, TokenInvalid
+from metamorphd.models import Caller
+
+ACCEPTED_SECONDS = 60.0
+REFUSED_SECONDS = 10.0
+CACHED_REFUSALS = 10_000
+CALLS_PER_SECOND = 50
+# So many failures in a row open the circuit: for a while nothing is asked, then one call tries it.
+FAILURES = 5
+OPEN_SECONDS = 10.0
+HTTP_SUCCESS = range(200, 300)
+HTTP_SERVER_ERROR = 500
+HTTP_TOO_MANY_REQUESTS = 429
+
+logger = structlog.get_logger(__name__)
+
+
+class EmblemApi:
+    """`POST {url}/vault/info` with the caller's own token: one call for a token at a time, few in a second."""
+
+    def __init__(self, *, url: str, web: Web) -> None:
+        self._url = f"{url.rstrip('/')}/vault/info"
+        self._web = web
+        self._flight = SingleFlight[Caller]()
+        self._refused: dict[str, float] = {}
+        self._failures = 0
+        self._closed_at = 0.0
+        self._second = 0
+        self._calls = 0
+
+    async def caller(self, token: str) -> Caller:
+        """Whom the token names, by the API's word. Raises TokenInvalid, IdentityUnavailable."""
+        if self._refused.get(token, 0.0) > time.monotonic():
+            raise TokenInvalid
+        return await self._flight.do(token, lambda: self._ask(token))
+
+    async def _ask(self, token: str) -> Caller:
+        self._admit()
+        try:
+            status, body = await self._web.ask("POST", self._url, bearer=token)
+            if status >= HTTP_SERVER_ERROR or status == HTTP_TOO_MANY_REQUESTS:
+                raise IdentityUnavailable(retry_delay=1.0)
+        except IdentityUnavailable:
+            self._fail()
+            raise
+        self._failures, self._closed_at = 0, 0.0
+        try:
+            if status not in HTTP_SUCCESS:
+                raise TokenInvalid
+            return _caller(body)
+        except TokenInvalid:
+            self._refuse(token)
+            raise
+
+    def _admit(self) -> None:
+        now = time.monotonic()
+        if now < self._closed_at:
+            raise IdentityUnavailable(retry_delay=self._closed_at - now)
+        if self._failures >= FAILURES:
+            # This call tries it; until it is known how it went, no other does.
+            self._closed_at = now + OPEN_SECONDS
+        if int(now) != self._second:
+            self._second, self._calls = int(now), 0
+        self._calls += 1
+        if self._calls > CALLS_PER_SECOND:
+            raise IdentityUnavailable(retry_delay=1.0)
+
+    def _fail(self) -> None:
+        self._failures += 1
+        if self._failures >= FAILURES:
+            self._closed_at = time.monotonic() + OPEN_SECONDS
+            logger.warning("the Emblem API cannot be asked", url=self._url, failures=self._failures)
+
+    def _refuse(self, token: str) -> None:
+        if len(self._refused) >= CACHED_REFUSALS:
+            self._refused.pop(next(iter(self._refused)))
+        self._refused[token] = time.monotonic() + REFUSED_SECONDS
+
+
+def _caller(body: bytes) -> Caller:
+    try:
+        told: Mapping[str, Any] = json.loads(body)
+    except (ValueError, RecursionError):
+        raise TokenInvalid from None
+    if not isinstance(told, dict):
+        raise TokenInvalid
+    return Caller(
+        vault_id=vault_id_of({"vaultId": told.get("vaultId")}),
+        user_id="" if told.get("userId") is None else user_id_of({"sub": told["userId"]}),
+        email="" if told.get("email") is None else email_of(told),
+        permissions=permissions_of({"permissions": told.get("permissions") or []}),
+        operator=False,
+        auth_method="emblem",
+        token_id=None,
+        issue_time=None,
+        expire_time=None,
+    )

@@ -1,0 +1,38 @@
+"""Asking a server on the web, warily: no redirects, little time, small answers."""
+
+import asyncio
+
+import httpx2
+
+from metamorphd.errors import IdentityUnavailable
+
+TIMEOUT_SECONDS = 2.0
+LARGEST_ANSWER = 65_536
+
+
+class Web:
+    """An HTTP client. What it trusts is the system's choice (`SSL_CERT_FILE`)."""
+
+    def __init__(self) -> None:
+        self._client = httpx2.AsyncClient(follow_redirects=False, timeout=TIMEOUT_SECONDS)
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        await self._client.aclose()
+
+    async def ask(self, method: str, url: str, *, bearer: str | None = None) -> tuple[int, bytes]:
+        """Status and body of the answer, redirects included. Raises IdentityUnavailable."""
+        headers = {"accept": "application/json"} | ({} if bearer is None else {"authorization": f"Bearer {bearer}"})
+        try:
+            async with (
+                asyncio.timeout(TIMEOUT_SECONDS),
+                self._client.stream(method, url, headers=headers) as response,
+            ):
+                body = bytearray()
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > LARGEST_ANSWER:
+                        raise IdentityUnavailable(retry_delay=1.0)
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as exc:
+            raise IdentityUnavailable(retry_delay=1.0) from exc
+        return response.status_code, bytes(body)

@@ -1,0 +1,89 @@
+"""Tokens that count no more."""
+
+from metamorphd.models import Page, Revocation
+from metamorphd.store.database import Row, SystemTransaction, Transaction
+from metamorphd.store.pages import page_of
+
+COLUMNS = "revocation_id, vault_id, token_id, user_id, issued_before, note, creator, create_time"
+
+REVOKE_TOKEN = (
+    """
+INSERT INTO revocations (vault_id, revocation_id, token_id, note, creator, create_time)
+VALUES (:vault_id, :revocation_id, :token_id, :note, :creator, :now)
+ON CONFLICT (vault_id, token_id) WHERE token_id IS NOT NULL DO UPDATE SET note = excluded.note
+RETURNING """
+    + COLUMNS
+)
+REVOKE_USER = (
+    """
+INSERT INTO revocations (vault_id, revocation_id, user_id, issued_before, note, creator, create_time)
+VALUES (:vault_id, :revocation_id, :user_id, :issued_before, :note, :creator, :now)
+ON CONFLICT (vault_id, user_id) WHERE user_id IS NOT NULL DO UPDATE SET
+    note = excluded.note,
+    issued_before = CASE WHEN excluded.issued_before > issued_before THEN excluded.issued_before ELSE issued_before END
+RETURNING """
+    + COLUMNS
+)
+LIST_REVOCATIONS = (
+    "SELECT "
+    + COLUMNS
+    + """, COUNT(*) OVER () FROM (
+    SELECT * FROM revocations
+    WHERE (:of_vault_id IS NULL OR vault_id = :of_vault_id) AND (:after_id IS NULL OR revocation_id < :after_id)
+    ORDER BY revocation_id DESC
+    LIMIT :page_size + 1
+)
+ORDER BY revocation_id DESC
+"""
+)
+LOAD_REVOCATIONS = "SELECT " + COLUMNS + " FROM revocations"
+
+
+def _revocation(row: Row) -> Revocation:
+    return Revocation(*row[:8])
+
+
+async def revoke_token(
+    tx: Transaction, *, revocation_id: str, token_id: str, note: str, creator: str, now: int
+) -> Revocation:
+    """Revokes the token with this `jti`. Revoked before, it stays so; the note is replaced."""
+    row = await tx.one(
+        REVOKE_TOKEN, revocation_id=revocation_id, token_id=token_id, note=note, creator=creator, now=now
+    )
+    return _made(row)
+
+
+async def revoke_user(
+    tx: Transaction, *, revocation_id: str, user_id: str, issued_before: int, note: str, creator: str, now: int
+) -> Revocation:
+    """Revokes a user's tokens that were issued before. A later time that was set before stays; the note is replaced."""
+    row = await tx.one(
+        REVOKE_USER,
+        revocation_id=revocation_id,
+        user_id=user_id,
+        issued_before=issued_before,
+        note=note,
+        creator=creator,
+        now=now,
+    )
+    return _made(row)
+
+
+def _made(row: Row | None) -> Revocation:
+    if row is None:
+        raise RuntimeError("a revocation that was just made is missing")
+    return _revocation(row)
+
+
+async def list_revocations(
+    tx: SystemTransaction, *, of_vault_id: str | None, after: tuple[int | str, ...] | None, page_size: int
+) -> Page[Revocation]:
+    """Newest first, of one vault or all; `after` is (revocation id)."""
+    after_id = None if after is None else after[0]
+    rows = await tx.all(LIST_REVOCATIONS, of_vault_id=of_vault_id, after_id=after_id, page_size=page_size)
+    return page_of(rows, page_size, item=_revocation, after=lambda row: (row[0],))
+
+
+async def load_revocations(tx: SystemTransaction) -> list[Revocation]:
+    """All of them, of every vault."""
+    return [_revocation(row) for row in await tx.all(LOAD_REVOCATIONS)]

@@ -1,0 +1,198 @@
+"""The gRPC port: TLS by real certificates, limits, keepalive."""
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
+from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
+from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest, WhoAmIResponse
+from metamorphd.client_configuration import client_configuration
+from metamorphd.errors import StartupRefused
+from metamorphd.transport import CONCURRENT_STREAMS, KEEPALIVE_SECONDS, SHORTEST_PING_SECONDS
+
+from tests.certificates import Authority
+from tests.serving import Caller, Serving, mint, serving
+
+WHO_AM_I = "/metamorph.vault.v1.VaultService/WhoAmI"
+
+
+async def who(running: Serving, authority: Authority, client: tuple[Path, Path] | None = None) -> str:
+    """Asks over TLS, trusting `authority`, with the client's certificate and key."""
+    chain, key = (None, None) if client is None else (path.read_bytes() for path in client)
+    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), key, chain)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.secure_channel(running.target, credentials, options=options) as channel:
+        caller = Caller(channel, [("authorization", f"Bearer {mint()}")])
+        answer: WhoAmIResponse = await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata, timeout=10)
+        return answer.vault_id
+
+
+async def cannot_connect(running: Serving, authority: Authority, client: tuple[Path, Path] | None = None) -> bool:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await who(running, authority, client)
+    return refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def install(files: tuple[Path, Path], cert: Path, key: Path) -> None:
+    """As a certificate manager does it: each file whole, one after the other."""
+    for source, target in zip(files, (cert, key), strict=True):
+        Path(f"{target}.new").write_bytes(source.read_bytes())
+        os.replace(f"{target}.new", target)
+
+
+async def test_tls_is_served_by_files_and_by_text(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue()
+    for number, tls in enumerate(
+        (
+            {"grpc_tls_cert": str(certificate), "grpc_tls_key": str(key)},
+            {"grpc_tls_cert": certificate.read_text(), "grpc_tls_key": key.read_text()},
+        )
+    ):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        async with serving(directory, **tls) as running:
+            assert await who(running, authority) == "acme"
+            assert await cannot_connect(running, Authority(directory, "stranger"))
+            plain = running.caller()
+            with pytest.raises(grpc.aio.AioRpcError):
+                await plain.vault.WhoAmI(WhoAmIRequest(), metadata=plain.metadata, timeout=10)
+
+
+async def test_mtls_demands_a_certificate_of_the_authority_and_still_a_token(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    certificate, key = authority.issue()
+    tls = {
+        "grpc_tls_cert": str(certificate),
+        "grpc_tls_key": str(key),
+        "grpc_tls_client_ca": str(authority.certificate),
+    }
+    async with serving(tmp_path, **tls) as running:
+        assert await who(running, authority, authority.issue("client")) == "acme"
+        assert await cannot_connect(running, authority)
+        assert await cannot_connect(running, authority, stranger.issue("client"))
+        chain, private = authority.issue("client")
+        credentials = grpc.ssl_channel_credentials(
+            authority.certificate.read_bytes(), private.read_bytes(), chain.read_bytes()
+        )
+        async with grpc.aio.secure_channel(running.target, credentials) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                await Caller(channel, ()).vault.WhoAmI(WhoAmIRequest())
+        assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_certificates_that_change_are_served_from_the_next_connection_on(tmp_path: Path) -> None:
+    first, second = Authority(tmp_path, "first"), Authority(tmp_path, "second")
+    cert, key = tmp_path / "tls.pem", tmp_path / "tls.key"
+    install(first.issue(), cert, key)
+    async with serving(tmp_path, grpc_tls_cert=str(cert), grpc_tls_key=str(key)) as running:
+        assert await who(running, first) == "acme"
+        # For a moment only one of the two is new, then one is broken: the old ones still serve.
+        certificate, private = second.issue()
+        os.replace(certificate, cert)
+        assert await who(running, first) == "acme"
+        key.write_text("-----BEGIN nothing")
+        assert await who(running, first) == "acme"
+        key.unlink()
+        assert await who(running, first) == "acme"
+        os.replace(private, key)
+        assert await who(running, second) == "acme"
+        assert await cannot_connect(running, first)
+
+
+@pytest.mark.parametrize("broken", ["missing", "no PEM", "another's key"])
+async def test_certificates_that_cannot_be_used_keep_the_server_from_starting(tmp_path: Path, broken: str) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue()
+    if broken == "missing":
+        key.unlink()
+    else:
+        key.write_bytes(b"canary" if broken == "no PEM" else authority.issue()[1].read_bytes())
+    with pytest.raises(StartupRefused, match="GRPC_TLS") as refusal:
+        async with serving(tmp_path, grpc_tls_cert=str(certificate), grpc_tls_key=str(key)):
+            pass
+    assert "canary" not in str(refusal.value)
+
+
+async def test_plaintext_on_every_address_is_told_to_the_operator(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(tmp_path, listen_address="::") as running:
+        operator = running.caller(operator=True)
+        info = await operator.admin.GetServerInfo(GetServerInfoRequest(), metadata=operator.metadata)
+        assert [warning for warning in info.warnings if "TLS" in warning] == list(info.warnings) != []
+    assert "without TLS" in capfd.readouterr().out
+
+
+class Peer:
+    """An HTTP/2 client that does as it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        self.http.initiate_connection()
+
+    async def flush(self) -> None:
+        self._writer.write(self.http.data_to_send())
+        # A server that has sent this client away has told why: that is still to be read.
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
+
+    async def events(self, kind: type[Any], *, seconds: float) -> Any:
+        """The next event of a kind, or None."""
+        try:
+            async with asyncio.timeout(seconds):
+                while data := await self._reader.read(65_536):
+                    events = self.http.receive_data(data)
+                    await self.flush()
+                    for event in events:
+                        if isinstance(event, kind):
+                            return event
+        except TimeoutError:
+            pass
+        return None
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def connect(running: Serving) -> Peer:
+    peer = Peer(*await asyncio.open_connection(*running.target.split(":")))
+    await peer.flush()
+    return peer
+
+
+async def test_a_connection_is_told_how_many_streams_it_may_open(running: Serving) -> None:
+    peer = await connect(running)
+    settings = await peer.events(h2.events.RemoteSettingsChanged, seconds=5)
+    told = settings.changed_settings[SettingCodes.MAX_CONCURRENT_STREAMS]
+    assert told.new_value == CONCURRENT_STREAMS
+    peer.close()
+
+
+async def test_a_client_that_pings_too_often_is_sent_away(running: Serving) -> None:
+    peer = await connect(running)
+    await peer.events(h2.events.RemoteSettingsChanged, seconds=5)
+    for _ in range(10):
+        peer.http.ping(b"12345678")
+    await peer.flush()
+    end = await peer.events(h2.events.ConnectionTerminated, seconds=5)
+    assert end.error_code == ErrorCodes.ENHANCE_YOUR_CALM
+    peer.close()
+
+
+def test_clients_agree_to_ping_less_often_than_the_server_minds() -> None:
+    agreed = client_configuration()
+    assert agreed["keepaliveTimeMs"] == KEEPALIVE_SECONDS * 1000 > SHORTEST_PING_SECONDS * 1000
+    repeated = {name["method"] for name in agreed["serviceConfig"]["methodConfig"][0]["name"]}
+    assert {"GetSession", "ListSessions", "WhoAmI"} <= repeated
+    assert not repeated & {"SendMessage", "StreamTurn", "CreateSession", "DeleteSession", "RevokeTokens"}
