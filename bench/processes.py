@@ -5,35 +5,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import jwt
-import psutil
 
-ROOT = Path(__file__).parent.parent
+from tests.processes import Service, service
+from tests.serving import ROOT
+
 SIGNING_KEY = "for-measuring-on-loopback-and-nothing-else"
-START_SECONDS = 60
 # So many that nothing is refused, while the guard counts every call.
 ALLOWANCE = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Service:
-    """A process and the gRPC or HTTP port it serves on."""
-
-    process: subprocess.Popen[str]
-    port: int
-
-    @property
-    def target(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def resident_megabytes(self) -> float:
-        return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
 
 @dataclass(frozen=True)
@@ -50,7 +34,7 @@ class Services:
 def services(directory: Path) -> Iterator[Services]:
     """All of them, idle; they end with the block."""
     with ExitStack() as stack:
-        api = stack.enter_context(_service(["tests.fakes.messages_api", "--words", "500"], directory))
+        api = stack.enter_context(service(["tests.fakes.messages_api", "--words", "500"], directory))
         environment = {
             "EMBLEM_JWT_SECRET": SIGNING_KEY,
             "ANTHROPIC_API_KEY": "sk-bench",
@@ -64,9 +48,9 @@ def services(directory: Path) -> Iterator[Services]:
             "MALLOC_ARENA_MAX": "2",
         }
         yield Services(
-            metamorph=stack.enter_context(_service(["metamorphd", "serve"], directory, environment)),
-            bare=stack.enter_context(_service(["bench.bare", "echo"], directory)),
-            unguarded=stack.enter_context(_service(["bench.bare", "unguarded"], directory)),
+            metamorph=stack.enter_context(service(["metamorphd", "serve"], directory, environment)),
+            bare=stack.enter_context(service(["bench.bare", "echo"], directory)),
+            unguarded=stack.enter_context(service(["bench.bare", "unguarded"], directory)),
             messages_api=api,
         )
 
@@ -90,33 +74,3 @@ def load(kind: str, target: str, *, in_flight: int, seconds: float) -> dict[str,
     )
     measured: dict[str, float] = json.loads(finished.stdout)
     return measured
-
-
-@contextmanager
-def _service(module: Sequence[str], directory: Path, environment: dict[str, str] | None = None) -> Iterator[Service]:
-    """A Python module that says its port in its first line: alone, or as the server's log does."""
-    log = directory / f"{module[0]}-{module[-1]}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module],
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=output,
-            text=True,
-        )
-    try:
-        yield Service(process, _port(process, log))
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def _port(process: subprocess.Popen[str], log: Path) -> int:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        first, ended, _ = log.read_text().partition("\n")
-        if ended:
-            return int(first) if first.isdigit() else int(json.loads(first)["grpc_port"])
-        time.sleep(0.02)
-    raise RuntimeError(f"{process.args!r} did not start: {log.read_text()}")

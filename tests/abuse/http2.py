@@ -1,0 +1,126 @@
+"""HTTP/2 (RFC 9113) by hand, as a hostile client would speak it: nothing holds it back."""
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import Sequence
+from typing import Self
+
+import hpack
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+ACK = END_STREAM = 1
+END_HEADERS = 4
+CANCEL = 8
+INITIAL_WINDOW_SIZE = 4
+LARGEST_WINDOW = 2**31 - 1
+FRAME_HEADER = 9
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """One frame."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def block(headers: Sequence[tuple[bytes | str, bytes | str]]) -> bytes:
+    """A header block that leaves the peer's table alone, so that it may be sent any number of times."""
+    return bytes(hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple(*pair) for pair in headers], huffman=False))
+
+
+def headers(path: str, token: str) -> list[tuple[bytes | str, bytes | str]]:
+    """The headers of a gRPC call."""
+    return [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "localhost"),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+        ("authorization", f"Bearer {token}"),
+    ]
+
+
+def message(payload: bytes) -> bytes:
+    """A message as gRPC frames it: not compressed, its length, itself."""
+    return struct.pack(">BI", 0, len(payload)) + payload
+
+
+class Connection:
+    """A connection. `window` is the credit that each stream gives the server; without `reads` nothing is ever taken
+    from the socket."""
+
+    def __init__(self, target: str, *, window: int = LARGEST_WINDOW, reads: bool = True) -> None:
+        self._host, _, port = target.rpartition(":")
+        self._port = int(port)
+        self._window = window
+        self._reads = reads
+        self._stream = -1
+        self.closed = asyncio.Event()
+        self.received: dict[int, int] = {}
+        self.ended: set[int] = set()
+        self.first_data = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        # The limit is what may be buffered before the socket is left alone.
+        self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=2**16)
+        self._writer.write(PREFACE)
+        self.write(frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, self._window)))
+        self.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", LARGEST_WINDOW - 65_535)))
+        self._reading = asyncio.create_task(self._read()) if self._reads else None
+        if self._reading is None:
+            self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        self._writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    def stream(self) -> int:
+        """The number of a new stream."""
+        self._stream += 2
+        return self._stream
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes as they are."""
+        self._writer.write(data)
+
+    async def drain(self) -> None:
+        """Waits for room. Raises ConnectionError when the server has closed."""
+        await self._writer.drain()
+
+    def call(self, header_block: bytes, payload: bytes) -> int:
+        """Begins a unary or server-streaming call; the number of its stream."""
+        stream = self.stream()
+        self.write(frame(HEADERS, END_HEADERS, stream, header_block))
+        self.write(frame(DATA, END_STREAM, stream, message(payload)))
+        return stream
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                head = await self._reader.readexactly(FRAME_HEADER)
+                length = int.from_bytes(head[:3], "big")
+                kind, flags, stream = struct.unpack(">BBI", head[3:])
+                payload = await self._reader.readexactly(length)
+                self._take(kind, flags, stream, payload)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.closed.set()
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind in (SETTINGS, PING) and not flags & ACK:
+            self.write(frame(kind, ACK, 0, payload if kind == PING else b""))
+        elif kind == DATA:
+            self.received[stream] = self.received.get(stream, 0) + len(payload)
+            self.first_data.set()
+            if payload and self._window:
+                self.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", len(payload))))
+        if (kind in (HEADERS, DATA) and flags & END_STREAM) or kind == RST_STREAM:
+            self.ended.add(stream)
+        if kind == GOAWAY:
+            self.closed.set()
