@@ -218,6 +218,21 @@ class EtagMismatch(Aborted):
     reason, message = ErrorReason.ERROR_REASON_ETAG_MISMATCH, "the resource has changed since its etag was read"
 
 
+class ModelNotAccepted(InvalidArgument):
+    reason, message = (
+        ErrorReason.ERROR_REASON_MODEL_NOT_ACCEPTED,
+        "the model {model} is none of those that ListModels names",
+    )
+
+
+class AttachmentTooLarge(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_ATTACHMENT_TOO_LARGE, "the attachment is larger than {limit_bytes} bytes"
+
+
+class AttachmentTypeMismatch(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_ATTACHMENT_TYPE_MISMATCH, "the attachment's bytes are not {media_type}"
+
+
 # What the vault holds.
 
 
@@ -243,6 +258,33 @@ class TooManyTurns(ResourceExhausted):
 
 class SequenceAhead(OutOfRange):
     reason, message = ErrorReason.ERROR_REASON_SEQUENCE_AHEAD, "the turn's newest event is {last_sequence}"
+
+
+class AttachmentNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_ATTACHMENT_NOT_FOUND, "no attachment {attachment_id}"
+
+
+class ToolResultRequired(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_TOOL_RESULT_REQUIRED
+    message = "the message must begin with the results of these tool calls, and no others: {tool_use_ids}"
+
+
+class ToolResultUnexpected(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_TOOL_RESULT_UNEXPECTED
+    message = "nothing asks for the results of these tool calls: {tool_use_ids}"
+
+
+class NotAUserMessage(FailedPrecondition):
+    reason, message = ErrorReason.ERROR_REASON_NOT_A_USER_MESSAGE, "message {message_id} is no user's message"
+
+
+class MessageDeleted(FailedPrecondition):
+    reason, message = ErrorReason.ERROR_REASON_MESSAGE_DELETED, "the content of message {message_id} is deleted"
+
+
+class BudgetExceeded(ResourceExhausted):
+    reason = ErrorReason.ERROR_REASON_BUDGET_EXCEEDED
+    message = "the budget {budget} of {limit} is used up until {reset_time}"
 
 
 # What ends a turn.
@@ -275,6 +317,11 @@ class UpstreamInterrupted(Unavailable):
 
 class UpstreamStalled(DeadlineExceeded):
     reason, message = ErrorReason.ERROR_REASON_UPSTREAM_STALLED, "the model provider fell silent"
+
+
+class UpstreamSpendLimit(ResourceExhausted):
+    reason = ErrorReason.ERROR_REASON_UPSTREAM_SPEND_LIMIT
+    message = "the server's account with the model provider is out of credit; the operator must act"
 
 
 class TurnTimeout(DeadlineExceeded):

@@ -74,6 +74,12 @@ const (
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 25
 	// ABORTED. The resource has changed since the etag was read. Read it again, then repeat.
 	ErrorReason_ERROR_REASON_ETAG_MISMATCH ErrorReason = 26
+	// INVALID_ARGUMENT (model). ListModels does not name the model. Do not repeat unchanged.
+	ErrorReason_ERROR_REASON_MODEL_NOT_ACCEPTED ErrorReason = 27
+	// INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts. Do not repeat unchanged.
+	ErrorReason_ERROR_REASON_ATTACHMENT_TOO_LARGE ErrorReason = 28
+	// INVALID_ARGUMENT (media_type). The bytes are not what media_type says. Do not repeat unchanged.
+	ErrorReason_ERROR_REASON_ATTACHMENT_TYPE_MISMATCH ErrorReason = 29
 	// NOT_FOUND (session_id). No such session in the caller's vault.
 	ErrorReason_ERROR_REASON_SESSION_NOT_FOUND ErrorReason = 30
 	// NOT_FOUND (message_id). No such message in the caller's vault, or not in that session.
@@ -86,6 +92,14 @@ const (
 	ErrorReason_ERROR_REASON_SEQUENCE_AHEAD ErrorReason = 34
 	// RESOURCE_EXHAUSTED (limit). So many turns of the vault are running. Repeat, after RetryInfo, once one has ended.
 	ErrorReason_ERROR_REASON_TOO_MANY_TURNS ErrorReason = 35
+	// NOT_FOUND (attachment_id). No such attachment in the caller's vault.
+	ErrorReason_ERROR_REASON_ATTACHMENT_NOT_FOUND ErrorReason = 36
+	// FAILED_PRECONDITION (tool_use_ids). The reply before asks for tools; the message must begin with exactly their results.
+	ErrorReason_ERROR_REASON_TOOL_RESULT_REQUIRED ErrorReason = 37
+	// FAILED_PRECONDITION (tool_use_ids). These results answer nothing that the reply before asks for.
+	ErrorReason_ERROR_REASON_TOOL_RESULT_UNEXPECTED ErrorReason = 38
+	// FAILED_PRECONDITION (message_id). The message is a reply, and only a user's message is answered.
+	ErrorReason_ERROR_REASON_NOT_A_USER_MESSAGE ErrorReason = 39
 	// In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act.
 	ErrorReason_ERROR_REASON_UPSTREAM_UNAUTHENTICATED ErrorReason = 40
 	// In a turn: RESOURCE_EXHAUSTED. The model provider's rate limit is reached. Send again after retry_delay.
@@ -104,6 +118,12 @@ const (
 	ErrorReason_ERROR_REASON_TURN_TIMEOUT ErrorReason = 47
 	// In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept; send again to continue.
 	ErrorReason_ERROR_REASON_TURN_INTERRUPTED ErrorReason = 48
+	// In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act.
+	ErrorReason_ERROR_REASON_UPSTREAM_SPEND_LIMIT ErrorReason = 49
+	// FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat.
+	ErrorReason_ERROR_REASON_MESSAGE_DELETED ErrorReason = 60
+	// RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up: QuotaFailure names it. Repeat after RetryInfo.
+	ErrorReason_ERROR_REASON_BUDGET_EXCEEDED ErrorReason = 61
 )
 
 // Enum value maps for ErrorReason.
@@ -131,12 +151,19 @@ var (
 		24: "ERROR_REASON_CONTENT_TOO_LARGE",
 		25: "ERROR_REASON_REQUEST_ID_REUSED",
 		26: "ERROR_REASON_ETAG_MISMATCH",
+		27: "ERROR_REASON_MODEL_NOT_ACCEPTED",
+		28: "ERROR_REASON_ATTACHMENT_TOO_LARGE",
+		29: "ERROR_REASON_ATTACHMENT_TYPE_MISMATCH",
 		30: "ERROR_REASON_SESSION_NOT_FOUND",
 		31: "ERROR_REASON_MESSAGE_NOT_FOUND",
 		32: "ERROR_REASON_TURN_NOT_FOUND",
 		33: "ERROR_REASON_BRANCH_BUSY",
 		34: "ERROR_REASON_SEQUENCE_AHEAD",
 		35: "ERROR_REASON_TOO_MANY_TURNS",
+		36: "ERROR_REASON_ATTACHMENT_NOT_FOUND",
+		37: "ERROR_REASON_TOOL_RESULT_REQUIRED",
+		38: "ERROR_REASON_TOOL_RESULT_UNEXPECTED",
+		39: "ERROR_REASON_NOT_A_USER_MESSAGE",
 		40: "ERROR_REASON_UPSTREAM_UNAUTHENTICATED",
 		41: "ERROR_REASON_UPSTREAM_RATE_LIMITED",
 		42: "ERROR_REASON_UPSTREAM_OVERLOADED",
@@ -146,6 +173,9 @@ var (
 		46: "ERROR_REASON_UPSTREAM_STALLED",
 		47: "ERROR_REASON_TURN_TIMEOUT",
 		48: "ERROR_REASON_TURN_INTERRUPTED",
+		49: "ERROR_REASON_UPSTREAM_SPEND_LIMIT",
+		60: "ERROR_REASON_MESSAGE_DELETED",
+		61: "ERROR_REASON_BUDGET_EXCEEDED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -170,12 +200,19 @@ var (
 		"ERROR_REASON_CONTENT_TOO_LARGE":        24,
 		"ERROR_REASON_REQUEST_ID_REUSED":        25,
 		"ERROR_REASON_ETAG_MISMATCH":            26,
+		"ERROR_REASON_MODEL_NOT_ACCEPTED":       27,
+		"ERROR_REASON_ATTACHMENT_TOO_LARGE":     28,
+		"ERROR_REASON_ATTACHMENT_TYPE_MISMATCH": 29,
 		"ERROR_REASON_SESSION_NOT_FOUND":        30,
 		"ERROR_REASON_MESSAGE_NOT_FOUND":        31,
 		"ERROR_REASON_TURN_NOT_FOUND":           32,
 		"ERROR_REASON_BRANCH_BUSY":              33,
 		"ERROR_REASON_SEQUENCE_AHEAD":           34,
 		"ERROR_REASON_TOO_MANY_TURNS":           35,
+		"ERROR_REASON_ATTACHMENT_NOT_FOUND":     36,
+		"ERROR_REASON_TOOL_RESULT_REQUIRED":     37,
+		"ERROR_REASON_TOOL_RESULT_UNEXPECTED":   38,
+		"ERROR_REASON_NOT_A_USER_MESSAGE":       39,
 		"ERROR_REASON_UPSTREAM_UNAUTHENTICATED": 40,
 		"ERROR_REASON_UPSTREAM_RATE_LIMITED":    41,
 		"ERROR_REASON_UPSTREAM_OVERLOADED":      42,
@@ -185,6 +222,9 @@ var (
 		"ERROR_REASON_UPSTREAM_STALLED":         46,
 		"ERROR_REASON_TURN_TIMEOUT":             47,
 		"ERROR_REASON_TURN_INTERRUPTED":         48,
+		"ERROR_REASON_UPSTREAM_SPEND_LIMIT":     49,
+		"ERROR_REASON_MESSAGE_DELETED":          60,
+		"ERROR_REASON_BUDGET_EXCEEDED":          61,
 	}
 )
 
@@ -219,8 +259,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x90\n" +
-	"\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x8e\r\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -244,13 +283,20 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	" ERROR_REASON_UPDATE_MASK_INVALID\x10\x17\x12\"\n" +
 	"\x1eERROR_REASON_CONTENT_TOO_LARGE\x10\x18\x12\"\n" +
 	"\x1eERROR_REASON_REQUEST_ID_REUSED\x10\x19\x12\x1e\n" +
-	"\x1aERROR_REASON_ETAG_MISMATCH\x10\x1a\x12\"\n" +
+	"\x1aERROR_REASON_ETAG_MISMATCH\x10\x1a\x12#\n" +
+	"\x1fERROR_REASON_MODEL_NOT_ACCEPTED\x10\x1b\x12%\n" +
+	"!ERROR_REASON_ATTACHMENT_TOO_LARGE\x10\x1c\x12)\n" +
+	"%ERROR_REASON_ATTACHMENT_TYPE_MISMATCH\x10\x1d\x12\"\n" +
 	"\x1eERROR_REASON_SESSION_NOT_FOUND\x10\x1e\x12\"\n" +
 	"\x1eERROR_REASON_MESSAGE_NOT_FOUND\x10\x1f\x12\x1f\n" +
 	"\x1bERROR_REASON_TURN_NOT_FOUND\x10 \x12\x1c\n" +
 	"\x18ERROR_REASON_BRANCH_BUSY\x10!\x12\x1f\n" +
 	"\x1bERROR_REASON_SEQUENCE_AHEAD\x10\"\x12\x1f\n" +
-	"\x1bERROR_REASON_TOO_MANY_TURNS\x10#\x12)\n" +
+	"\x1bERROR_REASON_TOO_MANY_TURNS\x10#\x12%\n" +
+	"!ERROR_REASON_ATTACHMENT_NOT_FOUND\x10$\x12%\n" +
+	"!ERROR_REASON_TOOL_RESULT_REQUIRED\x10%\x12'\n" +
+	"#ERROR_REASON_TOOL_RESULT_UNEXPECTED\x10&\x12#\n" +
+	"\x1fERROR_REASON_NOT_A_USER_MESSAGE\x10'\x12)\n" +
 	"%ERROR_REASON_UPSTREAM_UNAUTHENTICATED\x10(\x12&\n" +
 	"\"ERROR_REASON_UPSTREAM_RATE_LIMITED\x10)\x12$\n" +
 	" ERROR_REASON_UPSTREAM_OVERLOADED\x10*\x12\"\n" +
@@ -259,7 +305,10 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"!ERROR_REASON_UPSTREAM_INTERRUPTED\x10-\x12!\n" +
 	"\x1dERROR_REASON_UPSTREAM_STALLED\x10.\x12\x1d\n" +
 	"\x19ERROR_REASON_TURN_TIMEOUT\x10/\x12!\n" +
-	"\x1dERROR_REASON_TURN_INTERRUPTED\x100B\xb7\x01\n" +
+	"\x1dERROR_REASON_TURN_INTERRUPTED\x100\x12%\n" +
+	"!ERROR_REASON_UPSTREAM_SPEND_LIMIT\x101\x12 \n" +
+	"\x1cERROR_REASON_MESSAGE_DELETED\x10<\x12 \n" +
+	"\x1cERROR_REASON_BUDGET_EXCEEDED\x10=B\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

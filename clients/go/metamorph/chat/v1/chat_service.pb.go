@@ -13,6 +13,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	_ "metamorph/clients/go/metamorph/api/v1"
 	reflect "reflect"
 	sync "sync"
@@ -849,19 +850,30 @@ type SendMessageRequest struct {
 	// A UUID that makes repeating safe (AIP-155): the same request again replays the same turn from sequence 1.
 	// Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if used for another request.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap (GetServerInfo).
+	// Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE if its text is beyond the server's cap
+	// (GetServerInfo). Where the reply before it asks for tools, it must begin with exactly their results: else fails with
+	// FAILED_PRECONDITION / TOOL_RESULT_REQUIRED or TOOL_RESULT_UNEXPECTED.
 	Content []*ContentBlock `protobuf:"bytes,3,rep,name=content,proto3" json:"content,omitempty"`
 	// Absent: the session's current leaf. Present and empty: a new root. Otherwise a message of this session. A parent
 	// whose reply is still being generated fails with FAILED_PRECONDITION / BRANCH_BUSY.
 	ParentMessageId *string `protobuf:"bytes,4,opt,name=parent_message_id,json=parentMessageId,proto3,oneof" json:"parent_message_id,omitempty"`
-	// The model to ask. Empty: the session's, then the vault's, then the server's default.
+	// The model to ask. Empty: the session's, then the vault's, then the server's default. Fails with
+	// INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not name it.
 	Model string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
 	// At most so many tokens are generated; 0 is the server's cap (GetServerInfo), more is cut to it.
 	MaxOutputTokens int32 `protobuf:"varint,6,opt,name=max_output_tokens,json=maxOutputTokens,proto3" json:"max_output_tokens,omitempty"`
 	// Generation ends before any of these. At most 16, of 1 to 256 characters.
 	StopSequences []string `protobuf:"bytes,7,rep,name=stop_sequences,json=stopSequences,proto3" json:"stop_sequences,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Whether and how the model thinks.
+	Thinking *ThinkingConfig `protobuf:"bytes,8,opt,name=thinking,proto3" json:"thinking,omitempty"`
+	// What the model may ask to be run; at most 128. None with a tool result: those of the turn before.
+	Tools []*Tool `protobuf:"bytes,9,rep,name=tools,proto3" json:"tools,omitempty"`
+	// How the model chooses among them.
+	ToolChoice *ToolChoice `protobuf:"bytes,10,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
+	// JSON schema, an object, that the reply's text will fit; empty for free text. At most 100,000 characters.
+	ResponseSchema string `protobuf:"bytes,11,opt,name=response_schema,json=responseSchema,proto3" json:"response_schema,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SendMessageRequest) Reset() {
@@ -941,6 +953,34 @@ func (x *SendMessageRequest) GetStopSequences() []string {
 		return x.StopSequences
 	}
 	return nil
+}
+
+func (x *SendMessageRequest) GetThinking() *ThinkingConfig {
+	if x != nil {
+		return x.Thinking
+	}
+	return nil
+}
+
+func (x *SendMessageRequest) GetTools() []*Tool {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
+}
+
+func (x *SendMessageRequest) GetToolChoice() *ToolChoice {
+	if x != nil {
+		return x.ToolChoice
+	}
+	return nil
+}
+
+func (x *SendMessageRequest) GetResponseSchema() string {
+	if x != nil {
+		return x.ResponseSchema
+	}
+	return ""
 }
 
 // One event of the turn that the message started.
@@ -1183,11 +1223,1249 @@ func (x *GetTurnResponse) GetTurn() *Turn {
 	return nil
 }
 
+// Asks for another reply.
+type RegenerateReplyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The message to answer. At most 64 characters.
+	UserMessageId string `protobuf:"bytes,1,opt,name=user_message_id,json=userMessageId,proto3" json:"user_message_id,omitempty"`
+	// A UUID that makes repeating safe (AIP-155), as in SendMessageRequest.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The model to ask; empty: the one that the original turn asked.
+	Model string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
+	// At most so many tokens are generated; 0: as in the original turn.
+	MaxOutputTokens int32 `protobuf:"varint,6,opt,name=max_output_tokens,json=maxOutputTokens,proto3" json:"max_output_tokens,omitempty"`
+	// Generation ends before any of these; none: the original turn's. At most 16, of 1 to 256 characters.
+	StopSequences []string `protobuf:"bytes,7,rep,name=stop_sequences,json=stopSequences,proto3" json:"stop_sequences,omitempty"`
+	// Whether and how the model thinks; absent: as in the original turn.
+	Thinking *ThinkingConfig `protobuf:"bytes,8,opt,name=thinking,proto3" json:"thinking,omitempty"`
+	// What the model may ask to be run; at most 128. None: the original turn's.
+	Tools []*Tool `protobuf:"bytes,9,rep,name=tools,proto3" json:"tools,omitempty"`
+	// How the model chooses among them; absent: as in the original turn.
+	ToolChoice *ToolChoice `protobuf:"bytes,10,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
+	// JSON schema, an object, that the reply's text will fit; empty: the original turn's. At most 100,000 characters.
+	ResponseSchema string `protobuf:"bytes,11,opt,name=response_schema,json=responseSchema,proto3" json:"response_schema,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RegenerateReplyRequest) Reset() {
+	*x = RegenerateReplyRequest{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegenerateReplyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegenerateReplyRequest) ProtoMessage() {}
+
+func (x *RegenerateReplyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegenerateReplyRequest.ProtoReflect.Descriptor instead.
+func (*RegenerateReplyRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RegenerateReplyRequest) GetUserMessageId() string {
+	if x != nil {
+		return x.UserMessageId
+	}
+	return ""
+}
+
+func (x *RegenerateReplyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RegenerateReplyRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *RegenerateReplyRequest) GetMaxOutputTokens() int32 {
+	if x != nil {
+		return x.MaxOutputTokens
+	}
+	return 0
+}
+
+func (x *RegenerateReplyRequest) GetStopSequences() []string {
+	if x != nil {
+		return x.StopSequences
+	}
+	return nil
+}
+
+func (x *RegenerateReplyRequest) GetThinking() *ThinkingConfig {
+	if x != nil {
+		return x.Thinking
+	}
+	return nil
+}
+
+func (x *RegenerateReplyRequest) GetTools() []*Tool {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
+}
+
+func (x *RegenerateReplyRequest) GetToolChoice() *ToolChoice {
+	if x != nil {
+		return x.ToolChoice
+	}
+	return nil
+}
+
+func (x *RegenerateReplyRequest) GetResponseSchema() string {
+	if x != nil {
+		return x.ResponseSchema
+	}
+	return ""
+}
+
+// One event of the new turn.
+type RegenerateReplyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order, from sequence 1.
+	Event         *TurnEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegenerateReplyResponse) Reset() {
+	*x = RegenerateReplyResponse{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegenerateReplyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegenerateReplyResponse) ProtoMessage() {}
+
+func (x *RegenerateReplyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegenerateReplyResponse.ProtoReflect.Descriptor instead.
+func (*RegenerateReplyResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RegenerateReplyResponse) GetEvent() *TurnEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+// Asks for a page of turns.
+type ListTurnsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. At most 64 characters.
+	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// At most so many; 0 is 50, more than 1000 is 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only turns with this status; unspecified: all.
+	Status        TurnStatus `protobuf:"varint,4,opt,name=status,proto3,enum=metamorph.chat.v1.TurnStatus" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTurnsRequest) Reset() {
+	*x = ListTurnsRequest{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTurnsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTurnsRequest) ProtoMessage() {}
+
+func (x *ListTurnsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTurnsRequest.ProtoReflect.Descriptor instead.
+func (*ListTurnsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListTurnsRequest) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *ListTurnsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListTurnsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListTurnsRequest) GetStatus() TurnStatus {
+	if x != nil {
+		return x.Status
+	}
+	return TurnStatus_TURN_STATUS_UNSPECIFIED
+}
+
+// A page of turns.
+type ListTurnsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Turns []*Turn `protobuf:"bytes,1,rep,name=turns,proto3" json:"turns,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTurnsResponse) Reset() {
+	*x = ListTurnsResponse{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTurnsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTurnsResponse) ProtoMessage() {}
+
+func (x *ListTurnsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTurnsResponse.ProtoReflect.Descriptor instead.
+func (*ListTurnsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListTurnsResponse) GetTurns() []*Turn {
+	if x != nil {
+		return x.Turns
+	}
+	return nil
+}
+
+func (x *ListTurnsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Names a turn to stop.
+type CancelTurnRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. At most 64 characters.
+	TurnId        string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelTurnRequest) Reset() {
+	*x = CancelTurnRequest{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelTurnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelTurnRequest) ProtoMessage() {}
+
+func (x *CancelTurnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelTurnRequest.ProtoReflect.Descriptor instead.
+func (*CancelTurnRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CancelTurnRequest) GetTurnId() string {
+	if x != nil {
+		return x.TurnId
+	}
+	return ""
+}
+
+// The turn has ended.
+type CancelTurnResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Turn          *Turn `protobuf:"bytes,1,opt,name=turn,proto3" json:"turn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelTurnResponse) Reset() {
+	*x = CancelTurnResponse{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelTurnResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelTurnResponse) ProtoMessage() {}
+
+func (x *CancelTurnResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelTurnResponse.ProtoReflect.Descriptor instead.
+func (*CancelTurnResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CancelTurnResponse) GetTurn() *Turn {
+	if x != nil {
+		return x.Turn
+	}
+	return nil
+}
+
+// Names a message whose content to delete.
+type DeleteMessageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. At most 64 characters.
+	MessageId     string `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteMessageRequest) Reset() {
+	*x = DeleteMessageRequest{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteMessageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteMessageRequest) ProtoMessage() {}
+
+func (x *DeleteMessageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteMessageRequest.ProtoReflect.Descriptor instead.
+func (*DeleteMessageRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DeleteMessageRequest) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+// The content is gone.
+type DeleteMessageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Message       *Message `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteMessageResponse) Reset() {
+	*x = DeleteMessageResponse{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteMessageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteMessageResponse) ProtoMessage() {}
+
+func (x *DeleteMessageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteMessageResponse.ProtoReflect.Descriptor instead.
+func (*DeleteMessageResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DeleteMessageResponse) GetMessage() *Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+// Asks for messages.
+type SearchMessagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 1000 characters.
+	Query string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	// At most so many; 0 is 50, more than 1000 is 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID. What is
+	// stored or deleted while paging may be skipped or repeated.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND.
+	SessionId     *string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3,oneof" json:"session_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchMessagesRequest) Reset() {
+	*x = SearchMessagesRequest{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchMessagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchMessagesRequest) ProtoMessage() {}
+
+func (x *SearchMessagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchMessagesRequest.ProtoReflect.Descriptor instead.
+func (*SearchMessagesRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SearchMessagesRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *SearchMessagesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *SearchMessagesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *SearchMessagesRequest) GetSessionId() string {
+	if x != nil && x.SessionId != nil {
+		return *x.SessionId
+	}
+	return ""
+}
+
+// A part of a text, in Unicode code points.
+type TextRange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first, from 0.
+	Start int32 `protobuf:"varint,1,opt,name=start,proto3" json:"start,omitempty"`
+	// Behind the last.
+	End           int32 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TextRange) Reset() {
+	*x = TextRange{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TextRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TextRange) ProtoMessage() {}
+
+func (x *TextRange) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TextRange.ProtoReflect.Descriptor instead.
+func (*TextRange) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TextRange) GetStart() int32 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *TextRange) GetEnd() int32 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+// A message that was found.
+type MessageMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The message.
+	MessageId string `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// Its session.
+	SessionId string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Who speaks.
+	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=metamorph.chat.v1.Role" json:"role,omitempty"`
+	// When it was stored.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// The part of its text that fits best; `…` stands where it was cut.
+	Snippet string `protobuf:"bytes,5,opt,name=snippet,proto3" json:"snippet,omitempty"`
+	// What was searched for, within snippet, in order.
+	Highlights    []*TextRange `protobuf:"bytes,6,rep,name=highlights,proto3" json:"highlights,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MessageMatch) Reset() {
+	*x = MessageMatch{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MessageMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MessageMatch) ProtoMessage() {}
+
+func (x *MessageMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MessageMatch.ProtoReflect.Descriptor instead.
+func (*MessageMatch) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *MessageMatch) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *MessageMatch) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *MessageMatch) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *MessageMatch) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *MessageMatch) GetSnippet() string {
+	if x != nil {
+		return x.Snippet
+	}
+	return ""
+}
+
+func (x *MessageMatch) GetHighlights() []*TextRange {
+	if x != nil {
+		return x.Highlights
+	}
+	return nil
+}
+
+// A page of messages that were found.
+type SearchMessagesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Best first.
+	Results []*MessageMatch `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchMessagesResponse) Reset() {
+	*x = SearchMessagesResponse{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchMessagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchMessagesResponse) ProtoMessage() {}
+
+func (x *SearchMessagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchMessagesResponse.ProtoReflect.Descriptor instead.
+func (*SearchMessagesResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SearchMessagesResponse) GetResults() []*MessageMatch {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *SearchMessagesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Asks what a message would have the model read.
+type CountTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The message as it would be sent; its request_id is ignored.
+	Message       *SendMessageRequest `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountTokensRequest) Reset() {
+	*x = CountTokensRequest{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountTokensRequest) ProtoMessage() {}
+
+func (x *CountTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountTokensRequest.ProtoReflect.Descriptor instead.
+func (*CountTokensRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CountTokensRequest) GetMessage() *SendMessageRequest {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+// What the model would read.
+type CountTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By the provider's count.
+	InputTokens   int64 `protobuf:"varint,1,opt,name=input_tokens,json=inputTokens,proto3" json:"input_tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountTokensResponse) Reset() {
+	*x = CountTokensResponse{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountTokensResponse) ProtoMessage() {}
+
+func (x *CountTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountTokensResponse.ProtoReflect.Descriptor instead.
+func (*CountTokensResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CountTokensResponse) GetInputTokens() int64 {
+	if x != nil {
+		return x.InputTokens
+	}
+	return 0
+}
+
+// What an upload is.
+type UploadHeader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. One of those that ImageBlock and DocumentBlock take.
+	MediaType     string `protobuf:"bytes,1,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadHeader) Reset() {
+	*x = UploadHeader{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadHeader) ProtoMessage() {}
+
+func (x *UploadHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadHeader.ProtoReflect.Descriptor instead.
+func (*UploadHeader) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *UploadHeader) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+// One piece of an upload.
+type UploadAttachmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The header first, once; then the bytes.
+	//
+	// Types that are valid to be assigned to Part:
+	//
+	//	*UploadAttachmentRequest_Header
+	//	*UploadAttachmentRequest_Chunk
+	Part          isUploadAttachmentRequest_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadAttachmentRequest) Reset() {
+	*x = UploadAttachmentRequest{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadAttachmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadAttachmentRequest) ProtoMessage() {}
+
+func (x *UploadAttachmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadAttachmentRequest.ProtoReflect.Descriptor instead.
+func (*UploadAttachmentRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *UploadAttachmentRequest) GetPart() isUploadAttachmentRequest_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *UploadAttachmentRequest) GetHeader() *UploadHeader {
+	if x != nil {
+		if x, ok := x.Part.(*UploadAttachmentRequest_Header); ok {
+			return x.Header
+		}
+	}
+	return nil
+}
+
+func (x *UploadAttachmentRequest) GetChunk() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*UploadAttachmentRequest_Chunk); ok {
+			return x.Chunk
+		}
+	}
+	return nil
+}
+
+type isUploadAttachmentRequest_Part interface {
+	isUploadAttachmentRequest_Part()
+}
+
+type UploadAttachmentRequest_Header struct {
+	// What it is.
+	Header *UploadHeader `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
+}
+
+type UploadAttachmentRequest_Chunk struct {
+	// More of its bytes.
+	Chunk []byte `protobuf:"bytes,2,opt,name=chunk,proto3,oneof"`
+}
+
+func (*UploadAttachmentRequest_Header) isUploadAttachmentRequest_Part() {}
+
+func (*UploadAttachmentRequest_Chunk) isUploadAttachmentRequest_Part() {}
+
+// The upload is stored.
+type UploadAttachmentResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored; the one that was there already, if the vault has had these bytes.
+	Attachment    *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadAttachmentResponse) Reset() {
+	*x = UploadAttachmentResponse{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadAttachmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadAttachmentResponse) ProtoMessage() {}
+
+func (x *UploadAttachmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadAttachmentResponse.ProtoReflect.Descriptor instead.
+func (*UploadAttachmentResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *UploadAttachmentResponse) GetAttachment() *Attachment {
+	if x != nil {
+		return x.Attachment
+	}
+	return nil
+}
+
+// Names an attachment.
+type DownloadAttachmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. At most 64 characters.
+	AttachmentId  string `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadAttachmentRequest) Reset() {
+	*x = DownloadAttachmentRequest{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadAttachmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadAttachmentRequest) ProtoMessage() {}
+
+func (x *DownloadAttachmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadAttachmentRequest.ProtoReflect.Descriptor instead.
+func (*DownloadAttachmentRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *DownloadAttachmentRequest) GetAttachmentId() string {
+	if x != nil {
+		return x.AttachmentId
+	}
+	return ""
+}
+
+// One piece of a download.
+type DownloadAttachmentResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The attachment first, once; then the bytes.
+	//
+	// Types that are valid to be assigned to Part:
+	//
+	//	*DownloadAttachmentResponse_Attachment
+	//	*DownloadAttachmentResponse_Chunk
+	Part          isDownloadAttachmentResponse_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadAttachmentResponse) Reset() {
+	*x = DownloadAttachmentResponse{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadAttachmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadAttachmentResponse) ProtoMessage() {}
+
+func (x *DownloadAttachmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadAttachmentResponse.ProtoReflect.Descriptor instead.
+func (*DownloadAttachmentResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DownloadAttachmentResponse) GetPart() isDownloadAttachmentResponse_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *DownloadAttachmentResponse) GetAttachment() *Attachment {
+	if x != nil {
+		if x, ok := x.Part.(*DownloadAttachmentResponse_Attachment); ok {
+			return x.Attachment
+		}
+	}
+	return nil
+}
+
+func (x *DownloadAttachmentResponse) GetChunk() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*DownloadAttachmentResponse_Chunk); ok {
+			return x.Chunk
+		}
+	}
+	return nil
+}
+
+type isDownloadAttachmentResponse_Part interface {
+	isDownloadAttachmentResponse_Part()
+}
+
+type DownloadAttachmentResponse_Attachment struct {
+	// What it is.
+	Attachment *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3,oneof"`
+}
+
+type DownloadAttachmentResponse_Chunk struct {
+	// More of its bytes; at most 1 MiB.
+	Chunk []byte `protobuf:"bytes,2,opt,name=chunk,proto3,oneof"`
+}
+
+func (*DownloadAttachmentResponse_Attachment) isDownloadAttachmentResponse_Part() {}
+
+func (*DownloadAttachmentResponse_Chunk) isDownloadAttachmentResponse_Part() {}
+
+// Asks for the models.
+type ListModelsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListModelsRequest) Reset() {
+	*x = ListModelsRequest{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListModelsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListModelsRequest) ProtoMessage() {}
+
+func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
+func (*ListModelsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{39}
+}
+
+// The models.
+type ListModelsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All of them, by name; there are few.
+	Models        []*Model `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListModelsResponse) Reset() {
+	*x = ListModelsResponse{}
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListModelsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListModelsResponse) ProtoMessage() {}
+
+func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_chat_service_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
+func (*ListModelsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ListModelsResponse) GetModels() []*Model {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
 var File_metamorph_chat_v1_chat_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\n" +
-	"$metamorph/chat/v1/chat_service.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/chat/v1/message.proto\x1a\x1fmetamorph/chat/v1/session.proto\x1a\x1cmetamorph/chat/v1/turn.proto\"x\n" +
+	"$metamorph/chat/v1/chat_service.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\"metamorph/chat/v1/attachment.proto\x1a\"metamorph/chat/v1/generation.proto\x1a\x1fmetamorph/chat/v1/message.proto\x1a\x1dmetamorph/chat/v1/model.proto\x1a\x1fmetamorph/chat/v1/session.proto\x1a\x1cmetamorph/chat/v1/turn.proto\"x\n" +
 	"\x14CreateSessionRequest\x124\n" +
 	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\x12*\n" +
 	"\n" +
@@ -1244,7 +2522,7 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\"J\n" +
 	"\x12GetMessageResponse\x124\n" +
-	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xbb\x03\n" +
+	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xfd\t\n" +
 	"\x12SendMessageRequest\x12(\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12*\n" +
@@ -1255,7 +2533,15 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\x11parent_message_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@H\x00R\x0fparentMessageId\x88\x01\x01\x12E\n" +
 	"\x05model\x18\x05 \x01(\tB/\xbaH,\xd8\x01\x01r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$R\x05model\x123\n" +
 	"\x11max_output_tokens\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x0fmaxOutputTokens\x12<\n" +
-	"\x0estop_sequences\x18\a \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\SR\rstopSequencesB\x14\n" +
+	"\x0estop_sequences\x18\a \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\SR\rstopSequences\x12=\n" +
+	"\bthinking\x18\b \x01(\v2!.metamorph.chat.v1.ThinkingConfigR\bthinking\x128\n" +
+	"\x05tools\x18\t \x03(\v2\x17.metamorph.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x05tools\x12>\n" +
+	"\vtool_choice\x18\n" +
+	" \x01(\v2\x1d.metamorph.chat.v1.ToolChoiceR\n" +
+	"toolChoice\x122\n" +
+	"\x0fresponse_schema\x18\v \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\x0eresponseSchema:\xd2\x04\xbaH\xce\x04\x1a\xd4\x02\n" +
+	"\x13send_message.blocks\x12Icontent takes text, images, documents and tool results, the results first\x1a\xf1\x01this.content.all(b, !has(b.tool_use) && !has(b.thinking) && !has(b.compaction)) && this.content.map(b, has(b.tool_result)) == this.content.filter(b, has(b.tool_result)).map(b, true) + this.content.filter(b, !has(b.tool_result)).map(b, false)\x1a\xf4\x01\n" +
+	"\x12send_message.tools\x12Ethe names of tools must be distinct, and tool_choice.name one of them\x1a\x96\x01this.tools.map(t, t.name).unique() && (this.tool_choice.name == '' || this.tools.size() == 0 || this.tools.exists(t, t.name == this.tool_choice.name))B\x14\n" +
 	"\x12_parent_message_id\"I\n" +
 	"\x13SendMessageResponse\x122\n" +
 	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\"g\n" +
@@ -1267,11 +2553,102 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\x0eGetTurnRequest\x12\"\n" +
 	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\">\n" +
 	"\x0fGetTurnResponse\x12+\n" +
-	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn*m\n" +
+	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"\xa0\x06\n" +
+	"\x16RegenerateReplyRequest\x121\n" +
+	"\x0fuser_message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\ruserMessageId\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12E\n" +
+	"\x05model\x18\x05 \x01(\tB/\xbaH,\xd8\x01\x01r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$R\x05model\x123\n" +
+	"\x11max_output_tokens\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x0fmaxOutputTokens\x12<\n" +
+	"\x0estop_sequences\x18\a \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\SR\rstopSequences\x12=\n" +
+	"\bthinking\x18\b \x01(\v2!.metamorph.chat.v1.ThinkingConfigR\bthinking\x128\n" +
+	"\x05tools\x18\t \x03(\v2\x17.metamorph.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x05tools\x12>\n" +
+	"\vtool_choice\x18\n" +
+	" \x01(\v2\x1d.metamorph.chat.v1.ToolChoiceR\n" +
+	"toolChoice\x122\n" +
+	"\x0fresponse_schema\x18\v \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\x0eresponseSchema:\xff\x01\xbaH\xfb\x01\x1a\xf8\x01\n" +
+	"\x16regenerate_reply.tools\x12Ethe names of tools must be distinct, and tool_choice.name one of them\x1a\x96\x01this.tools.map(t, t.name).unique() && (this.tool_choice.name == '' || this.tools.size() == 0 || this.tools.exists(t, t.name == this.tool_choice.name))\"M\n" +
+	"\x17RegenerateReplyResponse\x122\n" +
+	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\"\xcc\x01\n" +
+	"\x10ListTurnsRequest\x12(\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12?\n" +
+	"\x06status\x18\x04 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06status\"j\n" +
+	"\x11ListTurnsResponse\x12-\n" +
+	"\x05turns\x18\x01 \x03(\v2\x17.metamorph.chat.v1.TurnR\x05turns\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n" +
+	"\x11CancelTurnRequest\x12\"\n" +
+	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\"A\n" +
+	"\x12CancelTurnResponse\x12+\n" +
+	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"@\n" +
+	"\x14DeleteMessageRequest\x12(\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\"M\n" +
+	"\x15DeleteMessageResponse\x124\n" +
+	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xc6\x01\n" +
+	"\x15SearchMessagesRequest\x12 \n" +
+	"\x05query\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x05query\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12-\n" +
+	"\n" +
+	"session_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\tsessionId\x88\x01\x01B\r\n" +
+	"\v_session_id\"3\n" +
+	"\tTextRange\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\x05R\x05start\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\x05R\x03end\"\x8e\x02\n" +
+	"\fMessageMatch\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\tR\tsessionId\x12+\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x17.metamorph.chat.v1.RoleR\x04role\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12\x18\n" +
+	"\asnippet\x18\x05 \x01(\tR\asnippet\x12<\n" +
+	"\n" +
+	"highlights\x18\x06 \x03(\v2\x1c.metamorph.chat.v1.TextRangeR\n" +
+	"highlights\"{\n" +
+	"\x16SearchMessagesResponse\x129\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.metamorph.chat.v1.MessageMatchR\aresults\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"]\n" +
+	"\x12CountTokensRequest\x12G\n" +
+	"\amessage\x18\x01 \x01(\v2%.metamorph.chat.v1.SendMessageRequestB\x06\xbaH\x03\xc8\x01\x01R\amessage\"8\n" +
+	"\x13CountTokensResponse\x12!\n" +
+	"\finput_tokens\x18\x01 \x01(\x03R\vinputTokens\"\x7f\n" +
+	"\fUploadHeader\x12o\n" +
+	"\n" +
+	"media_type\x18\x01 \x01(\tBP\xbaHMrKR\timage/pngR\n" +
+	"image/jpegR\timage/gifR\n" +
+	"image/webpR\x0fapplication/pdfR\n" +
+	"text/plainR\tmediaType\"{\n" +
+	"\x17UploadAttachmentRequest\x129\n" +
+	"\x06header\x18\x01 \x01(\v2\x1f.metamorph.chat.v1.UploadHeaderH\x00R\x06header\x12\x16\n" +
+	"\x05chunk\x18\x02 \x01(\fH\x00R\x05chunkB\r\n" +
+	"\x04part\x12\x05\xbaH\x02\b\x01\"Y\n" +
+	"\x18UploadAttachmentResponse\x12=\n" +
+	"\n" +
+	"attachment\x18\x01 \x01(\v2\x1d.metamorph.chat.v1.AttachmentR\n" +
+	"attachment\"K\n" +
+	"\x19DownloadAttachmentRequest\x12.\n" +
+	"\rattachment_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\fattachmentId\"}\n" +
+	"\x1aDownloadAttachmentResponse\x12?\n" +
+	"\n" +
+	"attachment\x18\x01 \x01(\v2\x1d.metamorph.chat.v1.AttachmentH\x00R\n" +
+	"attachment\x12\x16\n" +
+	"\x05chunk\x18\x02 \x01(\fH\x00R\x05chunkB\x06\n" +
+	"\x04part\"\x13\n" +
+	"\x11ListModelsRequest\"F\n" +
+	"\x12ListModelsResponse\x120\n" +
+	"\x06models\x18\x01 \x03(\v2\x18.metamorph.chat.v1.ModelR\x06models*m\n" +
 	"\fMessageOrder\x12\x1d\n" +
 	"\x19MESSAGE_ORDER_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aMESSAGE_ORDER_OLDEST_FIRST\x10\x01\x12\x1e\n" +
-	"\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x022\x8e\b\n" +
+	"\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x022\xd8\x0f\n" +
 	"\vChatService\x12i\n" +
 	"\rCreateSession\x12'.metamorph.chat.v1.CreateSessionRequest\x1a(.metamorph.chat.v1.CreateSessionResponse\"\x05\xaa\xbb\x18\x01\x03\x12`\n" +
 	"\n" +
@@ -1281,11 +2658,22 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\rDeleteSession\x12'.metamorph.chat.v1.DeleteSessionRequest\x1a(.metamorph.chat.v1.DeleteSessionResponse\"\x05\xaa\xbb\x18\x01\x04\x12f\n" +
 	"\fListMessages\x12&.metamorph.chat.v1.ListMessagesRequest\x1a'.metamorph.chat.v1.ListMessagesResponse\"\x05\xaa\xbb\x18\x01\x02\x12`\n" +
 	"\n" +
-	"GetMessage\x12$.metamorph.chat.v1.GetMessageRequest\x1a%.metamorph.chat.v1.GetMessageResponse\"\x05\xaa\xbb\x18\x01\x02\x12e\n" +
+	"GetMessage\x12$.metamorph.chat.v1.GetMessageRequest\x1a%.metamorph.chat.v1.GetMessageResponse\"\x05\xaa\xbb\x18\x01\x02\x12i\n" +
+	"\rDeleteMessage\x12'.metamorph.chat.v1.DeleteMessageRequest\x1a(.metamorph.chat.v1.DeleteMessageResponse\"\x05\xaa\xbb\x18\x01\x04\x12l\n" +
+	"\x0eSearchMessages\x12(.metamorph.chat.v1.SearchMessagesRequest\x1a).metamorph.chat.v1.SearchMessagesResponse\"\x05\xaa\xbb\x18\x01\x02\x12e\n" +
 	"\vSendMessage\x12%.metamorph.chat.v1.SendMessageRequest\x1a&.metamorph.chat.v1.SendMessageResponse\"\x05\xaa\xbb\x18\x01\x030\x01\x12f\n" +
 	"\n" +
 	"StreamTurn\x12$.metamorph.chat.v1.StreamTurnRequest\x1a%.metamorph.chat.v1.StreamTurnResponse\"\t\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x010\x01\x12[\n" +
-	"\aGetTurn\x12!.metamorph.chat.v1.GetTurnRequest\x1a\".metamorph.chat.v1.GetTurnResponse\"\t\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01B\xbe\x01\n" +
+	"\aGetTurn\x12!.metamorph.chat.v1.GetTurnRequest\x1a\".metamorph.chat.v1.GetTurnResponse\"\t\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\x12]\n" +
+	"\tListTurns\x12#.metamorph.chat.v1.ListTurnsRequest\x1a$.metamorph.chat.v1.ListTurnsResponse\"\x05\xaa\xbb\x18\x01\x02\x12d\n" +
+	"\n" +
+	"CancelTurn\x12$.metamorph.chat.v1.CancelTurnRequest\x1a%.metamorph.chat.v1.CancelTurnResponse\"\t\xaa\xbb\x18\x01\x03\xb0\xbb\x18\x01\x12q\n" +
+	"\x0fRegenerateReply\x12).metamorph.chat.v1.RegenerateReplyRequest\x1a*.metamorph.chat.v1.RegenerateReplyResponse\"\x05\xaa\xbb\x18\x01\x030\x01\x12c\n" +
+	"\vCountTokens\x12%.metamorph.chat.v1.CountTokensRequest\x1a&.metamorph.chat.v1.CountTokensResponse\"\x05\xaa\xbb\x18\x01\x02\x12t\n" +
+	"\x10UploadAttachment\x12*.metamorph.chat.v1.UploadAttachmentRequest\x1a+.metamorph.chat.v1.UploadAttachmentResponse\"\x05\xaa\xbb\x18\x01\x03(\x01\x12z\n" +
+	"\x12DownloadAttachment\x12,.metamorph.chat.v1.DownloadAttachmentRequest\x1a-.metamorph.chat.v1.DownloadAttachmentResponse\"\x05\xaa\xbb\x18\x01\x020\x01\x12`\n" +
+	"\n" +
+	"ListModels\x12$.metamorph.chat.v1.ListModelsRequest\x1a%.metamorph.chat.v1.ListModelsResponse\"\x05\xaa\xbb\x18\x01\x02B\xbe\x01\n" +
 	"\x15com.metamorph.chat.v1B\x10ChatServiceProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (
@@ -1301,78 +2689,145 @@ func file_metamorph_chat_v1_chat_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_chat_v1_chat_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_chat_v1_chat_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_metamorph_chat_v1_chat_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_metamorph_chat_v1_chat_service_proto_goTypes = []any{
-	(MessageOrder)(0),             // 0: metamorph.chat.v1.MessageOrder
-	(*CreateSessionRequest)(nil),  // 1: metamorph.chat.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 2: metamorph.chat.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 3: metamorph.chat.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 4: metamorph.chat.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 5: metamorph.chat.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 6: metamorph.chat.v1.ListSessionsResponse
-	(*UpdateSessionRequest)(nil),  // 7: metamorph.chat.v1.UpdateSessionRequest
-	(*UpdateSessionResponse)(nil), // 8: metamorph.chat.v1.UpdateSessionResponse
-	(*DeleteSessionRequest)(nil),  // 9: metamorph.chat.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 10: metamorph.chat.v1.DeleteSessionResponse
-	(*ListMessagesRequest)(nil),   // 11: metamorph.chat.v1.ListMessagesRequest
-	(*ListMessagesResponse)(nil),  // 12: metamorph.chat.v1.ListMessagesResponse
-	(*GetMessageRequest)(nil),     // 13: metamorph.chat.v1.GetMessageRequest
-	(*GetMessageResponse)(nil),    // 14: metamorph.chat.v1.GetMessageResponse
-	(*SendMessageRequest)(nil),    // 15: metamorph.chat.v1.SendMessageRequest
-	(*SendMessageResponse)(nil),   // 16: metamorph.chat.v1.SendMessageResponse
-	(*StreamTurnRequest)(nil),     // 17: metamorph.chat.v1.StreamTurnRequest
-	(*StreamTurnResponse)(nil),    // 18: metamorph.chat.v1.StreamTurnResponse
-	(*GetTurnRequest)(nil),        // 19: metamorph.chat.v1.GetTurnRequest
-	(*GetTurnResponse)(nil),       // 20: metamorph.chat.v1.GetTurnResponse
-	nil,                           // 21: metamorph.chat.v1.ListSessionsRequest.MetadataEntry
-	(*Session)(nil),               // 22: metamorph.chat.v1.Session
-	(*fieldmaskpb.FieldMask)(nil), // 23: google.protobuf.FieldMask
-	(*Message)(nil),               // 24: metamorph.chat.v1.Message
-	(*ContentBlock)(nil),          // 25: metamorph.chat.v1.ContentBlock
-	(*TurnEvent)(nil),             // 26: metamorph.chat.v1.TurnEvent
-	(*Turn)(nil),                  // 27: metamorph.chat.v1.Turn
+	(MessageOrder)(0),                  // 0: metamorph.chat.v1.MessageOrder
+	(*CreateSessionRequest)(nil),       // 1: metamorph.chat.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),      // 2: metamorph.chat.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),          // 3: metamorph.chat.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),         // 4: metamorph.chat.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),        // 5: metamorph.chat.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),       // 6: metamorph.chat.v1.ListSessionsResponse
+	(*UpdateSessionRequest)(nil),       // 7: metamorph.chat.v1.UpdateSessionRequest
+	(*UpdateSessionResponse)(nil),      // 8: metamorph.chat.v1.UpdateSessionResponse
+	(*DeleteSessionRequest)(nil),       // 9: metamorph.chat.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil),      // 10: metamorph.chat.v1.DeleteSessionResponse
+	(*ListMessagesRequest)(nil),        // 11: metamorph.chat.v1.ListMessagesRequest
+	(*ListMessagesResponse)(nil),       // 12: metamorph.chat.v1.ListMessagesResponse
+	(*GetMessageRequest)(nil),          // 13: metamorph.chat.v1.GetMessageRequest
+	(*GetMessageResponse)(nil),         // 14: metamorph.chat.v1.GetMessageResponse
+	(*SendMessageRequest)(nil),         // 15: metamorph.chat.v1.SendMessageRequest
+	(*SendMessageResponse)(nil),        // 16: metamorph.chat.v1.SendMessageResponse
+	(*StreamTurnRequest)(nil),          // 17: metamorph.chat.v1.StreamTurnRequest
+	(*StreamTurnResponse)(nil),         // 18: metamorph.chat.v1.StreamTurnResponse
+	(*GetTurnRequest)(nil),             // 19: metamorph.chat.v1.GetTurnRequest
+	(*GetTurnResponse)(nil),            // 20: metamorph.chat.v1.GetTurnResponse
+	(*RegenerateReplyRequest)(nil),     // 21: metamorph.chat.v1.RegenerateReplyRequest
+	(*RegenerateReplyResponse)(nil),    // 22: metamorph.chat.v1.RegenerateReplyResponse
+	(*ListTurnsRequest)(nil),           // 23: metamorph.chat.v1.ListTurnsRequest
+	(*ListTurnsResponse)(nil),          // 24: metamorph.chat.v1.ListTurnsResponse
+	(*CancelTurnRequest)(nil),          // 25: metamorph.chat.v1.CancelTurnRequest
+	(*CancelTurnResponse)(nil),         // 26: metamorph.chat.v1.CancelTurnResponse
+	(*DeleteMessageRequest)(nil),       // 27: metamorph.chat.v1.DeleteMessageRequest
+	(*DeleteMessageResponse)(nil),      // 28: metamorph.chat.v1.DeleteMessageResponse
+	(*SearchMessagesRequest)(nil),      // 29: metamorph.chat.v1.SearchMessagesRequest
+	(*TextRange)(nil),                  // 30: metamorph.chat.v1.TextRange
+	(*MessageMatch)(nil),               // 31: metamorph.chat.v1.MessageMatch
+	(*SearchMessagesResponse)(nil),     // 32: metamorph.chat.v1.SearchMessagesResponse
+	(*CountTokensRequest)(nil),         // 33: metamorph.chat.v1.CountTokensRequest
+	(*CountTokensResponse)(nil),        // 34: metamorph.chat.v1.CountTokensResponse
+	(*UploadHeader)(nil),               // 35: metamorph.chat.v1.UploadHeader
+	(*UploadAttachmentRequest)(nil),    // 36: metamorph.chat.v1.UploadAttachmentRequest
+	(*UploadAttachmentResponse)(nil),   // 37: metamorph.chat.v1.UploadAttachmentResponse
+	(*DownloadAttachmentRequest)(nil),  // 38: metamorph.chat.v1.DownloadAttachmentRequest
+	(*DownloadAttachmentResponse)(nil), // 39: metamorph.chat.v1.DownloadAttachmentResponse
+	(*ListModelsRequest)(nil),          // 40: metamorph.chat.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),         // 41: metamorph.chat.v1.ListModelsResponse
+	nil,                                // 42: metamorph.chat.v1.ListSessionsRequest.MetadataEntry
+	(*Session)(nil),                    // 43: metamorph.chat.v1.Session
+	(*fieldmaskpb.FieldMask)(nil),      // 44: google.protobuf.FieldMask
+	(*Message)(nil),                    // 45: metamorph.chat.v1.Message
+	(*ContentBlock)(nil),               // 46: metamorph.chat.v1.ContentBlock
+	(*ThinkingConfig)(nil),             // 47: metamorph.chat.v1.ThinkingConfig
+	(*Tool)(nil),                       // 48: metamorph.chat.v1.Tool
+	(*ToolChoice)(nil),                 // 49: metamorph.chat.v1.ToolChoice
+	(*TurnEvent)(nil),                  // 50: metamorph.chat.v1.TurnEvent
+	(*Turn)(nil),                       // 51: metamorph.chat.v1.Turn
+	(TurnStatus)(0),                    // 52: metamorph.chat.v1.TurnStatus
+	(Role)(0),                          // 53: metamorph.chat.v1.Role
+	(*timestamppb.Timestamp)(nil),      // 54: google.protobuf.Timestamp
+	(*Attachment)(nil),                 // 55: metamorph.chat.v1.Attachment
+	(*Model)(nil),                      // 56: metamorph.chat.v1.Model
 }
 var file_metamorph_chat_v1_chat_service_proto_depIdxs = []int32{
-	22, // 0: metamorph.chat.v1.CreateSessionRequest.session:type_name -> metamorph.chat.v1.Session
-	22, // 1: metamorph.chat.v1.CreateSessionResponse.session:type_name -> metamorph.chat.v1.Session
-	22, // 2: metamorph.chat.v1.GetSessionResponse.session:type_name -> metamorph.chat.v1.Session
-	21, // 3: metamorph.chat.v1.ListSessionsRequest.metadata:type_name -> metamorph.chat.v1.ListSessionsRequest.MetadataEntry
-	22, // 4: metamorph.chat.v1.ListSessionsResponse.sessions:type_name -> metamorph.chat.v1.Session
-	22, // 5: metamorph.chat.v1.UpdateSessionRequest.session:type_name -> metamorph.chat.v1.Session
-	23, // 6: metamorph.chat.v1.UpdateSessionRequest.update_mask:type_name -> google.protobuf.FieldMask
-	22, // 7: metamorph.chat.v1.UpdateSessionResponse.session:type_name -> metamorph.chat.v1.Session
+	43, // 0: metamorph.chat.v1.CreateSessionRequest.session:type_name -> metamorph.chat.v1.Session
+	43, // 1: metamorph.chat.v1.CreateSessionResponse.session:type_name -> metamorph.chat.v1.Session
+	43, // 2: metamorph.chat.v1.GetSessionResponse.session:type_name -> metamorph.chat.v1.Session
+	42, // 3: metamorph.chat.v1.ListSessionsRequest.metadata:type_name -> metamorph.chat.v1.ListSessionsRequest.MetadataEntry
+	43, // 4: metamorph.chat.v1.ListSessionsResponse.sessions:type_name -> metamorph.chat.v1.Session
+	43, // 5: metamorph.chat.v1.UpdateSessionRequest.session:type_name -> metamorph.chat.v1.Session
+	44, // 6: metamorph.chat.v1.UpdateSessionRequest.update_mask:type_name -> google.protobuf.FieldMask
+	43, // 7: metamorph.chat.v1.UpdateSessionResponse.session:type_name -> metamorph.chat.v1.Session
 	0,  // 8: metamorph.chat.v1.ListMessagesRequest.order_by:type_name -> metamorph.chat.v1.MessageOrder
-	24, // 9: metamorph.chat.v1.ListMessagesResponse.messages:type_name -> metamorph.chat.v1.Message
-	24, // 10: metamorph.chat.v1.GetMessageResponse.message:type_name -> metamorph.chat.v1.Message
-	25, // 11: metamorph.chat.v1.SendMessageRequest.content:type_name -> metamorph.chat.v1.ContentBlock
-	26, // 12: metamorph.chat.v1.SendMessageResponse.event:type_name -> metamorph.chat.v1.TurnEvent
-	26, // 13: metamorph.chat.v1.StreamTurnResponse.event:type_name -> metamorph.chat.v1.TurnEvent
-	27, // 14: metamorph.chat.v1.GetTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
-	1,  // 15: metamorph.chat.v1.ChatService.CreateSession:input_type -> metamorph.chat.v1.CreateSessionRequest
-	3,  // 16: metamorph.chat.v1.ChatService.GetSession:input_type -> metamorph.chat.v1.GetSessionRequest
-	5,  // 17: metamorph.chat.v1.ChatService.ListSessions:input_type -> metamorph.chat.v1.ListSessionsRequest
-	7,  // 18: metamorph.chat.v1.ChatService.UpdateSession:input_type -> metamorph.chat.v1.UpdateSessionRequest
-	9,  // 19: metamorph.chat.v1.ChatService.DeleteSession:input_type -> metamorph.chat.v1.DeleteSessionRequest
-	11, // 20: metamorph.chat.v1.ChatService.ListMessages:input_type -> metamorph.chat.v1.ListMessagesRequest
-	13, // 21: metamorph.chat.v1.ChatService.GetMessage:input_type -> metamorph.chat.v1.GetMessageRequest
-	15, // 22: metamorph.chat.v1.ChatService.SendMessage:input_type -> metamorph.chat.v1.SendMessageRequest
-	17, // 23: metamorph.chat.v1.ChatService.StreamTurn:input_type -> metamorph.chat.v1.StreamTurnRequest
-	19, // 24: metamorph.chat.v1.ChatService.GetTurn:input_type -> metamorph.chat.v1.GetTurnRequest
-	2,  // 25: metamorph.chat.v1.ChatService.CreateSession:output_type -> metamorph.chat.v1.CreateSessionResponse
-	4,  // 26: metamorph.chat.v1.ChatService.GetSession:output_type -> metamorph.chat.v1.GetSessionResponse
-	6,  // 27: metamorph.chat.v1.ChatService.ListSessions:output_type -> metamorph.chat.v1.ListSessionsResponse
-	8,  // 28: metamorph.chat.v1.ChatService.UpdateSession:output_type -> metamorph.chat.v1.UpdateSessionResponse
-	10, // 29: metamorph.chat.v1.ChatService.DeleteSession:output_type -> metamorph.chat.v1.DeleteSessionResponse
-	12, // 30: metamorph.chat.v1.ChatService.ListMessages:output_type -> metamorph.chat.v1.ListMessagesResponse
-	14, // 31: metamorph.chat.v1.ChatService.GetMessage:output_type -> metamorph.chat.v1.GetMessageResponse
-	16, // 32: metamorph.chat.v1.ChatService.SendMessage:output_type -> metamorph.chat.v1.SendMessageResponse
-	18, // 33: metamorph.chat.v1.ChatService.StreamTurn:output_type -> metamorph.chat.v1.StreamTurnResponse
-	20, // 34: metamorph.chat.v1.ChatService.GetTurn:output_type -> metamorph.chat.v1.GetTurnResponse
-	25, // [25:35] is the sub-list for method output_type
-	15, // [15:25] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	45, // 9: metamorph.chat.v1.ListMessagesResponse.messages:type_name -> metamorph.chat.v1.Message
+	45, // 10: metamorph.chat.v1.GetMessageResponse.message:type_name -> metamorph.chat.v1.Message
+	46, // 11: metamorph.chat.v1.SendMessageRequest.content:type_name -> metamorph.chat.v1.ContentBlock
+	47, // 12: metamorph.chat.v1.SendMessageRequest.thinking:type_name -> metamorph.chat.v1.ThinkingConfig
+	48, // 13: metamorph.chat.v1.SendMessageRequest.tools:type_name -> metamorph.chat.v1.Tool
+	49, // 14: metamorph.chat.v1.SendMessageRequest.tool_choice:type_name -> metamorph.chat.v1.ToolChoice
+	50, // 15: metamorph.chat.v1.SendMessageResponse.event:type_name -> metamorph.chat.v1.TurnEvent
+	50, // 16: metamorph.chat.v1.StreamTurnResponse.event:type_name -> metamorph.chat.v1.TurnEvent
+	51, // 17: metamorph.chat.v1.GetTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
+	47, // 18: metamorph.chat.v1.RegenerateReplyRequest.thinking:type_name -> metamorph.chat.v1.ThinkingConfig
+	48, // 19: metamorph.chat.v1.RegenerateReplyRequest.tools:type_name -> metamorph.chat.v1.Tool
+	49, // 20: metamorph.chat.v1.RegenerateReplyRequest.tool_choice:type_name -> metamorph.chat.v1.ToolChoice
+	50, // 21: metamorph.chat.v1.RegenerateReplyResponse.event:type_name -> metamorph.chat.v1.TurnEvent
+	52, // 22: metamorph.chat.v1.ListTurnsRequest.status:type_name -> metamorph.chat.v1.TurnStatus
+	51, // 23: metamorph.chat.v1.ListTurnsResponse.turns:type_name -> metamorph.chat.v1.Turn
+	51, // 24: metamorph.chat.v1.CancelTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
+	45, // 25: metamorph.chat.v1.DeleteMessageResponse.message:type_name -> metamorph.chat.v1.Message
+	53, // 26: metamorph.chat.v1.MessageMatch.role:type_name -> metamorph.chat.v1.Role
+	54, // 27: metamorph.chat.v1.MessageMatch.create_time:type_name -> google.protobuf.Timestamp
+	30, // 28: metamorph.chat.v1.MessageMatch.highlights:type_name -> metamorph.chat.v1.TextRange
+	31, // 29: metamorph.chat.v1.SearchMessagesResponse.results:type_name -> metamorph.chat.v1.MessageMatch
+	15, // 30: metamorph.chat.v1.CountTokensRequest.message:type_name -> metamorph.chat.v1.SendMessageRequest
+	35, // 31: metamorph.chat.v1.UploadAttachmentRequest.header:type_name -> metamorph.chat.v1.UploadHeader
+	55, // 32: metamorph.chat.v1.UploadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
+	55, // 33: metamorph.chat.v1.DownloadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
+	56, // 34: metamorph.chat.v1.ListModelsResponse.models:type_name -> metamorph.chat.v1.Model
+	1,  // 35: metamorph.chat.v1.ChatService.CreateSession:input_type -> metamorph.chat.v1.CreateSessionRequest
+	3,  // 36: metamorph.chat.v1.ChatService.GetSession:input_type -> metamorph.chat.v1.GetSessionRequest
+	5,  // 37: metamorph.chat.v1.ChatService.ListSessions:input_type -> metamorph.chat.v1.ListSessionsRequest
+	7,  // 38: metamorph.chat.v1.ChatService.UpdateSession:input_type -> metamorph.chat.v1.UpdateSessionRequest
+	9,  // 39: metamorph.chat.v1.ChatService.DeleteSession:input_type -> metamorph.chat.v1.DeleteSessionRequest
+	11, // 40: metamorph.chat.v1.ChatService.ListMessages:input_type -> metamorph.chat.v1.ListMessagesRequest
+	13, // 41: metamorph.chat.v1.ChatService.GetMessage:input_type -> metamorph.chat.v1.GetMessageRequest
+	27, // 42: metamorph.chat.v1.ChatService.DeleteMessage:input_type -> metamorph.chat.v1.DeleteMessageRequest
+	29, // 43: metamorph.chat.v1.ChatService.SearchMessages:input_type -> metamorph.chat.v1.SearchMessagesRequest
+	15, // 44: metamorph.chat.v1.ChatService.SendMessage:input_type -> metamorph.chat.v1.SendMessageRequest
+	17, // 45: metamorph.chat.v1.ChatService.StreamTurn:input_type -> metamorph.chat.v1.StreamTurnRequest
+	19, // 46: metamorph.chat.v1.ChatService.GetTurn:input_type -> metamorph.chat.v1.GetTurnRequest
+	23, // 47: metamorph.chat.v1.ChatService.ListTurns:input_type -> metamorph.chat.v1.ListTurnsRequest
+	25, // 48: metamorph.chat.v1.ChatService.CancelTurn:input_type -> metamorph.chat.v1.CancelTurnRequest
+	21, // 49: metamorph.chat.v1.ChatService.RegenerateReply:input_type -> metamorph.chat.v1.RegenerateReplyRequest
+	33, // 50: metamorph.chat.v1.ChatService.CountTokens:input_type -> metamorph.chat.v1.CountTokensRequest
+	36, // 51: metamorph.chat.v1.ChatService.UploadAttachment:input_type -> metamorph.chat.v1.UploadAttachmentRequest
+	38, // 52: metamorph.chat.v1.ChatService.DownloadAttachment:input_type -> metamorph.chat.v1.DownloadAttachmentRequest
+	40, // 53: metamorph.chat.v1.ChatService.ListModels:input_type -> metamorph.chat.v1.ListModelsRequest
+	2,  // 54: metamorph.chat.v1.ChatService.CreateSession:output_type -> metamorph.chat.v1.CreateSessionResponse
+	4,  // 55: metamorph.chat.v1.ChatService.GetSession:output_type -> metamorph.chat.v1.GetSessionResponse
+	6,  // 56: metamorph.chat.v1.ChatService.ListSessions:output_type -> metamorph.chat.v1.ListSessionsResponse
+	8,  // 57: metamorph.chat.v1.ChatService.UpdateSession:output_type -> metamorph.chat.v1.UpdateSessionResponse
+	10, // 58: metamorph.chat.v1.ChatService.DeleteSession:output_type -> metamorph.chat.v1.DeleteSessionResponse
+	12, // 59: metamorph.chat.v1.ChatService.ListMessages:output_type -> metamorph.chat.v1.ListMessagesResponse
+	14, // 60: metamorph.chat.v1.ChatService.GetMessage:output_type -> metamorph.chat.v1.GetMessageResponse
+	28, // 61: metamorph.chat.v1.ChatService.DeleteMessage:output_type -> metamorph.chat.v1.DeleteMessageResponse
+	32, // 62: metamorph.chat.v1.ChatService.SearchMessages:output_type -> metamorph.chat.v1.SearchMessagesResponse
+	16, // 63: metamorph.chat.v1.ChatService.SendMessage:output_type -> metamorph.chat.v1.SendMessageResponse
+	18, // 64: metamorph.chat.v1.ChatService.StreamTurn:output_type -> metamorph.chat.v1.StreamTurnResponse
+	20, // 65: metamorph.chat.v1.ChatService.GetTurn:output_type -> metamorph.chat.v1.GetTurnResponse
+	24, // 66: metamorph.chat.v1.ChatService.ListTurns:output_type -> metamorph.chat.v1.ListTurnsResponse
+	26, // 67: metamorph.chat.v1.ChatService.CancelTurn:output_type -> metamorph.chat.v1.CancelTurnResponse
+	22, // 68: metamorph.chat.v1.ChatService.RegenerateReply:output_type -> metamorph.chat.v1.RegenerateReplyResponse
+	34, // 69: metamorph.chat.v1.ChatService.CountTokens:output_type -> metamorph.chat.v1.CountTokensResponse
+	37, // 70: metamorph.chat.v1.ChatService.UploadAttachment:output_type -> metamorph.chat.v1.UploadAttachmentResponse
+	39, // 71: metamorph.chat.v1.ChatService.DownloadAttachment:output_type -> metamorph.chat.v1.DownloadAttachmentResponse
+	41, // 72: metamorph.chat.v1.ChatService.ListModels:output_type -> metamorph.chat.v1.ListModelsResponse
+	54, // [54:73] is the sub-list for method output_type
+	35, // [35:54] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_chat_service_proto_init() }
@@ -1380,19 +2835,31 @@ func file_metamorph_chat_v1_chat_service_proto_init() {
 	if File_metamorph_chat_v1_chat_service_proto != nil {
 		return
 	}
+	file_metamorph_chat_v1_attachment_proto_init()
+	file_metamorph_chat_v1_generation_proto_init()
 	file_metamorph_chat_v1_message_proto_init()
+	file_metamorph_chat_v1_model_proto_init()
 	file_metamorph_chat_v1_session_proto_init()
 	file_metamorph_chat_v1_turn_proto_init()
 	file_metamorph_chat_v1_chat_service_proto_msgTypes[4].OneofWrappers = []any{}
 	file_metamorph_chat_v1_chat_service_proto_msgTypes[10].OneofWrappers = []any{}
 	file_metamorph_chat_v1_chat_service_proto_msgTypes[14].OneofWrappers = []any{}
+	file_metamorph_chat_v1_chat_service_proto_msgTypes[28].OneofWrappers = []any{}
+	file_metamorph_chat_v1_chat_service_proto_msgTypes[35].OneofWrappers = []any{
+		(*UploadAttachmentRequest_Header)(nil),
+		(*UploadAttachmentRequest_Chunk)(nil),
+	}
+	file_metamorph_chat_v1_chat_service_proto_msgTypes[38].OneofWrappers = []any{
+		(*DownloadAttachmentResponse_Attachment)(nil),
+		(*DownloadAttachmentResponse_Chunk)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_chat_service_proto_rawDesc), len(file_metamorph_chat_v1_chat_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,16 +21,25 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ChatService_CreateSession_FullMethodName = "/metamorph.chat.v1.ChatService/CreateSession"
-	ChatService_GetSession_FullMethodName    = "/metamorph.chat.v1.ChatService/GetSession"
-	ChatService_ListSessions_FullMethodName  = "/metamorph.chat.v1.ChatService/ListSessions"
-	ChatService_UpdateSession_FullMethodName = "/metamorph.chat.v1.ChatService/UpdateSession"
-	ChatService_DeleteSession_FullMethodName = "/metamorph.chat.v1.ChatService/DeleteSession"
-	ChatService_ListMessages_FullMethodName  = "/metamorph.chat.v1.ChatService/ListMessages"
-	ChatService_GetMessage_FullMethodName    = "/metamorph.chat.v1.ChatService/GetMessage"
-	ChatService_SendMessage_FullMethodName   = "/metamorph.chat.v1.ChatService/SendMessage"
-	ChatService_StreamTurn_FullMethodName    = "/metamorph.chat.v1.ChatService/StreamTurn"
-	ChatService_GetTurn_FullMethodName       = "/metamorph.chat.v1.ChatService/GetTurn"
+	ChatService_CreateSession_FullMethodName      = "/metamorph.chat.v1.ChatService/CreateSession"
+	ChatService_GetSession_FullMethodName         = "/metamorph.chat.v1.ChatService/GetSession"
+	ChatService_ListSessions_FullMethodName       = "/metamorph.chat.v1.ChatService/ListSessions"
+	ChatService_UpdateSession_FullMethodName      = "/metamorph.chat.v1.ChatService/UpdateSession"
+	ChatService_DeleteSession_FullMethodName      = "/metamorph.chat.v1.ChatService/DeleteSession"
+	ChatService_ListMessages_FullMethodName       = "/metamorph.chat.v1.ChatService/ListMessages"
+	ChatService_GetMessage_FullMethodName         = "/metamorph.chat.v1.ChatService/GetMessage"
+	ChatService_DeleteMessage_FullMethodName      = "/metamorph.chat.v1.ChatService/DeleteMessage"
+	ChatService_SearchMessages_FullMethodName     = "/metamorph.chat.v1.ChatService/SearchMessages"
+	ChatService_SendMessage_FullMethodName        = "/metamorph.chat.v1.ChatService/SendMessage"
+	ChatService_StreamTurn_FullMethodName         = "/metamorph.chat.v1.ChatService/StreamTurn"
+	ChatService_GetTurn_FullMethodName            = "/metamorph.chat.v1.ChatService/GetTurn"
+	ChatService_ListTurns_FullMethodName          = "/metamorph.chat.v1.ChatService/ListTurns"
+	ChatService_CancelTurn_FullMethodName         = "/metamorph.chat.v1.ChatService/CancelTurn"
+	ChatService_RegenerateReply_FullMethodName    = "/metamorph.chat.v1.ChatService/RegenerateReply"
+	ChatService_CountTokens_FullMethodName        = "/metamorph.chat.v1.ChatService/CountTokens"
+	ChatService_UploadAttachment_FullMethodName   = "/metamorph.chat.v1.ChatService/UploadAttachment"
+	ChatService_DownloadAttachment_FullMethodName = "/metamorph.chat.v1.ChatService/DownloadAttachment"
+	ChatService_ListModels_FullMethodName         = "/metamorph.chat.v1.ChatService/ListModels"
 )
 
 // ChatServiceClient is the client API for ChatService service.
@@ -54,6 +63,11 @@ type ChatServiceClient interface {
 	ListMessages(ctx context.Context, in *ListMessagesRequest, opts ...grpc.CallOption) (*ListMessagesResponse, error)
 	// Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND.
 	GetMessage(ctx context.Context, in *GetMessageRequest, opts ...grpc.CallOption) (*GetMessageResponse, error)
+	// Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
+	// Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+	DeleteMessage(ctx context.Context, in *DeleteMessageRequest, opts ...grpc.CallOption) (*DeleteMessageResponse, error)
+	// Finds messages by their text: all words, in any order, in any case and with or without accents; best first.
+	SearchMessages(ctx context.Context, in *SearchMessagesRequest, opts ...grpc.CallOption) (*SearchMessagesResponse, error)
 	// Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
 	// turn. The turn goes on when this stream ends early: resume it with StreamTurn.
 	SendMessage(ctx context.Context, in *SendMessageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SendMessageResponse], error)
@@ -61,6 +75,25 @@ type ChatServiceClient interface {
 	StreamTurn(ctx context.Context, in *StreamTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamTurnResponse], error)
 	// Reads one turn. NOT_FOUND / TURN_NOT_FOUND.
 	GetTurn(ctx context.Context, in *GetTurnRequest, opts ...grpc.CallOption) (*GetTurnResponse, error)
+	// Lists a session's turns, newest first.
+	ListTurns(ctx context.Context, in *ListTurnsRequest, opts ...grpc.CallOption) (*ListTurnsResponse, error)
+	// Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
+	// repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+	CancelTurn(ctx context.Context, in *CancelTurnRequest, opts ...grpc.CallOption) (*CancelTurnResponse, error)
+	// Generates another reply to a user's message, beside those that there are, and streams its turn's events as
+	// SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+	// FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+	RegenerateReply(ctx context.Context, in *RegenerateReplyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RegenerateReplyResponse], error)
+	// Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
+	// as SendMessage would, and as a turn would where the provider is asked.
+	CountTokens(ctx context.Context, in *CountTokensRequest, opts ...grpc.CallOption) (*CountTokensResponse, error)
+	// Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
+	// ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+	UploadAttachment(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadAttachmentRequest, UploadAttachmentResponse], error)
+	// Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
+	DownloadAttachment(ctx context.Context, in *DownloadAttachmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadAttachmentResponse], error)
+	// Lists the models that may be asked, by name.
+	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
 }
 
 type chatServiceClient struct {
@@ -141,6 +174,26 @@ func (c *chatServiceClient) GetMessage(ctx context.Context, in *GetMessageReques
 	return out, nil
 }
 
+func (c *chatServiceClient) DeleteMessage(ctx context.Context, in *DeleteMessageRequest, opts ...grpc.CallOption) (*DeleteMessageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteMessageResponse)
+	err := c.cc.Invoke(ctx, ChatService_DeleteMessage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) SearchMessages(ctx context.Context, in *SearchMessagesRequest, opts ...grpc.CallOption) (*SearchMessagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchMessagesResponse)
+	err := c.cc.Invoke(ctx, ChatService_SearchMessages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *chatServiceClient) SendMessage(ctx context.Context, in *SendMessageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SendMessageResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &ChatService_ServiceDesc.Streams[0], ChatService_SendMessage_FullMethodName, cOpts...)
@@ -189,6 +242,97 @@ func (c *chatServiceClient) GetTurn(ctx context.Context, in *GetTurnRequest, opt
 	return out, nil
 }
 
+func (c *chatServiceClient) ListTurns(ctx context.Context, in *ListTurnsRequest, opts ...grpc.CallOption) (*ListTurnsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTurnsResponse)
+	err := c.cc.Invoke(ctx, ChatService_ListTurns_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) CancelTurn(ctx context.Context, in *CancelTurnRequest, opts ...grpc.CallOption) (*CancelTurnResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelTurnResponse)
+	err := c.cc.Invoke(ctx, ChatService_CancelTurn_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) RegenerateReply(ctx context.Context, in *RegenerateReplyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RegenerateReplyResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ChatService_ServiceDesc.Streams[2], ChatService_RegenerateReply_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RegenerateReplyRequest, RegenerateReplyResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChatService_RegenerateReplyClient = grpc.ServerStreamingClient[RegenerateReplyResponse]
+
+func (c *chatServiceClient) CountTokens(ctx context.Context, in *CountTokensRequest, opts ...grpc.CallOption) (*CountTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountTokensResponse)
+	err := c.cc.Invoke(ctx, ChatService_CountTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) UploadAttachment(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadAttachmentRequest, UploadAttachmentResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ChatService_ServiceDesc.Streams[3], ChatService_UploadAttachment_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[UploadAttachmentRequest, UploadAttachmentResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChatService_UploadAttachmentClient = grpc.ClientStreamingClient[UploadAttachmentRequest, UploadAttachmentResponse]
+
+func (c *chatServiceClient) DownloadAttachment(ctx context.Context, in *DownloadAttachmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadAttachmentResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ChatService_ServiceDesc.Streams[4], ChatService_DownloadAttachment_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DownloadAttachmentRequest, DownloadAttachmentResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChatService_DownloadAttachmentClient = grpc.ServerStreamingClient[DownloadAttachmentResponse]
+
+func (c *chatServiceClient) ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListModelsResponse)
+	err := c.cc.Invoke(ctx, ChatService_ListModels_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ChatServiceServer is the server API for ChatService service.
 // All implementations must embed UnimplementedChatServiceServer
 // for forward compatibility.
@@ -210,6 +354,11 @@ type ChatServiceServer interface {
 	ListMessages(context.Context, *ListMessagesRequest) (*ListMessagesResponse, error)
 	// Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND.
 	GetMessage(context.Context, *GetMessageRequest) (*GetMessageResponse, error)
+	// Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
+	// Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+	DeleteMessage(context.Context, *DeleteMessageRequest) (*DeleteMessageResponse, error)
+	// Finds messages by their text: all words, in any order, in any case and with or without accents; best first.
+	SearchMessages(context.Context, *SearchMessagesRequest) (*SearchMessagesResponse, error)
 	// Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
 	// turn. The turn goes on when this stream ends early: resume it with StreamTurn.
 	SendMessage(*SendMessageRequest, grpc.ServerStreamingServer[SendMessageResponse]) error
@@ -217,6 +366,25 @@ type ChatServiceServer interface {
 	StreamTurn(*StreamTurnRequest, grpc.ServerStreamingServer[StreamTurnResponse]) error
 	// Reads one turn. NOT_FOUND / TURN_NOT_FOUND.
 	GetTurn(context.Context, *GetTurnRequest) (*GetTurnResponse, error)
+	// Lists a session's turns, newest first.
+	ListTurns(context.Context, *ListTurnsRequest) (*ListTurnsResponse, error)
+	// Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
+	// repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+	CancelTurn(context.Context, *CancelTurnRequest) (*CancelTurnResponse, error)
+	// Generates another reply to a user's message, beside those that there are, and streams its turn's events as
+	// SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+	// FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+	RegenerateReply(*RegenerateReplyRequest, grpc.ServerStreamingServer[RegenerateReplyResponse]) error
+	// Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
+	// as SendMessage would, and as a turn would where the provider is asked.
+	CountTokens(context.Context, *CountTokensRequest) (*CountTokensResponse, error)
+	// Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
+	// ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+	UploadAttachment(grpc.ClientStreamingServer[UploadAttachmentRequest, UploadAttachmentResponse]) error
+	// Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
+	DownloadAttachment(*DownloadAttachmentRequest, grpc.ServerStreamingServer[DownloadAttachmentResponse]) error
+	// Lists the models that may be asked, by name.
+	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
 	mustEmbedUnimplementedChatServiceServer()
 }
 
@@ -248,6 +416,12 @@ func (UnimplementedChatServiceServer) ListMessages(context.Context, *ListMessage
 func (UnimplementedChatServiceServer) GetMessage(context.Context, *GetMessageRequest) (*GetMessageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMessage not implemented")
 }
+func (UnimplementedChatServiceServer) DeleteMessage(context.Context, *DeleteMessageRequest) (*DeleteMessageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteMessage not implemented")
+}
+func (UnimplementedChatServiceServer) SearchMessages(context.Context, *SearchMessagesRequest) (*SearchMessagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SearchMessages not implemented")
+}
 func (UnimplementedChatServiceServer) SendMessage(*SendMessageRequest, grpc.ServerStreamingServer[SendMessageResponse]) error {
 	return status.Error(codes.Unimplemented, "method SendMessage not implemented")
 }
@@ -256,6 +430,27 @@ func (UnimplementedChatServiceServer) StreamTurn(*StreamTurnRequest, grpc.Server
 }
 func (UnimplementedChatServiceServer) GetTurn(context.Context, *GetTurnRequest) (*GetTurnResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTurn not implemented")
+}
+func (UnimplementedChatServiceServer) ListTurns(context.Context, *ListTurnsRequest) (*ListTurnsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTurns not implemented")
+}
+func (UnimplementedChatServiceServer) CancelTurn(context.Context, *CancelTurnRequest) (*CancelTurnResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelTurn not implemented")
+}
+func (UnimplementedChatServiceServer) RegenerateReply(*RegenerateReplyRequest, grpc.ServerStreamingServer[RegenerateReplyResponse]) error {
+	return status.Error(codes.Unimplemented, "method RegenerateReply not implemented")
+}
+func (UnimplementedChatServiceServer) CountTokens(context.Context, *CountTokensRequest) (*CountTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CountTokens not implemented")
+}
+func (UnimplementedChatServiceServer) UploadAttachment(grpc.ClientStreamingServer[UploadAttachmentRequest, UploadAttachmentResponse]) error {
+	return status.Error(codes.Unimplemented, "method UploadAttachment not implemented")
+}
+func (UnimplementedChatServiceServer) DownloadAttachment(*DownloadAttachmentRequest, grpc.ServerStreamingServer[DownloadAttachmentResponse]) error {
+	return status.Error(codes.Unimplemented, "method DownloadAttachment not implemented")
+}
+func (UnimplementedChatServiceServer) ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListModels not implemented")
 }
 func (UnimplementedChatServiceServer) mustEmbedUnimplementedChatServiceServer() {}
 func (UnimplementedChatServiceServer) testEmbeddedByValue()                     {}
@@ -404,6 +599,42 @@ func _ChatService_GetMessage_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ChatService_DeleteMessage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteMessageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).DeleteMessage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_DeleteMessage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).DeleteMessage(ctx, req.(*DeleteMessageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_SearchMessages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchMessagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).SearchMessages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_SearchMessages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).SearchMessages(ctx, req.(*SearchMessagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ChatService_SendMessage_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(SendMessageRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -444,6 +675,107 @@ func _ChatService_GetTurn_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ChatService_ListTurns_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTurnsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).ListTurns(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_ListTurns_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).ListTurns(ctx, req.(*ListTurnsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_CancelTurn_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelTurnRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).CancelTurn(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_CancelTurn_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).CancelTurn(ctx, req.(*CancelTurnRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_RegenerateReply_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RegenerateReplyRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ChatServiceServer).RegenerateReply(m, &grpc.GenericServerStream[RegenerateReplyRequest, RegenerateReplyResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChatService_RegenerateReplyServer = grpc.ServerStreamingServer[RegenerateReplyResponse]
+
+func _ChatService_CountTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).CountTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_CountTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).CountTokens(ctx, req.(*CountTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_UploadAttachment_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ChatServiceServer).UploadAttachment(&grpc.GenericServerStream[UploadAttachmentRequest, UploadAttachmentResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChatService_UploadAttachmentServer = grpc.ClientStreamingServer[UploadAttachmentRequest, UploadAttachmentResponse]
+
+func _ChatService_DownloadAttachment_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DownloadAttachmentRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ChatServiceServer).DownloadAttachment(m, &grpc.GenericServerStream[DownloadAttachmentRequest, DownloadAttachmentResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChatService_DownloadAttachmentServer = grpc.ServerStreamingServer[DownloadAttachmentResponse]
+
+func _ChatService_ListModels_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListModelsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).ListModels(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_ListModels_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).ListModels(ctx, req.(*ListModelsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ChatService_ServiceDesc is the grpc.ServiceDesc for ChatService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -480,8 +812,32 @@ var ChatService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ChatService_GetMessage_Handler,
 		},
 		{
+			MethodName: "DeleteMessage",
+			Handler:    _ChatService_DeleteMessage_Handler,
+		},
+		{
+			MethodName: "SearchMessages",
+			Handler:    _ChatService_SearchMessages_Handler,
+		},
+		{
 			MethodName: "GetTurn",
 			Handler:    _ChatService_GetTurn_Handler,
+		},
+		{
+			MethodName: "ListTurns",
+			Handler:    _ChatService_ListTurns_Handler,
+		},
+		{
+			MethodName: "CancelTurn",
+			Handler:    _ChatService_CancelTurn_Handler,
+		},
+		{
+			MethodName: "CountTokens",
+			Handler:    _ChatService_CountTokens_Handler,
+		},
+		{
+			MethodName: "ListModels",
+			Handler:    _ChatService_ListModels_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
@@ -493,6 +849,21 @@ var ChatService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "StreamTurn",
 			Handler:       _ChatService_StreamTurn_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "RegenerateReply",
+			Handler:       _ChatService_RegenerateReply_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "UploadAttachment",
+			Handler:       _ChatService_UploadAttachment_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "DownloadAttachment",
+			Handler:       _ChatService_DownloadAttachment_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -124,6 +124,577 @@ func (x *TextBlock) GetText() string {
 	return ""
 }
 
+// An image.
+type ImageBlock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required in a request: what is shown. Answers hold the id, never the bytes.
+	//
+	// Types that are valid to be assigned to Source:
+	//
+	//	*ImageBlock_Data
+	//	*ImageBlock_AttachmentId
+	Source isImageBlock_Source `protobuf_oneof:"source"`
+	// Required. What it is; with an attachment_id, what that was uploaded as.
+	MediaType string `protobuf:"bytes,3,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	// Output only. How long it is, in bytes.
+	SizeBytes int32 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Output only. SHA-256 of its bytes, 64 hexadecimal digits.
+	Sha256        string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageBlock) Reset() {
+	*x = ImageBlock{}
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageBlock) ProtoMessage() {}
+
+func (x *ImageBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageBlock.ProtoReflect.Descriptor instead.
+func (*ImageBlock) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ImageBlock) GetSource() isImageBlock_Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ImageBlock) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Source.(*ImageBlock_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *ImageBlock) GetAttachmentId() string {
+	if x != nil {
+		if x, ok := x.Source.(*ImageBlock_AttachmentId); ok {
+			return x.AttachmentId
+		}
+	}
+	return ""
+}
+
+func (x *ImageBlock) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+func (x *ImageBlock) GetSizeBytes() int32 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *ImageBlock) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+type isImageBlock_Source interface {
+	isImageBlock_Source()
+}
+
+type ImageBlock_Data struct {
+	// The image itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3,oneof"`
+}
+
+type ImageBlock_AttachmentId struct {
+	// An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND.
+	AttachmentId string `protobuf:"bytes,2,opt,name=attachment_id,json=attachmentId,proto3,oneof"`
+}
+
+func (*ImageBlock_Data) isImageBlock_Source() {}
+
+func (*ImageBlock_AttachmentId) isImageBlock_Source() {}
+
+// A document.
+type DocumentBlock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required in a request: what is shown. Answers hold the id, never the bytes.
+	//
+	// Types that are valid to be assigned to Source:
+	//
+	//	*DocumentBlock_Data
+	//	*DocumentBlock_AttachmentId
+	Source isDocumentBlock_Source `protobuf_oneof:"source"`
+	// Required. What it is; with an attachment_id, what that was uploaded as.
+	MediaType string `protobuf:"bytes,3,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	// Output only. How long it is, in bytes.
+	SizeBytes int32 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Output only. SHA-256 of its bytes, 64 hexadecimal digits.
+	Sha256        string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DocumentBlock) Reset() {
+	*x = DocumentBlock{}
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DocumentBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DocumentBlock) ProtoMessage() {}
+
+func (x *DocumentBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DocumentBlock.ProtoReflect.Descriptor instead.
+func (*DocumentBlock) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DocumentBlock) GetSource() isDocumentBlock_Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *DocumentBlock) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Source.(*DocumentBlock_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *DocumentBlock) GetAttachmentId() string {
+	if x != nil {
+		if x, ok := x.Source.(*DocumentBlock_AttachmentId); ok {
+			return x.AttachmentId
+		}
+	}
+	return ""
+}
+
+func (x *DocumentBlock) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+func (x *DocumentBlock) GetSizeBytes() int32 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *DocumentBlock) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+type isDocumentBlock_Source interface {
+	isDocumentBlock_Source()
+}
+
+type DocumentBlock_Data struct {
+	// The document itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3,oneof"`
+}
+
+type DocumentBlock_AttachmentId struct {
+	// An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND.
+	AttachmentId string `protobuf:"bytes,2,opt,name=attachment_id,json=attachmentId,proto3,oneof"`
+}
+
+func (*DocumentBlock_Data) isDocumentBlock_Source() {}
+
+func (*DocumentBlock_AttachmentId) isDocumentBlock_Source() {}
+
+// The model asks for a tool to be run. In replies only.
+type ToolUseBlock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the call; a ToolResultBlock answers it.
+	ToolUseId string `protobuf:"bytes,1,opt,name=tool_use_id,json=toolUseId,proto3" json:"tool_use_id,omitempty"`
+	// The tool.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What to run it with: JSON, as the model wrote it.
+	Input         string `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolUseBlock) Reset() {
+	*x = ToolUseBlock{}
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolUseBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolUseBlock) ProtoMessage() {}
+
+func (x *ToolUseBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolUseBlock.ProtoReflect.Descriptor instead.
+func (*ToolUseBlock) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ToolUseBlock) GetToolUseId() string {
+	if x != nil {
+		return x.ToolUseId
+	}
+	return ""
+}
+
+func (x *ToolUseBlock) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ToolUseBlock) GetInput() string {
+	if x != nil {
+		return x.Input
+	}
+	return ""
+}
+
+// What a tool answers with.
+type ToolResultPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. What the piece is.
+	//
+	// Types that are valid to be assigned to Part:
+	//
+	//	*ToolResultPart_Text
+	//	*ToolResultPart_Image
+	//	*ToolResultPart_Document
+	Part          isToolResultPart_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolResultPart) Reset() {
+	*x = ToolResultPart{}
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolResultPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolResultPart) ProtoMessage() {}
+
+func (x *ToolResultPart) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolResultPart.ProtoReflect.Descriptor instead.
+func (*ToolResultPart) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ToolResultPart) GetPart() isToolResultPart_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ToolResultPart) GetText() *TextBlock {
+	if x != nil {
+		if x, ok := x.Part.(*ToolResultPart_Text); ok {
+			return x.Text
+		}
+	}
+	return nil
+}
+
+func (x *ToolResultPart) GetImage() *ImageBlock {
+	if x != nil {
+		if x, ok := x.Part.(*ToolResultPart_Image); ok {
+			return x.Image
+		}
+	}
+	return nil
+}
+
+func (x *ToolResultPart) GetDocument() *DocumentBlock {
+	if x != nil {
+		if x, ok := x.Part.(*ToolResultPart_Document); ok {
+			return x.Document
+		}
+	}
+	return nil
+}
+
+type isToolResultPart_Part interface {
+	isToolResultPart_Part()
+}
+
+type ToolResultPart_Text struct {
+	// Text.
+	Text *TextBlock `protobuf:"bytes,1,opt,name=text,proto3,oneof"`
+}
+
+type ToolResultPart_Image struct {
+	// An image.
+	Image *ImageBlock `protobuf:"bytes,2,opt,name=image,proto3,oneof"`
+}
+
+type ToolResultPart_Document struct {
+	// A document.
+	Document *DocumentBlock `protobuf:"bytes,3,opt,name=document,proto3,oneof"`
+}
+
+func (*ToolResultPart_Text) isToolResultPart_Part() {}
+
+func (*ToolResultPart_Image) isToolResultPart_Part() {}
+
+func (*ToolResultPart_Document) isToolResultPart_Part() {}
+
+// What became of a tool call. In a user's messages only, before any other block.
+type ToolResultBlock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Of the ToolUseBlock it answers.
+	ToolUseId string `protobuf:"bytes,1,opt,name=tool_use_id,json=toolUseId,proto3" json:"tool_use_id,omitempty"`
+	// At most 64 parts; none says that there is nothing to tell.
+	Content []*ToolResultPart `protobuf:"bytes,2,rep,name=content,proto3" json:"content,omitempty"`
+	// The tool failed; content says how.
+	IsError       bool `protobuf:"varint,3,opt,name=is_error,json=isError,proto3" json:"is_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolResultBlock) Reset() {
+	*x = ToolResultBlock{}
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolResultBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolResultBlock) ProtoMessage() {}
+
+func (x *ToolResultBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolResultBlock.ProtoReflect.Descriptor instead.
+func (*ToolResultBlock) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ToolResultBlock) GetToolUseId() string {
+	if x != nil {
+		return x.ToolUseId
+	}
+	return ""
+}
+
+func (x *ToolResultBlock) GetContent() []*ToolResultPart {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *ToolResultBlock) GetIsError() bool {
+	if x != nil {
+		return x.IsError
+	}
+	return false
+}
+
+// What the model thought before it answered. In replies only; given back to the model as it is.
+type ThinkingBlock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The thinking, or its summary; empty where the provider keeps it to itself.
+	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// The provider's signature. Without it the block is shown, and never sent to the model again.
+	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// The provider's own form of thinking that must not be shown; then text is empty.
+	Redacted      []byte `protobuf:"bytes,3,opt,name=redacted,proto3" json:"redacted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ThinkingBlock) Reset() {
+	*x = ThinkingBlock{}
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ThinkingBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ThinkingBlock) ProtoMessage() {}
+
+func (x *ThinkingBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ThinkingBlock.ProtoReflect.Descriptor instead.
+func (*ThinkingBlock) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ThinkingBlock) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ThinkingBlock) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *ThinkingBlock) GetRedacted() []byte {
+	if x != nil {
+		return x.Redacted
+	}
+	return nil
+}
+
+// What came before this point has been summarised for the model, because it no longer fitted into its context. The
+// stored messages are as they were. In replies only.
+type CompactionBlock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the model is told instead of what came before.
+	Summary       string `protobuf:"bytes,1,opt,name=summary,proto3" json:"summary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactionBlock) Reset() {
+	*x = CompactionBlock{}
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactionBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactionBlock) ProtoMessage() {}
+
+func (x *CompactionBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactionBlock.ProtoReflect.Descriptor instead.
+func (*CompactionBlock) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CompactionBlock) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
 // One piece of a message's content.
 type ContentBlock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -132,6 +703,12 @@ type ContentBlock struct {
 	// Types that are valid to be assigned to Block:
 	//
 	//	*ContentBlock_Text
+	//	*ContentBlock_Image
+	//	*ContentBlock_Document
+	//	*ContentBlock_ToolUse
+	//	*ContentBlock_ToolResult
+	//	*ContentBlock_Thinking
+	//	*ContentBlock_Compaction
 	Block         isContentBlock_Block `protobuf_oneof:"block"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -139,7 +716,7 @@ type ContentBlock struct {
 
 func (x *ContentBlock) Reset() {
 	*x = ContentBlock{}
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[1]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -151,7 +728,7 @@ func (x *ContentBlock) String() string {
 func (*ContentBlock) ProtoMessage() {}
 
 func (x *ContentBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[1]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -164,7 +741,7 @@ func (x *ContentBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContentBlock.ProtoReflect.Descriptor instead.
 func (*ContentBlock) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{1}
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ContentBlock) GetBlock() isContentBlock_Block {
@@ -183,6 +760,60 @@ func (x *ContentBlock) GetText() *TextBlock {
 	return nil
 }
 
+func (x *ContentBlock) GetImage() *ImageBlock {
+	if x != nil {
+		if x, ok := x.Block.(*ContentBlock_Image); ok {
+			return x.Image
+		}
+	}
+	return nil
+}
+
+func (x *ContentBlock) GetDocument() *DocumentBlock {
+	if x != nil {
+		if x, ok := x.Block.(*ContentBlock_Document); ok {
+			return x.Document
+		}
+	}
+	return nil
+}
+
+func (x *ContentBlock) GetToolUse() *ToolUseBlock {
+	if x != nil {
+		if x, ok := x.Block.(*ContentBlock_ToolUse); ok {
+			return x.ToolUse
+		}
+	}
+	return nil
+}
+
+func (x *ContentBlock) GetToolResult() *ToolResultBlock {
+	if x != nil {
+		if x, ok := x.Block.(*ContentBlock_ToolResult); ok {
+			return x.ToolResult
+		}
+	}
+	return nil
+}
+
+func (x *ContentBlock) GetThinking() *ThinkingBlock {
+	if x != nil {
+		if x, ok := x.Block.(*ContentBlock_Thinking); ok {
+			return x.Thinking
+		}
+	}
+	return nil
+}
+
+func (x *ContentBlock) GetCompaction() *CompactionBlock {
+	if x != nil {
+		if x, ok := x.Block.(*ContentBlock_Compaction); ok {
+			return x.Compaction
+		}
+	}
+	return nil
+}
+
 type isContentBlock_Block interface {
 	isContentBlock_Block()
 }
@@ -192,7 +823,49 @@ type ContentBlock_Text struct {
 	Text *TextBlock `protobuf:"bytes,1,opt,name=text,proto3,oneof"`
 }
 
+type ContentBlock_Image struct {
+	// An image.
+	Image *ImageBlock `protobuf:"bytes,2,opt,name=image,proto3,oneof"`
+}
+
+type ContentBlock_Document struct {
+	// A document.
+	Document *DocumentBlock `protobuf:"bytes,3,opt,name=document,proto3,oneof"`
+}
+
+type ContentBlock_ToolUse struct {
+	// The model asks for a tool to be run.
+	ToolUse *ToolUseBlock `protobuf:"bytes,4,opt,name=tool_use,json=toolUse,proto3,oneof"`
+}
+
+type ContentBlock_ToolResult struct {
+	// What became of a tool call.
+	ToolResult *ToolResultBlock `protobuf:"bytes,5,opt,name=tool_result,json=toolResult,proto3,oneof"`
+}
+
+type ContentBlock_Thinking struct {
+	// What the model thought.
+	Thinking *ThinkingBlock `protobuf:"bytes,6,opt,name=thinking,proto3,oneof"`
+}
+
+type ContentBlock_Compaction struct {
+	// What came before has been summarised for the model.
+	Compaction *CompactionBlock `protobuf:"bytes,7,opt,name=compaction,proto3,oneof"`
+}
+
 func (*ContentBlock_Text) isContentBlock_Block() {}
+
+func (*ContentBlock_Image) isContentBlock_Block() {}
+
+func (*ContentBlock_Document) isContentBlock_Block() {}
+
+func (*ContentBlock_ToolUse) isContentBlock_Block() {}
+
+func (*ContentBlock_ToolResult) isContentBlock_Block() {}
+
+func (*ContentBlock_Thinking) isContentBlock_Block() {}
+
+func (*ContentBlock_Compaction) isContentBlock_Block() {}
 
 // What a reply cost, as the model provider reported it.
 type Usage struct {
@@ -205,13 +878,15 @@ type Usage struct {
 	CacheReadTokens int64 `protobuf:"varint,3,opt,name=cache_read_tokens,json=cacheReadTokens,proto3" json:"cache_read_tokens,omitempty"`
 	// Tokens written to the prompt cache.
 	CacheWriteTokens int64 `protobuf:"varint,4,opt,name=cache_write_tokens,json=cacheWriteTokens,proto3" json:"cache_write_tokens,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The price of all that, in billionths of a US dollar, by the prices that ListModels tells.
+	CostUsdNanos  int64 `protobuf:"varint,5,opt,name=cost_usd_nanos,json=costUsdNanos,proto3" json:"cost_usd_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[2]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -223,7 +898,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[2]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -236,7 +911,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{2}
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Usage) GetInputTokens() int64 {
@@ -267,7 +942,14 @@ func (x *Usage) GetCacheWriteTokens() int64 {
 	return 0
 }
 
-// One message of a session. Immutable.
+func (x *Usage) GetCostUsdNanos() int64 {
+	if x != nil {
+		return x.CostUsdNanos
+	}
+	return 0
+}
+
+// One message of a session. Immutable, but that its content can be deleted.
 type Message struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Made by the server.
@@ -278,7 +960,7 @@ type Message struct {
 	ParentMessageId string `protobuf:"bytes,3,opt,name=parent_message_id,json=parentMessageId,proto3" json:"parent_message_id,omitempty"`
 	// Who speaks.
 	Role Role `protobuf:"varint,4,opt,name=role,proto3,enum=metamorph.chat.v1.Role" json:"role,omitempty"`
-	// In order.
+	// In order. Empty once it is deleted.
 	Content []*ContentBlock `protobuf:"bytes,5,rep,name=content,proto3" json:"content,omitempty"`
 	// The turn it belongs to.
 	TurnId string `protobuf:"bytes,6,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
@@ -289,14 +971,16 @@ type Message struct {
 	// What it cost; absent for a user's message.
 	Usage *Usage `protobuf:"bytes,9,opt,name=usage,proto3" json:"usage,omitempty"`
 	// When it was stored.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When its content was deleted; absent if it was not.
+	DeleteTime    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[3]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +992,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[3]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +1005,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{3}
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Message) GetMessageId() string {
@@ -394,21 +1078,80 @@ func (x *Message) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Message) GetDeleteTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeleteTime
+	}
+	return nil
+}
+
 var File_metamorph_chat_v1_message_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\n" +
 	"\x1fmetamorph/chat/v1/message.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"*\n" +
 	"\tTextBlock\x12\x1d\n" +
-	"\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x042\x02\\SR\x04text\"R\n" +
+	"\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x042\x02\\SR\x04text\"\xf9\x01\n" +
+	"\n" +
+	"ImageBlock\x12\x1d\n" +
+	"\x04data\x18\x01 \x01(\fB\a\xbaH\x04z\x02\x10\x01H\x00R\x04data\x120\n" +
+	"\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\fattachmentId\x12R\n" +
+	"\n" +
+	"media_type\x18\x03 \x01(\tB3\xbaH0r.R\timage/pngR\n" +
+	"image/jpegR\timage/gifR\n" +
+	"image/webpR\tmediaType\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x04 \x01(\x05R\tsizeBytes\x12\x16\n" +
+	"\x06sha256\x18\x05 \x01(\tR\x06sha256B\x0f\n" +
+	"\x06source\x12\x05\xbaH\x02\b\x01\"\xeb\x01\n" +
+	"\rDocumentBlock\x12\x1d\n" +
+	"\x04data\x18\x01 \x01(\fB\a\xbaH\x04z\x02\x10\x01H\x00R\x04data\x120\n" +
+	"\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\fattachmentId\x12A\n" +
+	"\n" +
+	"media_type\x18\x03 \x01(\tB\"\xbaH\x1fr\x1dR\x0fapplication/pdfR\n" +
+	"text/plainR\tmediaType\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x04 \x01(\x05R\tsizeBytes\x12\x16\n" +
+	"\x06sha256\x18\x05 \x01(\tR\x06sha256B\x0f\n" +
+	"\x06source\x12\x05\xbaH\x02\b\x01\"X\n" +
+	"\fToolUseBlock\x12\x1e\n" +
+	"\vtool_use_id\x18\x01 \x01(\tR\ttoolUseId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05input\x18\x03 \x01(\tR\x05input\"\xca\x01\n" +
+	"\x0eToolResultPart\x122\n" +
+	"\x04text\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TextBlockH\x00R\x04text\x125\n" +
+	"\x05image\x18\x02 \x01(\v2\x1d.metamorph.chat.v1.ImageBlockH\x00R\x05image\x12>\n" +
+	"\bdocument\x18\x03 \x01(\v2 .metamorph.chat.v1.DocumentBlockH\x00R\bdocumentB\r\n" +
+	"\x04part\x12\x05\xbaH\x02\b\x01\"\x9f\x01\n" +
+	"\x0fToolResultBlock\x12*\n" +
+	"\vtool_use_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\ttoolUseId\x12E\n" +
+	"\acontent\x18\x02 \x03(\v2!.metamorph.chat.v1.ToolResultPartB\b\xbaH\x05\x92\x01\x02\x10@R\acontent\x12\x19\n" +
+	"\bis_error\x18\x03 \x01(\bR\aisError\"]\n" +
+	"\rThinkingBlock\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x1a\n" +
+	"\bredacted\x18\x03 \x01(\fR\bredacted\"+\n" +
+	"\x0fCompactionBlock\x12\x18\n" +
+	"\asummary\x18\x01 \x01(\tR\asummary\"\xd4\x03\n" +
 	"\fContentBlock\x122\n" +
-	"\x04text\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TextBlockH\x00R\x04textB\x0e\n" +
-	"\x05block\x12\x05\xbaH\x02\b\x01\"\xa9\x01\n" +
+	"\x04text\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TextBlockH\x00R\x04text\x125\n" +
+	"\x05image\x18\x02 \x01(\v2\x1d.metamorph.chat.v1.ImageBlockH\x00R\x05image\x12>\n" +
+	"\bdocument\x18\x03 \x01(\v2 .metamorph.chat.v1.DocumentBlockH\x00R\bdocument\x12<\n" +
+	"\btool_use\x18\x04 \x01(\v2\x1f.metamorph.chat.v1.ToolUseBlockH\x00R\atoolUse\x12E\n" +
+	"\vtool_result\x18\x05 \x01(\v2\".metamorph.chat.v1.ToolResultBlockH\x00R\n" +
+	"toolResult\x12>\n" +
+	"\bthinking\x18\x06 \x01(\v2 .metamorph.chat.v1.ThinkingBlockH\x00R\bthinking\x12D\n" +
+	"\n" +
+	"compaction\x18\a \x01(\v2\".metamorph.chat.v1.CompactionBlockH\x00R\n" +
+	"compactionB\x0e\n" +
+	"\x05block\x12\x05\xbaH\x02\b\x01\"\xcf\x01\n" +
 	"\x05Usage\x12!\n" +
 	"\finput_tokens\x18\x01 \x01(\x03R\vinputTokens\x12#\n" +
 	"\routput_tokens\x18\x02 \x01(\x03R\foutputTokens\x12*\n" +
 	"\x11cache_read_tokens\x18\x03 \x01(\x03R\x0fcacheReadTokens\x12,\n" +
-	"\x12cache_write_tokens\x18\x04 \x01(\x03R\x10cacheWriteTokens\"\x91\x03\n" +
+	"\x12cache_write_tokens\x18\x04 \x01(\x03R\x10cacheWriteTokens\x12$\n" +
+	"\x0ecost_usd_nanos\x18\x05 \x01(\x03R\fcostUsdNanos\"\xce\x03\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x1d\n" +
@@ -423,7 +1166,9 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\x05usage\x18\t \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\x12;\n" +
 	"\vcreate_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime*?\n" +
+	"createTime\x12;\n" +
+	"\vdelete_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"deleteTime*?\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROLE_USER\x10\x01\x12\x12\n" +
@@ -443,26 +1188,44 @@ func file_metamorph_chat_v1_message_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_chat_v1_message_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_chat_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_metamorph_chat_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_metamorph_chat_v1_message_proto_goTypes = []any{
 	(Role)(0),                     // 0: metamorph.chat.v1.Role
 	(*TextBlock)(nil),             // 1: metamorph.chat.v1.TextBlock
-	(*ContentBlock)(nil),          // 2: metamorph.chat.v1.ContentBlock
-	(*Usage)(nil),                 // 3: metamorph.chat.v1.Usage
-	(*Message)(nil),               // 4: metamorph.chat.v1.Message
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*ImageBlock)(nil),            // 2: metamorph.chat.v1.ImageBlock
+	(*DocumentBlock)(nil),         // 3: metamorph.chat.v1.DocumentBlock
+	(*ToolUseBlock)(nil),          // 4: metamorph.chat.v1.ToolUseBlock
+	(*ToolResultPart)(nil),        // 5: metamorph.chat.v1.ToolResultPart
+	(*ToolResultBlock)(nil),       // 6: metamorph.chat.v1.ToolResultBlock
+	(*ThinkingBlock)(nil),         // 7: metamorph.chat.v1.ThinkingBlock
+	(*CompactionBlock)(nil),       // 8: metamorph.chat.v1.CompactionBlock
+	(*ContentBlock)(nil),          // 9: metamorph.chat.v1.ContentBlock
+	(*Usage)(nil),                 // 10: metamorph.chat.v1.Usage
+	(*Message)(nil),               // 11: metamorph.chat.v1.Message
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_metamorph_chat_v1_message_proto_depIdxs = []int32{
-	1, // 0: metamorph.chat.v1.ContentBlock.text:type_name -> metamorph.chat.v1.TextBlock
-	0, // 1: metamorph.chat.v1.Message.role:type_name -> metamorph.chat.v1.Role
-	2, // 2: metamorph.chat.v1.Message.content:type_name -> metamorph.chat.v1.ContentBlock
-	3, // 3: metamorph.chat.v1.Message.usage:type_name -> metamorph.chat.v1.Usage
-	5, // 4: metamorph.chat.v1.Message.create_time:type_name -> google.protobuf.Timestamp
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	1,  // 0: metamorph.chat.v1.ToolResultPart.text:type_name -> metamorph.chat.v1.TextBlock
+	2,  // 1: metamorph.chat.v1.ToolResultPart.image:type_name -> metamorph.chat.v1.ImageBlock
+	3,  // 2: metamorph.chat.v1.ToolResultPart.document:type_name -> metamorph.chat.v1.DocumentBlock
+	5,  // 3: metamorph.chat.v1.ToolResultBlock.content:type_name -> metamorph.chat.v1.ToolResultPart
+	1,  // 4: metamorph.chat.v1.ContentBlock.text:type_name -> metamorph.chat.v1.TextBlock
+	2,  // 5: metamorph.chat.v1.ContentBlock.image:type_name -> metamorph.chat.v1.ImageBlock
+	3,  // 6: metamorph.chat.v1.ContentBlock.document:type_name -> metamorph.chat.v1.DocumentBlock
+	4,  // 7: metamorph.chat.v1.ContentBlock.tool_use:type_name -> metamorph.chat.v1.ToolUseBlock
+	6,  // 8: metamorph.chat.v1.ContentBlock.tool_result:type_name -> metamorph.chat.v1.ToolResultBlock
+	7,  // 9: metamorph.chat.v1.ContentBlock.thinking:type_name -> metamorph.chat.v1.ThinkingBlock
+	8,  // 10: metamorph.chat.v1.ContentBlock.compaction:type_name -> metamorph.chat.v1.CompactionBlock
+	0,  // 11: metamorph.chat.v1.Message.role:type_name -> metamorph.chat.v1.Role
+	9,  // 12: metamorph.chat.v1.Message.content:type_name -> metamorph.chat.v1.ContentBlock
+	10, // 13: metamorph.chat.v1.Message.usage:type_name -> metamorph.chat.v1.Usage
+	12, // 14: metamorph.chat.v1.Message.create_time:type_name -> google.protobuf.Timestamp
+	12, // 15: metamorph.chat.v1.Message.delete_time:type_name -> google.protobuf.Timestamp
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_message_proto_init() }
@@ -471,7 +1234,26 @@ func file_metamorph_chat_v1_message_proto_init() {
 		return
 	}
 	file_metamorph_chat_v1_message_proto_msgTypes[1].OneofWrappers = []any{
+		(*ImageBlock_Data)(nil),
+		(*ImageBlock_AttachmentId)(nil),
+	}
+	file_metamorph_chat_v1_message_proto_msgTypes[2].OneofWrappers = []any{
+		(*DocumentBlock_Data)(nil),
+		(*DocumentBlock_AttachmentId)(nil),
+	}
+	file_metamorph_chat_v1_message_proto_msgTypes[4].OneofWrappers = []any{
+		(*ToolResultPart_Text)(nil),
+		(*ToolResultPart_Image)(nil),
+		(*ToolResultPart_Document)(nil),
+	}
+	file_metamorph_chat_v1_message_proto_msgTypes[8].OneofWrappers = []any{
 		(*ContentBlock_Text)(nil),
+		(*ContentBlock_Image)(nil),
+		(*ContentBlock_Document)(nil),
+		(*ContentBlock_ToolUse)(nil),
+		(*ContentBlock_ToolResult)(nil),
+		(*ContentBlock_Thinking)(nil),
+		(*ContentBlock_Compaction)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -479,7 +1261,7 @@ func file_metamorph_chat_v1_message_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_message_proto_rawDesc), len(file_metamorph_chat_v1_message_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

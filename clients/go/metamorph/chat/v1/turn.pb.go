@@ -522,6 +522,235 @@ func (x *TextDelta) GetText() string {
 	return ""
 }
 
+// More of what the model thinks. Comes empty once where the provider keeps it to itself.
+type ThinkingDelta struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which block of the reply's content it continues, from 0.
+	BlockIndex int32 `protobuf:"varint,1,opt,name=block_index,json=blockIndex,proto3" json:"block_index,omitempty"`
+	// To be appended.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ThinkingDelta) Reset() {
+	*x = ThinkingDelta{}
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ThinkingDelta) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ThinkingDelta) ProtoMessage() {}
+
+func (x *ThinkingDelta) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ThinkingDelta.ProtoReflect.Descriptor instead.
+func (*ThinkingDelta) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ThinkingDelta) GetBlockIndex() int32 {
+	if x != nil {
+		return x.BlockIndex
+	}
+	return 0
+}
+
+func (x *ThinkingDelta) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// The model asks for a tool to be run. Comes once a call, whole.
+type ToolUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which block of the reply's content it is, from 0.
+	BlockIndex int32 `protobuf:"varint,1,opt,name=block_index,json=blockIndex,proto3" json:"block_index,omitempty"`
+	// Names the call.
+	ToolUseId string `protobuf:"bytes,2,opt,name=tool_use_id,json=toolUseId,proto3" json:"tool_use_id,omitempty"`
+	// The tool.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// What to run it with: JSON, as the model wrote it.
+	Input         string `protobuf:"bytes,4,opt,name=input,proto3" json:"input,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolUse) Reset() {
+	*x = ToolUse{}
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolUse) ProtoMessage() {}
+
+func (x *ToolUse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolUse.ProtoReflect.Descriptor instead.
+func (*ToolUse) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ToolUse) GetBlockIndex() int32 {
+	if x != nil {
+		return x.BlockIndex
+	}
+	return 0
+}
+
+func (x *ToolUse) GetToolUseId() string {
+	if x != nil {
+		return x.ToolUseId
+	}
+	return ""
+}
+
+func (x *ToolUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ToolUse) GetInput() string {
+	if x != nil {
+		return x.Input
+	}
+	return ""
+}
+
+// What the turn has cost so far. Replaces what was told before.
+type UsageUpdate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider's count, and its price.
+	Usage         *Usage `protobuf:"bytes,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageUpdate) Reset() {
+	*x = UsageUpdate{}
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageUpdate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageUpdate) ProtoMessage() {}
+
+func (x *UsageUpdate) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageUpdate.ProtoReflect.Descriptor instead.
+func (*UsageUpdate) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *UsageUpdate) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+// What came before has been summarised for the model. The stored messages are as they were.
+type Compaction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which block of the reply's content it is, from 0.
+	BlockIndex int32 `protobuf:"varint,1,opt,name=block_index,json=blockIndex,proto3" json:"block_index,omitempty"`
+	// What the model is told instead.
+	Summary       string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Compaction) Reset() {
+	*x = Compaction{}
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Compaction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Compaction) ProtoMessage() {}
+
+func (x *Compaction) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Compaction.ProtoReflect.Descriptor instead.
+func (*Compaction) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Compaction) GetBlockIndex() int32 {
+	if x != nil {
+		return x.BlockIndex
+	}
+	return 0
+}
+
+func (x *Compaction) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
 // The turn has ended. Always the last event, exactly one a turn.
 type TurnFinished struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -541,7 +770,7 @@ type TurnFinished struct {
 
 func (x *TurnFinished) Reset() {
 	*x = TurnFinished{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[4]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +782,7 @@ func (x *TurnFinished) String() string {
 func (*TurnFinished) ProtoMessage() {}
 
 func (x *TurnFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[4]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +795,7 @@ func (x *TurnFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnFinished.ProtoReflect.Descriptor instead.
 func (*TurnFinished) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{4}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TurnFinished) GetStatus() TurnStatus {
@@ -617,7 +846,11 @@ type TurnEvent struct {
 	//
 	//	*TurnEvent_TurnStarted
 	//	*TurnEvent_TextDelta
+	//	*TurnEvent_ThinkingDelta
+	//	*TurnEvent_ToolUse
+	//	*TurnEvent_UsageUpdate
 	//	*TurnEvent_TurnFinished
+	//	*TurnEvent_Compaction
 	Event         isTurnEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -625,7 +858,7 @@ type TurnEvent struct {
 
 func (x *TurnEvent) Reset() {
 	*x = TurnEvent{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[5]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +870,7 @@ func (x *TurnEvent) String() string {
 func (*TurnEvent) ProtoMessage() {}
 
 func (x *TurnEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[5]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +883,7 @@ func (x *TurnEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnEvent.ProtoReflect.Descriptor instead.
 func (*TurnEvent) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{5}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TurnEvent) GetTurnId() string {
@@ -692,10 +925,46 @@ func (x *TurnEvent) GetTextDelta() *TextDelta {
 	return nil
 }
 
+func (x *TurnEvent) GetThinkingDelta() *ThinkingDelta {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_ThinkingDelta); ok {
+			return x.ThinkingDelta
+		}
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetToolUse() *ToolUse {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_ToolUse); ok {
+			return x.ToolUse
+		}
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetUsageUpdate() *UsageUpdate {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_UsageUpdate); ok {
+			return x.UsageUpdate
+		}
+	}
+	return nil
+}
+
 func (x *TurnEvent) GetTurnFinished() *TurnFinished {
 	if x != nil {
 		if x, ok := x.Event.(*TurnEvent_TurnFinished); ok {
 			return x.TurnFinished
+		}
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetCompaction() *Compaction {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_Compaction); ok {
+			return x.Compaction
 		}
 	}
 	return nil
@@ -715,16 +984,44 @@ type TurnEvent_TextDelta struct {
 	TextDelta *TextDelta `protobuf:"bytes,4,opt,name=text_delta,json=textDelta,proto3,oneof"`
 }
 
+type TurnEvent_ThinkingDelta struct {
+	// More of what the model thinks.
+	ThinkingDelta *ThinkingDelta `protobuf:"bytes,5,opt,name=thinking_delta,json=thinkingDelta,proto3,oneof"`
+}
+
+type TurnEvent_ToolUse struct {
+	// The model asks for a tool to be run.
+	ToolUse *ToolUse `protobuf:"bytes,6,opt,name=tool_use,json=toolUse,proto3,oneof"`
+}
+
+type TurnEvent_UsageUpdate struct {
+	// What the turn has cost so far.
+	UsageUpdate *UsageUpdate `protobuf:"bytes,7,opt,name=usage_update,json=usageUpdate,proto3,oneof"`
+}
+
 type TurnEvent_TurnFinished struct {
 	// The turn has ended.
 	TurnFinished *TurnFinished `protobuf:"bytes,8,opt,name=turn_finished,json=turnFinished,proto3,oneof"`
+}
+
+type TurnEvent_Compaction struct {
+	// What came before has been summarised for the model.
+	Compaction *Compaction `protobuf:"bytes,9,opt,name=compaction,proto3,oneof"`
 }
 
 func (*TurnEvent_TurnStarted) isTurnEvent_Event() {}
 
 func (*TurnEvent_TextDelta) isTurnEvent_Event() {}
 
+func (*TurnEvent_ThinkingDelta) isTurnEvent_Event() {}
+
+func (*TurnEvent_ToolUse) isTurnEvent_Event() {}
+
+func (*TurnEvent_UsageUpdate) isTurnEvent_Event() {}
+
 func (*TurnEvent_TurnFinished) isTurnEvent_Event() {}
+
+func (*TurnEvent_Compaction) isTurnEvent_Event() {}
 
 var File_metamorph_chat_v1_turn_proto protoreflect.FileDescriptor
 
@@ -769,21 +1066,44 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"\tTextDelta\x12\x1f\n" +
 	"\vblock_index\x18\x01 \x01(\x05R\n" +
 	"blockIndex\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"\x9f\x02\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"D\n" +
+	"\rThinkingDelta\x12\x1f\n" +
+	"\vblock_index\x18\x01 \x01(\x05R\n" +
+	"blockIndex\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"t\n" +
+	"\aToolUse\x12\x1f\n" +
+	"\vblock_index\x18\x01 \x01(\x05R\n" +
+	"blockIndex\x12\x1e\n" +
+	"\vtool_use_id\x18\x02 \x01(\tR\ttoolUseId\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
+	"\x05input\x18\x04 \x01(\tR\x05input\"=\n" +
+	"\vUsageUpdate\x12.\n" +
+	"\x05usage\x18\x01 \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\"G\n" +
+	"\n" +
+	"Compaction\x12\x1f\n" +
+	"\vblock_index\x18\x01 \x01(\x05R\n" +
+	"blockIndex\x12\x18\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\"\x9f\x02\n" +
 	"\fTurnFinished\x125\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusR\x06status\x124\n" +
 	"\amessage\x18\x02 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\x12>\n" +
 	"\vstop_reason\x18\x03 \x01(\x0e2\x1d.metamorph.chat.v1.StopReasonR\n" +
 	"stopReason\x12.\n" +
 	"\x05usage\x18\x04 \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\x122\n" +
-	"\x05error\x18\x05 \x01(\v2\x1c.metamorph.chat.v1.TurnErrorR\x05error\"\x95\x02\n" +
+	"\x05error\x18\x05 \x01(\v2\x1c.metamorph.chat.v1.TurnErrorR\x05error\"\x9f\x04\n" +
 	"\tTurnEvent\x12\x17\n" +
 	"\aturn_id\x18\x01 \x01(\tR\x06turnId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x05R\bsequence\x12C\n" +
 	"\fturn_started\x18\x03 \x01(\v2\x1e.metamorph.chat.v1.TurnStartedH\x00R\vturnStarted\x12=\n" +
 	"\n" +
-	"text_delta\x18\x04 \x01(\v2\x1c.metamorph.chat.v1.TextDeltaH\x00R\ttextDelta\x12F\n" +
-	"\rturn_finished\x18\b \x01(\v2\x1f.metamorph.chat.v1.TurnFinishedH\x00R\fturnFinishedB\a\n" +
+	"text_delta\x18\x04 \x01(\v2\x1c.metamorph.chat.v1.TextDeltaH\x00R\ttextDelta\x12I\n" +
+	"\x0ethinking_delta\x18\x05 \x01(\v2 .metamorph.chat.v1.ThinkingDeltaH\x00R\rthinkingDelta\x127\n" +
+	"\btool_use\x18\x06 \x01(\v2\x1a.metamorph.chat.v1.ToolUseH\x00R\atoolUse\x12C\n" +
+	"\fusage_update\x18\a \x01(\v2\x1e.metamorph.chat.v1.UsageUpdateH\x00R\vusageUpdate\x12F\n" +
+	"\rturn_finished\x18\b \x01(\v2\x1f.metamorph.chat.v1.TurnFinishedH\x00R\fturnFinished\x12?\n" +
+	"\n" +
+	"compaction\x18\t \x01(\v2\x1d.metamorph.chat.v1.CompactionH\x00R\n" +
+	"compactionB\a\n" +
 	"\x05event*\xad\x01\n" +
 	"\n" +
 	"TurnStatus\x12\x1b\n" +
@@ -819,7 +1139,7 @@ func file_metamorph_chat_v1_turn_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_chat_v1_turn_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_metamorph_chat_v1_turn_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_metamorph_chat_v1_turn_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_metamorph_chat_v1_turn_proto_goTypes = []any{
 	(TurnStatus)(0),               // 0: metamorph.chat.v1.TurnStatus
 	(StopReason)(0),               // 1: metamorph.chat.v1.StopReason
@@ -827,36 +1147,45 @@ var file_metamorph_chat_v1_turn_proto_goTypes = []any{
 	(*Turn)(nil),                  // 3: metamorph.chat.v1.Turn
 	(*TurnStarted)(nil),           // 4: metamorph.chat.v1.TurnStarted
 	(*TextDelta)(nil),             // 5: metamorph.chat.v1.TextDelta
-	(*TurnFinished)(nil),          // 6: metamorph.chat.v1.TurnFinished
-	(*TurnEvent)(nil),             // 7: metamorph.chat.v1.TurnEvent
-	nil,                           // 8: metamorph.chat.v1.TurnError.MetadataEntry
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
-	(*Usage)(nil),                 // 10: metamorph.chat.v1.Usage
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*Message)(nil),               // 12: metamorph.chat.v1.Message
+	(*ThinkingDelta)(nil),         // 6: metamorph.chat.v1.ThinkingDelta
+	(*ToolUse)(nil),               // 7: metamorph.chat.v1.ToolUse
+	(*UsageUpdate)(nil),           // 8: metamorph.chat.v1.UsageUpdate
+	(*Compaction)(nil),            // 9: metamorph.chat.v1.Compaction
+	(*TurnFinished)(nil),          // 10: metamorph.chat.v1.TurnFinished
+	(*TurnEvent)(nil),             // 11: metamorph.chat.v1.TurnEvent
+	nil,                           // 12: metamorph.chat.v1.TurnError.MetadataEntry
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*Usage)(nil),                 // 14: metamorph.chat.v1.Usage
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*Message)(nil),               // 16: metamorph.chat.v1.Message
 }
 var file_metamorph_chat_v1_turn_proto_depIdxs = []int32{
-	8,  // 0: metamorph.chat.v1.TurnError.metadata:type_name -> metamorph.chat.v1.TurnError.MetadataEntry
-	9,  // 1: metamorph.chat.v1.TurnError.retry_delay:type_name -> google.protobuf.Duration
+	12, // 0: metamorph.chat.v1.TurnError.metadata:type_name -> metamorph.chat.v1.TurnError.MetadataEntry
+	13, // 1: metamorph.chat.v1.TurnError.retry_delay:type_name -> google.protobuf.Duration
 	0,  // 2: metamorph.chat.v1.Turn.status:type_name -> metamorph.chat.v1.TurnStatus
 	1,  // 3: metamorph.chat.v1.Turn.stop_reason:type_name -> metamorph.chat.v1.StopReason
-	10, // 4: metamorph.chat.v1.Turn.usage:type_name -> metamorph.chat.v1.Usage
+	14, // 4: metamorph.chat.v1.Turn.usage:type_name -> metamorph.chat.v1.Usage
 	2,  // 5: metamorph.chat.v1.Turn.error:type_name -> metamorph.chat.v1.TurnError
-	11, // 6: metamorph.chat.v1.Turn.create_time:type_name -> google.protobuf.Timestamp
-	11, // 7: metamorph.chat.v1.Turn.finish_time:type_name -> google.protobuf.Timestamp
-	0,  // 8: metamorph.chat.v1.TurnFinished.status:type_name -> metamorph.chat.v1.TurnStatus
-	12, // 9: metamorph.chat.v1.TurnFinished.message:type_name -> metamorph.chat.v1.Message
-	1,  // 10: metamorph.chat.v1.TurnFinished.stop_reason:type_name -> metamorph.chat.v1.StopReason
-	10, // 11: metamorph.chat.v1.TurnFinished.usage:type_name -> metamorph.chat.v1.Usage
-	2,  // 12: metamorph.chat.v1.TurnFinished.error:type_name -> metamorph.chat.v1.TurnError
-	4,  // 13: metamorph.chat.v1.TurnEvent.turn_started:type_name -> metamorph.chat.v1.TurnStarted
-	5,  // 14: metamorph.chat.v1.TurnEvent.text_delta:type_name -> metamorph.chat.v1.TextDelta
-	6,  // 15: metamorph.chat.v1.TurnEvent.turn_finished:type_name -> metamorph.chat.v1.TurnFinished
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	15, // 6: metamorph.chat.v1.Turn.create_time:type_name -> google.protobuf.Timestamp
+	15, // 7: metamorph.chat.v1.Turn.finish_time:type_name -> google.protobuf.Timestamp
+	14, // 8: metamorph.chat.v1.UsageUpdate.usage:type_name -> metamorph.chat.v1.Usage
+	0,  // 9: metamorph.chat.v1.TurnFinished.status:type_name -> metamorph.chat.v1.TurnStatus
+	16, // 10: metamorph.chat.v1.TurnFinished.message:type_name -> metamorph.chat.v1.Message
+	1,  // 11: metamorph.chat.v1.TurnFinished.stop_reason:type_name -> metamorph.chat.v1.StopReason
+	14, // 12: metamorph.chat.v1.TurnFinished.usage:type_name -> metamorph.chat.v1.Usage
+	2,  // 13: metamorph.chat.v1.TurnFinished.error:type_name -> metamorph.chat.v1.TurnError
+	4,  // 14: metamorph.chat.v1.TurnEvent.turn_started:type_name -> metamorph.chat.v1.TurnStarted
+	5,  // 15: metamorph.chat.v1.TurnEvent.text_delta:type_name -> metamorph.chat.v1.TextDelta
+	6,  // 16: metamorph.chat.v1.TurnEvent.thinking_delta:type_name -> metamorph.chat.v1.ThinkingDelta
+	7,  // 17: metamorph.chat.v1.TurnEvent.tool_use:type_name -> metamorph.chat.v1.ToolUse
+	8,  // 18: metamorph.chat.v1.TurnEvent.usage_update:type_name -> metamorph.chat.v1.UsageUpdate
+	10, // 19: metamorph.chat.v1.TurnEvent.turn_finished:type_name -> metamorph.chat.v1.TurnFinished
+	9,  // 20: metamorph.chat.v1.TurnEvent.compaction:type_name -> metamorph.chat.v1.Compaction
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_turn_proto_init() }
@@ -865,10 +1194,14 @@ func file_metamorph_chat_v1_turn_proto_init() {
 		return
 	}
 	file_metamorph_chat_v1_message_proto_init()
-	file_metamorph_chat_v1_turn_proto_msgTypes[5].OneofWrappers = []any{
+	file_metamorph_chat_v1_turn_proto_msgTypes[9].OneofWrappers = []any{
 		(*TurnEvent_TurnStarted)(nil),
 		(*TurnEvent_TextDelta)(nil),
+		(*TurnEvent_ThinkingDelta)(nil),
+		(*TurnEvent_ToolUse)(nil),
+		(*TurnEvent_UsageUpdate)(nil),
 		(*TurnEvent_TurnFinished)(nil),
+		(*TurnEvent_Compaction)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -876,7 +1209,7 @@ func file_metamorph_chat_v1_turn_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_turn_proto_rawDesc), len(file_metamorph_chat_v1_turn_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -68,6 +68,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS (request_id). The request_id was used for another request. Repeat with a new one."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 26
     """ABORTED. The resource has changed since the etag was read. Read it again, then repeat."""
+    ERROR_REASON_MODEL_NOT_ACCEPTED: _ErrorReason.ValueType  # 27
+    """INVALID_ARGUMENT (model). ListModels does not name the model. Do not repeat unchanged."""
+    ERROR_REASON_ATTACHMENT_TOO_LARGE: _ErrorReason.ValueType  # 28
+    """INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts. Do not repeat unchanged."""
+    ERROR_REASON_ATTACHMENT_TYPE_MISMATCH: _ErrorReason.ValueType  # 29
+    """INVALID_ARGUMENT (media_type). The bytes are not what media_type says. Do not repeat unchanged."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND (session_id). No such session in the caller's vault."""
     ERROR_REASON_MESSAGE_NOT_FOUND: _ErrorReason.ValueType  # 31
@@ -80,6 +86,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE (last_sequence). The turn has no event with that sequence yet."""
     ERROR_REASON_TOO_MANY_TURNS: _ErrorReason.ValueType  # 35
     """RESOURCE_EXHAUSTED (limit). So many turns of the vault are running. Repeat, after RetryInfo, once one has ended."""
+    ERROR_REASON_ATTACHMENT_NOT_FOUND: _ErrorReason.ValueType  # 36
+    """NOT_FOUND (attachment_id). No such attachment in the caller's vault."""
+    ERROR_REASON_TOOL_RESULT_REQUIRED: _ErrorReason.ValueType  # 37
+    """FAILED_PRECONDITION (tool_use_ids). The reply before asks for tools; the message must begin with exactly their results."""
+    ERROR_REASON_TOOL_RESULT_UNEXPECTED: _ErrorReason.ValueType  # 38
+    """FAILED_PRECONDITION (tool_use_ids). These results answer nothing that the reply before asks for."""
+    ERROR_REASON_NOT_A_USER_MESSAGE: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION (message_id). The message is a reply, and only a user's message is answered."""
     ERROR_REASON_UPSTREAM_UNAUTHENTICATED: _ErrorReason.ValueType  # 40
     """In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act."""
     ERROR_REASON_UPSTREAM_RATE_LIMITED: _ErrorReason.ValueType  # 41
@@ -98,6 +112,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """In a turn: DEADLINE_EXCEEDED. The turn passed its own limit, TURN_TIMEOUT_SECONDS. The partial reply is kept."""
     ERROR_REASON_TURN_INTERRUPTED: _ErrorReason.ValueType  # 48
     """In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept; send again to continue."""
+    ERROR_REASON_UPSTREAM_SPEND_LIMIT: _ErrorReason.ValueType  # 49
+    """In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act."""
+    ERROR_REASON_MESSAGE_DELETED: _ErrorReason.ValueType  # 60
+    """FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat."""
+    ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 61
+    """RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up: QuotaFailure names it. Repeat after RetryInfo."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed: `google.rpc.ErrorInfo.reason` and `TurnError.reason`, there without the
@@ -151,6 +171,12 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 25
 """ALREADY_EXISTS (request_id). The request_id was used for another request. Repeat with a new one."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 26
 """ABORTED. The resource has changed since the etag was read. Read it again, then repeat."""
+ERROR_REASON_MODEL_NOT_ACCEPTED: ErrorReason.ValueType  # 27
+"""INVALID_ARGUMENT (model). ListModels does not name the model. Do not repeat unchanged."""
+ERROR_REASON_ATTACHMENT_TOO_LARGE: ErrorReason.ValueType  # 28
+"""INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts. Do not repeat unchanged."""
+ERROR_REASON_ATTACHMENT_TYPE_MISMATCH: ErrorReason.ValueType  # 29
+"""INVALID_ARGUMENT (media_type). The bytes are not what media_type says. Do not repeat unchanged."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND (session_id). No such session in the caller's vault."""
 ERROR_REASON_MESSAGE_NOT_FOUND: ErrorReason.ValueType  # 31
@@ -163,6 +189,14 @@ ERROR_REASON_SEQUENCE_AHEAD: ErrorReason.ValueType  # 34
 """OUT_OF_RANGE (last_sequence). The turn has no event with that sequence yet."""
 ERROR_REASON_TOO_MANY_TURNS: ErrorReason.ValueType  # 35
 """RESOURCE_EXHAUSTED (limit). So many turns of the vault are running. Repeat, after RetryInfo, once one has ended."""
+ERROR_REASON_ATTACHMENT_NOT_FOUND: ErrorReason.ValueType  # 36
+"""NOT_FOUND (attachment_id). No such attachment in the caller's vault."""
+ERROR_REASON_TOOL_RESULT_REQUIRED: ErrorReason.ValueType  # 37
+"""FAILED_PRECONDITION (tool_use_ids). The reply before asks for tools; the message must begin with exactly their results."""
+ERROR_REASON_TOOL_RESULT_UNEXPECTED: ErrorReason.ValueType  # 38
+"""FAILED_PRECONDITION (tool_use_ids). These results answer nothing that the reply before asks for."""
+ERROR_REASON_NOT_A_USER_MESSAGE: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION (message_id). The message is a reply, and only a user's message is answered."""
 ERROR_REASON_UPSTREAM_UNAUTHENTICATED: ErrorReason.ValueType  # 40
 """In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act."""
 ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 41
@@ -181,4 +215,10 @@ ERROR_REASON_TURN_TIMEOUT: ErrorReason.ValueType  # 47
 """In a turn: DEADLINE_EXCEEDED. The turn passed its own limit, TURN_TIMEOUT_SECONDS. The partial reply is kept."""
 ERROR_REASON_TURN_INTERRUPTED: ErrorReason.ValueType  # 48
 """In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept; send again to continue."""
+ERROR_REASON_UPSTREAM_SPEND_LIMIT: ErrorReason.ValueType  # 49
+"""In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act."""
+ERROR_REASON_MESSAGE_DELETED: ErrorReason.ValueType  # 60
+"""FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat."""
+ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 61
+"""RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up: QuotaFailure names it. Repeat after RetryInfo."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

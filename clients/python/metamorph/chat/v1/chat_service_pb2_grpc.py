@@ -71,6 +71,16 @@ class ChatServiceStub:
                 request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetMessageRequest.SerializeToString,
                 response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetMessageResponse.FromString,
                 _registered_method=True)
+        self.DeleteMessage = channel.unary_unary(
+                '/metamorph.chat.v1.ChatService/DeleteMessage',
+                request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DeleteMessageRequest.SerializeToString,
+                response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DeleteMessageResponse.FromString,
+                _registered_method=True)
+        self.SearchMessages = channel.unary_unary(
+                '/metamorph.chat.v1.ChatService/SearchMessages',
+                request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.SearchMessagesRequest.SerializeToString,
+                response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.SearchMessagesResponse.FromString,
+                _registered_method=True)
         self.SendMessage = channel.unary_stream(
                 '/metamorph.chat.v1.ChatService/SendMessage',
                 request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.SendMessageRequest.SerializeToString,
@@ -85,6 +95,41 @@ class ChatServiceStub:
                 '/metamorph.chat.v1.ChatService/GetTurn',
                 request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetTurnRequest.SerializeToString,
                 response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetTurnResponse.FromString,
+                _registered_method=True)
+        self.ListTurns = channel.unary_unary(
+                '/metamorph.chat.v1.ChatService/ListTurns',
+                request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListTurnsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListTurnsResponse.FromString,
+                _registered_method=True)
+        self.CancelTurn = channel.unary_unary(
+                '/metamorph.chat.v1.ChatService/CancelTurn',
+                request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CancelTurnRequest.SerializeToString,
+                response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CancelTurnResponse.FromString,
+                _registered_method=True)
+        self.RegenerateReply = channel.unary_stream(
+                '/metamorph.chat.v1.ChatService/RegenerateReply',
+                request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.RegenerateReplyRequest.SerializeToString,
+                response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.RegenerateReplyResponse.FromString,
+                _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/metamorph.chat.v1.ChatService/CountTokens',
+                request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
+        self.UploadAttachment = channel.stream_unary(
+                '/metamorph.chat.v1.ChatService/UploadAttachment',
+                request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.UploadAttachmentRequest.SerializeToString,
+                response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.UploadAttachmentResponse.FromString,
+                _registered_method=True)
+        self.DownloadAttachment = channel.unary_stream(
+                '/metamorph.chat.v1.ChatService/DownloadAttachment',
+                request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DownloadAttachmentRequest.SerializeToString,
+                response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DownloadAttachmentResponse.FromString,
+                _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/metamorph.chat.v1.ChatService/ListModels',
+                request_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
 
 
@@ -142,6 +187,21 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteMessage(self, request, context):
+        """Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
+        Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchMessages(self, request, context):
+        """Finds messages by their text: all words, in any order, in any case and with or without accents; best first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SendMessage(self, request, context):
         """Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
         turn. The turn goes on when this stream ends early: resume it with StreamTurn.
@@ -159,6 +219,60 @@ class ChatServiceServicer:
 
     def GetTurn(self, request, context):
         """Reads one turn. NOT_FOUND / TURN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTurns(self, request, context):
+        """Lists a session's turns, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTurn(self, request, context):
+        """Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
+        repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegenerateReply(self, request, context):
+        """Generates another reply to a user's message, beside those that there are, and streams its turn's events as
+        SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+        FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTokens(self, request, context):
+        """Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
+        as SendMessage would, and as a turn would where the provider is asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadAttachment(self, request_iterator, context):
+        """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
+        ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadAttachment(self, request, context):
+        """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """Lists the models that may be asked, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,6 +316,16 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetMessageRequest.FromString,
                     response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetMessageResponse.SerializeToString,
             ),
+            'DeleteMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMessage,
+                    request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DeleteMessageRequest.FromString,
+                    response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DeleteMessageResponse.SerializeToString,
+            ),
+            'SearchMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchMessages,
+                    request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.SearchMessagesRequest.FromString,
+                    response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.SearchMessagesResponse.SerializeToString,
+            ),
             'SendMessage': grpc.unary_stream_rpc_method_handler(
                     servicer.SendMessage,
                     request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.SendMessageRequest.FromString,
@@ -216,6 +340,41 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.GetTurn,
                     request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetTurnRequest.FromString,
                     response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetTurnResponse.SerializeToString,
+            ),
+            'ListTurns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTurns,
+                    request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListTurnsRequest.FromString,
+                    response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListTurnsResponse.SerializeToString,
+            ),
+            'CancelTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTurn,
+                    request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CancelTurnRequest.FromString,
+                    response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CancelTurnResponse.SerializeToString,
+            ),
+            'RegenerateReply': grpc.unary_stream_rpc_method_handler(
+                    servicer.RegenerateReply,
+                    request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.RegenerateReplyRequest.FromString,
+                    response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.RegenerateReplyResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CountTokensRequest.FromString,
+                    response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CountTokensResponse.SerializeToString,
+            ),
+            'UploadAttachment': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadAttachment,
+                    request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.UploadAttachmentRequest.FromString,
+                    response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.UploadAttachmentResponse.SerializeToString,
+            ),
+            'DownloadAttachment': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadAttachment,
+                    request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DownloadAttachmentRequest.FromString,
+                    response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DownloadAttachmentResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListModelsRequest.FromString,
+                    response_serializer=metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -420,6 +579,60 @@ class ChatService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.chat.v1.ChatService/DeleteMessage',
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DeleteMessageRequest.SerializeToString,
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DeleteMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.chat.v1.ChatService/SearchMessages',
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.SearchMessagesRequest.SerializeToString,
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.SearchMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SendMessage(request,
             target,
             options=(),
@@ -490,6 +703,195 @@ class ChatService:
             '/metamorph.chat.v1.ChatService/GetTurn',
             metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetTurnRequest.SerializeToString,
             metamorph_dot_chat_dot_v1_dot_chat__service__pb2.GetTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTurns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.chat.v1.ChatService/ListTurns',
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListTurnsRequest.SerializeToString,
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListTurnsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.chat.v1.ChatService/CancelTurn',
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CancelTurnRequest.SerializeToString,
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CancelTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegenerateReply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/metamorph.chat.v1.ChatService/RegenerateReply',
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.RegenerateReplyRequest.SerializeToString,
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.RegenerateReplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.chat.v1.ChatService/CountTokens',
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CountTokensRequest.SerializeToString,
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.CountTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadAttachment(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/metamorph.chat.v1.ChatService/UploadAttachment',
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.UploadAttachmentRequest.SerializeToString,
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.UploadAttachmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadAttachment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/metamorph.chat.v1.ChatService/DownloadAttachment',
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DownloadAttachmentRequest.SerializeToString,
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.DownloadAttachmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.chat.v1.ChatService/ListModels',
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListModelsRequest.SerializeToString,
+            metamorph_dot_chat_dot_v1_dot_chat__service__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

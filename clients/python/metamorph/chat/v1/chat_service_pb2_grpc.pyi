@@ -49,6 +49,12 @@ class ChatServiceStub:
     """Lists the messages of one branch, or of all, oldest first unless asked otherwise."""
     GetMessage: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.GetMessageRequest, _chat_service_pb2.GetMessageResponse]
     """Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND."""
+    DeleteMessage: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteMessageRequest, _chat_service_pb2.DeleteMessageResponse]
+    """Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
+    Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+    """
+    SearchMessages: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.SearchMessagesRequest, _chat_service_pb2.SearchMessagesResponse]
+    """Finds messages by their text: all words, in any order, in any case and with or without accents; best first."""
     SendMessage: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.SendMessageRequest, _chat_service_pb2.SendMessageResponse]
     """Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
     turn. The turn goes on when this stream ends early: resume it with StreamTurn.
@@ -57,6 +63,29 @@ class ChatServiceStub:
     """Replays a turn's events after a sequence, then follows it to its end. Works from any connection, at any time."""
     GetTurn: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.GetTurnRequest, _chat_service_pb2.GetTurnResponse]
     """Reads one turn. NOT_FOUND / TURN_NOT_FOUND."""
+    ListTurns: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.ListTurnsRequest, _chat_service_pb2.ListTurnsResponse]
+    """Lists a session's turns, newest first."""
+    CancelTurn: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.CancelTurnRequest, _chat_service_pb2.CancelTurnResponse]
+    """Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
+    repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+    """
+    RegenerateReply: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.RegenerateReplyRequest, _chat_service_pb2.RegenerateReplyResponse]
+    """Generates another reply to a user's message, beside those that there are, and streams its turn's events as
+    SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+    FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+    """
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.CountTokensRequest, _chat_service_pb2.CountTokensResponse]
+    """Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
+    as SendMessage would, and as a turn would where the provider is asked.
+    """
+    UploadAttachment: _grpc.StreamUnaryMultiCallable[_chat_service_pb2.UploadAttachmentRequest, _chat_service_pb2.UploadAttachmentResponse]
+    """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
+    ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+    """
+    DownloadAttachment: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.DownloadAttachmentRequest, _chat_service_pb2.DownloadAttachmentResponse]
+    """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
+    ListModels: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.ListModelsRequest, _chat_service_pb2.ListModelsResponse]
+    """Lists the models that may be asked, by name."""
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
@@ -79,6 +108,12 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """Lists the messages of one branch, or of all, oldest first unless asked otherwise."""
     GetMessage: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.GetMessageRequest, _chat_service_pb2.GetMessageResponse]  # type: ignore[assignment]
     """Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND."""
+    DeleteMessage: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteMessageRequest, _chat_service_pb2.DeleteMessageResponse]  # type: ignore[assignment]
+    """Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
+    Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+    """
+    SearchMessages: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.SearchMessagesRequest, _chat_service_pb2.SearchMessagesResponse]  # type: ignore[assignment]
+    """Finds messages by their text: all words, in any order, in any case and with or without accents; best first."""
     SendMessage: _aio.UnaryStreamMultiCallable[_chat_service_pb2.SendMessageRequest, _chat_service_pb2.SendMessageResponse]  # type: ignore[assignment]
     """Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
     turn. The turn goes on when this stream ends early: resume it with StreamTurn.
@@ -87,6 +122,29 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """Replays a turn's events after a sequence, then follows it to its end. Works from any connection, at any time."""
     GetTurn: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.GetTurnRequest, _chat_service_pb2.GetTurnResponse]  # type: ignore[assignment]
     """Reads one turn. NOT_FOUND / TURN_NOT_FOUND."""
+    ListTurns: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.ListTurnsRequest, _chat_service_pb2.ListTurnsResponse]  # type: ignore[assignment]
+    """Lists a session's turns, newest first."""
+    CancelTurn: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.CancelTurnRequest, _chat_service_pb2.CancelTurnResponse]  # type: ignore[assignment]
+    """Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
+    repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+    """
+    RegenerateReply: _aio.UnaryStreamMultiCallable[_chat_service_pb2.RegenerateReplyRequest, _chat_service_pb2.RegenerateReplyResponse]  # type: ignore[assignment]
+    """Generates another reply to a user's message, beside those that there are, and streams its turn's events as
+    SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+    FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+    """
+    CountTokens: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.CountTokensRequest, _chat_service_pb2.CountTokensResponse]  # type: ignore[assignment]
+    """Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
+    as SendMessage would, and as a turn would where the provider is asked.
+    """
+    UploadAttachment: _aio.StreamUnaryMultiCallable[_chat_service_pb2.UploadAttachmentRequest, _chat_service_pb2.UploadAttachmentResponse]  # type: ignore[assignment]
+    """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
+    ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+    """
+    DownloadAttachment: _aio.UnaryStreamMultiCallable[_chat_service_pb2.DownloadAttachmentRequest, _chat_service_pb2.DownloadAttachmentResponse]  # type: ignore[assignment]
+    """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
+    ListModels: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.ListModelsRequest, _chat_service_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Lists the models that may be asked, by name."""
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     """Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
@@ -150,6 +208,24 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND."""
 
     @_abc_1.abstractmethod
+    def DeleteMessage(
+        self,
+        request: _chat_service_pb2.DeleteMessageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.DeleteMessageResponse, _abc.Awaitable[_chat_service_pb2.DeleteMessageResponse]]:
+        """Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
+        Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+        """
+
+    @_abc_1.abstractmethod
+    def SearchMessages(
+        self,
+        request: _chat_service_pb2.SearchMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.SearchMessagesResponse, _abc.Awaitable[_chat_service_pb2.SearchMessagesResponse]]:
+        """Finds messages by their text: all words, in any order, in any case and with or without accents; best first."""
+
+    @_abc_1.abstractmethod
     def SendMessage(
         self,
         request: _chat_service_pb2.SendMessageRequest,
@@ -174,5 +250,70 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.GetTurnResponse, _abc.Awaitable[_chat_service_pb2.GetTurnResponse]]:
         """Reads one turn. NOT_FOUND / TURN_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListTurns(
+        self,
+        request: _chat_service_pb2.ListTurnsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.ListTurnsResponse, _abc.Awaitable[_chat_service_pb2.ListTurnsResponse]]:
+        """Lists a session's turns, newest first."""
+
+    @_abc_1.abstractmethod
+    def CancelTurn(
+        self,
+        request: _chat_service_pb2.CancelTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.CancelTurnResponse, _abc.Awaitable[_chat_service_pb2.CancelTurnResponse]]:
+        """Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
+        repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RegenerateReply(
+        self,
+        request: _chat_service_pb2.RegenerateReplyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.RegenerateReplyResponse], _abc.AsyncIterator[_chat_service_pb2.RegenerateReplyResponse]]:
+        """Generates another reply to a user's message, beside those that there are, and streams its turn's events as
+        SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+        FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+        """
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _chat_service_pb2.CountTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.CountTokensResponse, _abc.Awaitable[_chat_service_pb2.CountTokensResponse]]:
+        """Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
+        as SendMessage would, and as a turn would where the provider is asked.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadAttachment(
+        self,
+        request_iterator: _MaybeAsyncIterator[_chat_service_pb2.UploadAttachmentRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.UploadAttachmentResponse, _abc.Awaitable[_chat_service_pb2.UploadAttachmentResponse]]:
+        """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
+        ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadAttachment(
+        self,
+        request: _chat_service_pb2.DownloadAttachmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.DownloadAttachmentResponse], _abc.AsyncIterator[_chat_service_pb2.DownloadAttachmentResponse]]:
+        """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _chat_service_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.ListModelsResponse, _abc.Awaitable[_chat_service_pb2.ListModelsResponse]]:
+        """Lists the models that may be asked, by name."""
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -67,26 +67,296 @@ class TextBlock(_message.Message):
 Global___TextBlock: _TypeAlias = TextBlock  # noqa: Y015
 
 @_typing.final
+class ImageBlock(_message.Message):
+    """An image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_ID_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The image itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold."""
+    attachment_id: _builtins.str
+    """An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND."""
+    media_type: _builtins.str
+    """Required. What it is; with an attachment_id, what that was uploaded as."""
+    size_bytes: _builtins.int
+    """Output only. How long it is, in bytes."""
+    sha256: _builtins.str
+    """Output only. SHA-256 of its bytes, 64 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        attachment_id: _builtins.str = ...,
+        media_type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment_id", b"attachment_id", "data", b"data", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment_id", b"attachment_id", "data", b"data", "media_type", b"media_type", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["data", "attachment_id"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___ImageBlock: _TypeAlias = ImageBlock  # noqa: Y015
+
+@_typing.final
+class DocumentBlock(_message.Message):
+    """A document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_ID_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The document itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold."""
+    attachment_id: _builtins.str
+    """An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND."""
+    media_type: _builtins.str
+    """Required. What it is; with an attachment_id, what that was uploaded as."""
+    size_bytes: _builtins.int
+    """Output only. How long it is, in bytes."""
+    sha256: _builtins.str
+    """Output only. SHA-256 of its bytes, 64 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        attachment_id: _builtins.str = ...,
+        media_type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment_id", b"attachment_id", "data", b"data", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment_id", b"attachment_id", "data", b"data", "media_type", b"media_type", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["data", "attachment_id"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___DocumentBlock: _TypeAlias = DocumentBlock  # noqa: Y015
+
+@_typing.final
+class ToolUseBlock(_message.Message):
+    """The model asks for a tool to be run. In replies only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_USE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    tool_use_id: _builtins.str
+    """Names the call; a ToolResultBlock answers it."""
+    name: _builtins.str
+    """The tool."""
+    input: _builtins.str
+    """What to run it with: JSON, as the model wrote it."""
+    def __init__(
+        self,
+        *,
+        tool_use_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        input: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "name", b"name", "tool_use_id", b"tool_use_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolUseBlock: _TypeAlias = ToolUseBlock  # noqa: Y015
+
+@_typing.final
+class ToolResultPart(_message.Message):
+    """What a tool answers with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def text(self) -> Global___TextBlock:
+        """Text."""
+
+    @_builtins.property
+    def image(self) -> Global___ImageBlock:
+        """An image."""
+
+    @_builtins.property
+    def document(self) -> Global___DocumentBlock:
+        """A document."""
+
+    def __init__(
+        self,
+        *,
+        text: Global___TextBlock | None = ...,
+        image: Global___ImageBlock | None = ...,
+        document: Global___DocumentBlock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "image", b"image", "part", b"part", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "image", b"image", "part", b"part", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "image", "document"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ToolResultPart: _TypeAlias = ToolResultPart  # noqa: Y015
+
+@_typing.final
+class ToolResultBlock(_message.Message):
+    """What became of a tool call. In a user's messages only, before any other block."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_USE_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    IS_ERROR_FIELD_NUMBER: _builtins.int
+    tool_use_id: _builtins.str
+    """Required. Of the ToolUseBlock it answers."""
+    is_error: _builtins.bool
+    """The tool failed; content says how."""
+    @_builtins.property
+    def content(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolResultPart]:
+        """At most 64 parts; none says that there is nothing to tell."""
+
+    def __init__(
+        self,
+        *,
+        tool_use_id: _builtins.str = ...,
+        content: _abc.Iterable[Global___ToolResultPart] | None = ...,
+        is_error: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "is_error", b"is_error", "tool_use_id", b"tool_use_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolResultBlock: _TypeAlias = ToolResultBlock  # noqa: Y015
+
+@_typing.final
+class ThinkingBlock(_message.Message):
+    """What the model thought before it answered. In replies only; given back to the model as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    REDACTED_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The thinking, or its summary; empty where the provider keeps it to itself."""
+    signature: _builtins.bytes
+    """The provider's signature. Without it the block is shown, and never sent to the model again."""
+    redacted: _builtins.bytes
+    """The provider's own form of thinking that must not be shown; then text is empty."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+        redacted: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["redacted", b"redacted", "signature", b"signature", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingBlock: _TypeAlias = ThinkingBlock  # noqa: Y015
+
+@_typing.final
+class CompactionBlock(_message.Message):
+    """What came before this point has been summarised for the model, because it no longer fitted into its context. The
+    stored messages are as they were. In replies only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    summary: _builtins.str
+    """What the model is told instead of what came before."""
+    def __init__(
+        self,
+        *,
+        summary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactionBlock: _TypeAlias = CompactionBlock  # noqa: Y015
+
+@_typing.final
 class ContentBlock(_message.Message):
     """One piece of a message's content."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    TOOL_USE_FIELD_NUMBER: _builtins.int
+    TOOL_RESULT_FIELD_NUMBER: _builtins.int
+    THINKING_FIELD_NUMBER: _builtins.int
+    COMPACTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def text(self) -> Global___TextBlock:
         """Text."""
+
+    @_builtins.property
+    def image(self) -> Global___ImageBlock:
+        """An image."""
+
+    @_builtins.property
+    def document(self) -> Global___DocumentBlock:
+        """A document."""
+
+    @_builtins.property
+    def tool_use(self) -> Global___ToolUseBlock:
+        """The model asks for a tool to be run."""
+
+    @_builtins.property
+    def tool_result(self) -> Global___ToolResultBlock:
+        """What became of a tool call."""
+
+    @_builtins.property
+    def thinking(self) -> Global___ThinkingBlock:
+        """What the model thought."""
+
+    @_builtins.property
+    def compaction(self) -> Global___CompactionBlock:
+        """What came before has been summarised for the model."""
 
     def __init__(
         self,
         *,
         text: Global___TextBlock | None = ...,
+        image: Global___ImageBlock | None = ...,
+        document: Global___DocumentBlock | None = ...,
+        tool_use: Global___ToolUseBlock | None = ...,
+        tool_result: Global___ToolResultBlock | None = ...,
+        thinking: Global___ThinkingBlock | None = ...,
+        compaction: Global___CompactionBlock | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "compaction", b"compaction", "document", b"document", "image", b"image", "text", b"text", "thinking", b"thinking", "tool_result", b"tool_result", "tool_use", b"tool_use"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "compaction", b"compaction", "document", b"document", "image", b"image", "text", b"text", "thinking", b"thinking", "tool_result", b"tool_result", "tool_use", b"tool_use"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_block: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
+    _WhichOneofReturnType_block: _TypeAlias = _typing.Literal["text", "image", "document", "tool_use", "tool_result", "thinking", "compaction"]  # noqa: Y015
     _WhichOneofArgType_block: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_block) -> _WhichOneofReturnType_block | None: ...
 
@@ -102,6 +372,7 @@ class Usage(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHE_READ_TOKENS_FIELD_NUMBER: _builtins.int
     CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_USD_NANOS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Tokens read, both cache counts excluded."""
     output_tokens: _builtins.int
@@ -110,6 +381,8 @@ class Usage(_message.Message):
     """Tokens read from the prompt cache."""
     cache_write_tokens: _builtins.int
     """Tokens written to the prompt cache."""
+    cost_usd_nanos: _builtins.int
+    """The price of all that, in billionths of a US dollar, by the prices that ListModels tells."""
     def __init__(
         self,
         *,
@@ -117,10 +390,11 @@ class Usage(_message.Message):
         output_tokens: _builtins.int = ...,
         cache_read_tokens: _builtins.int = ...,
         cache_write_tokens: _builtins.int = ...,
+        cost_usd_nanos: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "cost_usd_nanos", b"cost_usd_nanos", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,7 +402,7 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
-    """One message of a session. Immutable."""
+    """One message of a session. Immutable, but that its content can be deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -142,6 +416,7 @@ class Message(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Made by the server."""
     session_id: _builtins.str
@@ -158,7 +433,7 @@ class Message(_message.Message):
     """The model that generated it; empty for a user's message."""
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentBlock]:
-        """In order."""
+        """In order. Empty once it is deleted."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -167,6 +442,10 @@ class Message(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When its content was deleted; absent if it was not."""
 
     def __init__(
         self,
@@ -181,10 +460,11 @@ class Message(_message.Message):
         model: _builtins.str = ...,
         usage: Global___Usage | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "create_time", b"create_time", "creator", b"creator", "message_id", b"message_id", "model", b"model", "parent_message_id", b"parent_message_id", "role", b"role", "session_id", b"session_id", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "create_time", b"create_time", "creator", b"creator", "delete_time", b"delete_time", "message_id", b"message_id", "model", b"model", "parent_message_id", b"parent_message_id", "role", b"role", "session_id", b"session_id", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

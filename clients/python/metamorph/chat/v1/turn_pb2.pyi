@@ -303,6 +303,116 @@ class TextDelta(_message.Message):
 Global___TextDelta: _TypeAlias = TextDelta  # noqa: Y015
 
 @_typing.final
+class ThinkingDelta(_message.Message):
+    """More of what the model thinks. Comes empty once where the provider keeps it to itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_INDEX_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    block_index: _builtins.int
+    """Which block of the reply's content it continues, from 0."""
+    text: _builtins.str
+    """To be appended."""
+    def __init__(
+        self,
+        *,
+        block_index: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThinkingDelta: _TypeAlias = ThinkingDelta  # noqa: Y015
+
+@_typing.final
+class ToolUse(_message.Message):
+    """The model asks for a tool to be run. Comes once a call, whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_INDEX_FIELD_NUMBER: _builtins.int
+    TOOL_USE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    block_index: _builtins.int
+    """Which block of the reply's content it is, from 0."""
+    tool_use_id: _builtins.str
+    """Names the call."""
+    name: _builtins.str
+    """The tool."""
+    input: _builtins.str
+    """What to run it with: JSON, as the model wrote it."""
+    def __init__(
+        self,
+        *,
+        block_index: _builtins.int = ...,
+        tool_use_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        input: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "input", b"input", "name", b"name", "tool_use_id", b"tool_use_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolUse: _TypeAlias = ToolUse  # noqa: Y015
+
+@_typing.final
+class UsageUpdate(_message.Message):
+    """What the turn has cost so far. Replaces what was told before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usage(self) -> _message_pb2.Usage:
+        """The provider's count, and its price."""
+
+    def __init__(
+        self,
+        *,
+        usage: _message_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageUpdate: _TypeAlias = UsageUpdate  # noqa: Y015
+
+@_typing.final
+class Compaction(_message.Message):
+    """What came before has been summarised for the model. The stored messages are as they were."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_INDEX_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    block_index: _builtins.int
+    """Which block of the reply's content it is, from 0."""
+    summary: _builtins.str
+    """What the model is told instead."""
+    def __init__(
+        self,
+        *,
+        block_index: _builtins.int = ...,
+        summary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Compaction: _TypeAlias = Compaction  # noqa: Y015
+
+@_typing.final
 class TurnFinished(_message.Message):
     """The turn has ended. Always the last event, exactly one a turn."""
 
@@ -356,7 +466,11 @@ class TurnEvent(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TURN_STARTED_FIELD_NUMBER: _builtins.int
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
+    THINKING_DELTA_FIELD_NUMBER: _builtins.int
+    TOOL_USE_FIELD_NUMBER: _builtins.int
+    USAGE_UPDATE_FIELD_NUMBER: _builtins.int
     TURN_FINISHED_FIELD_NUMBER: _builtins.int
+    COMPACTION_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """The turn it belongs to."""
     sequence: _builtins.int
@@ -370,8 +484,24 @@ class TurnEvent(_message.Message):
         """More text."""
 
     @_builtins.property
+    def thinking_delta(self) -> Global___ThinkingDelta:
+        """More of what the model thinks."""
+
+    @_builtins.property
+    def tool_use(self) -> Global___ToolUse:
+        """The model asks for a tool to be run."""
+
+    @_builtins.property
+    def usage_update(self) -> Global___UsageUpdate:
+        """What the turn has cost so far."""
+
+    @_builtins.property
     def turn_finished(self) -> Global___TurnFinished:
         """The turn has ended."""
+
+    @_builtins.property
+    def compaction(self) -> Global___Compaction:
+        """What came before has been summarised for the model."""
 
     def __init__(
         self,
@@ -380,13 +510,17 @@ class TurnEvent(_message.Message):
         sequence: _builtins.int = ...,
         turn_started: Global___TurnStarted | None = ...,
         text_delta: Global___TextDelta | None = ...,
+        thinking_delta: Global___ThinkingDelta | None = ...,
+        tool_use: Global___ToolUse | None = ...,
+        usage_update: Global___UsageUpdate | None = ...,
         turn_finished: Global___TurnFinished | None = ...,
+        compaction: Global___Compaction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "text_delta", b"text_delta", "turn_finished", b"turn_finished", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "event", b"event", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta", "tool_use", b"tool_use", "turn_finished", b"turn_finished", "turn_started", b"turn_started", "usage_update", b"usage_update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "sequence", b"sequence", "text_delta", b"text_delta", "turn_finished", b"turn_finished", "turn_id", b"turn_id", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "event", b"event", "sequence", b"sequence", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta", "tool_use", b"tool_use", "turn_finished", b"turn_finished", "turn_id", b"turn_id", "turn_started", b"turn_started", "usage_update", b"usage_update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["turn_started", "text_delta", "turn_finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["turn_started", "text_delta", "thinking_delta", "tool_use", "usage_update", "turn_finished", "compaction"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -175,6 +175,27 @@ export enum ErrorReason {
   ETAG_MISMATCH = 26,
 
   /**
+   * INVALID_ARGUMENT (model). ListModels does not name the model. Do not repeat unchanged.
+   *
+   * @generated from enum value: ERROR_REASON_MODEL_NOT_ACCEPTED = 27;
+   */
+  MODEL_NOT_ACCEPTED = 27,
+
+  /**
+   * INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts. Do not repeat unchanged.
+   *
+   * @generated from enum value: ERROR_REASON_ATTACHMENT_TOO_LARGE = 28;
+   */
+  ATTACHMENT_TOO_LARGE = 28,
+
+  /**
+   * INVALID_ARGUMENT (media_type). The bytes are not what media_type says. Do not repeat unchanged.
+   *
+   * @generated from enum value: ERROR_REASON_ATTACHMENT_TYPE_MISMATCH = 29;
+   */
+  ATTACHMENT_TYPE_MISMATCH = 29,
+
+  /**
    * NOT_FOUND (session_id). No such session in the caller's vault.
    *
    * @generated from enum value: ERROR_REASON_SESSION_NOT_FOUND = 30;
@@ -215,6 +236,34 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_TOO_MANY_TURNS = 35;
    */
   TOO_MANY_TURNS = 35,
+
+  /**
+   * NOT_FOUND (attachment_id). No such attachment in the caller's vault.
+   *
+   * @generated from enum value: ERROR_REASON_ATTACHMENT_NOT_FOUND = 36;
+   */
+  ATTACHMENT_NOT_FOUND = 36,
+
+  /**
+   * FAILED_PRECONDITION (tool_use_ids). The reply before asks for tools; the message must begin with exactly their results.
+   *
+   * @generated from enum value: ERROR_REASON_TOOL_RESULT_REQUIRED = 37;
+   */
+  TOOL_RESULT_REQUIRED = 37,
+
+  /**
+   * FAILED_PRECONDITION (tool_use_ids). These results answer nothing that the reply before asks for.
+   *
+   * @generated from enum value: ERROR_REASON_TOOL_RESULT_UNEXPECTED = 38;
+   */
+  TOOL_RESULT_UNEXPECTED = 38,
+
+  /**
+   * FAILED_PRECONDITION (message_id). The message is a reply, and only a user's message is answered.
+   *
+   * @generated from enum value: ERROR_REASON_NOT_A_USER_MESSAGE = 39;
+   */
+  NOT_A_USER_MESSAGE = 39,
 
   /**
    * In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act.
@@ -278,6 +327,27 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_TURN_INTERRUPTED = 48;
    */
   TURN_INTERRUPTED = 48,
+
+  /**
+   * In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act.
+   *
+   * @generated from enum value: ERROR_REASON_UPSTREAM_SPEND_LIMIT = 49;
+   */
+  UPSTREAM_SPEND_LIMIT = 49,
+
+  /**
+   * FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat.
+   *
+   * @generated from enum value: ERROR_REASON_MESSAGE_DELETED = 60;
+   */
+  MESSAGE_DELETED = 60,
+
+  /**
+   * RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up: QuotaFailure names it. Repeat after RetryInfo.
+   *
+   * @generated from enum value: ERROR_REASON_BUDGET_EXCEEDED = 61;
+   */
+  BUDGET_EXCEEDED = 61,
 }
 
 /**

@@ -7,9 +7,12 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Session } from "./session_pb.js";
-import type { FieldMask } from "@bufbuild/protobuf/wkt";
-import type { ContentBlock, Message as Message$1 } from "./message_pb.js";
-import type { Turn, TurnEvent } from "./turn_pb.js";
+import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import type { ContentBlock, Message as Message$1, Role } from "./message_pb.js";
+import type { ThinkingConfig, Tool, ToolChoice } from "./generation_pb.js";
+import type { Turn, TurnEvent, TurnStatus } from "./turn_pb.js";
+import type { Attachment } from "./attachment_pb.js";
+import type { Model } from "./model_pb.js";
 
 /**
  * Describes the file metamorph/chat/v1/chat_service.proto.
@@ -411,7 +414,9 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
   requestId: string;
 
   /**
-   * Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap (GetServerInfo).
+   * Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE if its text is beyond the server's cap
+   * (GetServerInfo). Where the reply before it asks for tools, it must begin with exactly their results: else fails with
+   * FAILED_PRECONDITION / TOOL_RESULT_REQUIRED or TOOL_RESULT_UNEXPECTED.
    *
    * @generated from field: repeated metamorph.chat.v1.ContentBlock content = 3;
    */
@@ -426,7 +431,8 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
   parentMessageId?: string | undefined;
 
   /**
-   * The model to ask. Empty: the session's, then the vault's, then the server's default.
+   * The model to ask. Empty: the session's, then the vault's, then the server's default. Fails with
+   * INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not name it.
    *
    * @generated from field: string model = 5;
    */
@@ -445,6 +451,34 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
    * @generated from field: repeated string stop_sequences = 7;
    */
   stopSequences: string[];
+
+  /**
+   * Whether and how the model thinks.
+   *
+   * @generated from field: metamorph.chat.v1.ThinkingConfig thinking = 8;
+   */
+  thinking?: ThinkingConfig | undefined;
+
+  /**
+   * What the model may ask to be run; at most 128. None with a tool result: those of the turn before.
+   *
+   * @generated from field: repeated metamorph.chat.v1.Tool tools = 9;
+   */
+  tools: Tool[];
+
+  /**
+   * How the model chooses among them.
+   *
+   * @generated from field: metamorph.chat.v1.ToolChoice tool_choice = 10;
+   */
+  toolChoice?: ToolChoice | undefined;
+
+  /**
+   * JSON schema, an object, that the reply's text will fit; empty for free text. At most 100,000 characters.
+   *
+   * @generated from field: string response_schema = 11;
+   */
+  responseSchema: string;
 };
 
 /**
@@ -562,6 +596,607 @@ export declare type GetTurnResponse = Message<"metamorph.chat.v1.GetTurnResponse
 export declare const GetTurnResponseSchema: GenMessage<GetTurnResponse>;
 
 /**
+ * Asks for another reply.
+ *
+ * @generated from message metamorph.chat.v1.RegenerateReplyRequest
+ */
+export declare type RegenerateReplyRequest = Message<"metamorph.chat.v1.RegenerateReplyRequest"> & {
+  /**
+   * Required. The message to answer. At most 64 characters.
+   *
+   * @generated from field: string user_message_id = 1;
+   */
+  userMessageId: string;
+
+  /**
+   * A UUID that makes repeating safe (AIP-155), as in SendMessageRequest.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+
+  /**
+   * The model to ask; empty: the one that the original turn asked.
+   *
+   * @generated from field: string model = 5;
+   */
+  model: string;
+
+  /**
+   * At most so many tokens are generated; 0: as in the original turn.
+   *
+   * @generated from field: int32 max_output_tokens = 6;
+   */
+  maxOutputTokens: number;
+
+  /**
+   * Generation ends before any of these; none: the original turn's. At most 16, of 1 to 256 characters.
+   *
+   * @generated from field: repeated string stop_sequences = 7;
+   */
+  stopSequences: string[];
+
+  /**
+   * Whether and how the model thinks; absent: as in the original turn.
+   *
+   * @generated from field: metamorph.chat.v1.ThinkingConfig thinking = 8;
+   */
+  thinking?: ThinkingConfig | undefined;
+
+  /**
+   * What the model may ask to be run; at most 128. None: the original turn's.
+   *
+   * @generated from field: repeated metamorph.chat.v1.Tool tools = 9;
+   */
+  tools: Tool[];
+
+  /**
+   * How the model chooses among them; absent: as in the original turn.
+   *
+   * @generated from field: metamorph.chat.v1.ToolChoice tool_choice = 10;
+   */
+  toolChoice?: ToolChoice | undefined;
+
+  /**
+   * JSON schema, an object, that the reply's text will fit; empty: the original turn's. At most 100,000 characters.
+   *
+   * @generated from field: string response_schema = 11;
+   */
+  responseSchema: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.RegenerateReplyRequest.
+ * Use `create(RegenerateReplyRequestSchema)` to create a new message.
+ */
+export declare const RegenerateReplyRequestSchema: GenMessage<RegenerateReplyRequest>;
+
+/**
+ * One event of the new turn.
+ *
+ * @generated from message metamorph.chat.v1.RegenerateReplyResponse
+ */
+export declare type RegenerateReplyResponse = Message<"metamorph.chat.v1.RegenerateReplyResponse"> & {
+  /**
+   * In order, from sequence 1.
+   *
+   * @generated from field: metamorph.chat.v1.TurnEvent event = 1;
+   */
+  event?: TurnEvent | undefined;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.RegenerateReplyResponse.
+ * Use `create(RegenerateReplyResponseSchema)` to create a new message.
+ */
+export declare const RegenerateReplyResponseSchema: GenMessage<RegenerateReplyResponse>;
+
+/**
+ * Asks for a page of turns.
+ *
+ * @generated from message metamorph.chat.v1.ListTurnsRequest
+ */
+export declare type ListTurnsRequest = Message<"metamorph.chat.v1.ListTurnsRequest"> & {
+  /**
+   * Required. At most 64 characters.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * At most so many; 0 is 50, more than 1000 is 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+
+  /**
+   * Only turns with this status; unspecified: all.
+   *
+   * @generated from field: metamorph.chat.v1.TurnStatus status = 4;
+   */
+  status: TurnStatus;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ListTurnsRequest.
+ * Use `create(ListTurnsRequestSchema)` to create a new message.
+ */
+export declare const ListTurnsRequestSchema: GenMessage<ListTurnsRequest>;
+
+/**
+ * A page of turns.
+ *
+ * @generated from message metamorph.chat.v1.ListTurnsResponse
+ */
+export declare type ListTurnsResponse = Message<"metamorph.chat.v1.ListTurnsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated metamorph.chat.v1.Turn turns = 1;
+   */
+  turns: Turn[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ListTurnsResponse.
+ * Use `create(ListTurnsResponseSchema)` to create a new message.
+ */
+export declare const ListTurnsResponseSchema: GenMessage<ListTurnsResponse>;
+
+/**
+ * Names a turn to stop.
+ *
+ * @generated from message metamorph.chat.v1.CancelTurnRequest
+ */
+export declare type CancelTurnRequest = Message<"metamorph.chat.v1.CancelTurnRequest"> & {
+  /**
+   * Required. At most 64 characters.
+   *
+   * @generated from field: string turn_id = 1;
+   */
+  turnId: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.CancelTurnRequest.
+ * Use `create(CancelTurnRequestSchema)` to create a new message.
+ */
+export declare const CancelTurnRequestSchema: GenMessage<CancelTurnRequest>;
+
+/**
+ * The turn has ended.
+ *
+ * @generated from message metamorph.chat.v1.CancelTurnResponse
+ */
+export declare type CancelTurnResponse = Message<"metamorph.chat.v1.CancelTurnResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: metamorph.chat.v1.Turn turn = 1;
+   */
+  turn?: Turn | undefined;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.CancelTurnResponse.
+ * Use `create(CancelTurnResponseSchema)` to create a new message.
+ */
+export declare const CancelTurnResponseSchema: GenMessage<CancelTurnResponse>;
+
+/**
+ * Names a message whose content to delete.
+ *
+ * @generated from message metamorph.chat.v1.DeleteMessageRequest
+ */
+export declare type DeleteMessageRequest = Message<"metamorph.chat.v1.DeleteMessageRequest"> & {
+  /**
+   * Required. At most 64 characters.
+   *
+   * @generated from field: string message_id = 1;
+   */
+  messageId: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.DeleteMessageRequest.
+ * Use `create(DeleteMessageRequestSchema)` to create a new message.
+ */
+export declare const DeleteMessageRequestSchema: GenMessage<DeleteMessageRequest>;
+
+/**
+ * The content is gone.
+ *
+ * @generated from message metamorph.chat.v1.DeleteMessageResponse
+ */
+export declare type DeleteMessageResponse = Message<"metamorph.chat.v1.DeleteMessageResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: metamorph.chat.v1.Message message = 1;
+   */
+  message?: Message$1 | undefined;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.DeleteMessageResponse.
+ * Use `create(DeleteMessageResponseSchema)` to create a new message.
+ */
+export declare const DeleteMessageResponseSchema: GenMessage<DeleteMessageResponse>;
+
+/**
+ * Asks for messages.
+ *
+ * @generated from message metamorph.chat.v1.SearchMessagesRequest
+ */
+export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMessagesRequest"> & {
+  /**
+   * Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 1000 characters.
+   *
+   * @generated from field: string query = 1;
+   */
+  query: string;
+
+  /**
+   * At most so many; 0 is 50, more than 1000 is 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID. What is
+   * stored or deleted while paging may be skipped or repeated.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+
+  /**
+   * Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND.
+   *
+   * @generated from field: optional string session_id = 4;
+   */
+  sessionId?: string | undefined;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.SearchMessagesRequest.
+ * Use `create(SearchMessagesRequestSchema)` to create a new message.
+ */
+export declare const SearchMessagesRequestSchema: GenMessage<SearchMessagesRequest>;
+
+/**
+ * A part of a text, in Unicode code points.
+ *
+ * @generated from message metamorph.chat.v1.TextRange
+ */
+export declare type TextRange = Message<"metamorph.chat.v1.TextRange"> & {
+  /**
+   * The first, from 0.
+   *
+   * @generated from field: int32 start = 1;
+   */
+  start: number;
+
+  /**
+   * Behind the last.
+   *
+   * @generated from field: int32 end = 2;
+   */
+  end: number;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.TextRange.
+ * Use `create(TextRangeSchema)` to create a new message.
+ */
+export declare const TextRangeSchema: GenMessage<TextRange>;
+
+/**
+ * A message that was found.
+ *
+ * @generated from message metamorph.chat.v1.MessageMatch
+ */
+export declare type MessageMatch = Message<"metamorph.chat.v1.MessageMatch"> & {
+  /**
+   * The message.
+   *
+   * @generated from field: string message_id = 1;
+   */
+  messageId: string;
+
+  /**
+   * Its session.
+   *
+   * @generated from field: string session_id = 2;
+   */
+  sessionId: string;
+
+  /**
+   * Who speaks.
+   *
+   * @generated from field: metamorph.chat.v1.Role role = 3;
+   */
+  role: Role;
+
+  /**
+   * When it was stored.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 4;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * The part of its text that fits best; `…` stands where it was cut.
+   *
+   * @generated from field: string snippet = 5;
+   */
+  snippet: string;
+
+  /**
+   * What was searched for, within snippet, in order.
+   *
+   * @generated from field: repeated metamorph.chat.v1.TextRange highlights = 6;
+   */
+  highlights: TextRange[];
+};
+
+/**
+ * Describes the message metamorph.chat.v1.MessageMatch.
+ * Use `create(MessageMatchSchema)` to create a new message.
+ */
+export declare const MessageMatchSchema: GenMessage<MessageMatch>;
+
+/**
+ * A page of messages that were found.
+ *
+ * @generated from message metamorph.chat.v1.SearchMessagesResponse
+ */
+export declare type SearchMessagesResponse = Message<"metamorph.chat.v1.SearchMessagesResponse"> & {
+  /**
+   * Best first.
+   *
+   * @generated from field: repeated metamorph.chat.v1.MessageMatch results = 1;
+   */
+  results: MessageMatch[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.SearchMessagesResponse.
+ * Use `create(SearchMessagesResponseSchema)` to create a new message.
+ */
+export declare const SearchMessagesResponseSchema: GenMessage<SearchMessagesResponse>;
+
+/**
+ * Asks what a message would have the model read.
+ *
+ * @generated from message metamorph.chat.v1.CountTokensRequest
+ */
+export declare type CountTokensRequest = Message<"metamorph.chat.v1.CountTokensRequest"> & {
+  /**
+   * Required. The message as it would be sent; its request_id is ignored.
+   *
+   * @generated from field: metamorph.chat.v1.SendMessageRequest message = 1;
+   */
+  message?: SendMessageRequest | undefined;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.CountTokensRequest.
+ * Use `create(CountTokensRequestSchema)` to create a new message.
+ */
+export declare const CountTokensRequestSchema: GenMessage<CountTokensRequest>;
+
+/**
+ * What the model would read.
+ *
+ * @generated from message metamorph.chat.v1.CountTokensResponse
+ */
+export declare type CountTokensResponse = Message<"metamorph.chat.v1.CountTokensResponse"> & {
+  /**
+   * By the provider's count.
+   *
+   * @generated from field: int64 input_tokens = 1;
+   */
+  inputTokens: bigint;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.CountTokensResponse.
+ * Use `create(CountTokensResponseSchema)` to create a new message.
+ */
+export declare const CountTokensResponseSchema: GenMessage<CountTokensResponse>;
+
+/**
+ * What an upload is.
+ *
+ * @generated from message metamorph.chat.v1.UploadHeader
+ */
+export declare type UploadHeader = Message<"metamorph.chat.v1.UploadHeader"> & {
+  /**
+   * Required. One of those that ImageBlock and DocumentBlock take.
+   *
+   * @generated from field: string media_type = 1;
+   */
+  mediaType: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.UploadHeader.
+ * Use `create(UploadHeaderSchema)` to create a new message.
+ */
+export declare const UploadHeaderSchema: GenMessage<UploadHeader>;
+
+/**
+ * One piece of an upload.
+ *
+ * @generated from message metamorph.chat.v1.UploadAttachmentRequest
+ */
+export declare type UploadAttachmentRequest = Message<"metamorph.chat.v1.UploadAttachmentRequest"> & {
+  /**
+   * Required. The header first, once; then the bytes.
+   *
+   * @generated from oneof metamorph.chat.v1.UploadAttachmentRequest.part
+   */
+  part: {
+    /**
+     * What it is.
+     *
+     * @generated from field: metamorph.chat.v1.UploadHeader header = 1;
+     */
+    value: UploadHeader;
+    case: "header";
+  } | {
+    /**
+     * More of its bytes.
+     *
+     * @generated from field: bytes chunk = 2;
+     */
+    value: Uint8Array;
+    case: "chunk";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message metamorph.chat.v1.UploadAttachmentRequest.
+ * Use `create(UploadAttachmentRequestSchema)` to create a new message.
+ */
+export declare const UploadAttachmentRequestSchema: GenMessage<UploadAttachmentRequest>;
+
+/**
+ * The upload is stored.
+ *
+ * @generated from message metamorph.chat.v1.UploadAttachmentResponse
+ */
+export declare type UploadAttachmentResponse = Message<"metamorph.chat.v1.UploadAttachmentResponse"> & {
+  /**
+   * As stored; the one that was there already, if the vault has had these bytes.
+   *
+   * @generated from field: metamorph.chat.v1.Attachment attachment = 1;
+   */
+  attachment?: Attachment | undefined;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.UploadAttachmentResponse.
+ * Use `create(UploadAttachmentResponseSchema)` to create a new message.
+ */
+export declare const UploadAttachmentResponseSchema: GenMessage<UploadAttachmentResponse>;
+
+/**
+ * Names an attachment.
+ *
+ * @generated from message metamorph.chat.v1.DownloadAttachmentRequest
+ */
+export declare type DownloadAttachmentRequest = Message<"metamorph.chat.v1.DownloadAttachmentRequest"> & {
+  /**
+   * Required. At most 64 characters.
+   *
+   * @generated from field: string attachment_id = 1;
+   */
+  attachmentId: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.DownloadAttachmentRequest.
+ * Use `create(DownloadAttachmentRequestSchema)` to create a new message.
+ */
+export declare const DownloadAttachmentRequestSchema: GenMessage<DownloadAttachmentRequest>;
+
+/**
+ * One piece of a download.
+ *
+ * @generated from message metamorph.chat.v1.DownloadAttachmentResponse
+ */
+export declare type DownloadAttachmentResponse = Message<"metamorph.chat.v1.DownloadAttachmentResponse"> & {
+  /**
+   * The attachment first, once; then the bytes.
+   *
+   * @generated from oneof metamorph.chat.v1.DownloadAttachmentResponse.part
+   */
+  part: {
+    /**
+     * What it is.
+     *
+     * @generated from field: metamorph.chat.v1.Attachment attachment = 1;
+     */
+    value: Attachment;
+    case: "attachment";
+  } | {
+    /**
+     * More of its bytes; at most 1 MiB.
+     *
+     * @generated from field: bytes chunk = 2;
+     */
+    value: Uint8Array;
+    case: "chunk";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message metamorph.chat.v1.DownloadAttachmentResponse.
+ * Use `create(DownloadAttachmentResponseSchema)` to create a new message.
+ */
+export declare const DownloadAttachmentResponseSchema: GenMessage<DownloadAttachmentResponse>;
+
+/**
+ * Asks for the models.
+ *
+ * @generated from message metamorph.chat.v1.ListModelsRequest
+ */
+export declare type ListModelsRequest = Message<"metamorph.chat.v1.ListModelsRequest"> & {
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ListModelsRequest.
+ * Use `create(ListModelsRequestSchema)` to create a new message.
+ */
+export declare const ListModelsRequestSchema: GenMessage<ListModelsRequest>;
+
+/**
+ * The models.
+ *
+ * @generated from message metamorph.chat.v1.ListModelsResponse
+ */
+export declare type ListModelsResponse = Message<"metamorph.chat.v1.ListModelsResponse"> & {
+  /**
+   * All of them, by name; there are few.
+   *
+   * @generated from field: repeated metamorph.chat.v1.Model models = 1;
+   */
+  models: Model[];
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ListModelsResponse.
+ * Use `create(ListModelsResponseSchema)` to create a new message.
+ */
+export declare const ListModelsResponseSchema: GenMessage<ListModelsResponse>;
+
+/**
  * The order of messages in a list.
  *
  * @generated from enum metamorph.chat.v1.MessageOrder
@@ -672,6 +1307,27 @@ export declare const ChatService: GenService<{
     output: typeof GetMessageResponseSchema;
   },
   /**
+   * Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
+   * Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+   *
+   * @generated from rpc metamorph.chat.v1.ChatService.DeleteMessage
+   */
+  deleteMessage: {
+    methodKind: "unary";
+    input: typeof DeleteMessageRequestSchema;
+    output: typeof DeleteMessageResponseSchema;
+  },
+  /**
+   * Finds messages by their text: all words, in any order, in any case and with or without accents; best first.
+   *
+   * @generated from rpc metamorph.chat.v1.ChatService.SearchMessages
+   */
+  searchMessages: {
+    methodKind: "unary";
+    input: typeof SearchMessagesRequestSchema;
+    output: typeof SearchMessagesResponseSchema;
+  },
+  /**
    * Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
    * turn. The turn goes on when this stream ends early: resume it with StreamTurn.
    *
@@ -701,6 +1357,81 @@ export declare const ChatService: GenService<{
     methodKind: "unary";
     input: typeof GetTurnRequestSchema;
     output: typeof GetTurnResponseSchema;
+  },
+  /**
+   * Lists a session's turns, newest first.
+   *
+   * @generated from rpc metamorph.chat.v1.ChatService.ListTurns
+   */
+  listTurns: {
+    methodKind: "unary";
+    input: typeof ListTurnsRequestSchema;
+    output: typeof ListTurnsResponseSchema;
+  },
+  /**
+   * Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
+   * repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+   *
+   * @generated from rpc metamorph.chat.v1.ChatService.CancelTurn
+   */
+  cancelTurn: {
+    methodKind: "unary";
+    input: typeof CancelTurnRequestSchema;
+    output: typeof CancelTurnResponseSchema;
+  },
+  /**
+   * Generates another reply to a user's message, beside those that there are, and streams its turn's events as
+   * SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+   * FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+   *
+   * @generated from rpc metamorph.chat.v1.ChatService.RegenerateReply
+   */
+  regenerateReply: {
+    methodKind: "server_streaming";
+    input: typeof RegenerateReplyRequestSchema;
+    output: typeof RegenerateReplyResponseSchema;
+  },
+  /**
+   * Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
+   * as SendMessage would, and as a turn would where the provider is asked.
+   *
+   * @generated from rpc metamorph.chat.v1.ChatService.CountTokens
+   */
+  countTokens: {
+    methodKind: "unary";
+    input: typeof CountTokensRequestSchema;
+    output: typeof CountTokensResponseSchema;
+  },
+  /**
+   * Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
+   * ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+   *
+   * @generated from rpc metamorph.chat.v1.ChatService.UploadAttachment
+   */
+  uploadAttachment: {
+    methodKind: "client_streaming";
+    input: typeof UploadAttachmentRequestSchema;
+    output: typeof UploadAttachmentResponseSchema;
+  },
+  /**
+   * Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
+   *
+   * @generated from rpc metamorph.chat.v1.ChatService.DownloadAttachment
+   */
+  downloadAttachment: {
+    methodKind: "server_streaming";
+    input: typeof DownloadAttachmentRequestSchema;
+    output: typeof DownloadAttachmentResponseSchema;
+  },
+  /**
+   * Lists the models that may be asked, by name.
+   *
+   * @generated from rpc metamorph.chat.v1.ChatService.ListModels
+   */
+  listModels: {
+    methodKind: "unary";
+    input: typeof ListModelsRequestSchema;
+    output: typeof ListModelsResponseSchema;
   },
 }>;
 

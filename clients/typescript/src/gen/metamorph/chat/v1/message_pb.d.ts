@@ -34,6 +34,287 @@ export declare type TextBlock = Message$1<"metamorph.chat.v1.TextBlock"> & {
 export declare const TextBlockSchema: GenMessage<TextBlock>;
 
 /**
+ * An image.
+ *
+ * @generated from message metamorph.chat.v1.ImageBlock
+ */
+export declare type ImageBlock = Message$1<"metamorph.chat.v1.ImageBlock"> & {
+  /**
+   * Required in a request: what is shown. Answers hold the id, never the bytes.
+   *
+   * @generated from oneof metamorph.chat.v1.ImageBlock.source
+   */
+  source: {
+    /**
+     * The image itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold.
+     *
+     * @generated from field: bytes data = 1;
+     */
+    value: Uint8Array;
+    case: "data";
+  } | {
+    /**
+     * An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND.
+     *
+     * @generated from field: string attachment_id = 2;
+     */
+    value: string;
+    case: "attachmentId";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * Required. What it is; with an attachment_id, what that was uploaded as.
+   *
+   * @generated from field: string media_type = 3;
+   */
+  mediaType: string;
+
+  /**
+   * Output only. How long it is, in bytes.
+   *
+   * @generated from field: int32 size_bytes = 4;
+   */
+  sizeBytes: number;
+
+  /**
+   * Output only. SHA-256 of its bytes, 64 hexadecimal digits.
+   *
+   * @generated from field: string sha256 = 5;
+   */
+  sha256: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ImageBlock.
+ * Use `create(ImageBlockSchema)` to create a new message.
+ */
+export declare const ImageBlockSchema: GenMessage<ImageBlock>;
+
+/**
+ * A document.
+ *
+ * @generated from message metamorph.chat.v1.DocumentBlock
+ */
+export declare type DocumentBlock = Message$1<"metamorph.chat.v1.DocumentBlock"> & {
+  /**
+   * Required in a request: what is shown. Answers hold the id, never the bytes.
+   *
+   * @generated from oneof metamorph.chat.v1.DocumentBlock.source
+   */
+  source: {
+    /**
+     * The document itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold.
+     *
+     * @generated from field: bytes data = 1;
+     */
+    value: Uint8Array;
+    case: "data";
+  } | {
+    /**
+     * An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND.
+     *
+     * @generated from field: string attachment_id = 2;
+     */
+    value: string;
+    case: "attachmentId";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * Required. What it is; with an attachment_id, what that was uploaded as.
+   *
+   * @generated from field: string media_type = 3;
+   */
+  mediaType: string;
+
+  /**
+   * Output only. How long it is, in bytes.
+   *
+   * @generated from field: int32 size_bytes = 4;
+   */
+  sizeBytes: number;
+
+  /**
+   * Output only. SHA-256 of its bytes, 64 hexadecimal digits.
+   *
+   * @generated from field: string sha256 = 5;
+   */
+  sha256: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.DocumentBlock.
+ * Use `create(DocumentBlockSchema)` to create a new message.
+ */
+export declare const DocumentBlockSchema: GenMessage<DocumentBlock>;
+
+/**
+ * The model asks for a tool to be run. In replies only.
+ *
+ * @generated from message metamorph.chat.v1.ToolUseBlock
+ */
+export declare type ToolUseBlock = Message$1<"metamorph.chat.v1.ToolUseBlock"> & {
+  /**
+   * Names the call; a ToolResultBlock answers it.
+   *
+   * @generated from field: string tool_use_id = 1;
+   */
+  toolUseId: string;
+
+  /**
+   * The tool.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * What to run it with: JSON, as the model wrote it.
+   *
+   * @generated from field: string input = 3;
+   */
+  input: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ToolUseBlock.
+ * Use `create(ToolUseBlockSchema)` to create a new message.
+ */
+export declare const ToolUseBlockSchema: GenMessage<ToolUseBlock>;
+
+/**
+ * What a tool answers with.
+ *
+ * @generated from message metamorph.chat.v1.ToolResultPart
+ */
+export declare type ToolResultPart = Message$1<"metamorph.chat.v1.ToolResultPart"> & {
+  /**
+   * Required. What the piece is.
+   *
+   * @generated from oneof metamorph.chat.v1.ToolResultPart.part
+   */
+  part: {
+    /**
+     * Text.
+     *
+     * @generated from field: metamorph.chat.v1.TextBlock text = 1;
+     */
+    value: TextBlock;
+    case: "text";
+  } | {
+    /**
+     * An image.
+     *
+     * @generated from field: metamorph.chat.v1.ImageBlock image = 2;
+     */
+    value: ImageBlock;
+    case: "image";
+  } | {
+    /**
+     * A document.
+     *
+     * @generated from field: metamorph.chat.v1.DocumentBlock document = 3;
+     */
+    value: DocumentBlock;
+    case: "document";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ToolResultPart.
+ * Use `create(ToolResultPartSchema)` to create a new message.
+ */
+export declare const ToolResultPartSchema: GenMessage<ToolResultPart>;
+
+/**
+ * What became of a tool call. In a user's messages only, before any other block.
+ *
+ * @generated from message metamorph.chat.v1.ToolResultBlock
+ */
+export declare type ToolResultBlock = Message$1<"metamorph.chat.v1.ToolResultBlock"> & {
+  /**
+   * Required. Of the ToolUseBlock it answers.
+   *
+   * @generated from field: string tool_use_id = 1;
+   */
+  toolUseId: string;
+
+  /**
+   * At most 64 parts; none says that there is nothing to tell.
+   *
+   * @generated from field: repeated metamorph.chat.v1.ToolResultPart content = 2;
+   */
+  content: ToolResultPart[];
+
+  /**
+   * The tool failed; content says how.
+   *
+   * @generated from field: bool is_error = 3;
+   */
+  isError: boolean;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ToolResultBlock.
+ * Use `create(ToolResultBlockSchema)` to create a new message.
+ */
+export declare const ToolResultBlockSchema: GenMessage<ToolResultBlock>;
+
+/**
+ * What the model thought before it answered. In replies only; given back to the model as it is.
+ *
+ * @generated from message metamorph.chat.v1.ThinkingBlock
+ */
+export declare type ThinkingBlock = Message$1<"metamorph.chat.v1.ThinkingBlock"> & {
+  /**
+   * The thinking, or its summary; empty where the provider keeps it to itself.
+   *
+   * @generated from field: string text = 1;
+   */
+  text: string;
+
+  /**
+   * The provider's signature. Without it the block is shown, and never sent to the model again.
+   *
+   * @generated from field: bytes signature = 2;
+   */
+  signature: Uint8Array;
+
+  /**
+   * The provider's own form of thinking that must not be shown; then text is empty.
+   *
+   * @generated from field: bytes redacted = 3;
+   */
+  redacted: Uint8Array;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ThinkingBlock.
+ * Use `create(ThinkingBlockSchema)` to create a new message.
+ */
+export declare const ThinkingBlockSchema: GenMessage<ThinkingBlock>;
+
+/**
+ * What came before this point has been summarised for the model, because it no longer fitted into its context. The
+ * stored messages are as they were. In replies only.
+ *
+ * @generated from message metamorph.chat.v1.CompactionBlock
+ */
+export declare type CompactionBlock = Message$1<"metamorph.chat.v1.CompactionBlock"> & {
+  /**
+   * What the model is told instead of what came before.
+   *
+   * @generated from field: string summary = 1;
+   */
+  summary: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.CompactionBlock.
+ * Use `create(CompactionBlockSchema)` to create a new message.
+ */
+export declare const CompactionBlockSchema: GenMessage<CompactionBlock>;
+
+/**
  * One piece of a message's content.
  *
  * @generated from message metamorph.chat.v1.ContentBlock
@@ -52,6 +333,54 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
      */
     value: TextBlock;
     case: "text";
+  } | {
+    /**
+     * An image.
+     *
+     * @generated from field: metamorph.chat.v1.ImageBlock image = 2;
+     */
+    value: ImageBlock;
+    case: "image";
+  } | {
+    /**
+     * A document.
+     *
+     * @generated from field: metamorph.chat.v1.DocumentBlock document = 3;
+     */
+    value: DocumentBlock;
+    case: "document";
+  } | {
+    /**
+     * The model asks for a tool to be run.
+     *
+     * @generated from field: metamorph.chat.v1.ToolUseBlock tool_use = 4;
+     */
+    value: ToolUseBlock;
+    case: "toolUse";
+  } | {
+    /**
+     * What became of a tool call.
+     *
+     * @generated from field: metamorph.chat.v1.ToolResultBlock tool_result = 5;
+     */
+    value: ToolResultBlock;
+    case: "toolResult";
+  } | {
+    /**
+     * What the model thought.
+     *
+     * @generated from field: metamorph.chat.v1.ThinkingBlock thinking = 6;
+     */
+    value: ThinkingBlock;
+    case: "thinking";
+  } | {
+    /**
+     * What came before has been summarised for the model.
+     *
+     * @generated from field: metamorph.chat.v1.CompactionBlock compaction = 7;
+     */
+    value: CompactionBlock;
+    case: "compaction";
   } | { case: undefined; value?: undefined };
 };
 
@@ -94,6 +423,13 @@ export declare type Usage = Message$1<"metamorph.chat.v1.Usage"> & {
    * @generated from field: int64 cache_write_tokens = 4;
    */
   cacheWriteTokens: bigint;
+
+  /**
+   * The price of all that, in billionths of a US dollar, by the prices that ListModels tells.
+   *
+   * @generated from field: int64 cost_usd_nanos = 5;
+   */
+  costUsdNanos: bigint;
 };
 
 /**
@@ -103,7 +439,7 @@ export declare type Usage = Message$1<"metamorph.chat.v1.Usage"> & {
 export declare const UsageSchema: GenMessage<Usage>;
 
 /**
- * One message of a session. Immutable.
+ * One message of a session. Immutable, but that its content can be deleted.
  *
  * @generated from message metamorph.chat.v1.Message
  */
@@ -137,7 +473,7 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
   role: Role;
 
   /**
-   * In order.
+   * In order. Empty once it is deleted.
    *
    * @generated from field: repeated metamorph.chat.v1.ContentBlock content = 5;
    */
@@ -177,6 +513,13 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
    * @generated from field: google.protobuf.Timestamp create_time = 10;
    */
   createTime?: Timestamp | undefined;
+
+  /**
+   * When its content was deleted; absent if it was not.
+   *
+   * @generated from field: google.protobuf.Timestamp delete_time = 11;
+   */
+  deleteTime?: Timestamp | undefined;
 };
 
 /**

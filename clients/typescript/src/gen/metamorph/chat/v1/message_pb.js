@@ -12,7 +12,7 @@ import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
  * Describes the file metamorph/chat/v1/message.proto.
  */
 export const file_metamorph_chat_v1_message = /*@__PURE__*/
-  fileDesc("Ch9tZXRhbW9ycGgvY2hhdC92MS9tZXNzYWdlLnByb3RvEhFtZXRhbW9ycGguY2hhdC52MSIkCglUZXh0QmxvY2sSFwoEdGV4dBgBIAEoCUIJukgGcgQyAlxTIkwKDENvbnRlbnRCbG9jaxIsCgR0ZXh0GAEgASgLMhwubWV0YW1vcnBoLmNoYXQudjEuVGV4dEJsb2NrSABCDgoFYmxvY2sSBbpIAggBImsKBVVzYWdlEhQKDGlucHV0X3Rva2VucxgBIAEoAxIVCg1vdXRwdXRfdG9rZW5zGAIgASgDEhkKEWNhY2hlX3JlYWRfdG9rZW5zGAMgASgDEhoKEmNhY2hlX3dyaXRlX3Rva2VucxgEIAEoAyKwAgoHTWVzc2FnZRISCgptZXNzYWdlX2lkGAEgASgJEhIKCnNlc3Npb25faWQYAiABKAkSGQoRcGFyZW50X21lc3NhZ2VfaWQYAyABKAkSJQoEcm9sZRgEIAEoDjIXLm1ldGFtb3JwaC5jaGF0LnYxLlJvbGUSMAoHY29udGVudBgFIAMoCzIfLm1ldGFtb3JwaC5jaGF0LnYxLkNvbnRlbnRCbG9jaxIPCgd0dXJuX2lkGAYgASgJEg8KB2NyZWF0b3IYByABKAkSDQoFbW9kZWwYCCABKAkSJwoFdXNhZ2UYCSABKAsyGC5tZXRhbW9ycGguY2hhdC52MS5Vc2FnZRIvCgtjcmVhdGVfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqPwoEUm9sZRIUChBST0xFX1VOU1BFQ0lGSUVEEAASDQoJUk9MRV9VU0VSEAESEgoOUk9MRV9BU1NJU1RBTlQQAkK6AQoVY29tLm1ldGFtb3JwaC5jaGF0LnYxQgxNZXNzYWdlUHJvdG9QAVotbWV0YW1vcnBoL2NsaWVudHMvZ28vbWV0YW1vcnBoL2NoYXQvdjE7Y2hhdHYxogIDTUNYqgIRTWV0YW1vcnBoLkNoYXQuVjHKAhFNZXRhbW9ycGhcQ2hhdFxWMeICHU1ldGFtb3JwaFxDaGF0XFYxXEdQQk1ldGFkYXRh6gITTWV0YW1vcnBoOjpDaGF0OjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("Ch9tZXRhbW9ycGgvY2hhdC92MS9tZXNzYWdlLnByb3RvEhFtZXRhbW9ycGguY2hhdC52MSIkCglUZXh0QmxvY2sSFwoEdGV4dBgBIAEoCUIJukgGcgQyAlxTIscBCgpJbWFnZUJsb2NrEhcKBGRhdGEYASABKAxCB7pIBHoCEAFIABIiCg1hdHRhY2htZW50X2lkGAIgASgJQgm6SAZyBBABGEBIABJHCgptZWRpYV90eXBlGAMgASgJQjO6SDByLlIJaW1hZ2UvcG5nUgppbWFnZS9qcGVnUglpbWFnZS9naWZSCmltYWdlL3dlYnASEgoKc2l6ZV9ieXRlcxgEIAEoBRIOCgZzaGEyNTYYBSABKAlCDwoGc291cmNlEgW6SAIIASK5AQoNRG9jdW1lbnRCbG9jaxIXCgRkYXRhGAEgASgMQge6SAR6AhABSAASIgoNYXR0YWNobWVudF9pZBgCIAEoCUIJukgGcgQQARhASAASNgoKbWVkaWFfdHlwZRgDIAEoCUIiukgfch1SD2FwcGxpY2F0aW9uL3BkZlIKdGV4dC9wbGFpbhISCgpzaXplX2J5dGVzGAQgASgFEg4KBnNoYTI1NhgFIAEoCUIPCgZzb3VyY2USBbpIAggBIkAKDFRvb2xVc2VCbG9jaxITCgt0b29sX3VzZV9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEg0KBWlucHV0GAMgASgJIrMBCg5Ub29sUmVzdWx0UGFydBIsCgR0ZXh0GAEgASgLMhwubWV0YW1vcnBoLmNoYXQudjEuVGV4dEJsb2NrSAASLgoFaW1hZ2UYAiABKAsyHS5tZXRhbW9ycGguY2hhdC52MS5JbWFnZUJsb2NrSAASNAoIZG9jdW1lbnQYAyABKAsyIC5tZXRhbW9ycGguY2hhdC52MS5Eb2N1bWVudEJsb2NrSABCDQoEcGFydBIFukgCCAEiggEKD1Rvb2xSZXN1bHRCbG9jaxIfCgt0b29sX3VzZV9pZBgBIAEoCUIKukgHcgUQARiAARI8Cgdjb250ZW50GAIgAygLMiEubWV0YW1vcnBoLmNoYXQudjEuVG9vbFJlc3VsdFBhcnRCCLpIBZIBAhBAEhAKCGlzX2Vycm9yGAMgASgIIkIKDVRoaW5raW5nQmxvY2sSDAoEdGV4dBgBIAEoCRIRCglzaWduYXR1cmUYAiABKAwSEAoIcmVkYWN0ZWQYAyABKAwiIgoPQ29tcGFjdGlvbkJsb2NrEg8KB3N1bW1hcnkYASABKAkikgMKDENvbnRlbnRCbG9jaxIsCgR0ZXh0GAEgASgLMhwubWV0YW1vcnBoLmNoYXQudjEuVGV4dEJsb2NrSAASLgoFaW1hZ2UYAiABKAsyHS5tZXRhbW9ycGguY2hhdC52MS5JbWFnZUJsb2NrSAASNAoIZG9jdW1lbnQYAyABKAsyIC5tZXRhbW9ycGguY2hhdC52MS5Eb2N1bWVudEJsb2NrSAASMwoIdG9vbF91c2UYBCABKAsyHy5tZXRhbW9ycGguY2hhdC52MS5Ub29sVXNlQmxvY2tIABI5Cgt0b29sX3Jlc3VsdBgFIAEoCzIiLm1ldGFtb3JwaC5jaGF0LnYxLlRvb2xSZXN1bHRCbG9ja0gAEjQKCHRoaW5raW5nGAYgASgLMiAubWV0YW1vcnBoLmNoYXQudjEuVGhpbmtpbmdCbG9ja0gAEjgKCmNvbXBhY3Rpb24YByABKAsyIi5tZXRhbW9ycGguY2hhdC52MS5Db21wYWN0aW9uQmxvY2tIAEIOCgVibG9jaxIFukgCCAEigwEKBVVzYWdlEhQKDGlucHV0X3Rva2VucxgBIAEoAxIVCg1vdXRwdXRfdG9rZW5zGAIgASgDEhkKEWNhY2hlX3JlYWRfdG9rZW5zGAMgASgDEhoKEmNhY2hlX3dyaXRlX3Rva2VucxgEIAEoAxIWCg5jb3N0X3VzZF9uYW5vcxgFIAEoAyLhAgoHTWVzc2FnZRISCgptZXNzYWdlX2lkGAEgASgJEhIKCnNlc3Npb25faWQYAiABKAkSGQoRcGFyZW50X21lc3NhZ2VfaWQYAyABKAkSJQoEcm9sZRgEIAEoDjIXLm1ldGFtb3JwaC5jaGF0LnYxLlJvbGUSMAoHY29udGVudBgFIAMoCzIfLm1ldGFtb3JwaC5jaGF0LnYxLkNvbnRlbnRCbG9jaxIPCgd0dXJuX2lkGAYgASgJEg8KB2NyZWF0b3IYByABKAkSDQoFbW9kZWwYCCABKAkSJwoFdXNhZ2UYCSABKAsyGC5tZXRhbW9ycGguY2hhdC52MS5Vc2FnZRIvCgtjcmVhdGVfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZGVsZXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKj8KBFJvbGUSFAoQUk9MRV9VTlNQRUNJRklFRBAAEg0KCVJPTEVfVVNFUhABEhIKDlJPTEVfQVNTSVNUQU5UEAJCugEKFWNvbS5tZXRhbW9ycGguY2hhdC52MUIMTWVzc2FnZVByb3RvUAFaLW1ldGFtb3JwaC9jbGllbnRzL2dvL21ldGFtb3JwaC9jaGF0L3YxO2NoYXR2MaICA01DWKoCEU1ldGFtb3JwaC5DaGF0LlYxygIRTWV0YW1vcnBoXENoYXRcVjHiAh1NZXRhbW9ycGhcQ2hhdFxWMVxHUEJNZXRhZGF0YeoCE01ldGFtb3JwaDo6Q2hhdDo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * Describes the message metamorph.chat.v1.TextBlock.
@@ -22,25 +22,74 @@ export const TextBlockSchema = /*@__PURE__*/
   messageDesc(file_metamorph_chat_v1_message, 0);
 
 /**
+ * Describes the message metamorph.chat.v1.ImageBlock.
+ * Use `create(ImageBlockSchema)` to create a new message.
+ */
+export const ImageBlockSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_chat_v1_message, 1);
+
+/**
+ * Describes the message metamorph.chat.v1.DocumentBlock.
+ * Use `create(DocumentBlockSchema)` to create a new message.
+ */
+export const DocumentBlockSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_chat_v1_message, 2);
+
+/**
+ * Describes the message metamorph.chat.v1.ToolUseBlock.
+ * Use `create(ToolUseBlockSchema)` to create a new message.
+ */
+export const ToolUseBlockSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_chat_v1_message, 3);
+
+/**
+ * Describes the message metamorph.chat.v1.ToolResultPart.
+ * Use `create(ToolResultPartSchema)` to create a new message.
+ */
+export const ToolResultPartSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_chat_v1_message, 4);
+
+/**
+ * Describes the message metamorph.chat.v1.ToolResultBlock.
+ * Use `create(ToolResultBlockSchema)` to create a new message.
+ */
+export const ToolResultBlockSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_chat_v1_message, 5);
+
+/**
+ * Describes the message metamorph.chat.v1.ThinkingBlock.
+ * Use `create(ThinkingBlockSchema)` to create a new message.
+ */
+export const ThinkingBlockSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_chat_v1_message, 6);
+
+/**
+ * Describes the message metamorph.chat.v1.CompactionBlock.
+ * Use `create(CompactionBlockSchema)` to create a new message.
+ */
+export const CompactionBlockSchema = /*@__PURE__*/
+  messageDesc(file_metamorph_chat_v1_message, 7);
+
+/**
  * Describes the message metamorph.chat.v1.ContentBlock.
  * Use `create(ContentBlockSchema)` to create a new message.
  */
 export const ContentBlockSchema = /*@__PURE__*/
-  messageDesc(file_metamorph_chat_v1_message, 1);
+  messageDesc(file_metamorph_chat_v1_message, 8);
 
 /**
  * Describes the message metamorph.chat.v1.Usage.
  * Use `create(UsageSchema)` to create a new message.
  */
 export const UsageSchema = /*@__PURE__*/
-  messageDesc(file_metamorph_chat_v1_message, 2);
+  messageDesc(file_metamorph_chat_v1_message, 9);
 
 /**
  * Describes the message metamorph.chat.v1.Message.
  * Use `create(MessageSchema)` to create a new message.
  */
 export const MessageSchema = /*@__PURE__*/
-  messageDesc(file_metamorph_chat_v1_message, 3);
+  messageDesc(file_metamorph_chat_v1_message, 10);
 
 /**
  * Describes the enum metamorph.chat.v1.Role.

@@ -228,6 +228,121 @@ export declare type TextDelta = Message<"metamorph.chat.v1.TextDelta"> & {
 export declare const TextDeltaSchema: GenMessage<TextDelta>;
 
 /**
+ * More of what the model thinks. Comes empty once where the provider keeps it to itself.
+ *
+ * @generated from message metamorph.chat.v1.ThinkingDelta
+ */
+export declare type ThinkingDelta = Message<"metamorph.chat.v1.ThinkingDelta"> & {
+  /**
+   * Which block of the reply's content it continues, from 0.
+   *
+   * @generated from field: int32 block_index = 1;
+   */
+  blockIndex: number;
+
+  /**
+   * To be appended.
+   *
+   * @generated from field: string text = 2;
+   */
+  text: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ThinkingDelta.
+ * Use `create(ThinkingDeltaSchema)` to create a new message.
+ */
+export declare const ThinkingDeltaSchema: GenMessage<ThinkingDelta>;
+
+/**
+ * The model asks for a tool to be run. Comes once a call, whole.
+ *
+ * @generated from message metamorph.chat.v1.ToolUse
+ */
+export declare type ToolUse = Message<"metamorph.chat.v1.ToolUse"> & {
+  /**
+   * Which block of the reply's content it is, from 0.
+   *
+   * @generated from field: int32 block_index = 1;
+   */
+  blockIndex: number;
+
+  /**
+   * Names the call.
+   *
+   * @generated from field: string tool_use_id = 2;
+   */
+  toolUseId: string;
+
+  /**
+   * The tool.
+   *
+   * @generated from field: string name = 3;
+   */
+  name: string;
+
+  /**
+   * What to run it with: JSON, as the model wrote it.
+   *
+   * @generated from field: string input = 4;
+   */
+  input: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ToolUse.
+ * Use `create(ToolUseSchema)` to create a new message.
+ */
+export declare const ToolUseSchema: GenMessage<ToolUse>;
+
+/**
+ * What the turn has cost so far. Replaces what was told before.
+ *
+ * @generated from message metamorph.chat.v1.UsageUpdate
+ */
+export declare type UsageUpdate = Message<"metamorph.chat.v1.UsageUpdate"> & {
+  /**
+   * The provider's count, and its price.
+   *
+   * @generated from field: metamorph.chat.v1.Usage usage = 1;
+   */
+  usage?: Usage | undefined;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.UsageUpdate.
+ * Use `create(UsageUpdateSchema)` to create a new message.
+ */
+export declare const UsageUpdateSchema: GenMessage<UsageUpdate>;
+
+/**
+ * What came before has been summarised for the model. The stored messages are as they were.
+ *
+ * @generated from message metamorph.chat.v1.Compaction
+ */
+export declare type Compaction = Message<"metamorph.chat.v1.Compaction"> & {
+  /**
+   * Which block of the reply's content it is, from 0.
+   *
+   * @generated from field: int32 block_index = 1;
+   */
+  blockIndex: number;
+
+  /**
+   * What the model is told instead.
+   *
+   * @generated from field: string summary = 2;
+   */
+  summary: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.Compaction.
+ * Use `create(CompactionSchema)` to create a new message.
+ */
+export declare const CompactionSchema: GenMessage<Compaction>;
+
+/**
  * The turn has ended. Always the last event, exactly one a turn.
  *
  * @generated from message metamorph.chat.v1.TurnFinished
@@ -318,12 +433,44 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     case: "textDelta";
   } | {
     /**
+     * More of what the model thinks.
+     *
+     * @generated from field: metamorph.chat.v1.ThinkingDelta thinking_delta = 5;
+     */
+    value: ThinkingDelta;
+    case: "thinkingDelta";
+  } | {
+    /**
+     * The model asks for a tool to be run.
+     *
+     * @generated from field: metamorph.chat.v1.ToolUse tool_use = 6;
+     */
+    value: ToolUse;
+    case: "toolUse";
+  } | {
+    /**
+     * What the turn has cost so far.
+     *
+     * @generated from field: metamorph.chat.v1.UsageUpdate usage_update = 7;
+     */
+    value: UsageUpdate;
+    case: "usageUpdate";
+  } | {
+    /**
      * The turn has ended.
      *
      * @generated from field: metamorph.chat.v1.TurnFinished turn_finished = 8;
      */
     value: TurnFinished;
     case: "turnFinished";
+  } | {
+    /**
+     * What came before has been summarised for the model.
+     *
+     * @generated from field: metamorph.chat.v1.Compaction compaction = 9;
+     */
+    value: Compaction;
+    case: "compaction";
   } | { case: undefined; value?: undefined };
 };
 
