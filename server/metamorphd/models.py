@@ -104,7 +104,72 @@ class TextBlock:
     text: str
 
 
-Content = tuple[TextBlock, ...]
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An image or a document of a vault. `size` in bytes, `sha256` in hexadecimal digits."""
+
+    attachment_id: str
+    media_type: str
+    size: int
+    sha256: str
+    create_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBlock:
+    """An image that the vault holds."""
+
+    attachment_id: str
+    media_type: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentBlock:
+    """A document that the vault holds."""
+
+    attachment_id: str
+    media_type: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUseBlock:
+    """A call of a tool; `input` is JSON, as the model wrote it."""
+
+    tool_use_id: str
+    name: str
+    input: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultBlock:
+    tool_use_id: str
+    content: "tuple[TextBlock | ImageBlock | DocumentBlock, ...]"
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBlock:
+    """`signature` and `redacted` are the provider's own, given back to it as they are; empty where it gave none."""
+
+    text: str
+    signature: str = ""
+    redacted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionBlock:
+    """What the model is told instead of all that came before. `opaque` is JSON, given back to the provider with it."""
+
+    summary: str
+    opaque: str = "{}"
+
+
+Block = TextBlock | ImageBlock | DocumentBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | CompactionBlock
+Content = tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +180,46 @@ class Usage:
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
+    cost_usd_nanos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the model may ask for; `input_schema` is JSON, as the caller wrote it."""
+
+    name: str
+    description: str
+    input_schema: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """`mode` is auto, any, tool or none; `name` goes with tool."""
+
+    mode: str
+    name: str = ""
+    disable_parallel_tool_use: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """`mode` is adaptive, enabled or disabled; `budget_tokens` goes with enabled."""
+
+    mode: str
+    budget_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a reply is generated. Empty, 0 and None leave it to whatever holds then; schemas are JSON, verbatim."""
+
+    model: str = ""
+    max_output_tokens: int = 0
+    stop_sequences: tuple[str, ...] = ()
+    thinking: Thinking | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    response_schema: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +234,7 @@ class Message:
     model: str
     usage: Usage | None
     create_time: int
+    delete_time: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +283,37 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    turn_id: str
+    sequence: int
+    block_index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    turn_id: str
+    sequence: int
+    block_index: int
+    block: ToolUseBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    turn_id: str
+    sequence: int
+    block_index: int
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsageUpdate:
+    turn_id: str
+    sequence: int
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class TurnFinished:
     turn_id: str
     sequence: int
@@ -187,7 +324,9 @@ class TurnFinished:
     error: TurnError | None
 
 
-TurnEvent = TurnStarted | TextDelta | TurnFinished
+# What lies between a turn's first and its last event.
+MiddleEvent = TextDelta | ThinkingDelta | ToolUse | Compaction | UsageUpdate
+TurnEvent = TurnStarted | MiddleEvent | TurnFinished
 
 
 @dataclass(frozen=True, slots=True)
