@@ -238,6 +238,26 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Highlight:
+    """A part of a text, from `start` up to but not including `end`, in Unicode code points."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageMatch:
+    """A message that was found, and the part of its text that fits best."""
+
+    message_id: str
+    session_id: str
+    role: Role
+    create_time: int
+    snippet: str
+    highlights: tuple[Highlight, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TurnError:
     """Why a turn did not complete. `retry_delay` in seconds, None where waiting does not help or is not known."""
 
@@ -249,6 +269,8 @@ class TurnError:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
+    """`pruned`: the events between its first and its last are gone, or about to go."""
+
     turn_id: str
     session_id: str
     user_message_id: str
@@ -263,6 +285,8 @@ class Turn:
     creator: str
     create_time: int
     finish_time: int | None
+    options: Options
+    pruned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +327,7 @@ class Compaction:
     turn_id: str
     sequence: int
     block_index: int
-    summary: str
+    block: CompactionBlock
 
 
 @dataclass(frozen=True, slots=True)

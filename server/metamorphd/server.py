@@ -25,6 +25,7 @@ from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.errors import StartupRefused
 from metamorphd.health import Health
+from metamorphd.housekeeping import Housekeeping
 from metamorphd.http import HttpServer, application
 from metamorphd.interceptors.call import methods_of
 from metamorphd.interceptors.guards import Authenticate, Guard, LimitRate, Limits, Validate, authorize
@@ -96,6 +97,9 @@ class Server:
             log=CallLog(level=settings.log_level),
         )
         self._health = Health(database=self._database, services=NAMES)
+        self._housekeeping = Housekeeping(
+            database=self._database, clock=self._clock, event_retention_hours=settings.event_retention_hours
+        )
         self._http = HttpServer(
             application(failing=self._health.failing, registry=self._metrics.registry),
             address=settings.listen_address,
@@ -117,6 +121,7 @@ class Server:
             await self._grpc.stop(0)
             await self._http.stop()
             raise
+        self._housekeeping.start()
         await self._health.ready()
         for warning in self._settings.warnings:
             logger.warning(warning)
@@ -138,6 +143,7 @@ class Server:
         await self._interceptor.idle(seconds=LAST_SEND_SECONDS)
         await self._grpc.stop(0)
         await self._http.stop()
+        await self._housekeeping.stop()
         await self._web.close()
         await self._limits.close()
         await self._model.close()
@@ -195,6 +201,7 @@ def _model(settings: Settings) -> Model:
         base_url=settings.anthropic_base_url,
         max_retries=settings.anthropic_max_retries,
         stall_seconds=settings.anthropic_stall_seconds,
+        compact_above=settings.compaction_trigger_tokens,
     )
 
 

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     anthropic_stall_seconds: float = Field(
         default=60, gt=0, description="A model that is silent for so long has failed the turn."
     )
+    compaction_trigger_tokens: int = Field(
+        default=150_000,
+        ge=0,
+        description="A call that would read more has what came before summarised for the model; 0 never does.",
+    )
     default_model: str = Field(
         default="claude-sonnet-5-5", description="The model where neither session nor vault names one."
     )
@@ -120,6 +125,9 @@ class Settings(BaseSettings):
     )
     max_running_turns: int = Field(default=100, ge=1, description="Turns of one vault that may run at a time.")
     turn_timeout_seconds: float = Field(default=600, gt=0, description="A turn's own time limit, in seconds.")
+    event_retention_hours: float = Field(
+        default=24, ge=24, description="How long a turn's events can be replayed after its end; its messages stay."
+    )
     shutdown_grace_seconds: float = Field(
         default=25, ge=0, description="How long running turns may go on after SIGTERM."
     )

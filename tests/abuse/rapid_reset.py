@@ -8,9 +8,19 @@ from pathlib import Path
 
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 
-from tests.abuse.http2 import CANCEL, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Connection, block, frame
+from tests.abuse.http2 import (
+    CANCEL,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    RST_STREAM,
+    Connection,
+    block,
+    frame,
+    message,
+)
 from tests.abuse.http2 import headers as call_headers
-from tests.abuse.http2 import message
 from tests.abuse.subject import Figure, neighbour, p99, subject
 from tests.serving import mint
 

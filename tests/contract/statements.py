@@ -10,6 +10,7 @@ from typing import Any
 import apsw
 from metamorphd import store
 from metamorphd.store import migrations
+from metamorphd.store.sqlite import relevance
 from sqlglot import exp, parse_one
 
 STORE = Path(store.__file__).parent
@@ -55,15 +56,18 @@ def _names(argument: ast.expr) -> list[str]:
 def migrated() -> apsw.Connection:
     """An empty database of the newest schema."""
     connection = apsw.Connection(":memory:")
+    relevance.register(connection)
     for _, script in migrations.load("sqlite"):
         connection.execute(script)
     return connection
 
 
 def tables() -> dict[str, list[tuple[Any, ...]]]:
-    """Each table's (column, place in the primary key or 0)."""
+    """Each table's (column, place in the primary key or 0); an index for searching is one, without a key."""
     connection = migrated()
-    names = [str(name) for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    # What an index for searching keeps to itself is no table of ours.
+    listed = "SELECT name FROM pragma_table_list WHERE type IN ('table', 'virtual') AND name NOT LIKE 'sqlite_%'"
+    names = [str(name) for (name,) in connection.execute(listed)]
     found = {
         name: connection.execute("SELECT name, pk FROM pragma_table_info(?)", (name,)).fetchall() for name in names
     }

@@ -21,7 +21,7 @@ METHODS = methods_of(SERVICES)
 SERVICERS = {"ChatService": ChatService, "VaultService": VaultService, "AdminService": AdminService}
 NEEDING = [(method, permission) for method in METHODS.values() for permission in method.requires]
 # Ids that name nothing of a vault: the caller's own words.
-NOT_RESOURCES = {"request_id", "vault_id", "user_id", "token_id", "revocation_id"}
+NOT_RESOURCES = {"request_id", "vault_id", "user_id", "token_id", "revocation_id", "tool_use_id"}
 
 
 def call(caller: Caller, method: Method, request: Message) -> Any:
@@ -31,11 +31,16 @@ def call(caller: Caller, method: Method, request: Message) -> Any:
     return getattr(stub[service.rpartition(".")[2]], name)(request, metadata=caller.metadata)
 
 
+def implements(servicer: type, name: str) -> bool:
+    """Whether a method is the servicer's own, and not the one that it would inherit from generated code."""
+    return getattr(servicer, name).__module__.startswith("metamorphd.")
+
+
 def test_every_rpc_is_implemented_by_its_servicer() -> None:
     missing = [
         method.path
         for method in METHODS.values()
-        if method.path.rpartition("/")[2] not in vars(SERVICERS[method.path.split("/")[1].rpartition(".")[2]])
+        if not implements(SERVICERS[method.path.split("/")[1].rpartition(".")[2]], method.path.rpartition("/")[2])
     ]
     assert missing == []
 
@@ -99,18 +104,36 @@ ID_FIELDS = [
 def request_with(method: Method, path: tuple[str, ...], value: str, session_id: str) -> Any:
     """A request that is acceptable but for the id at `path`."""
     request: Any = method.request_type()
-    names = {field.name for field in request.DESCRIPTOR.fields}
-    if "session_id" in names:
-        request.session_id = session_id
-    if "content" in names:
-        request.content.append(text_block("Hello"))
-    if "update_mask" in names:
-        request.update_mask.paths.append("title")
+    fill(request, session_id)
     target = request
     for name in path[:-1]:
+        field = target.DESCRIPTOR.fields_by_name[name]
         target = getattr(target, name)
+        if field.is_repeated:
+            del target[:]
+            target = target.add()
+        fill(target, session_id)
     setattr(target, path[-1], value)
     return request
+
+
+def fill(message: Any, session_id: str) -> None:
+    """Sets what a message needs to be acceptable."""
+    names = {field.name for field in message.DESCRIPTOR.fields}
+    if "session_id" in names and message.DESCRIPTOR.name != "Session":
+        message.session_id = session_id
+    if "message" in names:
+        fill(message.message, session_id)
+    if "content" in names and message.DESCRIPTOR.name.endswith("Request"):
+        message.content.append(text_block("Hello"))
+    if "update_mask" in names:
+        message.update_mask.paths.append("title")
+    if "query" in names:
+        message.query = "word"
+    if "media_type" in names:
+        message.media_type = "image/png" if message.DESCRIPTOR.name == "ImageBlock" else "text/plain"
+    if "tool_use_id" in names:
+        message.tool_use_id = "toolu_1"
 
 
 def told(refusal: Refusal, value: str) -> tuple[object, ...]:
@@ -134,6 +157,7 @@ async def test_anothers_id_answers_like_one_that_never_existed(
         "message_id": finished.turn_finished.message.message_id,
         "leaf_message_id": finished.turn_finished.message.message_id,
         "parent_message_id": finished.turn_finished.message.message_id,
+        "user_message_id": finished.turn_finished.message.message_id,
     }[path[-1]]
     own = await mallory.create_session()
     unknown = foreign.partition("_")[0] + "_" + uuid.uuid4().hex

@@ -11,8 +11,17 @@ import pytest
 from metamorphd import errors
 from metamorphd.errors import DomainError
 from metamorphd.llm.claude import Claude
-from metamorphd.llm.model import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
-from metamorphd.models import Role, StopReason, TextBlock, Usage
+from metamorphd.llm.model import (
+    Prompt,
+    PromptMessage,
+    ReplyEvent,
+    ReplyStop,
+    ReplyText,
+    ReplyThinking,
+    ReplyThinkingEnd,
+    ReplyUsage,
+)
+from metamorphd.models import Options, Role, StopReason, TextBlock, ThinkingBlock, Usage
 
 from tests.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup, Refusal, Reply, Silence
 
@@ -25,14 +34,15 @@ async def api() -> AsyncIterator[FakeMessagesApi]:
 
 @asynccontextmanager
 async def opened(api: FakeMessagesApi, *, key: str = "sk", retries: int = 0, stall: float = 5) -> AsyncIterator[Claude]:
-    claude = Claude(api_key=key, base_url=api.base_url, max_retries=retries, stall_seconds=stall)
+    claude = Claude(api_key=key, base_url=api.base_url, max_retries=retries, stall_seconds=stall, compact_above=0)
     await claude.open()
     yield claude
     await claude.close()
 
 
 def prompt(text: str = "Hello", system: str = "", stop: tuple[str, ...] = ()) -> Prompt:
-    return Prompt("claude-x", system, (PromptMessage(Role.USER, (TextBlock(text),)),), 100, stop)
+    options = Options(model="claude-x", max_output_tokens=100, stop_sequences=stop)
+    return Prompt(system, (PromptMessage(Role.USER, (TextBlock(text),)),), options)
 
 
 async def told(claude: Claude, asked: Prompt | None = None) -> tuple[list[ReplyEvent], DomainError | None]:
@@ -68,7 +78,8 @@ async def test_the_request_says_what_the_prompt_says_and_caching_is_on(api: Fake
         PromptMessage(Role.USER, (TextBlock("d"),)),
     )
     async with opened(api, key="sk-test") as claude:
-        await told(claude, Prompt("claude-y", "Be brief.", branch, 77, ("END",)))
+        options = Options(model="claude-y", max_output_tokens=77, stop_sequences=("END",))
+        await told(claude, Prompt("Be brief.", branch, options))
         await told(claude)
     full, plain = api.requests
     assert full.headers["authorization"] == "Bearer sk-test"
@@ -108,18 +119,17 @@ async def test_stop_reasons_are_told_in_our_terms(api: FakeMessagesApi, provided
     assert events[-1] == ReplyStop(expected)
 
 
-async def test_text_blocks_count_from_0_whatever_precedes_them(api: FakeMessagesApi) -> None:
-    api.default = Reply(("a", "b"), thinking="hmm")
-    async with opened(api) as claude:
-        events, _ = await told(claude)
-    assert [event.block_index for event in events if isinstance(event, ReplyText)] == [0, 0]
+async def test_blocks_count_from_0_in_the_order_of_the_reply(api: FakeMessagesApi) -> None:
     api.default = Reply(("a", "b", "c"), thinking="hmm", thinking_after=1)
     async with opened(api) as claude:
         events, _ = await told(claude)
-    assert [event for event in events if isinstance(event, ReplyText)] == [
+    assert [event for event in events if not isinstance(event, (ReplyUsage, ReplyStop))] == [
         ReplyText(0, "a"),
-        ReplyText(1, "b"),
-        ReplyText(1, "c"),
+        ReplyThinking(1, "hmm"),
+        ReplyThinking(1, ""),
+        ReplyThinkingEnd(1, ThinkingBlock("", signature="")),
+        ReplyText(2, "b"),
+        ReplyText(2, "c"),
     ]
 
 
@@ -173,7 +183,7 @@ async def test_a_wrong_key_and_an_unreachable_provider_are_told_apart(api: FakeM
     async with opened(api, key="wrong") as claude:
         _, error = await told(claude)
     assert type(error) is errors.UpstreamUnauthenticated
-    nowhere = Claude(api_key="sk", base_url="http://127.0.0.1:1", max_retries=0, stall_seconds=1)
+    nowhere = Claude(api_key="sk", base_url="http://127.0.0.1:1", max_retries=0, stall_seconds=1, compact_above=0)
     await nowhere.open()
     _, error = await told(nowhere)
     await nowhere.close()

@@ -2,13 +2,13 @@
 
 from metamorphd.llm.model import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
 from metamorphd.llm.offline import Offline
-from metamorphd.models import Role, StopReason, TextBlock
+from metamorphd.models import Options, Role, StopReason, TextBlock
 
 
 def said(*texts: str, max_output_tokens: int = 1000, stop: tuple[str, ...] = ()) -> Prompt:
     roles = (Role.USER, Role.ASSISTANT)
     messages = tuple(PromptMessage(roles[n % 2], (TextBlock(text),)) for n, text in enumerate(texts))
-    return Prompt("any", "", messages, max_output_tokens, stop)
+    return Prompt("", messages, Options(model="any", max_output_tokens=max_output_tokens, stop_sequences=stop))
 
 
 async def reply(prompt: Prompt) -> tuple[str, list[ReplyEvent]]:

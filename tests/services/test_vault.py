@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorphd.store import migrations
 
 from tests.serving import SECRET, Caller, refused, serving
 
@@ -53,7 +54,11 @@ async def test_server_info_shows_settings_without_secrets(tmp_path: Path) -> Non
     async with serving(tmp_path, anthropic_api_key="sk-ant-secret") as running:
         operator = running.caller(operator=True)
         info = await operator.admin.GetServerInfo(GetServerInfoRequest(), metadata=operator.metadata)
-        assert (info.store.engine, info.store.schema_version, info.model_source) == ("sqlite", 2, "claude")
+        assert (info.store.engine, info.store.schema_version, info.model_source) == (
+            "sqlite",
+            migrations.load("sqlite")[-1][0],
+            "claude",
+        )
         assert info.settings["EMBLEM_JWT_SECRET"] == info.settings["ANTHROPIC_API_KEY"] == "set"
         assert info.settings["RATE_LIMIT_REQUESTS"] == "0"
         assert info.settings["DATABASE_PATH"].endswith("metamorph.db")

@@ -1,13 +1,26 @@
 """Short forms of the store's operations for tests."""
 
+import dataclasses
 from typing import Any
 
 from metamorphd.clock import Clock
-from metamorphd.models import Message, Role, Session, TextBlock, TextDelta, Turn, TurnFinished, TurnStatus, Usage
+from metamorphd.models import (
+    Message,
+    Options,
+    Role,
+    Session,
+    TextBlock,
+    TextDelta,
+    Turn,
+    TurnFinished,
+    TurnStatus,
+    Usage,
+)
 from metamorphd.store.database import Database
+from metamorphd.store.events import append_events
 from metamorphd.store.messages import create_message
 from metamorphd.store.sessions import create_session
-from metamorphd.store.turns import append_events, create_turn, finish_turn
+from metamorphd.store.turns import create_turn, finish_turn
 
 CLOCK = Clock()
 KEY = bytes(32)
@@ -55,11 +68,12 @@ async def stored_message(database: Database, session_id: str, text: str = "Hello
 
 
 async def new_turn(database: Database, session_id: str, text: str = "Hello", **fields: Any) -> Turn:
-    """A stored message of the vault `acme` and a running turn that answers it."""
+    """A stored message of the vault `acme` and a running turn that answers it. Takes the fields of Options too."""
+    options = {field.name: fields.pop(field.name) for field in dataclasses.fields(Options) if field.name in fields}
     values: dict[str, Any] = {
         "message": new_message(session_id, text),
         "parent": None,
-        "model": "",
+        "options": Options(**options),
         "default_model": "default",
         "request": None,
         "max_running_turns": 100,
@@ -70,14 +84,15 @@ async def new_turn(database: Database, session_id: str, text: str = "Hello", **f
 async def append(database: Database, turn: Turn, *texts: str, first: int = 2) -> None:
     """Deltas of block 0, from sequence `first`."""
     deltas = [TextDelta(turn.turn_id, sequence, 0, text) for sequence, text in enumerate(texts, first)]
-    await database.write(append_events, "acme", deltas=deltas)
+    await database.write(append_events, "acme", events=deltas)
 
 
 async def finish(database: Database, turn: Turn, **fields: Any) -> TurnFinished:
     """Ends a turn, COMPLETED unless told otherwise."""
     values: dict[str, Any] = {
         "turn": turn,
-        "deltas": (),
+        "events": (),
+        "closed": {},
         "status": TurnStatus.COMPLETED,
         "stop_reason": None,
         "usage": Usage(),

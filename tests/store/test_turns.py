@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from metamorphd.errors import BranchBusy, MessageNotFound, SequenceAhead, SessionNotFound, TurnNotFound
-from metamorphd.models import Message, Page, StopReason, TextDelta, TurnError, TurnStatus, Usage
+from metamorphd.models import Message, Page, StopReason, TextBlock, TextDelta, TurnError, TurnStatus, Usage
+from metamorphd.store.content import text_of
 from metamorphd.store.messages import get_branch, get_message, list_messages
 from metamorphd.store.requests import RequestKey
 from metamorphd.store.sessions import delete_session, get_session
@@ -60,7 +61,7 @@ async def test_the_prompt_is_the_branch_and_the_sessions_or_the_vaults_system_pr
     await database.write(update_vault, "acme", changes=changes, etag="", request_key=KEY, now=1)
     prompt, branch = await database.read(get_prompt, "acme", turn=second)
     assert prompt == "of vault"
-    assert [message.content[0].text for message in branch] == ["one", "two"]
+    assert [text_of(message.content) for message in branch] == ["one", "two"]
 
 
 async def test_a_finished_turn_stores_its_text_as_the_reply(database: SqliteDatabase) -> None:
@@ -69,11 +70,11 @@ async def test_a_finished_turn_stores_its_text_as_the_reply(database: SqliteData
     await append(database, turn, "Hel", "lo")
     last = [TextDelta(turn.turn_id, 4, 1, "again")]
     usage = Usage(1, 2, 3, 4)
-    finished = await finish(database, turn, deltas=last, usage=usage, stop_reason=StopReason.END_TURN)
+    finished = await finish(database, turn, events=last, usage=usage, stop_reason=StopReason.END_TURN)
     assert finished.sequence == 5
     reply = finished.message
     assert reply is not None
-    assert [block.text for block in reply.content] == ["Hello", "again"]
+    assert reply.content == tuple(map(TextBlock, ["Hello", "again"]))
     assert reply.parent_message_id == turn.user_message_id
     assert await database.read(get_message, "acme", message_id=reply.message_id) == reply
     ended = await database.read(get_turn, "acme", turn_id=turn.turn_id)
@@ -186,7 +187,7 @@ async def listed(database: SqliteDatabase, session_id: str, **query: Any) -> Pag
 
 
 def texts(page: Page[Message]) -> list[str]:
-    return [message.content[0].text for message in page.items]
+    return [text_of(message.content) for message in page.items]
 
 
 async def tree(database: SqliteDatabase) -> tuple[str, str]:
@@ -249,5 +250,5 @@ async def test_a_leaf_of_another_session_is_not_found(database: SqliteDatabase) 
 async def test_a_branch_reads_from_its_root(database: SqliteDatabase) -> None:
     session, leaf = await tree(database)
     branch = await database.read(get_branch, "acme", session_id=session, leaf_message_id=leaf)
-    assert [message.content[0].text for message in branch] == ["a", "b", "c"]
+    assert [text_of(message.content) for message in branch] == ["a", "b", "c"]
     assert new_message(session).parent_message_id is None

@@ -1,25 +1,34 @@
 """The turn engine: model -> events -> log -> those who follow."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
 
-from metamorphd.chat.generation import Generation, Outcome
+from metamorphd.chat.event_log import EventLog
+from metamorphd.chat.generation import Generation, Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
+from metamorphd.chat.prompt import prompt_messages
 from metamorphd.clock import Clock
-from metamorphd.errors import DomainError, ServerDraining, TurnInterrupted, TurnNotFound
-from metamorphd.llm.model import Model, Prompt, PromptMessage
-from metamorphd.models import Content, Message, TextDelta, Turn, TurnEvent, TurnFinished, TurnStatus, Usage
-from metamorphd.store.database import Database, Operation, P
+from metamorphd.errors import ServerDraining, TurnNotFound
+from metamorphd.llm.model import Model, Prompt
+from metamorphd.models import (
+    Message,
+    Options,
+    Turn,
+    TurnEvent,
+    TurnFinished,
+    TurnStatus,
+)
+from metamorphd.store.database import Database
 from metamorphd.store.requests import RequestKey
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.turns import (
-    append_events,
+    create_regeneration,
     create_turn,
-    finish_turn,
     get_prompt,
     get_turn,
     list_events,
@@ -29,31 +38,35 @@ from metamorphd.store.turns import (
 
 T = TypeVar("T")
 
-# Up to so many live turns an event is committed as soon as it is there; beyond, each further one adds to the wait.
-UNPACED_TURNS = 4
-PACE_SECONDS = 0.004
-LONGEST_PACE = 0.2
 # How often the table is read for a turn that another process runs.
 POLL_SECONDS = 0.05
 REPLAY_EVENTS = 256
 # What is left of a turn after its grace: long enough to commit its end.
 LAST_COMMIT_SECONDS = 5.0
-LONGEST_BACKOFF = 5.0
-NO_USAGE = Usage()
 
 logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """What a turn is started with: the user's message, which carries the turn's id, and how to generate the reply."""
+    """A turn to start: the user's message, which carries the turn's id, and how to generate the reply."""
 
     message: Message
     parent_message_id: str | None
-    model: str
-    max_output_tokens: int
-    stop_sequences: tuple[str, ...]
+    options: Options
     request: RequestKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class Regeneration:
+    """A turn to start: another reply to a user's message, generated as it was where `options` leave it open."""
+
+    turn_id: str
+    user_message_id: str
+    options: Options
+    creator: str
+    request: RequestKey | None
+    now: int
 
 
 class TurnEngine:
@@ -76,11 +89,11 @@ class TurnEngine:
     ) -> None:
         self._database = database
         self._model = model
-        self._clock = clock
         self._default_model = default_model
         self._max_output_tokens = max_output_tokens
         self._time_limit = time_limit
         self._max_running_turns = max_running_turns
+        self._log = EventLog(database=database, clock=clock, running_turns=lambda: len(self._live))
         self._live: dict[tuple[str, str], LiveTurn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -90,16 +103,67 @@ class TurnEngine:
         """How many turns this process runs."""
         return len(self._live)
 
-    async def start_turn(self, vault_id: str, *, send: Send) -> Turn:
+    async def send_message(self, vault_id: str, *, send: Send) -> Turn:
         """Stores the message and its turn, and starts to generate; a repeated request answers its turn.
 
         The turn goes on when the caller is cancelled. Raises what `create_turn` raises, and ServerDraining.
         """
+        return await self._start(
+            vault_id,
+            send.message.turn_id,
+            lambda: self._database.write(
+                create_turn,
+                vault_id,
+                message=send.message,
+                parent=send.parent_message_id,
+                options=send.options,
+                default_model=self._default_model,
+                max_running_turns=self._max_running_turns,
+                request=send.request,
+            ),
+        )
+
+    async def regenerate_reply(self, vault_id: str, *, regeneration: Regeneration) -> Turn:
+        """As `send_message`. Raises what `create_regeneration` raises, and ServerDraining."""
+        return await self._start(
+            vault_id,
+            regeneration.turn_id,
+            lambda: self._database.write(
+                create_regeneration,
+                vault_id,
+                turn_id=regeneration.turn_id,
+                user_message_id=regeneration.user_message_id,
+                options=regeneration.options,
+                creator=regeneration.creator,
+                max_running_turns=self._max_running_turns,
+                request=regeneration.request,
+                now=regeneration.now,
+            ),
+        )
+
+    async def cancel_turn(self, vault_id: str, *, turn_id: str) -> Turn:
+        """Stops a turn and answers once it has ended; what was generated is kept. Raises TurnNotFound.
+
+        One that has ended already stays as it is.
+        """
+        live = self._live.get((vault_id, turn_id))
+        if live is None:
+            turn = await self._database.read(get_turn, vault_id, turn_id=turn_id)
+            if turn.status is TurnStatus.RUNNING:
+                # Another process runs it; it will find that its turn takes no more events.
+                await self._end(vault_id, turn, Outcome(TurnStatus.CANCELLED))
+        else:
+            live.generation.stop(Outcome(TurnStatus.CANCELLED))
+            while (vault_id, turn_id) in self._live:
+                await live.changed()
+        return await self._database.read(get_turn, vault_id, turn_id=turn_id)
+
+    async def _start(self, vault_id: str, turn_id: str, create: Callable[[], Awaitable[Turn]]) -> Turn:
         if self._draining:
             raise ServerDraining(retry_delay=5.0)
         started: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         # The engine's task makes the first commit too: a cancelled call could otherwise leave a turn nobody runs.
-        self._spawn(self._run(vault_id, send, started))
+        self._spawn(self._run(vault_id, turn_id, create, started))
         return await asyncio.shield(started)
 
     async def follow(self, vault_id: str, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent]:
@@ -131,7 +195,7 @@ class TurnEngine:
         await self._database.write(delete_session, vault_id, session_id=session_id, etag=etag)
         for (vault, _), live in list(self._live.items()):
             if (vault, live.turn.session_id) == (vault_id, session_id):
-                live.generation.stop(_interrupted())
+                live.generation.stop(interrupted())
 
     async def sweep(self, *, patience_seconds: float) -> int:
         """Ends what an earlier process left running: INTERRUPTED, with the text that was committed. How many it was.
@@ -146,14 +210,21 @@ class TurnEngine:
 
     async def _end_left(self, vault_id: str, turn_id: str) -> None:
         turn = await self._database.read(get_turn, vault_id, turn_id=turn_id)
-        await self._finish(vault_id, turn, _interrupted())
+        await self._end(vault_id, turn, interrupted())
+
+    async def _end(self, vault_id: str, turn: Turn, outcome: Outcome) -> None:
+        """Ends a turn that this process does not run, unless it has ended meanwhile."""
+        with contextlib.suppress(TurnNotFound):
+            # A turn with an event beside its first has asked the model; how often is not known.
+            asked = int(turn.last_sequence > 1)
+            await self._log.finish(vault_id, turn, outcome, model_calls=asked)
 
     async def drain(self, *, grace_seconds: float) -> None:
         """Starts no more turns, lets those that run end within the grace, and ends the others INTERRUPTED."""
         self._draining = True
         await self._settle(grace_seconds)
         for live in self._live.values():
-            live.generation.stop(_interrupted())
+            live.generation.stop(interrupted())
         await self._settle(LAST_COMMIT_SECONDS)
         for task in self._tasks:
             task.cancel()
@@ -168,19 +239,15 @@ class TurnEngine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, vault_id: str, send: Send, started: asyncio.Future[Turn]) -> None:
-        turn_id = send.message.turn_id
+    async def _run(
+        self,
+        vault_id: str,
+        turn_id: str,
+        create: Callable[[], Awaitable[Turn]],
+        started: asyncio.Future[Turn],
+    ) -> None:
         try:
-            turn = await self._database.write(
-                create_turn,
-                vault_id,
-                message=send.message,
-                parent=send.parent_message_id,
-                model=send.model,
-                default_model=self._default_model,
-                max_running_turns=self._max_running_turns,
-                request=send.request,
-            )
+            turn = await create()
         except Exception as exc:
             if not started.done():
                 started.set_exception(exc)
@@ -189,7 +256,7 @@ class TurnEngine:
             return
         if turn.turn_id == turn_id:
             generation = Generation(
-                model=self._model, prompt=lambda: self._prompt(vault_id, turn, send), time_limit=self._time_limit
+                model=self._model, prompt=lambda: self._prompt(vault_id, turn), time_limit=self._time_limit
             )
             live = self._live[vault_id, turn_id] = LiveTurn(turn=turn, generation=generation)
             live.publish([started_event(turn)])
@@ -197,115 +264,17 @@ class TurnEngine:
             started.set_result(turn)
         if turn.turn_id == turn_id:
             try:
-                await self._commit(vault_id, live)
+                await self._log.record(vault_id, live)
             finally:
                 del self._live[vault_id, turn_id]
                 live.wake()
 
-    async def _prompt(self, vault_id: str, turn: Turn, send: Send) -> Prompt:
+    async def _prompt(self, vault_id: str, turn: Turn) -> Prompt:
         system_prompt, branch = await self._database.read(get_prompt, vault_id, turn=turn)
-        messages = [PromptMessage(message.role, _spoken(message.content)) for message in branch]
         cap = self._max_output_tokens
+        longest = min(turn.options.max_output_tokens or cap, cap)
         return Prompt(
-            model=turn.model,
             system_prompt=system_prompt,
-            messages=tuple(message for message in messages if message.content),
-            max_output_tokens=min(send.max_output_tokens or cap, cap),
-            stop_sequences=send.stop_sequences,
+            messages=prompt_messages(branch),
+            options=replace(turn.options, model=turn.model, max_output_tokens=longest),
         )
-
-    async def _commit(self, vault_id: str, live: LiveTurn) -> None:
-        """Commits what the generation brings, then publishes it. That fixes sequences and boundaries."""
-        generation = live.generation
-        try:
-            while True:
-                await generation.ready()
-                deltas = [
-                    TextDelta(live.turn.turn_id, sequence, block_index, text)
-                    for sequence, (block_index, text) in enumerate(generation.take(), live.last_sequence + 1)
-                ]
-                if generation.outcome is not None:
-                    break
-                await self._durably(append_events, vault_id, deltas=deltas)
-                live.publish(deltas)
-                generation.shown()
-                if (pace := self._pace()) > 0:
-                    await generation.ended(seconds=pace)
-            finished = await self._finish(
-                vault_id,
-                live.turn,
-                generation.outcome,
-                deltas=deltas,
-                usage=generation.usage,
-                model_calls=generation.model_calls,
-            )
-            live.publish([*deltas, finished])
-        except TurnNotFound:
-            logger.info("turn deleted while it ran", vaultId=vault_id, turn_id=live.turn.turn_id)
-        finally:
-            generation.stop(_interrupted())
-
-    async def _finish(
-        self,
-        vault_id: str,
-        turn: Turn,
-        outcome: Outcome,
-        *,
-        deltas: Sequence[TextDelta] = (),
-        usage: Usage = NO_USAGE,
-        model_calls: int = 0,
-    ) -> TurnFinished:
-        now = self._clock.now()
-        finished = await self._durably(
-            finish_turn,
-            vault_id,
-            turn=turn,
-            deltas=deltas,
-            status=outcome.status,
-            stop_reason=outcome.stop_reason,
-            usage=usage,
-            model_calls=model_calls,
-            error=outcome.error,
-            reply_message_id=self._clock.new_id("msg"),
-            now=now,
-        )
-        logger.info(
-            "turn finished",
-            vaultId=vault_id,
-            turn_id=turn.turn_id,
-            status=outcome.status,
-            reason=outcome.error and outcome.error.reason,
-            model=turn.model,
-            duration=(now - turn.create_time) // 1000,
-            output_tokens=usage.output_tokens,
-        )
-        return finished
-
-    async def _durably(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Writes what must not be lost: repeats until the store takes it, or the turn is gone."""
-        delay = 0.1
-        while True:
-            try:
-                return await self._database.write(operation, vault_id, *args, **kwargs)
-            except TurnNotFound:
-                raise
-            except Exception as exc:
-                # Of an error that the store has no name for, all that can be told.
-                unknown = None if isinstance(exc, DomainError) else exc
-                logger.warning("turn waits for the store", vaultId=vault_id, error=type(exc).__name__, exc_info=unknown)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, LONGEST_BACKOFF)
-
-    def _pace(self) -> float:
-        """Seconds until the next delta may be committed: all turns wait for the same moments, to share a commit."""
-        pace = min(max(0, len(self._live) - UNPACED_TURNS) * PACE_SECONDS, LONGEST_PACE)
-        return pace - asyncio.get_running_loop().time() % pace if pace else 0.0
-
-
-def _interrupted() -> Outcome:
-    return Outcome.of(TurnStatus.INTERRUPTED, TurnInterrupted())
-
-
-def _spoken(content: Content) -> Content:
-    """Without blocks of white space only, which the provider refuses."""
-    return tuple(block for block in content if block.text.strip())

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from metamorphd.errors import DomainError, Internal, TurnTimeout
-from metamorphd.llm.model import Model, Prompt, ReplyStop, ReplyText, ReplyUsage
-from metamorphd.models import StopReason, TurnError, TurnStatus, Usage
+from metamorphd.chat.pending import Pending
+from metamorphd.errors import DomainError, Internal, TurnInterrupted, TurnTimeout
+from metamorphd.llm.model import Model, Prompt, ReplyStop, ReplyThinkingEnd, ReplyUsage
+from metamorphd.models import MiddleEvent, StopReason, ThinkingBlock, TurnError, TurnStatus, Usage
 
-# A delta is cut here, so that an event stays far below the 3 MiB that a client accepts.
-DELTA_CHARACTERS = 65_536
 # Events that the SDK has buffered come without suspending; others must get their turn between them.
 YIELD_EVERY = 16
 FIRST_COMMIT_SECONDS = 0.05
@@ -37,17 +36,26 @@ class Outcome:
         )
 
 
+def interrupted() -> Outcome:
+    """The end of a turn whose server stops."""
+    return Outcome.of(TurnStatus.INTERRUPTED, TurnInterrupted())
+
+
 class Generation:
-    """A call to the model, read as fast as it comes. What was read and not yet taken waits here, joined by block."""
+    """A call to the model, read as fast as it comes. What was read and not yet taken waits here, joined by block.
+
+    `usage` is what the provider reported, `closed` by block index the thinking that was ended, its text left out.
+    """
 
     def __init__(self, *, model: Model, prompt: Callable[[], Awaitable[Prompt]], time_limit: float) -> None:
         self.usage = Usage()
         self.model_calls = 0
+        self.closed: dict[int, ThinkingBlock] = {}
         self.outcome: Outcome | None = None
         self._model = model
         self._prompt = prompt
         self._time_limit = time_limit
-        self._pending: list[_Delta] = []
+        self._pending = Pending()
         self._ready = asyncio.Event()
         self._shown = asyncio.Event()
         self._stopped: Outcome | None = None
@@ -60,10 +68,9 @@ class Generation:
         self._stopped = outcome
         self._task.cancel()
 
-    def take(self) -> list[tuple[int, str]]:
-        """(block index, text) of what was read since the last time, in order."""
-        taken = [(delta.block_index, "".join(delta.texts)) for delta in self._pending]
-        self._pending.clear()
+    def take(self, turn_id: str, *, first_sequence: int) -> list[MiddleEvent]:
+        """What was read since the last time, as the turn's next events."""
+        taken = self._pending.take(turn_id, first_sequence=first_sequence, ended=self.outcome is not None)
         if self.outcome is None:
             self._ready.clear()
         return taken
@@ -104,17 +111,21 @@ class Generation:
             count = 0
             async for event in events:
                 match event:
-                    case ReplyText(block_index, text):
-                        self._join(block_index, text)
+                    case ReplyUsage(usage):
+                        self.usage = usage
+                        self._pending.cost(usage)
+                    case ReplyStop(stop_reason):
+                        return Outcome(TurnStatus.COMPLETED, stop_reason)
+                    case ReplyThinkingEnd(block_index, block):
+                        self.closed[block_index] = block
+                    case _:
+                        if self._pending.add(event):
+                            self._ready.set()
                         if count == 0:
                             await self._first_shown()
                         elif count % YIELD_EVERY == 0:
                             await asyncio.sleep(0)
                         count += 1
-                    case ReplyUsage(usage):
-                        self.usage = usage
-                    case ReplyStop(stop_reason):
-                        return Outcome(TurnStatus.COMPLETED, stop_reason)
         raise RuntimeError("the model ended a reply without ReplyStop")
 
     async def _first_shown(self) -> None:
@@ -122,28 +133,3 @@ class Generation:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_COMMIT_SECONDS):
                 await self._shown.wait()
-
-    def _join(self, block_index: int, text: str) -> None:
-        if self._pending and self._pending[-1].takes(block_index):
-            self._pending[-1].append(text)
-        else:
-            self._pending.append(_Delta(block_index, text))
-            self._ready.set()
-
-
-class _Delta:
-    """Text of one block, as long as an event may be."""
-
-    __slots__ = ("block_index", "length", "texts")
-
-    def __init__(self, block_index: int, text: str) -> None:
-        self.block_index = block_index
-        self.texts = [text]
-        self.length = len(text)
-
-    def takes(self, block_index: int) -> bool:
-        return block_index == self.block_index and self.length <= DELTA_CHARACTERS
-
-    def append(self, text: str) -> None:
-        self.texts.append(text)
-        self.length += len(text)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from metamorphd.chat.generation import Generation
 from metamorphd.errors import SequenceAhead
-from metamorphd.models import TextDelta, Turn, TurnEvent
+from metamorphd.models import TextDelta, ThinkingDelta, ToolUse, Turn, TurnEvent
 
 # What is kept in memory of a turn's committed events; who is further behind reads the table.
 TAIL_EVENTS = 256
@@ -54,4 +54,9 @@ class LiveTurn:
 
 
 def _characters(event: TurnEvent) -> int:
-    return len(event.text) if isinstance(event, TextDelta) else 0
+    match event:
+        case TextDelta() | ThinkingDelta():
+            return len(event.text)
+        case ToolUse():
+            return len(event.block.input)
+    return 0

@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import operator
 import re
 import time
 from collections.abc import AsyncGenerator
@@ -21,24 +20,14 @@ from metamorphd.errors import (
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
-from metamorphd.llm.model import Prompt, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
-from metamorphd.models import Role, StopReason, Usage
+from metamorphd.llm.messages_api import Reply, request_of
+from metamorphd.llm.model import Prompt, ReplyEvent
 
 # Importing anthropic takes seconds and tens of megabytes: it happens in `open`, once health can be asked already.
 if TYPE_CHECKING:
     from anthropic import APIStatusError, AsyncAnthropic
     from httpx2 import Response
 
-STOP_REASONS = {
-    "end_turn": StopReason.END_TURN,
-    "max_tokens": StopReason.MAX_TOKENS,
-    "stop_sequence": StopReason.STOP_SEQUENCE,
-    "tool_use": StopReason.TOOL_USE,
-    "pause_turn": StopReason.PAUSE,
-    "refusal": StopReason.REFUSAL,
-    "model_context_window_exceeded": StopReason.CONTEXT_EXCEEDED,
-}
-ROLES = {Role.USER: "user", Role.ASSISTANT: "assistant"}
 CONNECT_SECONDS = 10.0
 # The SDK would wait as long as `retry-after` says, even for hours; beyond this the caller is told instead.
 LONGEST_RETRY_WAIT = 20.0
@@ -48,13 +37,18 @@ _ERROR_TYPE = re.compile(r"[a-z_]{1,64}")
 class Claude:
     """The Messages API. `stall_seconds` is the longest silence, `max_retries` how often a call is tried again.
 
+    A call that would read more than `compact_above` tokens has what came before summarised first; 0 never does.
+
     The SDK repeats a call only before its first event: after 408, 409, 429, 5xx, or a connection refused or lost.
     Silence is final: repeated, it would last `stall_seconds` each time.
     """
 
     source = "claude"
 
-    def __init__(self, *, api_key: str, base_url: str | None, max_retries: int, stall_seconds: float) -> None:
+    def __init__(
+        self, *, api_key: str, base_url: str | None, max_retries: int, stall_seconds: float, compact_above: int
+    ) -> None:
+        self._compact_above = compact_above
         self._api_key = api_key
         self._base_url = base_url
         self._max_retries = max_retries
@@ -84,11 +78,13 @@ class Claude:
         answered = False
         async with AsyncExitStack() as stack:
             try:
-                response = await self._client.messages.with_raw_response.create(**_request(prompt), stream=True)
+                response = await self._client.messages.with_raw_response.create(
+                    **request_of(prompt, compact_above=self._compact_above), stream=True
+                )
                 answered = True
                 # The SDK reads and checks the stream, but builds no models of its events: that would be half the work.
                 stream = await stack.enter_async_context(await response.parse(to=self._stream))
-                reply = _Reply()
+                reply = Reply()
                 async for event in stream:
                     for told in reply.read(event):
                         yield told
@@ -96,54 +92,6 @@ class Claude:
                 raise self._errors.translate(exc, answered=answered) from exc
             if not reply.whole:
                 raise UpstreamInterrupted
-
-
-class _Reply:
-    """Reads the raw events of one reply."""
-
-    def __init__(self) -> None:
-        self.whole = False
-        self._usage = Usage()
-        self._stop_reason = StopReason.OTHER
-        # The provider's index of each text block to ours: other kinds of blocks are not counted.
-        self._blocks: dict[int, int] = {}
-
-    def read(self, event: Any) -> list[ReplyEvent]:
-        match event["type"]:
-            case "content_block_delta" if event["delta"]["type"] == "text_delta":
-                return self._text(event["index"], event["delta"]["text"])
-            case "content_block_start" if event["content_block"]["type"] == "text":
-                self._blocks[event["index"]] = len(self._blocks)
-                return self._text(event["index"], event["content_block"]["text"])
-            case "message_start":
-                return [self._count(event["message"]["usage"])]
-            case "message_delta":
-                self._stop_reason = STOP_REASONS.get(event["delta"]["stop_reason"], StopReason.OTHER)
-                return [self._count(event["usage"])]
-            case "message_stop":
-                self.whole = True
-                return [ReplyStop(self._stop_reason)]
-        return []
-
-    def _text(self, index: int, text: str) -> list[ReplyEvent]:
-        # Raises for what is no string or, with half a surrogate pair, no text: neither could be stored.
-        str.encode(text)
-        return [ReplyText(self._blocks[index], text)] if text else []
-
-    def _count(self, usage: dict[str, int | None]) -> ReplyUsage:
-        """The counts are cumulative; an event may leave out those that it does not change."""
-
-        def latest(name: str, before: int) -> int:
-            value = usage.get(name)
-            return before if value is None else operator.index(value)
-
-        self._usage = Usage(
-            input_tokens=latest("input_tokens", self._usage.input_tokens),
-            output_tokens=latest("output_tokens", self._usage.output_tokens),
-            cache_read_tokens=latest("cache_read_input_tokens", self._usage.cache_read_tokens),
-            cache_write_tokens=latest("cache_creation_input_tokens", self._usage.cache_write_tokens),
-        )
-        return ReplyUsage(self._usage)
 
 
 class _Errors:
@@ -197,26 +145,6 @@ def _before_reply(exc: "APIStatusError") -> DomainError:
             return UpstreamUnavailable(retry_delay=_retry_after(exc.response))
     named = isinstance(exc.type, str) and _ERROR_TYPE.fullmatch(exc.type)
     return UpstreamRejected(type=named.group() if named else "unknown")
-
-
-def _request(prompt: Prompt) -> dict[str, Any]:
-    request: dict[str, Any] = {
-        "model": prompt.model,
-        "max_tokens": prompt.max_output_tokens,
-        "messages": [
-            {
-                "role": ROLES[message.role],
-                "content": [{"type": "text", "text": block.text} for block in message.content],
-            }
-            for message in prompt.messages
-        ],
-        "cache_control": {"type": "ephemeral"},
-    }
-    if prompt.system_prompt:
-        request["system"] = prompt.system_prompt
-    if prompt.stop_sequences:
-        request["stop_sequences"] = list(prompt.stop_sequences)
-    return request
 
 
 def _retry_after(response: "Response") -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from metamorphd.models import Content, Role, StopReason, Usage
+from metamorphd.models import CompactionBlock, Content, Options, Role, StopReason, ThinkingBlock, ToolUseBlock, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,21 +15,55 @@ class PromptMessage:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One call to a model. `messages` oldest first, the last one the user's."""
+    """One call to a model. `messages` oldest first, the last one the user's; `options` name the model, and of the
+    reply's length the most that it may have."""
 
-    model: str
     system_prompt: str
     messages: tuple[PromptMessage, ...]
-    max_output_tokens: int
-    stop_sequences: tuple[str, ...]
+    options: Options
+
+
+# Of the events below `block_index` is the place in the reply's content: blocks count from 0 without gaps, in order.
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyText:
-    """More text of the block `block_index`; text blocks count from 0 without gaps, in order."""
+    """More text of a block."""
 
     block_index: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyThinking:
+    """More thinking of a block. Comes at least once a block, empty if there is nothing to show."""
+
+    block_index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyThinkingEnd:
+    """A block of thinking is whole; `block` is what there is to it beside its text."""
+
+    block_index: int
+    block: ThinkingBlock
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyToolUse:
+    """A tool call, whole."""
+
+    block_index: int
+    block: ToolUseBlock
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyCompaction:
+    """What came before was summarised."""
+
+    block_index: int
+    block: CompactionBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +80,8 @@ class ReplyStop:
     stop_reason: StopReason
 
 
-ReplyEvent = ReplyText | ReplyUsage | ReplyStop
+ReplyBlock = ReplyText | ReplyThinking | ReplyThinkingEnd | ReplyToolUse | ReplyCompaction
+ReplyEvent = ReplyBlock | ReplyUsage | ReplyStop
 
 
 class Model(Protocol):

@@ -4,8 +4,8 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 
-from metamorphd.llm.model import Prompt, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
-from metamorphd.models import Role, StopReason, Usage
+from metamorphd.llm.model import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
+from metamorphd.models import Role, StopReason, TextBlock, Usage
 
 WORD_SECONDS = 0.015
 QUOTED_CHARACTERS = 100
@@ -23,12 +23,12 @@ class Offline:
         pass
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:
-        asked = sum(len(block.text.split()) for message in prompt.messages for block in message.content)
+        asked = sum(len(_text(message).split()) for message in prompt.messages)
         yield ReplyUsage(Usage(input_tokens=asked))
-        text, stop_reason = _cut(_reply(prompt), prompt.stop_sequences)
+        text, stop_reason = _cut(_reply(prompt), prompt.options.stop_sequences)
         words = re.findall(r"\S+\s*|\s+", text)
-        if len(words) > prompt.max_output_tokens:
-            words, stop_reason = words[: prompt.max_output_tokens], StopReason.MAX_TOKENS
+        if len(words) > prompt.options.max_output_tokens:
+            words, stop_reason = words[: prompt.options.max_output_tokens], StopReason.MAX_TOKENS
         for word in words:
             yield ReplyText(0, word)
             await asyncio.sleep(WORD_SECONDS)
@@ -42,8 +42,12 @@ def _cut(text: str, stop_sequences: tuple[str, ...]) -> tuple[str, StopReason]:
     return (text[: min(found)], StopReason.STOP_SEQUENCE) if found else (text, StopReason.END_TURN)
 
 
+def _text(message: PromptMessage) -> str:
+    return " ".join(block.text for block in message.content if isinstance(block, TextBlock))
+
+
 def _reply(prompt: Prompt) -> str:
-    said = " ".join(" ".join(block.text for block in prompt.messages[-1].content).split())
+    said = " ".join(_text(prompt.messages[-1]).split())
     quoted = said if len(said) <= QUOTED_CHARACTERS else said[:QUOTED_CHARACTERS].rstrip() + "…"
     count = sum(message.role is Role.USER for message in prompt.messages)
     place = "the first message of this conversation" if count == 1 else f"message {count} of this conversation"

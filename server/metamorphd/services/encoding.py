@@ -1,22 +1,22 @@
 """Models to protobuf and back. Wherever a value goes, it goes through here."""
 
-from collections.abc import Iterable
-
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from metamorph.admin.v1 import admin_service_pb2
-from metamorph.chat.v1 import message_pb2, session_pb2, turn_pb2
+from metamorph.chat.v1 import chat_service_pb2, message_pb2, session_pb2, turn_pb2
 from metamorph.vault.v1 import vault_service_pb2
 
 from metamorphd.models import (
-    Content,
+    Compaction,
     Message,
+    MessageMatch,
     Revocation,
     Role,
     Session,
     StopReason,
-    TextBlock,
     TextDelta,
+    ThinkingDelta,
+    ToolUse,
     Turn,
     TurnError,
     TurnEvent,
@@ -24,8 +24,10 @@ from metamorphd.models import (
     TurnStarted,
     TurnStatus,
     Usage,
+    UsageUpdate,
     Vault,
 )
+from metamorphd.services.content import content_to_proto
 
 ROLES = {role: message_pb2.Role.Value(f"ROLE_{role}") for role in Role}
 STATUSES = {status: turn_pb2.TurnStatus.Value(f"TURN_STATUS_{status}") for status in TurnStatus}
@@ -82,11 +84,6 @@ def vault_to_proto(vault: Vault) -> vault_service_pb2.Vault:
     )
 
 
-def content_from_proto(blocks: Iterable[message_pb2.ContentBlock]) -> Content:
-    """Content that has passed the rules of its proto."""
-    return tuple(TextBlock(block.text.text) for block in blocks)
-
-
 def message_to_proto(message: Message) -> message_pb2.Message:
     """All of a message."""
     return message_pb2.Message(
@@ -94,23 +91,43 @@ def message_to_proto(message: Message) -> message_pb2.Message:
         session_id=message.session_id,
         parent_message_id=message.parent_message_id or "",
         role=ROLES[message.role],
-        content=[message_pb2.ContentBlock(text=message_pb2.TextBlock(text=block.text)) for block in message.content],
+        content=content_to_proto(message.content),
         turn_id=message.turn_id,
         creator=message.creator,
         model=message.model,
         usage=None if message.usage is None else usage_to_proto(message.usage),
         create_time=timestamp(message.create_time),
+        delete_time=timestamp(message.delete_time),
+    )
+
+
+def match_to_proto(match: MessageMatch) -> chat_service_pb2.MessageMatch:
+    """All of a match."""
+    return chat_service_pb2.MessageMatch(
+        message_id=match.message_id,
+        session_id=match.session_id,
+        role=ROLES[match.role],
+        create_time=timestamp(match.create_time),
+        snippet=match.snippet,
+        highlights=[chat_service_pb2.TextRange(start=part.start, end=part.end) for part in match.highlights],
     )
 
 
 def usage_to_proto(usage: Usage) -> message_pb2.Usage:
-    """Token counts."""
+    """Token counts and their price."""
     return message_pb2.Usage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
+        cost_usd_nanos=usage.cost_usd_nanos,
     )
+
+
+def status_from_proto(status: turn_pb2.TurnStatus.ValueType) -> TurnStatus | None:
+    """A status, None for an unspecified one."""
+    name = turn_pb2.TurnStatus.Name(status).removeprefix("TURN_STATUS_")
+    return TurnStatus(name) if status else None
 
 
 def turn_to_proto(turn: Turn) -> turn_pb2.Turn:
@@ -140,6 +157,19 @@ def event_to_proto(event: TurnEvent) -> turn_pb2.TurnEvent:
         case TextDelta():
             proto.text_delta.block_index = event.block_index
             proto.text_delta.text = event.text
+        case ThinkingDelta():
+            proto.thinking_delta.block_index = event.block_index
+            proto.thinking_delta.text = event.text
+        case ToolUse():
+            proto.tool_use.block_index = event.block_index
+            proto.tool_use.tool_use_id = event.block.tool_use_id
+            proto.tool_use.name = event.block.name
+            proto.tool_use.input = event.block.input
+        case Compaction():
+            proto.compaction.block_index = event.block_index
+            proto.compaction.summary = event.block.summary
+        case UsageUpdate():
+            proto.usage_update.usage.CopyFrom(usage_to_proto(event.usage))
         case TurnStarted():
             proto.turn_started.session_id = event.session_id
             proto.turn_started.user_message_id = event.user_message_id

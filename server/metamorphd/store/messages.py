@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, fields
 
-import orjson
-
-from metamorphd.errors import MessageNotFound, SessionNotFound
-from metamorphd.models import Content, Message, Page, Role, TextBlock, Usage
+from metamorphd.errors import BranchBusy, MessageNotFound, SessionNotFound
+from metamorphd.models import Message, Page, Role, Usage
+from metamorphd.store.content import decode_content, encode_content, text_of
 from metamorphd.store.database import Row, Transaction, point_read
+from metamorphd.store.index import index_message, unindex_message
 from metamorphd.store.pages import page_of
 
 COLUMNS = """
     message_id, session_id, parent_message_id, role, content, turn_id, creator, model,
-    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, create_time
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, COALESCE(cost_usd_nanos, 0),
+    create_time, delete_time
 """
 
 # A message's ordinal and the session's counters move in one transaction, so ordinals are dense and unique.
@@ -24,11 +25,23 @@ RETURNING message_count
 """
 CREATE_MESSAGE = """
 INSERT INTO messages (vault_id, message_id, session_id, ordinal, parent_message_id, role, content, size, turn_id,
-    creator, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, create_time)
+    creator, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, create_time)
 VALUES (:vault_id, :message_id, :session_id, :ordinal, :parent_message_id, :role, :content, :size, :turn_id,
-    :creator, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :create_time)
+    :creator, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :cost_usd_nanos,
+    :create_time)
 """
 GET_MESSAGE = "SELECT " + COLUMNS + " FROM messages WHERE vault_id = :vault_id AND message_id = :message_id"
+GET_ANSWERING = """
+SELECT turn_id FROM turns
+WHERE vault_id = :vault_id AND session_id = :session_id AND status = 'RUNNING' AND user_message_id = :message_id
+LIMIT 1
+"""
+DELETE_CONTENT = """
+UPDATE messages SET content = '[]', size = 2, delete_time = :now
+WHERE vault_id = :vault_id AND message_id = :message_id AND delete_time IS NULL
+"""
+FORGET_EVENTS = "DELETE FROM events WHERE vault_id = :vault_id AND turn_id = :turn_id"
+MARK_PRUNED = "UPDATE turns SET pruned = 2 WHERE vault_id = :vault_id AND turn_id = :turn_id"
 GET_LEAF = "SELECT current_leaf_message_id FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
 _BRANCH = """
 WITH RECURSIVE branch (id, parent_id, place, bytes) AS (
@@ -98,27 +111,19 @@ START = -(2**62)
 USAGE = [field.name for field in fields(Usage)]
 
 
-def encode_content(content: Content) -> str:
-    """Blocks as they are stored: a JSON array of objects that say their type."""
-    return orjson.dumps([{"type": "text", "text": block.text} for block in content]).decode()
-
-
-def _content(text: str) -> Content:
-    return tuple(TextBlock(block["text"]) for block in orjson.loads(text))
-
-
 def _message(row: Row) -> Message:
     return Message(
         message_id=row[0],
         session_id=row[1],
         parent_message_id=row[2],
         role=Role(row[3]),
-        content=_content(row[4]),
+        content=decode_content(row[4]),
         turn_id=row[5],
         creator=row[6],
         model=row[7],
-        usage=None if row[8] is None else Usage(*row[8:12]),
-        create_time=row[12],
+        usage=None if row[8] is None else Usage(*row[8:13]),
+        create_time=row[13],
+        delete_time=row[14],
     )
 
 
@@ -145,6 +150,7 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
         create_time=message.create_time,
         **(dict.fromkeys(USAGE) if message.usage is None else asdict(message.usage)),
     )
+    await index_message(tx, session_id=message.session_id, message_id=message.message_id, text=text_of(message.content))
 
 
 @point_read
@@ -154,6 +160,23 @@ async def get_message(tx: Transaction, *, message_id: str) -> Message:
     if row is None:
         raise MessageNotFound(message_id=message_id)
     return _message(row)
+
+
+async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Message:
+    """Deletes a message's content, and of a reply its turn's events. Raises MessageNotFound, BranchBusy.
+
+    BranchBusy: it is being answered, from the content that was to be deleted.
+    """
+    message = await get_message(tx, message_id=message_id)
+    answering = await tx.one(GET_ANSWERING, session_id=message.session_id, message_id=message_id)
+    if answering is not None:
+        raise BranchBusy(turn_id=answering[0])
+    await tx.run(DELETE_CONTENT, message_id=message_id, now=now)
+    await unindex_message(tx, message_id=message_id)
+    if message.role is Role.ASSISTANT:
+        await tx.run(FORGET_EVENTS, turn_id=message.turn_id)
+        await tx.run(MARK_PRUNED, turn_id=message.turn_id)
+    return await get_message(tx, message_id=message_id)
 
 
 async def get_branch(tx: Transaction, *, session_id: str, leaf_message_id: str) -> tuple[Message, ...]:

@@ -9,6 +9,7 @@ import orjson
 from metamorphd.errors import EtagMismatch, SessionNotFound
 from metamorphd.models import Page, Session
 from metamorphd.store.database import Row, SqlValue, Transaction, point_read
+from metamorphd.store.index import unindex_session
 from metamorphd.store.pages import page_of
 from metamorphd.store.requests import RequestKey, claim_request
 from metamorphd.store.vaults import create_vault
@@ -215,5 +216,6 @@ async def delete_session(tx: Transaction, *, session_id: str, etag: str) -> None
     session = await get_session(tx, session_id=session_id)
     if etag and etag != str(session.revision):
         raise EtagMismatch
+    await unindex_session(tx, session_id=session_id)
     await tx.run(DELETE_EVENTS, session_id=session_id)
     await tx.run(DELETE_SESSION, session_id=session_id)

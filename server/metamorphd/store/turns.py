@@ -1,13 +1,13 @@
-"""Turns and their events."""
+"""Turns."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 
 import orjson
 
 from metamorphd.errors import (
-    BranchBusy,
-    MessageNotFound,
+    MessageDeleted,
+    NotAUserMessage,
     SequenceAhead,
     SessionNotFound,
     TooManyTurns,
@@ -15,10 +15,12 @@ from metamorphd.errors import (
 )
 from metamorphd.models import (
     Message,
+    MiddleEvent,
+    Options,
+    Page,
     Role,
     StopReason,
-    TextBlock,
-    TextDelta,
+    ThinkingBlock,
     Turn,
     TurnError,
     TurnEvent,
@@ -28,71 +30,64 @@ from metamorphd.models import (
     Usage,
 )
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
+from metamorphd.store.events import append_events, list_middle_events, reply_content, reported_usage
 from metamorphd.store.messages import create_message, get_branch, get_message
+from metamorphd.store.options import decode_options, encode_options
+from metamorphd.store.pages import page_of
+from metamorphd.store.plans import plan_turn, refuse_busy
 from metamorphd.store.requests import RequestKey, claim_request
+from metamorphd.store.sessions import get_session
 
 # A running turn's newest event is told by `events`, so that a delta costs one insert and no update.
 COLUMNS = """
     turn_id, session_id, user_message_id, reply_message_id, status, stop_reason,
-    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, model, model_calls, error,
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, model, model_calls, error,
     CASE WHEN status = 'RUNNING' THEN COALESCE(
         (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = turns.turn_id),
         last_sequence) ELSE last_sequence END,
-    creator, create_time, finish_time
+    creator, create_time, finish_time, options, pruned
 """
 
-GET_SETTINGS = """
-SELECT sessions.model, vaults.default_model, current_leaf_message_id
-FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
-WHERE sessions.vault_id = :vault_id AND session_id = :session_id
-"""
 GET_PROMPT = """
 SELECT sessions.system_prompt, vaults.system_prompt
 FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
 WHERE sessions.vault_id = :vault_id AND session_id = :session_id
 """
-GET_RUNNING = """
-SELECT turn_id FROM turns
-WHERE vault_id = :vault_id AND session_id = :session_id AND status = 'RUNNING'
-    AND (:user_message_id IS NULL OR user_message_id = :user_message_id)
-ORDER BY turn_id
-LIMIT 1
-"""
 COUNT_RUNNING = "SELECT COUNT(*) FROM turns WHERE vault_id = :vault_id AND status = 'RUNNING'"
 CREATE_TURN = (
     """
 INSERT INTO turns (vault_id, turn_id, session_id, user_message_id, status, input_tokens, output_tokens,
-    cache_read_tokens, cache_write_tokens, model, model_calls, last_sequence, creator, create_time)
-VALUES (:vault_id, :turn_id, :session_id, :user_message_id, 'RUNNING', 0, 0, 0, 0, :model, 0, 1, :creator, :now)
+    cache_read_tokens, cache_write_tokens, model, model_calls, last_sequence, creator, create_time, options)
+VALUES (:vault_id, :turn_id, :session_id, :user_message_id, 'RUNNING', 0, 0, 0, 0, :model, 0, 1, :creator, :now,
+    :options)
 RETURNING """
     + COLUMNS
     + """
 """
 )
 GET_TURN = "SELECT " + COLUMNS + " FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
-# From a running turn only: one that was ended or deleted elsewhere takes no more.
-CREATE_EVENT = """
-INSERT INTO events (vault_id, turn_id, sequence, block_index, text)
-SELECT vault_id, turn_id, :sequence, :block_index, :text FROM turns
-WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
+LIST_TURNS = (
+    """
+WITH candidates AS (
+    SELECT turn_id AS id FROM turns
+    WHERE vault_id = :vault_id AND session_id = :session_id AND turn_id < :after_id
+        AND (:status IS NULL OR status = :status)
+    ORDER BY turn_id DESC
+    LIMIT :page_size + 1
+)
+SELECT """
+    + COLUMNS
+    + """, (SELECT COUNT(*) FROM candidates)
+FROM candidates JOIN turns ON vault_id = :vault_id AND turn_id = id
+ORDER BY turn_id DESC
 """
-LIST_EVENTS = """
-SELECT sequence, block_index, text FROM events
-WHERE vault_id = :vault_id AND turn_id = :turn_id AND sequence > :after_sequence
-ORDER BY sequence
-LIMIT :limit
-"""
-GET_TEXT = """
-SELECT block_index, string_agg(text, '' ORDER BY sequence) FROM events
-WHERE vault_id = :vault_id AND turn_id = :turn_id
-GROUP BY block_index
-ORDER BY block_index
-"""
+)
 FINISH_TURN = """
 UPDATE turns
 SET status = :status, stop_reason = :stop_reason, reply_message_id = :reply_message_id, error = :error,
     input_tokens = :input_tokens, output_tokens = :output_tokens, cache_read_tokens = :cache_read_tokens,
-    cache_write_tokens = :cache_write_tokens, model_calls = :model_calls, finish_time = :now,
+    cache_write_tokens = :cache_write_tokens, cost_usd_nanos = :cost_usd_nanos, model_calls = :model_calls,
+    finish_time = :now,
     last_sequence = 1 + COALESCE(
         (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = :turn_id),
         last_sequence)
@@ -100,6 +95,10 @@ WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
 RETURNING last_sequence
 """
 LIST_RUNNING_TURNS = "SELECT vault_id, turn_id FROM turns WHERE status = 'RUNNING'"
+
+
+# Above every id, so that the first page begins at the newest turn.
+LAST_ID = "~"
 
 
 def _turn(row: Row) -> Turn:
@@ -110,14 +109,16 @@ def _turn(row: Row) -> Turn:
         reply_message_id=row[3],
         status=TurnStatus(row[4]),
         stop_reason=row[5] and StopReason(row[5]),
-        usage=Usage(*row[6:10]),
-        model=row[10],
-        model_calls=row[11],
-        error=row[12] and TurnError(**orjson.loads(row[12])),
-        last_sequence=row[13],
-        creator=row[14],
-        create_time=row[15],
-        finish_time=row[16],
+        usage=Usage(*row[6:11]),
+        model=row[11],
+        model_calls=row[12],
+        error=row[13] and TurnError(**orjson.loads(row[13])),
+        last_sequence=row[14],
+        creator=row[15],
+        create_time=row[16],
+        finish_time=row[17],
+        options=decode_options(row[18]),
+        pruned=bool(row[19]),
     )
 
 
@@ -137,44 +138,91 @@ async def create_turn(
     *,
     message: Message,
     parent: str | None,
-    model: str,
+    options: Options,
     default_model: str,
     max_running_turns: int,
     request: RequestKey | None,
 ) -> Turn:
     """Stores `message` and a running turn that will answer it, or answers the turn that `request` made.
 
-    `parent`: None is the current leaf, empty a new root, otherwise a message of the session; `message` has none yet.
-    An empty `model` is the session's, then the vault's, then `default_model`. Raises SessionNotFound, MessageNotFound
-    for the parent, BranchBusy, TooManyTurns, RequestIdReused, and TurnNotFound if the turn that `request` made is gone.
+    `message` has no parent yet: `parent` is as for `plan_turn`, which raises most of what this does. Raises
+    TooManyTurns and RequestIdReused too, and TurnNotFound if the turn that `request` made is gone.
     """
-    if request is not None:
-        made = await claim_request(tx, request=request, resource_id=message.turn_id, now=message.create_time)
-        if made != message.turn_id:
-            return await get_turn(tx, turn_id=made)
-    settings = await tx.one(GET_SETTINGS, session_id=message.session_id)
-    if settings is None:
-        raise SessionNotFound(session_id=message.session_id)
-    session_model, vault_model, leaf = settings
-    busy = await tx.one(GET_RUNNING, session_id=message.session_id, user_message_id=parent)
-    if busy is not None:
-        raise BranchBusy(turn_id=busy[0])
-    if parent:
-        found = await get_message(tx, message_id=parent)
-        if found.session_id != message.session_id:
-            raise MessageNotFound(message_id=parent)
+    made = await _made_before(tx, request=request, turn_id=message.turn_id, now=message.create_time)
+    if made is not None:
+        return made
+    plan = await plan_turn(
+        tx,
+        session_id=message.session_id,
+        parent=parent,
+        content=message.content,
+        options=options,
+        default_model=default_model,
+    )
+    await _refuse_too_many(tx, max_running_turns)
+    await create_message(tx, message=replace(message, parent_message_id=plan.parent_message_id))
+    return await _insert(
+        tx, message, turn_id=message.turn_id, options=replace(plan.options, model=plan.model), now=message.create_time
+    )
+
+
+async def create_regeneration(
+    tx: Transaction,
+    *,
+    turn_id: str,
+    user_message_id: str,
+    options: Options,
+    creator: str,
+    max_running_turns: int,
+    request: RequestKey | None,
+    now: int,
+) -> Turn:
+    """Stores a running turn that will answer a user's message once more, or answers the turn that `request` made.
+
+    What `options` leaves open is as in the message's original turn. Raises MessageNotFound, NotAUserMessage,
+    MessageDeleted, BranchBusy, TooManyTurns, RequestIdReused, TurnNotFound as `create_turn` does.
+    """
+    made = await _made_before(tx, request=request, turn_id=turn_id, now=now)
+    if made is not None:
+        return made
+    message = await get_message(tx, message_id=user_message_id)
+    if message.role is not Role.USER:
+        raise NotAUserMessage(message_id=user_message_id)
+    if message.delete_time is not None:
+        raise MessageDeleted(message_id=user_message_id)
+    await refuse_busy(tx, session_id=message.session_id, user_message_id=user_message_id)
+    await _refuse_too_many(tx, max_running_turns)
+    original = await get_turn(tx, turn_id=message.turn_id)
+    before = replace(original.options, model=original.model)
+    told = {field.name: value for field in fields(Options) if (value := getattr(options, field.name))}
+    return await _insert(
+        tx, replace(message, creator=creator), turn_id=turn_id, options=replace(before, **told), now=now
+    )
+
+
+async def _made_before(tx: Transaction, *, request: RequestKey | None, turn_id: str, now: int) -> Turn | None:
+    if request is None:
+        return None
+    made = await claim_request(tx, request=request, resource_id=turn_id, now=now)
+    return None if made == turn_id else await get_turn(tx, turn_id=made)
+
+
+async def _refuse_too_many(tx: Transaction, limit: int) -> None:
     running = await tx.one(COUNT_RUNNING)
-    if running is not None and running[0] >= max_running_turns:
-        raise TooManyTurns(limit=max_running_turns, retry_delay=1.0)
-    await create_message(tx, message=replace(message, parent_message_id=leaf if parent is None else parent or None))
+    if running is not None and running[0] >= limit:
+        raise TooManyTurns(limit=limit, retry_delay=1.0)
+
+
+async def _insert(tx: Transaction, message: Message, *, turn_id: str, options: Options, now: int) -> Turn:
     row = await tx.one(
         CREATE_TURN,
-        turn_id=message.turn_id,
+        turn_id=turn_id,
         session_id=message.session_id,
         user_message_id=message.message_id,
-        model=model or session_model or vault_model or default_model,
+        model=options.model,
         creator=message.creator,
-        now=message.create_time,
+        now=now,
+        options=encode_options(options),
     )
     if row is None:
         raise RuntimeError("a turn that was just made is missing")
@@ -199,51 +247,40 @@ async def get_prompt(tx: Transaction, *, turn: Turn) -> tuple[str, tuple[Message
     return prompts[0] or prompts[1], branch
 
 
-async def append_events(tx: Transaction, *, deltas: Sequence[TextDelta]) -> None:
-    """Appends a running turn's next events. Raises TurnNotFound when it is not running any more."""
-    for delta in deltas:
-        created = await tx.run(
-            CREATE_EVENT,
-            turn_id=delta.turn_id,
-            sequence=delta.sequence,
-            block_index=delta.block_index,
-            text=delta.text,
-        )
-        if not created:
-            raise TurnNotFound(turn_id=delta.turn_id)
-
-
 async def finish_turn(
     tx: Transaction,
     *,
     turn: Turn,
-    deltas: Sequence[TextDelta],
+    events: Sequence[MiddleEvent],
+    closed: Mapping[int, ThinkingBlock],
     status: TurnStatus,
     stop_reason: StopReason | None,
-    usage: Usage,
+    usage: Usage | None,
     model_calls: int,
     error: TurnError | None,
     reply_message_id: str,
     now: int,
 ) -> TurnFinished:
-    """Appends the last deltas and ends a running turn; its events' text becomes the reply, stored if there is any.
+    """Appends the last events and ends a running turn; what its events add up to is the reply, stored if it is any.
 
-    Raises TurnNotFound when it is not running any more.
+    `closed` is as for `reply_content`; a `usage` of None is what the events say. Raises TurnNotFound when it is not
+    running any more.
     """
-    await append_events(tx, deltas=deltas)
-    blocks = await tx.all(GET_TEXT, turn_id=turn.turn_id)
+    await append_events(tx, events=events)
+    content = await reply_content(tx, turn_id=turn.turn_id, closed=closed)
+    cost = await reported_usage(tx, turn_id=turn.turn_id) if usage is None else usage
     reply = None
-    if blocks:
+    if content:
         reply = Message(
             message_id=reply_message_id,
             session_id=turn.session_id,
             parent_message_id=turn.user_message_id,
             role=Role.ASSISTANT,
-            content=tuple(TextBlock(text) for _, text in blocks),
+            content=content,
             turn_id=turn.turn_id,
             creator=turn.creator,
             model=turn.model,
-            usage=usage,
+            usage=cost,
             create_time=now,
         )
     finished = await tx.one(
@@ -255,13 +292,28 @@ async def finish_turn(
         error=None if error is None else orjson.dumps(error).decode(),
         model_calls=model_calls,
         now=now,
-        **asdict(usage),
+        **asdict(cost),
     )
     if finished is None:
         raise TurnNotFound(turn_id=turn.turn_id)
     if reply is not None:
         await create_message(tx, message=reply)
-    return TurnFinished(turn.turn_id, finished[0], status, reply, stop_reason, usage, error)
+    return TurnFinished(turn.turn_id, finished[0], status, reply, stop_reason, cost, error)
+
+
+async def list_turns(
+    tx: Transaction,
+    *,
+    session_id: str,
+    status: TurnStatus | None,
+    after: tuple[int | str, ...] | None,
+    page_size: int,
+) -> Page[Turn]:
+    """A session's turns, newest first; `after` is (turn id). Raises SessionNotFound."""
+    await get_session(tx, session_id=session_id)
+    after_id = after[0] if after else LAST_ID
+    rows = await tx.all(LIST_TURNS, session_id=session_id, status=status, after_id=after_id, page_size=page_size)
+    return page_of(rows, page_size, item=_turn, after=lambda row: (row[0],))
 
 
 async def list_events(
@@ -269,17 +321,17 @@ async def list_events(
 ) -> tuple[Turn, list[TurnEvent]]:
     """A turn and its next events, about `limit` of them; the last of a finished one is its TurnFinished.
 
-    Raises TurnNotFound, SequenceAhead.
+    Of a turn whose events were pruned that is the only one. Raises TurnNotFound, SequenceAhead.
     """
     turn = await get_turn(tx, turn_id=turn_id)
     if after_sequence > turn.last_sequence:
         raise SequenceAhead(last_sequence=turn.last_sequence)
-    events: list[TurnEvent] = []
-    rows = await tx.all(LIST_EVENTS, turn_id=turn_id, after_sequence=after_sequence, limit=limit)
-    if after_sequence < 1:
-        events.append(started_event(turn))
-    events.extend(TextDelta(turn_id, *row) for row in rows)
-    if turn.status is not TurnStatus.RUNNING and len(rows) < limit and after_sequence < turn.last_sequence:
+    middle: list[MiddleEvent] = []
+    if not turn.pruned:
+        middle = await list_middle_events(tx, turn_id=turn_id, after_sequence=after_sequence, limit=limit)
+    started = [started_event(turn)] if after_sequence < 1 and not turn.pruned else []
+    events: list[TurnEvent] = [*started, *middle]
+    if turn.status is not TurnStatus.RUNNING and len(middle) < limit and after_sequence < turn.last_sequence:
         reply = turn.reply_message_id and await get_message(tx, message_id=turn.reply_message_id)
         events.append(
             TurnFinished(

@@ -14,6 +14,7 @@ import apsw
 from metamorphd.errors import StartupRefused, StoreNotReady
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_point_read
+from metamorphd.store.sqlite import relevance
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
 
@@ -125,6 +126,7 @@ class SqliteDatabase:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)
         connection = apsw.Connection(str(self._path), flags=flags, vfs=self._vfs)
         self._connections.append(connection)
+        relevance.register(connection)
         for pragma in _pragmas(synchronous=self._synchronous, readonly=readonly):
             connection.execute("PRAGMA " + pragma).fetchall()
         return connection

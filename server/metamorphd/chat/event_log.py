@@ -1,0 +1,124 @@
+"""The commit stage of a turn: what the generation brings, to the store, then to those who follow."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import structlog
+
+from metamorphd.chat.generation import Outcome, interrupted
+from metamorphd.chat.live_turn import LiveTurn
+from metamorphd.clock import Clock
+from metamorphd.errors import DomainError, TurnNotFound
+from metamorphd.models import MiddleEvent, ThinkingBlock, Turn, TurnFinished, Usage
+from metamorphd.store.database import Database, Operation, P
+from metamorphd.store.events import append_events
+from metamorphd.store.turns import finish_turn
+
+T = TypeVar("T")
+
+# Up to so many live turns an event is committed as soon as it is there; beyond, each further one adds to the wait.
+UNPACED_TURNS = 4
+PACE_SECONDS = 0.004
+LONGEST_PACE = 0.2
+LONGEST_BACKOFF = 5.0
+NOTHING_CLOSED: Mapping[int, ThinkingBlock] = {}
+
+logger = structlog.get_logger(__name__)
+
+
+class EventLog:
+    """Commits, then publishes. `running_turns` tells how many turns share the writer now."""
+
+    def __init__(self, *, database: Database, clock: Clock, running_turns: Callable[[], int]) -> None:
+        self._database = database
+        self._clock = clock
+        self._running_turns = running_turns
+
+    async def record(self, vault_id: str, live: LiveTurn) -> None:
+        """Commits what a turn's generation brings, then publishes it, to its end. That fixes sequences and bounds."""
+        generation = live.generation
+        try:
+            while True:
+                await generation.ready()
+                events = generation.take(live.turn.turn_id, first_sequence=live.last_sequence + 1)
+                if generation.outcome is not None:
+                    break
+                await self._durably(append_events, vault_id, events=events)
+                live.publish(events)
+                generation.shown()
+                if (pace := self._pace()) > 0:
+                    await generation.ended(seconds=pace)
+            finished = await self.finish(
+                vault_id,
+                live.turn,
+                generation.outcome,
+                events=events,
+                closed=generation.closed,
+                usage=generation.usage,
+                model_calls=generation.model_calls,
+            )
+            live.publish([*events, finished])
+        except TurnNotFound:
+            logger.info("turn was ended or deleted elsewhere", vaultId=vault_id, turn_id=live.turn.turn_id)
+        finally:
+            generation.stop(interrupted())
+
+    async def finish(
+        self,
+        vault_id: str,
+        turn: Turn,
+        outcome: Outcome,
+        *,
+        events: Sequence[MiddleEvent] = (),
+        closed: Mapping[int, ThinkingBlock] = NOTHING_CLOSED,
+        usage: Usage | None = None,
+        model_calls: int,
+    ) -> TurnFinished:
+        """Ends a turn with its last events; without `usage` by what its events say. Raises TurnNotFound if it has."""
+        now = self._clock.now()
+        finished = await self._durably(
+            finish_turn,
+            vault_id,
+            turn=turn,
+            events=events,
+            closed=closed,
+            status=outcome.status,
+            stop_reason=outcome.stop_reason,
+            usage=usage,
+            model_calls=model_calls,
+            error=outcome.error,
+            reply_message_id=self._clock.new_id("msg"),
+            now=now,
+        )
+        logger.info(
+            "turn finished",
+            vaultId=vault_id,
+            turn_id=turn.turn_id,
+            status=outcome.status,
+            reason=outcome.error and outcome.error.reason,
+            model=turn.model,
+            duration=(now - turn.create_time) // 1000,
+            output_tokens=finished.usage.output_tokens,
+        )
+        return finished
+
+    async def _durably(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Writes what must not be lost: repeats until the store takes it, or the turn is gone."""
+        delay = 0.1
+        while True:
+            try:
+                return await self._database.write(operation, vault_id, *args, **kwargs)
+            except TurnNotFound:
+                raise
+            except Exception as exc:
+                # Of an error that the store has no name for, all that can be told.
+                unknown = None if isinstance(exc, DomainError) else exc
+                logger.warning("turn waits for the store", vaultId=vault_id, error=type(exc).__name__, exc_info=unknown)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LONGEST_BACKOFF)
+
+    def _pace(self) -> float:
+        """Seconds until the next delta may be committed: all turns wait for the same moments, to share a commit."""
+        pace = min(max(0, self._running_turns() - UNPACED_TURNS) * PACE_SECONDS, LONGEST_PACE)
+        return pace - asyncio.get_running_loop().time() % pace if pace else 0.0

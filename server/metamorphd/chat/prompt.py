@@ -1,0 +1,70 @@
+"""What a branch says to the model.
+
+What is stored is for display, and not all of it may be sent: a tool call without its result, thinking that the provider
+has not signed, a message whose content was deleted. The provider refuses a conversation with such a thing in it.
+"""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+
+from metamorphd.llm.model import PromptMessage
+from metamorphd.models import (
+    Block,
+    CompactionBlock,
+    Content,
+    Message,
+    Role,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+
+
+def prompt_messages(branch: Sequence[Message]) -> tuple[PromptMessage, ...]:
+    """A branch, oldest first, as the model is told it."""
+    recent = branch[_beginning(branch) :]
+    told = []
+    for place, message in enumerate(recent):
+        before = recent[place - 1].content if place else ()
+        after = recent[place + 1].content if place + 1 < len(recent) else ()
+        answered = (
+            _answered(message.content, after) if message.role is Role.ASSISTANT else _answered(before, message.content)
+        )
+        content = tuple(block for block in message.content if _sendable(block, answered))
+        if any(not isinstance(block, ThinkingBlock) for block in content):
+            told.append(PromptMessage(message.role, content))
+    return tuple(told)
+
+
+def _beginning(branch: Sequence[Message]) -> int:
+    """Where to begin: what lies before a summary is in the summary, but a conversation begins with the user."""
+    place = len(branch) - 1
+    while place > 0 and not any(isinstance(block, CompactionBlock) for block in branch[place].content):
+        place -= 1
+    while place > 0 and not _begins(branch[place]):
+        place -= 1
+    return max(place, 0)
+
+
+def _begins(message: Message) -> bool:
+    return message.role is Role.USER and any(isinstance(block, TextBlock) for block in message.content)
+
+
+def _answered(reply: Content, answer: Content) -> AbstractSet[str]:
+    """The tool calls of a reply, if the message after it holds the results of exactly those."""
+    calls = {block.tool_use_id for block in reply if isinstance(block, ToolUseBlock)}
+    results = {block.tool_use_id for block in answer if isinstance(block, ToolResultBlock)}
+    return calls if calls == results else set()
+
+
+def _sendable(block: Block, answered: AbstractSet[str]) -> bool:
+    match block:
+        case TextBlock():
+            # The provider refuses text of white space only.
+            return bool(block.text.strip())
+        case ThinkingBlock():
+            return bool(block.signature or block.redacted)
+        case ToolUseBlock() | ToolResultBlock():
+            return block.tool_use_id in answered
+    return True

@@ -1,0 +1,54 @@
+"""What is done now and then, whoever calls: what has had its time is deleted."""
+
+import asyncio
+import contextlib
+
+import structlog
+
+from metamorphd.clock import Clock
+from metamorphd.store.database import Database
+from metamorphd.store.events import prune_events
+
+ROUND_SECONDS = 60.0
+# A large DELETE would hold up every write; so many rows are gone in about a millisecond, and others get their turn.
+PRUNED_EVENTS = 500
+PAUSE_SECONDS = 0.02
+
+logger = structlog.get_logger(__name__)
+
+
+class Housekeeping:
+    """Rounds while the server runs. `event_retention_hours` is how long a turn's events outlive it."""
+
+    def __init__(self, *, database: Database, clock: Clock, event_retention_hours: float) -> None:
+        self._database = database
+        self._clock = clock
+        self._event_retention = int(event_retention_hours * 3600e6)
+        self._rounds: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins, once the store is open."""
+        self._rounds = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Ends between two deletions."""
+        if self._rounds is not None:
+            self._rounds.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._rounds
+
+    async def sweep(self) -> None:
+        """One round."""
+        before = self._clock.now() - self._event_retention
+        more = True
+        while more:
+            more = await self._database.write_system(prune_events, before=before, limit=PRUNED_EVENTS)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except Exception:
+                logger.exception("housekeeping failed; it is tried again")
+            await asyncio.sleep(ROUND_SECONDS)

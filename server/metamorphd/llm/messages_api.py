@@ -1,0 +1,270 @@
+"""The Messages API on the wire: a prompt as a request, and the events of a reply.
+
+https://platform.claude.com/docs/en/api/messages
+"""
+
+import json
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from metamorphd.llm.model import (
+    Prompt,
+    ReplyCompaction,
+    ReplyEvent,
+    ReplyStop,
+    ReplyText,
+    ReplyThinking,
+    ReplyThinkingEnd,
+    ReplyToolUse,
+    ReplyUsage,
+)
+from metamorphd.models import (
+    Block,
+    CompactionBlock,
+    Content,
+    Options,
+    Role,
+    StopReason,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    Usage,
+)
+
+STOP_REASONS = {
+    "end_turn": StopReason.END_TURN,
+    "max_tokens": StopReason.MAX_TOKENS,
+    "stop_sequence": StopReason.STOP_SEQUENCE,
+    "tool_use": StopReason.TOOL_USE,
+    "pause_turn": StopReason.PAUSE,
+    "refusal": StopReason.REFUSAL,
+    "model_context_window_exceeded": StopReason.CONTEXT_EXCEEDED,
+}
+ROLES = {Role.USER: "user", Role.ASSISTANT: "assistant"}
+COUNTS = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "cache_read_input_tokens": "cache_read_tokens",
+    "cache_creation_input_tokens": "cache_write_tokens",
+}
+COMPACTION_BETA = "compact-2026-01-12"
+COMPACTION = "compact_20260112"
+
+
+def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
+    """The parameters of a call. Schemas and tool inputs go out as they came, their members in the same order."""
+    options = prompt.options
+    request: dict[str, Any] = {
+        "model": options.model,
+        "max_tokens": options.max_output_tokens,
+        "messages": [
+            {"role": ROLES[message.role], "content": _content(message.content)} for message in prompt.messages
+        ],
+        "cache_control": {"type": "ephemeral"},
+    }
+    if prompt.system_prompt:
+        request["system"] = prompt.system_prompt
+    if options.stop_sequences:
+        request["stop_sequences"] = list(options.stop_sequences)
+    if options.response_schema:
+        schema = json.loads(options.response_schema)
+        request["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+    if compact_above:
+        edit = {"type": COMPACTION, "trigger": {"type": "input_tokens", "value": compact_above}}
+        request["extra_headers"] = {"anthropic-beta": COMPACTION_BETA}
+        request["extra_body"] = {"context_management": {"edits": [edit]}}
+    return request | _thinking(options) | _tools(options)
+
+
+def _thinking(options: Options) -> dict[str, Any]:
+    if options.thinking is None:
+        return {}
+    told: dict[str, Any] = {"type": options.thinking.mode}
+    if options.thinking.budget_tokens:
+        told["budget_tokens"] = options.thinking.budget_tokens
+    if options.thinking.mode != "disabled":
+        # Some models would keep it to themselves.
+        told["display"] = "summarized"
+    return {"thinking": told}
+
+
+def _tools(options: Options) -> dict[str, Any]:
+    if not options.tools:
+        return {}
+    tools = [
+        {"name": tool.name, "input_schema": json.loads(tool.input_schema)}
+        | ({"description": tool.description} if tool.description else {})
+        for tool in options.tools
+    ]
+    choice = options.tool_choice
+    if choice is None:
+        return {"tools": tools}
+    told: dict[str, Any] = {"type": choice.mode}
+    if choice.name:
+        told["name"] = choice.name
+    if choice.disable_parallel_tool_use and choice.mode != "none":
+        told["disable_parallel_tool_use"] = True
+    return {"tools": tools, "tool_choice": told}
+
+
+def _content(content: Content) -> list[dict[str, Any]]:
+    return [_block(block) for block in content]
+
+
+def _block(block: Block) -> dict[str, Any]:
+    match block:
+        case TextBlock():
+            return {"type": "text", "text": block.text}
+        case ToolUseBlock():
+            return {
+                "type": "tool_use",
+                "id": block.tool_use_id,
+                "name": block.name,
+                "input": json.loads(block.input),
+            }
+        case ToolResultBlock():
+            told = {"type": "tool_result", "tool_use_id": block.tool_use_id, "content": _content(block.content)}
+            return told | ({"is_error": True} if block.is_error else {})
+        case ThinkingBlock():
+            if block.redacted:
+                return {"type": "redacted_thinking", "data": block.redacted}
+            return {"type": "thinking", "thinking": block.text, "signature": block.signature}
+        case CompactionBlock():
+            return {"type": "compaction", "content": block.summary} | dict(json.loads(block.opaque))
+    raise TypeError(f"the Messages API knows no {type(block).__name__}")
+
+
+class Reply:
+    """Reads the raw events of one reply. `whole` once it has ended as it should."""
+
+    def __init__(self) -> None:
+        self.whole = False
+        self._reported = dict.fromkeys(COUNTS, 0)
+        self._summarising = dict.fromkeys(COUNTS, 0)
+        self._stop_reason = StopReason.OTHER
+        # The provider's index of each open block to ours: blocks that say nothing are not counted.
+        self._open: dict[int, _Open] = {}
+        self._count = 0
+        self._inputs: list[str] = []
+
+    def read(self, event: Any) -> Iterable[ReplyEvent]:
+        """What an event tells. Raises KeyError, TypeError, ValueError for one that does not fit."""
+        if event["type"] == "content_block_delta" and event["delta"]["type"] == "text_delta":
+            # Nearly all events are of this kind.
+            return self._said(self._open[event["index"]], event["delta"]["text"])
+        return self._read(event)
+
+    def _read(self, event: Any) -> Iterator[ReplyEvent]:
+        match event["type"]:
+            case "content_block_delta":
+                yield from self._more(self._open[event["index"]], event["delta"])
+            case "content_block_start":
+                yield from self._begin(event["index"], event["content_block"])
+            case "content_block_stop":
+                yield from self._end(self._open.pop(event["index"]))
+            case "message_start":
+                yield self._counted(event["message"]["usage"])
+            case "message_delta":
+                self._stop_reason = STOP_REASONS.get(event["delta"]["stop_reason"], StopReason.OTHER)
+                yield self._counted(event["usage"])
+            case "message_stop":
+                self._refuse_unreadable_calls()
+                self.whole = True
+                yield ReplyStop(self._stop_reason)
+
+    def _begin(self, index: int, block: Any) -> Iterator[ReplyEvent]:
+        opened = self._open[index] = _Open(block)
+        match opened.kind:
+            case "text":
+                yield from self._said(opened, block["text"])
+            case "thinking":
+                yield from self._thought(opened, block["thinking"])
+            case "redacted_thinking":
+                yield ReplyThinking(self._place(opened), "")
+
+    def _more(self, opened: "_Open", delta: Any) -> Iterator[ReplyEvent]:
+        match delta["type"]:
+            case "thinking_delta":
+                yield from self._thought(opened, delta["thinking"])
+            case "signature_delta":
+                opened.signature += _text(delta["signature"])
+            case "input_json_delta":
+                opened.input.append(_text(delta["partial_json"]))
+            case "compaction_delta":
+                opened.compaction |= {name: value for name, value in delta.items() if name != "type"}
+
+    def _end(self, opened: "_Open") -> Iterator[ReplyEvent]:
+        match opened.kind:
+            case "thinking":
+                place = self._place(opened)
+                # Where the provider keeps its thinking to itself, this is all there is.
+                yield ReplyThinking(place, "")
+                yield ReplyThinkingEnd(place, ThinkingBlock("", signature=opened.signature))
+            case "redacted_thinking":
+                redacted = _text(opened.block["data"])
+                yield ReplyThinkingEnd(self._place(opened), ThinkingBlock("", redacted=redacted))
+            case "tool_use":
+                block = opened.tool_use()
+                self._inputs.append(block.input)
+                yield ReplyToolUse(self._place(opened), block)
+            case "compaction" if opened.compaction.get("content"):
+                yield ReplyCompaction(self._place(opened), opened.compacted())
+
+    def _said(self, opened: "_Open", text: Any) -> list[ReplyEvent]:
+        return [ReplyText(self._place(opened), text)] if _text(text) else []
+
+    def _thought(self, opened: "_Open", text: Any) -> list[ReplyEvent]:
+        return [ReplyThinking(self._place(opened), text)] if _text(text) else []
+
+    def _refuse_unreadable_calls(self) -> None:
+        """A reply that was cut short may end in half a call; one that asks for its tools may not."""
+        if self._stop_reason is StopReason.TOOL_USE and not all(isinstance(json.loads(i), dict) for i in self._inputs):
+            raise TypeError("a tool's input is no object")
+
+    def _place(self, opened: "_Open") -> int:
+        """Our index of the block, given to it when it first says something."""
+        if opened.place is None:
+            opened.place = self._count
+            self._count += 1
+        return opened.place
+
+    def _counted(self, usage: dict[str, Any]) -> ReplyUsage:
+        """The counts are cumulative; an event may leave out those that it does not change."""
+        self._reported |= {name: operator.index(usage[name]) for name in COUNTS if usage.get(name) is not None}
+        if usage.get("iterations"):
+            # What summarising took is told here only.
+            summaries = [entry for entry in usage["iterations"] if entry["type"] == "compaction"]
+            self._summarising = {name: sum(operator.index(entry[name]) for entry in summaries) for name in COUNTS}
+        counts = {ours: self._reported[name] + self._summarising[name] for name, ours in COUNTS.items()}
+        return ReplyUsage(Usage(**counts))
+
+
+class _Open:
+    """A block of which more may come."""
+
+    __slots__ = ("block", "compaction", "input", "kind", "place", "signature")
+
+    def __init__(self, block: Any) -> None:
+        self.block = block
+        self.kind: str = block["type"]
+        self.place: int | None = None
+        self.signature = _text(block.get("signature") or "")
+        self.input: list[str] = []
+        self.compaction = {name: value for name, value in block.items() if name != "type" and value is not None}
+
+    def tool_use(self) -> ToolUseBlock:
+        # Without a delta it is what the block began with: a tool without parameters.
+        written = "".join(self.input) or json.dumps(self.block["input"])
+        return ToolUseBlock(_text(self.block["id"]), _text(self.block["name"]), written)
+
+    def compacted(self) -> CompactionBlock:
+        opaque = {name: value for name, value in self.compaction.items() if name != "content"}
+        return CompactionBlock(_text(self.compaction["content"]), json.dumps(opaque))
+
+
+def _text(value: Any) -> str:
+    """Text. Raises for what is no string or, with half a surrogate pair, no text: neither could be stored."""
+    str.encode(value)
+    return str(value)

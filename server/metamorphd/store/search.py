@@ -1,0 +1,72 @@
+"""Finding messages by their text.
+
+The index holds the texts of all vaults, and each statement names the one vault twice: in the match, so that others'
+entries cost nothing, and as a condition. What fits best is told by the message alone (see `sqlite.relevance`): the
+usual BM25 weighs a word by how rare it is among all texts, which would tell one tenant what others write of.
+"""
+
+import re
+
+from metamorphd.models import Highlight, MessageMatch, Page, Role
+from metamorphd.store.database import Row, Transaction
+from metamorphd.store.index import CLOSE, MARKS, OPEN
+from metamorphd.store.sessions import get_session
+
+PHRASES = re.compile(r'"([^"]*)"|([^\s"]+)')
+
+SEARCH_MESSAGES = """
+WITH page AS (
+    SELECT rowid AS place, relevance(message_search) AS fit FROM message_search
+    WHERE vault_id = :vault_id AND (:session_id IS NULL OR session_id = :session_id)
+        AND message_search MATCH 'vault_id : "' || :vault_id || '" AND text : (' || :words || ')'
+    ORDER BY fit DESC, place DESC
+    LIMIT :page_size + 1 OFFSET :offset
+)
+SELECT messages.message_id, messages.session_id, role, create_time,
+    snippet(message_search, 3, char(2), char(3), '…', 24), (SELECT COUNT(*) FROM page)
+FROM page
+JOIN message_search ON message_search.rowid = page.place AND message_search.vault_id = :vault_id
+    AND message_search MATCH 'vault_id : "' || :vault_id || '" AND text : (' || :words || ')'
+JOIN messages ON messages.vault_id = :vault_id AND messages.message_id = message_search.message_id
+ORDER BY page.fit DESC, page.place DESC
+LIMIT :page_size
+"""
+
+
+def words_of(query: str) -> str | None:
+    """A query as the index takes it: each word and each quoted phrase, all of them; None if there are none in it."""
+    found = [quoted or word for quoted, word in PHRASES.findall(query)]
+    phrases = [phrase for phrase in found if any(character.isalnum() for character in phrase)]
+    return " AND ".join(f'"{phrase}"' for phrase in phrases) or None
+
+
+async def search_messages(
+    tx: Transaction, *, words: str, session_id: str | None, after: tuple[int | str, ...] | None, page_size: int
+) -> Page[MessageMatch]:
+    """Best first; `words` as `words_of` makes them, `after` is (how many were shown). Raises SessionNotFound."""
+    if session_id is not None:
+        await get_session(tx, session_id=session_id)
+    offset = int(after[0]) if after else 0
+    rows = await tx.all(SEARCH_MESSAGES, words=words, session_id=session_id, page_size=page_size, offset=offset)
+    more = bool(rows) and rows[0][-1] > len(rows)
+    return Page(tuple(map(_match, rows)), (offset + len(rows),) if more else None)
+
+
+def _match(row: Row) -> MessageMatch:
+    pieces = re.split(f"([{OPEN}{CLOSE}])", row[4])
+    highlights, length, start = [], 0, 0
+    for piece in pieces:
+        if piece == OPEN:
+            start = length
+        elif piece == CLOSE:
+            highlights.append(Highlight(start, length))
+        else:
+            length += len(piece)
+    return MessageMatch(
+        message_id=row[0],
+        session_id=row[1],
+        role=Role(row[2]),
+        create_time=row[3],
+        snippet=MARKS.sub("", row[4]),
+        highlights=tuple(highlights),
+    )
