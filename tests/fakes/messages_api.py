@@ -18,18 +18,49 @@ LARGEST_BODY = 64 * 1024 * 1024
 WRITE_BYTES = 64 * 1024
 
 
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A block of another kind than text: as it starts, and its deltas."""
+
+    start: dict[str, Any]
+    deltas: tuple[dict[str, Any], ...] = ()
+
+
+def thinking(text: str, signature: str = "") -> Block:
+    """Thinking; without a signature it was cut short."""
+    signed = ({"type": "signature_delta", "signature": signature},) if signature else ()
+    told = ({"type": "thinking_delta", "thinking": text},) if text else ()
+    return Block({"type": "thinking", "thinking": "", "signature": ""}, told + signed)
+
+
+def redacted_thinking(data: str) -> Block:
+    """Thinking that must not be shown."""
+    return Block({"type": "redacted_thinking", "data": data})
+
+
+def tool_use(tool_use_id: str, name: str, *pieces: str) -> Block:
+    """A tool call; `pieces` of JSON make its input."""
+    deltas = tuple({"type": "input_json_delta", "partial_json": piece} for piece in pieces)
+    return Block({"type": "tool_use", "id": tool_use_id, "name": name, "input": {}}, deltas)
+
+
+def compaction(summary: str, **opaque: str) -> Block:
+    """A summary of what came before."""
+    delta = {"type": "compaction_delta", "content": summary, **opaque}
+    return Block({"type": "compaction", "content": None}, (delta,))
+
+
 # By identity, so that what a reply is on the wire is made once and kept.
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """A whole reply of `chunks`, unless it ends early.
+    """A whole reply of `chunks`, text or other blocks, unless it ends early.
 
     `ending` after the chunks: "stop", "drop" (the connection is reset), "error" (an error event of `error_type`),
     "stall" (silence until the client leaves), "garbage" (an event whose data is `garbage`), "truncate" (the response
-    ends without message_stop). `hold` is waited for after the first `hold_after` chunks. `thinking` comes after the
-    first `thinking_after` chunks: the text before it and the text after it are blocks of their own.
+    ends without message_stop). `hold` is waited for after the first `hold_after` chunks.
     """
 
-    chunks: tuple[str, ...]
+    chunks: tuple[str | Block, ...]
     ending: str = "stop"
     error_type: str = "api_error"
     garbage: bytes = b"{no json"
@@ -37,8 +68,7 @@ class Reply:
     delay: float = 0.0
     hold: asyncio.Event | None = None
     hold_after: int = 1
-    thinking: str = ""
-    thinking_after: int = 0
+    iterations: tuple[dict[str, Any], ...] = ()
     usage: dict[str, int] = field(
         default_factory=lambda: {"input_tokens": 11, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3}
     )
@@ -200,7 +230,7 @@ async def _read(reader: asyncio.StreamReader) -> Received | None:
 
 def _echo(received: Received) -> Reply:
     last = received.body["messages"][-1]["content"]
-    said = last if isinstance(last, str) else last[-1]["text"]
+    said = last if isinstance(last, str) else last[-1].get("text", last[-1]["type"])
     return Reply(chunks=("You ", "said: ", said))
 
 
@@ -226,40 +256,40 @@ def _frames(reply: Reply, model: str) -> list[bytes]:
         "usage": {**reply.usage, "output_tokens": 1},
     }
     frames = [_sse("message_start", message=message) + _sse("ping")]
-    index, before = 0, _text_block(0)
-    for count, chunk in enumerate(reply.chunks):
-        if reply.thinking and count == reply.thinking_after:
-            ended = _sse("content_block_stop", index=index) if count else b""
-            index += 1 if count else 0
-            before = ended + _thinking_block(index, reply.thinking) + _text_block(index + 1)
-            index += 1
-        frames.append(before + _sse("content_block_delta", index=index, delta={"type": "text_delta", "text": chunk}))
+    index, text_open = -1, False
+    for chunk in reply.chunks:
         before = b""
-    return [*frames, before + _ending(reply, index)]
+        if text_open and isinstance(chunk, Block):
+            before, text_open = _sse("content_block_stop", index=index), False
+        if isinstance(chunk, Block):
+            index += 1
+            frames.append(before + _block(index, chunk))
+            continue
+        if not text_open:
+            index, text_open = index + 1, True
+            before = _sse("content_block_start", index=index, content_block={"type": "text", "text": ""})
+        frames.append(before + _sse("content_block_delta", index=index, delta={"type": "text_delta", "text": chunk}))
+    return [*frames, _ending(reply, index if text_open else None)]
 
 
-def _text_block(index: int) -> bytes:
-    return _sse("content_block_start", index=index, content_block={"type": "text", "text": ""})
-
-
-def _thinking_block(index: int, thinking: str) -> bytes:
-    block = {"type": "thinking", "thinking": "", "signature": ""}
+def _block(index: int, block: Block) -> bytes:
+    deltas = b"".join(_sse("content_block_delta", index=index, delta=delta) for delta in block.deltas)
     return (
-        _sse("content_block_start", index=index, content_block=block)
-        + _sse("content_block_delta", index=index, delta={"type": "thinking_delta", "thinking": thinking})
+        _sse("content_block_start", index=index, content_block=block.start)
+        + deltas
         + _sse("content_block_stop", index=index)
     )
 
 
-def _ending(reply: Reply, index: int) -> bytes:
+def _ending(reply: Reply, open_block: int | None) -> bytes:
     match reply.ending:
         case "stop":
             delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
-            return (
-                _sse("content_block_stop", index=index)
-                + _sse("message_delta", delta=delta, usage={"output_tokens": len(reply.chunks)})
-                + _sse("message_stop")
-            )
+            usage: dict[str, Any] = {"output_tokens": len(reply.chunks)}
+            if reply.iterations:
+                usage["iterations"] = list(reply.iterations)
+            stop = b"" if open_block is None else _sse("content_block_stop", index=open_block)
+            return stop + _sse("message_delta", delta=delta, usage=usage) + _sse("message_stop")
         case "error":
             return _sse("error", error={"type": reply.error_type, "message": "the provider's own words"})
         case "garbage":

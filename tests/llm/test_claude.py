@@ -23,7 +23,7 @@ from metamorphd.llm.model import (
 )
 from metamorphd.models import Options, Role, StopReason, TextBlock, ThinkingBlock, Usage
 
-from tests.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup, Refusal, Reply, Silence
+from tests.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup, Refusal, Reply, Silence, thinking
 
 
 @pytest.fixture
@@ -120,14 +120,14 @@ async def test_stop_reasons_are_told_in_our_terms(api: FakeMessagesApi, provided
 
 
 async def test_blocks_count_from_0_in_the_order_of_the_reply(api: FakeMessagesApi) -> None:
-    api.default = Reply(("a", "b", "c"), thinking="hmm", thinking_after=1)
+    api.default = Reply(("a", thinking("hmm", "sig"), "b", "c"))
     async with opened(api) as claude:
         events, _ = await told(claude)
     assert [event for event in events if not isinstance(event, (ReplyUsage, ReplyStop))] == [
         ReplyText(0, "a"),
         ReplyThinking(1, "hmm"),
         ReplyThinking(1, ""),
-        ReplyThinkingEnd(1, ThinkingBlock("", signature="")),
+        ReplyThinkingEnd(1, ThinkingBlock("", signature="sig")),
         ReplyText(2, "b"),
         ReplyText(2, "c"),
     ]
