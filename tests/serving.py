@@ -81,8 +81,8 @@ class Events:
 
 
 def send_request(session_id: str, text: str = "Hello", **fields: Any) -> pb.SendMessageRequest:
-    """A message of one text block."""
-    return pb.SendMessageRequest(session_id=session_id, content=[text_block(text)], **fields)
+    """A message of one text block, unless `content` is given."""
+    return pb.SendMessageRequest(session_id=session_id, **({"content": [text_block(text)]} | fields))
 
 
 def text_block(text: str) -> message_pb2.ContentBlock:

@@ -33,7 +33,7 @@ def call(caller: Caller, method: Method, request: Message) -> Any:
 
 def implements(servicer: type, name: str) -> bool:
     """Whether a method is the servicer's own, and not the one that it would inherit from generated code."""
-    return getattr(servicer, name).__module__.startswith("metamorphd.")
+    return str(getattr(servicer, name).__module__).startswith("metamorphd.")
 
 
 def test_every_rpc_is_implemented_by_its_servicer() -> None:

@@ -1,0 +1,265 @@
+"""Tools, thinking, structured output and compaction, seen by callers and by the Messages API."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metamorph.chat.v1 import generation_pb2, message_pb2, turn_pb2
+from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest
+
+from tests.chat.test_turns import asking, followed, get_turn
+from tests.fakes.messages_api import FakeMessagesApi, Reply, compaction, redacted_thinking, thinking, tool_use
+from tests.serving import Caller, Serving, refused, text_block, text_of
+
+# Numbers and an order of members that a Struct would not keep.
+SCHEMA = (
+    '{"type": "object", "properties": {"z": {"type": "integer", "maximum": 9007199254740993}, "a": {"type": "string"}}}'
+)
+TOOL = generation_pb2.TOOL_CHOICE_MODE_TOOL
+ADAPTIVE, ENABLED = generation_pb2.THINKING_MODE_ADAPTIVE, generation_pb2.THINKING_MODE_ENABLED
+WEATHER = generation_pb2.Tool(name="weather", description="Tells the weather.", input_schema=SCHEMA)
+CALL = tool_use("toolu_1", "weather", '{"z": 1, ', '"a": "Paris"}')
+ASKS = Reply(("Let me look. ", CALL), stop_reason="tool_use")
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeMessagesApi]:
+    async with FakeMessagesApi() as started:
+        yield started
+
+
+@pytest.fixture
+async def running(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Serving]:
+    async with asking(api, tmp_path) as started:
+        yield started
+
+
+def result(tool_use_id: str = "toolu_1", text: str = "Sunny", *, is_error: bool = False) -> message_pb2.ContentBlock:
+    part = message_pb2.ToolResultPart(text=message_pb2.TextBlock(text=text))
+    answer = message_pb2.ToolResultBlock(tool_use_id=tool_use_id, content=[part], is_error=is_error)
+    return message_pb2.ContentBlock(tool_result=answer)
+
+
+async def send(caller: Caller, session_id: str, *content: message_pb2.ContentBlock, **fields: Any) -> Any:
+    """Every event of a turn that answers `content`."""
+    told: dict[str, Any] = {"content": content} if content else {}
+    return await caller.send(session_id, **told, **fields)
+
+
+def kinds(events: list[turn_pb2.TurnEvent]) -> list[str]:
+    """The kinds of events, neighbours of one kind told once."""
+    told = [str(event.WhichOneof("event")) for event in events]
+    return [kind for place, kind in enumerate(told) if place == 0 or told[place - 1] != kind]
+
+
+async def test_a_tool_call_arrives_whole_and_its_result_goes_back(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.extend([ASKS, Reply(("It is sunny.",))])
+    events = await send(alice, session.session_id, tools=[WEATHER])
+    (call,) = [event.tool_use for event in events if event.HasField("tool_use")]
+    assert (call.block_index, call.tool_use_id, call.name) == (1, "toolu_1", "weather")
+    assert call.input == '{"z": 1, "a": "Paris"}'
+    finished = events[-1].turn_finished
+    assert (finished.status, finished.stop_reason) == (
+        turn_pb2.TURN_STATUS_COMPLETED,
+        turn_pb2.STOP_REASON_TOOL_USE,
+    )
+    assert finished.message.content[1].tool_use.input == call.input
+    assert await followed(alice, events[0].turn_id) == events
+    answered = await send(alice, session.session_id, result(), text_block("Well?"))
+    assert text_of(answered[-1].turn_finished.message) == "It is sunny."
+    first, second = (received.body for received in api.requests)
+    # Omitted with a result, the tools are those of the turn before; to the letter, or no cache would hold.
+    assert json.dumps(first["tools"]) == json.dumps(second["tools"])
+    assert json.dumps(first["tools"][0]["input_schema"]) == SCHEMA
+    assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
+    assert second["messages"][1]["content"][1] == {
+        "type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"z": 1, "a": "Paris"},
+    }  # fmt: skip
+    assert second["messages"][2]["content"] == [
+        {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "Sunny"}]},
+        {"type": "text", "text": "Well?"},
+    ]
+    stored = await alice.messages(session.session_id)
+    assert stored[2].content[0] == result()
+
+
+async def test_pending_tool_calls_must_be_answered_exactly(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    second = tool_use("toolu_2", "weather", "{}")
+    api.script.append(Reply((CALL, second), stop_reason="tool_use"))
+    asked = (await send(alice, session.session_id, tools=[WEATHER]))[-1].turn_finished.message
+    for content in (
+        [text_block("Never mind")],
+        [result()],
+        [result(), result()],
+        [result(), result("toolu_2"), result()],
+    ):
+        refusal = await refused(send(alice, session.session_id, *content))
+        assert (refusal.code.name, refusal.reason) == ("FAILED_PRECONDITION", "TOOL_RESULT_REQUIRED")
+        assert refusal.info.metadata == {"tool_use_ids": "toolu_1,toolu_2"}
+    refusal = await refused(send(alice, session.session_id, result(), result("toolu_9")))
+    assert (refusal.code.name, refusal.reason) == ("FAILED_PRECONDITION", "TOOL_RESULT_UNEXPECTED")
+    assert refusal.info.metadata == {"tool_use_ids": "toolu_9"}
+    # Another branch owes nothing, and is owed nothing.
+    refusal = await refused(send(alice, session.session_id, result(), parent_message_id=""))
+    assert refusal.reason == "TOOL_RESULT_UNEXPECTED"
+    assert (await send(alice, session.session_id, parent_message_id=""))[-1].HasField("turn_finished")
+    both = [result("toolu_2", "Rain"), result(is_error=True)]
+    await send(alice, session.session_id, *both, parent_message_id=asked.message_id)
+    assert [block.get("is_error", False) for block in api.requests[-1].body["messages"][-1]["content"]] == [False, True]
+
+
+@pytest.mark.parametrize("ending", ["cancel", "drop", "max_tokens"])
+async def test_tool_calls_of_an_unfinished_turn_are_shown_and_never_sent(
+    alice: Caller, api: FakeMessagesApi, ending: str
+) -> None:
+    session = await alice.create_session()
+    half = tool_use("toolu_1", "weather", '{"z": ')
+    match ending:
+        case "drop":
+            api.script.append(Reply(("Well, ", CALL), ending="drop"))
+        case "max_tokens":
+            api.script.append(Reply(("Well, ", half), stop_reason="max_tokens"))
+        case "cancel":
+            api.script.append(Reply(("Well, ", CALL), ending="stall"))
+    call = alice.start(session.session_id, tools=[WEATHER])
+    events = [await call.next()]
+    while not events[-1].HasField("tool_use"):
+        events.append(await call.next())
+    if ending == "cancel":
+        await alice.chat.CancelTurn(CancelTurnRequest(turn_id=events[0].turn_id), metadata=alice.metadata)
+    events += await call.rest()
+    assert events[-1].turn_finished.message.content[1].tool_use.name == "weather"
+    assert (await refused(send(alice, session.session_id, result()))).reason == "TOOL_RESULT_UNEXPECTED"
+    api.script.append(Reply(("Fine.",)))
+    await send(alice, session.session_id)
+    sent = api.requests[-1].body["messages"]
+    assert sent[1] == {"role": "assistant", "content": [{"type": "text", "text": "Well, "}]}
+
+
+async def test_a_call_that_cannot_be_read_fails_the_turn(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.append(Reply((tool_use("toolu_1", "weather", '{"z": '),), stop_reason="tool_use"))
+    finished = (await send(alice, session.session_id, tools=[WEATHER]))[-1].turn_finished
+    assert (finished.status, finished.error.reason) == (turn_pb2.TURN_STATUS_FAILED, "UPSTREAM_INTERRUPTED")
+    assert (await send(alice, session.session_id))[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
+
+
+async def test_signed_thinking_goes_back_as_it_came(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    thoughts = (thinking("Hmm. ", "sig-1"), redacted_thinking("secret"), thinking("", "sig-2"))
+    api.script.append(Reply((*thoughts, "Yes.")))
+    mode = generation_pb2.ThinkingConfig(mode=generation_pb2.THINKING_MODE_ENABLED, budget_tokens=2048)
+    events = await send(alice, session.session_id, thinking=mode)
+    assert kinds(events)[:2] == ["turn_started", "thinking_delta"]
+    assert "".join(event.thinking_delta.text for event in events) == "Hmm. "
+    blocks = events[-1].turn_finished.message.content
+    assert [block.WhichOneof("block") for block in blocks] == ["thinking"] * 3 + ["text"]
+    assert (blocks[0].thinking.signature, blocks[1].thinking.redacted) == (b"sig-1", b"secret")
+    assert api.requests[0].body["thinking"] == {"type": "enabled", "budget_tokens": 2048, "display": "summarized"}
+    await send(alice, session.session_id)
+    assert api.requests[1].body["messages"][1]["content"] == [
+        {"type": "thinking", "thinking": "Hmm. ", "signature": "sig-1"},
+        {"type": "redacted_thinking", "data": "secret"},
+        {"type": "thinking", "thinking": "", "signature": "sig-2"},
+        {"type": "text", "text": "Yes."},
+    ]
+    assert "thinking" not in api.requests[1].body
+
+
+async def test_unsigned_thinking_is_shown_and_never_sent(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.append(Reply((thinking("Hmm"), "Ye"), ending="drop"))
+    message = (await send(alice, session.session_id))[-1].turn_finished.message
+    assert (message.content[0].thinking.text, message.content[1].text.text) == ("Hmm", "Ye")
+    await send(alice, session.session_id)
+    assert api.requests[1].body["messages"][1]["content"] == [{"type": "text", "text": "Ye"}]
+
+
+async def test_a_schema_of_the_reply_and_a_choice_of_tool_are_passed_on(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.default = Reply(('{"a": "b"}',))
+    choice = generation_pb2.ToolChoice(
+        mode=generation_pb2.TOOL_CHOICE_MODE_TOOL, name="weather", disable_parallel_tool_use=True
+    )
+    await send(alice, session.session_id, tools=[WEATHER], tool_choice=choice, response_schema=SCHEMA)
+    body = api.requests[0].body
+    assert json.dumps(body["output_config"]["format"]) == '{"type": "json_schema", "schema": ' + SCHEMA + "}"
+    assert body["tool_choice"] == {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"response_schema": "no json"}, "response_schema"),
+        ({"response_schema": "[1]"}, "response_schema"),
+        ({"response_schema": "[" * 50_000}, "response_schema"),
+        ({"tools": [generation_pb2.Tool(name="a", input_schema="{]")]}, "tools[0].input_schema"),
+        ({"tools": [generation_pb2.Tool(name="a b", input_schema="{}")]}, "tools[0].name"),
+        ({"tools": [WEATHER, WEATHER]}, ""),
+        ({"tool_choice": generation_pb2.ToolChoice(mode=TOOL)}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": generation_pb2.ToolChoice(mode=TOOL, name="other")}, ""),
+        ({"thinking": generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=5)}, "thinking"),
+        ({"thinking": generation_pb2.ThinkingConfig(mode=ADAPTIVE, budget_tokens=2048)}, "thinking"),
+    ],
+)
+async def test_options_that_make_no_sense_are_refused(alice: Caller, fields: dict[str, Any], field: str) -> None:
+    session = await alice.create_session()
+    refusal = await refused(send(alice, session.session_id, **fields))
+    assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", [field])
+    assert await alice.messages(session.session_id) == []
+
+
+async def test_a_users_message_holds_what_a_user_may_say(alice: Caller) -> None:
+    session = await alice.create_session()
+    forbidden = [
+        [message_pb2.ContentBlock(tool_use=message_pb2.ToolUseBlock(tool_use_id="x", name="y", input="{}"))],
+        [message_pb2.ContentBlock(thinking=message_pb2.ThinkingBlock(text="hmm"))],
+        [message_pb2.ContentBlock(compaction=message_pb2.CompactionBlock(summary="hmm"))],
+        [text_block("first"), result()],
+    ]
+    for content in forbidden:
+        assert (await refused(send(alice, session.session_id, *content))).reason == "REQUEST_INVALID"
+
+
+async def test_a_long_session_is_summarised_for_the_model_and_stays_as_it_was(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session()
+    await send(alice, session.session_id, text_block("one"))
+    spent = {"input_tokens": 1000, "output_tokens": 50}
+    cached = {"cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
+    usage = ({"type": "compaction", **spent, **cached}, {"type": "message", **spent, **cached})
+    api.script.append(Reply((compaction("They said one.", encrypted_content="e"), "Two."), iterations=usage))
+    events = await send(alice, session.session_id, text_block("two"))
+    (told,) = [event.compaction for event in events if event.HasField("compaction")]
+    assert (told.block_index, told.summary) == (0, "They said one.")
+    # What summarising took is no part of the provider's own total.
+    assert (events[-1].turn_finished.usage.input_tokens, events[-1].turn_finished.usage.output_tokens) == (1011, 52)
+    await send(alice, session.session_id, text_block("three"))
+    edits = api.requests[-1].body["context_management"]["edits"]
+    assert edits == [{"type": "compact_20260112", "trigger": {"type": "input_tokens", "value": 150_000}}]
+    assert "compact-2026-01-12" in api.requests[-1].headers["anthropic-beta"]
+    # What lies before the summary is in it.
+    assert [message["content"] for message in api.requests[-1].body["messages"]] == [
+        [{"type": "text", "text": "two"}],
+        [
+            {"type": "compaction", "content": "They said one.", "encrypted_content": "e"},
+            {"type": "text", "text": "Two."},
+        ],
+        [{"type": "text", "text": "three"}],
+    ]
+    stored = await alice.messages(session.session_id)
+    assert [text_of(message) for message in stored][:4] == ["one", "You said: one", "two", "Two."]
+    assert stored[3].content[0].compaction.summary == "They said one."
+
+
+async def test_what_a_turn_costs_is_told_while_it_runs(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    events = await send(alice, session.session_id)
+    (update,) = [event.usage_update.usage for event in events if event.HasField("usage_update")]
+    assert (update.input_tokens, update.cache_read_tokens, update.cache_write_tokens) == (11, 5, 3)
+    assert (await get_turn(alice, events[0].turn_id)).usage == events[-1].turn_finished.usage
