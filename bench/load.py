@@ -1,6 +1,7 @@
 """A process that loads a target and prints what it measured, as JSON.
 
-`python -m bench.load KIND TARGET --in-flight N --seconds S`, KIND one of get, create, send, sdk, first, first-sdk.
+`python -m bench.load KIND TARGET --in-flight N --seconds S`, KIND one of get, create, send, sdk, first, first-sdk,
+slow (one reply each, whose words say when they were sent; `--seconds` is not counted in).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 CHAT = "/metamorph.chat.v1.ChatService/"
 CHANNELS = 4
 WARM_UP = 0.5
+SETTLING_NANOSECONDS = 1_000_000_000
 QUESTION = "Hello, please answer in five hundred words."
 
 # Does one thing; (how much was done, seconds of it that are told).
@@ -56,6 +58,25 @@ class Calls:
 
     async def first(self, number: int) -> Work:
         return await self._send(number, first_only=True)
+
+    async def slow(self, number: int) -> Callable[[], Awaitable[list[int]]]:
+        """Nanoseconds that each word of a reply took, those of its first second left out."""
+        send, request = await self._sending(number)
+
+        async def work() -> list[int]:
+            lags: list[int] = []
+            # Callers do not come all at once.
+            await asyncio.sleep(number % 100 / 100)
+            began = time.monotonic_ns()
+            async for response in send(request, metadata=self._metadata):
+                now = time.monotonic_ns()
+                # The last event repeats the whole reply.
+                delta = SendMessageResponse.FromString(response).event.text_delta
+                sent = [int(stamp) for stamp in delta.text.split()]
+                lags += [now - stamp for stamp in sent if stamp - began > SETTLING_NANOSECONDS]
+            return lags
+
+        return work
 
     async def _channel(self, number: int) -> grpc.aio.Channel:
         # Channels with equal options would share a connection.
@@ -86,7 +107,8 @@ class Calls:
 
         return work
 
-    async def _send(self, number: int, *, first_only: bool) -> Work:
+    async def _sending(self, number: int) -> tuple[Any, bytes]:
+        """SendMessage, and a request for it."""
         channel = await self._channel(number)
         create: Any = channel.unary_unary(CHAT + "CreateSession")
         answer = await create(CreateSessionRequest().SerializeToString(), metadata=self._metadata)
@@ -96,7 +118,10 @@ class Calls:
             content=[ContentBlock(text=TextBlock(text=QUESTION))],
             parent_message_id="",
         ).SerializeToString()
-        send: Any = channel.unary_stream(CHAT + "SendMessage")
+        return channel.unary_stream(CHAT + "SendMessage"), request
+
+    async def _send(self, number: int, *, first_only: bool) -> Work:
+        send, request = await self._sending(number)
 
         async def work() -> tuple[int, float]:
             began, words, first = time.perf_counter(), 0, 0.0
@@ -147,9 +172,16 @@ async def _measure(arguments: argparse.Namespace) -> dict[str, float]:
         source: Any = (Sdk if "sdk" in arguments.kind else Calls)(arguments.target, stack)
         make = getattr(source, arguments.kind.replace("-", "_"))
         works = [await make(number) for number in range(arguments.in_flight)]
+        if arguments.kind == "slow":
+            lags = [lag / 1e9 for lags in await asyncio.gather(*(work() for work in works)) for lag in lags]
+            return _told(len(lags), lags)
         await _run(works, WARM_UP)
         done, seconds, told = await _run(works, arguments.seconds)
-    return {"per_second": done / seconds, "p50_ms": median(told) * 1e3, "p99_ms": quantiles(told, n=100)[98] * 1e3}
+    return _told(done / seconds, told)
+
+
+def _told(rate: float, seconds: list[float]) -> dict[str, float]:
+    return {"per_second": rate, "p50_ms": median(seconds) * 1e3, "p99_ms": quantiles(seconds, n=100)[98] * 1e3}
 
 
 async def _run(works: list[Work], seconds: float) -> tuple[int, float, list[float]]:
@@ -169,7 +201,7 @@ async def _run(works: list[Work], seconds: float) -> tuple[int, float, list[floa
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["get", "create", "send", "sdk", "first", "first-sdk"])
+    parser.add_argument("kind", choices=["get", "create", "send", "sdk", "first", "first-sdk", "slow"])
     parser.add_argument("target")
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=2.0)

@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,24 +36,41 @@ def services(directory: Path) -> Iterator[Services]:
     """All of them, idle; they end with the block."""
     with ExitStack() as stack:
         api = stack.enter_context(service(["tests.fakes.messages_api", "--words", "500"], directory))
-        environment = {
-            "EMBLEM_JWT_SECRET": SIGNING_KEY,
-            "ANTHROPIC_API_KEY": "sk-bench",
-            "ANTHROPIC_BASE_URL": f"http://{api.target}",
-            "LISTEN_ADDRESS": "127.0.0.1",
-            "PORT": "0",
-            "GRPC_PORT": "0",
-            "DATABASE_PATH": str(directory / "metamorph.db"),
-            "RATE_LIMIT_REQUESTS": str(ALLOWANCE),
-            # As in the image.
-            "MALLOC_ARENA_MAX": "2",
-        }
         yield Services(
-            metamorph=stack.enter_context(service(["metamorphd", "serve"], directory, environment)),
+            metamorph=stack.enter_context(_metamorph(directory, api)),
             bare=stack.enter_context(service(["bench.bare", "echo"], directory)),
             unguarded=stack.enter_context(service(["bench.bare", "unguarded"], directory)),
             messages_api=api,
         )
+
+
+@contextmanager
+def slow_service() -> Iterator[Service]:
+    """A server of its own whose model says 20 words a second, for ten seconds a reply."""
+    words = ["tests.fakes.messages_api", "--words", "200", "--delay-ms", "50", "--stamp"]
+    with (
+        tempfile.TemporaryDirectory() as name,
+        service(words, Path(name)) as api,
+        _metamorph(Path(name), api) as server,
+    ):
+        yield server
+
+
+def _metamorph(directory: Path, api: Service) -> AbstractContextManager[Service]:
+    environment = {
+        "EMBLEM_JWT_SECRET": SIGNING_KEY,
+        "ANTHROPIC_API_KEY": "sk-bench",
+        "ANTHROPIC_BASE_URL": f"http://{api.target}",
+        "LISTEN_ADDRESS": "127.0.0.1",
+        "PORT": "0",
+        "GRPC_PORT": "0",
+        "DATABASE_PATH": str(directory / "metamorph.db"),
+        "RATE_LIMIT_REQUESTS": str(ALLOWANCE),
+        "MAX_RUNNING_TURNS": "10000",
+        # As in the image.
+        "MALLOC_ARENA_MAX": "2",
+    }
+    return service(["metamorphd", "serve"], directory, environment)
 
 
 def token() -> str:

@@ -1,21 +1,27 @@
 """A Messages API over HTTP on loopback, streaming included, that does what a test tells it to.
 
 `python -m tests.fakes.messages_api --port 0 --words N` prints its port and answers every request with N words, one an
-event, until its standard input ends.
+event, until its standard input ends. With `--stamp` each word is the moment it was sent at, in nanoseconds of the
+monotonic clock, which processes of one machine share.
 """
 
 import argparse
 import asyncio
 import json
 import sys
+import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Self
 
+import uvloop
+
 LARGEST_BODY = 64 * 1024 * 1024
 WRITE_BYTES = 64 * 1024
+# A word that is replaced, when it is sent, by the time.
+STAMP = b"0" * 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +74,7 @@ class Reply:
     delay: float = 0.0
     hold: asyncio.Event | None = None
     hold_after: int = 1
+    stamped: bool = False
     iterations: tuple[dict[str, Any], ...] = ()
     usage: dict[str, int] = field(
         default_factory=lambda: {"input_tokens": 11, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3}
@@ -185,7 +192,7 @@ class FakeMessagesApi:
                     await reply.hold.wait()
                 if reply.delay:
                     await asyncio.sleep(reply.delay)
-            writer.write(part)
+            writer.write(part.replace(STAMP, b"%020d" % time.monotonic_ns()) if reply.stamped else part)
             await writer.drain()
         match reply.ending:
             case "drop":
@@ -313,10 +320,13 @@ async def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 is a free one")
     parser.add_argument("--words", type=int, default=500)
+    parser.add_argument("--stamp", action="store_true")
     parser.add_argument("--delay-ms", type=float, default=0.0, help="between words")
     arguments = parser.parse_args()
-    words = tuple(f"word{number} " for number in range(arguments.words))
-    async with FakeMessagesApi(Reply(words, delay=arguments.delay_ms / 1000), port=arguments.port) as api:
+    words = tuple(f"{STAMP.decode()} " if arguments.stamp else f"word{number} " for number in range(arguments.words))
+    async with FakeMessagesApi(
+        Reply(words, delay=arguments.delay_ms / 1000, stamped=arguments.stamp), port=arguments.port
+    ) as api:
         sys.stdout.write(f"{api.port}\n")
         sys.stdout.flush()
         # Serves until whoever started it closes its end.
@@ -324,4 +334,4 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    uvloop.run(_main())

@@ -13,7 +13,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from metamorph.admin.v1.admin_service_pb2_grpc import AdminServiceStub
-from metamorph.chat.v1.chat_service_pb2 import SendMessageRequest, StreamTurnRequest
+from metamorph.chat.v1.chat_service_pb2 import RegenerateReplyRequest, SendMessageRequest, StreamTurnRequest
 from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 from metamorph.chat.v1.turn_pb2 import TurnEvent
@@ -137,6 +137,13 @@ class MetamorphClient:
         request = SendMessageRequest(session_id=session_id, content=blocks, request_id=request_id, **fields)
         # The same request_id replays the turn from its first event.
         async for event in self._resuming(lambda: self.chat.SendMessage(request, metadata=self.metadata), "", 0):
+            yield event
+
+    async def regenerate(self, user_message_id: str, **fields: Any) -> AsyncGenerator[TurnEvent]:
+        """Another reply to a user's message, as `send` brings one; `fields` are those of RegenerateReplyRequest."""
+        request_id = fields.pop("request_id", None) or str(uuid.uuid4())
+        request = RegenerateReplyRequest(user_message_id=user_message_id, request_id=request_id, **fields)
+        async for event in self._resuming(lambda: self.chat.RegenerateReply(request, metadata=self.metadata), "", 0):
             yield event
 
     async def follow(self, turn_id: str, after_sequence: int = 0) -> AsyncGenerator[TurnEvent]:
