@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import jwt
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RequestInfo, RetryInfo
 from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 from metamorph.admin.v1 import admin_service_pb2_grpc
@@ -16,6 +16,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import chat_service_pb2_grpc, message_pb2, session_pb2, turn_pb2
 from metamorph.vault.v1 import vault_service_pb2_grpc
 from metamorphd import settings
+from metamorphd.clock import Clock
 from metamorphd.server import Server
 
 ROOT = Path(__file__).parent.parent
@@ -117,7 +118,7 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
+async def serving(directory: Path, *, clock: Clock | None = None, **overrides: Any) -> AsyncIterator[Serving]:
     """Serves with settings for a test: ports of its own, no rate limit, offline replies, data in `directory`."""
     base: dict[str, Any] = {
         "emblem_jwt_secret": SECRET,
@@ -129,7 +130,7 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
         "emblem_api_url": "",
         "database_path": directory / "metamorph.db",
     }
-    server = Server(settings.load(**(base | overrides)))
+    server = Server(settings.load(**(base | overrides)), clock=clock)
     await server.start()
     running = Serving(server)
     try:
@@ -146,9 +147,10 @@ class Refusal:
         self.code = error.code()
         self.message = error.details() or ""
         self.info, self.retry, self.request, self.fields = ErrorInfo(), None, RequestInfo(), []
+        self.quotas = QuotaFailure()
         status = rpc_status.from_call(error)
         for detail in status.details if status else []:
-            if detail.Unpack(self.info) or detail.Unpack(self.request):
+            if detail.Unpack(self.info) or detail.Unpack(self.request) or detail.Unpack(self.quotas):
                 continue
             retry, bad_request = RetryInfo(), BadRequest()
             if detail.Unpack(retry):

@@ -1,7 +1,8 @@
-"""Where time, ids and keys come from."""
+"""Where time, ids and keys come from, and the days of a time."""
 
 import os
 import time
+from datetime import UTC, date, datetime, timedelta
 
 KEY_BYTES = 32
 POOL_BYTES = 8192
@@ -38,3 +39,29 @@ class Clock:
             self._pool = os.urandom(POOL_BYTES)
         taken, self._pool = self._pool[:count], self._pool[count:]
         return taken
+
+
+def day_of(now: int) -> date:
+    """The day (UTC) of a time."""
+    return datetime.fromtimestamp(now // 1_000_000, UTC).date()
+
+
+def beginning(day: date) -> int:
+    """When a day (UTC) begins."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
+
+
+def next_day(day: date) -> date:
+    """The day after."""
+    return day + timedelta(days=1)
+
+
+def next_month(day: date) -> date:
+    """The first day of the month after."""
+    # The 28th is in every month, and four days later never is.
+    return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
+
+
+def rfc3339(now: int) -> str:
+    """A time as text, to the second: `2026-12-01T00:00:00Z`."""
+    return f"{datetime.fromtimestamp(now // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -27,6 +27,14 @@ class FieldViolation:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaViolation:
+    """A quota that is used up, by its name, and what is to say of it."""
+
+    subject: str
+    description: str
+
+
 class DomainError(Exception):
     """A refusal that a caller is told. The message never holds a caller's content, a path, SQL or a key."""
 
@@ -39,11 +47,13 @@ class DomainError(Exception):
         *,
         retry_delay: float | None = None,
         violations: Sequence[FieldViolation] = (),
+        quotas: Sequence[QuotaViolation] = (),
         **metadata: str | int,
     ) -> None:
         self.metadata = {key: str(value) for key, value in metadata.items()}
         self.retry_delay = retry_delay
         self.violations = violations
+        self.quotas = quotas
         super().__init__(self.message.format(**self.metadata))
 
     @classmethod
@@ -52,7 +62,10 @@ class DomainError(Exception):
         return ErrorReason.Name(cls.reason).removeprefix("ERROR_REASON_")
 
     def to_status(self, *, call_id: str) -> Status:
-        """The google.rpc.Status (AIP-193) with ErrorInfo and RequestInfo; RetryInfo and BadRequest where they apply."""
+        """The google.rpc.Status (AIP-193) with ErrorInfo and RequestInfo.
+
+        RetryInfo, BadRequest and QuotaFailure where they apply, in this order.
+        """
         details: list[ProtoMessage] = [
             error_details_pb2.ErrorInfo(reason=self.reason_name(), domain=DOMAIN, metadata=self.metadata),
             error_details_pb2.RequestInfo(request_id=call_id),
@@ -67,6 +80,12 @@ class DomainError(Exception):
                 for violation in self.violations
             ]
             details.append(error_details_pb2.BadRequest(field_violations=fields))
+        if self.quotas:
+            used_up = [
+                error_details_pb2.QuotaFailure.Violation(subject=quota.subject, description=quota.description)
+                for quota in self.quotas
+            ]
+            details.append(error_details_pb2.QuotaFailure(violations=used_up))
         status = Status(code=self.code.value[0], message=str(self))
         for detail in details:
             packed = Any()

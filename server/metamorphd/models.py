@@ -71,14 +71,53 @@ class Revocation:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What a vault may use up in a day or a month (UTC): None is no limit, 0 is nothing."""
+
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    cost_usd_nanos_per_day: int | None = None
+    cost_usd_nanos_per_month: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStatus:
+    """How far one limit of a budget is used up. `budget` is its name in Budget; what running turns hold is reserved."""
+
+    budget: str
+    limit: int
+    used: int
+    reserved: int
+    reset_time: int
+
+    @property
+    def left(self) -> int:
+        """What is neither used nor reserved, at least 0."""
+        return max(0, self.limit - self.used - self.reserved)
+
+
+@dataclass(frozen=True, slots=True)
 class Vault:
+    """`budget` is the vault's own, `operator_budget` the operator's: of each limit the lower one counts."""
+
     vault_id: str
     display_name: str
     default_model: str
     system_prompt: str
+    budget: Budget
+    operator_budget: Budget
     create_time: int
     update_time: int
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class VaultLimits:
+    """What the operator allows a vault, which need not be there yet. `update_time` is None where nothing was set."""
+
+    vault_id: str
+    budget: Budget
+    update_time: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +220,41 @@ class Usage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd_nanos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What turns that ended on `day` (UTC, YYYY-MM-DD) have cost; empty what they were not told apart by."""
+
+    day: str
+    model: str
+    session_id: str
+    usage: Usage
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a token costs, in billionths of a US dollar, in calls that read more than `above_input_tokens`."""
+
+    above_input_tokens: int
+    input_usd_nanos: int
+    output_usd_nanos: int
+    cache_read_usd_nanos: int
+    cache_write_usd_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogModel:
+    """A model that may be asked. `prices` rise by size, the first is for 0; `successor` may be empty."""
+
+    model: str
+    display_name: str
+    context_tokens: int
+    max_output_tokens: int
+    prices: tuple[Price, ...]
+    retire_time: int | None
+    successor: str
 
 
 @dataclass(frozen=True, slots=True)

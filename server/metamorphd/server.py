@@ -21,6 +21,7 @@ from metamorphd.auth.jwks import KeySet
 from metamorphd.auth.revocations import Revocations
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.auth.web import Web
+from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.errors import StartupRefused
@@ -72,6 +73,7 @@ class Server:
         self._database = database or SqliteDatabase(
             path=settings.database_path, synchronous=settings.sqlite_synchronous
         )
+        self._catalog = _catalog(settings)
         self._model = _model(settings)
         self._metrics = Metrics()
         self._engine = TurnEngine(
@@ -191,6 +193,14 @@ class Server:
             return self._grpc.add_insecure_port(where)
         except RuntimeError as exc:
             raise StartupRefused(f"cannot listen on port {port} for gRPC; set GRPC_PORT to a free one") from exc
+
+
+def _catalog(settings: Settings) -> Catalog:
+    catalog = load_catalog(settings.model_catalog)
+    if not catalog.accepts(settings.default_model):
+        names = ", ".join(model.model for model in catalog.models)
+        raise StartupRefused(f"DEFAULT_MODEL {settings.default_model} is not in the model catalog, which has {names}")
+    return catalog
 
 
 def _model(settings: Settings) -> Model:

@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     default_model: str = Field(
         default="claude-sonnet-5-5", description="The model where neither session nor vault names one."
     )
+    model_catalog: Path | None = Field(
+        default=None,
+        description="JSON file of the models that may be asked, and their prices, instead of the server's own.",
+    )
     max_output_tokens: int = Field(default=32_000, ge=1, le=131_072, description="The longest reply, in tokens.")
     max_content_bytes: int = Field(
         default=1_048_576, ge=1, le=1_048_576, description="The largest content of one message, in bytes of text."

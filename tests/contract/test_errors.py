@@ -4,10 +4,10 @@ import re
 import string
 
 import pytest
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RequestInfo, RetryInfo
 from metamorph.api.v1.error_reason_pb2 import ErrorReason
 from metamorphd import errors
-from metamorphd.errors import DomainError, FieldViolation
+from metamorphd.errors import DomainError, FieldViolation, QuotaViolation
 
 from tests.serving import ROOT
 
@@ -45,12 +45,14 @@ def test_a_class_is_what_its_reasons_comment_says(error: type[DomainError]) -> N
 @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
 def test_a_status_carries_its_details(error: type[DomainError]) -> None:
     fields = {name: "x" for _, name, _, _ in string.Formatter().parse(error.message) if name}
-    status = error(retry_delay=1.5, violations=[FieldViolation("a.b", "wrong")], **fields).to_status(call_id="c-1")
-    info, request, retry, bad = ErrorInfo(), RequestInfo(), RetryInfo(), BadRequest()
-    for detail, message in zip(status.details, (info, request, retry, bad), strict=True):
+    told = {"violations": [FieldViolation("a.b", "wrong")], "quotas": [QuotaViolation("c", "used up")]}
+    status = error(retry_delay=1.5, **told, **fields).to_status(call_id="c-1")
+    info, request, retry, bad, quota = ErrorInfo(), RequestInfo(), RetryInfo(), BadRequest(), QuotaFailure()
+    for detail, message in zip(status.details, (info, request, retry, bad, quota), strict=True):
         assert detail.Unpack(message)
     assert status.code == error.code.value[0]
     assert (info.reason, info.domain, dict(info.metadata)) == (error.reason_name(), "metamorph", fields)
     assert request.request_id == "c-1"
     assert (retry.retry_delay.seconds, retry.retry_delay.nanos) == (1, 500_000_000)
     assert [violation.field for violation in bad.field_violations] == ["a.b"]
+    assert [(violation.subject, violation.description) for violation in quota.violations] == [("c", "used up")]

@@ -9,6 +9,7 @@ export * from "./gen/metamorph/chat/v1/chat_service_pb.js";
 export * from "./gen/metamorph/chat/v1/message_pb.js";
 export * from "./gen/metamorph/chat/v1/session_pb.js";
 export * from "./gen/metamorph/chat/v1/turn_pb.js";
+export * from "./gen/metamorph/vault/v1/usage_pb.js";
 export * from "./gen/metamorph/vault/v1/vault_service_pb.js";
 
 /** Who calls: by a token, or in dev mode by the vault alone. */

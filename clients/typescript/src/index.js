@@ -11,6 +11,7 @@ export * from "./gen/metamorph/chat/v1/chat_service_pb.js";
 export * from "./gen/metamorph/chat/v1/message_pb.js";
 export * from "./gen/metamorph/chat/v1/session_pb.js";
 export * from "./gen/metamorph/chat/v1/turn_pb.js";
+export * from "./gen/metamorph/vault/v1/usage_pb.js";
 export * from "./gen/metamorph/vault/v1/vault_service_pb.js";
 
 const agreed = JSON.parse(readFileSync(new URL("./gen/channel.json", import.meta.url), "utf8"));

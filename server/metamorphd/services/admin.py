@@ -15,9 +15,12 @@ from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.models import Revocation
 from metamorphd.services.encoding import duration, microseconds, revocation_to_proto, timestamp
+from metamorphd.services.encoding_vault import budget_from_proto, limits_to_proto
 from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
+from metamorphd.services.requests import changes
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import list_revocations, revoke_token, revoke_user
+from metamorphd.store.vaults import get_vault_limits, update_vault_limits
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -97,3 +100,20 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             revocations=map(revocation_to_proto, page.items),
             next_page_token=encode_page_token(request, "", page.next_after),
         )
+
+    async def GetVaultLimits(self, request: pb.GetVaultLimitsRequest, context: Context) -> pb.GetVaultLimitsResponse:
+        limits = await self._database.read(get_vault_limits, request.vault_id, of_vault_id=request.vault_id)
+        return pb.GetVaultLimitsResponse(limits=limits_to_proto(limits))
+
+    async def UpdateVaultLimits(
+        self, request: pb.UpdateVaultLimitsRequest, context: Context
+    ) -> pb.UpdateVaultLimitsResponse:
+        changes(request.limits, request.update_mask, {"budget"})
+        limits = await self._database.write(
+            update_vault_limits,
+            request.limits.vault_id,
+            of_vault_id=request.limits.vault_id,
+            budget=budget_from_proto(request.limits.budget),
+            now=self._clock.now(),
+        )
+        return pb.UpdateVaultLimitsResponse(limits=limits_to_proto(limits))

@@ -1,14 +1,12 @@
-"""The vault's own row."""
+"""The vault's own row, and what the operator allows it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from metamorphd.errors import EtagMismatch
-from metamorphd.models import Vault
+from metamorphd.models import Budget, Vault, VaultLimits
 from metamorphd.store.database import Row, Transaction, point_read
-
-COLUMNS = "vault_id, display_name, default_model, system_prompt, create_time, update_time, revision"
 
 CREATE_VAULT = """
 INSERT INTO vaults
@@ -16,29 +14,62 @@ INSERT INTO vaults
 VALUES (:vault_id, '', '', '', :request_key, 1, :now, :now)
 ON CONFLICT (vault_id) DO NOTHING
 """
-GET_VAULT = "SELECT " + COLUMNS + " FROM vaults WHERE vault_id = :vault_id"
-UPDATE_VAULT = (
-    """
+GET_VAULT = """
+SELECT vaults.vault_id, display_name, default_model, system_prompt, create_time, vaults.update_time, revision,
+    vaults.tokens_per_day, vaults.tokens_per_month, vaults.cost_usd_nanos_per_day, vaults.cost_usd_nanos_per_month,
+    vault_limits.tokens_per_day, vault_limits.tokens_per_month,
+    vault_limits.cost_usd_nanos_per_day, vault_limits.cost_usd_nanos_per_month
+FROM vaults LEFT JOIN vault_limits ON vault_limits.vault_id = :vault_id
+WHERE vaults.vault_id = :vault_id
+"""
+UPDATE_VAULT = """
 UPDATE vaults
 SET display_name = :display_name, default_model = :default_model, system_prompt = :system_prompt,
+    tokens_per_day = :tokens_per_day, tokens_per_month = :tokens_per_month,
+    cost_usd_nanos_per_day = :cost_usd_nanos_per_day, cost_usd_nanos_per_month = :cost_usd_nanos_per_month,
     revision = revision + 1, update_time = :now
 WHERE vault_id = :vault_id
-RETURNING """
-    + COLUMNS
-)
+"""
+GET_VAULT_LIMITS = """
+SELECT vault_id, tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month, update_time
+FROM vault_limits WHERE vault_id = :vault_id
+"""
+PUT_VAULT_LIMITS = """
+INSERT INTO vault_limits (vault_id, tokens_per_day, tokens_per_month, cost_usd_nanos_per_day,
+    cost_usd_nanos_per_month, update_time)
+VALUES (:vault_id, :tokens_per_day, :tokens_per_month, :cost_usd_nanos_per_day, :cost_usd_nanos_per_month, :now)
+ON CONFLICT (vault_id) DO UPDATE SET
+    tokens_per_day = excluded.tokens_per_day, tokens_per_month = excluded.tokens_per_month,
+    cost_usd_nanos_per_day = excluded.cost_usd_nanos_per_day,
+    cost_usd_nanos_per_month = excluded.cost_usd_nanos_per_month, update_time = excluded.update_time
+"""
 
 
 def _vault(row: Row) -> Vault:
-    return Vault(*row)
+    return Vault(
+        vault_id=row[0],
+        display_name=row[1],
+        default_model=row[2],
+        system_prompt=row[3],
+        budget=Budget(*row[7:11]),
+        operator_budget=Budget(*row[11:15]),
+        create_time=row[4],
+        update_time=row[5],
+        revision=row[6],
+    )
 
 
 async def create_vault(tx: Transaction, *, request_key: bytes, now: int) -> Vault:
     """Makes the vault unless it is there; `request_key`, 32 random bytes, keys its request hashes."""
     await tx.run(CREATE_VAULT, request_key=request_key, now=now)
-    row = await tx.one(GET_VAULT)
-    if row is None:
+    return await _stored(tx)
+
+
+async def _stored(tx: Transaction) -> Vault:
+    vault = await get_vault(tx)
+    if vault is None:
         raise RuntimeError("a vault that was just made is missing")
-    return _vault(row)
+    return vault
 
 
 @point_read
@@ -56,13 +87,25 @@ async def update_vault(
     if etag and etag != str(vault.revision):
         raise EtagMismatch
     changed = replace(vault, **changes)
-    row = await tx.one(
+    await tx.run(
         UPDATE_VAULT,
         display_name=changed.display_name,
         default_model=changed.default_model,
         system_prompt=changed.system_prompt,
         now=now,
+        **asdict(changed.budget),
     )
-    if row is None:
-        raise RuntimeError("a vault that was just read is missing")
-    return _vault(row)
+    return await _stored(tx)
+
+
+@point_read
+async def get_vault_limits(tx: Transaction, *, of_vault_id: str) -> VaultLimits:
+    """What the operator allows the vault, `of_vault_id`; nothing was set: no limits."""
+    row = await tx.one(GET_VAULT_LIMITS)
+    return VaultLimits(of_vault_id, Budget(), None) if row is None else VaultLimits(row[0], Budget(*row[1:5]), row[5])
+
+
+async def update_vault_limits(tx: Transaction, *, of_vault_id: str, budget: Budget, now: int) -> VaultLimits:
+    """Sets what the operator allows the vault, which need not be there yet."""
+    await tx.run(PUT_VAULT_LIMITS, now=now, **asdict(budget))
+    return await get_vault_limits(tx, of_vault_id=of_vault_id)

@@ -13,8 +13,10 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	_ "metamorph/clients/go/metamorph/api/v1"
+	v1 "metamorph/clients/go/metamorph/vault/v1"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -484,6 +486,264 @@ func (x *ListRevocationsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// What the operator allows a vault.
+type VaultLimits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The vault, as tokens name it.
+	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	// What it may use up. Replaced whole by an update; absent, or without a limit: none. Of each limit, the lower one of
+	// this and the vault's own counts.
+	Budget *v1.Budget `protobuf:"bytes,2,opt,name=budget,proto3" json:"budget,omitempty"`
+	// Output only. When it was last set; absent where it never was.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultLimits) Reset() {
+	*x = VaultLimits{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultLimits) ProtoMessage() {}
+
+func (x *VaultLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultLimits.ProtoReflect.Descriptor instead.
+func (*VaultLimits) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *VaultLimits) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+func (x *VaultLimits) GetBudget() *v1.Budget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
+func (x *VaultLimits) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+// Names a vault.
+type GetVaultLimitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The vault, as tokens name it.
+	VaultId       string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVaultLimitsRequest) Reset() {
+	*x = GetVaultLimitsRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVaultLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVaultLimitsRequest) ProtoMessage() {}
+
+func (x *GetVaultLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVaultLimitsRequest.ProtoReflect.Descriptor instead.
+func (*GetVaultLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetVaultLimitsRequest) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+// What the operator allows it.
+type GetVaultLimitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Limits        *VaultLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVaultLimitsResponse) Reset() {
+	*x = GetVaultLimitsResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVaultLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVaultLimitsResponse) ProtoMessage() {}
+
+func (x *GetVaultLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVaultLimitsResponse.ProtoReflect.Descriptor instead.
+func (*GetVaultLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetVaultLimitsResponse) GetLimits() *VaultLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// Asks for a change.
+type UpdateVaultLimitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. vault_id selects, the fields of update_mask are taken.
+	Limits *VaultLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Required. Of `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateVaultLimitsRequest) Reset() {
+	*x = UpdateVaultLimitsRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateVaultLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateVaultLimitsRequest) ProtoMessage() {}
+
+func (x *UpdateVaultLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateVaultLimitsRequest.ProtoReflect.Descriptor instead.
+func (*UpdateVaultLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UpdateVaultLimitsRequest) GetLimits() *VaultLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *UpdateVaultLimitsRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+// The changed limits.
+type UpdateVaultLimitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Limits        *VaultLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateVaultLimitsResponse) Reset() {
+	*x = UpdateVaultLimitsResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateVaultLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateVaultLimitsResponse) ProtoMessage() {}
+
+func (x *UpdateVaultLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateVaultLimitsResponse.ProtoReflect.Descriptor instead.
+func (*UpdateVaultLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UpdateVaultLimitsResponse) GetLimits() *VaultLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 // The store under the server.
 type StoreInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -499,7 +759,7 @@ type StoreInfo struct {
 
 func (x *StoreInfo) Reset() {
 	*x = StoreInfo{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[6]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +771,7 @@ func (x *StoreInfo) String() string {
 func (*StoreInfo) ProtoMessage() {}
 
 func (x *StoreInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[6]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +784,7 @@ func (x *StoreInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreInfo.ProtoReflect.Descriptor instead.
 func (*StoreInfo) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{6}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StoreInfo) GetEngine() string {
@@ -557,7 +817,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[7]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +829,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[7]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +842,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{7}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
 }
 
 // What runs here.
@@ -610,7 +870,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[8]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +882,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[8]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +895,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{8}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -698,7 +958,7 @@ var File_metamorph_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\"|\n" +
+	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
 	"\n" +
 	"UserTokens\x12#\n" +
 	"\auser_id\x18\x01 \x01(\tB\n" +
@@ -735,7 +995,22 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x83\x01\n" +
 	"\x17ListRevocationsResponse\x12@\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x1e.metamorph.admin.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"q\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc5\x01\n" +
+	"\vVaultLimits\x12E\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\x122\n" +
+	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x12;\n" +
+	"\vupdate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"^\n" +
+	"\x15GetVaultLimitsRequest\x12E\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"Q\n" +
+	"\x16GetVaultLimitsResponse\x127\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\"\xa0\x01\n" +
+	"\x18UpdateVaultLimitsRequest\x12?\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsB\x06\xbaH\x03\xc8\x01\x01R\x06limits\x12C\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
+	"updateMask\"T\n" +
+	"\x19UpdateVaultLimitsResponse\x127\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\"q\n" +
 	"\tStoreInfo\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12%\n" +
 	"\x0eengine_version\x18\x02 \x01(\tR\rengineVersion\x12%\n" +
@@ -753,11 +1028,13 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\bwarnings\x18\b \x03(\tR\bwarnings\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xd8\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xc1\x04\n" +
 	"\fAdminService\x12k\n" +
 	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x05\xaa\xbb\x18\x01\x06\x12h\n" +
 	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x05\xaa\xbb\x18\x01\x06\x12q\n" +
-	"\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x05\xaa\xbb\x18\x01\x06B\xc6\x01\n" +
+	"\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x05\xaa\xbb\x18\x01\x06\x12n\n" +
+	"\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\x05\xaa\xbb\x18\x01\x06\x12w\n" +
+	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x05\xaa\xbb\x18\x01\x06B\xc6\x01\n" +
 	"\x16com.metamorph.admin.v1B\x11AdminServiceProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (
@@ -772,43 +1049,60 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_admin_v1_admin_service_proto_rawDescData
 }
 
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
-	(*UserTokens)(nil),              // 0: metamorph.admin.v1.UserTokens
-	(*Revocation)(nil),              // 1: metamorph.admin.v1.Revocation
-	(*RevokeTokensRequest)(nil),     // 2: metamorph.admin.v1.RevokeTokensRequest
-	(*RevokeTokensResponse)(nil),    // 3: metamorph.admin.v1.RevokeTokensResponse
-	(*ListRevocationsRequest)(nil),  // 4: metamorph.admin.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil), // 5: metamorph.admin.v1.ListRevocationsResponse
-	(*StoreInfo)(nil),               // 6: metamorph.admin.v1.StoreInfo
-	(*GetServerInfoRequest)(nil),    // 7: metamorph.admin.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),   // 8: metamorph.admin.v1.GetServerInfoResponse
-	nil,                             // 9: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 11: google.protobuf.Duration
+	(*UserTokens)(nil),                // 0: metamorph.admin.v1.UserTokens
+	(*Revocation)(nil),                // 1: metamorph.admin.v1.Revocation
+	(*RevokeTokensRequest)(nil),       // 2: metamorph.admin.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),      // 3: metamorph.admin.v1.RevokeTokensResponse
+	(*ListRevocationsRequest)(nil),    // 4: metamorph.admin.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),   // 5: metamorph.admin.v1.ListRevocationsResponse
+	(*VaultLimits)(nil),               // 6: metamorph.admin.v1.VaultLimits
+	(*GetVaultLimitsRequest)(nil),     // 7: metamorph.admin.v1.GetVaultLimitsRequest
+	(*GetVaultLimitsResponse)(nil),    // 8: metamorph.admin.v1.GetVaultLimitsResponse
+	(*UpdateVaultLimitsRequest)(nil),  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest
+	(*UpdateVaultLimitsResponse)(nil), // 10: metamorph.admin.v1.UpdateVaultLimitsResponse
+	(*StoreInfo)(nil),                 // 11: metamorph.admin.v1.StoreInfo
+	(*GetServerInfoRequest)(nil),      // 12: metamorph.admin.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),     // 13: metamorph.admin.v1.GetServerInfoResponse
+	nil,                               // 14: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                 // 16: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),     // 17: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),       // 18: google.protobuf.Duration
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	10, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	15, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	0,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	10, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	15, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	1,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	1,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	6,  // 6: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	10, // 7: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	11, // 8: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	9,  // 9: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	7,  // 10: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	2,  // 11: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	4,  // 12: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	8,  // 13: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	3,  // 14: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	5,  // 15: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	16, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	15, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	6,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
+	6,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
+	17, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	6,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
+	11, // 12: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
+	15, // 13: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	18, // 14: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	14, // 15: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	12, // 16: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	2,  // 17: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	4,  // 18: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	7,  // 19: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	9,  // 20: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	13, // 21: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	3,  // 22: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	5,  // 23: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	8,  // 24: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	10, // 25: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	21, // [21:26] is the sub-list for method output_type
+	16, // [16:21] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -830,7 +1124,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,9 +21,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_GetServerInfo_FullMethodName   = "/metamorph.admin.v1.AdminService/GetServerInfo"
-	AdminService_RevokeTokens_FullMethodName    = "/metamorph.admin.v1.AdminService/RevokeTokens"
-	AdminService_ListRevocations_FullMethodName = "/metamorph.admin.v1.AdminService/ListRevocations"
+	AdminService_GetServerInfo_FullMethodName     = "/metamorph.admin.v1.AdminService/GetServerInfo"
+	AdminService_RevokeTokens_FullMethodName      = "/metamorph.admin.v1.AdminService/RevokeTokens"
+	AdminService_ListRevocations_FullMethodName   = "/metamorph.admin.v1.AdminService/ListRevocations"
+	AdminService_GetVaultLimits_FullMethodName    = "/metamorph.admin.v1.AdminService/GetVaultLimits"
+	AdminService_UpdateVaultLimits_FullMethodName = "/metamorph.admin.v1.AdminService/UpdateVaultLimits"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -39,6 +41,11 @@ type AdminServiceClient interface {
 	RevokeTokens(ctx context.Context, in *RevokeTokensRequest, opts ...grpc.CallOption) (*RevokeTokensResponse, error)
 	// Lists what was revoked, newest first.
 	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
+	// Reads what the operator allows a vault; without limits where nothing was set.
+	GetVaultLimits(ctx context.Context, in *GetVaultLimitsRequest, opts ...grpc.CallOption) (*GetVaultLimitsResponse, error)
+	// Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
+	// from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	UpdateVaultLimits(ctx context.Context, in *UpdateVaultLimitsRequest, opts ...grpc.CallOption) (*UpdateVaultLimitsResponse, error)
 }
 
 type adminServiceClient struct {
@@ -79,6 +86,26 @@ func (c *adminServiceClient) ListRevocations(ctx context.Context, in *ListRevoca
 	return out, nil
 }
 
+func (c *adminServiceClient) GetVaultLimits(ctx context.Context, in *GetVaultLimitsRequest, opts ...grpc.CallOption) (*GetVaultLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetVaultLimitsResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetVaultLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) UpdateVaultLimits(ctx context.Context, in *UpdateVaultLimitsRequest, opts ...grpc.CallOption) (*UpdateVaultLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateVaultLimitsResponse)
+	err := c.cc.Invoke(ctx, AdminService_UpdateVaultLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -92,6 +119,11 @@ type AdminServiceServer interface {
 	RevokeTokens(context.Context, *RevokeTokensRequest) (*RevokeTokensResponse, error)
 	// Lists what was revoked, newest first.
 	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
+	// Reads what the operator allows a vault; without limits where nothing was set.
+	GetVaultLimits(context.Context, *GetVaultLimitsRequest) (*GetVaultLimitsResponse, error)
+	// Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
+	// from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -110,6 +142,12 @@ func (UnimplementedAdminServiceServer) RevokeTokens(context.Context, *RevokeToke
 }
 func (UnimplementedAdminServiceServer) ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRevocations not implemented")
+}
+func (UnimplementedAdminServiceServer) GetVaultLimits(context.Context, *GetVaultLimitsRequest) (*GetVaultLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetVaultLimits not implemented")
+}
+func (UnimplementedAdminServiceServer) UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateVaultLimits not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -186,6 +224,42 @@ func _AdminService_ListRevocations_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_GetVaultLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetVaultLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetVaultLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetVaultLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetVaultLimits(ctx, req.(*GetVaultLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_UpdateVaultLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateVaultLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).UpdateVaultLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_UpdateVaultLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).UpdateVaultLimits(ctx, req.(*UpdateVaultLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +278,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRevocations",
 			Handler:    _AdminService_ListRevocations_Handler,
+		},
+		{
+			MethodName: "GetVaultLimits",
+			Handler:    _AdminService_GetVaultLimits_Handler,
+		},
+		{
+			MethodName: "UpdateVaultLimits",
+			Handler:    _AdminService_UpdateVaultLimits_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -43,9 +43,13 @@ type Vault struct {
 	// Output only. When a field that a user can set was last changed.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Covers the fields a user can set. In UpdateVault: fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional.
-	Etag          string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Etag string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
+	// What the vault allows itself. Replaced whole by an update; absent, or without a limit: none.
+	Budget *Budget `protobuf:"bytes,8,opt,name=budget,proto3" json:"budget,omitempty"`
+	// Output only. What the operator allows it. Of each limit the lower one counts.
+	OperatorBudget *Budget `protobuf:"bytes,9,opt,name=operator_budget,json=operatorBudget,proto3" json:"operator_budget,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Vault) Reset() {
@@ -125,6 +129,20 @@ func (x *Vault) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *Vault) GetBudget() *Budget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
+func (x *Vault) GetOperatorBudget() *Budget {
+	if x != nil {
+		return x.OperatorBudget
+	}
+	return nil
 }
 
 // Asks who the caller is.
@@ -343,7 +361,7 @@ type UpdateVaultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. etag guards, the fields of update_mask are taken.
 	Vault *Vault `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
-	// Required. Of `display_name`, `default_model`, `system_prompt`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// Required. Of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -439,11 +457,184 @@ func (x *UpdateVaultResponse) GetVault() *Vault {
 	return nil
 }
 
+// Asks what the vault has used up.
+type GetUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first day (UTC), `YYYY-MM-DD`. Empty: the first of the month that end_day is in.
+	StartDay string `protobuf:"bytes,1,opt,name=start_day,json=startDay,proto3" json:"start_day,omitempty"`
+	// The last day, included. Empty: today.
+	EndDay string `protobuf:"bytes,2,opt,name=end_day,json=endDay,proto3" json:"end_day,omitempty"`
+	// Only this session's, which may be deleted. At most 64 characters.
+	SessionId *string `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3,oneof" json:"session_id,omitempty"`
+	// Only this model's.
+	Model *string `protobuf:"bytes,4,opt,name=model,proto3,oneof" json:"model,omitempty"`
+	// What to tell apart; none: all in one row.
+	GroupBy []UsageGrouping `protobuf:"varint,5,rep,packed,name=group_by,json=groupBy,proto3,enum=metamorph.vault.v1.UsageGrouping" json:"group_by,omitempty"`
+	// At most so many rows; 0 is 50, more than 1000 is 1000.
+	PageSize int32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageRequest) Reset() {
+	*x = GetUsageRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageRequest) ProtoMessage() {}
+
+func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageRequest.ProtoReflect.Descriptor instead.
+func (*GetUsageRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetUsageRequest) GetStartDay() string {
+	if x != nil {
+		return x.StartDay
+	}
+	return ""
+}
+
+func (x *GetUsageRequest) GetEndDay() string {
+	if x != nil {
+		return x.EndDay
+	}
+	return ""
+}
+
+func (x *GetUsageRequest) GetSessionId() string {
+	if x != nil && x.SessionId != nil {
+		return *x.SessionId
+	}
+	return ""
+}
+
+func (x *GetUsageRequest) GetModel() string {
+	if x != nil && x.Model != nil {
+		return *x.Model
+	}
+	return ""
+}
+
+func (x *GetUsageRequest) GetGroupBy() []UsageGrouping {
+	if x != nil {
+		return x.GroupBy
+	}
+	return nil
+}
+
+func (x *GetUsageRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetUsageRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// What the vault has used up.
+type GetUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By day, then model, then session, as far as asked for. None where nothing was used.
+	Rows []*UsageRow `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// All that was asked for, on all pages, in one row.
+	Total *UsageRow `protobuf:"bytes,3,opt,name=total,proto3" json:"total,omitempty"`
+	// Each limit that holds for the vault, as it is now, whatever was asked for.
+	Budgets       []*BudgetStatus `protobuf:"bytes,4,rep,name=budgets,proto3" json:"budgets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageResponse) Reset() {
+	*x = GetUsageResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageResponse) ProtoMessage() {}
+
+func (x *GetUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageResponse.ProtoReflect.Descriptor instead.
+func (*GetUsageResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetUsageResponse) GetRows() []*UsageRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *GetUsageResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *GetUsageResponse) GetTotal() *UsageRow {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *GetUsageResponse) GetBudgets() []*BudgetStatus {
+	if x != nil {
+		return x.Budgets
+	}
+	return nil
+}
+
 var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\"\xec\x02\n" +
+	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
 	"\x05Vault\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12T\n" +
@@ -453,7 +644,9 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x1b\n" +
-	"\x04etag\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"\x0f\n" +
+	"\x04etag\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x122\n" +
+	"\x06budget\x18\b \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x12C\n" +
+	"\x0foperator_budget\x18\t \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x0eoperatorBudget\"\x0f\n" +
 	"\rWhoAmIRequest\"\xda\x01\n" +
 	"\x0eWhoAmIResponse\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12\x17\n" +
@@ -472,11 +665,30 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
 	"updateMask\"F\n" +
 	"\x13UpdateVaultResponse\x12/\n" +
-	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault2\xab\x02\n" +
+	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\"\xd7\x04\n" +
+	"\x0fGetUsageRequest\x12C\n" +
+	"\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\bstartDay\x12?\n" +
+	"\aend_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\x06endDay\x12-\n" +
+	"\n" +
+	"session_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\tsessionId\x88\x01\x01\x12G\n" +
+	"\x05model\x18\x04 \x01(\tB,\xbaH)r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01R\x05model\x88\x01\x01\x12O\n" +
+	"\bgroup_by\x18\x05 \x03(\x0e2!.metamorph.vault.v1.UsageGroupingB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\agroupBy\x12$\n" +
+	"\tpage_size\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n" +
+	"\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == '' || this.end_day == '' || this.start_day <= this.end_dayB\r\n" +
+	"\v_session_idB\b\n" +
+	"\x06_model\"\xdc\x01\n" +
+	"\x10GetUsageResponse\x120\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1c.metamorph.vault.v1.UsageRowR\x04rows\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x122\n" +
+	"\x05total\x18\x03 \x01(\v2\x1c.metamorph.vault.v1.UsageRowR\x05total\x12:\n" +
+	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets2\x89\x03\n" +
 	"\fVaultService\x12V\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x05\xaa\xbb\x18\x01\x01\x12\\\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x05\xaa\xbb\x18\x01\x02\x12e\n" +
-	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x05\xaa\xbb\x18\x01\x05B\xc6\x01\n" +
+	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x05\xaa\xbb\x18\x01\x05\x12\\\n" +
+	"\bGetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x05\xaa\xbb\x18\x01\x02B\xc6\x01\n" +
 	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
@@ -491,7 +703,7 @@ func file_metamorph_vault_v1_vault_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_vault_v1_vault_service_proto_rawDescData
 }
 
-var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(*Vault)(nil),                 // 0: metamorph.vault.v1.Vault
 	(*WhoAmIRequest)(nil),         // 1: metamorph.vault.v1.WhoAmIRequest
@@ -500,28 +712,42 @@ var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(*GetVaultResponse)(nil),      // 4: metamorph.vault.v1.GetVaultResponse
 	(*UpdateVaultRequest)(nil),    // 5: metamorph.vault.v1.UpdateVaultRequest
 	(*UpdateVaultResponse)(nil),   // 6: metamorph.vault.v1.UpdateVaultResponse
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 8: google.protobuf.FieldMask
+	(*GetUsageRequest)(nil),       // 7: metamorph.vault.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),      // 8: metamorph.vault.v1.GetUsageResponse
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*Budget)(nil),                // 10: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil), // 11: google.protobuf.FieldMask
+	(UsageGrouping)(0),            // 12: metamorph.vault.v1.UsageGrouping
+	(*UsageRow)(nil),              // 13: metamorph.vault.v1.UsageRow
+	(*BudgetStatus)(nil),          // 14: metamorph.vault.v1.BudgetStatus
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
-	7,  // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
-	7,  // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
-	7,  // 2: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 3: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	0,  // 4: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
-	8,  // 5: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,  // 6: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	1,  // 7: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	3,  // 8: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	5,  // 9: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	2,  // 10: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	4,  // 11: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	6,  // 12: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	9,  // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
+	9,  // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
+	10, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
+	10, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
+	9,  // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 5: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
+	0,  // 6: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
+	11, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,  // 8: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
+	12, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
+	13, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
+	13, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
+	14, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	1,  // 13: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	3,  // 14: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	5,  // 15: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	7,  // 16: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	2,  // 17: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	4,  // 18: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	6,  // 19: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	8,  // 20: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	17, // [17:21] is the sub-list for method output_type
+	13, // [13:17] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }
@@ -529,13 +755,15 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 	if File_metamorph_vault_v1_vault_service_proto != nil {
 		return
 	}
+	file_metamorph_vault_v1_usage_proto_init()
+	file_metamorph_vault_v1_vault_service_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_vault_service_proto_rawDesc), len(file_metamorph_vault_v1_vault_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

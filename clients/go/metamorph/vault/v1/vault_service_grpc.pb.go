@@ -24,6 +24,7 @@ const (
 	VaultService_WhoAmI_FullMethodName      = "/metamorph.vault.v1.VaultService/WhoAmI"
 	VaultService_GetVault_FullMethodName    = "/metamorph.vault.v1.VaultService/GetVault"
 	VaultService_UpdateVault_FullMethodName = "/metamorph.vault.v1.VaultService/UpdateVault"
+	VaultService_GetUsage_FullMethodName    = "/metamorph.vault.v1.VaultService/GetUsage"
 )
 
 // VaultServiceClient is the client API for VaultService service.
@@ -38,6 +39,8 @@ type VaultServiceClient interface {
 	GetVault(ctx context.Context, in *GetVaultRequest, opts ...grpc.CallOption) (*GetVaultResponse, error)
 	// Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH.
 	UpdateVault(ctx context.Context, in *UpdateVaultRequest, opts ...grpc.CallOption) (*UpdateVaultResponse, error)
+	// Tells what turns of the vault have cost, and what is left of its budgets.
+	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
 }
 
 type vaultServiceClient struct {
@@ -78,6 +81,16 @@ func (c *vaultServiceClient) UpdateVault(ctx context.Context, in *UpdateVaultReq
 	return out, nil
 }
 
+func (c *vaultServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetUsageResponse)
+	err := c.cc.Invoke(ctx, VaultService_GetUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // VaultServiceServer is the server API for VaultService service.
 // All implementations must embed UnimplementedVaultServiceServer
 // for forward compatibility.
@@ -90,6 +103,8 @@ type VaultServiceServer interface {
 	GetVault(context.Context, *GetVaultRequest) (*GetVaultResponse, error)
 	// Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH.
 	UpdateVault(context.Context, *UpdateVaultRequest) (*UpdateVaultResponse, error)
+	// Tells what turns of the vault have cost, and what is left of its budgets.
+	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
 	mustEmbedUnimplementedVaultServiceServer()
 }
 
@@ -108,6 +123,9 @@ func (UnimplementedVaultServiceServer) GetVault(context.Context, *GetVaultReques
 }
 func (UnimplementedVaultServiceServer) UpdateVault(context.Context, *UpdateVaultRequest) (*UpdateVaultResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateVault not implemented")
+}
+func (UnimplementedVaultServiceServer) GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetUsage not implemented")
 }
 func (UnimplementedVaultServiceServer) mustEmbedUnimplementedVaultServiceServer() {}
 func (UnimplementedVaultServiceServer) testEmbeddedByValue()                      {}
@@ -184,6 +202,24 @@ func _VaultService_UpdateVault_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VaultService_GetUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).GetUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_GetUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).GetUsage(ctx, req.(*GetUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // VaultService_ServiceDesc is the grpc.ServiceDesc for VaultService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -202,6 +238,10 @@ var VaultService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateVault",
 			Handler:    _VaultService_UpdateVault_Handler,
+		},
+		{
+			MethodName: "GetUsage",
+			Handler:    _VaultService_GetUsage_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -24,11 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from metamorph.api.v1 import options_pb2 as metamorph_dot_api_dot_v1_dot_options__pb2
+from metamorph.vault.v1 import usage_pb2 as metamorph_dot_vault_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\"f\n\nUserTokens\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12;\n\rissued_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02\x32\x00\"\xda\x01\n\nRevocation\x12\x15\n\rrevocation_id\x18\x01 \x01(\t\x12\x10\n\x08vault_id\x18\x02 \x01(\t\x12\x12\n\x08token_id\x18\x03 \x01(\tH\x00\x12\x35\n\x0buser_tokens\x18\x04 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x0c\n\x04note\x18\x05 \x01(\t\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06tokens\"\xd3\x01\n\x13RevokeTokensRequest\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1e\n\x08token_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x12\x35\n\x0buser_tokens\x18\x03 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x16\n\x04note\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x42\x0f\n\x06tokens\x12\x05\xbaH\x02\x08\x01\"J\n\x14RevokeTokensResponse\x12\x32\n\nrevocation\x18\x01 \x01(\x0b\x32\x1e.metamorph.admin.v1.Revocation\"\x93\x01\n\x16ListRevocationsRequest\x12?\n\x08vault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x17ListRevocationsResponse\x12\x33\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1e.metamorph.admin.v1.Revocation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"K\n\tStoreInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\x05\"\x16\n\x14GetServerInfoRequest\"\xec\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12,\n\x05store\x18\x02 \x01(\x0b\x32\x1d.metamorph.admin.v1.StoreInfo\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmodel_source\x18\x05 \x01(\t\x12I\n\x08settings\x18\x06 \x03(\x0b\x32\x37.metamorph.admin.v1.GetServerInfoResponse.SettingsEntry\x12\x15\n\rrunning_turns\x18\x07 \x01(\x05\x12\x10\n\x08warnings\x18\x08 \x03(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xd8\x02\n\x0c\x41\x64minService\x12k\n\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x05\xaa\xbb\x18\x01\x06\x12h\n\x0cRevokeTokens\x12\'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x05\xaa\xbb\x18\x01\x06\x12q\n\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x05\xaa\xbb\x18\x01\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"f\n\nUserTokens\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12;\n\rissued_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02\x32\x00\"\xda\x01\n\nRevocation\x12\x15\n\rrevocation_id\x18\x01 \x01(\t\x12\x10\n\x08vault_id\x18\x02 \x01(\t\x12\x12\n\x08token_id\x18\x03 \x01(\tH\x00\x12\x35\n\x0buser_tokens\x18\x04 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x0c\n\x04note\x18\x05 \x01(\t\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06tokens\"\xd3\x01\n\x13RevokeTokensRequest\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1e\n\x08token_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x12\x35\n\x0buser_tokens\x18\x03 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x16\n\x04note\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x42\x0f\n\x06tokens\x12\x05\xbaH\x02\x08\x01\"J\n\x14RevokeTokensResponse\x12\x32\n\nrevocation\x18\x01 \x01(\x0b\x32\x1e.metamorph.admin.v1.Revocation\"\x93\x01\n\x16ListRevocationsRequest\x12?\n\x08vault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x17ListRevocationsResponse\x12\x33\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1e.metamorph.admin.v1.Revocation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa8\x01\n\x0bVaultLimits\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12*\n\x06\x62udget\x18\x02 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x15GetVaultLimitsRequest\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\"I\n\x16GetVaultLimitsResponse\x12/\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultLimits\"\x8c\x01\n\x18UpdateVaultLimitsRequest\x12\x37\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultLimitsB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"L\n\x19UpdateVaultLimitsResponse\x12/\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultLimits\"K\n\tStoreInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\x05\"\x16\n\x14GetServerInfoRequest\"\xec\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12,\n\x05store\x18\x02 \x01(\x0b\x32\x1d.metamorph.admin.v1.StoreInfo\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmodel_source\x18\x05 \x01(\t\x12I\n\x08settings\x18\x06 \x03(\x0b\x32\x37.metamorph.admin.v1.GetServerInfoResponse.SettingsEntry\x12\x15\n\rrunning_turns\x18\x07 \x01(\x05\x12\x10\n\x08warnings\x18\x08 \x03(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xc1\x04\n\x0c\x41\x64minService\x12k\n\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x05\xaa\xbb\x18\x01\x06\x12h\n\x0cRevokeTokens\x12\'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x05\xaa\xbb\x18\x01\x06\x12q\n\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x05\xaa\xbb\x18\x01\x06\x12n\n\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\x05\xaa\xbb\x18\x01\x06\x12w\n\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x05\xaa\xbb\x18\x01\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,6 +55,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTREVOCATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTREVOCATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTREVOCATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_VAULTLIMITS'].fields_by_name['vault_id']._loaded_options = None
+  _globals['_VAULTLIMITS'].fields_by_name['vault_id']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'
+  _globals['_GETVAULTLIMITSREQUEST'].fields_by_name['vault_id']._loaded_options = None
+  _globals['_GETVAULTLIMITSREQUEST'].fields_by_name['vault_id']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'
+  _globals['_UPDATEVAULTLIMITSREQUEST'].fields_by_name['limits']._loaded_options = None
+  _globals['_UPDATEVAULTLIMITSREQUEST'].fields_by_name['limits']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_UPDATEVAULTLIMITSREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATEVAULTLIMITSREQUEST'].fields_by_name['update_mask']._serialized_options = b'\272H\003\310\001\001'
   _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._loaded_options = None
   _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_options = b'8\001'
   _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
@@ -61,26 +71,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMINSERVICE'].methods_by_name['RevokeTokens']._serialized_options = b'\252\273\030\001\006'
   _globals['_ADMINSERVICE'].methods_by_name['ListRevocations']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['ListRevocations']._serialized_options = b'\252\273\030\001\006'
-  _globals['_USERTOKENS']._serialized_start=188
-  _globals['_USERTOKENS']._serialized_end=290
-  _globals['_REVOCATION']._serialized_start=293
-  _globals['_REVOCATION']._serialized_end=511
-  _globals['_REVOKETOKENSREQUEST']._serialized_start=514
-  _globals['_REVOKETOKENSREQUEST']._serialized_end=725
-  _globals['_REVOKETOKENSRESPONSE']._serialized_start=727
-  _globals['_REVOKETOKENSRESPONSE']._serialized_end=801
-  _globals['_LISTREVOCATIONSREQUEST']._serialized_start=804
-  _globals['_LISTREVOCATIONSREQUEST']._serialized_end=951
-  _globals['_LISTREVOCATIONSRESPONSE']._serialized_start=953
-  _globals['_LISTREVOCATIONSRESPONSE']._serialized_end=1056
-  _globals['_STOREINFO']._serialized_start=1058
-  _globals['_STOREINFO']._serialized_end=1133
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=1135
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=1157
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=1160
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=1524
-  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_start=1477
-  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_end=1524
-  _globals['_ADMINSERVICE']._serialized_start=1527
-  _globals['_ADMINSERVICE']._serialized_end=1871
+  _globals['_ADMINSERVICE'].methods_by_name['GetVaultLimits']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['GetVaultLimits']._serialized_options = b'\252\273\030\001\006'
+  _globals['_ADMINSERVICE'].methods_by_name['UpdateVaultLimits']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['UpdateVaultLimits']._serialized_options = b'\252\273\030\001\006'
+  _globals['_USERTOKENS']._serialized_start=254
+  _globals['_USERTOKENS']._serialized_end=356
+  _globals['_REVOCATION']._serialized_start=359
+  _globals['_REVOCATION']._serialized_end=577
+  _globals['_REVOKETOKENSREQUEST']._serialized_start=580
+  _globals['_REVOKETOKENSREQUEST']._serialized_end=791
+  _globals['_REVOKETOKENSRESPONSE']._serialized_start=793
+  _globals['_REVOKETOKENSRESPONSE']._serialized_end=867
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_start=870
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_end=1017
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_start=1019
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_end=1122
+  _globals['_VAULTLIMITS']._serialized_start=1125
+  _globals['_VAULTLIMITS']._serialized_end=1293
+  _globals['_GETVAULTLIMITSREQUEST']._serialized_start=1295
+  _globals['_GETVAULTLIMITSREQUEST']._serialized_end=1380
+  _globals['_GETVAULTLIMITSRESPONSE']._serialized_start=1382
+  _globals['_GETVAULTLIMITSRESPONSE']._serialized_end=1455
+  _globals['_UPDATEVAULTLIMITSREQUEST']._serialized_start=1458
+  _globals['_UPDATEVAULTLIMITSREQUEST']._serialized_end=1598
+  _globals['_UPDATEVAULTLIMITSRESPONSE']._serialized_start=1600
+  _globals['_UPDATEVAULTLIMITSRESPONSE']._serialized_end=1676
+  _globals['_STOREINFO']._serialized_start=1678
+  _globals['_STOREINFO']._serialized_end=1753
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=1755
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=1777
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=1780
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2144
+  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_start=2097
+  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_end=2144
+  _globals['_ADMINSERVICE']._serialized_start=2147
+  _globals['_ADMINSERVICE']._serialized_end=2724
 # @@protoc_insertion_point(module_scope)

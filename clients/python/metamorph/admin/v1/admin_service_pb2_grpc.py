@@ -50,6 +50,16 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.FromString,
                 _registered_method=True)
+        self.GetVaultLimits = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/GetVaultLimits',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultLimitsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultLimitsResponse.FromString,
+                _registered_method=True)
+        self.UpdateVaultLimits = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/UpdateVaultLimits',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -78,6 +88,21 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetVaultLimits(self, request, context):
+        """Reads what the operator allows a vault; without limits where nothing was set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateVaultLimits(self, request, context):
+        """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
+        from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +120,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListRevocations,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.SerializeToString,
+            ),
+            'GetVaultLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVaultLimits,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultLimitsRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultLimitsResponse.SerializeToString,
+            ),
+            'UpdateVaultLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateVaultLimits,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +214,60 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/ListRevocations',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListRevocationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVaultLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/GetVaultLimits',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultLimitsRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateVaultLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/UpdateVaultLimits',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,12 @@ class AdminServiceStub:
     """
     ListRevocations: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListRevocationsRequest, _admin_service_pb2.ListRevocationsResponse]
     """Lists what was revoked, newest first."""
+    GetVaultLimits: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetVaultLimitsRequest, _admin_service_pb2.GetVaultLimitsResponse]
+    """Reads what the operator allows a vault; without limits where nothing was set."""
+    UpdateVaultLimits: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateVaultLimitsRequest, _admin_service_pb2.UpdateVaultLimitsResponse]
+    """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
+    from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -55,6 +61,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     ListRevocations: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListRevocationsRequest, _admin_service_pb2.ListRevocationsResponse]  # type: ignore[assignment]
     """Lists what was revoked, newest first."""
+    GetVaultLimits: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetVaultLimitsRequest, _admin_service_pb2.GetVaultLimitsResponse]  # type: ignore[assignment]
+    """Reads what the operator allows a vault; without limits where nothing was set."""
+    UpdateVaultLimits: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateVaultLimitsRequest, _admin_service_pb2.UpdateVaultLimitsResponse]  # type: ignore[assignment]
+    """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
+    from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For those who run the server. Needs the claim `operator: true`."""
@@ -84,5 +96,23 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ListRevocationsResponse, _abc.Awaitable[_admin_service_pb2.ListRevocationsResponse]]:
         """Lists what was revoked, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetVaultLimits(
+        self,
+        request: _admin_service_pb2.GetVaultLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetVaultLimitsResponse, _abc.Awaitable[_admin_service_pb2.GetVaultLimitsResponse]]:
+        """Reads what the operator allows a vault; without limits where nothing was set."""
+
+    @_abc_1.abstractmethod
+    def UpdateVaultLimits(
+        self,
+        request: _admin_service_pb2.UpdateVaultLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.UpdateVaultLimitsResponse, _abc.Awaitable[_admin_service_pb2.UpdateVaultLimitsResponse]]:
+        """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
+        from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

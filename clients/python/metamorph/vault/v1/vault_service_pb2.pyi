@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from metamorph.vault.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -33,6 +34,8 @@ class Vault(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    OPERATOR_BUDGET_FIELD_NUMBER: _builtins.int
     vault_id: _builtins.str
     """Output only. As in the token."""
     display_name: _builtins.str
@@ -51,6 +54,14 @@ class Vault(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When a field that a user can set was last changed."""
 
+    @_builtins.property
+    def budget(self) -> _usage_pb2.Budget:
+        """What the vault allows itself. Replaced whole by an update; absent, or without a limit: none."""
+
+    @_builtins.property
+    def operator_budget(self) -> _usage_pb2.Budget:
+        """Output only. What the operator allows it. Of each limit the lower one counts."""
+
     def __init__(
         self,
         *,
@@ -61,10 +72,12 @@ class Vault(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        budget: _usage_pb2.Budget | None = ...,
+        operator_budget: _usage_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "operator_budget", b"operator_budget", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_model", b"default_model", "display_name", b"display_name", "etag", b"etag", "system_prompt", b"system_prompt", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "default_model", b"default_model", "display_name", b"display_name", "etag", b"etag", "operator_budget", b"operator_budget", "system_prompt", b"system_prompt", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,7 +201,7 @@ class UpdateVaultRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. Of `display_name`, `default_model`, `system_prompt`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
+        """Required. Of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
 
     def __init__(
         self,
@@ -227,3 +240,98 @@ class UpdateVaultResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateVaultResponse: _TypeAlias = UpdateVaultResponse  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    """Asks what the vault has used up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_DAY_FIELD_NUMBER: _builtins.int
+    END_DAY_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    start_day: _builtins.str
+    """The first day (UTC), `YYYY-MM-DD`. Empty: the first of the month that end_day is in."""
+    end_day: _builtins.str
+    """The last day, included. Empty: today."""
+    session_id: _builtins.str
+    """Only this session's, which may be deleted. At most 64 characters."""
+    model: _builtins.str
+    """Only this model's."""
+    page_size: _builtins.int
+    """At most so many rows; 0 is 50, more than 1000 is 1000."""
+    page_token: _builtins.str
+    """next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[_usage_pb2.UsageGrouping.ValueType]:
+        """What to tell apart; none: all in one row."""
+
+    def __init__(
+        self,
+        *,
+        start_day: _builtins.str = ...,
+        end_day: _builtins.str = ...,
+        session_id: _builtins.str | None = ...,
+        model: _builtins.str | None = ...,
+        group_by: _abc.Iterable[_usage_pb2.UsageGrouping.ValueType] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_session_id", b"_session_id", "model", b"model", "session_id", b"session_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_session_id", b"_session_id", "end_day", b"end_day", "group_by", b"group_by", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "start_day", b"start_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__session_id: _TypeAlias = _typing.Literal["session_id"]  # noqa: Y015
+    _WhichOneofArgType__session_id: _TypeAlias = _typing.Literal["_session_id", b"_session_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__session_id) -> _WhichOneofReturnType__session_id | None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    """What the vault has used up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageRow]:
+        """By day, then model, then session, as far as asked for. None where nothing was used."""
+
+    @_builtins.property
+    def total(self) -> _usage_pb2.UsageRow:
+        """All that was asked for, on all pages, in one row."""
+
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.BudgetStatus]:
+        """Each limit that holds for the vault, as it is now, whatever was asked for."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[_usage_pb2.UsageRow] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total: _usage_pb2.UsageRow | None = ...,
+        budgets: _abc.Iterable[_usage_pb2.BudgetStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "next_page_token", b"next_page_token", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015

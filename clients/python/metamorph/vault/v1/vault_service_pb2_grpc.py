@@ -50,6 +50,11 @@ class VaultServiceStub:
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultRequest.SerializeToString,
                 response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultResponse.FromString,
                 _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/GetUsage',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
 
 
 class VaultServiceServicer:
@@ -77,6 +82,13 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsage(self, request, context):
+        """Tells what turns of the vault have cost, and what is left of its budgets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaultServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.UpdateVault,
                     request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultRequest.FromString,
                     response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class VaultService:
             '/metamorph.vault.v1.VaultService/UpdateVault',
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultRequest.SerializeToString,
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/GetUsage',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

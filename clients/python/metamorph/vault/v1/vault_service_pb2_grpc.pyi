@@ -39,6 +39,8 @@ class VaultServiceStub:
     """Reads the vault. It is made on first use."""
     UpdateVault: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]
     """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]
+    """Tells what turns of the vault have cost, and what is left of its budgets."""
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
@@ -51,6 +53,8 @@ class VaultServiceAsyncStub(VaultServiceStub):
     """Reads the vault. It is made on first use."""
     UpdateVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]  # type: ignore[assignment]
     """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
+    GetUsage: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """Tells what turns of the vault have cost, and what is left of its budgets."""
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
     """A tenant's vault. No request selects one: the vault is the caller's own."""
@@ -78,5 +82,13 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.UpdateVaultResponse, _abc.Awaitable[_vault_service_pb2.UpdateVaultResponse]]:
         """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _vault_service_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.GetUsageResponse, _abc.Awaitable[_vault_service_pb2.GetUsageResponse]]:
+        """Tells what turns of the vault have cost, and what is left of its budgets."""
 
 def add_VaultServiceServicer_to_server(servicer: VaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,7 +6,8 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
-import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Budget } from "../../vault/v1/usage_pb.js";
 
 /**
  * Describes the file metamorph/admin/v1/admin_service.proto.
@@ -243,6 +244,128 @@ export declare type ListRevocationsResponse = Message<"metamorph.admin.v1.ListRe
 export declare const ListRevocationsResponseSchema: GenMessage<ListRevocationsResponse>;
 
 /**
+ * What the operator allows a vault.
+ *
+ * @generated from message metamorph.admin.v1.VaultLimits
+ */
+export declare type VaultLimits = Message<"metamorph.admin.v1.VaultLimits"> & {
+  /**
+   * Required. The vault, as tokens name it.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+
+  /**
+   * What it may use up. Replaced whole by an update; absent, or without a limit: none. Of each limit, the lower one of
+   * this and the vault's own counts.
+   *
+   * @generated from field: metamorph.vault.v1.Budget budget = 2;
+   */
+  budget?: Budget | undefined;
+
+  /**
+   * Output only. When it was last set; absent where it never was.
+   *
+   * @generated from field: google.protobuf.Timestamp update_time = 3;
+   */
+  updateTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.VaultLimits.
+ * Use `create(VaultLimitsSchema)` to create a new message.
+ */
+export declare const VaultLimitsSchema: GenMessage<VaultLimits>;
+
+/**
+ * Names a vault.
+ *
+ * @generated from message metamorph.admin.v1.GetVaultLimitsRequest
+ */
+export declare type GetVaultLimitsRequest = Message<"metamorph.admin.v1.GetVaultLimitsRequest"> & {
+  /**
+   * Required. The vault, as tokens name it.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetVaultLimitsRequest.
+ * Use `create(GetVaultLimitsRequestSchema)` to create a new message.
+ */
+export declare const GetVaultLimitsRequestSchema: GenMessage<GetVaultLimitsRequest>;
+
+/**
+ * What the operator allows it.
+ *
+ * @generated from message metamorph.admin.v1.GetVaultLimitsResponse
+ */
+export declare type GetVaultLimitsResponse = Message<"metamorph.admin.v1.GetVaultLimitsResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: metamorph.admin.v1.VaultLimits limits = 1;
+   */
+  limits?: VaultLimits | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetVaultLimitsResponse.
+ * Use `create(GetVaultLimitsResponseSchema)` to create a new message.
+ */
+export declare const GetVaultLimitsResponseSchema: GenMessage<GetVaultLimitsResponse>;
+
+/**
+ * Asks for a change.
+ *
+ * @generated from message metamorph.admin.v1.UpdateVaultLimitsRequest
+ */
+export declare type UpdateVaultLimitsRequest = Message<"metamorph.admin.v1.UpdateVaultLimitsRequest"> & {
+  /**
+   * Required. vault_id selects, the fields of update_mask are taken.
+   *
+   * @generated from field: metamorph.admin.v1.VaultLimits limits = 1;
+   */
+  limits?: VaultLimits | undefined;
+
+  /**
+   * Required. Of `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   */
+  updateMask?: FieldMask | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.UpdateVaultLimitsRequest.
+ * Use `create(UpdateVaultLimitsRequestSchema)` to create a new message.
+ */
+export declare const UpdateVaultLimitsRequestSchema: GenMessage<UpdateVaultLimitsRequest>;
+
+/**
+ * The changed limits.
+ *
+ * @generated from message metamorph.admin.v1.UpdateVaultLimitsResponse
+ */
+export declare type UpdateVaultLimitsResponse = Message<"metamorph.admin.v1.UpdateVaultLimitsResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: metamorph.admin.v1.VaultLimits limits = 1;
+   */
+  limits?: VaultLimits | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.UpdateVaultLimitsResponse.
+ * Use `create(UpdateVaultLimitsResponseSchema)` to create a new message.
+ */
+export declare const UpdateVaultLimitsResponseSchema: GenMessage<UpdateVaultLimitsResponse>;
+
+/**
  * The store under the server.
  *
  * @generated from message metamorph.admin.v1.StoreInfo
@@ -395,6 +518,27 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof ListRevocationsRequestSchema;
     output: typeof ListRevocationsResponseSchema;
+  },
+  /**
+   * Reads what the operator allows a vault; without limits where nothing was set.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.GetVaultLimits
+   */
+  getVaultLimits: {
+    methodKind: "unary";
+    input: typeof GetVaultLimitsRequestSchema;
+    output: typeof GetVaultLimitsResponseSchema;
+  },
+  /**
+   * Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
+   * from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.UpdateVaultLimits
+   */
+  updateVaultLimits: {
+    methodKind: "unary";
+    input: typeof UpdateVaultLimitsRequestSchema;
+    output: typeof UpdateVaultLimitsResponseSchema;
   },
 }>;
 

@@ -7,6 +7,7 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import type { Budget, BudgetStatus, UsageGrouping, UsageRow } from "./usage_pb.js";
 
 /**
  * Describes the file metamorph/vault/v1/vault_service.proto.
@@ -67,6 +68,20 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
    * @generated from field: string etag = 7;
    */
   etag: string;
+
+  /**
+   * What the vault allows itself. Replaced whole by an update; absent, or without a limit: none.
+   *
+   * @generated from field: metamorph.vault.v1.Budget budget = 8;
+   */
+  budget?: Budget | undefined;
+
+  /**
+   * Output only. What the operator allows it. Of each limit the lower one counts.
+   *
+   * @generated from field: metamorph.vault.v1.Budget operator_budget = 9;
+   */
+  operatorBudget?: Budget | undefined;
 };
 
 /**
@@ -192,7 +207,7 @@ export declare type UpdateVaultRequest = Message<"metamorph.vault.v1.UpdateVault
   vault?: Vault | undefined;
 
   /**
-   * Required. Of `display_name`, `default_model`, `system_prompt`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   * Required. Of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -224,6 +239,109 @@ export declare type UpdateVaultResponse = Message<"metamorph.vault.v1.UpdateVaul
  * Use `create(UpdateVaultResponseSchema)` to create a new message.
  */
 export declare const UpdateVaultResponseSchema: GenMessage<UpdateVaultResponse>;
+
+/**
+ * Asks what the vault has used up.
+ *
+ * @generated from message metamorph.vault.v1.GetUsageRequest
+ */
+export declare type GetUsageRequest = Message<"metamorph.vault.v1.GetUsageRequest"> & {
+  /**
+   * The first day (UTC), `YYYY-MM-DD`. Empty: the first of the month that end_day is in.
+   *
+   * @generated from field: string start_day = 1;
+   */
+  startDay: string;
+
+  /**
+   * The last day, included. Empty: today.
+   *
+   * @generated from field: string end_day = 2;
+   */
+  endDay: string;
+
+  /**
+   * Only this session's, which may be deleted. At most 64 characters.
+   *
+   * @generated from field: optional string session_id = 3;
+   */
+  sessionId?: string | undefined;
+
+  /**
+   * Only this model's.
+   *
+   * @generated from field: optional string model = 4;
+   */
+  model?: string | undefined;
+
+  /**
+   * What to tell apart; none: all in one row.
+   *
+   * @generated from field: repeated metamorph.vault.v1.UsageGrouping group_by = 5;
+   */
+  groupBy: UsageGrouping[];
+
+  /**
+   * At most so many rows; 0 is 50, more than 1000 is 1000.
+   *
+   * @generated from field: int32 page_size = 6;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 7;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.GetUsageRequest.
+ * Use `create(GetUsageRequestSchema)` to create a new message.
+ */
+export declare const GetUsageRequestSchema: GenMessage<GetUsageRequest>;
+
+/**
+ * What the vault has used up.
+ *
+ * @generated from message metamorph.vault.v1.GetUsageResponse
+ */
+export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageResponse"> & {
+  /**
+   * By day, then model, then session, as far as asked for. None where nothing was used.
+   *
+   * @generated from field: repeated metamorph.vault.v1.UsageRow rows = 1;
+   */
+  rows: UsageRow[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * All that was asked for, on all pages, in one row.
+   *
+   * @generated from field: metamorph.vault.v1.UsageRow total = 3;
+   */
+  total?: UsageRow | undefined;
+
+  /**
+   * Each limit that holds for the vault, as it is now, whatever was asked for.
+   *
+   * @generated from field: repeated metamorph.vault.v1.BudgetStatus budgets = 4;
+   */
+  budgets: BudgetStatus[];
+};
+
+/**
+ * Describes the message metamorph.vault.v1.GetUsageResponse.
+ * Use `create(GetUsageResponseSchema)` to create a new message.
+ */
+export declare const GetUsageResponseSchema: GenMessage<GetUsageResponse>;
 
 /**
  * A tenant's vault. No request selects one: the vault is the caller's own.
@@ -260,6 +378,16 @@ export declare const VaultService: GenService<{
     methodKind: "unary";
     input: typeof UpdateVaultRequestSchema;
     output: typeof UpdateVaultResponseSchema;
+  },
+  /**
+   * Tells what turns of the vault have cost, and what is left of its budgets.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.GetUsage
+   */
+  getUsage: {
+    methodKind: "unary";
+    input: typeof GetUsageRequestSchema;
+    output: typeof GetUsageResponseSchema;
   },
 }>;
 

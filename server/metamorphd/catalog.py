@@ -1,0 +1,166 @@
+"""The models that may be asked: how much they take, what they cost, until when they are served.
+
+The one that comes with the server is `catalog.json` beside this file; MODEL_CATALOG names another of the same form.
+Prices are US dollars per million tokens there, as providers tell them, and billionths of a dollar a token here.
+"""
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+
+from metamorphd.errors import StartupRefused
+from metamorphd.models import CatalogModel, Price, Usage
+
+# A US dollar per million tokens, in billionths of a dollar a token.
+NANOS = 1000
+LARGEST_TOKENS = 2**31 - 1
+# With that many tokens, a cost stays within 64 bits.
+LARGEST_DOLLARS = 1_000_000
+
+
+class Catalog:
+    """Models by their name."""
+
+    def __init__(self, models: Iterable[CatalogModel]) -> None:
+        self._models = {model.model: model for model in sorted(models, key=lambda model: model.model)}
+
+    @property
+    def models(self) -> tuple[CatalogModel, ...]:
+        """All of them, by name."""
+        return tuple(self._models.values())
+
+    def accepts(self, model: str) -> bool:
+        """Whether the model may be asked."""
+        return model in self._models
+
+    def model(self, model: str) -> CatalogModel:
+        """The model; it must be accepted."""
+        return self._models[model]
+
+    def cost(self, model: str, usage: Usage) -> int:
+        """What one call costs, in billionths of a US dollar, by its token counts. The model must be accepted.
+
+        The price is that of the call's size: all that it reads, cached or not.
+        """
+        read = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+        prices = self._models[model].prices
+        price = next(price for price in reversed(prices) if read > price.above_input_tokens or price is prices[0])
+        return (
+            usage.input_tokens * price.input_usd_nanos
+            + usage.output_tokens * price.output_usd_nanos
+            + usage.cache_read_tokens * price.cache_read_usd_nanos
+            + usage.cache_write_tokens * price.cache_write_usd_nanos
+        )
+
+
+def load_catalog(path: Path | None) -> Catalog:
+    """Reads the catalog at `path`, the server's own if it is None. Raises StartupRefused, in one line."""
+    file = resources.files(__package__).joinpath("catalog.json") if path is None else path
+    try:
+        # Decimal, because a price must not be rounded.
+        told = _File.model_validate(json.loads(file.read_text(), parse_float=Decimal, parse_constant=_refuse_constant))
+    except OSError as exc:
+        raise StartupRefused(f"MODEL_CATALOG {file} cannot be read ({exc.strerror}); set it to a file") from None
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        where = ".".join(map(str, error["loc"]))
+        raise StartupRefused(f"MODEL_CATALOG {file} is not acceptable: {where}: {error['msg']}") from None
+    except ValueError as exc:
+        raise StartupRefused(f"MODEL_CATALOG {file} is not JSON ({exc})") from None
+    models = [model.value() for model in told.models]
+    _refuse_contradictions(models, file)
+    return Catalog(models)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _refuse_contradictions(models: list[CatalogModel], file: object) -> None:
+    names = [model.model for model in models]
+    for model in models:
+        tiers = [price.above_input_tokens for price in model.prices]
+        if names.count(model.model) > 1:
+            raise StartupRefused(f"MODEL_CATALOG {file} has {model.model} twice")
+        if tiers != sorted(set(tiers)) or tiers[0] != 0:
+            raise StartupRefused(
+                f"MODEL_CATALOG {file}: the prices of {model.model} must begin with above_input_tokens 0, and rise"
+            )
+        if model.successor and model.successor not in names:
+            raise StartupRefused(
+                f"MODEL_CATALOG {file}: {model.model} is to be followed by {model.successor}, which is not in it"
+            )
+
+
+def _nanos(value: object) -> int:
+    """USD per million tokens as whole billionths a token: a fraction of one would add up to wrong bills."""
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or not 0 <= value <= LARGEST_DOLLARS:
+        raise ValueError("must be a number of US dollars")
+    nanos = value * NANOS
+    if nanos != int(nanos):
+        raise ValueError("must be a whole number of billionths of a US dollar a token")
+    return int(nanos)
+
+
+# What the file holds.
+
+_Nanos = Annotated[int, PlainValidator(_nanos)]
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$")]
+_Tokens = Annotated[int, Field(strict=True, ge=1, le=LARGEST_TOKENS)]
+
+
+class _Form(BaseModel):
+    # A misspelt name would otherwise leave what it was meant for at its default.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Dollars(_Form):
+    input: _Nanos
+    output: _Nanos
+    cache_read: _Nanos
+    cache_write: _Nanos
+
+
+class _Price(_Form):
+    above_input_tokens: Annotated[int, Field(strict=True, ge=0, le=LARGEST_TOKENS)]
+    usd_per_million_tokens: _Dollars
+
+
+class _Model(_Form):
+    model: _Name
+    display_name: Annotated[str, Field(min_length=1, max_length=200)]
+    context_tokens: _Tokens
+    max_output_tokens: _Tokens
+    prices: Annotated[list[_Price], Field(min_length=1)]
+    retire_time: AwareDatetime | None = None
+    successor: _Name | None = None
+
+    def value(self) -> CatalogModel:
+        return CatalogModel(
+            model=self.model,
+            display_name=self.display_name,
+            context_tokens=self.context_tokens,
+            max_output_tokens=self.max_output_tokens,
+            prices=tuple(_price(price) for price in self.prices),
+            retire_time=None if self.retire_time is None else _microseconds(self.retire_time),
+            successor=self.successor or "",
+        )
+
+
+class _File(_Form):
+    models: Annotated[list[_Model], Field(min_length=1)]
+
+
+def _price(price: _Price) -> Price:
+    dollars = price.usd_per_million_tokens
+    return Price(price.above_input_tokens, dollars.input, dollars.output, dollars.cache_read, dollars.cache_write)
+
+
+def _microseconds(time: datetime) -> int:
+    return round(time.timestamp()) * 1_000_000

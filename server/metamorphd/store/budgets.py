@@ -1,0 +1,156 @@
+"""What a vault may still use up: reserved when a turn starts, settled when it ends.
+
+Nothing is stored of a reservation but two columns of the running turn: it is gone with the turn, however that ends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import orjson
+
+from metamorphd.catalog import Catalog
+from metamorphd.clock import beginning, day_of, next_day, next_month, rfc3339
+from metamorphd.errors import BudgetExceeded, QuotaViolation
+from metamorphd.models import Budget, BudgetStatus, Content, DocumentBlock, ImageBlock, Options, ToolResultBlock, Usage
+from metamorphd.store.content import decode_content
+from metamorphd.store.database import Transaction
+from metamorphd.store.usage import tokens_of
+
+GET_BUDGETS = """
+SELECT vaults.tokens_per_day, vaults.tokens_per_month, vaults.cost_usd_nanos_per_day, vaults.cost_usd_nanos_per_month,
+    vault_limits.tokens_per_day, vault_limits.tokens_per_month,
+    vault_limits.cost_usd_nanos_per_day, vault_limits.cost_usd_nanos_per_month
+FROM (SELECT 1) AS always
+LEFT JOIN vaults ON vaults.vault_id = :vault_id
+LEFT JOIN vault_limits ON vault_limits.vault_id = :vault_id
+"""
+GET_SPENT = """
+SELECT COALESCE(SUM(CASE WHEN day = :today THEN tokens END), 0), COALESCE(SUM(tokens), 0),
+    COALESCE(SUM(CASE WHEN day = :today THEN cost_usd_nanos END), 0), COALESCE(SUM(cost_usd_nanos), 0)
+FROM spending
+WHERE vault_id = :vault_id AND day >= :month AND day < :next_month
+"""
+GET_RESERVED = """
+SELECT COALESCE(SUM(reserved_tokens), 0), COALESCE(SUM(reserved_cost_usd_nanos), 0)
+FROM turns
+WHERE vault_id = :vault_id AND status = 'RUNNING'
+"""
+# What the model is about to read, by message; content only where it holds more than its bytes tell.
+GET_BRANCH_SIZES = """
+WITH RECURSIVE branch (id, parent_id) AS (
+    SELECT message_id, parent_message_id FROM messages
+    WHERE vault_id = :vault_id AND message_id = :leaf_message_id AND session_id = :session_id
+    UNION ALL
+    SELECT message_id, parent_message_id FROM branch
+    JOIN messages ON vault_id = :vault_id AND message_id = branch.parent_id
+)
+SELECT size, CASE WHEN content LIKE '%"attachment_id"%' THEN content END
+FROM branch JOIN messages ON vault_id = :vault_id AND message_id = id
+"""
+GET_SYSTEM_PROMPT_SIZE = """
+SELECT octet_length(sessions.system_prompt) + octet_length(vaults.system_prompt)
+FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
+WHERE sessions.vault_id = :vault_id AND session_id = :session_id
+"""
+
+# The provider's own instructions for tools, and what frames a prompt.
+FRAME_TOKENS = 2000
+# An image is cut to a size that makes no more.
+IMAGE_TOKENS = 5000
+# A page of a PDF is read as text and as an image; one of few bytes is rare.
+DOCUMENT_TOKENS_PER_BYTE = 2
+
+NAMES = [field.name for field in fields(Budget)]
+
+
+async def get_budgets(tx: Transaction, *, now: int) -> list[BudgetStatus]:
+    """Each limit that holds for the vault, the lower of its own and the operator's; none where there is no budget."""
+    row = await tx.one(GET_BUDGETS)
+    limits = [] if row is None else [_lower(own, operators) for own, operators in zip(row[:4], row[4:], strict=True)]
+    if all(limit is None for limit in limits):
+        return []
+    today = day_of(now)
+    month = today.replace(day=1)
+    spent = await tx.one(
+        GET_SPENT, today=today.isoformat(), month=month.isoformat(), next_month=next_month(today).isoformat()
+    )
+    tokens, cost = await tx.one(GET_RESERVED) or (0, 0)
+    resets = beginning(next_day(today)), beginning(next_month(today))
+    return [
+        BudgetStatus(name, limit, used, reserved, reset_time)
+        for name, limit, used, reserved, reset_time in zip(
+            NAMES, limits, spent or (0,) * 4, (tokens, tokens, cost, cost), resets * 2, strict=True
+        )
+        if limit is not None
+    ]
+
+
+def _lower(own: int | None, operators: int | None) -> int | None:
+    return min((limit for limit in (own, operators) if limit is not None), default=None)
+
+
+async def reserve(
+    tx: Transaction,
+    *,
+    session_id: str,
+    user_message_id: str,
+    options: Options,
+    catalog: Catalog,
+    max_output_tokens: int,
+    now: int,
+) -> tuple[int, int]:
+    """(tokens, cost) that the turn must reserve, the most that its call can use; nothing where there is no budget.
+
+    `options` name the model, `max_output_tokens` is the server's own cap. Raises BudgetExceeded when a limit is used
+    up, what running turns have reserved included.
+    """
+    budgets = await get_budgets(tx, now=now)
+    exceeded = [budget for budget in budgets if budget.left == 0]
+    if exceeded:
+        raise _budget_exceeded(exceeded, now)
+    if not budgets:
+        return 0, 0
+    model = catalog.model(options.model)
+    read = FRAME_TOKENS + len(orjson.dumps(options))
+    read += sum(await _branch_sizes(tx, session_id=session_id, leaf_message_id=user_message_id))
+    read = min(read, model.context_tokens)
+    written = min(options.max_output_tokens or max_output_tokens, max_output_tokens, model.max_output_tokens)
+    # Whichever is dearer: what is read for the first time, or what is put into the cache as well.
+    most = [Usage(input_tokens=read, output_tokens=written), Usage(cache_write_tokens=read, output_tokens=written)]
+    return tokens_of(most[0]), max(catalog.cost(model.model, usage) for usage in most)
+
+
+async def _branch_sizes(tx: Transaction, *, session_id: str, leaf_message_id: str) -> list[int]:
+    """Tokens of the prompt's parts, at most: a token has a byte or more."""
+    system = await tx.one(GET_SYSTEM_PROMPT_SIZE, session_id=session_id)
+    rows = await tx.all(GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=leaf_message_id)
+    attachments = [_attachment_tokens(decode_content(content)) for _, content in rows if content is not None]
+    return [*(system or (0,)), *(size for size, _ in rows), *attachments]
+
+
+def _attachment_tokens(content: Content) -> int:
+    tokens = 0
+    for block in content:
+        match block:
+            case ImageBlock():
+                tokens += IMAGE_TOKENS
+            case DocumentBlock():
+                tokens += IMAGE_TOKENS + block.size * DOCUMENT_TOKENS_PER_BYTE
+            case ToolResultBlock():
+                tokens += _attachment_tokens(block.content)
+    return tokens
+
+
+def _budget_exceeded(exceeded: Sequence[BudgetStatus], now: int) -> BudgetExceeded:
+    """Names the limit that is the last to begin anew: before that, repeating cannot help."""
+    last = max(exceeded, key=lambda budget: budget.reset_time)
+    return BudgetExceeded(
+        budget=last.budget,
+        limit=last.limit,
+        reset_time=rfc3339(last.reset_time),
+        retry_delay=(last.reset_time - now) / 1_000_000,
+        quotas=[
+            QuotaViolation(budget.budget, f"{budget.limit} are used up until {rfc3339(budget.reset_time)}")
+            for budget in exceeded
+        ],
+    )

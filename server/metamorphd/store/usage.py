@@ -1,0 +1,114 @@
+"""What turns have cost, by day, session and model."""
+
+from dataclasses import asdict
+from datetime import date
+
+from metamorphd.clock import day_of
+from metamorphd.models import Page, Usage, UsageRow
+from metamorphd.store.database import Row, Transaction
+from metamorphd.store.pages import page_of
+
+COUNT_USAGE = """
+INSERT INTO usage (vault_id, day, session_id, model, input_tokens, output_tokens, cache_read_tokens,
+    cache_write_tokens, cost_usd_nanos, turns)
+VALUES (:vault_id, :day, :session_id, :model, :input_tokens, :output_tokens, :cache_read_tokens,
+    :cache_write_tokens, :cost_usd_nanos, 1)
+ON CONFLICT (vault_id, day, session_id, model) DO UPDATE SET
+    input_tokens = usage.input_tokens + excluded.input_tokens,
+    output_tokens = usage.output_tokens + excluded.output_tokens,
+    cache_read_tokens = usage.cache_read_tokens + excluded.cache_read_tokens,
+    cache_write_tokens = usage.cache_write_tokens + excluded.cache_write_tokens,
+    cost_usd_nanos = usage.cost_usd_nanos + excluded.cost_usd_nanos,
+    turns = usage.turns + 1
+"""
+COUNT_SPENDING = """
+INSERT INTO spending (vault_id, day, tokens, cost_usd_nanos)
+VALUES (:vault_id, :day, :tokens, :cost_usd_nanos)
+ON CONFLICT (vault_id, day) DO UPDATE SET
+    tokens = spending.tokens + excluded.tokens, cost_usd_nanos = spending.cost_usd_nanos + excluded.cost_usd_nanos
+"""
+_SUMS = """
+    SUM(input_tokens) AS input, SUM(output_tokens) AS output, SUM(cache_read_tokens) AS cache_read,
+    SUM(cache_write_tokens) AS cache_write, SUM(cost_usd_nanos) AS cost, SUM(turns) AS turns
+FROM usage
+WHERE vault_id = :vault_id AND day BETWEEN :start_day AND :end_day
+    AND (:session_id IS NULL OR session_id = :session_id)
+    AND (:model IS NULL OR model = :model)
+"""
+LIST_USAGE = (
+    """
+WITH grouped AS (
+    SELECT CASE WHEN :by_day THEN day ELSE '' END AS row_day, CASE WHEN :by_model THEN model ELSE '' END AS row_model,
+        CASE WHEN :by_session THEN session_id ELSE '' END AS row_session, """
+    + _SUMS
+    + """
+    GROUP BY 1, 2, 3
+)
+SELECT row_day, row_model, row_session, input, output, cache_read, cache_write, cost, turns, COUNT(*) OVER () FROM (
+    SELECT * FROM grouped
+    WHERE :after_day IS NULL OR (row_day, row_model, row_session) > (:after_day, :after_model, :after_session)
+    ORDER BY row_day, row_model, row_session
+    LIMIT :page_size + 1
+) AS page
+ORDER BY row_day, row_model, row_session
+"""
+)
+SUM_USAGE = "SELECT '', '', '', " + _SUMS
+
+
+def _usage_row(row: Row) -> UsageRow:
+    # SUM is NULL where there was nothing.
+    sums = [value or 0 for value in row[3:9]]
+    return UsageRow(row[0], row[1], row[2], Usage(*sums[:5]), sums[5])
+
+
+def tokens_of(usage: Usage) -> int:
+    """All tokens together, as budgets count them."""
+    return usage.input_tokens + usage.output_tokens + usage.cache_read_tokens + usage.cache_write_tokens
+
+
+async def count_usage(tx: Transaction, *, session_id: str, model: str, usage: Usage, now: int) -> None:
+    """Adds what a turn has cost to the day of `now`. Once a turn, whatever became of it."""
+    day = day_of(now).isoformat()
+    await tx.run(COUNT_USAGE, day=day, session_id=session_id, model=model, **asdict(usage))
+    await tx.run(COUNT_SPENDING, day=day, tokens=tokens_of(usage), cost_usd_nanos=usage.cost_usd_nanos)
+
+
+async def list_usage(
+    tx: Transaction,
+    *,
+    start_day: date,
+    end_day: date,
+    session_id: str | None,
+    model: str | None,
+    by_day: bool,
+    by_model: bool,
+    by_session: bool,
+    after: tuple[int | str, ...] | None,
+    page_size: int,
+) -> tuple[Page[UsageRow], UsageRow]:
+    """One page of what was used from `start_day` to `end_day`, both included, and the sum of all pages.
+
+    By day, then model, then session, as far as they are told apart; `after` is (day, model, session id).
+    """
+    query = {
+        "start_day": start_day.isoformat(),
+        "end_day": end_day.isoformat(),
+        "session_id": session_id,
+        "model": model,
+    }
+    after_day, after_model, after_session = after or (None, None, None)
+    rows = await tx.all(
+        LIST_USAGE,
+        by_day=by_day,
+        by_model=by_model,
+        by_session=by_session,
+        after_day=after_day,
+        after_model=after_model,
+        after_session=after_session,
+        page_size=page_size,
+        **query,
+    )
+    page = page_of(rows, page_size, item=_usage_row, after=lambda row: (row[0], row[1], row[2]))
+    total = await tx.one(SUM_USAGE, **query)
+    return page, UsageRow("", "", "", Usage(), 0) if total is None else _usage_row(total)

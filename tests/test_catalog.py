@@ -1,0 +1,167 @@
+"""The catalog: what it accepts, what calls cost by it, and what of a file is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from metamorphd import settings
+from metamorphd.catalog import Catalog, load_catalog
+from metamorphd.clock import rfc3339
+from metamorphd.errors import StartupRefused
+from metamorphd.models import Usage
+from metamorphd.server import Server
+
+from tests.serving import SECRET
+
+CATALOG = load_catalog(None)
+HAIKU = "claude-haiku-5-5"
+DOLLAR = 1_000_000_000
+
+
+def dollars(**prices: float) -> dict[str, float]:
+    return {"input": 2, "output": 10, "cache_read": 0.2, "cache_write": 2.5} | prices
+
+
+def entry(**fields: Any) -> dict[str, Any]:
+    """A model of a file; a field that is None is left out."""
+    values: dict[str, Any] = {
+        "model": "m",
+        "display_name": "M",
+        "context_tokens": 1000,
+        "max_output_tokens": 100,
+        "prices": [{"above_input_tokens": 0, "usd_per_million_tokens": dollars()}],
+    }
+    return {name: value for name, value in (values | fields).items() if value is not None}
+
+
+def written(directory: Path, *models: dict[str, Any]) -> Path:
+    path = directory / "catalog.json"
+    path.write_text(json.dumps({"models": models}))
+    return path
+
+
+def test_the_servers_own_has_these_models_in_order() -> None:
+    assert [model.model for model in CATALOG.models] == [
+        "claude-fable-5-2",
+        "claude-haiku-5-5",
+        "claude-opus-5-5",
+        "claude-sonnet-4-5",
+        "claude-sonnet-5-5",
+    ]
+    assert CATALOG.accepts("claude-sonnet-5-5")
+    assert not CATALOG.accepts("claude-sonnet")
+    retiring = CATALOG.model("claude-sonnet-4-5")
+    assert (rfc3339(retiring.retire_time or 0), retiring.successor) == ("2026-11-30T00:00:00Z", "claude-sonnet-5-5")
+
+
+@pytest.mark.parametrize("model", [model.model for model in CATALOG.models])
+def test_the_servers_own_prices_of_the_cache_follow_those_of_input(model: str) -> None:
+    for price in CATALOG.model(model).prices:
+        assert price.cache_read_usd_nanos * 10 == price.input_usd_nanos
+        assert price.cache_write_usd_nanos * 100 == price.input_usd_nanos * 125
+
+
+@pytest.mark.parametrize(
+    ("model", "usage", "cost"),
+    [
+        ("claude-sonnet-5-5", Usage(input_tokens=1_000_000), 2 * DOLLAR),
+        ("claude-sonnet-5-5", Usage(output_tokens=1_000_000), 10 * DOLLAR),
+        ("claude-opus-5-5", Usage(cache_read_tokens=1_000_000), 4 * DOLLAR // 10),
+        ("claude-fable-5-2", Usage(cache_write_tokens=1_000_000), 10 * DOLLAR),
+        ("claude-sonnet-5-5", Usage(1, 1, 1, 1), 2000 + 10_000 + 200 + 2500),
+        (HAIKU, Usage(), 0),
+        (HAIKU, Usage(input_tokens=100_000), 100_000 * 100),
+        (HAIKU, Usage(input_tokens=100_001), 100_001 * 500),
+        (HAIKU, Usage(input_tokens=1, cache_read_tokens=50_000, cache_write_tokens=49_999), 100 + 500_000 + 6_249_875),
+        (
+            HAIKU,
+            Usage(input_tokens=2, cache_read_tokens=50_000, cache_write_tokens=49_999),
+            1000 + 2_500_000 + 31_249_375,
+        ),
+        (HAIKU, Usage(input_tokens=100_000, output_tokens=2), 100_000 * 100 + 2 * 500),
+        (HAIKU, Usage(input_tokens=100_001, output_tokens=2), 100_001 * 500 + 2 * 2500),
+    ],
+)
+def test_a_call_costs(model: str, usage: Usage, cost: int) -> None:
+    assert CATALOG.cost(model, usage) == cost
+
+
+counts = st.integers(0, 2**31 - 1)
+
+
+@given(st.sampled_from(CATALOG.models), st.builds(Usage, counts, counts, counts, counts), counts)
+def test_more_tokens_never_cost_less_and_a_cost_has_64_bits(model: Any, usage: Usage, more: int) -> None:
+    costs = [
+        CATALOG.cost(model.model, Usage(usage.input_tokens + more, usage.output_tokens, *rest))
+        for more in (0, more)
+        for rest in [(usage.cache_read_tokens, usage.cache_write_tokens)]
+    ]
+    assert 0 <= costs[0] <= costs[1] < 2**63
+
+
+def test_a_file_of_ones_own_takes_its_place(tmp_path: Path) -> None:
+    catalog: Catalog = load_catalog(written(tmp_path, entry(model="mine", retire_time="2027-01-01T02:00:00+02:00")))
+    assert [model.model for model in catalog.models] == ["mine"]
+    assert catalog.model("mine").retire_time == 1_798_761_600_000_000
+    assert catalog.cost("mine", Usage(input_tokens=1)) == 2000
+
+
+TIER = {"above_input_tokens": 5, "usd_per_million_tokens": dollars()}
+FIRST = entry()["prices"][0]
+
+
+@pytest.mark.parametrize(
+    ("models", "named"),
+    [
+        ([], "models"),
+        ([entry(context_tokens=None)], "models.0.context_tokens"),
+        ([entry(context_tokens=0)], "models.0.context_tokens"),
+        ([entry(context_tokens="1000")], "models.0.context_tokens"),
+        ([entry(model="a b")], "models.0.model"),
+        ([entry(contxt=1)], "models.0.contxt"),
+        ([entry(), entry()], "m twice"),
+        ([entry(prices=[])], "models.0.prices"),
+        ([entry(prices=[TIER])], "above_input_tokens 0"),
+        ([entry(prices=[FIRST, FIRST])], "above_input_tokens 0"),
+        ([entry(prices=[FIRST, TIER, TIER])], "above_input_tokens 0"),
+        ([entry(prices=[FIRST | {"usd_per_million_tokens": dollars(input=0.0001)}])], "input"),
+        ([entry(prices=[FIRST | {"usd_per_million_tokens": dollars(output=-1)}])], "output"),
+        ([entry(prices=[FIRST | {"usd_per_million_tokens": dollars(output=1e30)}])], "output"),
+        ([entry(prices=[FIRST | {"usd_per_million_tokens": dollars(output=True)}])], "output"),
+        ([entry(prices=[FIRST | {"usd_per_million_tokens": {"input": 2}}])], "output"),
+        ([entry(retire_time="2026-11-30")], "retire_time"),
+        ([entry(retire_time="2026-11-30T00:00:00")], "retire_time"),
+        ([entry(successor="n")], "followed by n"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_one_line(tmp_path: Path, models: list[dict[str, Any]], named: str) -> None:
+    path = written(tmp_path, *models)
+    with pytest.raises(StartupRefused) as refusal:
+        load_catalog(path)
+    assert named in str(refusal.value)
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"models": NaN}', '{"models": [1]}', "\xff"])
+def test_a_file_that_is_no_catalog_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "catalog.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(StartupRefused, match="MODEL_CATALOG") as refusal:
+        load_catalog(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StartupRefused, match="cannot be read"):
+        load_catalog(tmp_path / "nowhere.json")
+
+
+def test_a_default_model_that_the_catalog_lacks_stops_the_start(tmp_path: Path) -> None:
+    loaded = settings.load(emblem_jwt_secret=SECRET, model_catalog=written(tmp_path, entry()))
+    with pytest.raises(StartupRefused, match="DEFAULT_MODEL") as refusal:
+        Server(loaded)
+    assert "\n" not in str(refusal.value)
