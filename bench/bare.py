@@ -14,12 +14,14 @@ from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest, GetSessionResp
 from metamorph.chat.v1.chat_service_pb2_grpc import add_ChatServiceServicer_to_server
 from metamorph.chat.v1.session_pb2 import Session
 from metamorphd.auth.callers import current_caller
+from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.llm.offline import Offline
 from metamorphd.models import Caller
 from metamorphd.services.chat import ChatService
 from metamorphd.services.encoding import timestamp
+from metamorphd.store.plans import Terms
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.transport import OPTIONS
 
@@ -28,18 +30,30 @@ GET_SESSION = "/metamorph.chat.v1.ChatService/GetSession"
 
 async def _servicer(directory: Path) -> ChatService:
     clock = Clock()
+    catalog = load_catalog(None)
     database = SqliteDatabase(path=directory / "bare.db", synchronous="FULL")
     await database.open()
     engine = TurnEngine(
         database=database,
         model=Offline(),
         clock=clock,
-        default_model="offline",
-        max_output_tokens=100,
+        terms=Terms(
+            catalog=catalog,
+            default_model=catalog.models[0].model,
+            max_output_tokens=100,
+            max_running_turns=1000,
+            compact_above=0,
+        ),
         time_limit=60,
-        max_running_turns=1000,
     )
-    return ChatService(database=database, engine=engine, clock=clock, max_content_bytes=1_000_000)
+    return ChatService(
+        database=database,
+        engine=engine,
+        clock=clock,
+        catalog=catalog,
+        default_model=catalog.models[0].model,
+        max_content_bytes=1_000_000,
+    )
 
 
 class _Echo(grpc.GenericRpcHandler):

@@ -43,6 +43,7 @@ from metamorphd.services.chat import ChatService
 from metamorphd.services.vault import VaultService
 from metamorphd.settings import Settings
 from metamorphd.store.database import Database
+from metamorphd.store.plans import Terms
 from metamorphd.store.revocations import load_revocations
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.transport import OPTIONS, Certificates, Tls
@@ -80,10 +81,8 @@ class Server:
             database=self._database,
             model=self._model,
             clock=self._clock,
-            default_model=settings.default_model,
-            max_output_tokens=settings.max_output_tokens,
+            terms=_terms(settings, self._catalog),
             time_limit=settings.turn_timeout_seconds,
-            max_running_turns=settings.max_running_turns,
         )
         running = Gauge("metamorph_running_turns", "Turns that generate a reply now", registry=self._metrics.registry)
         running.set_function(lambda: self._engine.running_turns)
@@ -157,6 +156,8 @@ class Server:
             database=self._database,
             engine=self._engine,
             clock=self._clock,
+            catalog=self._catalog,
+            default_model=self._settings.default_model,
             max_content_bytes=self._settings.max_content_bytes,
         )
         build = Build(
@@ -201,6 +202,16 @@ def _catalog(settings: Settings) -> Catalog:
         names = ", ".join(model.model for model in catalog.models)
         raise StartupRefused(f"DEFAULT_MODEL {settings.default_model} is not in the model catalog, which has {names}")
     return catalog
+
+
+def _terms(settings: Settings, catalog: Catalog) -> Terms:
+    return Terms(
+        catalog=catalog,
+        default_model=settings.default_model,
+        max_output_tokens=settings.max_output_tokens,
+        max_running_turns=settings.max_running_turns,
+        compact_above=settings.compaction_trigger_tokens,
+    )
 
 
 def _model(settings: Settings) -> Model:

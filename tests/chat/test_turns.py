@@ -65,10 +65,10 @@ def deltas(events: list[turn_pb2.TurnEvent]) -> str:
 
 async def test_a_message_is_answered_streamed_and_stored(alice: Caller, api: FakeMessagesApi) -> None:
     api.default = Reply(WORDS)
-    session = await alice.create_session(system_prompt="Be brief.", model="claude-y")
+    session = await alice.create_session(system_prompt="Be brief.", model="claude-opus-5-5")
     events = await alice.send(session.session_id, "Hello there")
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-    assert events[0].turn_started.model == "claude-y"
+    assert events[0].turn_started.model == "claude-opus-5-5"
     finished = events[-1].turn_finished
     assert (finished.status, finished.stop_reason) == (
         turn_pb2.TURN_STATUS_COMPLETED,

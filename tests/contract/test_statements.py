@@ -116,6 +116,7 @@ POINT_READS = [
         (messages.get_message, messages.GET_MESSAGE),
         (turns.get_turn, turns.GET_TURN),
         (vaults.get_vault, vaults.GET_VAULT),
+        (vaults.get_vault_limits, vaults.GET_VAULT_LIMITS),
     )
 ]
 

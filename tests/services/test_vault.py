@@ -45,9 +45,9 @@ async def test_a_stale_etag_or_another_field_is_refused(alice: Caller) -> None:
 
 
 async def test_the_vaults_settings_reach_its_sessions(alice: Caller) -> None:
-    await update(alice, pb.Vault(default_model="claude-of-vault"), "default_model")
+    await update(alice, pb.Vault(default_model="claude-opus-5-5"), "default_model")
     session = await alice.create_session()
-    assert (await alice.send(session.session_id))[0].turn_started.model == "claude-of-vault"
+    assert (await alice.send(session.session_id))[0].turn_started.model == "claude-opus-5-5"
 
 
 async def test_server_info_shows_settings_without_secrets(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock
 from metamorphd.models import (
     Message,
@@ -19,10 +20,18 @@ from metamorphd.models import (
 from metamorphd.store.database import Database
 from metamorphd.store.events import append_events
 from metamorphd.store.messages import create_message
+from metamorphd.store.plans import Terms
 from metamorphd.store.sessions import create_session
 from metamorphd.store.turns import create_turn, finish_turn
 
 CLOCK = Clock()
+TERMS = Terms(
+    catalog=load_catalog(None),
+    default_model="claude-sonnet-5-5",
+    max_output_tokens=1000,
+    max_running_turns=100,
+    compact_above=0,
+)
 KEY = bytes(32)
 
 
@@ -74,9 +83,8 @@ async def new_turn(database: Database, session_id: str, text: str = "Hello", **f
         "message": new_message(session_id, text),
         "parent": None,
         "options": Options(**options),
-        "default_model": "default",
+        "terms": TERMS,
         "request": None,
-        "max_running_turns": 100,
     }
     return await database.write(create_turn, "acme", **(values | fields))
 

@@ -131,7 +131,7 @@ async def test_an_operation_that_awaits_anything_else_fails(database: SqliteData
 
 async def test_an_operation_that_raises_leaves_nothing_while_its_batch_commits(database: SqliteDatabase) -> None:
     async def creates_and_raises(tx: Transaction) -> None:
-        await tx.run("INSERT INTO vaults VALUES (:vault_id, '', '', '', x'00', 1, 0, 0)")
+        await tx.run("INSERT INTO vaults VALUES (:vault_id, '', '', '', x'00', 1, 0, 0, NULL, NULL, NULL, NULL)")
         raise SessionNotFound(session_id="ses_1")
 
     release = hold_writer(database)

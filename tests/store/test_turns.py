@@ -7,10 +7,11 @@ from metamorphd.errors import BranchBusy, MessageNotFound, SequenceAhead, Sessio
 from metamorphd.models import Message, Page, StopReason, TextBlock, TextDelta, TurnError, TurnStatus, Usage
 from metamorphd.store.content import text_of
 from metamorphd.store.messages import get_branch, get_message, list_messages
+from metamorphd.store.prompts import get_prompt
 from metamorphd.store.requests import RequestKey
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.store.turns import get_prompt, get_turn, list_events, list_running_turns
+from metamorphd.store.turns import get_turn, list_events, list_running_turns
 from metamorphd.store.vaults import update_vault
 
 from tests.store.rows import KEY, append, finish, new_message, new_session, new_turn
@@ -22,10 +23,10 @@ async def events(database: SqliteDatabase, turn_id: str, after: int = 0, limit: 
 
 
 async def test_a_turn_stores_its_message_and_runs(database: SqliteDatabase) -> None:
-    session = await new_session(database, model="of-session")
+    session = await new_session(database, model="claude-opus-5-5")
     turn = await new_turn(database, session.session_id)
     after = await database.read(get_session, "acme", session_id=session.session_id)
-    assert (turn.status, turn.last_sequence, turn.model) == (TurnStatus.RUNNING, 1, "of-session")
+    assert (turn.status, turn.last_sequence, turn.model) == (TurnStatus.RUNNING, 1, "claude-opus-5-5")
     assert after.running_turn_ids == (turn.turn_id,)
     assert (after.message_count, after.current_leaf_message_id) == (1, turn.user_message_id)
     assert await database.read_system(list_running_turns) == [("acme", turn.turn_id)]
@@ -40,13 +41,13 @@ async def test_the_model_is_the_calls_then_the_sessions_then_the_vaults_then_the
         return turn.model
 
     plain = (await new_session(database)).session_id
-    own = (await new_session(database, model="session")).session_id
-    assert await model(plain) == "default"
-    changes = {"default_model": "vault"}
+    own = (await new_session(database, model="claude-opus-5-5")).session_id
+    assert await model(plain) == "claude-sonnet-5-5"
+    changes = {"default_model": "claude-haiku-5-5"}
     await database.write(update_vault, "acme", changes=changes, etag="", request_key=KEY, now=1)
-    assert await model(plain) == "vault"
-    assert await model(own) == "session"
-    assert await model(own, model="call") == "call"
+    assert await model(plain) == "claude-haiku-5-5"
+    assert await model(own) == "claude-opus-5-5"
+    assert await model(own, model="claude-fable-5-2") == "claude-fable-5-2"
 
 
 async def test_the_prompt_is_the_branch_and_the_sessions_or_the_vaults_system_prompt(database: SqliteDatabase) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -24,12 +24,13 @@ from metamorphd.models import (
     TurnStatus,
 )
 from metamorphd.store.database import Database
+from metamorphd.store.plans import Terms
+from metamorphd.store.prompts import get_prompt, plan_prompt
 from metamorphd.store.requests import RequestKey
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.turns import (
     create_regeneration,
     create_turn,
-    get_prompt,
     get_turn,
     list_events,
     list_running_turns,
@@ -72,8 +73,7 @@ class Regeneration:
 class TurnEngine:
     """Owns every running turn of this process: a turn goes on whether anybody follows it or not.
 
-    `time_limit` in seconds; `max_output_tokens` is the most that a reply may have, `max_running_turns` the most turns
-    of one vault that may run at a time.
+    `time_limit` in seconds.
     """
 
     def __init__(
@@ -82,17 +82,13 @@ class TurnEngine:
         database: Database,
         model: Model,
         clock: Clock,
-        default_model: str,
-        max_output_tokens: int,
+        terms: Terms,
         time_limit: float,
-        max_running_turns: int,
     ) -> None:
         self._database = database
         self._model = model
-        self._default_model = default_model
-        self._max_output_tokens = max_output_tokens
+        self._terms = terms
         self._time_limit = time_limit
-        self._max_running_turns = max_running_turns
         self._log = EventLog(database=database, clock=clock, running_turns=lambda: len(self._live))
         self._live: dict[tuple[str, str], LiveTurn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,8 +113,7 @@ class TurnEngine:
                 message=send.message,
                 parent=send.parent_message_id,
                 options=send.options,
-                default_model=self._default_model,
-                max_running_turns=self._max_running_turns,
+                terms=self._terms,
                 request=send.request,
             ),
         )
@@ -135,11 +130,23 @@ class TurnEngine:
                 user_message_id=regeneration.user_message_id,
                 options=regeneration.options,
                 creator=regeneration.creator,
-                max_running_turns=self._max_running_turns,
+                terms=self._terms,
                 request=regeneration.request,
                 now=regeneration.now,
             ),
         )
+
+    async def count_tokens(self, vault_id: str, *, send: Send) -> int:
+        """What the model would read if the message were sent. Raises what `plan_prompt` and the model raise."""
+        system_prompt, branch, options = await self._database.read(
+            plan_prompt,
+            vault_id,
+            message=send.message,
+            parent=send.parent_message_id,
+            options=send.options,
+            terms=self._terms,
+        )
+        return await self._model.count_tokens(self._prompt_of(system_prompt, branch, options))
 
     async def cancel_turn(self, vault_id: str, *, turn_id: str) -> Turn:
         """Stops a turn and answers once it has ended; what was generated is kept. Raises TurnNotFound.
@@ -256,7 +263,10 @@ class TurnEngine:
             return
         if turn.turn_id == turn_id:
             generation = Generation(
-                model=self._model, prompt=lambda: self._prompt(vault_id, turn), time_limit=self._time_limit
+                model=self._model,
+                prompt=lambda: self._prompt(vault_id, turn),
+                cost=lambda usage: self._terms.catalog.cost(turn.model, usage),
+                time_limit=self._time_limit,
             )
             live = self._live[vault_id, turn_id] = LiveTurn(turn=turn, generation=generation)
             live.publish([started_event(turn)])
@@ -271,10 +281,11 @@ class TurnEngine:
 
     async def _prompt(self, vault_id: str, turn: Turn) -> Prompt:
         system_prompt, branch = await self._database.read(get_prompt, vault_id, turn=turn)
-        cap = self._max_output_tokens
-        longest = min(turn.options.max_output_tokens or cap, cap)
+        return self._prompt_of(system_prompt, branch, replace(turn.options, model=turn.model))
+
+    def _prompt_of(self, system_prompt: str, branch: Sequence[Message], options: Options) -> Prompt:
         return Prompt(
             system_prompt=system_prompt,
             messages=prompt_messages(branch),
-            options=replace(turn.options, model=turn.model, max_output_tokens=longest),
+            options=replace(options, max_output_tokens=self._terms.output_tokens(options)),
         )

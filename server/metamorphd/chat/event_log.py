@@ -14,6 +14,7 @@ from metamorphd.models import MiddleEvent, ThinkingBlock, Turn, TurnFinished, Us
 from metamorphd.store.database import Database, Operation, P
 from metamorphd.store.events import append_events
 from metamorphd.store.turns import finish_turn
+from metamorphd.store.usage import count_deleted_usage
 
 T = TypeVar("T")
 
@@ -61,6 +62,8 @@ class EventLog:
             live.publish([*events, finished])
         except TurnNotFound:
             logger.info("turn was ended or deleted elsewhere", vaultId=vault_id, turn_id=live.turn.turn_id)
+            now = self._clock.now()
+            await self._durably(count_deleted_usage, vault_id, turn=live.turn, usage=generation.usage, now=now)
         finally:
             generation.stop(interrupted())
 

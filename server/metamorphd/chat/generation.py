@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -44,16 +44,25 @@ def interrupted() -> Outcome:
 class Generation:
     """A call to the model, read as fast as it comes. What was read and not yet taken waits here, joined by block.
 
-    `usage` is what the provider reported, `closed` by block index the thinking that was ended, its text left out.
+    `usage` is what the provider reported, with its `cost`; `closed` by block index the thinking that was ended, its
+    text left out.
     """
 
-    def __init__(self, *, model: Model, prompt: Callable[[], Awaitable[Prompt]], time_limit: float) -> None:
+    def __init__(
+        self,
+        *,
+        model: Model,
+        prompt: Callable[[], Awaitable[Prompt]],
+        cost: Callable[[Usage], int],
+        time_limit: float,
+    ) -> None:
         self.usage = Usage()
         self.model_calls = 0
         self.closed: dict[int, ThinkingBlock] = {}
         self.outcome: Outcome | None = None
         self._model = model
         self._prompt = prompt
+        self._cost = cost
         self._time_limit = time_limit
         self._pending = Pending()
         self._ready = asyncio.Event()
@@ -112,8 +121,8 @@ class Generation:
             async for event in events:
                 match event:
                     case ReplyUsage(usage):
-                        self.usage = usage
-                        self._pending.cost(usage)
+                        self.usage = replace(usage, cost_usd_nanos=self._cost(usage))
+                        self._pending.cost(self.usage)
                     case ReplyStop(stop_reason):
                         return Outcome(TurnStatus.COMPLETED, stop_reason)
                     case ReplyThinkingEnd(block_index, block):

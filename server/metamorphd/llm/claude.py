@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import operator
 import re
 import time
 from collections.abc import AsyncGenerator
@@ -16,11 +17,12 @@ from metamorphd.errors import (
     UpstreamOverloaded,
     UpstreamRateLimited,
     UpstreamRejected,
+    UpstreamSpendLimit,
     UpstreamStalled,
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
-from metamorphd.llm.messages_api import Reply, request_of
+from metamorphd.llm.messages_api import Reply, count_request_of, request_of
 from metamorphd.llm.model import Prompt, ReplyEvent
 
 # Importing anthropic takes seconds and tens of megabytes: it happens in `open`, once health can be asked already.
@@ -32,6 +34,8 @@ CONNECT_SECONDS = 10.0
 # The SDK would wait as long as `retry-after` says, even for hours; beyond this the caller is told instead.
 LONGEST_RETRY_WAIT = 20.0
 _ERROR_TYPE = re.compile(r"[a-z_]{1,64}")
+SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached"}
+_SPENT = re.compile(r"You have reached your specified (workspace )?API usage limits|Your credit balance is too low")
 
 
 class Claude:
@@ -93,6 +97,14 @@ class Claude:
             if not reply.whole:
                 raise UpstreamInterrupted
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        try:
+            counted = await self._client.messages.count_tokens(**count_request_of(prompt))
+            # Checked here: the SDK lets through what is no number.
+            return operator.index(counted.input_tokens)
+        except self._errors.all as exc:
+            raise self._errors.translate(exc, answered=False) from exc
+
 
 class _Errors:
     """What the SDK and the HTTP client under it raise, as our errors. The provider's own text goes no further."""
@@ -126,6 +138,8 @@ class _Errors:
 def _amid_reply(exc: "APIStatusError") -> DomainError:
     """An `error` event comes with the stream's status, 200: only its type tells what happened."""
     match exc.type:
+        case "billing_error":
+            return UpstreamSpendLimit()
         case "overloaded_error":
             return UpstreamOverloaded()
         case "rate_limit_error":
@@ -134,6 +148,8 @@ def _amid_reply(exc: "APIStatusError") -> DomainError:
 
 
 def _before_reply(exc: "APIStatusError") -> DomainError:
+    if _out_of_credit(exc):
+        return UpstreamSpendLimit()
     match exc.status_code:
         case 401 | 403:
             return UpstreamUnauthenticated()
@@ -145,6 +161,17 @@ def _before_reply(exc: "APIStatusError") -> DomainError:
             return UpstreamUnavailable(retry_delay=_retry_after(exc.response))
     named = isinstance(exc.type, str) and _ERROR_TYPE.fullmatch(exc.type)
     return UpstreamRejected(type=named.group() if named else "unknown")
+
+
+def _out_of_credit(exc: "APIStatusError") -> bool:
+    """Whether the account may not spend more. https://platform.claude.com/docs/en/api/errors, …/api/rate-limits.
+
+    Spending caps come as rate limits with a code of their own, limits that the account set itself as invalid requests
+    that can be told by their text only.
+    """
+    spent = exc.status_code == HTTPStatus.PAYMENT_REQUIRED or exc.type == "billing_error"
+    said = exc.api_message if exc.status_code == HTTPStatus.BAD_REQUEST else None
+    return spent or exc.error_code in SPEND_CODES or (isinstance(said, str) and _SPENT.match(said) is not None)
 
 
 def _retry_after(response: "Response") -> float | None:

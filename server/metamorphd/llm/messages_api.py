@@ -78,6 +78,12 @@ def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
     return request | _thinking(options) | _tools(options)
 
 
+def count_request_of(prompt: Prompt) -> dict[str, Any]:
+    """The parameters of a call that counts what `request_of` would have the model read."""
+    request = request_of(prompt, compact_above=0)
+    return {name: value for name, value in request.items() if name not in ("max_tokens", "stop_sequences")}
+
+
 def _thinking(options: Options) -> dict[str, Any]:
     if options.thinking is None:
         return {}

@@ -91,7 +91,7 @@ class Model(Protocol):
     """`claude` or `offline`."""
 
     async def open(self) -> None:
-        """Gets ready; called once, before `generate`."""
+        """Gets ready; called once, before all else."""
 
     async def close(self) -> None:
         """Ends every connection."""
@@ -101,3 +101,6 @@ class Model(Protocol):
 
         Raises one of the Upstream… errors of `metamorphd.errors`, before or amid the reply.
         """
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """How many tokens a reply to `prompt` would read. Raises as `generate` does."""

@@ -23,7 +23,7 @@ class Offline:
         pass
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:
-        asked = sum(len(_text(message).split()) for message in prompt.messages)
+        asked = await self.count_tokens(prompt)
         yield ReplyUsage(Usage(input_tokens=asked))
         text, stop_reason = _cut(_reply(prompt), prompt.options.stop_sequences)
         words = re.findall(r"\S+\s*|\s+", text)
@@ -34,6 +34,9 @@ class Offline:
             await asyncio.sleep(WORD_SECONDS)
         yield ReplyUsage(Usage(input_tokens=asked, output_tokens=len(words)))
         yield ReplyStop(stop_reason)
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return sum(len(_text(message).split()) for message in prompt.messages)
 
 
 def _cut(text: str, stop_sequences: tuple[str, ...]) -> tuple[str, StopReason]:

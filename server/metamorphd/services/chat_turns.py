@@ -39,6 +39,12 @@ class ChatTurns:
         async for event in self._engine.follow(caller.vault_id, turn_id=turn.turn_id, after_sequence=0):
             yield pb.SendMessageResponse(event=event_to_proto(event))
 
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+        caller = current_caller.get()
+        send = self._send(request.message, caller.user_id)
+        tokens = await self._engine.count_tokens(caller.vault_id, send=send)
+        return pb.CountTokensResponse(input_tokens=tokens)
+
     async def StreamTurn(self, request: pb.StreamTurnRequest, context: Context) -> AsyncIterator[pb.StreamTurnResponse]:
         vault = current_caller.get().vault_id
         events = self._engine.follow(vault, turn_id=request.turn_id, after_sequence=request.after_sequence)

@@ -4,7 +4,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from metamorph.admin.v1 import admin_service_pb2
 from metamorph.chat.v1 import chat_service_pb2, message_pb2, session_pb2, turn_pb2
-from metamorph.vault.v1 import vault_service_pb2
 
 from metamorphd.models import (
     Compaction,
@@ -25,7 +24,6 @@ from metamorphd.models import (
     TurnStatus,
     Usage,
     UsageUpdate,
-    Vault,
 )
 from metamorphd.services.content import content_to_proto
 
@@ -68,19 +66,6 @@ def session_to_proto(session: Session) -> session_pb2.Session:
         update_time=timestamp(session.update_time),
         last_message_time=timestamp(session.last_message_time),
         etag=str(session.revision),
-    )
-
-
-def vault_to_proto(vault: Vault) -> vault_service_pb2.Vault:
-    """All of a vault."""
-    return vault_service_pb2.Vault(
-        vault_id=vault.vault_id,
-        display_name=vault.display_name,
-        default_model=vault.default_model,
-        system_prompt=vault.system_prompt,
-        create_time=timestamp(vault.create_time),
-        update_time=timestamp(vault.update_time),
-        etag=str(vault.revision),
     )
 
 

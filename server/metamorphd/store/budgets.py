@@ -96,13 +96,15 @@ async def reserve(
     user_message_id: str,
     options: Options,
     catalog: Catalog,
-    max_output_tokens: int,
+    output_tokens: int,
+    compact_above: int,
     now: int,
 ) -> tuple[int, int]:
     """(tokens, cost) that the turn must reserve, the most that its call can use; nothing where there is no budget.
 
-    `options` name the model, `max_output_tokens` is the server's own cap. Raises BudgetExceeded when a limit is used
-    up, what running turns have reserved included.
+    `options` name the model; the reply has at most `output_tokens`; a call that reads more than `compact_above` comes
+    after one that summarises, unless that is 0. Raises BudgetExceeded when a limit is used up, what running turns have
+    reserved included.
     """
     budgets = await get_budgets(tx, now=now)
     exceeded = [budget for budget in budgets if budget.left == 0]
@@ -114,10 +116,10 @@ async def reserve(
     read = FRAME_TOKENS + len(orjson.dumps(options))
     read += sum(await _branch_sizes(tx, session_id=session_id, leaf_message_id=user_message_id))
     read = min(read, model.context_tokens)
-    written = min(options.max_output_tokens or max_output_tokens, max_output_tokens, model.max_output_tokens)
+    calls = 2 if 0 < compact_above < read else 1
     # Whichever is dearer: what is read for the first time, or what is put into the cache as well.
-    most = [Usage(input_tokens=read, output_tokens=written), Usage(cache_write_tokens=read, output_tokens=written)]
-    return tokens_of(most[0]), max(catalog.cost(model.model, usage) for usage in most)
+    most = [Usage(input_tokens=read, output_tokens=output_tokens), Usage(0, output_tokens, cache_write_tokens=read)]
+    return calls * tokens_of(most[0]), calls * max(catalog.cost(model.model, usage) for usage in most)
 
 
 async def _branch_sizes(tx: Transaction, *, session_id: str, leaf_message_id: str) -> list[int]:

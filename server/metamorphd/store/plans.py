@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from metamorphd.catalog import Catalog
 from metamorphd.errors import (
     BranchBusy,
     MessageNotFound,
+    ModelNotAccepted,
     SessionNotFound,
     ToolResultRequired,
     ToolResultUnexpected,
@@ -38,27 +40,47 @@ WHERE messages.vault_id = :vault_id AND message_id = :message_id AND role = 'ASS
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What the server lets turns do, whosoever they are: what they may ask, and the most that they may write.
+
+    A call that reads more than `compact_above` tokens comes after one that summarises; 0: none does.
+    """
+
+    catalog: Catalog
+    default_model: str
+    max_output_tokens: int
+    max_running_turns: int
+    compact_above: int
+
+    def output_tokens(self, options: Options) -> int:
+        """The most that a reply may have; `options` name the model."""
+        cap = min(self.max_output_tokens, self.catalog.model(options.model).max_output_tokens)
+        return min(options.max_output_tokens or cap, cap)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """`parent_message_id` is None for a root; `model` and `options` are those that will be in force."""
+    """`parent_message_id` is None for a root; `options` are those that will be in force, and name the model."""
 
     parent_message_id: str | None
-    model: str
     options: Options
 
 
 async def plan_turn(
-    tx: Transaction, *, session_id: str, parent: str | None, content: Content, options: Options, default_model: str
+    tx: Transaction, *, session_id: str, parent: str | None, content: Content, options: Options, terms: Terms
 ) -> Plan:
     """What a message of `content` would follow, and how it would be answered.
 
     `parent`: None is the current leaf, empty a new root, otherwise a message of the session. An empty model is the
-    session's, then the vault's, then `default_model`. Raises SessionNotFound, MessageNotFound for the parent,
-    BranchBusy, ToolResultRequired, ToolResultUnexpected.
+    session's, then the vault's, then the server's. Raises SessionNotFound, ModelNotAccepted, MessageNotFound for the
+    parent, BranchBusy, ToolResultRequired, ToolResultUnexpected.
     """
     settings = await tx.one(GET_SETTINGS, session_id=session_id)
     if settings is None:
         raise SessionNotFound(session_id=session_id)
     session_model, vault_model, leaf = settings
+    options = replace(options, model=options.model or session_model or vault_model or terms.default_model)
+    refuse_model(options.model, terms)
     await refuse_busy(tx, session_id=session_id, user_message_id=parent)
     if parent:
         found = await get_message(tx, message_id=parent)
@@ -74,7 +96,13 @@ async def plan_turn(
         _refuse_other_results(decode_content(asked[0]), results)
         if results:
             options = _continued(options, decode_options(asked[1]))
-    return Plan(follows, options.model or session_model or vault_model or default_model, options)
+    return Plan(follows, options)
+
+
+def refuse_model(model: str, terms: Terms) -> None:
+    """Raises ModelNotAccepted for one that the catalog lacks."""
+    if not terms.catalog.accepts(model):
+        raise ModelNotAccepted(model=model)
 
 
 async def refuse_busy(tx: Transaction, *, session_id: str, user_message_id: str | None) -> None:

@@ -9,7 +9,6 @@ from metamorphd.errors import (
     MessageDeleted,
     NotAUserMessage,
     SequenceAhead,
-    SessionNotFound,
     TooManyTurns,
     TurnNotFound,
 )
@@ -29,14 +28,16 @@ from metamorphd.models import (
     TurnStatus,
     Usage,
 )
+from metamorphd.store.budgets import reserve
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 from metamorphd.store.events import append_events, list_middle_events, reply_content, reported_usage
-from metamorphd.store.messages import create_message, get_branch, get_message
+from metamorphd.store.messages import create_message, get_message
 from metamorphd.store.options import decode_options, encode_options
 from metamorphd.store.pages import page_of
-from metamorphd.store.plans import plan_turn, refuse_busy
+from metamorphd.store.plans import Terms, plan_turn, refuse_busy, refuse_model
 from metamorphd.store.requests import RequestKey, claim_request
 from metamorphd.store.sessions import get_session
+from metamorphd.store.usage import count_usage
 
 # A running turn's newest event is told by `events`, so that a delta costs one insert and no update.
 COLUMNS = """
@@ -48,18 +49,14 @@ COLUMNS = """
     creator, create_time, finish_time, options, pruned
 """
 
-GET_PROMPT = """
-SELECT sessions.system_prompt, vaults.system_prompt
-FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
-WHERE sessions.vault_id = :vault_id AND session_id = :session_id
-"""
 COUNT_RUNNING = "SELECT COUNT(*) FROM turns WHERE vault_id = :vault_id AND status = 'RUNNING'"
 CREATE_TURN = (
     """
 INSERT INTO turns (vault_id, turn_id, session_id, user_message_id, status, input_tokens, output_tokens,
-    cache_read_tokens, cache_write_tokens, model, model_calls, last_sequence, creator, create_time, options)
+    cache_read_tokens, cache_write_tokens, model, model_calls, last_sequence, creator, create_time, options,
+    reserved_tokens, reserved_cost_usd_nanos)
 VALUES (:vault_id, :turn_id, :session_id, :user_message_id, 'RUNNING', 0, 0, 0, 0, :model, 0, 1, :creator, :now,
-    :options)
+    :options, :reserved_tokens, :reserved_cost_usd_nanos)
 RETURNING """
     + COLUMNS
     + """
@@ -139,14 +136,13 @@ async def create_turn(
     message: Message,
     parent: str | None,
     options: Options,
-    default_model: str,
-    max_running_turns: int,
+    terms: Terms,
     request: RequestKey | None,
 ) -> Turn:
     """Stores `message` and a running turn that will answer it, or answers the turn that `request` made.
 
     `message` has no parent yet: `parent` is as for `plan_turn`, which raises most of what this does. Raises
-    TooManyTurns and RequestIdReused too, and TurnNotFound if the turn that `request` made is gone.
+    TooManyTurns, BudgetExceeded and RequestIdReused too, and TurnNotFound if the turn that `request` made is gone.
     """
     made = await _made_before(tx, request=request, turn_id=message.turn_id, now=message.create_time)
     if made is not None:
@@ -157,12 +153,12 @@ async def create_turn(
         parent=parent,
         content=message.content,
         options=options,
-        default_model=default_model,
+        terms=terms,
     )
-    await _refuse_too_many(tx, max_running_turns)
+    await _refuse_too_many(tx, terms.max_running_turns)
     await create_message(tx, message=replace(message, parent_message_id=plan.parent_message_id))
     return await _insert(
-        tx, message, turn_id=message.turn_id, options=replace(plan.options, model=plan.model), now=message.create_time
+        tx, message, turn_id=message.turn_id, options=plan.options, terms=terms, now=message.create_time
     )
 
 
@@ -173,14 +169,14 @@ async def create_regeneration(
     user_message_id: str,
     options: Options,
     creator: str,
-    max_running_turns: int,
+    terms: Terms,
     request: RequestKey | None,
     now: int,
 ) -> Turn:
     """Stores a running turn that will answer a user's message once more, or answers the turn that `request` made.
 
     What `options` leaves open is as in the message's original turn. Raises MessageNotFound, NotAUserMessage,
-    MessageDeleted, BranchBusy, TooManyTurns, RequestIdReused, TurnNotFound as `create_turn` does.
+    MessageDeleted, and what `create_turn` does.
     """
     made = await _made_before(tx, request=request, turn_id=turn_id, now=now)
     if made is not None:
@@ -190,14 +186,14 @@ async def create_regeneration(
         raise NotAUserMessage(message_id=user_message_id)
     if message.delete_time is not None:
         raise MessageDeleted(message_id=user_message_id)
-    await refuse_busy(tx, session_id=message.session_id, user_message_id=user_message_id)
-    await _refuse_too_many(tx, max_running_turns)
     original = await get_turn(tx, turn_id=message.turn_id)
     before = replace(original.options, model=original.model)
     told = {field.name: value for field in fields(Options) if (value := getattr(options, field.name))}
-    return await _insert(
-        tx, replace(message, creator=creator), turn_id=turn_id, options=replace(before, **told), now=now
-    )
+    options = replace(before, **told)
+    refuse_model(options.model, terms)
+    await refuse_busy(tx, session_id=message.session_id, user_message_id=user_message_id)
+    await _refuse_too_many(tx, terms.max_running_turns)
+    return await _insert(tx, replace(message, creator=creator), turn_id=turn_id, options=options, terms=terms, now=now)
 
 
 async def _made_before(tx: Transaction, *, request: RequestKey | None, turn_id: str, now: int) -> Turn | None:
@@ -213,7 +209,17 @@ async def _refuse_too_many(tx: Transaction, limit: int) -> None:
         raise TooManyTurns(limit=limit, retry_delay=1.0)
 
 
-async def _insert(tx: Transaction, message: Message, *, turn_id: str, options: Options, now: int) -> Turn:
+async def _insert(tx: Transaction, message: Message, *, turn_id: str, options: Options, terms: Terms, now: int) -> Turn:
+    reserved_tokens, reserved_cost = await reserve(
+        tx,
+        session_id=message.session_id,
+        user_message_id=message.message_id,
+        options=options,
+        catalog=terms.catalog,
+        output_tokens=terms.output_tokens(options),
+        compact_above=terms.compact_above,
+        now=now,
+    )
     row = await tx.one(
         CREATE_TURN,
         turn_id=turn_id,
@@ -223,6 +229,8 @@ async def _insert(tx: Transaction, message: Message, *, turn_id: str, options: O
         creator=message.creator,
         now=now,
         options=encode_options(options),
+        reserved_tokens=reserved_tokens,
+        reserved_cost_usd_nanos=reserved_cost,
     )
     if row is None:
         raise RuntimeError("a turn that was just made is missing")
@@ -236,15 +244,6 @@ async def get_turn(tx: Transaction, *, turn_id: str) -> Turn:
     if row is None:
         raise TurnNotFound(turn_id=turn_id)
     return _turn(row)
-
-
-async def get_prompt(tx: Transaction, *, turn: Turn) -> tuple[str, tuple[Message, ...]]:
-    """What a turn asks the model: the system prompt, and the branch that ends with its user message."""
-    prompts = await tx.one(GET_PROMPT, session_id=turn.session_id)
-    if prompts is None:
-        raise SessionNotFound(session_id=turn.session_id)
-    branch = await get_branch(tx, session_id=turn.session_id, leaf_message_id=turn.user_message_id)
-    return prompts[0] or prompts[1], branch
 
 
 async def finish_turn(
@@ -296,6 +295,7 @@ async def finish_turn(
     )
     if finished is None:
         raise TurnNotFound(turn_id=turn.turn_id)
+    await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=cost, now=now)
     if reply is not None:
         await create_message(tx, message=reply)
     return TurnFinished(turn.turn_id, finished[0], status, reply, stop_reason, cost, error)

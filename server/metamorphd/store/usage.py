@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import date
 
 from metamorphd.clock import day_of
-from metamorphd.models import Page, Usage, UsageRow
+from metamorphd.models import Page, Turn, Usage, UsageRow
 from metamorphd.store.database import Row, Transaction
 from metamorphd.store.pages import page_of
 
@@ -27,6 +27,7 @@ VALUES (:vault_id, :day, :tokens, :cost_usd_nanos)
 ON CONFLICT (vault_id, day) DO UPDATE SET
     tokens = spending.tokens + excluded.tokens, cost_usd_nanos = spending.cost_usd_nanos + excluded.cost_usd_nanos
 """
+HAS_TURN = "SELECT 1 FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
 _SUMS = """
     SUM(input_tokens) AS input, SUM(output_tokens) AS output, SUM(cache_read_tokens) AS cache_read,
     SUM(cache_write_tokens) AS cache_write, SUM(cost_usd_nanos) AS cost, SUM(turns) AS turns
@@ -72,6 +73,12 @@ async def count_usage(tx: Transaction, *, session_id: str, model: str, usage: Us
     day = day_of(now).isoformat()
     await tx.run(COUNT_USAGE, day=day, session_id=session_id, model=model, **asdict(usage))
     await tx.run(COUNT_SPENDING, day=day, tokens=tokens_of(usage), cost_usd_nanos=usage.cost_usd_nanos)
+
+
+async def count_deleted_usage(tx: Transaction, *, turn: Turn, usage: Usage, now: int) -> None:
+    """Adds what a turn has cost that was deleted while it ran. One that is still there was counted when it ended."""
+    if await tx.one(HAS_TURN, turn_id=turn.turn_id) is None:
+        await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=usage, now=now)
 
 
 async def list_usage(
