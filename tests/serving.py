@@ -118,8 +118,12 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(directory: Path, *, clock: Clock | None = None, **overrides: Any) -> AsyncIterator[Serving]:
-    """Serves with settings for a test: ports of its own, no rate limit, offline replies, data in `directory`."""
+async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
+    """Serves with settings for a test: ports of its own, no rate limit, offline replies, data in `directory`.
+
+    Takes a `clock` too.
+    """
+    clock: Clock | None = overrides.pop("clock", None)
     base: dict[str, Any] = {
         "emblem_jwt_secret": SECRET,
         "listen_address": "127.0.0.1",

@@ -2,6 +2,7 @@
 
 import re
 import string
+from typing import Any
 
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RequestInfo, RetryInfo
@@ -44,8 +45,8 @@ def test_a_class_is_what_its_reasons_comment_says(error: type[DomainError]) -> N
 
 @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
 def test_a_status_carries_its_details(error: type[DomainError]) -> None:
-    fields = {name: "x" for _, name, _, _ in string.Formatter().parse(error.message) if name}
-    told = {"violations": [FieldViolation("a.b", "wrong")], "quotas": [QuotaViolation("c", "used up")]}
+    fields: dict[str, Any] = {name: "x" for _, name, _, _ in string.Formatter().parse(error.message) if name}
+    told: dict[str, Any] = {"violations": [FieldViolation("a.b", "wrong")], "quotas": [QuotaViolation("c", "used up")]}
     status = error(retry_delay=1.5, **told, **fields).to_status(call_id="c-1")
     info, request, retry, bad, quota = ErrorInfo(), RequestInfo(), RetryInfo(), BadRequest(), QuotaFailure()
     for detail, message in zip(status.details, (info, request, retry, bad, quota), strict=True):

@@ -83,11 +83,20 @@ class Reply:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error instead of a reply."""
+    """An error instead of a reply; `error_code` names its cause more closely."""
 
     status: int
     error_type: object
     headers: tuple[tuple[str, str], ...] = ()
+    error_code: str = ""
+    message: str = "the provider's own words"
+
+
+@dataclass(frozen=True)
+class Count:
+    """So many tokens, to who asks for them."""
+
+    tokens: object
 
 
 @dataclass(frozen=True)
@@ -100,13 +109,15 @@ class Hangup:
     """The connection is reset before any answer."""
 
 
-Behaviour = Reply | Refusal | Silence | Hangup
+Behaviour = Reply | Refusal | Count | Silence | Hangup
+COUNT_PATH = "/v1/messages/count_tokens"
 
 
 @dataclass(frozen=True)
 class Received:
     """A request as it came."""
 
+    path: str
     headers: dict[str, str]
     body: dict[str, Any]
 
@@ -160,15 +171,19 @@ class FakeMessagesApi:
             writer.close()
 
     async def _answer(self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behaviour = self.script.popleft() if self.script else self.default or _echo(received)
+        counting = received.path == COUNT_PATH
+        behaviour = self.script.popleft() if self.script else self.default or _echo(received, counting=counting)
         key = received.headers.get("x-api-key") or received.headers.get("authorization", "").removeprefix("Bearer ")
         if key in ("", "wrong"):
             behaviour = Refusal(401, "authentication_error")
-        elif "anthropic-version" not in received.headers or not received.body.get("stream"):
+        elif "anthropic-version" not in received.headers or bool(received.body.get("stream")) is counting:
             behaviour = Refusal(400, "invalid_request_error")
         match behaviour:
             case Refusal():
                 writer.write(_error_response(behaviour))
+                await writer.drain()
+            case Count(tokens):
+                writer.write(_response(200, {"input_tokens": tokens}))
                 await writer.drain()
             case Hangup():
                 writer.transport.abort()
@@ -228,14 +243,16 @@ async def _read(reader: asyncio.StreamReader) -> Received | None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError:
         return None
-    lines = head.split("\r\n")[1:-2]
+    first, *lines = head.split("\r\n")[:-2]
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     length = int(headers.get("content-length", "0"))
     assert length <= LARGEST_BODY
-    return Received(headers, json.loads(await reader.readexactly(length) or b"{}"))
+    return Received(first.split(" ")[1], headers, json.loads(await reader.readexactly(length) or b"{}"))
 
 
-def _echo(received: Received) -> Reply:
+def _echo(received: Received, *, counting: bool) -> Reply | Count:
+    if counting:
+        return Count(len(json.dumps(received.body["messages"]).split()))
     last = received.body["messages"][-1]["content"]
     said = last if isinstance(last, str) else last[-1].get("text", last[-1]["type"])
     return Reply(chunks=("You ", "said: ", said))
@@ -309,10 +326,16 @@ def _sse(name: str, **data: Any) -> bytes:
 
 
 def _error_response(refusal: Refusal) -> bytes:
-    error = {"type": refusal.error_type, "message": "the provider's own words"}
-    body = json.dumps({"type": "error", "error": error, "request_id": "req_1"}).encode()
-    headers = (*refusal.headers, ("content-type", "application/json"), ("content-length", str(len(body))))
-    lines = [f"HTTP/1.1 {refusal.status} Refused", *(f"{name}: {value}" for name, value in headers), "", ""]
+    error: dict[str, object] = {"type": refusal.error_type, "message": refusal.message}
+    if refusal.error_code:
+        error["details"] = {"error_code": refusal.error_code}
+    return _response(refusal.status, {"type": "error", "error": error, "request_id": "req_1"}, refusal.headers)
+
+
+def _response(status: int, told: dict[str, object], more: tuple[tuple[str, str], ...] = ()) -> bytes:
+    body = json.dumps(told).encode()
+    headers = (*more, ("content-type", "application/json"), ("content-length", str(len(body))))
+    lines = [f"HTTP/1.1 {status} Answered", *(f"{name}: {value}" for name, value in headers), "", ""]
     return "\r\n".join(lines).encode() + body
 
 

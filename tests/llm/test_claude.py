@@ -21,9 +21,19 @@ from metamorphd.llm.model import (
     ReplyThinkingEnd,
     ReplyUsage,
 )
-from metamorphd.models import Options, Role, StopReason, TextBlock, ThinkingBlock, Usage
+from metamorphd.models import Options, Role, StopReason, TextBlock, ThinkingBlock, Tool, Usage
 
-from tests.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup, Refusal, Reply, Silence, thinking
+from tests.fakes.messages_api import (
+    COUNT_PATH,
+    Behaviour,
+    Count,
+    FakeMessagesApi,
+    Hangup,
+    Refusal,
+    Reply,
+    Silence,
+    thinking,
+)
 
 
 @pytest.fixture
@@ -133,6 +143,7 @@ async def test_blocks_count_from_0_in_the_order_of_the_reply(api: FakeMessagesAp
     ]
 
 
+SPENT = "You have reached your specified workspace API usage limits"
 REFUSALS: list[tuple[Behaviour, type[DomainError]]] = [
     (Refusal(401, "authentication_error"), errors.UpstreamUnauthenticated),
     (Refusal(403, "permission_error"), errors.UpstreamUnauthenticated),
@@ -144,10 +155,17 @@ REFUSALS: list[tuple[Behaviour, type[DomainError]]] = [
     (Refusal(404, "not_found_error"), errors.UpstreamRejected),
     (Refusal(413, "request_too_large"), errors.UpstreamRejected),
     (Refusal(422, "invalid_request_error"), errors.UpstreamRejected),
+    (Refusal(402, "billing_error"), errors.UpstreamSpendLimit),
+    (Refusal(429, "rate_limit_error", error_code="enforced_spend_limit_reached"), errors.UpstreamSpendLimit),
+    (Refusal(429, "rate_limit_error", error_code="contract_spend_limit_reached"), errors.UpstreamSpendLimit),
+    (Refusal(429, "rate_limit_error", error_code="ramp_limit_exceeded"), errors.UpstreamRateLimited),
+    (Refusal(400, "invalid_request_error", message=f"{SPENT}. It resumes"), errors.UpstreamSpendLimit),
+    (Refusal(400, "invalid_request_error", message=f"Not: {SPENT}"), errors.UpstreamRejected),
     (Hangup(), errors.UpstreamUnavailable),
     (Silence(), errors.UpstreamStalled),
     (Reply(("ab", "cd"), ending="error", error_type="overloaded_error"), errors.UpstreamOverloaded),
     (Reply(("ab", "cd"), ending="error", error_type="rate_limit_error"), errors.UpstreamRateLimited),
+    (Reply(("ab", "cd"), ending="error", error_type="billing_error"), errors.UpstreamSpendLimit),
     (Reply(("ab", "cd"), ending="error", error_type="api_error"), errors.UpstreamInterrupted),
     (Reply(("ab", "cd"), ending="drop"), errors.UpstreamInterrupted),
     (Reply(("ab", "cd"), ending="truncate"), errors.UpstreamInterrupted),
@@ -306,3 +324,40 @@ async def test_cancelling_whoever_reads_ends_the_upstream_connections(api: FakeM
 async def read_on(reply: AsyncIterator[ReplyEvent]) -> None:
     async for _ in reply:
         pass
+
+
+async def test_what_is_counted_is_what_would_be_asked_the_length_of_the_reply_aside(api: FakeMessagesApi) -> None:
+    tools = (Tool("look", "Looks.", '{"type": "object", "properties": {"b": {}, "a": {}}}'),)
+    options = Options(model="claude-x", max_output_tokens=77, stop_sequences=("END",), tools=tools)
+    asked = replace(prompt(system="Be brief."), options=options)
+    api.script.append(Count(42))
+    async with opened(api) as claude:
+        assert await claude.count_tokens(asked) == 42
+        await told(claude, asked)
+    counted, sent = api.requests
+    assert (counted.path, sent.path) == (COUNT_PATH, "/v1/messages")
+    spoken = {
+        name: value for name, value in sent.body.items() if name not in ("max_tokens", "stop_sequences", "stream")
+    }
+    assert counted.body == spoken
+    assert list(counted.body["tools"][0]["input_schema"]["properties"]) == ["b", "a"]
+
+
+COUNTING: list[tuple[Behaviour, type[DomainError]]] = [
+    *((behaviour, expected) for behaviour, expected in REFUSALS if not isinstance(behaviour, Reply)),
+    (Count("many"), errors.UpstreamUnavailable),
+    (Count(None), errors.UpstreamUnavailable),
+    (Count(1.5), errors.UpstreamUnavailable),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "expected"), COUNTING, ids=lambda value: str(value)[:60])
+async def test_what_goes_wrong_while_counting_is_told_alike(
+    api: FakeMessagesApi, behaviour: Behaviour, expected: type[DomainError]
+) -> None:
+    api.default = behaviour
+    async with opened(api, stall=0.3) as claude:
+        with pytest.raises(expected) as error:
+            await claude.count_tokens(prompt())
+    assert type(error.value) is expected
+    assert "provider's own words" not in str(error.value)

@@ -44,3 +44,9 @@ async def test_it_stops_before_a_stop_sequence() -> None:
     text, events = await reply(said("a", stop=("zzz", "offline")))
     assert text == "This is Metamorph's "
     assert events[-1] == ReplyStop(StopReason.STOP_SEQUENCE)
+
+
+async def test_it_counts_the_words_that_a_reply_would_read() -> None:
+    asked = said("one two", "three", "four")
+    usage = [event.usage for event in (await reply(asked))[1] if isinstance(event, ReplyUsage)][-1]
+    assert await Offline().count_tokens(asked) == usage.input_tokens == 4
