@@ -103,6 +103,7 @@ class EventLog:
             model=turn.model,
             duration=(now - turn.create_time) // 1000,
             output_tokens=finished.usage.output_tokens,
+            cost_usd_nanos=finished.usage.cost_usd_nanos,
         )
         return finished
 

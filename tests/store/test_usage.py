@@ -1,0 +1,311 @@
+"""Usage and budgets in the store."""
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metamorphd.clock import beginning, day_of
+from metamorphd.errors import BudgetExceeded, ModelNotAccepted
+from metamorphd.models import (
+    Block,
+    Budget,
+    BudgetStatus,
+    DocumentBlock,
+    ImageBlock,
+    TextBlock,
+    Tool,
+    Turn,
+    TurnStatus,
+    Usage,
+    UsageRow,
+)
+from metamorphd.store.budgets import FRAME_TOKENS, IMAGE_TOKENS, get_budgets
+from metamorphd.store.database import Database
+from metamorphd.store.sessions import delete_session
+from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.usage import list_usage, tokens_of
+from metamorphd.store.vaults import get_vault_limits, update_vault, update_vault_limits
+
+from tests.store.rows import KEY, TERMS, finish, new_message, new_session, new_turn
+
+DAYS = [date(2030, 1, 31), date(2030, 2, 1), date(2030, 2, 28), date(2030, 3, 1)]
+MODELS = [model.model for model in TERMS.catalog.models]
+DAY = 86_400_000_000
+NOON = DAY // 2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A turn to be stored."""
+
+    session: int
+    model: str
+    day: date
+    status: TurnStatus
+    usage: Usage
+
+
+def counts(largest: int) -> st.SearchStrategy[int]:
+    return st.integers(0, largest)
+
+
+TURNS = st.lists(
+    st.builds(
+        Ended,
+        session=counts(2),
+        model=st.sampled_from(MODELS),
+        day=st.sampled_from(DAYS),
+        status=st.sampled_from([status for status in TurnStatus if status is not TurnStatus.RUNNING]),
+        usage=st.builds(Usage, counts(10**6), counts(10**6), counts(10**6), counts(10**6), counts(10**12)),
+    ),
+    max_size=12,
+)
+
+
+async def usage(database: Database, vault_id: str = "acme", **query: Any) -> tuple[tuple[UsageRow, ...], UsageRow]:
+    """Every row, by pages of two, and the total."""
+    values: dict[str, Any] = {
+        "start_day": DAYS[0],
+        "end_day": DAYS[-1],
+        "session_id": None,
+        "model": None,
+        "by_day": True,
+        "by_model": True,
+        "by_session": True,
+    }
+    rows: list[UsageRow] = []
+    after = None
+    while True:
+        page, total = await database.read(list_usage, vault_id, **(values | query), after=after, page_size=2)
+        rows += page.items
+        after = page.next_after
+        if after is None:
+            return tuple(rows), total
+
+
+async def stored(database: Database, turns: Sequence[Ended]) -> list[str]:
+    sessions = [(await new_session(database)).session_id for _ in range(3)]
+    for ended in turns:
+        turn = await new_turn(database, sessions[ended.session], model=ended.model)
+        await finish(database, turn, status=ended.status, usage=ended.usage, now=beginning(ended.day) + NOON)
+    return sessions
+
+
+def summed(usages: Sequence[Usage]) -> Usage:
+    totals = Counter[str]()
+    for one in usages:
+        totals.update(asdict(one))
+    return Usage(**totals)
+
+
+async def check_sums(turns: Sequence[Ended], grouped: tuple[bool, bool, bool]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        database = SqliteDatabase(path=Path(directory) / "metamorph.db", synchronous="NORMAL")
+        await database.open()
+        sessions = await stored(database, turns)
+        by_day, by_model, by_session = grouped
+        rows, total = await usage(database, by_day=by_day, by_model=by_model, by_session=by_session)
+        expected: dict[tuple[str, str, str], list[Usage]] = {}
+        for turn in turns:
+            key = (
+                turn.day.isoformat() if by_day else "",
+                turn.model if by_model else "",
+                sessions[turn.session] if by_session else "",
+            )
+            expected.setdefault(key, []).append(turn.usage)
+        assert [(row.day, row.model, row.session_id) for row in rows] == sorted(expected)
+        for row in rows:
+            parts = expected[row.day, row.model, row.session_id]
+            assert (row.usage, row.turns) == (summed(parts), len(parts))
+        assert (total.usage, total.turns) == (summed([turn.usage for turn in turns]), len(turns))
+        for day in DAYS:
+            budget = Budget(tokens_per_day=1, cost_usd_nanos_per_month=1)
+            await database.write(update_vault_limits, "acme", of_vault_id="acme", budget=budget, now=1)
+            tokens, cost = await database.read(get_budgets, "acme", now=beginning(day))
+            assert tokens.used == sum(tokens_of(turn.usage) for turn in turns if turn.day == day)
+            month = [turn for turn in turns if turn.day.replace(day=1) == day.replace(day=1)]
+            assert cost.used == sum(turn.usage.cost_usd_nanos for turn in month)
+        await database.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(TURNS, st.tuples(st.booleans(), st.booleans(), st.booleans()))
+def test_usage_is_the_sum_of_its_turns_however_it_is_grouped(
+    turns: list[Ended], grouped: tuple[bool, bool, bool]
+) -> None:
+    asyncio.run(check_sums(turns, grouped))
+
+
+async def test_usage_is_filtered_by_days_model_and_session(database: SqliteDatabase) -> None:
+    turns = [
+        Ended(number % 3, MODELS[number % 2], DAYS[number % 4], TurnStatus.COMPLETED, Usage(1)) for number in range(12)
+    ]
+    sessions = await stored(database, turns)
+    assert (await usage(database, start_day=DAYS[1], end_day=DAYS[2]))[1].turns == 6
+    assert (await usage(database, model=MODELS[0]))[1].turns == 6
+    assert (await usage(database, session_id=sessions[0]))[1].turns == 4
+    assert (await usage(database, session_id=sessions[0], model=MODELS[0]))[1].turns == 2
+    assert await usage(database, "evil", session_id=sessions[0]) == ((), UsageRow("", "", "", Usage(), 0))
+
+
+async def test_usage_stays_when_its_session_is_deleted(database: SqliteDatabase) -> None:
+    sessions = await stored(database, [Ended(0, MODELS[0], DAYS[0], TurnStatus.FAILED, Usage(7, 1))])
+    before = await usage(database)
+    await database.write(delete_session, "acme", session_id=sessions[0], etag="")
+    assert await usage(database) == before
+    assert before[1].usage == Usage(7, 1)
+
+
+async def allow(database: Database, *, own: Budget | None = None, operators: Budget | None = None) -> None:
+    if own is not None:
+        await database.write(update_vault, "acme", changes={"budget": own}, etag="", request_key=KEY, now=1)
+    if operators is not None:
+        await database.write(update_vault_limits, "acme", of_vault_id="acme", budget=operators, now=1)
+
+
+async def budgets(database: Database, now: int) -> dict[str, BudgetStatus]:
+    return {status.budget: status for status in await database.read(get_budgets, "acme", now=now)}
+
+
+async def test_without_a_budget_nothing_is_reserved_or_told(database: SqliteDatabase) -> None:
+    await new_turn(database, (await new_session(database)).session_id)
+    assert await budgets(database, 1) == {}
+    await allow(database, operators=Budget(tokens_per_day=5))
+    assert (await budgets(database, 1))["tokens_per_day"].reserved == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "operators", "limit"),
+    [(None, 7, 7), (7, None, 7), (5, 7, 5), (7, 5, 5), (0, 5, 0), (5, 0, 0)],
+)
+async def test_of_both_limits_the_lower_counts(
+    database: SqliteDatabase, own: int | None, operators: int | None, limit: int
+) -> None:
+    await allow(database, own=Budget(tokens_per_month=own), operators=Budget(tokens_per_month=operators))
+    told = await budgets(database, beginning(date(2030, 12, 31)) + NOON)
+    assert list(told) == ["tokens_per_month"]
+    assert told["tokens_per_month"] == BudgetStatus("tokens_per_month", limit, 0, 0, beginning(date(2031, 1, 1)))
+
+
+async def test_an_operator_may_limit_a_vault_before_its_first_use_and_lift_it(database: SqliteDatabase) -> None:
+    await allow(database, operators=Budget(cost_usd_nanos_per_day=0))
+    session = await new_session(database)
+    with pytest.raises(BudgetExceeded):
+        await new_turn(database, session.session_id)
+    await allow(database, operators=Budget())
+    await new_turn(database, session.session_id)
+    assert (await database.read(get_vault_limits, "acme", of_vault_id="acme")).budget == Budget()
+    assert (await database.read(get_vault_limits, "evil", of_vault_id="evil")).update_time is None
+
+
+def at(day: date, session_id: str, **fields: Any) -> Any:
+    """A message sent on a day."""
+    return replace(new_message(session_id, **fields), create_time=beginning(day) + NOON)
+
+
+async def sent(database: Database, day: date, **fields: Any) -> Turn:
+    session = await new_session(database)
+    return await new_turn(database, session.session_id, message=at(day, session.session_id), **fields)
+
+
+async def test_a_day_and_a_month_begin_anew_at_midnight_utc(database: SqliteDatabase) -> None:
+    await allow(database, own=Budget(tokens_per_day=10, tokens_per_month=15))
+    first = await sent(database, DAYS[0])
+    await finish(database, first, usage=Usage(10), now=beginning(DAYS[1]) - 1)
+    with pytest.raises(BudgetExceeded) as refusal:
+        await sent(database, DAYS[0])
+    # February: both begin anew.
+    assert refusal.value.metadata == {"budget": "tokens_per_day", "limit": "10", "reset_time": "2030-02-01T00:00:00Z"}
+    assert refusal.value.retry_delay == NOON / 1e6
+    second = await sent(database, DAYS[1])
+    await finish(database, second, usage=Usage(15), now=beginning(DAYS[1]))
+    with pytest.raises(BudgetExceeded) as refusal:
+        await sent(database, DAYS[1])
+    # Tomorrow the month would still be used up.
+    assert refusal.value.metadata == {"budget": "tokens_per_month", "limit": "15", "reset_time": "2030-03-01T00:00:00Z"}
+    assert [quota.subject for quota in refusal.value.quotas] == ["tokens_per_day", "tokens_per_month"]
+    with pytest.raises(BudgetExceeded):
+        await sent(database, DAYS[2])
+    await sent(database, DAYS[3])
+
+
+async def test_a_turn_holds_its_reservation_while_it_runs_and_no_longer(database: SqliteDatabase) -> None:
+    await allow(database, own=Budget(tokens_per_day=10, cost_usd_nanos_per_month=10))
+    session = await new_session(database, system_prompt="x" * 500)
+    turn = await new_turn(database, session.session_id, "y" * 300, max_output_tokens=77)
+    now = turn.create_time
+    tokens, cost = (await budgets(database, now)).values()
+    assert 500 + 300 + 77 + FRAME_TOKENS < tokens.reserved < 500 + 300 + 77 + FRAME_TOKENS + 400
+    # Written to the cache is the dearest way to be read.
+    read = tokens.reserved - 77
+    assert cost.reserved == TERMS.catalog.cost(turn.model, Usage(0, 77, cache_write_tokens=read))
+    assert (tokens.left, cost.left) == (0, 0)
+    with pytest.raises(BudgetExceeded):
+        await new_turn(database, (await new_session(database)).session_id)
+    await finish(database, turn, usage=Usage(1, 2, 3, 4, 5), status=TurnStatus.FAILED, now=now)
+    tokens, cost = (await budgets(database, now)).values()
+    assert (tokens.used, tokens.reserved, tokens.left) == (10, 0, 0)
+    assert (cost.used, cost.reserved, cost.left) == (5, 0, 5)
+
+
+async def test_a_session_that_is_deleted_takes_its_reservation_with_it(database: SqliteDatabase) -> None:
+    await allow(database, own=Budget(tokens_per_day=10))
+    session = await new_session(database)
+    turn = await new_turn(database, session.session_id)
+    assert (await budgets(database, turn.create_time))["tokens_per_day"].reserved > 0
+    await database.write(delete_session, "acme", session_id=session.session_id, etag="")
+    assert (await budgets(database, turn.create_time))["tokens_per_day"].reserved == 0
+
+
+async def reserved(database: Database, *content: Block, **fields: Any) -> int:
+    """What a turn in a session of its own reserves of a day's tokens."""
+    session = await new_session(database)
+    message = new_message(session.session_id, content=(TextBlock("a"), *content))
+    turn = await new_turn(database, session.session_id, message=message, **fields)
+    held = (await budgets(database, turn.create_time))["tokens_per_day"].reserved
+    await finish(database, turn, now=turn.create_time)
+    return held
+
+
+async def test_a_reservation_is_for_the_most_that_can_be_used(database: SqliteDatabase) -> None:
+    await allow(database, own=Budget(tokens_per_day=10**9))
+    plain = await reserved(database)
+    assert await reserved(database, ImageBlock("att_1", "image/png", 9, "00")) > plain + IMAGE_TOKENS
+    assert await reserved(database, DocumentBlock("att_1", "application/pdf", 10**5, "00")) > plain + 10**5
+    assert await reserved(database, tools=(Tool("t", "d" * 1000, "{}"),)) > plain + 1000
+    # Never more than the model takes, and can write.
+    huge = DocumentBlock("att_1", "application/pdf", 10**8, "00")
+    assert await reserved(database, huge, model="claude-sonnet-4-5") == 200_000 + TERMS.max_output_tokens
+    generous = replace(TERMS, max_output_tokens=131_072)
+    cut = await reserved(database, huge, model="claude-sonnet-4-5", terms=generous)
+    assert cut == 200_000 + 64_000
+    # A call that is summarised first is two.
+    twice = await reserved(database, huge, terms=replace(TERMS, compact_above=150_000))
+    assert twice == 2 * (1_000_000 + TERMS.max_output_tokens)
+    assert await reserved(database, terms=replace(TERMS, compact_above=150_000)) == plain
+
+
+async def test_a_model_that_the_catalog_lacks_is_refused_before_all_else_of_the_session(
+    database: SqliteDatabase,
+) -> None:
+    session = await new_session(database, model="gpt-1")
+    with pytest.raises(ModelNotAccepted) as refusal:
+        await new_turn(database, session.session_id)
+    assert refusal.value.metadata == {"model": "gpt-1"}
+    await new_turn(database, session.session_id, model=MODELS[0])
+    # The branch is busy now, which waiting would help; another model it is that helps here.
+    with pytest.raises(ModelNotAccepted):
+        await new_turn(database, session.session_id, model="gpt-2")
+
+
+async def test_the_day_is_the_clocks_in_utc() -> None:
+    assert day_of(beginning(DAYS[1]) - 1) == DAYS[0]
+    assert day_of(beginning(DAYS[1])) == DAYS[1]
