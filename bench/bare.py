@@ -16,6 +16,7 @@ from metamorph.chat.v1.session_pb2 import Session
 from metamorphd.auth.callers import current_caller
 from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
+from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.llm.offline import Offline
 from metamorphd.models import Caller
@@ -44,6 +45,7 @@ async def _servicer(directory: Path) -> ChatService:
             max_running_turns=1000,
             compact_above=0,
         ),
+        titles=Titles(database=database, model=Offline(), catalog=catalog, clock=clock, title_model=""),
         time_limit=60,
     )
     return ChatService(

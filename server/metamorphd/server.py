@@ -23,6 +23,7 @@ from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.auth.web import Web
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
+from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.errors import StartupRefused
 from metamorphd.health import Health
@@ -82,6 +83,13 @@ class Server:
             model=self._model,
             clock=self._clock,
             terms=_terms(settings, self._catalog),
+            titles=Titles(
+                database=self._database,
+                model=self._model,
+                catalog=self._catalog,
+                clock=self._clock,
+                title_model=settings.session_title_model,
+            ),
             time_limit=settings.turn_timeout_seconds,
         )
         running = Gauge("metamorph_running_turns", "Turns that generate a reply now", registry=self._metrics.registry)
@@ -198,9 +206,13 @@ class Server:
 
 def _catalog(settings: Settings) -> Catalog:
     catalog = load_catalog(settings.model_catalog)
-    if not catalog.accepts(settings.default_model):
-        names = ", ".join(model.model for model in catalog.models)
-        raise StartupRefused(f"DEFAULT_MODEL {settings.default_model} is not in the model catalog, which has {names}")
+    for name, model in (
+        ("DEFAULT_MODEL", settings.default_model),
+        ("SESSION_TITLE_MODEL", settings.session_title_model or settings.default_model),
+    ):
+        if not catalog.accepts(model):
+            names = ", ".join(known.model for known in catalog.models)
+            raise StartupRefused(f"{name} {model} is not in the model catalog, which has {names}")
     return catalog
 
 

@@ -113,6 +113,10 @@ class Settings(BaseSettings):
         default=None,
         description="JSON file of the models that may be asked, and their prices, instead of the server's own.",
     )
+    session_title_model: str = Field(
+        default="",
+        description="Names sessions that have no title after a reply, for example claude-haiku-5-5; empty: none does.",
+    )
     max_output_tokens: int = Field(default=32_000, ge=1, le=131_072, description="The longest reply, in tokens.")
     max_content_bytes: int = Field(
         default=1_048_576, ge=1, le=1_048_576, description="The largest content of one message, in bytes of text."

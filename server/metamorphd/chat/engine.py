@@ -12,6 +12,7 @@ from metamorphd.chat.event_log import EventLog
 from metamorphd.chat.generation import Generation, Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.prompt import prompt_messages
+from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, TurnNotFound
 from metamorphd.llm.model import Model, Prompt
@@ -83,11 +84,13 @@ class TurnEngine:
         model: Model,
         clock: Clock,
         terms: Terms,
+        titles: Titles,
         time_limit: float,
     ) -> None:
         self._database = database
         self._model = model
         self._terms = terms
+        self._titles = titles
         self._time_limit = time_limit
         self._log = EventLog(database=database, clock=clock, running_turns=lambda: len(self._live))
         self._live: dict[tuple[str, str], LiveTurn] = {}
@@ -274,10 +277,11 @@ class TurnEngine:
             started.set_result(turn)
         if turn.turn_id == turn_id:
             try:
-                await self._log.record(vault_id, live)
+                finished = await self._log.record(vault_id, live)
             finally:
                 del self._live[vault_id, turn_id]
                 live.wake()
+            await self._titles.name_session(vault_id, finished)
 
     async def _prompt(self, vault_id: str, turn: Turn) -> Prompt:
         system_prompt, branch = await self._database.read(get_prompt, vault_id, turn=turn)

@@ -36,8 +36,11 @@ class EventLog:
         self._clock = clock
         self._running_turns = running_turns
 
-    async def record(self, vault_id: str, live: LiveTurn) -> None:
-        """Commits what a turn's generation brings, then publishes it, to its end. That fixes sequences and bounds."""
+    async def record(self, vault_id: str, live: LiveTurn) -> TurnFinished | None:
+        """Commits what a turn's generation brings, then publishes it, to its end. That fixes sequences and bounds.
+
+        Answers the end, None for a turn that was ended or deleted elsewhere.
+        """
         generation = live.generation
         try:
             while True:
@@ -60,10 +63,12 @@ class EventLog:
                 model_calls=generation.model_calls,
             )
             live.publish([*events, finished])
+            return finished
         except TurnNotFound:
             logger.info("turn was ended or deleted elsewhere", vaultId=vault_id, turn_id=live.turn.turn_id)
             now = self._clock.now()
             await self._durably(count_deleted_usage, vault_id, turn=live.turn, usage=generation.usage, now=now)
+            return None
         finally:
             generation.stop(interrupted())
 

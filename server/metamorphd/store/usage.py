@@ -12,14 +12,14 @@ COUNT_USAGE = """
 INSERT INTO usage (vault_id, day, session_id, model, input_tokens, output_tokens, cache_read_tokens,
     cache_write_tokens, cost_usd_nanos, turns)
 VALUES (:vault_id, :day, :session_id, :model, :input_tokens, :output_tokens, :cache_read_tokens,
-    :cache_write_tokens, :cost_usd_nanos, 1)
+    :cache_write_tokens, :cost_usd_nanos, :turns)
 ON CONFLICT (vault_id, day, session_id, model) DO UPDATE SET
     input_tokens = usage.input_tokens + excluded.input_tokens,
     output_tokens = usage.output_tokens + excluded.output_tokens,
     cache_read_tokens = usage.cache_read_tokens + excluded.cache_read_tokens,
     cache_write_tokens = usage.cache_write_tokens + excluded.cache_write_tokens,
     cost_usd_nanos = usage.cost_usd_nanos + excluded.cost_usd_nanos,
-    turns = usage.turns + 1
+    turns = usage.turns + excluded.turns
 """
 COUNT_SPENDING = """
 INSERT INTO spending (vault_id, day, tokens, cost_usd_nanos)
@@ -68,10 +68,10 @@ def tokens_of(usage: Usage) -> int:
     return usage.input_tokens + usage.output_tokens + usage.cache_read_tokens + usage.cache_write_tokens
 
 
-async def count_usage(tx: Transaction, *, session_id: str, model: str, usage: Usage, now: int) -> None:
-    """Adds what a turn has cost to the day of `now`. Once a turn, whatever became of it."""
+async def count_usage(tx: Transaction, *, session_id: str, model: str, usage: Usage, now: int, turns: int = 1) -> None:
+    """Adds what a turn has cost to the day of `now`. Once a turn, whatever became of it; 0 turns for what is none."""
     day = day_of(now).isoformat()
-    await tx.run(COUNT_USAGE, day=day, session_id=session_id, model=model, **asdict(usage))
+    await tx.run(COUNT_USAGE, day=day, session_id=session_id, model=model, turns=turns, **asdict(usage))
     await tx.run(COUNT_SPENDING, day=day, tokens=tokens_of(usage), cost_usd_nanos=usage.cost_usd_nanos)
 
 

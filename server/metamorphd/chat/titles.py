@@ -1,0 +1,82 @@
+"""Titles for sessions that have none."""
+
+from contextlib import aclosing
+from dataclasses import replace
+
+import structlog
+
+from metamorphd.catalog import Catalog
+from metamorphd.clock import Clock
+from metamorphd.errors import DomainError
+from metamorphd.llm.model import Model, Prompt, PromptMessage, ReplyText, ReplyUsage
+from metamorphd.models import Message, Options, Role, TextBlock, TurnFinished, TurnStatus, Usage
+from metamorphd.store.content import text_of
+from metamorphd.store.database import Database
+from metamorphd.store.messages import get_message
+from metamorphd.store.titles import set_title, wants_title
+
+INSTRUCTIONS = (
+    "You name conversations. Answer with a title of at most six words for the one that you are shown, in its language, "
+    "without quotation marks or a full stop, and with nothing else."
+)
+LONGEST_TITLE = 100
+TITLE_TOKENS = 64
+# Of either message so much says what it is about.
+READ_CHARACTERS = 2000
+
+logger = structlog.get_logger(__name__)
+
+
+class Titles:
+    """Asks `title_model` for them; where that is empty, for none."""
+
+    def __init__(self, *, database: Database, model: Model, catalog: Catalog, clock: Clock, title_model: str) -> None:
+        self._database = database
+        self._model = model
+        self._catalog = catalog
+        self._clock = clock
+        self._title_model = title_model
+
+    async def name_session(self, vault_id: str, finished: TurnFinished | None) -> None:
+        """Gives the session of a turn that completed a title, if it has none. What goes wrong is only logged."""
+        if not self._title_model or finished is None or finished.status is not TurnStatus.COMPLETED:
+            return
+        reply = finished.message
+        if reply is None or not text_of(reply.content):
+            return
+        try:
+            if await self._database.read(wants_title, vault_id, session_id=reply.session_id, now=self._clock.now()):
+                await self._name(vault_id, reply)
+        except DomainError as exc:
+            logger.info("session stays without a title", vaultId=vault_id, reason=exc.reason_name())
+        except Exception:
+            logger.exception("session stays without a title", vaultId=vault_id)
+
+    async def _name(self, vault_id: str, reply: Message) -> None:
+        asked = await self._database.read(get_message, vault_id, message_id=reply.parent_message_id or "")
+        told = "\n\n".join(
+            f"<{role}>\n{text_of(message.content)[:READ_CHARACTERS]}\n</{role}>"
+            for role, message in (("user", asked), ("assistant", reply))
+        )
+        options = Options(model=self._title_model, max_output_tokens=TITLE_TOKENS)
+        prompt = Prompt(INSTRUCTIONS, (PromptMessage(Role.USER, (TextBlock(told),)),), options)
+        text, usage = "", Usage()
+        try:
+            async with aclosing(self._model.generate(prompt)) as events:
+                async for event in events:
+                    match event:
+                        case ReplyText():
+                            text += event.text
+                        case ReplyUsage():
+                            usage = event.usage
+        finally:
+            # Whether it ended well or not, the provider charges for it.
+            await self._database.write(
+                set_title,
+                vault_id,
+                session_id=reply.session_id,
+                title=" ".join(text.split()).strip("\"“”'")[:LONGEST_TITLE],
+                model=self._title_model,
+                usage=replace(usage, cost_usd_nanos=self._catalog.cost(self._title_model, usage)),
+                now=self._clock.now(),
+            )

@@ -1,0 +1,89 @@
+"""Titles that sessions are given, where that is turned on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1.session_pb2 import Session
+from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL
+from metamorph.vault.v1.vault_service_pb2 import GetUsageRequest
+
+from tests.chat.test_turns import asking, get_session
+from tests.fakes.messages_api import FakeMessagesApi, Refusal, Reply
+from tests.serving import Caller, Serving
+
+TITLE = Reply((" “Two birds”\n",), usage={"input_tokens": 100})
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeMessagesApi]:
+    async with FakeMessagesApi() as started:
+        yield started
+
+
+@pytest.fixture
+async def running(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Serving]:
+    async with asking(api, tmp_path, session_title_model="claude-haiku-5-5") as started:
+        yield started
+
+
+async def titled(caller: Caller, session_id: str) -> str:
+    """The title, once there is one."""
+    for _ in range(500):
+        session = await get_session(caller, session_id)
+        if session.title:
+            return session.title
+        await asyncio.sleep(0.02)
+    raise AssertionError("no title came")
+
+
+async def test_a_session_without_a_title_gets_one_and_its_vault_pays(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.extend([Reply(("Owls and herons.",)), TITLE])
+    await alice.send(session.session_id, "Name two birds")
+    assert await titled(alice, session.session_id) == "Two birds"
+    body = api.requests[1].body
+    assert (body["model"], body["max_tokens"], len(body["messages"])) == ("claude-haiku-5-5", 64, 1)
+    assert "Name two birds" in body["messages"][0]["content"][0]["text"]
+    usage = (await alice.vault.GetUsage(GetUsageRequest(group_by=[USAGE_GROUPING_MODEL]), metadata=alice.metadata)).rows
+    told = {row.model: (row.usage.input_tokens, row.turns) for row in usage}
+    assert told == {"claude-sonnet-5-5": (11, 1), "claude-haiku-5-5": (100, 0)}
+    await alice.send(session.session_id, "And another?")
+    await asyncio.sleep(0.3)
+    assert len(api.requests) == 3
+
+
+async def test_a_title_that_a_user_sets_stays(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    hold = asyncio.Event()
+    api.script.extend([Reply(("Owls.",)), Reply(("Two ", "birds"), hold=hold)])
+    await alice.send(session.session_id)
+    mine = Session(session_id=session.session_id, title="Mine")
+    request = pb.UpdateSessionRequest(session=mine, update_mask=FieldMask(paths=["title"]))
+    await alice.chat.UpdateSession(request, metadata=alice.metadata)
+    hold.set()
+    await api.until_idle()
+    await asyncio.sleep(0.3)
+    assert await titled(alice, session.session_id) == "Mine"
+
+
+async def test_a_title_that_cannot_be_had_harms_nobody(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.extend([Reply(("Owls.",)), Refusal(529, "overloaded_error"), Reply(("Herons.",)), TITLE])
+    await alice.send(session.session_id)
+    await asyncio.sleep(0.3)
+    assert (await get_session(alice, session.session_id)).title == ""
+    await alice.send(session.session_id)
+    assert await titled(alice, session.session_id) == "Two birds"
+
+
+async def test_by_default_nobody_names_a_session(tmp_path: Path, api: FakeMessagesApi) -> None:
+    async with asking(api, tmp_path / "plain") as running:
+        alice = running.caller()
+        session = await alice.create_session()
+        await alice.send(session.session_id)
+        await asyncio.sleep(0.3)
+        assert (len(api.requests), (await get_session(alice, session.session_id)).title) == (1, "")
