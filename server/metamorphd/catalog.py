@@ -21,7 +21,7 @@ from metamorphd.models import CatalogModel, Price, Usage
 NANOS = 1000
 LARGEST_TOKENS = 2**31 - 1
 # With that many tokens, a cost stays within 64 bits.
-LARGEST_DOLLARS = 1_000_000
+LARGEST_DOLLARS = 10_000
 
 
 class Catalog:

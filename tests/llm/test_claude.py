@@ -221,6 +221,8 @@ async def test_a_wrong_key_and_an_unreachable_provider_are_told_apart(api: FakeM
         b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\\ud800"}}',
         b'{"type":"message_delta","delta":{"stop_reason":["end_turn"]},"usage":null}',
         b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":"7"}}',
+        b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":-1}}',
+        b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":9223372036854775807}}',
     ],
 )
 async def test_events_that_make_no_sense_break_the_reply_off(api: FakeMessagesApi, garbage: bytes) -> None:

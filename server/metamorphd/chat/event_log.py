@@ -66,6 +66,8 @@ class EventLog:
             return finished
         except TurnNotFound:
             logger.info("turn was ended or deleted elsewhere", vaultId=vault_id, turn_id=live.turn.turn_id)
+            # First, so that it costs no more than is counted.
+            generation.stop(interrupted())
             now = self._clock.now()
             await self._durably(count_deleted_usage, vault_id, turn=live.turn, usage=generation.usage, now=now)
             return None

@@ -49,6 +49,7 @@ COUNTS = {
     "cache_read_input_tokens": "cache_read_tokens",
     "cache_creation_input_tokens": "cache_write_tokens",
 }
+LARGEST_COUNT = 2**31 - 1
 COMPACTION_BETA = "compact-2026-01-12"
 COMPACTION = "compact_20260112"
 
@@ -238,13 +239,21 @@ class Reply:
 
     def _counted(self, usage: dict[str, Any]) -> ReplyUsage:
         """The counts are cumulative; an event may leave out those that it does not change."""
-        self._reported |= {name: operator.index(usage[name]) for name in COUNTS if usage.get(name) is not None}
+        self._reported |= {name: _tokens(usage[name]) for name in COUNTS if usage.get(name) is not None}
         if usage.get("iterations"):
             # What summarising took is told here only.
             summaries = [entry for entry in usage["iterations"] if entry["type"] == "compaction"]
-            self._summarising = {name: sum(operator.index(entry[name]) for entry in summaries) for name in COUNTS}
+            self._summarising = {name: sum(_tokens(entry[name]) for entry in summaries) for name in COUNTS}
         counts = {ours: self._reported[name] + self._summarising[name] for name, ours in COUNTS.items()}
         return ReplyUsage(Usage(**counts))
+
+
+def _tokens(value: Any) -> int:
+    """A count. Raises TypeError, ValueError for what is none: it would be stored, priced and summed up."""
+    count = operator.index(value)
+    if not 0 <= count <= LARGEST_COUNT:
+        raise ValueError("no count of tokens")
+    return count
 
 
 class _Open:

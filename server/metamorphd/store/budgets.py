@@ -89,6 +89,18 @@ def _lower(own: int | None, operators: int | None) -> int | None:
     return min((limit for limit in (own, operators) if limit is not None), default=None)
 
 
+async def admit_turn(tx: Transaction, *, now: int) -> bool:
+    """Whether the vault has a budget, for which a turn must reserve.
+
+    Raises BudgetExceeded when a limit is used up, what running turns have reserved included.
+    """
+    budgets = await get_budgets(tx, now=now)
+    exceeded = [budget for budget in budgets if budget.left == 0]
+    if exceeded:
+        raise _budget_exceeded(exceeded, now)
+    return bool(budgets)
+
+
 async def reserve(
     tx: Transaction,
     *,
@@ -98,20 +110,12 @@ async def reserve(
     catalog: Catalog,
     output_tokens: int,
     compact_above: int,
-    now: int,
 ) -> tuple[int, int]:
-    """(tokens, cost) that the turn must reserve, the most that its call can use; nothing where there is no budget.
+    """(tokens, cost) that a turn must reserve, the most that its call can use.
 
     `options` name the model; the reply has at most `output_tokens`; a call that reads more than `compact_above` comes
-    after one that summarises, unless that is 0. Raises BudgetExceeded when a limit is used up, what running turns have
-    reserved included.
+    after one that summarises, unless that is 0.
     """
-    budgets = await get_budgets(tx, now=now)
-    exceeded = [budget for budget in budgets if budget.left == 0]
-    if exceeded:
-        raise _budget_exceeded(exceeded, now)
-    if not budgets:
-        return 0, 0
     model = catalog.model(options.model)
     read = FRAME_TOKENS + len(orjson.dumps(options))
     read += sum(await _branch_sizes(tx, session_id=session_id, leaf_message_id=user_message_id))

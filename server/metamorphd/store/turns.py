@@ -28,7 +28,7 @@ from metamorphd.models import (
     TurnStatus,
     Usage,
 )
-from metamorphd.store.budgets import reserve
+from metamorphd.store.budgets import admit_turn, reserve
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 from metamorphd.store.events import append_events, list_middle_events, reply_content, reported_usage
 from metamorphd.store.messages import create_message, get_message
@@ -155,10 +155,16 @@ async def create_turn(
         options=options,
         terms=terms,
     )
-    await _refuse_too_many(tx, terms.max_running_turns)
+    budgeted = await _admit(tx, terms, now=message.create_time)
     await create_message(tx, message=replace(message, parent_message_id=plan.parent_message_id))
     return await _insert(
-        tx, message, turn_id=message.turn_id, options=plan.options, terms=terms, now=message.create_time
+        tx,
+        message,
+        turn_id=message.turn_id,
+        options=plan.options,
+        terms=terms,
+        budgeted=budgeted,
+        now=message.create_time,
     )
 
 
@@ -192,8 +198,16 @@ async def create_regeneration(
     options = replace(before, **told)
     refuse_model(options.model, terms)
     await refuse_busy(tx, session_id=message.session_id, user_message_id=user_message_id)
-    await _refuse_too_many(tx, terms.max_running_turns)
-    return await _insert(tx, replace(message, creator=creator), turn_id=turn_id, options=options, terms=terms, now=now)
+    budgeted = await _admit(tx, terms, now=now)
+    return await _insert(
+        tx,
+        replace(message, creator=creator),
+        turn_id=turn_id,
+        options=options,
+        terms=terms,
+        budgeted=budgeted,
+        now=now,
+    )
 
 
 async def _made_before(tx: Transaction, *, request: RequestKey | None, turn_id: str, now: int) -> Turn | None:
@@ -203,23 +217,35 @@ async def _made_before(tx: Transaction, *, request: RequestKey | None, turn_id: 
     return None if made == turn_id else await get_turn(tx, turn_id=made)
 
 
-async def _refuse_too_many(tx: Transaction, limit: int) -> None:
+async def _admit(tx: Transaction, terms: Terms, *, now: int) -> bool:
+    """Whether the turn must reserve of a budget. Raises TooManyTurns, BudgetExceeded."""
     running = await tx.one(COUNT_RUNNING)
-    if running is not None and running[0] >= limit:
-        raise TooManyTurns(limit=limit, retry_delay=1.0)
+    if running is not None and running[0] >= terms.max_running_turns:
+        raise TooManyTurns(limit=terms.max_running_turns, retry_delay=1.0)
+    return await admit_turn(tx, now=now)
 
 
-async def _insert(tx: Transaction, message: Message, *, turn_id: str, options: Options, terms: Terms, now: int) -> Turn:
-    reserved_tokens, reserved_cost = await reserve(
-        tx,
-        session_id=message.session_id,
-        user_message_id=message.message_id,
-        options=options,
-        catalog=terms.catalog,
-        output_tokens=terms.output_tokens(options),
-        compact_above=terms.compact_above,
-        now=now,
-    )
+async def _insert(
+    tx: Transaction,
+    message: Message,
+    *,
+    turn_id: str,
+    options: Options,
+    terms: Terms,
+    budgeted: bool,
+    now: int,
+) -> Turn:
+    reserved_tokens, reserved_cost = 0, 0
+    if budgeted:
+        reserved_tokens, reserved_cost = await reserve(
+            tx,
+            session_id=message.session_id,
+            user_message_id=message.message_id,
+            options=options,
+            catalog=terms.catalog,
+            output_tokens=terms.output_tokens(options),
+            compact_above=terms.compact_above,
+        )
     row = await tx.one(
         CREATE_TURN,
         turn_id=turn_id,
