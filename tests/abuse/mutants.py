@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from metamorphd.auth import jwks, tokens
+from metamorphd.auth.tokens import Token, TokenVerifier
 from metamorphd.cli import cli
 from metamorphd.interceptors.interceptor import Interceptor
 
@@ -30,6 +32,39 @@ def _calls_outlive_their_callers() -> None:
         return await run(self, *args, **kwargs)
 
     Interceptor._run = holding  # type: ignore[method-assign]
+
+
+# Loosely typed: what is done to them here no type allows.
+VERIFIER: Any = TokenVerifier
+TOKENS: Any = tokens
+JWKS: Any = jwks
+
+
+@mutant("audience-unchecked")
+def _audience_unchecked() -> None:
+    made = VERIFIER.__init__
+
+    def forgetting(self: Any, **parts: Any) -> None:
+        made(self, **parts | {"audience": None})
+
+    VERIFIER.__init__ = forgetting
+
+
+class _Everything:
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+@mutant("algorithm-unpinned")
+def _algorithm_unpinned() -> None:
+    verified_claims = VERIFIER._verified_claims
+
+    def trusting(self: Any, token: Token, key: Any, _: str) -> Any:
+        return verified_claims(self, token, key, token.header["alg"])
+
+    VERIFIER._verified_claims = trusting
+    TOKENS.ALGORITHMS = _Everything()
+    JWKS._for = lambda _, key: key.key
 
 
 if __name__ == "__main__":

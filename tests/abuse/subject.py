@@ -16,12 +16,16 @@ import grpc
 from tests.processes import Service, service
 from tests.serving import ROOT, SECRET, Caller, mint
 
-TARGETS = {"≤": lambda value, limit: value <= limit, "=": lambda value, limit: value == limit}
+TARGETS = {
+    "≤": lambda value, limit: value <= limit,
+    "≥": lambda value, limit: value >= limit,
+    "=": lambda value, limit: value == limit,
+}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured, and what it must be; `relation` is ≤, = or empty where it only tells."""
+    """What was measured, and what it must be; `relation` is ≤, ≥, = or empty where it only tells."""
 
     name: str
     value: float

@@ -77,9 +77,9 @@ def encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def signed(payload: str) -> str:
+def signed(payload: str, header: bytes = b'{"alg":"HS256","typ":"JWT"}') -> str:
     """A token with a right signature over whatever the payload is."""
-    head = encoded(b'{"alg":"HS256","typ":"JWT"}') + "." + encoded(payload.encode())
+    head = encoded(header) + "." + encoded(payload.encode())
     return head + "." + encoded(hmac.digest(SECRET.encode(), head.encode(), "sha256"))
 
 
@@ -101,12 +101,16 @@ def crafted() -> dict[str, str]:
         "expiry at infinity": signed('{"vault_id":"v","sub":"u","exp":1e999}'),
         "a claim twice": signed(f'{{"vault_id":"v","vault_id":"w","sub":"u","exp":{now + 60}}}'),
         "a claim twice, deeper": signed(f'{{"vault_id":"v","sub":"u","exp":{now + 60},"x":{{"a":1,"a":2}}}}'),
+        "algorithm is a list": signed("{}", b'{"alg":["HS256"]}'),
+        "algorithm is an object": signed("{}", b'{"alg":{}}'),
         "no object": signed(f'["v","u",{now + 60}]'),
         "nested without end": signed("[" * 3000),
         "header nested without end": f"{encoded(b'[' * 4000)}.{body}.{signature}",
         "not valid yet": mint(nbf=now + 600),
         "issued in the future": mint(iat=now + 600),
         "not valid before text": mint(nbf="yesterday"),
+        "not valid before a time as text": mint(nbf=str(now)),
+        "not valid before true": mint(nbf=True),
         "no vault": mint(vault_id=None),
         "no user": mint(sub=None),
         "vault is a number": mint(vault_id=7),

@@ -27,6 +27,8 @@ def caller_of(claims: Mapping[str, Any], *, now: int) -> Caller:
     """The caller that the claims name; `exp` must be there. Raises TokenInvalid."""
     expire_time = _time(claims, "exp")
     issue_time = _time(claims, "iat")
+    # PyJWT has compared it, but takes text and `true` for a time.
+    _time(claims, "nbf")
     if expire_time is None or expire_time > now + LONGEST_LIFE_SECONDS * 1_000_000:
         raise TokenInvalid
     if issue_time is not None and issue_time > expire_time:

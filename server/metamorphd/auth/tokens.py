@@ -182,6 +182,8 @@ def _read(text: str) -> Token | None:
     header, claims, _ = (_decoded(part) for part in parts)
     token = Token(text, _object(header), _object(claims))
     kind = token.header.get("typ", "JWT")
+    if not isinstance(token.header.get("alg"), str):
+        raise TokenInvalid
     # `crit` names what must be understood (RFC 7515, section 4.1.11); we understand nothing of the kind.
     if not isinstance(kind, str) or kind.lower() not in _TYPES or "crit" in token.header or "b64" in token.header:
         raise TokenInvalid
