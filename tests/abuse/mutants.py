@@ -1,5 +1,6 @@
 """Servers with one thing wrong, each of which a harness must find: `python -m tests.abuse.mutants NAME` serves so."""
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ from metamorphd.auth import jwks, tokens
 from metamorphd.auth.tokens import Token, TokenVerifier
 from metamorphd.cli import cli
 from metamorphd.interceptors.interceptor import Interceptor
+from metamorphd.store.sqlite.transaction import SqliteTransaction
 
 MUTANTS: dict[str, Callable[[], None]] = {}
 
@@ -38,6 +40,7 @@ def _calls_outlive_their_callers() -> None:
 VERIFIER: Any = TokenVerifier
 TOKENS: Any = tokens
 JWKS: Any = jwks
+TRANSACTION: Any = SqliteTransaction
 
 
 @mutant("audience-unchecked")
@@ -65,6 +68,22 @@ def _algorithm_unpinned() -> None:
     VERIFIER._verified_claims = trusting
     TOKENS.ALGORITHMS = _Everything()
     JWKS._for = lambda _, key: key.key
+
+
+@mutant("vault-filter-dropped")
+def _vault_filter_dropped() -> None:
+    one, all_rows = TRANSACTION.one, TRANSACTION.all
+
+    def everybodys(sql: str) -> str:
+        return re.sub(r"((?:\w+\.)?vault_id) = :vault_id", r"(\1 = :vault_id OR TRUE)", sql)
+
+    async def one_of_all(self: Any, sql: str, /, **parameters: Any) -> Any:
+        return await one(self, everybodys(sql), **parameters)
+
+    async def all_of_all(self: Any, sql: str, /, **parameters: Any) -> Any:
+        return await all_rows(self, everybodys(sql), **parameters)
+
+    TRANSACTION.one, TRANSACTION.all = one_of_all, all_of_all
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Figure:
 
     def __str__(self) -> str:
         target = f" ({self.relation} {self.limit:g})" if self.relation else ""
-        return f"{self.name}: {self.value:,.6g} {self.unit}".rstrip() + target + ("" if self.met else "  NOT MET")
+        return f"{self.name}: {self.value:,.7g} {self.unit}".rstrip() + target + ("" if self.met else "  NOT MET")
 
 
 @dataclass

@@ -232,7 +232,8 @@ async def _unless_left(reader: asyncio.StreamReader, answer: Coroutine[Any, Any,
     done, waiting = await asyncio.wait({answering, left}, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    # Both: nobody else would read how they ended.
+    await asyncio.gather(answering, left, return_exceptions=True)
     if left in done:
         raise ConnectionResetError
     await answering

@@ -1,0 +1,186 @@
+"""Requests that might be meant, made from nothing but the descriptors and what two tenants have seen."""
+
+import random
+import time
+import uuid
+from typing import Any
+
+import protovalidate
+from buf.validate import validate_pb2
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+
+from tests.abuse.rpcs import Rpc
+from tests.abuse.tenant import OWN_WORDS, Tenant, kind_of
+
+ATTEMPTS = 5
+NUMBERS = (0, 1, 2, 3, 25)
+INTEGERS = frozenset(
+    {
+        FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT32,
+        FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SINT64,
+    }
+)  # fmt: skip
+# Of an update mask: what nobody can set.
+UNSETTABLE = ("_id", "_ids", "_time", "_count", "etag", "creator")
+
+
+class Requests:
+    """Makes requests of `own`, which also uses what `other` has: ids, page tokens, etags, names.
+
+    `borrowed` is what the newest request holds of the other's, and may be answered with.
+    """
+
+    def __init__(self, own: Tenant, other: Tenant, *, validator: protovalidate.Validator, seed: int) -> None:
+        self._own = own
+        self._other = other
+        self._random = random.Random(seed)  # noqa: S311, repeatable
+        self._validator = validator
+        self.borrowed: list[str] = []
+
+    def make(self, rpc: Rpc) -> list[Message]:
+        """One request, some for a method that takes a stream. Most keep the rules of their proto."""
+        self.borrowed = []
+        return [self._make(rpc) for _ in range(self._random.randint(1, 3) if rpc.client_streaming else 1)]
+
+    def _make(self, rpc: Rpc) -> Message:
+        for _ in range(ATTEMPTS):
+            request = rpc.request_type()
+            self._fill(request, self._record({kind_of(name) for name in _names(request)}), reads=rpc.reads)
+            if not self._validator.collect_violations(request) or self._random.random() < 0.02:
+                break
+        return request
+
+    def _record(self, kinds: set[str]) -> dict[str, str]:
+        """Ids that belong together, mostly one's own, and of these kinds if they are met soon."""
+        tenant = self._other if self._random.random() < 0.15 else self._own
+        met = [self._random.choice(tenant.records) for _ in range(8)] if tenant.records else [{}]
+        return max(met, key=lambda record: len(kinds & record.keys()))
+
+    def _fill(self, message: Message, record: dict[str, str], *, reads: bool) -> None:
+        left_out, masks = self._not_chosen(message), []
+        fields: Any = message.DESCRIPTOR.fields
+        for descriptor in fields:
+            if descriptor.name in left_out or self._random.random() > _share(descriptor):
+                continue
+            if (
+                descriptor.message_type is not None
+                and descriptor.message_type.full_name == FieldMask.DESCRIPTOR.full_name
+            ):
+                masks.append(descriptor)
+            else:
+                self._set(message, descriptor, record, reads=reads)
+        for descriptor in masks:
+            getattr(message, descriptor.name).paths.extend(self._paths(message))
+
+    def _not_chosen(self, message: Message) -> set[str]:
+        """Of every oneof all fields but one."""
+        choices = [[inner.name for inner in oneof.fields] for oneof in message.DESCRIPTOR.oneofs]
+        return {name for names in choices for name in set(names) - {self._random.choice(names)}}
+
+    def _set(self, message: Message, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> None:
+        inner = descriptor.message_type
+        if inner is not None and inner.GetOptions().map_entry:
+            if inner.fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
+                name = f"{descriptor.name}.key"
+                getattr(message, descriptor.name)[self._text(name, reads=reads)] = self._text(
+                    descriptor.name, reads=reads
+                )
+        elif inner is not None and inner.full_name == "google.protobuf.Timestamp":
+            getattr(message, descriptor.name).FromSeconds(int(time.time()) - self._random.choice(NUMBERS))
+        elif inner is not None:
+            place = getattr(message, descriptor.name)
+            target = place.add() if descriptor.is_repeated else place
+            target.SetInParent()
+            self._fill(target, record, reads=reads)
+        elif descriptor.is_repeated:
+            getattr(message, descriptor.name).append(self._scalar(descriptor, record, reads=reads))
+        else:
+            setattr(message, descriptor.name, self._scalar(descriptor, record, reads=reads))
+
+    def _scalar(self, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> Any:
+        if descriptor.type == FieldDescriptor.TYPE_STRING:
+            return self._string(descriptor, record, reads=reads)
+        if descriptor.type == FieldDescriptor.TYPE_BYTES:
+            return self._text(descriptor.name, reads=reads).encode()
+        if descriptor.type == FieldDescriptor.TYPE_BOOL:
+            return self._random.random() < 0.5
+        if descriptor.enum_type is not None:
+            return self._random.choice(descriptor.enum_type.values).number
+        return self._random.choice(NUMBERS)
+
+    def _string(self, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> str:
+        name, kind = descriptor.name, kind_of(descriptor.name)
+        if descriptor.GetOptions().Extensions[validate_pb2.field].string.uuid:
+            return self._earlier(name, share=0.3) or self._new_request_id(name)
+        if name in ("page_token", "etag"):
+            return self._earlier(name, share=0.4)
+        if kind and kind not in OWN_WORDS:
+            return self._identity(kind, record)
+        if kind == "vault":
+            return self._borrow(self._other.vault) if self._random.random() < 0.3 else self._own.vault
+        if kind == "user" or name == "creator":
+            theirs = self._random.random() < 0.3
+            return (
+                self._borrow(self._random.choice(self._other.users)) if theirs else self._random.choice(self._own.users)
+            )
+        return self._text(name, reads=reads)
+
+    def _identity(self, kind: str, record: dict[str, str]) -> str:
+        """Mostly the record's, else anybody's of that kind, else one that never existed."""
+        chance = self._random.random()
+        if kind in record and chance < 0.75:
+            return self._borrow(record[kind])
+        theirs = self._other.ids[kind] if chance > 0.9 else self._own.ids[kind]
+        if theirs and chance > 0.05:
+            return self._borrow(self._random.choice(theirs))
+        prefix = self._own.ids[kind][-1].partition("_")[0] if self._own.ids[kind] else kind
+        return f"{prefix}_{self._random.getrandbits(128):032x}"
+
+    def _text(self, name: str, *, reads: bool) -> str:
+        """New, so that nobody has used it; who only reads also asks for what is there, the other's too."""
+        return (reads and self._earlier(name, share=0.8)) or self._own.text(name)
+
+    def _earlier(self, name: str, *, share: float) -> str:
+        """What a field of this name held before, of either; empty text otherwise."""
+        chance = self._random.random()
+        tenant = self._other if chance < share / 3 else self._own
+        known = tenant.texts[name]
+        return self._borrow(self._random.choice(known)) if known and chance < share else ""
+
+    def _new_request_id(self, name: str) -> str:
+        made = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        self._own.texts[name].append(made)
+        return made
+
+    def _borrow(self, text: str) -> str:
+        self.borrowed.append(text)
+        return text
+
+    def _paths(self, message: Message) -> list[str]:
+        """Some of what is set in the message beside the mask."""
+        names = [
+            inner.name
+            for descriptor, value in message.ListFields()
+            if isinstance(value, Message)
+            for inner in value.DESCRIPTOR.fields
+            if not inner.name.endswith(UNSETTABLE)
+        ]
+        return self._random.sample(names, min(len(names), self._random.randint(1, 2)))
+
+
+def _names(message: Message) -> list[str]:
+    return [descriptor.name for descriptor in message.DESCRIPTOR.fields]
+
+
+def _share(descriptor: FieldDescriptor) -> float:
+    """In how many requests a field is set: always where it must be, mostly where it says what the request is about."""
+    rules, oneof = descriptor.GetOptions().Extensions[validate_pb2.field], descriptor.containing_oneof
+    # That of an optional field is the compiler's, and begins so.
+    chosen = oneof is not None and not oneof.name.startswith("_")
+    text = rules.string.min_len or (rules.string.pattern and not rules.ignore)
+    if chosen or rules.required or text or rules.bytes.min_len or rules.repeated.min_items:
+        return 1.0
+    names_something = kind_of(descriptor.name) not in OWN_WORDS | {""} and oneof is None
+    return 0.9 if names_something else 0.5
