@@ -156,8 +156,8 @@ class Settings(BaseSettings):
 
     @property
     def production(self) -> bool:
-        """Whether the guide's `NODE_ENV=production` is set."""
-        return self.node_env == PRODUCTION
+        """Whether the guide's `NODE_ENV=production` is set, however it is capitalised."""
+        return self.node_env.strip().lower() == PRODUCTION
 
     @property
     def others_vouch(self) -> bool:

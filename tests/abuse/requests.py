@@ -12,7 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from tests.abuse.rpcs import Rpc
-from tests.abuse.tenant import OWN_WORDS, Tenant, kind_of
+from tests.abuse.tenant import OWN_WORDS, Tenant, kind_of, strings_of
 
 ATTEMPTS = 5
 NUMBERS = (0, 1, 2, 3, 25)
@@ -45,11 +45,21 @@ class Requests:
         return [self._make(rpc) for _ in range(self._random.randint(1, 3) if rpc.client_streaming else 1)]
 
     def _make(self, rpc: Rpc) -> Message:
+        if self._random.random() < 0.15:
+            # Who only reads also repeats what the other asked: its filters, its page tokens.
+            theirs = rpc.reads and self._random.random() < 0.5
+            known = (self._other if theirs else self._own).sent[rpc.path]
+            if known:
+                return self._repeat(self._random.choice(known))
         for _ in range(ATTEMPTS):
             request = rpc.request_type()
             self._fill(request, self._record({kind_of(name) for name in _names(request)}), reads=rpc.reads)
             if not self._validator.collect_violations(request) or self._random.random() < 0.02:
                 break
+        return request
+
+    def _repeat(self, request: Message) -> Message:
+        self.borrowed.extend(strings_of(request))
         return request
 
     def _record(self, kinds: set[str]) -> dict[str, str]:

@@ -43,6 +43,8 @@ class Tenant:
         self.ids: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         # What was put into a field of this name.
         self.texts: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        # Requests that succeeded, by path, and those for the page after.
+        self.sent: defaultdict[str, deque[Message]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         # The unmistakable part of every id that it was ever told.
         self.told: set[bytes] = set()
         self._numbers = itertools.count()
@@ -50,13 +52,23 @@ class Tenant:
     def text(self, name: str) -> str:
         """New text for a field of this name."""
         begins = self.models if name.endswith("model") else self.content
-        made = f"{begins}-{next(self._numbers)}"
+        # Its end can be seen: no text is the beginning of another.
+        made = f"{begins}-{next(self._numbers)}x"
         self.texts[name].append(made)
         return made
 
     def call_id(self) -> str:
         """A new id for a call."""
         return f"{self.calls}-{next(self._numbers)}"
+
+    def repeatable(self, path: str, request: Any, response: Any) -> None:
+        """Remembers a request that was answered so."""
+        self.sent[path].append(request)
+        if getattr(response, "next_page_token", ""):
+            following = type(request)()
+            following.CopyFrom(request)
+            following.page_token = response.next_page_token
+            self.sent[path].append(following)
 
     def learn(self, response: Message) -> None:
         """Remembers ids, page tokens and etags of an answer."""
@@ -71,7 +83,7 @@ class Tenant:
 
     def forget(self, request: Message) -> None:
         """Lets go of what the request, which deletes it, has named."""
-        gone = {value for message in _messages(request) for _, value in message.ListFields() if isinstance(value, str)}
+        gone = set(strings_of(request))
         self.records = deque((one for one in self.records if gone.isdisjoint(one.values())), maxlen=REMEMBERED)
         for kind, ids in self.ids.items():
             self.ids[kind] = deque((identity for identity in ids if identity not in gone), maxlen=REMEMBERED)
@@ -92,6 +104,16 @@ class Tenant:
         """How many bytes of `data`, which only this tenant should see, are the other's names, text or ids."""
         marks = data.count(other.mark.encode()) * len(other.mark)
         return marks + sum(len(found) for found in ID.findall(data) if found in other.told and found not in self.told)
+
+
+def strings_of(message: Message) -> Iterator[str]:
+    """All text in a message."""
+    for inner in _messages(message):
+        for descriptor, value in inner.ListFields():
+            if descriptor.type == FieldDescriptor.TYPE_STRING:
+                yield from [value] if isinstance(value, str) else value
+            elif descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
+                yield from (text for pair in value.items() for text in pair if isinstance(text, str))
 
 
 def _messages(message: Message) -> Iterator[Message]:

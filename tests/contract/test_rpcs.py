@@ -1,7 +1,9 @@
 """What holds for every RPC, generated from the descriptors."""
 
+import itertools
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from metamorphd.services.admin import AdminService
 from metamorphd.services.chat import ChatService
 from metamorphd.services.vault import VaultService
 
-from tests.serving import ALL, Caller, Refusal, Serving, refused, text_block
+from tests.serving import ALL, Caller, Refusal, Serving, mint, refused, serving, text_block
 
 METHODS = methods_of(SERVICES)
 SERVICERS = {"ChatService": ChatService, "VaultService": VaultService, "AdminService": AdminService}
@@ -55,6 +57,23 @@ def test_every_rpc_requires_a_permission_and_every_permission_is_used() -> None:
 async def test_every_rpc_is_refused_without_a_token(running: Serving, method: Method) -> None:
     refusal = await refused(call(running.caller(""), method, method.request_type()))
     assert (refusal.code.name, refusal.reason) == ("UNAUTHENTICATED", "TOKEN_MISSING")
+
+
+@pytest.fixture
+async def production(tmp_path: Path) -> AsyncIterator[Serving]:
+    """A server as the guide has it in production; its model is never asked."""
+    async with serving(tmp_path, node_env="production", anthropic_api_key="key") as running:
+        yield running
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.path)
+async def test_every_rpc_refuses_x_vault_id_in_production(production: Serving, method: Method) -> None:
+    own, another = ("x-vault-id", "acme"), ("x-vault-id", "evil")
+    for token, headers in itertools.product(
+        (mint(operator=True), mint(secret="b" * 32), ""), ([own], [another], [own, own])
+    ):
+        refusal = await refused(call(production.caller(token, *headers), method, method.request_type()))
+        assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "VAULT_HEADER_NOT_ALLOWED")
 
 
 @pytest.mark.parametrize(

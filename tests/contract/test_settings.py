@@ -1,5 +1,6 @@
 """Settings are complete, documented, and refuse what is unsafe."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -127,6 +128,60 @@ def test_an_empty_variable_is_not_set_but_an_empty_emblem_api_is_none(monkeypatc
     assert (loaded.emblem_api_url, loaded.grpc_port, loaded.log_level) == (None, 50051, "info")
     monkeypatch.delenv("EMBLEM_API_URL")
     assert settings.load_dev().emblem_api_url is None
+
+
+TRUTHS = ("true", "True", "TRUE", "1", "yes", "on", " true", "true ", "t")
+FALSEHOODS = ("false", "False", "0", "no", "off", " false")
+ENVIRONMENTS = ("", "development", "test", "staging", "production", "Production", "PRODUCTION", " production")
+PLACES: tuple[dict[str, str], ...] = (
+    {},
+    {"RAILWAY_ENVIRONMENT": "production"},
+    {"RAILWAY_ANYTHING": ""},
+    {"RAILWAY_TCP_APPLICATION_PORT": "50051"},
+)
+LOOPBACKS = ("127.0.0.1", "::1", "localhost")
+ADDRESSES = (
+    "",
+    "::",
+    "0.0.0.0",
+    "10.0.0.1",
+    "127.0.0.2",
+    "fd12::1",
+    "railway.internal",
+    "LOCALHOST",
+    "::ffff:127.0.0.1",
+)
+
+
+@pytest.mark.parametrize("told", TRUTHS)
+def test_dev_mode_is_on_only_where_nothing_speaks_against_it(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    for node_env, place, address in itertools.product(ENVIRONMENTS, PLACES, (*LOOPBACKS, *ADDRESSES)):
+        variables = {"EMBLEM_DEV_MODE": told, "NODE_ENV": node_env, "LISTEN_ADDRESS": address, **place}
+        variables |= {"EMBLEM_JWT_SECRET": SECRET, "ANTHROPIC_API_KEY": "key", **CERTIFICATE}
+        with monkeypatch.context() as environment:
+            set_environment(environment, variables)
+            if told == "true" and "production" not in node_env.lower() and not place and address in LOOPBACKS:
+                assert settings.load().emblem_dev_mode
+                continue
+            with pytest.raises(StartupRefused) as refusal:
+                settings.load()
+            assert "EMBLEM_DEV_MODE" in str(refusal.value)
+
+
+@pytest.mark.parametrize("told", [None, "", *FALSEHOODS])
+def test_dev_mode_is_off_unless_it_is_exactly_true(monkeypatch: pytest.MonkeyPatch, told: str | None) -> None:
+    for node_env, place, address in itertools.product(ENVIRONMENTS, PLACES, (*LOOPBACKS, *ADDRESSES)):
+        variables = {"NODE_ENV": node_env, "LISTEN_ADDRESS": address, **place}
+        variables |= {"EMBLEM_JWT_SECRET": SECRET, "ANTHROPIC_API_KEY": "key", **CERTIFICATE}
+        variables |= {} if told is None else {"EMBLEM_DEV_MODE": told}
+        with monkeypatch.context() as environment:
+            set_environment(environment, variables)
+            if told in (None, "", "false"):
+                assert not settings.load().emblem_dev_mode
+                continue
+            with pytest.raises(StartupRefused) as refusal:
+                settings.load()
+            assert "EMBLEM_DEV_MODE" in str(refusal.value)
 
 
 def test_plaintext_beyond_this_machine_is_warned_of() -> None:
