@@ -47,6 +47,7 @@ class Seen:
     succeeded: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     foreign: Counter[str] = field(default_factory=Counter)
+    let_in: int = 0
 
     def add(self, rpc: Rpc, told: Answer, foreign_bytes: int) -> None:
         """Counts one answer."""
@@ -77,6 +78,7 @@ async def attack(directory: Path, *, operations: int, mutant: str = "") -> list[
         *(Figure(f"answered {code}", count) for code, count in seen.codes.most_common()),
         Figure(f"RPCs that never succeeded{_named(unreached)}", len(unreached), "", "=", 0),
         Figure(f"calls that the server failed{_named(seen.faults)}", seen.faults.total(), "", "=", 0),
+        Figure("calls with x-vault-id that were let in", seen.let_in, "", "=", 0),
         Figure(f"foreign bytes in answers{_named(seen.foreign)}", seen.foreign.total(), "", "=", 0),
         Figure("lines of the log", len(lines)),
         Figure("foreign bytes in lines of the log", sum(_misplaced(tenants, lines)), "", "=", 0),
@@ -121,11 +123,16 @@ class Operations:
             metadata = [("authorization", f"Bearer {token}"), ("x-note", own.text("x-note"))]
             if chosen.random() < 0.5:
                 metadata.append(("x-request-id", own.call_id()))
+            chooses_vault = chosen.random() < 0.02
+            if chooses_vault:
+                metadata.append(("x-vault-id", other.vault))
             at_most = 1 if chosen.random() < 0.05 else None
             told = await answer(begin(channel, rpc, made, metadata), rpc, at_most=at_most)
-            if told.code == "OK":
+            foreign_bytes = own.foreign_bytes(_without(told.whole, requests.borrowed), other)
+            if told.code == "OK" and not foreign_bytes:
                 self._learn(own, rpc, made, told)
-            self.seen.add(rpc, told, own.foreign_bytes(_without(told.whole, requests.borrowed), other))
+            self.seen.let_in += chooses_vault and told.code != "INVALID_ARGUMENT"
+            self.seen.add(rpc, told, foreign_bytes)
 
     def _learn(self, own: Tenant, rpc: Rpc, made: list[Message], told: Answer) -> None:
         responses = [rpc.response_type.FromString(payload) for payload in told.messages]

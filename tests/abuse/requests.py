@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from tests.abuse.rpcs import Rpc
 from tests.abuse.tenant import OWN_WORDS, Tenant, kind_of, strings_of
 
-ATTEMPTS = 5
+ATTEMPTS = 20
 NUMBERS = (0, 1, 2, 3, 25)
 INTEGERS = frozenset(
     {
@@ -42,9 +42,13 @@ class Requests:
     def make(self, rpc: Rpc) -> list[Message]:
         """One request, some for a method that takes a stream. Most keep the rules of their proto."""
         self.borrowed = []
-        return [self._make(rpc) for _ in range(self._random.randint(1, 3) if rpc.client_streaming else 1)]
+        if not rpc.client_streaming:
+            return [self._make(rpc)]
+        # As it is mostly meant: what it is about first, then more and more of it.
+        in_order = self._random.random() < 0.9
+        return [self._make(rpc, place if in_order else None) for place in range(self._random.randint(1, 3))]
 
-    def _make(self, rpc: Rpc) -> Message:
+    def _make(self, rpc: Rpc, place: int | None = None) -> Message:
         if self._random.random() < 0.15:
             # Who only reads also repeats what the other asked: its filters, its page tokens.
             theirs = rpc.reads and self._random.random() < 0.5
@@ -53,7 +57,8 @@ class Requests:
                 return self._repeat(self._random.choice(known))
         for _ in range(ATTEMPTS):
             request = rpc.request_type()
-            self._fill(request, self._record({kind_of(name) for name in _names(request)}), reads=rpc.reads)
+            record = self._record({kind_of(name) for name in _names(request)})
+            self._fill(request, record, reads=rpc.reads, place=place)
             if not self._validator.collect_violations(request) or self._random.random() < 0.02:
                 break
         return request
@@ -68,8 +73,8 @@ class Requests:
         met = [self._random.choice(tenant.records) for _ in range(8)] if tenant.records else [{}]
         return max(met, key=lambda record: len(kinds & record.keys()))
 
-    def _fill(self, message: Message, record: dict[str, str], *, reads: bool) -> None:
-        left_out, masks = self._not_chosen(message), []
+    def _fill(self, message: Message, record: dict[str, str], *, reads: bool, place: int | None = None) -> None:
+        left_out, masks = self._not_chosen(message, place), []
         fields: Any = message.DESCRIPTOR.fields
         for descriptor in fields:
             if descriptor.name in left_out or self._random.random() > _share(descriptor):
@@ -84,10 +89,14 @@ class Requests:
         for descriptor in masks:
             getattr(message, descriptor.name).paths.extend(self._paths(message))
 
-    def _not_chosen(self, message: Message) -> set[str]:
-        """Of every oneof all fields but one."""
+    def _not_chosen(self, message: Message, place: int | None) -> set[str]:
+        """Of every oneof all fields but one: at a place of a stream the field that stands there, else any."""
         choices = [[inner.name for inner in oneof.fields] for oneof in message.DESCRIPTOR.oneofs]
-        return {name for names in choices for name in set(names) - {self._random.choice(names)}}
+        return {
+            name
+            for names in choices
+            for name in set(names) - {self._random.choice(names) if place is None else names[: place + 1][-1]}
+        }
 
     def _set(self, message: Message, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> None:
         inner = descriptor.message_type
@@ -121,20 +130,26 @@ class Requests:
         return self._random.choice(NUMBERS)
 
     def _string(self, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> str:
-        name, kind = descriptor.name, kind_of(descriptor.name)
-        if descriptor.GetOptions().Extensions[validate_pb2.field].string.uuid:
-            return self._earlier(name, share=0.3) or self._new_request_id(name)
+        rules = descriptor.GetOptions().Extensions[validate_pb2.field].string
+        # `in` is a word of Python's.
+        listed: list[str] = list(getattr(rules, "in"))
+        if listed:
+            return self._random.choice(listed)
+        if rules.uuid:
+            return self._earlier(descriptor.name, share=0.3) or self._new_request_id(descriptor.name)
+        return self._word(descriptor.name, record, reads=reads)
+
+    def _word(self, name: str, record: dict[str, str], *, reads: bool) -> str:
+        kind, theirs = kind_of(name), self._random.random() < 0.3
         if name in ("page_token", "etag"):
             return self._earlier(name, share=0.4)
+        if kind == "vault":
+            return self._borrow(self._other.vault) if theirs else self._own.vault
+        if kind == "user" or name == "creator":
+            users = self._other.users if theirs else self._own.users
+            return self._borrow(self._random.choice(users))
         if kind and kind not in OWN_WORDS:
             return self._identity(kind, record)
-        if kind == "vault":
-            return self._borrow(self._other.vault) if self._random.random() < 0.3 else self._own.vault
-        if kind == "user" or name == "creator":
-            theirs = self._random.random() < 0.3
-            return (
-                self._borrow(self._random.choice(self._other.users)) if theirs else self._random.choice(self._own.users)
-            )
         return self._text(name, reads=reads)
 
     def _identity(self, kind: str, record: dict[str, str]) -> str:
@@ -149,8 +164,13 @@ class Requests:
         return f"{prefix}_{self._random.getrandbits(128):032x}"
 
     def _text(self, name: str, *, reads: bool) -> str:
-        """New, so that nobody has used it; who only reads also asks for what is there, the other's too."""
-        return (reads and self._earlier(name, share=0.8)) or self._own.text(name)
+        """New, so that nobody has used it; who only reads mostly asks for what is there, the other's too."""
+        if not reads:
+            return self._own.text(name)
+        tenant = self._other if self._random.random() < 0.3 else self._own
+        # A search takes what another field holds.
+        known = tenant.texts[name] or tenant.texts[self._random.choice([*tenant.texts])]
+        return self._borrow(self._random.choice(known)) if known and self._random.random() < 0.8 else "nothing"
 
     def _earlier(self, name: str, *, share: float) -> str:
         """What a field of this name held before, of either; empty text otherwise."""

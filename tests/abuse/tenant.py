@@ -103,7 +103,7 @@ class Tenant:
     def foreign_bytes(self, data: bytes, other: "Tenant") -> int:
         """How many bytes of `data`, which only this tenant should see, are the other's names, text or ids."""
         marks = data.count(other.mark.encode()) * len(other.mark)
-        return marks + sum(len(found) for found in ID.findall(data) if found in other.told and found not in self.told)
+        return marks + sum(len(found) for found in ID.findall(data) if found in other.told)
 
 
 def strings_of(message: Message) -> Iterator[str]:
