@@ -27,7 +27,7 @@ from tests.abuse.tenant import Tenant
 from tests.fakes.messages_api import FakeMessagesApi
 from tests.serving import mint
 
-MUTANT = "vault-filter-dropped"
+MUTANTS = ("vault-filter-dropped", "foreign-ids-take-longer")
 PERMISSIONS = ("read", "write", "delete", "admin", "secrets:read", "secrets:write", "sandbox:create", "sandbox:manage")
 # Of each user at a time.
 CALLS = 4
@@ -67,7 +67,8 @@ async def attack(directory: Path, *, operations: int, mutant: str = "") -> list[
         with subject(directory, mutant=mutant, **environment) as server:
             performed = Operations(server, rpcs, count=operations)
             await performed.run(tenants)
-            told = await noise(server, {rpc.path: rpc for rpc in rpcs}, pairs=min(PAIRS, operations // PAIRS_SHARE))
+            pairs = min(PAIRS, operations // PAIRS_SHARE)
+            told = await noise(server, {rpc.path: rpc for rpc in rpcs}, known=tenants[0].ids, pairs=pairs)
             metrics = (await server.metrics()).encode()
             lines = list(server.lines())
         asked = [json.dumps(request.body).encode() for request in model.requests]

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -70,20 +71,38 @@ def _algorithm_unpinned() -> None:
     JWKS._for = lambda _, key: key.key
 
 
+def _of_all_vaults(sql: str) -> str:
+    return re.sub(r"((?:\w+\.)?vault_id) = :vault_id", r"(\1 = :vault_id OR TRUE)", sql)
+
+
 @mutant("vault-filter-dropped")
 def _vault_filter_dropped() -> None:
     one, all_rows = TRANSACTION.one, TRANSACTION.all
 
-    def everybodys(sql: str) -> str:
-        return re.sub(r"((?:\w+\.)?vault_id) = :vault_id", r"(\1 = :vault_id OR TRUE)", sql)
-
     async def one_of_all(self: Any, sql: str, /, **parameters: Any) -> Any:
-        return await one(self, everybodys(sql), **parameters)
+        return await one(self, _of_all_vaults(sql), **parameters)
 
     async def all_of_all(self: Any, sql: str, /, **parameters: Any) -> Any:
-        return await all_rows(self, everybodys(sql), **parameters)
+        return await all_rows(self, _of_all_vaults(sql), **parameters)
 
     TRANSACTION.one, TRANSACTION.all = one_of_all, all_of_all
+
+
+def _dawdle() -> None:
+    time.sleep(0.004)
+
+
+@mutant("foreign-ids-take-longer")
+def _foreign_ids_take_longer() -> None:
+    one = TRANSACTION.one
+
+    async def looking_twice(self: Any, sql: str, /, **parameters: Any) -> Any:
+        row = await one(self, sql, **parameters)
+        if row is None and sql.startswith("SELECT") and await one(self, _of_all_vaults(sql), **parameters):
+            _dawdle()
+        return row
+
+    TRANSACTION.one = looking_twice
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -12,8 +12,13 @@ import grpc
 
 from tests.abuse.rpcs import Rpc, begin
 from tests.abuse.subject import Figure, Subject
+from tests.abuse.tenant import kind_of
 from tests.contract.test_rpcs import ID_FIELDS, request_with, told
 from tests.serving import Caller, Refusal, refused
+
+# Between these more pairs are asked for, and all counted: a busy machine is not taken for a server that tells.
+BOUND, PLAIN = 1.25, 3.0
+ROUNDS = 5
 
 
 @dataclass
@@ -31,40 +36,49 @@ class _Measured:
         return max(foreign, unknown) / min(foreign, unknown)
 
 
-async def noise(server: Subject, rpcs: Mapping[str, Rpc], *, pairs: int) -> list[Figure]:
-    """Asks, in pairs, for an id of another vault and for one that nobody has, in every field that takes an id."""
+async def noise(
+    server: Subject, rpcs: Mapping[str, Rpc], *, known: Mapping[str, Sequence[str]], pairs: int
+) -> list[Figure]:
+    """Asks, in pairs, for an id of another vault and for one that nobody has, in every field that takes an id.
+
+    `known` are ids of other vaults by kind, for the kinds of which none is made here.
+    """
     async with server.caller(vault="quiet") as own, server.caller(vault="secret") as other:
         try:
             session = (await own.create_session()).session_id
-            foreign = await _foreign(other)
+            foreign = {kind: ids[-1] for kind, ids in known.items() if ids} | await _foreign(other)
         except grpc.aio.AioRpcError as error:
             return [Figure(f"calls that failed before any pair was asked for ({error.code().name})", 1, "", "=", 0)]
-        measured = {}
+        measured: dict[str, _Measured] = {}
         for method, path in ID_FIELDS:
-            identity = next(value for name, value in foreign.items() if path[-1].endswith(name))
-            fields = measured[f"{method.path} {'.'.join(path)}"] = _Measured()
-            for _ in range(pairs):
-                unknown = f"{identity.partition('_')[0]}_{uuid.uuid4().hex}"
-                await _pair(
-                    own.channel, rpcs[method.path], own.metadata, fields,
-                    {value: request_with(method, path, value, session) for value in (identity, unknown)},
-                )  # fmt: skip
+            measured[f"{method.path} {'.'.join(path)}"] = fields = _Measured()
+            for _ in range(ROUNDS):
+                for _ in range(pairs):
+                    identity = foreign[kind_of(path[-1])]
+                    values = (identity, f"{identity.partition('_')[0]}_{uuid.uuid4().hex}")
+                    requests = {value: request_with(method, path, value, session) for value in values}
+                    await _pair(own.channel, rpcs[method.path], own.metadata, fields, requests)
+                if not BOUND < fields.ratio < PLAIN:
+                    break
     slowest = max(measured, key=lambda name: measured[name].ratio)
     differing = {name: fields.differing for name, fields in measured.items() if fields.differing}
     return [
         Figure("fields that take an id", len(measured)),
-        Figure("pairs of answers in each", pairs),
+        Figure("pairs of answers in each, at least", pairs),
         Figure(f"pairs that differ{differing or ''}", sum(differing.values()), "", "=", 0),
-        Figure(f"largest ratio of their median times ({slowest})", measured[slowest].ratio, "", "≤", 1.25),
+        Figure(f"largest ratio of their median times ({slowest})", measured[slowest].ratio, "", "≤", BOUND),
     ]
 
 
 async def _foreign(other: Caller) -> dict[str, str]:
-    """An id of each kind, by the field that it is told in."""
+    """An id of each kind that is there now."""
     session = (await other.create_session()).session_id
     finished = (await other.send(session, max_output_tokens=1))[-1]
-    message = finished.turn_finished.message.message_id
-    return {"session_id": session, "turn_id": finished.turn_id, "message_id": message}
+    return {
+        "session": session,
+        "turn": finished.turn_id,
+        "message": finished.turn_finished.message.message_id,
+    }
 
 
 async def _pair(

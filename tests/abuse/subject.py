@@ -68,10 +68,11 @@ class Subject:
         return self.service.process.poll() is None
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Its log."""
+        """Its log, but for a line that is being written."""
         with self.service.log.open() as log:
             for line in log:
-                yield json.loads(line)
+                if line.endswith("\n"):
+                    yield json.loads(line)
 
     async def metrics(self) -> str:
         """What /metrics tells."""
