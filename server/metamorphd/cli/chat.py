@@ -107,7 +107,8 @@ class Conversation:
 def _cost(usage: Usage) -> str:
     cached = f", {usage.cache_read_tokens} read from cache" if usage.cache_read_tokens else ""
     written = f", {usage.cache_write_tokens} written to cache" if usage.cache_write_tokens else ""
-    return f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cached}{written}"
+    price = f", ${usage.cost_usd_nanos / 1e9:.4f}" if usage.cost_usd_nanos else ""
+    return f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cached}{written}{price}"
 
 
 async def _session(client: MetamorphClient, session_id: str, title: str) -> str:
