@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 from metamorph.admin.v1 import admin_service_pb2_grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import chat_service_pb2_grpc, message_pb2, session_pb2, turn_pb2
+from metamorph.chat.v1 import attachment_pb2, chat_service_pb2_grpc, message_pb2, session_pb2, turn_pb2
 from metamorph.vault.v1 import vault_service_pb2_grpc
 from metamorphd import settings
 from metamorphd.clock import Clock
@@ -65,6 +65,17 @@ class Caller:
         request = pb.ListMessagesRequest(session_id=session_id, **fields)
         return list((await self.chat.ListMessages(request, metadata=self.metadata)).messages)
 
+    async def upload(self, data: bytes, media_type: str = "image/png") -> attachment_pb2.Attachment:
+        """Uploads an attachment, in pieces."""
+        requests = iter(upload_requests(data, media_type))
+        return (await self.chat.UploadAttachment(requests, metadata=self.metadata)).attachment
+
+    async def download(self, attachment_id: str) -> tuple[attachment_pb2.Attachment, list[bytes]]:
+        """An attachment, and its bytes as they come."""
+        request = pb.DownloadAttachmentRequest(attachment_id=attachment_id)
+        responses = [response async for response in self.chat.DownloadAttachment(request, metadata=self.metadata)]
+        return responses[0].attachment, [response.chunk for response in responses[1:]]
+
 
 class Events:
     """A stream's events, one at a time or all that are left."""
@@ -84,6 +95,15 @@ class Events:
 def send_request(session_id: str, text: str = "Hello", **fields: Any) -> pb.SendMessageRequest:
     """A message of one text block, unless `content` is given."""
     return pb.SendMessageRequest(session_id=session_id, **({"content": [text_block(text)]} | fields))
+
+
+def upload_requests(
+    data: bytes, media_type: str = "image/png", piece: int = 300_000
+) -> list[pb.UploadAttachmentRequest]:
+    """An upload: its header, then its bytes in pieces."""
+    header = pb.UploadAttachmentRequest(header=pb.UploadHeader(media_type=media_type))
+    starts = range(0, len(data), piece)
+    return [header, *(pb.UploadAttachmentRequest(chunk=data[start : start + piece]) for start in starts)]
 
 
 def text_block(text: str) -> message_pb2.ContentBlock:

@@ -209,6 +209,10 @@ class ReaderTooSlow(Aborted):
     reason, message = ErrorReason.ERROR_REASON_READER_TOO_SLOW, "this stream was not read for too long"
 
 
+class SenderTooSlow(Aborted):
+    reason, message = ErrorReason.ERROR_REASON_SENDER_TOO_SLOW, "nothing was sent on this stream for too long"
+
+
 class RequestMalformed(InvalidArgument):
     reason, message = ErrorReason.ERROR_REASON_REQUEST_MALFORMED, "the request is not a message of this method's type"
 

@@ -33,7 +33,7 @@ from metamorphd.interceptors.call import methods_of
 from metamorphd.interceptors.guards import Authenticate, Guard, LimitRate, Limits, Validate, authorize
 from metamorphd.interceptors.interceptor import Interceptor
 from metamorphd.interceptors.rate_limit import MemoryLimits, RateLimit
-from metamorphd.interceptors.streams import UNREAD_SECONDS, Streams
+from metamorphd.interceptors.streams import PATIENCE_SECONDS, Streams
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.model import Model
 from metamorphd.llm.offline import Offline
@@ -101,7 +101,9 @@ class Server:
         self._interceptor = Interceptor(
             methods=methods_of(SERVICES),
             guards=_guards(settings, verifier=verifier, limits=self._limits),
-            streams=Streams(revocations=self._revocations, clock=self._clock, unread_seconds=UNREAD_SECONDS),
+            # After them: what is parsed costs most.
+            request_guards=[Validate()],
+            streams=Streams(revocations=self._revocations, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
             metrics=self._metrics,
             log=CallLog(level=settings.log_level),
         )
@@ -268,7 +270,6 @@ def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> l
             # Resuming and looking after a turn that is paid for already.
             resume=limits.limit("resume", requests=requests * RESUME_FACTOR, window_seconds=window),
         ),
-        Validate(),
     ]
 
 

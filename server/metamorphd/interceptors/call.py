@@ -45,7 +45,10 @@ class Method:
 
 
 class Call:
-    """One call. The guards fill in the caller, then the request. `call_id` is the caller's own or a new one."""
+    """One call. The guards fill in the caller, then the request. `call_id` is the caller's own or a new one.
+
+    Of a call that streams requests, `raw` and `request` are the newest one.
+    """
 
     __slots__ = (
         "_peer",

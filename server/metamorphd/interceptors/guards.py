@@ -160,7 +160,7 @@ class LimitRate:
 
 
 class Validate:
-    """Last: parses the request and checks the rules that its proto states."""
+    """Last: parses the request and checks the rules that its proto states. Where requests are streamed, each."""
 
     def __init__(self) -> None:
         self._validator = protovalidate.Validator()

@@ -60,6 +60,8 @@ const (
 	ErrorReason_ERROR_REASON_IDENTITY_UNAVAILABLE ErrorReason = 17
 	// ABORTED. The stream's caller read nothing for a minute. What it missed can be had with StreamTurn.
 	ErrorReason_ERROR_REASON_READER_TOO_SLOW ErrorReason = 18
+	// ABORTED. The stream's caller sent nothing for a minute. Nothing was stored; repeat.
+	ErrorReason_ERROR_REASON_SENDER_TOO_SLOW ErrorReason = 19
 	// INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat.
 	ErrorReason_ERROR_REASON_REQUEST_MALFORMED ErrorReason = 20
 	// INVALID_ARGUMENT. A field breaks its rule; BadRequest has one entry a field. Do not repeat unchanged.
@@ -144,6 +146,7 @@ var (
 		16: "ERROR_REASON_TOKEN_REVOKED",
 		17: "ERROR_REASON_IDENTITY_UNAVAILABLE",
 		18: "ERROR_REASON_READER_TOO_SLOW",
+		19: "ERROR_REASON_SENDER_TOO_SLOW",
 		20: "ERROR_REASON_REQUEST_MALFORMED",
 		21: "ERROR_REASON_REQUEST_INVALID",
 		22: "ERROR_REASON_PAGE_TOKEN_INVALID",
@@ -193,6 +196,7 @@ var (
 		"ERROR_REASON_TOKEN_REVOKED":            16,
 		"ERROR_REASON_IDENTITY_UNAVAILABLE":     17,
 		"ERROR_REASON_READER_TOO_SLOW":          18,
+		"ERROR_REASON_SENDER_TOO_SLOW":          19,
 		"ERROR_REASON_REQUEST_MALFORMED":        20,
 		"ERROR_REASON_REQUEST_INVALID":          21,
 		"ERROR_REASON_PAGE_TOKEN_INVALID":       22,
@@ -259,7 +263,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x8e\r\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xb0\r\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -276,7 +280,8 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x19ERROR_REASON_RATE_LIMITED\x10\x0f\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_REVOKED\x10\x10\x12%\n" +
 	"!ERROR_REASON_IDENTITY_UNAVAILABLE\x10\x11\x12 \n" +
-	"\x1cERROR_REASON_READER_TOO_SLOW\x10\x12\x12\"\n" +
+	"\x1cERROR_REASON_READER_TOO_SLOW\x10\x12\x12 \n" +
+	"\x1cERROR_REASON_SENDER_TOO_SLOW\x10\x13\x12\"\n" +
 	"\x1eERROR_REASON_REQUEST_MALFORMED\x10\x14\x12 \n" +
 	"\x1cERROR_REASON_REQUEST_INVALID\x10\x15\x12#\n" +
 	"\x1fERROR_REASON_PAGE_TOKEN_INVALID\x10\x16\x12$\n" +

@@ -54,6 +54,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. The key set or the Emblem API, which vouches for this token, cannot be asked. Repeat after RetryInfo."""
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 18
     """ABORTED. The stream's caller read nothing for a minute. What it missed can be had with StreamTurn."""
+    ERROR_REASON_SENDER_TOO_SLOW: _ErrorReason.ValueType  # 19
+    """ABORTED. The stream's caller sent nothing for a minute. Nothing was stored; repeat."""
     ERROR_REASON_REQUEST_MALFORMED: _ErrorReason.ValueType  # 20
     """INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat."""
     ERROR_REASON_REQUEST_INVALID: _ErrorReason.ValueType  # 21
@@ -157,6 +159,8 @@ ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 17
 """UNAVAILABLE. The key set or the Emblem API, which vouches for this token, cannot be asked. Repeat after RetryInfo."""
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 18
 """ABORTED. The stream's caller read nothing for a minute. What it missed can be had with StreamTurn."""
+ERROR_REASON_SENDER_TOO_SLOW: ErrorReason.ValueType  # 19
+"""ABORTED. The stream's caller sent nothing for a minute. Nothing was stored; repeat."""
 ERROR_REASON_REQUEST_MALFORMED: ErrorReason.ValueType  # 20
 """INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat."""
 ERROR_REASON_REQUEST_INVALID: ErrorReason.ValueType  # 21

@@ -126,6 +126,13 @@ export enum ErrorReason {
   READER_TOO_SLOW = 18,
 
   /**
+   * ABORTED. The stream's caller sent nothing for a minute. Nothing was stored; repeat.
+   *
+   * @generated from enum value: ERROR_REASON_SENDER_TOO_SLOW = 19;
+   */
+  SENDER_TOO_SLOW = 19,
+
+  /**
    * INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_MALFORMED = 20;
