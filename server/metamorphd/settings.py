@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     max_content_bytes: int = Field(
         default=1_048_576, ge=1, le=1_048_576, description="The largest content of one message, in bytes of text."
     )
+    max_attachment_bytes: int = Field(
+        default=20_971_520, ge=1, le=33_554_432, description="The largest image or document, in bytes."
+    )
     rate_limit_requests: int = Field(
         default=100, ge=0, description="Calls per user and window; 0 turns the limit off, as `metamorph dev` does."
     )

@@ -1,0 +1,27 @@
+"""Whether bytes are what a media type says."""
+
+import re
+
+# How files of each type begin, as the WHATWG's MIME Sniffing Standard has it (section 6).
+SIGNATURES = {
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/gif": re.compile(rb"GIF8[79]a"),
+    "image/webp": re.compile(rb"RIFF.{4}WEBPVP", re.DOTALL),
+    "application/pdf": re.compile(rb"%PDF-"),
+}
+
+
+def is_media(media_type: str, data: bytes) -> bool:
+    """Whether `data` begins as files of `media_type` do; `text/plain` is UTF-8 throughout, without NUL."""
+    if media_type == "text/plain":
+        return b"\0" not in data and _is_utf8(data)
+    return SIGNATURES[media_type].match(data) is not None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

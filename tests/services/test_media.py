@@ -1,0 +1,33 @@
+"""What bytes are."""
+
+import pytest
+from metamorphd.services.media import is_media
+
+FILES = {
+    "image/png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    "image/jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF",
+    "image/gif": b"GIF89a\x01\0\x01\0",
+    "image/webp": b"RIFF\n\x1a\0\0WEBPVP8 ",
+    "application/pdf": b"%PDF-1.7\n",
+    "text/plain": "Grüße".encode(),
+}
+
+
+@pytest.mark.parametrize("media_type", FILES)
+def test_a_file_is_what_it_is_and_nothing_else_of_these(media_type: str) -> None:
+    # A PDF's beginning is text; what is told as text is not looked into further.
+    fits = {name for name, data in FILES.items() if is_media(media_type, data)}
+    assert fits == ({media_type, "application/pdf"} if media_type == "text/plain" else {media_type})
+
+
+@pytest.mark.parametrize("media_type", [name for name in FILES if name != "text/plain"])
+def test_half_a_signature_is_none(media_type: str) -> None:
+    data = FILES[media_type]
+    assert is_media("image/gif", b"GIF87a")
+    for other in (data[:2], b" " + data, data[1:]):
+        assert not is_media(media_type, other)
+
+
+@pytest.mark.parametrize("data", [b"a\0b", b"\xff\xfe", "é".encode()[:1], "é".encode("latin-1")])
+def test_text_is_utf_8_without_nul(data: bytes) -> None:
+    assert not is_media("text/plain", data)

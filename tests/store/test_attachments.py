@@ -1,0 +1,165 @@
+"""Attachments in the store: once a vault, in pieces, as long as a message holds them."""
+
+import pytest
+from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
+from metamorphd.models import Attachment, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
+from metamorphd.store.attachments import (
+    CHUNK_BYTES,
+    chunk_count,
+    create_attachment,
+    describe_attachments,
+    get_attachment,
+    get_chunk,
+    load_attachments,
+    prune_attachments,
+    release_message,
+    release_session,
+    upload_of,
+    use_attachments,
+)
+from metamorphd.store.database import Transaction
+from metamorphd.store.sqlite.database import SqliteDatabase
+
+from tests.store.rows import KEY
+
+COUNT_ATTACHMENTS = "SELECT COUNT(*) FROM attachments WHERE vault_id = :vault_id"
+COUNT_CHUNKS = "SELECT COUNT(*) FROM attachment_chunks WHERE vault_id = :vault_id"
+COUNT_USES = "SELECT COUNT(*) FROM attachment_uses WHERE vault_id = :vault_id"
+
+
+async def count(tx: Transaction) -> tuple[int, ...]:
+    rows = [await tx.one(sql) for sql in (COUNT_ATTACHMENTS, COUNT_CHUNKS, COUNT_USES)]
+    return tuple(row[0] for row in rows if row is not None)
+
+
+async def rows(database: SqliteDatabase, vault_id: str = "acme") -> tuple[int, ...]:
+    """How many attachments, chunks and uses a vault has."""
+    return await database.read(count, vault_id)
+
+
+async def store(
+    database: SqliteDatabase, data: bytes, media_type: str = "image/png", *, vault: str = "acme", now: int = 1
+) -> Attachment:
+    return await database.write(create_attachment, vault, upload=upload_of(media_type, data), request_key=KEY, now=now)
+
+
+async def use(database: SqliteDatabase, session_id: str, message_id: str, *attachments: Attachment) -> None:
+    content = tuple(ImageBlock(attachment.attachment_id, "image/png", 0, "") for attachment in attachments)
+    await database.write(use_attachments, "acme", session_id=session_id, message_id=message_id, content=content)
+
+
+async def prune(database: SqliteDatabase, before: int, limit: int = 10) -> int:
+    return await database.write_system(prune_attachments, before=before, limit=limit)
+
+
+async def is_there(database: SqliteDatabase, attachment: Attachment) -> bool:
+    return bool(await database.read(load_attachments, "acme", attachment_ids=[attachment.attachment_id]))
+
+
+@pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+async def test_bytes_are_read_as_they_were_stored(database: SqliteDatabase, size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    stored = await store(database, data)
+    assert (stored.size, stored.media_type, stored.create_time) == (size, "image/png", 1)
+    assert await database.read(get_attachment, "acme", attachment_id=stored.attachment_id) == stored
+    chunks = [
+        await database.read(get_chunk, "acme", attachment_id=stored.attachment_id, number=number)
+        for number in range(chunk_count(size))
+    ]
+    assert b"".join(chunks) == data
+    assert max(map(len, chunks)) <= CHUNK_BYTES
+    loaded = await database.read(load_attachments, "acme", attachment_ids=[stored.attachment_id, "att_none"])
+    assert loaded == {stored.attachment_id: data}
+
+
+async def test_the_same_bytes_are_stored_once_a_vault_and_a_type(database: SqliteDatabase) -> None:
+    first = await store(database, b"bytes")
+    assert await store(database, b"bytes", now=2) == first
+    assert await rows(database) == (1, 1, 0)
+    other = await store(database, b"bytes", "image/gif")
+    assert (other.attachment_id != first.attachment_id, other.sha256 == first.sha256) == (True, True)
+    assert await store(database, b"bytes", vault="evil", now=3) == Attachment(
+        first.attachment_id, "image/png", 5, first.sha256, create_time=3
+    )
+    assert (await rows(database), await rows(database, "evil")) == ((2, 2, 0), (1, 1, 0))
+
+
+async def test_another_vaults_attachment_is_nowhere(database: SqliteDatabase) -> None:
+    stored = await store(database, b"bytes")
+    with pytest.raises(AttachmentNotFound):
+        await database.read(get_attachment, "evil", attachment_id=stored.attachment_id)
+    with pytest.raises(AttachmentNotFound):
+        await database.read(get_chunk, "evil", attachment_id=stored.attachment_id, number=0)
+    content = (ImageBlock(stored.attachment_id, "image/png", 0, ""),)
+    with pytest.raises(AttachmentNotFound):
+        await database.read(describe_attachments, "evil", content=content)
+    assert await database.read(load_attachments, "evil", attachment_ids=[stored.attachment_id]) == {}
+
+
+async def test_blocks_are_described_within_tool_results_too(database: SqliteDatabase) -> None:
+    image, text = await store(database, b"image"), await store(database, b"text", "text/plain")
+    shown = ImageBlock(image.attachment_id, "image/png", 0, "")
+    document = DocumentBlock(text.attachment_id, "text/plain", 0, "")
+    content: Content = (ToolResultBlock("t", (TextBlock("a"), document), False), shown, TextBlock("b"))
+    assert await database.read(describe_attachments, "acme", content=content) == (
+        ToolResultBlock("t", (TextBlock("a"), DocumentBlock(text.attachment_id, "text/plain", 4, text.sha256)), False),
+        ImageBlock(image.attachment_id, "image/png", 5, image.sha256),
+        TextBlock("b"),
+    )
+
+
+async def test_a_block_must_say_what_was_uploaded(database: SqliteDatabase) -> None:
+    stored = await store(database, b"bytes")
+    for block in (
+        ImageBlock(stored.attachment_id, "image/gif", 0, ""),
+        DocumentBlock(stored.attachment_id, "text/plain", 0, ""),
+    ):
+        with pytest.raises(AttachmentTypeMismatch):
+            await database.read(describe_attachments, "acme", content=(block,))
+        with pytest.raises(AttachmentTypeMismatch):
+            await database.read(describe_attachments, "acme", content=(ToolResultBlock("t", (block,), False),))
+
+
+async def test_an_attachment_goes_with_the_last_message_that_holds_it(database: SqliteDatabase) -> None:
+    once, twice = await store(database, b"once"), await store(database, b"twice")
+    await use(database, "ses_1", "msg_1", once, twice, twice)
+    await use(database, "ses_1", "msg_2", twice)
+    assert await rows(database) == (2, 2, 3)
+    await database.write(release_message, "acme", session_id="ses_1", message_id="msg_1")
+    assert await rows(database) == (1, 1, 1)
+    assert await is_there(database, twice)
+    await database.write(release_message, "acme", session_id="ses_1", message_id="msg_1")
+    await database.write(release_message, "acme", session_id="ses_1", message_id="msg_2")
+    assert await rows(database) == (0, 0, 0)
+
+
+async def test_an_attachment_goes_with_the_last_session_that_holds_it(database: SqliteDatabase) -> None:
+    here, both = await store(database, b"here"), await store(database, b"both")
+    await use(database, "ses_1", "msg_1", here, both)
+    await use(database, "ses_1", "msg_2", here)
+    await use(database, "ses_2", "msg_3", both)
+    await database.write(release_session, "acme", session_id="ses_1")
+    assert await rows(database) == (1, 1, 1)
+    assert await is_there(database, both)
+    await database.write(release_session, "acme", session_id="ses_2")
+    assert await rows(database) == (0, 0, 0)
+
+
+async def test_what_no_message_holds_is_pruned_by_its_last_upload(database: SqliteDatabase) -> None:
+    old, again, used, new = [await store(database, data) for data in (b"old", b"again", b"used", b"new")]
+    await use(database, "ses_1", "msg_1", used)
+    await store(database, b"again", now=10)
+    await store(database, b"used", now=2)
+    await store(database, b"new", now=11)
+    assert await prune(database, before=10) == 1
+    assert [await is_there(database, one) for one in (old, again, used, new)] == [False, True, True, True]
+    assert await prune(database, before=12) == 2
+    assert await rows(database) == (1, 1, 1)
+
+
+async def test_pruning_takes_few_at_a_time_of_every_vault_the_oldest_first(database: SqliteDatabase) -> None:
+    for number in range(3):
+        await store(database, b"%d" % number, now=number)
+        await store(database, b"%d" % number, vault="evil", now=number)
+    assert [await prune(database, before=100, limit=4) for _ in range(3)] == [4, 2, 0]
+    assert (await rows(database), await rows(database, "evil")) == ((0, 0, 0), (0, 0, 0))
