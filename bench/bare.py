@@ -22,6 +22,7 @@ from metamorphd.llm.offline import Offline
 from metamorphd.models import Caller
 from metamorphd.services.chat import ChatService
 from metamorphd.services.encoding import timestamp
+from metamorphd.services.uploads import Uploads
 from metamorphd.store.plans import Terms
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.transport import OPTIONS
@@ -52,6 +53,7 @@ async def _servicer(directory: Path) -> ChatService:
         database=database,
         engine=engine,
         clock=clock,
+        uploads=Uploads(limit=1_000_000),
         catalog=catalog,
         default_model=catalog.models[0].model,
         max_content_bytes=1_000_000,

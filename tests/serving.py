@@ -12,8 +12,8 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, Re
 from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 from metamorph.admin.v1 import admin_service_pb2_grpc
-from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import attachment_pb2, chat_service_pb2_grpc, message_pb2, session_pb2, turn_pb2
+from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.vault.v1 import vault_service_pb2_grpc
 from metamorphd import settings
 from metamorphd.clock import Clock

@@ -6,13 +6,19 @@ import contextlib
 import structlog
 
 from metamorphd.clock import Clock
-from metamorphd.store.database import Database
+from metamorphd.store.attachments import prune_attachments
+from metamorphd.store.database import Database, SystemOperation
 from metamorphd.store.events import prune_events
 
 ROUND_SECONDS = 60.0
 # A large DELETE would hold up every write; so many rows are gone in about a millisecond, and others get their turn.
 PRUNED_EVENTS = 500
+# Each may be of twenty megabytes.
+PRUNED_ATTACHMENTS = 2
 PAUSE_SECONDS = 0.02
+UNUSED_ATTACHMENT = 24 * 3_600_000_000
+
+Prune = SystemOperation[..., int]
 
 logger = structlog.get_logger(__name__)
 
@@ -39,10 +45,14 @@ class Housekeeping:
 
     async def sweep(self) -> None:
         """One round."""
-        before = self._clock.now() - self._event_retention
+        now = self._clock.now()
+        await self._prune(prune_events, before=now - self._event_retention, limit=PRUNED_EVENTS)
+        await self._prune(prune_attachments, before=now - UNUSED_ATTACHMENT, limit=PRUNED_ATTACHMENTS)
+
+    async def _prune(self, prune: Prune, *, before: int, limit: int) -> None:
         more = True
         while more:
-            more = await self._database.write_system(prune_events, before=before, limit=PRUNED_EVENTS)
+            more = bool(await self._database.write_system(prune, before=before, limit=limit))
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _run(self) -> None:

@@ -41,6 +41,7 @@ from metamorphd.observe import CallLog, Metrics
 from metamorphd.reflection import add_reflection
 from metamorphd.services.admin import AdminService, Build
 from metamorphd.services.chat import ChatService
+from metamorphd.services.uploads import Uploads
 from metamorphd.services.vault import VaultService
 from metamorphd.settings import Settings
 from metamorphd.store.database import Database
@@ -166,6 +167,7 @@ class Server:
             database=self._database,
             engine=self._engine,
             clock=self._clock,
+            uploads=Uploads(limit=self._settings.max_attachment_bytes),
             catalog=self._catalog,
             default_model=self._settings.default_model,
             max_content_bytes=self._settings.max_content_bytes,

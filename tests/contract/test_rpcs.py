@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -27,10 +28,12 @@ NOT_RESOURCES = {"request_id", "vault_id", "user_id", "token_id", "revocation_id
 
 
 def call(caller: Caller, method: Method, request: Message) -> Any:
-    """A call by path, as its descriptor has it."""
+    """A call by path, as its descriptor has it; of a stream of requests this one."""
     service, _, name = method.path[1:].partition("/")
     stub = {"ChatService": caller.chat, "VaultService": caller.vault, "AdminService": caller.admin}
-    return getattr(stub[service.rpartition(".")[2]], name)(request, metadata=caller.metadata)
+    callable_: Any = getattr(stub[service.rpartition(".")[2]], name)
+    streams = isinstance(callable_, grpc.aio.StreamUnaryMultiCallable)
+    return callable_(iter([request]) if streams else request, metadata=caller.metadata)
 
 
 def implements(servicer: type, name: str) -> bool:
@@ -173,7 +176,9 @@ async def test_anothers_id_answers_like_one_that_never_existed(
 ) -> None:
     theirs = await alice.create_session()
     finished = (await alice.send(theirs.session_id, "secret", max_output_tokens=1))[-1]
+    attachment = await alice.upload(b"secret", "text/plain")
     foreign = {
+        "attachment_id": attachment.attachment_id,
         "session_id": theirs.session_id,
         "turn_id": finished.turn_id,
         "message_id": finished.turn_finished.message.message_id,

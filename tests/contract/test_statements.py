@@ -2,7 +2,7 @@
 
 import apsw
 import pytest
-from metamorphd.store import messages, sessions, turns, vaults
+from metamorphd.store import attachments, messages, sessions, turns, vaults
 from metamorphd.store.database import is_point_read
 from sqlglot import exp
 
@@ -14,6 +14,7 @@ TENANT = [statement for statement in ALL if statement.tenant]
 SYSTEM_OPERATIONS = {
     "list_running_turns",  # the sweep at start-up ends what a crash left, whosoever it is
     "list_revocations",  # the operator looks at what was revoked, whosesoever it is
+    "prune_attachments",  # what no message holds goes, whosesoever it is
     "prune_events",  # what has had its time goes, whosesoever it is
     "load_revocations",  # every call looks at what was revoked before its vault is known
     "probe",  # the health check reads nothing
@@ -112,6 +113,7 @@ def plan(sql: str) -> list[str]:
 POINT_READS = [
     (operation, sql)
     for operation, sql in (
+        (attachments.get_attachment, attachments.GET_ATTACHMENT),
         (sessions.get_session, sessions.GET_SESSION),
         (messages.get_message, messages.GET_MESSAGE),
         (turns.get_turn, turns.GET_TURN),
@@ -124,7 +126,7 @@ POINT_READS = [
 def test_the_point_reads_are_these() -> None:
     marked = {
         value.__name__
-        for module in (sessions, messages, turns, vaults)
+        for module in (attachments, sessions, messages, turns, vaults)
         for value in vars(module).values()
         if callable(value) and is_point_read(value)
     }

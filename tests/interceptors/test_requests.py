@@ -88,11 +88,13 @@ async def test_oversize_content_is_refused_with_the_limit_and_not_stored(tmp_pat
     async with serving(tmp_path, max_content_bytes=1000) as running:
         alice = running.caller()
         session = await alice.create_session()
-        stream = alice.chat.SendMessage(send_request(session.session_id, "x" * 1000), metadata=alice.metadata)
+        # Characters of two bytes each.
+        stream = alice.chat.SendMessage(send_request(session.session_id, "é" * 500 + "x"), metadata=alice.metadata)
         refusal = await refused(stream)
         assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "CONTENT_TOO_LARGE")
         assert refusal.info.metadata == {"limit_bytes": "1000"}
         assert await alice.messages(session.session_id) == []
+        await alice.send(session.session_id, "é" * 500)
 
 
 async def test_a_request_beyond_32_mib_is_refused_by_the_transport(alice: Caller) -> None:

@@ -52,7 +52,7 @@ async def opened(api: FakeMessagesApi, *, key: str = "sk", retries: int = 0, sta
 
 def prompt(text: str = "Hello", system: str = "", stop: tuple[str, ...] = ()) -> Prompt:
     options = Options(model="claude-x", max_output_tokens=100, stop_sequences=stop)
-    return Prompt(system, (PromptMessage(Role.USER, (TextBlock(text),)),), options)
+    return Prompt(system, (PromptMessage(Role.USER, (TextBlock(text),)),), {}, options)
 
 
 async def told(claude: Claude, asked: Prompt | None = None) -> tuple[list[ReplyEvent], DomainError | None]:
@@ -89,7 +89,7 @@ async def test_the_request_says_what_the_prompt_says_and_caching_is_on(api: Fake
     )
     async with opened(api, key="sk-test") as claude:
         options = Options(model="claude-y", max_output_tokens=77, stop_sequences=("END",))
-        await told(claude, Prompt("Be brief.", branch, options))
+        await told(claude, Prompt("Be brief.", branch, {}, options))
         await told(claude)
     full, plain = api.requests
     assert full.headers["authorization"] == "Bearer sk-test"

@@ -8,7 +8,7 @@ from metamorphd.models import Options, Role, StopReason, TextBlock
 def said(*texts: str, max_output_tokens: int = 1000, stop: tuple[str, ...] = ()) -> Prompt:
     roles = (Role.USER, Role.ASSISTANT)
     messages = tuple(PromptMessage(roles[n % 2], (TextBlock(text),)) for n, text in enumerate(texts))
-    return Prompt("", messages, Options(model="any", max_output_tokens=max_output_tokens, stop_sequences=stop))
+    return Prompt("", messages, {}, Options(model="any", max_output_tokens=max_output_tokens, stop_sequences=stop))
 
 
 async def reply(prompt: Prompt) -> tuple[str, list[ReplyEvent]]:

@@ -81,6 +81,7 @@ async def new_turn(database: Database, session_id: str, text: str = "Hello", **f
     options = {field.name: fields.pop(field.name) for field in dataclasses.fields(Options) if field.name in fields}
     values: dict[str, Any] = {
         "message": new_message(session_id, text),
+        "uploads": (),
         "parent": None,
         "options": Options(**options),
         "terms": TERMS,

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from metamorphd.chat.attached import attachment_ids, within_limit, without_missing
 from metamorphd.chat.event_log import EventLog
 from metamorphd.chat.generation import Generation, Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
@@ -24,6 +25,7 @@ from metamorphd.models import (
     TurnFinished,
     TurnStatus,
 )
+from metamorphd.store.attachments import Upload, load_attachments
 from metamorphd.store.database import Database
 from metamorphd.store.plans import Terms
 from metamorphd.store.prompts import get_prompt, plan_prompt
@@ -51,9 +53,13 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A turn to start: the user's message, which carries the turn's id, and how to generate the reply."""
+    """A turn to start: the user's message, which carries the turn's id, and how to generate the reply.
+
+    `uploads` are the attachments that the message brings along.
+    """
 
     message: Message
+    uploads: tuple[Upload, ...]
     parent_message_id: str | None
     options: Options
     request: RequestKey | None
@@ -114,6 +120,7 @@ class TurnEngine:
                 create_turn,
                 vault_id,
                 message=send.message,
+                uploads=send.uploads,
                 parent=send.parent_message_id,
                 options=send.options,
                 terms=self._terms,
@@ -149,7 +156,8 @@ class TurnEngine:
             options=send.options,
             terms=self._terms,
         )
-        return await self._model.count_tokens(self._prompt_of(system_prompt, branch, options))
+        prompt = await self._prompt_of(vault_id, system_prompt, branch, options, send.uploads)
+        return await self._model.count_tokens(prompt)
 
     async def cancel_turn(self, vault_id: str, *, turn_id: str) -> Turn:
         """Stops a turn and answers once it has ended; what was generated is kept. Raises TurnNotFound.
@@ -285,11 +293,24 @@ class TurnEngine:
 
     async def _prompt(self, vault_id: str, turn: Turn) -> Prompt:
         system_prompt, branch = await self._database.read(get_prompt, vault_id, turn=turn)
-        return self._prompt_of(system_prompt, branch, replace(turn.options, model=turn.model))
+        return await self._prompt_of(vault_id, system_prompt, branch, replace(turn.options, model=turn.model))
 
-    def _prompt_of(self, system_prompt: str, branch: Sequence[Message], options: Options) -> Prompt:
+    async def _prompt_of(
+        self,
+        vault_id: str,
+        system_prompt: str,
+        branch: Sequence[Message],
+        options: Options,
+        uploads: Sequence[Upload] = (),
+    ) -> Prompt:
+        messages = within_limit(prompt_messages(branch))
+        attachments = {upload.attachment_id: upload.data for upload in uploads}
+        missing = attachment_ids(messages) - attachments.keys()
+        if missing:
+            attachments |= await self._database.read(load_attachments, vault_id, attachment_ids=missing)
         return Prompt(
             system_prompt=system_prompt,
-            messages=prompt_messages(branch),
+            messages=without_missing(messages, attachments.keys()),
+            attachments=attachments,
             options=replace(options, max_output_tokens=self._terms.output_tokens(options)),
         )

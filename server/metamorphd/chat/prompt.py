@@ -12,6 +12,8 @@ from metamorphd.models import (
     Block,
     CompactionBlock,
     Content,
+    DocumentBlock,
+    ImageBlock,
     Message,
     Role,
     TextBlock,
@@ -48,7 +50,8 @@ def _beginning(branch: Sequence[Message]) -> int:
 
 
 def _begins(message: Message) -> bool:
-    return message.role is Role.USER and any(isinstance(block, TextBlock) for block in message.content)
+    shown = TextBlock | ImageBlock | DocumentBlock
+    return message.role is Role.USER and any(isinstance(block, shown) for block in message.content)
 
 
 def _answered(reply: Content, answer: Content) -> AbstractSet[str]:

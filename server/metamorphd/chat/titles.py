@@ -59,7 +59,7 @@ class Titles:
             for role, message in (("user", asked), ("assistant", reply))
         )
         options = Options(model=self._title_model, max_output_tokens=TITLE_TOKENS)
-        prompt = Prompt(INSTRUCTIONS, (PromptMessage(Role.USER, (TextBlock(told),)),), options)
+        prompt = Prompt(INSTRUCTIONS, (PromptMessage(Role.USER, (TextBlock(told),)),), {}, options)
         text, usage = "", Usage()
         try:
             async with aclosing(self._model.generate(prompt)) as events:

@@ -3,9 +3,10 @@
 https://platform.claude.com/docs/en/api/messages
 """
 
+import base64
 import json
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from metamorphd.llm.model import (
@@ -23,6 +24,8 @@ from metamorphd.models import (
     Block,
     CompactionBlock,
     Content,
+    DocumentBlock,
+    ImageBlock,
     Options,
     Role,
     StopReason,
@@ -61,7 +64,8 @@ def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
         "model": options.model,
         "max_tokens": options.max_output_tokens,
         "messages": [
-            {"role": ROLES[message.role], "content": _content(message.content)} for message in prompt.messages
+            {"role": ROLES[message.role], "content": _content(message.content, prompt.attachments)}
+            for message in prompt.messages
         ],
         "cache_control": {"type": "ephemeral"},
     }
@@ -116,14 +120,17 @@ def _tools(options: Options) -> dict[str, Any]:
     return {"tools": tools, "tool_choice": told}
 
 
-def _content(content: Content) -> list[dict[str, Any]]:
-    return [_block(block) for block in content]
+def _content(content: Content, attachments: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    return [_block(block, attachments) for block in content]
 
 
-def _block(block: Block) -> dict[str, Any]:
+def _block(block: Block, attachments: Mapping[str, bytes]) -> dict[str, Any]:
     match block:
         case TextBlock():
             return {"type": "text", "text": block.text}
+        case ImageBlock() | DocumentBlock():
+            kind = "image" if isinstance(block, ImageBlock) else "document"
+            return {"type": kind, "source": _source(block.media_type, attachments[block.attachment_id])}
         case ToolUseBlock():
             return {
                 "type": "tool_use",
@@ -132,15 +139,26 @@ def _block(block: Block) -> dict[str, Any]:
                 "input": json.loads(block.input),
             }
         case ToolResultBlock():
-            told = {"type": "tool_result", "tool_use_id": block.tool_use_id, "content": _content(block.content)}
+            content = _content(block.content, attachments)
+            told = {"type": "tool_result", "tool_use_id": block.tool_use_id, "content": content}
             return told | ({"is_error": True} if block.is_error else {})
         case ThinkingBlock():
-            if block.redacted:
-                return {"type": "redacted_thinking", "data": block.redacted}
-            return {"type": "thinking", "thinking": block.text, "signature": block.signature}
+            return _thought(block)
         case CompactionBlock():
             return {"type": "compaction", "content": block.summary} | dict(json.loads(block.opaque))
     raise TypeError(f"the Messages API knows no {type(block).__name__}")
+
+
+def _thought(block: ThinkingBlock) -> dict[str, Any]:
+    if block.redacted:
+        return {"type": "redacted_thinking", "data": block.redacted}
+    return {"type": "thinking", "thinking": block.text, "signature": block.signature}
+
+
+def _source(media_type: str, data: bytes) -> dict[str, str]:
+    if media_type == "text/plain":
+        return {"type": "text", "media_type": media_type, "data": data.decode()}
+    return {"type": "base64", "media_type": media_type, "data": base64.b64encode(data).decode()}
 
 
 class Reply:

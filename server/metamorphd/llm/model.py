@@ -1,10 +1,23 @@
 """What the turn engine asks of a model, whoever answers."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from metamorphd.models import CompactionBlock, Content, Options, Role, StopReason, ThinkingBlock, ToolUseBlock, Usage
+from metamorphd.models import (
+    Block,
+    CompactionBlock,
+    Content,
+    DocumentBlock,
+    ImageBlock,
+    Options,
+    Role,
+    StopReason,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,14 +25,25 @@ class PromptMessage:
     role: Role
     content: Content
 
+    @property
+    def attachments(self) -> list[ImageBlock | DocumentBlock]:
+        """Its images and documents, those in tool results too, in order."""
+        parts = [part for block in self.content for part in _parts(block)]
+        return [part for part in parts if isinstance(part, ImageBlock | DocumentBlock)]
+
+
+def _parts(block: Block) -> Sequence[Block]:
+    return block.content if isinstance(block, ToolResultBlock) else (block,)
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One call to a model. `messages` oldest first, the last one the user's; `options` name the model, and of the
-    reply's length the most that it may have."""
+    """One call to a model. `messages` oldest first, the last one the user's; `attachments` are the bytes of those that
+    they name, by id; `options` name the model, and of the reply's length the most that it may have."""
 
     system_prompt: str
     messages: tuple[PromptMessage, ...]
+    attachments: Mapping[str, bytes]
     options: Options
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncGenerator
 
 from metamorphd.llm.model import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
-from metamorphd.models import Role, StopReason, TextBlock, Usage
+from metamorphd.models import ImageBlock, Role, StopReason, TextBlock, Usage
 
 WORD_SECONDS = 0.015
 QUOTED_CHARACTERS = 100
@@ -49,6 +49,15 @@ def _text(message: PromptMessage) -> str:
     return " ".join(block.text for block in message.content if isinstance(block, TextBlock))
 
 
+def _shown(message: PromptMessage) -> str:
+    """What came beside the text, as a sentence."""
+    attachments = message.attachments
+    images = sum(isinstance(block, ImageBlock) for block in attachments)
+    counts = [(images, "image"), (len(attachments) - images, "document")]
+    told = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
+    return f"With it came {' and '.join(told)}. " if told else ""
+
+
 def _reply(prompt: Prompt) -> str:
     said = " ".join(_text(prompt.messages[-1]).split())
     quoted = said if len(said) <= QUOTED_CHARACTERS else said[:QUOTED_CHARACTERS].rstrip() + "…"
@@ -57,6 +66,7 @@ def _reply(prompt: Prompt) -> str:
     return (
         "This is Metamorph's offline model: no language model reads this, because ANTHROPIC_API_KEY is not set. "
         f"You wrote “{quoted}”, which is {place}, and it is stored in your vault like every other. "
+        f"{_shown(prompt.messages[-1])}"
         "What you see streams, is committed and can be resumed exactly as a reply from Claude. "
         "To talk to Claude, set ANTHROPIC_API_KEY and start the server again."
     )

@@ -5,15 +5,19 @@ from metamorph.chat.v1 import chat_service_pb2_grpc
 from metamorphd.catalog import Catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
+from metamorphd.services.chat_attachments import ChatAttachments
 from metamorphd.services.chat_messages import ChatMessages
 from metamorphd.services.chat_models import ChatModels
 from metamorphd.services.chat_sessions import ChatSessions
 from metamorphd.services.chat_turns import ChatTurns
+from metamorphd.services.uploads import Uploads
 from metamorphd.store.database import Database
 
 
-class ChatService(ChatSessions, ChatMessages, ChatTurns, ChatModels, chat_service_pb2_grpc.ChatServiceServicer):
-    """Sessions, messages and turns of the caller's vault."""
+class ChatService(
+    ChatSessions, ChatMessages, ChatTurns, ChatAttachments, ChatModels, chat_service_pb2_grpc.ChatServiceServicer
+):
+    """Sessions, messages, turns and attachments of the caller's vault; models."""
 
     def __init__(
         self,
@@ -21,6 +25,7 @@ class ChatService(ChatSessions, ChatMessages, ChatTurns, ChatModels, chat_servic
         database: Database,
         engine: TurnEngine,
         clock: Clock,
+        uploads: Uploads,
         catalog: Catalog,
         default_model: str,
         max_content_bytes: int,
@@ -28,6 +33,7 @@ class ChatService(ChatSessions, ChatMessages, ChatTurns, ChatModels, chat_servic
         self._database = database
         self._engine = engine
         self._clock = clock
+        self._uploads = uploads
         self._catalog = catalog
         self._default_model = default_model
         self._max_content_bytes = max_content_bytes

@@ -10,12 +10,13 @@ from metamorphd.auth.callers import current_caller
 from metamorphd.chat.engine import Regeneration, Send, TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.errors import ContentTooLarge
-from metamorphd.models import Content, Message, Role
-from metamorphd.services.content import content_from_proto
+from metamorphd.models import Message, Role
+from metamorphd.services.content import content_from_proto, text_size
 from metamorphd.services.encoding import event_to_proto, status_from_proto, turn_to_proto
 from metamorphd.services.options import options_from_proto
 from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.services.requests import request_key
+from metamorphd.services.uploads import Uploads
 from metamorphd.store.database import Database
 from metamorphd.store.turns import get_turn, list_turns
 
@@ -28,20 +29,20 @@ class ChatTurns:
     _database: Database
     _engine: TurnEngine
     _clock: Clock
+    _uploads: Uploads
     _max_content_bytes: int
 
     async def SendMessage(
         self, request: pb.SendMessageRequest, context: Context
     ) -> AsyncIterator[pb.SendMessageResponse]:
         caller = current_caller.get()
-        send = self._send(request, caller.user_id)
-        turn = await self._engine.send_message(caller.vault_id, send=send)
+        turn = await self._engine.send_message(caller.vault_id, send=await self._send(request, caller.user_id))
         async for event in self._engine.follow(caller.vault_id, turn_id=turn.turn_id, after_sequence=0):
             yield pb.SendMessageResponse(event=event_to_proto(event))
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         caller = current_caller.get()
-        send = self._send(request.message, caller.user_id)
+        send = await self._send(request.message, caller.user_id)
         tokens = await self._engine.count_tokens(caller.vault_id, send=send)
         return pb.CountTokensResponse(input_tokens=tokens)
 
@@ -92,13 +93,16 @@ class ChatTurns:
         async for event in self._engine.follow(caller.vault_id, turn_id=turn.turn_id, after_sequence=0):
             yield pb.RegenerateReplyResponse(event=event_to_proto(event))
 
-    def _send(self, request: pb.SendMessageRequest, creator: str) -> Send:
+    async def _send(self, request: pb.SendMessageRequest, creator: str) -> Send:
+        if text_size(request.content) > self._max_content_bytes:
+            raise ContentTooLarge(limit_bytes=self._max_content_bytes)
+        content, uploads = await content_from_proto(request.content, check=self._uploads.checked)
         message = Message(
             message_id=self._clock.new_id("msg"),
             session_id=request.session_id,
             parent_message_id=None,
             role=Role.USER,
-            content=self._content(request),
+            content=content,
             turn_id=self._clock.new_id("turn"),
             creator=creator,
             model="",
@@ -107,12 +111,8 @@ class ChatTurns:
         )
         return Send(
             message=message,
+            uploads=uploads,
             parent_message_id=request.parent_message_id if request.HasField("parent_message_id") else None,
             options=options_from_proto(request),
             request=request_key("SendMessage", request),
         )
-
-    def _content(self, request: pb.SendMessageRequest) -> Content:
-        if sum(block.ByteSize() for block in request.content) > self._max_content_bytes:
-            raise ContentTooLarge(limit_bytes=self._max_content_bytes)
-        return content_from_proto(request.content)

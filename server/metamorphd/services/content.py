@@ -1,6 +1,6 @@
 """Content to protobuf and back."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from metamorph.chat.v1 import message_pb2
 
@@ -15,13 +15,39 @@ from metamorphd.models import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from metamorphd.store.attachments import Upload
 
+Check = Callable[[str, bytes], Awaitable[Upload]]
 ProtoAttachment = message_pb2.ImageBlock | message_pb2.DocumentBlock
+ProtoPart = message_pb2.ContentBlock | message_pb2.ToolResultPart
 
 
-def content_from_proto(blocks: Iterable[message_pb2.ContentBlock]) -> Content:
-    """A user's content that has passed the rules of its proto."""
-    return tuple(map(_block_from_proto, blocks))
+async def content_from_proto(
+    blocks: Iterable[message_pb2.ContentBlock], *, check: Check
+) -> tuple[Content, tuple[Upload, ...]]:
+    """A user's content that has passed the rules of its proto, and the attachments that it brings along.
+
+    Raises what `check` raises for one of those. What blocks that name an attachment say of it is not known yet.
+    """
+    uploads: list[Upload] = []
+    content: list[Block] = []
+    for block in blocks:
+        if block.HasField("tool_result"):
+            result = block.tool_result
+            parts = [await _part_from_proto(part, check, uploads) for part in result.content]
+            content.append(ToolResultBlock(result.tool_use_id, tuple(parts), result.is_error))
+        else:
+            content.append(await _part_from_proto(block, check, uploads))
+    return tuple(content), tuple(uploads)
+
+
+def text_size(blocks: Iterable[message_pb2.ContentBlock]) -> int:
+    """How long the text of a user's content is, that of tool results too, in bytes of UTF-8."""
+    return sum(
+        len(part.text.text.encode())
+        for block in blocks
+        for part in (block, *(block.tool_result.content if block.HasField("tool_result") else ()))
+    )
 
 
 def content_to_proto(content: Content) -> list[message_pb2.ContentBlock]:
@@ -29,22 +55,17 @@ def content_to_proto(content: Content) -> list[message_pb2.ContentBlock]:
     return [_block_to_proto(block) for block in content]
 
 
-def _block_from_proto(block: message_pb2.ContentBlock) -> Block:
-    if block.HasField("tool_result"):
-        result = block.tool_result
-        parts = tuple(_part_from_proto(part) for part in result.content)
-        return ToolResultBlock(result.tool_use_id, parts, result.is_error)
-    return _part_from_proto(block)
-
-
-def _part_from_proto(
-    part: message_pb2.ContentBlock | message_pb2.ToolResultPart,
+async def _part_from_proto(
+    part: ProtoPart, check: Check, uploads: list[Upload]
 ) -> TextBlock | ImageBlock | DocumentBlock:
-    if part.HasField("image"):
-        return ImageBlock(part.image.attachment_id, part.image.media_type, 0, "")
-    if part.HasField("document"):
-        return DocumentBlock(part.document.attachment_id, part.document.media_type, 0, "")
-    return TextBlock(part.text.text)
+    if part.HasField("text"):
+        return TextBlock(part.text.text)
+    block, kind = (part.image, ImageBlock) if part.HasField("image") else (part.document, DocumentBlock)
+    if not block.HasField("data"):
+        return kind(block.attachment_id, block.media_type, 0, "")
+    upload = await check(block.media_type, block.data)
+    uploads.append(upload)
+    return kind(upload.attachment_id, upload.media_type, len(upload.data), upload.sha256)
 
 
 def _block_to_proto(block: Block) -> message_pb2.ContentBlock:

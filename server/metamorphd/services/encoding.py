@@ -3,9 +3,10 @@
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from metamorph.admin.v1 import admin_service_pb2
-from metamorph.chat.v1 import chat_service_pb2, message_pb2, session_pb2, turn_pb2
+from metamorph.chat.v1 import attachment_pb2, chat_service_pb2, message_pb2, session_pb2, turn_pb2
 
 from metamorphd.models import (
+    Attachment,
     Compaction,
     Message,
     MessageMatch,
@@ -95,6 +96,17 @@ def match_to_proto(match: MessageMatch) -> chat_service_pb2.MessageMatch:
         create_time=timestamp(match.create_time),
         snippet=match.snippet,
         highlights=[chat_service_pb2.TextRange(start=part.start, end=part.end) for part in match.highlights],
+    )
+
+
+def attachment_to_proto(attachment: Attachment) -> attachment_pb2.Attachment:
+    """All of an attachment but its bytes."""
+    return attachment_pb2.Attachment(
+        attachment_id=attachment.attachment_id,
+        media_type=attachment.media_type,
+        size_bytes=attachment.size,
+        sha256=attachment.sha256,
+        create_time=timestamp(attachment.create_time),
     )
 
 

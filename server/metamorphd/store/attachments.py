@@ -170,7 +170,7 @@ async def load_attachments(tx: Transaction, *, attachment_ids: Iterable[str]) ->
 
 
 async def describe_attachments(tx: Transaction, *, content: Content) -> Content:
-    """Content whose blocks name attachments, with their sizes and digests.
+    """Content whose blocks name attachments, with their sizes and digests; what has a digest already stays.
 
     Raises AttachmentNotFound, and AttachmentTypeMismatch where a block says another type than was uploaded.
     """
@@ -188,23 +188,24 @@ async def _described(tx: Transaction, block: Block) -> Block:
 
 
 async def _with_digest(tx: Transaction, block: AttachedT) -> AttachedT:
+    if block.sha256:
+        return block
     attachment = await get_attachment(tx, attachment_id=block.attachment_id)
     if attachment.media_type != block.media_type:
         raise AttachmentTypeMismatch(media_type=block.media_type)
     return replace(block, size=attachment.size, sha256=attachment.sha256)
 
 
-def attachments_of(content: Content) -> list[ImageBlock | DocumentBlock]:
-    """The blocks of content that name attachments, those in tool results too, in order."""
-    parts = [part for block in content for part in (block.content if isinstance(block, ToolResultBlock) else (block,))]
-    return [part for part in parts if isinstance(part, ImageBlock | DocumentBlock)]
-
-
 async def use_attachments(tx: Transaction, *, session_id: str, message_id: str, content: Content) -> None:
     """Records that a message holds the attachments of its content, which are there."""
-    for attachment_id in sorted({block.attachment_id for block in attachments_of(content)}):
+    for attachment_id in sorted({block.attachment_id for block in _attached(content)}):
         await tx.run(CREATE_USE, attachment_id=attachment_id, message_id=message_id, session_id=session_id)
         await tx.run(MARK_USED, attachment_id=attachment_id)
+
+
+def _attached(content: Content) -> list[ImageBlock | DocumentBlock]:
+    parts = [part for block in content for part in (block.content if isinstance(block, ToolResultBlock) else (block,))]
+    return [part for part in parts if isinstance(part, ImageBlock | DocumentBlock)]
 
 
 async def release_message(tx: Transaction, *, session_id: str, message_id: str) -> None:

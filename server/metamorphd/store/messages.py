@@ -4,6 +4,7 @@ from dataclasses import asdict, fields
 
 from metamorphd.errors import BranchBusy, MessageNotFound, SessionNotFound
 from metamorphd.models import Message, Page, Role, Usage
+from metamorphd.store.attachments import release_message, use_attachments
 from metamorphd.store.content import decode_content, encode_content, text_of
 from metamorphd.store.database import Row, Transaction, point_read
 from metamorphd.store.index import index_message, unindex_message
@@ -128,7 +129,10 @@ def _message(row: Row) -> Message:
 
 
 async def create_message(tx: Transaction, *, message: Message) -> None:
-    """Appends a message, which becomes the session's current leaf. Raises SessionNotFound."""
+    """Appends a message, which becomes the session's current leaf. Raises SessionNotFound.
+
+    The attachments that it holds are there.
+    """
     counted = await tx.one(
         COUNT_MESSAGE, session_id=message.session_id, message_id=message.message_id, now=message.create_time
     )
@@ -150,6 +154,7 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
         create_time=message.create_time,
         **(dict.fromkeys(USAGE) if message.usage is None else asdict(message.usage)),
     )
+    await use_attachments(tx, session_id=message.session_id, message_id=message.message_id, content=message.content)
     await index_message(tx, session_id=message.session_id, message_id=message.message_id, text=text_of(message.content))
 
 
@@ -163,15 +168,16 @@ async def get_message(tx: Transaction, *, message_id: str) -> Message:
 
 
 async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Message:
-    """Deletes a message's content, and of a reply its turn's events. Raises MessageNotFound, BranchBusy.
+    """Deletes a message's content, attachments that no other message holds too, and of a reply its turn's events.
 
-    BranchBusy: it is being answered, from the content that was to be deleted.
+    Raises MessageNotFound, and BranchBusy if it is being answered, from the content that was to be deleted.
     """
     message = await get_message(tx, message_id=message_id)
     answering = await tx.one(GET_ANSWERING, session_id=message.session_id, message_id=message_id)
     if answering is not None:
         raise BranchBusy(turn_id=answering[0])
     await tx.run(DELETE_CONTENT, message_id=message_id, now=now)
+    await release_message(tx, session_id=message.session_id, message_id=message_id)
     await unindex_message(tx, message_id=message_id)
     if message.role is Role.ASSISTANT:
         await tx.run(FORGET_EVENTS, turn_id=message.turn_id)

@@ -13,6 +13,7 @@ from metamorphd.errors import (
     ToolResultUnexpected,
 )
 from metamorphd.models import Content, Options, ToolResultBlock, ToolUseBlock
+from metamorphd.store.attachments import describe_attachments
 from metamorphd.store.content import decode_content
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import get_message
@@ -60,9 +61,11 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`parent_message_id` is None for a root; `options` are those that will be in force, and name the model."""
+    """`parent_message_id` is None for a root; `content` says all of the attachments that it names; `options` are those
+    that will be in force, and name the model."""
 
     parent_message_id: str | None
+    content: Content
     options: Options
 
 
@@ -72,12 +75,13 @@ async def plan_turn(
     """What a message of `content` would follow, and how it would be answered.
 
     `parent`: None is the current leaf, empty a new root, otherwise a message of the session. An empty model is the
-    session's, then the vault's, then the server's. Raises SessionNotFound, ModelNotAccepted, MessageNotFound for the
-    parent, BranchBusy, ToolResultRequired, ToolResultUnexpected.
+    session's, then the vault's, then the server's. Raises SessionNotFound, AttachmentNotFound, AttachmentTypeMismatch,
+    ModelNotAccepted, MessageNotFound for the parent, BranchBusy, ToolResultRequired, ToolResultUnexpected.
     """
     settings = await tx.one(GET_SETTINGS, session_id=session_id)
     if settings is None:
         raise SessionNotFound(session_id=session_id)
+    content = await describe_attachments(tx, content=content)
     session_model, vault_model, leaf = settings
     options = replace(options, model=options.model or session_model or vault_model or terms.default_model)
     refuse_model(options.model, terms)
@@ -96,7 +100,7 @@ async def plan_turn(
         _refuse_other_results(decode_content(asked[0]), results)
         if results:
             options = _continued(options, decode_options(asked[1]))
-    return Plan(follows, options)
+    return Plan(follows, content, options)
 
 
 def refuse_model(model: str, terms: Terms) -> None:

@@ -37,7 +37,7 @@ async def plan_prompt(
     follows = plan.parent_message_id
     before = () if follows is None else await get_branch(tx, session_id=message.session_id, leaf_message_id=follows)
     system_prompt = await _system_prompt(tx, message.session_id)
-    return system_prompt, (*before, replace(message, parent_message_id=follows)), plan.options
+    return system_prompt, (*before, replace(message, parent_message_id=follows, content=plan.content)), plan.options
 
 
 async def _system_prompt(tx: Transaction, session_id: str) -> str:

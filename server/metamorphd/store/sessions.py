@@ -8,6 +8,7 @@ import orjson
 
 from metamorphd.errors import EtagMismatch, SessionNotFound
 from metamorphd.models import Page, Session
+from metamorphd.store.attachments import release_session
 from metamorphd.store.database import Row, SqlValue, Transaction, point_read
 from metamorphd.store.index import unindex_session
 from metamorphd.store.pages import page_of
@@ -212,10 +213,11 @@ async def update_session(
 
 
 async def delete_session(tx: Transaction, *, session_id: str, etag: str) -> None:
-    """Removes a session with its messages, turns and events. Raises as `update_session` does."""
+    """Removes a session with its messages, their attachments, turns and events. Raises as `update_session` does."""
     session = await get_session(tx, session_id=session_id)
     if etag and etag != str(session.revision):
         raise EtagMismatch
+    await release_session(tx, session_id=session_id)
     await unindex_session(tx, session_id=session_id)
     await tx.run(DELETE_EVENTS, session_id=session_id)
     await tx.run(DELETE_SESSION, session_id=session_id)

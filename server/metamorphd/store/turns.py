@@ -28,6 +28,7 @@ from metamorphd.models import (
     TurnStatus,
     Usage,
 )
+from metamorphd.store.attachments import Upload, store_upload
 from metamorphd.store.budgets import admit_turn, reserve
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 from metamorphd.store.events import append_events, list_middle_events, reply_content, reported_usage
@@ -134,6 +135,7 @@ async def create_turn(
     tx: Transaction,
     *,
     message: Message,
+    uploads: Sequence[Upload],
     parent: str | None,
     options: Options,
     terms: Terms,
@@ -141,7 +143,8 @@ async def create_turn(
 ) -> Turn:
     """Stores `message` and a running turn that will answer it, or answers the turn that `request` made.
 
-    `message` has no parent yet: `parent` is as for `plan_turn`, which raises most of what this does. Raises
+    `message` has no parent yet: `parent` is as for `plan_turn`, which raises most of what this does. `uploads` are the
+    attachments that the message brings along; it may name others. Raises
     TooManyTurns, BudgetExceeded and RequestIdReused too, and TurnNotFound if the turn that `request` made is gone.
     """
     made = await _made_before(tx, request=request, turn_id=message.turn_id, now=message.create_time)
@@ -156,7 +159,10 @@ async def create_turn(
         terms=terms,
     )
     budgeted = await _admit(tx, terms, now=message.create_time)
-    await create_message(tx, message=replace(message, parent_message_id=plan.parent_message_id))
+    for upload in uploads:
+        await store_upload(tx, upload=upload, now=message.create_time)
+    message = replace(message, parent_message_id=plan.parent_message_id, content=plan.content)
+    await create_message(tx, message=message)
     return await _insert(
         tx,
         message,
