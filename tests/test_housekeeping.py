@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping
-from metamorphd.models import TurnStatus
+from metamorphd.models import DocumentBlock, TurnStatus
+from metamorphd.store.attachments import Upload, create_attachment, load_attachments, upload_of
 from metamorphd.store.events import prune_events
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns import list_events
 
-from tests.store.rows import append, finish, new_session, new_turn
+from tests.store.rows import KEY, append, finish, new_session, new_turn, stored_message
 
 DAY = 86_400_000_000
 
@@ -72,3 +73,27 @@ async def test_a_turn_is_pruned_in_steps_and_told_as_pruned_from_the_first(datab
         assert await sequences(database, turn.turn_id) == [27]
     # Marking it, then ten, ten, and the five that are left.
     assert steps == 4
+
+
+async def test_an_attachment_that_no_message_holds_goes_a_day_after_its_upload(database: SqliteDatabase) -> None:
+    clock = Later()
+    keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24)
+    uploads = [upload_of("text/plain", b"%d" % number) for number in range(5)]
+    for upload in uploads:
+        await database.write(create_attachment, "acme", upload=upload, request_key=KEY, now=clock.now())
+    used = DocumentBlock(uploads[0].attachment_id, "text/plain", 1, uploads[0].sha256)
+    session = await new_session(database)
+    await stored_message(database, session.session_id, content=(used,))
+    clock.ahead = DAY - 60_000_000
+    await keeping.sweep()
+    assert await there(database, uploads) == set("01234")
+    await database.write(create_attachment, "acme", upload=uploads[1], request_key=KEY, now=clock.now())
+    clock.ahead = DAY + 60_000_000
+    await keeping.sweep()
+    assert await there(database, uploads) == {"0", "1"}
+
+
+async def there(database: SqliteDatabase, uploads: list[Upload]) -> set[str]:
+    ids = [upload.attachment_id for upload in uploads]
+    loaded = await database.read(load_attachments, "acme", attachment_ids=ids)
+    return {data.decode() for data in loaded.values()}

@@ -1,9 +1,12 @@
 """What of a branch the model is told."""
 
+from metamorphd.chat.attached import LEFT_OUT, PROMPT_BYTES, attachment_ids, within_limit, without_missing
 from metamorphd.chat.prompt import prompt_messages
 from metamorphd.models import (
     CompactionBlock,
     Content,
+    DocumentBlock,
+    ImageBlock,
     Message,
     Role,
     TextBlock,
@@ -86,3 +89,41 @@ def test_what_lies_before_the_last_summary_is_left_out_but_the_message_it_answer
 
 def test_nothing_is_told_of_nothing() -> None:
     assert prompt_messages([]) == ()
+
+
+def picture(name: str, size: int = 1) -> ImageBlock:
+    return ImageBlock(name, "image/png", size, "")
+
+
+def test_a_conversation_begins_with_an_image_too_where_the_summary_left_off() -> None:
+    first, summary = picture("a"), CompactionBlock("so far")
+    branch = (user(TextBlock("before")), reply(TextBlock("x")), user(first), reply(summary), user(TextBlock("on")))
+    assert told(*branch)[0] == (Role.USER, (first,))
+
+
+def test_attachments_go_the_newest_first_up_to_the_limit_and_leave_a_note() -> None:
+    half = PROMPT_BYTES // 2
+    old, middle, new = picture("old", 1), picture("middle", half + 1), DocumentBlock("new", "text/plain", half, "")
+    result = ToolResultBlock("t1", (old, TextBlock("b"), middle), False)
+    branch = prompt_messages((user(TextBlock("a"), old), reply(CALL), user(result, new)))
+    kept = within_limit(branch)
+    assert [message.content for message in kept] == [
+        (TextBlock("a"), LEFT_OUT),
+        (CALL,),
+        (ToolResultBlock("t1", (LEFT_OUT, TextBlock("b"), LEFT_OUT), False), new),
+    ]
+    assert attachment_ids(kept) == {"new"}
+    fitting = (user(old), user(picture("middle", half - 1), new))
+    assert within_limit(prompt_messages(fitting)) == prompt_messages(fitting)
+
+
+def test_an_attachment_that_is_gone_leaves_a_note() -> None:
+    gone, there = picture("gone"), picture("there")
+    result = ToolResultBlock("t1", (gone, there), True)
+    branch = prompt_messages((user(gone), reply(CALL), user(result)))
+    assert attachment_ids(branch) == {"gone", "there"}
+    assert [message.content for message in without_missing(branch, {"there"})] == [
+        (LEFT_OUT,),
+        (CALL,),
+        (ToolResultBlock("t1", (LEFT_OUT, there), True),),
+    ]
