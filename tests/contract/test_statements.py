@@ -153,6 +153,20 @@ def test_a_page_is_found_by_an_index(sql: str) -> None:
     assert any("sessions_by_activity" in step or "messages" in step for step in touched)
 
 
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (attachments.PRUNE_ATTACHMENTS, "attachments_unused (upload_time<?)"),
+        (attachments.DELETE_OF_MESSAGE, "attachment_uses_by_session (vault_id=? AND session_id=? AND message_id=?)"),
+        (attachments.DELETE_OF_SESSION, "attachment_uses_by_session (vault_id=? AND session_id=?)"),
+    ],
+)
+def test_attachments_to_delete_are_found_by_an_index(sql: str, index: str) -> None:
+    steps = plan(sql)
+    assert not [step for step in steps if step.startswith("SCAN")]
+    assert any(index in step for step in steps)
+
+
 def test_nothing_outside_the_store_speaks_sql() -> None:
     package = STORE.parent
     words = ("SELECT ", "INSERT INTO ", "DELETE FROM ", "UPDATE ", "PRAGMA ")

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import grpc
 import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1 import chat_service_pb2_grpc
 from metamorph.chat.v1.message_pb2 import (
     ContentBlock,
     DocumentBlock,
@@ -27,7 +29,7 @@ from tests.chat.test_tools import ASKS, WEATHER
 from tests.chat.test_turns import asking
 from tests.fakes.messages_api import FakeMessagesApi
 from tests.services.test_media import FILES
-from tests.serving import Caller, Serving, refused, serving, text_block, text_of, upload_requests
+from tests.serving import Caller, Refusal, Serving, refused, serving, text_block, text_of, upload_requests
 
 PNG, PDF, TEXT = FILES["image/png"], FILES["application/pdf"], FILES["text/plain"]
 MIB = 1024 * 1024
@@ -182,8 +184,7 @@ async def test_what_is_too_large_is_refused_with_the_limit(tmp_path: Path) -> No
 
 async def test_an_upload_that_does_not_end_is_ended(tmp_path: Path) -> None:
     async with serving(tmp_path, max_attachment_bytes=MIB) as running:
-        alice = running.caller()
-        sent = 0
+        metadata, sent = running.caller().metadata, 0
 
         def endless() -> Iterator[pb.UploadAttachmentRequest]:
             nonlocal sent
@@ -192,9 +193,17 @@ async def test_an_upload_that_does_not_end_is_ended(tmp_path: Path) -> None:
                 sent += 100_000
                 yield pb.UploadAttachmentRequest(chunk=bytes(100_000))
 
-        refusal = await refused(alice.chat.UploadAttachment(endless(), metadata=alice.metadata))
-        assert refusal.reason == "ATTACHMENT_TOO_LARGE"
-        assert sent < 4 * MIB
+        def send_on() -> None:
+            """With the synchronous client: grpc.aio's loses the status when a write fails first."""
+            with grpc.insecure_channel(running.target) as channel:
+                chat_service_pb2_grpc.ChatServiceStub(channel).UploadAttachment(endless(), metadata=metadata)
+
+        with pytest.raises(grpc.RpcError) as raised:
+            await asyncio.to_thread(send_on)
+        error: Any = raised.value
+        refusal = Refusal(error)
+        assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "ATTACHMENT_TOO_LARGE")
+        assert sent < 32 * MIB
         assert rows(tmp_path) == (0, 0, 0)
 
 
@@ -308,6 +317,23 @@ async def test_attachments_are_asked_with_again_in_every_turn_of_their_branch(
         pass
     told = [received.body["messages"][0]["content"][0] for received in api.requests]
     assert told == [{"type": "image", "source": in_base64("image/png", PNG)}] * 3
+
+
+async def test_counting_tokens_tells_the_model_all_and_stores_nothing(
+    asked: Caller, api: FakeMessagesApi, tmp_path: Path
+) -> None:
+    session = await asked.create_session()
+    await send(asked, session.session_id, image())
+    uploaded = await asked.upload(PDF, "application/pdf")
+    named = ContentBlock(document=DocumentBlock(attachment_id=uploaded.attachment_id, media_type="application/pdf"))
+    message = pb.SendMessageRequest(session_id=session.session_id, content=[named, document(TEXT, "text/plain")])
+    await asked.chat.CountTokens(pb.CountTokensRequest(message=message), metadata=asked.metadata)
+    assert rows(tmp_path) == (2, 2, 1)
+    await send(asked, session.session_id, *message.content)
+    counting, asking_ = (received.body["messages"] for received in api.requests[-2:])
+    assert counting == asking_
+    assert [block["type"] for block in counting[-1]["content"]] == ["document", "document"]
+    assert counting[0]["content"][0]["source"] == in_base64("image/png", PNG)
 
 
 async def test_a_repeated_send_stores_its_attachment_and_its_message_once(alice: Caller, tmp_path: Path) -> None:

@@ -272,6 +272,8 @@ class TurnEngine:
                 # Read, because the call may be gone: then nobody else reads it.
                 started.exception()
             return
+        # It holds what the message brought along, megabytes perhaps, which the turn needs no more.
+        del create
         if turn.turn_id == turn_id:
             generation = Generation(
                 model=self._model,
