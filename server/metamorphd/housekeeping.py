@@ -13,8 +13,8 @@ from metamorphd.store.events import prune_events
 ROUND_SECONDS = 60.0
 # A large DELETE would hold up every write; so many rows are gone in about a millisecond, and others get their turn.
 PRUNED_EVENTS = 500
-# Each may be of twenty megabytes.
-PRUNED_ATTACHMENTS = 2
+# Each may be of twenty megabytes, which go in about a millisecond too.
+PRUNED_ATTACHMENTS = 8
 PAUSE_SECONDS = 0.02
 UNUSED_ATTACHMENT = 24 * 3_600_000_000
 
