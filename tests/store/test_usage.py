@@ -27,6 +27,7 @@ from metamorphd.models import (
     Usage,
     UsageRow,
 )
+from metamorphd.store.attachments import Upload
 from metamorphd.store.budgets import FRAME_TOKENS, IMAGE_TOKENS, get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.sessions import delete_session
@@ -269,7 +270,9 @@ async def reserved(database: Database, *content: Block, **fields: Any) -> int:
     """What a turn in a session of its own reserves of a day's tokens."""
     session = await new_session(database)
     message = new_message(session.session_id, content=(TextBlock("a"), *content))
-    turn = await new_turn(database, session.session_id, message=message, **fields)
+    # Stored under the id that content names; how long it is, content says.
+    upload = Upload("att_1", "image/png", "00", b"x")
+    turn = await new_turn(database, session.session_id, message=message, uploads=[upload], **fields)
     held = (await budgets(database, turn.create_time))["tokens_per_day"].reserved
     await finish(database, turn, now=turn.create_time)
     return held
