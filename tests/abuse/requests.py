@@ -1,8 +1,10 @@
 """Requests that might be meant, made from nothing but the descriptors and what two tenants have seen."""
 
+import json
 import random
 import time
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import protovalidate
@@ -10,6 +12,8 @@ from buf.validate import validate_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from metamorph.vault.v1.usage_pb2 import Budget
+from metamorphd.catalog import load_catalog
 
 from tests.abuse.rpcs import Rpc
 from tests.abuse.tenant import OWN_WORDS, Tenant, kind_of, strings_of
@@ -22,6 +26,12 @@ INTEGERS = frozenset(
         FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SINT64,
     }
 )  # fmt: skip
+# What a field must hold to be of any use: a vault that may ask no model, or spend nothing, answers nothing more.
+MODELS = tuple(model.model for model in load_catalog(None).models)
+LARGE_BUDGET = 10**15
+JSON_OBJECTS = ("input_schema", "response_schema")
+# What is chosen mostly, where there is a choice.
+USUAL = ("text", "text/plain")
 # Of an update mask: what nobody can set.
 UNSETTABLE = ("_id", "_ids", "_time", "_count", "etag", "creator")
 
@@ -95,8 +105,12 @@ class Requests:
         return {
             name
             for names in choices
-            for name in set(names) - {self._random.choice(names) if place is None else names[: place + 1][-1]}
+            for name in set(names) - {self._chosen(names) if place is None else names[: place + 1][-1]}
         }
+
+    def _chosen(self, names: list[str]) -> str:
+        usual = [name for name in names if name in USUAL and self._random.random() < 0.7]
+        return self._random.choice(usual or names)
 
     def _set(self, message: Message, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> None:
         inner = descriptor.message_type
@@ -127,14 +141,18 @@ class Requests:
             return self._random.random() < 0.5
         if descriptor.enum_type is not None:
             return self._random.choice(descriptor.enum_type.values).number
-        return self._random.choice(NUMBERS)
+        return (
+            LARGE_BUDGET
+            if descriptor.full_name.startswith(Budget.DESCRIPTOR.full_name)
+            else self._random.choice(NUMBERS)
+        )
 
     def _string(self, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> str:
         rules = descriptor.GetOptions().Extensions[validate_pb2.field].string
         # `in` is a word of Python's.
         listed: list[str] = list(getattr(rules, "in"))
         if listed:
-            return self._random.choice(listed)
+            return self._chosen(listed)
         if rules.uuid:
             return self._earlier(descriptor.name, share=0.3) or self._new_request_id(descriptor.name)
         return self._word(descriptor.name, record, reads=reads)
@@ -150,7 +168,15 @@ class Requests:
             return self._borrow(self._random.choice(users))
         if kind and kind not in OWN_WORDS:
             return self._identity(kind, record)
-        return self._text(name, reads=reads)
+        return self._useful(name) or self._text(name, reads=reads)
+
+    def _useful(self, name: str) -> str | None:
+        """What a field that takes no text of one's own must hold."""
+        if name in ("model", "default_model"):
+            return self._random.choice(MODELS)
+        if name in JSON_OBJECTS:
+            return json.dumps({"title": self._own.text(name)})
+        return str(datetime.now(UTC).date()) if name.endswith("_day") else None
 
     def _identity(self, kind: str, record: dict[str, str]) -> str:
         """Mostly the record's, else anybody's of that kind, else one that never existed."""
