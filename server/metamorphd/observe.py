@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from structlog.typing import EventDict, WrappedLogger
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
+BAD_METADATA = "Invalid encoding on "
 LEVELS = {"exception": "error", "warn": "warning"}
 
 
@@ -28,6 +29,8 @@ def configure_logging(level: str) -> None:
     )
     # What libraries say, grpc and uvicorn among them, in the same form.
     logging.basicConfig(handlers=[_Forward()], level=max(threshold, logging.WARNING), force=True)
+    # One with its trace for every text in a call's metadata that is not UTF-8: any caller could fill the log.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.getMessage().startswith(BAD_METADATA))
 
 
 def _render(_logger: WrappedLogger, method: str, event: EventDict) -> bytes:

@@ -9,6 +9,8 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from metamorphd.accepting import parsing
+
 V1 = "grpc.reflection.v1.ServerReflection"
 V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 POOL = descriptor_pool.Default()
@@ -31,10 +33,13 @@ def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """Tells the server's services and types. The messages of v1 and v1alpha are the same on the wire."""
     servicer = ReflectionServicer([*services, V1, V1ALPHA], pool=_Pool())
     handlers = {
-        "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        "ServerReflectionInfo": parsing(
+            grpc.stream_stream_rpc_method_handler(
+                servicer.ServerReflectionInfo,
+                request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+                response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+            )
         )
     }
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers) for name in (V1, V1ALPHA)])
+    for name in (V1, V1ALPHA):
+        server.add_registered_method_handlers(name, handlers)

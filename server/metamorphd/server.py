@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 
-import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from metamorph.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
 from metamorph.chat.v1 import chat_service_pb2, chat_service_pb2_grpc
 from metamorph.vault.v1 import vault_service_pb2, vault_service_pb2_grpc
 from prometheus_client import Gauge
 
+from metamorphd import health
+from metamorphd.accepting import accepting_server
 from metamorphd.auth.emblem import EmblemApi
 from metamorphd.auth.jwks import KeySet
 from metamorphd.auth.revocations import Revocations
@@ -26,7 +26,6 @@ from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.errors import StartupRefused
-from metamorphd.health import Health
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.http import HttpServer, application
 from metamorphd.interceptors.call import methods_of
@@ -56,7 +55,6 @@ SERVICES = [
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
 ]
 NAMES = [service.full_name for service in SERVICES]
-HEALTH_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 # After the drain: time for calls that are answering to send their last bytes.
 LAST_SEND_SECONDS = 2.0
@@ -108,7 +106,7 @@ class Server:
             metrics=self._metrics,
             log=CallLog(level=settings.log_level),
         )
-        self._health = Health(database=self._database, services=NAMES)
+        self._health = health.Health(database=self._database, services=NAMES)
         self._housekeeping = Housekeeping(
             database=self._database, clock=self._clock, event_retention_hours=settings.event_retention_hours
         )
@@ -123,7 +121,7 @@ class Server:
     async def start(self) -> None:
         """Listens, so that health can be asked, then opens the store; serves once it is open. Raises StartupRefused."""
         self.http_port = await self._http.start()
-        self._grpc = grpc.aio.server(interceptors=[self._interceptor], options=OPTIONS)
+        self._grpc = accepting_server(interceptors=[self._interceptor], options=OPTIONS)
         try:
             await self._start_grpc()
             await asyncio.gather(self._database.open(), self._model.open())
@@ -190,8 +188,8 @@ class Server:
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
         vault_service_pb2_grpc.add_VaultServiceServicer_to_server(vault, self._grpc)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
-        add_reflection(self._grpc, [*NAMES, HEALTH_NAME])
+        self._health.add_to(self._grpc)
+        add_reflection(self._grpc, [*NAMES, health.NAME])
         await self._health.start()
         self.grpc_port = self._listen()
         await self._grpc.start()
