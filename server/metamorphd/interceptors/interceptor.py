@@ -209,4 +209,5 @@ async def _abort(context: Context, call: Call, error: DomainError) -> None:
         async with asyncio.timeout(LAST_SEND_SECONDS):
             await context.abort_with_status(rpc_status.to_status(error.to_status(call_id=call.call_id)))
     except TimeoutError:
-        raise grpc.aio.AbortError from None
+        # Ends the call without a further attempt to send. An AbortError of ours would be an error of its own to grpc.
+        raise asyncio.CancelledError from None
