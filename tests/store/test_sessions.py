@@ -210,7 +210,7 @@ async def test_a_deleted_session_takes_its_messages_turns_and_events_with_it(dat
     await append(database, turn, "a", "b")
     await database.write(delete_session, "acme", session_id=session.session_id, etag="1")
     with pytest.raises(Exception, match=turn.turn_id):
-        await database.read(list_events, "acme", turn_id=turn.turn_id, after_sequence=0, limit=10)
+        await database.read(list_events, "acme", turn_id=turn.turn_id, after_sequence=0, limit=10, max_characters=10)
     assert await database.read(count_rows, "acme") == 0
 
 

@@ -17,8 +17,11 @@ from metamorphd.store.vaults import update_vault
 from tests.store.rows import KEY, append, finish, new_message, new_session, new_turn
 
 
-async def events(database: SqliteDatabase, turn_id: str, after: int = 0, limit: int = 100) -> list[int]:
-    _, listed = await database.read(list_events, "acme", turn_id=turn_id, after_sequence=after, limit=limit)
+async def events(
+    database: SqliteDatabase, turn_id: str, after: int = 0, limit: int = 100, max_characters: int = 1000
+) -> list[int]:
+    page = {"limit": limit, "max_characters": max_characters}
+    _, listed = await database.read(list_events, "acme", turn_id=turn_id, after_sequence=after, **page)
     return [event.sequence for event in listed]
 
 
@@ -127,6 +130,9 @@ async def test_events_are_replayed_after_any_sequence_in_any_portion(database: S
     assert await events(database, turn.turn_id, limit=3) == [1, 2, 3, 4]
     assert await events(database, turn.turn_id, after=7, limit=2) == [8, 9]
     assert await events(database, turn.turn_id, after=9, limit=2) == [10]
+    assert await events(database, turn.turn_id, max_characters=3) == [1, 2, 3, 4]
+    assert await events(database, turn.turn_id, after=7, max_characters=2) == [8, 9]
+    assert await events(database, turn.turn_id, after=9, max_characters=1) == [10]
     assert await events(database, turn.turn_id, after=10) == []
     with pytest.raises(SequenceAhead):
         await events(database, turn.turn_id, after=11)
@@ -138,7 +144,7 @@ async def test_an_unknown_turn_and_another_vaults_are_not_found(database: Sqlite
         with pytest.raises(TurnNotFound):
             await database.read(get_turn, vault, turn_id=turn_id)
         with pytest.raises(TurnNotFound):
-            await database.read(list_events, vault, turn_id=turn_id, after_sequence=0, limit=9)
+            await database.read(list_events, vault, turn_id=turn_id, after_sequence=0, limit=9, max_characters=9)
 
 
 async def test_a_branch_is_busy_while_its_turn_runs_and_others_proceed(database: SqliteDatabase) -> None:

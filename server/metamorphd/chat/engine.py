@@ -45,6 +45,8 @@ T = TypeVar("T")
 # How often the table is read for a turn that another process runs.
 POLL_SECONDS = 0.05
 REPLAY_EVENTS = 256
+# What a replay has read and not sent yet stays in memory, once for every caller that does not read.
+REPLAY_CHARACTERS = 32_768
 # What is left of a turn after its grace: long enough to commit its end.
 LAST_COMMIT_SECONDS = 5.0
 
@@ -195,7 +197,12 @@ class TurnEngine:
             events = None if live is None else live.after(sequence)
             if events is None:
                 turn, stored = await self._database.read(
-                    list_events, vault_id, turn_id=turn_id, after_sequence=sequence, limit=REPLAY_EVENTS
+                    list_events,
+                    vault_id,
+                    turn_id=turn_id,
+                    after_sequence=sequence,
+                    limit=REPLAY_EVENTS,
+                    max_characters=REPLAY_CHARACTERS,
                 )
                 events = stored
                 if not events and turn.status is not TurnStatus.RUNNING:

@@ -30,11 +30,18 @@ INSERT INTO events (vault_id, turn_id, sequence, block_index, kind, text)
 SELECT vault_id, turn_id, :sequence, :block_index, :kind, :text FROM turns
 WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
 """
+# A page ends with the event that brings it to :max_characters.
 LIST_EVENTS = """
-SELECT sequence, block_index, kind, text FROM events
-WHERE vault_id = :vault_id AND turn_id = :turn_id AND sequence > :after_sequence
-ORDER BY sequence
-LIMIT :limit
+WITH candidates AS (
+    SELECT sequence, block_index, kind, text FROM events
+    WHERE vault_id = :vault_id AND turn_id = :turn_id AND sequence > :after_sequence
+    ORDER BY sequence
+    LIMIT :limit
+), page AS (
+    SELECT sequence, block_index, kind, text, SUM(LENGTH(text)) OVER (ORDER BY sequence) - LENGTH(text) AS before
+    FROM candidates
+)
+SELECT sequence, block_index, kind, text FROM page WHERE before < :max_characters ORDER BY sequence
 """
 GET_BLOCKS = """
 SELECT block_index, kind, string_agg(text, '' ORDER BY sequence) FROM events
@@ -109,10 +116,18 @@ async def append_events(tx: Transaction, *, events: Sequence[MiddleEvent]) -> No
             raise TurnNotFound(turn_id=event.turn_id)
 
 
-async def list_middle_events(tx: Transaction, *, turn_id: str, after_sequence: int, limit: int) -> list[MiddleEvent]:
-    """At most `limit` events after a sequence, in order."""
-    rows = await tx.all(LIST_EVENTS, turn_id=turn_id, after_sequence=after_sequence, limit=limit)
-    return [_event(turn_id, row) for row in rows]
+async def list_middle_events(
+    tx: Transaction, *, turn_id: str, after_sequence: int, limit: int, max_characters: int
+) -> tuple[list[MiddleEvent], bool]:
+    """The events after a sequence, in order, and whether those are all that there are.
+
+    At most `limit`, and no more behind the one that brings them to `max_characters` of text.
+    """
+    rows = await tx.all(
+        LIST_EVENTS, turn_id=turn_id, after_sequence=after_sequence, limit=limit, max_characters=max_characters
+    )
+    last = len(rows) < limit and sum(len(row[3]) for row in rows) < max_characters
+    return [_event(turn_id, row) for row in rows], last
 
 
 async def reply_content(tx: Transaction, *, turn_id: str, closed: Mapping[int, ThinkingBlock]) -> Content:

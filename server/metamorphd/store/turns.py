@@ -349,21 +349,25 @@ async def list_turns(
 
 
 async def list_events(
-    tx: Transaction, *, turn_id: str, after_sequence: int, limit: int
+    tx: Transaction, *, turn_id: str, after_sequence: int, limit: int, max_characters: int
 ) -> tuple[Turn, list[TurnEvent]]:
-    """A turn and its next events, about `limit` of them; the last of a finished one is its TurnFinished.
+    """A turn and its next events, about `limit` of them, or fewer that hold about `max_characters` of text.
+
+    The last of a finished one is its TurnFinished.
 
     Of a turn whose events were pruned that is the only one. Raises TurnNotFound, SequenceAhead.
     """
     turn = await get_turn(tx, turn_id=turn_id)
     if after_sequence > turn.last_sequence:
         raise SequenceAhead(last_sequence=turn.last_sequence)
-    middle: list[MiddleEvent] = []
+    events: list[TurnEvent] = []
+    last = True
     if not turn.pruned:
-        middle = await list_middle_events(tx, turn_id=turn_id, after_sequence=after_sequence, limit=limit)
-    started = [started_event(turn)] if after_sequence < 1 and not turn.pruned else []
-    events: list[TurnEvent] = [*started, *middle]
-    if turn.status is not TurnStatus.RUNNING and len(middle) < limit and after_sequence < turn.last_sequence:
+        middle, last = await list_middle_events(
+            tx, turn_id=turn_id, after_sequence=after_sequence, limit=limit, max_characters=max_characters
+        )
+        events += [started_event(turn), *middle] if after_sequence < 1 else middle
+    if turn.status is not TurnStatus.RUNNING and last and after_sequence < turn.last_sequence:
         reply = turn.reply_message_id and await get_message(tx, message_id=turn.reply_message_id)
         events.append(
             TurnFinished(
