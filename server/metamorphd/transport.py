@@ -19,6 +19,11 @@ KEEPALIVE_SECONDS = 20
 KEEPALIVE_TIMEOUT_SECONDS = 20
 # Clients may ping as often as that; who pings more is sent away with GOAWAY / ENHANCE_YOUR_CALM.
 SHORTEST_PING_SECONDS = 10
+# Shorter: until then the connection of who resets streams all the time costs what it has opened.
+PING_TIMEOUT_SECONDS = 10
+# Calls that wait to be taken up, of all connections together: what a flood can make the server keep. grpc would let
+# three times as many in, refusing some at random.
+WAITING_CALLS = 1000
 
 # Soft and hard limit alike: between them grpc refuses at random. Port reuse would let a second server share the port.
 OPTIONS = [
@@ -31,6 +36,12 @@ OPTIONS = [
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_SECONDS * 1000),
+    ("grpc.server.max_pending_requests", WAITING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", WAITING_CALLS),
+    # A stream that is reset is answered with a ping (one at a time). Who resets ten thousand more before it answers is
+    # not read any further (CVE-2023-44487), and loses the connection when the ping times out.
+    ("grpc.http2.ping_on_rst_stream_percent", 100),
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_SECONDS * 1000),
 ]
 
 logger = structlog.get_logger(__name__)
