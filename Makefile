@@ -18,7 +18,7 @@ PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
 	--no-annotate --no-emit-package metamorph-client
 
-.PHONY: help run test check bench install tools generate lock format clean
+.PHONY: help run test check bench abuse install tools generate lock format clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ check: $(VENV)/.installed tools ## Lint, types, layers, contract, generated code
 
 bench: $(VENV)/.installed ## What is claimed about speed and memory, measured side by side
 	@$(BIN)/python -m bench
+
+abuse: $(VENV)/.installed ## Hostile callers, half an hour of them, and how the server fares
+	@$(BIN)/python -m tests.abuse
 
 install: $(VENV)/.installed
 

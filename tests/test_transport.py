@@ -17,10 +17,12 @@ from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest, WhoAmIResponse
 from metamorphd.client_configuration import client_configuration
 from metamorphd.errors import StartupRefused
-from metamorphd.transport import CONCURRENT_STREAMS, KEEPALIVE_SECONDS, SHORTEST_PING_SECONDS
+from metamorphd.transport import CONCURRENT_STREAMS, KEEPALIVE_SECONDS, LARGEST_REQUEST, SHORTEST_PING_SECONDS
 
+from tests.abuse.http2 import Connection, block, headers
+from tests.abuse.inputs import LENGTH_DELIMITED, field
 from tests.certificates import Authority
-from tests.serving import Caller, Serving, mint, serving
+from tests.serving import Caller, Serving, mint, refused, serving
 
 WHO_AM_I = "/metamorph.vault.v1.VaultService/WhoAmI"
 
@@ -196,3 +198,57 @@ def test_clients_agree_to_ping_less_often_than_the_server_minds() -> None:
     repeated = {name["method"] for name in agreed["serviceConfig"]["methodConfig"][0]["name"]}
     assert {"GetSession", "ListSessions", "WhoAmI"} <= repeated
     assert not repeated & {"SendMessage", "StreamTurn", "CreateSession", "DeleteSession", "RevokeTokens"}
+
+
+async def test_a_path_that_is_no_text_and_a_method_that_does_not_exist_stop_nobody(running: Serving) -> None:
+    async with Connection(running.target) as connection:
+        for path in (b"/\xfe\x87", b"", b"/no.such/Method"):
+            changed = [(name, path if name == ":path" else value) for name, value in headers("", mint())]
+            connection.call(block(changed), b"")
+        async with asyncio.timeout(5):
+            await connection.until_quiet()
+    caller = running.caller()
+    unknown: Any = caller.channel.unary_unary("/no.such/Method")
+    assert (await refused(unknown(b"", metadata=caller.metadata))).code is grpc.StatusCode.UNIMPLEMENTED
+    await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_what_does_not_parse_is_refused_by_grpcs_own_services_too(
+    running: Serving, capfd: pytest.CaptureFixture[str], path: str
+) -> None:
+    call: Any = running.caller().channel.stream_stream(path)
+    refusal = await refused(call(iter([b"\x0a\xff"])))
+    assert (refusal.code.name, refusal.message) == ("INVALID_ARGUMENT", "the request is not a message of its type")
+    assert "DecodeError" not in capfd.readouterr().out
+
+
+async def test_a_request_may_have_32_mib_and_no_more(running: Serving) -> None:
+    caller = running.caller()
+    who_am_i: Any = caller.channel.unary_unary(WHO_AM_I)
+    # A field that the request does not have, which is skipped: its tag, its length, itself.
+    size = LARGEST_REQUEST - 5
+    largest = field(15, LENGTH_DELIMITED, bytes(size))
+    assert len(largest) == LARGEST_REQUEST
+    await who_am_i(largest, metadata=caller.metadata)
+    refusal = await refused(who_am_i(bytes(LARGEST_REQUEST + 1), metadata=caller.metadata))
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_streams_beyond_what_a_connection_may_open_are_refused_and_the_others_stay(running: Serving) -> None:
+    async with Connection(running.target) as connection, asyncio.timeout(30):
+        watch = block(headers("/grpc.health.v1.Health/Watch", mint()))
+        for _ in range(CONCURRENT_STREAMS):
+            connection.call(watch, b"")
+        await connection.until(lambda: len(connection.received) == CONCURRENT_STREAMS)
+        beyond = connection.call(watch, b"")
+        await connection.until(lambda: bool(connection.ended))
+        assert connection.ended == {beyond}

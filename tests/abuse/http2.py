@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import hpack
@@ -16,6 +17,9 @@ CANCEL = 8
 INITIAL_WINDOW_SIZE = 4
 LARGEST_WINDOW = 2**31 - 1
 FRAME_HEADER = 9
+QUIET_SECONDS = 0.02
+
+Headers = Sequence[tuple[str, str | bytes]]
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -23,12 +27,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def block(headers: Sequence[tuple[bytes | str, bytes | str]]) -> bytes:
+def block(headers: Headers) -> bytes:
     """A header block that leaves the peer's table alone, so that it may be sent any number of times."""
     return bytes(hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple(*pair) for pair in headers], huffman=False))
 
 
-def headers(path: str, token: str) -> list[tuple[bytes | str, bytes | str]]:
+def headers(path: str, token: str) -> Headers:
     """The headers of a gRPC call."""
     return [
         (":method", "POST"),
@@ -48,14 +52,18 @@ def message(payload: bytes) -> bytes:
 
 class Connection:
     """A connection. `window` is the credit that each stream gives the server; without `reads` nothing is ever taken
-    from the socket."""
+    from the socket. `receive_buffer` is the socket's, in bytes, if not the system's choice."""
 
-    def __init__(self, target: str, *, window: int = LARGEST_WINDOW, reads: bool = True) -> None:
+    def __init__(
+        self, target: str, *, window: int = LARGEST_WINDOW, reads: bool = True, receive_buffer: int | None = None
+    ) -> None:
         self._host, _, port = target.rpartition(":")
         self._port = int(port)
         self._window = window
         self._reads = reads
+        self._receive_buffer = receive_buffer
         self._stream = -1
+        self._frames_of_late = 1
         self.closed = asyncio.Event()
         self.received: dict[int, int] = {}
         self.ended: set[int] = set()
@@ -63,7 +71,7 @@ class Connection:
 
     async def __aenter__(self) -> Self:
         # The limit is what may be buffered before the socket is left alone.
-        self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=2**16)
+        self._reader, self._writer = await asyncio.open_connection(sock=await self._socket(), limit=2**16)
         self._writer.write(PREFACE)
         self.write(frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, self._window)))
         self.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", LARGEST_WINDOW - 65_535)))
@@ -78,6 +86,15 @@ class Connection:
         self._writer.transport.abort()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+    async def _socket(self) -> socket.socket:
+        made = socket.socket()
+        made.setblocking(False)
+        if self._receive_buffer is not None:
+            # Before connecting: that is when the window is agreed.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        await asyncio.get_running_loop().sock_connect(made, (self._host, self._port))
+        return made
 
     def stream(self) -> int:
         """The number of a new stream."""
@@ -99,6 +116,24 @@ class Connection:
         self.write(frame(DATA, END_STREAM, stream, message(payload)))
         return stream
 
+    def widen(self, window: int) -> None:
+        """Gives the server credit on every stream."""
+        for stream in range(1, self._stream + 1, 2):
+            self.write(frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", window)))
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Returns once `holds`."""
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(QUIET_SECONDS / 10)
+
+    async def until_quiet(self) -> None:
+        """Returns once nothing comes any more for a while."""
+        while not self.closed.is_set() and self._frames_of_late:
+            self._frames_of_late = 0
+            await asyncio.sleep(QUIET_SECONDS)
+
     async def _read(self) -> None:
         try:
             while True:
@@ -113,6 +148,7 @@ class Connection:
             self.closed.set()
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        self._frames_of_late += 1
         if kind in (SETTINGS, PING) and not flags & ACK:
             self.write(frame(kind, ACK, 0, payload if kind == PING else b""))
         elif kind == DATA:

@@ -64,7 +64,7 @@ async def attack(directory: Path, *, operations: int, mutant: str = "") -> list[
     tenants, rpcs = (Tenant(), Tenant()), rpcs_of(SERVICES)
     async with FakeMessagesApi() as model:
         environment = {"ANTHROPIC_API_KEY": "key", "ANTHROPIC_BASE_URL": model.base_url}
-        with subject(directory, mutant=mutant, **environment) as server:
+        with subject(directory, mutant=mutant, environment=environment) as server:
             performed = Operations(server, rpcs, count=operations)
             await performed.run(tenants)
             pairs = min(PAIRS, operations // PAIRS_SHARE)

@@ -1,16 +1,29 @@
 """Servers with one thing wrong, each of which a harness must find: `python -m tests.abuse.mutants NAME` serves so."""
 
+import argparse
 import re
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
+from metamorphd import server
 from metamorphd.auth import jwks, tokens
 from metamorphd.auth.tokens import Token, TokenVerifier
 from metamorphd.cli import cli
-from metamorphd.interceptors.interceptor import Interceptor
+from metamorphd.interceptors import guards, streams
 from metamorphd.store.sqlite.transaction import SqliteTransaction
+from metamorphd.transport import OPTIONS
+
+# What they change, untyped, because none of it is meant to be changed.
+SERVER: Any = server
+GUARDS: Any = guards
+STREAM: Any = streams.Stream
+STREAMS: Any = streams.Streams
+VERIFIER: Any = TokenVerifier
+TOKENS: Any = tokens
+JWKS: Any = jwks
+TRANSACTION: Any = SqliteTransaction
 
 MUTANTS: dict[str, Callable[[], None]] = {}
 
@@ -25,23 +38,37 @@ def mutant(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
     return register
 
 
-@mutant("calls-outlive-their-callers")
-def _calls_outlive_their_callers() -> None:
+@mutant("resets-are-free")
+def _resets_are_free() -> None:
+    limits = ("grpc.http2.ping_on_rst_stream_percent", "grpc.server.max_pending", "grpc.max_concurrent_streams")
+    OPTIONS[:] = [option for option in OPTIONS if not option[0].startswith(limits)]
+
+
+@mutant("unread-streams-stay")
+def _unread_streams_stay() -> None:
+    STREAMS._look = lambda _: None
+
+
+@mutant("idle-streams-hold-pages")
+def _idle_streams_hold_pages() -> None:
     held = []
-    run = Interceptor._run
+    write_all = STREAM.write_all
 
-    async def holding(self: Interceptor, *args: Any, **kwargs: Any) -> Any:
-        held.append(bytearray(4096))
-        return await run(self, *args, **kwargs)
+    async def holding(self: streams.Stream, responses: AsyncIterator[Any]) -> None:
+        held.append(bytearray(b"x" * 100_000))
+        await write_all(self, responses)
 
-    Interceptor._run = holding  # type: ignore[method-assign]
+    STREAM.write_all = holding
 
 
-# Loosely typed: what is done to them here no type allows.
-VERIFIER: Any = TokenVerifier
-TOKENS: Any = tokens
-JWKS: Any = jwks
-TRANSACTION: Any = SqliteTransaction
+@mutant("malformed-requests-are-unhandled")
+def _malformed_requests_are_unhandled() -> None:
+    GUARDS.DecodeError = ZeroDivisionError
+
+
+@mutant("one-path-stops-all")
+def _one_path_stops_all() -> None:
+    SERVER.accepting_server = grpc.aio.server
 
 
 @mutant("audience-unchecked")
@@ -105,6 +132,16 @@ def _foreign_ids_take_longer() -> None:
     TRANSACTION.one = looking_twice
 
 
-if __name__ == "__main__":
-    MUTANTS[sys.argv[1]]()
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=["none", *MUTANTS])
+    parser.add_argument("--unread-seconds", type=float, default=streams.UNREAD_SECONDS)
+    arguments = parser.parse_args()
+    SERVER.UNREAD_SECONDS = arguments.unread_seconds
+    if arguments.name in MUTANTS:
+        MUTANTS[arguments.name]()
     cli(["serve"])
+
+
+if __name__ == "__main__":
+    _main()

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import operator
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,8 @@ import grpc
 from tests.processes import Service, service
 from tests.serving import ROOT, SECRET, Caller, mint
 
-TARGETS = {
-    "≤": lambda value, limit: value <= limit,
-    "≥": lambda value, limit: value >= limit,
-    "=": lambda value, limit: value == limit,
-}
+TARGETS: dict[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": operator.ge, "=": operator.eq}
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        return not self.relation or bool(TARGETS[self.relation](self.value, self.limit))
+        return not self.relation or TARGETS[self.relation](self.value, self.limit)
 
     def __str__(self) -> str:
         target = f" ({self.relation} {self.limit:g})" if self.relation else ""
@@ -49,6 +47,7 @@ class Subject:
     service: Service
     http: str
     growth_from: float = field(default=0.0)
+    growth_to: float = field(default=0.0)
 
     @property
     def target(self) -> str:
@@ -60,8 +59,23 @@ class Subject:
 
     @property
     def growth(self) -> float:
-        """Megabytes since `begin`."""
-        return self.service.resident_megabytes - self.growth_from
+        """Megabytes since `begin`; after `growing`, the most that it was."""
+        return max(self.growth_to, self.service.resident_megabytes) - self.growth_from
+
+    @asynccontextmanager
+    async def growing(self) -> AsyncIterator[None]:
+        """Looks at the memory all through the block."""
+        self.begin()
+        looking = asyncio.create_task(self._look())
+        try:
+            yield
+        finally:
+            looking.cancel()
+
+    async def _look(self) -> None:
+        while self.alive:
+            self.growth_to = max(self.growth_to, self.service.resident_megabytes)
+            await asyncio.sleep(LOOK_SECONDS)
 
     @property
     def alive(self) -> bool:
@@ -91,9 +105,15 @@ class Subject:
 
 
 @contextmanager
-def subject(directory: Path, *, mutant: str = "", **environment: str) -> Iterator[Subject]:
+def subject(
+    directory: Path,
+    *,
+    mutant: str = "",
+    unread_seconds: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Subject]:
     """A server without a rate limit, so that the attack reaches what lies behind it; changed by `mutant` if there is
-    one."""
+    one. `unread_seconds` is how long it waits for a caller to read, if not as long as in production."""
     base = {
         "EMBLEM_JWT_SECRET": SECRET,
         "EMBLEM_API_URL": "",
@@ -106,8 +126,11 @@ def subject(directory: Path, *, mutant: str = "", **environment: str) -> Iterato
         # As in the image.
         "MALLOC_ARENA_MAX": "2",
     }
-    module = ["tests.abuse.mutants", mutant] if mutant else ["metamorphd", "serve"]
-    with service(module, directory, base | environment) as running:
+    module = ["metamorphd", "serve"]
+    if mutant or unread_seconds is not None:
+        impatient = [] if unread_seconds is None else [f"--unread-seconds={unread_seconds}"]
+        module = ["tests.abuse.mutants", *impatient, mutant or "none"]
+    with service(module, directory, base | dict(environment or {})) as running:
         first = json.loads(running.log.read_text().partition("\n")[0])
         yield Subject(running, f"http://127.0.0.1:{first['http_port']}")
 

@@ -38,7 +38,7 @@ async def attack(directory: Path, *, mutants_count: int, mutant: str = "") -> li
     classes = crafted(keys)
     mutants = itertools.islice(filter(_sendable, Mutations(keys.valid(), keys, seed=0)), mutants_count // WIRE_SHARE)
     async with _provider(directory, keys) as environment:
-        with subject(directory, mutant=mutant, **environment) as server:
+        with subject(directory, mutant=mutant, environment=environment) as server:
             valid = await _answers(server, ((text, text) for text in keys.valid()))
             sent = await _answers(server, (pair for pair in classes.items() if _sendable(pair[1])))
             mutated = await _answers(server, ((text, text) for text in mutants))
