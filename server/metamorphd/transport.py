@@ -22,8 +22,8 @@ SHORTEST_PING_SECONDS = 10
 # Shorter: until then the connection of who resets streams all the time costs what it has opened.
 PING_TIMEOUT_SECONDS = 10
 # Calls that wait to be taken up, of all connections together: what a flood can make the server keep. grpc would let
-# three times as many in, refusing some at random.
-WAITING_CALLS = 1000
+# six times as many in, refusing some of them at random.
+WAITING_CALLS = 500
 
 # Soft and hard limit alike: between them grpc refuses at random. Port reuse would let a second server share the port.
 OPTIONS = [

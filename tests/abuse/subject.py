@@ -125,6 +125,7 @@ def subject(
         "AUTH_FAILURE_REQUESTS": "0",
         # As in the image.
         "MALLOC_ARENA_MAX": "2",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
     }
     module = ["metamorphd", "serve"]
     if mutant or unread_seconds is not None:
