@@ -135,9 +135,9 @@ def _foreign_ids_take_longer() -> None:
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=["none", *MUTANTS])
-    parser.add_argument("--unread-seconds", type=float, default=streams.UNREAD_SECONDS)
+    parser.add_argument("--patience-seconds", type=float, default=streams.PATIENCE_SECONDS)
     arguments = parser.parse_args()
-    SERVER.UNREAD_SECONDS = arguments.unread_seconds
+    SERVER.PATIENCE_SECONDS = arguments.patience_seconds
     if arguments.name in MUTANTS:
         MUTANTS[arguments.name]()
     cli(["serve"])

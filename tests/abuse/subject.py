@@ -109,11 +109,11 @@ def subject(
     directory: Path,
     *,
     mutant: str = "",
-    unread_seconds: float | None = None,
+    patience_seconds: float | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Subject]:
     """A server without a rate limit, so that the attack reaches what lies behind it; changed by `mutant` if there is
-    one. `unread_seconds` is how long it waits for a caller to read, if not as long as in production."""
+    one. `patience_seconds` is how long it waits for a caller to read, if not as long as in production."""
     base = {
         "EMBLEM_JWT_SECRET": SECRET,
         "EMBLEM_API_URL": "",
@@ -128,8 +128,8 @@ def subject(
         "MALLOC_TRIM_THRESHOLD_": "131072",
     }
     module = ["metamorphd", "serve"]
-    if mutant or unread_seconds is not None:
-        impatient = [] if unread_seconds is None else [f"--unread-seconds={unread_seconds}"]
+    if mutant or patience_seconds is not None:
+        impatient = [] if patience_seconds is None else [f"--patience-seconds={patience_seconds}"]
         module = ["tests.abuse.mutants", *impatient, mutant or "none"]
     with service(module, directory, base | dict(environment or {})) as running:
         first = json.loads(running.log.read_text().partition("\n")[0])

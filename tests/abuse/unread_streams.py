@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
 from metamorphd.interceptors.interceptor import LAST_SEND_SECONDS
-from metamorphd.interceptors.streams import LOOK_SECONDS, UNREAD_SECONDS
+from metamorphd.interceptors.streams import LOOK_SECONDS, PATIENCE_SECONDS
 
 from tests.abuse.http2 import LARGEST_WINDOW, Connection, block, headers
 from tests.abuse.subject import Figure, Subject, since, subject
@@ -38,11 +38,11 @@ class Cut:
     reason: str
 
 
-async def attack(directory: Path, *, seconds: float = UNREAD_SECONDS, mutant: str = "") -> list[Figure]:
+async def attack(directory: Path, *, seconds: float = PATIENCE_SECONDS, mutant: str = "") -> list[Figure]:
     """Against a server that ends what is unread for so many seconds; when it did, and what it held meanwhile."""
     async with FakeMessagesApi(REPLY) as api:
         environment = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
-        with subject(directory, mutant=mutant, unread_seconds=seconds, environment=environment) as server:
+        with subject(directory, mutant=mutant, patience_seconds=seconds, environment=environment) as server:
             async with server.caller(vault="hostile") as caller:
                 turn_id = await _long_turn(caller)
             async with server.growing():

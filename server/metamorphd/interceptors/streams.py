@@ -1,9 +1,9 @@
 """Open streams, and what ends them early: an expired or revoked token, a caller who does not read, or send."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import grpc
 
@@ -19,17 +19,43 @@ LOOK_SECONDS = 1.0
 
 
 class Stream:
-    """One open stream. What it costs while nothing happens is paid ten thousand times: it owns a single timer."""
+    """One open stream, for as long as it is entered.
 
-    __slots__ = ("_context", "_lasting", "caller", "error", "too_slow", "waiting_since")
+    What it costs while nothing happens is paid ten thousand times: it owns a single timer, and is its own context
+    manager, which takes a kilobyte less than a generator that is one.
+    """
 
-    def __init__(self, context: grpc.aio.ServicerContext[Any, Any], caller: Caller, lasting: asyncio.Timeout) -> None:
+    __slots__ = ("_context", "_lasting", "_streams", "caller", "error", "too_slow", "waiting_since")
+
+    def __init__(
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        caller: Caller,
+        *,
+        seconds: float | None,
+        streams: "Streams",
+    ) -> None:
         self.caller = caller
         self.error: DomainError = TokenExpired()
         self.too_slow: DomainError = ReaderTooSlow()
         self.waiting_since: float | None = None
         self._context = context
-        self._lasting = lasting
+        self._lasting = asyncio.timeout(seconds)
+        self._streams = streams
+
+    async def __aenter__(self) -> Self:
+        await self._lasting.__aenter__()
+        self._streams.add(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._streams.remove(self)
+        try:
+            await self._lasting.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise self.error from None
 
     def end(self, error: DomainError) -> None:
         """Ends it with `error`, as soon as its task runs."""
@@ -43,6 +69,8 @@ class Stream:
             self.waiting_since = loop.time()
             await self._context.write(response)
             self.waiting_since = None
+            # Until the next one comes it would stay in memory.
+            del response
 
     async def read_all(self) -> AsyncGenerator[bytes]:
         """What the caller sends, until it has finished, or is gone: grpc tells these two alike."""
@@ -68,24 +96,20 @@ class Streams:
         self._looking: asyncio.TimerHandle | None = None
         revocations.listen(self._end_revoked)
 
-    @contextlib.asynccontextmanager
-    async def opened(self, context: grpc.aio.ServicerContext[Any, Any], caller: Caller) -> AsyncGenerator[Stream]:
-        """A stream while it is open. Raises TokenExpired, TokenRevoked, ReaderTooSlow, SenderTooSlow."""
+    def opened(self, context: grpc.aio.ServicerContext[Any, Any], caller: Caller) -> Stream:
+        """A stream to enter. Raises TokenExpired, TokenRevoked, ReaderTooSlow, SenderTooSlow, which can be resumed."""
         expire_time = caller.expire_time
         seconds = None if expire_time is None else (expire_time - self._clock.now()) / 1e6 + LEEWAY_SECONDS
-        try:
-            async with asyncio.timeout(seconds) as lasting:
-                stream = Stream(context, caller, lasting)
-                self._open.add(stream)
-                self._look_later()
-                try:
-                    yield stream
-                finally:
-                    self._open.discard(stream)
-        except TimeoutError:
-            if lasting.expired():
-                raise stream.error from None
-            raise
+        return Stream(context, caller, seconds=seconds, streams=self)
+
+    def add(self, stream: Stream) -> None:
+        """Looks after a stream from now on."""
+        self._open.add(stream)
+        self._look_later()
+
+    def remove(self, stream: Stream) -> None:
+        """Looks after it no longer."""
+        self._open.discard(stream)
 
     def _end_revoked(self) -> None:
         for stream in list(self._open):
