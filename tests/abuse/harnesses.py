@@ -33,7 +33,9 @@ HARNESSES = {
         {"seconds": 3, "most_megabytes": 45, "most_milliseconds": 1000},
         rapid_reset.MUTANTS,
     ),
-    "unread-streams": Harness(unread_streams.attack, {}, {"seconds": 2}, unread_streams.MUTANTS),
+    "unread-streams": Harness(
+        unread_streams.attack, {}, {"seconds": 2, "slack": 18, "most_megabytes": 150}, unread_streams.MUTANTS
+    ),
     "idle-streams": Harness(
         idle_streams.attack,
         {},

@@ -93,7 +93,11 @@ class Connection:
         if self._receive_buffer is not None:
             # Before connecting: that is when the window is agreed.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
-        await asyncio.get_running_loop().sock_connect(made, (self._host, self._port))
+        try:
+            await asyncio.get_running_loop().sock_connect(made, (self._host, self._port))
+        except BaseException:
+            made.close()
+            raise
         return made
 
     def stream(self) -> int:
