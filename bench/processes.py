@@ -69,6 +69,7 @@ def _metamorph(directory: Path, api: Service) -> AbstractContextManager[Service]
         "MAX_RUNNING_TURNS": "10000",
         # As in the image.
         "MALLOC_ARENA_MAX": "2",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
     }
     return service(["metamorphd", "serve"], directory, environment)
 

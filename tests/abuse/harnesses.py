@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.abuse import fuzz, idle_streams, rapid_reset, unread_streams
+from tests.abuse import fuzz, idle_streams, isolation, rapid_reset, tokens, unread_streams
 from tests.abuse.subject import Figure
 
 Attack = Callable[..., Coroutine[Any, Any, list[Figure]]]
@@ -27,6 +27,8 @@ class Harness:
 
 # What a short form allows is what a busy machine still meets, and a mutant does not.
 HARNESSES = {
+    "tokens": Harness(tokens.attack, {"mutants_count": 1_000_000}, {"mutants_count": 20_000}, tokens.MUTANTS),
+    "isolation": Harness(isolation.attack, {"operations": 100_000}, {"operations": 1_500}, isolation.MUTANTS),
     "rapid-reset": Harness(
         rapid_reset.attack,
         {"seconds": 60},
