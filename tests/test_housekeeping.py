@@ -35,7 +35,9 @@ async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
 
 
 async def sequences(database: SqliteDatabase, turn_id: str, after: int = 0) -> list[int]:
-    _, events = await database.read(list_events, "acme", turn_id=turn_id, after_sequence=after, limit=10_000, max_characters=10**9)
+    _, events = await database.read(
+        list_events, "acme", turn_id=turn_id, after_sequence=after, limit=10_000, max_characters=10**9
+    )
     return [event.sequence for event in events]
 
 
@@ -56,7 +58,9 @@ async def test_events_go_a_day_after_their_turns_end_and_the_end_is_told_forever
     assert await sequences(database, old.turn_id) == [5]
     assert await sequences(database, old.turn_id, after=2) == [5]
     assert await sequences(database, old.turn_id, after=5) == []
-    turn, (event,) = await database.read(list_events, "acme", turn_id=old.turn_id, after_sequence=0, limit=10, max_characters=100)
+    turn, (event,) = await database.read(
+        list_events, "acme", turn_id=old.turn_id, after_sequence=0, limit=10, max_characters=100
+    )
     assert (turn.status, event) == (TurnStatus.COMPLETED, finished)
     assert await sequences(database, running.turn_id) == [1, 2, 3, 4]
 
