@@ -3,7 +3,7 @@
 Nothing is stored of a reservation but two columns of the running turn: it is gone with the turn, however that ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 import orjson
@@ -17,12 +17,11 @@ from metamorphd.store.database import Transaction
 from metamorphd.store.usage import tokens_of
 
 GET_BUDGETS = """
-SELECT vaults.tokens_per_day, vaults.tokens_per_month, vaults.cost_usd_nanos_per_day, vaults.cost_usd_nanos_per_month,
-    vault_limits.tokens_per_day, vault_limits.tokens_per_month,
-    vault_limits.cost_usd_nanos_per_day, vault_limits.cost_usd_nanos_per_month
-FROM (SELECT 1) AS always
-LEFT JOIN vaults ON vaults.vault_id = :vault_id
-LEFT JOIN vault_limits ON vault_limits.vault_id = :vault_id
+SELECT tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month
+FROM vaults WHERE vault_id = :vault_id
+UNION ALL
+SELECT tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month
+FROM vault_limits WHERE vault_id = :vault_id
 """
 GET_SPENT = """
 SELECT COALESCE(SUM(CASE WHEN day = :today THEN tokens END), 0), COALESCE(SUM(tokens), 0),
@@ -65,8 +64,7 @@ NAMES = [field.name for field in fields(Budget)]
 
 async def get_budgets(tx: Transaction, *, now: int) -> list[BudgetStatus]:
     """Each limit that holds for the vault, the lower of its own and the operator's; none where there is no budget."""
-    row = await tx.one(GET_BUDGETS)
-    limits = [] if row is None else [_lower(own, operators) for own, operators in zip(row[:4], row[4:], strict=True)]
+    limits = [_lowest(both) for both in zip(*await tx.all(GET_BUDGETS), strict=True)]
     if all(limit is None for limit in limits):
         return []
     today = day_of(now)
@@ -85,8 +83,8 @@ async def get_budgets(tx: Transaction, *, now: int) -> list[BudgetStatus]:
     ]
 
 
-def _lower(own: int | None, operators: int | None) -> int | None:
-    return min((limit for limit in (own, operators) if limit is not None), default=None)
+def _lowest(limits: Iterable[int | None]) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 async def admit_turn(tx: Transaction, *, now: int) -> bool:
