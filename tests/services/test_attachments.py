@@ -23,6 +23,7 @@ from metamorph.chat.v1.message_pb2 import (
     ToolResultPart,
 )
 from metamorphd.chat import attached
+from metamorphd.services import uploads
 from metamorphd.services.uploads import UPLOADS_OF_A_VAULT
 
 from tests.chat.test_tools import ASKS, WEATHER
@@ -146,6 +147,16 @@ async def test_an_upload_is_a_header_and_then_bytes(
     refusal = await refused(upload(alice, *requests))
     assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", [field])
     assert rows(tmp_path) == (0, 0, 0)
+
+
+async def test_an_upload_in_too_many_pieces_is_refused(
+    alice: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MOST_PIECES", 4)
+    await upload(alice, HEADER, CHUNK, *[NOTHING] * 3)
+    refusal = await refused(upload(alice, HEADER, CHUNK, *[NOTHING] * 4))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["chunk"])
+    assert rows(tmp_path) == (1, 1, 0)
 
 
 async def test_empty_pieces_among_others_say_nothing(alice: Caller) -> None:

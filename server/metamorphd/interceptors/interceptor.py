@@ -131,10 +131,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     async def _requests(self, call: Call, context: Context, stream: Stream) -> AsyncGenerator[Any]:
         """The requests of a stream, each checked. Ends if the caller has finished, and raises if it went away."""
-        async for raw in stream.read_all():
-            call.raw = raw
-            await _pass(call, self._request_guards)
-            yield call.request
+        async with contextlib.aclosing(stream.read_all()) as requests:
+            async for raw in requests:
+                call.raw = raw
+                await _pass(call, self._request_guards)
+                yield call.request
         # Only a caller that is still there can be sent something: one that cancelled, or whose connection broke, looks
         # until then as if it had finished, in half of the cases while the event loop is busy. Hence not early.
         await context.send_initial_metadata(((CALL_ID_KEY, call.call_id),))

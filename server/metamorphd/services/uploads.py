@@ -13,6 +13,8 @@ from metamorphd.store.attachments import Upload, upload_of
 
 # Each is held in memory until it is stored. A further one of the same vault waits, and so does its sender.
 UPLOADS_OF_A_VAULT = 4
+# Each costs the server as much as a small call, which would be counted. Of the largest attachment they are 512 bytes.
+MOST_PIECES = 65_536
 
 
 class Uploads:
@@ -44,9 +46,13 @@ class Uploads:
     async def _rest(self, requests: AsyncIterator[pb.UploadAttachmentRequest]) -> bytes:
         chunks = []
         left = self._limit
+        count = 0
         async for request in requests:
             if request.HasField("header"):
                 raise _invalid("header", "must come once")
+            count += 1
+            if count > MOST_PIECES:
+                raise _invalid("chunk", f"comes in more than {MOST_PIECES} pieces")
             left -= len(request.chunk)
             if left < 0:
                 raise AttachmentTooLarge(limit_bytes=self._limit)

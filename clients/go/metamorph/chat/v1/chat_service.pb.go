@@ -2115,7 +2115,8 @@ func (x *UploadHeader) GetMediaType() string {
 // One piece of an upload.
 type UploadAttachmentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. The header first, once; then the bytes.
+	// Required. The header first, once; then the bytes, which are some, in at most 65,536 pieces. Fails with
+	// INVALID_ARGUMENT / REQUEST_INVALID otherwise.
 	//
 	// Types that are valid to be assigned to Part:
 	//

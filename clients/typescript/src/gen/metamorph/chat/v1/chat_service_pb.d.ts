@@ -1057,7 +1057,8 @@ export declare const UploadHeaderSchema: GenMessage<UploadHeader>;
  */
 export declare type UploadAttachmentRequest = Message<"metamorph.chat.v1.UploadAttachmentRequest"> & {
   /**
-   * Required. The header first, once; then the bytes.
+   * Required. The header first, once; then the bytes, which are some, in at most 65,536 pieces. Fails with
+   * INVALID_ARGUMENT / REQUEST_INVALID otherwise.
    *
    * @generated from oneof metamorph.chat.v1.UploadAttachmentRequest.part
    */
