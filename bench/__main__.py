@@ -17,6 +17,7 @@ from bench.processes import Services, load, services, slow_service
 
 ROUNDS = 5
 SLOW_STREAMS = (50, 100, 200, 250, 300, 400, 800)
+SLOW_SECONDS = 10
 LATEST_MS = 500
 
 
@@ -95,7 +96,7 @@ class Run:
             self._step(f"{streams} slow streams")
             # Each number of streams has a server of its own: memory is never given back.
             with slow_service() as server:
-                lag = load("slow", server.target, in_flight=streams, seconds=0)
+                lag = load("slow", server.target, in_flight=streams, seconds=SLOW_SECONDS)
                 if lag["p99_ms"] <= LATEST_MS:
                     held, megabytes = streams, server.resident_megabytes
             told = f"p50 {lag['p50_ms']:.0f}, p99 {lag['p99_ms']:.0f} ms"

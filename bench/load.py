@@ -1,7 +1,8 @@
 """A process that loads a target and prints what it measured, as JSON.
 
 `python -m bench.load KIND TARGET --in-flight N --seconds S`, KIND one of get, create, send, sdk, first, first-sdk,
-slow (one reply each, whose words say when they were sent; `--seconds` is not counted in).
+slow (replies
+whose words say when they were sent, ten seconds long).
 """
 
 import argparse
@@ -31,7 +32,7 @@ from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 CHAT = "/metamorph.chat.v1.ChatService/"
 CHANNELS = 4
 WARM_UP = 0.5
-SETTLING_NANOSECONDS = 1_000_000_000
+REPLY_SECONDS = 10.0
 QUESTION = "Hello, please answer in five hundred words."
 
 # Does one thing; (how much was done, seconds of it that are told).
@@ -59,21 +60,21 @@ class Calls:
     async def first(self, number: int) -> Work:
         return await self._send(number, first_only=True)
 
-    async def slow(self, number: int) -> Callable[[], Awaitable[list[int]]]:
-        """Nanoseconds that each word of a reply took, those of its first second left out."""
+    async def slow(self, number: int) -> Callable[[float, float], Awaitable[list[int]]]:
+        """Nanoseconds that each word took which was sent between two moments; one reply follows the other."""
         send, request = await self._sending(number)
 
-        async def work() -> list[int]:
+        async def work(since: float, until: float) -> list[int]:
             lags: list[int] = []
-            # Callers do not come all at once.
-            await asyncio.sleep(number % 100 / 100)
-            began = time.monotonic_ns()
-            async for response in send(request, metadata=self._metadata):
-                now = time.monotonic_ns()
-                # The last event repeats the whole reply.
-                delta = SendMessageResponse.FromString(response).event.text_delta
-                sent = [int(stamp) for stamp in delta.text.split()]
-                lags += [now - stamp for stamp in sent if stamp - began > SETTLING_NANOSECONDS]
+            while time.monotonic() < until:
+                async for response in send(request, metadata=self._metadata):
+                    now = time.monotonic_ns()
+                    # The last event repeats the whole reply.
+                    delta = SendMessageResponse.FromString(response).event.text_delta
+                    stamps = map(int, delta.text.split())
+                    lags += [now - stamp for stamp in stamps if since * 1e9 < stamp < until * 1e9]
+                    if now > until * 1e9:
+                        break
             return lags
 
         return work
@@ -173,11 +174,25 @@ async def _measure(arguments: argparse.Namespace) -> dict[str, float]:
         make = getattr(source, arguments.kind.replace("-", "_"))
         works = [await make(number) for number in range(arguments.in_flight)]
         if arguments.kind == "slow":
-            lags = [lag / 1e9 for lags in await asyncio.gather(*(work() for work in works)) for lag in lags]
-            return _told(len(lags), lags)
+            return await _slow(works, seconds=arguments.seconds)
         await _run(works, WARM_UP)
         done, seconds, told = await _run(works, arguments.seconds)
     return _told(done / seconds, told)
+
+
+async def _slow(works: list[Any], *, seconds: float) -> dict[str, float]:
+    """The lag of words, once as many streams are open as there are works: they begin one after the other."""
+    began = time.monotonic()
+    since, until = began + REPLY_SECONDS, began + REPLY_SECONDS + seconds
+
+    async def begin(number: int, work: Any) -> list[int]:
+        await asyncio.sleep(REPLY_SECONDS * number / len(works))
+        lags: list[int] = await work(since, until)
+        return lags
+
+    measured = await asyncio.gather(*(begin(number, work) for number, work in enumerate(works)))
+    lags = [lag / 1e9 for told in measured for lag in told]
+    return _told(len(lags) / seconds, lags)
 
 
 def _told(rate: float, seconds: list[float]) -> dict[str, float]:
