@@ -70,9 +70,7 @@ class Claude:
             max_retries=self._max_retries,
             timeout=timeout,
             # Half the work of its default client, where words come one by one.
-            http_client=anthropic.DefaultAioHttpClient(
-                timeout=timeout, event_hooks={"response": [_refuse_long_waits]}
-            ),
+            http_client=anthropic.DefaultAioHttpClient(timeout=timeout, event_hooks={"response": [_refuse_long_waits]}),
             middleware=[self._errors.end_at_silence],
         )
 
