@@ -1,7 +1,7 @@
 """What of a branch the model is told."""
 
 from metamorphd.chat.attached import LEFT_OUT, PROMPT_BYTES, attachment_ids, within_limit, without_missing
-from metamorphd.chat.prompt import prompt_messages
+from metamorphd.chat.prompt import GONE, prompt_messages
 from metamorphd.models import (
     CompactionBlock,
     Content,
@@ -38,6 +38,16 @@ def test_text_goes_as_it_is_but_for_white_space_alone() -> None:
     assert told(user(hello, TextBlock(" \n")), reply(TextBlock(" ")), user(hello)) == [(Role.USER, (hello,))] * 2
 
 
+def test_a_conversation_begins_and_ends_with_the_user_whatever_was_deleted() -> None:
+    said = TextBlock("said")
+    assert told(user(), reply(said), user(said)) == [
+        (Role.USER, (GONE,)),
+        (Role.ASSISTANT, (said,)),
+        (Role.USER, (said,)),
+    ]
+    assert told(user(said), reply(), user(RESULT))[-1] == (Role.USER, (GONE,))
+
+
 def test_a_call_and_its_result_go_together_or_not_at_all() -> None:
     ask = user(TextBlock("ask"))
     assert told(ask, reply(CALL), user(RESULT)) == [
@@ -50,7 +60,7 @@ def test_a_call_and_its_result_go_together_or_not_at_all() -> None:
         (Role.USER, (TextBlock("ask"),)),
         (Role.USER, (TextBlock("so?"),)),
     ]
-    assert told(ask, reply(CALL), user()) == [(Role.USER, (TextBlock("ask"),))]
+    assert told(ask, reply(CALL), user()) == [(Role.USER, (TextBlock("ask"),)), (Role.USER, (GONE,))]
     other = ToolUseBlock("t2", "tool", "{}")
     assert told(ask, reply(TextBlock("a"), CALL, other), user(RESULT, TextBlock("b")))[1:] == [
         (Role.ASSISTANT, (TextBlock("a"),)),

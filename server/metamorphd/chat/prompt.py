@@ -22,6 +22,9 @@ from metamorphd.models import (
     ToolUseBlock,
 )
 
+# Without it a conversation might begin, or end, with the assistant, which the provider refuses.
+GONE = TextBlock("[This message is not available any more.]")
+
 
 def prompt_messages(branch: Sequence[Message]) -> tuple[PromptMessage, ...]:
     """A branch, oldest first, as the model is told it."""
@@ -34,7 +37,9 @@ def prompt_messages(branch: Sequence[Message]) -> tuple[PromptMessage, ...]:
             _answered(message.content, after) if message.role is Role.ASSISTANT else _answered(before, message.content)
         )
         content = tuple(block for block in message.content if _sendable(block, answered))
-        if any(not isinstance(block, ThinkingBlock) for block in content):
+        if message.role is Role.USER:
+            told.append(PromptMessage(message.role, content or (GONE,)))
+        elif any(not isinstance(block, ThinkingBlock) for block in content):
             told.append(PromptMessage(message.role, content))
     return tuple(told)
 
