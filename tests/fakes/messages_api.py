@@ -1,18 +1,20 @@
 """A Messages API over HTTP on loopback, streaming included, that does what a test tells it to.
 
 `python -m tests.fakes.messages_api --port 0 --words N` prints its port and answers every request with N words, one an
-event, until its standard input ends. With `--stamp` each word is the moment it was sent at, in nanoseconds of the
-monotonic clock, which processes of one machine share.
+event, until its standard input ends. With `--random` it is 1 to N words, and no two pauses between them are alike. With
+`--stamp` each word is the moment it was sent at, in nanoseconds of the monotonic clock, which processes of one machine
+share.
 """
 
 import argparse
 import asyncio
 import json
+import random
 import sys
 import time
 from collections import deque
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -61,9 +63,10 @@ def compaction(summary: str, **opaque: str) -> Block:
 class Reply:
     """A whole reply of `chunks`, text or other blocks, unless it ends early.
 
-    `ending` after the chunks: "stop", "drop" (the connection is reset), "error" (an error event of `error_type`),
-    "stall" (silence until the client leaves), "garbage" (an event whose data is `garbage`), "truncate" (the response
-    ends without message_stop). `hold` is waited for after the first `hold_after` chunks.
+    `ending` after the chunks: "stop", "drop" (the connection is reset), "tear" (likewise, in the midst of an event),
+    "error" (an error event of `error_type`), "stall" (silence until the client leaves), "garbage" (an event whose data
+    is `garbage`), "truncate" (the response ends without message_stop). `hold` is waited for after the first
+    `hold_after` chunks. `delay` comes before each chunk; `uneven` makes it anything from none to twice as long.
     """
 
     chunks: tuple[str | Block, ...]
@@ -72,6 +75,7 @@ class Reply:
     garbage: bytes = b"{no json"
     stop_reason: str = "end_turn"
     delay: float = 0.0
+    uneven: bool = False
     hold: asyncio.Event | None = None
     hold_after: int = 1
     stamped: bool = False
@@ -113,7 +117,7 @@ Behaviour = Reply | Refusal | Count | Silence | Hangup
 COUNT_PATH = "/v1/messages/count_tokens"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Received:
     """A request as it came."""
 
@@ -124,13 +128,14 @@ class Received:
 
 class FakeMessagesApi:
     """Serves on loopback, on a free port if `port` is 0. `script` is done first, one a request; then every request gets
-    `default`."""
+    `default`, or what that answers when asked. `answering` holds the requests that are not answered to the end."""
 
-    def __init__(self, default: Behaviour | None = None, *, port: int = 0) -> None:
+    def __init__(self, default: Behaviour | Callable[[Received], Behaviour] | None = None, *, port: int = 0) -> None:
         self.default = default
         self.port = port
         self.script: deque[Behaviour] = deque()
         self.requests: list[Received] = []
+        self.answering: list[Received] = []
         self.open_streams = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -162,7 +167,11 @@ class FakeMessagesApi:
         try:
             while (received := await _read(reader)) is not None:
                 self.requests.append(received)
-                await self._answer(received, reader, writer)
+                self.answering.append(received)
+                try:
+                    await self._answer(received, reader, writer)
+                finally:
+                    self.answering.remove(received)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -171,8 +180,7 @@ class FakeMessagesApi:
             writer.close()
 
     async def _answer(self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        counting = received.path == COUNT_PATH
-        behaviour = self.script.popleft() if self.script else self.default or _echo(received, counting=counting)
+        behaviour = self._behaviour(received)
         key = received.headers.get("x-api-key") or received.headers.get("authorization", "").removeprefix("Bearer ")
         if key in ("", "wrong"):
             behaviour = Refusal(401, "authentication_error")
@@ -199,6 +207,13 @@ class FakeMessagesApi:
                     if not self.open_streams:
                         self._idle.set()
 
+    def _behaviour(self, received: Received) -> Behaviour:
+        if self.script:
+            return self.script.popleft()
+        if self.default is None:
+            return _echo(received, counting=received.path == COUNT_PATH)
+        return self.default(received) if callable(self.default) else self.default
+
     async def _stream(self, reply: Reply, received: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         for count, part in enumerate(_parts(reply, str(received.body.get("model"))), start=-1):
@@ -206,11 +221,11 @@ class FakeMessagesApi:
                 if reply.hold is not None and count == reply.hold_after:
                     await reply.hold.wait()
                 if reply.delay:
-                    await asyncio.sleep(reply.delay)
+                    await asyncio.sleep(random.uniform(0, 2 * reply.delay) if reply.uneven else reply.delay)
             writer.write(part.replace(STAMP, b"%020d" % time.monotonic_ns()) if reply.stamped else part)
             await writer.drain()
         match reply.ending:
-            case "drop":
+            case "drop" | "tear":
                 # What was written must arrive first: a reset would overtake it.
                 await asyncio.sleep(0.05)
                 writer.transport.abort()
@@ -317,6 +332,8 @@ def _ending(reply: Reply, open_block: int | None) -> bytes:
             return stop + _sse("message_delta", delta=delta, usage=usage) + _sse("message_stop")
         case "error":
             return _sse("error", error={"type": reply.error_type, "message": "the provider's own words"})
+        case "tear":
+            return b'event: content_block_delta\ndata: {"type": "content_block_'
         case "garbage":
             return b"event: content_block_delta\ndata: " + reply.garbage + b"\n\n"
     return b""
@@ -346,11 +363,15 @@ async def _main() -> None:
     parser.add_argument("--words", type=int, default=500)
     parser.add_argument("--stamp", action="store_true")
     parser.add_argument("--delay-ms", type=float, default=0.0, help="between words")
+    parser.add_argument("--random", action="store_true", help="from 1 to N words, and pauses of any length")
     arguments = parser.parse_args()
     words = tuple(f"{STAMP.decode()} " if arguments.stamp else f"word{number} " for number in range(arguments.words))
-    async with FakeMessagesApi(
-        Reply(words, delay=arguments.delay_ms / 1000, stamped=arguments.stamp), port=arguments.port
-    ) as api:
+    reply = Reply(words, delay=arguments.delay_ms / 1000, stamped=arguments.stamp)
+
+    def some_words(_: Received) -> Reply:
+        return replace(reply, chunks=words[: random.randint(1, len(words))], uneven=True)
+
+    async with FakeMessagesApi(some_words if arguments.random else reply, port=arguments.port) as api:
         sys.stdout.write(f"{api.port}\n")
         sys.stdout.flush()
         # Serves until whoever started it closes its end.

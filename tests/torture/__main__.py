@@ -1,0 +1,51 @@
+"""`python -m tests.torture [NAME…]`: what is promised of turns, tried until it breaks."""
+
+import asyncio
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tests.abuse.subject import Figure
+from tests.torture.crash import crash
+from tests.torture.mutants import MUTANTS
+
+Harness = Callable[..., Coroutine[Any, Any, list[Figure]]]
+HARNESSES: dict[str, Harness] = {"crash": crash}
+# How much each does: as it is claimed, and in the short form that the tests run.
+ROUNDS = {"crash": (1000, 8)}
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(HARNESSES)))
+@click.option("--rounds", type=click.IntRange(1), help="How much each does, instead of what is claimed.")
+@click.option("--seed", type=int, help="Repeats what was drawn at random in a run that printed it.")
+@click.option("--short", is_flag=True, help="As the tests do.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--mutant", default="", help="Break the server so; the figures must tell.")
+def main(
+    *, names: tuple[str, ...], rounds: int | None, seed: int | None, short: bool, as_json: bool, mutant: str
+) -> None:
+    """Torture turns, all ways or those named; fails if a figure is not met."""
+    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+    click.echo(f"seed {seed}", err=True)
+    measured: dict[str, list[Figure]] = {}
+    for name in names or [name for name in HARNESSES if not mutant or mutant in MUTANTS[name]]:
+        with tempfile.TemporaryDirectory() as directory:
+            arguments = {"rounds": rounds or ROUNDS[name][short], "seed": seed, "mutant": mutant}
+            measured[name] = asyncio.run(HARNESSES[name](Path(directory), **arguments))
+        if not as_json:
+            click.echo("\n  ".join([name, *map(str, measured[name])]))
+    if as_json:
+        click.echo(json.dumps({name: [asdict(figure) for figure in figures] for name, figures in measured.items()}))
+    sys.exit(not all(figure.met for figures in measured.values() for figure in figures))
+
+
+if __name__ == "__main__":
+    main()

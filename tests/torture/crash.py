@@ -1,0 +1,111 @@
+"""Rounds of kill -9, at random moments and at named points, under clients that chat through all of them."""
+
+import asyncio
+import math
+import random
+import socket
+import sys
+from pathlib import Path
+from statistics import median
+
+from metamorph.chat.v1.turn_pb2 import TURN_STATUS_INTERRUPTED as INTERRUPTED
+
+from tests.abuse.subject import Figure
+from tests.processes import Service, service
+from tests.torture.chatter import Chatter
+from tests.torture.kill_points import POINTS
+from tests.torture.ledger import ENDLESS, Ledger, longest_running
+from tests.torture.zygote import Life, Zygote
+
+CLIENTS = 20
+WORDS = 40
+# A round's longest life where it dies at a random moment, and where it has not passed its point.
+LONGEST_SECONDS = 1.6
+OVERDUE_SECONDS = 3.0
+# How often a point is passed within a life: few turns begin and end in one.
+PASSES = {"start": 15, "finish": 15}
+MANY_PASSES = 100
+LAST_TURNS_SECONDS = 15.0
+NOTED_ROUNDS = 100
+
+
+class Crash:
+    """The server's lives, one a round. Stops early at the first fault if it looks for a mutant."""
+
+    def __init__(self, zygote: Zygote, *, seed: int, mutant: str) -> None:
+        self.ledger = Ledger()
+        self.lives: list[Life] = []
+        self.by_point = 0
+        self._zygote = zygote
+        self._random = random.Random(seed)
+        self._mutant = mutant
+
+    async def rounds(self, count: int) -> None:
+        """So many lives that end by SIGKILL."""
+        for number in range(count):
+            if number % NOTED_ROUNDS == 0:
+                sys.stderr.write(f"crash: {number} of {count} rounds, {len(self.ledger.turns)} turns\n")
+            if self._mutant and self.ledger.faults:
+                return
+            point = self._random.choice([*POINTS, *[""] * len(POINTS)])
+            passes = PASSES.get(point.partition(" ")[2], MANY_PASSES)
+            passed = math.ceil(math.exp(self._random.uniform(0, math.log(passes))))
+            seconds = OVERDUE_SECONDS if point else self._random.uniform(0, LONGEST_SECONDS)
+            life = self._start(point=point, count=passed)
+            self.by_point += await life.ends_within(seconds)
+            await self._zygote.kill()
+
+    async def last(self) -> None:
+        """A life that does not end. Raises RuntimeError if the server cannot start."""
+        if not await self._start().until_serving():
+            raise RuntimeError(f"the server does not start: {self._zygote.log.read_text()[-2000:]}")
+
+    def _start(self, *, point: str = "", count: int = 0) -> Life:
+        life = self._zygote.start(mutant=self._mutant, point=point, count=count)
+        self.lives.append(life)
+        return life
+
+
+async def crash(directory: Path, *, rounds: int, seed: int, clients: int = CLIENTS, mutant: str = "") -> list[Figure]:
+    """Kills so often; what was lost."""
+    arguments = ["--words", str(WORDS), "--delay-ms", "15", "--random"]
+    with service(["tests.fakes.messages_api", *arguments], directory) as api:
+        async with _zygote(directory, api) as zygote:
+            run = Crash(zygote, seed=seed, mutant=mutant)
+            chatters = [
+                Chatter(number, target=zygote.target, seed=seed, ledger=run.ledger) for number in range(clients)
+            ]
+            chatting = [asyncio.create_task(chatter.run()) for chatter in chatters]
+            await run.rounds(rounds)
+            await run.last()
+            for chatter in chatters:
+                chatter.stopping = True
+            _, hanging = await asyncio.wait(chatting, timeout=LAST_TURNS_SECONDS if not mutant else 5)
+            for task in hanging:
+                task.cancel()
+                run.ledger.fault(ENDLESS, "a client that still waits for its turn's end")
+            await asyncio.gather(*chatting, return_exceptions=bool(hanging))
+            spans = await asyncio.gather(*(chatter.check() for chatter in chatters))
+            for chatter in chatters:
+                await chatter.close()
+            await zygote.kill()
+    return _figures(run, rounds, [span for chatters_spans in spans for span in chatters_spans])
+
+
+def _zygote(directory: Path, api: Service) -> Zygote:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    return Zygote(directory, port=port, anthropic_api_key="sk-torture", anthropic_base_url=f"http://{api.target}")
+
+
+def _figures(run: Crash, rounds: int, spans: list[tuple[float, float]]) -> list[Figure]:
+    served = [life.served_at - life.began for life in run.lives if life.served_at]
+    interrupted = [told for told in run.ledger.turns if told.status == INTERRUPTED]
+    return [
+        Figure("rounds of kill -9", len(run.lives) - 1, "", "=", rounds),
+        Figure("of them at a named point", run.by_point),
+        Figure("from start to serving, median", median(served) if served else math.nan, "s"),
+        *run.ledger.figures(),
+        Figure("turns that a crash interrupted", len(interrupted)),
+        Figure("longest that one still ran after a start", longest_running(run.lives, spans), "s", "≤", 2.0),
+    ]

@@ -1,0 +1,97 @@
+"""Moments of a server's life at which it can be made to end as kill -9 ends it, told around the real code."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import apsw
+from metamorphd.interceptors.streams import Streams
+from metamorphd.store.database import Operation
+from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.writer import Writer
+
+STATEMENTS = {"BEGIN IMMEDIATE": "BEGIN", "COMMIT": "COMMIT"}
+OPERATIONS = {"create_turn": "start", "append_events": "append", "finish_turn": "finish"}
+NOUNS = (*STATEMENTS.values(), "send", *OPERATIONS.values())
+POINTS = tuple(f"{when} {noun}" for noun in NOUNS for when in ("before", "after"))
+
+Pass = Callable[[str], None]
+
+
+def arm(point: str, count: int) -> None:
+    """From now on this process dies when it passes `point`, one of POINTS, for the `count`-th time."""
+    left = count
+
+    def passed(where: str) -> None:
+        nonlocal left
+        if where == point:
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    _tell_statements(passed)
+    _tell_operations(passed)
+    _tell_sends(passed)
+
+
+def _tell_statements(passed: Pass) -> None:
+    class Told:
+        def __init__(self, connection: apsw.Connection) -> None:
+            self._connection = connection
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+        def execute(self, sql: str, *arguments: Any) -> Any:
+            noun = STATEMENTS.get(sql)
+            if noun is None:
+                return self._connection.execute(sql, *arguments)
+            passed(f"before {noun}")
+            executed = self._connection.execute(sql, *arguments)
+            passed(f"after {noun}")
+            return executed
+
+    made = Writer.__init__
+
+    def making(self: Writer, connection: Any) -> None:
+        made(self, Told(connection))  # type: ignore[arg-type]
+
+    Writer.__init__ = making  # type: ignore[method-assign]
+
+
+def _tell_operations(passed: Pass) -> None:
+    write = SqliteDatabase.write
+
+    async def writing(self: SqliteDatabase, operation: Operation[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        noun = OPERATIONS.get(operation.__name__)
+        if noun is None:
+            return await write(self, operation, *args, **kwargs)
+        passed(f"before {noun}")
+        written = await write(self, operation, *args, **kwargs)
+        passed(f"after {noun}")
+        return written
+
+    SqliteDatabase.write = writing  # type: ignore[method-assign]
+
+
+def _tell_sends(passed: Pass) -> None:
+    class Told:
+        def __init__(self, context: Any) -> None:
+            self._context = context
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._context, name)
+
+        async def write(self, response: Any) -> None:
+            passed("before send")
+            await self._context.write(response)
+            passed("after send")
+
+    opened = Streams.opened
+
+    def opening(self: Streams, context: Any, caller: Any) -> Any:
+        told: Any = Told(context)
+        return opened(self, told, caller)
+
+    Streams.opened = opening  # type: ignore[method-assign]

@@ -1,0 +1,197 @@
+"""What may be wrong with turns; a harness that does not find its mutants is worth nothing."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import Any
+
+from metamorphd.chat.engine import TurnEngine
+from metamorphd.chat.live_turn import LiveTurn
+from metamorphd.errors import UpstreamInterrupted
+from metamorphd.health import Health
+from metamorphd.llm.claude import Claude
+from metamorphd.models import TurnEvent, TurnFinished
+from metamorphd.store import turns
+from metamorphd.store.database import Operation
+from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.writer import Writer
+
+# Sets an attribute: `setattr`, or what undoes it after a test.
+Patch = Callable[[Any, str, Any], None]
+MUTANTS: dict[str, dict[str, Callable[[Patch], None]]] = {"crash": {}, "race": {}, "upstream": {}, "drain": {}}
+LATE_SECONDS = 0.05
+
+
+def mutate(name: str, patch: Patch) -> None:
+    """Makes this process wrong."""
+    {name: apply for mutants in MUTANTS.values() for name, apply in mutants.items()}[name](patch)
+
+
+def mutant(harness: str, name: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """Registers what `harness` must find."""
+
+    def register(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        MUTANTS[harness][name] = apply
+        return apply
+
+    return register
+
+
+@mutant("crash", "answered-before-commit")
+def _answered_before_commit(patch: Patch) -> None:
+    commit = Writer._commit
+
+    def committing(self: Writer, jobs: Any, *, isolated: bool) -> bool:
+        loop = self._loop
+
+        class Early:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(connection, name)
+
+            def execute(self, sql: str, *arguments: Any) -> Any:
+                if sql == "COMMIT":
+                    for job in jobs:
+                        loop.call_soon_threadsafe(job.answer)
+                    time.sleep(LATE_SECONDS)
+                return connection.execute(sql, *arguments)
+
+        connection, self.connection = self.connection, Early()  # type: ignore[assignment]
+        try:
+            return commit(self, jobs, isolated=isolated)
+        finally:
+            self.connection = connection
+
+    patch(Writer, "_commit", committing)
+
+
+@mutant("crash", "published-before-commit")
+def _published_before_commit(patch: Patch) -> None:
+    write = SqliteDatabase.write
+    last: dict[str, asyncio.Task[Any]] = {}
+
+    async def later(before: asyncio.Task[Any] | None, writing: Callable[[], Any]) -> Any:
+        if before is not None:
+            await asyncio.wait({before})
+        await asyncio.sleep(LATE_SECONDS)
+        return await writing()
+
+    async def early(self: SqliteDatabase, operation: Operation[..., Any], vault: str, /, *a: Any, **kw: Any) -> Any:
+        writing = partial(write, self, operation, vault, *a, **kw)
+        match operation.__name__:
+            case "append_events":
+                (events,) = kw.values()
+                turn_id = events[0].turn_id
+                last[turn_id] = asyncio.create_task(later(last.get(turn_id), writing))
+                return None
+            case "finish_turn":
+                return await later(last.pop(kw["turn"].turn_id, None), writing)
+        return await writing()
+
+    patch(SqliteDatabase, "write", early)
+
+
+@mutant("crash", "request-id-forgotten")
+def _request_id_forgotten(patch: Patch) -> None:
+    async def forget(tx: Any, *, request: Any, resource_id: str, now: int) -> str:
+        return resource_id
+
+    patch(turns, "claim_request", forget)
+
+
+@mutant("crash", "running-turns-left")
+def _running_turns_left(patch: Patch) -> None:
+    async def leave(self: TurnEngine, *, patience_seconds: float) -> int:
+        return 0
+
+    patch(TurnEngine, "sweep", leave)
+
+
+@mutant("race", "wait-begins-late")
+def _wait_begins_late(patch: Patch) -> None:
+    async def late(self: LiveTurn) -> None:
+        await asyncio.sleep(0)
+        await self._changed.wait()
+
+    patch(LiveTurn, "changed", late)
+
+
+@mutant("race", "live-skips-what-replay-missed")
+def _live_skips(patch: Patch) -> None:
+    after = LiveTurn.after
+
+    def newest(self: LiveTurn, sequence: int) -> list[TurnEvent] | None:
+        events = after(self, sequence)
+        return events[-1:] if events and sequence else events
+
+    patch(LiveTurn, "after", newest)
+
+
+@mutant("race", "end-wakes-nobody")
+def _end_wakes_nobody(patch: Patch) -> None:
+    wake = LiveTurn.wake
+
+    def waking(self: LiveTurn) -> None:
+        if not isinstance(self._tail[-1], TurnFinished):
+            wake(self)
+
+    patch(LiveTurn, "wake", waking)
+
+
+@mutant("upstream", "retries-after-the-first-token")
+def _retries_after_the_first_token(patch: Patch) -> None:
+    generate = Claude.generate
+
+    async def retrying(self: Claude, prompt: Any) -> AsyncGenerator[Any]:
+        try:
+            async for event in generate(self, prompt):
+                yield event
+        except UpstreamInterrupted:
+            async for event in generate(self, prompt):
+                yield event
+
+    patch(Claude, "generate", retrying)
+
+
+@mutant("upstream", "leaks-connections")
+def _leaks_connections(patch: Patch) -> None:
+    generate = Claude.generate
+    kept: set[asyncio.Task[None]] = set()
+
+    async def leaking(self: Claude, prompt: Any) -> AsyncGenerator[Any]:
+        read: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def pump() -> None:
+            try:
+                async for event in generate(self, prompt):
+                    read.put_nowait(event)
+                read.put_nowait(None)
+            except Exception as exc:
+                read.put_nowait(exc)
+
+        # Nobody cancels it.
+        kept.add(asyncio.create_task(pump()))
+        while (event := await read.get()) is not None:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+    patch(Claude, "generate", leaking)
+
+
+@mutant("drain", "says-it-serves")
+def _says_it_serves(patch: Patch) -> None:
+    async def silent(self: Health) -> None:
+        self._state = "draining"
+
+    patch(Health, "drain", silent)
+
+
+@mutant("drain", "turns-are-dropped")
+def _turns_are_dropped(patch: Patch) -> None:
+    async def drop(self: TurnEngine, *, grace_seconds: float) -> None:
+        self._draining = True
+        for task in self._tasks:
+            task.cancel()
+
+    patch(TurnEngine, "drain", drop)

@@ -1,0 +1,200 @@
+"""Servers that start fast and die as they are told: forked from a process that has imported everything.
+
+`python -m tests.torture.zygote LOG` reads commands, one JSON object a line, and tells what becomes of the servers.
+"""
+
+import asyncio
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import grpc.aio
+import uvloop
+from metamorphd import server, settings
+from metamorphd.observe import configure_logging
+
+from tests.serving import ROOT, SECRET
+from tests.torture.kill_points import arm
+from tests.torture.mutants import mutate
+
+END_SECONDS = 60.0
+
+
+@dataclass
+class Life:
+    """One server from its start to its end; times are those of the wall clock, in seconds."""
+
+    began: float
+    pid: int = 0
+    served_at: float = 0.0
+    ended_at: float = 0.0
+    status: int = 0
+    serving: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_serving(self) -> bool:
+        """Whether it serves now; otherwise it has ended before."""
+        waits = [asyncio.create_task(event.wait()) for event in (self.serving, self.ended)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        return self.serving.is_set()
+
+    async def ends_within(self, seconds: float) -> bool:
+        """Whether it ends by itself."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class Zygote:
+    """Forks one server at a time, each on the same port and database, with `settings` over those of a test."""
+
+    def __init__(self, directory: Path, *, port: int, **overrides: Any) -> None:
+        self.log = directory / "servers.log"
+        self._settings = {
+            "emblem_jwt_secret": SECRET,
+            "emblem_api_url": "",
+            "listen_address": "127.0.0.1",
+            "port": 0,
+            "grpc_port": port,
+            "database_path": str(directory / "metamorph.db"),
+            "rate_limit_requests": 0,
+            "auth_failure_requests": 0,
+            "log_level": "warning",
+        } | overrides
+        self.target = f"127.0.0.1:{port}"
+        self._directory = directory
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.torture.zygote", str(self.log),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=self._directory,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "MALLOC_ARENA_MAX": "2"},
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        await self._process.stdout.readline()
+        self._reading = asyncio.create_task(self._read(self._process.stdout))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # Its standard input ends: it kills what it has forked, and ends.
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+        await self._reading
+
+    def start(self, *, mutant: str = "", point: str = "", count: int = 0) -> Life:
+        """Starts a server; the one before must have ended. It dies at the `count`-th `point`, if there is one."""
+        self._life = Life(time.time())
+        self._tell(do="start", mutant=mutant, point=point, count=count, settings=self._settings)
+        return self._life
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Signals the server, if it has not ended."""
+        self._tell(do="signal", signum=int(signum))
+
+    async def kill(self) -> None:
+        """Ends the server by SIGKILL, if it has not ended. Raises TimeoutError if it stays."""
+        self.signal(signal.SIGKILL)
+        async with asyncio.timeout(END_SECONDS):
+            await self._life.ended.wait()
+
+    def _tell(self, **command: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+
+    async def _read(self, reports: asyncio.StreamReader) -> None:
+        async for line in reports:
+            report = json.loads(line)
+            match report["is"]:
+                case "forked":
+                    self._life.pid = report["pid"]
+                case "serving":
+                    self._life.served_at = time.time()
+                    self._life.serving.set()
+                case "ended":
+                    self._life.status, self._life.ended_at = report["status"], time.time()
+                    self._life.ended.set()
+
+
+def _report(descriptor: int, **report: Any) -> None:
+    os.write(descriptor, json.dumps(report).encode() + b"\n")
+
+
+def _serve(command: dict[str, Any], reports: int) -> None:
+    if command["mutant"]:
+        mutate(command["mutant"], setattr)
+    if command["point"]:
+        arm(command["point"], command["count"])
+    loaded = settings.load(**command["settings"])
+    configure_logging(loaded.log_level)
+    uvloop.run(server.serve(loaded, announce=lambda _: _report(reports, **{"is": "serving"})))
+
+
+def _fork(command: dict[str, Any], reports: int) -> int:
+    """A pidfd (pidfd_open(2)) of a server: no other process can ever be meant by it."""
+    pid = os.fork()
+    if pid:
+        _report(reports, **{"is": "forked", "pid": pid})
+        return os.pidfd_open(pid)
+    status = 1
+    try:
+        os.close(0)
+        _serve(command, reports)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _end(child: int, reports: int) -> None:
+    ended = os.waitid(os.P_PIDFD, child, os.WEXITED)
+    os.close(child)
+    _report(reports, **{"is": "ended", "status": ended.si_status if ended else 0})
+
+
+def main() -> None:
+    """Until standard input ends."""
+    # The channel starts nothing; what else takes time on first use is loaded by it, once for all who are forked.
+    __import__("anthropic")
+    assert grpc.aio is not None
+    reports = os.dup(1)
+    log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    _report(reports, **{"is": "ready"})
+    child, buffered = -1, b""
+    while True:
+        ready, _, _ = select.select([0, child] if child >= 0 else [0], [], [])
+        if child in ready:
+            _end(child, reports)
+            child = -1
+        if 0 in ready:
+            told = os.read(0, 65_536)
+            *lines, buffered = (buffered + told).split(b"\n")
+            for command in map(json.loads, lines):
+                if command["do"] == "start":
+                    child = _fork(command, reports)
+                elif child >= 0:
+                    signal.pidfd_send_signal(child, command["signum"])
+            if not told:
+                break
+    if child >= 0:
+        signal.pidfd_send_signal(child, signal.SIGKILL)
+        _end(child, reports)
+
+
+if __name__ == "__main__":
+    main()
