@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from metamorphd.observe import configure_logging
 
 from tests.abuse.subject import Figure
 from tests.torture.crash import crash
 from tests.torture.mutants import MUTANTS
+from tests.torture.race import race
 
 Harness = Callable[..., Coroutine[Any, Any, list[Figure]]]
-HARNESSES: dict[str, Harness] = {"crash": crash}
+HARNESSES: dict[str, Harness] = {"crash": crash, "race": race}
 # How much each does: as it is claimed, and in the short form that the tests run.
-ROUNDS = {"crash": (1000, 8)}
+ROUNDS = {"crash": (1000, 8), "race": (10_000, 1000)}
 
 
 @click.command()
@@ -33,6 +35,7 @@ def main(
     *, names: tuple[str, ...], rounds: int | None, seed: int | None, short: bool, as_json: bool, mutant: str
 ) -> None:
     """Torture turns, all ways or those named; fails if a figure is not met."""
+    configure_logging("warning")
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
     click.echo(f"seed {seed}", err=True)
     measured: dict[str, list[Figure]] = {}

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,15 +18,32 @@ from metamorphd.store.database import Operation
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.writer import Writer
 
-# Sets an attribute: `setattr`, or what undoes it after a test.
+# Sets an attribute, as `setattr` does.
 Patch = Callable[[Any, str, Any], None]
 MUTANTS: dict[str, dict[str, Callable[[Patch], None]]] = {"crash": {}, "race": {}, "upstream": {}, "drain": {}}
 LATE_SECONDS = 0.05
 
 
-def mutate(name: str, patch: Patch) -> None:
-    """Makes this process wrong."""
-    {name: apply for mutants in MUTANTS.values() for name, apply in mutants.items()}[name](patch)
+def mutate(name: str, patch: Patch = setattr) -> None:
+    """Makes this process wrong, if there is a name."""
+    if name:
+        {name: apply for mutants in MUTANTS.values() for name, apply in mutants.items()}[name](patch)
+
+
+@contextmanager
+def patching() -> Iterator[Patch]:
+    """A patch that is undone at the end of the block."""
+    replaced = []
+
+    def patch(owner: Any, name: str, value: Any) -> None:
+        replaced.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    try:
+        yield patch
+    finally:
+        for owner, name, value in reversed(replaced):
+            setattr(owner, name, value)
 
 
 def mutant(harness: str, name: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:

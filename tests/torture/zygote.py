@@ -133,8 +133,7 @@ def _report(descriptor: int, **report: Any) -> None:
 
 
 def _serve(command: dict[str, Any], reports: int) -> None:
-    if command["mutant"]:
-        mutate(command["mutant"], setattr)
+    mutate(command["mutant"])
     if command["point"]:
         arm(command["point"], command["count"])
     loaded = settings.load(**command["settings"])
