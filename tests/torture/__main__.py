@@ -17,11 +17,12 @@ from tests.abuse.subject import Figure
 from tests.torture.crash import crash
 from tests.torture.mutants import MUTANTS
 from tests.torture.race import race
+from tests.torture.upstream import upstream
 
 Harness = Callable[..., Coroutine[Any, Any, list[Figure]]]
-HARNESSES: dict[str, Harness] = {"crash": crash, "race": race}
+HARNESSES: dict[str, Harness] = {"crash": crash, "race": race, "upstream": upstream}
 # How much each does: as it is claimed, and in the short form that the tests run.
-ROUNDS = {"crash": (1000, 8), "race": (10_000, 1000)}
+ROUNDS = {"crash": (1000, 8), "race": (10_000, 1000), "upstream": (1000, 150)}
 
 
 @click.command()

@@ -1,0 +1,151 @@
+"""What a provider may do to a turn, drawn at random, and how the turn must end."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metamorph.chat.v1 import turn_pb2
+from metamorphd.llm.claude import LONGEST_RETRY_WAIT
+
+from tests.fakes.messages_api import Behaviour, Hangup, Refusal, Reply, Silence
+
+MAX_RETRIES = 2
+TURN_SECONDS = 6.0
+COMPLETED, CANCELLED = turn_pb2.TURN_STATUS_COMPLETED, turn_pb2.TURN_STATUS_CANCELLED
+RETRIED = {
+    (429, "rate_limit_error"): "UPSTREAM_RATE_LIMITED",
+    (529, "overloaded_error"): "UPSTREAM_OVERLOADED",
+    (500, "api_error"): "UPSTREAM_UNAVAILABLE",
+    (502, "api_error"): "UPSTREAM_UNAVAILABLE",
+    (503, "api_error"): "UPSTREAM_UNAVAILABLE",
+    (409, "conflict_error"): "UPSTREAM_UNAVAILABLE",
+}
+FINAL = {
+    (400, "invalid_request_error"): "UPSTREAM_REJECTED",
+    (401, "authentication_error"): "UPSTREAM_UNAUTHENTICATED",
+    (403, "permission_error"): "UPSTREAM_UNAUTHENTICATED",
+    (404, "not_found_error"): "UPSTREAM_REJECTED",
+    (413, "request_too_large"): "UPSTREAM_REJECTED",
+}
+ENDINGS = {
+    ("stop", ""): "",
+    ("drop", ""): "UPSTREAM_INTERRUPTED",
+    ("tear", ""): "UPSTREAM_INTERRUPTED",
+    ("truncate", ""): "UPSTREAM_INTERRUPTED",
+    ("garbage", ""): "UPSTREAM_INTERRUPTED",
+    ("stall", ""): "UPSTREAM_STALLED",
+    ("error", "api_error"): "UPSTREAM_INTERRUPTED",
+    ("error", "overloaded_error"): "UPSTREAM_OVERLOADED",
+    ("error", "rate_limit_error"): "UPSTREAM_RATE_LIMITED",
+}
+
+
+@dataclass(frozen=True)
+class End:
+    """How a turn must end: after so many requests, for this reason (none if it is whole), with this text and usage.
+
+    `usages` are (input, output) tokens: those that the provider has told by then, each of which may be the last.
+    """
+
+    requests: int
+    reason: str
+    retry_delay: float | None = None
+    text: str = ""
+    usages: tuple[tuple[int, int], ...] = ((0, 0),)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What the provider does, request by request; the last again if it is asked more. Cancelled after so many seconds,
+    if the turn still runs then."""
+
+    answers: tuple[Behaviour, ...]
+    cancelled_after: float | None
+
+    @property
+    def end(self) -> End:
+        """How it ends if it is not cancelled."""
+        for count, answer in enumerate(self.answers, start=1):
+            end = _end(answer, count)
+            if end is not None:
+                return end
+        raise AssertionError("the last answer is final")
+
+
+def draw(source: random.Random) -> Trouble:
+    """Any trouble."""
+    answers: list[Behaviour] = [_before_reply(source) for _ in range(MAX_RETRIES)]
+    answers.append(_reply(source))
+    begin = source.choices(range(MAX_RETRIES + 1), weights=(3, 2, 7))[0]
+    drawn = (*answers[begin:], *(_before_reply(source) for _ in range(begin)))
+    return Trouble(drawn, source.uniform(0, 0.4) if source.random() < 0.3 else None)
+
+
+def _before_reply(source: random.Random) -> Behaviour:
+    kind = source.random()
+    if kind < 0.2:
+        return Hangup()
+    if kind < 0.25:
+        return Silence()
+    if kind < 0.4:
+        return Refusal(*source.choice(list(FINAL)))
+    headers = source.choices(
+        [
+            (),
+            (("retry-after-ms", str(source.randint(1, 300))),),
+            (("retry-after", "1"),),
+            (("retry-after", str(source.randint(21, 9999))),),
+            # The SDK would wait, and the turn's own limit is sooner.
+            (("retry-after", "15"),),
+        ],
+        weights=(4, 6, 1, 2, 0.2),
+    )[0]
+    return Refusal(*source.choice(list(RETRIED)), headers=headers)
+
+
+def _reply(source: random.Random) -> Reply:
+    ending, error_type = source.choices(list(ENDINGS), weights=(8, *[1] * (len(ENDINGS) - 1)))[0]
+    slow = source.random() < 0.01
+    return Reply(
+        tuple(f"word{number} " for number in range(20 if slow else source.randint(0, 12))),
+        ending=ending,
+        error_type=error_type,
+        # The last one outlasts the turn's limit.
+        delay=TURN_SECONDS / 10 if slow else source.choice([0, 0.002, 0.02]),
+        uneven=not slow,
+        usage={"input_tokens": source.randint(1, 10_000), "cache_read_input_tokens": source.randint(0, 100)},
+    )
+
+
+def _end(answer: Behaviour, requests: int) -> End | None:
+    """How the turn ends by the answer to its so manieth request; None if the call is repeated."""
+    match answer:
+        case Reply():
+            return _end_of_reply(answer, requests)
+        case Silence():
+            return End(requests, "UPSTREAM_STALLED")
+        case Hangup():
+            return End(requests, "UPSTREAM_UNAVAILABLE") if requests > MAX_RETRIES else None
+        case Refusal(status, error_type, headers):
+            kind, wait = (status, str(error_type)), _wait(headers)
+            if kind in FINAL or requests > MAX_RETRIES or (wait or 0) > LONGEST_RETRY_WAIT:
+                return End(requests, (FINAL | RETRIED)[kind], wait)
+            if (wait or 0) > TURN_SECONDS:
+                return End(requests, "TURN_TIMEOUT")
+            return None
+    raise AssertionError(answer)
+
+
+def _end_of_reply(reply: Reply, requests: int) -> End:
+    began = (reply.usage["input_tokens"], 1)
+    text = "".join(map(str, reply.chunks))
+    if reply.delay * len(reply.chunks) > TURN_SECONDS:
+        return End(requests, "TURN_TIMEOUT", text=text, usages=(began,))
+    told = (began, (reply.usage["input_tokens"], len(reply.chunks))) if reply.ending == "stop" else (began,)
+    return End(requests, ENDINGS[reply.ending, reply.error_type if reply.ending == "error" else ""], None, text, told)
+
+
+def _wait(headers: Sequence[tuple[str, str]]) -> float | None:
+    for name, value in headers:
+        return float(value) / (1000 if name == "retry-after-ms" else 1)
+    return None
