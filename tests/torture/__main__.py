@@ -15,14 +15,15 @@ from metamorphd.observe import configure_logging
 
 from tests.abuse.subject import Figure
 from tests.torture.crash import crash
+from tests.torture.drain import drain
 from tests.torture.mutants import MUTANTS
 from tests.torture.race import race
 from tests.torture.upstream import upstream
 
 Harness = Callable[..., Coroutine[Any, Any, list[Figure]]]
-HARNESSES: dict[str, Harness] = {"crash": crash, "race": race, "upstream": upstream}
+HARNESSES: dict[str, Harness] = {"crash": crash, "race": race, "upstream": upstream, "drain": drain}
 # How much each does: as it is claimed, and in the short form that the tests run.
-ROUNDS = {"crash": (1000, 8), "race": (10_000, 1000), "upstream": (1000, 150)}
+ROUNDS = {"crash": (1000, 8), "race": (10_000, 1000), "upstream": (1000, 150), "drain": (20, 1)}
 
 
 @click.command()

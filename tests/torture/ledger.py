@@ -19,6 +19,7 @@ REPEATED = "turns beyond one per request_id"
 ENDLESS = "turns without a gapless sequence and exactly one end"
 GARBLED = "stored replies that are not what was streamed"
 GIVEN_UP = "calls that the client did not carry through"
+LONG_SECONDS = 2.0
 FAULTS = (LOST, UNREPLAYABLE, REPEATED, ENDLESS, GARBLED, GIVEN_UP)
 
 
@@ -95,5 +96,8 @@ def longest_running(lives: Sequence[Life], spans: Sequence[tuple[float, float]])
     longest = 0.0
     for created, finished in spans:
         for life in lives[bisect_right(begins, created) : bisect_right(begins, finished)]:
-            longest = max(longest, min(finished, life.ended_at or finished) - life.began)
+            seconds = min(finished, life.ended_at or finished) - life.began
+            if seconds > LONG_SECONDS:
+                sys.stderr.write(f"a turn ran on for {seconds:.3f} s of {life}\n")
+            longest = max(longest, seconds)
     return longest

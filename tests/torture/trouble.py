@@ -11,6 +11,8 @@ from tests.fakes.messages_api import Behaviour, Hangup, Refusal, Reply, Silence
 
 MAX_RETRIES = 2
 TURN_SECONDS = 6.0
+# Never silent for long, and yet longer than the turn may last.
+SLOW_WORDS, SLOW_SECONDS = 30, 0.25
 COMPLETED, CANCELLED = turn_pb2.TURN_STATUS_COMPLETED, turn_pb2.TURN_STATUS_CANCELLED
 RETRIED = {
     (429, "rate_limit_error"): "UPSTREAM_RATE_LIMITED",
@@ -107,11 +109,10 @@ def _reply(source: random.Random) -> Reply:
     ending, error_type = source.choices(list(ENDINGS), weights=(8, *[1] * (len(ENDINGS) - 1)))[0]
     slow = source.random() < 0.01
     return Reply(
-        tuple(f"word{number} " for number in range(20 if slow else source.randint(0, 12))),
+        tuple(f"word{number} " for number in range(SLOW_WORDS if slow else source.randint(0, 12))),
         ending=ending,
         error_type=error_type,
-        # The last one outlasts the turn's limit.
-        delay=TURN_SECONDS / 10 if slow else source.choice([0, 0.002, 0.02]),
+        delay=SLOW_SECONDS if slow else source.choice([0, 0.002, 0.02]),
         uneven=not slow,
         usage={"input_tokens": source.randint(1, 10_000), "cache_read_input_tokens": source.randint(0, 100)},
     )

@@ -8,6 +8,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -27,6 +28,12 @@ from tests.torture.mutants import mutate
 END_SECONDS = 60.0
 
 
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 @dataclass
 class Life:
     """One server from its start to its end; times are those of the wall clock, in seconds."""
@@ -36,8 +43,8 @@ class Life:
     served_at: float = 0.0
     ended_at: float = 0.0
     status: int = 0
-    serving: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    serving: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     async def until_serving(self) -> bool:
         """Whether it serves now; otherwise it has ended before."""
@@ -149,7 +156,8 @@ def _fork(command: dict[str, Any], reports: int) -> int:
         return os.pidfd_open(pid)
     status = 1
     try:
-        os.close(0)
+        # Not closed: whatever is opened next would be taken for it.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _serve(command, reports)
         status = 0
     except BaseException:
