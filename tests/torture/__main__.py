@@ -23,7 +23,7 @@ from tests.torture.upstream import upstream
 Harness = Callable[..., Coroutine[Any, Any, list[Figure]]]
 HARNESSES: dict[str, Harness] = {"crash": crash, "race": race, "upstream": upstream, "drain": drain}
 # How much each does: as it is claimed, and in the short form that the tests run.
-ROUNDS = {"crash": (1000, 8), "race": (10_000, 1000), "upstream": (1000, 150), "drain": (20, 1)}
+ROUNDS = {"crash": (1000, 5), "race": (10_000, 600), "upstream": (1000, 120), "drain": (20, 1)}
 
 
 @click.command()

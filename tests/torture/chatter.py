@@ -7,7 +7,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 import grpc
-from metamorph import client as metamorph_client
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import message_pb2, session_pb2, turn_pb2
 from metamorph.client import MetamorphClient, MetamorphError
@@ -18,7 +17,6 @@ from tests.torture.ledger import ENDLESS, GARBLED, GIVEN_UP, LOST, REPEATED, UNR
 SESSIONS = 3
 TURNS_OF_SESSION = 10
 VAULTS = 4
-OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 
 
 class Chatter:
@@ -27,9 +25,6 @@ class Chatter:
     def __init__(self, number: int, *, target: str, seed: int, ledger: Ledger) -> None:
         self._random = random.Random(f"{seed} {number}")
         self._ledger = ledger
-        # gRPC would let all clients of a process share one connection.
-        if OWN_CONNECTION not in metamorph_client.OPTIONS:
-            metamorph_client.OPTIONS.append(OWN_CONNECTION)
         token = mint(vault=f"vault-{number % VAULTS}", user=f"user-{number}")
         self._client, self._other = (
             MetamorphClient(target, token=token, on_retry=self._retried) for _ in ("its own", "another's")

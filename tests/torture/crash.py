@@ -4,9 +4,11 @@ import asyncio
 import math
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from metamorph import client
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_INTERRUPTED as INTERRUPTED
 
 from tests.abuse.subject import Figure
@@ -14,6 +16,7 @@ from tests.processes import Service, service
 from tests.torture.chatter import Chatter
 from tests.torture.kill_points import POINTS
 from tests.torture.ledger import ENDLESS, LONG_SECONDS, Ledger, longest_running
+from tests.torture.mutants import patching
 from tests.torture.zygote import Life, Zygote, free_port
 
 CLIENTS = 20
@@ -25,6 +28,7 @@ OVERDUE_SECONDS = 3.0
 PASSES = {"start": 15, "finish": 15}
 MANY_PASSES = 100
 LAST_TURNS_SECONDS = 15.0
+MUTANT_SECONDS = 3.0
 NOTED_ROUNDS = 100
 
 
@@ -38,6 +42,26 @@ class Crash:
         self._zygote = zygote
         self._random = random.Random(seed)
         self._mutant = mutant
+
+    async def under(self, chatters: Sequence[Chatter], rounds: int) -> list[tuple[float, float]]:
+        """The rounds, while all chat; then a life that does not end, which is asked for everything again.
+
+        Answers the (create, finish) times of all turns.
+        """
+        chatting = [asyncio.create_task(chatter.run()) for chatter in chatters]
+        await self.rounds(rounds)
+        await self.last()
+        for chatter in chatters:
+            chatter.stopping = True
+        _, hanging = await asyncio.wait(chatting, timeout=MUTANT_SECONDS if self._mutant else LAST_TURNS_SECONDS)
+        for task in hanging:
+            task.cancel()
+            self.ledger.fault(ENDLESS, "a client that still waits for its turn's end")
+        await asyncio.gather(*chatting, return_exceptions=bool(hanging))
+        spans = await asyncio.gather(*(chatter.check() for chatter in chatters))
+        for chatter in chatters:
+            await chatter.close()
+        return [span for of_chatter in spans for span in of_chatter]
 
     async def rounds(self, count: int) -> None:
         """So many lives that end by SIGKILL."""
@@ -68,27 +92,17 @@ class Crash:
 async def crash(directory: Path, *, rounds: int, seed: int, clients: int = CLIENTS, mutant: str = "") -> list[Figure]:
     """Kills so often; what was lost."""
     arguments = ["--words", str(WORDS), "--delay-ms", "15", "--random"]
-    with service(["tests.fakes.messages_api", *arguments], directory) as api:
+    with service(["tests.fakes.messages_api", *arguments], directory) as api, patching() as patch:
+        # gRPC would let all clients of a process share one connection.
+        patch(client, "OPTIONS", [*client.OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
         async with _zygote(directory, api) as zygote:
             run = Crash(zygote, seed=seed, mutant=mutant)
             chatters = [
                 Chatter(number, target=zygote.target, seed=seed, ledger=run.ledger) for number in range(clients)
             ]
-            chatting = [asyncio.create_task(chatter.run()) for chatter in chatters]
-            await run.rounds(rounds)
-            await run.last()
-            for chatter in chatters:
-                chatter.stopping = True
-            _, hanging = await asyncio.wait(chatting, timeout=LAST_TURNS_SECONDS if not mutant else 5)
-            for task in hanging:
-                task.cancel()
-                run.ledger.fault(ENDLESS, "a client that still waits for its turn's end")
-            await asyncio.gather(*chatting, return_exceptions=bool(hanging))
-            spans = await asyncio.gather(*(chatter.check() for chatter in chatters))
-            for chatter in chatters:
-                await chatter.close()
+            spans = await run.under(chatters, rounds)
             await zygote.kill()
-    return _figures(run, rounds, [span for chatters_spans in spans for span in chatters_spans])
+    return _figures(run, rounds, spans)
 
 
 def _zygote(directory: Path, api: Service) -> Zygote:

@@ -29,6 +29,7 @@ REPLIES = {
     "long": Reply(("word ",) * 100, delay=0.06),
     "unread": Reply(("word " * 4000,) * 100, delay=0.02),
 }
+TOLD = "of them that told NOT_SERVING"
 ACCEPTED = "new turns not refused with SERVER_DRAINING and RetryInfo"
 CUT = "turns that could end within the grace, and did not"
 LEFT = "turns that outlasted the grace and are not INTERRUPTED with their text"
@@ -189,7 +190,7 @@ class Drain:
         return [
             Figure("servers drained", len(self.exits)),
             Figure("streams open meanwhile", self.streams),
-            Figure("of them that told NOT_SERVING", len(self.not_serving), "", "=", len(self.exits)),
+            Figure(TOLD, len(self.not_serving), "", "=", len(self.exits)),
             Figure("from SIGTERM to that, longest", max(self.not_serving, default=0), "ms", "≤", 100),
             Figure("from SIGTERM to exit, longest", max(self.exits), "s"),
             Figure("new turns refused", self.refused),

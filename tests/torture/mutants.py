@@ -22,6 +22,7 @@ from metamorphd.store.sqlite.writer import Writer
 Patch = Callable[[Any, str, Any], None]
 MUTANTS: dict[str, dict[str, Callable[[Patch], None]]] = {"crash": {}, "race": {}, "upstream": {}, "drain": {}}
 LATE_SECONDS = 0.05
+LATE_WAIT_SECONDS = 0.001
 
 
 def mutate(name: str, patch: Patch = setattr) -> None:
@@ -128,7 +129,7 @@ def _running_turns_left(patch: Patch) -> None:
 @mutant("race", "wait-begins-late")
 def _wait_begins_late(patch: Patch) -> None:
     async def late(self: LiveTurn) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(LATE_WAIT_SECONDS)
         await self._changed.wait()
 
     patch(LiveTurn, "changed", late)

@@ -45,7 +45,7 @@ class Race:
     async def run(self, caller: Caller, followers: int) -> None:
         """Turn after turn, until so many have followed."""
         session_id = (await caller.create_session()).session_id
-        while self.attached < followers and not (self._mutant and self.faults):
+        while self.attached < followers and not (self._mutant and self.faults.total()):
             await self._turn(caller, session_id)
 
     async def _turn(self, caller: Caller, session_id: str) -> None:
@@ -68,6 +68,7 @@ class Race:
                 if seen[-1].HasField("turn_finished"):
                     ended.set()
                     self._turn_seconds = time.monotonic() - began
+            self.faults[GAP] += [event.sequence for event in seen] != list(range(1, len(seen) + 1))
 
     async def _follower(self, caller: Caller, seen: list[TurnEvent], ended: asyncio.Event) -> None:
         await asyncio.sleep(self._random.uniform(0, 1.3 * self._turn_seconds))
