@@ -18,7 +18,7 @@ PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
 	--no-annotate --no-emit-package metamorph-client
 
-.PHONY: help run test check bench abuse install tools generate lock format clean
+.PHONY: help run test check bench abuse torture install tools generate lock format clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ bench: $(VENV)/.installed ## What is claimed about speed and memory, measured si
 
 abuse: $(VENV)/.installed ## Hostile callers, half an hour of them, and how the server fares
 	@$(BIN)/python -m tests.abuse
+
+torture: $(VENV)/.installed ## Turns under kill -9, races, upstream trouble and drains: half an hour of them
+	@$(BIN)/python -m tests.torture
 
 install: $(VENV)/.installed
 

@@ -22,6 +22,7 @@ import uvloop
 
 LARGEST_BODY = 64 * 1024 * 1024
 WRITE_BYTES = 64 * 1024
+RANDOM = random.SystemRandom()
 # A word that is replaced, when it is sent, by the time.
 STAMP = b"0" * 20
 
@@ -184,7 +185,9 @@ class FakeMessagesApi:
         key = received.headers.get("x-api-key") or received.headers.get("authorization", "").removeprefix("Bearer ")
         if key in ("", "wrong"):
             behaviour = Refusal(401, "authentication_error")
-        elif "anthropic-version" not in received.headers or bool(received.body.get("stream")) is counting:
+        elif "anthropic-version" not in received.headers or bool(received.body.get("stream")) is (
+            received.path == COUNT_PATH
+        ):
             behaviour = Refusal(400, "invalid_request_error")
         match behaviour:
             case Refusal():
@@ -221,7 +224,7 @@ class FakeMessagesApi:
                 if reply.hold is not None and count == reply.hold_after:
                     await reply.hold.wait()
                 if reply.delay:
-                    await asyncio.sleep(random.uniform(0, 2 * reply.delay) if reply.uneven else reply.delay)
+                    await asyncio.sleep(reply.delay * (RANDOM.uniform(0, 2) if reply.uneven else 1))
             writer.write(part.replace(STAMP, b"%020d" % time.monotonic_ns()) if reply.stamped else part)
             await writer.drain()
         match reply.ending:
@@ -369,7 +372,7 @@ async def _main() -> None:
     reply = Reply(words, delay=arguments.delay_ms / 1000, stamped=arguments.stamp)
 
     def some_words(_: Received) -> Reply:
-        return replace(reply, chunks=words[: random.randint(1, len(words))], uneven=True)
+        return replace(reply, chunks=words[: RANDOM.randint(1, len(words))], uneven=True)
 
     async with FakeMessagesApi(some_words if arguments.random else reply, port=arguments.port) as api:
         sys.stdout.write(f"{api.port}\n")

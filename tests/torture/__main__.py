@@ -48,7 +48,10 @@ def main(
         if not as_json:
             click.echo("\n  ".join([name, *map(str, measured[name])]))
     if as_json:
-        click.echo(json.dumps({name: [asdict(figure) for figure in figures] for name, figures in measured.items()}))
+        told = {
+            name: [asdict(figure) | {"met": figure.met} for figure in figures] for name, figures in measured.items()
+        }
+        click.echo(json.dumps(told, ensure_ascii=False))
     sys.exit(not all(figure.met for figures in measured.values() for figure in figures))
 
 

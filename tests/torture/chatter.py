@@ -23,7 +23,7 @@ class Chatter:
     """One client: a few sessions, one turn after the other, each also read from another connection."""
 
     def __init__(self, number: int, *, target: str, seed: int, ledger: Ledger) -> None:
-        self._random = random.Random(f"{seed} {number}")
+        self._random = random.Random(f"{seed} {number}")  # noqa: S311, repeatable
         self._ledger = ledger
         token = mint(vault=f"vault-{number % VAULTS}", user=f"user-{number}")
         self._client, self._other = (

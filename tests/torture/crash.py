@@ -40,7 +40,7 @@ class Crash:
         self.lives: list[Life] = []
         self.by_point = 0
         self._zygote = zygote
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311, repeatable
         self._mutant = mutant
 
     async def under(self, chatters: Sequence[Chatter], rounds: int) -> list[tuple[float, float]]:

@@ -36,7 +36,7 @@ class Race:
     def __init__(self, *, seed: int, mutant: str) -> None:
         self.attached = self.attached_live = self.events = 0
         self.faults: Counter[str] = Counter()
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311, repeatable
         self._mutant = mutant
         self._patience = MUTANT_PATIENCE_SECONDS if mutant else PATIENCE_SECONDS
         # How long a turn lasts here: followers come until a little after its end.

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metamorph.chat.v1 import turn_pb2
 from metamorphd.llm.claude import LONGEST_RETRY_WAIT
@@ -15,20 +15,24 @@ TURN_SECONDS = 6.0
 SLOW_WORDS, SLOW_SECONDS = 30, 0.25
 COMPLETED, CANCELLED = turn_pb2.TURN_STATUS_COMPLETED, turn_pb2.TURN_STATUS_CANCELLED
 RETRIED = {
-    (429, "rate_limit_error"): "UPSTREAM_RATE_LIMITED",
-    (529, "overloaded_error"): "UPSTREAM_OVERLOADED",
-    (500, "api_error"): "UPSTREAM_UNAVAILABLE",
-    (502, "api_error"): "UPSTREAM_UNAVAILABLE",
-    (503, "api_error"): "UPSTREAM_UNAVAILABLE",
-    (409, "conflict_error"): "UPSTREAM_UNAVAILABLE",
+    Refusal(429, "rate_limit_error"): "UPSTREAM_RATE_LIMITED",
+    Refusal(529, "overloaded_error"): "UPSTREAM_OVERLOADED",
+    Refusal(500, "api_error"): "UPSTREAM_UNAVAILABLE",
+    Refusal(502, "api_error"): "UPSTREAM_UNAVAILABLE",
+    Refusal(503, "api_error"): "UPSTREAM_UNAVAILABLE",
+    Refusal(409, "conflict_error"): "UPSTREAM_UNAVAILABLE",
 }
 FINAL = {
-    (400, "invalid_request_error"): "UPSTREAM_REJECTED",
-    (401, "authentication_error"): "UPSTREAM_UNAUTHENTICATED",
-    (403, "permission_error"): "UPSTREAM_UNAUTHENTICATED",
-    (404, "not_found_error"): "UPSTREAM_REJECTED",
-    (413, "request_too_large"): "UPSTREAM_REJECTED",
+    Refusal(400, "invalid_request_error"): "UPSTREAM_REJECTED",
+    Refusal(401, "authentication_error"): "UPSTREAM_UNAUTHENTICATED",
+    Refusal(402, "billing_error"): "UPSTREAM_SPEND_LIMIT",
+    Refusal(403, "permission_error"): "UPSTREAM_UNAUTHENTICATED",
+    Refusal(404, "not_found_error"): "UPSTREAM_REJECTED",
+    Refusal(413, "request_too_large"): "UPSTREAM_REJECTED",
 }
+# It looks like a rate limit, and is repeated like one; it comes without `retry-after`.
+SPENT = Refusal(429, "rate_limit_error", error_code="enforced_spend_limit_reached")
+REASONS = RETRIED | FINAL | {SPENT: "UPSTREAM_SPEND_LIMIT"}
 ENDINGS = {
     ("stop", ""): "",
     ("drop", ""): "UPSTREAM_INTERRUPTED",
@@ -90,7 +94,9 @@ def _before_reply(source: random.Random) -> Behaviour:
     if kind < 0.25:
         return Silence()
     if kind < 0.4:
-        return Refusal(*source.choice(list(FINAL)))
+        return source.choice(list(FINAL))
+    if kind < 0.45:
+        return SPENT
     headers = source.choices(
         [
             (),
@@ -102,7 +108,7 @@ def _before_reply(source: random.Random) -> Behaviour:
         ],
         weights=(4, 6, 1, 2, 0.2),
     )[0]
-    return Refusal(*source.choice(list(RETRIED)), headers=headers)
+    return replace(source.choice(list(RETRIED)), headers=headers)
 
 
 def _reply(source: random.Random) -> Reply:
@@ -127,10 +133,10 @@ def _end(answer: Behaviour, requests: int) -> End | None:
             return End(requests, "UPSTREAM_STALLED")
         case Hangup():
             return End(requests, "UPSTREAM_UNAVAILABLE") if requests > MAX_RETRIES else None
-        case Refusal(status, error_type, headers):
-            kind, wait = (status, str(error_type)), _wait(headers)
+        case Refusal():
+            kind, wait = replace(answer, headers=()), _wait(answer.headers)
             if kind in FINAL or requests > MAX_RETRIES or (wait or 0) > LONGEST_RETRY_WAIT:
-                return End(requests, (FINAL | RETRIED)[kind], wait)
+                return End(requests, REASONS[kind], wait)
             if (wait or 0) > TURN_SECONDS:
                 return End(requests, "TURN_TIMEOUT")
             return None

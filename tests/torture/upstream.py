@@ -44,7 +44,7 @@ class Upstream:
         self.cancelled: list[float] = []
         self.cancelled_alone: list[float] = []
         self.reasons: Counter[str] = Counter()
-        source = random.Random(seed)
+        source = random.Random(seed)  # noqa: S311, repeatable
         self._left = [(f"run {number}", draw(source)) for number in range(runs)]
         self._troubles = dict(self._left)
         self._answered: Counter[str] = Counter()
