@@ -10,20 +10,26 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
+import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
 from metamorphd import settings
+from metamorphd.chat import live_turn
 from metamorphd.server import NAMES, Server
+from metamorphd.store.events import append_events
 from metamorphd.store.sqlite.database import SqliteDatabase
 
-from tests.chat.test_turns import WORDS, asking, deltas, followed, get_session, get_turn
+from tests.chat.test_turns import WORDS, asking, deltas, followed, get_session, get_turn, stream
 from tests.fakes.messages_api import FakeMessagesApi, Reply
-from tests.serving import SECRET, Caller, Serving, mint, refused, serving, text_of
+from tests.serving import SECRET, Caller, Events, Serving, mint, refused, serving, text_of
 from tests.store.faulty_vfs import FaultyVFS
+
+LATE_SEQUENCE = 5
 
 
 async def test_a_drain_lets_turns_end_refuses_new_ones_and_ends_streams(tmp_path: Path) -> None:
@@ -178,6 +184,51 @@ async def test_a_turn_outlives_a_full_disk(tmp_path: Path) -> None:
         vfs.log_limit = None
         events += await call.rest()
         assert deltas(events) == text_of(events[-1].turn_finished.message) == "before during"
+        await running.hang_up()
+        await server.stop(grace_seconds=0)
+
+
+async def test_a_replay_that_is_ahead_of_what_is_published_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    answering = asyncio.Event()
+
+    class Late(SqliteDatabase):
+        """Commits a few events, and answers later."""
+
+        async def write(self, operation: Any, vault_id: str, /, *args: Any, **kwargs: Any) -> Any:
+            written = await super().write(operation, vault_id, *args, **kwargs)
+            if operation is append_events and kwargs["events"][-1].sequence >= LATE_SEQUENCE and not committed.done():
+                committed.set_result(kwargs["events"][-1].sequence)
+                await answering.wait()
+            return written
+
+    monkeypatch.setattr(live_turn, "TAIL_EVENTS", 1)
+    async with FakeMessagesApi(Reply(WORDS[:20], delay=0.01)) as api:
+        loaded = settings.load(
+            emblem_jwt_secret=SECRET,
+            anthropic_api_key="sk-test",
+            anthropic_base_url=api.base_url,
+            listen_address="127.0.0.1",
+            port=0,
+            grpc_port=0,
+        )
+        server = Server(loaded, database=Late(path=tmp_path / "late.db", synchronous="FULL"))
+        await server.start()
+        running = Serving(server)
+        alice = running.caller()
+        call = alice.start((await alice.create_session()).session_id)
+        events = [await call.next()]
+        last = await committed
+        replay = Events(stream(alice, events[0].turn_id))
+        replayed = [await replay.next() for _ in range(last)]
+        resumed = asyncio.create_task(followed(alice, events[0].turn_id, last))
+        await asyncio.sleep(0.2)
+        answering.set()
+        events += await call.rest()
+        assert replayed + await replay.rest() == events
+        assert await resumed == events[last:]
         await running.hang_up()
         await server.stop(grace_seconds=0)
 

@@ -205,15 +205,18 @@ class TurnEngine:
                     max_characters=REPLAY_CHARACTERS,
                 )
                 events = stored
-                if not events and turn.status is not TurnStatus.RUNNING:
-                    return
+                if not events:
+                    if turn.status is not TurnStatus.RUNNING:
+                        return
+                    # Another process runs it, or the table was a moment ahead of what is published here.
+                    await asyncio.sleep(POLL_SECONDS)
+            elif live is not None and not events:
+                await live.changed()
             for event in events:
                 yield event
                 sequence = event.sequence
                 if isinstance(event, TurnFinished):
                     return
-            if not events:
-                await (asyncio.sleep(POLL_SECONDS) if live is None else live.changed())
 
     async def delete_session(self, vault_id: str, *, session_id: str, etag: str) -> None:
         """Deletes a session; its running turns end, and whoever follows one gets TurnNotFound."""

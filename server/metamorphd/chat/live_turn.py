@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Sequence
 
 from metamorphd.chat.generation import Generation
-from metamorphd.errors import SequenceAhead
 from metamorphd.models import TextDelta, ThinkingDelta, ToolUse, Turn, TurnEvent
 
 # What is kept in memory of a turn's committed events; who is further behind reads the table.
@@ -40,11 +39,13 @@ class LiveTurn:
         changed.set()
 
     def after(self, sequence: int) -> list[TurnEvent] | None:
-        """The committed events after `sequence`; None if the tail no longer holds them all. Raises SequenceAhead."""
-        if sequence > self.last_sequence:
-            raise SequenceAhead(last_sequence=self.last_sequence)
+        """The published events after `sequence`; None where only the table can tell.
+
+        That is if the tail no longer holds them all, and if `sequence` was not published yet: whoever replays from the
+        table may see an event between its commit and its publication.
+        """
         first = self._tail[0].sequence
-        if sequence + 1 < first:
+        if not first <= sequence + 1 <= self.last_sequence + 1:
             return None
         return [self._tail[index] for index in range(sequence + 1 - first, len(self._tail))]
 
