@@ -14,7 +14,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import grpc.aio
 import uvloop
@@ -42,6 +42,7 @@ class Life:
     pid: int = 0
     served_at: float = 0.0
     ended_at: float = 0.0
+    cpu_seconds: float = 0.0
     status: int = 0
     serving: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
@@ -132,6 +133,7 @@ class Zygote:
                     self._life.serving.set()
                 case "ended":
                     self._life.status, self._life.ended_at = report["status"], time.time()
+                    self._life.cpu_seconds = report["cpu_seconds"]
                     self._life.ended.set()
 
 
@@ -148,12 +150,26 @@ def _serve(command: dict[str, Any], reports: int) -> None:
     uvloop.run(server.serve(loaded, announce=lambda _: _report(reports, **{"is": "serving"})))
 
 
-def _fork(command: dict[str, Any], reports: int) -> int:
-    """A pidfd (pidfd_open(2)) of a server: no other process can ever be meant by it."""
-    pid = os.fork()
-    if pid:
-        _report(reports, **{"is": "forked", "pid": pid})
-        return os.pidfd_open(pid)
+class _Child:
+    """A forked server. `pidfd` (pidfd_open(2)) is readable once it has ended; no other process can be meant by it."""
+
+    def __init__(self, command: dict[str, Any], reports: int) -> None:
+        self._reports = reports
+        self._pid = os.fork()
+        if not self._pid:
+            _be_a_server(command, reports)
+        self.pidfd = os.pidfd_open(self._pid)
+        _report(reports, **{"is": "forked", "pid": self._pid})
+
+    def end(self) -> None:
+        """Reports how it ended; waits for that."""
+        _, status, used = os.wait4(self._pid, 0)
+        os.close(self.pidfd)
+        code = os.waitstatus_to_exitcode(status)
+        _report(self._reports, **{"is": "ended", "status": code, "cpu_seconds": used.ru_utime + used.ru_stime})
+
+
+def _be_a_server(command: dict[str, Any], reports: int) -> NoReturn:
     status = 1
     try:
         # Not closed: whatever is opened next would be taken for it.
@@ -166,12 +182,6 @@ def _fork(command: dict[str, Any], reports: int) -> int:
         os._exit(status)
 
 
-def _end(child: int, reports: int) -> None:
-    ended = os.waitid(os.P_PIDFD, child, os.WEXITED)
-    os.close(child)
-    _report(reports, **{"is": "ended", "status": ended.si_status if ended else 0})
-
-
 def main() -> None:
     """Until standard input ends."""
     # The channel starts nothing; what else takes time on first use is loaded by it, once for all who are forked.
@@ -182,25 +192,25 @@ def main() -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     _report(reports, **{"is": "ready"})
-    child, buffered = -1, b""
+    child, buffered = None, b""
     while True:
-        ready, _, _ = select.select([0, child] if child >= 0 else [0], [], [])
-        if child in ready:
-            _end(child, reports)
-            child = -1
+        ready, _, _ = select.select([0, child.pidfd] if child else [0], [], [])
+        if child and child.pidfd in ready:
+            child.end()
+            child = None
         if 0 in ready:
             told = os.read(0, 65_536)
             *lines, buffered = (buffered + told).split(b"\n")
             for command in map(json.loads, lines):
                 if command["do"] == "start":
-                    child = _fork(command, reports)
-                elif child >= 0:
-                    signal.pidfd_send_signal(child, command["signum"])
+                    child = _Child(command, reports)
+                elif child:
+                    signal.pidfd_send_signal(child.pidfd, command["signum"])
             if not told:
                 break
-    if child >= 0:
-        signal.pidfd_send_signal(child, signal.SIGKILL)
-        _end(child, reports)
+    if child:
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        child.end()
 
 
 if __name__ == "__main__":
