@@ -3,7 +3,7 @@
 import asyncio
 import random
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -17,6 +17,8 @@ from tests.torture.ledger import ENDLESS, GARBLED, GIVEN_UP, LOST, REPEATED, UNR
 SESSIONS = 3
 TURNS_OF_SESSION = 10
 VAULTS = 4
+NEVER = 1_000_000
+AGAIN_SECONDS = 0.05
 
 
 class Chatter:
@@ -64,16 +66,8 @@ class Chatter:
 
     async def _create_session(self) -> str:
         request = pb.CreateSessionRequest(request_id=self._uuid(), session=session_pb2.Session(title="torture"))
-        while True:
-            try:
-                made = await self._client.chat.CreateSession(request, metadata=self._client.metadata)
-            except grpc.aio.AioRpcError as error:
-                refusal = MetamorphError.of(error)
-                if not refusal.resumable:
-                    raise refusal from error
-                await asyncio.sleep(0.05)
-            else:
-                return str(made.session.session_id)
+        made = await _until_answered(lambda: self._client.chat.CreateSession(request, metadata=self._client.metadata))
+        return str(made.session.session_id)
 
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
@@ -95,10 +89,13 @@ class Chatter:
         self._ledger.fault(kind, f"{told.turn_id}: {refusal}")
 
     async def _turn(self, told: Told, followers: asyncio.TaskGroup) -> None:
-        leaves_after = self._random.choice([1, 3, 1000, 1000, 1000])
+        leaves_after = self._random.choice([1, 3, NEVER, NEVER, NEVER])
+        cancelled_after = self._random.choice([2, 5, *[NEVER] * 8])
         sending = self._client.send(told.session_id, told.text, request_id=told.text)
         async for event in sending:
             told.saw(event)
+            if len(told.events) == cancelled_after:
+                followers.create_task(self._cancel(told))
             if self._random.random() < 1 / len(told.events):
                 followers.create_task(self._follow(told, self._random.randint(0, len(told.events))))
             if len(told.events) == leaves_after:
@@ -107,6 +104,18 @@ class Chatter:
         if not told.status:
             async for event in self._other.follow(told.turn_id, len(told.events)):
                 told.saw(event)
+
+    async def _cancel(self, told: Told) -> None:
+        """Cancels a turn; how it has ended is then told once and for all."""
+        request = pb.CancelTurnRequest(turn_id=told.turn_id)
+        try:
+            answer = await _until_answered(lambda: self._other.chat.CancelTurn(request, metadata=self._other.metadata))
+        except MetamorphError as refusal:
+            self._refused(told, refusal)
+        else:
+            await told.ended.wait()
+            if answer.turn.status != told.status:
+                self._ledger.fault(ENDLESS, f"{told.turn_id}: {answer.turn.status} once cancelled, then {told.status}")
 
     async def _again(self, told: Told) -> None:
         await self._follow(told, self._random.choice([0, self._random.randint(0, len(told.events))]))
@@ -174,3 +183,15 @@ class Chatter:
             finished = turn_pb2.TurnEvent.FromString(told.events[-1]).turn_finished
             if told.reply_message_id and messages.get(told.reply_message_id) != finished.message:
                 self._ledger.fault(GARBLED, f"{told.reply_message_id} as it is listed")
+
+
+async def _until_answered(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Repeats what may be repeated. Raises MetamorphError where that does not help."""
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            refusal = MetamorphError.of(error)
+            if not refusal.resumable:
+                raise refusal from error
+        await asyncio.sleep(AGAIN_SECONDS)

@@ -4,11 +4,13 @@ import asyncio
 import math
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 from metamorph import client
+from metamorph.chat.v1.turn_pb2 import TURN_STATUS_CANCELLED as CANCELLED
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_INTERRUPTED as INTERRUPTED
 
 from tests.abuse.subject import Figure
@@ -113,13 +115,14 @@ def _zygote(directory: Path, api: Service) -> Zygote:
 
 def _figures(run: Crash, rounds: int, spans: list[tuple[float, float]]) -> list[Figure]:
     served = [life.served_at - life.began for life in run.lives if life.served_at]
-    interrupted = [told for told in run.ledger.turns if told.status == INTERRUPTED]
+    ended = Counter(told.status for told in run.ledger.turns)
     return [
         Figure("rounds of kill -9", len(run.lives) - 1, "", "=", rounds),
         Figure("of them at a named point", run.by_point),
         Figure("from start to serving, median", median(served), "s"),
         Figure("the same, longest", max(served), "s"),
         *run.ledger.figures(),
-        Figure("turns that a crash interrupted", len(interrupted)),
+        Figure("turns that were cancelled", ended[CANCELLED]),
+        Figure("turns that a crash interrupted", ended[INTERRUPTED]),
         Figure("longest that one still ran after a start", longest_running(run.lives, spans), "s", "≤", LONG_SECONDS),
     ]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 from metamorph.chat.v1.turn_pb2 import TurnEvent
 from metamorphd.chat import live_turn
 
@@ -28,6 +29,7 @@ MUTANT_PATIENCE_SECONDS = 2.0
 GAP = "followers that missed an event"
 REPEAT = "followers that saw an event twice, or out of order"
 WAITING = "followers that never saw the end"
+REFUSED = "followers that were refused"
 
 
 class Race:
@@ -81,6 +83,9 @@ class Race:
         except TimeoutError:
             self.faults[WAITING] += 1
             return
+        except grpc.aio.AioRpcError:
+            self.faults[REFUSED] += 1
+            return
         await ended.wait()
         self.events += len(events)
         if seen[-1].HasField("turn_finished"):
@@ -98,7 +103,7 @@ class Race:
             Figure("followers", self.attached),
             Figure("of them while the turn ran", self.attached_live),
             Figure("events that they saw", self.events),
-            *(Figure(kind, self.faults[kind], "", "=", 0) for kind in (GAP, REPEAT, WAITING)),
+            *(Figure(kind, self.faults[kind], "", "=", 0) for kind in (GAP, REPEAT, WAITING, REFUSED)),
             Figure("time", seconds, "s"),
         ]
 

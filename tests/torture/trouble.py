@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from metamorph.chat.v1 import turn_pb2
 from metamorphd.llm.claude import LONGEST_RETRY_WAIT
 
-from tests.fakes.messages_api import Behaviour, Hangup, Refusal, Reply, Silence
+from tests.fakes.messages_api import Behaviour, Hangup, Refusal, Reply, Silence, thinking
 
 MAX_RETRIES = 2
 TURN_SECONDS = 6.0
@@ -114,8 +114,10 @@ def _before_reply(source: random.Random) -> Behaviour:
 def _reply(source: random.Random) -> Reply:
     ending, error_type = source.choices(list(ENDINGS), weights=(8, *[1] * (len(ENDINGS) - 1)))[0]
     slow = source.random() < 0.01
+    words = [f"word{number} " for number in range(SLOW_WORDS if slow else source.randint(0, 12))]
+    thoughts = [thinking("It is a greeting.", "signature")] if source.random() < 0.2 else []
     return Reply(
-        tuple(f"word{number} " for number in range(SLOW_WORDS if slow else source.randint(0, 12))),
+        (*thoughts, *words),
         ending=ending,
         error_type=error_type,
         delay=SLOW_SECONDS if slow else source.choice([0, 0.002, 0.02]),
@@ -145,7 +147,7 @@ def _end(answer: Behaviour, requests: int) -> End | None:
 
 def _end_of_reply(reply: Reply, requests: int) -> End:
     began = (reply.usage["input_tokens"], 1)
-    text = "".join(map(str, reply.chunks))
+    text = "".join(chunk for chunk in reply.chunks if isinstance(chunk, str))
     if reply.delay * len(reply.chunks) > TURN_SECONDS:
         return End(requests, "TURN_TIMEOUT", text=text, usages=(began,))
     told = (began, (reply.usage["input_tokens"], len(reply.chunks))) if reply.ending == "stop" else (began,)
