@@ -81,6 +81,9 @@ class Upstream:
             events = [await call.next(), await call.next()]
             self.cancelled_alone.append(await self._stop(caller, f"endless {number}", events[0].turn_id))
             await call.rest()
+            if self._open(f"endless {number}"):
+                self._fault(LEAKED, f"endless {number}", "cancelled")
+                return
 
     async def _cancel(self, caller: Caller, name: str, turn_id: str, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -151,7 +154,7 @@ class Upstream:
             self._fault(TEXT, name, text)
 
     def _fault(self, kind: str, name: str, what: str) -> None:
-        where = f"{name}: {what}; {self._troubles[name]}"
+        where = f"{name}: {what}; {self._troubles.get(name)}"
         self.faults.append((kind, where))
         sys.stderr.write(f"{kind}: {where}\n")
 
