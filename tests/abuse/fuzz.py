@@ -18,6 +18,7 @@ from metamorphd.server import SERVICES
 from tests.abuse.http2 import Connection, Headers
 from tests.abuse.http2 import headers as call_headers
 from tests.abuse.inputs import Exchange, drawn, exchanges, requests
+from tests.abuse.rpcs import EARLY, LOST_STATUS
 from tests.abuse.subject import Figure, Subject, neighbour, p99, subject
 from tests.serving import ALL, mint
 
@@ -116,7 +117,7 @@ class Fuzzer:
             code = (await call.code()).name
         except grpc.aio.AioRpcError as error:
             # The client's own word for a message that it could not send any more: the answer came before.
-            code = "ANSWERED EARLY" if error.details() == "Internal error from Core" else error.code().name
+            code = EARLY if error.details() == LOST_STATUS else error.code().name
         except asyncio.CancelledError:
             code = "CANCELLED"
         self.codes[code] += 1

@@ -21,7 +21,7 @@ from metamorphd.server import SERVICES
 
 from tests.abuse.noise import noise
 from tests.abuse.requests import Requests
-from tests.abuse.rpcs import Answer, Rpc, answer, begin, rpcs_of
+from tests.abuse.rpcs import EARLY, Answer, Rpc, answer, begin, rpcs_of
 from tests.abuse.subject import Figure, Subject, subject
 from tests.abuse.tenant import Tenant
 from tests.fakes.messages_api import FakeMessagesApi
@@ -34,7 +34,9 @@ CALLS = 4
 # Of answers in each field: so many, in a short form one for so many operations.
 PAIRS, PAIRS_SHARE = 300, 15
 # The server's own faults; and a caller who waits for so long has found one.
-FAULTS = ("INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED")
+# An answer that stays lost so often counts as a fault.
+ATTEMPTS = 5
+FAULTS = ("INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED", EARLY)
 EXAMPLES = 3
 SHORTEST_NAME = 16
 
@@ -128,7 +130,10 @@ class Operations:
             if chooses_vault:
                 metadata.append(("x-vault-id", other.vault))
             at_most = 1 if chosen.random() < 0.05 else None
-            told = await answer(begin(channel, rpc, made, metadata), rpc, at_most=at_most)
+            for _ in range(ATTEMPTS):
+                told = await answer(begin(channel, rpc, made, metadata), rpc, at_most=at_most)
+                if told.code != EARLY:
+                    break
             foreign_bytes = own.foreign_bytes(_without(told.whole, requests.borrowed), other)
             if told.code == "OK" and not foreign_bytes:
                 self._learn(own, rpc, made, told)

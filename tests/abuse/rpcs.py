@@ -86,6 +86,11 @@ async def _each(sent: list[bytes]) -> AsyncIterator[bytes]:
         yield payload
 
 
+# What grpc.aio's client says when an answer comes while it is still sending: the server's own status is lost.
+LOST_STATUS = "Internal error from Core"
+EARLY = "ANSWERED EARLY"
+
+
 async def answer(call: Any, rpc: Rpc, *, at_most: int | None = None) -> Answer:
     """What a call was answered, whether it succeeded or not; a stream is left after `at_most` messages."""
     told = Answer()
@@ -100,7 +105,7 @@ async def answer(call: Any, rpc: Rpc, *, at_most: int | None = None) -> Answer:
             told.messages.append(await call)
         told.code = (await call.code()).name
     except grpc.aio.AioRpcError as error:
-        told.code = error.code().name
+        told.code = EARLY if error.details() == LOST_STATUS else error.code().name
     told.said.append((await call.details() or "").encode())
     for metadata in (await call.initial_metadata(), await call.trailing_metadata()):
         told.said += [b"%b: %b" % (key.encode(), _bytes(value)) for key, value in metadata or ()]
