@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from tests.abuse.subject import Figure
 from tests.processes import Service, service
 from tests.torture.chatter import Chatter
 from tests.torture.kill_points import POINTS
-from tests.torture.ledger import ENDLESS, LONG_SECONDS, Ledger, longest_running
+from tests.torture.ledger import DIED, ENDLESS, LONG_SECONDS, Ledger, longest_running
 from tests.torture.mutants import patching
 from tests.torture.zygote import Life, Zygote, free_port
 
@@ -77,8 +78,10 @@ class Crash:
             passed = math.ceil(math.exp(self._random.uniform(0, math.log(passes))))
             seconds = OVERDUE_SECONDS if point else self._random.uniform(0, LONGEST_SECONDS)
             life = self._start(point=point, count=passed)
-            self.by_point += await life.ends_within(seconds)
+            self.by_point += await life.ends_within(seconds) and bool(point)
             await self._zygote.kill()
+            if life.status != -signal.SIGKILL:
+                self.ledger.fault(DIED, str(life))
 
     async def last(self) -> None:
         """A life that does not end. Raises RuntimeError if the server cannot start."""

@@ -20,7 +20,8 @@ ENDLESS = "turns without a gapless sequence and exactly one end"
 GARBLED = "stored replies that are not what was streamed"
 GIVEN_UP = "calls that the client did not carry through"
 LONG_SECONDS = 2.0
-FAULTS = (LOST, UNREPLAYABLE, REPEATED, ENDLESS, GARBLED, GIVEN_UP)
+DIED = "servers that ended by themselves"
+FAULTS = (LOST, UNREPLAYABLE, REPEATED, ENDLESS, GARBLED, GIVEN_UP, DIED)
 
 
 @dataclass
