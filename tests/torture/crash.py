@@ -82,6 +82,7 @@ class Crash:
             await self._zygote.kill()
             if life.status != -signal.SIGKILL:
                 self.ledger.fault(DIED, str(life))
+                return
 
     async def last(self) -> None:
         """A life that does not end. Raises RuntimeError if the server cannot start."""
