@@ -30,6 +30,9 @@ RESPONSES = 5
 EXCHANGES_A_CONNECTION = 5
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+EXAMPLES = 3
+# What some method could not bear once.
+FOUND_BEFORE = (b"a\0b", b'a"b')
 OURS_TO_AVOID = ("INTERNAL", "UNKNOWN")
 
 
@@ -46,8 +49,9 @@ async def attack(directory: Path, *, seconds: float, mutant: str = "") -> list[F
                 if time.monotonic() > until or not server.alive:
                     break
         sent, codes = fuzzer.sent, fuzzer.codes
-        lines = Counter(line["level"] for line in server.lines())
-        failed = sum(line.get("code") in OURS_TO_AVOID for line in server.lines())
+        lines = list(server.lines())
+        failed = sum(line.get("code") in OURS_TO_AVOID for line in lines)
+        errors = [line for line in lines if line["level"] in ("error", "critical")]
         return [
             *(Figure(f"inputs, {kind}", number) for kind, number in sorted(sent.items())),
             *(Figure(f"answers, {code}", number) for code, number in sorted(codes.items())),
@@ -55,11 +59,17 @@ async def attack(directory: Path, *, seconds: float, mutant: str = "") -> list[F
             Figure(
                 "calls that ended INTERNAL or UNKNOWN", failed + sum(map(codes.get, OURS_TO_AVOID, (0, 0))), "", "=", 0
             ),
-            Figure("errors in the log", lines["error"] + lines["critical"], "", "=", 0),
+            Figure(f"errors in the log{_named(errors)}", len(errors), "", "=", 0),
             Figure("neighbour's calls", len(calls)),
             Figure("neighbour's calls that failed", calls.count(float("inf")), "", "=", 0),
             Figure("neighbour's p99", p99(calls), "ms"),
         ]
+
+
+def _named(errors: Sequence[dict[str, Any]]) -> str:
+    """Which calls failed, and with what exception, its last line."""
+    names = {f"{line.get('endpoint', '')} {line.get('exception', line['message']).splitlines()[-1]}" for line in errors}
+    return f" ({', '.join(sorted(names)[:EXAMPLES])})" if names else ""
 
 
 async def _texts(server: Subject) -> list[bytes]:
@@ -69,7 +79,7 @@ async def _texts(server: Subject) -> list[bytes]:
         started = (await caller.send(session.session_id))[0]
         messages = await caller.messages(session.session_id)
     ids = [session.session_id, started.turn_id, *(found.message_id for found in messages)]
-    return [*(each.encode() for each in ids), b"title", b"metadata", b"session_id,title", b"1", b""]
+    return [*(each.encode() for each in ids), b"title", b"metadata", b"session_id,title", b"1", b"", *FOUND_BEFORE]
 
 
 class Fuzzer:

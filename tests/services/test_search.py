@@ -41,6 +41,7 @@ async def test_there_are_no_operators(alice: Caller) -> None:
     plain = await say(alice, session, "rock NOT roll OR near text vault_id acme")
     assert await found(alice, "rock NOT roll") == [plain]
     assert await found(alice, "roll OR AND") == []
+    assert await found(alice, 'rock\0roll "\0near') == [plain]
     for query in (
         'rock" OR "x',
         "text : rock",

@@ -12,7 +12,8 @@ from metamorphd.store.database import Row, Transaction
 from metamorphd.store.index import CLOSE, MARKS, OPEN
 from metamorphd.store.sessions import get_session
 
-PHRASES = re.compile(r'"([^"]*)"|([^\s"]+)')
+# The index's query ends at a NUL, which is as good as a space.
+PHRASES = re.compile(r'"([^"\x00]*)"|([^\s"\x00]+)')
 
 SEARCH_MESSAGES = """
 WITH page AS (
