@@ -10,9 +10,9 @@ from metamorphd.llm.claude import LONGEST_RETRY_WAIT
 from tests.fakes.messages_api import Behaviour, Hangup, Refusal, Reply, Silence, thinking
 
 MAX_RETRIES = 2
-TURN_SECONDS = 6.0
+TURN_SECONDS = 9.0
 # Never silent for long, and yet longer than the turn may last.
-SLOW_WORDS, SLOW_SECONDS = 30, 0.25
+SLOW_WORDS, SLOW_SECONDS = 44, 0.25
 COMPLETED, CANCELLED = turn_pb2.TURN_STATUS_COMPLETED, turn_pb2.TURN_STATUS_CANCELLED
 RETRIED = {
     Refusal(429, "rate_limit_error"): "UPSTREAM_RATE_LIMITED",

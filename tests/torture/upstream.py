@@ -21,7 +21,8 @@ from tests.torture.trouble import CANCELLED, COMPLETED, MAX_RETRIES, TURN_SECOND
 
 RUNS_AT_A_TIME = 8
 CANCELS = 20
-STALL_SECONDS = 1.5
+# So that a machine that stands still for a moment is not taken for a provider that does.
+STALL_SECONDS = 3.0
 CLOSE_SECONDS = 1.0
 LOOK_SECONDS = 0.002
 ENDLESSLY = Reply(("word ",) * 1000, delay=0.005)
