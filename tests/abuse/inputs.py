@@ -15,6 +15,7 @@ VARINT, FIXED64, LENGTH_DELIMITED, GROUP, END_GROUP, FIXED32 = range(6)
 DEPTH = 3
 NESTED = 2_000
 LONG = 100_000
+MOST_REPEATED = 1_000_000
 # 0xC0 0x80 is an over-long NUL, 0xED 0xA0 0x80 a surrogate: neither is UTF-8.
 NO_UTF8 = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"ok\xf4\x90\x80\x80", b"\x80" * 50)
 NUMBERS = (0, 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
@@ -88,12 +89,17 @@ def _field(known: FieldDescriptor, texts: Sequence[bytes], depth: int) -> st.Sea
         if not known.is_repeated:
             return once
         # Of a map, entries that are alike and entries that differ.
-        return once | st.builds(lambda value, count: value * count, once, st.integers(2, 3_000)) | _many(number)
+        return once | st.builds(_repeated, once, st.integers(2, 3_000)) | _many(number)
     content = st.one_of(
         st.sampled_from([*texts, *NO_UTF8]), st.text(max_size=50).map(_utf8), st.binary(max_size=50),
         st.just(b"x" * LONG),
     )  # fmt: skip
     return content.map(lambda value: field(number, LENGTH_DELIMITED, value))
+
+
+def _repeated(value: bytes, count: int) -> bytes:
+    """As often as that, as far as it stays small: repeated within repeated, it would fill this machine."""
+    return value * max(1, min(count, MOST_REPEATED // max(1, len(value))))
 
 
 def _utf8(text: str) -> bytes:
