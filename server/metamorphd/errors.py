@@ -17,6 +17,8 @@ from google.rpc.status_pb2 import Status
 from metamorph.api.v1.error_reason_pb2 import ErrorReason
 
 DOMAIN = "metamorph"
+# Of what a caller sent itself. A refusal goes in the trailers, and those beyond 16 KiB a client does not take.
+LONGEST_METADATA = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class DomainError(Exception):
         quotas: Sequence[QuotaViolation] = (),
         **metadata: str | int,
     ) -> None:
-        self.metadata = {key: str(value) for key, value in metadata.items()}
+        self.metadata = {key: str(value)[:LONGEST_METADATA] for key, value in metadata.items()}
         self.retry_delay = retry_delay
         self.violations = violations
         self.quotas = quotas

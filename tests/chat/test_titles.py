@@ -80,6 +80,29 @@ async def test_a_title_that_cannot_be_had_harms_nobody(alice: Caller, api: FakeM
     assert await titled(alice, session.session_id) == "Two birds"
 
 
+async def test_a_title_that_broke_off_is_none(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.extend([Reply(("Owls.",)), Reply(("How to",), ending="drop"), Reply(("Herons.",)), TITLE])
+    await alice.send(session.session_id)
+    await asyncio.sleep(0.3)
+    assert (await get_session(alice, session.session_id)).title == ""
+    await alice.send(session.session_id)
+    assert await titled(alice, session.session_id) == "Two birds"
+
+
+async def test_a_title_holds_up_no_drain(tmp_path: Path, api: FakeMessagesApi) -> None:
+    overrides = {"session_title_model": "claude-haiku-5-5", "anthropic_stall_seconds": 60}
+    async with asking(api, tmp_path / "drained", **overrides) as running:
+        api.script.extend([Reply(("Owls.",)), Reply(("Why",), ending="stall")])
+        alice = running.caller()
+        await alice.send((await alice.create_session()).session_id)
+        while len(api.answering) == 0:  # noqa: ASYNC110, the provider is asked soon
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(4):
+            await running.server.stop(grace_seconds=0.1)
+        await api.until_idle()
+
+
 async def test_by_default_nobody_names_a_session(tmp_path: Path, api: FakeMessagesApi) -> None:
     async with asking(api, tmp_path / "plain") as running:
         alice = running.caller()

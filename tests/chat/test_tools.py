@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from metamorph.chat.v1 import generation_pb2, message_pb2, turn_pb2
-from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest
+from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CountTokensRequest
 
 from tests.chat.test_turns import asking, followed, get_turn
 from tests.fakes.messages_api import FakeMessagesApi, Reply, compaction, redacted_thinking, thinking, tool_use
-from tests.serving import Caller, Serving, refused, text_block, text_of
+from tests.serving import Caller, Serving, refused, send_request, text_block, text_of
 
 # Numbers and an order of members that a Struct would not keep.
 SCHEMA = (
@@ -140,9 +140,10 @@ async def test_tool_calls_of_an_unfinished_turn_are_shown_and_never_sent(
     assert sent[1] == {"role": "assistant", "content": [{"type": "text", "text": "Well, "}]}
 
 
-async def test_a_call_that_cannot_be_read_fails_the_turn(alice: Caller, api: FakeMessagesApi) -> None:
+@pytest.mark.parametrize("written", ['{"z": ', '{"z": "\\ud83d"}', '{"z": Infinity}', "[]"])
+async def test_a_call_that_cannot_be_read_fails_the_turn(alice: Caller, api: FakeMessagesApi, written: str) -> None:
     session = await alice.create_session()
-    api.script.append(Reply((tool_use("toolu_1", "weather", '{"z": '),), stop_reason="tool_use"))
+    api.script.append(Reply((tool_use("toolu_1", "weather", written),), stop_reason="tool_use"))
     finished = (await send(alice, session.session_id, tools=[WEATHER]))[-1].turn_finished
     assert (finished.status, finished.error.reason) == (turn_pb2.TURN_STATUS_FAILED, "UPSTREAM_INTERRUPTED")
     assert (await send(alice, session.session_id))[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
@@ -196,6 +197,9 @@ async def test_a_schema_of_the_reply_and_a_choice_of_tool_are_passed_on(alice: C
     [
         ({"response_schema": "no json"}, "response_schema"),
         ({"response_schema": "[1]"}, "response_schema"),
+        ({"response_schema": '{"a": NaN}'}, "response_schema"),
+        ({"response_schema": '{"a": 1e400}'}, "response_schema"),
+        ({"response_schema": '{"a": "\\ud800"}'}, "response_schema"),
         ({"response_schema": "[" * 50_000}, "response_schema"),
         ({"tools": [generation_pb2.Tool(name="a", input_schema="{]")]}, "tools[0].input_schema"),
         ({"tools": [generation_pb2.Tool(name="a b", input_schema="{}")]}, "tools[0].name"),
@@ -255,6 +259,30 @@ async def test_a_long_session_is_summarised_for_the_model_and_stays_as_it_was(
     stored = await alice.messages(session.session_id)
     assert [text_of(message) for message in stored][:4] == ["one", "You said: one", "two", "Two."]
     assert stored[3].content[0].compaction.summary == "They said one."
+
+
+async def test_tokens_of_a_summarised_session_are_counted_with_what_its_summary_needs(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session()
+    api.script.append(
+        Reply(
+            (compaction("They said nothing."), "Well."),
+        )
+    )
+    await send(alice, session.session_id)
+    await alice.chat.CountTokens(CountTokensRequest(message=send_request(session.session_id)), metadata=alice.metadata)
+    assert "compact-2026-01-12" in api.requests[-1].headers["anthropic-beta"]
+    assert "context_management" not in api.requests[-1].body
+
+
+async def test_a_turn_that_fails_amid_thinking_stores_no_reply(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.append(Reply((thinking("Hmm"),), ending="drop"))
+    events = await send(alice, session.session_id)
+    assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_FAILED
+    assert not events[-1].turn_finished.HasField("message")
+    assert len(await alice.messages(session.session_id)) == 1
 
 
 async def test_what_a_turn_costs_is_told_while_it_runs(alice: Caller, api: FakeMessagesApi) -> None:

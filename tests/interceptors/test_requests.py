@@ -1,5 +1,6 @@
 """What is refused before a servicer sees it, and what every refusal carries."""
 
+import asyncio
 import re
 import uuid
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1 import generation_pb2
 from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 from metamorph.chat.v1.session_pb2 import Session
 
@@ -159,3 +162,36 @@ async def test_a_request_id_may_be_spelled_in_capitals(alice: Caller) -> None:
         for spelled in (request_id, request_id.upper())
     ]
     assert made[0].session.session_id == made[1].session.session_id
+
+
+async def test_far_more_items_than_allowed_are_refused_at_once(alice: Caller) -> None:
+    """Whatever it holds, a request is refused in the time of a call: others wait meanwhile."""
+    session = (await alice.create_session()).session_id
+    requests = [
+        pb.SendMessageRequest(session_id=session, content=[text_block("a")], stop_sequences=[""] * 1_000_000),
+        pb.SendMessageRequest(session_id=session, content=[text_block("a")] * 50_000),
+        pb.SendMessageRequest(
+            session_id=session,
+            content=[text_block("a")],
+            tools=[generation_pb2.Tool(name=f"t{number}", input_schema="{}") for number in range(20_000)],
+        ),
+    ]
+    for request in requests:
+        # Patience, not a target: to find all that is wrong with the first took more than half a minute.
+        async with asyncio.timeout(20):
+            refusal = await refused(alice.chat.SendMessage(request, metadata=alice.metadata))
+        assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
+
+
+async def test_a_refusal_repeats_little_of_what_was_sent(alice: Caller) -> None:
+    session = await alice.create_session()
+    request = pb.UpdateSessionRequest(session=session, update_mask=FieldMask(paths=["ü" * 100_000]))
+    refusal = await refused(alice.chat.UpdateSession(request, metadata=alice.metadata))
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "UPDATE_MASK_INVALID")
+
+
+async def test_tools_count_as_content(alice: Caller) -> None:
+    session = (await alice.create_session()).session_id
+    tools = [generation_pb2.Tool(name=f"t{number}", input_schema="{" + " " * 90_000 + "}") for number in range(12)]
+    refusal = await refused(alice.send(session, tools=tools))
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "CONTENT_TOO_LARGE")

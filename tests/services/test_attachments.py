@@ -390,6 +390,17 @@ async def test_an_attachment_goes_with_the_last_message_that_holds_it(
     assert rows(tmp_path) == (0, 0, 0)
 
 
+async def test_what_was_uploaded_again_outlives_the_message_that_held_it(alice: Caller) -> None:
+    session = await alice.create_session()
+    first = await send(alice, session.session_id, image())
+    again = (await upload(alice, *upload_requests(PNG))).attachment
+    await delete_message(alice, first.message_id)
+    sent = await send(alice, session.session_id, image_of(again.attachment_id))
+    assert sent.content[0].image.attachment_id == again.attachment_id
+    await delete_message(alice, sent.message_id)
+    assert (await refused(download(alice, again.attachment_id))).reason == "ATTACHMENT_NOT_FOUND"
+
+
 async def test_the_newest_attachments_are_asked_with_as_far_as_the_provider_takes_them(
     asked: Caller, api: FakeMessagesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

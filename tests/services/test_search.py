@@ -1,12 +1,13 @@
 """Searching, as callers see it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import message_pb2
 
-from tests.serving import Caller, refused
+from tests.serving import Caller, refused, serving
 
 
 async def search(caller: Caller, query: str, **fields: Any) -> pb.SearchMessagesResponse:
@@ -70,8 +71,34 @@ async def test_best_comes_first_and_is_shown_with_what_was_found(alice: Caller) 
     best = response.results[0]
     assert (best.session_id, best.role) == (session, message_pb2.ROLE_USER)
     assert [best.snippet[part.start : part.end] for part in best.highlights] == ["owl", "owl"]
-    assert best.snippet == "The  owl , an 🦉 owl"
+    assert best.snippet == "The \x02owl\x03, an 🦉 owl"
     assert response.results[1].snippet.endswith("…")
+
+
+async def test_a_word_of_any_length_is_cut(alice: Caller) -> None:
+    session = (await alice.create_session()).session_id
+    for number in range(6):
+        await say(alice, session, "x" * 30_000 + f" needle{number} needle " + "ab" * 400_000)
+    response = await search(alice, "needle")
+    assert (len(response.results), response.ByteSize() < 20_000) == (6, True)
+    best = response.results[0]
+    assert [best.snippet[part.start : part.end] for part in best.highlights] == ["needle"]
+    assert (best.snippet[0], best.snippet[-1]) == ("…", "…")
+    # What a message costs to search is bounded by its beginning.
+    often = await say(alice, session, "owl " * 16_000 + "pelican " + "owl " * 50_000 + "heron")
+    assert await found(alice, "pelican owl") == [often]
+    assert await found(alice, "heron") == []
+
+
+async def test_what_is_deleted_is_in_no_file_any_more(tmp_path: Path) -> None:
+    async with serving(tmp_path) as running:
+        alice = running.caller()
+        session = (await alice.create_session()).session_id
+        message_id = await say(alice, session, "my key is zzsecretcredentialzz, keep it")
+        await alice.chat.DeleteMessage(pb.DeleteMessageRequest(message_id=message_id), metadata=alice.metadata)
+    files = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
+    assert files
+    assert not any(b"zzsecretcredentialzz" in data for data in files)
 
 
 async def test_replies_are_found_too_and_pages_continue(alice: Caller) -> None:

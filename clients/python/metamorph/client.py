@@ -168,12 +168,13 @@ class MetamorphClient:
             except grpc.aio.AioRpcError as error:
                 refusal = MetamorphError.of(error)
                 failing_since = failing_since or loop.time()
-                if not refusal.resumable or loop.time() - failing_since > self._give_up_after:
+                delay = _backoff(attempts) if refusal.retry_delay is None else refusal.retry_delay
+                if not refusal.resumable or loop.time() + delay - failing_since > self._give_up_after:
                     raise refusal from error
             finally:
                 call.cancel()
             self._on_retry(refusal)
-            await asyncio.sleep(_backoff(attempts) if refusal.retry_delay is None else refusal.retry_delay)
+            await asyncio.sleep(delay)
             attempts += 1
 
     def _stream_turn(self, turn_id: str, sequence: int) -> Any:

@@ -22,7 +22,10 @@ class Web:
 
     async def ask(self, method: str, url: str, *, bearer: str | None = None) -> tuple[int, bytes]:
         """Status and body of the answer, redirects included. Raises IdentityUnavailable."""
-        headers = {"accept": "application/json"} | ({} if bearer is None else {"authorization": f"Bearer {bearer}"})
+        # Uncompressed: what is small on the wire might not be small here.
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        if bearer is not None:
+            headers["authorization"] = f"Bearer {bearer}"
         try:
             async with (
                 asyncio.timeout(TIMEOUT_SECONDS),

@@ -15,7 +15,7 @@ from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.prompt import prompt_messages
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
-from metamorphd.errors import ServerDraining, TurnNotFound
+from metamorphd.errors import ServerDraining, StoreNotReady, TurnNotFound
 from metamorphd.llm.model import Model, Prompt
 from metamorphd.models import (
     Message,
@@ -103,6 +103,8 @@ class TurnEngine:
         self._log = EventLog(database=database, clock=clock, running_turns=lambda: len(self._live))
         self._live: dict[tuple[str, str], LiveTurn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._titling: set[asyncio.Task[None]] = set()
+        self._swept = False
         self._draining = False
 
     @property
@@ -150,6 +152,7 @@ class TurnEngine:
 
     async def count_tokens(self, vault_id: str, *, send: Send) -> int:
         """What the model would read if the message were sent. Raises what `plan_prompt` and the model raise."""
+        self._refuse_unswept()
         system_prompt, branch, options = await self._database.read(
             plan_prompt,
             vault_id,
@@ -178,9 +181,15 @@ class TurnEngine:
                 await live.changed()
         return await self._database.read(get_turn, vault_id, turn_id=turn_id)
 
+    def _refuse_unswept(self) -> None:
+        """Before the sweep a new turn would pass for one that an earlier process left; nor may the model be open."""
+        if not self._swept:
+            raise StoreNotReady(retry_delay=1.0)
+
     async def _start(self, vault_id: str, turn_id: str, create: Callable[[], Awaitable[Turn]]) -> Turn:
         if self._draining:
             raise ServerDraining(retry_delay=5.0)
+        self._refuse_unswept()
         started: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         # The engine's task makes the first commit too: a cancelled call could otherwise leave a turn nobody runs.
         self._spawn(self._run(vault_id, turn_id, create, started))
@@ -231,6 +240,7 @@ class TurnEngine:
         Returns after `patience_seconds` at the latest, and goes on: a full disk must not keep the server from reading.
         """
         left = await self._database.read_system(list_running_turns)
+        self._swept = True
         for vault_id, turn_id in left:
             self._spawn(self._end_left(vault_id, turn_id))
         await self._settle(patience_seconds)
@@ -254,18 +264,20 @@ class TurnEngine:
         for live in self._live.values():
             live.generation.stop(interrupted())
         await self._settle(LAST_COMMIT_SECONDS)
-        for task in self._tasks:
+        # A title is worth no waiting; what it has cost is still counted.
+        for task in (*self._tasks, *self._titling):
             task.cancel()
-        await self._settle(LAST_COMMIT_SECONDS)
+        await self._settle(LAST_COMMIT_SECONDS, titles=True)
 
-    async def _settle(self, seconds: float) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+    async def _settle(self, seconds: float, *, titles: bool = False) -> None:
+        if tasks := self._tasks | (self._titling if titles else set()):
+            await asyncio.wait(tasks, timeout=seconds)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], *, among: set[asyncio.Task[None]] | None = None) -> None:
+        tasks = self._tasks if among is None else among
         task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _run(
         self,
@@ -301,7 +313,7 @@ class TurnEngine:
             finally:
                 del self._live[vault_id, turn_id]
                 live.wake()
-            await self._titles.name_session(vault_id, finished)
+            self._spawn(self._titles.name_session(vault_id, finished), among=self._titling)
 
     async def _prompt(self, vault_id: str, turn: Turn) -> Prompt:
         system_prompt, branch = await self._database.read(get_prompt, vault_id, turn=turn)

@@ -69,8 +69,8 @@ def _answered(reply: Content, answer: Content) -> AbstractSet[str]:
 def _sendable(block: Block, answered: AbstractSet[str]) -> bool:
     match block:
         case TextBlock():
-            # The provider refuses text of white space only.
-            return bool(block.text.strip())
+            # The provider refuses text of white space only. Other spaces pass the contract's rule, and count as text.
+            return bool(block.text.strip(" \t\n\f\r"))
         case ThinkingBlock():
             return bool(block.signature or block.redacted)
         case ToolUseBlock() | ToolResultBlock():

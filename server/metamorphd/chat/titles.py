@@ -1,5 +1,6 @@
 """Titles for sessions that have none."""
 
+import asyncio
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import structlog
 from metamorphd.catalog import Catalog
 from metamorphd.clock import Clock
 from metamorphd.errors import DomainError
-from metamorphd.llm.model import Model, Prompt, PromptMessage, ReplyText, ReplyUsage
+from metamorphd.llm.model import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
 from metamorphd.models import Message, Options, Role, TextBlock, TurnFinished, TurnStatus, Usage
 from metamorphd.store.content import text_of
 from metamorphd.store.database import Database
@@ -23,6 +24,7 @@ LONGEST_TITLE = 100
 TITLE_TOKENS = 64
 # Of either message so much says what it is about.
 READ_CHARACTERS = 2000
+LONGEST_SECONDS = 30.0
 
 logger = structlog.get_logger(__name__)
 
@@ -49,6 +51,8 @@ class Titles:
                 await self._name(vault_id, reply)
         except DomainError as exc:
             logger.info("session stays without a title", vaultId=vault_id, reason=exc.reason_name())
+        except TimeoutError:
+            logger.info("session stays without a title", vaultId=vault_id, reason="TURN_TIMEOUT")
         except Exception:
             logger.exception("session stays without a title", vaultId=vault_id)
 
@@ -60,22 +64,25 @@ class Titles:
         )
         options = Options(model=self._title_model, max_output_tokens=TITLE_TOKENS)
         prompt = Prompt(INSTRUCTIONS, (PromptMessage(Role.USER, (TextBlock(told),)),), {}, options)
-        text, usage = "", Usage()
+        text, title, usage = "", "", Usage()
         try:
-            async with aclosing(self._model.generate(prompt)) as events:
+            async with asyncio.timeout(LONGEST_SECONDS), aclosing(self._model.generate(prompt)) as events:
                 async for event in events:
                     match event:
                         case ReplyText():
                             text += event.text
                         case ReplyUsage():
                             usage = event.usage
+                        case ReplyStop():
+                            # One that broke off is no title.
+                            title = " ".join(text.split()).strip("\"“”'")[:LONGEST_TITLE]
         finally:
             # Whether it ended well or not, the provider charges for it.
             await self._database.write(
                 set_title,
                 vault_id,
                 session_id=reply.session_id,
-                title=" ".join(text.split()).strip("\"“”'")[:LONGEST_TITLE],
+                title=title,
                 model=self._title_model,
                 usage=replace(usage, cost_usd_nanos=self._catalog.cost(self._title_model, usage)),
                 now=self._clock.now(),

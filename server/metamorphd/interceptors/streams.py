@@ -59,8 +59,10 @@ class Stream:
 
     def end(self, error: DomainError) -> None:
         """Ends it with `error`, as soon as its task runs."""
-        self.error = error
-        self._lasting.reschedule(0)
+        # One that is ending already ends for the reason that came first.
+        if not self._lasting.expired():
+            self.error = error
+            self._lasting.reschedule(0)
 
     async def write_all(self, responses: AsyncIterator[Any]) -> None:
         """Sends what comes, each once the caller has room for it."""

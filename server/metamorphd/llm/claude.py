@@ -79,11 +79,11 @@ class Claude:
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:
         answered = False
+        # Not within: a mistake of ours would be blamed on the provider.
+        request = request_of(prompt, compact_above=self._compact_above)
         async with AsyncExitStack() as stack:
             try:
-                response = await self._client.messages.with_raw_response.create(
-                    **request_of(prompt, compact_above=self._compact_above), stream=True
-                )
+                response = await self._client.messages.with_raw_response.create(**request, stream=True)
                 answered = True
                 # The SDK reads and checks the stream, but builds no models of its events: that would be half the work.
                 stream = await stack.enter_async_context(await response.parse(to=self._stream))
@@ -97,8 +97,9 @@ class Claude:
                 raise UpstreamInterrupted
 
     async def count_tokens(self, prompt: Prompt) -> int:
+        request = count_request_of(prompt)
         try:
-            counted = await self._client.messages.count_tokens(**count_request_of(prompt))
+            counted = await self._client.messages.count_tokens(**request)
             # Checked here: the SDK lets through what is no number.
             return operator.index(counted.input_tokens)
         except self._errors.all as exc:

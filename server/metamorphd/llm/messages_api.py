@@ -9,6 +9,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from metamorphd.llm.json_object import json_object
 from metamorphd.llm.model import (
     Prompt,
     ReplyCompaction,
@@ -78,8 +79,9 @@ def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
         request["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     if compact_above:
         edit = {"type": COMPACTION, "trigger": {"type": "input_tokens", "value": compact_above}}
-        request["extra_headers"] = {"anthropic-beta": COMPACTION_BETA}
         request["extra_body"] = {"context_management": {"edits": [edit]}}
+    if compact_above or any(isinstance(block, CompactionBlock) for told in prompt.messages for block in told.content):
+        request["extra_headers"] = {"anthropic-beta": COMPACTION_BETA}
     return request | _thinking(options) | _tools(options)
 
 
@@ -245,8 +247,9 @@ class Reply:
 
     def _refuse_unreadable_calls(self) -> None:
         """A reply that was cut short may end in half a call; one that asks for its tools may not."""
-        if self._stop_reason is StopReason.TOOL_USE and not all(isinstance(json.loads(i), dict) for i in self._inputs):
-            raise TypeError("a tool's input is no object")
+        if self._stop_reason is StopReason.TOOL_USE:
+            for written in self._inputs:
+                json_object(written)
 
     def _place(self, opened: "_Open") -> int:
         """Our index of the block, given to it when it first says something."""

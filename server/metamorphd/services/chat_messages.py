@@ -14,6 +14,9 @@ from metamorphd.store.database import Database
 from metamorphd.store.messages import delete_message, get_message, list_messages
 from metamorphd.store.search import search_messages, words_of
 
+# Their texts are read whole, to cut the excerpts out.
+LARGEST_SEARCH_PAGE = 100
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -61,7 +64,7 @@ class ChatMessages:
             words=_words(request.query),
             session_id=request.session_id if request.HasField("session_id") else None,
             after=decode_page_token(request, vault, request.page_token, (int,)),
-            page_size=clamp_page_size(request.page_size),
+            page_size=min(clamp_page_size(request.page_size), LARGEST_SEARCH_PAGE),
         )
         return pb.SearchMessagesResponse(
             results=map(match_to_proto, page.items),

@@ -84,7 +84,7 @@ class ChatTurns:
         regeneration = Regeneration(
             turn_id=self._clock.new_id("turn"),
             user_message_id=request.user_message_id,
-            options=options_from_proto(request),
+            options=options_from_proto(request, limit_bytes=self._max_content_bytes),
             creator=caller.user_id,
             request=request_key("RegenerateReply", request),
             now=self._clock.now(),
@@ -113,6 +113,6 @@ class ChatTurns:
             message=message,
             uploads=uploads,
             parent_message_id=request.parent_message_id if request.HasField("parent_message_id") else None,
-            options=options_from_proto(request),
+            options=options_from_proto(request, limit_bytes=self._max_content_bytes),
             request=request_key("SendMessage", request),
         )

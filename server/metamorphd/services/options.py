@@ -1,11 +1,11 @@
 """How a reply is to be generated: what SendMessage and RegenerateReply say of it."""
 
-import json
 from collections.abc import Iterable
 
 from metamorph.chat.v1 import chat_service_pb2, generation_pb2
 
-from metamorphd.errors import FieldViolation, RequestInvalid
+from metamorphd.errors import ContentTooLarge, FieldViolation, RequestInvalid
+from metamorphd.llm.json_object import json_object
 from metamorphd.models import Options, Thinking, Tool, ToolChoice
 
 CHOICES = {
@@ -23,9 +23,14 @@ THINKING = {
 
 
 def options_from_proto(
-    request: chat_service_pb2.SendMessageRequest | chat_service_pb2.RegenerateReplyRequest,
+    request: chat_service_pb2.SendMessageRequest | chat_service_pb2.RegenerateReplyRequest, *, limit_bytes: int
 ) -> Options:
-    """The options of a request that has passed the rules of its proto. Raises RequestInvalid for what is no schema."""
+    """The options of a request that has passed the rules of its proto.
+
+    Raises RequestInvalid for what is no schema, ContentTooLarge if tools and schemas are larger than `limit_bytes`.
+    """
+    if sum(tool.ByteSize() for tool in request.tools) + len(request.response_schema) > limit_bytes:
+        raise ContentTooLarge(limit_bytes=limit_bytes)
     schemas = [(f"tools[{place}].input_schema", tool.input_schema) for place, tool in enumerate(request.tools)]
     if request.response_schema:
         schemas.append(("response_schema", request.response_schema))
@@ -55,9 +60,6 @@ def _tool_choice(choice: generation_pb2.ToolChoice) -> ToolChoice:
 def _violations(schemas: Iterable[tuple[str, str]]) -> Iterable[FieldViolation]:
     for field, schema in schemas:
         try:
-            told = json.loads(schema)
-        except (ValueError, RecursionError):
-            yield FieldViolation(field, "is no JSON")
-            continue
-        if not isinstance(told, dict):
+            json_object(schema)
+        except ValueError:
             yield FieldViolation(field, "is no JSON object")

@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 from metamorph.chat.v1 import chat_service_pb2 as pb
 
-from metamorphd.errors import AttachmentTooLarge, AttachmentTypeMismatch, FieldViolation, RequestInvalid
+from metamorphd.errors import AttachmentTooLarge, AttachmentTypeMismatch, FieldViolation, RequestInvalid, SenderTooSlow
 from metamorphd.services.media import is_media
 from metamorphd.store.attachments import Upload, upload_of
 
@@ -15,6 +15,8 @@ from metamorphd.store.attachments import Upload, upload_of
 UPLOADS_OF_A_VAULT = 4
 # Each costs the server as much as a small call, which would be counted. Of the largest attachment they are 512 bytes.
 MOST_PIECES = 65_536
+# Waiting for room included: a byte a minute would keep it for weeks.
+LONGEST_SECONDS = 600.0
 
 
 class Uploads:
@@ -28,13 +30,22 @@ class Uploads:
     async def received(
         self, vault_id: str, requests: AsyncIterator[pb.UploadAttachmentRequest]
     ) -> AsyncGenerator[Upload]:
-        """A whole upload, while it is being stored. Raises RequestInvalid, and as `checked` does."""
+        """A whole upload, while it is being stored. Raises RequestInvalid, SenderTooSlow, and as `checked` does."""
         room = self._rooms.setdefault(vault_id, asyncio.Semaphore(UPLOADS_OF_A_VAULT))
-        async with room:
-            first = await anext(requests, None)
-            if first is None or not first.HasField("header"):
-                raise _invalid("header", "must come first")
-            yield await self.checked(first.header.media_type, await self._rest(requests))
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(LONGEST_SECONDS):
+                    await stack.enter_async_context(room)
+                    upload = await self._upload(requests)
+            except TimeoutError:
+                raise SenderTooSlow from None
+            yield upload
+
+    async def _upload(self, requests: AsyncIterator[pb.UploadAttachmentRequest]) -> Upload:
+        first = await anext(requests, None)
+        if first is None or not first.HasField("header"):
+            raise _invalid("header", "must come first")
+        return await self.checked(first.header.media_type, await self._rest(requests))
 
     async def checked(self, media_type: str, data: bytes) -> Upload:
         """Bytes that may be stored. Raises AttachmentTooLarge, AttachmentTypeMismatch."""

@@ -29,7 +29,7 @@ VALUES (:vault_id, :attachment_id, :number, :data)
 """
 UPLOAD_AGAIN = """
 UPDATE attachments SET upload_time = :now
-WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND upload_time IS NOT NULL
+WHERE vault_id = :vault_id AND attachment_id = :attachment_id
 """
 GET_ATTACHMENT = "SELECT " + COLUMNS + " FROM attachments WHERE vault_id = :vault_id AND attachment_id = :attachment_id"
 GET_CHUNK = """
@@ -50,10 +50,10 @@ MARK_USED = """
 UPDATE attachments SET upload_time = NULL
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND upload_time IS NOT NULL
 """
-# With an attachment go its chunks and its uses.
+# With an attachment go its chunks and its uses. One that was uploaded again, and not sent since, is about to be.
 DELETE_OF_MESSAGE = """
 DELETE FROM attachments
-WHERE vault_id = :vault_id
+WHERE vault_id = :vault_id AND upload_time IS NULL
     AND attachment_id IN (
         SELECT attachment_id FROM attachment_uses
         WHERE vault_id = :vault_id AND session_id = :session_id AND message_id = :message_id
@@ -70,7 +70,7 @@ WHERE vault_id = :vault_id AND session_id = :session_id AND message_id = :messag
 """
 DELETE_OF_SESSION = """
 DELETE FROM attachments
-WHERE vault_id = :vault_id
+WHERE vault_id = :vault_id AND upload_time IS NULL
     AND attachment_id IN (
         SELECT attachment_id FROM attachment_uses WHERE vault_id = :vault_id AND session_id = :session_id
     )
@@ -81,6 +81,14 @@ WHERE vault_id = :vault_id
     )
 """
 RELEASE_SESSION = "DELETE FROM attachment_uses WHERE vault_id = :vault_id AND session_id = :session_id"
+# Uploaded again and not sent: the messages that held it before still do.
+KEEP_USED = """
+UPDATE attachments SET upload_time = NULL
+WHERE upload_time < :before AND EXISTS (
+    SELECT 1 FROM attachment_uses AS used
+    WHERE used.vault_id = attachments.vault_id AND used.attachment_id = attachments.attachment_id
+)
+"""
 PRUNE_ATTACHMENTS = """
 DELETE FROM attachments
 WHERE (vault_id, attachment_id) IN (
@@ -222,4 +230,5 @@ async def release_session(tx: Transaction, *, session_id: str) -> None:
 
 async def prune_attachments(tx: SystemTransaction, *, before: int, limit: int) -> int:
     """Deletes attachments that no message holds and that were last uploaded before; how many, at most `limit`."""
+    await tx.run(KEEP_USED, before=before)
     return await tx.run(PRUNE_ATTACHMENTS, before=before, limit=limit)

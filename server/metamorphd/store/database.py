@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 SqlValue = None | int | float | str | bytes
 Row = tuple[Any, ...]
@@ -80,7 +81,7 @@ class Database(Protocol):
 _point_reads: set[Callable[..., Any]] = set()
 
 
-def point_read(operation: Operation[P, T]) -> Operation[P, T]:
+def point_read(operation: F) -> F:
     """Marks an operation that reads by full primary keys, so briefly that a thread hop would cost more than it."""
     _point_reads.add(operation)
     return operation

@@ -6,12 +6,14 @@ usual BM25 weighs a word by how rare it is among all texts, which would tell one
 """
 
 import re
+from collections.abc import Set as AbstractSet
 
-from metamorphd.models import Highlight, MessageMatch, Page, Role
+from metamorphd.models import MessageMatch, Page, Role
 from metamorphd.store.database import Row, Transaction
-from metamorphd.store.index import CLOSE, MARKS, OPEN
+from metamorphd.store.excerpts import WORDS, excerpt, fold
 from metamorphd.store.sessions import get_session
 
+MOST_PHRASES = 16
 # The index's query ends at a NUL, which is as good as a space.
 PHRASES = re.compile(r'"([^"\x00]*)"|([^\s"\x00]+)')
 
@@ -24,7 +26,7 @@ WITH page AS (
     LIMIT :page_size + 1 OFFSET :offset
 )
 SELECT messages.message_id, messages.session_id, role, create_time,
-    snippet(message_search, 3, char(2), char(3), '…', 24), (SELECT COUNT(*) FROM page)
+    message_search.text, (SELECT COUNT(*) FROM page)
 FROM page
 JOIN message_search ON message_search.rowid = page.place AND message_search.vault_id = :vault_id
     AND message_search MATCH 'vault_id : "' || :vault_id || '" AND text : (' || :words || ')'
@@ -35,10 +37,13 @@ LIMIT :page_size
 
 
 def words_of(query: str) -> str | None:
-    """A query as the index takes it: each word and each quoted phrase, all of them; None if there are none in it."""
-    found = [quoted or word for quoted, word in PHRASES.findall(query)]
+    """A query as the index takes it: each word and each quoted phrase, all of them; None if there are none in it.
+
+    Those beyond `MOST_PHRASES` are left out.
+    """
+    found = dict.fromkeys(quoted or word for quoted, word in PHRASES.findall(query))
     phrases = [phrase for phrase in found if any(character.isalnum() for character in phrase)]
-    return " AND ".join(f'"{phrase}"' for phrase in phrases) or None
+    return " AND ".join(f'"{phrase}"' for phrase in phrases[:MOST_PHRASES]) or None
 
 
 async def search_messages(
@@ -50,24 +55,17 @@ async def search_messages(
     offset = int(after[0]) if after else 0
     rows = await tx.all(SEARCH_MESSAGES, words=words, session_id=session_id, page_size=page_size, offset=offset)
     more = bool(rows) and rows[0][-1] > len(rows)
-    return Page(tuple(map(_match, rows)), (offset + len(rows),) if more else None)
+    wanted = frozenset(fold(word) for word in WORDS.findall(words))
+    return Page(tuple(_match(row, wanted) for row in rows), (offset + len(rows),) if more else None)
 
 
-def _match(row: Row) -> MessageMatch:
-    pieces = re.split(f"([{OPEN}{CLOSE}])", row[4])
-    highlights, length, start = [], 0, 0
-    for piece in pieces:
-        if piece == OPEN:
-            start = length
-        elif piece == CLOSE:
-            highlights.append(Highlight(start, length))
-        else:
-            length += len(piece)
+def _match(row: Row, wanted: AbstractSet[str]) -> MessageMatch:
+    snippet, highlights = excerpt(row[4], wanted)
     return MessageMatch(
         message_id=row[0],
         session_id=row[1],
         role=Role(row[2]),
         create_time=row[3],
-        snippet=MARKS.sub("", row[4]),
-        highlights=tuple(highlights),
+        snippet=snippet,
+        highlights=highlights,
     )

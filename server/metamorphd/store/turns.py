@@ -64,6 +64,8 @@ RETURNING """
 """
 )
 GET_TURN = "SELECT " + COLUMNS + " FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
+# Tools and schemas may be a megabyte a turn, and a list does not tell them.
+LISTED = COLUMNS.replace(" options,", " '{}',")
 LIST_TURNS = (
     """
 WITH candidates AS (
@@ -74,7 +76,7 @@ WITH candidates AS (
     LIMIT :page_size + 1
 )
 SELECT """
-    + COLUMNS
+    + LISTED
     + """, (SELECT COUNT(*) FROM candidates)
 FROM candidates JOIN turns ON vault_id = :vault_id AND turn_id = id
 ORDER BY turn_id DESC
@@ -301,7 +303,8 @@ async def finish_turn(
     content = await reply_content(tx, turn_id=turn.turn_id, closed=closed)
     cost = await reported_usage(tx, turn_id=turn.turn_id) if usage is None else usage
     reply = None
-    if content:
+    # Of a turn that fails, thinking alone is no reply: the next message follows the user's.
+    if content and (status is not TurnStatus.FAILED or any(not isinstance(block, ThinkingBlock) for block in content)):
         reply = Message(
             message_id=reply_message_id,
             session_id=turn.session_id,
@@ -341,7 +344,7 @@ async def list_turns(
     after: tuple[int | str, ...] | None,
     page_size: int,
 ) -> Page[Turn]:
-    """A session's turns, newest first; `after` is (turn id). Raises SessionNotFound."""
+    """A session's turns, newest first, their options left out; `after` is (turn id). Raises SessionNotFound."""
     await get_session(tx, session_id=session_id)
     after_id = after[0] if after else LAST_ID
     rows = await tx.all(LIST_TURNS, session_id=session_id, status=status, after_id=after_id, page_size=page_size)

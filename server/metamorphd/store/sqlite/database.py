@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import apsw
 
-from metamorphd.errors import StartupRefused, StoreNotReady
+from metamorphd.errors import StartupRefused, StoreBusy, StoreNotReady
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_point_read
 from metamorphd.store.sqlite import relevance
@@ -23,6 +24,9 @@ T = TypeVar("T")
 # "MTMF": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D544D46
 READERS = 4
+# Four readers serve all vaults: no statement may keep one for longer. It is asked every so many of SQLite's steps.
+READ_SECONDS = 5.0
+READ_STEPS = 20_000
 QUICK_CHECK_OK = [("ok",)]
 
 
@@ -73,9 +77,7 @@ class SqliteDatabase:
             return operation(SqliteTransaction(connection, vault_id=vault_id), *args, **kwargs)
 
         if is_point_read(operation):
-            if not self._open:
-                raise StoreNotReady(retry_delay=1.0)
-            return drive(bound(self._inline))
+            return self._read_inline(bound)
         return await self._read(bound)
 
     async def write(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -84,13 +86,23 @@ class SqliteDatabase:
         )
 
     async def read_system(self, operation: SystemOperation[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._read(lambda connection: operation(SqliteSystemTransaction(connection), *args, **kwargs))
+        def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
+            return operation(SqliteSystemTransaction(connection), *args, **kwargs)
+
+        if is_point_read(operation):
+            return self._read_inline(bound)
+        return await self._read(bound)
 
     async def write_system(self, operation: SystemOperation[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._write(lambda connection: operation(SqliteSystemTransaction(connection), *args, **kwargs))
 
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]
+
+    def _read_inline(self, bound: Bound[T]) -> T:
+        if not self._open:
+            raise StoreNotReady(retry_delay=1.0)
+        return drive(bound(self._inline))
 
     async def _read(self, bound: Bound[T]) -> T:
         if not self._open:
@@ -101,12 +113,20 @@ class SqliteDatabase:
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect(readonly=True)
+            connection.set_progress_handler(self._late, READ_STEPS)
         # One snapshot for all of the operation's statements.
+        self._local.until = time.monotonic() + READ_SECONDS
         connection.execute("BEGIN")
         try:
             return drive(bound(connection))
+        except apsw.InterruptError as exc:
+            raise StoreBusy(retry_delay=READ_SECONDS) from exc
         finally:
             connection.execute("ROLLBACK")
+
+    def _late(self) -> bool:
+        """Asked now and then while a reader's statement runs; true ends it."""
+        return bool(time.monotonic() > self._local.until)
 
     async def _write(self, bound: Bound[T]) -> T:
         if not self._open:
@@ -162,6 +182,8 @@ def _pragmas(*, synchronous: str, readonly: bool) -> Iterable[str]:
         yield f"synchronous = {synchronous}"
         yield "cache_size = -64000"
         yield "journal_size_limit = 67108864"
+        # A deleted message may have held a password: its bytes are overwritten where its page stays in use.
+        yield "secure_delete = FAST"
 
 
 def _number(connection: apsw.Connection, sql: str) -> int:

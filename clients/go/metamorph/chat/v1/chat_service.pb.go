@@ -866,7 +866,8 @@ type SendMessageRequest struct {
 	StopSequences []string `protobuf:"bytes,7,rep,name=stop_sequences,json=stopSequences,proto3" json:"stop_sequences,omitempty"`
 	// Whether and how the model thinks.
 	Thinking *ThinkingConfig `protobuf:"bytes,8,opt,name=thinking,proto3" json:"thinking,omitempty"`
-	// What the model may ask to be run; at most 128. None with a tool result: those of the turn before.
+	// What the model may ask to be run; at most 128. None with a tool result: those of the turn before. With
+	// response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
 	Tools []*Tool `protobuf:"bytes,9,rep,name=tools,proto3" json:"tools,omitempty"`
 	// How the model chooses among them.
 	ToolChoice *ToolChoice `protobuf:"bytes,10,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
@@ -1702,9 +1703,10 @@ func (x *DeleteMessageResponse) GetMessage() *Message {
 // Asks for messages.
 type SearchMessagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 1000 characters.
+	// Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 16 of them that
+	// differ, and 1000 characters. Of a message the first 65,536 characters are searched.
 	Query string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
-	// At most so many; 0 is 50, more than 1000 is 1000.
+	// At most so many; 0 is 50, more than 100 is 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID. What is
 	// stored or deleted while paging may be skipped or repeated.
@@ -2523,7 +2525,8 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\"J\n" +
 	"\x12GetMessageResponse\x124\n" +
-	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xfd\t\n" +
+	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xb4\n" +
+	"\n" +
 	"\x12SendMessageRequest\x12(\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12*\n" +
@@ -2540,9 +2543,9 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\vtool_choice\x18\n" +
 	" \x01(\v2\x1d.metamorph.chat.v1.ToolChoiceR\n" +
 	"toolChoice\x122\n" +
-	"\x0fresponse_schema\x18\v \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\x0eresponseSchema:\xd2\x04\xbaH\xce\x04\x1a\xd4\x02\n" +
-	"\x13send_message.blocks\x12Icontent takes text, images, documents and tool results, the results first\x1a\xf1\x01this.content.all(b, !has(b.tool_use) && !has(b.thinking) && !has(b.compaction)) && this.content.map(b, has(b.tool_result)) == this.content.filter(b, has(b.tool_result)).map(b, true) + this.content.filter(b, !has(b.tool_result)).map(b, false)\x1a\xf4\x01\n" +
-	"\x12send_message.tools\x12Ethe names of tools must be distinct, and tool_choice.name one of them\x1a\x96\x01this.tools.map(t, t.name).unique() && (this.tool_choice.name == '' || this.tools.size() == 0 || this.tools.exists(t, t.name == this.tool_choice.name))B\x14\n" +
+	"\x0fresponse_schema\x18\v \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\x0eresponseSchema:\x89\x05\xbaH\x85\x05\x1a\xf0\x02\n" +
+	"\x13send_message.blocks\x12Icontent takes text, images, documents and tool results, the results first\x1a\x8d\x02this.content.size() > 64 || this.content.all(b, !has(b.tool_use) && !has(b.thinking) && !has(b.compaction)) && this.content.map(b, has(b.tool_result)) == this.content.filter(b, has(b.tool_result)).map(b, true) + this.content.filter(b, !has(b.tool_result)).map(b, false)\x1a\x8f\x02\n" +
+	"\x12send_message.tools\x12Ethe names of tools must be distinct, and tool_choice.name one of them\x1a\xb1\x01this.tools.size() > 128 || this.tools.map(t, t.name).unique() && (this.tool_choice.name == '' || this.tools.size() == 0 || this.tools.exists(t, t.name == this.tool_choice.name))B\x14\n" +
 	"\x12_parent_message_id\"I\n" +
 	"\x13SendMessageResponse\x122\n" +
 	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\"g\n" +
@@ -2554,7 +2557,7 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\x0eGetTurnRequest\x12\"\n" +
 	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\">\n" +
 	"\x0fGetTurnResponse\x12+\n" +
-	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"\xa0\x06\n" +
+	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"\xbb\x06\n" +
 	"\x16RegenerateReplyRequest\x121\n" +
 	"\x0fuser_message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\ruserMessageId\x12*\n" +
 	"\n" +
@@ -2567,8 +2570,8 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\vtool_choice\x18\n" +
 	" \x01(\v2\x1d.metamorph.chat.v1.ToolChoiceR\n" +
 	"toolChoice\x122\n" +
-	"\x0fresponse_schema\x18\v \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\x0eresponseSchema:\xff\x01\xbaH\xfb\x01\x1a\xf8\x01\n" +
-	"\x16regenerate_reply.tools\x12Ethe names of tools must be distinct, and tool_choice.name one of them\x1a\x96\x01this.tools.map(t, t.name).unique() && (this.tool_choice.name == '' || this.tools.size() == 0 || this.tools.exists(t, t.name == this.tool_choice.name))\"M\n" +
+	"\x0fresponse_schema\x18\v \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\x0eresponseSchema:\x9a\x02\xbaH\x96\x02\x1a\x93\x02\n" +
+	"\x16regenerate_reply.tools\x12Ethe names of tools must be distinct, and tool_choice.name one of them\x1a\xb1\x01this.tools.size() > 128 || this.tools.map(t, t.name).unique() && (this.tool_choice.name == '' || this.tools.size() == 0 || this.tools.exists(t, t.name == this.tool_choice.name))\"M\n" +
 	"\x17RegenerateReplyResponse\x122\n" +
 	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\"\xcc\x01\n" +
 	"\x10ListTurnsRequest\x12(\n" +

@@ -1122,10 +1122,9 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\x04text\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TextBlockH\x00R\x04text\x125\n" +
 	"\x05image\x18\x02 \x01(\v2\x1d.metamorph.chat.v1.ImageBlockH\x00R\x05image\x12>\n" +
 	"\bdocument\x18\x03 \x01(\v2 .metamorph.chat.v1.DocumentBlockH\x00R\bdocumentB\r\n" +
-	"\x04part\x12\x05\xbaH\x02\b\x01\"\x9f\x01\n" +
-	"\x0fToolResultBlock\x12*\n" +
-	"\vtool_use_id\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\ttoolUseId\x12E\n" +
+	"\x04part\x12\x05\xbaH\x02\b\x01\"\xa9\x01\n" +
+	"\x0fToolResultBlock\x124\n" +
+	"\vtool_use_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x012\b^[!-~]*$R\ttoolUseId\x12E\n" +
 	"\acontent\x18\x02 \x03(\v2!.metamorph.chat.v1.ToolResultPartB\b\xbaH\x05\x92\x01\x02\x10@R\acontent\x12\x19\n" +
 	"\bis_error\x18\x03 \x01(\bR\aisError\"]\n" +
 	"\rThinkingBlock\x12\x12\n" +

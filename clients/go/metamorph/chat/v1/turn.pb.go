@@ -255,11 +255,11 @@ type Turn struct {
 	Status TurnStatus `protobuf:"varint,5,opt,name=status,proto3,enum=metamorph.chat.v1.TurnStatus" json:"status,omitempty"`
 	// Why the model ended its reply.
 	StopReason StopReason `protobuf:"varint,6,opt,name=stop_reason,json=stopReason,proto3,enum=metamorph.chat.v1.StopReason" json:"stop_reason,omitempty"`
-	// What it cost so far.
+	// What it cost; nothing while it runs, when UsageUpdate tells.
 	Usage *Usage `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The model that was asked.
 	Model string `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
-	// How many calls to the model provider it made.
+	// How many calls to the model provider it made; 0 while it runs.
 	ModelCalls int32 `protobuf:"varint,9,opt,name=model_calls,json=modelCalls,proto3" json:"model_calls,omitempty"`
 	// Why it did not complete; absent while it runs and when it completed.
 	Error *TurnError `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`

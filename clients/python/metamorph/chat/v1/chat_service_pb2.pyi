@@ -513,7 +513,9 @@ class SendMessageRequest(_message.Message):
 
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Tool]:
-        """What the model may ask to be run; at most 128. None with a tool result: those of the turn before."""
+        """What the model may ask to be run; at most 128. None with a tool result: those of the turn before. With
+        response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
+        """
 
     @_builtins.property
     def tool_choice(self) -> _generation_pb2.ToolChoice:
@@ -917,9 +919,11 @@ class SearchMessagesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 1000 characters."""
+    """Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 16 of them that
+    differ, and 1000 characters. Of a message the first 65,536 characters are searched.
+    """
     page_size: _builtins.int
-    """At most so many; 0 is 50, more than 1000 is 1000."""
+    """At most so many; 0 is 50, more than 100 is 100."""
     page_token: _builtins.str
     """next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID. What is
     stored or deleted while paging may be skipped or repeated.

@@ -199,14 +199,14 @@ class Turn(_message.Message):
     model: _builtins.str
     """The model that was asked."""
     model_calls: _builtins.int
-    """How many calls to the model provider it made."""
+    """How many calls to the model provider it made; 0 while it runs."""
     last_sequence: _builtins.int
     """The sequence of its newest event."""
     creator: _builtins.str
     """The user who started it."""
     @_builtins.property
     def usage(self) -> _message_pb2.Usage:
-        """What it cost so far."""
+        """What it cost; nothing while it runs, when UsageUpdate tells."""
 
     @_builtins.property
     def error(self) -> Global___TurnError:

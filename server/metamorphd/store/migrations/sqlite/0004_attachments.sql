@@ -7,7 +7,7 @@ CREATE TABLE attachments (
     size INTEGER NOT NULL,              -- bytes
     sha256 TEXT NOT NULL,
     create_time INTEGER NOT NULL,
-    upload_time INTEGER,                -- the last one; NULL once a message holds it
+    upload_time INTEGER,                -- the last one; NULL once it is sent
     PRIMARY KEY (vault_id, attachment_id)
 ) STRICT;
 CREATE INDEX attachments_unused ON attachments (upload_time) WHERE upload_time IS NOT NULL;

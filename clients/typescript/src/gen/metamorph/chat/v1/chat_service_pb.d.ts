@@ -460,7 +460,8 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
   thinking?: ThinkingConfig | undefined;
 
   /**
-   * What the model may ask to be run; at most 128. None with a tool result: those of the turn before.
+   * What the model may ask to be run; at most 128. None with a tool result: those of the turn before. With
+   * response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
    *
    * @generated from field: repeated metamorph.chat.v1.Tool tools = 9;
    */
@@ -846,14 +847,15 @@ export declare const DeleteMessageResponseSchema: GenMessage<DeleteMessageRespon
  */
 export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMessagesRequest"> & {
   /**
-   * Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 1000 characters.
+   * Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 16 of them that
+   * differ, and 1000 characters. Of a message the first 65,536 characters are searched.
    *
    * @generated from field: string query = 1;
    */
   query: string;
 
   /**
-   * At most so many; 0 is 50, more than 1000 is 1000.
+   * At most so many; 0 is 50, more than 100 is 100.
    *
    * @generated from field: int32 page_size = 2;
    */

@@ -104,7 +104,7 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
   stopReason: StopReason;
 
   /**
-   * What it cost so far.
+   * What it cost; nothing while it runs, when UsageUpdate tells.
    *
    * @generated from field: metamorph.chat.v1.Usage usage = 7;
    */
@@ -118,7 +118,7 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
   model: string;
 
   /**
-   * How many calls to the model provider it made.
+   * How many calls to the model provider it made; 0 while it runs.
    *
    * @generated from field: int32 model_calls = 9;
    */
