@@ -3,6 +3,7 @@
 import asyncio
 import re
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import generation_pb2
 from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 from metamorph.chat.v1.session_pb2 import Session
+from metamorphd.interceptors import interceptor
 
 from tests.serving import Caller, Serving, refused, send_request, serving, text_block
 
@@ -195,3 +197,44 @@ async def test_tools_count_as_content(alice: Caller) -> None:
     tools = [generation_pb2.Tool(name=f"t{number}", input_schema="{" + " " * 90_000 + "}") for number in range(12)]
     refusal = await refused(alice.send(session, tools=tools))
     assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "CONTENT_TOO_LARGE")
+
+
+@pytest.mark.parametrize("path", [CREATE, SEND])
+async def test_who_is_refused_is_refused_before_anything_of_the_request_is_read(running: Serving, path: str) -> None:
+    """A request that does not come would else be waited for, and one of 32 MiB be held, whoever sends it."""
+    release = asyncio.Event()
+
+    async def nothing() -> AsyncIterator[bytes]:
+        await release.wait()
+        yield b""
+
+    stranger = running.caller("no.token.at-all")
+    async with asyncio.timeout(20):
+        stub: Any = stranger.channel.stream_stream(path)
+        call = stub(nothing(), metadata=stranger.metadata)
+        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+    release.set()
+
+
+@pytest.mark.parametrize("path", [CREATE, SEND])
+async def test_a_request_that_does_not_come_is_not_waited_for_long(
+    alice: Caller, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "PATIENCE_SECONDS", 0.2)
+    release = asyncio.Event()
+
+    async def nothing() -> AsyncIterator[bytes]:
+        await release.wait()
+        yield b""
+
+    async with asyncio.timeout(20):
+        stub: Any = alice.channel.stream_stream(path)
+        call = stub(nothing(), metadata=alice.metadata)
+        assert await call.code() is grpc.StatusCode.ABORTED
+    release.set()
+
+
+@pytest.mark.parametrize("path", [CREATE, SEND])
+async def test_a_call_without_a_request_is_malformed(alice: Caller, path: str) -> None:
+    call: Any = alice.channel.stream_stream(path)(iter(()), metadata=alice.metadata)
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
