@@ -10,6 +10,9 @@ from google.protobuf.message import DecodeError
 from grpc._cython import cygrpc
 from grpc.aio._server import Server
 
+# What sending raises when the caller is gone.
+CallerGone = cygrpc.ExecuteBatchError
+
 Options = Sequence[tuple[str, Any]]
 
 
@@ -38,7 +41,7 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
 
 async def _refuse(state: Any) -> None:
     context = cygrpc._ServicerContext(state, None, None, asyncio.get_running_loop())
-    with contextlib.suppress(cygrpc.AbortError, cygrpc.ExecuteBatchError):
+    with contextlib.suppress(cygrpc.AbortError, CallerGone):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 

@@ -10,6 +10,7 @@ import grpc
 import structlog
 from grpc_status import rpc_status
 
+from metamorphd.accepting import CallerGone
 from metamorphd.auth.callers import current_caller
 from metamorphd.errors import DomainError, Internal, RequestMalformed, SenderTooSlow
 from metamorphd.interceptors.call import CALL_ID_KEY, Call, Method
@@ -223,6 +224,6 @@ async def _abort(context: Context, call: Call, error: DomainError) -> None:
         # The status waits behind what the caller has not read yet; grpc has no way to reset a stream.
         async with asyncio.timeout(LAST_SEND_SECONDS):
             await context.abort_with_status(rpc_status.to_status(error.to_status(call_id=call.call_id)))
-    except TimeoutError:
+    except (TimeoutError, CallerGone):
         # Ends the call without a further attempt to send. An AbortError of ours would be an error of its own to grpc.
         raise asyncio.CancelledError from None
