@@ -56,6 +56,25 @@ async def test_there_are_no_operators(alice: Caller) -> None:
         assert set(await found(alice, query)) <= {plain}
 
 
+async def test_what_was_searched_for_is_shown_and_nothing_else(alice: Caller) -> None:
+    session = (await alice.create_session()).session_id
+    await say(alice, session, "Salt and pepper and Café")
+    (best,) = (await search(alice, '"salt and" cafe')).results
+    assert [best.snippet[part.start : part.end] for part in best.highlights] == ["Salt", "and", "and", "Café"]
+    (best,) = (await search(alice, "pepper cafe")).results
+    assert [best.snippet[part.start : part.end] for part in best.highlights] == ["pepper", "Café"]
+
+
+async def test_more_words_than_are_looked_for_are_refused_and_not_left_out(alice: Caller) -> None:
+    session = (await alice.create_session()).session_id
+    words = [f"word{number}" for number in range(17)]
+    said = await say(alice, session, " ".join(words[:16]))
+    # A word that comes twice is one.
+    assert await found(alice, " ".join(words[:16] + words[:1])) == [said]
+    refusal = await refused(search(alice, " ".join(words)))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["query"])
+
+
 @pytest.mark.parametrize("query", ["***", '""', '" "', "¿?", "\x02\x03"])
 async def test_a_query_without_a_word_is_refused(alice: Caller, query: str) -> None:
     refusal = await refused(search(alice, query))

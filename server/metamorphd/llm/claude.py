@@ -69,7 +69,7 @@ class Claude:
             base_url=self._base_url,
             max_retries=self._max_retries,
             timeout=timeout,
-            # Half the work of its default client, where words come one by one.
+            # Less work than its default client, where words come one by one (docs/decisions/0014).
             http_client=anthropic.DefaultAioHttpClient(timeout=timeout, event_hooks={"response": [_refuse_long_waits]}),
             middleware=[self._errors.end_at_silence],
         )

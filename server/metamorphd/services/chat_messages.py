@@ -1,5 +1,6 @@
 """ChatService: messages."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ from metamorphd.services.encoding import match_to_proto, message_to_proto
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
 from metamorphd.store.messages import delete_message, get_message, list_messages
-from metamorphd.store.search import search_messages, words_of
+from metamorphd.store.search import MOST_PHRASES, phrases_of, search_messages
 
 # Their texts are read whole, to cut the excerpts out.
 LARGEST_SEARCH_PAGE = 100
@@ -61,7 +62,7 @@ class ChatMessages:
         page = await self._database.read(
             search_messages,
             vault,
-            words=_words(request.query),
+            phrases=_phrases(request.query),
             session_id=request.session_id if request.HasField("session_id") else None,
             after=decode_page_token(request, vault, request.page_token, (int,)),
             page_size=min(clamp_page_size(request.page_size), LARGEST_SEARCH_PAGE),
@@ -72,8 +73,10 @@ class ChatMessages:
         )
 
 
-def _words(query: str) -> str:
-    words = words_of(query)
-    if words is None:
+def _phrases(query: str) -> Sequence[str]:
+    phrases = phrases_of(query)
+    if not phrases:
         raise RequestInvalid(violations=[FieldViolation("query", "holds no word")])
-    return words
+    if len(phrases) > MOST_PHRASES:
+        raise RequestInvalid(violations=[FieldViolation("query", f"holds more than {MOST_PHRASES} words")])
+    return phrases

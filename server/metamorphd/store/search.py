@@ -6,6 +6,7 @@ usual BM25 weighs a word by how rare it is among all texts, which would tell one
 """
 
 import re
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from metamorphd.models import MessageMatch, Page, Role
@@ -36,26 +37,32 @@ LIMIT :page_size
 """
 
 
-def words_of(query: str) -> str | None:
-    """A query as the index takes it: each word and each quoted phrase, all of them; None if there are none in it.
-
-    Those beyond `MOST_PHRASES` are left out.
-    """
+def phrases_of(query: str) -> tuple[str, ...]:
+    """The words and the quoted phrases of a query, each once, those without a letter or a digit left out."""
     found = dict.fromkeys(quoted or word for quoted, word in PHRASES.findall(query))
-    phrases = [phrase for phrase in found if any(character.isalnum() for character in phrase)]
-    return " AND ".join(f'"{phrase}"' for phrase in phrases[:MOST_PHRASES]) or None
+    return tuple(phrase for phrase in found if any(character.isalnum() for character in phrase))
 
 
 async def search_messages(
-    tx: Transaction, *, words: str, session_id: str | None, after: tuple[int | str, ...] | None, page_size: int
+    tx: Transaction,
+    *,
+    phrases: Sequence[str],
+    session_id: str | None,
+    after: tuple[int | str, ...] | None,
+    page_size: int,
 ) -> Page[MessageMatch]:
-    """Best first; `words` as `words_of` makes them, `after` is (how many were shown). Raises SessionNotFound."""
+    """Messages with all of the phrases, which `phrases_of` makes; there must be one.
+
+    Best first; `after` is (how many were shown). Raises SessionNotFound.
+    """
     if session_id is not None:
         await get_session(tx, session_id=session_id)
     offset = int(after[0]) if after else 0
+    # Quoted, so that nothing in them is an operator.
+    words = " AND ".join(f'"{phrase}"' for phrase in phrases)
     rows = await tx.all(SEARCH_MESSAGES, words=words, session_id=session_id, page_size=page_size, offset=offset)
     more = bool(rows) and rows[0][-1] > len(rows)
-    wanted = frozenset(fold(word) for word in WORDS.findall(words))
+    wanted = frozenset(fold(word) for phrase in phrases for word in WORDS.findall(phrase))
     return Page(tuple(_match(row, wanted) for row in rows), (offset + len(rows),) if more else None)
 
 

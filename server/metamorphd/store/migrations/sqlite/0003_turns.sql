@@ -22,5 +22,5 @@ CREATE VIRTUAL TABLE message_search USING fts5 (
 );
 INSERT INTO message_search (vault_id, session_id, message_id, text)
 SELECT vault_id, session_id, message_id,
-    (SELECT group_concat(block.value ->> 'text', char(10)) FROM json_each(content) AS block)
+    substr((SELECT group_concat(block.value ->> 'text', char(10)) FROM json_each(content) AS block), 1, 65536)
 FROM messages;
