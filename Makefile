@@ -74,7 +74,7 @@ generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the gen
 	@PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate
 	@$(BIN)/python -m metamorphd.settings > .env.example
 	@for package in python/metamorph go/metamorph typescript/src/gen; do \
-		$(BIN)/python -m metamorphd.client_configuration > clients/$$package/channel.json; done
+		$(BIN)/python -m metamorphd.edge.grpc.service_config > clients/$$package/channel.json; done
 
 lock: $(VENV)/.installed ## Resolve the dependencies anew into the two requirements locks
 	@$(LOCK) --upgrade --group dev pyproject.toml -o requirements.lock

@@ -18,14 +18,14 @@ from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
+from metamorphd.edge.grpc.port import OPTIONS
 from metamorphd.llm.offline import Offline
-from metamorphd.models import Caller
-from metamorphd.services.chat import ChatService
-from metamorphd.services.encoding import timestamp
-from metamorphd.services.uploads import Uploads
-from metamorphd.store.plans import Terms
+from metamorphd.models.caller import Caller
+from metamorphd.services.chat.service import ChatService
+from metamorphd.services.chat.uploads import Uploads
+from metamorphd.services.convert.time import timestamp
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.transport import OPTIONS
+from metamorphd.store.turns.plan import Terms
 
 GET_SESSION = "/metamorph.chat.v1.ChatService/GetSession"
 

@@ -11,7 +11,7 @@ from metamorphd import settings
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.clock import rfc3339
 from metamorphd.errors import StartupRefused
-from metamorphd.models import Usage
+from metamorphd.models.usage import Usage
 from metamorphd.server import Server
 
 from tests.serving import SECRET

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection_pb2
-from metamorphd.reflection import V1, V1ALPHA
+from metamorphd.edge.grpc.reflection import V1, V1ALPHA
 from metamorphd.server import NAMES
 
 from tests.serving import Serving, refused, serving

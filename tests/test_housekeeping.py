@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping
-from metamorphd.models import DocumentBlock, TurnStatus
+from metamorphd.models.content import DocumentBlock
+from metamorphd.models.turn import TurnStatus
 from metamorphd.store.attachments import Upload, create_attachment, load_attachments, upload_of
-from metamorphd.store.events import prune_events
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.store.turns import list_events
+from metamorphd.store.turns.events import prune_events
+from metamorphd.store.turns.read import list_events
 
 from tests.store.rows import KEY, append, finish, new_session, new_turn, stored_message
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import httpx
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
-from metamorphd.health import Health
-from metamorphd.http import application
+from metamorphd.edge.grpc.health import Health
+from metamorphd.edge.http.server import application
 from metamorphd.observe import Metrics
 from metamorphd.store.sqlite.database import SqliteDatabase
 

@@ -16,9 +16,9 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest, WhoAmIResponse
-from metamorphd.client_configuration import client_configuration
+from metamorphd.edge.grpc.port import CONCURRENT_STREAMS, KEEPALIVE_SECONDS, LARGEST_REQUEST, SHORTEST_PING_SECONDS
+from metamorphd.edge.grpc.service_config import client_configuration
 from metamorphd.errors import StartupRefused
-from metamorphd.transport import CONCURRENT_STREAMS, KEEPALIVE_SECONDS, LARGEST_REQUEST, SHORTEST_PING_SECONDS
 
 from tests.abuse.http2 import Connection, block, headers
 from tests.abuse.inputs import LENGTH_DELIMITED, field

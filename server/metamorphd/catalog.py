@@ -6,6 +6,7 @@ Prices are US dollars per million tokens there, as providers tell them, and bill
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from importlib import resources
@@ -15,7 +16,32 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from metamorphd.errors import StartupRefused
-from metamorphd.models import CatalogModel, Price, Usage
+from metamorphd.models.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a token costs, in billionths of a US dollar, in calls that read more than `above_input_tokens`."""
+
+    above_input_tokens: int
+    input_usd_nanos: int
+    output_usd_nanos: int
+    cache_read_usd_nanos: int
+    cache_write_usd_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogModel:
+    """A model that may be asked. `prices` rise by size, the first is for 0; `successor` may be empty."""
+
+    model: str
+    display_name: str
+    context_tokens: int
+    max_output_tokens: int
+    prices: tuple[Price, ...]
+    retire_time: int | None
+    successor: str
+
 
 # A US dollar per million tokens, in billionths of a dollar a token.
 NANOS = 1000

@@ -8,7 +8,7 @@ import structlog
 from metamorphd.clock import Clock
 from metamorphd.store.attachments import prune_attachments
 from metamorphd.store.database import Database, SystemOperation
-from metamorphd.store.events import prune_events
+from metamorphd.store.turns.events import prune_events
 
 ROUND_SECONDS = 60.0
 # A large DELETE would hold up every write; so many rows are gone in about a millisecond, and others get their turn.

@@ -9,51 +9,47 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import structlog
-from metamorph.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
-from metamorph.chat.v1 import chat_service_pb2, chat_service_pb2_grpc
-from metamorph.vault.v1 import vault_service_pb2, vault_service_pb2_grpc
+from metamorph.admin.v1 import admin_service_pb2_grpc
+from metamorph.chat.v1 import chat_service_pb2_grpc
+from metamorph.vault.v1 import vault_service_pb2_grpc
 from prometheus_client import Gauge
 
-from metamorphd import health
-from metamorphd.accepting import accepting_server
 from metamorphd.auth.emblem import EmblemApi
+from metamorphd.auth.http_client import Web
 from metamorphd.auth.jwks import KeySet
-from metamorphd.auth.revocations import Revocations
+from metamorphd.auth.revoked_tokens import Revocations
 from metamorphd.auth.tokens import TokenVerifier
-from metamorphd.auth.web import Web
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
+from metamorphd.edge.grpc import health
+from metamorphd.edge.grpc.hardened_server import accepting_server
+from metamorphd.edge.grpc.port import OPTIONS
+from metamorphd.edge.grpc.reflection import add_reflection
+from metamorphd.edge.grpc.tls import Certificates, Tls
+from metamorphd.edge.guards import Authenticate, Guard, LimitRate, Limits, Validate, authorize
+from metamorphd.edge.http.server import HttpServer, application
+from metamorphd.edge.methods import SERVICES, methods_of
+from metamorphd.edge.pipeline import Interceptor
+from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
+from metamorphd.edge.streams import PATIENCE_SECONDS, Streams
 from metamorphd.errors import StartupRefused
 from metamorphd.housekeeping import Housekeeping
-from metamorphd.http import HttpServer, application
-from metamorphd.interceptors.call import methods_of
-from metamorphd.interceptors.guards import Authenticate, Guard, LimitRate, Limits, Validate, authorize
-from metamorphd.interceptors.interceptor import Interceptor
-from metamorphd.interceptors.rate_limit import MemoryLimits, RateLimit
-from metamorphd.interceptors.streams import PATIENCE_SECONDS, Streams
 from metamorphd.llm.claude import Claude
-from metamorphd.llm.model import Model
+from metamorphd.llm.interface import Model
 from metamorphd.llm.offline import Offline
 from metamorphd.observe import CallLog, Metrics
-from metamorphd.reflection import add_reflection
 from metamorphd.services.admin import AdminService, Build
-from metamorphd.services.chat import ChatService
-from metamorphd.services.uploads import Uploads
+from metamorphd.services.chat.service import ChatService
+from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.vault import VaultService
 from metamorphd.settings import Settings
 from metamorphd.store.database import Database
-from metamorphd.store.plans import Terms
 from metamorphd.store.revocations import load_revocations
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.transport import OPTIONS, Certificates, Tls
+from metamorphd.store.turns.plan import Terms
 
-SERVICES = [
-    chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"],
-    vault_service_pb2.DESCRIPTOR.services_by_name["VaultService"],
-    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
-]
 NAMES = [service.full_name for service in SERVICES]
 
 # After the drain: time for calls that are answering to send their last bytes.
@@ -277,7 +273,7 @@ def _limits(settings: Settings) -> Limits:
     if settings.rate_limit_storage is None or settings.rate_limit_requests == 0:
         return MemoryLimits()
     # Imported where it is wanted: the library and its client take a tenth of a second and ten megabytes.
-    shared = importlib.import_module("metamorphd.interceptors.shared_rate_limit")
+    shared = importlib.import_module("metamorphd.edge.shared_rate_limit")
     limits: Limits = shared.SharedLimits(settings.rate_limit_storage.get_secret_value())
     return limits
 

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from metamorphd.server import SERVICES
+from metamorphd.edge.methods import SERVICES
 
 from tests.abuse.http2 import Connection, Headers
 from tests.abuse.http2 import headers as call_headers

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
-from metamorphd.transport import CONCURRENT_STREAMS
+from metamorphd.edge.grpc.port import CONCURRENT_STREAMS
 
 from tests.abuse.http2 import Connection, block, headers
 from tests.abuse.subject import Figure, Subject, neighbour, p99, subject

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import protovalidate
 from google.protobuf.message import Message
-from metamorphd.server import SERVICES
+from metamorphd.edge.methods import SERVICES
 
 from tests.abuse.noise import noise
 from tests.abuse.requests import Requests

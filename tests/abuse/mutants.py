@@ -11,9 +11,9 @@ from metamorphd import server
 from metamorphd.auth import jwks, tokens
 from metamorphd.auth.tokens import Token, TokenVerifier
 from metamorphd.cli import cli
-from metamorphd.interceptors import guards, streams
+from metamorphd.edge import guards, streams
+from metamorphd.edge.grpc.port import OPTIONS
 from metamorphd.store.sqlite.transaction import SqliteTransaction
-from metamorphd.transport import OPTIONS
 
 # What they change, untyped, because none of it is meant to be changed.
 SERVER: Any = server

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
-from metamorphd.interceptors.interceptor import LAST_SEND_SECONDS
-from metamorphd.interceptors.streams import LOOK_SECONDS, PATIENCE_SECONDS
+from metamorphd.edge.pipeline import LAST_SEND_SECONDS
+from metamorphd.edge.streams import LOOK_SECONDS, PATIENCE_SECONDS
 
 from tests.abuse.http2 import LARGEST_WINDOW, Connection, block, headers
 from tests.abuse.subject import Figure, Subject, since, subject

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from metamorphd import settings
-from metamorphd.auth.revocations import Revocations
+from metamorphd.auth.http_client import Web
+from metamorphd.auth.revoked_tokens import Revocations
 from metamorphd.auth.tokens import TokenVerifier
-from metamorphd.auth.web import Web
 from metamorphd.clock import Clock
 from metamorphd.errors import Unauthenticated
-from metamorphd.models import Caller
+from metamorphd.models.caller import Caller
 from metamorphd.server import _verifier
 
 from tests.abuse.crafted import crafted

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.auth import jwks
+from tests.edge.test_authentication import encoded
 
 from tests.certificates import Authority
 from tests.fakes.web import FakeWeb, answering
-from tests.interceptors.test_authentication import encoded
 from tests.serving import SECRET, Serving, mint, refused, serving
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

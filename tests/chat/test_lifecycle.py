@@ -21,8 +21,8 @@ from metamorph.chat.v1 import turn_pb2
 from metamorphd import settings
 from metamorphd.chat import live_turn
 from metamorphd.server import NAMES, Server
-from metamorphd.store.events import append_events
 from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.turns.events import append_events
 
 from tests.chat.test_turns import WORDS, asking, deltas, followed, get_session, get_turn, stream
 from tests.fakes.messages_api import FakeMessagesApi, Reply

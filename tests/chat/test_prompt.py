@@ -1,19 +1,25 @@
 """What of a branch the model is told."""
 
-from metamorphd.chat.attached import LEFT_OUT, PROMPT_BYTES, attachment_ids, within_limit, without_missing
-from metamorphd.chat.prompt import GONE, prompt_messages
-from metamorphd.models import (
+from metamorphd.chat.prompt_builder import (
+    GONE,
+    LEFT_OUT,
+    PROMPT_BYTES,
+    attachment_ids,
+    prompt_messages,
+    within_limit,
+    without_missing,
+)
+from metamorphd.models.content import (
     CompactionBlock,
     Content,
     DocumentBlock,
     ImageBlock,
-    Message,
-    Role,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
 )
+from metamorphd.models.message import Message, Role
 
 from tests.store.rows import new_message
 

@@ -29,11 +29,11 @@ class Statement:
 
 def statements() -> list[Statement]:
     """What the operations of the store run. Raises AssertionError for SQL that is not a constant's name."""
-    return [statement for path in sorted(STORE.glob("*.py")) for statement in _of_module(path)]
+    return [statement for path in sorted(STORE.rglob("*.py")) for statement in _of_module(path)]
 
 
 def _of_module(path: Path) -> Iterator[Statement]:
-    module = importlib.import_module(f"metamorphd.store.{path.stem}") if path.stem != "__init__" else store
+    module = importlib.import_module(".".join(["metamorphd", *path.relative_to(STORE.parent).with_suffix("").parts]))
     for function in ast.walk(ast.parse(path.read_text())):
         if not isinstance(function, ast.AsyncFunctionDef) or not function.args.args:
             continue

@@ -12,10 +12,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from metamorph.api.v1 import options_pb2
 from metamorph.api.v1.options_pb2 import Permission
-from metamorphd.interceptors.call import CLAIMS, Method, methods_of
-from metamorphd.server import SERVICES
+from metamorphd.edge.methods import CLAIMS, SERVICES, Method, methods_of
 from metamorphd.services.admin import AdminService
-from metamorphd.services.chat import ChatService
+from metamorphd.services.chat.service import ChatService
 from metamorphd.services.vault import VaultService
 
 from tests.serving import ALL, Caller, Refusal, Serving, mint, refused, serving, text_block

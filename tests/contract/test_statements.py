@@ -2,8 +2,9 @@
 
 import apsw
 import pytest
-from metamorphd.store import attachments, messages, sessions, turns, vaults
+from metamorphd.store import attachments, messages, sessions, vaults
 from metamorphd.store.database import is_point_read
+from metamorphd.store.turns import read as turns
 from sqlglot import exp
 
 from tests.contract.statements import STORE, Statement, is_vault, migrated, parsed, statements, tables, unbound

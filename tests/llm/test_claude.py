@@ -11,7 +11,7 @@ import pytest
 from metamorphd import errors
 from metamorphd.errors import DomainError
 from metamorphd.llm.claude import Claude
-from metamorphd.llm.model import (
+from metamorphd.llm.interface import (
     Prompt,
     PromptMessage,
     ReplyEvent,
@@ -21,7 +21,11 @@ from metamorphd.llm.model import (
     ReplyThinkingEnd,
     ReplyUsage,
 )
-from metamorphd.models import Options, Role, StopReason, TextBlock, ThinkingBlock, Tool, Usage
+from metamorphd.models.content import TextBlock, ThinkingBlock
+from metamorphd.models.generation import Options, Tool
+from metamorphd.models.message import Role
+from metamorphd.models.turn import StopReason
+from metamorphd.models.usage import Usage
 
 from tests.fakes.messages_api import (
     COUNT_PATH,

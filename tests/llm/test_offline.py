@@ -1,8 +1,11 @@
 """The offline model."""
 
-from metamorphd.llm.model import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
+from metamorphd.llm.interface import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
 from metamorphd.llm.offline import Offline
-from metamorphd.models import Options, Role, StopReason, TextBlock
+from metamorphd.models.content import TextBlock
+from metamorphd.models.generation import Options
+from metamorphd.models.message import Role
+from metamorphd.models.turn import StopReason
 
 
 def said(*texts: str, max_output_tokens: int = 1000, stop: tuple[str, ...] = ()) -> Prompt:

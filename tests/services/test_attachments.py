@@ -22,9 +22,9 @@ from metamorph.chat.v1.message_pb2 import (
     ToolResultBlock,
     ToolResultPart,
 )
-from metamorphd.chat import attached
-from metamorphd.services import uploads
-from metamorphd.services.uploads import UPLOADS_OF_A_VAULT
+from metamorphd.chat import prompt_builder
+from metamorphd.services.chat import uploads
+from metamorphd.services.chat.uploads import UPLOADS_OF_A_VAULT
 
 from tests.chat.test_tools import ASKS, WEATHER
 from tests.chat.test_turns import asking
@@ -404,7 +404,7 @@ async def test_what_was_uploaded_again_outlives_the_message_that_held_it(alice: 
 async def test_the_newest_attachments_are_asked_with_as_far_as_the_provider_takes_them(
     asked: Caller, api: FakeMessagesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attached, "PROMPT_BYTES", 2000)
+    monkeypatch.setattr(prompt_builder, "PROMPT_BYTES", 2000)
     session = await asked.create_session()
     old, new = PNG + b"old" * 300, PNG + b"new" * 300
     await send(asked, session.session_id, image(old))
@@ -413,7 +413,7 @@ async def test_the_newest_attachments_are_asked_with_as_far_as_the_provider_take
     first, second, third = (
         message["content"] for message in api.requests[-1].body["messages"] if message["role"] == "user"
     )
-    assert first == [{"type": "text", "text": attached.LEFT_OUT.text}]
+    assert first == [{"type": "text", "text": prompt_builder.LEFT_OUT.text}]
     assert second[0]["source"] == in_base64("image/png", new)
     assert third[0]["type"] == "image"
 

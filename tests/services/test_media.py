@@ -1,7 +1,7 @@
 """What bytes are."""
 
 import pytest
-from metamorphd.services.media import is_media
+from metamorphd.services.chat.media_signatures import is_media
 
 FILES = {
     "image/png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",

@@ -17,7 +17,7 @@ from metamorph.vault.v1 import vault_service_pb2 as vault_pb
 from metamorph.vault.v1.usage_pb2 import Budget
 from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock, beginning, day_of
-from metamorphd.models import Usage
+from metamorphd.models.usage import Usage
 
 from tests.chat.test_lifecycle import serving_process
 from tests.fakes.messages_api import Count, FakeMessagesApi, Refusal, Reply

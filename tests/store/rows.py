@@ -5,24 +5,19 @@ from typing import Any
 
 from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock
-from metamorphd.models import (
-    Message,
-    Options,
-    Role,
-    Session,
-    TextBlock,
-    TextDelta,
-    Turn,
-    TurnFinished,
-    TurnStatus,
-    Usage,
-)
+from metamorphd.models.content import TextBlock
+from metamorphd.models.generation import Options
+from metamorphd.models.message import Message, Role
+from metamorphd.models.session import Session
+from metamorphd.models.turn import TextDelta, Turn, TurnFinished, TurnStatus
+from metamorphd.models.usage import Usage
 from metamorphd.store.database import Database
-from metamorphd.store.events import append_events
 from metamorphd.store.messages import create_message
-from metamorphd.store.plans import Terms
 from metamorphd.store.sessions import create_session
-from metamorphd.store.turns import create_turn, finish_turn
+from metamorphd.store.turns.create import create_turn
+from metamorphd.store.turns.events import append_events
+from metamorphd.store.turns.finish import finish_turn
+from metamorphd.store.turns.plan import Terms
 
 CLOCK = Clock()
 TERMS = Terms(

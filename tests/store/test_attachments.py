@@ -2,7 +2,7 @@
 
 import pytest
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
-from metamorphd.models import Attachment, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
+from metamorphd.models.content import Attachment, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
 from metamorphd.store.attachments import (
     CHUNK_BYTES,
     chunk_count,

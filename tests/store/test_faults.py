@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 import pytest
 from metamorphd.errors import SessionNotFound, StorageFull
-from metamorphd.models import Session
+from metamorphd.models.session import Session
 from metamorphd.store.sessions import get_session
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.writer import Job, Writer

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 from metamorphd.errors import EtagMismatch, RequestIdReused, SessionNotFound
-from metamorphd.models import Page, Session
+from metamorphd.models.page import Page
+from metamorphd.models.session import Session
 from metamorphd.store.database import Transaction
-from metamorphd.store.requests import RequestKey
+from metamorphd.store.idempotency import RequestKey
 from metamorphd.store.sessions import delete_session, get_session, list_sessions, update_session
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.store.turns import list_events
+from metamorphd.store.turns.read import list_events
 
 from tests.store.rows import append, new_session, new_turn, stored_message
 

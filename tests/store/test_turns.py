@@ -4,14 +4,18 @@ from typing import Any
 
 import pytest
 from metamorphd.errors import BranchBusy, MessageNotFound, SequenceAhead, SessionNotFound, TurnNotFound
-from metamorphd.models import Message, Page, StopReason, TextBlock, TextDelta, TurnError, TurnStatus, Usage
-from metamorphd.store.content import text_of
+from metamorphd.models.content import TextBlock
+from metamorphd.models.message import Message
+from metamorphd.models.page import Page
+from metamorphd.models.turn import StopReason, TextDelta, TurnError, TurnStatus
+from metamorphd.models.usage import Usage
+from metamorphd.store.codec import text_of
+from metamorphd.store.idempotency import RequestKey
 from metamorphd.store.messages import get_branch, get_message, list_messages
-from metamorphd.store.prompts import get_prompt
-from metamorphd.store.requests import RequestKey
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.store.turns import get_turn, list_events, list_running_turns
+from metamorphd.store.turns.prompt import get_prompt
+from metamorphd.store.turns.read import get_turn, list_events, list_running_turns
 from metamorphd.store.vaults import update_vault
 
 from tests.store.rows import KEY, append, finish, new_message, new_session, new_turn

@@ -14,19 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metamorphd.clock import beginning, day_of
 from metamorphd.errors import BudgetExceeded, ModelNotAccepted
-from metamorphd.models import (
-    Block,
-    Budget,
-    BudgetStatus,
-    DocumentBlock,
-    ImageBlock,
-    TextBlock,
-    Tool,
-    Turn,
-    TurnStatus,
-    Usage,
-    UsageRow,
-)
+from metamorphd.models.content import Block, DocumentBlock, ImageBlock, TextBlock
+from metamorphd.models.generation import Tool
+from metamorphd.models.turn import Turn, TurnStatus
+from metamorphd.models.usage import Usage, UsageRow
+from metamorphd.models.vault import Budget, BudgetStatus
 from metamorphd.store.attachments import Upload
 from metamorphd.store.budgets import FRAME_TOKENS, IMAGE_TOKENS, get_budgets
 from metamorphd.store.database import Database

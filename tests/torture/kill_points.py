@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import apsw
-from metamorphd.interceptors.streams import Streams
+from metamorphd.edge.streams import Streams
 from metamorphd.store.database import Operation
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.writer import Writer

@@ -9,14 +9,14 @@ from typing import Any
 
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.live_turn import LiveTurn
+from metamorphd.edge.grpc.health import Health
 from metamorphd.errors import UpstreamInterrupted
-from metamorphd.health import Health
 from metamorphd.llm.claude import Claude
-from metamorphd.models import TurnEvent, TurnFinished
-from metamorphd.store import turns
+from metamorphd.models.turn import TurnEvent, TurnFinished
 from metamorphd.store.database import Operation
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.writer import Writer
+from metamorphd.store.turns import create
 
 # Sets an attribute, as `setattr` does.
 Patch = Callable[[Any, str, Any], None]
@@ -115,7 +115,7 @@ def _request_id_forgotten(patch: Patch) -> None:
     async def forget(tx: Any, *, request: Any, resource_id: str, now: int) -> str:
         return resource_id
 
-    patch(turns, "claim_request", forget)
+    patch(create, "claim_request", forget)
 
 
 @mutant("crash", "running-turns-left")

@@ -2,6 +2,6 @@
 
 from contextvars import ContextVar
 
-from metamorphd.models import Caller
+from metamorphd.models.caller import Caller
 
 current_caller: ContextVar[Caller] = ContextVar("current_caller")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metamorphd.errors import TokenInvalid
-from metamorphd.models import Caller
+from metamorphd.models.caller import Caller
 
 # Nobody rotates a token that lives longer; revoking needs an end too.
 LONGEST_LIFE_SECONDS = 366 * 86_400

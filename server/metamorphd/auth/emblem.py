@@ -9,10 +9,10 @@ from typing import Any
 import structlog
 
 from metamorphd.auth.claims import email_of, permissions_of, user_id_of, vault_id_of
+from metamorphd.auth.http_client import Web
 from metamorphd.auth.single_flight import SingleFlight
-from metamorphd.auth.web import Web
 from metamorphd.errors import IdentityUnavailable, TokenInvalid
-from metamorphd.models import Caller
+from metamorphd.models.caller import Caller
 
 ACCEPTED_SECONDS = 60.0
 REFUSED_SECONDS = 10.0

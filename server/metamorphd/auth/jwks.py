@@ -7,8 +7,8 @@ from typing import Any
 import jwt
 import structlog
 
+from metamorphd.auth.http_client import Web
 from metamorphd.auth.single_flight import SingleFlight
-from metamorphd.auth.web import Web
 from metamorphd.errors import IdentityUnavailable, TokenInvalid
 
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})

@@ -13,10 +13,10 @@ import jwt
 from metamorphd.auth.claims import caller_of
 from metamorphd.auth.emblem import ACCEPTED_SECONDS, EmblemApi
 from metamorphd.auth.jwks import ALGORITHMS, KeySet
-from metamorphd.auth.revocations import Revocations
+from metamorphd.auth.revoked_tokens import Revocations
 from metamorphd.clock import Clock
 from metamorphd.errors import TokenExpired, TokenInvalid, TokenRevoked
-from metamorphd.models import Caller
+from metamorphd.models.caller import Caller
 
 # The one algorithm of a shared secret.
 SHARED = "HS256"

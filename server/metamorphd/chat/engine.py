@@ -8,37 +8,25 @@ from typing import Any, TypeVar
 
 import structlog
 
-from metamorphd.chat.attached import attachment_ids, within_limit, without_missing
 from metamorphd.chat.event_log import EventLog
 from metamorphd.chat.generation import Generation, Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
-from metamorphd.chat.prompt import prompt_messages
+from metamorphd.chat.prompt_builder import attachment_ids, prompt_messages, within_limit, without_missing
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, StoreNotReady, TurnNotFound
-from metamorphd.llm.model import Model, Prompt
-from metamorphd.models import (
-    Message,
-    Options,
-    Turn,
-    TurnEvent,
-    TurnFinished,
-    TurnStatus,
-)
+from metamorphd.llm.interface import Model, Prompt
+from metamorphd.models.generation import Options
+from metamorphd.models.message import Message
+from metamorphd.models.turn import Turn, TurnEvent, TurnFinished, TurnStatus
 from metamorphd.store.attachments import Upload, load_attachments
 from metamorphd.store.database import Database
-from metamorphd.store.plans import Terms
-from metamorphd.store.prompts import get_prompt, plan_prompt
-from metamorphd.store.requests import RequestKey
+from metamorphd.store.idempotency import RequestKey
 from metamorphd.store.sessions import delete_session
-from metamorphd.store.turns import (
-    create_regeneration,
-    create_turn,
-    get_turn,
-    list_events,
-    list_running_turns,
-    started_event,
-)
+from metamorphd.store.turns.create import create_regeneration, create_turn
+from metamorphd.store.turns.plan import Terms
+from metamorphd.store.turns.prompt import get_prompt, plan_prompt
+from metamorphd.store.turns.read import get_turn, list_events, list_running_turns, started_event
 
 T = TypeVar("T")
 

@@ -10,10 +10,12 @@ from metamorphd.chat.generation import Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.clock import Clock
 from metamorphd.errors import DomainError, TurnNotFound
-from metamorphd.models import MiddleEvent, ThinkingBlock, Turn, TurnFinished, Usage
+from metamorphd.models.content import ThinkingBlock
+from metamorphd.models.turn import MiddleEvent, Turn, TurnFinished
+from metamorphd.models.usage import Usage
 from metamorphd.store.database import Database, Operation, P
-from metamorphd.store.events import append_events
-from metamorphd.store.turns import finish_turn
+from metamorphd.store.turns.events import append_events
+from metamorphd.store.turns.finish import finish_turn
 from metamorphd.store.usage import count_deleted_usage
 
 T = TypeVar("T")

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from metamorphd.chat.pending import Pending
+from metamorphd.chat.pending_events import Pending
 from metamorphd.errors import DomainError, Internal, TurnInterrupted, TurnTimeout
-from metamorphd.llm.model import Model, Prompt, ReplyStop, ReplyThinkingEnd, ReplyUsage
-from metamorphd.models import MiddleEvent, StopReason, ThinkingBlock, TurnError, TurnStatus, Usage
+from metamorphd.llm.interface import Model, Prompt, ReplyStop, ReplyThinkingEnd, ReplyUsage
+from metamorphd.models.content import ThinkingBlock
+from metamorphd.models.turn import MiddleEvent, StopReason, TurnError, TurnStatus
+from metamorphd.models.usage import Usage
 
 # Events that the SDK has buffered come without suspending; others must get their turn between them.
 YIELD_EVERY = 16

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from metamorphd.chat.generation import Generation
-from metamorphd.models import TextDelta, ThinkingDelta, ToolUse, Turn, TurnEvent
+from metamorphd.models.turn import TextDelta, ThinkingDelta, ToolUse, Turn, TurnEvent
 
 # What is kept in memory of a turn's committed events; who is further behind reads the table.
 TAIL_EVENTS = 256

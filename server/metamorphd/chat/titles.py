@@ -9,12 +9,16 @@ import structlog
 from metamorphd.catalog import Catalog
 from metamorphd.clock import Clock
 from metamorphd.errors import DomainError
-from metamorphd.llm.model import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
-from metamorphd.models import Message, Options, Role, TextBlock, TurnFinished, TurnStatus, Usage
-from metamorphd.store.content import text_of
+from metamorphd.llm.interface import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
+from metamorphd.models.content import TextBlock
+from metamorphd.models.generation import Options
+from metamorphd.models.message import Message, Role
+from metamorphd.models.turn import TurnFinished, TurnStatus
+from metamorphd.models.usage import Usage
+from metamorphd.store.codec import text_of
 from metamorphd.store.database import Database
 from metamorphd.store.messages import get_message
-from metamorphd.store.titles import set_title, wants_title
+from metamorphd.store.session_titles import set_title, wants_title
 
 INSTRUCTIONS = (
     "You name conversations. Answer with a title of at most six words for the one that you are shown, in its language, "

@@ -22,8 +22,8 @@ from metamorphd.errors import (
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
+from metamorphd.llm.interface import Prompt, ReplyEvent
 from metamorphd.llm.messages_api import Reply, count_request_of, request_of
-from metamorphd.llm.model import Prompt, ReplyEvent
 
 # Importing anthropic takes seconds and tens of megabytes: it happens in `open`, once health can be asked already.
 if TYPE_CHECKING:

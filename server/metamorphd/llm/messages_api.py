@@ -9,8 +9,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from metamorphd.llm.json_object import json_object
-from metamorphd.llm.model import (
+from metamorphd.llm.interface import (
     Prompt,
     ReplyCompaction,
     ReplyEvent,
@@ -21,21 +20,22 @@ from metamorphd.llm.model import (
     ReplyToolUse,
     ReplyUsage,
 )
-from metamorphd.models import (
+from metamorphd.llm.json_object import json_object
+from metamorphd.models.content import (
     Block,
     CompactionBlock,
     Content,
     DocumentBlock,
     ImageBlock,
-    Options,
-    Role,
-    StopReason,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
-    Usage,
 )
+from metamorphd.models.generation import Options
+from metamorphd.models.message import Role
+from metamorphd.models.turn import StopReason
+from metamorphd.models.usage import Usage
 
 STOP_REASONS = {
     "end_turn": StopReason.END_TURN,

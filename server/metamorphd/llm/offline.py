@@ -4,8 +4,11 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 
-from metamorphd.llm.model import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
-from metamorphd.models import ImageBlock, Role, StopReason, TextBlock, Usage
+from metamorphd.llm.interface import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
+from metamorphd.models.content import ImageBlock, TextBlock
+from metamorphd.models.message import Role
+from metamorphd.models.turn import StopReason
+from metamorphd.models.usage import Usage
 
 WORD_SECONDS = 0.015
 QUOTED_CHARACTERS = 100

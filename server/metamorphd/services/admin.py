@@ -10,14 +10,15 @@ from metamorph.admin.v1 import admin_service_pb2 as pb
 from metamorph.admin.v1 import admin_service_pb2_grpc
 
 from metamorphd.auth.callers import current_caller
-from metamorphd.auth.revocations import Revocations
+from metamorphd.auth.revoked_tokens import Revocations
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
-from metamorphd.models import Revocation
-from metamorphd.services.encoding import duration, microseconds, revocation_to_proto, timestamp
-from metamorphd.services.encoding_vault import budget_from_proto, limits_to_proto
+from metamorphd.models.caller import Revocation
+from metamorphd.services.convert.revocation import revocation_to_proto
+from metamorphd.services.convert.time import duration, microseconds, timestamp
+from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
 from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
-from metamorphd.services.requests import changes
+from metamorphd.services.update_mask import changes
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import list_revocations, revoke_token, revoke_user
 from metamorphd.store.vaults import get_vault_limits, update_vault_limits

@@ -8,16 +8,16 @@ from metamorph.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.auth.callers import current_caller
 from metamorphd.clock import Clock, day_of
-from metamorphd.services.days import days
-from metamorphd.services.encoding import timestamp
-from metamorphd.services.encoding_vault import (
+from metamorphd.services.convert.days import days
+from metamorphd.services.convert.time import timestamp
+from metamorphd.services.convert.vault import (
     budget_from_proto,
     budget_status_to_proto,
     usage_row_to_proto,
     vault_to_proto,
 )
 from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
-from metamorphd.services.requests import changes
+from metamorphd.services.update_mask import changes
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.usage import list_usage

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
-from metamorphd.models import Attachment, Block, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
+from metamorphd.models.content import Attachment, Block, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 from metamorphd.store.vaults import create_vault
 

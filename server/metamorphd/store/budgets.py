@@ -11,8 +11,11 @@ import orjson
 from metamorphd.catalog import Catalog
 from metamorphd.clock import beginning, day_of, next_day, next_month, rfc3339
 from metamorphd.errors import BudgetExceeded, QuotaViolation
-from metamorphd.models import Budget, BudgetStatus, Content, DocumentBlock, ImageBlock, Options, ToolResultBlock, Usage
-from metamorphd.store.content import decode_content
+from metamorphd.models.content import Content, DocumentBlock, ImageBlock, ToolResultBlock
+from metamorphd.models.generation import Options
+from metamorphd.models.usage import Usage
+from metamorphd.models.vault import Budget, BudgetStatus
+from metamorphd.store.codec import decode_content
 from metamorphd.store.database import Transaction
 from metamorphd.store.usage import tokens_of
 

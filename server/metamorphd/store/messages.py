@@ -3,12 +3,14 @@
 from dataclasses import asdict, fields
 
 from metamorphd.errors import BranchBusy, MessageNotFound, SessionNotFound
-from metamorphd.models import Message, Page, Role, Usage
+from metamorphd.models.message import Message, Role
+from metamorphd.models.page import Page
+from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import release_message, use_attachments
-from metamorphd.store.content import decode_content, encode_content, text_of
+from metamorphd.store.codec import decode_content, encode_content, text_of
 from metamorphd.store.database import Row, Transaction, point_read
-from metamorphd.store.index import index_message, unindex_message
-from metamorphd.store.pages import page_of
+from metamorphd.store.paging import page_of
+from metamorphd.store.search.index import index_message, unindex_message
 
 COLUMNS = """
     message_id, session_id, parent_message_id, role, content, turn_id, creator, model,

@@ -1,8 +1,9 @@
 """Tokens that count no more."""
 
-from metamorphd.models import Page, Revocation
+from metamorphd.models.caller import Revocation
+from metamorphd.models.page import Page
 from metamorphd.store.database import Row, SystemTransaction, Transaction
-from metamorphd.store.pages import page_of
+from metamorphd.store.paging import page_of
 
 COLUMNS = "revocation_id, vault_id, token_id, user_id, issued_before, note, creator, create_time"
 

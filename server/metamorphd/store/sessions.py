@@ -7,12 +7,13 @@ from typing import Any
 import orjson
 
 from metamorphd.errors import EtagMismatch, SessionNotFound
-from metamorphd.models import Page, Session
+from metamorphd.models.page import Page
+from metamorphd.models.session import Session
 from metamorphd.store.attachments import release_session
 from metamorphd.store.database import Row, SqlValue, Transaction, point_read
-from metamorphd.store.index import unindex_session
-from metamorphd.store.pages import page_of
-from metamorphd.store.requests import RequestKey, claim_request
+from metamorphd.store.idempotency import RequestKey, claim_request
+from metamorphd.store.paging import page_of
+from metamorphd.store.search.index import unindex_session
 from metamorphd.store.vaults import create_vault
 
 COLUMNS = """

@@ -4,9 +4,11 @@ from dataclasses import asdict
 from datetime import date
 
 from metamorphd.clock import day_of
-from metamorphd.models import Page, Turn, Usage, UsageRow
+from metamorphd.models.page import Page
+from metamorphd.models.turn import Turn
+from metamorphd.models.usage import Usage, UsageRow
 from metamorphd.store.database import Row, Transaction
-from metamorphd.store.pages import page_of
+from metamorphd.store.paging import page_of
 
 COUNT_USAGE = """
 INSERT INTO usage (vault_id, day, session_id, model, input_tokens, output_tokens, cache_read_tokens,

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from metamorphd.errors import EtagMismatch
-from metamorphd.models import Budget, Vault, VaultLimits
+from metamorphd.models.vault import Budget, Vault, VaultLimits
 from metamorphd.store.database import Row, Transaction, point_read
 
 CREATE_VAULT = """

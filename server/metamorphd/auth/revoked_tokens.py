@@ -1,0 +1,53 @@
+"""Tokens that are revoked, in memory: every call looks here, and every open stream is told."""
+
+from collections.abc import Callable, Iterable
+
+from metamorphd.errors import StoreNotReady
+from metamorphd.models.caller import Caller, Revocation
+
+
+class Revocations:
+    """What `load` was given and what was added since. Until then nobody is let in, for it is not known who may be."""
+
+    def __init__(self) -> None:
+        self._loaded = False
+        self._tokens: set[tuple[str, str]] = set()
+        self._issued_before: dict[tuple[str, str], int] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def load(self, revocations: Iterable[Revocation]) -> None:
+        """Takes what the store holds."""
+        for revocation in revocations:
+            self._keep(revocation)
+        self._loaded = True
+
+    def add(self, revocation: Revocation) -> None:
+        """Takes one more, which is stored already, and tells those who listen."""
+        self._keep(revocation)
+        for listener in self._listeners:
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """`listener` is called after every `add`."""
+        self._listeners.append(listener)
+
+    def revoked(self, caller: Caller) -> bool:
+        """Whether the caller's token is. One that does not say when it was issued counts as issued before.
+
+        Raises StoreNotReady before `load`.
+        """
+        if not self._loaded:
+            raise StoreNotReady(retry_delay=1.0)
+        if self._tokens and (caller.vault_id, caller.token_id) in self._tokens:
+            return True
+        if not self._issued_before:
+            return False
+        before = self._issued_before.get((caller.vault_id, caller.user_id))
+        return before is not None and (caller.issue_time is None or caller.issue_time < before)
+
+    def _keep(self, revocation: Revocation) -> None:
+        if revocation.token_id is not None:
+            self._tokens.add((revocation.vault_id, revocation.token_id))
+        if revocation.user_id is not None and revocation.issued_before is not None:
+            key = revocation.vault_id, revocation.user_id
+            self._issued_before[key] = max(revocation.issued_before, self._issued_before.get(key, 0))

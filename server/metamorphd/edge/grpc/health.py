@@ -1,0 +1,75 @@
+"""Whether the server can serve: for gRPC's health protocol and for the HTTP shim."""
+
+from collections.abc import Sequence
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio
+
+from metamorphd.edge.grpc.hardened_server import parsing
+from metamorphd.store.database import Database
+from metamorphd.store.probe import probe
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+logger = structlog.get_logger(__name__)
+
+
+class Health:
+    """Overall and per service; not serving until `ready`, nor after `drain`."""
+
+    def __init__(self, *, database: Database, services: Sequence[str]) -> None:
+        self._servicer = aio.HealthServicer()
+        self._database = database
+        self._services = ("", *services)
+        self._state = "starting"
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Lets the server tell, by gRPC's own servicer. It knows no List."""
+        kinds = {
+            "Check": (grpc.unary_unary_rpc_method_handler, self._servicer.Check),
+            "Watch": (grpc.unary_stream_rpc_method_handler, self._servicer.Watch),
+        }
+        handlers = {
+            name: parsing(
+                kind(
+                    behaviour,
+                    request_deserializer=health_pb2.HealthCheckRequest.FromString,
+                    response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+                )
+            )
+            for name, (kind, behaviour) in kinds.items()
+        }
+        server.add_registered_method_handlers(NAME, handlers)
+
+    async def start(self) -> None:
+        """Tells NOT_SERVING; grpc's servicer would begin with SERVING."""
+        await self._set(NOT_SERVING)
+
+    async def ready(self) -> None:
+        """Tells SERVING."""
+        self._state = "ready"
+        await self._set(SERVING)
+
+    async def drain(self) -> None:
+        """Tells NOT_SERVING, for good."""
+        self._state = "draining"
+        await self._servicer.enter_graceful_shutdown()
+
+    async def failing(self) -> str | None:
+        """The check that fails now: `starting`, `draining` or `store`; None if all is well."""
+        if self._state != "ready":
+            return self._state
+        try:
+            await self._database.read_system(probe)
+        except Exception:
+            logger.exception("health check failed", check="store")
+            return "store"
+        return None
+
+    async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for service in self._services:
+            await self._servicer.set(service, status)

@@ -1,0 +1,34 @@
+"""The gRPC port: its limits and its keepalive."""
+
+LARGEST_REQUEST = 32 * 1024 * 1024
+LARGEST_METADATA = 8 * 1024
+CONCURRENT_STREAMS = 1000
+# A connection that is silent for so long is pinged; one that does not answer is closed, and with it its streams.
+KEEPALIVE_SECONDS = 20
+KEEPALIVE_TIMEOUT_SECONDS = 20
+# Clients may ping as often as that; who pings more is sent away with GOAWAY / ENHANCE_YOUR_CALM.
+SHORTEST_PING_SECONDS = 10
+# Shorter: until then the connection of who resets streams all the time costs what it has opened.
+PING_TIMEOUT_SECONDS = 10
+# Calls that wait to be taken up, of all connections together: what a flood can make the server keep. grpc would let
+# six times as many in, refusing some of them at random.
+WAITING_CALLS = 500
+
+# Soft and hard limit alike: between them grpc refuses at random. Port reuse would let a second server share the port.
+OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", CONCURRENT_STREAMS),
+    ("grpc.max_metadata_size", LARGEST_METADATA),
+    ("grpc.absolute_max_metadata_size", LARGEST_METADATA),
+    ("grpc.max_receive_message_length", LARGEST_REQUEST),
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_SECONDS * 1000),
+    ("grpc.server.max_pending_requests", WAITING_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", WAITING_CALLS),
+    # A stream that is reset is answered with a ping (one at a time). Who resets ten thousand more before it answers is
+    # not read any further (CVE-2023-44487), and loses the connection when the ping times out.
+    ("grpc.http2.ping_on_rst_stream_percent", 100),
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_SECONDS * 1000),
+]

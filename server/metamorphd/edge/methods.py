@@ -1,0 +1,59 @@
+"""The services that are served, and what each method's proto says of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from metamorph.admin.v1 import admin_service_pb2
+from metamorph.api.v1 import options_pb2
+from metamorph.api.v1.options_pb2 import Permission, RateClass
+from metamorph.chat.v1 import chat_service_pb2
+from metamorph.vault.v1 import vault_service_pb2
+
+SERVICES = [
+    chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"],
+    vault_service_pb2.DESCRIPTOR.services_by_name["VaultService"],
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+]
+OPERATOR = "operator"
+CLAIMS: dict[int, str] = {
+    value.number: value.GetOptions().Extensions[options_pb2.claim] or "unspecified"
+    for value in Permission.DESCRIPTOR.values
+} | {Permission.PERMISSION_OPERATOR: OPERATOR}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method by its path (`/package.Service/Method`), with the options that its proto gives it.
+
+    `claims` are the permissions that it requires as a token spells them; `operator` stands for the operator's claim,
+    and a permission without a spelling for one that nobody has.
+    """
+
+    path: str
+    request_type: type[Message]
+    requires: tuple["Permission.ValueType", ...]
+    claims: tuple[str, ...]
+    rate_class: "RateClass.ValueType"
+
+
+def methods_of(services: Sequence[ServiceDescriptor]) -> dict[str, Method]:
+    """The methods of services by path."""
+    methods = [_method(service, method) for service in services for method in service.methods]
+    return {method.path: method for method in methods}
+
+
+def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
+    options = method.GetOptions()
+    requires = tuple(options.Extensions[options_pb2.requires])
+    return Method(
+        path=f"/{service.full_name}/{method.name}",
+        request_type=message_factory.GetMessageClass(method.input_type),
+        requires=requires,
+        claims=tuple(
+            CLAIMS[permission] for permission in requires if permission != Permission.PERMISSION_AUTHENTICATED
+        ),
+        rate_class=options.Extensions[options_pb2.rate_class],
+    )

@@ -1,1 +1,0 @@
-"""What every call passes: the guards, and the wrapper around them."""

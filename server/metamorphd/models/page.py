@@ -1,0 +1,14 @@
+"""Pages of a list."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list and what the next page begins after; `next_after` is None on the last."""
+
+    items: tuple[T, ...]
+    next_after: tuple[int | str, ...] | None

@@ -1,0 +1,125 @@
+"""Turns and their events."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from metamorphd.models.content import CompactionBlock, ToolUseBlock
+from metamorphd.models.generation import Options
+from metamorphd.models.message import Message
+from metamorphd.models.usage import Usage
+
+
+class TurnStatus(StrEnum):
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    INTERRUPTED = "INTERRUPTED"
+    FAILED = "FAILED"
+
+
+class StopReason(StrEnum):
+    END_TURN = "END_TURN"
+    MAX_TOKENS = "MAX_TOKENS"
+    STOP_SEQUENCE = "STOP_SEQUENCE"
+    TOOL_USE = "TOOL_USE"
+    PAUSE = "PAUSE"
+    REFUSAL = "REFUSAL"
+    CONTEXT_EXCEEDED = "CONTEXT_EXCEEDED"
+    OTHER = "OTHER"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnError:
+    """Why a turn did not complete. `retry_delay` in seconds, None where waiting does not help or is not known."""
+
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """`pruned`: the events between its first and its last are gone, or about to go."""
+
+    turn_id: str
+    session_id: str
+    user_message_id: str
+    reply_message_id: str | None
+    status: TurnStatus
+    stop_reason: StopReason | None
+    usage: Usage
+    model: str
+    model_calls: int
+    error: TurnError | None
+    last_sequence: int
+    creator: str
+    create_time: int
+    finish_time: int | None
+    options: Options
+    pruned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    turn_id: str
+    sequence: int
+    session_id: str
+    user_message_id: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    turn_id: str
+    sequence: int
+    block_index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    turn_id: str
+    sequence: int
+    block_index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    turn_id: str
+    sequence: int
+    block_index: int
+    block: ToolUseBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    turn_id: str
+    sequence: int
+    block_index: int
+    block: CompactionBlock
+
+
+@dataclass(frozen=True, slots=True)
+class UsageUpdate:
+    turn_id: str
+    sequence: int
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFinished:
+    turn_id: str
+    sequence: int
+    status: TurnStatus
+    message: Message | None
+    stop_reason: StopReason | None
+    usage: Usage
+    error: TurnError | None
+
+
+# What lies between a turn's first and its last event.
+MiddleEvent = TextDelta | ThinkingDelta | ToolUse | Compaction | UsageUpdate
+TurnEvent = TurnStarted | MiddleEvent | TurnFinished

@@ -1,0 +1,25 @@
+"""Token counts and their cost."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, as the model provider counts them; `input_tokens` excludes both cache counts."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost_usd_nanos: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What turns that ended on `day` (UTC, YYYY-MM-DD) have cost; empty what they were not told apart by."""
+
+    day: str
+    model: str
+    session_id: str
+    usage: Usage
+    turns: int

@@ -1,0 +1,48 @@
+"""ChatService: models."""
+
+from typing import Any
+
+import grpc
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1 import model_pb2
+
+from metamorphd.catalog import Catalog, CatalogModel, Price
+from metamorphd.services.convert.time import timestamp
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ChatModels:
+    """The methods of ChatService that are about models."""
+
+    _catalog: Catalog
+    _default_model: str
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        models = [
+            _model_to_proto(model, is_default=model.model == self._default_model) for model in self._catalog.models
+        ]
+        return pb.ListModelsResponse(models=models)
+
+
+def _model_to_proto(model: CatalogModel, *, is_default: bool) -> model_pb2.Model:
+    return model_pb2.Model(
+        model=model.model,
+        display_name=model.display_name,
+        context_tokens=model.context_tokens,
+        max_output_tokens=model.max_output_tokens,
+        prices=map(_price_to_proto, model.prices),
+        retire_time=timestamp(model.retire_time),
+        successor=model.successor,
+        is_default=is_default,
+    )
+
+
+def _price_to_proto(price: Price) -> model_pb2.ModelPrice:
+    return model_pb2.ModelPrice(
+        above_input_tokens=price.above_input_tokens,
+        input_usd_nanos=price.input_usd_nanos,
+        output_usd_nanos=price.output_usd_nanos,
+        cache_read_usd_nanos=price.cache_read_usd_nanos,
+        cache_write_usd_nanos=price.cache_write_usd_nanos,
+    )

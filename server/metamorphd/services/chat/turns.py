@@ -1,0 +1,118 @@
+"""ChatService: turns."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from metamorph.chat.v1 import chat_service_pb2 as pb
+
+from metamorphd.auth.callers import current_caller
+from metamorphd.chat.engine import Regeneration, Send, TurnEngine
+from metamorphd.clock import Clock
+from metamorphd.errors import ContentTooLarge
+from metamorphd.models.message import Message, Role
+from metamorphd.services.chat.uploads import Uploads
+from metamorphd.services.convert.content import content_from_proto, text_size
+from metamorphd.services.convert.generation import options_from_proto
+from metamorphd.services.convert.turn import event_to_proto, status_from_proto, turn_to_proto
+from metamorphd.services.idempotency import request_key
+from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
+from metamorphd.store.database import Database
+from metamorphd.store.turns.read import get_turn, list_turns
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ChatTurns:
+    """The methods of ChatService that are about turns."""
+
+    _database: Database
+    _engine: TurnEngine
+    _clock: Clock
+    _uploads: Uploads
+    _max_content_bytes: int
+
+    async def SendMessage(
+        self, request: pb.SendMessageRequest, context: Context
+    ) -> AsyncIterator[pb.SendMessageResponse]:
+        caller = current_caller.get()
+        turn = await self._engine.send_message(caller.vault_id, send=await self._send(request, caller.user_id))
+        async for event in self._engine.follow(caller.vault_id, turn_id=turn.turn_id, after_sequence=0):
+            yield pb.SendMessageResponse(event=event_to_proto(event))
+
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+        caller = current_caller.get()
+        send = await self._send(request.message, caller.user_id)
+        tokens = await self._engine.count_tokens(caller.vault_id, send=send)
+        return pb.CountTokensResponse(input_tokens=tokens)
+
+    async def StreamTurn(self, request: pb.StreamTurnRequest, context: Context) -> AsyncIterator[pb.StreamTurnResponse]:
+        vault = current_caller.get().vault_id
+        events = self._engine.follow(vault, turn_id=request.turn_id, after_sequence=request.after_sequence)
+        async for event in events:
+            yield pb.StreamTurnResponse(event=event_to_proto(event))
+
+    async def GetTurn(self, request: pb.GetTurnRequest, context: Context) -> pb.GetTurnResponse:
+        vault = current_caller.get().vault_id
+        turn = await self._database.read(get_turn, vault, turn_id=request.turn_id)
+        return pb.GetTurnResponse(turn=turn_to_proto(turn))
+
+    async def ListTurns(self, request: pb.ListTurnsRequest, context: Context) -> pb.ListTurnsResponse:
+        vault = current_caller.get().vault_id
+        page = await self._database.read(
+            list_turns,
+            vault,
+            session_id=request.session_id,
+            status=status_from_proto(request.status),
+            after=decode_page_token(request, vault, request.page_token, (str,)),
+            page_size=clamp_page_size(request.page_size),
+        )
+        return pb.ListTurnsResponse(
+            turns=map(turn_to_proto, page.items),
+            next_page_token=encode_page_token(request, vault, page.next_after),
+        )
+
+    async def CancelTurn(self, request: pb.CancelTurnRequest, context: Context) -> pb.CancelTurnResponse:
+        vault = current_caller.get().vault_id
+        turn = await self._engine.cancel_turn(vault, turn_id=request.turn_id)
+        return pb.CancelTurnResponse(turn=turn_to_proto(turn))
+
+    async def RegenerateReply(
+        self, request: pb.RegenerateReplyRequest, context: Context
+    ) -> AsyncIterator[pb.RegenerateReplyResponse]:
+        caller = current_caller.get()
+        regeneration = Regeneration(
+            turn_id=self._clock.new_id("turn"),
+            user_message_id=request.user_message_id,
+            options=options_from_proto(request, limit_bytes=self._max_content_bytes),
+            creator=caller.user_id,
+            request=request_key("RegenerateReply", request),
+            now=self._clock.now(),
+        )
+        turn = await self._engine.regenerate_reply(caller.vault_id, regeneration=regeneration)
+        async for event in self._engine.follow(caller.vault_id, turn_id=turn.turn_id, after_sequence=0):
+            yield pb.RegenerateReplyResponse(event=event_to_proto(event))
+
+    async def _send(self, request: pb.SendMessageRequest, creator: str) -> Send:
+        if text_size(request.content) > self._max_content_bytes:
+            raise ContentTooLarge(limit_bytes=self._max_content_bytes)
+        content, uploads = await content_from_proto(request.content, check=self._uploads.checked)
+        message = Message(
+            message_id=self._clock.new_id("msg"),
+            session_id=request.session_id,
+            parent_message_id=None,
+            role=Role.USER,
+            content=content,
+            turn_id=self._clock.new_id("turn"),
+            creator=creator,
+            model="",
+            usage=None,
+            create_time=self._clock.now(),
+        )
+        return Send(
+            message=message,
+            uploads=uploads,
+            parent_message_id=request.parent_message_id if request.HasField("parent_message_id") else None,
+            options=options_from_proto(request, limit_bytes=self._max_content_bytes),
+            request=request_key("SendMessage", request),
+        )

@@ -1,0 +1,1 @@
+"""Models to protobuf and back, by noun."""

@@ -1,0 +1,21 @@
+"""Times and durations to protobuf and back."""
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def timestamp(microseconds: int | None) -> Timestamp | None:
+    """Microseconds since the epoch as a Timestamp."""
+    if microseconds is None:
+        return None
+    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
+
+
+def microseconds(time: Timestamp) -> int:
+    """A Timestamp as microseconds since the epoch."""
+    return time.seconds * 1_000_000 + time.nanos // 1000
+
+
+def duration(microseconds: int) -> Duration:
+    """Microseconds as a Duration."""
+    return Duration(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)

@@ -1,0 +1,98 @@
+"""Turns and their events to protobuf and back."""
+
+from metamorph.chat.v1 import turn_pb2
+
+from metamorphd.models.turn import (
+    Compaction,
+    StopReason,
+    TextDelta,
+    ThinkingDelta,
+    ToolUse,
+    Turn,
+    TurnError,
+    TurnEvent,
+    TurnFinished,
+    TurnStarted,
+    TurnStatus,
+    UsageUpdate,
+)
+from metamorphd.services.convert.message import message_to_proto
+from metamorphd.services.convert.time import duration, timestamp
+from metamorphd.services.convert.usage import usage_to_proto
+
+STATUSES = {status: turn_pb2.TurnStatus.Value(f"TURN_STATUS_{status}") for status in TurnStatus}
+STOP_REASONS = {reason: turn_pb2.StopReason.Value(f"STOP_REASON_{reason}") for reason in StopReason}
+
+
+def status_from_proto(status: turn_pb2.TurnStatus.ValueType) -> TurnStatus | None:
+    """A status, None for an unspecified one."""
+    name = turn_pb2.TurnStatus.Name(status).removeprefix("TURN_STATUS_")
+    return TurnStatus(name) if status else None
+
+
+def turn_to_proto(turn: Turn) -> turn_pb2.Turn:
+    """All of a turn."""
+    return turn_pb2.Turn(
+        turn_id=turn.turn_id,
+        session_id=turn.session_id,
+        user_message_id=turn.user_message_id,
+        reply_message_id=turn.reply_message_id or "",
+        status=STATUSES[turn.status],
+        stop_reason=_stop_reason(turn.stop_reason),
+        usage=usage_to_proto(turn.usage),
+        model=turn.model,
+        model_calls=turn.model_calls,
+        error=_turn_error(turn.error),
+        last_sequence=turn.last_sequence,
+        creator=turn.creator,
+        create_time=timestamp(turn.create_time),
+        finish_time=timestamp(turn.finish_time),
+    )
+
+
+def event_to_proto(event: TurnEvent) -> turn_pb2.TurnEvent:
+    """All of an event."""
+    proto = turn_pb2.TurnEvent(turn_id=event.turn_id, sequence=event.sequence)
+    match event:
+        case TextDelta():
+            proto.text_delta.block_index = event.block_index
+            proto.text_delta.text = event.text
+        case ThinkingDelta():
+            proto.thinking_delta.block_index = event.block_index
+            proto.thinking_delta.text = event.text
+        case ToolUse():
+            proto.tool_use.block_index = event.block_index
+            proto.tool_use.tool_use_id = event.block.tool_use_id
+            proto.tool_use.name = event.block.name
+            proto.tool_use.input = event.block.input
+        case Compaction():
+            proto.compaction.block_index = event.block_index
+            proto.compaction.summary = event.block.summary
+        case UsageUpdate():
+            proto.usage_update.usage.CopyFrom(usage_to_proto(event.usage))
+        case TurnStarted():
+            proto.turn_started.session_id = event.session_id
+            proto.turn_started.user_message_id = event.user_message_id
+            proto.turn_started.model = event.model
+        case TurnFinished():
+            proto.turn_finished.CopyFrom(
+                turn_pb2.TurnFinished(
+                    status=STATUSES[event.status],
+                    message=None if event.message is None else message_to_proto(event.message),
+                    stop_reason=_stop_reason(event.stop_reason),
+                    usage=usage_to_proto(event.usage),
+                    error=_turn_error(event.error),
+                )
+            )
+    return proto
+
+
+def _stop_reason(reason: StopReason | None) -> turn_pb2.StopReason.ValueType:
+    return turn_pb2.STOP_REASON_UNSPECIFIED if reason is None else STOP_REASONS[reason]
+
+
+def _turn_error(error: TurnError | None) -> turn_pb2.TurnError | None:
+    if error is None:
+        return None
+    delay = None if error.retry_delay is None else duration(int(error.retry_delay * 1_000_000))
+    return turn_pb2.TurnError(reason=error.reason, message=error.message, metadata=error.metadata, retry_delay=delay)

@@ -1,0 +1,71 @@
+"""A vault, its budgets and its usage to protobuf and back."""
+
+from metamorph.admin.v1 import admin_service_pb2
+from metamorph.vault.v1 import usage_pb2, vault_service_pb2
+
+from metamorphd.models.usage import UsageRow
+from metamorphd.models.vault import Budget, BudgetStatus, Vault, VaultLimits
+from metamorphd.services.convert.time import timestamp
+from metamorphd.services.convert.usage import usage_to_proto
+
+
+def vault_to_proto(vault: Vault) -> vault_service_pb2.Vault:
+    """All of a vault."""
+    return vault_service_pb2.Vault(
+        vault_id=vault.vault_id,
+        display_name=vault.display_name,
+        default_model=vault.default_model,
+        system_prompt=vault.system_prompt,
+        create_time=timestamp(vault.create_time),
+        update_time=timestamp(vault.update_time),
+        etag=str(vault.revision),
+        budget=budget_to_proto(vault.budget),
+        operator_budget=budget_to_proto(vault.operator_budget),
+    )
+
+
+def budget_to_proto(budget: Budget) -> usage_pb2.Budget:
+    """A budget; what is no limit is absent."""
+    return usage_pb2.Budget(
+        tokens_per_day=budget.tokens_per_day,
+        tokens_per_month=budget.tokens_per_month,
+        cost_usd_nanos_per_day=budget.cost_usd_nanos_per_day,
+        cost_usd_nanos_per_month=budget.cost_usd_nanos_per_month,
+    )
+
+
+def budget_from_proto(budget: usage_pb2.Budget) -> Budget:
+    """A budget that has passed the rules of its proto."""
+    return Budget(**{field.name: value for field, value in budget.ListFields()})
+
+
+def limits_to_proto(limits: VaultLimits) -> admin_service_pb2.VaultLimits:
+    """All of a vault's limits."""
+    return admin_service_pb2.VaultLimits(
+        vault_id=limits.vault_id,
+        budget=budget_to_proto(limits.budget),
+        update_time=timestamp(limits.update_time),
+    )
+
+
+def budget_status_to_proto(status: BudgetStatus) -> usage_pb2.BudgetStatus:
+    """All of a limit."""
+    return usage_pb2.BudgetStatus(
+        budget=status.budget,
+        limit=status.limit,
+        used=status.used,
+        reserved=status.reserved,
+        left=status.left,
+        reset_time=timestamp(status.reset_time),
+    )
+
+
+def usage_row_to_proto(row: UsageRow) -> usage_pb2.UsageRow:
+    """All of a row."""
+    return usage_pb2.UsageRow(
+        day=row.day,
+        model=row.model,
+        session_id=row.session_id,
+        usage=usage_to_proto(row.usage),
+        turns=row.turns,
+    )

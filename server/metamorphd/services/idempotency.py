@@ -1,0 +1,18 @@
+"""The request_id of a request (AIP-155)."""
+
+import uuid
+from typing import Any
+
+from metamorphd.store.idempotency import RequestKey
+
+
+def request_key(rpc: str, request: Any) -> RequestKey | None:
+    """A request's key, None where it carries no request_id."""
+    if not request.request_id:
+        return None
+    body = type(request)()
+    body.CopyFrom(request)
+    body.ClearField("request_id")
+    # A UUID has many spellings; one of them names the request.
+    request_id = str(uuid.UUID(request.request_id))
+    return RequestKey(rpc, request_id, body.SerializeToString(deterministic=True))

@@ -1,0 +1,155 @@
+"""What happens between a turn's first and its last event, which its own row tells."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import orjson
+
+from metamorphd.errors import TurnNotFound
+from metamorphd.models.content import Block, CompactionBlock, Content, TextBlock, ThinkingBlock, ToolUseBlock
+from metamorphd.models.turn import Compaction, MiddleEvent, TextDelta, ThinkingDelta, ToolUse, UsageUpdate
+from metamorphd.models.usage import Usage
+from metamorphd.store.database import Row, SystemTransaction, Transaction
+
+# From a running turn only: one that was ended or deleted elsewhere takes no more.
+CREATE_EVENT = """
+INSERT INTO events (vault_id, turn_id, sequence, block_index, kind, text)
+SELECT vault_id, turn_id, :sequence, :block_index, :kind, :text FROM turns
+WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
+"""
+# A page ends with the event that brings it to :max_characters.
+LIST_EVENTS = """
+WITH candidates AS (
+    SELECT sequence, block_index, kind, text FROM events
+    WHERE vault_id = :vault_id AND turn_id = :turn_id AND sequence > :after_sequence
+    ORDER BY sequence
+    LIMIT :limit
+), page AS (
+    SELECT sequence, block_index, kind, text, SUM(LENGTH(text)) OVER (ORDER BY sequence) - LENGTH(text) AS before
+    FROM candidates
+)
+SELECT sequence, block_index, kind, text FROM page WHERE before < :max_characters ORDER BY sequence
+"""
+GET_BLOCKS = """
+SELECT block_index, kind, string_agg(text, '' ORDER BY sequence) FROM events
+WHERE vault_id = :vault_id AND turn_id = :turn_id AND kind <> 'usage'
+GROUP BY block_index, kind
+ORDER BY block_index
+"""
+GET_USAGE = """
+SELECT text FROM events
+WHERE vault_id = :vault_id AND turn_id = :turn_id AND kind = 'usage'
+ORDER BY sequence DESC
+LIMIT 1
+"""
+MARK_TO_PRUNE = """
+UPDATE turns SET pruned = 1
+WHERE (vault_id, turn_id) IN (
+    SELECT vault_id, turn_id FROM turns
+    WHERE pruned = 0 AND finish_time < :before
+    ORDER BY finish_time
+    LIMIT :turns
+)
+"""
+GET_BEING_PRUNED = "SELECT vault_id, turn_id FROM turns WHERE pruned = 1 ORDER BY vault_id, turn_id LIMIT 1"
+PRUNE_EVENTS = """
+DELETE FROM events
+WHERE vault_id = :of_vault_id AND turn_id = :turn_id AND sequence IN (
+    SELECT sequence FROM events WHERE vault_id = :of_vault_id AND turn_id = :turn_id ORDER BY sequence LIMIT :events
+)
+"""
+MARK_PRUNED = "UPDATE turns SET pruned = 2 WHERE vault_id = :of_vault_id AND turn_id = :turn_id"
+
+PRUNED_TURNS = 50
+
+
+def _stored(event: MiddleEvent) -> tuple[int, str, str]:
+    """(block index, kind, text) of an event."""
+    match event:
+        case TextDelta():
+            return event.block_index, "text", event.text
+        case ThinkingDelta():
+            return event.block_index, "thinking", event.text
+        case ToolUse():
+            return event.block_index, "tool_use", orjson.dumps(asdict(event.block)).decode()
+        case Compaction():
+            return event.block_index, "compaction", orjson.dumps(asdict(event.block)).decode()
+        case UsageUpdate():
+            return 0, "usage", orjson.dumps(asdict(event.usage)).decode()
+
+
+def _event(turn_id: str, row: Row) -> MiddleEvent:
+    sequence, block_index, kind, text = row
+    match kind:
+        case "text":
+            return TextDelta(turn_id, sequence, block_index, text)
+        case "thinking":
+            return ThinkingDelta(turn_id, sequence, block_index, text)
+        case "tool_use":
+            return ToolUse(turn_id, sequence, block_index, ToolUseBlock(**orjson.loads(text)))
+        case "compaction":
+            return Compaction(turn_id, sequence, block_index, CompactionBlock(**orjson.loads(text)))
+        case _:
+            return UsageUpdate(turn_id, sequence, Usage(**orjson.loads(text)))
+
+
+async def append_events(tx: Transaction, *, events: Sequence[MiddleEvent]) -> None:
+    """Appends a running turn's next events. Raises TurnNotFound when it is not running any more."""
+    for event in events:
+        block_index, kind, text = _stored(event)
+        values: dict[str, Any] = {"sequence": event.sequence, "block_index": block_index, "kind": kind, "text": text}
+        created = await tx.run(CREATE_EVENT, turn_id=event.turn_id, **values)
+        if not created:
+            raise TurnNotFound(turn_id=event.turn_id)
+
+
+async def list_middle_events(
+    tx: Transaction, *, turn_id: str, after_sequence: int, limit: int, max_characters: int
+) -> tuple[list[MiddleEvent], bool]:
+    """The events after a sequence, in order, and whether those are all that there are.
+
+    At most `limit`, and no more behind the one that brings them to `max_characters` of text.
+    """
+    rows = await tx.all(
+        LIST_EVENTS, turn_id=turn_id, after_sequence=after_sequence, limit=limit, max_characters=max_characters
+    )
+    last = len(rows) < limit and sum(len(row[3]) for row in rows) < max_characters
+    return [_event(turn_id, row) for row in rows], last
+
+
+async def reply_content(tx: Transaction, *, turn_id: str, closed: Mapping[int, ThinkingBlock]) -> Content:
+    """What the events add up to. `closed`: by block index, thinking that was ended, its text left out."""
+    blocks: list[Block] = []
+    for block_index, kind, text in await tx.all(GET_BLOCKS, turn_id=turn_id):
+        match kind:
+            case "text":
+                blocks.append(TextBlock(text))
+            case "thinking":
+                blocks.append(replace(closed.get(block_index, ThinkingBlock("")), text=text))
+            case "tool_use":
+                blocks.append(ToolUseBlock(**orjson.loads(text)))
+            case "compaction":
+                blocks.append(CompactionBlock(**orjson.loads(text)))
+    return tuple(blocks)
+
+
+async def reported_usage(tx: Transaction, *, turn_id: str) -> Usage:
+    """What the events say of a turn's cost so far."""
+    row = await tx.one(GET_USAGE, turn_id=turn_id)
+    return Usage() if row is None else Usage(**orjson.loads(row[0]))
+
+
+async def prune_events(tx: SystemTransaction, *, before: int, limit: int) -> bool:
+    """Deletes at most `limit` events of turns that ended before; whether there may be more of them.
+
+    A turn is marked first, whole: what is left of its events is not told any more.
+    """
+    turn = await tx.one(GET_BEING_PRUNED)
+    if turn is None:
+        return bool(await tx.run(MARK_TO_PRUNE, before=before, turns=PRUNED_TURNS))
+    of_vault_id, turn_id = turn
+    deleted = await tx.run(PRUNE_EVENTS, of_vault_id=of_vault_id, turn_id=turn_id, events=limit)
+    if deleted < limit:
+        await tx.run(MARK_PRUNED, of_vault_id=of_vault_id, turn_id=turn_id)
+    return True

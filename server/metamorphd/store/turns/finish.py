@@ -1,0 +1,94 @@
+"""Ending turns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import orjson
+
+from metamorphd.errors import (
+    TurnNotFound,
+)
+from metamorphd.models.content import ThinkingBlock
+from metamorphd.models.message import Message, Role
+from metamorphd.models.turn import (
+    MiddleEvent,
+    StopReason,
+    Turn,
+    TurnError,
+    TurnFinished,
+    TurnStatus,
+)
+from metamorphd.models.usage import Usage
+from metamorphd.store.database import Transaction
+from metamorphd.store.messages import create_message
+from metamorphd.store.turns.events import append_events, reply_content, reported_usage
+from metamorphd.store.usage import count_usage
+
+FINISH_TURN = """
+UPDATE turns
+SET status = :status, stop_reason = :stop_reason, reply_message_id = :reply_message_id, error = :error,
+    input_tokens = :input_tokens, output_tokens = :output_tokens, cache_read_tokens = :cache_read_tokens,
+    cache_write_tokens = :cache_write_tokens, cost_usd_nanos = :cost_usd_nanos, model_calls = :model_calls,
+    finish_time = :now,
+    last_sequence = 1 + COALESCE(
+        (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = :turn_id),
+        last_sequence)
+WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
+RETURNING last_sequence
+"""
+
+
+async def finish_turn(
+    tx: Transaction,
+    *,
+    turn: Turn,
+    events: Sequence[MiddleEvent],
+    closed: Mapping[int, ThinkingBlock],
+    status: TurnStatus,
+    stop_reason: StopReason | None,
+    usage: Usage | None,
+    model_calls: int,
+    error: TurnError | None,
+    reply_message_id: str,
+    now: int,
+) -> TurnFinished:
+    """Appends the last events and ends a running turn; what its events add up to is the reply, stored if it is any.
+
+    `closed` is as for `reply_content`; a `usage` of None is what the events say. Raises TurnNotFound when it is not
+    running any more.
+    """
+    await append_events(tx, events=events)
+    content = await reply_content(tx, turn_id=turn.turn_id, closed=closed)
+    cost = await reported_usage(tx, turn_id=turn.turn_id) if usage is None else usage
+    reply = None
+    # Of a turn that fails, thinking alone is no reply: the next message follows the user's.
+    if content and (status is not TurnStatus.FAILED or any(not isinstance(block, ThinkingBlock) for block in content)):
+        reply = Message(
+            message_id=reply_message_id,
+            session_id=turn.session_id,
+            parent_message_id=turn.user_message_id,
+            role=Role.ASSISTANT,
+            content=content,
+            turn_id=turn.turn_id,
+            creator=turn.creator,
+            model=turn.model,
+            usage=cost,
+            create_time=now,
+        )
+    finished = await tx.one(
+        FINISH_TURN,
+        turn_id=turn.turn_id,
+        status=status,
+        stop_reason=stop_reason,
+        reply_message_id=None if reply is None else reply.message_id,
+        error=None if error is None else orjson.dumps(error).decode(),
+        model_calls=model_calls,
+        now=now,
+        **asdict(cost),
+    )
+    if finished is None:
+        raise TurnNotFound(turn_id=turn.turn_id)
+    await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=cost, now=now)
+    if reply is not None:
+        await create_message(tx, message=reply)
+    return TurnFinished(turn.turn_id, finished[0], status, reply, stop_reason, cost, error)

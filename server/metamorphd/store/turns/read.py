@@ -1,0 +1,141 @@
+"""Reading turns."""
+
+import orjson
+
+from metamorphd.errors import (
+    SequenceAhead,
+    TurnNotFound,
+)
+from metamorphd.models.page import Page
+from metamorphd.models.turn import StopReason, Turn, TurnError, TurnEvent, TurnFinished, TurnStarted, TurnStatus
+from metamorphd.models.usage import Usage
+from metamorphd.store.codec import decode_options
+from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
+from metamorphd.store.messages import get_message
+from metamorphd.store.paging import page_of
+from metamorphd.store.sessions import get_session
+from metamorphd.store.turns.events import list_middle_events
+
+# A running turn's newest event is told by `events`, so that a delta costs one insert and no update.
+COLUMNS = """
+    turn_id, session_id, user_message_id, reply_message_id, status, stop_reason,
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, model, model_calls, error,
+    CASE WHEN status = 'RUNNING' THEN COALESCE(
+        (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = turns.turn_id),
+        last_sequence) ELSE last_sequence END,
+    creator, create_time, finish_time, options, pruned
+"""
+GET_TURN = "SELECT " + COLUMNS + " FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
+# Tools and schemas may be a megabyte a turn, and a list does not tell them.
+LISTED = COLUMNS.replace(" options,", " '{}',")
+LIST_TURNS = (
+    """
+WITH candidates AS (
+    SELECT turn_id AS id FROM turns
+    WHERE vault_id = :vault_id AND session_id = :session_id AND turn_id < :after_id
+        AND (:status IS NULL OR status = :status)
+    ORDER BY turn_id DESC
+    LIMIT :page_size + 1
+)
+SELECT """
+    + LISTED
+    + """, (SELECT COUNT(*) FROM candidates)
+FROM candidates JOIN turns ON vault_id = :vault_id AND turn_id = id
+ORDER BY turn_id DESC
+"""
+)
+LIST_RUNNING_TURNS = "SELECT vault_id, turn_id FROM turns WHERE status = 'RUNNING'"
+
+
+# Above every id, so that the first page begins at the newest turn.
+LAST_ID = "~"
+
+
+def _turn(row: Row) -> Turn:
+    return Turn(
+        turn_id=row[0],
+        session_id=row[1],
+        user_message_id=row[2],
+        reply_message_id=row[3],
+        status=TurnStatus(row[4]),
+        stop_reason=row[5] and StopReason(row[5]),
+        usage=Usage(*row[6:11]),
+        model=row[11],
+        model_calls=row[12],
+        error=row[13] and TurnError(**orjson.loads(row[13])),
+        last_sequence=row[14],
+        creator=row[15],
+        create_time=row[16],
+        finish_time=row[17],
+        options=decode_options(row[18]),
+        pruned=bool(row[19]),
+    )
+
+
+def started_event(turn: Turn) -> TurnStarted:
+    """A turn's first event."""
+    return TurnStarted(
+        turn_id=turn.turn_id,
+        sequence=1,
+        session_id=turn.session_id,
+        user_message_id=turn.user_message_id,
+        model=turn.model,
+    )
+
+
+@point_read
+async def get_turn(tx: Transaction, *, turn_id: str) -> Turn:
+    """Reads one turn. Raises TurnNotFound."""
+    row = await tx.one(GET_TURN, turn_id=turn_id)
+    if row is None:
+        raise TurnNotFound(turn_id=turn_id)
+    return _turn(row)
+
+
+async def list_turns(
+    tx: Transaction,
+    *,
+    session_id: str,
+    status: TurnStatus | None,
+    after: tuple[int | str, ...] | None,
+    page_size: int,
+) -> Page[Turn]:
+    """A session's turns, newest first, their options left out; `after` is (turn id). Raises SessionNotFound."""
+    await get_session(tx, session_id=session_id)
+    after_id = after[0] if after else LAST_ID
+    rows = await tx.all(LIST_TURNS, session_id=session_id, status=status, after_id=after_id, page_size=page_size)
+    return page_of(rows, page_size, item=_turn, after=lambda row: (row[0],))
+
+
+async def list_events(
+    tx: Transaction, *, turn_id: str, after_sequence: int, limit: int, max_characters: int
+) -> tuple[Turn, list[TurnEvent]]:
+    """A turn and its next events, about `limit` of them, or fewer that hold about `max_characters` of text.
+
+    The last of a finished one is its TurnFinished.
+
+    Of a turn whose events were pruned that is the only one. Raises TurnNotFound, SequenceAhead.
+    """
+    turn = await get_turn(tx, turn_id=turn_id)
+    if after_sequence > turn.last_sequence:
+        raise SequenceAhead(last_sequence=turn.last_sequence)
+    events: list[TurnEvent] = []
+    last = True
+    if not turn.pruned:
+        middle, last = await list_middle_events(
+            tx, turn_id=turn_id, after_sequence=after_sequence, limit=limit, max_characters=max_characters
+        )
+        events += [started_event(turn), *middle] if after_sequence < 1 else middle
+    if turn.status is not TurnStatus.RUNNING and last and after_sequence < turn.last_sequence:
+        reply = turn.reply_message_id and await get_message(tx, message_id=turn.reply_message_id)
+        events.append(
+            TurnFinished(
+                turn_id, turn.last_sequence, turn.status, reply or None, turn.stop_reason, turn.usage, turn.error
+            )
+        )
+    return turn, events
+
+
+async def list_running_turns(tx: SystemTransaction) -> list[tuple[str, str]]:
+    """(vault id, turn id) of every running turn."""
+    return [(vault_id, turn_id) for vault_id, turn_id in await tx.all(LIST_RUNNING_TURNS)]

@@ -1,0 +1,240 @@
+"""What is refused before a servicer sees it, and what every refusal carries."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1 import generation_pb2
+from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
+from metamorph.chat.v1.session_pb2 import Session
+from metamorphd.edge import pipeline as interceptor
+
+from tests.serving import Caller, Serving, refused, send_request, serving, text_block
+
+CREATE = "/metamorph.chat.v1.ChatService/CreateSession"
+SEND = "/metamorph.chat.v1.ChatService/SendMessage"
+
+
+def raw(caller: Caller, path: str, body: bytes) -> Any:
+    """A call with bytes of our own as the request."""
+    kind: Any = caller.channel.unary_stream if path == SEND else caller.channel.unary_unary
+    return kind(path, request_serializer=None, response_deserializer=None)(body, metadata=caller.metadata)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CREATE, b"\xff\xff\xff"),
+        (SEND, b"\xff\xff\xff"),
+        (CREATE, b"\x0a\x7f cut short"),
+        (CREATE, b"\x12\x04\xff\xfe\xfd\xfc"),
+        (SEND, b"\x0a\x04\xff\xfe\xfd\xfc"),
+        (SEND, b"\x0b" * 100_000),
+    ],
+    ids=["garbage", "garbage, streaming", "cut short", "UTF-8", "UTF-8, streaming", "nesting, streaming"],
+)
+async def test_a_malformed_request_is_refused_on_unary_and_streaming_calls(
+    alice: Caller, path: str, body: bytes
+) -> None:
+    refusal = await refused(raw(alice, path, body))
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_MALFORMED")
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields"),
+    [
+        (pb.CreateSessionRequest(request_id="no uuid"), ["request_id"]),
+        (pb.CreateSessionRequest(session=Session(title="x" * 201)), ["session.title"]),
+        (pb.CreateSessionRequest(session=Session(model="a b")), ["session.model"]),
+        (pb.CreateSessionRequest(session=Session(metadata={"a b": "c"})), ["session.metadata"]),
+        (
+            pb.CreateSessionRequest(session=Session(metadata={f"k{n}": "" for n in range(33)}, title="x" * 201)),
+            ["session.title", "session.metadata"],
+        ),
+    ],
+)
+async def test_a_broken_rule_names_its_field(
+    alice: Caller, request_: pb.CreateSessionRequest, fields: list[str]
+) -> None:
+    refusal = await refused(alice.chat.CreateSession(request_, metadata=alice.metadata))
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
+    assert refusal.fields == fields
+
+
+@pytest.mark.parametrize(
+    ("content", "fields"),
+    [
+        ([], ["content"]),
+        ([ContentBlock()], ["content[0].block"]),
+        ([ContentBlock(text=TextBlock())], ["content[0].text.text"]),
+        ([text_block("a"), text_block(" \n\t")], ["content[1].text.text"]),
+        ([text_block("a")] * 65, ["content"]),
+    ],
+    ids=["no content", "no block", "empty text", "white space", "65 blocks"],
+)
+async def test_content_that_says_nothing_or_too_much_is_refused_and_not_stored(
+    alice: Caller, content: list[ContentBlock], fields: list[str]
+) -> None:
+    session = await alice.create_session()
+    request = pb.SendMessageRequest(session_id=session.session_id, content=content)
+    refusal = await refused(alice.chat.SendMessage(request, metadata=alice.metadata))
+    assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", fields)
+    assert await alice.messages(session.session_id) == []
+
+
+async def test_oversize_content_is_refused_with_the_limit_and_not_stored(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_content_bytes=1000) as running:
+        alice = running.caller()
+        session = await alice.create_session()
+        # Characters of two bytes each.
+        stream = alice.chat.SendMessage(send_request(session.session_id, "é" * 500 + "x"), metadata=alice.metadata)
+        refusal = await refused(stream)
+        assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "CONTENT_TOO_LARGE")
+        assert refusal.info.metadata == {"limit_bytes": "1000"}
+        assert await alice.messages(session.session_id) == []
+        await alice.send(session.session_id, "é" * 500)
+
+
+async def test_a_request_beyond_32_mib_is_refused_by_the_transport(alice: Caller) -> None:
+    refusal = await refused(raw(alice, CREATE, bytes(33 * 1024 * 1024)))
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_metadata_beyond_8_kib_is_refused_by_the_transport(running: Serving) -> None:
+    caller = running.caller(None, ("x-filler", "x" * 10_000))
+    refusal = await refused(caller.chat.CreateSession(pb.CreateSessionRequest(), metadata=caller.metadata))
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("call", ["ListSessions", "ListMessages"])
+async def test_a_negative_page_size_is_refused(alice: Caller, call: str) -> None:
+    request = (
+        pb.ListSessionsRequest(page_size=-1)
+        if call == "ListSessions"
+        else pb.ListMessagesRequest(session_id="ses_1", page_size=-1)
+    )
+    refusal = await refused(getattr(alice.chat, call)(request, metadata=alice.metadata))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["page_size"])
+
+
+async def test_an_unknown_method_is_unimplemented(alice: Caller) -> None:
+    refusal = await refused(raw(alice, "/metamorph.chat.v1.ChatService/Nothing", b""))
+    assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_callers_call_id_is_answered_early_at_the_end_and_in_refusals(running: Serving) -> None:
+    caller = running.caller(None, ("x-request-id", "my-call.1"))
+    call = caller.chat.CreateSession(pb.CreateSessionRequest(), metadata=caller.metadata)
+    for metadata in (await call.initial_metadata(), await call.trailing_metadata()):
+        assert dict(metadata)["x-request-id"] == "my-call.1"
+    refusal = await refused(caller.chat.GetSession(pb.GetSessionRequest(session_id="none"), metadata=caller.metadata))
+    assert refusal.request.request_id == "my-call.1"
+
+
+async def test_a_stream_tells_its_call_id_before_its_first_event(alice: Caller) -> None:
+    session = await alice.create_session()
+    events = alice.start(session.session_id)
+    early = dict(await events.call.initial_metadata())["x-request-id"]
+    await events.rest()
+    assert dict(await events.call.trailing_metadata())["x-request-id"] == early
+
+
+@pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "a/b"])
+async def test_a_call_id_of_another_form_is_replaced(running: Serving, sent: str) -> None:
+    caller = running.caller(None, ("x-request-id", sent))
+    made = []
+    for _ in range(2):
+        call = caller.chat.CreateSession(pb.CreateSessionRequest(), metadata=caller.metadata)
+        made.append(str(dict(await call.trailing_metadata())["x-request-id"]))
+    assert all(re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]+", call_id) for call_id in made)
+    assert made[0] != made[1]
+
+
+async def test_a_request_id_may_be_spelled_in_capitals(alice: Caller) -> None:
+    request_id = str(uuid.uuid4())
+    made = [
+        await alice.chat.CreateSession(pb.CreateSessionRequest(request_id=spelled), metadata=alice.metadata)
+        for spelled in (request_id, request_id.upper())
+    ]
+    assert made[0].session.session_id == made[1].session.session_id
+
+
+async def test_far_more_items_than_allowed_are_refused_at_once(alice: Caller) -> None:
+    """Whatever it holds, a request is refused in the time of a call: others wait meanwhile."""
+    session = (await alice.create_session()).session_id
+    requests = [
+        pb.SendMessageRequest(session_id=session, content=[text_block("a")], stop_sequences=[""] * 1_000_000),
+        pb.SendMessageRequest(session_id=session, content=[text_block("a")] * 50_000),
+        pb.SendMessageRequest(
+            session_id=session,
+            content=[text_block("a")],
+            tools=[generation_pb2.Tool(name=f"t{number}", input_schema="{}") for number in range(20_000)],
+        ),
+    ]
+    for request in requests:
+        # Patience, not a target: to find all that is wrong with the first took more than half a minute.
+        async with asyncio.timeout(20):
+            refusal = await refused(alice.chat.SendMessage(request, metadata=alice.metadata))
+        assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
+
+
+async def test_a_refusal_repeats_little_of_what_was_sent(alice: Caller) -> None:
+    session = await alice.create_session()
+    request = pb.UpdateSessionRequest(session=session, update_mask=FieldMask(paths=["ü" * 100_000]))
+    refusal = await refused(alice.chat.UpdateSession(request, metadata=alice.metadata))
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "UPDATE_MASK_INVALID")
+
+
+async def test_tools_count_as_content(alice: Caller) -> None:
+    session = (await alice.create_session()).session_id
+    tools = [generation_pb2.Tool(name=f"t{number}", input_schema="{" + " " * 90_000 + "}") for number in range(12)]
+    refusal = await refused(alice.send(session, tools=tools))
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "CONTENT_TOO_LARGE")
+
+
+@pytest.mark.parametrize("path", [CREATE, SEND])
+async def test_who_is_refused_is_refused_before_anything_of_the_request_is_read(running: Serving, path: str) -> None:
+    """A request that does not come would else be waited for, and one of 32 MiB be held, whoever sends it."""
+    release = asyncio.Event()
+
+    async def nothing() -> AsyncIterator[bytes]:
+        await release.wait()
+        yield b""
+
+    stranger = running.caller("no.token.at-all")
+    async with asyncio.timeout(20):
+        stub: Any = stranger.channel.stream_stream(path)
+        call = stub(nothing(), metadata=stranger.metadata)
+        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+    release.set()
+
+
+@pytest.mark.parametrize("path", [CREATE, SEND])
+async def test_a_request_that_does_not_come_is_not_waited_for_long(
+    alice: Caller, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "PATIENCE_SECONDS", 0.2)
+    release = asyncio.Event()
+
+    async def nothing() -> AsyncIterator[bytes]:
+        await release.wait()
+        yield b""
+
+    async with asyncio.timeout(20):
+        stub: Any = alice.channel.stream_stream(path)
+        call = stub(nothing(), metadata=alice.metadata)
+        assert await call.code() is grpc.StatusCode.ABORTED
+    release.set()
+
+
+@pytest.mark.parametrize("path", [CREATE, SEND])
+async def test_a_call_without_a_request_is_malformed(alice: Caller, path: str) -> None:
+    call: Any = alice.channel.stream_stream(path)(iter(()), metadata=alice.metadata)
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
