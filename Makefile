@@ -36,10 +36,10 @@ bench: $(VENV)/.installed ## What is claimed about speed and memory, measured si
 	@$(BIN)/python -m bench
 
 abuse: $(VENV)/.installed ## Hostile callers, half an hour of them, and how the server fares
-	@$(BIN)/python -m tests.abuse
+	@$(BIN)/python -m harness.abuse
 
 torture: $(VENV)/.installed ## Turns under kill -9, races, upstream trouble and drains: half an hour of them
-	@$(BIN)/python -m tests.torture
+	@$(BIN)/python -m harness.torture
 
 install: $(VENV)/.installed
 

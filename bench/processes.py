@@ -13,8 +13,8 @@ from pathlib import Path
 
 import jwt
 
-from tests.processes import Service, service
-from tests.serving import ROOT
+from tests.support.processes import Service, service
+from tests.support.serving import ROOT
 
 SIGNING_KEY = "for-measuring-on-loopback-and-nothing-else"
 # So many that nothing is refused, while the guard counts every call.
@@ -35,7 +35,7 @@ class Services:
 def services(directory: Path) -> Iterator[Services]:
     """All of them, idle; they end with the block."""
     with ExitStack() as stack:
-        api = stack.enter_context(service(["tests.fakes.messages_api", "--words", "500"], directory))
+        api = stack.enter_context(service(["tests.support.fakes.messages_api", "--words", "500"], directory))
         yield Services(
             metamorph=stack.enter_context(_metamorph(directory, api)),
             bare=stack.enter_context(service(["bench.bare", "echo"], directory)),
@@ -47,7 +47,7 @@ def services(directory: Path) -> Iterator[Services]:
 @contextmanager
 def slow_service() -> Iterator[Service]:
     """A server of its own whose model says 20 words a second, for ten seconds a reply."""
-    words = ["tests.fakes.messages_api", "--words", "200", "--delay-ms", "50", "--stamp"]
+    words = ["tests.support.fakes.messages_api", "--words", "200", "--delay-ms", "50", "--stamp"]
     with (
         tempfile.TemporaryDirectory() as name,
         service(words, Path(name)) as api,

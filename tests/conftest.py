@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from metamorphd.settings import ClientSettings, Settings
 
-from tests.serving import Caller, Serving, serving
+from tests.support.serving import Caller, Serving, serving
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.read import list_events
 
-from tests.store.rows import KEY, append, finish, new_session, new_turn, stored_message
+from tests.support.rows import KEY, append, finish, new_session, new_turn, stored_message
 
 DAY = 86_400_000_000
 

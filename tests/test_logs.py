@@ -10,7 +10,7 @@ import grpc
 from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest
 
 from tests.chat.test_lifecycle import serving_process
-from tests.serving import SECRET, Caller, mint, refused
+from tests.support.serving import SECRET, Caller, mint, refused
 
 
 async def test_each_call_is_one_json_line_with_the_guides_fields_and_no_content(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from metamorphd.auth import emblem, tokens
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tests.fakes.web import Answer, FakeWeb, answering
-from tests.serving import Serving, mint, refused, serving
+from tests.support.fakes.web import Answer, FakeWeb, answering
+from tests.support.serving import Serving, mint, refused, serving
 
 YES = {"vaultId": "remote", "userId": "rita", "email": "rita@example.org", "permissions": ["read", "write"]}
 

@@ -12,8 +12,8 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import generation_pb2, turn_pb2
 
 from tests.chat.test_turns import asking, deltas, followed, get_session, get_turn
-from tests.fakes.messages_api import FakeMessagesApi, Reply
-from tests.serving import Caller, Events, Serving, refused, text_of
+from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.serving import Caller, Events, Serving, refused, text_of
 
 
 @pytest.fixture

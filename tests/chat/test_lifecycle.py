@@ -25,9 +25,9 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.events import append_events
 
 from tests.chat.test_turns import WORDS, asking, deltas, followed, get_session, get_turn, stream
-from tests.fakes.messages_api import FakeMessagesApi, Reply
-from tests.serving import SECRET, Caller, Events, Serving, mint, refused, serving, text_of
-from tests.store.faulty_vfs import FaultyVFS
+from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.faulty_vfs import FaultyVFS
+from tests.support.serving import SECRET, Caller, Events, Serving, mint, refused, serving, text_of
 
 LATE_SEQUENCE = 5
 

@@ -12,8 +12,8 @@ from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL
 from metamorph.vault.v1.vault_service_pb2 import GetUsageRequest
 
 from tests.chat.test_turns import asking, get_session
-from tests.fakes.messages_api import FakeMessagesApi, Refusal, Reply
-from tests.serving import Caller, Serving
+from tests.support.fakes.messages_api import FakeMessagesApi, Refusal, Reply
+from tests.support.serving import Caller, Serving
 
 TITLE = Reply((" “Two birds”\n",), usage={"input_tokens": 100})
 

@@ -10,8 +10,8 @@ from metamorph.chat.v1 import generation_pb2, message_pb2, turn_pb2
 from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CountTokensRequest
 
 from tests.chat.test_turns import asking, followed, get_turn
-from tests.fakes.messages_api import FakeMessagesApi, Reply, compaction, redacted_thinking, thinking, tool_use
-from tests.serving import Caller, Serving, refused, send_request, text_block, text_of
+from tests.support.fakes.messages_api import FakeMessagesApi, Reply, compaction, redacted_thinking, thinking, tool_use
+from tests.support.serving import Caller, Serving, refused, send_request, text_block, text_of
 
 # Numbers and an order of members that a Struct would not keep.
 SCHEMA = (

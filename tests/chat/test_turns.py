@@ -12,8 +12,8 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
 from metamorph.chat.v1.session_pb2 import Session
 
-from tests.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup, Refusal, Reply, Silence
-from tests.serving import Caller, Events, Serving, refused, serving, text_of
+from tests.support.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup, Refusal, Reply, Silence
+from tests.support.serving import Caller, Events, Serving, refused, serving, text_of
 
 WORDS = tuple(f"word{number} " for number in range(200))
 

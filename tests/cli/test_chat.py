@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.proxy import CuttingProxy
-from tests.serving import Serving, mint, text_of
+from tests.support.proxy import CuttingProxy
+from tests.support.serving import Serving, mint, text_of
 
 METAMORPH = [sys.executable, "-m", "metamorphd"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.serving import ROOT, Serving, mint, text_of
-from tests.tools import require
+from tests.support.programs import require
+from tests.support.serving import ROOT, Serving, mint, text_of
 
 TYPESCRIPT = ROOT / "clients" / "typescript"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from metamorphd.server import NAMES
 
-from tests.serving import Serving, mint
-from tests.tools import require
+from tests.support.programs import require
+from tests.support.serving import Serving, mint
 
 
 async def grpcurl(running: Serving, *arguments: str) -> tuple[int | None, str, str]:

@@ -12,9 +12,9 @@ from metamorph.client import MetamorphClient, MetamorphError
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 
 from tests.chat.test_turns import WORDS, asking, deltas
-from tests.clients.proxy import CuttingProxy
-from tests.fakes.messages_api import FakeMessagesApi, Reply
-from tests.serving import Serving, mint, serving
+from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.proxy import CuttingProxy
+from tests.support.serving import Serving, mint, serving
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import metamorphd
 
-from tests.serving import ROOT
+from tests.support.serving import ROOT
 
 PACKAGE = Path(metamorphd.__file__).parent
 

@@ -17,7 +17,7 @@ from metamorphd.services.admin import AdminService
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.vault import VaultService
 
-from tests.serving import ALL, Caller, Refusal, Serving, mint, refused, serving, text_block
+from tests.support.serving import ALL, Caller, Refusal, Serving, mint, refused, serving, text_block
 
 METHODS = methods_of(SERVICES)
 SERVICERS = {"ChatService": ChatService, "VaultService": VaultService, "AdminService": AdminService}

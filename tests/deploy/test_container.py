@@ -23,8 +23,8 @@ import pytest
 from metamorphd.settings import Settings
 
 from tests.deploy.dockerfile import stages
-from tests.serving import ROOT, SECRET
-from tests.tools import require
+from tests.support.programs import require
+from tests.support.serving import ROOT, SECRET
 
 BUILD, FINAL = stages(ROOT / "Dockerfile")
 ALL = [*BUILD.instructions, *FINAL.instructions]

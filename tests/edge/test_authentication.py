@@ -12,8 +12,8 @@ from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest,
 from metamorphd.auth.tokens import LEEWAY_SECONDS
 
 from tests.chat.test_turns import asking, deltas, followed
-from tests.fakes.messages_api import FakeMessagesApi, Reply
-from tests.serving import SECRET, Caller, Serving, mint, refused, serving
+from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.serving import SECRET, Caller, Serving, mint, refused, serving
 
 
 async def who(caller: Caller) -> WhoAmIResponse:

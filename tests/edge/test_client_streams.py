@@ -15,7 +15,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorphd import server
 from metamorphd.auth.tokens import LEEWAY_SECONDS
 
-from tests.serving import Caller, Serving, refused, serving, upload_requests
+from tests.support.serving import Caller, Serving, refused, serving, upload_requests
 
 UPLOAD = "/metamorph.chat.v1.ChatService/UploadAttachment"
 TEXT = upload_requests(b"Hello, attachment", "text/plain")

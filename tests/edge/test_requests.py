@@ -16,7 +16,7 @@ from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 from metamorph.chat.v1.session_pb2 import Session
 from metamorphd.edge import pipeline as interceptor
 
-from tests.serving import Caller, Serving, refused, send_request, serving, text_block
+from tests.support.serving import Caller, Serving, refused, send_request, serving, text_block
 
 CREATE = "/metamorph.chat.v1.ChatService/CreateSession"
 SEND = "/metamorph.chat.v1.ChatService/SendMessage"

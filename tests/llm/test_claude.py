@@ -27,7 +27,7 @@ from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
 from metamorphd.models.usage import Usage
 
-from tests.fakes.messages_api import (
+from tests.support.fakes.messages_api import (
     COUNT_PATH,
     Behaviour,
     Count,

@@ -20,9 +20,9 @@ from metamorphd.clock import Clock, beginning, day_of
 from metamorphd.models.usage import Usage
 
 from tests.chat.test_lifecycle import serving_process
-from tests.fakes.messages_api import Count, FakeMessagesApi, Refusal, Reply
-from tests.serving import Caller, Events, Serving, mint, refused, send_request, serving
-from tests.serving import Refusal as Refused
+from tests.support.fakes.messages_api import Count, FakeMessagesApi, Refusal, Reply
+from tests.support.serving import Caller, Events, Serving, mint, refused, send_request, serving
+from tests.support.serving import Refusal as Refused
 
 MODEL = "claude-sonnet-5-5"
 CATALOG = load_catalog(None)

@@ -9,7 +9,7 @@ from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorphd.store import migrations
 
-from tests.serving import SECRET, Caller, refused, serving
+from tests.support.serving import SECRET, Caller, refused, serving
 
 
 def get(caller: Caller) -> Any:

@@ -20,7 +20,7 @@ from metamorphd.store.attachments import (
 from metamorphd.store.database import Transaction
 from metamorphd.store.sqlite.database import SqliteDatabase
 
-from tests.store.rows import KEY
+from tests.support.rows import KEY
 
 COUNT_ATTACHMENTS = "SELECT COUNT(*) FROM attachments WHERE vault_id = :vault_id"
 COUNT_CHUNKS = "SELECT COUNT(*) FROM attachment_chunks WHERE vault_id = :vault_id"

@@ -12,7 +12,7 @@ from metamorphd.store.sessions import delete_session, get_session, list_sessions
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.read import list_events
 
-from tests.store.rows import append, new_session, new_turn, stored_message
+from tests.support.rows import append, new_session, new_turn, stored_message
 
 
 async def page(

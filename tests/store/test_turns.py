@@ -18,7 +18,7 @@ from metamorphd.store.turns.prompt import get_prompt
 from metamorphd.store.turns.read import get_turn, list_events, list_running_turns
 from metamorphd.store.vaults import update_vault
 
-from tests.store.rows import KEY, append, finish, new_message, new_session, new_turn
+from tests.support.rows import KEY, append, finish, new_message, new_session, new_turn
 
 
 async def events(

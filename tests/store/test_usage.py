@@ -27,7 +27,7 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.usage import list_usage, tokens_of
 from metamorphd.store.vaults import get_vault_limits, update_vault, update_vault_limits
 
-from tests.store.rows import KEY, TERMS, finish, new_message, new_session, new_turn
+from tests.support.rows import KEY, TERMS, finish, new_message, new_session, new_turn
 
 DAYS = [date(2030, 1, 31), date(2030, 2, 1), date(2030, 2, 28), date(2030, 3, 1)]
 MODELS = [model.model for model in TERMS.catalog.models]

@@ -1,0 +1,88 @@
+"""Ten thousand streams, over as many connections as that takes, on which nothing happens."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
+from metamorphd.edge.grpc.port import CONCURRENT_STREAMS
+
+from harness.abuse.subject import Figure, Subject, neighbour, p99, subject
+from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.http2 import Connection, block, headers
+from tests.support.serving import mint
+
+PATH = "/metamorph.chat.v1.ChatService/StreamTurn"
+MUTANTS = ("idle-streams-hold-pages",)
+TURNS = 20
+# So many are opened before the first of them is waited for: what is measured is what they cost later on.
+BATCH = 50
+OPEN_SECONDS = 60
+
+
+async def attack(
+    directory: Path,
+    *,
+    streams: int = 10_000,
+    seconds: float = 20,
+    most_megabytes: float = 300,
+    most_milliseconds: float = 20,
+    mutant: str = "",
+) -> list[Figure]:
+    """Follows turns that go no further, with so many streams, while a neighbour calls for so many seconds."""
+    async with FakeMessagesApi(Reply(("a", "b"), hold=asyncio.Event())) as api:
+        environment = {
+            "ANTHROPIC_API_KEY": "sk-test",
+            "ANTHROPIC_BASE_URL": api.base_url,
+            "ANTHROPIC_STALL_SECONDS": "600",
+        }
+        with subject(directory, mutant=mutant, environment=environment) as server:
+            # Warm: the first calls of a server load what is loaded once.
+            async with neighbour(server):
+                await asyncio.sleep(1)
+            turn_ids = await _held_turns(server)
+            async with AsyncExitStack() as stack, server.growing():
+                connections = await _open(stack, server, turn_ids, streams)
+                async with neighbour(server) as calls:
+                    await asyncio.sleep(seconds)
+                open_streams = sum(len(connection.received) - len(connection.ended) for connection in connections)
+            return [
+                Figure("connections", len(connections)),
+                Figure("idle streams that are still open", open_streams, "", "=", streams),
+                Figure("neighbour's calls", len(calls)),
+                Figure("neighbour's calls that failed", calls.count(float("inf")), "", "=", 0),
+                Figure("neighbour's p99", p99(calls), "ms", "≤", most_milliseconds),
+                Figure("memory growth", server.growth, "MB", "≤", most_megabytes),
+                Figure("memory of a stream", server.growth * 1000 / streams, "kB"),
+            ]
+
+
+async def _held_turns(server: Subject) -> list[str]:
+    async with server.caller(vault="hostile") as caller:
+        turn_ids = []
+        for _ in range(TURNS):
+            events = caller.start((await caller.create_session()).session_id)
+            turn_ids.append((await events.next()).turn_id)
+            await events.next()
+            events.call.cancel()
+    return turn_ids
+
+
+async def _open(stack: AsyncExitStack, server: Subject, turn_ids: list[str], streams: int) -> list[Connection]:
+    """Follows the turns in turn; returns once each stream has had what there is."""
+    header_block = block(headers(PATH, mint("hostile")))
+    requests = [StreamTurnRequest(turn_id=turn_id).SerializeToString() for turn_id in turn_ids]
+    connections: list[Connection] = []
+    async with asyncio.timeout(OPEN_SECONDS):
+        for first in range(0, streams, BATCH):
+            if first % CONCURRENT_STREAMS == 0:
+                connections.append(await stack.enter_async_context(Connection(server.target)))
+            for number in range(BATCH):
+                connections[-1].call(header_block, requests[number % TURNS])
+            await connections[-1].until(partial(_all_answered, connections[-1], first % CONCURRENT_STREAMS + BATCH))
+    return connections
+
+
+def _all_answered(connection: Connection, streams: int) -> bool:
+    return len(connection.received) == streams

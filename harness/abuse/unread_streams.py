@@ -1,0 +1,128 @@
+"""Clients that ask for a long reply and never read it: half give HTTP/2 no window, half leave their socket alone."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
+from metamorphd.edge.pipeline import LAST_SEND_SECONDS
+from metamorphd.edge.streams import LOOK_SECONDS, PATIENCE_SECONDS
+
+from harness.abuse.subject import Figure, Subject, since, subject
+from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.http2 import LARGEST_WINDOW, Connection, block, headers
+from tests.support.serving import Caller, mint
+
+CLIENTS = 100
+# Of a client that leaves its socket alone: what they send is more than what is buffered on the way to it.
+DEAF_STREAMS = 4
+PATH = "/metamorph.chat.v1.ChatService/StreamTurn"
+MUTANTS = ("unread-streams-stay",)
+# As long as a reply may be.
+REPLY = Reply(("x" * 4_000,) * 250)
+SMALLEST_SOCKET_BUFFER = 4096
+# The look at all streams, the last send, and a machine that does other things too.
+SLACK_SECONDS = LOOK_SECONDS + LAST_SEND_SECONDS + 5
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A stream that was ended: its client, after how long, and why: a reason, or else a code.
+
+    One of a deaf client's may end OK, when all of it fits between here and there.
+    """
+
+    client: str
+    seconds: float
+    reason: str
+
+
+async def attack(
+    directory: Path,
+    *,
+    seconds: float = PATIENCE_SECONDS,
+    slack: float = SLACK_SECONDS,
+    most_megabytes: float = 100,
+    mutant: str = "",
+) -> list[Figure]:
+    """Against a server that ends what is unread for so many seconds; when it did, and what it held meanwhile."""
+    async with FakeMessagesApi(REPLY) as api:
+        environment = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
+        with subject(directory, mutant=mutant, patience_seconds=seconds, environment=environment) as server:
+            async with server.caller(vault="hostile") as caller:
+                turn_id = await _long_turn(caller)
+            async with server.growing():
+                cuts, told = await _hang(server, turn_id, seconds + slack)
+            whole = Counter(_streams())
+            ours = [cut.seconds for cut in cuts if cut.reason == "READER_TOO_SLOW"]
+            return [
+                Figure("clients", CLIENTS),
+                Figure("clients cut", sum(whole[client] == cut for client, cut in _by_client(cuts)), "", "=", CLIENTS),
+                Figure("streams that nobody read", len(cuts)),
+                Figure("streams of connections that answered no ping", sum(cut.reason == "CANCELLED" for cut in cuts)),
+                Figure("earliest cut for not reading", min(ours, default=0), "s", "≥", seconds),
+                Figure("latest cut", max((cut.seconds for cut in cuts), default=0), "s", "≤", seconds + slack),
+                Figure("clients told so once they give a window", told, "", "=", CLIENTS // 2),
+                Figure("memory growth", server.growth, "MB", "≤", most_megabytes),
+            ]
+
+
+async def _long_turn(caller: Caller) -> str:
+    session = await caller.create_session()
+    events = await caller.send(session.session_id)
+    return events[0].turn_id
+
+
+def _streams() -> Iterator[str]:
+    """A client's number for each of its streams. The even ones are deaf."""
+    for number in range(CLIENTS):
+        yield from [str(number)] * (1 if number % 2 else DEAF_STREAMS)
+
+
+async def _hang(server: Subject, turn_id: str, seconds: float) -> tuple[list[Cut], int]:
+    """Opens all streams, and goes on until all are cut, at most for so many seconds.
+
+    The cuts, and how many see the end once they give HTTP/2 a window.
+    """
+    request = StreamTurnRequest(turn_id=turn_id).SerializeToString()
+    token = mint("hostile")
+    connections: dict[str, Connection] = {}
+    async with AsyncExitStack() as stack:
+        for client in _streams():
+            if client not in connections:
+                connections[client] = await stack.enter_async_context(_client(server, deaf=int(client) % 2 == 0))
+            connections[client].call(block([*headers(PATH, token), ("x-request-id", client)]), request)
+        cuts = await _all_cuts(server, seconds)
+        for connection in connections.values():
+            connection.widen(LARGEST_WINDOW)
+        await asyncio.sleep(1)
+        return cuts, sum(len(connection.ended) for connection in connections.values())
+
+
+def _client(server: Subject, *, deaf: bool) -> Connection:
+    if deaf:
+        return Connection(server.target, reads=False, receive_buffer=SMALLEST_SOCKET_BUFFER)
+    return Connection(server.target, window=0)
+
+
+async def _all_cuts(server: Subject, seconds: float) -> list[Cut]:
+    began = time.monotonic()
+    while True:
+        cuts = list(_cuts(server))
+        if since(began) > seconds or len(cuts) == len(list(_streams())):
+            return cuts
+        await asyncio.sleep(0.5)
+
+
+def _cuts(server: Subject) -> Iterator[Cut]:
+    for line in server.lines():
+        if line.get("endpoint") == PATH:
+            yield Cut(line["call_id"], line["duration"] / 1000, line.get("reason", line["code"]))
+
+
+def _by_client(cuts: list[Cut]) -> Iterable[tuple[str, int]]:
+    return Counter(cut.client for cut in cuts).items()

@@ -1,0 +1,62 @@
+"""Mutants against the verifier as the server builds it: `python -m harness.abuse.verifying KEYS COUNT SEED [MUTANT]`.
+
+The settings come from the environment, as the server's do. Says what was found as JSON.
+"""
+
+import asyncio
+import itertools
+import json
+import sys
+from pathlib import Path
+
+from metamorphd import settings
+from metamorphd.auth.http_client import Web
+from metamorphd.auth.revoked_tokens import Revocations
+from metamorphd.auth.tokens import TokenVerifier
+from metamorphd.clock import Clock
+from metamorphd.errors import Unauthenticated
+from metamorphd.models.caller import Caller
+from metamorphd.server import _verifier
+
+from harness.abuse.crafted import crafted
+from harness.abuse.jose import Keys
+from harness.abuse.mutants import MUTANTS
+from harness.abuse.mutations import Mutations
+from harness.abuse.tally import ACCEPTED, Tally
+
+
+async def outcome(verifier: TokenVerifier, text: str) -> str:
+    """`accepted`, the reason of the refusal, or in words what was raised instead of one."""
+    try:
+        verified = verifier.verify(text)
+        if not isinstance(verified, Caller):
+            await verified
+    except Unauthenticated as refusal:
+        return refusal.reason_name()
+    # Whatever else there is: to find it is the point.
+    except BaseException as exc:
+        return f"unhandled: {exc!r:.200}"
+    return ACCEPTED
+
+
+async def main(keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
+    """What became of valid tokens, of the crafted ones, and of so many mutants."""
+    web, revocations = Web(), Revocations()
+    revocations.load([])
+    verifier = _verifier(settings.load(), clock=Clock(), web=web, revocations=revocations)
+    told = {name: Tally() for name in ("valid", "crafted", "mutants")}
+    for text in keys.valid():
+        told["valid"].add(text, await outcome(verifier, text))
+    for name, text in crafted(keys).items():
+        told["crafted"].add(name, await outcome(verifier, text))
+    for text in itertools.islice(Mutations(keys.valid(), keys, seed=seed), count):
+        told["mutants"].add(text, await outcome(verifier, text))
+    await web.close()
+    return told
+
+
+if __name__ == "__main__":
+    if sys.argv[4:]:
+        MUTANTS[sys.argv[4]]()
+    tallies = asyncio.run(main(Keys.load(Path(sys.argv[1])), count=int(sys.argv[2]), seed=int(sys.argv[3])))
+    sys.stdout.write(json.dumps({name: vars(tally) for name, tally in tallies.items()}))

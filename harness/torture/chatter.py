@@ -1,0 +1,197 @@
+"""A client that chats through everything, with the Python client as it is."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import grpc
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1 import message_pb2, session_pb2, turn_pb2
+from metamorph.client import MetamorphClient, MetamorphError
+
+from harness.torture.ledger import ENDLESS, GARBLED, GIVEN_UP, LOST, REPEATED, UNREPLAYABLE, Ledger, Told
+from tests.support.serving import mint
+
+SESSIONS = 3
+TURNS_OF_SESSION = 10
+VAULTS = 4
+NEVER = 1_000_000
+AGAIN_SECONDS = 0.05
+
+
+class Chatter:
+    """One client: a few sessions, one turn after the other, each also read from another connection."""
+
+    def __init__(self, number: int, *, target: str, seed: int, ledger: Ledger) -> None:
+        self._random = random.Random(f"{seed} {number}")  # noqa: S311, repeatable
+        self._ledger = ledger
+        token = mint(vault=f"vault-{number % VAULTS}", user=f"user-{number}")
+        self._client, self._other = (
+            MetamorphClient(target, token=token, on_retry=self._retried) for _ in ("its own", "another's")
+        )
+        self._sessions: dict[str, int] = {}
+        self._told: list[Told] = []
+        self.stopping = False
+
+    async def run(self) -> None:
+        """Chats until `stopping`."""
+        while not self.stopping:
+            told = Told(self._uuid(), await self._session())
+            self._ledger.turns.append(told)
+            self._told.append(told)
+            async with asyncio.TaskGroup() as followers:
+                carried = await self._carried_through(told, self._turn(told, followers))
+            if carried:
+                self._ledger.ended(told)
+                await self._carried_through(told, self._again(told))
+
+    async def close(self) -> None:
+        """Hangs up."""
+        await self._client.__aexit__()
+        await self._other.__aexit__()
+
+    def _retried(self, refusal: MetamorphError) -> None:
+        self._ledger.retries[refusal.reason or refusal.code.name] += 1
+
+    async def _session(self) -> str:
+        while len(self._sessions) < SESSIONS:
+            self._sessions[await self._create_session()] = TURNS_OF_SESSION
+        session_id = self._random.choice(list(self._sessions))
+        self._sessions[session_id] -= 1
+        if not self._sessions[session_id]:
+            del self._sessions[session_id]
+        return session_id
+
+    async def _create_session(self) -> str:
+        request = pb.CreateSessionRequest(request_id=self._uuid(), session=session_pb2.Session(title="torture"))
+        made = await _until_answered(lambda: self._client.chat.CreateSession(request, metadata=self._client.metadata))
+        return str(made.session.session_id)
+
+    def _uuid(self) -> str:
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+    async def _carried_through(self, told: Told, calls: Coroutine[Any, Any, None]) -> bool:
+        try:
+            await calls
+        except MetamorphError as refusal:
+            self._refused(told, refusal)
+            await asyncio.sleep(0.1)
+            return False
+        finally:
+            told.ended.set()
+        return True
+
+    def _refused(self, told: Told, refusal: MetamorphError) -> None:
+        kinds = {"TURN_NOT_FOUND": LOST, "SESSION_NOT_FOUND": LOST, "SEQUENCE_AHEAD": UNREPLAYABLE}
+        kind = kinds.get(refusal.reason, GIVEN_UP) if told.events else GIVEN_UP
+        self._ledger.fault(kind, f"{told.turn_id}: {refusal}")
+
+    async def _turn(self, told: Told, followers: asyncio.TaskGroup) -> None:
+        leaves_after = self._random.choice([1, 3, NEVER, NEVER, NEVER])
+        cancelled_after = self._random.choice([2, 5, *[NEVER] * 8])
+        sending = self._client.send(told.session_id, told.text, request_id=told.text)
+        async for event in sending:
+            told.saw(event)
+            if len(told.events) == cancelled_after:
+                followers.create_task(self._cancel(told))
+            if self._random.random() < 1 / len(told.events):
+                followers.create_task(self._follow(told, self._random.randint(0, len(told.events))))
+            if len(told.events) == leaves_after:
+                break
+        await sending.aclose()
+        if not told.status:
+            async for event in self._other.follow(told.turn_id, len(told.events)):
+                told.saw(event)
+
+    async def _cancel(self, told: Told) -> None:
+        """Cancels a turn; how it has ended is then told once and for all."""
+        request = pb.CancelTurnRequest(turn_id=told.turn_id)
+        try:
+            answer = await _until_answered(lambda: self._other.chat.CancelTurn(request, metadata=self._other.metadata))
+        except MetamorphError as refusal:
+            self._refused(told, refusal)
+        else:
+            await told.ended.wait()
+            if answer.turn.status != told.status:
+                self._ledger.fault(ENDLESS, f"{told.turn_id}: {answer.turn.status} once cancelled, then {told.status}")
+
+    async def _again(self, told: Told) -> None:
+        await self._follow(told, self._random.choice([0, self._random.randint(0, len(told.events))]))
+        if self._random.random() < 0.2:
+            events = [event async for event in self._other.send(told.session_id, told.text, request_id=told.text)]
+            if events and events[0].turn_id != told.turn_id:
+                self._ledger.fault(REPEATED, f"{told.text}: {told.turn_id}, {events[0].turn_id}")
+            else:
+                self._ledger.replayed(told, 0, events)
+
+    async def _follow(self, told: Told, after: int) -> None:
+        """Reads a turn from another connection, and compares once its end was seen."""
+        try:
+            events = [event async for event in self._other.follow(told.turn_id, after)]
+        except MetamorphError as refusal:
+            self._refused(told, refusal)
+        else:
+            await told.ended.wait()
+            self._ledger.replayed(told, after, events)
+
+    async def check(self) -> list[tuple[float, float]]:
+        """Asks for everything again, from a server that stays up; the (create, finish) times of its turns."""
+        spans = []
+        for told in self._told:
+            if not told.turn_id:
+                self._ledger.fault(GIVEN_UP, f"{told.text} was never acknowledged")
+                continue
+            try:
+                turn = await self._get_turn(told.turn_id)
+            except grpc.aio.AioRpcError as error:
+                self._refused(told, MetamorphError.of(error))
+                continue
+            if turn.status != told.status or turn.last_sequence != len(told.events):
+                self._ledger.fault(ENDLESS, f"{told.turn_id}: {turn.status}, {turn.last_sequence} events")
+                continue
+            spans.append((turn.create_time.ToNanoseconds() / 1e9, turn.finish_time.ToNanoseconds() / 1e9))
+            await self._follow(told, 0)
+        for session_id in {told.session_id: None for told in self._told}:
+            await self._check_session(session_id)
+        return spans
+
+    async def _get_turn(self, turn_id: str) -> turn_pb2.Turn:
+        request = pb.GetTurnRequest(turn_id=turn_id)
+        return (await self._client.chat.GetTurn(request, metadata=self._client.metadata)).turn
+
+    async def _list_messages(self, session_id: str) -> list[message_pb2.Message]:
+        request = pb.ListMessagesRequest(session_id=session_id, all_branches=True, page_size=1000)
+        return list((await self._client.chat.ListMessages(request, metadata=self._client.metadata)).messages)
+
+    async def _check_session(self, session_id: str) -> None:
+        try:
+            listed = await self._list_messages(session_id)
+        except grpc.aio.AioRpcError as error:
+            self._ledger.fault(LOST, f"{session_id}: {MetamorphError.of(error)}")
+            return
+        messages = {message.message_id: message for message in listed}
+        for told in self._told:
+            if told.session_id != session_id or not told.turn_id:
+                continue
+            if told.user_message_id not in messages:
+                self._ledger.fault(LOST, f"{told.user_message_id} of {told.turn_id}")
+            same = sum(message.content[0].text.text == told.text for message in listed)
+            if same > 1:
+                self._ledger.fault(REPEATED, f"{told.text}: {same}")
+            finished = turn_pb2.TurnEvent.FromString(told.events[-1]).turn_finished
+            if told.reply_message_id and messages.get(told.reply_message_id) != finished.message:
+                self._ledger.fault(GARBLED, f"{told.reply_message_id} as it is listed")
+
+
+async def _until_answered(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Repeats what may be repeated. Raises MetamorphError where that does not help."""
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            refusal = MetamorphError.of(error)
+            if not refusal.resumable:
+                raise refusal from error
+        await asyncio.sleep(AGAIN_SECONDS)

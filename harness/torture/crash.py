@@ -1,0 +1,132 @@
+"""Rounds of kill -9, at random moments and at named points, under clients that chat through all of them."""
+
+import asyncio
+import math
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from metamorph import client
+from metamorph.chat.v1.turn_pb2 import TURN_STATUS_CANCELLED as CANCELLED
+from metamorph.chat.v1.turn_pb2 import TURN_STATUS_INTERRUPTED as INTERRUPTED
+
+from harness.abuse.subject import Figure
+from harness.torture.chatter import Chatter
+from harness.torture.kill_points import POINTS
+from harness.torture.ledger import DIED, ENDLESS, LONG_SECONDS, Ledger, longest_running
+from harness.torture.mutants import patching
+from harness.torture.zygote import Life, Zygote, free_port
+from tests.support.processes import Service, service
+
+CLIENTS = 20
+WORDS = 40
+# A round's longest life where it dies at a random moment, and where it has not passed its point.
+LONGEST_SECONDS = 1.6
+OVERDUE_SECONDS = 3.0
+# How often a point is passed within a life: few turns begin and end in one.
+PASSES = {"start": 15, "finish": 15}
+MANY_PASSES = 100
+LAST_TURNS_SECONDS = 15.0
+MUTANT_SECONDS = 3.0
+NOTED_ROUNDS = 100
+
+
+class Crash:
+    """The server's lives, one a round. Stops early at the first fault if it looks for a mutant."""
+
+    def __init__(self, zygote: Zygote, *, seed: int, mutant: str) -> None:
+        self.ledger = Ledger()
+        self.lives: list[Life] = []
+        self.by_point = 0
+        self._zygote = zygote
+        self._random = random.Random(seed)  # noqa: S311, repeatable
+        self._mutant = mutant
+
+    async def under(self, chatters: Sequence[Chatter], rounds: int) -> list[tuple[float, float]]:
+        """The rounds, while all chat; then a life that does not end, which is asked for everything again.
+
+        Answers the (create, finish) times of all turns.
+        """
+        chatting = [asyncio.create_task(chatter.run()) for chatter in chatters]
+        await self.rounds(rounds)
+        await self.last()
+        for chatter in chatters:
+            chatter.stopping = True
+        _, hanging = await asyncio.wait(chatting, timeout=MUTANT_SECONDS if self._mutant else LAST_TURNS_SECONDS)
+        for task in hanging:
+            task.cancel()
+            self.ledger.fault(ENDLESS, "a client that still waits for its turn's end")
+        await asyncio.gather(*chatting, return_exceptions=bool(hanging))
+        spans = await asyncio.gather(*(chatter.check() for chatter in chatters))
+        for chatter in chatters:
+            await chatter.close()
+        return [span for of_chatter in spans for span in of_chatter]
+
+    async def rounds(self, count: int) -> None:
+        """So many lives that end by SIGKILL."""
+        for number in range(count):
+            if number % NOTED_ROUNDS == 0:
+                sys.stderr.write(f"crash: {number} of {count} rounds, {len(self.ledger.turns)} turns\n")
+            if self._mutant and self.ledger.faults:
+                return
+            point = self._random.choice([*POINTS, *[""] * len(POINTS)])
+            passes = PASSES.get(point.partition(" ")[2], MANY_PASSES)
+            passed = math.ceil(math.exp(self._random.uniform(0, math.log(passes))))
+            seconds = OVERDUE_SECONDS if point else self._random.uniform(0, LONGEST_SECONDS)
+            life = self._start(point=point, count=passed)
+            self.by_point += await life.ends_within(seconds) and bool(point)
+            await self._zygote.kill()
+            if life.status != -signal.SIGKILL:
+                self.ledger.fault(DIED, str(life))
+                return
+
+    async def last(self) -> None:
+        """A life that does not end. Raises RuntimeError if the server cannot start."""
+        if not await self._start().until_serving():
+            raise RuntimeError(f"the server does not start: {self._zygote.log.read_text()[-2000:]}")
+
+    def _start(self, *, point: str = "", count: int = 0) -> Life:
+        life = self._zygote.start(mutant=self._mutant, point=point, count=count)
+        self.lives.append(life)
+        return life
+
+
+async def crash(directory: Path, *, rounds: int, seed: int, clients: int = CLIENTS, mutant: str = "") -> list[Figure]:
+    """Kills so often; what was lost."""
+    arguments = ["--words", str(WORDS), "--delay-ms", "15", "--random"]
+    with service(["tests.support.fakes.messages_api", *arguments], directory) as api, patching() as patch:
+        # gRPC would let all clients of a process share one connection.
+        patch(client, "OPTIONS", [*client.OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
+        async with _zygote(directory, api) as zygote:
+            run = Crash(zygote, seed=seed, mutant=mutant)
+            chatters = [
+                Chatter(number, target=zygote.target, seed=seed, ledger=run.ledger) for number in range(clients)
+            ]
+            spans = await run.under(chatters, rounds)
+            await zygote.kill()
+    return _figures(run, rounds, spans)
+
+
+def _zygote(directory: Path, api: Service) -> Zygote:
+    return Zygote(
+        directory, port=free_port(), anthropic_api_key="sk-torture", anthropic_base_url=f"http://{api.target}"
+    )
+
+
+def _figures(run: Crash, rounds: int, spans: list[tuple[float, float]]) -> list[Figure]:
+    served = [life.served_at - life.began for life in run.lives if life.served_at]
+    ended = Counter(told.status for told in run.ledger.turns)
+    return [
+        Figure("rounds of kill -9", len(run.lives) - 1, "", "=", rounds),
+        Figure("of them at a named point", run.by_point),
+        Figure("from start to serving, median", median(served), "s"),
+        Figure("the same, longest", max(served), "s"),
+        *run.ledger.figures(),
+        Figure("turns that were cancelled", ended[CANCELLED]),
+        Figure("turns that a crash interrupted", ended[INTERRUPTED]),
+        Figure("longest that one still ran after a start", longest_running(run.lives, spans), "s", "≤", LONG_SECONDS),
+    ]

@@ -1,0 +1,217 @@
+"""Servers that start fast and die as they are told: forked from a process that has imported everything.
+
+`python -m harness.torture.zygote LOG` reads commands, one JSON object a line, and tells what becomes of the servers.
+"""
+
+import asyncio
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import grpc.aio
+import uvloop
+from metamorphd import server, settings
+from metamorphd.observe import configure_logging
+
+from harness.torture.kill_points import arm
+from harness.torture.mutants import mutate
+from tests.support.serving import ROOT, SECRET
+
+END_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class Life:
+    """One server from its start to its end; times are those of the wall clock, in seconds."""
+
+    began: float
+    pid: int = 0
+    served_at: float = 0.0
+    ended_at: float = 0.0
+    cpu_seconds: float = 0.0
+    status: int = 0
+    serving: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    async def until_serving(self) -> bool:
+        """Whether it serves now; otherwise it has ended before."""
+        waits = [asyncio.create_task(event.wait()) for event in (self.serving, self.ended)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        return self.serving.is_set()
+
+    async def ends_within(self, seconds: float) -> bool:
+        """Whether it ends by itself."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class Zygote:
+    """Forks one server at a time, each on the same port and database, with `settings` over those of a test."""
+
+    def __init__(self, directory: Path, *, port: int, **overrides: Any) -> None:
+        self.log = directory / "servers.log"
+        self._settings = {
+            "emblem_jwt_secret": SECRET,
+            "emblem_api_url": "",
+            "listen_address": "127.0.0.1",
+            "port": 0,
+            "grpc_port": port,
+            "database_path": str(directory / "metamorph.db"),
+            "rate_limit_requests": 0,
+            "auth_failure_requests": 0,
+            "log_level": "warning",
+        } | overrides
+        self.target = f"127.0.0.1:{port}"
+        self._directory = directory
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "harness.torture.zygote", str(self.log),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=self._directory,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "MALLOC_ARENA_MAX": "2"},
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        await self._process.stdout.readline()
+        self._reading = asyncio.create_task(self._read(self._process.stdout))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # Its standard input ends: it kills what it has forked, and ends.
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await self._process.wait()
+        await self._reading
+
+    def start(self, *, mutant: str = "", point: str = "", count: int = 0) -> Life:
+        """Starts a server; the one before must have ended. It dies at the `count`-th `point`, if there is one."""
+        self._life = Life(time.time())
+        self._tell(do="start", mutant=mutant, point=point, count=count, settings=self._settings)
+        return self._life
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Signals the server, if it has not ended."""
+        self._tell(do="signal", signum=int(signum))
+
+    async def kill(self) -> None:
+        """Ends the server by SIGKILL, if it has not ended. Raises TimeoutError if it stays."""
+        self.signal(signal.SIGKILL)
+        async with asyncio.timeout(END_SECONDS):
+            await self._life.ended.wait()
+
+    def _tell(self, **command: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+
+    async def _read(self, reports: asyncio.StreamReader) -> None:
+        async for line in reports:
+            report = json.loads(line)
+            match report["is"]:
+                case "forked":
+                    self._life.pid = report["pid"]
+                case "serving":
+                    self._life.served_at = time.time()
+                    self._life.serving.set()
+                case "ended":
+                    self._life.status, self._life.ended_at = report["status"], time.time()
+                    self._life.cpu_seconds = report["cpu_seconds"]
+                    self._life.ended.set()
+
+
+def _report(descriptor: int, **report: Any) -> None:
+    os.write(descriptor, json.dumps(report).encode() + b"\n")
+
+
+def _serve(command: dict[str, Any], reports: int) -> None:
+    mutate(command["mutant"])
+    if command["point"]:
+        arm(command["point"], command["count"])
+    loaded = settings.load(**command["settings"])
+    configure_logging(loaded.log_level)
+    uvloop.run(server.serve(loaded, announce=lambda _: _report(reports, **{"is": "serving"})))
+
+
+class _Child:
+    """A forked server. `pidfd` (pidfd_open(2)) is readable once it has ended; no other process can be meant by it."""
+
+    def __init__(self, command: dict[str, Any], reports: int) -> None:
+        self._reports = reports
+        self._pid = os.fork()
+        if not self._pid:
+            _be_a_server(command, reports)
+        self.pidfd = os.pidfd_open(self._pid)
+        _report(reports, **{"is": "forked", "pid": self._pid})
+
+    def end(self) -> None:
+        """Reports how it ended; waits for that."""
+        _, status, used = os.wait4(self._pid, 0)
+        os.close(self.pidfd)
+        code = os.waitstatus_to_exitcode(status)
+        _report(self._reports, **{"is": "ended", "status": code, "cpu_seconds": used.ru_utime + used.ru_stime})
+
+
+def _be_a_server(command: dict[str, Any], reports: int) -> NoReturn:
+    status = 1
+    try:
+        # Not closed: whatever is opened next would be taken for it.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        _serve(command, reports)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def main() -> None:
+    """Until standard input ends."""
+    # The channel starts nothing; what else takes time on first use is loaded by it, once for all who are forked.
+    __import__("anthropic")
+    assert grpc.aio is not None
+    reports = os.dup(1)
+    log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    _report(reports, **{"is": "ready"})
+    child, buffered = None, b""
+    while True:
+        ready, _, _ = select.select([0, child.pidfd] if child else [0], [], [])
+        if child and child.pidfd in ready:
+            child.end()
+            child = None
+        if 0 in ready:
+            told = os.read(0, 65_536)
+            *lines, buffered = (buffered + told).split(b"\n")
+            for command in map(json.loads, lines):
+                if command["do"] == "start":
+                    child = _Child(command, reports)
+                elif child:
+                    signal.pidfd_send_signal(child.pidfd, command["signum"])
+            if not told:
+                break
+    if child:
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        child.end()
+
+
+if __name__ == "__main__":
+    main()

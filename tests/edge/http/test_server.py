@@ -1,0 +1,65 @@
+"""The HTTP shim."""
+
+import re
+from pathlib import Path
+
+import httpx
+from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorphd.edge.grpc.health import Health
+from metamorphd.edge.http.server import application
+from metamorphd.observe import Metrics
+from metamorphd.store.sqlite.database import SqliteDatabase
+
+from tests.support.serving import Caller, Serving
+
+
+async def test_health_answers_the_guides_body_with_security_headers(running: Serving) -> None:
+    async with httpx.AsyncClient(base_url=running.http) as http:
+        response = await http.get("/health", headers={"host": "healthcheck.railway.app"})
+    assert response.status_code == 200
+    assert response.json().keys() == {"status", "timestamp"}
+    assert response.json()["status"] == "ok"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", response.json()["timestamp"])
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["x-frame-options"] == "DENY"
+    assert response.headers["x-xss-protection"] == "1; mode=block"
+    assert "server" not in response.headers
+
+
+async def test_unknown_paths_and_methods_are_refused_with_the_same_headers(running: Serving) -> None:
+    async with httpx.AsyncClient(base_url=running.http) as http:
+        responses = [await http.get("/"), await http.post("/health"), await http.get("/../etc/passwd")]
+    assert [response.status_code for response in responses] == [404, 405, 404]
+    assert all(response.headers["x-frame-options"] == "DENY" for response in responses)
+
+
+async def test_health_names_the_failing_check(tmp_path: Path) -> None:
+    database = SqliteDatabase(path=tmp_path / "health.db", synchronous="FULL")
+    health = Health(database=database, services=[])
+    shim = application(failing=health.failing, registry=Metrics().registry)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(shim), base_url="http://test") as http:
+        starting = await http.get("/health")
+        await health.ready()
+        unopened = await http.get("/health")
+        await database.open()
+        opened = await http.get("/health")
+        await health.drain()
+        draining = await http.get("/health")
+        await database.close()
+    assert [answer.status_code for answer in (starting, unopened, opened, draining)] == [503, 503, 200, 503]
+    assert [answer.json().get("check") for answer in (starting, unopened, draining)] == [
+        "starting",
+        "store",
+        "draining",
+    ]
+
+
+async def test_metrics_count_calls_by_method_and_code_and_name_no_tenant(running: Serving, alice: Caller) -> None:
+    await alice.vault.WhoAmI(WhoAmIRequest(), metadata=alice.metadata)
+    async with httpx.AsyncClient(base_url=running.http) as http:
+        text = (await http.get("/metrics")).text
+    line = 'metamorph_calls_total{code="OK",method="/metamorph.vault.v1.VaultService/WhoAmI"} 1.0'
+    assert line in text.splitlines()
+    assert "metamorph_running_turns 0.0" in text
+    assert "acme" not in text
+    assert "alice" not in text

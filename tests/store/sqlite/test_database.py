@@ -1,0 +1,241 @@
+"""The database: where operations run, and what it promises them."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metamorphd.errors import SessionNotFound, StartupRefused, StoreBusy, StoreNotReady
+from metamorphd.store.database import Transaction
+from metamorphd.store.sessions import get_session
+from metamorphd.store.sqlite import writer
+from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
+
+from tests.support.rows import new_session
+
+
+def at(path: Path) -> SqliteDatabase:
+    return SqliteDatabase(path=path, synchronous="FULL")
+
+
+async def pragma(tx: Transaction, *, name: str) -> Any:
+    row = await tx.one(f"PRAGMA {name}")
+    return row and row[0]
+
+
+async def test_the_pragmas_of_the_guide_are_in_force_with_full_synchronous(database: SqliteDatabase) -> None:
+    expected = {"journal_mode": "wal", "synchronous": 2, "cache_size": -64000, "foreign_keys": 1, "busy_timeout": 5000}
+    assert {name: await database.write(pragma, "acme", name=name) for name in expected} == expected
+    assert await database.write(pragma, "acme", name="application_id") == APPLICATION_ID
+
+
+async def test_readers_cannot_write(database: SqliteDatabase) -> None:
+    async def write(tx: Transaction) -> None:
+        await tx.run("DELETE FROM sessions WHERE vault_id = :vault_id")
+
+    with pytest.raises(Exception, match="readonly"):
+        await database.read(write, "acme")
+
+
+async def test_synchronous_normal_is_the_guides_own_setting(tmp_path: Path) -> None:
+    database = SqliteDatabase(path=tmp_path / "normal.db", synchronous="NORMAL")
+    await database.open()
+    assert await database.write(pragma, "acme", name="synchronous") == 1
+    await database.close()
+
+
+async def test_calls_before_open_and_after_close_are_refused(tmp_path: Path) -> None:
+    database = at(tmp_path / "metamorph.db")
+    for call in (database.write, database.read):
+        with pytest.raises(StoreNotReady):
+            await call(get_session, "acme", session_id="ses_1")
+    await database.open()
+    await database.close()
+    with pytest.raises(StoreNotReady):
+        await database.write(get_session, "acme", session_id="ses_1")
+
+
+async def test_a_second_server_on_the_same_file_is_refused(database: SqliteDatabase, tmp_path: Path) -> None:
+    second = at(tmp_path / "metamorph.db")
+    with pytest.raises(StartupRefused, match="in use by another server"):
+        await second.open()
+
+
+async def test_a_closed_file_opens_again_with_what_was_written(tmp_path: Path) -> None:
+    first = at(tmp_path / "metamorph.db")
+    await first.open()
+    session = await new_session(first)
+    await first.close()
+    again = at(tmp_path / "metamorph.db")
+    await again.open()
+    assert await again.read(get_session, "acme", session_id=session.session_id) == session
+    await again.close()
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "metamorph.db"
+    database = at(path)
+    await database.open()
+    await database.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    with pytest.raises(StartupRefused, match="newer server"):
+        await at(path).open()
+
+
+async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (a)")
+    connection.close()
+    with pytest.raises(StartupRefused, match="another program"):
+        await at(path).open()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("theirs",)]
+    connection.close()
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.db"
+    path.write_text("no database at all, but long enough to be read as one\n" * 100)
+    with pytest.raises(StartupRefused, match="cannot be opened"):
+        await at(path).open()
+
+
+async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "metamorph.db"
+    database = at(path)
+    await database.open()
+    for _ in range(200):
+        await new_session(database, title="x" * 200)
+    await database.close()
+    data = bytearray(path.read_bytes())
+    data[8192 : len(data) // 2] = bytes(len(data) // 2 - 8192)
+    path.write_bytes(data)
+    with pytest.raises(StartupRefused, match=r"damaged|cannot be opened"):
+        await at(path).open()
+
+
+async def test_an_operation_that_awaits_anything_else_fails(database: SqliteDatabase) -> None:
+    async def sleeps(tx: Transaction) -> None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="awaited something other than its transaction"):
+        await database.write(sleeps, "acme")
+    assert (await new_session(database)).message_count == 0
+
+
+async def test_an_operation_that_raises_leaves_nothing_while_its_batch_commits(database: SqliteDatabase) -> None:
+    async def creates_and_raises(tx: Transaction) -> None:
+        await tx.run("INSERT INTO vaults VALUES (:vault_id, '', '', '', x'00', 1, 0, 0, NULL, NULL, NULL, NULL)")
+        raise SessionNotFound(session_id="ses_1")
+
+    release = hold_writer(database)
+    failing = asyncio.create_task(database.write(creates_and_raises, "ghost"))
+    sessions = [asyncio.create_task(new_session(database)) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    release.set()
+    with pytest.raises(SessionNotFound):
+        await failing
+    assert len(await asyncio.gather(*sessions)) == 20
+    assert await database.read(count_vaults, "ghost") == 0
+
+
+async def count_vaults(tx: Transaction) -> int:
+    row = await tx.one("SELECT COUNT(*) FROM vaults WHERE vault_id = :vault_id")
+    return int(row[0]) if row else -1
+
+
+def hold_writer(database: SqliteDatabase) -> threading.Event:
+    """Keeps the writer thread busy until the event is set, so that what is written meanwhile is one batch."""
+    release = threading.Event()
+
+    async def waits(tx: Transaction) -> None:
+        release.wait(10)
+
+    task = asyncio.ensure_future(database.write(waits, "acme"))
+    task.add_done_callback(lambda done: done.result())
+    return release
+
+
+async def test_writes_that_wait_together_are_committed_together(database: SqliteDatabase, tmp_path: Path) -> None:
+    await new_session(database)
+    commits = Commits(database)
+    release = hold_writer(database)
+    await asyncio.sleep(0.05)
+    sessions = [asyncio.create_task(new_session(database)) for _ in range(100)]
+    await asyncio.sleep(0.05)
+    release.set()
+    await asyncio.gather(*sessions)
+    assert commits.count <= 3
+
+
+class Commits:
+    """Counts a database's commits from now on."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self.count = 0
+        database._writer.connection.set_commit_hook(self._committed)
+
+    def _committed(self) -> bool:
+        self.count += 1
+        return False
+
+
+async def test_a_full_queue_is_refused_at_once(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(writer, "WRITE_QUEUE", 11)
+    small = at(tmp_path / "small.db")
+    await small.open()
+    release = hold_writer(small)
+    await asyncio.sleep(0.05)
+    waiting = [asyncio.create_task(new_session(small)) for _ in range(10)]
+    await asyncio.sleep(0)
+    with pytest.raises(StoreBusy) as refusal:
+        await new_session(small)
+    assert refusal.value.retry_delay
+    release.set()
+    assert len(await asyncio.gather(*waiting)) == 10
+    await small.close()
+
+
+async def test_close_finishes_what_was_begun(tmp_path: Path) -> None:
+    database = at(tmp_path / "metamorph.db")
+    await database.open()
+    release = hold_writer(database)
+    waiting = [asyncio.create_task(new_session(database)) for _ in range(10)]
+    await asyncio.sleep(0.05)
+    closing = asyncio.create_task(database.close())
+    release.set()
+    await closing
+    assert len(await asyncio.gather(*waiting)) == 10
+
+
+async def test_a_cancelled_write_still_commits(database: SqliteDatabase) -> None:
+    release = hold_writer(database)
+    write = asyncio.create_task(new_session(database, session_id="ses_kept"))
+    await asyncio.sleep(0.05)
+    write.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await write
+    release.set()
+    await new_session(database)
+    assert await database.read(get_session, "acme", session_id="ses_kept")
+
+
+async def test_a_reads_statements_see_one_snapshot(database: SqliteDatabase) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def counts_twice(tx: Transaction) -> tuple[int, int]:
+        before = await count_vaults(tx)
+        write: Coroutine[Any, Any, Any] = new_session(database)
+        asyncio.run_coroutine_threadsafe(write, loop).result(10)
+        return before, await count_vaults(tx)
+
+    assert await database.read(counts_twice, "acme") == (0, 0)
+    assert await database.read(count_vaults, "acme") == 1

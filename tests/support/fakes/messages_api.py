@@ -1,0 +1,385 @@
+"""A Messages API over HTTP on loopback, streaming included, that does what a test tells it to.
+
+`python -m tests.support.fakes.messages_api --port 0 --words N` prints its port and answers every request with N words,
+one an event, until its standard input ends. With `--random` it is 1 to N words, and no two pauses between them are
+alike. With `--stamp` each word is the moment it was sent at, in nanoseconds of the monotonic clock, which processes of
+one machine share.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Self
+
+import uvloop
+
+LARGEST_BODY = 64 * 1024 * 1024
+WRITE_BYTES = 64 * 1024
+RANDOM = random.SystemRandom()
+# A word that is replaced, when it is sent, by the time.
+STAMP = b"0" * 20
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A block of another kind than text: as it starts, and its deltas."""
+
+    start: dict[str, Any]
+    deltas: tuple[dict[str, Any], ...] = ()
+
+
+def thinking(text: str, signature: str = "") -> Block:
+    """Thinking; without a signature it was cut short."""
+    signed = ({"type": "signature_delta", "signature": signature},) if signature else ()
+    told = ({"type": "thinking_delta", "thinking": text},) if text else ()
+    return Block({"type": "thinking", "thinking": "", "signature": ""}, told + signed)
+
+
+def redacted_thinking(data: str) -> Block:
+    """Thinking that must not be shown."""
+    return Block({"type": "redacted_thinking", "data": data})
+
+
+def tool_use(tool_use_id: str, name: str, *pieces: str) -> Block:
+    """A tool call; `pieces` of JSON make its input."""
+    deltas = tuple({"type": "input_json_delta", "partial_json": piece} for piece in pieces)
+    return Block({"type": "tool_use", "id": tool_use_id, "name": name, "input": {}}, deltas)
+
+
+def compaction(summary: str, **opaque: str) -> Block:
+    """A summary of what came before."""
+    delta = {"type": "compaction_delta", "content": summary, **opaque}
+    return Block({"type": "compaction", "content": None}, (delta,))
+
+
+# By identity, so that what a reply is on the wire is made once and kept.
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """A whole reply of `chunks`, text or other blocks, unless it ends early.
+
+    `ending` after the chunks: "stop", "drop" (the connection is reset), "tear" (likewise, in the midst of an event),
+    "error" (an error event of `error_type`), "stall" (silence until the client leaves), "garbage" (an event whose data
+    is `garbage`), "truncate" (the response ends without message_stop). `hold` is waited for after the first
+    `hold_after` chunks. `delay` comes before each chunk; `uneven` makes it anything from none to twice as long.
+    """
+
+    chunks: tuple[str | Block, ...]
+    ending: str = "stop"
+    error_type: str = "api_error"
+    garbage: bytes = b"{no json"
+    stop_reason: str = "end_turn"
+    delay: float = 0.0
+    uneven: bool = False
+    hold: asyncio.Event | None = None
+    hold_after: int = 1
+    stamped: bool = False
+    iterations: tuple[dict[str, Any], ...] = ()
+    usage: dict[str, int] = field(
+        default_factory=lambda: {"input_tokens": 11, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3}
+    )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error instead of a reply; `error_code` names its cause more closely."""
+
+    status: int
+    error_type: object
+    headers: tuple[tuple[str, str], ...] = ()
+    error_code: str = ""
+    message: str = "the provider's own words"
+
+
+@dataclass(frozen=True)
+class Count:
+    """So many tokens, to who asks for them."""
+
+    tokens: object
+
+
+@dataclass(frozen=True)
+class Silence:
+    """No byte of an answer until the client leaves."""
+
+
+@dataclass(frozen=True)
+class Hangup:
+    """The connection is reset before any answer."""
+
+
+Behaviour = Reply | Refusal | Count | Silence | Hangup
+COUNT_PATH = "/v1/messages/count_tokens"
+
+
+@dataclass(frozen=True, eq=False)
+class Received:
+    """A request as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+class FakeMessagesApi:
+    """Serves on loopback, on a free port if `port` is 0. `script` is done first, one a request; then every request gets
+    `default`, or what that answers when asked. `answering` holds the requests that are not answered to the end."""
+
+    def __init__(self, default: Behaviour | Callable[[Received], Behaviour] | None = None, *, port: int = 0) -> None:
+        self.default = default
+        self.port = port
+        self.script: deque[Behaviour] = deque()
+        self.requests: list[Received] = []
+        self.answering: list[Received] = []
+        self.open_streams = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in list(self._connections):
+            writer.transport.abort()
+        await self._server.wait_closed()
+        await asyncio.gather(*self._tasks)
+
+    @property
+    def base_url(self) -> str:
+        """What ANTHROPIC_BASE_URL is set to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._connections.add(writer)
+        try:
+            while (received := await _read(reader)) is not None:
+                self.requests.append(received)
+                self.answering.append(received)
+                try:
+                    await self._answer(received, reader, writer)
+                finally:
+                    self.answering.remove(received)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._connections.discard(writer)
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _answer(self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behaviour = self._behaviour(received)
+        key = received.headers.get("x-api-key") or received.headers.get("authorization", "").removeprefix("Bearer ")
+        if key in ("", "wrong"):
+            behaviour = Refusal(401, "authentication_error")
+        elif "anthropic-version" not in received.headers or bool(received.body.get("stream")) is (
+            received.path == COUNT_PATH
+        ):
+            behaviour = Refusal(400, "invalid_request_error")
+        match behaviour:
+            case Refusal():
+                writer.write(_error_response(behaviour))
+                await writer.drain()
+            case Count(tokens):
+                writer.write(_response(200, {"input_tokens": tokens}))
+                await writer.drain()
+            case Hangup():
+                writer.transport.abort()
+            case Silence():
+                await _unless_left(reader, asyncio.Event().wait())
+            case Reply():
+                self.open_streams += 1
+                self._idle.clear()
+                try:
+                    await _unless_left(reader, self._stream(behaviour, received, writer))
+                finally:
+                    self.open_streams -= 1
+                    if not self.open_streams:
+                        self._idle.set()
+
+    def _behaviour(self, received: Received) -> Behaviour:
+        if self.script:
+            return self.script.popleft()
+        if self.default is None:
+            return _echo(received, counting=received.path == COUNT_PATH)
+        return self.default(received) if callable(self.default) else self.default
+
+    async def _stream(self, reply: Reply, received: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        for count, part in enumerate(_parts(reply, str(received.body.get("model"))), start=-1):
+            if 0 <= count < len(reply.chunks):
+                if reply.hold is not None and count == reply.hold_after:
+                    await reply.hold.wait()
+                if reply.delay:
+                    await asyncio.sleep(reply.delay * (RANDOM.uniform(0, 2) if reply.uneven else 1))
+            writer.write(part.replace(STAMP, b"%020d" % time.monotonic_ns()) if reply.stamped else part)
+            await writer.drain()
+        match reply.ending:
+            case "drop" | "tear":
+                # What was written must arrive first: a reset would overtake it.
+                await asyncio.sleep(0.05)
+                writer.transport.abort()
+            case "stall":
+                await asyncio.Event().wait()
+            case _:
+                writer.write(b"0\r\n\r\n")
+                await writer.drain()
+
+    async def until_idle(self) -> None:
+        """Returns once no reply is being streamed."""
+        async with asyncio.timeout(5):
+            await self._idle.wait()
+
+
+async def _unless_left(reader: asyncio.StreamReader, answer: Coroutine[Any, Any, Any]) -> None:
+    """Answers, unless the client leaves before the end. Raises ConnectionResetError then."""
+    answering, left = asyncio.create_task(answer), asyncio.create_task(reader.read(1))
+    done, waiting = await asyncio.wait({answering, left}, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    # Both: nobody else would read how they ended.
+    await asyncio.gather(answering, left, return_exceptions=True)
+    if left in done:
+        raise ConnectionResetError
+    await answering
+
+
+async def _read(reader: asyncio.StreamReader) -> Received | None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.IncompleteReadError:
+        return None
+    first, *lines = head.split("\r\n")[:-2]
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    length = int(headers.get("content-length", "0"))
+    assert length <= LARGEST_BODY
+    return Received(first.split(" ")[1], headers, json.loads(await reader.readexactly(length) or b"{}"))
+
+
+def _echo(received: Received, *, counting: bool) -> Reply | Count:
+    if counting:
+        return Count(len(json.dumps(received.body["messages"]).split()))
+    last = received.body["messages"][-1]["content"]
+    said = last if isinstance(last, str) else last[-1].get("text", last[-1]["type"])
+    return Reply(chunks=("You ", "said: ", said))
+
+
+@lru_cache(maxsize=16)
+def _parts(reply: Reply, model: str) -> tuple[bytes, ...]:
+    """The response's body: a part before the chunks of text, one each, one after; few large ones if not paced."""
+    parts = _frames(reply, model)
+    if not (reply.delay or reply.hold):
+        whole = b"".join(parts)
+        parts = [whole[start : start + WRITE_BYTES] for start in range(0, len(whole), WRITE_BYTES)]
+    return tuple(b"%x\r\n%b\r\n" % (len(part), part) for part in parts if part)
+
+
+def _frames(reply: Reply, model: str) -> list[bytes]:
+    message: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {**reply.usage, "output_tokens": 1},
+    }
+    frames = [_sse("message_start", message=message) + _sse("ping")]
+    index, text_open = -1, False
+    for chunk in reply.chunks:
+        before = b""
+        if text_open and isinstance(chunk, Block):
+            before, text_open = _sse("content_block_stop", index=index), False
+        if isinstance(chunk, Block):
+            index += 1
+            frames.append(before + _block(index, chunk))
+            continue
+        if not text_open:
+            index, text_open = index + 1, True
+            before = _sse("content_block_start", index=index, content_block={"type": "text", "text": ""})
+        frames.append(before + _sse("content_block_delta", index=index, delta={"type": "text_delta", "text": chunk}))
+    return [*frames, _ending(reply, index if text_open else None)]
+
+
+def _block(index: int, block: Block) -> bytes:
+    deltas = b"".join(_sse("content_block_delta", index=index, delta=delta) for delta in block.deltas)
+    return (
+        _sse("content_block_start", index=index, content_block=block.start)
+        + deltas
+        + _sse("content_block_stop", index=index)
+    )
+
+
+def _ending(reply: Reply, open_block: int | None) -> bytes:
+    match reply.ending:
+        case "stop":
+            delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
+            usage: dict[str, Any] = {"output_tokens": len(reply.chunks)}
+            if reply.iterations:
+                usage["iterations"] = list(reply.iterations)
+            stop = b"" if open_block is None else _sse("content_block_stop", index=open_block)
+            return stop + _sse("message_delta", delta=delta, usage=usage) + _sse("message_stop")
+        case "error":
+            return _sse("error", error={"type": reply.error_type, "message": "the provider's own words"})
+        case "tear":
+            return b'event: content_block_delta\ndata: {"type": "content_block_'
+        case "garbage":
+            return b"event: content_block_delta\ndata: " + reply.garbage + b"\n\n"
+    return b""
+
+
+def _sse(name: str, **data: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps({'type': name, **data})}\n\n".encode()
+
+
+def _error_response(refusal: Refusal) -> bytes:
+    error: dict[str, object] = {"type": refusal.error_type, "message": refusal.message}
+    if refusal.error_code:
+        error["details"] = {"error_code": refusal.error_code}
+    return _response(refusal.status, {"type": "error", "error": error, "request_id": "req_1"}, refusal.headers)
+
+
+def _response(status: int, told: dict[str, object], more: tuple[tuple[str, str], ...] = ()) -> bytes:
+    body = json.dumps(told).encode()
+    headers = (*more, ("content-type", "application/json"), ("content-length", str(len(body))))
+    lines = [f"HTTP/1.1 {status} Answered", *(f"{name}: {value}" for name, value in headers), "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+async def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 is a free one")
+    parser.add_argument("--words", type=int, default=500)
+    parser.add_argument("--stamp", action="store_true")
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="between words")
+    parser.add_argument("--random", action="store_true", help="from 1 to N words, and pauses of any length")
+    arguments = parser.parse_args()
+    words = tuple(f"{STAMP.decode()} " if arguments.stamp else f"word{number} " for number in range(arguments.words))
+    reply = Reply(words, delay=arguments.delay_ms / 1000, stamped=arguments.stamp)
+
+    def some_words(_: Received) -> Reply:
+        return replace(reply, chunks=words[: RANDOM.randint(1, len(words))], uneven=True)
+
+    async with FakeMessagesApi(some_words if arguments.random else reply, port=arguments.port) as api:
+        sys.stdout.write(f"{api.port}\n")
+        sys.stdout.flush()
+        # Serves until whoever started it closes its end.
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    uvloop.run(_main())
