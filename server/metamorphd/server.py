@@ -30,7 +30,7 @@ from metamorphd.edge.grpc.reflection import add_reflection
 from metamorphd.edge.grpc.tls import Certificates, Tls
 from metamorphd.edge.guards import Authenticate, Guard, LimitRate, Limits, Validate, authorize
 from metamorphd.edge.http.server import HttpServer, application
-from metamorphd.edge.methods import SERVICES, methods_of
+from metamorphd.edge.methods import PERMISSIONS, SERVICES, methods_of
 from metamorphd.edge.pipeline import Interceptor
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
 from metamorphd.edge.streams import PATIENCE_SECONDS, Streams
@@ -243,10 +243,14 @@ def _tls(settings: Settings) -> Tls | None:
 
 
 def _verifier(settings: Settings, *, clock: Clock, web: Web, revocations: Revocations) -> TokenVerifier:
+    emblem = None
+    if settings.emblem_api_url:
+        emblem = EmblemApi(url=settings.emblem_api_url, web=web, permissions=PERMISSIONS)
     return TokenVerifier(
+        permissions=PERMISSIONS,
         secrets=settings.jwt_secrets,
         key_set=KeySet(url=settings.emblem_jwks_url, web=web) if settings.emblem_jwks_url else None,
-        emblem=EmblemApi(url=settings.emblem_api_url, web=web) if settings.emblem_api_url else None,
+        emblem=emblem,
         revocations=revocations,
         clock=clock,
         issuer=settings.emblem_jwt_issuer,

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from metamorph.api.v1 import options_pb2
 from metamorph.api.v1.options_pb2 import Permission
@@ -53,6 +54,24 @@ def test_every_rpc_requires_a_permission_and_every_permission_is_used() -> None:
     assert [method.path for method in METHODS.values() if not method.requires] == []
     used = {permission for method in METHODS.values() for permission in method.requires}
     assert used == set(Permission.values()) - {Permission.PERMISSION_UNSPECIFIED}
+
+
+def test_every_rpc_states_its_idempotency_level() -> None:
+    unstated = [
+        method.full_name
+        for service in SERVICES
+        for method in service.methods
+        if not method.GetOptions().HasField("idempotency_level")
+    ]
+    assert unstated == []
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.path)
+def test_an_rpc_has_no_side_effects_if_reading_is_all_that_it_requires(method: Method) -> None:
+    if set(method.requires) <= {Permission.PERMISSION_READ, Permission.PERMISSION_AUTHENTICATED}:
+        assert method.idempotency == MethodOptions.NO_SIDE_EFFECTS
+    elif set(method.requires) != {Permission.PERMISSION_OPERATOR}:
+        assert method.idempotency != MethodOptions.NO_SIDE_EFFECTS
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.path)

@@ -5,6 +5,7 @@ Stricter than PyJWT, which lets a year of 10,000, text for numbers, and characte
 
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from metamorphd.errors import TokenInvalid
@@ -16,15 +17,15 @@ LONGEST_LIFE_SECONDS = 366 * 86_400
 LATEST_SECONDS = 253_402_300_799
 LONGEST_TEXT = {"user": 256, "email": 320, "jti": 256}
 VAULT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-PERMISSIONS = frozenset(
-    {"read", "write", "delete", "admin", "secrets:read", "secrets:write", "sandbox:create", "sandbox:manage"}
-)
 VAULT_CLAIMS = ("vault_id", "vaultId")
 USER_CLAIMS = ("user_id", "userId", "sub")
 
 
-def caller_of(claims: Mapping[str, Any], *, now: int) -> Caller:
-    """The caller that the claims name; `exp` must be there. Raises TokenInvalid."""
+def caller_of(claims: Mapping[str, Any], *, permissions: AbstractSet[str], now: int) -> Caller:
+    """Returns the caller that the claims name; `exp` is required. `permissions` are those that a token can grant.
+
+    Raises TokenInvalid.
+    """
     expire_time = _time(claims, "exp")
     issue_time = _time(claims, "iat")
     # PyJWT has compared it, but takes text and `true` for a time.
@@ -37,7 +38,7 @@ def caller_of(claims: Mapping[str, Any], *, now: int) -> Caller:
         vault_id=vault_id_of(claims),
         user_id=user_id_of(claims),
         email=email_of(claims),
-        permissions=permissions_of(claims),
+        permissions=permissions_of(claims, known=permissions),
         operator=claims.get("operator") is True,
         auth_method="jwt",
         token_id=_text(claims, "jti", kind="jti") if "jti" in claims else None,
@@ -67,8 +68,8 @@ def email_of(claims: Mapping[str, Any]) -> str:
     return _text(claims, "email", kind="email") if claims.get("email", "") != "" else ""
 
 
-def permissions_of(claims: Mapping[str, Any]) -> frozenset[str]:
-    """`permissions`, an array, or `scope`, separated by spaces (RFC 8693). Unknown ones grant nothing."""
+def permissions_of(claims: Mapping[str, Any], *, known: AbstractSet[str]) -> frozenset[str]:
+    """`permissions`, an array, or `scope`, separated by spaces (RFC 8693). Those that are not `known` grant nothing."""
     if "permissions" in claims:
         granted = claims["permissions"]
     else:
@@ -76,7 +77,7 @@ def permissions_of(claims: Mapping[str, Any]) -> frozenset[str]:
         granted = scope.split(" ") if isinstance(scope, str) else None
     if not isinstance(granted, list) or not all(isinstance(permission, str) for permission in granted):
         raise TokenInvalid
-    return PERMISSIONS.intersection(granted)
+    return frozenset(granted) & known
 
 
 def _text(claims: Mapping[str, Any], name: str, *, kind: str) -> str:

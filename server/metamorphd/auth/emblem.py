@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import structlog
@@ -29,11 +30,15 @@ logger = structlog.get_logger(__name__)
 
 
 class EmblemApi:
-    """`POST {url}/vault/info` with the caller's own token: one call for a token at a time, few in a second."""
+    """`POST {url}/vault/info` with the caller's own token: one call for a token at a time, few in a second.
 
-    def __init__(self, *, url: str, web: Web) -> None:
+    `permissions` are those that the API can grant.
+    """
+
+    def __init__(self, *, url: str, web: Web, permissions: AbstractSet[str]) -> None:
         self._url = f"{url.rstrip('/')}/vault/info"
         self._web = web
+        self._permissions = permissions
         self._flight = SingleFlight[Caller]()
         # By digest: whoever has no account can send ten thousand tokens of eight kilobytes.
         self._refused: dict[bytes, float] = {}
@@ -61,7 +66,7 @@ class EmblemApi:
         try:
             if status not in HTTP_SUCCESS:
                 raise TokenInvalid
-            return _caller(body)
+            return _caller(body, self._permissions)
         except TokenInvalid:
             self._refuse(token)
             raise
@@ -95,7 +100,7 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _caller(body: bytes) -> Caller:
+def _caller(body: bytes, permissions: AbstractSet[str]) -> Caller:
     try:
         told: Mapping[str, Any] = json.loads(body)
     except (ValueError, RecursionError):
@@ -106,7 +111,7 @@ def _caller(body: bytes) -> Caller:
         vault_id=vault_id_of({"vaultId": told.get("vaultId")}),
         user_id="" if told.get("userId") is None else user_id_of({"sub": told["userId"]}),
         email="" if told.get("email") is None else email_of(told),
-        permissions=permissions_of({"permissions": told.get("permissions") or []}),
+        permissions=permissions_of({"permissions": told.get("permissions") or []}, known=permissions),
         operator=False,
         auth_method="emblem",
         token_id=None,

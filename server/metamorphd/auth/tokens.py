@@ -5,6 +5,7 @@ import binascii
 import json
 import re
 from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,14 +51,16 @@ class Verified:
 class TokenVerifier:
     """Verifies tokens; what it has verified it keeps, never past the token's expiry.
 
-    `secrets` of at least 32 bytes, the current one first. `issuer` and `audience` must be in the token where they are
-    given. `emblem` is asked about tokens that are not ours: opaque ones, those of another issuer than `issuer`, and
-    all when there is neither secret nor key set. What is ours to verify and fails, fails.
+    `permissions` are those that a token can grant. `secrets` of at least 32 bytes, the current one first. `issuer` and
+    `audience` must be in the token where they are given. `emblem` is asked about tokens that are not ours: opaque ones,
+    those of another issuer than `issuer`, and all when there is neither secret nor key set. What is ours to verify and
+    fails, fails.
     """
 
     def __init__(
         self,
         *,
+        permissions: AbstractSet[str],
         secrets: Sequence[str],
         key_set: KeySet | None,
         emblem: EmblemApi | None,
@@ -66,6 +69,7 @@ class TokenVerifier:
         issuer: str | None,
         audience: str | None,
     ) -> None:
+        self._permissions = permissions
         self._secrets = secrets
         self._key_set = key_set
         self._emblem = emblem
@@ -119,12 +123,12 @@ class TokenVerifier:
         if token is not None and "exp" in token.claims:
             # The API has vouched for the whole of it.
             named = {"vault_id": caller.vault_id, "vaultId": caller.vault_id, "user_id": "unused"}
-            said = caller_of({**token.claims, **named}, now=now)
+            said = caller_of({**token.claims, **named}, permissions=self._permissions, now=now)
             caller = replace(caller, token_id=said.token_id, issue_time=said.issue_time, expire_time=said.expire_time)
         return self._keep(text, caller, longest=now + int(ACCEPTED_SECONDS * 1e6))
 
     def _accept(self, token: Token, claims: Mapping[str, Any]) -> Caller:
-        caller = caller_of(claims, now=self._clock.now())
+        caller = caller_of(claims, permissions=self._permissions, now=self._clock.now())
         return self._keep(token.text, caller, longest=None)
 
     def _keep(self, text: str, caller: Caller, *, longest: int | None) -> Caller:

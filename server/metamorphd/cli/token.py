@@ -7,9 +7,10 @@ import time
 import click
 import jwt
 
-from metamorphd.auth.claims import LONGEST_LIFE_SECONDS, PERMISSIONS, VAULT_ID
+from metamorphd.auth.claims import LONGEST_LIFE_SECONDS, VAULT_ID
 from metamorphd.auth.tokens import SHARED
 from metamorphd.clock import Clock
+from metamorphd.edge.methods import PERMISSIONS
 from metamorphd.settings import load_signing
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 from metamorph.api.v1.options_pb2 import RateClass
 
 from metamorphd.auth.callers import current_caller
-from metamorphd.auth.claims import PERMISSIONS, VAULT_ID
+from metamorphd.auth.claims import VAULT_ID
 from metamorphd.edge.call import Call
-from metamorphd.edge.methods import OPERATOR
+from metamorphd.edge.methods import OPERATOR, PERMISSIONS
 from metamorphd.edge.rate_limit import RateLimit
 from metamorphd.errors import (
     DomainError,

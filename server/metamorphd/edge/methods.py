@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from metamorph.admin.v1 import admin_service_pb2
 from metamorph.api.v1 import options_pb2
@@ -22,6 +23,10 @@ CLAIMS: dict[int, str] = {
     value.number: value.GetOptions().Extensions[options_pb2.claim] or "unspecified"
     for value in Permission.DESCRIPTOR.values
 } | {Permission.PERMISSION_OPERATOR: OPERATOR}
+# What a token's `permissions` may grant; the enum is the only list of them.
+PERMISSIONS = frozenset(
+    claim for value in Permission.DESCRIPTOR.values if (claim := value.GetOptions().Extensions[options_pb2.claim])
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,8 @@ class Method:
     """A method by its path (`/package.Service/Method`), with the options that its proto gives it.
 
     `claims` are the permissions that it requires as a token spells them; `operator` stands for the operator's claim,
-    and a permission without a spelling for one that nobody has.
+    and a permission without a spelling for one that nobody has. `idempotency` is IDEMPOTENCY_UNKNOWN where the proto
+    states nothing.
     """
 
     path: str
@@ -37,6 +43,7 @@ class Method:
     requires: tuple["Permission.ValueType", ...]
     claims: tuple[str, ...]
     rate_class: "RateClass.ValueType"
+    idempotency: "MethodOptions.IdempotencyLevel.ValueType"
 
 
 def methods_of(services: Sequence[ServiceDescriptor]) -> dict[str, Method]:
@@ -56,4 +63,5 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
             CLAIMS[permission] for permission in requires if permission != Permission.PERMISSION_AUTHENTICATED
         ),
         rate_class=options.Extensions[options_pb2.rate_class],
+        idempotency=options.idempotency_level,
     )

@@ -197,8 +197,8 @@ def test_clients_agree_to_ping_less_often_than_the_server_minds() -> None:
     agreed = client_configuration()
     assert agreed["keepaliveTimeMs"] == KEEPALIVE_SECONDS * 1000 > SHORTEST_PING_SECONDS * 1000
     repeated = {name["method"] for name in agreed["serviceConfig"]["methodConfig"][0]["name"]}
-    assert {"GetSession", "ListSessions", "WhoAmI"} <= repeated
-    assert not repeated & {"SendMessage", "StreamTurn", "CreateSession", "DeleteSession", "RevokeTokens"}
+    assert {"GetSession", "ListSessions", "StreamTurn", "WhoAmI", "CancelTurn", "RevokeTokens"} <= repeated
+    assert not repeated & {"SendMessage", "RegenerateReply", "CreateSession", "UpdateSession", "DeleteSession"}
 
 
 async def test_a_path_that_is_no_text_and_a_method_that_does_not_exist_stop_nobody(running: Serving) -> None:

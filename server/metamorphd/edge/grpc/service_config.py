@@ -9,12 +9,12 @@ import json
 import sys
 from typing import Any
 
-from metamorph.api.v1.options_pb2 import Permission
+from google.protobuf.descriptor_pb2 import MethodOptions
 
 from metamorphd.edge.grpc.port import KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS
 from metamorphd.edge.methods import SERVICES, Method, methods_of
 
-READS = {Permission.PERMISSION_READ, Permission.PERMISSION_AUTHENTICATED}
+REPEATABLE = {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT}
 RETRY = {
     "maxAttempts": 4,
     "initialBackoff": "0.2s",
@@ -25,8 +25,11 @@ RETRY = {
 
 
 def client_configuration() -> dict[str, Any]:
-    """Times in milliseconds. Only what reads, and answers once, may be repeated."""
-    names = [_name(method) for method in methods_of(SERVICES).values() if _repeatable(method)]
+    """Times in milliseconds. A method may be repeated if its `idempotency_level` says so.
+
+    That holds for streams too: gRPC repeats a call only before the first byte of its answer.
+    """
+    names = [_name(method) for method in methods_of(SERVICES).values() if method.idempotency in REPEATABLE]
     return {
         "keepaliveTimeMs": KEEPALIVE_SECONDS * 1000,
         "keepaliveTimeoutMs": KEEPALIVE_TIMEOUT_SECONDS * 1000,
@@ -34,11 +37,6 @@ def client_configuration() -> dict[str, Any]:
             "methodConfig": [{"name": names, "retryPolicy": RETRY}],
         },
     }
-
-
-def _repeatable(method: Method) -> bool:
-    # A stream that broke is resumed where it was, not repeated.
-    return set(method.requires) <= READS and not method.path.rpartition("/")[2].startswith("Stream")
 
 
 def _name(method: Method) -> dict[str, str]:

@@ -44,7 +44,7 @@ type AdminServiceClient interface {
 	// Reads what the operator allows a vault; without limits where nothing was set.
 	GetVaultLimits(ctx context.Context, in *GetVaultLimitsRequest, opts ...grpc.CallOption) (*GetVaultLimitsResponse, error)
 	// Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-	// from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(ctx context.Context, in *UpdateVaultLimitsRequest, opts ...grpc.CallOption) (*UpdateVaultLimitsResponse, error)
 }
 
@@ -122,7 +122,7 @@ type AdminServiceServer interface {
 	// Reads what the operator allows a vault; without limits where nothing was set.
 	GetVaultLimits(context.Context, *GetVaultLimitsRequest) (*GetVaultLimitsResponse, error)
 	// Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-	// from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }

@@ -89,6 +89,7 @@ type ChatServiceClient interface {
 	CountTokens(ctx context.Context, in *CountTokensRequest, opts ...grpc.CallOption) (*CountTokensResponse, error)
 	// Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
 	// ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+	// Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
 	UploadAttachment(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadAttachmentRequest, UploadAttachmentResponse], error)
 	// Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
 	DownloadAttachment(ctx context.Context, in *DownloadAttachmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadAttachmentResponse], error)
@@ -380,6 +381,7 @@ type ChatServiceServer interface {
 	CountTokens(context.Context, *CountTokensRequest) (*CountTokensResponse, error)
 	// Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
 	// ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+	// Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
 	UploadAttachment(grpc.ClientStreamingServer[UploadAttachmentRequest, UploadAttachmentResponse]) error
 	// Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
 	DownloadAttachment(*DownloadAttachmentRequest, grpc.ServerStreamingServer[DownloadAttachmentResponse]) error

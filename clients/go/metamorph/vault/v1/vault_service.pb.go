@@ -683,12 +683,12 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x04rows\x18\x01 \x03(\v2\x1c.metamorph.vault.v1.UsageRowR\x04rows\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x122\n" +
 	"\x05total\x18\x03 \x01(\v2\x1c.metamorph.vault.v1.UsageRowR\x05total\x12:\n" +
-	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets2\x89\x03\n" +
-	"\fVaultService\x12V\n" +
-	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x05\xaa\xbb\x18\x01\x01\x12\\\n" +
-	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x05\xaa\xbb\x18\x01\x02\x12e\n" +
-	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x05\xaa\xbb\x18\x01\x05\x12\\\n" +
-	"\bGetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x05\xaa\xbb\x18\x01\x02B\xc6\x01\n" +
+	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets2\x95\x03\n" +
+	"\fVaultService\x12Y\n" +
+	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\b\xaa\xbb\x18\x01\x01\x90\x02\x01\x12_\n" +
+	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12h\n" +
+	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\b\xaa\xbb\x18\x01\x05\x90\x02\x00\x12_\n" +
+	"\bGetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01B\xc6\x01\n" +
 	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

@@ -31,11 +31,12 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// A tenant's vault. No request selects one: the vault is the caller's own.
+// A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
+// is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
 type VaultServiceClient interface {
 	// Tells who the server takes the caller for.
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
-	// Reads the vault. It is made on first use.
+	// Reads the vault, which is created on first use.
 	GetVault(ctx context.Context, in *GetVaultRequest, opts ...grpc.CallOption) (*GetVaultResponse, error)
 	// Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH.
 	UpdateVault(ctx context.Context, in *UpdateVaultRequest, opts ...grpc.CallOption) (*UpdateVaultResponse, error)
@@ -95,11 +96,12 @@ func (c *vaultServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest, 
 // All implementations must embed UnimplementedVaultServiceServer
 // for forward compatibility.
 //
-// A tenant's vault. No request selects one: the vault is the caller's own.
+// A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
+// is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
 type VaultServiceServer interface {
 	// Tells who the server takes the caller for.
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
-	// Reads the vault. It is made on first use.
+	// Reads the vault, which is created on first use.
 	GetVault(context.Context, *GetVaultRequest) (*GetVaultResponse, error)
 	// Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH.
 	UpdateVault(context.Context, *UpdateVaultRequest) (*UpdateVaultResponse, error)

@@ -97,7 +97,7 @@ class AdminServiceServicer:
 
     def UpdateVaultLimits(self, request, context):
         """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-        from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

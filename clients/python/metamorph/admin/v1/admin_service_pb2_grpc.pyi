@@ -45,7 +45,7 @@ class AdminServiceStub:
     """Reads what the operator allows a vault; without limits where nothing was set."""
     UpdateVaultLimits: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateVaultLimitsRequest, _admin_service_pb2.UpdateVaultLimitsResponse]
     """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-    from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+    from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
     """
 
 @_typing.type_check_only
@@ -65,7 +65,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Reads what the operator allows a vault; without limits where nothing was set."""
     UpdateVaultLimits: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateVaultLimitsRequest, _admin_service_pb2.UpdateVaultLimitsResponse]  # type: ignore[assignment]
     """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-    from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+    from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -112,7 +112,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.UpdateVaultLimitsResponse, _abc.Awaitable[_admin_service_pb2.UpdateVaultLimitsResponse]]:
         """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-        from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -259,6 +259,7 @@ class ChatServiceServicer:
     def UploadAttachment(self, request_iterator, context):
         """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
         ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+        Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -81,6 +81,7 @@ class ChatServiceStub:
     UploadAttachment: _grpc.StreamUnaryMultiCallable[_chat_service_pb2.UploadAttachmentRequest, _chat_service_pb2.UploadAttachmentResponse]
     """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
     ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+    Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
     """
     DownloadAttachment: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.DownloadAttachmentRequest, _chat_service_pb2.DownloadAttachmentResponse]
     """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
@@ -140,6 +141,7 @@ class ChatServiceAsyncStub(ChatServiceStub):
     UploadAttachment: _aio.StreamUnaryMultiCallable[_chat_service_pb2.UploadAttachmentRequest, _chat_service_pb2.UploadAttachmentResponse]  # type: ignore[assignment]
     """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
     ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+    Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
     """
     DownloadAttachment: _aio.UnaryStreamMultiCallable[_chat_service_pb2.DownloadAttachmentRequest, _chat_service_pb2.DownloadAttachmentResponse]  # type: ignore[assignment]
     """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
@@ -298,6 +300,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_service_pb2.UploadAttachmentResponse, _abc.Awaitable[_chat_service_pb2.UploadAttachmentResponse]]:
         """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
         ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+        Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class VaultServiceStub:
-    """A tenant's vault. No request selects one: the vault is the caller's own.
+    """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
+    is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
     """
 
     def __init__(self, channel):
@@ -58,7 +59,8 @@ class VaultServiceStub:
 
 
 class VaultServiceServicer:
-    """A tenant's vault. No request selects one: the vault is the caller's own.
+    """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
+    is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
     """
 
     def WhoAmI(self, request, context):
@@ -69,7 +71,7 @@ class VaultServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetVault(self, request, context):
-        """Reads the vault. It is made on first use.
+        """Reads the vault, which is created on first use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +123,8 @@ def add_VaultServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class VaultService:
-    """A tenant's vault. No request selects one: the vault is the caller's own.
+    """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
+    is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
     """
 
     @staticmethod

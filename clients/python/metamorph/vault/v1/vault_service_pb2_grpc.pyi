@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class VaultServiceStub:
-    """A tenant's vault. No request selects one: the vault is the caller's own."""
+    """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
+    is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,7 +38,7 @@ class VaultServiceStub:
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.WhoAmIRequest, _vault_service_pb2.WhoAmIResponse]
     """Tells who the server takes the caller for."""
     GetVault: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetVaultRequest, _vault_service_pb2.GetVaultResponse]
-    """Reads the vault. It is made on first use."""
+    """Reads the vault, which is created on first use."""
     UpdateVault: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]
     """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
     GetUsage: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]
@@ -44,20 +46,24 @@ class VaultServiceStub:
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
-    """A tenant's vault. No request selects one: the vault is the caller's own."""
+    """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
+    is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WhoAmI: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.WhoAmIRequest, _vault_service_pb2.WhoAmIResponse]  # type: ignore[assignment]
     """Tells who the server takes the caller for."""
     GetVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetVaultRequest, _vault_service_pb2.GetVaultResponse]  # type: ignore[assignment]
-    """Reads the vault. It is made on first use."""
+    """Reads the vault, which is created on first use."""
     UpdateVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]  # type: ignore[assignment]
     """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
     GetUsage: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Tells what turns of the vault have cost, and what is left of its budgets."""
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
-    """A tenant's vault. No request selects one: the vault is the caller's own."""
+    """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
+    is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
+    """
 
     @_abc_1.abstractmethod
     def WhoAmI(
@@ -73,7 +79,7 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vault_service_pb2.GetVaultRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.GetVaultResponse, _abc.Awaitable[_vault_service_pb2.GetVaultResponse]]:
-        """Reads the vault. It is made on first use."""
+        """Reads the vault, which is created on first use."""
 
     @_abc_1.abstractmethod
     def UpdateVault(

@@ -531,7 +531,7 @@ export declare const AdminService: GenService<{
   },
   /**
    * Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-   * from then on. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   * from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
    * @generated from rpc metamorph.admin.v1.AdminService.UpdateVaultLimits
    */

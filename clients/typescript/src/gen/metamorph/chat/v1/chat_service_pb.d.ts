@@ -1408,6 +1408,7 @@ export declare const ChatService: GenService<{
   /**
    * Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
    * ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
+   * Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.UploadAttachment
    */

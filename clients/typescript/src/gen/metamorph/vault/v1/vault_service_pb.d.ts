@@ -344,7 +344,8 @@ export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageRespo
 export declare const GetUsageResponseSchema: GenMessage<GetUsageResponse>;
 
 /**
- * A tenant's vault. No request selects one: the vault is the caller's own.
+ * A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
+ * is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
  *
  * @generated from service metamorph.vault.v1.VaultService
  */
@@ -360,7 +361,7 @@ export declare const VaultService: GenService<{
     output: typeof WhoAmIResponseSchema;
   },
   /**
-   * Reads the vault. It is made on first use.
+   * Reads the vault, which is created on first use.
    *
    * @generated from rpc metamorph.vault.v1.VaultService.GetVault
    */
