@@ -10,17 +10,18 @@ from typing import Any
 
 import grpc
 import uvloop
+from google.protobuf.message import Message
+from metamorph.chat.v1 import chat_service_pb2
 from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest, GetSessionResponse
-from metamorph.chat.v1.chat_service_pb2_grpc import add_ChatServiceServicer_to_server
 from metamorph.chat.v1.session_pb2 import Session
-from metamorphd.auth.callers import current_caller
 from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.edge.grpc.port import OPTIONS
+from metamorphd.edge.methods import methods_of
 from metamorphd.llm.offline import Offline
-from metamorphd.models.caller import Caller
+from metamorphd.models.caller import server_scope
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.time import timestamp
@@ -34,7 +35,7 @@ async def _servicer(directory: Path) -> ChatService:
     clock = Clock()
     catalog = load_catalog(None)
     database = SqliteDatabase(path=directory / "bare.db", synchronous="FULL")
-    await database.open()
+    await database.__aenter__()
     engine = TurnEngine(
         database=database,
         model=Offline(),
@@ -81,14 +82,32 @@ class _Echo(grpc.GenericRpcHandler):
         return self._response
 
 
+def _register(server: grpc.aio.Server, servicer: ChatService) -> None:
+    """Adds the unary methods of a servicer as grpc's own generated code would, for one caller."""
+    scope = server_scope("bench")
+    service = chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"]
+    handlers = {}
+    for method in methods_of([service]).values():
+        if not method.streams_requests and not method.streams_responses:
+            answer = getattr(servicer, method.name)
+
+            async def behaviour(request: Any, context: Any, answer: Any = answer) -> Any:
+                return await answer(request, scope)
+
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                behaviour,
+                request_deserializer=method.request_type.FromString,
+                response_serializer=Message.SerializeToString,
+            )
+    server.add_registered_method_handlers(service.full_name, handlers)
+
+
 async def _serve(kind: str, directory: Path) -> None:
     server = grpc.aio.server(options=OPTIONS)
     if kind == "echo":
         server.add_generic_rpc_handlers([_Echo()])
     else:
-        # In place of Authenticate: calls inherit the context that their server was started in.
-        current_caller.set(Caller("bench", "bench", "", frozenset(), False, "bench", None, None, None))
-        add_ChatServiceServicer_to_server(await _servicer(directory), server)
+        _register(server, await _servicer(directory))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     sys.stdout.write(f"{port}\n")

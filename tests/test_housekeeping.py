@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping
+from metamorphd.models.caller import server_scope
 from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
 from metamorphd.store.attachments import Upload, create_attachment, load_attachments, upload_of
@@ -13,7 +14,7 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.read import list_events
 
-from tests.support.rows import KEY, append, finish, new_session, new_turn, stored_message
+from tests.support.rows import ACME, KEY, append, finish, new_session, new_turn, stored_message
 
 DAY = 86_400_000_000
 
@@ -30,14 +31,14 @@ class Later(Clock):
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
     opened = SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="NORMAL")
-    await opened.open()
+    await opened.__aenter__()
     yield opened
-    await opened.close()
+    await opened.__aexit__()
 
 
 async def sequences(database: SqliteDatabase, turn_id: str, after: int = 0) -> list[int]:
     _, events = await database.read(
-        list_events, "acme", turn_id=turn_id, after_sequence=after, limit=10_000, max_characters=10**9
+        list_events, ACME, turn_id=turn_id, after_sequence=after, limit=10_000, max_characters=10**9
     )
     return [event.sequence for event in events]
 
@@ -60,7 +61,7 @@ async def test_events_go_a_day_after_their_turns_end_and_the_end_is_told_forever
     assert await sequences(database, old.turn_id, after=2) == [5]
     assert await sequences(database, old.turn_id, after=5) == []
     turn, (event,) = await database.read(
-        list_events, "acme", turn_id=old.turn_id, after_sequence=0, limit=10, max_characters=100
+        list_events, ACME, turn_id=old.turn_id, after_sequence=0, limit=10, max_characters=100
     )
     assert (turn.status, event) == (TurnStatus.COMPLETED, finished)
     assert await sequences(database, running.turn_id) == [1, 2, 3, 4]
@@ -73,7 +74,7 @@ async def test_a_turn_is_pruned_in_steps_and_told_as_pruned_from_the_first(datab
     await finish(database, turn)
     before = Clock().now() + DAY
     steps = 0
-    while await database.write_system(prune_events, before=before, limit=10):
+    while await database.write_system(prune_events, server_scope(), before=before, limit=10):
         steps += 1
         assert await sequences(database, turn.turn_id) == [27]
     # Marking it, then ten, ten, and the five that are left.
@@ -85,14 +86,14 @@ async def test_an_attachment_that_no_message_holds_goes_a_day_after_its_upload(d
     keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24)
     uploads = [upload_of("text/plain", b"%d" % number) for number in range(5)]
     for upload in uploads:
-        await database.write(create_attachment, "acme", upload=upload, request_key=KEY, now=clock.now())
+        await database.write(create_attachment, ACME, upload=upload, request_key=KEY, now=clock.now())
     used = DocumentBlock(uploads[0].attachment_id, "text/plain", 1, uploads[0].sha256)
     session = await new_session(database)
     await stored_message(database, session.session_id, content=(used,))
     clock.ahead = DAY - 60_000_000
     await keeping.sweep()
     assert await there(database, uploads) == set("01234")
-    await database.write(create_attachment, "acme", upload=uploads[1], request_key=KEY, now=clock.now())
+    await database.write(create_attachment, ACME, upload=uploads[1], request_key=KEY, now=clock.now())
     clock.ahead = DAY + 60_000_000
     await keeping.sweep()
     assert await there(database, uploads) == {"0", "1"}
@@ -100,5 +101,5 @@ async def test_an_attachment_that_no_message_holds_goes_a_day_after_its_upload(d
 
 async def there(database: SqliteDatabase, uploads: list[Upload]) -> set[str]:
     ids = [upload.attachment_id for upload in uploads]
-    loaded = await database.read(load_attachments, "acme", attachment_ids=ids)
+    loaded = await database.read(load_attachments, ACME, attachment_ids=ids)
     return {data.decode() for data in loaded.values()}

@@ -12,11 +12,13 @@ from metamorphd.auth import jwks, tokens
 from metamorphd.auth.tokens import Token, TokenVerifier
 from metamorphd.cli import cli
 from metamorphd.edge import guards, streams
+from metamorphd.edge.grpc import port
 from metamorphd.edge.grpc.port import OPTIONS
 from metamorphd.store.sqlite.transaction import SqliteTransaction
 
 # What they change, untyped, because none of it is meant to be changed.
 SERVER: Any = server
+PORT: Any = port
 GUARDS: Any = guards
 STREAM: Any = streams.Stream
 STREAMS: Any = streams.Streams
@@ -68,7 +70,7 @@ def _malformed_requests_are_unhandled() -> None:
 
 @mutant("one-path-stops-all")
 def _one_path_stops_all() -> None:
-    SERVER.accepting_server = grpc.aio.server
+    PORT.hardened_server = grpc.aio.server
 
 
 @mutant("audience-unchecked")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
-from metamorphd.edge.pipeline import LAST_SEND_SECONDS
+from metamorphd.edge.grpc.adapter import LAST_SEND_SECONDS
 from metamorphd.edge.streams import LOOK_SECONDS, PATIENCE_SECONDS
 
 from harness.abuse.subject import Figure, Subject, since, subject

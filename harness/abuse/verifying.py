@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from metamorphd import settings
-from metamorphd.auth.http_client import Web
+from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.revoked_tokens import Revocations
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.clock import Clock
@@ -41,9 +41,14 @@ async def outcome(verifier: TokenVerifier, text: str) -> str:
 
 async def main(keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
     """What became of valid tokens, of the crafted ones, and of so many mutants."""
-    web, revocations = Web(), Revocations()
+    revocations = Revocations()
     revocations.load([])
-    verifier = _verifier(settings.load(), clock=Clock(), web=web, revocations=revocations)
+    async with HttpClient() as http:
+        verifier = _verifier(settings.load(), clock=Clock(), http=http, revocations=revocations)
+        return await _tally(verifier, keys, count=count, seed=seed)
+
+
+async def _tally(verifier: TokenVerifier, keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
     told = {name: Tally() for name in ("valid", "crafted", "mutants")}
     for text in keys.valid():
         told["valid"].add(text, await outcome(verifier, text))
@@ -51,7 +56,6 @@ async def main(keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
         told["crafted"].add(name, await outcome(verifier, text))
     for text in itertools.islice(Mutations(keys.valid(), keys, seed=seed), count):
         told["mutants"].add(text, await outcome(verifier, text))
-    await web.close()
     return told
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import apsw
-from metamorphd.edge.streams import Streams
+from metamorphd.edge.call import Exchange
+from metamorphd.edge.streams import Stream, Streams
+from metamorphd.models.caller import Caller
 from metamorphd.store.database import Operation
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.writer import Writer
@@ -77,21 +79,21 @@ def _tell_operations(passed: Pass) -> None:
 
 def _tell_sends(passed: Pass) -> None:
     class Told:
-        def __init__(self, context: Any) -> None:
-            self._context = context
+        def __init__(self, exchange: Exchange) -> None:
+            self._exchange = exchange
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._context, name)
+            return getattr(self._exchange, name)
 
-        async def write(self, response: Any) -> None:
+        async def write(self, response: bytes) -> None:
             passed("before send")
-            await self._context.write(response)
+            await self._exchange.write(response)
             passed("after send")
 
     opened = Streams.opened
 
-    def opening(self: Streams, context: Any, caller: Any) -> Any:
-        told: Any = Told(context)
+    def opening(self: Streams, exchange: Exchange, caller: Caller) -> Stream:
+        told: Any = Told(exchange)
         return opened(self, told, caller)
 
     Streams.opened = opening  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.edge.grpc.health import Health
 from metamorphd.errors import UpstreamInterrupted
 from metamorphd.llm.claude import Claude
+from metamorphd.models.caller import Scope
 from metamorphd.models.turn import TurnEvent, TurnFinished
 from metamorphd.store.database import Operation
 from metamorphd.store.sqlite.database import SqliteDatabase
@@ -95,8 +96,8 @@ def _published_before_commit(patch: Patch) -> None:
         await asyncio.sleep(LATE_SECONDS)
         return await writing()
 
-    async def early(self: SqliteDatabase, operation: Operation[..., Any], vault: str, /, *a: Any, **kw: Any) -> Any:
-        writing = partial(write, self, operation, vault, *a, **kw)
+    async def early(self: SqliteDatabase, operation: Operation[..., Any], scope: Scope, /, *a: Any, **kw: Any) -> Any:
+        writing = partial(write, self, operation, scope, *a, **kw)
         match operation.__name__:
             case "append_events":
                 (events,) = kw.values()
@@ -200,10 +201,10 @@ def _leaks_connections(patch: Patch) -> None:
 
 @mutant("drain", "says-it-serves")
 def _says_it_serves(patch: Patch) -> None:
-    async def silent(self: Health) -> None:
+    async def silent(self: Health, *_: object) -> None:
         self._state = "draining"
 
-    patch(Health, "drain", silent)
+    patch(Health, "__aexit__", silent)
 
 
 @mutant("drain", "turns-are-dropped")

@@ -1,11 +1,13 @@
-"""What is done now and then, whoever calls: what has had its time is deleted."""
+"""Periodic deletion of expired data."""
 
 import asyncio
 import contextlib
+from typing import Self
 
 import structlog
 
 from metamorphd.clock import Clock
+from metamorphd.models.caller import server_scope
 from metamorphd.store.attachments import prune_attachments
 from metamorphd.store.database import Database, SystemOperation
 from metamorphd.store.turns.events import prune_events
@@ -30,18 +32,17 @@ class Housekeeping:
         self._database = database
         self._clock = clock
         self._event_retention = int(event_retention_hours * 3600e6)
-        self._rounds: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begins, once the store is open."""
+    async def __aenter__(self) -> Self:
+        """Starts, once the store is open."""
         self._rounds = asyncio.create_task(self._run())
+        return self
 
-    async def stop(self) -> None:
-        """Ends between two deletions."""
-        if self._rounds is not None:
-            self._rounds.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._rounds
+    async def __aexit__(self, *_: object) -> None:
+        """Stops between two deletions."""
+        self._rounds.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._rounds
 
     async def sweep(self) -> None:
         """One round."""
@@ -52,7 +53,7 @@ class Housekeeping:
     async def _prune(self, prune: Prune, *, before: int, limit: int) -> None:
         more = True
         while more:
-            more = bool(await self._database.write_system(prune, before=before, limit=limit))
+            more = bool(await self._database.write_system(prune, server_scope(), before=before, limit=limit))
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _run(self) -> None:

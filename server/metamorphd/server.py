@@ -6,16 +6,16 @@ import importlib
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib.metadata import version
+from typing import Any
 
 import structlog
-from metamorph.admin.v1 import admin_service_pb2_grpc
-from metamorph.chat.v1 import chat_service_pb2_grpc
-from metamorph.vault.v1 import vault_service_pb2_grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import Gauge
 
 from metamorphd.auth.emblem import EmblemApi
-from metamorphd.auth.http_client import Web
+from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.jwks import KeySet
 from metamorphd.auth.revoked_tokens import Revocations
 from metamorphd.auth.tokens import TokenVerifier
@@ -23,15 +23,16 @@ from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
-from metamorphd.edge.grpc import health
-from metamorphd.edge.grpc.hardened_server import accepting_server
-from metamorphd.edge.grpc.port import OPTIONS
+from metamorphd.edge.grpc.adapter import register
+from metamorphd.edge.grpc.health import NAME as HEALTH
+from metamorphd.edge.grpc.health import Health
+from metamorphd.edge.grpc.port import GrpcPort
 from metamorphd.edge.grpc.reflection import add_reflection
-from metamorphd.edge.grpc.tls import Certificates, Tls
-from metamorphd.edge.guards import Authenticate, Guard, LimitRate, Limits, Validate, authorize
+from metamorphd.edge.grpc.tls import Tls
+from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, Limits, Validate
 from metamorphd.edge.http.server import HttpServer, application
 from metamorphd.edge.methods import PERMISSIONS, SERVICES, methods_of
-from metamorphd.edge.pipeline import Interceptor
+from metamorphd.edge.pipeline import Pipeline
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
 from metamorphd.edge.streams import PATIENCE_SECONDS, Streams
 from metamorphd.errors import StartupRefused
@@ -39,6 +40,7 @@ from metamorphd.housekeeping import Housekeeping
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
 from metamorphd.llm.offline import Offline
+from metamorphd.models.caller import server_scope
 from metamorphd.observe import CallLog, Metrics
 from metamorphd.services.admin import AdminService, Build
 from metamorphd.services.chat.service import ChatService
@@ -62,7 +64,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Server:
-    """All parts, wired. `database` and `clock` are the production ones unless a test brings its own."""
+    """All parts, wired, between `start` and `stop`. `database` and `clock` are the production ones unless given."""
 
     def __init__(self, settings: Settings, *, database: Database | None = None, clock: Clock | None = None) -> None:
         self._settings = settings
@@ -73,63 +75,65 @@ class Server:
         self._catalog = _catalog(settings)
         self._model = _model(settings)
         self._metrics = Metrics()
-        self._engine = TurnEngine(
-            database=self._database,
-            model=self._model,
-            clock=self._clock,
-            terms=_terms(settings, self._catalog),
-            titles=Titles(
-                database=self._database,
-                model=self._model,
-                catalog=self._catalog,
-                clock=self._clock,
-                title_model=settings.session_title_model,
-            ),
-            time_limit=settings.turn_timeout_seconds,
-        )
-        running = Gauge("metamorph_running_turns", "Turns that generate a reply now", registry=self._metrics.registry)
-        running.set_function(lambda: self._engine.running_turns)
         self._revocations = Revocations()
-        self._web = Web()
-        self._limits = _limits(settings)
-        verifier = _verifier(settings, clock=self._clock, web=self._web, revocations=self._revocations)
-        self._interceptor = Interceptor(
-            methods=methods_of(SERVICES),
-            guards=_guards(settings, verifier=verifier, limits=self._limits),
-            # After them: what is parsed costs most.
-            request_guards=[Validate()],
-            streams=Streams(revocations=self._revocations, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
-            metrics=self._metrics,
-            log=CallLog(level=settings.log_level),
-        )
-        self._health = health.Health(database=self._database, services=NAMES)
-        self._housekeeping = Housekeeping(
-            database=self._database, clock=self._clock, event_retention_hours=settings.event_retention_hours
-        )
-        self._http = HttpServer(
-            application(failing=self._health.failing, registry=self._metrics.registry),
-            address=settings.listen_address,
-            port=settings.port,
-        )
+        self._parts = AsyncExitStack()
+        self._grace_seconds = settings.shutdown_grace_seconds
         self.http_port = 0
         self.grpc_port = 0
 
     async def start(self) -> None:
-        """Listens, so that health can be asked, then opens the store; serves once it is open. Raises StartupRefused."""
-        self.http_port = await self._http.start()
-        self._grpc = accepting_server(interceptors=[self._interceptor], options=OPTIONS)
-        try:
-            await self._start_grpc()
-            await asyncio.gather(self._database.open(), self._model.open())
-            self._revocations.load(await self._database.read_system(load_revocations))
-            swept = await self._engine.sweep(patience_seconds=SWEEP_SECONDS)
-        except BaseException:
-            await self._grpc.stop(0)
-            await self._http.stop()
-            raise
-        self._housekeeping.start()
-        await self._health.ready()
-        for warning in self._settings.warnings:
+        """Listens, so that health can be asked, then opens the store; serves once it is open. Raises StartupRefused.
+
+        Whatever fails, what was opened is closed again.
+        """
+        async with AsyncExitStack() as parts:
+            await self._open(parts)
+            self._parts = parts.pop_all()
+
+    async def stop(self, *, grace_seconds: float | None = None) -> None:
+        """Drains: no new turns, running ones may end within the grace, every stream ends; then closes all.
+
+        The grace is that of the settings unless given. May be called more than once.
+        """
+        if grace_seconds is not None:
+            self._grace_seconds = grace_seconds
+        await self._parts.aclose()
+
+    async def _open(self, parts: AsyncExitStack) -> None:
+        """Opens every part, each after those that it uses. They are closed in reverse."""
+        settings = self._settings
+        health = Health(database=self._database, services=NAMES)
+        http = HttpServer(
+            application(failing=health.failing, registry=self._metrics.registry),
+            address=settings.listen_address,
+            port=settings.port,
+        )
+        await parts.enter_async_context(http)
+        limits = await parts.enter_async_context(_limits(settings))
+        client = await parts.enter_async_context(HttpClient())
+        port = GrpcPort(address=settings.listen_address, port=settings.grpc_port, tls=_tls(settings))
+        engine = self._engine()
+        pipeline = self._pipeline(limits, client)
+        for service, servicer in self._servicers(engine).items():
+            register(port.server, pipeline.handlers(methods_of([service]), servicer))
+        await health.serve_on(port.server)
+        add_reflection(port.server, [*NAMES, HEALTH])
+        await parts.enter_async_context(port)
+        self.http_port, self.grpc_port = http.port, port.port
+        await _enter_together(parts, self._database, self._model)
+        # Calls that answer use the store: they end before it closes, with a moment to send their last bytes.
+        parts.push_async_callback(port.stop)
+        parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
+        self._revocations.load(await self._database.read_system(load_revocations, server_scope()))
+        parts.push_async_callback(self._drain, engine)
+        swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
+        await parts.enter_async_context(
+            Housekeeping(
+                database=self._database, clock=self._clock, event_retention_hours=settings.event_retention_hours
+            )
+        )
+        await parts.enter_async_context(health)
+        for warning in settings.warnings:
             logger.warning(warning)
         logger.info(
             "serving",
@@ -140,26 +144,43 @@ class Server:
             interrupted_turns=swept,
         )
 
-    async def stop(self, *, grace_seconds: float) -> None:
-        """Drains: no new turns, running ones may end within the grace, every stream ends; then closes all."""
-        logger.info("draining", running_turns=self._engine.running_turns)
-        await self._health.drain()
-        await self._engine.drain(grace_seconds=grace_seconds)
-        # Not grpc's own grace: an open Health.Watch would hold it to the end.
-        await self._interceptor.idle(seconds=LAST_SEND_SECONDS)
-        await self._grpc.stop(0)
-        await self._http.stop()
-        await self._housekeeping.stop()
-        await self._web.close()
-        await self._limits.close()
-        await self._model.close()
-        await self._database.close()
-        logger.info("stopped")
+    async def _drain(self, engine: TurnEngine) -> None:
+        logger.info("draining", running_turns=engine.running_turns)
+        await engine.drain(grace_seconds=self._grace_seconds)
 
-    async def _start_grpc(self) -> None:
+    def _engine(self) -> TurnEngine:
+        titles = Titles(
+            database=self._database,
+            model=self._model,
+            catalog=self._catalog,
+            clock=self._clock,
+            title_model=self._settings.session_title_model,
+        )
+        engine = TurnEngine(
+            database=self._database,
+            model=self._model,
+            clock=self._clock,
+            terms=_terms(self._settings, self._catalog),
+            titles=titles,
+            time_limit=self._settings.turn_timeout_seconds,
+        )
+        running = Gauge("metamorph_running_turns", "Turns that generate a reply now", registry=self._metrics.registry)
+        running.set_function(lambda: engine.running_turns)
+        return engine
+
+    def _pipeline(self, limits: Limits, client: HttpClient) -> Pipeline:
+        verifier = _verifier(self._settings, clock=self._clock, http=client, revocations=self._revocations)
+        return Pipeline(
+            guards=_guards(self._settings, verifier=verifier, limits=limits),
+            streams=Streams(revocations=self._revocations, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
+            metrics=self._metrics,
+            log=CallLog(level=self._settings.log_level),
+        )
+
+    def _servicers(self, engine: TurnEngine) -> dict[ServiceDescriptor, object]:
         chat = ChatService(
             database=self._database,
-            engine=self._engine,
+            engine=engine,
             clock=self._clock,
             uploads=Uploads(limit=self._settings.max_attachment_bytes),
             catalog=self._catalog,
@@ -174,32 +195,20 @@ class Server:
             start_time=self._clock.now(),
         )
         admin = AdminService(
-            database=self._database,
-            engine=self._engine,
-            revocations=self._revocations,
-            clock=self._clock,
-            build=build,
+            database=self._database, engine=engine, revocations=self._revocations, clock=self._clock, build=build
         )
         vault = VaultService(database=self._database, clock=self._clock)
-        chat_service_pb2_grpc.add_ChatServiceServicer_to_server(chat, self._grpc)
-        vault_service_pb2_grpc.add_VaultServiceServicer_to_server(vault, self._grpc)
-        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._grpc)
-        self._health.add_to(self._grpc)
-        add_reflection(self._grpc, [*NAMES, health.NAME])
-        await self._health.start()
-        self.grpc_port = self._listen()
-        await self._grpc.start()
+        return dict(zip(SERVICES, (chat, vault, admin), strict=True))
 
-    def _listen(self) -> int:
-        address, port = self._settings.listen_address, self._settings.grpc_port
-        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        tls = _tls(self._settings)
-        try:
-            if tls is not None:
-                return self._grpc.add_secure_port(where, Certificates(tls).credentials())
-            return self._grpc.add_insecure_port(where)
-        except RuntimeError as exc:
-            raise StartupRefused(f"cannot listen on port {port} for gRPC; set GRPC_PORT to a free one") from exc
+
+async def _enter_together(parts: AsyncExitStack, *contexts: AbstractAsyncContextManager[Any]) -> None:
+    """Enters contexts that do not use each other at the same time. Raises what the first one to fail raises."""
+    entering = [asyncio.ensure_future(parts.enter_async_context(context)) for context in contexts]
+    try:
+        await asyncio.gather(*entering)
+    finally:
+        # The stack leaves those that were entered, and can do so only once they are.
+        await asyncio.wait(entering)
 
 
 def _catalog(settings: Settings) -> Catalog:
@@ -242,14 +251,14 @@ def _tls(settings: Settings) -> Tls | None:
     return Tls(settings.grpc_tls_cert, settings.grpc_tls_key.get_secret_value(), settings.grpc_tls_client_ca)
 
 
-def _verifier(settings: Settings, *, clock: Clock, web: Web, revocations: Revocations) -> TokenVerifier:
+def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revocations: Revocations) -> TokenVerifier:
     emblem = None
     if settings.emblem_api_url:
-        emblem = EmblemApi(url=settings.emblem_api_url, web=web, permissions=PERMISSIONS)
+        emblem = EmblemApi(url=settings.emblem_api_url, http=http, permissions=PERMISSIONS)
     return TokenVerifier(
         permissions=PERMISSIONS,
         secrets=settings.jwt_secrets,
-        key_set=KeySet(url=settings.emblem_jwks_url, web=web) if settings.emblem_jwks_url else None,
+        key_set=KeySet(url=settings.emblem_jwks_url, http=http) if settings.emblem_jwks_url else None,
         emblem=emblem,
         revocations=revocations,
         clock=clock,
@@ -259,17 +268,18 @@ def _verifier(settings: Settings, *, clock: Clock, web: Web, revocations: Revoca
 
 
 def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> list[Guard]:
-    """In the order of API.md; each guard says why it stands where it does."""
+    """The order of checks that callers can rely on; each guard says why it stands where it does."""
     requests, window = settings.rate_limit_requests, settings.rate_limit_window_seconds
     failures = RateLimit(requests=settings.auth_failure_requests, window_seconds=window)
     return [
         Authenticate(verifier=verifier, dev_mode=settings.emblem_dev_mode, failures=failures),
-        authorize,
+        Authorize(),
         LimitRate(
             general=limits.limit("general", requests=requests, window_seconds=window),
             # Resuming and looking after a turn that is paid for already.
             resume=limits.limit("resume", requests=requests * RESUME_FACTOR, window_seconds=window),
         ),
+        Validate(),
     ]
 
 
@@ -299,4 +309,5 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
     await stopping.wait()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(signum)
-    await server.stop(grace_seconds=settings.shutdown_grace_seconds)
+    await server.stop()
+    logger.info("stopped")

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import httpx
@@ -20,6 +20,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
 from metamorphd import settings
 from metamorphd.chat import live_turn
+from metamorphd.models.caller import Scope
 from metamorphd.server import NAMES, Server
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.events import append_events
@@ -197,8 +198,8 @@ async def test_a_replay_that_is_ahead_of_what_is_published_goes_on(
     class Late(SqliteDatabase):
         """Commits a few events, and answers later."""
 
-        async def write(self, operation: Any, vault_id: str, /, *args: Any, **kwargs: Any) -> Any:
-            written = await super().write(operation, vault_id, *args, **kwargs)
+        async def write(self, operation: Any, scope: Scope, /, *args: Any, **kwargs: Any) -> Any:
+            written = await super().write(operation, scope, *args, **kwargs)
             if operation is append_events and kwargs["events"][-1].sequence >= LATE_SEQUENCE and not committed.done():
                 committed.set_result(kwargs["events"][-1].sequence)
                 await answering.wait()
@@ -237,9 +238,9 @@ async def test_a_start_refuses_requests_until_the_store_is_open(tmp_path: Path) 
     opening = asyncio.Event()
 
     class Slow(SqliteDatabase):
-        async def open(self) -> None:
+        async def __aenter__(self) -> Self:
             await opening.wait()
-            await super().open()
+            return await super().__aenter__()
 
     loaded = settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1", port=0, grpc_port=0)
     server = Server(loaded, database=Slow(path=tmp_path / "slow.db", synchronous="FULL"))

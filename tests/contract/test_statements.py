@@ -18,7 +18,6 @@ SYSTEM_OPERATIONS = {
     "prune_attachments",  # what no message holds goes, whosesoever it is
     "prune_events",  # what has had its time goes, whosesoever it is
     "load_revocations",  # every call looks at what was revoked before its vault is known
-    "probe",  # the health check reads nothing
 }
 
 

@@ -4,6 +4,8 @@ import asyncio
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from metamorph.chat.v1.chat_service_pb2 import GetTurnRequest
@@ -126,7 +128,8 @@ async def test_refused_tokens_are_limited_by_address_and_accepted_ones_are_not(t
 )
 def test_a_network_is_what_one_host_has(peer: str, network: str) -> None:
     method = next(iter(methods_of(SERVICES).values()))
-    assert Call(method, (), b"", peer=lambda: peer).network == network
+    connection: Any = SimpleNamespace(metadata=tuple, peer=lambda: peer)
+    assert Call(method, connection).network == network
 
 
 async def test_a_vault_may_run_so_many_turns_and_no_more(tmp_path: Path) -> None:

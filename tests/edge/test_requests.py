@@ -14,7 +14,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import generation_pb2
 from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 from metamorph.chat.v1.session_pb2 import Session
-from metamorphd.edge import pipeline as interceptor
+from metamorphd import server
 
 from tests.support.serving import Caller, Serving, refused, send_request, serving, text_block
 
@@ -218,20 +218,21 @@ async def test_who_is_refused_is_refused_before_anything_of_the_request_is_read(
 
 @pytest.mark.parametrize("path", [CREATE, SEND])
 async def test_a_request_that_does_not_come_is_not_waited_for_long(
-    alice: Caller, path: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interceptor, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(server, "PATIENCE_SECONDS", 0.2)
     release = asyncio.Event()
 
     async def nothing() -> AsyncIterator[bytes]:
         await release.wait()
         yield b""
 
-    async with asyncio.timeout(20):
+    async with serving(tmp_path) as running, asyncio.timeout(20):
+        alice = running.caller()
         stub: Any = alice.channel.stream_stream(path)
         call = stub(nothing(), metadata=alice.metadata)
         assert await call.code() is grpc.StatusCode.ABORTED
-    release.set()
+        release.set()
 
 
 @pytest.mark.parametrize("path", [CREATE, SEND])

@@ -64,7 +64,7 @@ async def closing(limits: SharedLimits) -> AsyncIterator[SharedLimits]:
     try:
         yield limits
     finally:
-        await limits.close()
+        await limits.__aexit__()
 
 
 async def ask(caller: Caller) -> None:

@@ -49,9 +49,9 @@ async def api() -> AsyncIterator[FakeMessagesApi]:
 @asynccontextmanager
 async def opened(api: FakeMessagesApi, *, key: str = "sk", retries: int = 0, stall: float = 5) -> AsyncIterator[Claude]:
     claude = Claude(api_key=key, base_url=api.base_url, max_retries=retries, stall_seconds=stall, compact_above=0)
-    await claude.open()
+    await claude.__aenter__()
     yield claude
-    await claude.close()
+    await claude.__aexit__()
 
 
 def prompt(text: str = "Hello", system: str = "", stop: tuple[str, ...] = ()) -> Prompt:
@@ -206,9 +206,9 @@ async def test_a_wrong_key_and_an_unreachable_provider_are_told_apart(api: FakeM
         _, error = await told(claude)
     assert type(error) is errors.UpstreamUnauthenticated
     nowhere = Claude(api_key="sk", base_url="http://127.0.0.1:1", max_retries=0, stall_seconds=1, compact_above=0)
-    await nowhere.open()
+    await nowhere.__aenter__()
     _, error = await told(nowhere)
-    await nowhere.close()
+    await nowhere.__aexit__()
     assert type(error) is errors.UpstreamUnavailable
 
 

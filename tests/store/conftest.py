@@ -9,6 +9,6 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
     """An open database with nothing in it."""
     opened = SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="FULL")
-    await opened.open()
+    await opened.__aenter__()
     yield opened
-    await opened.close()
+    await opened.__aexit__()

@@ -2,6 +2,7 @@
 
 import pytest
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
+from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.content import Attachment, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
 from metamorphd.store.attachments import (
     CHUNK_BYTES,
@@ -20,7 +21,7 @@ from metamorphd.store.attachments import (
 from metamorphd.store.database import Transaction
 from metamorphd.store.sqlite.database import SqliteDatabase
 
-from tests.support.rows import KEY
+from tests.support.rows import ACME, EVIL, KEY
 
 COUNT_ATTACHMENTS = "SELECT COUNT(*) FROM attachments WHERE vault_id = :vault_id"
 COUNT_CHUNKS = "SELECT COUNT(*) FROM attachment_chunks WHERE vault_id = :vault_id"
@@ -32,28 +33,28 @@ async def count(tx: Transaction) -> tuple[int, ...]:
     return tuple(row[0] for row in rows if row is not None)
 
 
-async def rows(database: SqliteDatabase, vault_id: str = "acme") -> tuple[int, ...]:
+async def rows(database: SqliteDatabase, scope: Scope = ACME) -> tuple[int, ...]:
     """How many attachments, chunks and uses a vault has."""
-    return await database.read(count, vault_id)
+    return await database.read(count, scope)
 
 
 async def store(
-    database: SqliteDatabase, data: bytes, media_type: str = "image/png", *, vault: str = "acme", now: int = 1
+    database: SqliteDatabase, data: bytes, media_type: str = "image/png", *, scope: Scope = ACME, now: int = 1
 ) -> Attachment:
-    return await database.write(create_attachment, vault, upload=upload_of(media_type, data), request_key=KEY, now=now)
+    return await database.write(create_attachment, scope, upload=upload_of(media_type, data), request_key=KEY, now=now)
 
 
 async def use(database: SqliteDatabase, session_id: str, message_id: str, *attachments: Attachment) -> None:
     content = tuple(ImageBlock(attachment.attachment_id, "image/png", 0, "") for attachment in attachments)
-    await database.write(use_attachments, "acme", session_id=session_id, message_id=message_id, content=content)
+    await database.write(use_attachments, ACME, session_id=session_id, message_id=message_id, content=content)
 
 
 async def prune(database: SqliteDatabase, before: int, limit: int = 10) -> int:
-    return await database.write_system(prune_attachments, before=before, limit=limit)
+    return await database.write_system(prune_attachments, server_scope(), before=before, limit=limit)
 
 
 async def is_there(database: SqliteDatabase, attachment: Attachment) -> bool:
-    return bool(await database.read(load_attachments, "acme", attachment_ids=[attachment.attachment_id]))
+    return bool(await database.read(load_attachments, ACME, attachment_ids=[attachment.attachment_id]))
 
 
 @pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
@@ -61,14 +62,14 @@ async def test_bytes_are_read_as_they_were_stored(database: SqliteDatabase, size
     data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     stored = await store(database, data)
     assert (stored.size, stored.media_type, stored.create_time) == (size, "image/png", 1)
-    assert await database.read(get_attachment, "acme", attachment_id=stored.attachment_id) == stored
+    assert await database.read(get_attachment, ACME, attachment_id=stored.attachment_id) == stored
     chunks = [
-        await database.read(get_chunk, "acme", attachment_id=stored.attachment_id, number=number)
+        await database.read(get_chunk, ACME, attachment_id=stored.attachment_id, number=number)
         for number in range(chunk_count(size))
     ]
     assert b"".join(chunks) == data
     assert max(map(len, chunks)) <= CHUNK_BYTES
-    loaded = await database.read(load_attachments, "acme", attachment_ids=[stored.attachment_id, "att_none"])
+    loaded = await database.read(load_attachments, ACME, attachment_ids=[stored.attachment_id, "att_none"])
     assert loaded == {stored.attachment_id: data}
 
 
@@ -78,22 +79,22 @@ async def test_the_same_bytes_are_stored_once_a_vault_and_a_type(database: Sqlit
     assert await rows(database) == (1, 1, 0)
     other = await store(database, b"bytes", "image/gif")
     assert (other.attachment_id != first.attachment_id, other.sha256 == first.sha256) == (True, True)
-    assert await store(database, b"bytes", vault="evil", now=3) == Attachment(
+    assert await store(database, b"bytes", scope=EVIL, now=3) == Attachment(
         first.attachment_id, "image/png", 5, first.sha256, create_time=3
     )
-    assert (await rows(database), await rows(database, "evil")) == ((2, 2, 0), (1, 1, 0))
+    assert (await rows(database), await rows(database, EVIL)) == ((2, 2, 0), (1, 1, 0))
 
 
 async def test_another_vaults_attachment_is_nowhere(database: SqliteDatabase) -> None:
     stored = await store(database, b"bytes")
     with pytest.raises(AttachmentNotFound):
-        await database.read(get_attachment, "evil", attachment_id=stored.attachment_id)
+        await database.read(get_attachment, EVIL, attachment_id=stored.attachment_id)
     with pytest.raises(AttachmentNotFound):
-        await database.read(get_chunk, "evil", attachment_id=stored.attachment_id, number=0)
+        await database.read(get_chunk, EVIL, attachment_id=stored.attachment_id, number=0)
     content = (ImageBlock(stored.attachment_id, "image/png", 0, ""),)
     with pytest.raises(AttachmentNotFound):
-        await database.read(describe_attachments, "evil", content=content)
-    assert await database.read(load_attachments, "evil", attachment_ids=[stored.attachment_id]) == {}
+        await database.read(describe_attachments, EVIL, content=content)
+    assert await database.read(load_attachments, EVIL, attachment_ids=[stored.attachment_id]) == {}
 
 
 async def test_blocks_are_described_within_tool_results_too(database: SqliteDatabase) -> None:
@@ -101,7 +102,7 @@ async def test_blocks_are_described_within_tool_results_too(database: SqliteData
     shown = ImageBlock(image.attachment_id, "image/png", 0, "")
     document = DocumentBlock(text.attachment_id, "text/plain", 0, "")
     content: Content = (ToolResultBlock("t", (TextBlock("a"), document), False), shown, TextBlock("b"))
-    assert await database.read(describe_attachments, "acme", content=content) == (
+    assert await database.read(describe_attachments, ACME, content=content) == (
         ToolResultBlock("t", (TextBlock("a"), DocumentBlock(text.attachment_id, "text/plain", 4, text.sha256)), False),
         ImageBlock(image.attachment_id, "image/png", 5, image.sha256),
         TextBlock("b"),
@@ -115,9 +116,9 @@ async def test_a_block_must_say_what_was_uploaded(database: SqliteDatabase) -> N
         DocumentBlock(stored.attachment_id, "text/plain", 0, ""),
     ):
         with pytest.raises(AttachmentTypeMismatch):
-            await database.read(describe_attachments, "acme", content=(block,))
+            await database.read(describe_attachments, ACME, content=(block,))
         with pytest.raises(AttachmentTypeMismatch):
-            await database.read(describe_attachments, "acme", content=(ToolResultBlock("t", (block,), False),))
+            await database.read(describe_attachments, ACME, content=(ToolResultBlock("t", (block,), False),))
 
 
 async def test_an_attachment_goes_with_the_last_message_that_holds_it(database: SqliteDatabase) -> None:
@@ -125,11 +126,11 @@ async def test_an_attachment_goes_with_the_last_message_that_holds_it(database: 
     await use(database, "ses_1", "msg_1", once, twice, twice)
     await use(database, "ses_1", "msg_2", twice)
     assert await rows(database) == (2, 2, 3)
-    await database.write(release_message, "acme", session_id="ses_1", message_id="msg_1")
+    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_1")
     assert await rows(database) == (1, 1, 1)
     assert await is_there(database, twice)
-    await database.write(release_message, "acme", session_id="ses_1", message_id="msg_1")
-    await database.write(release_message, "acme", session_id="ses_1", message_id="msg_2")
+    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_1")
+    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_2")
     assert await rows(database) == (0, 0, 0)
 
 
@@ -138,10 +139,10 @@ async def test_an_attachment_goes_with_the_last_session_that_holds_it(database: 
     await use(database, "ses_1", "msg_1", here, both)
     await use(database, "ses_1", "msg_2", here)
     await use(database, "ses_2", "msg_3", both)
-    await database.write(release_session, "acme", session_id="ses_1")
+    await database.write(release_session, ACME, session_id="ses_1")
     assert await rows(database) == (1, 1, 1)
     assert await is_there(database, both)
-    await database.write(release_session, "acme", session_id="ses_2")
+    await database.write(release_session, ACME, session_id="ses_2")
     assert await rows(database) == (0, 0, 0)
 
 
@@ -160,6 +161,6 @@ async def test_what_no_message_holds_is_pruned_by_its_last_upload(database: Sqli
 async def test_pruning_takes_few_at_a_time_of_every_vault_the_oldest_first(database: SqliteDatabase) -> None:
     for number in range(3):
         await store(database, b"%d" % number, now=number)
-        await store(database, b"%d" % number, vault="evil", now=number)
+        await store(database, b"%d" % number, scope=EVIL, now=number)
     assert [await prune(database, before=100, limit=4) for _ in range(3)] == [4, 2, 0]
-    assert (await rows(database), await rows(database, "evil")) == ((0, 0, 0), (0, 0, 0))
+    assert (await rows(database), await rows(database, EVIL)) == ((0, 0, 0), (0, 0, 0))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from metamorphd.errors import EtagMismatch, RequestIdReused, SessionNotFound
+from metamorphd.models.caller import Scope
 from metamorphd.models.page import Page
 from metamorphd.models.session import Session
 from metamorphd.store.database import Transaction
@@ -12,13 +13,13 @@ from metamorphd.store.sessions import delete_session, get_session, list_sessions
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.read import list_events
 
-from tests.support.rows import append, new_session, new_turn, stored_message
+from tests.support.rows import ACME, EVIL, append, new_session, new_turn, scope_of, stored_message
 
 
 async def page(
     database: SqliteDatabase,
     *,
-    vault: str = "acme",
+    scope: Scope = ACME,
     after: tuple[int | str, ...] | None = None,
     page_size: int = 50,
     max_size: int = 1_000_000,
@@ -28,7 +29,7 @@ async def page(
 ) -> Page[Session]:
     return await database.read(
         list_sessions,
-        vault,
+        scope,
         after=after,
         page_size=page_size,
         max_size=max_size,
@@ -57,36 +58,34 @@ async def test_a_session_is_read_as_it_was_created(database: SqliteDatabase) -> 
         None,
     )
     assert (created.message_count, created.current_leaf_message_id, created.running_turn_ids) == (0, None, ())
-    assert await database.read(get_session, "acme", session_id=created.session_id) == created
+    assert await database.read(get_session, ACME, session_id=created.session_id) == created
 
 
 async def test_another_vaults_session_is_not_found(database: SqliteDatabase) -> None:
     session = await new_session(database)
     with pytest.raises(SessionNotFound):
-        await database.read(get_session, "evil", session_id=session.session_id)
+        await database.read(get_session, EVIL, session_id=session.session_id)
     with pytest.raises(SessionNotFound):
-        await database.write(delete_session, "evil", session_id=session.session_id, etag="")
+        await database.write(delete_session, EVIL, session_id=session.session_id, etag="")
     with pytest.raises(SessionNotFound):
         await database.write(
-            update_session, "evil", session_id=session.session_id, changes={"title": "x"}, etag="", now=1
+            update_session, EVIL, session_id=session.session_id, changes={"title": "x"}, etag="", now=1
         )
-    assert await database.read(get_session, "acme", session_id=session.session_id) == session
+    assert await database.read(get_session, ACME, session_id=session.session_id) == session
 
 
 async def test_two_vaults_may_use_the_same_session_id(database: SqliteDatabase) -> None:
-    await new_session(database, "acme", session_id="ses_1", title="a")
-    await new_session(database, "evil", session_id="ses_1", title="b")
-    assert (await database.read(get_session, "acme", session_id="ses_1")).title == "a"
-    await database.write(delete_session, "evil", session_id="ses_1", etag="")
-    assert (await database.read(get_session, "acme", session_id="ses_1")).title == "a"
+    await new_session(database, ACME, session_id="ses_1", title="a")
+    await new_session(database, EVIL, session_id="ses_1", title="b")
+    assert (await database.read(get_session, ACME, session_id="ses_1")).title == "a"
+    await database.write(delete_session, EVIL, session_id="ses_1", etag="")
+    assert (await database.read(get_session, ACME, session_id="ses_1")).title == "a"
 
 
 async def test_a_repeated_request_answers_the_session_as_it_is_now(database: SqliteDatabase) -> None:
     key = RequestKey("CreateSession", "one", b"body")
     first = await new_session(database, request=key)
-    await database.write(
-        update_session, "acme", session_id=first.session_id, changes={"title": "later"}, etag="", now=2
-    )
+    await database.write(update_session, ACME, session_id=first.session_id, changes={"title": "later"}, etag="", now=2)
     again = await new_session(database, request=key)
     assert (again.session_id, again.title) == (first.session_id, "later")
     assert len(await ids(database)) == 1
@@ -94,9 +93,9 @@ async def test_a_repeated_request_answers_the_session_as_it_is_now(database: Sql
 
 async def test_a_request_id_is_its_vaults_and_its_rpcs_own(database: SqliteDatabase) -> None:
     made = [
-        await new_session(database, "acme", request=RequestKey("CreateSession", "one", b"body")),
-        await new_session(database, "acme", request=RequestKey("Another", "one", b"other")),
-        await new_session(database, "evil", request=RequestKey("CreateSession", "one", b"other")),
+        await new_session(database, ACME, request=RequestKey("CreateSession", "one", b"body")),
+        await new_session(database, ACME, request=RequestKey("Another", "one", b"other")),
+        await new_session(database, EVIL, request=RequestKey("CreateSession", "one", b"other")),
     ]
     assert len({session.session_id for session in made}) == 3
 
@@ -111,7 +110,7 @@ async def test_a_request_id_with_another_body_is_refused(database: SqliteDatabas
 async def test_a_repeated_request_for_a_deleted_session_is_not_found(database: SqliteDatabase) -> None:
     key = RequestKey("CreateSession", "one", b"body")
     session = await new_session(database, request=key)
-    await database.write(delete_session, "acme", session_id=session.session_id, etag="")
+    await database.write(delete_session, ACME, session_id=session.session_id, etag="")
     with pytest.raises(SessionNotFound):
         await new_session(database, request=key)
     assert await ids(database) == []
@@ -159,7 +158,7 @@ async def test_pages_are_cut_by_size_and_never_empty(database: SqliteDatabase) -
 async def test_sessions_are_filtered_by_archived_creator_and_metadata(database: SqliteDatabase) -> None:
     await new_session(database, session_id="plain", now=1)
     await new_session(database, session_id="archived", archived=True, now=2)
-    await new_session(database, session_id="bob", creator="bob", now=3)
+    await new_session(database, scope_of("acme", "bob"), session_id="bob", now=3)
     await new_session(database, session_id="pairs", metadata={"env": "prod", "team": "a,b"}, now=4)
     assert await ids(database, archived=True) == ["archived"]
     assert await ids(database, archived=False) == ["pairs", "bob", "plain"]
@@ -179,7 +178,7 @@ async def test_an_update_sets_what_it_names_and_moves_the_etag(database: SqliteD
     session = await new_session(database, title="a", model="m", metadata={"k": "v"}, now=1)
     changed = await database.write(
         update_session,
-        "acme",
+        ACME,
         session_id=session.session_id,
         changes={"title": "b", "metadata": {}, "archived": True},
         etag="1",
@@ -193,26 +192,26 @@ async def test_a_stale_etag_changes_nothing(database: SqliteDatabase) -> None:
     session = await new_session(database, title="a")
     name = session.session_id
     with pytest.raises(EtagMismatch):
-        await database.write(update_session, "acme", session_id=name, changes={"title": "b"}, etag="0", now=2)
+        await database.write(update_session, ACME, session_id=name, changes={"title": "b"}, etag="0", now=2)
     with pytest.raises(EtagMismatch):
-        await database.write(delete_session, "acme", session_id=name, etag="2")
-    assert await database.read(get_session, "acme", session_id=name) == session
+        await database.write(delete_session, ACME, session_id=name, etag="2")
+    assert await database.read(get_session, ACME, session_id=name) == session
 
 
 async def test_messages_do_not_move_the_etag(database: SqliteDatabase) -> None:
     session = await new_session(database)
     await stored_message(database, session.session_id)
-    assert (await database.read(get_session, "acme", session_id=session.session_id)).revision == session.revision
+    assert (await database.read(get_session, ACME, session_id=session.session_id)).revision == session.revision
 
 
 async def test_a_deleted_session_takes_its_messages_turns_and_events_with_it(database: SqliteDatabase) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     await append(database, turn, "a", "b")
-    await database.write(delete_session, "acme", session_id=session.session_id, etag="1")
+    await database.write(delete_session, ACME, session_id=session.session_id, etag="1")
     with pytest.raises(Exception, match=turn.turn_id):
-        await database.read(list_events, "acme", turn_id=turn.turn_id, after_sequence=0, limit=10, max_characters=10)
-    assert await database.read(count_rows, "acme") == 0
+        await database.read(list_events, ACME, turn_id=turn.turn_id, after_sequence=0, limit=10, max_characters=10)
+    assert await database.read(count_rows, ACME) == 0
 
 
 async def count_rows(tx: Transaction) -> int:

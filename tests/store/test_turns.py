@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from metamorphd.errors import BranchBusy, MessageNotFound, SequenceAhead, SessionNotFound, TurnNotFound
+from metamorphd.models.caller import server_scope
 from metamorphd.models.content import TextBlock
 from metamorphd.models.message import Message
 from metamorphd.models.page import Page
@@ -18,25 +19,25 @@ from metamorphd.store.turns.prompt import get_prompt
 from metamorphd.store.turns.read import get_turn, list_events, list_running_turns
 from metamorphd.store.vaults import update_vault
 
-from tests.support.rows import KEY, append, finish, new_message, new_session, new_turn
+from tests.support.rows import ACME, EVIL, KEY, append, finish, new_message, new_session, new_turn
 
 
 async def events(
     database: SqliteDatabase, turn_id: str, after: int = 0, limit: int = 100, max_characters: int = 1000
 ) -> list[int]:
     page = {"limit": limit, "max_characters": max_characters}
-    _, listed = await database.read(list_events, "acme", turn_id=turn_id, after_sequence=after, **page)
+    _, listed = await database.read(list_events, ACME, turn_id=turn_id, after_sequence=after, **page)
     return [event.sequence for event in listed]
 
 
 async def test_a_turn_stores_its_message_and_runs(database: SqliteDatabase) -> None:
     session = await new_session(database, model="claude-opus-5-5")
     turn = await new_turn(database, session.session_id)
-    after = await database.read(get_session, "acme", session_id=session.session_id)
+    after = await database.read(get_session, ACME, session_id=session.session_id)
     assert (turn.status, turn.last_sequence, turn.model) == (TurnStatus.RUNNING, 1, "claude-opus-5-5")
     assert after.running_turn_ids == (turn.turn_id,)
     assert (after.message_count, after.current_leaf_message_id) == (1, turn.user_message_id)
-    assert await database.read_system(list_running_turns) == [("acme", turn.turn_id)]
+    assert await database.read_system(list_running_turns, server_scope()) == [("acme", turn.turn_id)]
 
 
 async def test_the_model_is_the_calls_then_the_sessions_then_the_vaults_then_the_default(
@@ -51,7 +52,7 @@ async def test_the_model_is_the_calls_then_the_sessions_then_the_vaults_then_the
     own = (await new_session(database, model="claude-opus-5-5")).session_id
     assert await model(plain) == "claude-sonnet-5-5"
     changes = {"default_model": "claude-haiku-5-5"}
-    await database.write(update_vault, "acme", changes=changes, etag="", request_key=KEY, now=1)
+    await database.write(update_vault, ACME, changes=changes, etag="", request_key=KEY, now=1)
     assert await model(plain) == "claude-haiku-5-5"
     assert await model(own) == "claude-opus-5-5"
     assert await model(own, model="claude-fable-5-2") == "claude-fable-5-2"
@@ -66,8 +67,8 @@ async def test_the_prompt_is_the_branch_and_the_sessions_or_the_vaults_system_pr
     await finish(database, aside)
     second = await new_turn(database, session.session_id, "two", parent=first.user_message_id)
     changes = {"system_prompt": "of vault"}
-    await database.write(update_vault, "acme", changes=changes, etag="", request_key=KEY, now=1)
-    prompt, branch = await database.read(get_prompt, "acme", turn=second)
+    await database.write(update_vault, ACME, changes=changes, etag="", request_key=KEY, now=1)
+    prompt, branch = await database.read(get_prompt, ACME, turn=second)
     assert prompt == "of vault"
     assert [text_of(message.content) for message in branch] == ["one", "two"]
 
@@ -84,11 +85,11 @@ async def test_a_finished_turn_stores_its_text_as_the_reply(database: SqliteData
     assert reply is not None
     assert reply.content == tuple(map(TextBlock, ["Hello", "again"]))
     assert reply.parent_message_id == turn.user_message_id
-    assert await database.read(get_message, "acme", message_id=reply.message_id) == reply
-    ended = await database.read(get_turn, "acme", turn_id=turn.turn_id)
+    assert await database.read(get_message, ACME, message_id=reply.message_id) == reply
+    ended = await database.read(get_turn, ACME, turn_id=turn.turn_id)
     assert (ended.status, ended.reply_message_id, ended.usage) == (TurnStatus.COMPLETED, reply.message_id, usage)
     assert ended.last_sequence == 5
-    assert (await database.read(get_session, "acme", session_id=session.session_id)).running_turn_ids == ()
+    assert (await database.read(get_session, ACME, session_id=session.session_id)).running_turn_ids == ()
 
 
 async def test_a_turn_that_fails_without_text_stores_no_reply_and_the_next_follows_its_message(
@@ -99,9 +100,9 @@ async def test_a_turn_that_fails_without_text_stores_no_reply_and_the_next_follo
     error = TurnError("UPSTREAM_OVERLOADED", "busy", {"k": "v"}, retry_delay=1.5)
     finished = await finish(database, turn, status=TurnStatus.FAILED, error=error)
     assert (finished.message, finished.error, finished.sequence) == (None, error, 2)
-    assert (await database.read(get_turn, "acme", turn_id=turn.turn_id)).error == error
+    assert (await database.read(get_turn, ACME, turn_id=turn.turn_id)).error == error
     following = await new_turn(database, session.session_id)
-    message = await database.read(get_message, "acme", message_id=following.user_message_id)
+    message = await database.read(get_message, ACME, message_id=following.user_message_id)
     assert message.parent_message_id == turn.user_message_id
 
 
@@ -119,7 +120,7 @@ async def test_a_turn_ends_once(database: SqliteDatabase) -> None:
 async def test_a_deleted_turn_takes_no_more_events(database: SqliteDatabase) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
-    await database.write(delete_session, "acme", session_id=session.session_id, etag="")
+    await database.write(delete_session, ACME, session_id=session.session_id, etag="")
     with pytest.raises(TurnNotFound):
         await append(database, turn, "a")
 
@@ -127,7 +128,7 @@ async def test_a_deleted_turn_takes_no_more_events(database: SqliteDatabase) -> 
 async def test_events_are_replayed_after_any_sequence_in_any_portion(database: SqliteDatabase) -> None:
     turn = await new_turn(database, (await new_session(database)).session_id)
     await append(database, turn, *"abcdefgh")
-    assert (await database.read(get_turn, "acme", turn_id=turn.turn_id)).last_sequence == 9
+    assert (await database.read(get_turn, ACME, turn_id=turn.turn_id)).last_sequence == 9
     assert await events(database, turn.turn_id) == list(range(1, 10))
     await finish(database, turn)
     assert await events(database, turn.turn_id, after=7) == [8, 9, 10]
@@ -144,11 +145,11 @@ async def test_events_are_replayed_after_any_sequence_in_any_portion(database: S
 
 async def test_an_unknown_turn_and_another_vaults_are_not_found(database: SqliteDatabase) -> None:
     turn = await new_turn(database, (await new_session(database)).session_id)
-    for vault, turn_id in (("evil", turn.turn_id), ("acme", "turn_none")):
+    for scope, turn_id in ((EVIL, turn.turn_id), (ACME, "turn_none")):
         with pytest.raises(TurnNotFound):
-            await database.read(get_turn, vault, turn_id=turn_id)
+            await database.read(get_turn, scope, turn_id=turn_id)
         with pytest.raises(TurnNotFound):
-            await database.read(list_events, vault, turn_id=turn_id, after_sequence=0, limit=9, max_characters=9)
+            await database.read(list_events, scope, turn_id=turn_id, after_sequence=0, limit=9, max_characters=9)
 
 
 async def test_a_branch_is_busy_while_its_turn_runs_and_others_proceed(database: SqliteDatabase) -> None:
@@ -162,7 +163,7 @@ async def test_a_branch_is_busy_while_its_turn_runs_and_others_proceed(database:
         assert refusal.value.metadata == {"turn_id": running.turn_id}
     for parent in ("", done.user_message_id):
         await new_turn(database, session.session_id, parent=parent)
-    assert len((await database.read(get_session, "acme", session_id=session.session_id)).running_turn_ids) == 3
+    assert len((await database.read(get_session, ACME, session_id=session.session_id)).running_turn_ids) == 3
 
 
 async def test_a_refused_turn_leaves_no_message(database: SqliteDatabase) -> None:
@@ -173,7 +174,7 @@ async def test_a_refused_turn_leaves_no_message(database: SqliteDatabase) -> Non
             await new_turn(database, session.session_id, parent=parent)
     with pytest.raises(SessionNotFound):
         await new_turn(database, "ses_none")
-    assert (await database.read(get_session, "acme", session_id=session.session_id)).message_count == 0
+    assert (await database.read(get_session, ACME, session_id=session.session_id)).message_count == 0
 
 
 async def test_a_repeated_send_answers_its_turn_even_while_the_branch_is_busy(database: SqliteDatabase) -> None:
@@ -181,7 +182,7 @@ async def test_a_repeated_send_answers_its_turn_even_while_the_branch_is_busy(da
     key = RequestKey("SendMessage", "one", b"body")
     turn = await new_turn(database, session.session_id, request=key)
     assert await new_turn(database, session.session_id, request=key) == turn
-    assert (await database.read(get_session, "acme", session_id=session.session_id)).message_count == 1
+    assert (await database.read(get_session, ACME, session_id=session.session_id)).message_count == 1
 
 
 async def listed(database: SqliteDatabase, session_id: str, **query: Any) -> Page[Message]:
@@ -194,7 +195,7 @@ async def listed(database: SqliteDatabase, session_id: str, **query: Any) -> Pag
         "page_size": 50,
         "max_size": 1_000_000,
     }
-    return await database.read(list_messages, "acme", **(values | query))
+    return await database.read(list_messages, ACME, **(values | query))
 
 
 def texts(page: Page[Message]) -> list[str]:
@@ -260,6 +261,6 @@ async def test_a_leaf_of_another_session_is_not_found(database: SqliteDatabase) 
 
 async def test_a_branch_reads_from_its_root(database: SqliteDatabase) -> None:
     session, leaf = await tree(database)
-    branch = await database.read(get_branch, "acme", session_id=session, leaf_message_id=leaf)
+    branch = await database.read(get_branch, ACME, session_id=session, leaf_message_id=leaf)
     assert [text_of(message.content) for message in branch] == ["a", "b", "c"]
     assert new_message(session).parent_message_id is None

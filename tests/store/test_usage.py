@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metamorphd.clock import beginning, day_of
 from metamorphd.errors import BudgetExceeded, ModelNotAccepted
+from metamorphd.models.caller import Scope
 from metamorphd.models.content import Block, DocumentBlock, ImageBlock, TextBlock
 from metamorphd.models.generation import Tool
 from metamorphd.models.turn import Turn, TurnStatus
@@ -27,7 +28,7 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.usage import list_usage, tokens_of
 from metamorphd.store.vaults import get_vault_limits, update_vault, update_vault_limits
 
-from tests.support.rows import KEY, TERMS, finish, new_message, new_session, new_turn
+from tests.support.rows import ACME, EVIL, KEY, TERMS, finish, new_message, new_session, new_turn
 
 DAYS = [date(2030, 1, 31), date(2030, 2, 1), date(2030, 2, 28), date(2030, 3, 1)]
 MODELS = [model.model for model in TERMS.catalog.models]
@@ -63,7 +64,7 @@ TURNS = st.lists(
 )
 
 
-async def usage(database: Database, vault_id: str = "acme", **query: Any) -> tuple[tuple[UsageRow, ...], UsageRow]:
+async def usage(database: Database, scope: Scope = ACME, **query: Any) -> tuple[tuple[UsageRow, ...], UsageRow]:
     """Every row, by pages of two, and the total."""
     values: dict[str, Any] = {
         "start_day": DAYS[0],
@@ -77,7 +78,7 @@ async def usage(database: Database, vault_id: str = "acme", **query: Any) -> tup
     rows: list[UsageRow] = []
     after = None
     while True:
-        page, total = await database.read(list_usage, vault_id, **(values | query), after=after, page_size=2)
+        page, total = await database.read(list_usage, scope, **(values | query), after=after, page_size=2)
         rows += page.items
         after = page.next_after
         if after is None:
@@ -102,7 +103,7 @@ def summed(usages: Sequence[Usage]) -> Usage:
 async def check_sums(turns: Sequence[Ended], grouped: tuple[bool, bool, bool]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         database = SqliteDatabase(path=Path(directory) / "metamorph.db", synchronous="NORMAL")
-        await database.open()
+        await database.__aenter__()
         sessions = await stored(database, turns)
         by_day, by_model, by_session = grouped
         rows, total = await usage(database, by_day=by_day, by_model=by_model, by_session=by_session)
@@ -121,12 +122,12 @@ async def check_sums(turns: Sequence[Ended], grouped: tuple[bool, bool, bool]) -
         assert (total.usage, total.turns) == (summed([turn.usage for turn in turns]), len(turns))
         for day in DAYS:
             budget = Budget(tokens_per_day=1, cost_usd_nanos_per_month=1)
-            await database.write(update_vault_limits, "acme", of_vault_id="acme", budget=budget, now=1)
-            tokens, cost = await database.read(get_budgets, "acme", now=beginning(day))
+            await database.write(update_vault_limits, ACME, budget=budget, now=1)
+            tokens, cost = await database.read(get_budgets, ACME, now=beginning(day))
             assert tokens.used == sum(tokens_of(turn.usage) for turn in turns if turn.day == day)
             month = [turn for turn in turns if turn.day.replace(day=1) == day.replace(day=1)]
             assert cost.used == sum(turn.usage.cost_usd_nanos for turn in month)
-        await database.close()
+        await database.__aexit__()
 
 
 @settings(max_examples=40, deadline=None)
@@ -146,26 +147,26 @@ async def test_usage_is_filtered_by_days_model_and_session(database: SqliteDatab
     assert (await usage(database, model=MODELS[0]))[1].turns == 6
     assert (await usage(database, session_id=sessions[0]))[1].turns == 4
     assert (await usage(database, session_id=sessions[0], model=MODELS[0]))[1].turns == 2
-    assert await usage(database, "evil", session_id=sessions[0]) == ((), UsageRow("", "", "", Usage(), 0))
+    assert await usage(database, EVIL, session_id=sessions[0]) == ((), UsageRow("", "", "", Usage(), 0))
 
 
 async def test_usage_stays_when_its_session_is_deleted(database: SqliteDatabase) -> None:
     sessions = await stored(database, [Ended(0, MODELS[0], DAYS[0], TurnStatus.FAILED, Usage(7, 1))])
     before = await usage(database)
-    await database.write(delete_session, "acme", session_id=sessions[0], etag="")
+    await database.write(delete_session, ACME, session_id=sessions[0], etag="")
     assert await usage(database) == before
     assert before[1].usage == Usage(7, 1)
 
 
 async def allow(database: Database, *, own: Budget | None = None, operators: Budget | None = None) -> None:
     if own is not None:
-        await database.write(update_vault, "acme", changes={"budget": own}, etag="", request_key=KEY, now=1)
+        await database.write(update_vault, ACME, changes={"budget": own}, etag="", request_key=KEY, now=1)
     if operators is not None:
-        await database.write(update_vault_limits, "acme", of_vault_id="acme", budget=operators, now=1)
+        await database.write(update_vault_limits, ACME, budget=operators, now=1)
 
 
 async def budgets(database: Database, now: int) -> dict[str, BudgetStatus]:
-    return {status.budget: status for status in await database.read(get_budgets, "acme", now=now)}
+    return {status.budget: status for status in await database.read(get_budgets, ACME, now=now)}
 
 
 async def test_without_a_budget_nothing_is_reserved_or_told(database: SqliteDatabase) -> None:
@@ -195,8 +196,8 @@ async def test_an_operator_may_limit_a_vault_before_its_first_use_and_lift_it(da
         await new_turn(database, session.session_id)
     await allow(database, operators=Budget())
     await new_turn(database, session.session_id)
-    assert (await database.read(get_vault_limits, "acme", of_vault_id="acme")).budget == Budget()
-    assert (await database.read(get_vault_limits, "evil", of_vault_id="evil")).update_time is None
+    assert (await database.read(get_vault_limits, ACME)).budget == Budget()
+    assert (await database.read(get_vault_limits, EVIL)).update_time is None
 
 
 def at(day: date, session_id: str, **fields: Any) -> Any:
@@ -254,7 +255,7 @@ async def test_a_session_that_is_deleted_takes_its_reservation_with_it(database:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     assert (await budgets(database, turn.create_time))["tokens_per_day"].reserved > 0
-    await database.write(delete_session, "acme", session_id=session.session_id, etag="")
+    await database.write(delete_session, ACME, session_id=session.session_id, etag="")
     assert (await budgets(database, turn.create_time))["tokens_per_day"].reserved == 0
 
 

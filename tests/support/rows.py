@@ -1,10 +1,12 @@
 """Short forms of the store's operations for tests."""
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock
+from metamorphd.models.caller import SERVER, Scope
 from metamorphd.models.content import TextBlock
 from metamorphd.models.generation import Options
 from metamorphd.models.message import Message, Role
@@ -30,7 +32,15 @@ TERMS = Terms(
 KEY = bytes(32)
 
 
-async def new_session(database: Database, vault_id: str = "acme", **fields: Any) -> Session:
+def scope_of(vault_id: str, user_id: str = "alice") -> Scope:
+    """The scope of a user of a vault."""
+    return Scope(vault_id, replace(SERVER, vault_id=vault_id, user_id=user_id), "call-1")
+
+
+ACME, EVIL = scope_of("acme"), scope_of("evil", "mallory")
+
+
+async def new_session(database: Database, scope: Scope = ACME, **fields: Any) -> Session:
     """A session with empty fields, unless given."""
     values: dict[str, Any] = {
         "session_id": CLOCK.new_id("ses"),
@@ -39,12 +49,11 @@ async def new_session(database: Database, vault_id: str = "acme", **fields: Any)
         "system_prompt": "",
         "metadata": {},
         "archived": False,
-        "creator": "alice",
         "request": None,
         "request_key": KEY,
         "now": CLOCK.now(),
     }
-    return await database.write(create_session, vault_id, **(values | fields))
+    return await database.write(create_session, scope, **(values | fields))
 
 
 def new_message(session_id: str, text: str = "Hello", **fields: Any) -> Message:
@@ -67,7 +76,7 @@ def new_message(session_id: str, text: str = "Hello", **fields: Any) -> Message:
 async def stored_message(database: Database, session_id: str, text: str = "Hello", **fields: Any) -> Message:
     """A stored message of the vault `acme`, without a turn."""
     message = new_message(session_id, text, **fields)
-    await database.write(create_message, "acme", message=message)
+    await database.write(create_message, ACME, message=message)
     return message
 
 
@@ -82,13 +91,13 @@ async def new_turn(database: Database, session_id: str, text: str = "Hello", **f
         "terms": TERMS,
         "request": None,
     }
-    return await database.write(create_turn, "acme", **(values | fields))
+    return await database.write(create_turn, ACME, **(values | fields))
 
 
 async def append(database: Database, turn: Turn, *texts: str, first: int = 2) -> None:
     """Deltas of block 0, from sequence `first`."""
     deltas = [TextDelta(turn.turn_id, sequence, 0, text) for sequence, text in enumerate(texts, first)]
-    await database.write(append_events, "acme", events=deltas)
+    await database.write(append_events, ACME, events=deltas)
 
 
 async def finish(database: Database, turn: Turn, **fields: Any) -> TurnFinished:
@@ -105,4 +114,4 @@ async def finish(database: Database, turn: Turn, **fields: Any) -> TurnFinished:
         "reply_message_id": CLOCK.new_id("msg"),
         "now": CLOCK.now(),
     }
-    return await database.write(finish_turn, "acme", **(values | fields))
+    return await database.write(finish_turn, ACME, **(values | fields))

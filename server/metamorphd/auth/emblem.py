@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from metamorphd.auth.claims import email_of, permissions_of, user_id_of, vault_id_of
-from metamorphd.auth.http_client import Web
+from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.single_flight import SingleFlight
 from metamorphd.errors import IdentityUnavailable, TokenInvalid
 from metamorphd.models.caller import Caller
@@ -35,9 +35,9 @@ class EmblemApi:
     `permissions` are those that the API can grant.
     """
 
-    def __init__(self, *, url: str, web: Web, permissions: AbstractSet[str]) -> None:
+    def __init__(self, *, url: str, http: HttpClient, permissions: AbstractSet[str]) -> None:
         self._url = f"{url.rstrip('/')}/vault/info"
-        self._web = web
+        self._http = http
         self._permissions = permissions
         self._flight = SingleFlight[Caller]()
         # By digest: whoever has no account can send ten thousand tokens of eight kilobytes.
@@ -56,7 +56,7 @@ class EmblemApi:
     async def _ask(self, token: str) -> Caller:
         self._admit()
         try:
-            status, body = await self._web.ask("POST", self._url, bearer=token)
+            status, body = await self._http.ask("POST", self._url, bearer=token)
             if status >= HTTP_SERVER_ERROR or status == HTTP_TOO_MANY_REQUESTS:
                 raise IdentityUnavailable(retry_delay=1.0)
         except IdentityUnavailable:

@@ -1,6 +1,7 @@
-"""Asking a server on the web, warily: no redirects, little time, small answers."""
+"""Restricted HTTP client: no redirects, a short timeout, small responses."""
 
 import asyncio
+from typing import Self
 
 import httpx2
 
@@ -10,14 +11,17 @@ TIMEOUT_SECONDS = 2.0
 LARGEST_ANSWER = 65_536
 
 
-class Web:
-    """An HTTP client. What it trusts is the system's choice (`SSL_CERT_FILE`)."""
+class HttpClient:
+    """Asks servers on the web. Trusts the certificate authorities of the system (`SSL_CERT_FILE`)."""
 
     def __init__(self) -> None:
         self._client = httpx2.AsyncClient(follow_redirects=False, timeout=TIMEOUT_SECONDS)
 
-    async def close(self) -> None:
-        """Ends every connection."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes every connection."""
         await self._client.aclose()
 
     async def ask(self, method: str, url: str, *, bearer: str | None = None) -> tuple[int, bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 import jwt
 import structlog
 
-from metamorphd.auth.http_client import Web
+from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.single_flight import SingleFlight
 from metamorphd.errors import IdentityUnavailable, TokenInvalid
 
@@ -26,9 +26,9 @@ logger = structlog.get_logger(__name__)
 class KeySet:
     """The keys at `url`, by id. Each has one algorithm, its own; keys of other kinds, secret ones too, are left out."""
 
-    def __init__(self, *, url: str, web: Web) -> None:
+    def __init__(self, *, url: str, http: HttpClient) -> None:
         self._url = url
-        self._web = web
+        self._http = http
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = -STALE_SECONDS
         self._asked = -COOLDOWN_SECONDS
@@ -60,7 +60,7 @@ class KeySet:
     async def _fetch(self) -> None:
         self._asked = time.monotonic()
         try:
-            status, body = await self._web.ask("GET", self._url)
+            status, body = await self._http.ask("GET", self._url)
             if status != HTTP_OK:
                 raise IdentityUnavailable(retry_delay=COOLDOWN_SECONDS)
             self._keys = _keys(body)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from metamorphd.errors import StoreNotReady
-from metamorphd.models.caller import Caller, Revocation
+from metamorphd.models.caller import Caller
+from metamorphd.models.revocation import Revocation
 
 
 class Revocations:

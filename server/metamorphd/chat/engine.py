@@ -16,6 +16,7 @@ from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, StoreNotReady, TurnNotFound
 from metamorphd.llm.interface import Model, Prompt
+from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.generation import Options
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn, TurnEvent, TurnFinished, TurnStatus
@@ -62,7 +63,6 @@ class Regeneration:
     turn_id: str
     user_message_id: str
     options: Options
-    creator: str
     request: RequestKey | None
     now: int
 
@@ -100,17 +100,17 @@ class TurnEngine:
         """How many turns this process runs."""
         return len(self._live)
 
-    async def send_message(self, vault_id: str, *, send: Send) -> Turn:
+    async def send_message(self, scope: Scope, *, send: Send) -> Turn:
         """Stores the message and its turn, and starts to generate; a repeated request answers its turn.
 
         The turn goes on when the caller is cancelled. Raises what `create_turn` raises, and ServerDraining.
         """
         return await self._start(
-            vault_id,
+            scope,
             send.message.turn_id,
             lambda: self._database.write(
                 create_turn,
-                vault_id,
+                scope,
                 message=send.message,
                 uploads=send.uploads,
                 parent=send.parent_message_id,
@@ -120,82 +120,81 @@ class TurnEngine:
             ),
         )
 
-    async def regenerate_reply(self, vault_id: str, *, regeneration: Regeneration) -> Turn:
+    async def regenerate_reply(self, scope: Scope, *, regeneration: Regeneration) -> Turn:
         """As `send_message`. Raises what `create_regeneration` raises, and ServerDraining."""
         return await self._start(
-            vault_id,
+            scope,
             regeneration.turn_id,
             lambda: self._database.write(
                 create_regeneration,
-                vault_id,
+                scope,
                 turn_id=regeneration.turn_id,
                 user_message_id=regeneration.user_message_id,
                 options=regeneration.options,
-                creator=regeneration.creator,
                 terms=self._terms,
                 request=regeneration.request,
                 now=regeneration.now,
             ),
         )
 
-    async def count_tokens(self, vault_id: str, *, send: Send) -> int:
+    async def count_tokens(self, scope: Scope, *, send: Send) -> int:
         """What the model would read if the message were sent. Raises what `plan_prompt` and the model raise."""
         self._refuse_unswept()
         system_prompt, branch, options = await self._database.read(
             plan_prompt,
-            vault_id,
+            scope,
             message=send.message,
             parent=send.parent_message_id,
             options=send.options,
             terms=self._terms,
         )
-        prompt = await self._prompt_of(vault_id, system_prompt, branch, options, send.uploads)
+        prompt = await self._prompt_of(scope, system_prompt, branch, options, send.uploads)
         return await self._model.count_tokens(prompt)
 
-    async def cancel_turn(self, vault_id: str, *, turn_id: str) -> Turn:
+    async def cancel_turn(self, scope: Scope, *, turn_id: str) -> Turn:
         """Stops a turn and answers once it has ended; what was generated is kept. Raises TurnNotFound.
 
         One that has ended already stays as it is.
         """
-        live = self._live.get((vault_id, turn_id))
+        live = self._live.get((scope.vault_id, turn_id))
         if live is None:
-            turn = await self._database.read(get_turn, vault_id, turn_id=turn_id)
+            turn = await self._database.read(get_turn, scope, turn_id=turn_id)
             if turn.status is TurnStatus.RUNNING:
                 # Another process runs it; it will find that its turn takes no more events.
-                await self._end(vault_id, turn, Outcome(TurnStatus.CANCELLED))
+                await self._end(scope, turn, Outcome(TurnStatus.CANCELLED))
         else:
             live.generation.stop(Outcome(TurnStatus.CANCELLED))
-            while (vault_id, turn_id) in self._live:
+            while (scope.vault_id, turn_id) in self._live:
                 await live.changed()
-        return await self._database.read(get_turn, vault_id, turn_id=turn_id)
+        return await self._database.read(get_turn, scope, turn_id=turn_id)
 
     def _refuse_unswept(self) -> None:
         """Before the sweep a new turn would pass for one that an earlier process left; nor may the model be open."""
         if not self._swept:
             raise StoreNotReady(retry_delay=1.0)
 
-    async def _start(self, vault_id: str, turn_id: str, create: Callable[[], Awaitable[Turn]]) -> Turn:
+    async def _start(self, scope: Scope, turn_id: str, create: Callable[[], Awaitable[Turn]]) -> Turn:
         if self._draining:
             raise ServerDraining(retry_delay=5.0)
         self._refuse_unswept()
         started: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         # The engine's task makes the first commit too: a cancelled call could otherwise leave a turn nobody runs.
-        self._spawn(self._run(vault_id, turn_id, create, started))
+        self._spawn(self._run(scope, turn_id, create, started))
         return await asyncio.shield(started)
 
-    async def follow(self, vault_id: str, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent]:
+    async def follow(self, scope: Scope, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent]:
         """A turn's events after a sequence, first the stored ones, then each once it is committed, to the turn's end.
 
         Raises TurnNotFound, also when the turn is deleted meanwhile, and SequenceAhead.
         """
         sequence = after_sequence
         while True:
-            live = self._live.get((vault_id, turn_id))
+            live = self._live.get((scope.vault_id, turn_id))
             events = None if live is None else live.after(sequence)
             if events is None:
                 turn, stored = await self._database.read(
                     list_events,
-                    vault_id,
+                    scope,
                     turn_id=turn_id,
                     after_sequence=sequence,
                     limit=REPLAY_EVENTS,
@@ -215,11 +214,11 @@ class TurnEngine:
                 if isinstance(event, TurnFinished):
                     return
 
-    async def delete_session(self, vault_id: str, *, session_id: str, etag: str) -> None:
+    async def delete_session(self, scope: Scope, *, session_id: str, etag: str) -> None:
         """Deletes a session; its running turns end, and whoever follows one gets TurnNotFound."""
-        await self._database.write(delete_session, vault_id, session_id=session_id, etag=etag)
+        await self._database.write(delete_session, scope, session_id=session_id, etag=etag)
         for (vault, _), live in list(self._live.items()):
-            if (vault, live.turn.session_id) == (vault_id, session_id):
+            if (vault, live.turn.session_id) == (scope.vault_id, session_id):
                 live.generation.stop(interrupted())
 
     async def sweep(self, *, patience_seconds: float) -> int:
@@ -227,23 +226,23 @@ class TurnEngine:
 
         Returns after `patience_seconds` at the latest, and goes on: a full disk must not keep the server from reading.
         """
-        left = await self._database.read_system(list_running_turns)
+        left = await self._database.read_system(list_running_turns, server_scope())
         self._swept = True
         for vault_id, turn_id in left:
-            self._spawn(self._end_left(vault_id, turn_id))
+            self._spawn(self._end_left(server_scope(vault_id), turn_id))
         await self._settle(patience_seconds)
         return len(left)
 
-    async def _end_left(self, vault_id: str, turn_id: str) -> None:
-        turn = await self._database.read(get_turn, vault_id, turn_id=turn_id)
-        await self._end(vault_id, turn, interrupted())
+    async def _end_left(self, scope: Scope, turn_id: str) -> None:
+        turn = await self._database.read(get_turn, scope, turn_id=turn_id)
+        await self._end(scope, turn, interrupted())
 
-    async def _end(self, vault_id: str, turn: Turn, outcome: Outcome) -> None:
+    async def _end(self, scope: Scope, turn: Turn, outcome: Outcome) -> None:
         """Ends a turn that this process does not run, unless it has ended meanwhile."""
         with contextlib.suppress(TurnNotFound):
             # A turn with an event beside its first has asked the model; how often is not known.
             asked = int(turn.last_sequence > 1)
-            await self._log.finish(vault_id, turn, outcome, model_calls=asked)
+            await self._log.finish(scope, turn, outcome, model_calls=asked)
 
     async def drain(self, *, grace_seconds: float) -> None:
         """Starts no more turns, lets those that run end within the grace, and ends the others INTERRUPTED."""
@@ -269,7 +268,7 @@ class TurnEngine:
 
     async def _run(
         self,
-        vault_id: str,
+        scope: Scope,
         turn_id: str,
         create: Callable[[], Awaitable[Turn]],
         started: asyncio.Future[Turn],
@@ -287,29 +286,29 @@ class TurnEngine:
         if turn.turn_id == turn_id:
             generation = Generation(
                 model=self._model,
-                prompt=lambda: self._prompt(vault_id, turn),
+                prompt=lambda: self._prompt(scope, turn),
                 cost=lambda usage: self._terms.catalog.cost(turn.model, usage),
                 time_limit=self._time_limit,
             )
-            live = self._live[vault_id, turn_id] = LiveTurn(turn=turn, generation=generation)
+            live = self._live[scope.vault_id, turn_id] = LiveTurn(turn=turn, generation=generation)
             live.publish([started_event(turn)])
         if not started.done():
             started.set_result(turn)
         if turn.turn_id == turn_id:
             try:
-                finished = await self._log.record(vault_id, live)
+                finished = await self._log.record(scope, live)
             finally:
-                del self._live[vault_id, turn_id]
+                del self._live[scope.vault_id, turn_id]
                 live.wake()
-            self._spawn(self._titles.name_session(vault_id, finished), among=self._titling)
+            self._spawn(self._titles.name_session(scope, finished), among=self._titling)
 
-    async def _prompt(self, vault_id: str, turn: Turn) -> Prompt:
-        system_prompt, branch = await self._database.read(get_prompt, vault_id, turn=turn)
-        return await self._prompt_of(vault_id, system_prompt, branch, replace(turn.options, model=turn.model))
+    async def _prompt(self, scope: Scope, turn: Turn) -> Prompt:
+        system_prompt, branch = await self._database.read(get_prompt, scope, turn=turn)
+        return await self._prompt_of(scope, system_prompt, branch, replace(turn.options, model=turn.model))
 
     async def _prompt_of(
         self,
-        vault_id: str,
+        scope: Scope,
         system_prompt: str,
         branch: Sequence[Message],
         options: Options,
@@ -319,7 +318,7 @@ class TurnEngine:
         attachments = {upload.attachment_id: upload.data for upload in uploads}
         missing = attachment_ids(messages) - attachments.keys()
         if missing:
-            attachments |= await self._database.read(load_attachments, vault_id, attachment_ids=missing)
+            attachments |= await self._database.read(load_attachments, scope, attachment_ids=missing)
         return Prompt(
             system_prompt=system_prompt,
             messages=without_missing(messages, attachments.keys()),

@@ -10,6 +10,7 @@ from metamorphd.chat.generation import Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.clock import Clock
 from metamorphd.errors import DomainError, TurnNotFound
+from metamorphd.models.caller import Scope
 from metamorphd.models.content import ThinkingBlock
 from metamorphd.models.turn import MiddleEvent, Turn, TurnFinished
 from metamorphd.models.usage import Usage
@@ -38,7 +39,7 @@ class EventLog:
         self._clock = clock
         self._running_turns = running_turns
 
-    async def record(self, vault_id: str, live: LiveTurn) -> TurnFinished | None:
+    async def record(self, scope: Scope, live: LiveTurn) -> TurnFinished | None:
         """Commits what a turn's generation brings, then publishes it, to its end. That fixes sequences and bounds.
 
         Answers the end, None for a turn that was ended or deleted elsewhere.
@@ -50,13 +51,13 @@ class EventLog:
                 events = generation.take(live.turn.turn_id, first_sequence=live.last_sequence + 1)
                 if generation.outcome is not None:
                     break
-                await self._durably(append_events, vault_id, events=events)
+                await self._durably(append_events, scope, events=events)
                 live.publish(events)
                 generation.shown()
                 if (pace := self._pace()) > 0:
                     await generation.ended(seconds=pace)
             finished = await self.finish(
-                vault_id,
+                scope,
                 live.turn,
                 generation.outcome,
                 events=events,
@@ -67,18 +68,18 @@ class EventLog:
             live.publish([*events, finished])
             return finished
         except TurnNotFound:
-            logger.info("turn was ended or deleted elsewhere", vaultId=vault_id, turn_id=live.turn.turn_id)
+            logger.info("turn was ended or deleted elsewhere", vaultId=scope.vault_id, turn_id=live.turn.turn_id)
             # First, so that it costs no more than is counted.
             generation.stop(interrupted())
             now = self._clock.now()
-            await self._durably(count_deleted_usage, vault_id, turn=live.turn, usage=generation.usage, now=now)
+            await self._durably(count_deleted_usage, scope, turn=live.turn, usage=generation.usage, now=now)
             return None
         finally:
             generation.stop(interrupted())
 
     async def finish(
         self,
-        vault_id: str,
+        scope: Scope,
         turn: Turn,
         outcome: Outcome,
         *,
@@ -91,7 +92,7 @@ class EventLog:
         now = self._clock.now()
         finished = await self._durably(
             finish_turn,
-            vault_id,
+            scope,
             turn=turn,
             events=events,
             closed=closed,
@@ -105,7 +106,7 @@ class EventLog:
         )
         logger.info(
             "turn finished",
-            vaultId=vault_id,
+            vaultId=scope.vault_id,
             turn_id=turn.turn_id,
             status=outcome.status,
             reason=outcome.error and outcome.error.reason,
@@ -116,18 +117,20 @@ class EventLog:
         )
         return finished
 
-    async def _durably(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _durably(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Writes what must not be lost: repeats until the store takes it, or the turn is gone."""
         delay = 0.1
         while True:
             try:
-                return await self._database.write(operation, vault_id, *args, **kwargs)
+                return await self._database.write(operation, scope, *args, **kwargs)
             except TurnNotFound:
                 raise
             except Exception as exc:
                 # Of an error that the store has no name for, all that can be told.
                 unknown = None if isinstance(exc, DomainError) else exc
-                logger.warning("turn waits for the store", vaultId=vault_id, error=type(exc).__name__, exc_info=unknown)
+                logger.warning(
+                    "turn waits for the store", vaultId=scope.vault_id, error=type(exc).__name__, exc_info=unknown
+                )
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_BACKOFF)
 

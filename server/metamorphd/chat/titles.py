@@ -10,6 +10,7 @@ from metamorphd.catalog import Catalog
 from metamorphd.clock import Clock
 from metamorphd.errors import DomainError
 from metamorphd.llm.interface import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
+from metamorphd.models.caller import Scope
 from metamorphd.models.content import TextBlock
 from metamorphd.models.generation import Options
 from metamorphd.models.message import Message, Role
@@ -43,7 +44,7 @@ class Titles:
         self._clock = clock
         self._title_model = title_model
 
-    async def name_session(self, vault_id: str, finished: TurnFinished | None) -> None:
+    async def name_session(self, scope: Scope, finished: TurnFinished | None) -> None:
         """Gives the session of a turn that completed a title, if it has none. What goes wrong is only logged."""
         if not self._title_model or finished is None or finished.status is not TurnStatus.COMPLETED:
             return
@@ -51,17 +52,17 @@ class Titles:
         if reply is None or not text_of(reply.content):
             return
         try:
-            if await self._database.read(wants_title, vault_id, session_id=reply.session_id, now=self._clock.now()):
-                await self._name(vault_id, reply)
+            if await self._database.read(wants_title, scope, session_id=reply.session_id, now=self._clock.now()):
+                await self._name(scope, reply)
         except DomainError as exc:
-            logger.info("session stays without a title", vaultId=vault_id, reason=exc.reason_name())
+            logger.info("session stays without a title", vaultId=scope.vault_id, reason=exc.reason_name())
         except TimeoutError:
-            logger.info("session stays without a title", vaultId=vault_id, reason="TURN_TIMEOUT")
+            logger.info("session stays without a title", vaultId=scope.vault_id, reason="TURN_TIMEOUT")
         except Exception:
-            logger.exception("session stays without a title", vaultId=vault_id)
+            logger.exception("session stays without a title", vaultId=scope.vault_id)
 
-    async def _name(self, vault_id: str, reply: Message) -> None:
-        asked = await self._database.read(get_message, vault_id, message_id=reply.parent_message_id or "")
+    async def _name(self, scope: Scope, reply: Message) -> None:
+        asked = await self._database.read(get_message, scope, message_id=reply.parent_message_id or "")
         told = "\n\n".join(
             f"<{role}>\n{text_of(message.content)[:READ_CHARACTERS]}\n</{role}>"
             for role, message in (("user", asked), ("assistant", reply))
@@ -84,7 +85,7 @@ class Titles:
             # Whether it ended well or not, the provider charges for it.
             await self._database.write(
                 set_title,
-                vault_id,
+                scope,
                 session_id=reply.session_id,
                 title=title,
                 model=self._title_model,

@@ -1,16 +1,18 @@
-"""A call on its way to its servicer."""
+"""A call on its way to its servicer, and what it needs of the edge that it came by."""
 
 import ipaddress
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import NoReturn, Protocol
 from urllib.parse import unquote
 
 from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
 
 from metamorphd.edge.methods import Method
-from metamorphd.models.caller import Caller
+from metamorphd.models.caller import Caller, Scope
 
 CALL_ID_KEY = "x-request-id"
 _CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -18,37 +20,70 @@ _CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _PROCESS = secrets.token_hex(8)
 _NUMBERS = itertools.count(1)
 
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Exchange(Protocol):
+    """One call as its protocol carries it. Requests and responses are serialised messages."""
+
+    @property
+    def end(self) -> object:
+        """What `read` returns after the last request."""
+
+    def metadata(self) -> Iterable[tuple[str, str | bytes]]:
+        """Returns the metadata that the caller sent; keys in lower case, and a key may occur more than once."""
+
+    def peer(self) -> str:
+        """Returns the caller's address as gRPC writes it: `ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`."""
+
+    def read(self) -> Awaitable[object]:
+        """Returns the next request as bytes, or `end`. Raises CancelledError when the caller has gone."""
+
+    def write(self, response: bytes) -> Awaitable[None]:
+        """Sends a response of a stream; returns once the caller has room for it."""
+
+    def send_initial_metadata(self, metadata: Metadata) -> Awaitable[None]:
+        """Sends metadata ahead of the first response. Raises CancelledError when the caller has gone."""
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """Sets the metadata that is sent with the status."""
+
+    async def abort(self, status: Status) -> NoReturn:
+        """Ends the call with a status. Raises whatever ends a call at this edge."""
+
 
 class Call:
-    """One call. The guards fill in the caller, then the request. `call_id` is the caller's own or a new one.
+    """One call. The guards set the caller, then the request. `call_id` is the caller's own or a new one.
 
-    Of a call that streams requests, `raw` and `request` are the newest one.
+    Of a call that streams requests, `raw` and `request` are the newest one. `code` and `reason` are how it ended.
     """
 
     __slots__ = (
-        "_peer",
         "authorization",
         "call_id",
         "call_id_was_sent",
         "caller",
+        "code",
+        "exchange",
         "method",
         "raw",
+        "reason",
         "request",
         "vault_header",
     )
 
-    def __init__(
-        self, method: Method, metadata: Iterable[tuple[str, str | bytes]], raw: bytes, *, peer: Callable[[], str]
-    ) -> None:
+    def __init__(self, method: Method, exchange: Exchange) -> None:
         self.method = method
-        self.raw = raw
-        self._peer = peer
+        self.exchange = exchange
+        self.raw = b""
         self.authorization: list[str | bytes] = []
         self.vault_header: list[str | bytes] = []
         self.caller: Caller | None = None
         self.request: Message | None = None
+        self.code = "OK"
+        self.reason: str | None = None
         sent: list[str | bytes] = []
-        for key, value in metadata:
+        for key, value in exchange.metadata():
             if key == "authorization":
                 self.authorization.append(value)
             elif key == "x-vault-id":
@@ -59,10 +94,18 @@ class Call:
         self.call_id = str(sent[0]) if self.call_id_was_sent else f"{_PROCESS}-{next(_NUMBERS):x}"
 
     @property
+    def scope(self) -> Scope:
+        """The scope of what the call does: the caller's vault. Only after Authenticate."""
+        caller = self.caller
+        if caller is None:
+            raise RuntimeError("a call has no scope before Authenticate")
+        return Scope(caller.vault_id, caller, self.call_id)
+
+    @property
     def network(self) -> str:
-        """Where the call comes from: an IPv4 address, or the /64 of an IPv6 one, which is as much as one host has."""
-        # `ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`; a socket of another kind has no address.
-        address = unquote(self._peer()).partition(":")[2].rpartition(":")[0].strip("[]").partition("%")[0]
+        """Where the call comes from: an IPv4 address, or the /64 of an IPv6 one, which is what one host has."""
+        # A socket of another kind has no address.
+        address = unquote(self.exchange.peer()).partition(":")[2].rpartition(":")[0].strip("[]").partition("%")[0]
         try:
             host = ipaddress.ip_address(address)
         except ValueError:

@@ -1,16 +1,16 @@
-"""The guards. Each is a callable of the call: returns, or raises a domain error.
+"""The guards: authentication, permission, rate, validation.
 
-Their order is API.md's order of checks. A guard that must wait returns an awaitable.
+Each is a callable of the call that returns nothing or raises a domain error; one that must wait returns an awaitable.
+Each names the guards that it must follow, and a list in another order is refused.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Coroutine, Hashable, Iterable
+from typing import Any, ClassVar, Protocol, Self
 
 import protovalidate
 from google.protobuf.message import DecodeError
 from metamorph.api.v1.options_pb2 import RateClass
 
-from metamorphd.auth.callers import current_caller
 from metamorphd.auth.claims import VAULT_ID
 from metamorphd.edge.call import Call
 from metamorphd.edge.methods import OPERATOR, PERMISSIONS
@@ -22,19 +22,44 @@ from metamorphd.errors import (
     RateLimited,
     RequestInvalid,
     RequestMalformed,
+    StartupRefused,
     TokenInvalid,
     TokenMissing,
     VaultHeaderNotAllowed,
 )
 from metamorphd.models.caller import Caller
 
-Guard = Callable[[Call], Awaitable[None] | None]
-
 BEARER = "Bearer "
 DEV_VAULT = "dev-vault"
 VIOLATIONS_SHOWN = 32
 # In bytes. All violations of a request of that size take less than a tenth of a second to find.
 LARGEST_CHECKED_WHOLE = 4096
+
+
+class Guard(Protocol):
+    """A check that every call passes."""
+
+    follows: ClassVar[frozenset[type]]
+    """The classes of guards that must come before it."""
+    reads_requests: ClassVar[bool]
+    """Whether it checks requests, each one of a stream, and not the call before anything is read."""
+
+    def __call__(self, call: Call, /) -> Awaitable[None] | None: ...
+
+
+def ordered(guards: Iterable[Guard]) -> tuple[list[Guard], list[Guard]]:
+    """Returns the guards of calls and those of requests, each in order. Raises StartupRefused for a wrong order."""
+    of_calls: list[Guard] = []
+    of_requests: list[Guard] = []
+    for guard in guards:
+        before = [*of_calls, *of_requests]
+        missing = sorted(kind.__name__ for kind in guard.follows if not any(isinstance(each, kind) for each in before))
+        if missing:
+            raise StartupRefused(f"guard {type(guard).__name__} must follow {', '.join(missing)}")
+        if of_requests and not guard.reads_requests:
+            raise StartupRefused(f"guard {type(guard).__name__} must come before those that read requests")
+        (of_requests if guard.reads_requests else of_calls).append(guard)
+    return of_calls, of_requests
 
 
 class Verifier(Protocol):
@@ -49,6 +74,9 @@ class Authenticate:
     still pass then: whoever shares the address of a hostile caller is not locked out.
     """
 
+    follows: ClassVar[frozenset[type]] = frozenset()
+    reads_requests: ClassVar[bool] = False
+
     def __init__(self, *, verifier: Verifier, dev_mode: bool, failures: RateLimit) -> None:
         self._verifier = verifier
         self._dev_mode = dev_mode
@@ -59,7 +87,7 @@ class Authenticate:
         if vault_header and (authorization or not self._dev_mode):
             raise VaultHeaderNotAllowed
         if not authorization and self._dev_mode:
-            self._let_in(call, _dev_caller(vault_header))
+            call.caller = _dev_caller(vault_header)
             return None
         try:
             verified = self._verifier.verify(_bearer(authorization))
@@ -67,7 +95,7 @@ class Authenticate:
             raise self._count(call, refusal) from None
         if not isinstance(verified, Caller):
             return self._wait(call, verified)
-        self._let_in(call, verified)
+        call.caller = verified
         return None
 
     async def _wait(self, call: Call, verifying: Coroutine[Any, Any, Caller]) -> None:
@@ -76,13 +104,9 @@ class Authenticate:
             verifying.close()
             raise RateLimited(retry_delay=wait)
         try:
-            self._let_in(call, await verifying)
+            call.caller = await verifying
         except (TokenInvalid, TokenMissing) as refusal:
             raise self._count(call, refusal) from None
-
-    def _let_in(self, call: Call, caller: Caller) -> None:
-        call.caller = caller
-        current_caller.set(caller)
 
     def _count(self, call: Call, refusal: DomainError) -> DomainError:
         wait = self._failures.take(call.network)
@@ -117,14 +141,19 @@ def _dev_caller(vault_header: list[str | bytes]) -> Caller:
     )
 
 
-def authorize(call: Call) -> None:
+class Authorize:
     """Second: the caller must have every permission of the method. One that requires none is refused to everyone."""
-    caller = call.caller
-    if caller is None or not call.method.requires:
-        raise PermissionMissing(permission="unspecified")
-    for claim in call.method.claims:
-        if claim not in caller.permissions and not (claim == OPERATOR and caller.operator):
-            raise PermissionMissing(permission=claim)
+
+    follows: ClassVar[frozenset[type]] = frozenset({Authenticate})
+    reads_requests: ClassVar[bool] = False
+
+    def __call__(self, call: Call) -> None:
+        caller = call.caller
+        if caller is None or not call.method.requires:
+            raise PermissionMissing(permission="unspecified")
+        for claim in call.method.claims:
+            if claim not in caller.permissions and not (claim == OPERATOR and caller.operator):
+                raise PermissionMissing(permission=claim)
 
 
 class Limit(Protocol):
@@ -132,9 +161,13 @@ class Limit(Protocol):
 
 
 class Limits(Protocol):
+    """Makes limits, between entering and leaving it as a context."""
+
     def limit(self, name: str, *, requests: int, window_seconds: float) -> Limit: ...
 
-    async def close(self) -> None: ...
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 class LimitRate:
@@ -142,6 +175,9 @@ class LimitRate:
 
     StreamTurn and its kind draw on an allowance of their own, the second.
     """
+
+    follows: ClassVar[frozenset[type]] = frozenset({Authenticate, Authorize})
+    reads_requests: ClassVar[bool] = False
 
     def __init__(self, *, general: Limit, resume: Limit) -> None:
         self._limits = {RateClass.RATE_CLASS_UNSPECIFIED: general, RateClass.RATE_CLASS_RESUME: resume}
@@ -164,6 +200,9 @@ class LimitRate:
 
 class Validate:
     """Last: parses the request and checks the rules that its proto states. Where requests are streamed, each."""
+
+    follows: ClassVar[frozenset[type]] = frozenset({Authenticate, Authorize, LimitRate})
+    reads_requests: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._validator = protovalidate.Validator()

@@ -39,7 +39,10 @@ class Method:
     """
 
     path: str
+    name: str
     request_type: type[Message]
+    streams_requests: bool
+    streams_responses: bool
     requires: tuple["Permission.ValueType", ...]
     claims: tuple[str, ...]
     rate_class: "RateClass.ValueType"
@@ -57,7 +60,10 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
     requires = tuple(options.Extensions[options_pb2.requires])
     return Method(
         path=f"/{service.full_name}/{method.name}",
+        name=method.name,
         request_type=message_factory.GetMessageClass(method.input_type),
+        streams_requests=method.client_streaming,
+        streams_responses=method.server_streaming,
         requires=requires,
         claims=tuple(
             CLAIMS[permission] for permission in requires if permission != Permission.PERMISSION_AUTHENTICATED

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable
+from typing import Self
 
 # Beyond so many keys, those that have their whole allowance again are forgotten.
 KEYS = 100_000
@@ -14,8 +15,11 @@ class MemoryLimits:
         """A limit of its own, whatever its name."""
         return RateLimit(requests=requests, window_seconds=window_seconds)
 
-    async def close(self) -> None:
-        """Has nothing to end."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Has nothing to close."""
 
 
 class RateLimit:

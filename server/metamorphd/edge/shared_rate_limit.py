@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Self
 
 import structlog
 from limits import RateLimitItemPerSecond
@@ -36,8 +36,11 @@ class SharedLimits:
         limiter = SlidingWindowCounterRateLimiter(self._storage)
         return SharedRateLimit(limiter, name=name, requests=requests, window_seconds=window_seconds)
 
-    async def close(self) -> None:
-        """Ends every connection."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes every connection."""
         await self._pool.aclose()
 
 

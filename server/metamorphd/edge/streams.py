@@ -1,15 +1,14 @@
-"""Open streams, and what ends them early: an expired or revoked token, a caller who does not read, or send."""
+"""Calls that wait for their caller, and their early ends: an expired or revoked token, a caller who is too slow."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-
 from metamorphd.auth.revoked_tokens import Revocations
 from metamorphd.auth.tokens import LEEWAY_SECONDS
 from metamorphd.clock import Clock
+from metamorphd.edge.call import Exchange
 from metamorphd.errors import DomainError, ReaderTooSlow, SenderTooSlow, TokenExpired, TokenRevoked
 from metamorphd.models.caller import Caller
 
@@ -21,25 +20,18 @@ LOOK_SECONDS = 1.0
 class Stream:
     """One open stream, for as long as it is entered.
 
-    What it costs while nothing happens is paid ten thousand times: it owns a single timer, and is its own context
+    An idle one must cost little, because there may be ten thousand: it owns a single timer, and is its own context
     manager, which takes a kilobyte less than a generator that is one.
     """
 
-    __slots__ = ("_context", "_lasting", "_streams", "caller", "error", "too_slow", "waiting_since")
+    __slots__ = ("_exchange", "_lasting", "_streams", "caller", "error", "too_slow", "waiting_since")
 
-    def __init__(
-        self,
-        context: grpc.aio.ServicerContext[Any, Any],
-        caller: Caller,
-        *,
-        seconds: float | None,
-        streams: "Streams",
-    ) -> None:
+    def __init__(self, exchange: Exchange, caller: Caller, *, seconds: float | None, streams: "Streams") -> None:
         self.caller = caller
         self.error: DomainError = TokenExpired()
         self.too_slow: DomainError = ReaderTooSlow()
         self.waiting_since: float | None = None
-        self._context = context
+        self._exchange = exchange
         self._lasting = asyncio.timeout(seconds)
         self._streams = streams
 
@@ -65,52 +57,77 @@ class Stream:
             self._lasting.reschedule(0)
 
     async def write_all(self, responses: AsyncIterator[Any]) -> None:
-        """Sends what comes, each once the caller has room for it."""
+        """Sends each response once the caller has room for it."""
         loop = asyncio.get_running_loop()
         async for response in responses:
             self.waiting_since = loop.time()
-            await self._context.write(response)
+            await self._exchange.write(response.SerializeToString())
             self.waiting_since = None
             # Until the next one comes it would stay in memory.
             del response
 
-    async def read_all(self) -> AsyncGenerator[bytes]:
-        """What the caller sends, until it has finished, or is gone: grpc tells these two alike."""
+    async def read_all(self) -> AsyncGenerator[Any]:
+        """Yields the caller's requests as bytes, until it has finished or is gone: gRPC reports these two alike."""
         loop = asyncio.get_running_loop()
         self.too_slow = SenderTooSlow()
         while True:
             self.waiting_since = loop.time()
-            raw = await self._context.read()
+            raw = await self._exchange.read()
             self.waiting_since = None
-            if raw is grpc.aio.EOF:
+            if raw is self._exchange.end:
                 return
             yield raw
 
 
 class Streams:
-    """All open streams of a server."""
+    """Every call that waits for its caller: open streams, and calls whose one request has not come yet.
+
+    One look at all of them a second, instead of a timer for every write and read.
+    """
 
     def __init__(self, *, revocations: Revocations, clock: Clock, patience_seconds: float) -> None:
         self._revocations = revocations
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._open: set[Stream] = set()
+        # Since when each task waits for its call's request; None once it has waited too long.
+        self._reading: dict[asyncio.Task[Any], float | None] = {}
         self._looking: asyncio.TimerHandle | None = None
         revocations.listen(self._end_revoked)
 
-    def opened(self, context: grpc.aio.ServicerContext[Any, Any], caller: Caller) -> Stream:
-        """A stream to enter. Raises TokenExpired, TokenRevoked, ReaderTooSlow, SenderTooSlow, which can be resumed."""
+    async def read(self, exchange: Exchange) -> Any:
+        """Returns a call's first request as bytes, or `exchange.end`. Raises SenderTooSlow."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("a call runs in a task")
+        self._reading[task] = loop.time()
+        if self._looking is None:
+            self._look_later()
+        try:
+            return await exchange.read()
+        except asyncio.CancelledError:
+            # Of two who cancelled it, the caller is the one that counts.
+            if self._reading[task] is not None or task.uncancel():
+                raise
+            raise SenderTooSlow from None
+        finally:
+            del self._reading[task]
+
+    def opened(self, exchange: Exchange, caller: Caller) -> Stream:
+        """Returns a stream to enter, which raises TokenExpired, TokenRevoked, ReaderTooSlow or SenderTooSlow."""
         expire_time = caller.expire_time
         seconds = None if expire_time is None else (expire_time - self._clock.now()) / 1e6 + LEEWAY_SECONDS
-        return Stream(context, caller, seconds=seconds, streams=self)
+        return Stream(exchange, caller, seconds=seconds, streams=self)
 
     def add(self, stream: Stream) -> None:
-        """Looks after a stream from now on."""
+        """Watches a stream."""
         self._open.add(stream)
-        self._look_later()
+        if self._looking is None:
+            self._look_later()
 
     def remove(self, stream: Stream) -> None:
-        """Looks after it no longer."""
+        """Watches it no longer."""
         self._open.discard(stream)
 
     def _end_revoked(self) -> None:
@@ -119,9 +136,7 @@ class Streams:
                 stream.end(TokenRevoked())
 
     def _look_later(self) -> None:
-        """One look at all streams a second, instead of a timer for every write and read."""
-        if self._looking is None:
-            self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+        self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         self._looking = None
@@ -129,5 +144,9 @@ class Streams:
         for stream in self._open:
             if stream.waiting_since is not None and stream.waiting_since < longest_ago:
                 stream.end(stream.too_slow)
-        if self._open:
+        for task, since in self._reading.items():
+            if since is not None and since < longest_ago:
+                self._reading[task] = None
+                task.cancel()
+        if self._open or self._reading:
             self._look_later()

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from metamorphd.errors import (
     DomainError,
@@ -25,7 +25,7 @@ from metamorphd.errors import (
 from metamorphd.llm.interface import Prompt, ReplyEvent
 from metamorphd.llm.messages_api import Reply, count_request_of, request_of
 
-# Importing anthropic takes seconds and tens of megabytes: it happens in `open`, once health can be asked already.
+# Importing anthropic takes seconds and tens of megabytes: it happens on entering, once health can be asked already.
 if TYPE_CHECKING:
     from anthropic import APIStatusError, AsyncAnthropic
     from httpx2 import Response
@@ -58,7 +58,7 @@ class Claude:
         self._max_retries = max_retries
         self._stall_seconds = stall_seconds
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> Self:
         anthropic = await asyncio.to_thread(importlib.import_module, "anthropic")
         httpx2 = importlib.import_module("httpx2")
         self._stream = anthropic.AsyncStream[object]
@@ -73,8 +73,9 @@ class Claude:
             http_client=anthropic.DefaultAioHttpClient(timeout=timeout, event_hooks={"response": [_refuse_long_waits]}),
             middleware=[self._errors.end_at_silence],
         )
+        return self
 
-    async def close(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._client.close()
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:

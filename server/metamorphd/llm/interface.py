@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from metamorphd.models.content import (
     Block,
@@ -114,11 +114,11 @@ class Model(Protocol):
     source: str
     """`claude` or `offline`."""
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> Self:
         """Gets ready; called once, before all else."""
 
-    async def close(self) -> None:
-        """Ends every connection."""
+    async def __aexit__(self, *_: object) -> None:
+        """Closes every connection."""
 
     def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:
         """Streams one reply. A call that yielded anything is never repeated. `aclose()` ends the upstream connection.

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator
+from typing import Self
 
 from metamorphd.llm.interface import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
 from metamorphd.models.content import ImageBlock, TextBlock
@@ -19,10 +20,10 @@ class Offline:
 
     source = "offline"
 
-    async def open(self) -> None:
-        pass
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def close(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         pass
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:

@@ -1,4 +1,4 @@
-"""Who makes a call, and tokens that were revoked."""
+"""Who makes a call, and what an operation runs for."""
 
 from dataclasses import dataclass
 
@@ -22,15 +22,36 @@ class Caller:
     expire_time: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
-    """Tokens that count no more: the one with `token_id`, or those of `user_id` issued before `issued_before`."""
+# The server itself, where no caller is behind what is done.
+SERVER = Caller(
+    vault_id="",
+    user_id="",
+    email="",
+    permissions=frozenset(),
+    operator=False,
+    auth_method="server",
+    token_id=None,
+    issue_time=None,
+    expire_time=None,
+)
 
-    revocation_id: str
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What an operation runs for: a vault, who acts in it, and the id of the call they act by.
+
+    `vault_id` is empty for operations across vaults, `call_id` where no call is behind the operation.
+    """
+
     vault_id: str
-    token_id: str | None
-    user_id: str | None
-    issued_before: int | None
-    note: str
-    creator: str
-    create_time: int
+    actor: Caller
+    call_id: str
+
+    def of_vault(self, vault_id: str) -> "Scope":
+        """Returns the scope of the same actor and call in another vault: for operators."""
+        return Scope(vault_id, self.actor, self.call_id)
+
+
+def server_scope(vault_id: str = "") -> Scope:
+    """Returns the scope of what the server does by itself, in one vault or across vaults."""
+    return Scope(vault_id, SERVER, "")

@@ -3,17 +3,14 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import grpc
 from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.admin.v1 import admin_service_pb2_grpc
 
-from metamorphd.auth.callers import current_caller
 from metamorphd.auth.revoked_tokens import Revocations
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
-from metamorphd.models.caller import Revocation
+from metamorphd.models.caller import Scope
+from metamorphd.models.revocation import Revocation
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
 from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
@@ -22,8 +19,6 @@ from metamorphd.services.update_mask import changes
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import list_revocations, revoke_token, revoke_user
 from metamorphd.store.vaults import get_vault_limits, update_vault_limits
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class Build:
     start_time: int
 
 
-class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
+class AdminService:
     """The operator's view of the server."""
 
     def __init__(
@@ -50,7 +45,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         self._clock = clock
         self._build = build
 
-    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, scope: Scope) -> pb.GetServerInfoResponse:
         engine_version, schema_version = await self._database.versions()
         return pb.GetServerInfoResponse(
             version=self._build.version,
@@ -65,23 +60,21 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             running_turns=self._engine.running_turns,
         )
 
-    async def RevokeTokens(self, request: pb.RevokeTokensRequest, context: Context) -> pb.RevokeTokensResponse:
+    async def RevokeTokens(self, request: pb.RevokeTokensRequest, scope: Scope) -> pb.RevokeTokensResponse:
         # Shielded: a call that is cancelled meanwhile must not leave a revocation that is stored and not in force.
-        revocation = await asyncio.shield(self._revoke(request, creator=current_caller.get().user_id))
+        revocation = await asyncio.shield(self._revoke(request, scope.of_vault(request.vault_id)))
         return pb.RevokeTokensResponse(revocation=revocation_to_proto(revocation))
 
-    async def _revoke(self, request: pb.RevokeTokensRequest, *, creator: str) -> Revocation:
+    async def _revoke(self, request: pb.RevokeTokensRequest, scope: Scope) -> Revocation:
         now = self._clock.now()
-        made = {"revocation_id": self._clock.new_id("rev"), "note": request.note, "creator": creator}
+        made = {"revocation_id": self._clock.new_id("rev"), "note": request.note}
         if request.HasField("token_id"):
-            revocation = await self._database.write(
-                revoke_token, request.vault_id, token_id=request.token_id, now=now, **made
-            )
+            revocation = await self._database.write(revoke_token, scope, token_id=request.token_id, now=now, **made)
         else:
             user = request.user_tokens
             revocation = await self._database.write(
                 revoke_user,
-                request.vault_id,
+                scope,
                 user_id=user.user_id,
                 issued_before=min(now, microseconds(user.issued_before)) if user.HasField("issued_before") else now,
                 now=now,
@@ -90,9 +83,10 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         self._revocations.add(revocation)
         return revocation
 
-    async def ListRevocations(self, request: pb.ListRevocationsRequest, context: Context) -> pb.ListRevocationsResponse:
+    async def ListRevocations(self, request: pb.ListRevocationsRequest, scope: Scope) -> pb.ListRevocationsResponse:
         page = await self._database.read_system(
             list_revocations,
+            scope,
             of_vault_id=request.vault_id or None,
             after=decode_page_token(request, "", request.page_token, (str,)),
             page_size=clamp_page_size(request.page_size),
@@ -102,18 +96,17 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             next_page_token=encode_page_token(request, "", page.next_after),
         )
 
-    async def GetVaultLimits(self, request: pb.GetVaultLimitsRequest, context: Context) -> pb.GetVaultLimitsResponse:
-        limits = await self._database.read(get_vault_limits, request.vault_id, of_vault_id=request.vault_id)
+    async def GetVaultLimits(self, request: pb.GetVaultLimitsRequest, scope: Scope) -> pb.GetVaultLimitsResponse:
+        limits = await self._database.read(get_vault_limits, scope.of_vault(request.vault_id))
         return pb.GetVaultLimitsResponse(limits=limits_to_proto(limits))
 
     async def UpdateVaultLimits(
-        self, request: pb.UpdateVaultLimitsRequest, context: Context
+        self, request: pb.UpdateVaultLimitsRequest, scope: Scope
     ) -> pb.UpdateVaultLimitsResponse:
         changes(request.limits, request.update_mask, {"budget"})
         limits = await self._database.write(
             update_vault_limits,
-            request.limits.vault_id,
-            of_vault_id=request.limits.vault_id,
+            scope.of_vault(request.limits.vault_id),
             budget=budget_from_proto(request.limits.budget),
             now=self._clock.now(),
         )

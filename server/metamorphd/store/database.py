@@ -6,7 +6,9 @@ so time and ids are arguments and nothing but the transaction is changed. The da
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+
+from metamorphd.models.caller import Scope
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,7 +19,11 @@ Row = tuple[Any, ...]
 
 
 class Statements(ABC):
-    """Runs SQL. Parameters are `:name`, given by keyword."""
+    """Runs SQL for `scope`. Parameters are `:name`, given by keyword."""
+
+    __slots__ = ()
+
+    scope: Scope
 
     @abstractmethod
     async def one(self, sql: str, /, **parameters: SqlValue) -> Row | None:
@@ -33,11 +39,15 @@ class Statements(ABC):
 
 
 class Transaction(Statements):
-    """Bound to one vault: it supplies `:vault_id` itself."""
+    """Bound to its scope's vault: it supplies `:vault_id` itself."""
+
+    __slots__ = ()
 
 
 class SystemTransaction(Statements):
-    """Sees every vault. For the operations that the allow-list test names, nobody else."""
+    """Sees every vault. Only for the operations that the allow-list test names."""
+
+    __slots__ = ()
 
 
 Operation = Callable[Concatenate[Transaction, P], Coroutine[Any, Any, T]]
@@ -45,33 +55,39 @@ SystemOperation = Callable[Concatenate[SystemTransaction, P], Coroutine[Any, Any
 
 
 class Database(Protocol):
-    """A store that runs operations, each in one transaction.
+    """A store that runs operations, each in one transaction, between entering and leaving it as a context.
 
-    All four raise StoreNotReady before `open` and after `close`, and what the operation raises; then nothing is stored.
+    Entering opens the store and applies the missing migrations; raises StartupRefused. Leaving finishes the operations
+    that were begun. Outside of that, all methods raise StoreNotReady. An operation that raises stores nothing.
     """
 
     engine: str
     """`sqlite`."""
 
-    async def open(self) -> None:
-        """Opens the store and applies what migrations are missing. Raises StartupRefused."""
+    async def __aenter__(self) -> Self: ...
 
-    async def close(self) -> None:
-        """Finishes what was begun, then closes."""
+    async def __aexit__(self, *_: object) -> None: ...
 
-    async def read(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def ping(self) -> None:
+        """Returns if the store can be read. Never waits behind operations; raises whatever keeps it from reading."""
+
+    async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a tenant operation that changes nothing, on one snapshot."""
 
-    async def write(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a tenant operation; returns once it is durable. When the caller is cancelled it may still commit.
 
         Raises StoreBusy when too many writes wait, StorageFull when the volume is full.
         """
 
-    async def read_system(self, operation: SystemOperation[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read_system(
+        self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """As `read`, across vaults."""
 
-    async def write_system(self, operation: SystemOperation[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def write_system(
+        self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """As `write`, across vaults."""
 
     async def versions(self) -> tuple[str, int]:

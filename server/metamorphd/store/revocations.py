@@ -1,7 +1,7 @@
 """Tokens that count no more."""
 
-from metamorphd.models.caller import Revocation
 from metamorphd.models.page import Page
+from metamorphd.models.revocation import Revocation
 from metamorphd.store.database import Row, SystemTransaction, Transaction
 from metamorphd.store.paging import page_of
 
@@ -44,18 +44,16 @@ def _revocation(row: Row) -> Revocation:
     return Revocation(*row[:8])
 
 
-async def revoke_token(
-    tx: Transaction, *, revocation_id: str, token_id: str, note: str, creator: str, now: int
-) -> Revocation:
+async def revoke_token(tx: Transaction, *, revocation_id: str, token_id: str, note: str, now: int) -> Revocation:
     """Revokes the token with this `jti`. Revoked before, it stays so; the note is replaced."""
     row = await tx.one(
-        REVOKE_TOKEN, revocation_id=revocation_id, token_id=token_id, note=note, creator=creator, now=now
+        REVOKE_TOKEN, revocation_id=revocation_id, token_id=token_id, note=note, creator=tx.scope.actor.user_id, now=now
     )
     return _made(row)
 
 
 async def revoke_user(
-    tx: Transaction, *, revocation_id: str, user_id: str, issued_before: int, note: str, creator: str, now: int
+    tx: Transaction, *, revocation_id: str, user_id: str, issued_before: int, note: str, now: int
 ) -> Revocation:
     """Revokes a user's tokens that were issued before. A later time that was set before stays; the note is replaced."""
     row = await tx.one(
@@ -64,7 +62,7 @@ async def revoke_user(
         user_id=user_id,
         issued_before=issued_before,
         note=note,
-        creator=creator,
+        creator=tx.scope.actor.user_id,
         now=now,
     )
     return _made(row)

@@ -120,12 +120,11 @@ async def create_session(
     system_prompt: str,
     metadata: Mapping[str, str],
     archived: bool,
-    creator: str,
     request: RequestKey | None,
     request_key: bytes,
     now: int,
 ) -> Session:
-    """Creates a session, or answers the one that `request` made. Raises SessionNotFound if that one is gone."""
+    """Creates a session, or returns the one that `request` created. Raises SessionNotFound if that one is deleted."""
     if request is not None:
         await create_vault(tx, request_key=request_key, now=now)
         made = await claim_request(tx, request=request, resource_id=session_id, now=now)
@@ -138,7 +137,7 @@ async def create_session(
         "system_prompt": system_prompt,
         "metadata": _metadata(metadata),
         "archived": archived,
-        "creator": creator,
+        "creator": tx.scope.actor.user_id,
         "now": now,
     }
     row = await tx.one(CREATE_SESSION, **values)

@@ -99,13 +99,17 @@ async def update_vault(
 
 
 @point_read
-async def get_vault_limits(tx: Transaction, *, of_vault_id: str) -> VaultLimits:
-    """What the operator allows the vault, `of_vault_id`; nothing was set: no limits."""
+async def get_vault_limits(tx: Transaction) -> VaultLimits:
+    """Reads the limits that the operator set for the vault; without limits where none were set."""
     row = await tx.one(GET_VAULT_LIMITS)
-    return VaultLimits(of_vault_id, Budget(), None) if row is None else VaultLimits(row[0], Budget(*row[1:5]), row[5])
+    return (
+        VaultLimits(tx.scope.vault_id, Budget(), None)
+        if row is None
+        else VaultLimits(row[0], Budget(*row[1:5]), row[5])
+    )
 
 
-async def update_vault_limits(tx: Transaction, *, of_vault_id: str, budget: Budget, now: int) -> VaultLimits:
+async def update_vault_limits(tx: Transaction, *, budget: Budget, now: int) -> VaultLimits:
     """Sets what the operator allows the vault, which need not be there yet."""
     await tx.run(PUT_VAULT_LIMITS, now=now, **asdict(budget))
-    return await get_vault_limits(tx, of_vault_id=of_vault_id)
+    return await get_vault_limits(tx)

@@ -39,13 +39,13 @@ async def test_health_names_the_failing_check(tmp_path: Path) -> None:
     shim = application(failing=health.failing, registry=Metrics().registry)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(shim), base_url="http://test") as http:
         starting = await http.get("/health")
-        await health.ready()
+        await health.__aenter__()
         unopened = await http.get("/health")
-        await database.open()
+        await database.__aenter__()
         opened = await http.get("/health")
-        await health.drain()
+        await health.__aexit__()
         draining = await http.get("/health")
-        await database.close()
+        await database.__aexit__()
     assert [answer.status_code for answer in (starting, unopened, opened, draining)] == [503, 503, 200, 503]
     assert [answer.json().get("check") for answer in (starting, unopened, draining)] == [
         "starting",

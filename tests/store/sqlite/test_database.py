@@ -14,7 +14,7 @@ from metamorphd.store.sessions import get_session
 from metamorphd.store.sqlite import writer
 from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
 
-from tests.support.rows import new_session
+from tests.support.rows import ACME, new_session, scope_of
 
 
 def at(path: Path) -> SqliteDatabase:
@@ -28,8 +28,8 @@ async def pragma(tx: Transaction, *, name: str) -> Any:
 
 async def test_the_pragmas_of_the_guide_are_in_force_with_full_synchronous(database: SqliteDatabase) -> None:
     expected = {"journal_mode": "wal", "synchronous": 2, "cache_size": -64000, "foreign_keys": 1, "busy_timeout": 5000}
-    assert {name: await database.write(pragma, "acme", name=name) for name in expected} == expected
-    assert await database.write(pragma, "acme", name="application_id") == APPLICATION_ID
+    assert {name: await database.write(pragma, ACME, name=name) for name in expected} == expected
+    assert await database.write(pragma, ACME, name="application_id") == APPLICATION_ID
 
 
 async def test_readers_cannot_write(database: SqliteDatabase) -> None:
@@ -37,54 +37,54 @@ async def test_readers_cannot_write(database: SqliteDatabase) -> None:
         await tx.run("DELETE FROM sessions WHERE vault_id = :vault_id")
 
     with pytest.raises(Exception, match="readonly"):
-        await database.read(write, "acme")
+        await database.read(write, ACME)
 
 
 async def test_synchronous_normal_is_the_guides_own_setting(tmp_path: Path) -> None:
     database = SqliteDatabase(path=tmp_path / "normal.db", synchronous="NORMAL")
-    await database.open()
-    assert await database.write(pragma, "acme", name="synchronous") == 1
-    await database.close()
+    await database.__aenter__()
+    assert await database.write(pragma, ACME, name="synchronous") == 1
+    await database.__aexit__()
 
 
 async def test_calls_before_open_and_after_close_are_refused(tmp_path: Path) -> None:
     database = at(tmp_path / "metamorph.db")
     for call in (database.write, database.read):
         with pytest.raises(StoreNotReady):
-            await call(get_session, "acme", session_id="ses_1")
-    await database.open()
-    await database.close()
+            await call(get_session, ACME, session_id="ses_1")
+    await database.__aenter__()
+    await database.__aexit__()
     with pytest.raises(StoreNotReady):
-        await database.write(get_session, "acme", session_id="ses_1")
+        await database.write(get_session, ACME, session_id="ses_1")
 
 
 async def test_a_second_server_on_the_same_file_is_refused(database: SqliteDatabase, tmp_path: Path) -> None:
     second = at(tmp_path / "metamorph.db")
     with pytest.raises(StartupRefused, match="in use by another server"):
-        await second.open()
+        await second.__aenter__()
 
 
 async def test_a_closed_file_opens_again_with_what_was_written(tmp_path: Path) -> None:
     first = at(tmp_path / "metamorph.db")
-    await first.open()
+    await first.__aenter__()
     session = await new_session(first)
-    await first.close()
+    await first.__aexit__()
     again = at(tmp_path / "metamorph.db")
-    await again.open()
-    assert await again.read(get_session, "acme", session_id=session.session_id) == session
-    await again.close()
+    await again.__aenter__()
+    assert await again.read(get_session, ACME, session_id=session.session_id) == session
+    await again.__aexit__()
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "metamorph.db"
     database = at(path)
-    await database.open()
-    await database.close()
+    await database.__aenter__()
+    await database.__aexit__()
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 999")
     connection.close()
     with pytest.raises(StartupRefused, match="newer server"):
-        await at(path).open()
+        await at(path).__aenter__()
 
 
 async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Pat
         connection.execute("CREATE TABLE theirs (a)")
     connection.close()
     with pytest.raises(StartupRefused, match="another program"):
-        await at(path).open()
+        await at(path).__aenter__()
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("theirs",)]
     connection.close()
@@ -103,21 +103,21 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "text.db"
     path.write_text("no database at all, but long enough to be read as one\n" * 100)
     with pytest.raises(StartupRefused, match="cannot be opened"):
-        await at(path).open()
+        await at(path).__aenter__()
 
 
 async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "metamorph.db"
     database = at(path)
-    await database.open()
+    await database.__aenter__()
     for _ in range(200):
         await new_session(database, title="x" * 200)
-    await database.close()
+    await database.__aexit__()
     data = bytearray(path.read_bytes())
     data[8192 : len(data) // 2] = bytes(len(data) // 2 - 8192)
     path.write_bytes(data)
     with pytest.raises(StartupRefused, match=r"damaged|cannot be opened"):
-        await at(path).open()
+        await at(path).__aenter__()
 
 
 async def test_an_operation_that_awaits_anything_else_fails(database: SqliteDatabase) -> None:
@@ -125,7 +125,7 @@ async def test_an_operation_that_awaits_anything_else_fails(database: SqliteData
         await asyncio.sleep(0)
 
     with pytest.raises(RuntimeError, match="awaited something other than its transaction"):
-        await database.write(sleeps, "acme")
+        await database.write(sleeps, ACME)
     assert (await new_session(database)).message_count == 0
 
 
@@ -135,14 +135,14 @@ async def test_an_operation_that_raises_leaves_nothing_while_its_batch_commits(d
         raise SessionNotFound(session_id="ses_1")
 
     release = hold_writer(database)
-    failing = asyncio.create_task(database.write(creates_and_raises, "ghost"))
+    failing = asyncio.create_task(database.write(creates_and_raises, scope_of("ghost")))
     sessions = [asyncio.create_task(new_session(database)) for _ in range(20)]
     await asyncio.sleep(0.05)
     release.set()
     with pytest.raises(SessionNotFound):
         await failing
     assert len(await asyncio.gather(*sessions)) == 20
-    assert await database.read(count_vaults, "ghost") == 0
+    assert await database.read(count_vaults, scope_of("ghost")) == 0
 
 
 async def count_vaults(tx: Transaction) -> int:
@@ -157,7 +157,7 @@ def hold_writer(database: SqliteDatabase) -> threading.Event:
     async def waits(tx: Transaction) -> None:
         release.wait(10)
 
-    task = asyncio.ensure_future(database.write(waits, "acme"))
+    task = asyncio.ensure_future(database.write(waits, ACME))
     task.add_done_callback(lambda done: done.result())
     return release
 
@@ -191,7 +191,7 @@ async def test_a_full_queue_is_refused_at_once(
 ) -> None:
     monkeypatch.setattr(writer, "WRITE_QUEUE", 11)
     small = at(tmp_path / "small.db")
-    await small.open()
+    await small.__aenter__()
     release = hold_writer(small)
     await asyncio.sleep(0.05)
     waiting = [asyncio.create_task(new_session(small)) for _ in range(10)]
@@ -201,16 +201,16 @@ async def test_a_full_queue_is_refused_at_once(
     assert refusal.value.retry_delay
     release.set()
     assert len(await asyncio.gather(*waiting)) == 10
-    await small.close()
+    await small.__aexit__()
 
 
 async def test_close_finishes_what_was_begun(tmp_path: Path) -> None:
     database = at(tmp_path / "metamorph.db")
-    await database.open()
+    await database.__aenter__()
     release = hold_writer(database)
     waiting = [asyncio.create_task(new_session(database)) for _ in range(10)]
     await asyncio.sleep(0.05)
-    closing = asyncio.create_task(database.close())
+    closing = asyncio.create_task(database.__aexit__())
     release.set()
     await closing
     assert len(await asyncio.gather(*waiting)) == 10
@@ -225,7 +225,7 @@ async def test_a_cancelled_write_still_commits(database: SqliteDatabase) -> None
         await write
     release.set()
     await new_session(database)
-    assert await database.read(get_session, "acme", session_id="ses_kept")
+    assert await database.read(get_session, ACME, session_id="ses_kept")
 
 
 async def test_a_reads_statements_see_one_snapshot(database: SqliteDatabase) -> None:
@@ -237,5 +237,5 @@ async def test_a_reads_statements_see_one_snapshot(database: SqliteDatabase) -> 
         asyncio.run_coroutine_threadsafe(write, loop).result(10)
         return before, await count_vaults(tx)
 
-    assert await database.read(counts_twice, "acme") == (0, 0)
-    assert await database.read(count_vaults, "acme") == 1
+    assert await database.read(counts_twice, ACME) == (0, 0)
+    assert await database.read(count_vaults, ACME) == 1

@@ -16,7 +16,7 @@ from metamorphd.store.sqlite.writer import Job, Writer
 
 from tests.store.sqlite.test_database import hold_writer
 from tests.support.faulty_vfs import FaultyVFS
-from tests.support.rows import new_session
+from tests.support.rows import ACME, new_session
 
 Break = Callable[[FaultyVFS], None]
 
@@ -64,7 +64,7 @@ async def outcomes(
     """
     vfs = FaultyVFS(uuid.uuid4().hex)
     database = database_class(path=directory / "faulty.db", synchronous="FULL", vfs=vfs.name)
-    await database.open()
+    await database.__aenter__()
     await new_session(database)
     release = hold_writer(database)
     await asyncio.sleep(0.05)
@@ -81,7 +81,7 @@ async def outcomes(
     results: list[Any] = await asyncio.gather(*writes, return_exceptions=True)
     vfs.log_limit, vfs.failing_syncs = None, 0
     await new_session(database, session_id="ses_after")
-    await database.close()
+    await database.__aexit__()
     answered = {name for name, result in zip(ids, results, strict=True) if isinstance(result, Session)}
     stored = await sessions_of(directory / "faulty.db", [*ids, "ses_after"])
     assert "ses_after" in stored
@@ -90,14 +90,14 @@ async def outcomes(
 
 async def sessions_of(path: Path, ids: Sequence[str]) -> set[str]:
     database = SqliteDatabase(path=path, synchronous="FULL")
-    await database.open()
+    await database.__aenter__()
     stored = set()
     for session_id in ids:
         try:
-            stored.add((await database.read(get_session, "acme", session_id=session_id)).session_id)
+            stored.add((await database.read(get_session, ACME, session_id=session_id)).session_id)
         except SessionNotFound:
             continue
-    await database.close()
+    await database.__aexit__()
     return stored
 
 
@@ -128,12 +128,12 @@ async def test_the_harness_catches_a_store_that_does_not_look_at_the_transaction
 async def test_a_full_disk_is_told_as_storage_full_and_reads_go_on(tmp_path: Path) -> None:
     vfs = FaultyVFS(uuid.uuid4().hex)
     database = SqliteDatabase(path=tmp_path / "full.db", synchronous="FULL", vfs=vfs.name)
-    await database.open()
+    await database.__aenter__()
     session = await new_session(database)
     vfs.log_limit = 0
     with pytest.raises(StorageFull):
         await new_session(database)
-    assert await database.read(get_session, "acme", session_id=session.session_id) == session
+    assert await database.read(get_session, ACME, session_id=session.session_id) == session
     vfs.log_limit = None
     await new_session(database)
-    await database.close()
+    await database.__aexit__()

@@ -46,14 +46,14 @@ async def _refuse(state: Any) -> None:
 
 
 class _Server(Server):
-    def __init__(self, *, interceptors: Sequence[grpc.aio.ServerInterceptor], options: Options) -> None:
+    def __init__(self, *, options: Options) -> None:
         self._loop = asyncio.get_running_loop()
-        self._server = _Core(self._loop, None, (), tuple(interceptors), tuple(options), None)
+        self._server = _Core(self._loop, None, (), (), tuple(options), None)
 
 
-def accepting_server(*, interceptors: Sequence[grpc.aio.ServerInterceptor], options: Options) -> grpc.aio.Server:
-    """A server of registered methods only; every other one is UNIMPLEMENTED."""
-    server: Any = _Server(interceptors=interceptors, options=options)
+def hardened_server(*, options: Options) -> grpc.aio.Server:
+    """Returns a server of registered methods only; every other one is UNIMPLEMENTED."""
+    server: Any = _Server(options=options)
     # Its stubs have two classes where there is one.
     return server  # type: ignore[no-any-return]
 

@@ -1,6 +1,7 @@
-"""Whether the server can serve: for gRPC's health protocol and for the HTTP shim."""
+"""The health of the server: gRPC's health protocol, and the check that the HTTP shim asks for."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import grpc
 import structlog
@@ -9,7 +10,6 @@ from grpc_health.v1.health import aio
 
 from metamorphd.edge.grpc.hardened_server import parsing
 from metamorphd.store.database import Database
-from metamorphd.store.probe import probe
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -19,7 +19,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Health:
-    """Overall and per service; not serving until `ready`, nor after `drain`."""
+    """The server's health, overall and per service: serving between entering and leaving it as a context."""
 
     def __init__(self, *, database: Database, services: Sequence[str]) -> None:
         self._servicer = aio.HealthServicer()
@@ -27,8 +27,8 @@ class Health:
         self._services = ("", *services)
         self._state = "starting"
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Lets the server tell, by gRPC's own servicer. It knows no List."""
+    async def serve_on(self, server: grpc.aio.Server) -> None:
+        """Adds gRPC's own servicer, which answers NOT_SERVING for now. It has no List."""
         kinds = {
             "Check": (grpc.unary_unary_rpc_method_handler, self._servicer.Check),
             "Watch": (grpc.unary_stream_rpc_method_handler, self._servicer.Watch),
@@ -44,27 +44,25 @@ class Health:
             for name, (kind, behaviour) in kinds.items()
         }
         server.add_registered_method_handlers(NAME, handlers)
-
-    async def start(self) -> None:
-        """Tells NOT_SERVING; grpc's servicer would begin with SERVING."""
+        # grpc's servicer begins with SERVING.
         await self._set(NOT_SERVING)
 
-    async def ready(self) -> None:
-        """Tells SERVING."""
+    async def __aenter__(self) -> Self:
         self._state = "ready"
         await self._set(SERVING)
+        return self
 
-    async def drain(self) -> None:
-        """Tells NOT_SERVING, for good."""
+    async def __aexit__(self, *_: object) -> None:
+        """Answers NOT_SERVING from now on."""
         self._state = "draining"
         await self._servicer.enter_graceful_shutdown()
 
     async def failing(self) -> str | None:
-        """The check that fails now: `starting`, `draining` or `store`; None if all is well."""
+        """Returns the check that fails now, `starting`, `draining` or `store`; None if all is well."""
         if self._state != "ready":
             return self._state
         try:
-            await self._database.read_system(probe)
+            await self._database.ping()
         except Exception:
             logger.exception("health check failed", check="store")
             return "store"

@@ -1,4 +1,10 @@
-"""The gRPC port: its limits and its keepalive."""
+"""The gRPC port: its limits, its keepalive, and the server that listens on it."""
+
+from typing import Self
+
+from metamorphd.edge.grpc.hardened_server import hardened_server
+from metamorphd.edge.grpc.tls import Certificates, Tls
+from metamorphd.errors import StartupRefused
 
 LARGEST_REQUEST = 32 * 1024 * 1024
 LARGEST_METADATA = 8 * 1024
@@ -32,3 +38,36 @@ OPTIONS = [
     ("grpc.http2.ping_on_rst_stream_percent", 100),
     ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_SECONDS * 1000),
 ]
+
+
+class GrpcPort:
+    """A gRPC server between entering and leaving it as a context; `port` is the one that it got, where 0 was asked for.
+
+    What is to be served is added to `server` before it is entered.
+    """
+
+    def __init__(self, *, address: str, port: int, tls: Tls | None) -> None:
+        self.server = hardened_server(options=OPTIONS)
+        self.port = port
+        self._where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        self._tls = tls
+
+    async def __aenter__(self) -> Self:
+        """Listens. Raises StartupRefused."""
+        try:
+            if self._tls is None:
+                self.port = self.server.add_insecure_port(self._where)
+            else:
+                self.port = self.server.add_secure_port(self._where, Certificates(self._tls).credentials())
+        except RuntimeError as exc:
+            raise StartupRefused(f"cannot listen on port {self.port} for gRPC; set GRPC_PORT to a free one") from exc
+        await self.server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Ends every call and connection at once. May be called more than once."""
+        # Not grpc's own grace: an open Health.Watch would hold it to the end.
+        await self.server.stop(0)

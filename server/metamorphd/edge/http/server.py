@@ -5,6 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Self
 
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
@@ -71,24 +72,24 @@ class _Uvicorn(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves an application until `stop`."""
+    """Serves an application between entering and leaving it as a context; `port` is the one that it got."""
 
     def __init__(self, app: Starlette, *, address: str, port: int) -> None:
+        self.port = port
         self._address = address
-        self._port = port
         self._uvicorn = _Uvicorn(
             uvicorn.Config(app, access_log=False, server_header=False, log_config=None, lifespan="off", ws="none")
         )
 
-    async def start(self) -> int:
-        """Listens; answers the port. Raises StartupRefused."""
-        listener = _listen(self._address, self._port)
+    async def __aenter__(self) -> Self:
+        """Listens. Raises StartupRefused."""
+        listener = _listen(self._address, self.port)
+        self.port = listener.getsockname()[1]
         self._task = asyncio.create_task(self._uvicorn.serve(sockets=[listener]))
-        port: int = listener.getsockname()[1]
-        return port
+        return self
 
-    async def stop(self) -> None:
-        """Answers what was asked, then closes."""
+    async def __aexit__(self, *_: object) -> None:
+        """Answers the requests that are there, then closes."""
         self._uvicorn.should_exit = True
         await self._task
 

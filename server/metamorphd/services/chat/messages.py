@@ -1,14 +1,12 @@
 """ChatService: messages."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
 
-from metamorphd.auth.callers import current_caller
 from metamorphd.clock import Clock
 from metamorphd.errors import FieldViolation, RequestInvalid
+from metamorphd.models.caller import Scope
 from metamorphd.services.convert.message import match_to_proto, message_to_proto
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
@@ -18,8 +16,6 @@ from metamorphd.store.search.query import MOST_PHRASES, phrases_of, search_messa
 # Their texts are read whole, to cut the excerpts out.
 LARGEST_SEARCH_PAGE = 100
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class ChatMessages:
     """The methods of ChatService that are about messages."""
@@ -27,49 +23,45 @@ class ChatMessages:
     _database: Database
     _clock: Clock
 
-    async def ListMessages(self, request: pb.ListMessagesRequest, context: Context) -> pb.ListMessagesResponse:
-        vault = current_caller.get().vault_id
+    async def ListMessages(self, request: pb.ListMessagesRequest, scope: Scope) -> pb.ListMessagesResponse:
         page = await self._database.read(
             list_messages,
-            vault,
+            scope,
             session_id=request.session_id,
             leaf_message_id=request.leaf_message_id if request.HasField("leaf_message_id") else None,
             all_branches=request.all_branches,
             newest_first=request.order_by == pb.MESSAGE_ORDER_NEWEST_FIRST,
-            after=decode_page_token(request, vault, request.page_token, (int, str)),
+            after=decode_page_token(request, scope.vault_id, request.page_token, (int, str)),
             page_size=clamp_page_size(request.page_size),
             max_size=PAGE_BYTES,
         )
         return pb.ListMessagesResponse(
             messages=map(message_to_proto, page.items),
-            next_page_token=encode_page_token(request, vault, page.next_after),
+            next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
         )
 
-    async def GetMessage(self, request: pb.GetMessageRequest, context: Context) -> pb.GetMessageResponse:
-        vault = current_caller.get().vault_id
-        message = await self._database.read(get_message, vault, message_id=request.message_id)
+    async def GetMessage(self, request: pb.GetMessageRequest, scope: Scope) -> pb.GetMessageResponse:
+        message = await self._database.read(get_message, scope, message_id=request.message_id)
         return pb.GetMessageResponse(message=message_to_proto(message))
 
-    async def DeleteMessage(self, request: pb.DeleteMessageRequest, context: Context) -> pb.DeleteMessageResponse:
-        vault = current_caller.get().vault_id
+    async def DeleteMessage(self, request: pb.DeleteMessageRequest, scope: Scope) -> pb.DeleteMessageResponse:
         message = await self._database.write(
-            delete_message, vault, message_id=request.message_id, now=self._clock.now()
+            delete_message, scope, message_id=request.message_id, now=self._clock.now()
         )
         return pb.DeleteMessageResponse(message=message_to_proto(message))
 
-    async def SearchMessages(self, request: pb.SearchMessagesRequest, context: Context) -> pb.SearchMessagesResponse:
-        vault = current_caller.get().vault_id
+    async def SearchMessages(self, request: pb.SearchMessagesRequest, scope: Scope) -> pb.SearchMessagesResponse:
         page = await self._database.read(
             search_messages,
-            vault,
+            scope,
             phrases=_phrases(request.query),
             session_id=request.session_id if request.HasField("session_id") else None,
-            after=decode_page_token(request, vault, request.page_token, (int,)),
+            after=decode_page_token(request, scope.vault_id, request.page_token, (int,)),
             page_size=min(clamp_page_size(request.page_size), LARGEST_SEARCH_PAGE),
         )
         return pb.SearchMessagesResponse(
             results=map(match_to_proto, page.items),
-            next_page_token=encode_page_token(request, vault, page.next_after),
+            next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
         )
 
 

@@ -1,15 +1,11 @@
 """ChatService: models."""
 
-from typing import Any
-
-import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import model_pb2
 
 from metamorphd.catalog import Catalog, CatalogModel, Price
+from metamorphd.models.caller import Scope
 from metamorphd.services.convert.time import timestamp
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ChatModels:
@@ -18,7 +14,7 @@ class ChatModels:
     _catalog: Catalog
     _default_model: str
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+    async def ListModels(self, request: pb.ListModelsRequest, scope: Scope) -> pb.ListModelsResponse:
         models = [
             _model_to_proto(model, is_default=model.model == self._default_model) for model in self._catalog.models
         ]

@@ -1,7 +1,5 @@
 """ChatService: convert, call, convert."""
 
-from metamorph.chat.v1 import chat_service_pb2_grpc
-
 from metamorphd.catalog import Catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
@@ -14,9 +12,7 @@ from metamorphd.services.chat.uploads import Uploads
 from metamorphd.store.database import Database
 
 
-class ChatService(
-    ChatSessions, ChatMessages, ChatTurns, ChatAttachments, ChatModels, chat_service_pb2_grpc.ChatServiceServicer
-):
+class ChatService(ChatSessions, ChatMessages, ChatTurns, ChatAttachments, ChatModels):
     """Sessions, messages, turns and attachments of the caller's vault; models."""
 
     def __init__(

@@ -1,13 +1,10 @@
 """ChatService: sessions."""
 
-from typing import Any
-
-import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
 
-from metamorphd.auth.callers import current_caller
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
+from metamorphd.models.caller import Scope
 from metamorphd.services.convert.session import session_to_proto
 from metamorphd.services.idempotency import request_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
@@ -17,8 +14,6 @@ from metamorphd.store.sessions import create_session, get_session, list_sessions
 
 SETTABLE = {"title", "model", "system_prompt", "metadata", "archived"}
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class ChatSessions:
     """The methods of ChatService that are about sessions."""
@@ -27,35 +22,31 @@ class ChatSessions:
     _engine: TurnEngine
     _clock: Clock
 
-    async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
-        caller = current_caller.get()
+    async def CreateSession(self, request: pb.CreateSessionRequest, scope: Scope) -> pb.CreateSessionResponse:
         session = await self._database.write(
             create_session,
-            caller.vault_id,
+            scope,
             session_id=self._clock.new_id("ses"),
             title=request.session.title,
             model=request.session.model,
             system_prompt=request.session.system_prompt,
             metadata=request.session.metadata,
             archived=request.session.archived,
-            creator=caller.user_id,
             request=request_key("CreateSession", request),
             request_key=self._clock.new_key(),
             now=self._clock.now(),
         )
         return pb.CreateSessionResponse(session=session_to_proto(session))
 
-    async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
-        vault = current_caller.get().vault_id
-        session = await self._database.read(get_session, vault, session_id=request.session_id)
+    async def GetSession(self, request: pb.GetSessionRequest, scope: Scope) -> pb.GetSessionResponse:
+        session = await self._database.read(get_session, scope, session_id=request.session_id)
         return pb.GetSessionResponse(session=session_to_proto(session))
 
-    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
-        vault = current_caller.get().vault_id
+    async def ListSessions(self, request: pb.ListSessionsRequest, scope: Scope) -> pb.ListSessionsResponse:
         page = await self._database.read(
             list_sessions,
-            vault,
-            after=decode_page_token(request, vault, request.page_token, (int, str)),
+            scope,
+            after=decode_page_token(request, scope.vault_id, request.page_token, (int, str)),
             page_size=clamp_page_size(request.page_size),
             max_size=PAGE_BYTES,
             archived=request.archived if request.HasField("archived") else None,
@@ -64,13 +55,13 @@ class ChatSessions:
         )
         return pb.ListSessionsResponse(
             sessions=map(session_to_proto, page.items),
-            next_page_token=encode_page_token(request, vault, page.next_after),
+            next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
         )
 
-    async def UpdateSession(self, request: pb.UpdateSessionRequest, context: Context) -> pb.UpdateSessionResponse:
+    async def UpdateSession(self, request: pb.UpdateSessionRequest, scope: Scope) -> pb.UpdateSessionResponse:
         session = await self._database.write(
             update_session,
-            current_caller.get().vault_id,
+            scope,
             session_id=request.session.session_id,
             changes=changes(request.session, request.update_mask, SETTABLE),
             etag=request.session.etag,
@@ -78,7 +69,6 @@ class ChatSessions:
         )
         return pb.UpdateSessionResponse(session=session_to_proto(session))
 
-    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
-        vault = current_caller.get().vault_id
-        await self._engine.delete_session(vault, session_id=request.session_id, etag=request.etag)
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, scope: Scope) -> pb.DeleteSessionResponse:
+        await self._engine.delete_session(scope, session_id=request.session_id, etag=request.etag)
         return pb.DeleteSessionResponse()

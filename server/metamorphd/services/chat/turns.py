@@ -1,15 +1,13 @@
 """ChatService: turns."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 
-import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
 
-from metamorphd.auth.callers import current_caller
 from metamorphd.chat.engine import Regeneration, Send, TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.errors import ContentTooLarge
+from metamorphd.models.caller import Scope
 from metamorphd.models.message import Message, Role
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.content import content_from_proto, text_size
@@ -19,8 +17,6 @@ from metamorphd.services.idempotency import request_key
 from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
 from metamorphd.store.turns.read import get_turn, list_turns
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ChatTurns:
@@ -32,65 +28,55 @@ class ChatTurns:
     _uploads: Uploads
     _max_content_bytes: int
 
-    async def SendMessage(
-        self, request: pb.SendMessageRequest, context: Context
-    ) -> AsyncIterator[pb.SendMessageResponse]:
-        caller = current_caller.get()
-        turn = await self._engine.send_message(caller.vault_id, send=await self._send(request, caller.user_id))
-        async for event in self._engine.follow(caller.vault_id, turn_id=turn.turn_id, after_sequence=0):
+    async def SendMessage(self, request: pb.SendMessageRequest, scope: Scope) -> AsyncIterator[pb.SendMessageResponse]:
+        turn = await self._engine.send_message(scope, send=await self._send(request, scope.actor.user_id))
+        async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
             yield pb.SendMessageResponse(event=event_to_proto(event))
 
-    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
-        caller = current_caller.get()
-        send = await self._send(request.message, caller.user_id)
-        tokens = await self._engine.count_tokens(caller.vault_id, send=send)
+    async def CountTokens(self, request: pb.CountTokensRequest, scope: Scope) -> pb.CountTokensResponse:
+        send = await self._send(request.message, scope.actor.user_id)
+        tokens = await self._engine.count_tokens(scope, send=send)
         return pb.CountTokensResponse(input_tokens=tokens)
 
-    async def StreamTurn(self, request: pb.StreamTurnRequest, context: Context) -> AsyncIterator[pb.StreamTurnResponse]:
-        vault = current_caller.get().vault_id
-        events = self._engine.follow(vault, turn_id=request.turn_id, after_sequence=request.after_sequence)
+    async def StreamTurn(self, request: pb.StreamTurnRequest, scope: Scope) -> AsyncIterator[pb.StreamTurnResponse]:
+        events = self._engine.follow(scope, turn_id=request.turn_id, after_sequence=request.after_sequence)
         async for event in events:
             yield pb.StreamTurnResponse(event=event_to_proto(event))
 
-    async def GetTurn(self, request: pb.GetTurnRequest, context: Context) -> pb.GetTurnResponse:
-        vault = current_caller.get().vault_id
-        turn = await self._database.read(get_turn, vault, turn_id=request.turn_id)
+    async def GetTurn(self, request: pb.GetTurnRequest, scope: Scope) -> pb.GetTurnResponse:
+        turn = await self._database.read(get_turn, scope, turn_id=request.turn_id)
         return pb.GetTurnResponse(turn=turn_to_proto(turn))
 
-    async def ListTurns(self, request: pb.ListTurnsRequest, context: Context) -> pb.ListTurnsResponse:
-        vault = current_caller.get().vault_id
+    async def ListTurns(self, request: pb.ListTurnsRequest, scope: Scope) -> pb.ListTurnsResponse:
         page = await self._database.read(
             list_turns,
-            vault,
+            scope,
             session_id=request.session_id,
             status=status_from_proto(request.status),
-            after=decode_page_token(request, vault, request.page_token, (str,)),
+            after=decode_page_token(request, scope.vault_id, request.page_token, (str,)),
             page_size=clamp_page_size(request.page_size),
         )
         return pb.ListTurnsResponse(
             turns=map(turn_to_proto, page.items),
-            next_page_token=encode_page_token(request, vault, page.next_after),
+            next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
         )
 
-    async def CancelTurn(self, request: pb.CancelTurnRequest, context: Context) -> pb.CancelTurnResponse:
-        vault = current_caller.get().vault_id
-        turn = await self._engine.cancel_turn(vault, turn_id=request.turn_id)
+    async def CancelTurn(self, request: pb.CancelTurnRequest, scope: Scope) -> pb.CancelTurnResponse:
+        turn = await self._engine.cancel_turn(scope, turn_id=request.turn_id)
         return pb.CancelTurnResponse(turn=turn_to_proto(turn))
 
     async def RegenerateReply(
-        self, request: pb.RegenerateReplyRequest, context: Context
+        self, request: pb.RegenerateReplyRequest, scope: Scope
     ) -> AsyncIterator[pb.RegenerateReplyResponse]:
-        caller = current_caller.get()
         regeneration = Regeneration(
             turn_id=self._clock.new_id("turn"),
             user_message_id=request.user_message_id,
             options=options_from_proto(request, limit_bytes=self._max_content_bytes),
-            creator=caller.user_id,
             request=request_key("RegenerateReply", request),
             now=self._clock.now(),
         )
-        turn = await self._engine.regenerate_reply(caller.vault_id, regeneration=regeneration)
-        async for event in self._engine.follow(caller.vault_id, turn_id=turn.turn_id, after_sequence=0):
+        turn = await self._engine.regenerate_reply(scope, regeneration=regeneration)
+        async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
             yield pb.RegenerateReplyResponse(event=event_to_proto(event))
 
     async def _send(self, request: pb.SendMessageRequest, creator: str) -> Send:

@@ -3,7 +3,7 @@
 from google.protobuf.timestamp_pb2 import Timestamp
 from metamorph.admin.v1 import admin_service_pb2
 
-from metamorphd.models.caller import Revocation
+from metamorphd.models.revocation import Revocation
 from metamorphd.services.convert.time import timestamp
 
 

@@ -8,11 +8,12 @@ import time
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import apsw
 
 from metamorphd.errors import StartupRefused, StoreBusy, StoreNotReady
+from metamorphd.models.caller import Scope
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_point_read
 from metamorphd.store.sqlite import relevance
@@ -47,54 +48,65 @@ class SqliteDatabase:
         self._connections: list[apsw.Connection] = []
         self._open = False
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open_files))
         try:
-            await asyncio.to_thread(self._open_files)
-        except (apsw.Error, OSError) as exc:
+            await asyncio.shield(opening)
+        except BaseException as exc:
+            # The thread goes on when its caller is cancelled; only then are its files all there to be closed.
+            await asyncio.wait({opening})
             self._close_files()
-            raise StartupRefused(
-                f"{self._path} cannot be opened as a SQLite database ({exc}); is its directory writable for this user?"
-            ) from exc
-        except StartupRefused:
-            self._close_files()
+            if isinstance(exc, (apsw.Error, OSError)):
+                raise StartupRefused(
+                    f"{self._path} cannot be opened as a SQLite database ({exc}); is its directory writable for this "
+                    "user?"
+                ) from exc
             raise
         self._writer = self.writer_class(self._connection)
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="sqlite-reader")
         self._open = True
+        return self
 
-    async def close(self) -> None:
-        if not self._open:
-            return
+    async def __aexit__(self, *_: object) -> None:
         self._open = False
         await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
         self._close_files()
 
-    async def read(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
-            return operation(SqliteTransaction(connection, vault_id=vault_id), *args, **kwargs)
+            return operation(SqliteTransaction(connection, scope), *args, **kwargs)
 
         if is_point_read(operation):
             return self._read_inline(bound)
         return await self._read(bound)
 
-    async def write(self, operation: Operation[P, T], vault_id: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._write(lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs))
+
+    async def read_system(
+        self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
+            return operation(SqliteSystemTransaction(connection, scope), *args, **kwargs)
+
+        if is_point_read(operation):
+            return self._read_inline(bound)
+        return await self._read(bound)
+
+    async def write_system(
+        self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         return await self._write(
-            lambda connection: operation(SqliteTransaction(connection, vault_id=vault_id), *args, **kwargs)
+            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs)
         )
 
-    async def read_system(self, operation: SystemOperation[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
-            return operation(SqliteSystemTransaction(connection), *args, **kwargs)
-
-        if is_point_read(operation):
-            return self._read_inline(bound)
-        return await self._read(bound)
-
-    async def write_system(self, operation: SystemOperation[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._write(lambda connection: operation(SqliteSystemTransaction(connection), *args, **kwargs))
+    async def ping(self) -> None:
+        if not self._open:
+            raise StoreNotReady(retry_delay=1.0)
+        self._inline.execute("SELECT 1 FROM sqlite_schema").fetchall()
 
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]

@@ -84,7 +84,6 @@ async def create_regeneration(
     turn_id: str,
     user_message_id: str,
     options: Options,
-    creator: str,
     terms: Terms,
     request: RequestKey | None,
     now: int,
@@ -111,7 +110,7 @@ async def create_regeneration(
     budgeted = await _admit(tx, terms, now=now)
     return await _insert(
         tx,
-        replace(message, creator=creator),
+        replace(message, creator=tx.scope.actor.user_id),
         turn_id=turn_id,
         options=options,
         terms=terms,

@@ -1,0 +1,71 @@
+"""Calls that come by gRPC: grpc.aio's contexts as exchanges, and handlers as it wants them."""
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping
+from itertools import groupby
+from typing import Any, NoReturn
+
+import grpc
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from metamorphd.edge.call import Metadata
+from metamorphd.edge.grpc.hardened_server import CallerGone
+from metamorphd.edge.pipeline import Handler
+
+LAST_SEND_SECONDS = 2.0
+
+
+class GrpcExchange:
+    """One call of gRPC. See `Exchange` for what the methods promise."""
+
+    __slots__ = ("_context",)
+    end = grpc.aio.EOF
+
+    def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._context = context
+
+    def metadata(self) -> Iterable[tuple[str, str | bytes]]:
+        return self._context.invocation_metadata() or ()
+
+    def peer(self) -> str:
+        return self._context.peer()
+
+    def read(self) -> Awaitable[Any]:
+        return self._context.read()
+
+    def write(self, response: bytes) -> Awaitable[None]:
+        return self._context.write(response)
+
+    def send_initial_metadata(self, metadata: Metadata) -> Awaitable[None]:
+        return self._context.send_initial_metadata(metadata)
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        self._context.set_trailing_metadata(metadata)
+
+    async def abort(self, status: Status) -> NoReturn:
+        try:
+            # The status waits behind what the caller has not read yet; grpc has no way to reset a stream.
+            async with asyncio.timeout(LAST_SEND_SECONDS):
+                await self._context.abort_with_status(rpc_status.to_status(status))
+        except (TimeoutError, CallerGone):
+            # Ends the call without trying to send again. An AbortError of ours would be an error of its own to grpc.
+            raise asyncio.CancelledError from None
+
+
+def register(server: grpc.aio.Server, handlers: Mapping[str, Handler]) -> None:
+    """Lets a server answer calls with handlers, which are by path."""
+    for service, paths in groupby(sorted(handlers), key=lambda path: path.split("/")[1]):
+        methods = {path.rpartition("/")[2]: _method_handler(handlers[path]) for path in paths}
+        server.add_registered_method_handlers(service, methods)
+
+
+def _method_handler(handler: Handler) -> Any:
+    async def run(_requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return await handler.run(GrpcExchange(context))
+
+    # Requests as a stream, also where there is one: on the wire they are the same, but of a stream grpc reads nothing
+    # before it is asked to, so that a caller who is refused cannot make the server hold anything.
+    if handler.method.streams_responses:
+        return grpc.stream_stream_rpc_method_handler(run)
+    return grpc.stream_unary_rpc_method_handler(run)
