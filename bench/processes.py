@@ -13,8 +13,8 @@ from pathlib import Path
 
 import jwt
 
+from tests.support.paths import ROOT
 from tests.support.processes import Service, service
-from tests.support.serving import ROOT
 
 SIGNING_KEY = "for-measuring-on-loopback-and-nothing-else"
 # So many that nothing is refused, while the guard counts every call.

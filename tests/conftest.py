@@ -1,11 +1,14 @@
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from metamorphd.settings import ClientSettings, Settings
 
-from tests.support.serving import Caller, Serving, serving
+from tests.support.caller import Caller
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.serving import Serving, serving
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +22,23 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Serving]:
+def overrides() -> dict[str, Any]:
+    """Settings of `running` that differ from those of `serving`."""
+    return {}
+
+
+@pytest.fixture
+async def running(tmp_path: Path, overrides: dict[str, Any]) -> AsyncIterator[Serving]:
     """A server with offline replies."""
-    async with serving(tmp_path) as serving_now:
-        yield serving_now
+    async with serving(tmp_path, **overrides) as started:
+        yield started
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeMessagesApi]:
+    """A Messages API that repeats what it is told, unless the test says otherwise."""
+    async with FakeMessagesApi() as started:
+        yield started
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from metamorphd.errors import StartupRefused
 from metamorphd.models.usage import Usage
 from metamorphd.server import Server
 
-from tests.support.serving import SECRET
+from tests.support.tokens import SECRET
 
 CATALOG = load_catalog(None)
 HAIKU = "claude-haiku-5-5"

@@ -9,8 +9,10 @@ from pathlib import Path
 import grpc
 from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest
 
-from tests.chat.test_lifecycle import serving_process
-from tests.support.serving import SECRET, Caller, mint, refused
+from tests.support.caller import Caller
+from tests.support.processes import serving_process
+from tests.support.refusal import refused
+from tests.support.tokens import SECRET, mint
 
 
 async def test_each_call_is_one_json_line_with_the_guides_fields_and_no_content(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from harness.abuse.rpcs import EARLY, LOST_STATUS
 from harness.abuse.subject import Figure, Subject, neighbour, p99, subject
 from tests.support.http2 import Connection, Headers
 from tests.support.http2 import headers as call_headers
-from tests.support.serving import ALL, mint
+from tests.support.tokens import ALL, mint
 
 MUTANTS = ("malformed-requests-are-unhandled", "one-path-stops-all")
 BATCH = 60

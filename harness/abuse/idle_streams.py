@@ -11,7 +11,7 @@ from metamorphd.edge.grpc.port import CONCURRENT_STREAMS
 from harness.abuse.subject import Figure, Subject, neighbour, p99, subject
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.http2 import Connection, block, headers
-from tests.support.serving import mint
+from tests.support.tokens import mint
 
 PATH = "/metamorph.chat.v1.ChatService/StreamTurn"
 MUTANTS = ("idle-streams-hold-pages",)

@@ -25,7 +25,7 @@ from harness.abuse.rpcs import EARLY, Answer, Rpc, answer, begin, rpcs_of
 from harness.abuse.subject import Figure, Subject, subject
 from harness.abuse.tenant import Tenant
 from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.serving import mint
+from tests.support.tokens import mint
 
 MUTANTS = ("vault-filter-dropped", "foreign-ids-take-longer")
 PERMISSIONS = ("read", "write", "delete", "admin", "secrets:read", "secrets:write", "sandbox:create", "sandbox:manage")

@@ -11,7 +11,7 @@ import time
 import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
 
-from tests.support.serving import Caller
+from tests.support.caller import Caller
 
 PAUSE_SECONDS = 0.005
 TIMEOUT_SECONDS = 10.0

@@ -13,8 +13,9 @@ import grpc
 from harness.abuse.rpcs import Rpc, begin
 from harness.abuse.subject import Figure, Subject
 from harness.abuse.tenant import kind_of
-from tests.contract.test_rpcs import ID_FIELDS, request_with, told
-from tests.support.serving import Caller, Refusal, refused
+from tests.support.caller import Caller
+from tests.support.refusal import Refusal, refused, told
+from tests.support.rpcs import ID_FIELDS, request_with
 
 # Between these more pairs are asked for, and all counted: a busy machine is not taken for a server that tells.
 BOUND, PLAIN = 1.25, 3.0

@@ -22,7 +22,7 @@ from tests.support.http2 import (
     message,
 )
 from tests.support.http2 import headers as call_headers
-from tests.support.serving import mint
+from tests.support.tokens import mint
 
 CONNECTIONS = 5
 BURST = 50

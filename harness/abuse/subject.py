@@ -14,8 +14,10 @@ from typing import Any
 
 import grpc
 
+from tests.support.caller import Caller
+from tests.support.paths import ROOT
 from tests.support.processes import Service, service
-from tests.support.serving import ROOT, SECRET, Caller, mint
+from tests.support.tokens import SECRET, mint
 
 TARGETS: dict[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": operator.ge, "=": operator.eq}
 LOOK_SECONDS = 0.2

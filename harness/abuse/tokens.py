@@ -20,7 +20,8 @@ from harness.abuse.subject import Figure, Subject, subject
 from harness.abuse.tally import ACCEPTED, Tally
 from tests.support.certificates import Authority
 from tests.support.fakes.web import FakeWeb, answering
-from tests.support.serving import ROOT, Refusal
+from tests.support.paths import ROOT
+from tests.support.refusal import Refusal
 
 MUTANTS = ("audience-unchecked", "algorithm-unpinned")
 PROCESSES = 2

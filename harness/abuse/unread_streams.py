@@ -13,9 +13,10 @@ from metamorphd.edge.grpc.adapter import LAST_SEND_SECONDS
 from metamorphd.edge.streams import LOOK_SECONDS, PATIENCE_SECONDS
 
 from harness.abuse.subject import Figure, Subject, since, subject
+from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.http2 import LARGEST_WINDOW, Connection, block, headers
-from tests.support.serving import Caller, mint
+from tests.support.tokens import mint
 
 CLIENTS = 100
 # Of a client that leaves its socket alone: what they send is more than what is buffered on the way to it.

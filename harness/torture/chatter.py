@@ -12,7 +12,7 @@ from metamorph.chat.v1 import message_pb2, session_pb2, turn_pb2
 from metamorph.client import MetamorphClient, MetamorphError
 
 from harness.torture.ledger import ENDLESS, GARBLED, GIVEN_UP, LOST, REPEATED, UNREPLAYABLE, Ledger, Told
-from tests.support.serving import mint
+from tests.support.tokens import mint
 
 SESSIONS = 3
 TURNS_OF_SESSION = 10

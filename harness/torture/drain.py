@@ -15,9 +15,11 @@ from metamorph.client import MetamorphClient, MetamorphError
 
 from harness.abuse.subject import Figure
 from harness.torture.zygote import Life, Zygote, free_port
-from tests.chat.test_turns import deltas, stream
+from tests.support.caller import Caller, Events, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Received, Reply
-from tests.support.serving import Caller, Events, mint, refused, text_of
+from tests.support.refusal import refused
+from tests.support.tokens import mint
+from tests.support.turns import deltas, stream
 
 TURNS_OF_A_KIND = 6
 GRACE_SECONDS = 1.5

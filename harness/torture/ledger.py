@@ -11,7 +11,7 @@ from metamorph.chat.v1.turn_pb2 import TurnEvent
 
 from harness.abuse.subject import Figure
 from harness.torture.zygote import Life
-from tests.support.serving import text_of
+from tests.support.caller import text_of
 
 LOST = "acknowledged messages lost"
 UNREPLAYABLE = "replays that differ from what was seen"

@@ -13,9 +13,10 @@ from metamorphd.chat import live_turn
 
 from harness.abuse.subject import Figure
 from harness.torture.mutants import mutate, patching
-from tests.chat.test_turns import asking, followed
+from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
-from tests.support.serving import Caller
+from tests.support.serving import asking
+from tests.support.turns import followed
 
 # So few at a time that they are not paced: each event is published alone.
 TURNS_AT_A_TIME = 3

@@ -15,9 +15,10 @@ from metamorph.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 from harness.abuse.subject import Figure
 from harness.torture.mutants import mutate, patching
 from harness.torture.trouble import CANCELLED, COMPLETED, MAX_RETRIES, TURN_SECONDS, Trouble, draw
-from tests.chat.test_turns import asking, deltas, get_turn
+from tests.support.caller import Caller, text_of
 from tests.support.fakes.messages_api import Behaviour, FakeMessagesApi, Received, Reply
-from tests.support.serving import Caller, Serving, text_of
+from tests.support.serving import Serving, asking
+from tests.support.turns import deltas, get_turn
 
 RUNS_AT_A_TIME = 8
 CANCELS = 20

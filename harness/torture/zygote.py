@@ -23,7 +23,8 @@ from metamorphd.observe import configure_logging
 
 from harness.torture.kill_points import arm
 from harness.torture.mutants import mutate
-from tests.support.serving import ROOT, SECRET
+from tests.support.paths import ROOT
+from tests.support.tokens import SECRET
 
 END_SECONDS = 60.0
 

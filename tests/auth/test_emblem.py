@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tests.support.fakes.web import Answer, FakeWeb, answering
-from tests.support.serving import Serving, mint, refused, serving
+from tests.support.refusal import refused
+from tests.support.serving import Serving, serving
+from tests.support.tokens import mint
 
 YES = {"vaultId": "remote", "userId": "rita", "email": "rita@example.org", "permissions": ["read", "write"]}
 

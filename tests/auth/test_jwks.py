@@ -17,10 +17,11 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.auth import jwks
 
-from tests.edge.test_authentication import encoded
 from tests.support.certificates import Authority
 from tests.support.fakes.web import FakeWeb, answering
-from tests.support.serving import SECRET, Serving, mint, refused, serving
+from tests.support.refusal import refused
+from tests.support.serving import Serving, serving
+from tests.support.tokens import SECRET, encoded, mint
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 SHORT_KEY = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505

@@ -14,9 +14,12 @@ from metamorph.admin.v1.admin_service_pb2 import (
 )
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 
-from tests.chat.test_turns import asking, deltas, followed
+from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
-from tests.support.serving import Caller, Serving, mint, refused, serving
+from tests.support.refusal import refused
+from tests.support.serving import Serving, asking, serving
+from tests.support.tokens import mint
+from tests.support.turns import deltas, followed
 
 
 async def who(caller: Caller) -> str:

@@ -3,29 +3,21 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import generation_pb2, turn_pb2
 
-from tests.chat.test_turns import asking, deltas, followed, get_session, get_turn
+from tests.support.caller import Caller, Events, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
-from tests.support.serving import Caller, Events, Serving, refused, text_of
+from tests.support.refusal import refused
+from tests.support.turns import deltas, followed, get_session, get_turn
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[FakeMessagesApi]:
-    async with FakeMessagesApi() as started:
-        yield started
-
-
-@pytest.fixture
-async def running(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Serving]:
-    async with asking(api, tmp_path, anthropic_stall_seconds=30) as started:
-        yield started
+def overrides() -> dict[str, Any]:
+    return {"anthropic_stall_seconds": 30}
 
 
 def regenerate(caller: Caller, user_message_id: str, **fields: Any) -> Events:

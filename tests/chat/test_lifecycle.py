@@ -1,14 +1,8 @@
 """Turns across the server's end: drain, crash, a store that fails meanwhile."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,10 +19,14 @@ from metamorphd.server import NAMES, Server
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.events import append_events
 
-from tests.chat.test_turns import WORDS, asking, deltas, followed, get_session, get_turn, stream
+from tests.support.caller import Caller, Events, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.faulty_vfs import FaultyVFS
-from tests.support.serving import SECRET, Caller, Events, Serving, mint, refused, serving, text_of
+from tests.support.processes import serving_process
+from tests.support.refusal import refused
+from tests.support.serving import Serving, asking, serving
+from tests.support.tokens import SECRET, mint
+from tests.support.turns import WORDS, deltas, followed, get_session, get_turn, stream
 
 LATE_SEQUENCE = 5
 
@@ -70,51 +68,6 @@ async def test_what_outlasts_the_grace_ends_interrupted_with_its_text(tmp_path: 
             alice = again.caller()
             assert await followed(alice, events[0].turn_id) == events
             assert [text_of(message) for message in await alice.messages(session.session_id)] == ["Hello", "partial "]
-
-
-@contextmanager
-def serving_process(directory: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`metamorph serve` as its own process; (process, target)."""
-    inherited = {name: value for name, value in os.environ.items() if name not in ("PORT", "GRPC_PORT")}
-    base = {
-        "EMBLEM_JWT_SECRET": SECRET,
-        "LISTEN_ADDRESS": "127.0.0.1",
-        "PORT": "0",
-        "GRPC_PORT": "0",
-        "DATABASE_PATH": str(directory / "metamorph.db"),
-        "RATE_LIMIT_REQUESTS": "0",
-    }
-    log = directory / f"{uuid.uuid4().hex}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "metamorphd", "serve"],
-            env=inherited | base | environment,
-            stdout=output,
-            stderr=output,
-            cwd=directory,
-        )
-    try:
-        port = wait_for(lambda: grpc_port(log), process, log)
-        yield process, f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def grpc_port(log: Path) -> str | None:
-    line = next((line for line in log.read_text().splitlines() if '"message":"serving"' in line), None)
-    return None if line is None else line.partition('"grpc_port":')[2].partition(",")[0]
-
-
-def wait_for(look: Callable[[], str | None], process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        found = look()
-        if found is not None:
-            return found
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.02)
-    raise AssertionError(f"not serving after 30 s: {log.read_text()}")
 
 
 async def test_after_kill_9_every_seen_event_is_there_and_the_turn_has_ended(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Titles that sessions are given, where that is turned on."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -11,23 +11,17 @@ from metamorph.chat.v1.session_pb2 import Session
 from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL
 from metamorph.vault.v1.vault_service_pb2 import GetUsageRequest
 
-from tests.chat.test_turns import asking, get_session
+from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi, Refusal, Reply
-from tests.support.serving import Caller, Serving
+from tests.support.serving import asking
+from tests.support.turns import get_session
 
 TITLE = Reply((" “Two birds”\n",), usage={"input_tokens": 100})
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[FakeMessagesApi]:
-    async with FakeMessagesApi() as started:
-        yield started
-
-
-@pytest.fixture
-async def running(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Serving]:
-    async with asking(api, tmp_path, session_title_model="claude-haiku-5-5") as started:
-        yield started
+def overrides() -> dict[str, Any]:
+    return {"session_title_model": "claude-haiku-5-5"}
 
 
 async def titled(caller: Caller, session_id: str) -> str:

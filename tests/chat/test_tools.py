@@ -1,39 +1,20 @@
 """Tools, thinking, structured output and compaction, seen by callers and by the Messages API."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from metamorph.chat.v1 import generation_pb2, message_pb2, turn_pb2
 from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CountTokensRequest
 
-from tests.chat.test_turns import asking, followed, get_turn
+from tests.support.caller import Caller, send_request, text_block, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply, compaction, redacted_thinking, thinking, tool_use
-from tests.support.serving import Caller, Serving, refused, send_request, text_block, text_of
+from tests.support.refusal import refused
+from tests.support.tools import ASKS, CALL, SCHEMA, WEATHER
+from tests.support.turns import followed, get_turn
 
-# Numbers and an order of members that a Struct would not keep.
-SCHEMA = (
-    '{"type": "object", "properties": {"z": {"type": "integer", "maximum": 9007199254740993}, "a": {"type": "string"}}}'
-)
 TOOL = generation_pb2.TOOL_CHOICE_MODE_TOOL
 ADAPTIVE, ENABLED = generation_pb2.THINKING_MODE_ADAPTIVE, generation_pb2.THINKING_MODE_ENABLED
-WEATHER = generation_pb2.Tool(name="weather", description="Tells the weather.", input_schema=SCHEMA)
-CALL = tool_use("toolu_1", "weather", '{"z": 1, ', '"a": "Paris"}')
-ASKS = Reply(("Let me look. ", CALL), stop_reason="tool_use")
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[FakeMessagesApi]:
-    async with FakeMessagesApi() as started:
-        yield started
-
-
-@pytest.fixture
-async def running(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Serving]:
-    async with asking(api, tmp_path) as started:
-        yield started
 
 
 def result(tool_use_id: str = "toolu_1", text: str = "Sunny", *, is_error: bool = False) -> message_pb2.ContentBlock:

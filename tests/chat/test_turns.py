@@ -2,65 +2,18 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
-from metamorph.chat.v1.session_pb2 import Session
 
+from tests.support.caller import Caller, text_of
 from tests.support.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup, Refusal, Reply, Silence
-from tests.support.serving import Caller, Events, Serving, refused, serving, text_of
-
-WORDS = tuple(f"word{number} " for number in range(200))
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[FakeMessagesApi]:
-    async with FakeMessagesApi() as started:
-        yield started
-
-
-def asking(api: FakeMessagesApi, directory: Path, **overrides: Any) -> Any:
-    """A server whose replies come from `api`; it is not patient."""
-    base = {
-        "anthropic_api_key": "sk-test",
-        "anthropic_base_url": api.base_url,
-        "anthropic_max_retries": 0,
-        "anthropic_stall_seconds": 0.5,
-    }
-    return serving(directory, **(base | overrides))
-
-
-@pytest.fixture
-async def running(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Serving]:
-    async with asking(api, tmp_path) as started:
-        yield started
-
-
-def stream(caller: Caller, turn_id: str, after: int = 0) -> Any:
-    request = pb.StreamTurnRequest(turn_id=turn_id, after_sequence=after)
-    return caller.chat.StreamTurn(request, metadata=caller.metadata)
-
-
-async def followed(caller: Caller, turn_id: str, after: int = 0) -> list[turn_pb2.TurnEvent]:
-    return await Events(stream(caller, turn_id, after)).rest()
-
-
-async def get_turn(caller: Caller, turn_id: str) -> turn_pb2.Turn:
-    return (await caller.chat.GetTurn(pb.GetTurnRequest(turn_id=turn_id), metadata=caller.metadata)).turn
-
-
-async def get_session(caller: Caller, session_id: str) -> Session:
-    request = pb.GetSessionRequest(session_id=session_id)
-    return (await caller.chat.GetSession(request, metadata=caller.metadata)).session
-
-
-def deltas(events: list[turn_pb2.TurnEvent]) -> str:
-    return "".join(event.text_delta.text for event in events)
+from tests.support.refusal import refused
+from tests.support.serving import Serving, asking
+from tests.support.turns import WORDS, deltas, followed, get_session, get_turn, stream
 
 
 async def test_a_message_is_answered_streamed_and_stored(alice: Caller, api: FakeMessagesApi) -> None:

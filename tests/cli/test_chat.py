@@ -4,29 +4,15 @@ import asyncio
 import json
 import os
 import pty
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.caller import text_of
+from tests.support.command import METAMORPH, run
 from tests.support.proxy import CuttingProxy
-from tests.support.serving import Serving, mint, text_of
-
-METAMORPH = [sys.executable, "-m", "metamorphd"]
-
-
-async def run(*arguments: str, typed: str = "", **environment: str) -> tuple[int | None, str, str]:
-    """(exit code, standard output, standard error)."""
-    process = await asyncio.create_subprocess_exec(
-        *METAMORPH,
-        *arguments,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **environment},
-    )
-    out, err = await asyncio.wait_for(process.communicate(typed.encode()), 60)
-    return process.returncode, out.decode(), err.decode()
+from tests.support.serving import Serving
+from tests.support.tokens import mint
 
 
 async def test_a_message_is_answered_and_the_session_can_be_continued(running: Serving) -> None:

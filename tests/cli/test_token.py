@@ -6,8 +6,9 @@ import time
 import pytest
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 
-from tests.cli.test_chat import run
-from tests.support.serving import SECRET, Serving
+from tests.support.command import run
+from tests.support.serving import Serving
+from tests.support.tokens import SECRET
 
 
 async def test_a_minted_token_is_accepted_for_what_it_says(running: Serving) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.caller import text_of
+from tests.support.paths import ROOT
 from tests.support.programs import require
-from tests.support.serving import ROOT, Serving, mint, text_of
+from tests.support.serving import Serving
+from tests.support.tokens import mint
 
 TYPESCRIPT = ROOT / "clients" / "typescript"
 

@@ -7,7 +7,8 @@ from typing import Any
 from metamorphd.server import NAMES
 
 from tests.support.programs import require
-from tests.support.serving import Serving, mint
+from tests.support.serving import Serving
+from tests.support.tokens import mint
 
 
 async def grpcurl(running: Serving, *arguments: str) -> tuple[int | None, str, str]:

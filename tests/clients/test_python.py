@@ -11,16 +11,11 @@ from metamorph.chat.v1 import turn_pb2
 from metamorph.client import MetamorphClient, MetamorphError
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 
-from tests.chat.test_turns import WORDS, asking, deltas
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.proxy import CuttingProxy
-from tests.support.serving import Serving, mint, serving
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[FakeMessagesApi]:
-    async with FakeMessagesApi() as started:
-        yield started
+from tests.support.serving import Serving, asking, serving
+from tests.support.tokens import mint
+from tests.support.turns import WORDS, deltas
 
 
 @pytest.fixture

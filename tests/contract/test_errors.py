@@ -10,7 +10,7 @@ from metamorph.api.v1.error_reason_pb2 import ErrorReason
 from metamorphd import errors
 from metamorphd.errors import DomainError, FieldViolation, QuotaViolation
 
-from tests.support.serving import ROOT
+from tests.support.paths import ROOT
 
 COMMENT = re.compile(r"((?:  //.*\n)+)  (ERROR_REASON_\w+) = \d+;")
 HEAD = re.compile(r"(?:In a turn: )?([A-Z_]+)(?: \(([a-z_, ]+)\))?\. ")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import metamorphd
 
-from tests.support.serving import ROOT
+from tests.support.paths import ROOT
 
 PACKAGE = Path(metamorphd.__file__).parent
 

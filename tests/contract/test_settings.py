@@ -8,7 +8,8 @@ from metamorphd import settings
 from metamorphd.errors import StartupRefused
 from metamorphd.settings import ClientSettings, Settings
 
-from tests.support.serving import ROOT, SECRET
+from tests.support.paths import ROOT
+from tests.support.tokens import SECRET
 
 PRODUCTION = {"NODE_ENV": "production", "ANTHROPIC_API_KEY": "sk-canary", "EMBLEM_JWT_SECRET": SECRET}
 DEV = {"EMBLEM_DEV_MODE": "true", "LISTEN_ADDRESS": "127.0.0.1"}

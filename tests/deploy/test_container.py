@@ -23,8 +23,9 @@ import pytest
 from metamorphd.settings import Settings
 
 from tests.deploy.dockerfile import stages
+from tests.support.paths import ROOT
 from tests.support.programs import require
-from tests.support.serving import ROOT, SECRET
+from tests.support.tokens import SECRET
 
 BUILD, FINAL = stages(ROOT / "Dockerfile")
 ALL = [*BUILD.instructions, *FINAL.instructions]

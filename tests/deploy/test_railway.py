@@ -11,7 +11,7 @@ from metamorphd import server
 from metamorphd.chat import engine
 from metamorphd.settings import Settings
 
-from tests.support.serving import ROOT
+from tests.support.paths import ROOT
 
 CONFIG = ROOT / ".railway" / "railway.py"
 TOML = ROOT / "railway.toml"

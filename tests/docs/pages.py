@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.serving import ROOT
+from tests.support.paths import ROOT
 
 PAGES = sorted(
     path for pattern in ("*.md", "docs/**/*.md", "clients/*/*.md", "bench/*.md") for path in ROOT.glob(pattern)

@@ -9,7 +9,7 @@ from metamorphd.cli import cli
 from metamorphd.settings import ClientSettings, Settings
 
 from tests.docs.pages import PAGES, anchors, blocks, prose, spans
-from tests.support.serving import ROOT
+from tests.support.paths import ROOT
 
 DECISIONS = sorted(ROOT.glob("docs/decisions/*.md"))
 SETTINGS = {name.upper() for name in Settings.model_fields} | {

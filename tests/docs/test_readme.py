@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import PAGES, RUN, Block, blocks
+from tests.support.paths import ROOT
 from tests.support.programs import require
-from tests.support.serving import ROOT, SECRET
+from tests.support.tokens import SECRET
 
 RUNNABLE = [page for page in PAGES if any(block.language in RUN and not block.reason for block in blocks(page))]
 LEFT_OUT = [block for page in PAGES for block in blocks(page) if block.reason]

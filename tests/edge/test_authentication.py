@@ -1,7 +1,6 @@
 """Who is let in, and what everybody else is told."""
 
 import asyncio
-import base64
 import hmac
 import time
 from pathlib import Path
@@ -11,9 +10,12 @@ import pytest
 from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest, WhoAmIResponse
 from metamorphd.auth.tokens import LEEWAY_SECONDS
 
-from tests.chat.test_turns import asking, deltas, followed
+from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
-from tests.support.serving import SECRET, Caller, Serving, mint, refused, serving
+from tests.support.refusal import refused
+from tests.support.serving import Serving, asking, serving
+from tests.support.tokens import SECRET, encoded, mint
+from tests.support.turns import deltas, followed
 
 
 async def who(caller: Caller) -> WhoAmIResponse:
@@ -71,10 +73,6 @@ async def test_a_call_without_exactly_one_bearer_token_is_refused(
 def encode(**claims: object) -> str:
     """A signed token with these claims beside the required ones."""
     return jwt.encode({"vault_id": "v", "sub": "u", "exp": int(time.time()) + 60, **claims}, SECRET)
-
-
-def encoded(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def signed(payload: str, header: bytes = b'{"alg":"HS256","typ":"JWT"}') -> str:

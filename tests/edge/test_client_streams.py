@@ -15,7 +15,9 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorphd import server
 from metamorphd.auth.tokens import LEEWAY_SECONDS
 
-from tests.support.serving import Caller, Serving, refused, serving, upload_requests
+from tests.support.caller import Caller, upload_requests
+from tests.support.refusal import refused
+from tests.support.serving import Serving, serving
 
 UPLOAD = "/metamorph.chat.v1.ChatService/UploadAttachment"
 TEXT = upload_requests(b"Hello, attachment", "text/plain")

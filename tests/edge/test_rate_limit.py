@@ -16,9 +16,11 @@ from metamorphd.edge.call import Call
 from metamorphd.edge.methods import SERVICES, methods_of
 from metamorphd.edge.rate_limit import RateLimit
 
-from tests.chat.test_turns import asking
+from tests.support.caller import Caller, send_request
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
-from tests.support.serving import Caller, mint, refused, send_request, serving
+from tests.support.refusal import refused
+from tests.support.serving import asking, serving
+from tests.support.tokens import mint
 
 
 class Time:

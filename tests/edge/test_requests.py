@@ -16,7 +16,9 @@ from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 from metamorph.chat.v1.session_pb2 import Session
 from metamorphd import server
 
-from tests.support.serving import Caller, Serving, refused, send_request, serving, text_block
+from tests.support.caller import Caller, send_request, text_block
+from tests.support.refusal import refused
+from tests.support.serving import Serving, serving
 
 CREATE = "/metamorph.chat.v1.ChatService/CreateSession"
 SEND = "/metamorph.chat.v1.ChatService/SendMessage"

@@ -13,8 +13,10 @@ from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.edge import shared_rate_limit
 from metamorphd.edge.shared_rate_limit import SharedLimits
 
+from tests.support.caller import Caller
 from tests.support.programs import require
-from tests.support.serving import Caller, refused, serving
+from tests.support.refusal import refused
+from tests.support.serving import serving
 
 PASSWORD = "canary-in-redis"
 

@@ -40,12 +40,6 @@ from tests.support.fakes.messages_api import (
 )
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[FakeMessagesApi]:
-    async with FakeMessagesApi() as started:
-        yield started
-
-
 @asynccontextmanager
 async def opened(api: FakeMessagesApi, *, key: str = "sk", retries: int = 0, stall: float = 5) -> AsyncIterator[Claude]:
     claude = Claude(api_key=key, base_url=api.base_url, max_retries=retries, stall_seconds=stall, compact_above=0)

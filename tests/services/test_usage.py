@@ -19,10 +19,13 @@ from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock, beginning, day_of
 from metamorphd.models.usage import Usage
 
-from tests.chat.test_lifecycle import serving_process
+from tests.support.caller import Caller, Events, send_request
 from tests.support.fakes.messages_api import Count, FakeMessagesApi, Refusal, Reply
-from tests.support.serving import Caller, Events, Serving, mint, refused, send_request, serving
-from tests.support.serving import Refusal as Refused
+from tests.support.processes import serving_process
+from tests.support.refusal import Refusal as Refused
+from tests.support.refusal import refused
+from tests.support.serving import Serving, serving
+from tests.support.tokens import mint
 
 MODEL = "claude-sonnet-5-5"
 CATALOG = load_catalog(None)
@@ -43,12 +46,6 @@ class SetClock(Clock):
 
     def now(self) -> int:
         return self.seconds * 1_000_000
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[FakeMessagesApi]:
-    async with FakeMessagesApi() as started:
-        yield started
 
 
 def asking(api: FakeMessagesApi, directory: Path, **overrides: Any) -> Any:

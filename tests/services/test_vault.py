@@ -9,7 +9,10 @@ from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorphd.store import migrations
 
-from tests.support.serving import SECRET, Caller, refused, serving
+from tests.support.caller import Caller
+from tests.support.refusal import refused
+from tests.support.serving import serving
+from tests.support.tokens import SECRET
 
 
 def get(caller: Caller) -> Any:

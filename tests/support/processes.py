@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from tests.support.serving import ROOT
+from tests.support.paths import ROOT
+from tests.support.tokens import SECRET
 
 START_SECONDS = 60
 
@@ -62,3 +64,48 @@ def _port(process: subprocess.Popen[str], log: Path) -> int:
             return int(first) if first.isdigit() else int(json.loads(first)["grpc_port"])
         time.sleep(0.02)
     raise RuntimeError(f"{process.args!r} did not start: {log.read_text()}")
+
+
+@contextmanager
+def serving_process(directory: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`metamorph serve` as its own process; (process, target)."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PORT", "GRPC_PORT")}
+    base = {
+        "EMBLEM_JWT_SECRET": SECRET,
+        "LISTEN_ADDRESS": "127.0.0.1",
+        "PORT": "0",
+        "GRPC_PORT": "0",
+        "DATABASE_PATH": str(directory / "metamorph.db"),
+        "RATE_LIMIT_REQUESTS": "0",
+    }
+    log = directory / f"{uuid.uuid4().hex}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "metamorphd", "serve"],
+            env=inherited | base | environment,
+            stdout=output,
+            stderr=output,
+            cwd=directory,
+        )
+    try:
+        port = wait_for(lambda: grpc_port(log), process, log)
+        yield process, f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def grpc_port(log: Path) -> str | None:
+    line = next((line for line in log.read_text().splitlines() if '"message":"serving"' in line), None)
+    return None if line is None else line.partition('"grpc_port":')[2].partition(",")[0]
+
+
+def wait_for(look: Callable[[], str | None], process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = look()
+        if found is not None:
+            return found
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.02)
+    raise AssertionError(f"not serving after 30 s: {log.read_text()}")

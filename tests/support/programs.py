@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.serving import ROOT
+from tests.support.paths import ROOT
 
 
 def require(name: str, *, hint: str, installed: Path | None = None) -> str:

@@ -10,7 +10,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from metamorphd.edge.grpc.reflection import V1, V1ALPHA
 from metamorphd.server import NAMES
 
-from tests.support.serving import Serving, refused, serving
+from tests.support.refusal import refused
+from tests.support.serving import Serving, serving
 
 
 @pytest.mark.parametrize("service", ["", *NAMES])

@@ -10,7 +10,8 @@ from metamorphd.edge.http.server import application
 from metamorphd.observe import Metrics
 from metamorphd.store.sqlite.database import SqliteDatabase
 
-from tests.support.serving import Caller, Serving
+from tests.support.caller import Caller
+from tests.support.serving import Serving
 
 
 async def test_health_answers_the_guides_body_with_security_headers(running: Serving) -> None:

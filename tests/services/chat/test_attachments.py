@@ -26,20 +26,15 @@ from metamorphd.chat import prompt_builder
 from metamorphd.services.chat import uploads
 from metamorphd.services.chat.uploads import UPLOADS_OF_A_VAULT
 
-from tests.chat.test_tools import ASKS, WEATHER
-from tests.chat.test_turns import asking
-from tests.services.chat.test_media_signatures import FILES
+from tests.support.caller import Caller, text_block, text_of, upload_requests
 from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.serving import Caller, Refusal, Serving, refused, serving, text_block, text_of, upload_requests
+from tests.support.media import FILES
+from tests.support.refusal import Refusal, refused
+from tests.support.serving import Serving, asking, serving
+from tests.support.tools import ASKS, WEATHER
 
 PNG, PDF, TEXT = FILES["image/png"], FILES["application/pdf"], FILES["text/plain"]
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-async def api() -> AsyncIterator[FakeMessagesApi]:
-    async with FakeMessagesApi() as started:
-        yield started
 
 
 @pytest.fixture

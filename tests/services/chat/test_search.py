@@ -7,7 +7,9 @@ import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import message_pb2
 
-from tests.support.serving import Caller, refused, serving
+from tests.support.caller import Caller
+from tests.support.refusal import refused
+from tests.support.serving import serving
 
 
 async def search(caller: Caller, query: str, **fields: Any) -> pb.SearchMessagesResponse:

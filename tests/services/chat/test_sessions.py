@@ -9,7 +9,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.session_pb2 import Session
 
-from tests.support.serving import Caller, refused, send_request, serving, text_of
+from tests.support.caller import Caller, send_request, text_of
+from tests.support.refusal import refused
+from tests.support.serving import serving
 
 
 def get(caller: Caller, session_id: str) -> Any:

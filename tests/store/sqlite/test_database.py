@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from metamorphd.store.sessions import get_session
 from metamorphd.store.sqlite import writer
 from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
 
+from tests.store.sqlite.writer import hold_writer
 from tests.support.rows import ACME, new_session, scope_of
 
 
@@ -148,18 +148,6 @@ async def test_an_operation_that_raises_leaves_nothing_while_its_batch_commits(d
 async def count_vaults(tx: Transaction) -> int:
     row = await tx.one("SELECT COUNT(*) FROM vaults WHERE vault_id = :vault_id")
     return int(row[0]) if row else -1
-
-
-def hold_writer(database: SqliteDatabase) -> threading.Event:
-    """Keeps the writer thread busy until the event is set, so that what is written meanwhile is one batch."""
-    release = threading.Event()
-
-    async def waits(tx: Transaction) -> None:
-        release.wait(10)
-
-    task = asyncio.ensure_future(database.write(waits, ACME))
-    task.add_done_callback(lambda done: done.result())
-    return release
 
 
 async def test_writes_that_wait_together_are_committed_together(database: SqliteDatabase, tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""A caller of a server: the generated stubs, and what is asked of them most."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from metamorph.admin.v1 import admin_service_pb2_grpc
+from metamorph.chat.v1 import attachment_pb2, chat_service_pb2_grpc, message_pb2, session_pb2, turn_pb2
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.vault.v1 import vault_service_pb2_grpc
+
+
+class Caller:
+    """The generated stubs over one channel, with one caller's metadata."""
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        self.channel = channel
+        self.metadata = tuple(metadata)
+        self.chat = chat_service_pb2_grpc.ChatServiceStub(channel)
+        self.vault = vault_service_pb2_grpc.VaultServiceStub(channel)
+        self.admin = admin_service_pb2_grpc.AdminServiceStub(channel)
+        self.health = health_pb2_grpc.HealthStub(channel)
+
+    async def create_session(self, **fields: Any) -> session_pb2.Session:
+        request = pb.CreateSessionRequest(session=session_pb2.Session(**fields))
+        return (await self.chat.CreateSession(request, metadata=self.metadata)).session
+
+    async def send(self, session_id: str, text: str = "Hello", **fields: Any) -> list[turn_pb2.TurnEvent]:
+        """Sends a message; every event of its turn."""
+        return await self.start(session_id, text, **fields).rest()
+
+    def start(self, session_id: str, text: str = "Hello", **fields: Any) -> "Events":
+        """Sends a message; its turn's events as they come. Takes `timeout` for the call."""
+        timeout = fields.pop("timeout", None)
+        request = send_request(session_id, text, **fields)
+        return Events(self.chat.SendMessage(request, metadata=self.metadata, timeout=timeout))
+
+    async def sessions(self, **query: Any) -> list[session_pb2.Session]:
+        request = pb.ListSessionsRequest(**query)
+        return list((await self.chat.ListSessions(request, metadata=self.metadata)).sessions)
+
+    async def messages(self, session_id: str, **fields: Any) -> list[message_pb2.Message]:
+        request = pb.ListMessagesRequest(session_id=session_id, **fields)
+        return list((await self.chat.ListMessages(request, metadata=self.metadata)).messages)
+
+    async def upload(self, data: bytes, media_type: str = "image/png") -> attachment_pb2.Attachment:
+        """Uploads an attachment, in pieces."""
+        requests = iter(upload_requests(data, media_type))
+        return (await self.chat.UploadAttachment(requests, metadata=self.metadata)).attachment
+
+    async def download(self, attachment_id: str) -> tuple[attachment_pb2.Attachment, list[bytes]]:
+        """An attachment, and its bytes as they come."""
+        request = pb.DownloadAttachmentRequest(attachment_id=attachment_id)
+        responses = [response async for response in self.chat.DownloadAttachment(request, metadata=self.metadata)]
+        return responses[0].attachment, [response.chunk for response in responses[1:]]
+
+
+class Events:
+    """A stream's events, one at a time or all that are left."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self._responses = aiter(call)
+
+    async def next(self) -> turn_pb2.TurnEvent:
+        event: turn_pb2.TurnEvent = (await anext(self._responses)).event
+        return event
+
+    async def rest(self) -> list[turn_pb2.TurnEvent]:
+        return [response.event async for response in self._responses]
+
+
+def send_request(session_id: str, text: str = "Hello", **fields: Any) -> pb.SendMessageRequest:
+    """A message of one text block, unless `content` is given."""
+    return pb.SendMessageRequest(session_id=session_id, **({"content": [text_block(text)]} | fields))
+
+
+def upload_requests(
+    data: bytes, media_type: str = "image/png", piece: int = 300_000
+) -> list[pb.UploadAttachmentRequest]:
+    """An upload: its header, then its bytes in pieces."""
+    header = pb.UploadAttachmentRequest(header=pb.UploadHeader(media_type=media_type))
+    starts = range(0, len(data), piece)
+    return [header, *(pb.UploadAttachmentRequest(chunk=data[start : start + piece]) for start in starts)]
+
+
+def text_block(text: str) -> message_pb2.ContentBlock:
+    """A text block."""
+    return message_pb2.ContentBlock(text=message_pb2.TextBlock(text=text))
+
+
+def text_of(message: message_pb2.Message) -> str:
+    """The text of a message's blocks."""
+    return "".join(block.text.text for block in message.content)

@@ -1,0 +1,13 @@
+"""A tool, and a reply that asks for it."""
+
+from metamorph.chat.v1 import generation_pb2
+
+from tests.support.fakes.messages_api import Reply, tool_use
+
+# Numbers and an order of members that a Struct would not keep.
+SCHEMA = (
+    '{"type": "object", "properties": {"z": {"type": "integer", "maximum": 9007199254740993}, "a": {"type": "string"}}}'
+)
+WEATHER = generation_pb2.Tool(name="weather", description="Tells the weather.", input_schema=SCHEMA)
+CALL = tool_use("toolu_1", "weather", '{"z": 1, ', '"a": "Paris"}')
+ASKS = Reply(("Let me look. ", CALL), stop_reason="tool_use")
