@@ -62,7 +62,7 @@ $(TOOLS)/grpcurl: Makefile
 	@GOBIN="$(CURDIR)/$(TOOLS)" go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
 	@touch $@
 
-generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the generated clients and .env.example
+generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the generated clients, pages and .env.example
 	@find clients/python -name '*_pb2*.py*' -delete && find clients/go -name '*.pb.go' -delete && rm -rf clients/typescript/src/gen
 	@$(BIN)/python -m grpc_tools.protoc -Iproto -Ithird_party/proto \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
@@ -72,7 +72,7 @@ generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the gen
 	@find clients/python \( -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \) | while read -r file; do \
 		grep -q 'class .*Stub' "$$file" || rm "$$file"; done
 	@PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BUF) generate
-	@$(BIN)/python -m metamorphd.settings > .env.example
+	@$(BIN)/python -m scripts.docs
 	@for package in python/metamorph go/metamorph typescript/src/gen; do \
 		$(BIN)/python -m metamorphd.edge.grpc.service_config > clients/$$package/channel.json; done
 

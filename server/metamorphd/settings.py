@@ -1,11 +1,7 @@
-"""The settings, each read from the environment under its own name. Nothing else reads the environment.
-
-`python -m metamorphd.settings` prints `.env.example`.
-"""
+"""The settings, each read from the environment variable of its name. Nothing else reads the environment."""
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +16,7 @@ MISSING_SIGNING_KEY = "EMBLEM_JWT_SECRET is not set; make one with `openssl rand
 
 
 def _exact_boolean(value: object) -> object:
-    """Only `true` and `false`: what reads like one of them must not turn dev mode on, or seem to turn it off."""
+    """Accepts only `true` and `false`, so that no similar spelling turns dev mode on or seems to turn it off."""
     if isinstance(value, str) and value not in ("true", "false"):
         raise ValueError("must be exactly true or false")
     return value
@@ -33,7 +29,7 @@ def _log_level(value: str) -> str:
 
 
 def _rate_limit_storage(value: object) -> object:
-    """A secret, because such an address often has a password in it."""
+    """The address is a secret, because it often contains a password."""
     if value == "memory":
         return None
     if isinstance(value, str) and not value.startswith(("redis://", "rediss://")):
@@ -45,105 +41,128 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class Settings(BaseSettings):
-    """The server's settings; the variable's name is the field's in capitals."""
+    """The server's settings. The variable of a field is its name in capitals."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _leave_out_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A variable that is set to nothing is not set; but EMBLEM_API_URL is then none, rather than its default."""
-        told = {name: value for name, value in values.items() if value != ""}
-        return told | ({"emblem_api_url": None} if values.get("emblem_api_url") == "" else {})
+        """An empty variable counts as not set, but an empty EMBLEM_API_URL means none rather than the default."""
+        given = {name: value for name, value in values.items() if value != ""}
+        return given | ({"emblem_api_url": None} if values.get("emblem_api_url") == "" else {})
 
     anthropic_api_key: SecretStr | None = Field(
         default=None,
-        description="Claude API key. Required in production; without it dev mode answers with an offline model.",
+        description="Claude API key. Required in production. Elsewhere, an offline model answers if it is not set.",
     )
     emblem_jwt_secret: SecretStr | None = Field(
         default=None,
-        description="Signs the callers' tokens (HS256), 32 characters or more. Required unless in dev mode.",
+        description=(
+            "Secret that signs callers' tokens (HS256), at least 32 characters. Required in production, and elsewhere "
+            "unless dev mode is on or EMBLEM_JWKS_URL or EMBLEM_API_URL is set."
+        ),
     )
     emblem_jwt_secret_previous: SecretStr | None = Field(
-        default=None, description="Older secrets that are still accepted, separated by commas: for rotation."
+        default=None,
+        description="Previous secrets, separated by commas. Tokens signed with them stay valid during a rotation.",
     )
-    emblem_jwt_issuer: str | None = Field(default=None, description="Required `iss` of tokens, where it is set.")
-    emblem_jwt_audience: str | None = Field(default=None, description="Required `aud` of tokens, where it is set.")
+    emblem_jwt_issuer: str | None = Field(default=None, description="If set, tokens must have this issuer (`iss`).")
+    emblem_jwt_audience: str | None = Field(default=None, description="If set, tokens must have this audience (`aud`).")
     emblem_jwks_url: str | None = Field(
-        default=None, description="Public keys (JWKS, https) for tokens signed RS256, ES256 or EdDSA."
+        default=None, description="HTTPS URL of a JSON Web Key Set, for tokens signed with RS256, ES256 or EdDSA."
     )
     emblem_api_url: str | None = Field(
         default="https://api.emblemvault.ai",
-        description="Asked about tokens that are not ours to verify; empty asks nobody. Dev mode asks nobody.",
+        description=(
+            "Emblem API, which identifies callers whose tokens this server cannot verify itself. Set to nothing, it "
+            "is not used. `metamorph dev` never uses it."
+        ),
     )
     database_path: Path = Field(
-        default=Path("./data/metamorph.db"), description="SQLite file; on Railway /data/metamorph.db."
+        default=Path("./data/metamorph.db"), description="SQLite database file. On Railway: /data/metamorph.db."
     )
-    node_env: str = Field(default="development", description="`production` refuses to start half configured.")
+    node_env: str = Field(
+        default="development",
+        description="With `production`, the server refuses to start with missing or unsafe settings.",
+    )
     emblem_dev_mode: Annotated[bool, BeforeValidator(_exact_boolean)] = Field(
         default=False,
-        description="Exactly `true` serves calls without a token, on the vault in x-vault-id.",
+        description="`true` accepts calls without a token, on the vault named in x-vault-id. Loopback only.",
     )
-    listen_address: str = Field(default="::", description="Address to listen on. `::` is every address, IPv4 too.")
-    port: Port = Field(default=3001, description="HTTP: /health and /metrics.")
-    grpc_port: Port = Field(default=50051, description="gRPC.")
+    listen_address: str = Field(
+        default="::", description="Address to listen on. `::` is all addresses, including IPv4."
+    )
+    port: Port = Field(default=3001, description="HTTP port, for /health and /metrics.")
+    grpc_port: Port = Field(default=50051, description="gRPC port.")
     grpc_tls_cert: str | None = Field(
-        default=None, description="TLS certificate chain for gRPC: PEM text or a file, which may change."
+        default=None,
+        description="TLS certificate chain of the gRPC port: PEM text or a file. A file that changes is read again.",
     )
-    grpc_tls_key: SecretStr | None = Field(default=None, description="Its key, likewise.")
+    grpc_tls_key: SecretStr | None = Field(
+        default=None, description="Private key of that certificate: PEM text or a file."
+    )
     grpc_tls_client_ca: str | None = Field(
-        default=None, description="Authorities whose certificates clients must show (mTLS), likewise."
+        default=None,
+        description="Authorities for mTLS: clients must present a certificate from one of them. PEM text or a file.",
     )
-    anthropic_base_url: str | None = Field(default=None, description="Where the Messages API is, if not at Anthropic.")
+    anthropic_base_url: str | None = Field(
+        default=None, description="Base URL of the Messages API, if it is not Anthropic's."
+    )
     anthropic_max_retries: int = Field(
-        default=2, ge=0, le=10, description="How often a call to the model is tried again before its first event."
+        default=2, ge=0, le=10, description="How often to retry a call to the model that fails before its first event."
     )
     anthropic_stall_seconds: float = Field(
-        default=60, gt=0, description="A model that is silent for so long has failed the turn."
+        default=60, gt=0, description="Seconds of silence from the model after which the turn fails."
     )
     compaction_trigger_tokens: int = Field(
         default=150_000,
         ge=0,
-        description="A call that would read more has what came before summarised for the model; 0 never does.",
+        description="Input tokens above which earlier messages are summarized for the model. 0 turns this off.",
     )
     default_model: str = Field(
-        default="claude-sonnet-5-5", description="The model where neither session nor vault names one."
+        default="claude-sonnet-5-5",
+        description="Model of turns for which neither the request, the session nor the vault names one.",
     )
     model_catalog: Path | None = Field(
         default=None,
-        description="JSON file of the models that may be asked, and their prices, instead of the server's own.",
+        description="JSON file of accepted models and their prices, which replaces the built-in catalog.",
     )
     session_title_model: str = Field(
         default="",
-        description="Names sessions that have no title after a reply, for example claude-haiku-5-5; empty: none does.",
+        description="Model that titles untitled sessions after a reply, for example claude-haiku-5-5. Empty: none.",
     )
-    max_output_tokens: int = Field(default=32_000, ge=1, le=131_072, description="The longest reply, in tokens.")
+    max_output_tokens: int = Field(
+        default=32_000, ge=1, le=131_072, description="Maximum length of a reply, in tokens."
+    )
     max_content_bytes: int = Field(
-        default=1_048_576, ge=1, le=1_048_576, description="The largest content of one message, in bytes of text."
+        default=1_048_576, ge=1, le=1_048_576, description="Maximum text of one message, in bytes."
     )
     max_attachment_bytes: int = Field(
-        default=20_971_520, ge=1, le=33_554_432, description="The largest image or document, in bytes."
+        default=20_971_520, ge=1, le=33_554_432, description="Maximum size of an image or document, in bytes."
     )
     rate_limit_requests: int = Field(
-        default=100, ge=0, description="Calls per user and window; 0 turns the limit off, as `metamorph dev` does."
+        default=100,
+        ge=0,
+        description="Calls per user and window. 0 means no limit, which is the default of `metamorph dev`.",
     )
-    rate_limit_window_seconds: float = Field(default=900, gt=0, description="The window, in seconds.")
+    rate_limit_window_seconds: float = Field(default=900, gt=0, description="Length of the window, in seconds.")
     rate_limit_storage: Annotated[SecretStr | None, BeforeValidator(_rate_limit_storage)] = Field(
-        default=None, description="memory, the default, or redis://… to share the limits between replicas."
+        default=None, description="`memory` (the default), or redis://… to share the limits between replicas."
     )
     auth_failure_requests: int = Field(
-        default=100, ge=0, description="Refused tokens per network address and window; 0 turns that limit off."
+        default=100, ge=0, description="Refused tokens per client network and window. 0 means no limit."
     )
-    max_running_turns: int = Field(default=100, ge=1, description="Turns of one vault that may run at a time.")
-    turn_timeout_seconds: float = Field(default=600, gt=0, description="A turn's own time limit, in seconds.")
+    max_running_turns: int = Field(default=100, ge=1, description="Turns of one vault that may run at the same time.")
+    turn_timeout_seconds: float = Field(default=600, gt=0, description="Time limit of a turn, in seconds.")
     event_retention_hours: float = Field(
-        default=24, ge=24, description="How long a turn's events can be replayed after its end; its messages stay."
+        default=24, ge=24, description="Hours after its end during which a turn can be replayed. Messages stay."
     )
     shutdown_grace_seconds: float = Field(
-        default=25, ge=0, description="How long running turns may go on after SIGTERM."
+        default=25, ge=0, description="Seconds that running turns may take to end after SIGTERM."
     )
     sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
-        default="FULL", description="NORMAL is faster and may lose acknowledged writes at a power cut."
+        default="FULL", description="NORMAL is faster, but a power cut may lose acknowledged writes."
     )
     log_level: Annotated[str, AfterValidator(_log_level)] = Field(
         default="info", description="debug, info, warning or error."
@@ -151,7 +170,7 @@ class Settings(BaseSettings):
 
     @property
     def jwt_secrets(self) -> list[str]:
-        """What tokens may be signed with, the current secret first."""
+        """Accepted signing secrets, the current one first."""
         current = [] if self.emblem_jwt_secret is None else [self.emblem_jwt_secret.get_secret_value()]
         previous = self.emblem_jwt_secret_previous
         older = [] if previous is None else previous.get_secret_value().split(",")
@@ -159,14 +178,14 @@ class Settings(BaseSettings):
 
     @property
     def production(self) -> bool:
-        """Whether the guide's `NODE_ENV=production` is set, however it is capitalised."""
+        """Whether `NODE_ENV` is `production`, in any capitalization."""
         return self.node_env.strip().lower() == PRODUCTION
 
     @property
     def others_vouch(self) -> bool:
-        """Whether it was said who vouches for tokens, if not a secret of our own."""
-        told = self.model_fields_set & {"emblem_jwks_url", "emblem_api_url"}
-        return any(getattr(self, name) for name in told)
+        """Whether another source of identities than our own secret was configured explicitly."""
+        given = self.model_fields_set & {"emblem_jwks_url", "emblem_api_url"}
+        return any(getattr(self, name) for name in given)
 
     @property
     def loopback(self) -> bool:
@@ -175,43 +194,44 @@ class Settings(BaseSettings):
 
     @property
     def warnings(self) -> list[str]:
-        """What an operator should know of, in words."""
+        """Settings in force that an operator should know about, in words."""
         if self.grpc_tls_cert is None and not self.loopback:
             return ["gRPC is served without TLS: only a private, encrypted network may lead to this port"]
         return []
 
     def shown(self) -> dict[str, str]:
-        """Every setting by its variable's name, as text; of a secret only whether it is set."""
-        return {name.upper(): _shown(getattr(self, name)) for name in type(self).model_fields}
+        """Returns every setting by the name of its variable. A secret is shown as `set`."""
+        return {name.upper(): as_text(getattr(self, name)) for name in type(self).model_fields}
 
 
 class ClientSettings(BaseSettings):
-    """What `metamorph chat` is told by the environment."""
+    """The settings of `metamorph chat`."""
 
     model_config = SettingsConfigDict(
         env_prefix="METAMORPH_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    target: str = Field(default="localhost:50051", description="Server that `metamorph chat` talks to.")
-    token: SecretStr | None = Field(default=None, description="Token that `metamorph chat` sends; none in dev mode.")
-    vault: str | None = Field(default=None, description="Vault that `metamorph chat` acts on in dev mode.")
+    target: str = Field(default="localhost:50051", description="Server to connect to, host:port.")
+    token: SecretStr | None = Field(default=None, description="Token to send. Not needed in dev mode.")
+    vault: str | None = Field(default=None, description="Vault to use in dev mode.")
 
 
-def _shown(value: object) -> str:
+def as_text(value: object) -> str:
+    """Returns a setting's value as an environment variable would hold it, `set` for a secret."""
     if isinstance(value, SecretStr):
         return "set"
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def load(**overrides: Any) -> Settings:
-    """Reads the settings; `overrides` win over the environment, None is none. Raises StartupRefused, in one line."""
+    """Reads the settings. `overrides` that are not None win over the environment. Raises StartupRefused."""
     settings = _read(**{name: value for name, value in overrides.items() if value is not None})
     _refuse_unsafe(settings)
     return settings
 
 
 def load_dev(**overrides: Any) -> Settings:
-    """As `load`, for `metamorph dev`: dev mode on loopback, and no rate limit unless one is set."""
+    """Like `load`, for `metamorph dev`: dev mode on loopback, and no rate limit unless one is set."""
     dev: dict[str, Any] = {"emblem_dev_mode": True, "listen_address": "127.0.0.1", "emblem_api_url": ""}
     if "rate_limit_requests" not in _read().model_fields_set:
         dev["rate_limit_requests"] = 0
@@ -219,7 +239,7 @@ def load_dev(**overrides: Any) -> Settings:
 
 
 def load_signing() -> Settings:
-    """With what tokens are signed. Raises StartupRefused when there is no secret, or it is too short."""
+    """Reads the settings for minting tokens. Raises StartupRefused if the secret is missing or too short."""
     settings = _read()
     _refuse_short_secret(settings)
     if settings.emblem_jwt_secret is None:
@@ -231,7 +251,7 @@ def _read(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as exc:
-        # Without the value: it may be a secret.
+        # The value is left out, because it may be a secret.
         wrong = "; ".join(f"{str(error['loc'][0]).upper()}: {error['msg']}" for error in exc.errors())
         raise StartupRefused(f"settings are not acceptable: {wrong}") from None
 
@@ -259,7 +279,7 @@ def _refuse_short_secret(settings: Settings) -> None:
 
 
 def _refuse_unsafe_web(settings: Settings) -> None:
-    """Tokens and keys travel encrypted, but on this machine."""
+    """Refuses to send tokens or fetch keys over plain HTTP, except on this machine."""
     api = settings.emblem_api_url
     if api is not None and not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/]", api):
         raise StartupRefused("EMBLEM_API_URL must begin with https://, or be empty to ask nobody")
@@ -273,7 +293,7 @@ def _refuse_unsafe_port(settings: Settings) -> None:
         raise StartupRefused("GRPC_TLS_CERT and GRPC_TLS_KEY belong together; set both or none")
     if tls is None and settings.grpc_tls_client_ca is not None:
         raise StartupRefused("GRPC_TLS_CLIENT_CA needs GRPC_TLS_CERT and GRPC_TLS_KEY; set them too")
-    # Railway's TCP proxy is open to the internet, and passes on what it gets.
+    # Railway's TCP proxy is open to the internet and forwards bytes unchanged.
     proxied = os.environ.get("RAILWAY_TCP_APPLICATION_PORT") == str(settings.grpc_port)
     if settings.production and proxied and tls is None:
         raise StartupRefused(
@@ -283,7 +303,7 @@ def _refuse_unsafe_port(settings: Settings) -> None:
 
 
 def _refuse_public_dev_mode(settings: Settings) -> None:
-    """Dev mode lets everybody in: it must not be reachable, nor be on where the guide's production is."""
+    """Dev mode admits everybody, so it must not be reachable from outside or be on in production."""
     if settings.production:
         raise StartupRefused("EMBLEM_DEV_MODE=true is refused with NODE_ENV=production; set it to false")
     railway = next((name for name in sorted(os.environ) if name.startswith("RAILWAY_")), None)
@@ -293,18 +313,3 @@ def _refuse_public_dev_mode(settings: Settings) -> None:
         raise StartupRefused(
             "EMBLEM_DEV_MODE=true needs a loopback address; set LISTEN_ADDRESS=127.0.0.1 or run `metamorph dev`"
         )
-
-
-def example() -> str:
-    """`.env.example`: every variable with its meaning and default."""
-    lines = ["# Made from the settings by `make generate`. Copy to .env, fill in, never commit that."]
-    for group in (Settings, ClientSettings):
-        prefix = str(group.model_config.get("env_prefix", ""))
-        for name, field in group.model_fields.items():
-            default = "" if field.default is None else _shown(field.default)
-            lines += ["", f"# {field.description}", f"{prefix}{name.upper()}={default}"]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(example())

@@ -8,15 +8,10 @@ from metamorphd import settings
 from metamorphd.errors import StartupRefused
 from metamorphd.settings import ClientSettings, Settings
 
-from tests.support.paths import ROOT
 from tests.support.tokens import SECRET
 
 PRODUCTION = {"NODE_ENV": "production", "ANTHROPIC_API_KEY": "sk-canary", "EMBLEM_JWT_SECRET": SECRET}
 DEV = {"EMBLEM_DEV_MODE": "true", "LISTEN_ADDRESS": "127.0.0.1"}
-
-
-def test_the_example_file_is_what_the_settings_say() -> None:
-    assert (ROOT / ".env.example").read_text() == settings.example()
 
 
 @pytest.mark.parametrize("group", [Settings, ClientSettings])

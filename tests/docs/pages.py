@@ -1,4 +1,4 @@
-"""The project's pages, and what is on them."""
+"""The project's pages and their contents."""
 
 import re
 from dataclasses import dataclass
@@ -9,33 +9,41 @@ from tests.support.paths import ROOT
 PAGES = sorted(
     path for pattern in ("*.md", "docs/**/*.md", "clients/*/*.md", "bench/*.md") for path in ROOT.glob(pattern)
 )
-# The languages of blocks that are run; any other is only shown.
+README = ROOT / "README.md"
+# The languages whose blocks are run, and those that are only shown.
 RUN = {"bash", "sh", "python"}
+SHOWN = {"text"}
 _FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?:^<!-- (?:not run: (?P<reason>[^\n]+)|file: (?P<file>\S+)) -->\n+)?"
+    r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `reason` says why it is not run; it stands in a comment before the block."""
+    """A fenced block. The comment before it may give the reason why it is not run, or the file that it shows."""
 
     page: Path
     line: int
     language: str
     text: str
     reason: str | None
+    file: str | None
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def is_run(self) -> bool:
+        return self.language in RUN and self.reason is None and self.file is None
 
 
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order."""
     text = page.read_text()
     return [
-        Block(page, text.count("\n", 0, match.start("text")), match["language"], match["text"], match["reason"])
-        for match in _FENCE.finditer(text)
+        Block(page, text.count("\n", 0, match.start("text")), **match.groupdict()) for match in _FENCE.finditer(text)
     ]
 
 
@@ -45,11 +53,11 @@ def prose(page: Path) -> str:
 
 
 def spans(page: Path) -> list[str]:
-    """What a page sets in `code`, whatever is in its blocks included."""
+    """The text of every code span and of every block of a page."""
     return re.findall(r"`([^`\n]+)`", prose(page)) + [block.text for block in blocks(page)]
 
 
 def anchors(page: Path) -> set[str]:
-    """The fragments that a page's headings can be linked by."""
+    """The fragments that link to a page's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

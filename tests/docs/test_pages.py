@@ -1,28 +1,51 @@
-"""Pages name only what there is."""
+"""Pages refer only to what exists."""
 
 import re
 from pathlib import Path
 
+import grpc
 import pytest
+from google.protobuf import descriptor_pool
 from metamorph.api.v1.error_reason_pb2 import ErrorReason
 from metamorphd.cli import cli
+from metamorphd.edge.methods import SERVICES
 from metamorphd.settings import ClientSettings, Settings
 
-from tests.docs.pages import PAGES, anchors, blocks, prose, spans
+from tests.docs.pages import PAGES, README, anchors, blocks, prose, spans
 from tests.support.paths import ROOT
 
-DECISIONS = sorted(ROOT.glob("docs/decisions/*.md"))
+LONGEST_README = 120
+DECISIONS = sorted(ROOT.glob("docs/decisions/0*.md"))
 SETTINGS = {name.upper() for name in Settings.model_fields} | {
     f"METAMORPH_{name.upper()}" for name in ClientSettings.model_fields
 }
 REASONS = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.DESCRIPTOR.values_by_name}
+CODES = {code.name for code in grpc.StatusCode}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+# Where the path of a source file may begin.
+ROOTS = [ROOT, ROOT / "server" / "metamorphd", ROOT / "clients", ROOT / "tests", ROOT / "third_party/proto"]
+# The trees whose comments may refer to pages.
+SOURCES = ["server", "proto", "clients/python", "clients/go", "tests", "harness", "bench", "scripts", ".railway"]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
+def enum_values() -> set[str]:
+    """The values of every enum of the contract, for example `TURN_STATUS_RUNNING`."""
+    files = {descriptor_pool.Default().FindFileByName(service.file.name) for service in SERVICES}
+    for file in list(files):
+        files |= set(file.dependencies)
+    return {
+        value
+        for file in files
+        if file.package.startswith("metamorph.")
+        for enum in file.enum_types_by_name.values()
+        for value in enum.values_by_name
+    }
+
+
 def test_the_pages_are_found() -> None:
-    assert {path.name for path in PAGES} >= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"}
+    assert {path.name for path in PAGES} >= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "architecture.md"}
     assert DECISIONS
 
 
@@ -56,32 +79,67 @@ def test_every_command_named_is_one(page: Path) -> None:
 
 
 @each_page
-def test_every_setting_named_is_one(page: Path) -> None:
+def test_every_constant_named_is_a_setting_or_in_the_contract(page: Path) -> None:
     shell = {name for block in blocks(page) for name in re.findall(r"^([A-Z_]+)=", block.text, re.MULTILINE)}
     named = {name for span in spans(page) for name in re.findall(r"(?<![\w$])[A-Z]+(?:_[A-Z]+)+\b", span)}
-    assert named - shell <= SETTINGS | REASONS
+    assert named - shell <= SETTINGS | REASONS | CODES | enum_values()
 
 
-def test_the_readme_names_every_make_target() -> None:
-    named = set(re.findall(r"`make ([a-z]+)`", (ROOT / "README.md").read_text()))
+@each_page
+def test_every_source_file_named_is_there(page: Path) -> None:
+    named = {
+        path
+        for path in re.findall(r"`([\w.-]+(?:/[\w.-]+)*/?)`", prose(page))
+        if path.endswith("/") or re.search(r"/.*\.(py|proto|md|sql|toml|json|js|go)$", path)
+    }
+    assert [path for path in sorted(named) if not any((root / path).exists() for root in ROOTS)] == []
+
+
+def sources() -> list[Path]:
+    paths = (path for tree in SOURCES for path in sorted((ROOT / tree).rglob("*")))
+    return [path for path in paths if path.suffix in (".py", ".proto", ".go", ".sql") and "_pb2" not in path.name]
+
+
+def test_every_page_named_in_the_sources_is_there() -> None:
+    missing = [
+        f"{path.relative_to(ROOT)}: {page}"
+        for path in sources()
+        for page in re.findall(r"(?<![\w/.*-])(?:[\w-]+/)*[\w-]+\.md\b", path.read_text())
+        if not any(place.exists() for place in (ROOT / page, ROOT / "docs" / page))
+    ]
+    assert missing == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= LONGEST_README
+
+
+def test_the_readme_links_to_every_page_of_docs() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", README.read_text()))
+    assert {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md")} <= linked
+
+
+def test_contributing_names_every_make_target() -> None:
+    named = set(re.findall(r"`make ([a-z]+)`", (ROOT / "CONTRIBUTING.md").read_text()))
     assert named | {"help", "install"} == TARGETS
 
 
-def test_the_tree_in_the_readme_is_there() -> None:
-    (tree,) = (block for block in blocks(ROOT / "README.md") if block.language == "text")
+def test_the_tree_in_the_architecture_is_there() -> None:
+    (tree,) = (block for block in blocks(ROOT / "docs" / "architecture.md") if block.language == "text")
     places = [line.split()[0] for line in tree.text.splitlines()]
-    assert [place for place in places if not (ROOT / place).is_dir()] == []
-
-
-def test_the_readme_opens_with_two_commands() -> None:
-    text = prose(ROOT / "README.md")
-    opening = text.split("\n\n")[1]
-    assert len(re.findall(r"\.(?:\s|$)", opening)) == 2
-    assert blocks(ROOT / "README.md")[0].text == "make run\nmake test\n"
+    assert [place for place in places if not (ROOT / place).exists()] == []
 
 
 def test_decisions_are_numbered_without_gaps() -> None:
     assert [path.name[:4] for path in DECISIONS] == [f"{number:04}" for number in range(1, len(DECISIONS) + 1)]
+
+
+def test_the_index_has_every_decision_by_its_title() -> None:
+    index = (ROOT / "docs/decisions/README.md").read_text()
+    listed = re.findall(r"^\| (\d+) \| \[(.+)\]\((.+)\) \| \S.* \|$", index, re.MULTILINE)
+    titles = [page.read_text().partition("\n")[0].removeprefix("# ").split(". ", 1) for page in DECISIONS]
+    expected = [(number, title, page.name) for (number, title), page in zip(titles, DECISIONS, strict=True)]
+    assert listed == expected
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)

@@ -1,4 +1,3 @@
-// Opens a session, sends a message, prints the reply as it streams: `go run ./example`, against `make run`.
 package main
 
 import (
@@ -9,32 +8,19 @@ import (
 	"log"
 	"os"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
-
 	"metamorph/clients/go/metamorph"
 	chatv1 "metamorph/clients/go/metamorph/chat/v1"
 )
 
 func main() {
-	target := cmp.Or(os.Getenv("METAMORPH_TARGET"), "localhost:50051")
-	options := append(must(metamorph.DialOptions()), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	connection := must(grpc.NewClient(target, options...))
-	defer connection.Close()
-	ctx := context.Background()
-	if token := os.Getenv("METAMORPH_TOKEN"); token != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
-	}
-
-	chat := chatv1.NewChatServiceClient(connection)
-	created := must(chat.CreateSession(ctx, &chatv1.CreateSessionRequest{}))
-	hello := &chatv1.ContentBlock{Block: &chatv1.ContentBlock_Text{Text: &chatv1.TextBlock{Text: "Hello from Go"}}}
-	stream := must(chat.SendMessage(ctx, &chatv1.SendMessageRequest{
-		SessionId: created.GetSession().GetSessionId(), Content: []*chatv1.ContentBlock{hello},
+	ctx, target := context.Background(), cmp.Or(os.Getenv("METAMORPH_TARGET"), "localhost:50051")
+	client := must(metamorph.Connect(target, metamorph.Caller{Token: os.Getenv("METAMORPH_TOKEN")}))
+	created := must(client.Chat.CreateSession(ctx, &chatv1.CreateSessionRequest{}))
+	stream := must(client.Chat.SendMessage(ctx, &chatv1.SendMessageRequest{
+		SessionId: created.Session.SessionId, Content: metamorph.Text("Hello from Go"),
 	}))
 	for response, err := stream.Recv(); err != io.EOF; response, err = stream.Recv() {
-		fmt.Print(must(response, err).GetEvent().GetTextDelta().GetText())
+		fmt.Print(must(response, err).Event.GetTextDelta().GetText())
 	}
 	fmt.Println()
 }

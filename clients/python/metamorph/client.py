@@ -13,9 +13,16 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from metamorph.admin.v1.admin_service_pb2_grpc import AdminServiceStub
-from metamorph.chat.v1.chat_service_pb2 import RegenerateReplyRequest, SendMessageRequest, StreamTurnRequest
+from metamorph.chat.v1.chat_service_pb2 import (
+    CreateSessionRequest,
+    CreateSessionResponse,
+    RegenerateReplyRequest,
+    SendMessageRequest,
+    StreamTurnRequest,
+)
 from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
+from metamorph.chat.v1.session_pb2 import Session
 from metamorph.chat.v1.turn_pb2 import TurnEvent
 from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 
@@ -122,6 +129,15 @@ class MetamorphClient:
             *([("authorization", f"Bearer {token}")] if token else []),
             *([("x-vault-id", self._vault)] if self._vault else []),
         )
+
+    async def create_session(self, **fields: Any) -> Session:
+        """Creates a session. `fields` are those of Session that a user can set. Raises MetamorphError."""
+        request = CreateSessionRequest(session=Session(**fields), request_id=str(uuid.uuid4()))
+        try:
+            response: CreateSessionResponse = await self.chat.CreateSession(request, metadata=self.metadata)
+        except grpc.aio.AioRpcError as error:
+            raise MetamorphError.of(error) from error
+        return response.session
 
     async def send(
         self, session_id: str, content: str | Iterable[ContentBlock], **fields: Any

@@ -18,6 +18,9 @@ export interface Caller {
   vault?: string;
 }
 
+/** The content of a message that consists of text alone. */
+export function text(text: string): { block: { case: "text"; value: { text: string } } }[];
+
 /** Clients of the three services over one HTTP/2 connection, for example to `http://localhost:50051`. */
 export function connect(
   baseUrl: string,

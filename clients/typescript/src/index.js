@@ -35,3 +35,7 @@ export function connect(baseUrl, { token, vault } = {}) {
     admin: createClient(AdminService, transport),
   };
 }
+
+export function text(text) {
+  return [{ block: { case: "text", value: { text } } }];
+}

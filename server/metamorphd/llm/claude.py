@@ -69,7 +69,7 @@ class Claude:
             base_url=self._base_url,
             max_retries=self._max_retries,
             timeout=timeout,
-            # Less work than its default client, where words come one by one (docs/decisions/0014).
+            # Cheaper per packet than the default client: docs/decisions/0014-aiohttp-under-the-sdk.md.
             http_client=anthropic.DefaultAioHttpClient(timeout=timeout, event_hooks={"response": [_refuse_long_waits]}),
             middleware=[self._errors.end_at_silence],
         )

@@ -1,0 +1,86 @@
+package metamorph
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	adminv1 "metamorph/clients/go/metamorph/admin/v1"
+	chatv1 "metamorph/clients/go/metamorph/chat/v1"
+	vaultv1 "metamorph/clients/go/metamorph/vault/v1"
+)
+
+// Caller identifies the caller by a token or, in dev mode only, by the vault alone.
+type Caller struct {
+	Token string
+	Vault string
+}
+
+// Client has a stub for each service, all on one connection.
+type Client struct {
+	Chat  chatv1.ChatServiceClient
+	Vault vaultv1.VaultServiceClient
+	Admin adminv1.AdminServiceClient
+
+	connection *grpc.ClientConn
+}
+
+// Connect returns a client of the server at target, set up with DialOptions. It does not use TLS unless options contain
+// transport credentials.
+func Connect(target string, caller Caller, options ...grpc.DialOption) (*Client, error) {
+	defaults, err := DialOptions()
+	if err != nil {
+		return nil, err
+	}
+	defaults = append(defaults,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithChainUnaryInterceptor(caller.unary),
+		grpc.WithChainStreamInterceptor(caller.stream),
+	)
+	connection, err := grpc.NewClient(target, append(defaults, options...)...)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{
+		Chat:       chatv1.NewChatServiceClient(connection),
+		Vault:      vaultv1.NewVaultServiceClient(connection),
+		Admin:      adminv1.NewAdminServiceClient(connection),
+		connection: connection,
+	}, nil
+}
+
+// Close closes the connection.
+func (client *Client) Close() error {
+	return client.connection.Close()
+}
+
+// Text returns the content of a message that consists of text alone.
+func Text(text string) []*chatv1.ContentBlock {
+	return []*chatv1.ContentBlock{{Block: &chatv1.ContentBlock_Text{Text: &chatv1.TextBlock{Text: text}}}}
+}
+
+func (caller Caller) identify(ctx context.Context) context.Context {
+	if caller.Token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+caller.Token)
+	}
+	if caller.Vault != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "x-vault-id", caller.Vault)
+	}
+	return ctx
+}
+
+func (caller Caller) unary(
+	ctx context.Context, method string, request, reply any,
+	connection *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption,
+) error {
+	return invoke(caller.identify(ctx), method, request, reply, connection, options...)
+}
+
+func (caller Caller) stream(
+	ctx context.Context, description *grpc.StreamDesc,
+	connection *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption,
+) (grpc.ClientStream, error) {
+	return open(caller.identify(ctx), description, connection, method, options...)
+}

@@ -1,0 +1,190 @@
+"""docs/api.md."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from buf.validate import validate_pb2
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    MethodDescriptorProto,
+    MethodOptions,
+    ServiceDescriptorProto,
+)
+from google.protobuf.message import Message
+from metamorph.api.v1 import options_pb2
+
+from scripts.docs.markdown import NOTICE, code, table
+from scripts.docs.protos import (
+    ENUM_VALUES,
+    ENUMS,
+    MESSAGE_FIELDS,
+    MESSAGE_MESSAGES,
+    MESSAGE_ONEOFS,
+    MESSAGES,
+    SERVICE_METHODS,
+    SERVICES,
+    Comments,
+    files,
+)
+
+API_INTRO = """\
+# API
+
+Generated from the comments and options in [proto/metamorph](../proto/metamorph). Rules are
+[protovalidate](https://protovalidate.com) rules; a request that breaks one fails with `REQUEST_INVALID` and a
+`BadRequest` that names the field. [errors.md](errors.md) lists the reasons of refusals.
+"""
+SHAPES = {
+    (False, False): "unary",
+    (False, True): "server stream",
+    (True, False): "client stream",
+    (True, True): "bidirectional stream",
+}
+PHRASES = {
+    "defined_only": "a defined value",
+    "gte": "≥ {}",
+    "ignore": "may be empty",
+    "in": "one of `{}`",
+    "max_items": "max items {}",
+    "max_len": "max length {}",
+    "max_pairs": "max pairs {}",
+    "min_items": "min items {}",
+    "min_len": "min length {}",
+    "not_in": "not {}",
+    "pattern": "matches `{}`",
+    "required": "required",
+    "unique": "no duplicates",
+    "uuid": "a UUID",
+}
+IDEMPOTENCY = {
+    MethodOptions.IDEMPOTENCY_UNKNOWN: "",
+    MethodOptions.NO_SIDE_EFFECTS: "no side effects",
+    MethodOptions.IDEMPOTENT: "idempotent",
+}
+
+
+def api_page() -> str:
+    """docs/api.md."""
+    services, messages, enums = [], [], []
+    for file, comments in files():
+        services += [service_part(file, one, comments, (SERVICES, i)) for i, one in enumerate(file.service)]
+        messages += [message_part(one, comments, (MESSAGES, i)) for i, one in enumerate(file.message_type)]
+        enums += [
+            enum_part(one, comments, (ENUMS, i)) for i, one in enumerate(file.enum_type) if one.name != "ErrorReason"
+        ]
+    return "\n".join([NOTICE + API_INTRO, *services, "## Messages\n", *messages, "## Enums\n", *enums])
+
+
+def service_part(
+    file: FileDescriptorProto, service: ServiceDescriptorProto, comments: Comments, path: tuple[int, ...]
+) -> str:
+    rows = (
+        (
+            f"`{method.name}`",
+            f"{link(method.input_type)} → {link(method.output_type)}",
+            SHAPES[method.client_streaming, method.server_streaming],
+            ", ".join(permissions(method)),
+            IDEMPOTENCY[method.options.idempotency_level],
+            comments[(*path, SERVICE_METHODS, index)],
+        )
+        for index, method in enumerate(service.method)
+    )
+    columns = "Method", "Request and response", "Shape", "Requires", "Idempotency", "Description"
+    return f"## {service.name}\n\n`{file.package}.{service.name}`: {comments[path]}\n\n{table(columns, rows)}"
+
+
+def permissions(method: MethodDescriptorProto) -> list[str]:
+    """The permissions that a method requires, as a token's claims name them."""
+    values = options_pb2.Permission.DESCRIPTOR.values_by_number
+    required = (values[number] for number in method.options.Extensions[options_pb2.requires])
+    return [
+        code(value.GetOptions().Extensions[options_pb2.claim] or value.name.removeprefix("PERMISSION_").lower())
+        for value in required
+    ]
+
+
+def message_part(message: DescriptorProto, comments: Comments, path: tuple[int, ...]) -> str:
+    entries = {nested.name: nested for nested in message.nested_type if nested.options.map_entry}
+    rows = (
+        (
+            f"`{field.name}`{one_of(message, field)}",
+            field_type(field, entries),
+            rules_of(field.options, validate_pb2.field),
+            comments[(*path, MESSAGE_FIELDS, index)],
+        )
+        for index, field in enumerate(message.field)
+    )
+    nested = [
+        message_part(one, comments, (*path, MESSAGE_MESSAGES, index))
+        for index, one in enumerate(message.nested_type)
+        if one.name not in entries
+    ]
+    notes = [*oneofs(message, comments, path), *message_rules(message)]
+    fields = f"\n{table(('Field', 'Type', 'Rules', 'Description'), rows)}" if message.field else ""
+    return "\n".join([f"### {message.name}\n\n{comments[path]}\n{''.join(notes)}{fields}", *nested])
+
+
+def oneofs(message: DescriptorProto, comments: Comments, path: tuple[int, ...]) -> Iterator[str]:
+    """A paragraph for each oneof, except those that proto3's `optional` makes."""
+    for index, oneof in enumerate(message.oneof_decl):
+        comment = comments.get((*path, MESSAGE_ONEOFS, index))
+        if comment:
+            yield f"\nOne of `{oneof.name}`: {comment}\n"
+
+
+def message_rules(message: DescriptorProto) -> Iterator[str]:
+    for rule in message.options.Extensions[validate_pb2.message].cel:
+        yield f"\nRule: {rule.message}.\n"
+
+
+def one_of(message: DescriptorProto, field: FieldDescriptorProto) -> str:
+    if field.proto3_optional or not field.HasField("oneof_index"):
+        return ""
+    return f" (one of `{message.oneof_decl[field.oneof_index].name}`)"
+
+
+def field_type(field: FieldDescriptorProto, entries: Mapping[str, DescriptorProto]) -> str:
+    entry = entries.get(field.type_name.rpartition(".")[2])
+    if entry is not None:
+        key, value = (field_type(one, {}) for one in entry.field)
+        return f"map of {key} to {value}"
+    scalar = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    name = link(field.type_name) if field.type_name else scalar
+    repeated = field.label == FieldDescriptorProto.LABEL_REPEATED
+    return f"repeated {name}" if repeated else f"optional {name}" if field.proto3_optional else name
+
+
+def rules_of(options: Message, extension: Any) -> str:
+    """The protovalidate rules of a field, for example `min length 1, max length 64`."""
+    return ", ".join(phrases(options.Extensions[extension])) if options.HasExtension(extension) else ""
+
+
+def phrases(rules: Message, prefix: str = "") -> Iterator[str]:
+    """One phrase for each rule that is set."""
+    for field, value in rules.ListFields():
+        if field.message_type is not None and field.message_type.name.endswith("Rules"):
+            # The type of the field needs no mention, but that it is the type of its items does.
+            of_type = field.containing_oneof is not None and field.containing_oneof.name == "type"
+            yield from phrases(value, prefix if of_type else f"{field.name}: ")
+        else:
+            values = value if field.is_repeated else [value]
+            shown = ", ".join(" ".join(str(one).split()) for one in values)
+            yield prefix + PHRASES.get(field.name, f"{field.name} {{}}").format(shown)
+
+
+def enum_part(enum: EnumDescriptorProto, comments: Comments, path: tuple[int, ...]) -> str:
+    rows = (
+        (f"`{value.name}`", str(value.number), comments[(*path, ENUM_VALUES, index)])
+        for index, value in enumerate(enum.value)
+    )
+    return f"### {enum.name}\n\n{comments[path]}\n\n{table(('Value', 'Number', 'Meaning'), rows)}"
+
+
+def link(type_name: str) -> str:
+    """A type of the contract as a link to its part of the page; any other by its full name."""
+    name = type_name.removeprefix(".")
+    short = name.rpartition(".")[2]
+    return f"[{short}](#{short.lower()})" if name.startswith("metamorph.") else code(name)

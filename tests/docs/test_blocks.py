@@ -1,0 +1,153 @@
+"""The blocks of every page do what the page says: each page is one shell, and `make run` serves all of them."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import PAGES, README, RUN, SHOWN, Block, blocks
+from tests.support.paths import ROOT
+from tests.support.programs import require
+from tests.support.tokens import SECRET
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+RUNNABLE = [page for page in PAGES if any(block.is_run for block in blocks(page))]
+NOT_RUN = [block for block in BLOCKS if block.reason is not None]
+FILES = [block for block in BLOCKS if block.file is not None]
+SCRIPTS = [path for path in (ROOT / "scripts").iterdir() if path.is_file()] + [ROOT / ".ci" / "run"]
+HINTS = {"grpcurl": "`make tools`", "node": "Node 20, then `make tools`", "go": "Go"}
+# What is installed already runs this test, so `make` must not install it again.
+MAKE = ["make", "-o", ".venv/.installed"]
+# A part of what a page's blocks print.
+PRINTED = {
+    "README.md": [
+        "offline model",
+        "metamorph.chat.v1.ChatService",
+        "Hello from Python",
+        "Hello from TypeScript",
+        "Hello from Go",
+    ],
+    "docs/authentication.md": ['"vault_id": "team-a"', '"mallory"'],
+    "docs/conversations.md": ['"turn_finished"', '"prices"', '"tokens_per_day"'],
+    "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
+    "docs/operating.md": ['{"status":"ok"', '"status": "SERVING"', "metamorph_calls_total{"],
+}
+
+
+@dataclass(frozen=True)
+class Dev:
+    """A checkout without a developer's own files, and the server that `make run` started in it."""
+
+    checkout: Path
+    target: str
+    http: str
+
+    def with_ports(self, text: str) -> str:
+        """Replaces the default ports by this server's."""
+        return text.replace("localhost:50051", self.target).replace("localhost:3001", self.http)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment, without the variables that an outer make passes to an inner one."""
+    return {name: value for name, value in os.environ.items() if not re.match("MAKE|MFLAGS", name)} | variables
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    checkout = tmp_path_factory.mktemp("checkout")
+    for path in ROOT.iterdir():
+        if path.name not in (".env", ".git", "data"):
+            (checkout / path.name).symlink_to(path)
+    process = subprocess.Popen(
+        [*MAKE, "run"],
+        cwd=checkout,
+        env=environment(PORT="0", GRPC_PORT="0", EMBLEM_JWT_SECRET=SECRET),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            assert process.stderr is not None
+            printed = process.stderr.readline()
+            match = re.search(r"gRPC on (\S+) and HTTP on http://(\S+)/health", printed)
+            assert match, printed
+            yield Dev(checkout, *match.groups())
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=20)
+
+
+def script(page: Path, dev: Dev) -> str:
+    """All blocks of a page in one script, so that a block can use what an earlier one has set."""
+    lines = ["set -euo pipefail"]
+    for number, block in enumerate(blocks(page)):
+        if not block.is_run:
+            continue
+        lines.append(f"echo '# {block}'")
+        if block.language == "python":
+            file = dev.checkout / f"{page.stem}_{number}.py"
+            file.write_text(dev.with_ports(block.text))
+            lines.append(f".venv/bin/python {file.name}")
+        else:
+            lines.append(dev.with_ports(block.text))
+    return "\n".join(lines)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_a_page_runs(page: Path, dev: Dev) -> None:
+    text = script(page, dev)
+    for program, hint in HINTS.items():
+        if re.search(rf"\b{program} ", text):
+            require(program, hint=hint)
+    result = subprocess.run(
+        ["bash", "-c", text],
+        cwd=dev.checkout,
+        env=environment(EMBLEM_JWT_SECRET=SECRET, METAMORPH_TARGET=dev.target),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    missing = [part for part in PRINTED.get(str(page.relative_to(ROOT)), []) if part not in result.stdout]
+    assert missing == [], result.stdout
+
+
+def test_every_page_whose_output_is_checked_is_run() -> None:
+    assert set(PRINTED) <= {str(page.relative_to(ROOT)) for page in RUNNABLE}
+
+
+def test_every_block_is_run_or_shown_for_a_reason() -> None:
+    assert [str(block) for block in BLOCKS if block.language not in RUN | SHOWN and block.file is None] == []
+
+
+@pytest.mark.parametrize("block", FILES, ids=str)
+def test_a_block_that_shows_a_file_is_the_file(block: Block) -> None:
+    assert block.text == (ROOT / str(block.file)).read_text()
+
+
+@pytest.mark.parametrize("block", NOT_RUN, ids=str)
+def test_a_block_that_is_not_run_is_valid_bash(block: Block) -> None:
+    assert block.language in ("bash", "sh")
+    result = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_are_valid_bash(path: Path) -> None:
+    result = subprocess.run(["bash", "-n", path], text=True, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "set -euo pipefail" in path.read_text()
+
+
+def test_the_readme_opens_with_two_commands() -> None:
+    assert [block.text for block in blocks(README)[:2]] == ["make run\n", "make test\n"]
