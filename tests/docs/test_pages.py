@@ -1,5 +1,6 @@
 """Pages refer only to what exists."""
 
+import configparser
 import re
 from pathlib import Path
 
@@ -128,6 +129,14 @@ def test_the_tree_in_the_architecture_is_there() -> None:
     (tree,) = (block for block in blocks(ROOT / "docs" / "architecture.md") if block.language == "text")
     places = [line.split()[0] for line in tree.text.splitlines()]
     assert [place for place in places if not (ROOT / place).exists()] == []
+
+
+def test_the_layers_in_the_architecture_are_those_that_are_enforced() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".importlinter")
+    enforced = [line.split(" | ") for line in config["importlinter:contract:layers"]["layers"].split("\n") if line]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    assert [re.findall(r"\w+", row) for row in rows] == enforced
 
 
 def test_decisions_are_numbered_without_gaps() -> None:
