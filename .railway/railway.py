@@ -1,22 +1,22 @@
-"""The Railway project: one service, its volume, its settings.
+"""The Railway project: one service with its volume and settings.
 
-`railway config plan` shows what this would change, `railway config apply` changes it. Both run `python3`, which must
-find `railway_sdk`: put .venv/bin first on the PATH.
+`railway config plan` shows the changes that `railway config apply` would make. Both run `python3`, which must find
+`railway_sdk`, so put .venv/bin first on the PATH.
 """
 
-# The SDK says nothing about its types.
+# The SDK has no type annotations.
 # mypy: disable-error-code="import-untyped"
 
 from railway_sdk import Project, preserve, project, service, volume
 
 DATA = "/data"
-# Set once with `railway variable set NAME --stdin`. A plan leaves their values alone; they are nowhere in this file.
+# Set once with `railway variable set NAME --stdin`. Their values are not in this file, and plans do not change them.
 SECRETS = ("ANTHROPIC_API_KEY", "EMBLEM_JWT_SECRET")
 
 
 def main() -> Project:
-    """Without a source: `railway up` sends this directory, or the dashboard connects a repository."""
-    # No size: a volume has the plan's, and costs what is used of it.
+    """The service has no source: `railway up` uploads this directory, or the dashboard connects a repository."""
+    # No size: a volume has the size that the plan allows, and costs what is used.
     data = volume("metamorph-data")
     metamorph = service(
         "metamorph",
@@ -26,17 +26,17 @@ def main() -> Project:
         deploy={
             "restartPolicyType": "ON_FAILURE",
             "restartPolicyMaxRetries": 10,
-            # SQLite has one writer: the old server must be gone before the new one opens the file.
+            # One server per SQLite file: the old one must have stopped before the new one opens the file.
             "overlapSeconds": 0,
-            # Longer than SHUTDOWN_GRACE_SECONDS (25) and the last commits and sends after it. Railway's default is 0.
+            # SHUTDOWN_GRACE_SECONDS (25), plus time for the last commits and sends. Railway's default is 0.
             "drainingSeconds": 40,
         },
         volumeMounts={DATA: data},
-        # Services of the project call metamorph.railway.internal:50051, for which nothing need be said here.
-        # No `domains`: the public HTTP edge speaks HTTP/1.1 to a service, gRPC needs HTTP/2; and /metrics asks for no
-        # token. No `tcp`: that proxy passes bytes on as they are, and this server has no TLS of its own yet.
+        # Services of the project call metamorph.railway.internal:50051, which needs no configuration.
+        # No `domains`: the public HTTP edge speaks HTTP/1.1 to services, but gRPC needs HTTP/2, and /metrics needs no
+        # token. No `tcp`: that proxy forwards bytes unchanged, so it needs GRPC_TLS_CERT and GRPC_TLS_KEY first.
         env={
-            # Fixed, so that Railway's health check and whoever reads /metrics ask the same port.
+            # Fixed, so that Railway's health check and readers of /metrics use the same port.
             "PORT": "3001",
             "NODE_ENV": "production",
             "DATABASE_PATH": f"{DATA}/metamorph.db",

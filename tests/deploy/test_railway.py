@@ -40,7 +40,7 @@ def service(resources: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def descriptions() -> list[dict[str, Any]]:
-    """What each file says of build and deployment; railway.toml may be gone, as the README has it."""
+    """What each file says of build and deployment; railway.toml may be gone, as docs/railway.md describes."""
     (service,) = (resource for resource in compiled()["resources"] if resource["type"] == "service")
     told = [{"build": service["build"], "deploy": service["deploy"]}]
     return told + ([tomllib.loads(TOML.read_text())] if TOML.exists() else [])
