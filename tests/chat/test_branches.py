@@ -9,24 +9,15 @@ import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import generation_pb2, turn_pb2
 
-from tests.support.caller import Caller, Events, text_of
+from tests.support.caller import Caller, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.refusal import refused
-from tests.support.turns import deltas, followed, get_session, get_turn
+from tests.support.turns import cancel, deltas, followed, get_session, get_turn, regenerate
 
 
 @pytest.fixture
 def overrides() -> dict[str, Any]:
     return {"anthropic_stall_seconds": 30}
-
-
-def regenerate(caller: Caller, user_message_id: str, **fields: Any) -> Events:
-    request = pb.RegenerateReplyRequest(user_message_id=user_message_id, **fields)
-    return Events(caller.chat.RegenerateReply(request, metadata=caller.metadata))
-
-
-async def cancel(caller: Caller, turn_id: str) -> turn_pb2.Turn:
-    return (await caller.chat.CancelTurn(pb.CancelTurnRequest(turn_id=turn_id), metadata=caller.metadata)).turn
 
 
 def delete(caller: Caller, message_id: str) -> Any:

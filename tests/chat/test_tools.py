@@ -10,17 +10,14 @@ from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CountTokensReq
 from tests.support.caller import Caller, send_request, text_block, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply, compaction, redacted_thinking, thinking, tool_use
 from tests.support.refusal import refused
-from tests.support.tools import ASKS, CALL, SCHEMA, WEATHER
+from tests.support.tools import ASKS, CALL, SCHEMA, WEATHER, result
 from tests.support.turns import followed, get_turn
 
-TOOL = generation_pb2.TOOL_CHOICE_MODE_TOOL
+TOOL, ANY = generation_pb2.TOOL_CHOICE_MODE_TOOL, generation_pb2.TOOL_CHOICE_MODE_ANY
 ADAPTIVE, ENABLED = generation_pb2.THINKING_MODE_ADAPTIVE, generation_pb2.THINKING_MODE_ENABLED
-
-
-def result(tool_use_id: str = "toolu_1", text: str = "Sunny", *, is_error: bool = False) -> message_pb2.ContentBlock:
-    part = message_pb2.ToolResultPart(text=message_pb2.TextBlock(text=text))
-    answer = message_pb2.ToolResultBlock(tool_use_id=tool_use_id, content=[part], is_error=is_error)
-    return message_pb2.ContentBlock(tool_result=answer)
+THINKS = generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=2048)
+# As many as the server's cap, which is in force where a request states none.
+THINKS_LONG = generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=32_000)
 
 
 async def send(caller: Caller, session_id: str, *content: message_pb2.ContentBlock, **fields: Any) -> Any:
@@ -182,19 +179,25 @@ async def test_a_schema_of_the_reply_and_a_choice_of_tool_are_passed_on(alice: C
         ({"response_schema": '{"a": 1e400}'}, "response_schema"),
         ({"response_schema": '{"a": "\\ud800"}'}, "response_schema"),
         ({"response_schema": "[" * 50_000}, "response_schema"),
-        ({"tools": [generation_pb2.Tool(name="a", input_schema="{]")]}, "tools[0].input_schema"),
-        ({"tools": [generation_pb2.Tool(name="a b", input_schema="{}")]}, "tools[0].name"),
-        ({"tools": [WEATHER, WEATHER]}, ""),
+        ({"tools": [generation_pb2.Tool(name="a", input_schema="{]")]}, "tools.values[0].input_schema"),
+        ({"tools": [generation_pb2.Tool(name="a b", input_schema="{}")]}, "tools.values[0].name"),
+        ({"tools": [WEATHER, WEATHER]}, "tools"),
         ({"tool_choice": generation_pb2.ToolChoice(mode=TOOL)}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": generation_pb2.ToolChoice(mode=TOOL, name="other")}, ""),
+        ({"tools": [WEATHER], "tool_choice": generation_pb2.ToolChoice(mode=TOOL, name="other")}, "tool_choice.name"),
+        ({"tools": [], "tool_choice": generation_pb2.ToolChoice(mode=ANY)}, "tool_choice.mode"),
+        ({"tool_choice": generation_pb2.ToolChoice(mode=ANY)}, "tool_choice.mode"),
+        ({"tool_choice": generation_pb2.ToolChoice(mode=TOOL, name="weather")}, "tool_choice.mode"),
         ({"thinking": generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=5)}, "thinking"),
         ({"thinking": generation_pb2.ThinkingConfig(mode=ADAPTIVE, budget_tokens=2048)}, "thinking"),
+        ({"max_output_tokens": 2048, "thinking": THINKS}, "thinking.budget_tokens"),
+        ({"thinking": THINKS_LONG}, "thinking.budget_tokens"),
     ],
 )
 async def test_options_that_make_no_sense_are_refused(alice: Caller, fields: dict[str, Any], field: str) -> None:
     session = await alice.create_session()
     refusal = await refused(send(alice, session.session_id, **fields))
-    assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", [field])
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
+    assert refusal.fields == [f"options.{field}"]
     assert await alice.messages(session.session_id) == []
 
 

@@ -172,12 +172,10 @@ async def test_far_more_items_than_allowed_are_refused_at_once(alice: Caller) ->
     """Whatever it holds, a request is refused in the time of a call: others wait meanwhile."""
     session = (await alice.create_session()).session_id
     requests = [
-        pb.SendMessageRequest(session_id=session, content=[text_block("a")], stop_sequences=[""] * 1_000_000),
+        send_request(session, stop_sequences=[""] * 1_000_000),
         pb.SendMessageRequest(session_id=session, content=[text_block("a")] * 50_000),
-        pb.SendMessageRequest(
-            session_id=session,
-            content=[text_block("a")],
-            tools=[generation_pb2.Tool(name=f"t{number}", input_schema="{}") for number in range(20_000)],
+        send_request(
+            session, tools=[generation_pb2.Tool(name=f"t{number}", input_schema="{}") for number in range(20_000)]
         ),
     ]
     for request in requests:

@@ -22,7 +22,7 @@ from metamorphd.llm.interface import (
     ReplyUsage,
 )
 from metamorphd.models.content import TextBlock, ThinkingBlock
-from metamorphd.models.generation import Options, Tool
+from metamorphd.models.generation import EffectiveOptions, Tool
 from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
 from metamorphd.models.usage import Usage
@@ -49,7 +49,7 @@ async def opened(api: FakeMessagesApi, *, key: str = "sk", retries: int = 0, sta
 
 
 def prompt(text: str = "Hello", system: str = "", stop: tuple[str, ...] = ()) -> Prompt:
-    options = Options(model="claude-x", max_output_tokens=100, stop_sequences=stop)
+    options = EffectiveOptions(model="claude-x", max_output_tokens=100, stop_sequences=stop)
     return Prompt(system, (PromptMessage(Role.USER, (TextBlock(text),)),), {}, options)
 
 
@@ -86,7 +86,7 @@ async def test_the_request_says_what_the_prompt_says_and_caching_is_on(api: Fake
         PromptMessage(Role.USER, (TextBlock("d"),)),
     )
     async with opened(api, key="sk-test") as claude:
-        options = Options(model="claude-y", max_output_tokens=77, stop_sequences=("END",))
+        options = EffectiveOptions(model="claude-y", max_output_tokens=77, stop_sequences=("END",))
         await told(claude, Prompt("Be brief.", branch, {}, options))
         await told(claude)
     full, plain = api.requests
@@ -328,7 +328,7 @@ async def read_on(reply: AsyncIterator[ReplyEvent]) -> None:
 
 async def test_what_is_counted_is_what_would_be_asked_the_length_of_the_reply_aside(api: FakeMessagesApi) -> None:
     tools = (Tool("look", "Looks.", '{"type": "object", "properties": {"b": {}, "a": {}}}'),)
-    options = Options(model="claude-x", max_output_tokens=77, stop_sequences=("END",), tools=tools)
+    options = EffectiveOptions(model="claude-x", max_output_tokens=77, stop_sequences=("END",), tools=tools)
     asked = replace(prompt(system="Be brief."), options=options)
     api.script.append(Count(42))
     async with opened(api) as claude:

@@ -3,7 +3,7 @@
 from metamorphd.llm.interface import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
 from metamorphd.llm.offline import Offline
 from metamorphd.models.content import TextBlock
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
 
@@ -11,7 +11,9 @@ from metamorphd.models.turn import StopReason
 def said(*texts: str, max_output_tokens: int = 1000, stop: tuple[str, ...] = ()) -> Prompt:
     roles = (Role.USER, Role.ASSISTANT)
     messages = tuple(PromptMessage(roles[n % 2], (TextBlock(text),)) for n, text in enumerate(texts))
-    return Prompt("", messages, {}, Options(model="any", max_output_tokens=max_output_tokens, stop_sequences=stop))
+    return Prompt(
+        "", messages, {}, EffectiveOptions(model="any", max_output_tokens=max_output_tokens, stop_sequences=stop)
+    )
 
 
 async def reply(prompt: Prompt) -> tuple[str, list[ReplyEvent]]:

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from metamorph.admin.v1 import admin_service_pb2 as admin_pb
 from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import message_pb2, turn_pb2
+from metamorph.chat.v1 import generation_pb2, message_pb2, turn_pb2
 from metamorph.vault.v1 import usage_pb2
 from metamorph.vault.v1 import vault_service_pb2 as vault_pb
 from metamorph.vault.v1.usage_pb2 import Budget
@@ -120,7 +120,9 @@ async def test_a_model_that_is_not_listed_is_refused_wherever_it_is_named(alice:
         vault=vault_pb.Vault(default_model="claude-x"), update_mask=FieldMask(paths=["default_model"])
     )
     await alice.vault.UpdateVault(request, metadata=alice.metadata)
-    regenerate = pb.RegenerateReplyRequest(user_message_id=message_id, model="claude-x")
+    regenerate = pb.RegenerateReplyRequest(
+        user_message_id=message_id, options=generation_pb2.GenerationOptions(model="claude-x")
+    )
     count = pb.CountTokensRequest(message=send_request(plain.session_id))
     for call in (
         alice.start(plain.session_id, model="claude-x").call,

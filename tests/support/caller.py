@@ -1,12 +1,12 @@
 """A caller of a server: the generated stubs, and what is asked of them most."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from metamorph.admin.v1 import admin_service_pb2_grpc
-from metamorph.chat.v1 import attachment_pb2, chat_service_pb2_grpc, message_pb2, session_pb2, turn_pb2
+from metamorph.chat.v1 import attachment_pb2, chat_service_pb2_grpc, generation_pb2, message_pb2, session_pb2, turn_pb2
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.vault.v1 import vault_service_pb2_grpc
 
@@ -72,8 +72,19 @@ class Events:
 
 
 def send_request(session_id: str, text: str = "Hello", **fields: Any) -> pb.SendMessageRequest:
-    """A message of one text block, unless `content` is given."""
-    return pb.SendMessageRequest(session_id=session_id, **({"content": [text_block(text)]} | fields))
+    """A message of one text block, unless `content` is given. Takes the fields of GenerationOptions too."""
+    return pb.SendMessageRequest(session_id=session_id, **({"content": [text_block(text)]} | with_options(fields)))
+
+
+def with_options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a request, with those of GenerationOptions moved to `options`; there, lists may be plain ones."""
+    names = generation_pb2.GenerationOptions.DESCRIPTOR.fields_by_name
+    options = {name: fields[name] for name in names if name in fields}
+    for name, kind in (("tools", generation_pb2.ToolList), ("stop_sequences", generation_pb2.StopSequenceList)):
+        if isinstance(options.get(name), list):
+            options[name] = kind(values=options[name])
+    stated = {"options": generation_pb2.GenerationOptions(**options)} if options else {}
+    return {name: value for name, value in fields.items() if name not in options} | stated
 
 
 def upload_requests(

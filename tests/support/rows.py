@@ -8,7 +8,7 @@ from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock
 from metamorphd.models.caller import SERVER, Scope
 from metamorphd.models.content import TextBlock
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message, Role
 from metamorphd.models.session import Session
 from metamorphd.models.turn import TextDelta, Turn, TurnFinished, TurnStatus
@@ -81,13 +81,14 @@ async def stored_message(database: Database, session_id: str, text: str = "Hello
 
 
 async def new_turn(database: Database, session_id: str, text: str = "Hello", **fields: Any) -> Turn:
-    """A stored message of the vault `acme` and a running turn that answers it. Takes the fields of Options too."""
-    options = {field.name: fields.pop(field.name) for field in dataclasses.fields(Options) if field.name in fields}
+    """A stored message of the vault `acme` and a running turn that answers it. Takes GenerationOptions' fields too."""
+    names = {field.name for field in dataclasses.fields(GenerationOptions)} & fields.keys()
+    options = {name: fields.pop(name) for name in names}
     values: dict[str, Any] = {
         "message": new_message(session_id, text),
         "uploads": (),
         "parent": None,
-        "options": Options(**options),
+        "options": GenerationOptions(**options),
         "terms": TERMS,
         "request": None,
     }

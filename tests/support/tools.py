@@ -1,6 +1,6 @@
-"""A tool, and a reply that asks for it."""
+"""A tool, a reply that asks for it, and its result."""
 
-from metamorph.chat.v1 import generation_pb2
+from metamorph.chat.v1 import generation_pb2, message_pb2
 
 from tests.support.fakes.messages_api import Reply, tool_use
 
@@ -11,3 +11,9 @@ SCHEMA = (
 WEATHER = generation_pb2.Tool(name="weather", description="Tells the weather.", input_schema=SCHEMA)
 CALL = tool_use("toolu_1", "weather", '{"z": 1, ', '"a": "Paris"}')
 ASKS = Reply(("Let me look. ", CALL), stop_reason="tool_use")
+
+
+def result(tool_use_id: str = "toolu_1", text: str = "Sunny", *, is_error: bool = False) -> message_pb2.ContentBlock:
+    part = message_pb2.ToolResultPart(text=message_pb2.TextBlock(text=text))
+    answer = message_pb2.ToolResultBlock(tool_use_id=tool_use_id, content=[part], is_error=is_error)
+    return message_pb2.ContentBlock(tool_result=answer)

@@ -6,7 +6,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
 from metamorph.chat.v1.session_pb2 import Session
 
-from tests.support.caller import Caller, Events
+from tests.support.caller import Caller, Events, with_options
 
 WORDS = tuple(f"word{number} " for number in range(200))
 
@@ -18,6 +18,15 @@ def stream(caller: Caller, turn_id: str, after: int = 0) -> Any:
 
 async def followed(caller: Caller, turn_id: str, after: int = 0) -> list[turn_pb2.TurnEvent]:
     return await Events(stream(caller, turn_id, after)).rest()
+
+
+def regenerate(caller: Caller, user_message_id: str, **fields: Any) -> Events:
+    request = pb.RegenerateReplyRequest(user_message_id=user_message_id, **with_options(fields))
+    return Events(caller.chat.RegenerateReply(request, metadata=caller.metadata))
+
+
+async def cancel(caller: Caller, turn_id: str) -> turn_pb2.Turn:
+    return (await caller.chat.CancelTurn(pb.CancelTurnRequest(turn_id=turn_id), metadata=caller.metadata)).turn
 
 
 async def get_turn(caller: Caller, turn_id: str) -> turn_pb2.Turn:

@@ -144,9 +144,9 @@ class MetamorphClient:
     ) -> AsyncGenerator[TurnEvent]:
         """Sends a message; its turn's events, each once and in order, whatever happens to the connection.
 
-        `fields` are those of SendMessageRequest; without a `request_id` one is made, so that a send whose answer was
-        lost can be repeated. Raises MetamorphError when the server refuses, or cannot be reached for `give_up_after`
-        seconds; the turn may run nevertheless, and `follow` picks it up.
+        `fields` are those of SendMessageRequest, such as `options=GenerationOptions(model=…)`; without a `request_id`,
+        one is made, so that a send whose answer was lost can be repeated. Raises MetamorphError when the server refuses
+        or cannot be reached for `give_up_after` seconds; the turn may run nevertheless, and `follow` picks it up.
         """
         blocks = [ContentBlock(text=TextBlock(text=content))] if isinstance(content, str) else list(content)
         request_id = fields.pop("request_id", None) or str(uuid.uuid4())

@@ -8,6 +8,7 @@ import { VaultService } from "./gen/metamorph/vault/v1/vault_service_pb.js";
 export * from "./gen/metamorph/admin/v1/admin_service_pb.js";
 export * from "./gen/metamorph/api/v1/error_reason_pb.js";
 export * from "./gen/metamorph/chat/v1/chat_service_pb.js";
+export * from "./gen/metamorph/chat/v1/generation_pb.js";
 export * from "./gen/metamorph/chat/v1/message_pb.js";
 export * from "./gen/metamorph/chat/v1/session_pb.js";
 export * from "./gen/metamorph/chat/v1/turn_pb.js";

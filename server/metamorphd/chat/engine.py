@@ -17,7 +17,7 @@ from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, StoreNotReady, TurnNotFound
 from metamorphd.llm.interface import Model, Prompt
 from metamorphd.models.caller import Scope, server_scope
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn, TurnEvent, TurnFinished, TurnStatus
 from metamorphd.store.attachments import Upload, load_attachments
@@ -52,17 +52,17 @@ class Send:
     message: Message
     uploads: tuple[Upload, ...]
     parent_message_id: str | None
-    options: Options
+    options: GenerationOptions
     request: RequestKey | None
 
 
 @dataclass(frozen=True, slots=True)
 class Regeneration:
-    """A turn to start: another reply to a user's message, generated as it was where `options` leave it open."""
+    """A turn to start: another reply to a user's message, generated as before where `options` are absent."""
 
     turn_id: str
     user_message_id: str
-    options: Options
+    options: GenerationOptions
     request: RequestKey | None
     now: int
 
@@ -311,7 +311,7 @@ class TurnEngine:
         scope: Scope,
         system_prompt: str,
         branch: Sequence[Message],
-        options: Options,
+        options: EffectiveOptions,
         uploads: Sequence[Upload] = (),
     ) -> Prompt:
         messages = within_limit(prompt_messages(branch))

@@ -12,7 +12,7 @@ from metamorphd.errors import DomainError
 from metamorphd.llm.interface import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
 from metamorphd.models.caller import Scope
 from metamorphd.models.content import TextBlock
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Message, Role
 from metamorphd.models.turn import TurnFinished, TurnStatus
 from metamorphd.models.usage import Usage
@@ -67,7 +67,7 @@ class Titles:
             f"<{role}>\n{text_of(message.content)[:READ_CHARACTERS]}\n</{role}>"
             for role, message in (("user", asked), ("assistant", reply))
         )
-        options = Options(model=self._title_model, max_output_tokens=TITLE_TOKENS)
+        options = EffectiveOptions(model=self._title_model, max_output_tokens=TITLE_TOKENS)
         prompt = Prompt(INSTRUCTIONS, (PromptMessage(Role.USER, (TextBlock(told),)),), {}, options)
         text, title, usage = "", "", Usage()
         try:

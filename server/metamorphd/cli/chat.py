@@ -10,6 +10,7 @@ import click
 import grpc
 from google.protobuf.json_format import MessageToDict
 from metamorph.chat.v1.chat_service_pb2 import CreateSessionRequest, GetSessionRequest
+from metamorph.chat.v1.generation_pb2 import GenerationOptions
 from metamorph.chat.v1.message_pb2 import Usage
 from metamorph.chat.v1.session_pb2 import Session
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED, TurnEvent, TurnFinished, TurnStatus
@@ -75,7 +76,7 @@ class Conversation:
 
     def __init__(self, client: MetamorphClient, session_id: str, model: str, terminal: Terminal) -> None:
         self._client = client
-        self._model = model
+        self._options = GenerationOptions(model=model)
         self._terminal = terminal
         self.session_id = session_id
 
@@ -85,7 +86,7 @@ class Conversation:
 
         async def told() -> AsyncIterator[TurnEvent]:
             nonlocal turn_id
-            async with aclosing(self._client.send(self.session_id, text, model=self._model)) as events:
+            async with aclosing(self._client.send(self.session_id, text, options=self._options)) as events:
                 async for event in events:
                     turn_id = event.turn_id
                     yield event

@@ -14,7 +14,7 @@ from metamorphd.models.content import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
 from metamorphd.models.usage import Usage
@@ -44,7 +44,7 @@ class Prompt:
     system_prompt: str
     messages: tuple[PromptMessage, ...]
     attachments: Mapping[str, bytes]
-    options: Options
+    options: EffectiveOptions
 
 
 # Of the events below `block_index` is the place in the reply's content: blocks count from 0 without gaps, in order.

@@ -32,7 +32,7 @@ from metamorphd.models.content import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions, ToolChoice
 from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
 from metamorphd.models.usage import Usage
@@ -91,8 +91,8 @@ def count_request_of(prompt: Prompt) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in ("max_tokens", "stop_sequences")}
 
 
-def _thinking(options: Options) -> dict[str, Any]:
-    if options.thinking is None:
+def _thinking(options: EffectiveOptions) -> dict[str, Any]:
+    if not options.thinking.mode:
         return {}
     told: dict[str, Any] = {"type": options.thinking.mode}
     if options.thinking.budget_tokens:
@@ -103,7 +103,7 @@ def _thinking(options: Options) -> dict[str, Any]:
     return {"thinking": told}
 
 
-def _tools(options: Options) -> dict[str, Any]:
+def _tools(options: EffectiveOptions) -> dict[str, Any]:
     if not options.tools:
         return {}
     tools = [
@@ -112,7 +112,7 @@ def _tools(options: Options) -> dict[str, Any]:
         for tool in options.tools
     ]
     choice = options.tool_choice
-    if choice is None:
+    if choice == ToolChoice():
         return {"tools": tools}
     told: dict[str, Any] = {"type": choice.mode}
     if choice.name:

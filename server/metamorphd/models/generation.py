@@ -1,6 +1,7 @@
 """How a reply is generated."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,27 +17,65 @@ class Tool:
 class ToolChoice:
     """`mode` is auto, any, tool or none; `name` goes with tool."""
 
-    mode: str
+    mode: str = "auto"
     name: str = ""
     disable_parallel_tool_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """`mode` is adaptive, enabled or disabled; `budget_tokens` goes with enabled."""
+    """`mode` is adaptive, enabled, disabled, or empty for the provider's default; `budget_tokens` goes with enabled."""
 
-    mode: str
+    mode: str = ""
     budget_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How a reply is generated. Empty, 0 and None leave it to whatever holds then; schemas are JSON, verbatim."""
+class EffectiveOptions:
+    """The options in force. The defaults stand for none, and of the model and the most tokens for the server's choice.
+
+    Schemas are JSON, verbatim.
+    """
 
     model: str = ""
     max_output_tokens: int = 0
     stop_sequences: tuple[str, ...] = ()
-    thinking: Thinking | None = None
+    thinking: Thinking = Thinking()
     tools: tuple[Tool, ...] = ()
-    tool_choice: ToolChoice | None = None
+    tool_choice: ToolChoice = ToolChoice()
     response_schema: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """The options that a request states, by the names of EffectiveOptions. None is absent: as before."""
+
+    model: str | None = None
+    max_output_tokens: int | None = None
+    stop_sequences: tuple[str, ...] | None = None
+    thinking: Thinking | None = None
+    tools: tuple[Tool, ...] | None = None
+    tool_choice: ToolChoice | None = None
+    response_schema: str | None = None
+
+    def over(self, before: EffectiveOptions) -> EffectiveOptions:
+        """Returns `before` with what is stated in its place."""
+        stated = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        return replace(before, **stated)
+
+
+def contradictions(
+    options: EffectiveOptions | GenerationOptions, *, output_tokens: int | None
+) -> Iterator[tuple[str, str]]:
+    """Yields (field path, description) of what does not fit together; what is None is not known, and fits.
+
+    `output_tokens` is the most that the reply may have.
+    """
+    tools, choice, thinking = options.tools, options.tool_choice, options.thinking
+    if tools is not None and choice is not None and choice.mode in ("any", "tool"):
+        if not tools:
+            yield "tool_choice.mode", "needs tools, and none are in force"
+        elif choice.name and choice.name not in {tool.name for tool in tools}:
+            yield "tool_choice.name", "is not among the tools in force"
+    if thinking is not None and output_tokens is not None and thinking.budget_tokens >= output_tokens:
+        yield "thinking.budget_tokens", f"must be below max_output_tokens, of which {output_tokens} are in force"

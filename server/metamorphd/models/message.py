@@ -16,6 +16,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """`partial`: a reply whose turn ended otherwise than COMPLETED."""
+
     message_id: str
     session_id: str
     parent_message_id: str | None
@@ -27,6 +29,7 @@ class Message:
     usage: Usage | None
     create_time: int
     delete_time: int | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from metamorphd.models.content import CompactionBlock, ToolUseBlock
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Message
 from metamorphd.models.usage import Usage
 
@@ -57,7 +57,7 @@ class Turn:
     creator: str
     create_time: int
     finish_time: int | None
-    options: Options
+    options: EffectiveOptions
     pruned: bool
 
 

@@ -12,7 +12,7 @@ from metamorphd.catalog import Catalog
 from metamorphd.clock import beginning, day_of, next_day, next_month, rfc3339
 from metamorphd.errors import BudgetExceeded, QuotaViolation
 from metamorphd.models.content import Content, DocumentBlock, ImageBlock, ToolResultBlock
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.usage import Usage
 from metamorphd.models.vault import Budget, BudgetStatus
 from metamorphd.store.codec import decode_content
@@ -107,7 +107,7 @@ async def reserve(
     *,
     session_id: str,
     user_message_id: str,
-    options: Options,
+    options: EffectiveOptions,
     catalog: Catalog,
     output_tokens: int,
     compact_above: int,

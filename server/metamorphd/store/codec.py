@@ -17,7 +17,7 @@ from metamorphd.models.content import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from metamorphd.models.generation import Options, Thinking, Tool, ToolChoice
+from metamorphd.models.generation import EffectiveOptions, Thinking, Tool, ToolChoice
 
 TYPES: dict[str, type[Block]] = {
     "text": TextBlock,
@@ -60,26 +60,30 @@ def _decoded(fields: Mapping[str, Any]) -> Any:
     return TYPES[fields["type"]](**values)
 
 
-USUAL = Options()
+DEFAULTS = EffectiveOptions()
 
 
-def encode_options(options: Options) -> str:
-    """Options as they are stored; the model aside, which the turn names itself."""
-    named = {field.name for field in fields(Options) if getattr(options, field.name) != getattr(USUAL, field.name)}
-    told = asdict(options)
-    return orjson.dumps({name: told[name] for name in sorted(named - {"model"})}).decode()
+def encode_options(options: EffectiveOptions) -> str:
+    """Returns options as they are stored: those that are not the default. The model is the turn's own column."""
+    changed = {
+        field.name
+        for field in fields(EffectiveOptions)
+        if getattr(options, field.name) != getattr(DEFAULTS, field.name)
+    }
+    values = asdict(options)
+    return orjson.dumps({name: values[name] for name in sorted(changed - {"model"})}).decode()
 
 
-def decode_options(text: str) -> Options:
-    """What `encode_options` was given, without a model."""
-    told = orjson.loads(text)
-    if not told:
-        return USUAL
-    return Options(
-        max_output_tokens=told.get("max_output_tokens", 0),
-        stop_sequences=tuple(told.get("stop_sequences", ())),
-        thinking=Thinking(**told["thinking"]) if "thinking" in told else None,
-        tools=tuple(Tool(**tool) for tool in told.get("tools", ())),
-        tool_choice=ToolChoice(**told["tool_choice"]) if "tool_choice" in told else None,
-        response_schema=told.get("response_schema", ""),
+def decode_options(text: str) -> EffectiveOptions:
+    """Returns what `encode_options` was given, without a model."""
+    stored = orjson.loads(text)
+    if not stored:
+        return DEFAULTS
+    return EffectiveOptions(
+        max_output_tokens=stored.get("max_output_tokens", 0),
+        stop_sequences=tuple(stored.get("stop_sequences", ())),
+        thinking=Thinking(**stored.get("thinking", {})),
+        tools=tuple(Tool(**tool) for tool in stored.get("tools", ())),
+        tool_choice=ToolChoice(**stored.get("tool_choice", {})),
+        response_schema=stored.get("response_schema", ""),
     )

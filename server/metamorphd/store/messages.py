@@ -15,7 +15,7 @@ from metamorphd.store.search.index import index_message, unindex_message
 COLUMNS = """
     message_id, session_id, parent_message_id, role, content, turn_id, creator, model,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, COALESCE(cost_usd_nanos, 0),
-    create_time, delete_time
+    create_time, delete_time, partial
 """
 
 # A message's ordinal and the session's counters move in one transaction, so ordinals are dense and unique.
@@ -28,10 +28,11 @@ RETURNING message_count
 """
 CREATE_MESSAGE = """
 INSERT INTO messages (vault_id, message_id, session_id, ordinal, parent_message_id, role, content, size, turn_id,
-    creator, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, create_time)
+    creator, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, create_time,
+    partial)
 VALUES (:vault_id, :message_id, :session_id, :ordinal, :parent_message_id, :role, :content, :size, :turn_id,
     :creator, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :cost_usd_nanos,
-    :create_time)
+    :create_time, :partial)
 """
 GET_MESSAGE = "SELECT " + COLUMNS + " FROM messages WHERE vault_id = :vault_id AND message_id = :message_id"
 GET_ANSWERING = """
@@ -127,6 +128,7 @@ def _message(row: Row) -> Message:
         usage=None if row[8] is None else Usage(*row[8:13]),
         create_time=row[13],
         delete_time=row[14],
+        partial=bool(row[15]),
     )
 
 
@@ -154,6 +156,7 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
         creator=message.creator,
         model=message.model,
         create_time=message.create_time,
+        partial=message.partial,
         **(dict.fromkeys(USAGE) if message.usage is None else asdict(message.usage)),
     )
     await use_attachments(tx, session_id=message.session_id, message_id=message.message_id, content=message.content)

@@ -11,6 +11,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.message import Message, Role
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.content import content_from_proto, text_size
+from metamorphd.services.convert.field_path import within
 from metamorphd.services.convert.generation import options_from_proto
 from metamorphd.services.convert.turn import event_to_proto, status_from_proto, turn_to_proto
 from metamorphd.services.idempotency import request_key
@@ -34,8 +35,9 @@ class ChatTurns:
             yield pb.SendMessageResponse(event=event_to_proto(event))
 
     async def CountTokens(self, request: pb.CountTokensRequest, scope: Scope) -> pb.CountTokensResponse:
-        send = await self._send(request.message, scope.actor.user_id)
-        tokens = await self._engine.count_tokens(scope, send=send)
+        with within("message"):
+            send = await self._send(request.message, scope.actor.user_id)
+            tokens = await self._engine.count_tokens(scope, send=send)
         return pb.CountTokensResponse(input_tokens=tokens)
 
     async def StreamTurn(self, request: pb.StreamTurnRequest, scope: Scope) -> AsyncIterator[pb.StreamTurnResponse]:
@@ -71,7 +73,7 @@ class ChatTurns:
         regeneration = Regeneration(
             turn_id=self._clock.new_id("turn"),
             user_message_id=request.user_message_id,
-            options=options_from_proto(request, limit_bytes=self._max_content_bytes),
+            options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
             request=request_key("RegenerateReply", request),
             now=self._clock.now(),
         )
@@ -99,6 +101,6 @@ class ChatTurns:
             message=message,
             uploads=uploads,
             parent_message_id=request.parent_message_id if request.HasField("parent_message_id") else None,
-            options=options_from_proto(request, limit_bytes=self._max_content_bytes),
+            options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
             request=request_key("SendMessage", request),
         )

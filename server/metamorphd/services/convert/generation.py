@@ -1,12 +1,12 @@
-"""How a reply is to be generated: what SendMessage and RegenerateReply say of it."""
+"""Generation options from protobuf."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
-from metamorph.chat.v1 import chat_service_pb2, generation_pb2
+from metamorph.chat.v1 import generation_pb2
 
 from metamorphd.errors import ContentTooLarge, FieldViolation, RequestInvalid
 from metamorphd.llm.json_object import json_object
-from metamorphd.models.generation import Options, Thinking, Tool, ToolChoice
+from metamorphd.models.generation import GenerationOptions, Thinking, Tool, ToolChoice, contradictions
 
 CHOICES = {
     generation_pb2.TOOL_CHOICE_MODE_UNSPECIFIED: "auto",
@@ -16,50 +16,59 @@ CHOICES = {
     generation_pb2.TOOL_CHOICE_MODE_NONE: "none",
 }
 THINKING = {
+    generation_pb2.THINKING_MODE_UNSPECIFIED: "",
     generation_pb2.THINKING_MODE_ADAPTIVE: "adaptive",
     generation_pb2.THINKING_MODE_ENABLED: "enabled",
     generation_pb2.THINKING_MODE_DISABLED: "disabled",
 }
 
 
-def options_from_proto(
-    request: chat_service_pb2.SendMessageRequest | chat_service_pb2.RegenerateReplyRequest, *, limit_bytes: int
-) -> Options:
-    """The options of a request that has passed the rules of its proto.
+def options_from_proto(proto: generation_pb2.GenerationOptions, *, limit_bytes: int) -> GenerationOptions:
+    """Returns the options of a request that has passed the rules of its proto; absent fields are None.
 
-    Raises RequestInvalid for what is no schema, ContentTooLarge if tools and schemas are larger than `limit_bytes`.
+    Raises RequestInvalid for a schema that is not a JSON object and for options that contradict each other,
+    ContentTooLarge if tools and schemas are larger than `limit_bytes`.
     """
-    if sum(tool.ByteSize() for tool in request.tools) + len(request.response_schema) > limit_bytes:
+    if sum(tool.ByteSize() for tool in proto.tools.values) + len(proto.response_schema) > limit_bytes:
         raise ContentTooLarge(limit_bytes=limit_bytes)
-    schemas = [(f"tools[{place}].input_schema", tool.input_schema) for place, tool in enumerate(request.tools)]
-    if request.response_schema:
-        schemas.append(("response_schema", request.response_schema))
-    violations = list(_violations(schemas))
+    options = GenerationOptions(
+        model=proto.model if proto.HasField("model") else None,
+        max_output_tokens=proto.max_output_tokens if proto.HasField("max_output_tokens") else None,
+        stop_sequences=tuple(proto.stop_sequences.values) if proto.HasField("stop_sequences") else None,
+        thinking=_thinking(proto.thinking) if proto.HasField("thinking") else None,
+        tools=tuple(map(_tool, proto.tools.values)) if proto.HasField("tools") else None,
+        tool_choice=_tool_choice(proto.tool_choice) if proto.HasField("tool_choice") else None,
+        response_schema=proto.response_schema if proto.HasField("response_schema") else None,
+    )
+    violations = [FieldViolation(f"options.{path}", description) for path, description in _faults(options)]
     if violations:
         raise RequestInvalid(violations=violations)
-    return Options(
-        model=request.model,
-        max_output_tokens=request.max_output_tokens,
-        stop_sequences=tuple(request.stop_sequences),
-        thinking=_thinking(request.thinking),
-        tools=tuple(Tool(tool.name, tool.description, tool.input_schema) for tool in request.tools),
-        tool_choice=_tool_choice(request.tool_choice) if request.HasField("tool_choice") else None,
-        response_schema=request.response_schema,
-    )
+    return options
 
 
-def _thinking(thinking: generation_pb2.ThinkingConfig) -> Thinking | None:
-    mode = THINKING.get(thinking.mode)
-    return None if mode is None else Thinking(mode, thinking.budget_tokens)
+def _tool(tool: generation_pb2.Tool) -> Tool:
+    return Tool(tool.name, tool.description, tool.input_schema)
+
+
+def _thinking(thinking: generation_pb2.ThinkingConfig) -> Thinking:
+    return Thinking(THINKING[thinking.mode], thinking.budget_tokens)
 
 
 def _tool_choice(choice: generation_pb2.ToolChoice) -> ToolChoice:
     return ToolChoice(CHOICES[choice.mode], choice.name, choice.disable_parallel_tool_use)
 
 
-def _violations(schemas: Iterable[tuple[str, str]]) -> Iterable[FieldViolation]:
-    for field, schema in schemas:
+def _faults(options: GenerationOptions) -> Iterator[tuple[str, str]]:
+    """Yields (field path, description) of what is wrong with the request alone."""
+    schemas = [
+        (f"tools.values[{place}].input_schema", tool.input_schema) for place, tool in enumerate(options.tools or ())
+    ]
+    if options.response_schema:
+        schemas.append(("response_schema", options.response_schema))
+    for path, schema in schemas:
         try:
             json_object(schema)
         except ValueError:
-            yield FieldViolation(field, "is no JSON object")
+            yield path, "is not a JSON object"
+    # 0 stands for the server's cap, which is not known here.
+    yield from contradictions(options, output_tokens=options.max_output_tokens or None)

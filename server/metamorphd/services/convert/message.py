@@ -24,6 +24,7 @@ def message_to_proto(message: Message) -> message_pb2.Message:
         usage=None if message.usage is None else usage_to_proto(message.usage),
         create_time=timestamp(message.create_time),
         delete_time=timestamp(message.delete_time),
+        partial=message.partial,
     )
 
 

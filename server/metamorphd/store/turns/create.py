@@ -1,14 +1,14 @@
 """Starting turns."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from metamorphd.errors import (
     MessageDeleted,
     NotAUserMessage,
     TooManyTurns,
 )
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 from metamorphd.models.message import Message, Role
 from metamorphd.models.turn import Turn
 from metamorphd.store.attachments import Upload, store_upload
@@ -17,7 +17,14 @@ from metamorphd.store.codec import encode_options
 from metamorphd.store.database import Transaction
 from metamorphd.store.idempotency import RequestKey, claim_request
 from metamorphd.store.messages import create_message, get_message
-from metamorphd.store.turns.plan import Terms, plan_turn, refuse_busy, refuse_model
+from metamorphd.store.turns.plan import (
+    Terms,
+    plan_turn,
+    refuse_busy,
+    refuse_contradictions,
+    refuse_model,
+    session_defaults,
+)
 from metamorphd.store.turns.read import COLUMNS, _turn, get_turn
 
 COUNT_RUNNING = "SELECT COUNT(*) FROM turns WHERE vault_id = :vault_id AND status = 'RUNNING'"
@@ -41,7 +48,7 @@ async def create_turn(
     message: Message,
     uploads: Sequence[Upload],
     parent: str | None,
-    options: Options,
+    options: GenerationOptions,
     terms: Terms,
     request: RequestKey | None,
 ) -> Turn:
@@ -83,14 +90,14 @@ async def create_regeneration(
     *,
     turn_id: str,
     user_message_id: str,
-    options: Options,
+    options: GenerationOptions,
     terms: Terms,
     request: RequestKey | None,
     now: int,
 ) -> Turn:
     """Stores a running turn that will answer a user's message once more, or answers the turn that `request` made.
 
-    What `options` leaves open is as in the message's original turn. Raises MessageNotFound, NotAUserMessage,
+    Options that are absent are as in the message's original turn. Raises MessageNotFound, NotAUserMessage,
     MessageDeleted, and what `create_turn` does.
     """
     made = await _made_before(tx, request=request, turn_id=turn_id, now=now)
@@ -102,17 +109,19 @@ async def create_regeneration(
     if message.delete_time is not None:
         raise MessageDeleted(message_id=user_message_id)
     original = await get_turn(tx, turn_id=message.turn_id)
-    before = replace(original.options, model=original.model)
-    told = {field.name: value for field in fields(Options) if (value := getattr(options, field.name))}
-    options = replace(before, **told)
-    refuse_model(options.model, terms)
+    effective = options.over(replace(original.options, model=original.model))
+    if not effective.model:
+        default_model, _ = await session_defaults(tx, session_id=message.session_id, terms=terms)
+        effective = replace(effective, model=default_model)
+    refuse_model(effective.model, terms)
     await refuse_busy(tx, session_id=message.session_id, user_message_id=user_message_id)
+    refuse_contradictions(effective, terms)
     budgeted = await _admit(tx, terms, now=now)
     return await _insert(
         tx,
         replace(message, creator=tx.scope.actor.user_id),
         turn_id=turn_id,
-        options=options,
+        options=effective,
         terms=terms,
         budgeted=budgeted,
         now=now,
@@ -139,7 +148,7 @@ async def _insert(
     message: Message,
     *,
     turn_id: str,
-    options: Options,
+    options: EffectiveOptions,
     terms: Terms,
     budgeted: bool,
     now: int,

@@ -74,6 +74,7 @@ async def finish_turn(
             model=turn.model,
             usage=cost,
             create_time=now,
+            partial=status is not TurnStatus.COMPLETED,
         )
     finished = await tx.one(
         FINISH_TURN,

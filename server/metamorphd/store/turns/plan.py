@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from metamorphd.catalog import Catalog
 from metamorphd.errors import (
     BranchBusy,
+    FieldViolation,
     MessageNotFound,
     ModelNotAccepted,
+    RequestInvalid,
     SessionNotFound,
     ToolResultRequired,
     ToolResultUnexpected,
 )
 from metamorphd.models.content import Content, ToolResultBlock, ToolUseBlock
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions, GenerationOptions, contradictions
 from metamorphd.store.attachments import describe_attachments
 from metamorphd.store.codec import decode_content, decode_options
 from metamorphd.store.database import Transaction
@@ -53,7 +55,7 @@ class Terms:
     max_running_turns: int
     compact_above: int
 
-    def output_tokens(self, options: Options) -> int:
+    def output_tokens(self, options: EffectiveOptions) -> int:
         """The most that a reply may have; `options` name the model."""
         cap = min(self.max_output_tokens, self.catalog.model(options.model).max_output_tokens)
         return min(options.max_output_tokens or cap, cap)
@@ -66,47 +68,56 @@ class Plan:
 
     parent_message_id: str | None
     content: Content
-    options: Options
+    options: EffectiveOptions
 
 
 async def plan_turn(
-    tx: Transaction, *, session_id: str, parent: str | None, content: Content, options: Options, terms: Terms
+    tx: Transaction, *, session_id: str, parent: str | None, content: Content, options: GenerationOptions, terms: Terms
 ) -> Plan:
     """What a message of `content` would follow, and how it would be answered.
 
-    `parent`: None is the current leaf, empty a new root, otherwise a message of the session. An empty model is the
-    session's, then the vault's, then the server's. Raises SessionNotFound, AttachmentNotFound, AttachmentTypeMismatch,
-    ModelNotAccepted, MessageNotFound for the parent, BranchBusy, ToolResultRequired, ToolResultUnexpected.
+    `parent`: None is the current leaf, empty a new root, otherwise a message of the session. Raises SessionNotFound,
+    AttachmentNotFound, AttachmentTypeMismatch, ModelNotAccepted, MessageNotFound for the parent, BranchBusy,
+    ToolResultRequired, ToolResultUnexpected, RequestInvalid for options that contradict each other.
     """
-    settings = await tx.one(GET_SETTINGS, session_id=session_id)
-    if settings is None:
-        raise SessionNotFound(session_id=session_id)
+    default_model, leaf = await session_defaults(tx, session_id=session_id, terms=terms)
     content = await describe_attachments(tx, content=content)
-    session_model, vault_model, leaf = settings
-    options = replace(options, model=options.model or session_model or vault_model or terms.default_model)
-    refuse_model(options.model, terms)
+    model = options.model or default_model
+    refuse_model(model, terms)
     await refuse_busy(tx, session_id=session_id, user_message_id=parent)
     if parent:
         found = await get_message(tx, message_id=parent)
         if found.session_id != session_id:
             raise MessageNotFound(message_id=parent)
     follows = leaf if parent is None else parent or None
-    asked = None if follows is None else await tx.one(GET_PENDING, message_id=follows)
-    results = [block.tool_use_id for block in content if isinstance(block, ToolResultBlock)]
-    if asked is None:
-        if results:
-            raise ToolResultUnexpected(tool_use_ids=",".join(results))
-    else:
-        _refuse_other_results(decode_content(asked[0]), results)
-        if results:
-            options = _continued(options, decode_options(asked[1]))
-    return Plan(follows, content, options)
+    before = await _options_before(tx, follows=follows, content=content)
+    effective = replace(options.over(before), model=model)
+    refuse_contradictions(effective, terms)
+    return Plan(follows, content, effective)
+
+
+async def session_defaults(tx: Transaction, *, session_id: str, terms: Terms) -> tuple[str, str | None]:
+    """Returns the model and the parent of messages that state none: the session's, then the vault's, then the server's
+    model, and the current leaf. Raises SessionNotFound."""
+    row = await tx.one(GET_SETTINGS, session_id=session_id)
+    if row is None:
+        raise SessionNotFound(session_id=session_id)
+    session_model, vault_model, leaf = row
+    return session_model or vault_model or terms.default_model, leaf
 
 
 def refuse_model(model: str, terms: Terms) -> None:
-    """Raises ModelNotAccepted for one that the catalog lacks."""
+    """Raises ModelNotAccepted if the catalog lacks it."""
     if not terms.catalog.accepts(model):
         raise ModelNotAccepted(model=model)
+
+
+def refuse_contradictions(options: EffectiveOptions, terms: Terms) -> None:
+    """Raises RequestInvalid for options that contradict each other. The catalog has their model."""
+    faults = contradictions(options, output_tokens=terms.output_tokens(options))
+    violations = [FieldViolation(f"options.{path}", description) for path, description in faults]
+    if violations:
+        raise RequestInvalid(violations=violations)
 
 
 async def refuse_busy(tx: Transaction, *, session_id: str, user_message_id: str | None) -> None:
@@ -116,19 +127,27 @@ async def refuse_busy(tx: Transaction, *, session_id: str, user_message_id: str 
         raise BranchBusy(turn_id=busy[0])
 
 
+async def _options_before(tx: Transaction, *, follows: str | None, content: Content) -> EffectiveOptions:
+    """Returns what holds for `content` where its options are absent: with a tool's results the tools, the thinking and
+    the schema of the turn before, which the provider wants as they were; else the defaults.
+
+    Raises ToolResultRequired, ToolResultUnexpected.
+    """
+    results = [block.tool_use_id for block in content if isinstance(block, ToolResultBlock)]
+    asked = None if follows is None else await tx.one(GET_PENDING, message_id=follows)
+    if asked is not None:
+        _refuse_other_results(decode_content(asked[0]), results)
+    elif results:
+        raise ToolResultUnexpected(tool_use_ids=",".join(results))
+    if asked is None or not results:
+        return EffectiveOptions()
+    before = decode_options(asked[1])
+    return EffectiveOptions(tools=before.tools, thinking=before.thinking, response_schema=before.response_schema)
+
+
 def _refuse_other_results(reply: Content, results: Sequence[str]) -> None:
     pending = [block.tool_use_id for block in reply if isinstance(block, ToolUseBlock)]
     if set(results) - set(pending):
         raise ToolResultUnexpected(tool_use_ids=",".join(result for result in results if result not in pending))
     if sorted(results) != sorted(pending):
         raise ToolResultRequired(tool_use_ids=",".join(pending))
-
-
-def _continued(options: Options, before: Options) -> Options:
-    """With what a tool's results are read: the provider wants the tools, and thinking, as they were."""
-    return replace(
-        options,
-        tools=options.tools or before.tools,
-        thinking=options.thinking or before.thinking,
-        response_schema=options.response_schema or before.response_schema,
-    )

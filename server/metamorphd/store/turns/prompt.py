@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from metamorphd.errors import SessionNotFound
-from metamorphd.models.generation import Options
+from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn
 from metamorphd.store.database import Transaction
@@ -25,8 +25,8 @@ async def get_prompt(tx: Transaction, *, turn: Turn) -> tuple[str, tuple[Message
 
 
 async def plan_prompt(
-    tx: Transaction, *, message: Message, parent: str | None, options: Options, terms: Terms
-) -> tuple[str, tuple[Message, ...], Options]:
+    tx: Transaction, *, message: Message, parent: str | None, options: GenerationOptions, terms: Terms
+) -> tuple[str, tuple[Message, ...], EffectiveOptions]:
     """What a turn would ask the model if `message` were sent, as `create_turn` has it. Raises what `plan_turn` does."""
     plan = await plan_turn(
         tx,

@@ -857,24 +857,10 @@ type SendMessageRequest struct {
 	// Absent: the session's current leaf. Present and empty: a new root. Otherwise a message of this session. A parent
 	// whose reply is still being generated fails with FAILED_PRECONDITION / BRANCH_BUSY.
 	ParentMessageId *string `protobuf:"bytes,4,opt,name=parent_message_id,json=parentMessageId,proto3,oneof" json:"parent_message_id,omitempty"`
-	// The model to ask. Empty: the session's, then the vault's, then the server's default. Fails with
-	// INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not name it.
-	Model string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
-	// At most so many tokens are generated; 0 is the server's cap (GetServerInfo), more is cut to it.
-	MaxOutputTokens int32 `protobuf:"varint,6,opt,name=max_output_tokens,json=maxOutputTokens,proto3" json:"max_output_tokens,omitempty"`
-	// Generation ends before any of these. At most 16, of 1 to 256 characters.
-	StopSequences []string `protobuf:"bytes,7,rep,name=stop_sequences,json=stopSequences,proto3" json:"stop_sequences,omitempty"`
-	// Whether and how the model thinks.
-	Thinking *ThinkingConfig `protobuf:"bytes,8,opt,name=thinking,proto3" json:"thinking,omitempty"`
-	// What the model may ask to be run; at most 128. None with a tool result: those of the turn before. With
-	// response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
-	Tools []*Tool `protobuf:"bytes,9,rep,name=tools,proto3" json:"tools,omitempty"`
-	// How the model chooses among them.
-	ToolChoice *ToolChoice `protobuf:"bytes,10,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
-	// JSON schema, an object, that the reply's text will fit; empty for free text. At most 100,000 characters.
-	ResponseSchema string `protobuf:"bytes,11,opt,name=response_schema,json=responseSchema,proto3" json:"response_schema,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How the reply is generated. Absent: every field is absent.
+	Options       *GenerationOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SendMessageRequest) Reset() {
@@ -935,53 +921,11 @@ func (x *SendMessageRequest) GetParentMessageId() string {
 	return ""
 }
 
-func (x *SendMessageRequest) GetModel() string {
+func (x *SendMessageRequest) GetOptions() *GenerationOptions {
 	if x != nil {
-		return x.Model
-	}
-	return ""
-}
-
-func (x *SendMessageRequest) GetMaxOutputTokens() int32 {
-	if x != nil {
-		return x.MaxOutputTokens
-	}
-	return 0
-}
-
-func (x *SendMessageRequest) GetStopSequences() []string {
-	if x != nil {
-		return x.StopSequences
+		return x.Options
 	}
 	return nil
-}
-
-func (x *SendMessageRequest) GetThinking() *ThinkingConfig {
-	if x != nil {
-		return x.Thinking
-	}
-	return nil
-}
-
-func (x *SendMessageRequest) GetTools() []*Tool {
-	if x != nil {
-		return x.Tools
-	}
-	return nil
-}
-
-func (x *SendMessageRequest) GetToolChoice() *ToolChoice {
-	if x != nil {
-		return x.ToolChoice
-	}
-	return nil
-}
-
-func (x *SendMessageRequest) GetResponseSchema() string {
-	if x != nil {
-		return x.ResponseSchema
-	}
-	return ""
 }
 
 // One event of the turn that the message started.
@@ -1231,22 +1175,10 @@ type RegenerateReplyRequest struct {
 	UserMessageId string `protobuf:"bytes,1,opt,name=user_message_id,json=userMessageId,proto3" json:"user_message_id,omitempty"`
 	// A UUID that makes repeating safe (AIP-155), as in SendMessageRequest.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The model to ask; empty: the one that the original turn asked.
-	Model string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
-	// At most so many tokens are generated; 0: as in the original turn.
-	MaxOutputTokens int32 `protobuf:"varint,6,opt,name=max_output_tokens,json=maxOutputTokens,proto3" json:"max_output_tokens,omitempty"`
-	// Generation ends before any of these; none: the original turn's. At most 16, of 1 to 256 characters.
-	StopSequences []string `protobuf:"bytes,7,rep,name=stop_sequences,json=stopSequences,proto3" json:"stop_sequences,omitempty"`
-	// Whether and how the model thinks; absent: as in the original turn.
-	Thinking *ThinkingConfig `protobuf:"bytes,8,opt,name=thinking,proto3" json:"thinking,omitempty"`
-	// What the model may ask to be run; at most 128. None: the original turn's.
-	Tools []*Tool `protobuf:"bytes,9,rep,name=tools,proto3" json:"tools,omitempty"`
-	// How the model chooses among them; absent: as in the original turn.
-	ToolChoice *ToolChoice `protobuf:"bytes,10,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
-	// JSON schema, an object, that the reply's text will fit; empty: the original turn's. At most 100,000 characters.
-	ResponseSchema string `protobuf:"bytes,11,opt,name=response_schema,json=responseSchema,proto3" json:"response_schema,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How the reply is generated. Absent: as in the original turn, the one that the message was sent with.
+	Options       *GenerationOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RegenerateReplyRequest) Reset() {
@@ -1293,53 +1225,11 @@ func (x *RegenerateReplyRequest) GetRequestId() string {
 	return ""
 }
 
-func (x *RegenerateReplyRequest) GetModel() string {
+func (x *RegenerateReplyRequest) GetOptions() *GenerationOptions {
 	if x != nil {
-		return x.Model
-	}
-	return ""
-}
-
-func (x *RegenerateReplyRequest) GetMaxOutputTokens() int32 {
-	if x != nil {
-		return x.MaxOutputTokens
-	}
-	return 0
-}
-
-func (x *RegenerateReplyRequest) GetStopSequences() []string {
-	if x != nil {
-		return x.StopSequences
+		return x.Options
 	}
 	return nil
-}
-
-func (x *RegenerateReplyRequest) GetThinking() *ThinkingConfig {
-	if x != nil {
-		return x.Thinking
-	}
-	return nil
-}
-
-func (x *RegenerateReplyRequest) GetTools() []*Tool {
-	if x != nil {
-		return x.Tools
-	}
-	return nil
-}
-
-func (x *RegenerateReplyRequest) GetToolChoice() *ToolChoice {
-	if x != nil {
-		return x.ToolChoice
-	}
-	return nil
-}
-
-func (x *RegenerateReplyRequest) GetResponseSchema() string {
-	if x != nil {
-		return x.ResponseSchema
-	}
-	return ""
 }
 
 // One event of the new turn.
@@ -2525,8 +2415,7 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\"J\n" +
 	"\x12GetMessageResponse\x124\n" +
-	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xb4\n" +
-	"\n" +
+	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xbb\x05\n" +
 	"\x12SendMessageRequest\x12(\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12*\n" +
@@ -2534,18 +2423,9 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12E\n" +
 	"\acontent\x18\x03 \x03(\v2\x1f.metamorph.chat.v1.ContentBlockB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10@R\acontent\x128\n" +
-	"\x11parent_message_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@H\x00R\x0fparentMessageId\x88\x01\x01\x12E\n" +
-	"\x05model\x18\x05 \x01(\tB/\xbaH,\xd8\x01\x01r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$R\x05model\x123\n" +
-	"\x11max_output_tokens\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x0fmaxOutputTokens\x12<\n" +
-	"\x0estop_sequences\x18\a \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\SR\rstopSequences\x12=\n" +
-	"\bthinking\x18\b \x01(\v2!.metamorph.chat.v1.ThinkingConfigR\bthinking\x128\n" +
-	"\x05tools\x18\t \x03(\v2\x17.metamorph.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x05tools\x12>\n" +
-	"\vtool_choice\x18\n" +
-	" \x01(\v2\x1d.metamorph.chat.v1.ToolChoiceR\n" +
-	"toolChoice\x122\n" +
-	"\x0fresponse_schema\x18\v \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\x0eresponseSchema:\x89\x05\xbaH\x85\x05\x1a\xf0\x02\n" +
-	"\x13send_message.blocks\x12Icontent takes text, images, documents and tool results, the results first\x1a\x8d\x02this.content.size() > 64 || this.content.all(b, !has(b.tool_use) && !has(b.thinking) && !has(b.compaction)) && this.content.map(b, has(b.tool_result)) == this.content.filter(b, has(b.tool_result)).map(b, true) + this.content.filter(b, !has(b.tool_result)).map(b, false)\x1a\x8f\x02\n" +
-	"\x12send_message.tools\x12Ethe names of tools must be distinct, and tool_choice.name one of them\x1a\xb1\x01this.tools.size() > 128 || this.tools.map(t, t.name).unique() && (this.tool_choice.name == '' || this.tools.size() == 0 || this.tools.exists(t, t.name == this.tool_choice.name))B\x14\n" +
+	"\x11parent_message_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@H\x00R\x0fparentMessageId\x88\x01\x01\x12>\n" +
+	"\aoptions\x18\x05 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions:\xf7\x02\xbaH\xf3\x02\x1a\xf0\x02\n" +
+	"\x13send_message.blocks\x12Icontent takes text, images, documents and tool results, the results first\x1a\x8d\x02this.content.size() > 64 || this.content.all(b, !has(b.tool_use) && !has(b.thinking) && !has(b.compaction)) && this.content.map(b, has(b.tool_result)) == this.content.filter(b, has(b.tool_result)).map(b, true) + this.content.filter(b, !has(b.tool_result)).map(b, false)B\x14\n" +
 	"\x12_parent_message_id\"I\n" +
 	"\x13SendMessageResponse\x122\n" +
 	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\"g\n" +
@@ -2557,21 +2437,12 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\x0eGetTurnRequest\x12\"\n" +
 	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\">\n" +
 	"\x0fGetTurnResponse\x12+\n" +
-	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"\xbb\x06\n" +
+	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"\xb7\x01\n" +
 	"\x16RegenerateReplyRequest\x121\n" +
 	"\x0fuser_message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\ruserMessageId\x12*\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12E\n" +
-	"\x05model\x18\x05 \x01(\tB/\xbaH,\xd8\x01\x01r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$R\x05model\x123\n" +
-	"\x11max_output_tokens\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x0fmaxOutputTokens\x12<\n" +
-	"\x0estop_sequences\x18\a \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\SR\rstopSequences\x12=\n" +
-	"\bthinking\x18\b \x01(\v2!.metamorph.chat.v1.ThinkingConfigR\bthinking\x128\n" +
-	"\x05tools\x18\t \x03(\v2\x17.metamorph.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x05tools\x12>\n" +
-	"\vtool_choice\x18\n" +
-	" \x01(\v2\x1d.metamorph.chat.v1.ToolChoiceR\n" +
-	"toolChoice\x122\n" +
-	"\x0fresponse_schema\x18\v \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06R\x0eresponseSchema:\x9a\x02\xbaH\x96\x02\x1a\x93\x02\n" +
-	"\x16regenerate_reply.tools\x12Ethe names of tools must be distinct, and tool_choice.name one of them\x1a\xb1\x01this.tools.size() > 128 || this.tools.map(t, t.name).unique() && (this.tool_choice.name == '' || this.tools.size() == 0 || this.tools.exists(t, t.name == this.tool_choice.name))\"M\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12>\n" +
+	"\aoptions\x18\x03 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions\"M\n" +
 	"\x17RegenerateReplyResponse\x122\n" +
 	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\"\xcc\x01\n" +
 	"\x10ListTurnsRequest\x12(\n" +
@@ -2742,16 +2613,14 @@ var file_metamorph_chat_v1_chat_service_proto_goTypes = []any{
 	(*fieldmaskpb.FieldMask)(nil),      // 44: google.protobuf.FieldMask
 	(*Message)(nil),                    // 45: metamorph.chat.v1.Message
 	(*ContentBlock)(nil),               // 46: metamorph.chat.v1.ContentBlock
-	(*ThinkingConfig)(nil),             // 47: metamorph.chat.v1.ThinkingConfig
-	(*Tool)(nil),                       // 48: metamorph.chat.v1.Tool
-	(*ToolChoice)(nil),                 // 49: metamorph.chat.v1.ToolChoice
-	(*TurnEvent)(nil),                  // 50: metamorph.chat.v1.TurnEvent
-	(*Turn)(nil),                       // 51: metamorph.chat.v1.Turn
-	(TurnStatus)(0),                    // 52: metamorph.chat.v1.TurnStatus
-	(Role)(0),                          // 53: metamorph.chat.v1.Role
-	(*timestamppb.Timestamp)(nil),      // 54: google.protobuf.Timestamp
-	(*Attachment)(nil),                 // 55: metamorph.chat.v1.Attachment
-	(*Model)(nil),                      // 56: metamorph.chat.v1.Model
+	(*GenerationOptions)(nil),          // 47: metamorph.chat.v1.GenerationOptions
+	(*TurnEvent)(nil),                  // 48: metamorph.chat.v1.TurnEvent
+	(*Turn)(nil),                       // 49: metamorph.chat.v1.Turn
+	(TurnStatus)(0),                    // 50: metamorph.chat.v1.TurnStatus
+	(Role)(0),                          // 51: metamorph.chat.v1.Role
+	(*timestamppb.Timestamp)(nil),      // 52: google.protobuf.Timestamp
+	(*Attachment)(nil),                 // 53: metamorph.chat.v1.Attachment
+	(*Model)(nil),                      // 54: metamorph.chat.v1.Model
 }
 var file_metamorph_chat_v1_chat_service_proto_depIdxs = []int32{
 	43, // 0: metamorph.chat.v1.CreateSessionRequest.session:type_name -> metamorph.chat.v1.Session
@@ -2766,72 +2635,68 @@ var file_metamorph_chat_v1_chat_service_proto_depIdxs = []int32{
 	45, // 9: metamorph.chat.v1.ListMessagesResponse.messages:type_name -> metamorph.chat.v1.Message
 	45, // 10: metamorph.chat.v1.GetMessageResponse.message:type_name -> metamorph.chat.v1.Message
 	46, // 11: metamorph.chat.v1.SendMessageRequest.content:type_name -> metamorph.chat.v1.ContentBlock
-	47, // 12: metamorph.chat.v1.SendMessageRequest.thinking:type_name -> metamorph.chat.v1.ThinkingConfig
-	48, // 13: metamorph.chat.v1.SendMessageRequest.tools:type_name -> metamorph.chat.v1.Tool
-	49, // 14: metamorph.chat.v1.SendMessageRequest.tool_choice:type_name -> metamorph.chat.v1.ToolChoice
-	50, // 15: metamorph.chat.v1.SendMessageResponse.event:type_name -> metamorph.chat.v1.TurnEvent
-	50, // 16: metamorph.chat.v1.StreamTurnResponse.event:type_name -> metamorph.chat.v1.TurnEvent
-	51, // 17: metamorph.chat.v1.GetTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
-	47, // 18: metamorph.chat.v1.RegenerateReplyRequest.thinking:type_name -> metamorph.chat.v1.ThinkingConfig
-	48, // 19: metamorph.chat.v1.RegenerateReplyRequest.tools:type_name -> metamorph.chat.v1.Tool
-	49, // 20: metamorph.chat.v1.RegenerateReplyRequest.tool_choice:type_name -> metamorph.chat.v1.ToolChoice
-	50, // 21: metamorph.chat.v1.RegenerateReplyResponse.event:type_name -> metamorph.chat.v1.TurnEvent
-	52, // 22: metamorph.chat.v1.ListTurnsRequest.status:type_name -> metamorph.chat.v1.TurnStatus
-	51, // 23: metamorph.chat.v1.ListTurnsResponse.turns:type_name -> metamorph.chat.v1.Turn
-	51, // 24: metamorph.chat.v1.CancelTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
-	45, // 25: metamorph.chat.v1.DeleteMessageResponse.message:type_name -> metamorph.chat.v1.Message
-	53, // 26: metamorph.chat.v1.MessageMatch.role:type_name -> metamorph.chat.v1.Role
-	54, // 27: metamorph.chat.v1.MessageMatch.create_time:type_name -> google.protobuf.Timestamp
-	30, // 28: metamorph.chat.v1.MessageMatch.highlights:type_name -> metamorph.chat.v1.TextRange
-	31, // 29: metamorph.chat.v1.SearchMessagesResponse.results:type_name -> metamorph.chat.v1.MessageMatch
-	15, // 30: metamorph.chat.v1.CountTokensRequest.message:type_name -> metamorph.chat.v1.SendMessageRequest
-	35, // 31: metamorph.chat.v1.UploadAttachmentRequest.header:type_name -> metamorph.chat.v1.UploadHeader
-	55, // 32: metamorph.chat.v1.UploadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
-	55, // 33: metamorph.chat.v1.DownloadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
-	56, // 34: metamorph.chat.v1.ListModelsResponse.models:type_name -> metamorph.chat.v1.Model
-	1,  // 35: metamorph.chat.v1.ChatService.CreateSession:input_type -> metamorph.chat.v1.CreateSessionRequest
-	3,  // 36: metamorph.chat.v1.ChatService.GetSession:input_type -> metamorph.chat.v1.GetSessionRequest
-	5,  // 37: metamorph.chat.v1.ChatService.ListSessions:input_type -> metamorph.chat.v1.ListSessionsRequest
-	7,  // 38: metamorph.chat.v1.ChatService.UpdateSession:input_type -> metamorph.chat.v1.UpdateSessionRequest
-	9,  // 39: metamorph.chat.v1.ChatService.DeleteSession:input_type -> metamorph.chat.v1.DeleteSessionRequest
-	11, // 40: metamorph.chat.v1.ChatService.ListMessages:input_type -> metamorph.chat.v1.ListMessagesRequest
-	13, // 41: metamorph.chat.v1.ChatService.GetMessage:input_type -> metamorph.chat.v1.GetMessageRequest
-	27, // 42: metamorph.chat.v1.ChatService.DeleteMessage:input_type -> metamorph.chat.v1.DeleteMessageRequest
-	29, // 43: metamorph.chat.v1.ChatService.SearchMessages:input_type -> metamorph.chat.v1.SearchMessagesRequest
-	15, // 44: metamorph.chat.v1.ChatService.SendMessage:input_type -> metamorph.chat.v1.SendMessageRequest
-	17, // 45: metamorph.chat.v1.ChatService.StreamTurn:input_type -> metamorph.chat.v1.StreamTurnRequest
-	19, // 46: metamorph.chat.v1.ChatService.GetTurn:input_type -> metamorph.chat.v1.GetTurnRequest
-	23, // 47: metamorph.chat.v1.ChatService.ListTurns:input_type -> metamorph.chat.v1.ListTurnsRequest
-	25, // 48: metamorph.chat.v1.ChatService.CancelTurn:input_type -> metamorph.chat.v1.CancelTurnRequest
-	21, // 49: metamorph.chat.v1.ChatService.RegenerateReply:input_type -> metamorph.chat.v1.RegenerateReplyRequest
-	33, // 50: metamorph.chat.v1.ChatService.CountTokens:input_type -> metamorph.chat.v1.CountTokensRequest
-	36, // 51: metamorph.chat.v1.ChatService.UploadAttachment:input_type -> metamorph.chat.v1.UploadAttachmentRequest
-	38, // 52: metamorph.chat.v1.ChatService.DownloadAttachment:input_type -> metamorph.chat.v1.DownloadAttachmentRequest
-	40, // 53: metamorph.chat.v1.ChatService.ListModels:input_type -> metamorph.chat.v1.ListModelsRequest
-	2,  // 54: metamorph.chat.v1.ChatService.CreateSession:output_type -> metamorph.chat.v1.CreateSessionResponse
-	4,  // 55: metamorph.chat.v1.ChatService.GetSession:output_type -> metamorph.chat.v1.GetSessionResponse
-	6,  // 56: metamorph.chat.v1.ChatService.ListSessions:output_type -> metamorph.chat.v1.ListSessionsResponse
-	8,  // 57: metamorph.chat.v1.ChatService.UpdateSession:output_type -> metamorph.chat.v1.UpdateSessionResponse
-	10, // 58: metamorph.chat.v1.ChatService.DeleteSession:output_type -> metamorph.chat.v1.DeleteSessionResponse
-	12, // 59: metamorph.chat.v1.ChatService.ListMessages:output_type -> metamorph.chat.v1.ListMessagesResponse
-	14, // 60: metamorph.chat.v1.ChatService.GetMessage:output_type -> metamorph.chat.v1.GetMessageResponse
-	28, // 61: metamorph.chat.v1.ChatService.DeleteMessage:output_type -> metamorph.chat.v1.DeleteMessageResponse
-	32, // 62: metamorph.chat.v1.ChatService.SearchMessages:output_type -> metamorph.chat.v1.SearchMessagesResponse
-	16, // 63: metamorph.chat.v1.ChatService.SendMessage:output_type -> metamorph.chat.v1.SendMessageResponse
-	18, // 64: metamorph.chat.v1.ChatService.StreamTurn:output_type -> metamorph.chat.v1.StreamTurnResponse
-	20, // 65: metamorph.chat.v1.ChatService.GetTurn:output_type -> metamorph.chat.v1.GetTurnResponse
-	24, // 66: metamorph.chat.v1.ChatService.ListTurns:output_type -> metamorph.chat.v1.ListTurnsResponse
-	26, // 67: metamorph.chat.v1.ChatService.CancelTurn:output_type -> metamorph.chat.v1.CancelTurnResponse
-	22, // 68: metamorph.chat.v1.ChatService.RegenerateReply:output_type -> metamorph.chat.v1.RegenerateReplyResponse
-	34, // 69: metamorph.chat.v1.ChatService.CountTokens:output_type -> metamorph.chat.v1.CountTokensResponse
-	37, // 70: metamorph.chat.v1.ChatService.UploadAttachment:output_type -> metamorph.chat.v1.UploadAttachmentResponse
-	39, // 71: metamorph.chat.v1.ChatService.DownloadAttachment:output_type -> metamorph.chat.v1.DownloadAttachmentResponse
-	41, // 72: metamorph.chat.v1.ChatService.ListModels:output_type -> metamorph.chat.v1.ListModelsResponse
-	54, // [54:73] is the sub-list for method output_type
-	35, // [35:54] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	47, // 12: metamorph.chat.v1.SendMessageRequest.options:type_name -> metamorph.chat.v1.GenerationOptions
+	48, // 13: metamorph.chat.v1.SendMessageResponse.event:type_name -> metamorph.chat.v1.TurnEvent
+	48, // 14: metamorph.chat.v1.StreamTurnResponse.event:type_name -> metamorph.chat.v1.TurnEvent
+	49, // 15: metamorph.chat.v1.GetTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
+	47, // 16: metamorph.chat.v1.RegenerateReplyRequest.options:type_name -> metamorph.chat.v1.GenerationOptions
+	48, // 17: metamorph.chat.v1.RegenerateReplyResponse.event:type_name -> metamorph.chat.v1.TurnEvent
+	50, // 18: metamorph.chat.v1.ListTurnsRequest.status:type_name -> metamorph.chat.v1.TurnStatus
+	49, // 19: metamorph.chat.v1.ListTurnsResponse.turns:type_name -> metamorph.chat.v1.Turn
+	49, // 20: metamorph.chat.v1.CancelTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
+	45, // 21: metamorph.chat.v1.DeleteMessageResponse.message:type_name -> metamorph.chat.v1.Message
+	51, // 22: metamorph.chat.v1.MessageMatch.role:type_name -> metamorph.chat.v1.Role
+	52, // 23: metamorph.chat.v1.MessageMatch.create_time:type_name -> google.protobuf.Timestamp
+	30, // 24: metamorph.chat.v1.MessageMatch.highlights:type_name -> metamorph.chat.v1.TextRange
+	31, // 25: metamorph.chat.v1.SearchMessagesResponse.results:type_name -> metamorph.chat.v1.MessageMatch
+	15, // 26: metamorph.chat.v1.CountTokensRequest.message:type_name -> metamorph.chat.v1.SendMessageRequest
+	35, // 27: metamorph.chat.v1.UploadAttachmentRequest.header:type_name -> metamorph.chat.v1.UploadHeader
+	53, // 28: metamorph.chat.v1.UploadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
+	53, // 29: metamorph.chat.v1.DownloadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
+	54, // 30: metamorph.chat.v1.ListModelsResponse.models:type_name -> metamorph.chat.v1.Model
+	1,  // 31: metamorph.chat.v1.ChatService.CreateSession:input_type -> metamorph.chat.v1.CreateSessionRequest
+	3,  // 32: metamorph.chat.v1.ChatService.GetSession:input_type -> metamorph.chat.v1.GetSessionRequest
+	5,  // 33: metamorph.chat.v1.ChatService.ListSessions:input_type -> metamorph.chat.v1.ListSessionsRequest
+	7,  // 34: metamorph.chat.v1.ChatService.UpdateSession:input_type -> metamorph.chat.v1.UpdateSessionRequest
+	9,  // 35: metamorph.chat.v1.ChatService.DeleteSession:input_type -> metamorph.chat.v1.DeleteSessionRequest
+	11, // 36: metamorph.chat.v1.ChatService.ListMessages:input_type -> metamorph.chat.v1.ListMessagesRequest
+	13, // 37: metamorph.chat.v1.ChatService.GetMessage:input_type -> metamorph.chat.v1.GetMessageRequest
+	27, // 38: metamorph.chat.v1.ChatService.DeleteMessage:input_type -> metamorph.chat.v1.DeleteMessageRequest
+	29, // 39: metamorph.chat.v1.ChatService.SearchMessages:input_type -> metamorph.chat.v1.SearchMessagesRequest
+	15, // 40: metamorph.chat.v1.ChatService.SendMessage:input_type -> metamorph.chat.v1.SendMessageRequest
+	17, // 41: metamorph.chat.v1.ChatService.StreamTurn:input_type -> metamorph.chat.v1.StreamTurnRequest
+	19, // 42: metamorph.chat.v1.ChatService.GetTurn:input_type -> metamorph.chat.v1.GetTurnRequest
+	23, // 43: metamorph.chat.v1.ChatService.ListTurns:input_type -> metamorph.chat.v1.ListTurnsRequest
+	25, // 44: metamorph.chat.v1.ChatService.CancelTurn:input_type -> metamorph.chat.v1.CancelTurnRequest
+	21, // 45: metamorph.chat.v1.ChatService.RegenerateReply:input_type -> metamorph.chat.v1.RegenerateReplyRequest
+	33, // 46: metamorph.chat.v1.ChatService.CountTokens:input_type -> metamorph.chat.v1.CountTokensRequest
+	36, // 47: metamorph.chat.v1.ChatService.UploadAttachment:input_type -> metamorph.chat.v1.UploadAttachmentRequest
+	38, // 48: metamorph.chat.v1.ChatService.DownloadAttachment:input_type -> metamorph.chat.v1.DownloadAttachmentRequest
+	40, // 49: metamorph.chat.v1.ChatService.ListModels:input_type -> metamorph.chat.v1.ListModelsRequest
+	2,  // 50: metamorph.chat.v1.ChatService.CreateSession:output_type -> metamorph.chat.v1.CreateSessionResponse
+	4,  // 51: metamorph.chat.v1.ChatService.GetSession:output_type -> metamorph.chat.v1.GetSessionResponse
+	6,  // 52: metamorph.chat.v1.ChatService.ListSessions:output_type -> metamorph.chat.v1.ListSessionsResponse
+	8,  // 53: metamorph.chat.v1.ChatService.UpdateSession:output_type -> metamorph.chat.v1.UpdateSessionResponse
+	10, // 54: metamorph.chat.v1.ChatService.DeleteSession:output_type -> metamorph.chat.v1.DeleteSessionResponse
+	12, // 55: metamorph.chat.v1.ChatService.ListMessages:output_type -> metamorph.chat.v1.ListMessagesResponse
+	14, // 56: metamorph.chat.v1.ChatService.GetMessage:output_type -> metamorph.chat.v1.GetMessageResponse
+	28, // 57: metamorph.chat.v1.ChatService.DeleteMessage:output_type -> metamorph.chat.v1.DeleteMessageResponse
+	32, // 58: metamorph.chat.v1.ChatService.SearchMessages:output_type -> metamorph.chat.v1.SearchMessagesResponse
+	16, // 59: metamorph.chat.v1.ChatService.SendMessage:output_type -> metamorph.chat.v1.SendMessageResponse
+	18, // 60: metamorph.chat.v1.ChatService.StreamTurn:output_type -> metamorph.chat.v1.StreamTurnResponse
+	20, // 61: metamorph.chat.v1.ChatService.GetTurn:output_type -> metamorph.chat.v1.GetTurnResponse
+	24, // 62: metamorph.chat.v1.ChatService.ListTurns:output_type -> metamorph.chat.v1.ListTurnsResponse
+	26, // 63: metamorph.chat.v1.ChatService.CancelTurn:output_type -> metamorph.chat.v1.CancelTurnResponse
+	22, // 64: metamorph.chat.v1.ChatService.RegenerateReply:output_type -> metamorph.chat.v1.RegenerateReplyResponse
+	34, // 65: metamorph.chat.v1.ChatService.CountTokens:output_type -> metamorph.chat.v1.CountTokensResponse
+	37, // 66: metamorph.chat.v1.ChatService.UploadAttachment:output_type -> metamorph.chat.v1.UploadAttachmentResponse
+	39, // 67: metamorph.chat.v1.ChatService.DownloadAttachment:output_type -> metamorph.chat.v1.DownloadAttachmentResponse
+	41, // 68: metamorph.chat.v1.ChatService.ListModels:output_type -> metamorph.chat.v1.ListModelsResponse
+	50, // [50:69] is the sub-list for method output_type
+	31, // [31:50] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_chat_service_proto_init() }

@@ -28,15 +28,15 @@ const (
 type ToolChoiceMode int32
 
 const (
-	// As AUTO.
+	// The same as AUTO.
 	ToolChoiceMode_TOOL_CHOICE_MODE_UNSPECIFIED ToolChoiceMode = 0
 	// The model decides.
 	ToolChoiceMode_TOOL_CHOICE_MODE_AUTO ToolChoiceMode = 1
-	// It must use one, whichever.
+	// It must use one of them, whichever. Needs tools in force.
 	ToolChoiceMode_TOOL_CHOICE_MODE_ANY ToolChoiceMode = 2
-	// It must use the named one.
+	// It must use the named one, which must be among the tools in force.
 	ToolChoiceMode_TOOL_CHOICE_MODE_TOOL ToolChoiceMode = 3
-	// It must use none.
+	// It must not use any.
 	ToolChoiceMode_TOOL_CHOICE_MODE_NONE ToolChoiceMode = 4
 )
 
@@ -85,15 +85,15 @@ func (ToolChoiceMode) EnumDescriptor() ([]byte, []int) {
 	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{0}
 }
 
-// Whether the model thinks before it answers.
+// Whether the model thinks before it replies.
 type ThinkingMode int32
 
 const (
-	// As the provider does with this model by itself.
+	// The provider's default for the model.
 	ThinkingMode_THINKING_MODE_UNSPECIFIED ThinkingMode = 0
 	// The model decides how much.
 	ThinkingMode_THINKING_MODE_ADAPTIVE ThinkingMode = 1
-	// It may think for budget_tokens.
+	// It may think, for at most budget_tokens.
 	ThinkingMode_THINKING_MODE_ENABLED ThinkingMode = 2
 	// It does not.
 	ThinkingMode_THINKING_MODE_DISABLED ThinkingMode = 3
@@ -145,7 +145,7 @@ func (ThinkingMode) EnumDescriptor() ([]byte, []int) {
 // A tool that the model may ask to be run. The caller runs it, and answers with a ToolResultBlock.
 type Tool struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. 1 to 128 letters, digits, `_`, `-`; distinct among the tools of a request.
+	// Required. 1 to 128 letters, digits, `_`, `-`; distinct among the tools of a list.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// What it does and when to use it, for the model. At most 20,000 characters.
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
@@ -206,12 +206,59 @@ func (x *Tool) GetInputSchema() string {
 	return ""
 }
 
-// How the model chooses among the tools.
+// Tools. A message of its own because a repeated field has no presence: absent, for the tools as before, and empty, for
+// none, must differ. `values` is the field's name in google.protobuf.ListValue too.
+type ToolList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 128.
+	Values        []*Tool `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolList) Reset() {
+	*x = ToolList{}
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolList) ProtoMessage() {}
+
+func (x *ToolList) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolList.ProtoReflect.Descriptor instead.
+func (*ToolList) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ToolList) GetValues() []*Tool {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// How the model chooses among the tools. Empty: it decides by itself.
 type ToolChoice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether it must use one.
 	Mode ToolChoiceMode `protobuf:"varint,1,opt,name=mode,proto3,enum=metamorph.chat.v1.ToolChoiceMode" json:"mode,omitempty"`
-	// The tool to use, with mode TOOL.
+	// Required with mode TOOL, else empty: the tool to use.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// At most one tool call a reply.
 	DisableParallelToolUse bool `protobuf:"varint,3,opt,name=disable_parallel_tool_use,json=disableParallelToolUse,proto3" json:"disable_parallel_tool_use,omitempty"`
@@ -221,7 +268,7 @@ type ToolChoice struct {
 
 func (x *ToolChoice) Reset() {
 	*x = ToolChoice{}
-	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[1]
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -233,7 +280,7 @@ func (x *ToolChoice) String() string {
 func (*ToolChoice) ProtoMessage() {}
 
 func (x *ToolChoice) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[1]
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -246,7 +293,7 @@ func (x *ToolChoice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolChoice.ProtoReflect.Descriptor instead.
 func (*ToolChoice) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{1}
+	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ToolChoice) GetMode() ToolChoiceMode {
@@ -270,12 +317,13 @@ func (x *ToolChoice) GetDisableParallelToolUse() bool {
 	return false
 }
 
-// How the model thinks.
+// How the model thinks. Empty: as the provider has it do by default.
 type ThinkingConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether it does.
+	// Whether it thinks.
 	Mode ThinkingMode `protobuf:"varint,1,opt,name=mode,proto3,enum=metamorph.chat.v1.ThinkingMode" json:"mode,omitempty"`
-	// With mode ENABLED: the most tokens that it may think. Counted in max_output_tokens, which must be more.
+	// Required with mode ENABLED, else 0: at most so many tokens of thinking, 1024 or more. They count towards
+	// max_output_tokens: a budget that is not below the one in force fails with INVALID_ARGUMENT / REQUEST_INVALID.
 	BudgetTokens  int32 `protobuf:"varint,2,opt,name=budget_tokens,json=budgetTokens,proto3" json:"budget_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -283,7 +331,7 @@ type ThinkingConfig struct {
 
 func (x *ThinkingConfig) Reset() {
 	*x = ThinkingConfig{}
-	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[2]
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +343,7 @@ func (x *ThinkingConfig) String() string {
 func (*ThinkingConfig) ProtoMessage() {}
 
 func (x *ThinkingConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[2]
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +356,7 @@ func (x *ThinkingConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThinkingConfig.ProtoReflect.Descriptor instead.
 func (*ThinkingConfig) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{2}
+	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ThinkingConfig) GetMode() ThinkingMode {
@@ -325,6 +373,161 @@ func (x *ThinkingConfig) GetBudgetTokens() int32 {
 	return 0
 }
 
+// Texts that end a reply. A message of its own for the same reason as ToolList.
+type StopSequenceList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 16, of 1 to 256 characters each, not only white space.
+	Values        []string `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopSequenceList) Reset() {
+	*x = StopSequenceList{}
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopSequenceList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopSequenceList) ProtoMessage() {}
+
+func (x *StopSequenceList) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopSequenceList.ProtoReflect.Descriptor instead.
+func (*StopSequenceList) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *StopSequenceList) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// How a reply is generated. An absent field leaves things as before: SendMessage takes the default that the field's
+// comment names, RegenerateReply what was in force in the original turn. A field that is set replaces that, also where it
+// is set to nothing (0, an empty string, an empty message): so a regeneration can clear tools, stop sequences or a schema.
+// What is then in force must fit together: INVALID_ARGUMENT / REQUEST_INVALID names what does not, and nothing is stored.
+type GenerationOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model to ask. Absent in SendMessage, or empty: the session's, else the vault's, else the server's default. Fails
+	// with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
+	Model *string `protobuf:"bytes,1,opt,name=model,proto3,oneof" json:"model,omitempty"`
+	// At most so many tokens are generated, thinking included. Absent in SendMessage, or 0: the lower of the server's cap
+	// (GetServerInfo) and the model's (ListModels); more than that is lowered to it.
+	MaxOutputTokens *int32 `protobuf:"varint,2,opt,name=max_output_tokens,json=maxOutputTokens,proto3,oneof" json:"max_output_tokens,omitempty"`
+	// Generation ends before any of these. Absent in SendMessage: none.
+	StopSequences *StopSequenceList `protobuf:"bytes,3,opt,name=stop_sequences,json=stopSequences,proto3" json:"stop_sequences,omitempty"`
+	// Whether and how the model thinks. Absent in SendMessage: with a tool result as in the turn before, else the provider's
+	// default.
+	Thinking *ThinkingConfig `protobuf:"bytes,4,opt,name=thinking,proto3" json:"thinking,omitempty"`
+	// What the model may ask to be run. Absent in SendMessage: with a tool result those of the turn before, else none.
+	// Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
+	Tools *ToolList `protobuf:"bytes,5,opt,name=tools,proto3" json:"tools,omitempty"`
+	// How the model chooses among the tools. Absent in SendMessage: it decides. Fails with INVALID_ARGUMENT /
+	// REQUEST_INVALID if it asks for a tool that is not in force.
+	ToolChoice *ToolChoice `protobuf:"bytes,6,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
+	// JSON schema, an object, that the reply's text will fit; empty: free text. At most 100,000 characters. Absent in
+	// SendMessage: with a tool result that of the turn before, else free text.
+	ResponseSchema *string `protobuf:"bytes,7,opt,name=response_schema,json=responseSchema,proto3,oneof" json:"response_schema,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *GenerationOptions) Reset() {
+	*x = GenerationOptions{}
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerationOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerationOptions) ProtoMessage() {}
+
+func (x *GenerationOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_generation_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerationOptions.ProtoReflect.Descriptor instead.
+func (*GenerationOptions) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GenerationOptions) GetModel() string {
+	if x != nil && x.Model != nil {
+		return *x.Model
+	}
+	return ""
+}
+
+func (x *GenerationOptions) GetMaxOutputTokens() int32 {
+	if x != nil && x.MaxOutputTokens != nil {
+		return *x.MaxOutputTokens
+	}
+	return 0
+}
+
+func (x *GenerationOptions) GetStopSequences() *StopSequenceList {
+	if x != nil {
+		return x.StopSequences
+	}
+	return nil
+}
+
+func (x *GenerationOptions) GetThinking() *ThinkingConfig {
+	if x != nil {
+		return x.Thinking
+	}
+	return nil
+}
+
+func (x *GenerationOptions) GetTools() *ToolList {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
+}
+
+func (x *GenerationOptions) GetToolChoice() *ToolChoice {
+	if x != nil {
+		return x.ToolChoice
+	}
+	return nil
+}
+
+func (x *GenerationOptions) GetResponseSchema() string {
+	if x != nil && x.ResponseSchema != nil {
+		return *x.ResponseSchema
+	}
+	return ""
+}
+
 var File_metamorph_chat_v1_generation_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_generation_proto_rawDesc = "" +
@@ -333,7 +536,10 @@ const file_metamorph_chat_v1_generation_proto_rawDesc = "" +
 	"\x04Tool\x121\n" +
 	"\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[A-Za-z0-9_-]{1,128}$R\x04name\x12+\n" +
 	"\vdescription\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x9c\x01R\vdescription\x12.\n" +
-	"\finput_schema\x18\x03 \x01(\tB\v\xbaH\br\x06\x10\x02\x18\xa0\x8d\x06R\vinputSchema\"\x8d\x02\n" +
+	"\finput_schema\x18\x03 \x01(\tB\v\xbaH\br\x06\x10\x02\x18\xa0\x8d\x06R\vinputSchema\"\xc4\x01\n" +
+	"\bToolList\x12:\n" +
+	"\x06values\x18\x01 \x03(\v2\x17.metamorph.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x06values:|\xbaHy\x1aw\n" +
+	"\x0ftool_list.names\x12#the names of tools must be distinct\x1a?this.values.size() > 128 || this.values.map(t, t.name).unique()\"\x8d\x02\n" +
 	"\n" +
 	"ToolChoice\x12?\n" +
 	"\x04mode\x18\x01 \x01(\x0e2!.metamorph.chat.v1.ToolChoiceModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12\x1c\n" +
@@ -343,7 +549,21 @@ const file_metamorph_chat_v1_generation_proto_rawDesc = "" +
 	"\x0eThinkingConfig\x12=\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1f.metamorph.chat.v1.ThinkingModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12#\n" +
 	"\rbudget_tokens\x18\x02 \x01(\x05R\fbudgetTokens:\xa8\x01\xbaH\xa4\x01\x1a\xa1\x01\n" +
-	"\x16thinking_config.budget\x12@budget_tokens, 1024 or more, is for mode ENABLED, which needs it\x1aEthis.mode == 2 ? this.budget_tokens >= 1024 : this.budget_tokens == 0*\x9d\x01\n" +
+	"\x16thinking_config.budget\x12@budget_tokens, 1024 or more, is for mode ENABLED, which needs it\x1aEthis.mode == 2 ? this.budget_tokens >= 1024 : this.budget_tokens == 0\"A\n" +
+	"\x10StopSequenceList\x12-\n" +
+	"\x06values\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\SR\x06values\"\x84\x04\n" +
+	"\x11GenerationOptions\x12J\n" +
+	"\x05model\x18\x01 \x01(\tB/\xbaH,r*2(^([A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})?$H\x00R\x05model\x88\x01\x01\x128\n" +
+	"\x11max_output_tokens\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\x0fmaxOutputTokens\x88\x01\x01\x12J\n" +
+	"\x0estop_sequences\x18\x03 \x01(\v2#.metamorph.chat.v1.StopSequenceListR\rstopSequences\x12=\n" +
+	"\bthinking\x18\x04 \x01(\v2!.metamorph.chat.v1.ThinkingConfigR\bthinking\x121\n" +
+	"\x05tools\x18\x05 \x01(\v2\x1b.metamorph.chat.v1.ToolListR\x05tools\x12>\n" +
+	"\vtool_choice\x18\x06 \x01(\v2\x1d.metamorph.chat.v1.ToolChoiceR\n" +
+	"toolChoice\x127\n" +
+	"\x0fresponse_schema\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06H\x02R\x0eresponseSchema\x88\x01\x01B\b\n" +
+	"\x06_modelB\x14\n" +
+	"\x12_max_output_tokensB\x12\n" +
+	"\x10_response_schema*\x9d\x01\n" +
 	"\x0eToolChoiceMode\x12 \n" +
 	"\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x18\n" +
@@ -370,22 +590,30 @@ func file_metamorph_chat_v1_generation_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_chat_v1_generation_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_metamorph_chat_v1_generation_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_metamorph_chat_v1_generation_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_metamorph_chat_v1_generation_proto_goTypes = []any{
-	(ToolChoiceMode)(0),    // 0: metamorph.chat.v1.ToolChoiceMode
-	(ThinkingMode)(0),      // 1: metamorph.chat.v1.ThinkingMode
-	(*Tool)(nil),           // 2: metamorph.chat.v1.Tool
-	(*ToolChoice)(nil),     // 3: metamorph.chat.v1.ToolChoice
-	(*ThinkingConfig)(nil), // 4: metamorph.chat.v1.ThinkingConfig
+	(ToolChoiceMode)(0),       // 0: metamorph.chat.v1.ToolChoiceMode
+	(ThinkingMode)(0),         // 1: metamorph.chat.v1.ThinkingMode
+	(*Tool)(nil),              // 2: metamorph.chat.v1.Tool
+	(*ToolList)(nil),          // 3: metamorph.chat.v1.ToolList
+	(*ToolChoice)(nil),        // 4: metamorph.chat.v1.ToolChoice
+	(*ThinkingConfig)(nil),    // 5: metamorph.chat.v1.ThinkingConfig
+	(*StopSequenceList)(nil),  // 6: metamorph.chat.v1.StopSequenceList
+	(*GenerationOptions)(nil), // 7: metamorph.chat.v1.GenerationOptions
 }
 var file_metamorph_chat_v1_generation_proto_depIdxs = []int32{
-	0, // 0: metamorph.chat.v1.ToolChoice.mode:type_name -> metamorph.chat.v1.ToolChoiceMode
-	1, // 1: metamorph.chat.v1.ThinkingConfig.mode:type_name -> metamorph.chat.v1.ThinkingMode
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 0: metamorph.chat.v1.ToolList.values:type_name -> metamorph.chat.v1.Tool
+	0, // 1: metamorph.chat.v1.ToolChoice.mode:type_name -> metamorph.chat.v1.ToolChoiceMode
+	1, // 2: metamorph.chat.v1.ThinkingConfig.mode:type_name -> metamorph.chat.v1.ThinkingMode
+	6, // 3: metamorph.chat.v1.GenerationOptions.stop_sequences:type_name -> metamorph.chat.v1.StopSequenceList
+	5, // 4: metamorph.chat.v1.GenerationOptions.thinking:type_name -> metamorph.chat.v1.ThinkingConfig
+	3, // 5: metamorph.chat.v1.GenerationOptions.tools:type_name -> metamorph.chat.v1.ToolList
+	4, // 6: metamorph.chat.v1.GenerationOptions.tool_choice:type_name -> metamorph.chat.v1.ToolChoice
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_generation_proto_init() }
@@ -393,13 +621,14 @@ func file_metamorph_chat_v1_generation_proto_init() {
 	if File_metamorph_chat_v1_generation_proto != nil {
 		return
 	}
+	file_metamorph_chat_v1_generation_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_generation_proto_rawDesc), len(file_metamorph_chat_v1_generation_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   3,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

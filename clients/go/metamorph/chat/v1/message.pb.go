@@ -973,7 +973,10 @@ type Message struct {
 	// When it was stored.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When its content was deleted; absent if it was not.
-	DeleteTime    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
+	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
+	// True for a reply that was cut: its turn ended CANCELLED, INTERRUPTED or FAILED, and this is what there was by then.
+	// False for a reply that the model ended, also by STOP_REASON_MAX_TOKENS: then stop_reason of its turn says why.
+	Partial       bool `protobuf:"varint,12,opt,name=partial,proto3" json:"partial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1085,6 +1088,13 @@ func (x *Message) GetDeleteTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Message) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
 var File_metamorph_chat_v1_message_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_message_proto_rawDesc = "" +
@@ -1150,7 +1160,7 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\routput_tokens\x18\x02 \x01(\x03R\foutputTokens\x12*\n" +
 	"\x11cache_read_tokens\x18\x03 \x01(\x03R\x0fcacheReadTokens\x12,\n" +
 	"\x12cache_write_tokens\x18\x04 \x01(\x03R\x10cacheWriteTokens\x12$\n" +
-	"\x0ecost_usd_nanos\x18\x05 \x01(\x03R\fcostUsdNanos\"\xce\x03\n" +
+	"\x0ecost_usd_nanos\x18\x05 \x01(\x03R\fcostUsdNanos\"\xe8\x03\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x1d\n" +
@@ -1167,7 +1177,8 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vdelete_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"deleteTime*?\n" +
+	"deleteTime\x12\x18\n" +
+	"\apartial\x18\f \x01(\bR\apartial*?\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROLE_USER\x10\x01\x12\x12\n" +

@@ -109,7 +109,7 @@ func (x *ModelPrice) GetCacheWriteUsdNanos() int64 {
 // A model that may be asked.
 type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its name, as SendMessageRequest.model takes it.
+	// Its name, as GenerationOptions.model takes it.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// For people.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`

@@ -471,13 +471,7 @@ class SendMessageRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     PARENT_MESSAGE_ID_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
-    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
-    STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
-    THINKING_FIELD_NUMBER: _builtins.int
-    TOOLS_FIELD_NUMBER: _builtins.int
-    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
-    RESPONSE_SCHEMA_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. At most 64 characters."""
     request_id: _builtins.str
@@ -488,14 +482,6 @@ class SendMessageRequest(_message.Message):
     """Absent: the session's current leaf. Present and empty: a new root. Otherwise a message of this session. A parent
     whose reply is still being generated fails with FAILED_PRECONDITION / BRANCH_BUSY.
     """
-    model: _builtins.str
-    """The model to ask. Empty: the session's, then the vault's, then the server's default. Fails with
-    INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not name it.
-    """
-    max_output_tokens: _builtins.int
-    """At most so many tokens are generated; 0 is the server's cap (GetServerInfo), more is cut to it."""
-    response_schema: _builtins.str
-    """JSON schema, an object, that the reply's text will fit; empty for free text. At most 100,000 characters."""
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.ContentBlock]:
         """Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE if its text is beyond the server's cap
@@ -504,22 +490,8 @@ class SendMessageRequest(_message.Message):
         """
 
     @_builtins.property
-    def stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Generation ends before any of these. At most 16, of 1 to 256 characters."""
-
-    @_builtins.property
-    def thinking(self) -> _generation_pb2.ThinkingConfig:
-        """Whether and how the model thinks."""
-
-    @_builtins.property
-    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Tool]:
-        """What the model may ask to be run; at most 128. None with a tool result: those of the turn before. With
-        response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
-        """
-
-    @_builtins.property
-    def tool_choice(self) -> _generation_pb2.ToolChoice:
-        """How the model chooses among them."""
+    def options(self) -> _generation_pb2.GenerationOptions:
+        """How the reply is generated. Absent: every field is absent."""
 
     def __init__(
         self,
@@ -528,17 +500,11 @@ class SendMessageRequest(_message.Message):
         request_id: _builtins.str = ...,
         content: _abc.Iterable[_message_pb2.ContentBlock] | None = ...,
         parent_message_id: _builtins.str | None = ...,
-        model: _builtins.str = ...,
-        max_output_tokens: _builtins.int = ...,
-        stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
-        thinking: _generation_pb2.ThinkingConfig | None = ...,
-        tools: _abc.Iterable[_generation_pb2.Tool] | None = ...,
-        tool_choice: _generation_pb2.ToolChoice | None = ...,
-        response_schema: _builtins.str = ...,
+        options: _generation_pb2.GenerationOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_parent_message_id", b"_parent_message_id", "parent_message_id", b"parent_message_id", "thinking", b"thinking", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parent_message_id", b"_parent_message_id", "options", b"options", "parent_message_id", b"parent_message_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parent_message_id", b"_parent_message_id", "content", b"content", "max_output_tokens", b"max_output_tokens", "model", b"model", "parent_message_id", b"parent_message_id", "request_id", b"request_id", "response_schema", b"response_schema", "session_id", b"session_id", "stop_sequences", b"stop_sequences", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parent_message_id", b"_parent_message_id", "content", b"content", "options", b"options", "parent_message_id", b"parent_message_id", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__parent_message_id: _TypeAlias = _typing.Literal["parent_message_id"]  # noqa: Y015
     _WhichOneofArgType__parent_message_id: _TypeAlias = _typing.Literal["_parent_message_id", b"_parent_message_id"]  # noqa: Y015
@@ -676,55 +642,25 @@ class RegenerateReplyRequest(_message.Message):
 
     USER_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
-    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
-    STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
-    THINKING_FIELD_NUMBER: _builtins.int
-    TOOLS_FIELD_NUMBER: _builtins.int
-    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
-    RESPONSE_SCHEMA_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     user_message_id: _builtins.str
     """Required. The message to answer. At most 64 characters."""
     request_id: _builtins.str
     """A UUID that makes repeating safe (AIP-155), as in SendMessageRequest."""
-    model: _builtins.str
-    """The model to ask; empty: the one that the original turn asked."""
-    max_output_tokens: _builtins.int
-    """At most so many tokens are generated; 0: as in the original turn."""
-    response_schema: _builtins.str
-    """JSON schema, an object, that the reply's text will fit; empty: the original turn's. At most 100,000 characters."""
     @_builtins.property
-    def stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Generation ends before any of these; none: the original turn's. At most 16, of 1 to 256 characters."""
-
-    @_builtins.property
-    def thinking(self) -> _generation_pb2.ThinkingConfig:
-        """Whether and how the model thinks; absent: as in the original turn."""
-
-    @_builtins.property
-    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Tool]:
-        """What the model may ask to be run; at most 128. None: the original turn's."""
-
-    @_builtins.property
-    def tool_choice(self) -> _generation_pb2.ToolChoice:
-        """How the model chooses among them; absent: as in the original turn."""
+    def options(self) -> _generation_pb2.GenerationOptions:
+        """How the reply is generated. Absent: as in the original turn, the one that the message was sent with."""
 
     def __init__(
         self,
         *,
         user_message_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
-        model: _builtins.str = ...,
-        max_output_tokens: _builtins.int = ...,
-        stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
-        thinking: _generation_pb2.ThinkingConfig | None = ...,
-        tools: _abc.Iterable[_generation_pb2.Tool] | None = ...,
-        tool_choice: _generation_pb2.ToolChoice | None = ...,
-        response_schema: _builtins.str = ...,
+        options: _generation_pb2.GenerationOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["thinking", b"thinking", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_output_tokens", b"max_output_tokens", "model", b"model", "request_id", b"request_id", "response_schema", b"response_schema", "stop_sequences", b"stop_sequences", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "request_id", b"request_id", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

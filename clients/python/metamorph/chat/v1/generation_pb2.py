@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"metamorph/chat/v1/generation.proto\x12\x11metamorph.chat.v1\x1a\x1b\x62uf/validate/validate.proto\"v\n\x04Tool\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{1,128}$\x12\x1e\n\x0b\x64\x65scription\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x9c\x01\x12!\n\x0cinput_schema\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x02\x18\xa0\x8d\x06\"\xe9\x01\n\nToolChoice\x12\x39\n\x04mode\x18\x01 \x01(\x0e\x32!.metamorph.chat.v1.ToolChoiceModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12!\n\x19\x64isable_parallel_tool_use\x18\x03 \x01(\x08:e\xbaHb\x1a`\n\x10tool_choice.name\x12%name is for mode TOOL, which needs it\x1a%(this.mode == 3) == (this.name != \'\')\"\x8b\x02\n\x0eThinkingConfig\x12\x37\n\x04mode\x18\x01 \x01(\x0e\x32\x1f.metamorph.chat.v1.ThinkingModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\rbudget_tokens\x18\x02 \x01(\x05:\xa8\x01\xbaH\xa4\x01\x1a\xa1\x01\n\x16thinking_config.budget\x12@budget_tokens, 1024 or more, is for mode ENABLED, which needs it\x1a\x45this.mode == 2 ? this.budget_tokens >= 1024 : this.budget_tokens == 0*\x9d\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x18\n\x14TOOL_CHOICE_MODE_ANY\x10\x02\x12\x19\n\x15TOOL_CHOICE_MODE_TOOL\x10\x03\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x04*\x80\x01\n\x0cThinkingMode\x12\x1d\n\x19THINKING_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16THINKING_MODE_ADAPTIVE\x10\x01\x12\x19\n\x15THINKING_MODE_ENABLED\x10\x02\x12\x1a\n\x16THINKING_MODE_DISABLED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"metamorph/chat/v1/generation.proto\x12\x11metamorph.chat.v1\x1a\x1b\x62uf/validate/validate.proto\"v\n\x04Tool\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{1,128}$\x12\x1e\n\x0b\x64\x65scription\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x9c\x01\x12!\n\x0cinput_schema\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x02\x18\xa0\x8d\x06\"\xbc\x01\n\x08ToolList\x12\x32\n\x06values\x18\x01 \x03(\x0b\x32\x17.metamorph.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01:|\xbaHy\x1aw\n\x0ftool_list.names\x12#the names of tools must be distinct\x1a?this.values.size() > 128 || this.values.map(t, t.name).unique()\"\xe9\x01\n\nToolChoice\x12\x39\n\x04mode\x18\x01 \x01(\x0e\x32!.metamorph.chat.v1.ToolChoiceModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12!\n\x19\x64isable_parallel_tool_use\x18\x03 \x01(\x08:e\xbaHb\x1a`\n\x10tool_choice.name\x12%name is for mode TOOL, which needs it\x1a%(this.mode == 3) == (this.name != \'\')\"\x8b\x02\n\x0eThinkingConfig\x12\x37\n\x04mode\x18\x01 \x01(\x0e\x32\x1f.metamorph.chat.v1.ThinkingModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x15\n\rbudget_tokens\x18\x02 \x01(\x05:\xa8\x01\xbaH\xa4\x01\x1a\xa1\x01\n\x16thinking_config.budget\x12@budget_tokens, 1024 or more, is for mode ENABLED, which needs it\x1a\x45this.mode == 2 ? this.budget_tokens >= 1024 : this.budget_tokens == 0\"9\n\x10StopSequenceList\x12%\n\x06values\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\x0br\t\x10\x01\x18\x80\x02\x32\x02\\S\"\xb0\x03\n\x11GenerationOptions\x12\x43\n\x05model\x18\x01 \x01(\tB/\xbaH,r*2(^([A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})?$H\x00\x88\x01\x01\x12\'\n\x11max_output_tokens\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x01\x88\x01\x01\x12;\n\x0estop_sequences\x18\x03 \x01(\x0b\x32#.metamorph.chat.v1.StopSequenceList\x12\x33\n\x08thinking\x18\x04 \x01(\x0b\x32!.metamorph.chat.v1.ThinkingConfig\x12*\n\x05tools\x18\x05 \x01(\x0b\x32\x1b.metamorph.chat.v1.ToolList\x12\x32\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x1d.metamorph.chat.v1.ToolChoice\x12\'\n\x0fresponse_schema\x18\x07 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06H\x02\x88\x01\x01\x42\x08\n\x06_modelB\x14\n\x12_max_output_tokensB\x12\n\x10_response_schema*\x9d\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x18\n\x14TOOL_CHOICE_MODE_ANY\x10\x02\x12\x19\n\x15TOOL_CHOICE_MODE_TOOL\x10\x03\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x04*\x80\x01\n\x0cThinkingMode\x12\x1d\n\x19THINKING_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16THINKING_MODE_ADAPTIVE\x10\x01\x12\x19\n\x15THINKING_MODE_ENABLED\x10\x02\x12\x1a\n\x16THINKING_MODE_DISABLED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOL'].fields_by_name['description']._serialized_options = b'\272H\006r\004\030\240\234\001'
   _globals['_TOOL'].fields_by_name['input_schema']._loaded_options = None
   _globals['_TOOL'].fields_by_name['input_schema']._serialized_options = b'\272H\010r\006\020\002\030\240\215\006'
+  _globals['_TOOLLIST'].fields_by_name['values']._loaded_options = None
+  _globals['_TOOLLIST'].fields_by_name['values']._serialized_options = b'\272H\006\222\001\003\020\200\001'
+  _globals['_TOOLLIST']._loaded_options = None
+  _globals['_TOOLLIST']._serialized_options = b'\272Hy\032w\n\017tool_list.names\022#the names of tools must be distinct\032?this.values.size() > 128 || this.values.map(t, t.name).unique()'
   _globals['_TOOLCHOICE'].fields_by_name['mode']._loaded_options = None
   _globals['_TOOLCHOICE'].fields_by_name['mode']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_TOOLCHOICE'].fields_by_name['name']._loaded_options = None
@@ -48,14 +52,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_THINKINGCONFIG'].fields_by_name['mode']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_THINKINGCONFIG']._loaded_options = None
   _globals['_THINKINGCONFIG']._serialized_options = b'\272H\244\001\032\241\001\n\026thinking_config.budget\022@budget_tokens, 1024 or more, is for mode ENABLED, which needs it\032Ethis.mode == 2 ? this.budget_tokens >= 1024 : this.budget_tokens == 0'
-  _globals['_TOOLCHOICEMODE']._serialized_start=713
-  _globals['_TOOLCHOICEMODE']._serialized_end=870
-  _globals['_THINKINGMODE']._serialized_start=873
-  _globals['_THINKINGMODE']._serialized_end=1001
+  _globals['_STOPSEQUENCELIST'].fields_by_name['values']._loaded_options = None
+  _globals['_STOPSEQUENCELIST'].fields_by_name['values']._serialized_options = b'\272H\022\222\001\017\020\020\"\013r\t\020\001\030\200\0022\002\\S'
+  _globals['_GENERATIONOPTIONS'].fields_by_name['model']._loaded_options = None
+  _globals['_GENERATIONOPTIONS'].fields_by_name['model']._serialized_options = b'\272H,r*2(^([A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})?$'
+  _globals['_GENERATIONOPTIONS'].fields_by_name['max_output_tokens']._loaded_options = None
+  _globals['_GENERATIONOPTIONS'].fields_by_name['max_output_tokens']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_GENERATIONOPTIONS'].fields_by_name['response_schema']._loaded_options = None
+  _globals['_GENERATIONOPTIONS'].fields_by_name['response_schema']._serialized_options = b'\272H\006r\004\030\240\215\006'
+  _globals['_TOOLCHOICEMODE']._serialized_start=1398
+  _globals['_TOOLCHOICEMODE']._serialized_end=1555
+  _globals['_THINKINGMODE']._serialized_start=1558
+  _globals['_THINKINGMODE']._serialized_end=1686
   _globals['_TOOL']._serialized_start=86
   _globals['_TOOL']._serialized_end=204
-  _globals['_TOOLCHOICE']._serialized_start=207
-  _globals['_TOOLCHOICE']._serialized_end=440
-  _globals['_THINKINGCONFIG']._serialized_start=443
-  _globals['_THINKINGCONFIG']._serialized_end=710
+  _globals['_TOOLLIST']._serialized_start=207
+  _globals['_TOOLLIST']._serialized_end=395
+  _globals['_TOOLCHOICE']._serialized_start=398
+  _globals['_TOOLCHOICE']._serialized_end=631
+  _globals['_THINKINGCONFIG']._serialized_start=634
+  _globals['_THINKINGCONFIG']._serialized_end=901
+  _globals['_STOPSEQUENCELIST']._serialized_start=903
+  _globals['_STOPSEQUENCELIST']._serialized_end=960
+  _globals['_GENERATIONOPTIONS']._serialized_start=963
+  _globals['_GENERATIONOPTIONS']._serialized_end=1395
 # @@protoc_insertion_point(module_scope)

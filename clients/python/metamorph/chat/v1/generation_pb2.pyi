@@ -3,8 +3,10 @@
 isort:skip_file
 How a reply is generated."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -24,29 +26,29 @@ class _ToolChoiceMode:
 class _ToolChoiceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoiceMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TOOL_CHOICE_MODE_UNSPECIFIED: _ToolChoiceMode.ValueType  # 0
-    """As AUTO."""
+    """The same as AUTO."""
     TOOL_CHOICE_MODE_AUTO: _ToolChoiceMode.ValueType  # 1
     """The model decides."""
     TOOL_CHOICE_MODE_ANY: _ToolChoiceMode.ValueType  # 2
-    """It must use one, whichever."""
+    """It must use one of them, whichever. Needs tools in force."""
     TOOL_CHOICE_MODE_TOOL: _ToolChoiceMode.ValueType  # 3
-    """It must use the named one."""
+    """It must use the named one, which must be among the tools in force."""
     TOOL_CHOICE_MODE_NONE: _ToolChoiceMode.ValueType  # 4
-    """It must use none."""
+    """It must not use any."""
 
 class ToolChoiceMode(_ToolChoiceMode, metaclass=_ToolChoiceModeEnumTypeWrapper):
     """Whether the model must use a tool."""
 
 TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.ValueType  # 0
-"""As AUTO."""
+"""The same as AUTO."""
 TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.ValueType  # 1
 """The model decides."""
 TOOL_CHOICE_MODE_ANY: ToolChoiceMode.ValueType  # 2
-"""It must use one, whichever."""
+"""It must use one of them, whichever. Needs tools in force."""
 TOOL_CHOICE_MODE_TOOL: ToolChoiceMode.ValueType  # 3
-"""It must use the named one."""
+"""It must use the named one, which must be among the tools in force."""
 TOOL_CHOICE_MODE_NONE: ToolChoiceMode.ValueType  # 4
-"""It must use none."""
+"""It must not use any."""
 Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
 class _ThinkingMode:
@@ -56,23 +58,23 @@ class _ThinkingMode:
 class _ThinkingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ThinkingMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     THINKING_MODE_UNSPECIFIED: _ThinkingMode.ValueType  # 0
-    """As the provider does with this model by itself."""
+    """The provider's default for the model."""
     THINKING_MODE_ADAPTIVE: _ThinkingMode.ValueType  # 1
     """The model decides how much."""
     THINKING_MODE_ENABLED: _ThinkingMode.ValueType  # 2
-    """It may think for budget_tokens."""
+    """It may think, for at most budget_tokens."""
     THINKING_MODE_DISABLED: _ThinkingMode.ValueType  # 3
     """It does not."""
 
 class ThinkingMode(_ThinkingMode, metaclass=_ThinkingModeEnumTypeWrapper):
-    """Whether the model thinks before it answers."""
+    """Whether the model thinks before it replies."""
 
 THINKING_MODE_UNSPECIFIED: ThinkingMode.ValueType  # 0
-"""As the provider does with this model by itself."""
+"""The provider's default for the model."""
 THINKING_MODE_ADAPTIVE: ThinkingMode.ValueType  # 1
 """The model decides how much."""
 THINKING_MODE_ENABLED: ThinkingMode.ValueType  # 2
-"""It may think for budget_tokens."""
+"""It may think, for at most budget_tokens."""
 THINKING_MODE_DISABLED: ThinkingMode.ValueType  # 3
 """It does not."""
 Global___ThinkingMode: _TypeAlias = ThinkingMode  # noqa: Y015
@@ -87,7 +89,7 @@ class Tool(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. 1 to 128 letters, digits, `_`, `-`; distinct among the tools of a request."""
+    """Required. 1 to 128 letters, digits, `_`, `-`; distinct among the tools of a list."""
     description: _builtins.str
     """What it does and when to use it, for the model. At most 20,000 characters."""
     input_schema: _builtins.str
@@ -108,8 +110,34 @@ class Tool(_message.Message):
 Global___Tool: _TypeAlias = Tool  # noqa: Y015
 
 @_typing.final
+class ToolList(_message.Message):
+    """Tools. A message of its own because a repeated field has no presence: absent, for the tools as before, and empty, for
+    none, must differ. `values` is the field's name in google.protobuf.ListValue too.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """At most 128."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[Global___Tool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolList: _TypeAlias = ToolList  # noqa: Y015
+
+@_typing.final
 class ToolChoice(_message.Message):
-    """How the model chooses among the tools."""
+    """How the model chooses among the tools. Empty: it decides by itself."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -119,7 +147,7 @@ class ToolChoice(_message.Message):
     mode: Global___ToolChoiceMode.ValueType
     """Whether it must use one."""
     name: _builtins.str
-    """The tool to use, with mode TOOL."""
+    """Required with mode TOOL, else empty: the tool to use."""
     disable_parallel_tool_use: _builtins.bool
     """At most one tool call a reply."""
     def __init__(
@@ -139,16 +167,18 @@ Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 @_typing.final
 class ThinkingConfig(_message.Message):
-    """How the model thinks."""
+    """How the model thinks. Empty: as the provider has it do by default."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODE_FIELD_NUMBER: _builtins.int
     BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
     mode: Global___ThinkingMode.ValueType
-    """Whether it does."""
+    """Whether it thinks."""
     budget_tokens: _builtins.int
-    """With mode ENABLED: the most tokens that it may think. Counted in max_output_tokens, which must be more."""
+    """Required with mode ENABLED, else 0: at most so many tokens of thinking, 1024 or more. They count towards
+    max_output_tokens: a budget that is not below the one in force fails with INVALID_ARGUMENT / REQUEST_INVALID.
+    """
     def __init__(
         self,
         *,
@@ -162,3 +192,108 @@ class ThinkingConfig(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ThinkingConfig: _TypeAlias = ThinkingConfig  # noqa: Y015
+
+@_typing.final
+class StopSequenceList(_message.Message):
+    """Texts that end a reply. A message of its own for the same reason as ToolList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 16, of 1 to 256 characters each, not only white space."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopSequenceList: _TypeAlias = StopSequenceList  # noqa: Y015
+
+@_typing.final
+class GenerationOptions(_message.Message):
+    """How a reply is generated. An absent field leaves things as before: SendMessage takes the default that the field's
+    comment names, RegenerateReply what was in force in the original turn. A field that is set replaces that, also where it
+    is set to nothing (0, an empty string, an empty message): so a regeneration can clear tools, stop sequences or a schema.
+    What is then in force must fit together: INVALID_ARGUMENT / REQUEST_INVALID names what does not, and nothing is stored.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
+    THINKING_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    RESPONSE_SCHEMA_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model to ask. Absent in SendMessage, or empty: the session's, else the vault's, else the server's default. Fails
+    with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
+    """
+    max_output_tokens: _builtins.int
+    """At most so many tokens are generated, thinking included. Absent in SendMessage, or 0: the lower of the server's cap
+    (GetServerInfo) and the model's (ListModels); more than that is lowered to it.
+    """
+    response_schema: _builtins.str
+    """JSON schema, an object, that the reply's text will fit; empty: free text. At most 100,000 characters. Absent in
+    SendMessage: with a tool result that of the turn before, else free text.
+    """
+    @_builtins.property
+    def stop_sequences(self) -> Global___StopSequenceList:
+        """Generation ends before any of these. Absent in SendMessage: none."""
+
+    @_builtins.property
+    def thinking(self) -> Global___ThinkingConfig:
+        """Whether and how the model thinks. Absent in SendMessage: with a tool result as in the turn before, else the provider's
+        default.
+        """
+
+    @_builtins.property
+    def tools(self) -> Global___ToolList:
+        """What the model may ask to be run. Absent in SendMessage: with a tool result those of the turn before, else none.
+        Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
+        """
+
+    @_builtins.property
+    def tool_choice(self) -> Global___ToolChoice:
+        """How the model chooses among the tools. Absent in SendMessage: it decides. Fails with INVALID_ARGUMENT /
+        REQUEST_INVALID if it asks for a tool that is not in force.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str | None = ...,
+        max_output_tokens: _builtins.int | None = ...,
+        stop_sequences: Global___StopSequenceList | None = ...,
+        thinking: Global___ThinkingConfig | None = ...,
+        tools: Global___ToolList | None = ...,
+        tool_choice: Global___ToolChoice | None = ...,
+        response_schema: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_model", b"_model", "_response_schema", b"_response_schema", "max_output_tokens", b"max_output_tokens", "model", b"model", "response_schema", b"response_schema", "stop_sequences", b"stop_sequences", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_model", b"_model", "_response_schema", b"_response_schema", "max_output_tokens", b"max_output_tokens", "model", b"model", "response_schema", b"response_schema", "stop_sequences", b"stop_sequences", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__response_schema: _TypeAlias = _typing.Literal["response_schema"]  # noqa: Y015
+    _WhichOneofArgType__response_schema: _TypeAlias = _typing.Literal["_response_schema", b"_response_schema"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__response_schema) -> _WhichOneofReturnType__response_schema | None: ...
+
+Global___GenerationOptions: _TypeAlias = GenerationOptions  # noqa: Y015

@@ -417,6 +417,7 @@ class Message(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Made by the server."""
     session_id: _builtins.str
@@ -431,6 +432,10 @@ class Message(_message.Message):
     """The user who sent it, or who sent the message it replies to."""
     model: _builtins.str
     """The model that generated it; empty for a user's message."""
+    partial: _builtins.bool
+    """True for a reply that was cut: its turn ended CANCELLED, INTERRUPTED or FAILED, and this is what there was by then.
+    False for a reply that the model ended, also by STOP_REASON_MAX_TOKENS: then stop_reason of its turn says why.
+    """
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentBlock]:
         """In order. Empty once it is deleted."""
@@ -461,10 +466,11 @@ class Message(_message.Message):
         usage: Global___Usage | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "create_time", b"create_time", "creator", b"creator", "delete_time", b"delete_time", "message_id", b"message_id", "model", b"model", "parent_message_id", b"parent_message_id", "role", b"role", "session_id", b"session_id", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "create_time", b"create_time", "creator", b"creator", "delete_time", b"delete_time", "message_id", b"message_id", "model", b"model", "parent_message_id", b"parent_message_id", "partial", b"partial", "role", b"role", "session_id", b"session_id", "turn_id", b"turn_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,7 +72,7 @@ class Model(_message.Message):
     SUCCESSOR_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Its name, as SendMessageRequest.model takes it."""
+    """Its name, as GenerationOptions.model takes it."""
     display_name: _builtins.str
     """For people."""
     context_tokens: _builtins.int

@@ -9,7 +9,7 @@ import type { Message } from "@bufbuild/protobuf";
 import type { Session } from "./session_pb.js";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { ContentBlock, Message as Message$1, Role } from "./message_pb.js";
-import type { ThinkingConfig, Tool, ToolChoice } from "./generation_pb.js";
+import type { GenerationOptions } from "./generation_pb.js";
 import type { Turn, TurnEvent, TurnStatus } from "./turn_pb.js";
 import type { Attachment } from "./attachment_pb.js";
 import type { Model } from "./model_pb.js";
@@ -431,55 +431,11 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
   parentMessageId?: string | undefined;
 
   /**
-   * The model to ask. Empty: the session's, then the vault's, then the server's default. Fails with
-   * INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not name it.
+   * How the reply is generated. Absent: every field is absent.
    *
-   * @generated from field: string model = 5;
+   * @generated from field: metamorph.chat.v1.GenerationOptions options = 5;
    */
-  model: string;
-
-  /**
-   * At most so many tokens are generated; 0 is the server's cap (GetServerInfo), more is cut to it.
-   *
-   * @generated from field: int32 max_output_tokens = 6;
-   */
-  maxOutputTokens: number;
-
-  /**
-   * Generation ends before any of these. At most 16, of 1 to 256 characters.
-   *
-   * @generated from field: repeated string stop_sequences = 7;
-   */
-  stopSequences: string[];
-
-  /**
-   * Whether and how the model thinks.
-   *
-   * @generated from field: metamorph.chat.v1.ThinkingConfig thinking = 8;
-   */
-  thinking?: ThinkingConfig | undefined;
-
-  /**
-   * What the model may ask to be run; at most 128. None with a tool result: those of the turn before. With
-   * response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
-   *
-   * @generated from field: repeated metamorph.chat.v1.Tool tools = 9;
-   */
-  tools: Tool[];
-
-  /**
-   * How the model chooses among them.
-   *
-   * @generated from field: metamorph.chat.v1.ToolChoice tool_choice = 10;
-   */
-  toolChoice?: ToolChoice | undefined;
-
-  /**
-   * JSON schema, an object, that the reply's text will fit; empty for free text. At most 100,000 characters.
-   *
-   * @generated from field: string response_schema = 11;
-   */
-  responseSchema: string;
+  options?: GenerationOptions | undefined;
 };
 
 /**
@@ -617,53 +573,11 @@ export declare type RegenerateReplyRequest = Message<"metamorph.chat.v1.Regenera
   requestId: string;
 
   /**
-   * The model to ask; empty: the one that the original turn asked.
+   * How the reply is generated. Absent: as in the original turn, the one that the message was sent with.
    *
-   * @generated from field: string model = 5;
+   * @generated from field: metamorph.chat.v1.GenerationOptions options = 3;
    */
-  model: string;
-
-  /**
-   * At most so many tokens are generated; 0: as in the original turn.
-   *
-   * @generated from field: int32 max_output_tokens = 6;
-   */
-  maxOutputTokens: number;
-
-  /**
-   * Generation ends before any of these; none: the original turn's. At most 16, of 1 to 256 characters.
-   *
-   * @generated from field: repeated string stop_sequences = 7;
-   */
-  stopSequences: string[];
-
-  /**
-   * Whether and how the model thinks; absent: as in the original turn.
-   *
-   * @generated from field: metamorph.chat.v1.ThinkingConfig thinking = 8;
-   */
-  thinking?: ThinkingConfig | undefined;
-
-  /**
-   * What the model may ask to be run; at most 128. None: the original turn's.
-   *
-   * @generated from field: repeated metamorph.chat.v1.Tool tools = 9;
-   */
-  tools: Tool[];
-
-  /**
-   * How the model chooses among them; absent: as in the original turn.
-   *
-   * @generated from field: metamorph.chat.v1.ToolChoice tool_choice = 10;
-   */
-  toolChoice?: ToolChoice | undefined;
-
-  /**
-   * JSON schema, an object, that the reply's text will fit; empty: the original turn's. At most 100,000 characters.
-   *
-   * @generated from field: string response_schema = 11;
-   */
-  responseSchema: string;
+  options?: GenerationOptions | undefined;
 };
 
 /**

@@ -19,7 +19,7 @@ export declare const file_metamorph_chat_v1_generation: GenFile;
  */
 export declare type Tool = Message<"metamorph.chat.v1.Tool"> & {
   /**
-   * Required. 1 to 128 letters, digits, `_`, `-`; distinct among the tools of a request.
+   * Required. 1 to 128 letters, digits, `_`, `-`; distinct among the tools of a list.
    *
    * @generated from field: string name = 1;
    */
@@ -47,7 +47,28 @@ export declare type Tool = Message<"metamorph.chat.v1.Tool"> & {
 export declare const ToolSchema: GenMessage<Tool>;
 
 /**
- * How the model chooses among the tools.
+ * Tools. A message of its own because a repeated field has no presence: absent, for the tools as before, and empty, for
+ * none, must differ. `values` is the field's name in google.protobuf.ListValue too.
+ *
+ * @generated from message metamorph.chat.v1.ToolList
+ */
+export declare type ToolList = Message<"metamorph.chat.v1.ToolList"> & {
+  /**
+   * At most 128.
+   *
+   * @generated from field: repeated metamorph.chat.v1.Tool values = 1;
+   */
+  values: Tool[];
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ToolList.
+ * Use `create(ToolListSchema)` to create a new message.
+ */
+export declare const ToolListSchema: GenMessage<ToolList>;
+
+/**
+ * How the model chooses among the tools. Empty: it decides by itself.
  *
  * @generated from message metamorph.chat.v1.ToolChoice
  */
@@ -60,7 +81,7 @@ export declare type ToolChoice = Message<"metamorph.chat.v1.ToolChoice"> & {
   mode: ToolChoiceMode;
 
   /**
-   * The tool to use, with mode TOOL.
+   * Required with mode TOOL, else empty: the tool to use.
    *
    * @generated from field: string name = 2;
    */
@@ -81,20 +102,21 @@ export declare type ToolChoice = Message<"metamorph.chat.v1.ToolChoice"> & {
 export declare const ToolChoiceSchema: GenMessage<ToolChoice>;
 
 /**
- * How the model thinks.
+ * How the model thinks. Empty: as the provider has it do by default.
  *
  * @generated from message metamorph.chat.v1.ThinkingConfig
  */
 export declare type ThinkingConfig = Message<"metamorph.chat.v1.ThinkingConfig"> & {
   /**
-   * Whether it does.
+   * Whether it thinks.
    *
    * @generated from field: metamorph.chat.v1.ThinkingMode mode = 1;
    */
   mode: ThinkingMode;
 
   /**
-   * With mode ENABLED: the most tokens that it may think. Counted in max_output_tokens, which must be more.
+   * Required with mode ENABLED, else 0: at most so many tokens of thinking, 1024 or more. They count towards
+   * max_output_tokens: a budget that is not below the one in force fails with INVALID_ARGUMENT / REQUEST_INVALID.
    *
    * @generated from field: int32 budget_tokens = 2;
    */
@@ -108,13 +130,104 @@ export declare type ThinkingConfig = Message<"metamorph.chat.v1.ThinkingConfig">
 export declare const ThinkingConfigSchema: GenMessage<ThinkingConfig>;
 
 /**
+ * Texts that end a reply. A message of its own for the same reason as ToolList.
+ *
+ * @generated from message metamorph.chat.v1.StopSequenceList
+ */
+export declare type StopSequenceList = Message<"metamorph.chat.v1.StopSequenceList"> & {
+  /**
+   * At most 16, of 1 to 256 characters each, not only white space.
+   *
+   * @generated from field: repeated string values = 1;
+   */
+  values: string[];
+};
+
+/**
+ * Describes the message metamorph.chat.v1.StopSequenceList.
+ * Use `create(StopSequenceListSchema)` to create a new message.
+ */
+export declare const StopSequenceListSchema: GenMessage<StopSequenceList>;
+
+/**
+ * How a reply is generated. An absent field leaves things as before: SendMessage takes the default that the field's
+ * comment names, RegenerateReply what was in force in the original turn. A field that is set replaces that, also where it
+ * is set to nothing (0, an empty string, an empty message): so a regeneration can clear tools, stop sequences or a schema.
+ * What is then in force must fit together: INVALID_ARGUMENT / REQUEST_INVALID names what does not, and nothing is stored.
+ *
+ * @generated from message metamorph.chat.v1.GenerationOptions
+ */
+export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOptions"> & {
+  /**
+   * The model to ask. Absent in SendMessage, or empty: the session's, else the vault's, else the server's default. Fails
+   * with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
+   *
+   * @generated from field: optional string model = 1;
+   */
+  model?: string | undefined;
+
+  /**
+   * At most so many tokens are generated, thinking included. Absent in SendMessage, or 0: the lower of the server's cap
+   * (GetServerInfo) and the model's (ListModels); more than that is lowered to it.
+   *
+   * @generated from field: optional int32 max_output_tokens = 2;
+   */
+  maxOutputTokens?: number | undefined;
+
+  /**
+   * Generation ends before any of these. Absent in SendMessage: none.
+   *
+   * @generated from field: metamorph.chat.v1.StopSequenceList stop_sequences = 3;
+   */
+  stopSequences?: StopSequenceList | undefined;
+
+  /**
+   * Whether and how the model thinks. Absent in SendMessage: with a tool result as in the turn before, else the provider's
+   * default.
+   *
+   * @generated from field: metamorph.chat.v1.ThinkingConfig thinking = 4;
+   */
+  thinking?: ThinkingConfig | undefined;
+
+  /**
+   * What the model may ask to be run. Absent in SendMessage: with a tool result those of the turn before, else none.
+   * Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
+   *
+   * @generated from field: metamorph.chat.v1.ToolList tools = 5;
+   */
+  tools?: ToolList | undefined;
+
+  /**
+   * How the model chooses among the tools. Absent in SendMessage: it decides. Fails with INVALID_ARGUMENT /
+   * REQUEST_INVALID if it asks for a tool that is not in force.
+   *
+   * @generated from field: metamorph.chat.v1.ToolChoice tool_choice = 6;
+   */
+  toolChoice?: ToolChoice | undefined;
+
+  /**
+   * JSON schema, an object, that the reply's text will fit; empty: free text. At most 100,000 characters. Absent in
+   * SendMessage: with a tool result that of the turn before, else free text.
+   *
+   * @generated from field: optional string response_schema = 7;
+   */
+  responseSchema?: string | undefined;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.GenerationOptions.
+ * Use `create(GenerationOptionsSchema)` to create a new message.
+ */
+export declare const GenerationOptionsSchema: GenMessage<GenerationOptions>;
+
+/**
  * Whether the model must use a tool.
  *
  * @generated from enum metamorph.chat.v1.ToolChoiceMode
  */
 export enum ToolChoiceMode {
   /**
-   * As AUTO.
+   * The same as AUTO.
    *
    * @generated from enum value: TOOL_CHOICE_MODE_UNSPECIFIED = 0;
    */
@@ -128,21 +241,21 @@ export enum ToolChoiceMode {
   AUTO = 1,
 
   /**
-   * It must use one, whichever.
+   * It must use one of them, whichever. Needs tools in force.
    *
    * @generated from enum value: TOOL_CHOICE_MODE_ANY = 2;
    */
   ANY = 2,
 
   /**
-   * It must use the named one.
+   * It must use the named one, which must be among the tools in force.
    *
    * @generated from enum value: TOOL_CHOICE_MODE_TOOL = 3;
    */
   TOOL = 3,
 
   /**
-   * It must use none.
+   * It must not use any.
    *
    * @generated from enum value: TOOL_CHOICE_MODE_NONE = 4;
    */
@@ -155,13 +268,13 @@ export enum ToolChoiceMode {
 export declare const ToolChoiceModeSchema: GenEnum<ToolChoiceMode>;
 
 /**
- * Whether the model thinks before it answers.
+ * Whether the model thinks before it replies.
  *
  * @generated from enum metamorph.chat.v1.ThinkingMode
  */
 export enum ThinkingMode {
   /**
-   * As the provider does with this model by itself.
+   * The provider's default for the model.
    *
    * @generated from enum value: THINKING_MODE_UNSPECIFIED = 0;
    */
@@ -175,7 +288,7 @@ export enum ThinkingMode {
   ADAPTIVE = 1,
 
   /**
-   * It may think for budget_tokens.
+   * It may think, for at most budget_tokens.
    *
    * @generated from enum value: THINKING_MODE_ENABLED = 2;
    */

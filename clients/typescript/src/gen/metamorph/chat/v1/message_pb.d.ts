@@ -520,6 +520,14 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
    * @generated from field: google.protobuf.Timestamp delete_time = 11;
    */
   deleteTime?: Timestamp | undefined;
+
+  /**
+   * True for a reply that was cut: its turn ended CANCELLED, INTERRUPTED or FAILED, and this is what there was by then.
+   * False for a reply that the model ended, also by STOP_REASON_MAX_TOKENS: then stop_reason of its turn says why.
+   *
+   * @generated from field: bool partial = 12;
+   */
+  partial: boolean;
 };
 
 /**

@@ -68,7 +68,7 @@ export declare const ModelPriceSchema: GenMessage<ModelPrice>;
  */
 export declare type Model = Message<"metamorph.chat.v1.Model"> & {
   /**
-   * Its name, as SendMessageRequest.model takes it.
+   * Its name, as GenerationOptions.model takes it.
    *
    * @generated from field: string model = 1;
    */

@@ -1,0 +1,192 @@
+"""Generation options: what holds where one is absent, set, or set to nothing."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1 import generation_pb2, turn_pb2
+from metamorph.chat.v1.generation_pb2 import ThinkingConfig, ToolChoice
+from metamorphd.models.generation import EffectiveOptions, GenerationOptions
+
+from tests.support.caller import Caller, send_request
+from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.refusal import refused
+from tests.support.tools import ASKS, WEATHER, result
+from tests.support.turns import cancel, followed, regenerate
+
+THINKS = ThinkingConfig(mode=generation_pb2.THINKING_MODE_ENABLED, budget_tokens=2048)
+ANY = ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_ANY)
+NAMED = ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_TOOL, name="weather")
+OTHER = ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_TOOL, name="other")
+ALL: dict[str, Any] = {
+    "model": "claude-haiku-5-5",
+    "max_output_tokens": 4096,
+    "stop_sequences": ["END"],
+    "thinking": THINKS,
+    "tools": [WEATHER],
+    "tool_choice": NAMED,
+    "response_schema": '{"type": "object"}',
+}
+EMPTY: dict[str, Any] = {
+    "model": "",
+    "max_output_tokens": 0,
+    "stop_sequences": [],
+    "thinking": ThinkingConfig(),
+    "tools": [],
+    "tool_choice": ToolChoice(),
+    "response_schema": "",
+}
+# What the provider is sent for each option, and for none of it.
+SENT = {
+    "model": "model",
+    "max_output_tokens": "max_tokens",
+    "stop_sequences": "stop_sequences",
+    "thinking": "thinking",
+    "tools": "tools",
+    "tool_choice": "tool_choice",
+    "response_schema": "output_config",
+}
+DEFAULTS = {"model": "claude-sonnet-5-5", "max_tokens": 32_000}
+
+
+def sent(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request to the provider says of each option."""
+    return {name: body.get(key) for name, key in SENT.items()}
+
+
+async def test_every_option_is_in_the_contract_and_in_both_of_its_shapes() -> None:
+    names = set(generation_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
+    assert names == ALL.keys() == EMPTY.keys() == SENT.keys()
+    for shape in (GenerationOptions, EffectiveOptions):
+        assert {field.name for field in dataclasses.fields(shape)} == names
+    assert all(field.has_presence for field in generation_pb2.GenerationOptions.DESCRIPTOR.fields)
+
+
+@pytest.mark.parametrize("option", ALL)
+async def test_a_regeneration_clears_the_one_option_that_is_set_to_nothing(
+    alice: Caller, api: FakeMessagesApi, option: str
+) -> None:
+    session = await alice.create_session()
+    user = (await alice.send(session.session_id, **ALL))[0].turn_started.user_message_id
+    before = sent(api.requests[-1].body)
+    await regenerate(alice, user).rest()
+    assert sent(api.requests[-1].body) == before
+    # Without tools none can be chosen.
+    cleared = {option} | ({"tool_choice"} if option == "tools" else set())
+    await regenerate(alice, user, **{name: EMPTY[name] for name in cleared}).rest()
+    expected = before | {name: DEFAULTS.get(SENT[name]) for name in cleared}
+    assert sent(api.requests[-1].body) == expected
+
+
+@pytest.mark.parametrize("option", ALL)
+async def test_an_option_that_is_set_to_nothing_is_the_default_in_a_send(
+    alice: Caller, api: FakeMessagesApi, option: str
+) -> None:
+    session = await alice.create_session()
+    await alice.send(session.session_id, **{option: EMPTY[option]})
+    assert sent(api.requests[-1].body) == dict.fromkeys(SENT) | {
+        "model": DEFAULTS["model"],
+        "max_output_tokens": DEFAULTS["max_tokens"],
+    }
+
+
+async def test_a_regeneration_without_a_model_asks_the_sessions(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session(model="claude-opus-5-5")
+    user = (await alice.send(session.session_id, model="claude-haiku-5-5"))[0].turn_started.user_message_id
+    assert (await regenerate(alice, user).rest())[0].turn_started.model == "claude-haiku-5-5"
+    assert (await regenerate(alice, user, model="").rest())[0].turn_started.model == "claude-opus-5-5"
+    # What is in force is the new turn's own; the next one is made as the original.
+    assert (await regenerate(alice, user).rest())[0].turn_started.model == "claude-haiku-5-5"
+
+
+async def test_a_tools_result_is_read_with_the_tools_before_unless_they_are_set(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session()
+    api.script.append(ASKS)
+    asked = await alice.send(session.session_id, tools=[WEATHER], thinking=THINKS, response_schema="{}")
+    parent = asked[-1].turn_finished.message.message_id
+    answer: dict[str, Any] = {"content": [result()], "parent_message_id": parent}
+    await alice.send(session.session_id, **answer)
+    inherited = sent(api.requests[-1].body)
+    assert [inherited[name] is None for name in ("tools", "thinking", "response_schema")] == [False] * 3
+    none = {name: EMPTY[name] for name in ("tools", "thinking", "response_schema")}
+    await alice.send(session.session_id, **answer, **none)
+    assert [sent(api.requests[-1].body)[name] for name in none] == [None] * 3
+
+
+async def test_a_tool_that_is_chosen_must_be_in_force_also_where_tools_are_inherited(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session()
+    api.script.append(ASKS)
+    asked = await alice.send(session.session_id, tools=[WEATHER])
+    user, reply = asked[0].turn_started.user_message_id, asked[-1].turn_finished.message.message_id
+    answer: dict[str, Any] = {"content": [result()], "parent_message_id": reply}
+    for call, fields in (
+        (alice.send(session.session_id, **answer, tool_choice=OTHER), ["options.tool_choice.name"]),
+        (alice.send(session.session_id, **answer, tools=[], tool_choice=ANY), ["options.tool_choice.mode"]),
+        (alice.send(session.session_id, tool_choice=ANY, parent_message_id=""), ["options.tool_choice.mode"]),
+        (regenerate(alice, user, tool_choice=OTHER).rest(), ["options.tool_choice.name"]),
+        (regenerate(alice, user, tools=[], tool_choice=NAMED).rest(), ["options.tool_choice.mode"]),
+    ):
+        refusal = await refused(call)
+        assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", fields)
+    assert len(await alice.messages(session.session_id, all_branches=True)) == 2
+    await regenerate(alice, user, tool_choice=NAMED).rest()
+    assert api.requests[-1].body["tool_choice"] == {"type": "tool", "name": "weather"}
+    await alice.send(session.session_id, **answer, tool_choice=ANY)
+    assert api.requests[-1].body["tool_choice"] == {"type": "any"}
+
+
+async def test_a_thinking_budget_must_be_below_the_output_tokens_in_force(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    user = (await alice.send(session.session_id, thinking=THINKS))[0].turn_started.user_message_id
+    refusal = await refused(regenerate(alice, user, max_output_tokens=2048).rest())
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
+    assert refusal.fields == ["options.thinking.budget_tokens"]
+    await regenerate(alice, user, max_output_tokens=2049).rest()
+    await regenerate(alice, user, max_output_tokens=2048, thinking=ThinkingConfig()).rest()
+    assert len(api.requests) == 3
+
+
+async def test_counting_names_the_fields_of_the_message_from_its_own_request(alice: Caller) -> None:
+    session = await alice.create_session()
+    for options, field in (
+        ({"tool_choice": ANY}, "message.options.tool_choice.mode"),
+        ({"response_schema": "[]"}, "message.options.response_schema"),
+        ({"tools": [WEATHER, WEATHER]}, "message.options.tools"),
+    ):
+        request = pb.CountTokensRequest(message=send_request(session.session_id, **options))
+        refusal = await refused(alice.chat.CountTokens(request, metadata=alice.metadata))
+        assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", [field])
+
+
+@pytest.mark.parametrize(
+    ("ending", "stop_reason", "partial"),
+    [
+        ("stall", "end_turn", True),
+        ("drop", "end_turn", True),
+        ("stop", "max_tokens", False),
+        ("stop", "end_turn", False),
+    ],
+)
+async def test_a_reply_that_was_cut_says_so_wherever_it_is_read(
+    alice: Caller, api: FakeMessagesApi, ending: str, stop_reason: str, partial: bool
+) -> None:
+    api.script.append(Reply(("Some ", "words"), ending=ending, stop_reason=stop_reason))
+    session = await alice.create_session()
+    call = alice.start(session.session_id)
+    events = [await call.next(), await call.next()]
+    if ending == "stall":
+        await cancel(alice, events[0].turn_id)
+    events += await call.rest()
+    finished = events[-1].turn_finished
+    assert (finished.status == turn_pb2.TURN_STATUS_COMPLETED, finished.message.partial) == (not partial, partial)
+    assert (await followed(alice, events[0].turn_id))[-1] == events[-1]
+    user, reply = await alice.messages(session.session_id)
+    assert (user.partial, reply) == (False, finished.message)
+    read = pb.GetMessageRequest(message_id=reply.message_id)
+    assert (await alice.chat.GetMessage(read, metadata=alice.metadata)).message == reply
