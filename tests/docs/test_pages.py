@@ -23,6 +23,8 @@ SETTINGS = {name.upper() for name in Settings.model_fields} | {
 REASONS = {name.removeprefix("ERROR_REASON_") for name in ErrorReason.DESCRIPTOR.values_by_name}
 CODES = {code.name for code in grpc.StatusCode}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+LAYER_COLUMNS = ("rooms", "job", "touches")
 # Where the path of a source file may begin.
 ROOTS = [ROOT, ROOT / "server" / "metamorphd", ROOT / "clients", ROOT / "tests", ROOT / "third_party/proto"]
 # The trees whose comments may refer to pages.
@@ -126,17 +128,34 @@ def test_contributing_names_every_make_target() -> None:
 
 
 def test_the_tree_in_the_architecture_is_there() -> None:
-    (tree,) = (block for block in blocks(ROOT / "docs" / "architecture.md") if block.language == "text")
+    (tree,) = (block for block in blocks(ARCHITECTURE) if block.language == "text")
     places = [line.split()[0] for line in tree.text.splitlines()]
     assert [place for place in places if not (ROOT / place).exists()] == []
 
 
-def test_the_layers_in_the_architecture_are_those_that_are_enforced() -> None:
-    config = configparser.ConfigParser()
-    config.read(ROOT / ".importlinter")
-    enforced = [line.split(" | ") for line in config["importlinter:contract:layers"]["layers"].split("\n") if line]
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
-    assert [re.findall(r"\w+", row) for row in rows] == enforced
+def import_contracts() -> configparser.ConfigParser:
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    return contracts
+
+
+def rows(page: Path) -> list[list[str]]:
+    """The cells of every table row of a page."""
+    return [re.findall(r"(?<=\| )[^|]+(?= \|)", line) for line in prose(page).splitlines() if line.startswith("| ")]
+
+
+def test_the_architecture_has_the_layers_that_are_enforced() -> None:
+    enforced = import_contracts()["importlinter:contract:layers"]["layers"].split("\n")
+    layers = [re.findall(r"`(\w+)`", row[0]) for row in rows(ARCHITECTURE) if len(row) == len(LAYER_COLUMNS)]
+    assert [layer for layer in layers if layer] == [line.split(" | ") for line in enforced if line]
+
+
+def test_the_architecture_has_the_restricted_imports_that_are_enforced() -> None:
+    contracts = import_contracts()
+    protected = [contracts[name] for name in contracts.sections() if contracts[name].get("type") == "protected"]
+    enforced = {one["protected_modules"].strip(): one["allowed_importers"].split() for one in protected}
+    listed = {row[0].strip("`"): re.findall(r"`([\w.]+)`", row[1]) for row in rows(ARCHITECTURE) if len(row) == 2}
+    assert {module: importers for module, importers in listed.items() if importers} == enforced
 
 
 def test_decisions_are_numbered_without_gaps() -> None:
