@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import uvloop
-from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from metamorph.chat.v1 import chat_service_pb2
 from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest, GetSessionResponse
 from metamorph.chat.v1.session_pb2 import Session
@@ -97,7 +97,7 @@ def _register(server: grpc.aio.Server, servicer: ChatService) -> None:
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(
                 behaviour,
                 request_deserializer=method.request_type.FromString,
-                response_serializer=Message.SerializeToString,
+                response_serializer=GetMessageClass(service.methods_by_name[method.name].output_type).SerializeToString,
             )
     server.add_registered_method_handlers(service.full_name, handlers)
 

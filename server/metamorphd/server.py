@@ -109,11 +109,12 @@ class Server:
             port=settings.port,
         )
         await parts.enter_async_context(http)
+        log = await parts.enter_async_context(CallLog(level=settings.log_level))
         limits = await parts.enter_async_context(_limits(settings))
         client = await parts.enter_async_context(HttpClient())
         port = GrpcPort(address=settings.listen_address, port=settings.grpc_port, tls=_tls(settings))
         engine = self._engine()
-        pipeline = self._pipeline(limits, client)
+        pipeline = self._pipeline(limits, client, log)
         for service, servicer in self._servicers(engine).items():
             register(port.server, pipeline.handlers(methods_of([service]), servicer))
         await health.serve_on(port.server)
@@ -168,13 +169,13 @@ class Server:
         running.set_function(lambda: engine.running_turns)
         return engine
 
-    def _pipeline(self, limits: Limits, client: HttpClient) -> Pipeline:
+    def _pipeline(self, limits: Limits, client: HttpClient, log: CallLog) -> Pipeline:
         verifier = _verifier(self._settings, clock=self._clock, http=client, revocations=self._revocations)
         return Pipeline(
             guards=_guards(self._settings, verifier=verifier, limits=limits),
             streams=Streams(revocations=self._revocations, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
             metrics=self._metrics,
-            log=CallLog(level=self._settings.log_level),
+            log=log,
         )
 
     def _servicers(self, engine: TurnEngine) -> dict[ServiceDescriptor, object]:

@@ -4,6 +4,7 @@ import ipaddress
 import itertools
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import NoReturn, Protocol
 from urllib.parse import unquote
@@ -55,11 +56,13 @@ class Exchange(Protocol):
 class Call:
     """One call. The guards set the caller, then the request. `call_id` is the caller's own or a new one.
 
-    Of a call that streams requests, `raw` and `request` are the newest one. `code` and `reason` are how it ended.
+    Of a call that streams requests, `raw` and `request` are the newest one. `code` and `reason` are how it ended,
+    `began` is when, by the performance counter.
     """
 
     __slots__ = (
         "authorization",
+        "began",
         "call_id",
         "call_id_was_sent",
         "caller",
@@ -73,6 +76,7 @@ class Call:
     )
 
     def __init__(self, method: Method, exchange: Exchange) -> None:
+        self.began = time.perf_counter()
         self.method = method
         self.exchange = exchange
         self.raw = b""

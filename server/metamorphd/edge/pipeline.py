@@ -68,8 +68,10 @@ class Pipeline:
         return Handler(method, self._unary(method, behaviour))
 
     def _unary(self, method: Method, behaviour: Behaviour) -> Callable[[Exchange], Awaitable[bytes]]:
+        end = self._end_of(method)
+
         async def run(exchange: Exchange) -> bytes:
-            call, began = self._begin(method, exchange)
+            call = self._begin(method, exchange)
             try:
                 # A frame of its own costs a unary call a fifth of its rate, so it is sent only where it is news.
                 if call.call_id_was_sent:
@@ -86,13 +88,15 @@ class Pipeline:
                 await self._refuse(call, exc)
                 raise
             finally:
-                self._end(call, began)
+                end(call)
 
         return run
 
     def _sending(self, method: Method, behaviour: Behaviour) -> Callable[[Exchange], Awaitable[None]]:
+        end = self._end_of(method)
+
         async def run(exchange: Exchange) -> None:
-            call, began = self._begin(method, exchange)
+            call = self._begin(method, exchange)
             try:
                 await exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
                 await _pass(call, self._guards)
@@ -107,13 +111,15 @@ class Pipeline:
                 await self._refuse(call, exc)
                 raise
             finally:
-                self._end(call, began)
+                end(call)
 
         return run
 
     def _receiving(self, method: Method, behaviour: Behaviour) -> Callable[[Exchange], Awaitable[bytes]]:
+        end = self._end_of(method)
+
         async def run(exchange: Exchange) -> bytes:
-            call, began = self._begin(method, exchange)
+            call = self._begin(method, exchange)
             try:
                 await _pass(call, self._guards)
                 scope = call.scope
@@ -128,7 +134,7 @@ class Pipeline:
                 await self._refuse(call, exc)
                 raise
             finally:
-                self._end(call, began)
+                end(call)
 
         return run
 
@@ -154,13 +160,12 @@ class Pipeline:
         # until then as if it had finished, in half of the cases while the event loop is busy. Hence not early.
         await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
 
-    def _begin(self, method: Method, exchange: Exchange) -> tuple[Call, float]:
-        began = time.perf_counter()
+    def _begin(self, method: Method, exchange: Exchange) -> Call:
         call = Call(method, exchange)
         self._calls_in_progress += 1
         self._idle.clear()
         exchange.set_trailing_metadata(((CALL_ID_KEY, call.call_id),))
-        return call, began
+        return call
 
     async def _refuse(self, call: Call, exc: BaseException) -> None:
         """Ends a call that failed: the only place where exceptions become statuses. Returns where it was cancelled."""
@@ -182,24 +187,30 @@ class Pipeline:
         call.code, call.reason = error.code.name, error.reason_name()
         await call.exchange.abort(error.to_status(call_id=call.call_id))
 
-    def _end(self, call: Call, began: float) -> None:
-        seconds = time.perf_counter() - began
-        self._calls_in_progress -= 1
-        if not self._calls_in_progress:
-            self._idle.set()
-        self._metrics.call_ended(call.method.path, call.code, seconds)
-        line: dict[str, object] = {
-            "endpoint": call.method.path,
-            "code": call.code,
-            "duration": round(seconds * 1000, 3),
-            "call_id": call.call_id,
-        }
-        if call.caller is not None:
-            line["vaultId"] = call.caller.vault_id
-            line["userId"] = call.caller.user_id
-        if call.reason is not None:
-            line["reason"] = call.reason
-        self._log.write(line)
+    def _end_of(self, method: Method) -> Callable[[Call], None]:
+        """Returns what records the end of a call of a method: its metrics and its log line."""
+        count, write, path = self._metrics.of_method(method.path).ended, self._log.write, method.path
+
+        def end(call: Call) -> None:
+            seconds = time.perf_counter() - call.began
+            self._calls_in_progress -= 1
+            if not self._calls_in_progress:
+                self._idle.set()
+            count(call.code, seconds)
+            line: dict[str, object] = {
+                "endpoint": path,
+                "code": call.code,
+                "duration": round(seconds * 1000, 3),
+                "call_id": call.call_id,
+            }
+            if call.caller is not None:
+                line["vaultId"] = call.caller.vault_id
+                line["userId"] = call.caller.user_id
+            if call.reason is not None:
+                line["reason"] = call.reason
+            write(line)
+
+        return end
 
 
 async def _pass(call: Call, guards: Iterable[Guard]) -> None:

@@ -13,7 +13,7 @@ from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.content import content_from_proto, text_size
 from metamorphd.services.convert.field_path import within
 from metamorphd.services.convert.generation import options_from_proto
-from metamorphd.services.convert.turn import event_to_proto, status_from_proto, turn_to_proto
+from metamorphd.services.convert.turn import status_from_proto, turn_to_proto, with_event
 from metamorphd.services.idempotency import request_key
 from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
@@ -32,7 +32,7 @@ class ChatTurns:
     async def SendMessage(self, request: pb.SendMessageRequest, scope: Scope) -> AsyncIterator[pb.SendMessageResponse]:
         turn = await self._engine.send_message(scope, send=await self._send(request, scope.actor.user_id))
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
-            yield pb.SendMessageResponse(event=event_to_proto(event))
+            yield with_event(pb.SendMessageResponse(), event)
 
     async def CountTokens(self, request: pb.CountTokensRequest, scope: Scope) -> pb.CountTokensResponse:
         with within("message"):
@@ -43,7 +43,7 @@ class ChatTurns:
     async def StreamTurn(self, request: pb.StreamTurnRequest, scope: Scope) -> AsyncIterator[pb.StreamTurnResponse]:
         events = self._engine.follow(scope, turn_id=request.turn_id, after_sequence=request.after_sequence)
         async for event in events:
-            yield pb.StreamTurnResponse(event=event_to_proto(event))
+            yield with_event(pb.StreamTurnResponse(), event)
 
     async def GetTurn(self, request: pb.GetTurnRequest, scope: Scope) -> pb.GetTurnResponse:
         turn = await self._database.read(get_turn, scope, turn_id=request.turn_id)
@@ -79,7 +79,7 @@ class ChatTurns:
         )
         turn = await self._engine.regenerate_reply(scope, regeneration=regeneration)
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
-            yield pb.RegenerateReplyResponse(event=event_to_proto(event))
+            yield with_event(pb.RegenerateReplyResponse(), event)
 
     async def _send(self, request: pb.SendMessageRequest, creator: str) -> Send:
         if text_size(request.content) > self._max_content_bytes:

@@ -11,6 +11,12 @@ def timestamp(microseconds: int | None) -> Timestamp | None:
     return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
 
 
+def set_timestamp(proto: Timestamp, microseconds: int) -> None:
+    """Sets a Timestamp in place, for half of what `timestamp` and a copy cost."""
+    proto.seconds, left = divmod(microseconds, 1_000_000)
+    proto.nanos = left * 1000
+
+
 def microseconds(time: Timestamp) -> int:
     """A Timestamp as microseconds since the epoch."""
     return time.seconds * 1_000_000 + time.nanos // 1000

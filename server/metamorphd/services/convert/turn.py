@@ -1,6 +1,8 @@
 """Turns and their events to protobuf and back."""
 
-from metamorph.chat.v1 import turn_pb2
+from typing import TypeVar
+
+from metamorph.chat.v1 import chat_service_pb2, turn_pb2
 
 from metamorphd.models.turn import (
     Compaction,
@@ -19,6 +21,13 @@ from metamorphd.models.turn import (
 from metamorphd.services.convert.message import message_to_proto
 from metamorphd.services.convert.time import duration, timestamp
 from metamorphd.services.convert.usage import usage_to_proto
+
+ResponseT = TypeVar(
+    "ResponseT",
+    chat_service_pb2.SendMessageResponse,
+    chat_service_pb2.StreamTurnResponse,
+    chat_service_pb2.RegenerateReplyResponse,
+)
 
 STATUSES = {status: turn_pb2.TurnStatus.Value(f"TURN_STATUS_{status}") for status in TurnStatus}
 STOP_REASONS = {reason: turn_pb2.StopReason.Value(f"STOP_REASON_{reason}") for reason in StopReason}
@@ -50,9 +59,11 @@ def turn_to_proto(turn: Turn) -> turn_pb2.Turn:
     )
 
 
-def event_to_proto(event: TurnEvent) -> turn_pb2.TurnEvent:
-    """All of an event."""
-    proto = turn_pb2.TurnEvent(turn_id=event.turn_id, sequence=event.sequence)
+def with_event(response: ResponseT, event: TurnEvent) -> ResponseT:
+    """Returns a response that holds all of an event. It is set in place: a copy would cost as much again."""
+    proto = response.event
+    proto.turn_id = event.turn_id
+    proto.sequence = event.sequence
     match event:
         case TextDelta():
             proto.text_delta.block_index = event.block_index
@@ -84,7 +95,7 @@ def event_to_proto(event: TurnEvent) -> turn_pb2.TurnEvent:
                     error=_turn_error(event.error),
                 )
             )
-    return proto
+    return response
 
 
 def _stop_reason(reason: StopReason | None) -> turn_pb2.StopReason.ValueType:

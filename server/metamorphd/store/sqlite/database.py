@@ -5,10 +5,10 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import apsw
 
@@ -76,12 +76,9 @@ class SqliteDatabase:
         self._close_files()
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
-            return operation(SqliteTransaction(connection, scope), *args, **kwargs)
-
         if is_point_read(operation):
-            return self._read_inline(bound)
-        return await self._read(bound)
+            return drive(operation(SqliteTransaction(self._inline(), scope), *args, **kwargs))
+        return await self._read(lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs))
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._write(lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs))
@@ -89,12 +86,9 @@ class SqliteDatabase:
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
-            return operation(SqliteSystemTransaction(connection, scope), *args, **kwargs)
-
-        if is_point_read(operation):
-            return self._read_inline(bound)
-        return await self._read(bound)
+        return await self._read(
+            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs)
+        )
 
     async def write_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
@@ -104,17 +98,16 @@ class SqliteDatabase:
         )
 
     async def ping(self) -> None:
-        if not self._open:
-            raise StoreNotReady(retry_delay=1.0)
-        self._inline.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        self._inline().execute("SELECT 1 FROM sqlite_schema").fetchall()
 
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]
 
-    def _read_inline(self, bound: Bound[T]) -> T:
+    def _inline(self) -> apsw.Connection:
+        """Returns the connection of point reads, on the event loop's thread."""
         if not self._open:
             raise StoreNotReady(retry_delay=1.0)
-        return drive(bound(self._inline))
+        return self._point_reader
 
     async def _read(self, bound: Bound[T]) -> T:
         if not self._open:
@@ -152,7 +145,7 @@ class SqliteDatabase:
         if self._connection.execute("PRAGMA quick_check(1)").fetchall() != QUICK_CHECK_OK:
             raise StartupRefused(f"{self._path} is damaged (PRAGMA quick_check); restore it from a backup")
         migrate(self._connection, self._path)
-        self._inline = self._connect(readonly=True)
+        self._point_reader = self._connect(readonly=True)
 
     def _connect(self, *, readonly: bool) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)

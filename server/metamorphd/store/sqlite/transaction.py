@@ -1,6 +1,6 @@
 """Transactions of SQLite, and how an operation runs in one."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import apsw
@@ -12,25 +12,27 @@ T = TypeVar("T")
 
 
 class _Connected:
-    """Runs statements on a connection; `fixed` parameters win over given ones."""
+    """Runs statements on a connection."""
 
-    __slots__ = ("_connection", "_fixed", "scope")
+    __slots__ = ("_connection", "scope")
 
-    def __init__(self, connection: apsw.Connection, scope: Scope, fixed: Mapping[str, SqlValue]) -> None:
+    def __init__(self, connection: apsw.Connection, scope: Scope) -> None:
         self._connection = connection
-        self._fixed = fixed
         self.scope = scope
 
     async def one(self, sql: str, /, **parameters: SqlValue) -> Row | None:
-        rows = self._connection.execute(sql, {**parameters, **self._fixed}).fetchall()
+        rows = self._connection.execute(sql, self._bound(parameters)).fetchall()
         return rows[0] if rows else None
 
     async def all(self, sql: str, /, **parameters: SqlValue) -> list[Row]:
-        return self._connection.execute(sql, {**parameters, **self._fixed}).fetchall()
+        return self._connection.execute(sql, self._bound(parameters)).fetchall()
 
     async def run(self, sql: str, /, **parameters: SqlValue) -> int:
-        self._connection.execute(sql, {**parameters, **self._fixed})
+        self._connection.execute(sql, self._bound(parameters))
         return self._connection.changes()
+
+    def _bound(self, parameters: dict[str, SqlValue]) -> dict[str, SqlValue]:
+        return parameters
 
 
 class SqliteTransaction(_Connected, Transaction):
@@ -38,17 +40,16 @@ class SqliteTransaction(_Connected, Transaction):
 
     __slots__ = ()
 
-    def __init__(self, connection: apsw.Connection, scope: Scope) -> None:
-        super().__init__(connection, scope, {"vault_id": scope.vault_id})
+    def _bound(self, parameters: dict[str, SqlValue]) -> dict[str, SqlValue]:
+        # Last, so that no operation can name another vault.
+        parameters["vault_id"] = self.scope.vault_id
+        return parameters
 
 
 class SqliteSystemTransaction(_Connected, SystemTransaction):
     """Gives statements no vault."""
 
     __slots__ = ()
-
-    def __init__(self, connection: apsw.Connection, scope: Scope) -> None:
-        super().__init__(connection, scope, {})
 
 
 # An operation with its arguments and its vault, waiting for a connection.
