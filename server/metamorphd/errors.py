@@ -1,7 +1,7 @@
-"""Everything the server refuses or that ends a turn: code, reason and message, stated once.
+"""Every error of a call or a turn: code, reason and message, stated once.
 
-An error class exists for each `ErrorReason` and the other way round. `metadata` of ErrorInfo is what the class was
-raised with; the enum's comments list its keys.
+There is one error class for each `ErrorReason`. The `metadata` of ErrorInfo is what the class was raised with; the
+enum's comments list its keys.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ LONGEST_METADATA = 512
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """A field of a request by its path, and what is wrong with it."""
+    """The path of an invalid field, and the problem."""
 
     field: str
     description: str
@@ -31,14 +31,14 @@ class FieldViolation:
 
 @dataclass(frozen=True, slots=True)
 class QuotaViolation:
-    """A quota that is used up, by its name, and what is to say of it."""
+    """The name of a quota that is used up, and an explanation."""
 
     subject: str
     description: str
 
 
 class DomainError(Exception):
-    """A refusal that a caller is told. The message never holds a caller's content, a path, SQL or a key."""
+    """An error that a caller sees. The message never contains a caller's content, a path, SQL or a key."""
 
     code: ClassVar[grpc.StatusCode]
     reason: ClassVar["ErrorReason.ValueType"]
@@ -60,7 +60,7 @@ class DomainError(Exception):
 
     @classmethod
     def reason_name(cls) -> str:
-        """The reason as it goes over the wire, for example `SESSION_NOT_FOUND`."""
+        """Returns the reason as it is sent, for example `SESSION_NOT_FOUND`."""
         return ErrorReason.Name(cls.reason).removeprefix("ERROR_REASON_")
 
     def to_status(self, *, call_id: str) -> Status:
@@ -148,7 +148,7 @@ class DeadlineExceeded(DomainError):
 
 class Internal(DomainError):
     code = grpc.StatusCode.INTERNAL
-    reason, message = ErrorReason.ERROR_REASON_INTERNAL, "the server failed; its log tells more under this call id"
+    reason, message = ErrorReason.ERROR_REASON_INTERNAL, "the server failed; its log has details under this call id"
 
 
 class StoreNotReady(Unavailable):
@@ -188,12 +188,12 @@ class TokenRevoked(Unauthenticated):
 
 
 class IdentityUnavailable(Unavailable):
-    reason, message = ErrorReason.ERROR_REASON_IDENTITY_UNAVAILABLE, "who vouches for this token cannot be asked now"
+    reason, message = ErrorReason.ERROR_REASON_IDENTITY_UNAVAILABLE, "the issuer of this token cannot be reached"
 
 
 class VaultHeaderNotAllowed(InvalidArgument):
     reason = ErrorReason.ERROR_REASON_VAULT_HEADER_NOT_ALLOWED
-    message = "x-vault-id is for dev mode without a token, once, and must be a vault id; here the token names the vault"
+    message = "x-vault-id must be one vault id, in dev mode and without a token; otherwise the token names the vault"
 
 
 class PermissionMissing(PermissionDenied):
@@ -220,7 +220,7 @@ class RequestMalformed(InvalidArgument):
 
 
 class RequestInvalid(InvalidArgument):
-    reason, message = ErrorReason.ERROR_REASON_REQUEST_INVALID, "the request breaks rules of its fields"
+    reason, message = ErrorReason.ERROR_REASON_REQUEST_INVALID, "fields of the request are invalid"
 
 
 class PageTokenInvalid(InvalidArgument):
@@ -246,7 +246,7 @@ class EtagMismatch(Aborted):
 class ModelNotAccepted(InvalidArgument):
     reason, message = (
         ErrorReason.ERROR_REASON_MODEL_NOT_ACCEPTED,
-        "the model {model} is none of those that ListModels names",
+        "ListModels does not list the model {model}",
     )
 
 
@@ -296,11 +296,11 @@ class ToolResultRequired(FailedPrecondition):
 
 class ToolResultUnexpected(FailedPrecondition):
     reason = ErrorReason.ERROR_REASON_TOOL_RESULT_UNEXPECTED
-    message = "nothing asks for the results of these tool calls: {tool_use_ids}"
+    message = "no tool calls with these ids are pending: {tool_use_ids}"
 
 
 class NotAUserMessage(FailedPrecondition):
-    reason, message = ErrorReason.ERROR_REASON_NOT_A_USER_MESSAGE, "message {message_id} is no user's message"
+    reason, message = ErrorReason.ERROR_REASON_NOT_A_USER_MESSAGE, "message {message_id} is not a user message"
 
 
 class MessageDeleted(FailedPrecondition):
@@ -358,4 +358,4 @@ class TurnInterrupted(Aborted):
 
 
 class StartupRefused(Exception):
-    """The server cannot start; the message says why and what to do next, in one line. Never sent to a caller."""
+    """The server cannot start. The message says in one line why, and what to do. Never sent to a caller."""

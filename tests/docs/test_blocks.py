@@ -32,7 +32,7 @@ PRINTED = {
         "Hello from TypeScript",
         "Hello from Go",
     ],
-    "docs/authentication.md": ['"vault_id": "team-a"', '"mallory"'],
+    "docs/authentication.md": ['"vault_id": "team-a"', 'user_id: "user-7"', '"mallory"'],
     "docs/conversations.md": ['"turn_finished"', '"prices"', '"tokens_per_day"'],
     "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
     "docs/operating.md": ['{"status":"ok"', '"status": "SERVING"', "metamorph_calls_total{"],
