@@ -14,7 +14,7 @@ from metamorphd.models.revocation import Revocation
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
 from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
-from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
+from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import changes
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import list_revocations, revoke_token, revoke_user
@@ -90,6 +90,7 @@ class AdminService:
             of_vault_id=request.vault_id or None,
             after=decode_page_token(request, "", request.page_token, (str,)),
             page_size=clamp_page_size(request.page_size),
+            max_size=PAGE_BYTES,
         )
         return pb.ListRevocationsResponse(
             revocations=map(revocation_to_proto, page.items),

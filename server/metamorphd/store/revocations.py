@@ -25,15 +25,23 @@ ON CONFLICT (vault_id, user_id) WHERE user_id IS NOT NULL DO UPDATE SET
 RETURNING """
     + COLUMNS
 )
+# A page ends before its first revocation beyond :max_size bytes; `keys` counts what would follow.
 LIST_REVOCATIONS = (
-    "SELECT "
-    + COLUMNS
-    + """, COUNT(*) OVER () FROM (
-    SELECT * FROM revocations
+    """
+WITH candidates AS (
+    SELECT *, octet_length(note) + octet_length(creator) + octet_length(COALESCE(token_id, user_id)) + 512 AS size
+    FROM revocations
     WHERE (:of_vault_id IS NULL OR vault_id = :of_vault_id) AND (:after_id IS NULL OR revocation_id < :after_id)
     ORDER BY revocation_id DESC
     LIMIT :page_size + 1
+), page AS (
+    SELECT *, SUM(size) OVER (ORDER BY revocation_id DESC) - size AS before, COUNT(*) OVER () AS keys FROM candidates
 )
+SELECT """
+    + COLUMNS
+    + """, keys
+FROM page
+WHERE before < :max_size
 ORDER BY revocation_id DESC
 """
 )
@@ -75,11 +83,18 @@ def _made(row: Row | None) -> Revocation:
 
 
 async def list_revocations(
-    tx: SystemTransaction, *, of_vault_id: str | None, after: tuple[int | str, ...] | None, page_size: int
+    tx: SystemTransaction,
+    *,
+    of_vault_id: str | None,
+    after: tuple[int | str, ...] | None,
+    page_size: int,
+    max_size: int,
 ) -> Page[Revocation]:
-    """Newest first, of one vault or all; `after` is (revocation id)."""
+    """Newest first, of one vault or all; `after` is (revocation id). Pages are cut as those of `list_sessions`."""
     after_id = None if after is None else after[0]
-    rows = await tx.all(LIST_REVOCATIONS, of_vault_id=of_vault_id, after_id=after_id, page_size=page_size)
+    rows = await tx.all(
+        LIST_REVOCATIONS, of_vault_id=of_vault_id, after_id=after_id, page_size=page_size, max_size=max_size
+    )
     return page_of(rows, page_size, item=_revocation, after=lambda row: (row[0],))
 
 

@@ -28,19 +28,24 @@ COLUMNS = """
 GET_TURN = "SELECT " + COLUMNS + " FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
 # Tools and schemas may be a megabyte a turn, and a list does not tell them.
 LISTED = COLUMNS.replace(" options,", " '{}',")
+# A page ends before its first turn beyond :max_size bytes; `keys` counts what would follow.
 LIST_TURNS = (
     """
 WITH candidates AS (
-    SELECT turn_id AS id FROM turns
+    SELECT turn_id AS id, COALESCE(octet_length(error), 0) + octet_length(creator) + octet_length(model) + 512 AS size
+    FROM turns
     WHERE vault_id = :vault_id AND session_id = :session_id AND turn_id < :after_id
         AND (:status IS NULL OR status = :status)
     ORDER BY turn_id DESC
     LIMIT :page_size + 1
+), page AS (
+    SELECT id, SUM(size) OVER (ORDER BY id DESC) - size AS before, COUNT(*) OVER () AS keys FROM candidates
 )
 SELECT """
     + LISTED
-    + """, (SELECT COUNT(*) FROM candidates)
-FROM candidates JOIN turns ON vault_id = :vault_id AND turn_id = id
+    + """, keys
+FROM page JOIN turns ON vault_id = :vault_id AND turn_id = id
+WHERE before < :max_size
 ORDER BY turn_id DESC
 """
 )
@@ -99,11 +104,17 @@ async def list_turns(
     status: TurnStatus | None,
     after: tuple[int | str, ...] | None,
     page_size: int,
+    max_size: int,
 ) -> Page[Turn]:
-    """A session's turns, newest first, their options left out; `after` is (turn id). Raises SessionNotFound."""
+    """A session's turns, newest first, their options left out; `after` is (turn id). Raises SessionNotFound.
+
+    Pages are cut as those of `list_sessions`.
+    """
     await get_session(tx, session_id=session_id)
     after_id = after[0] if after else LAST_ID
-    rows = await tx.all(LIST_TURNS, session_id=session_id, status=status, after_id=after_id, page_size=page_size)
+    rows = await tx.all(
+        LIST_TURNS, session_id=session_id, status=status, after_id=after_id, page_size=page_size, max_size=max_size
+    )
     return page_of(rows, page_size, item=_turn, after=lambda row: (row[0],))
 
 
