@@ -171,7 +171,8 @@ def phrases(rules: Message, prefix: str = "") -> Iterator[str]:
             yield from phrases(value, prefix if of_type else f"{field.name}: ")
         else:
             values = value if field.is_repeated else [value]
-            shown = ", ".join(" ".join(str(one).split()) for one in values)
+            # A message whose fields are all zero prints as nothing.
+            shown = ", ".join(" ".join(str(one).split()) or "0" for one in values)
             yield prefix + PHRASES.get(field.name, f"{field.name} {{}}").format(shown)
 
 
