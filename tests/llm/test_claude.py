@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from email.utils import formatdate
@@ -59,7 +59,7 @@ async def told(claude: Claude, asked: Prompt | None = None) -> tuple[list[ReplyE
     replying = claude.generate(asked or prompt())
     while True:
         try:
-            events.append(await anext(replying))
+            events.extend(await anext(replying))
         except StopAsyncIteration:
             return events, None
         except DomainError as error:
@@ -296,8 +296,8 @@ async def test_leaving_a_reply_ends_the_upstream_connection(api: FakeMessagesApi
     api.default = Reply(("a", "b"), ending="stall")
     async with opened(api) as claude:
         events = claude.generate(prompt())
-        async for event in events:
-            if isinstance(event, ReplyText):
+        async for batch in events:
+            if any(isinstance(event, ReplyText) for event in batch):
                 break
         assert api.open_streams == 1
         await events.aclose()
@@ -309,7 +309,7 @@ async def test_cancelling_whoever_reads_ends_the_upstream_connections(api: FakeM
     async with opened(api, stall=30) as claude:
         replies = [claude.generate(prompt()) for _ in range(100)]
         for reply in replies:
-            while not isinstance(event := await anext(reply), ReplyText) or event.text != "b":
+            while ReplyText(0, "b") not in await anext(reply):
                 pass
         assert api.open_streams == len(replies)
         readers = [asyncio.create_task(read_on(reply)) for reply in replies]
@@ -321,7 +321,7 @@ async def test_cancelling_whoever_reads_ends_the_upstream_connections(api: FakeM
     assert all(isinstance(end, asyncio.CancelledError) for end in ended)
 
 
-async def read_on(reply: AsyncIterator[ReplyEvent]) -> None:
+async def read_on(reply: AsyncIterator[Sequence[ReplyEvent]]) -> None:
     async for _ in reply:
         pass
 

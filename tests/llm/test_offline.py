@@ -17,7 +17,7 @@ def said(*texts: str, max_output_tokens: int = 1000, stop: tuple[str, ...] = ())
 
 
 async def reply(prompt: Prompt) -> tuple[str, list[ReplyEvent]]:
-    events = [event async for event in Offline().generate(prompt)]
+    events = [event async for batch in Offline().generate(prompt) for event in batch]
     return "".join(event.text for event in events if isinstance(event, ReplyText)), events
 
 

@@ -15,8 +15,6 @@ from metamorphd.models.content import ThinkingBlock
 from metamorphd.models.turn import MiddleEvent, StopReason, TurnError, TurnStatus
 from metamorphd.models.usage import Usage
 
-# Events that the SDK has buffered come without suspending; others must get their turn between them.
-YIELD_EVERY = 16
 FIRST_COMMIT_SECONDS = 0.05
 
 logger = structlog.get_logger(__name__)
@@ -118,25 +116,29 @@ class Generation:
     async def _read(self) -> Outcome:
         prompt = await self._prompt()
         self.model_calls += 1
-        async with aclosing(self._model.generate(prompt)) as events:
-            count = 0
-            async for event in events:
-                match event:
-                    case ReplyUsage(usage):
-                        self.usage = replace(usage, cost_usd_nanos=self._cost(usage))
-                        self._pending.cost(self.usage)
-                    case ReplyStop(stop_reason):
-                        return Outcome(TurnStatus.COMPLETED, stop_reason)
-                    case ReplyThinkingEnd(block_index, block):
-                        self.closed[block_index] = block
-                    case _:
-                        if self._pending.add(event):
-                            self._ready.set()
-                        if count == 0:
-                            await self._first_shown()
-                        elif count % YIELD_EVERY == 0:
-                            await asyncio.sleep(0)
-                        count += 1
+        async with aclosing(self._model.generate(prompt)) as batches:
+            shown = False
+            async for batch in batches:
+                for event in batch:
+                    match event:
+                        case ReplyUsage(usage):
+                            self.usage = replace(usage, cost_usd_nanos=self._cost(usage))
+                            self._pending.cost(self.usage)
+                        case ReplyStop(stop_reason):
+                            return Outcome(TurnStatus.COMPLETED, stop_reason)
+                        case ReplyThinkingEnd(block_index, block):
+                            self.closed[block_index] = block
+                        case _:
+                            self._pending.add(event)
+                if self._pending and not self._ready.is_set():
+                    self._ready.set()
+                    if not shown:
+                        await self._first_shown()
+                        shown = True
+                if len(batch) > 1:
+                    # Where events come faster than they are read, the next come without suspending: others must get
+                    # their turn.
+                    await asyncio.sleep(0)
         raise RuntimeError("the model ended a reply without ReplyStop")
 
     async def _first_shown(self) -> None:

@@ -25,18 +25,21 @@ class Pending:
         self._cost: Usage | None = None
         self._cost_told = False
 
-    def add(self, event: ReplyText | ReplyThinking | ReplyToolUse | ReplyCompaction) -> bool:
-        """Appends; whether that began something new to take."""
+    def __bool__(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._items)
+
+    def add(self, event: ReplyText | ReplyThinking | ReplyToolUse | ReplyCompaction) -> None:
+        """Appends what was read."""
         match event:
             case ReplyText() | ReplyThinking():
                 last = self._items[-1] if self._items else None
                 if isinstance(last, _Delta) and last.takes(event):
                     last.append(event.text)
-                    return False
-                self._items.append(_Delta(event))
+                else:
+                    self._items.append(_Delta(event))
             case _:
                 self._items.append(_Whole(event))
-        return True
 
     def cost(self, usage: Usage) -> None:
         """What the turn has cost so far."""

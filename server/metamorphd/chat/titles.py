@@ -71,8 +71,8 @@ class Titles:
         prompt = Prompt(INSTRUCTIONS, (PromptMessage(Role.USER, (TextBlock(told),)),), {}, options)
         text, title, usage = "", "", Usage()
         try:
-            async with asyncio.timeout(LONGEST_SECONDS), aclosing(self._model.generate(prompt)) as events:
-                async for event in events:
+            async with asyncio.timeout(LONGEST_SECONDS), aclosing(self._model.generate(prompt)) as batches:
+                async for event in (event async for batch in batches for event in batch):
                     match event:
                         case ReplyText():
                             text += event.text

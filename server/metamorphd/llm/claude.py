@@ -2,14 +2,17 @@
 
 import asyncio
 import importlib
+import json
 import operator
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
+
+import orjson
 
 from metamorphd.errors import (
     DomainError,
@@ -22,6 +25,7 @@ from metamorphd.errors import (
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
+from metamorphd.llm.event_stream import EventStream
 from metamorphd.llm.interface import Prompt, ReplyEvent
 from metamorphd.llm.messages_api import Reply, count_request_of, request_of
 
@@ -61,7 +65,6 @@ class Claude:
     async def __aenter__(self) -> Self:
         anthropic = await asyncio.to_thread(importlib.import_module, "anthropic")
         httpx2 = importlib.import_module("httpx2")
-        self._stream = anthropic.AsyncStream[object]
         timeout = httpx2.Timeout(self._stall_seconds, connect=CONNECT_SECONDS)
         self._errors = _Errors(anthropic=anthropic, httpx2=httpx2)
         self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
@@ -78,20 +81,24 @@ class Claude:
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
 
-    async def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
         answered = False
         # Not within: a mistake of ours would be blamed on the provider.
         request = request_of(prompt, compact_above=self._compact_above)
+        reply, stream = Reply(), EventStream()
         async with AsyncExitStack() as stack:
             try:
-                response = await self._client.messages.with_raw_response.create(**request, stream=True)
+                # The SDK sends, repeats and refuses; the stream is read here, for a third of the work of its own way.
+                response = await stack.enter_async_context(
+                    self._client.messages.with_streaming_response.create(**request, stream=True)
+                )
                 answered = True
-                # The SDK reads and checks the stream, but builds no models of its events: that would be half the work.
-                stream = await stack.enter_async_context(await response.parse(to=self._stream))
-                reply = Reply()
-                async for event in stream:
-                    for told in reply.read(event):
-                        yield told
+                async for chunk in response.iter_bytes():
+                    events, failure = _read(chunk, stream, reply)
+                    if events:
+                        yield events
+                    if failure is not None:
+                        raise failure
             except self._errors.all as exc:
                 raise self._errors.translate(exc, answered=answered) from exc
             if not reply.whole:
@@ -131,14 +138,37 @@ class _Errors:
         if isinstance(exc, (self._anthropic.APITimeoutError, self._httpx2.TimeoutException)):
             never_connected = isinstance(exc.__cause__, (self._httpx2.ConnectTimeout, self._httpx2.PoolTimeout))
             return UpstreamUnavailable() if never_connected else UpstreamStalled()
-        if isinstance(exc, self._anthropic.APIStatusError):
-            return _amid_reply(exc) if answered else _before_reply(exc)
+        if isinstance(exc, self._anthropic.APIStatusError) and not answered:
+            return _before_reply(exc)
         return UpstreamInterrupted() if answered else UpstreamUnavailable()
 
 
-def _amid_reply(exc: "APIStatusError") -> DomainError:
-    """An `error` event comes with the stream's status, 200: only its type tells what happened."""
-    match exc.type:
+def _read(chunk: bytes, stream: EventStream, reply: Reply) -> tuple[list[ReplyEvent], Exception | None]:
+    """Returns the events that end in a chunk, up to the one that cannot be read, and why it cannot."""
+    events: list[ReplyEvent] = []
+    try:
+        for data in stream.feed(chunk):
+            events.extend(reply.read(_event(data)))
+    except Exception as exc:
+        return events, exc
+    return events, None
+
+
+def _event(data: bytes) -> Any:
+    """Returns an event of a reply. Raises an Upstream… error for an error event, ValueError for what is no JSON."""
+    try:
+        event = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        # It refuses half a surrogate pair, which JSON can express and the standard library reads.
+        event = json.loads(data)
+    if event["type"] == "error":
+        raise _amid_reply(event["error"]["type"])
+    return event
+
+
+def _amid_reply(kind: str) -> DomainError:
+    """An error within a stream, whose status is 200: only its type says what happened."""
+    match kind:
         case "billing_error":
             return UpstreamSpendLimit()
         case "overloaded_error":

@@ -120,9 +120,10 @@ class Model(Protocol):
     async def __aexit__(self, *_: object) -> None:
         """Closes every connection."""
 
-    def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:
-        """Streams one reply. A call that yielded anything is never repeated. `aclose()` ends the upstream connection.
+    def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
+        """Yields one reply: its events in order, those that came together in one sequence.
 
+        A call that yielded anything is never repeated. `aclose()` ends the upstream connection.
         Raises one of the Upstream… errors of `metamorphd.errors`, before or amid the reply.
         """
 

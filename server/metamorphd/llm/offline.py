@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
 from metamorphd.llm.interface import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
@@ -26,18 +26,17 @@ class Offline:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def generate(self, prompt: Prompt) -> AsyncGenerator[ReplyEvent]:
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
         asked = await self.count_tokens(prompt)
-        yield ReplyUsage(Usage(input_tokens=asked))
+        yield [ReplyUsage(Usage(input_tokens=asked))]
         text, stop_reason = _cut(_reply(prompt), prompt.options.stop_sequences)
         words = re.findall(r"\S+\s*|\s+", text)
         if len(words) > prompt.options.max_output_tokens:
             words, stop_reason = words[: prompt.options.max_output_tokens], StopReason.MAX_TOKENS
         for word in words:
-            yield ReplyText(0, word)
+            yield [ReplyText(0, word)]
             await asyncio.sleep(WORD_SECONDS)
-        yield ReplyUsage(Usage(input_tokens=asked, output_tokens=len(words)))
-        yield ReplyStop(stop_reason)
+        yield [ReplyUsage(Usage(input_tokens=asked, output_tokens=len(words))), ReplyStop(stop_reason)]
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return sum(len(_text(message).split()) for message in prompt.messages)

@@ -1,0 +1,35 @@
+"""Server-sent events, however they are cut into chunks."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from metamorphd.llm import event_stream
+from metamorphd.llm.event_stream import EventStream
+
+STREAM = 'event: a\ndata: {"text": "ü"}\n\n: a comment\n\nid: 7\ndata:two\ndata: lines\n\ndata: last\n\n'.encode()
+EVENTS = ['{"text": "ü"}'.encode(), b"two\nlines", b"last"]
+
+
+def fed(*chunks: bytes) -> list[bytes]:
+    stream = EventStream()
+    return [data for chunk in chunks for data in stream.feed(chunk)]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@given(cuts=st.lists(st.integers(0, 2 * len(STREAM)), max_size=12))
+def test_events_are_the_same_however_they_are_cut(end: bytes, cuts: list[int]) -> None:
+    text = STREAM.replace(b"\n", end) + b": trailing"
+    places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    assert fed(*(text[begin:stop] for begin, stop in pairwise(places))) == EVENTS
+
+
+def test_an_event_without_an_end_is_no_event() -> None:
+    assert fed(b"data: one\n\ndata: two\n") == [b"one"]
+
+
+def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "LARGEST_EVENT", 1000)
+    with pytest.raises(ValueError, match="without an end"):
+        fed(*[b"data: " + b"x" * 100] * 20)
