@@ -18,7 +18,7 @@ PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
 	--no-annotate --no-emit-package metamorph-client
 
-.PHONY: help run test check bench abuse torture install tools generate lock format clean
+.PHONY: help run test check bench abuse torture install tools generate baseline lock format clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the gen
 	@$(BIN)/python -m scripts.docs
 	@for package in python/metamorph go/metamorph typescript/src/gen; do \
 		$(BIN)/python -m metamorphd.edge.grpc.service_config > clients/$$package/channel.json; done
+
+baseline: $(NODE_MODULES) ## Move the baseline that the contract is compared with, on purpose only (decision 18)
+	@$(BUF) build proto --exclude-source-info -o proto/baseline.binpb
 
 lock: $(VENV)/.installed ## Resolve the dependencies anew into the two requirements locks
 	@$(LOCK) --upgrade --group dev pyproject.toml -o requirements.lock

@@ -1,0 +1,124 @@
+"""What the contract's rules demand, and whether a later contract demands more than an earlier one.
+
+`buf breaking` compares shapes; it does not see that a rule of protovalidate, or a permission, refuses what was
+accepted before.
+"""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import protovalidate
+from buf.validate import validate_pb2
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from metamorph.api.v1 import options_pb2
+
+# Whether the second of two values refuses what the first accepts; any change of another rule may.
+COMPARED: dict[str, Callable[[Any, Any], bool]] = (
+    dict.fromkeys(("min_len", "min_bytes", "min_items", "min_pairs", "gt", "gte"), operator.lt)
+    | dict.fromkeys(("max_len", "max_bytes", "max_items", "max_pairs", "lt", "lte"), operator.gt)
+    | {"in": lambda before, after: not before <= after, "not_in": lambda before, after: not after <= before}
+)
+# Says nothing of what is accepted.
+SILENT = {"example"}
+Rules = Mapping[str, Any]
+
+
+class Contract:
+    """The messages, rules and methods of `metamorph`, from a FileDescriptorSet with all imports in it."""
+
+    def __init__(self, files: FileDescriptorSet) -> None:
+        self._pool = DescriptorPool()
+        for file in files.file:
+            self._pool.AddSerializedFile(file.SerializeToString())
+        own = [self._pool.FindFileByName(file.name) for file in files.file if file.name.startswith("metamorph/")]
+        self.messages = {message.full_name: message for file in own for message in _messages(file)}
+        self.methods = {
+            method.full_name: set(method.GetOptions().Extensions[options_pb2.requires])
+            for file in own
+            for service in file.services_by_name.values()
+            for method in service.methods
+        }
+
+    def rules(self, name: str) -> dict[str, Rules]:
+        """The rules of a message by what they are about: itself (empty), a field, or a oneof."""
+        message = self.messages[name]
+        found: dict[str, Rules] = {"": _flat(message.GetOptions().Extensions[validate_pb2.message])}
+        for field in message.fields:
+            found[field.name] = _flat(field.GetOptions().Extensions[validate_pb2.field])
+        for oneof in message.oneofs:
+            found[oneof.name] = _flat(oneof.GetOptions().Extensions[validate_pb2.oneof])
+        return found
+
+    def refusals_of_nothing(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yields (field or oneof, rule) of what an instance without any field breaks."""
+        empty = message_factory.GetMessageClass(self.messages[name])()
+        for violation in protovalidate.Validator().collect_violations(empty):
+            if violation.proto.field is not None:
+                yield violation.proto.field.elements[0].field_name, violation.proto.rule_id
+
+
+def tightened(before: Contract, after: Contract) -> list[str]:
+    """What `after` refuses and `before` accepts, one line each. What cannot be compared counts as tighter."""
+    found = []
+    for name in sorted(before.messages.keys() & after.messages.keys()):
+        old, new = before.rules(name), after.rules(name)
+        for place in sorted(new.keys() & old.keys()):
+            found += [" ".join(filter(None, (name, place, line))) for line in _tighter(old[place], new[place])]
+        if added := new.keys() - old.keys():
+            # A client that does not know a field leaves it out.
+            refusals = after.refusals_of_nothing(name)
+            found += [f"{name} {place} {rule}, left out" for place, rule in refusals if place in added]
+    for name in sorted(before.methods.keys() & after.methods.keys()):
+        more = after.methods[name] - before.methods[name]
+        found += [f"{name} requires {options_pb2.Permission.Name(permission)}" for permission in sorted(more)]
+    return found
+
+
+def _tighter(old: Rules, new: Rules) -> Iterator[str]:
+    for rule in sorted(new.keys() | old.keys()):
+        before, after = old.get(rule), new.get(rule)
+        if before != after and _refuses_more(rule.rpartition(".")[2], before, after):
+            yield f"{rule}: {before} -> {after}"
+
+
+def _refuses_more(rule: str, before: Any, after: Any) -> bool:
+    if rule == "ignore":
+        # From least to most: IGNORE_UNSPECIFIED, IGNORE_IF_ZERO_VALUE, IGNORE_ALWAYS.
+        return bool((after or 0) < (before or 0))
+    if after is None or after is False:
+        return False
+    if before is None:
+        return True
+    compare = COMPARED.get(rule)
+    return compare is None or bool(compare(before, after))
+
+
+def _flat(rules: Message, path: str = "") -> dict[str, Any]:
+    """Rules by their path, for example `repeated.items.string.min_len`; of lists a set, of CEL the expression."""
+    found: dict[str, Any] = {}
+    for field, value in rules.ListFields():
+        place = f"{path}{field.name}"
+        if field.name in SILENT:
+            continue
+        if field.name == "cel":
+            found |= {f"{place}.{rule.id}": rule.expression for rule in value}
+        elif field.is_repeated:
+            found[place] = frozenset(map(str, value))
+        elif field.message_type is None:
+            found[place] = value
+        elif field.message_type.full_name.startswith("google.protobuf."):
+            found[place] = (value.seconds, value.nanos)
+        else:
+            found |= _flat(value, f"{place}.")
+    return found
+
+
+def _messages(file: FileDescriptor) -> Iterator[Descriptor]:
+    for message in file.message_types_by_name.values():
+        yield message
+        yield from message.nested_types
