@@ -18,7 +18,7 @@ PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
 	--no-annotate --no-emit-package metamorph-client
 
-.PHONY: help run test check bench abuse torture install tools generate baseline lock format clean
+.PHONY: help run test check harness bench abuse torture install tools generate baseline lock format clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,11 +35,14 @@ check: $(VENV)/.installed tools ## Lint, types, layers, contract, generated code
 bench: $(VENV)/.installed ## What is claimed about speed and memory, measured side by side
 	@$(BIN)/python -m bench
 
+harness: $(VENV)/.installed ## The short form of every harness, and that each finds its mutants
+	@$(BIN)/python -m harness --short --mutants
+
 abuse: $(VENV)/.installed ## Hostile callers, half an hour of them, and how the server fares
-	@$(BIN)/python -m harness.abuse
+	@$(BIN)/python -m harness abuse
 
 torture: $(VENV)/.installed ## Turns under kill -9, races, upstream trouble and drains: half an hour of them
-	@$(BIN)/python -m harness.torture
+	@$(BIN)/python -m harness torture
 
 install: $(VENV)/.installed
 

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,12 +16,13 @@ from metamorphd.edge.methods import SERVICES
 
 from harness.abuse.inputs import Exchange, drawn, exchanges, requests
 from harness.abuse.rpcs import EARLY, LOST_STATUS
-from harness.abuse.subject import Figure, Subject, neighbour, p99, subject
+from harness.abuse.subject import Subject, neighbour, p99, subject
+from harness.figure import Figure
+from harness.run import Run
 from tests.support.http2 import Connection, Headers
 from tests.support.http2 import headers as call_headers
 from tests.support.tokens import ALL, mint
 
-MUTANTS = ("malformed-requests-are-unhandled", "one-path-stops-all")
 BATCH = 60
 # Of a stream that goes on and on, this is enough.
 CALL_SECONDS = 0.5
@@ -36,16 +36,16 @@ FOUND_BEFORE = (b"a\0b", b'a"b')
 OURS_TO_AVOID = ("INTERNAL", "UNKNOWN")
 
 
-async def attack(directory: Path, *, seconds: float, mutant: str = "") -> list[Figure]:
+async def attack(run: Run, *, seconds: float) -> list[Figure]:
     """Sends for so long what is drawn anew each time; whether the server noticed."""
     methods = [method for service in (*SERVICES, HEALTH, REFLECTION) for method in service.methods]
     sent = codes = Counter[str]()
-    with subject(directory, mutant=mutant) as server:
+    with subject(run.directory, mutant=run.mutant) as server:
         fuzzer = Fuzzer(server, methods, await _texts(server))
         async with neighbour(server) as calls:
             until = time.monotonic() + seconds
-            for seed in count():
-                await fuzzer.send(seed)
+            for number in count():
+                await fuzzer.send(run.seed, number)
                 if time.monotonic() > until or not server.alive:
                     break
         sent, codes = fuzzer.sent, fuzzer.codes
@@ -59,7 +59,7 @@ async def attack(directory: Path, *, seconds: float, mutant: str = "") -> list[F
             Figure(
                 "calls that ended INTERNAL or UNKNOWN", failed + sum(map(codes.get, OURS_TO_AVOID, (0, 0))), "", "=", 0
             ),
-            Figure(f"errors in the log{_named(errors)}", len(errors), "", "=", 0),
+            Figure("errors in the log", len(errors), "", "=", 0, _named(errors)),
             Figure("neighbour's calls", len(calls)),
             Figure("neighbour's calls that failed", calls.count(float("inf")), "", "=", 0),
             Figure("neighbour's p99", p99(calls), "ms"),
@@ -69,7 +69,7 @@ async def attack(directory: Path, *, seconds: float, mutant: str = "") -> list[F
 def _named(errors: Sequence[dict[str, Any]]) -> str:
     """Which calls failed, and with what exception, its last line."""
     names = {f"{line.get('endpoint', '')} {line.get('exception', line['message']).splitlines()[-1]}" for line in errors}
-    return f" ({', '.join(sorted(names)[:EXAMPLES])})" if names else ""
+    return ", ".join(sorted(names)[:EXAMPLES])
 
 
 async def _texts(server: Subject) -> list[bytes]:
@@ -99,16 +99,16 @@ class Fuzzer:
         ]
         self._exchanges = exchanges([*bases, call_headers("/no.such/Method", tokens[0])])
 
-    async def send(self, seed: int) -> None:
+    async def send(self, seed: int, number: int) -> None:
         """A batch of each kind: requests of one method, and calls by hand."""
-        method, strategy = self._methods[seed % len(self._methods)]
-        bodies = drawn(strategy, seed=seed, count=BATCH)
+        method, strategy = self._methods[number % len(self._methods)]
+        bodies = drawn(strategy, seed=seed + number, count=BATCH)
         async with grpc.aio.insecure_channel(self._server.target) as channel:
             await asyncio.gather(
-                *(self._call(channel, method, seed + number, body) for number, body in enumerate(bodies))
+                *(self._call(channel, method, number + place, body) for place, body in enumerate(bodies))
             )
-        calls = drawn(self._exchanges, seed=seed, count=BATCH)
-        if seed == 0:
+        calls = drawn(self._exchanges, seed=seed + number, count=BATCH)
+        if number == 0:
             calls += self._found_before
         await asyncio.gather(*(self._speak(some) for some in _groups(calls)))
 

@@ -3,18 +3,18 @@
 import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 
 from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
 from metamorphd.edge.grpc.port import CONCURRENT_STREAMS
 
-from harness.abuse.subject import Figure, Subject, neighbour, p99, subject
+from harness.abuse.subject import Subject, neighbour, p99, subject
+from harness.figure import Figure
+from harness.run import Run
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.http2 import Connection, block, headers
 from tests.support.tokens import mint
 
 PATH = "/metamorph.chat.v1.ChatService/StreamTurn"
-MUTANTS = ("idle-streams-hold-pages",)
 TURNS = 20
 # So many are opened before the first of them is waited for: what is measured is what they cost later on.
 BATCH = 50
@@ -22,13 +22,12 @@ OPEN_SECONDS = 60
 
 
 async def attack(
-    directory: Path,
+    run: Run,
     *,
     streams: int = 10_000,
     seconds: float = 20,
     most_megabytes: float = 300,
     most_milliseconds: float = 20,
-    mutant: str = "",
 ) -> list[Figure]:
     """Follows turns that go no further, with so many streams, while a neighbour calls for so many seconds."""
     async with FakeMessagesApi(Reply(("a", "b"), hold=asyncio.Event())) as api:
@@ -37,7 +36,7 @@ async def attack(
             "ANTHROPIC_BASE_URL": api.base_url,
             "ANTHROPIC_STALL_SECONDS": "600",
         }
-        with subject(directory, mutant=mutant, environment=environment) as server:
+        with subject(run.directory, mutant=run.mutant, environment=environment) as server:
             # Warm: the first calls of a server load what is loaded once.
             async with neighbour(server):
                 await asyncio.sleep(1)

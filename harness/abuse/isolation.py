@@ -11,7 +11,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,12 +21,13 @@ from metamorphd.edge.methods import SERVICES
 from harness.abuse.noise import noise
 from harness.abuse.requests import Requests
 from harness.abuse.rpcs import EARLY, Answer, Rpc, answer, begin, rpcs_of
-from harness.abuse.subject import Figure, Subject, subject
+from harness.abuse.subject import Subject, subject
 from harness.abuse.tenant import Tenant
+from harness.figure import Figure
+from harness.run import Run
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.tokens import mint
 
-MUTANTS = ("vault-filter-dropped", "foreign-ids-take-longer")
 PERMISSIONS = ("read", "write", "delete", "admin", "secrets:read", "secrets:write", "sandbox:create", "sandbox:manage")
 # Of each user at a time.
 CALLS = 4
@@ -61,13 +61,13 @@ class Seen:
             self.foreign[rpc.name] += foreign_bytes
 
 
-async def attack(directory: Path, *, operations: int, mutant: str = "") -> list[Figure]:
+async def attack(run: Run, *, operations: int) -> list[Figure]:
     """So many operations, then pairs of answers in every field that takes an id."""
     tenants, rpcs = (Tenant(), Tenant()), rpcs_of(SERVICES)
     async with FakeMessagesApi() as model:
         environment = {"ANTHROPIC_API_KEY": "key", "ANTHROPIC_BASE_URL": model.base_url}
-        with subject(directory, mutant=mutant, environment=environment) as server:
-            performed = Operations(server, rpcs, count=operations)
+        with subject(run.directory, mutant=run.mutant, environment=environment) as server:
+            performed = Operations(server, rpcs, count=operations, seed=run.seed)
             await performed.run(tenants)
             pairs = min(PAIRS, operations // PAIRS_SHARE)
             told = await noise(server, {rpc.path: rpc for rpc in rpcs}, known=tenants[0].ids, pairs=pairs)
@@ -79,10 +79,10 @@ async def attack(directory: Path, *, operations: int, mutant: str = "") -> list[
     return [
         Figure("operations", seen.codes.total()),
         *(Figure(f"answered {code}", count) for code, count in seen.codes.most_common()),
-        Figure(f"RPCs that never succeeded{_named(unreached)}", len(unreached), "", "=", 0),
-        Figure(f"calls that the server failed{_named(seen.faults)}", seen.faults.total(), "", "=", 0),
+        Figure("RPCs that never succeeded", len(unreached), "", "=", 0, ", ".join(unreached)),
+        Figure("calls that the server failed", seen.faults.total(), "", "=", 0, _named(seen.faults)),
         Figure("calls with x-vault-id that were let in", seen.let_in, "", "=", 0),
-        Figure(f"foreign bytes in answers{_named(seen.foreign)}", seen.foreign.total(), "", "=", 0),
+        Figure("foreign bytes in answers", seen.foreign.total(), "", "=", 0, _named(seen.foreign)),
         Figure("lines of the log", len(lines)),
         Figure("foreign bytes in lines of the log", sum(_misplaced(tenants, lines)), "", "=", 0),
         Figure("foreign bytes in the metrics", sum(_named_bytes(tenants, metrics)), "", "=", 0),
@@ -95,11 +95,12 @@ async def attack(directory: Path, *, operations: int, mutant: str = "") -> list[
 class Operations:
     """So many, by all users of both tenants at once."""
 
-    def __init__(self, server: Subject, rpcs: list[Rpc], *, count: int) -> None:
+    def __init__(self, server: Subject, rpcs: list[Rpc], *, count: int, seed: int) -> None:
         self._server = server
         self._rpcs = rpcs
         # Deleting all the time would leave nothing to find; an operator's RPC refuses both.
         self._weights = list(itertools.accumulate(0.3 if rpc.deletes or rpc.operator else 1.0 for rpc in rpcs))
+        self._seed = seed
         self._numbers = iter(range(count))
         self._validator = protovalidate.Validator()
         self.seen = Seen()
@@ -119,7 +120,7 @@ class Operations:
 
     async def _calls(self, channel: grpc.aio.Channel, token: str, own: Tenant, other: Tenant) -> None:
         for number in self._numbers:
-            chosen = random.Random(number)  # noqa: S311, repeatable
+            chosen = random.Random(f"{self._seed} {number}")  # noqa: S311, repeatable
             (rpc,) = chosen.choices(self._rpcs, cum_weights=self._weights)
             requests = Requests(own, other, validator=self._validator, seed=chosen.getrandbits(64))
             made = requests.make(rpc)
@@ -182,6 +183,5 @@ def _mixed(tenants: tuple[Tenant, Tenant], asked: list[bytes]) -> Iterator[int]:
         yield min(prompt.count(one.mark.encode()), prompt.count(other.mark.encode())) * len(one.mark)
 
 
-def _named(what: Counter[str] | list[str]) -> str:
-    names = [name for name, _ in what.most_common(EXAMPLES)] if isinstance(what, Counter) else what
-    return f" ({', '.join(names)})" if names else ""
+def _named(what: Counter[str]) -> str:
+    return ", ".join(name for name, _ in what.most_common(EXAMPLES))

@@ -1,23 +1,21 @@
-"""Servers with one thing wrong, each of which a harness must find: `python -m harness.abuse.mutants NAME` serves so."""
+"""What may be wrong with the port, with tokens and with what keeps tenants apart."""
 
-import argparse
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from metamorphd import server
 from metamorphd.auth import jwks, tokens
 from metamorphd.auth.tokens import Token, TokenVerifier
-from metamorphd.cli import cli
 from metamorphd.edge import guards, streams
 from metamorphd.edge.grpc import port
 from metamorphd.edge.grpc.port import OPTIONS
 from metamorphd.store.sqlite.transaction import SqliteTransaction
 
+from harness.mutants import Patch, mutant
+
 # What they change, untyped, because none of it is meant to be changed.
-SERVER: Any = server
 PORT: Any = port
 GUARDS: Any = guards
 STREAM: Any = streams.Stream
@@ -27,32 +25,21 @@ TOKENS: Any = tokens
 JWKS: Any = jwks
 TRANSACTION: Any = SqliteTransaction
 
-MUTANTS: dict[str, Callable[[], None]] = {}
 
-
-def mutant(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Registers what makes a server wrong."""
-
-    def register(apply: Callable[[], None]) -> Callable[[], None]:
-        MUTANTS[name] = apply
-        return apply
-
-    return register
-
-
-@mutant("resets-are-free")
-def _resets_are_free() -> None:
+@mutant("resets-are-free", harness="rapid-reset", shown_by={"memory growth"}, alone=True, seconds=10)
+def _resets_are_free(_: Patch) -> None:
     limits = ("grpc.http2.ping_on_rst_stream_percent", "grpc.server.max_pending", "grpc.max_concurrent_streams")
+    # In place: others have the list itself.
     OPTIONS[:] = [option for option in OPTIONS if not option[0].startswith(limits)]
 
 
-@mutant("unread-streams-stay")
-def _unread_streams_stay() -> None:
-    STREAMS._look = lambda _: None
+@mutant("unread-streams-stay", harness="unread-streams", shown_by={"clients cut"})
+def _unread_streams_stay(patch: Patch) -> None:
+    patch(STREAMS, "_look", lambda _: None)
 
 
-@mutant("idle-streams-hold-pages")
-def _idle_streams_hold_pages() -> None:
+@mutant("idle-streams-hold-pages", harness="idle-streams", shown_by={"memory growth"})
+def _idle_streams_hold_pages(patch: Patch) -> None:
     held = []
     write_all = STREAM.write_all
 
@@ -60,27 +47,27 @@ def _idle_streams_hold_pages() -> None:
         held.append(bytearray(b"x" * 100_000))
         await write_all(self, responses)
 
-    STREAM.write_all = holding
+    patch(STREAM, "write_all", holding)
 
 
-@mutant("malformed-requests-are-unhandled")
-def _malformed_requests_are_unhandled() -> None:
-    GUARDS.DecodeError = ZeroDivisionError
+@mutant("malformed-requests-are-unhandled", harness="fuzz", shown_by={"calls that ended INTERNAL or UNKNOWN"})
+def _malformed_requests_are_unhandled(patch: Patch) -> None:
+    patch(GUARDS, "DecodeError", ZeroDivisionError)
 
 
-@mutant("one-path-stops-all")
-def _one_path_stops_all() -> None:
-    PORT.hardened_server = grpc.aio.server
+@mutant("one-path-stops-all", harness="fuzz", shown_by={"neighbour's calls that failed"})
+def _one_path_stops_all(patch: Patch) -> None:
+    patch(PORT, "hardened_server", grpc.aio.server)
 
 
-@mutant("audience-unchecked")
-def _audience_unchecked() -> None:
+@mutant("audience-unchecked", harness="tokens", shown_by={"classes in the verifier: accepted"})
+def _audience_unchecked(patch: Patch) -> None:
     made = VERIFIER.__init__
 
     def forgetting(self: Any, **parts: Any) -> None:
         made(self, **parts | {"audience": None})
 
-    VERIFIER.__init__ = forgetting
+    patch(VERIFIER, "__init__", forgetting)
 
 
 class _Everything:
@@ -88,24 +75,24 @@ class _Everything:
         return True
 
 
-@mutant("algorithm-unpinned")
-def _algorithm_unpinned() -> None:
+@mutant("algorithm-unpinned", harness="tokens", shown_by={"classes in the verifier: accepted"})
+def _algorithm_unpinned(patch: Patch) -> None:
     verified_claims = VERIFIER._verified_claims
 
     def trusting(self: Any, token: Token, key: Any, _: str) -> Any:
         return verified_claims(self, token, key, token.header["alg"])
 
-    VERIFIER._verified_claims = trusting
-    TOKENS.ALGORITHMS = _Everything()
-    JWKS._for = lambda _, key: key.key
+    patch(VERIFIER, "_verified_claims", trusting)
+    patch(TOKENS, "ALGORITHMS", _Everything())
+    patch(JWKS, "_for", lambda _, key: key.key)
 
 
 def _of_all_vaults(sql: str) -> str:
     return re.sub(r"((?:\w+\.)?vault_id) = :vault_id", r"(\1 = :vault_id OR TRUE)", sql)
 
 
-@mutant("vault-filter-dropped")
-def _vault_filter_dropped() -> None:
+@mutant("vault-filter-dropped", harness="isolation", shown_by={"foreign bytes in answers"})
+def _vault_filter_dropped(patch: Patch) -> None:
     one, all_rows = TRANSACTION.one, TRANSACTION.all
 
     async def one_of_all(self: Any, sql: str, /, **parameters: Any) -> Any:
@@ -114,15 +101,16 @@ def _vault_filter_dropped() -> None:
     async def all_of_all(self: Any, sql: str, /, **parameters: Any) -> Any:
         return await all_rows(self, _of_all_vaults(sql), **parameters)
 
-    TRANSACTION.one, TRANSACTION.all = one_of_all, all_of_all
+    patch(TRANSACTION, "one", one_of_all)
+    patch(TRANSACTION, "all", all_of_all)
 
 
 def _dawdle() -> None:
     time.sleep(0.004)
 
 
-@mutant("foreign-ids-take-longer")
-def _foreign_ids_take_longer() -> None:
+@mutant("foreign-ids-take-longer", harness="isolation", shown_by={"largest ratio of their median times"}, alone=True)
+def _foreign_ids_take_longer(patch: Patch) -> None:
     one = TRANSACTION.one
 
     async def looking_twice(self: Any, sql: str, /, **parameters: Any) -> Any:
@@ -131,19 +119,4 @@ def _foreign_ids_take_longer() -> None:
             _dawdle()
         return row
 
-    TRANSACTION.one = looking_twice
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=["none", *MUTANTS])
-    parser.add_argument("--patience-seconds", type=float, default=streams.PATIENCE_SECONDS)
-    arguments = parser.parse_args()
-    SERVER.PATIENCE_SECONDS = arguments.patience_seconds
-    if arguments.name in MUTANTS:
-        MUTANTS[arguments.name]()
-    cli(["serve"])
-
-
-if __name__ == "__main__":
-    _main()
+    patch(TRANSACTION, "one", looking_twice)

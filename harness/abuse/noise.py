@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 
 from harness.abuse.rpcs import Rpc, begin
-from harness.abuse.subject import Figure, Subject
+from harness.abuse.subject import Subject
 from harness.abuse.tenant import kind_of
+from harness.figure import Figure
 from tests.support.caller import Caller
 from tests.support.refusal import Refusal, refused, told
 from tests.support.rpcs import ID_FIELDS, request_with
@@ -49,7 +50,7 @@ async def noise(
             session = (await own.create_session()).session_id
             foreign = {kind: ids[-1] for kind, ids in known.items() if ids} | await _foreign(other)
         except grpc.aio.AioRpcError as error:
-            return [Figure(f"calls that failed before any pair was asked for ({error.code().name})", 1, "", "=", 0)]
+            return [Figure("calls that failed before any pair was asked for", 1, "", "=", 0, error.code().name)]
         measured: dict[str, _Measured] = {}
         for method, path in ID_FIELDS:
             measured[f"{method.path} {'.'.join(path)}"] = fields = _Measured()
@@ -66,8 +67,8 @@ async def noise(
     return [
         Figure("fields that take an id", len(measured)),
         Figure("pairs of answers in each, at least", pairs),
-        Figure(f"pairs that differ{differing or ''}", sum(differing.values()), "", "=", 0),
-        Figure(f"largest ratio of their median times ({slowest})", measured[slowest].ratio, "", "≤", BOUND),
+        Figure("pairs that differ", sum(differing.values()), "", "=", 0, ", ".join(differing)),
+        Figure("largest ratio of their median times", measured[slowest].ratio, "", "≤", BOUND, slowest),
     ]
 
 

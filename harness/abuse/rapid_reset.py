@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import struct
 import time
-from pathlib import Path
 
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 
-from harness.abuse.subject import Figure, neighbour, p99, subject
+from harness.abuse.subject import neighbour, p99, subject
+from harness.figure import Figure
+from harness.run import Run
 from tests.support.http2 import (
     CANCEL,
     DATA,
@@ -28,19 +29,17 @@ CONNECTIONS = 5
 BURST = 50
 # Then it tries a new connection.
 PATIENCE_SECONDS = 1.0
-MUTANTS = ("resets-are-free",)
 
 
 async def attack(
-    directory: Path,
+    run: Run,
     *,
     seconds: float,
     most_megabytes: float = 50,
     most_milliseconds: float = 250,
-    mutant: str = "",
 ) -> list[Figure]:
     """Resets for so long; how the neighbour and the memory fared."""
-    with subject(directory, mutant=mutant) as server:
+    with subject(run.directory, mutant=run.mutant) as server:
         header_block = block(call_headers("/metamorph.vault.v1.VaultService/WhoAmI", mint("hostile", "hostile")))
         async with neighbour(server) as calls:
             # Warm: the first calls of a server load what is loaded once.

@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import operator
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,27 +18,7 @@ from tests.support.paths import ROOT
 from tests.support.processes import Service, service
 from tests.support.tokens import SECRET, mint
 
-TARGETS: dict[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": operator.ge, "=": operator.eq}
 LOOK_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What was measured, and what it must be; `relation` is ≤, ≥, = or empty where it only tells."""
-
-    name: str
-    value: float
-    unit: str = ""
-    relation: str = ""
-    limit: float = 0.0
-
-    @property
-    def met(self) -> bool:
-        return not self.relation or TARGETS[self.relation](self.value, self.limit)
-
-    def __str__(self) -> str:
-        target = f" ({self.relation} {self.limit:g})" if self.relation else ""
-        return f"{self.name}: {self.value:,.7g} {self.unit}".rstrip() + target + ("" if self.met else "  NOT MET")
 
 
 @dataclass
@@ -131,8 +110,8 @@ def subject(
     }
     module = ["metamorphd", "serve"]
     if mutant or patience_seconds is not None:
-        impatient = [] if patience_seconds is None else [f"--patience-seconds={patience_seconds}"]
-        module = ["harness.abuse.mutants", *impatient, mutant or "none"]
+        patience = [] if patience_seconds is None else [f"--patience-seconds={patience_seconds}"]
+        module = ["harness.abuse.serve", *patience, f"--mutant={mutant}"]
     with service(module, directory, base | dict(environment or {})) as running:
         first = json.loads(running.log.read_text().partition("\n")[0])
         yield Subject(running, f"http://127.0.0.1:{first['http_port']}")

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from harness.abuse.subject import Figure
+from harness.figure import Figure
 
 ACCEPTED = "accepted"
 REFUSALS = ("TOKEN_INVALID", "TOKEN_EXPIRED")
@@ -43,9 +43,9 @@ class Tally:
     def figures(self, name: str) -> list[Figure]:
         """How many, and that all of them were refused in the way that is promised."""
         unhandled = self.refused - sum(self.outcomes[reason] for reason in REFUSALS)
-        bad = "".join(f" [{example}]" for example in self.examples[:EXAMPLES])
+        bad = ", ".join(self.examples[:EXAMPLES])
         return [
-            Figure(f"{name}{bad}", self.outcomes.total()),
+            Figure(name, self.outcomes.total(), detail=bad),
             Figure(f"{name}: accepted", self.outcomes[ACCEPTED], "", "=", 0),
             Figure(f"{name}: unhandled", unhandled, "", "=", 0),
         ]

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,14 +16,15 @@ from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from harness.abuse.crafted import crafted
 from harness.abuse.jose import AUDIENCE, ISSUER, OLDER_SECRET, SECRET, Keys
 from harness.abuse.mutations import Mutations
-from harness.abuse.subject import Figure, Subject, subject
+from harness.abuse.subject import Subject, subject
 from harness.abuse.tally import ACCEPTED, Tally
+from harness.figure import Figure
+from harness.run import Run
 from tests.support.certificates import Authority
 from tests.support.fakes.web import FakeWeb, answering
 from tests.support.paths import ROOT
 from tests.support.refusal import Refusal
 
-MUTANTS = ("audience-unchecked", "algorithm-unpinned")
 PROCESSES = 2
 CONCURRENCY = 16
 # Of so many mutants one goes over the wire too.
@@ -32,19 +33,21 @@ WIRE_SHARE = 200
 LONGEST_SENT = 7000
 
 
-async def attack(directory: Path, *, mutants_count: int, mutant: str = "") -> list[Figure]:
+async def attack(run: Run, *, mutants_count: int) -> list[Figure]:
     """Every class, and so many mutants: what was accepted, and what was answered otherwise than by a refusal."""
     keys = Keys.generate()
-    keys.save(directory / "keys.json")
+    keys.save(run.directory / "keys.json")
     classes = crafted(keys)
-    mutants = itertools.islice(filter(_sendable, Mutations(keys.valid(), keys, seed=0)), mutants_count // WIRE_SHARE)
-    async with _provider(directory, keys) as environment:
-        with subject(directory, mutant=mutant, environment=environment) as server:
+    first, *others = range(run.seed * (PROCESSES + 1), (run.seed + 1) * (PROCESSES + 1))
+    mutations = filter(_sendable, Mutations(keys.valid(), keys, seed=first))
+    mutants = itertools.islice(mutations, mutants_count // WIRE_SHARE)
+    async with _provider(run.directory, keys) as environment:
+        with subject(run.directory, mutant=run.mutant, environment=environment) as server:
             valid = await _answers(server, ((text, text) for text in keys.valid()))
             sent = await _answers(server, (pair for pair in classes.items() if _sendable(pair[1])))
             mutated = await _answers(server, ((text, text) for text in mutants))
             failures = sum(line.get("code") == "INTERNAL" or line["level"] == "error" for line in server.lines())
-        verified = await _verified(directory, environment, mutants_count, mutant)
+        verified = await _verified(run, environment, mutants_count, others)
     return [
         Figure("classes of crafted tokens", len(classes), "", "≥", 60),
         *sent.figures("classes on the wire"),
@@ -97,15 +100,15 @@ def _sendable(token: str) -> bool:
     return len(token) <= LONGEST_SENT and token.isascii() and token.isprintable() and token == token.strip()
 
 
-async def _verified(directory: Path, environment: Mapping[str, str], count: int, mutant: str) -> dict[str, Tally]:
+async def _verified(run: Run, environment: Mapping[str, str], count: int, seeds: Sequence[int]) -> dict[str, Tally]:
     """What the verifier made of them, in processes of its own."""
-    arguments = [str(directory / "keys.json"), str(count // PROCESSES)]
+    arguments = [str(run.directory / "keys.json"), str(count // PROCESSES)]
     processes = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "harness.abuse.verifying", *arguments, str(seed), *([mutant] if mutant else []),
+            sys.executable, "-m", "harness.abuse.verifying", *arguments, str(seed), run.mutant,
             cwd=ROOT, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE,
         )
-        for seed in range(1, PROCESSES + 1)
+        for seed in seeds
     ]  # fmt: skip
     outputs = await asyncio.gather(*(process.communicate() for process in processes))
     first, *others = [{name: Tally.told(tally) for name, tally in json.loads(output).items()} for output, _ in outputs]

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
 from metamorphd.edge.grpc.adapter import LAST_SEND_SECONDS
 from metamorphd.edge.streams import LOOK_SECONDS, PATIENCE_SECONDS
 
-from harness.abuse.subject import Figure, Subject, since, subject
+from harness.abuse.subject import Subject, since, subject
+from harness.figure import Figure
+from harness.run import Run
 from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.http2 import LARGEST_WINDOW, Connection, block, headers
@@ -22,7 +23,6 @@ CLIENTS = 100
 # Of a client that leaves its socket alone: what they send is more than what is buffered on the way to it.
 DEAF_STREAMS = 4
 PATH = "/metamorph.chat.v1.ChatService/StreamTurn"
-MUTANTS = ("unread-streams-stay",)
 # As long as a reply may be.
 REPLY = Reply(("x" * 4_000,) * 250)
 SMALLEST_SOCKET_BUFFER = 4096
@@ -43,17 +43,16 @@ class Cut:
 
 
 async def attack(
-    directory: Path,
+    run: Run,
     *,
     seconds: float = PATIENCE_SECONDS,
     slack: float = SLACK_SECONDS,
     most_megabytes: float = 100,
-    mutant: str = "",
 ) -> list[Figure]:
     """Against a server that ends what is unread for so many seconds; when it did, and what it held meanwhile."""
     async with FakeMessagesApi(REPLY) as api:
         environment = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
-        with subject(directory, mutant=mutant, patience_seconds=seconds, environment=environment) as server:
+        with subject(run.directory, mutant=run.mutant, patience_seconds=seconds, environment=environment) as server:
             async with server.caller(vault="hostile") as caller:
                 turn_id = await _long_turn(caller)
             async with server.growing():

@@ -1,4 +1,4 @@
-"""Mutants against the verifier as the server builds it: `python -m harness.abuse.verifying KEYS COUNT SEED [MUTANT]`.
+"""Mutants against the verifier as the server builds it: `python -m harness.abuse.verifying KEYS COUNT SEED MUTANT`.
 
 The settings come from the environment, as the server's do. Says what was found as JSON.
 """
@@ -18,11 +18,12 @@ from metamorphd.errors import Unauthenticated
 from metamorphd.models.caller import Caller
 from metamorphd.server import _verifier
 
+import harness.abuse.mutants  # noqa: F401, registers them
 from harness.abuse.crafted import crafted
 from harness.abuse.jose import Keys
-from harness.abuse.mutants import MUTANTS
 from harness.abuse.mutations import Mutations
 from harness.abuse.tally import ACCEPTED, Tally
+from harness.mutants import mutate
 
 
 async def outcome(verifier: TokenVerifier, text: str) -> str:
@@ -60,7 +61,6 @@ async def _tally(verifier: TokenVerifier, keys: Keys, *, count: int, seed: int) 
 
 
 if __name__ == "__main__":
-    if sys.argv[4:]:
-        MUTANTS[sys.argv[4]]()
+    mutate(sys.argv[4])
     tallies = asyncio.run(main(Keys.load(Path(sys.argv[1])), count=int(sys.argv[2]), seed=int(sys.argv[3])))
     sys.stdout.write(json.dumps({name: vars(tally) for name, tally in tallies.items()}))

@@ -14,11 +14,12 @@ from metamorph import client
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_CANCELLED as CANCELLED
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_INTERRUPTED as INTERRUPTED
 
-from harness.abuse.subject import Figure
+from harness.figure import Figure
+from harness.mutants import patching
+from harness.run import Run
 from harness.torture.chatter import Chatter
 from harness.torture.kill_points import POINTS
 from harness.torture.ledger import DIED, ENDLESS, LONG_SECONDS, Ledger, longest_running
-from harness.torture.mutants import patching
 from harness.torture.zygote import Life, Zygote, free_port
 from tests.support.processes import Service, service
 
@@ -95,20 +96,20 @@ class Crash:
         return life
 
 
-async def crash(directory: Path, *, rounds: int, seed: int, clients: int = CLIENTS, mutant: str = "") -> list[Figure]:
+async def crash(run: Run, *, rounds: int, clients: int = CLIENTS) -> list[Figure]:
     """Kills so often; what was lost."""
     arguments = ["--words", str(WORDS), "--delay-ms", "15", "--random"]
-    with service(["tests.support.fakes.messages_api", *arguments], directory) as api, patching() as patch:
+    with service(["tests.support.fakes.messages_api", *arguments], run.directory) as api, patching() as patch:
         # gRPC would let all clients of a process share one connection.
         patch(client, "OPTIONS", [*client.OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
-        async with _zygote(directory, api) as zygote:
-            run = Crash(zygote, seed=seed, mutant=mutant)
+        async with _zygote(run.directory, api) as zygote:
+            crashes = Crash(zygote, seed=run.seed, mutant=run.mutant)
             chatters = [
-                Chatter(number, target=zygote.target, seed=seed, ledger=run.ledger) for number in range(clients)
+                Chatter(number, target=zygote.target, seed=run.seed, ledger=crashes.ledger) for number in range(clients)
             ]
-            spans = await run.under(chatters, rounds)
+            spans = await crashes.under(chatters, rounds)
             await zygote.kill()
-    return _figures(run, rounds, spans)
+    return _figures(crashes, rounds, spans)
 
 
 def _zygote(directory: Path, api: Service) -> Zygote:
@@ -117,16 +118,18 @@ def _zygote(directory: Path, api: Service) -> Zygote:
     )
 
 
-def _figures(run: Crash, rounds: int, spans: list[tuple[float, float]]) -> list[Figure]:
-    served = [life.served_at - life.began for life in run.lives if life.served_at]
-    ended = Counter(told.status for told in run.ledger.turns)
+def _figures(crashes: Crash, rounds: int, spans: list[tuple[float, float]]) -> list[Figure]:
+    served = [life.served_at - life.began for life in crashes.lives if life.served_at]
+    ended = Counter(told.status for told in crashes.ledger.turns)
     return [
-        Figure("rounds of kill -9", len(run.lives) - 1, "", "=", rounds),
-        Figure("of them at a named point", run.by_point),
+        Figure("rounds of kill -9", len(crashes.lives) - 1, "", "=", rounds),
+        Figure("of them at a named point", crashes.by_point),
         Figure("from start to serving, median", median(served), "s"),
         Figure("the same, longest", max(served), "s"),
-        *run.ledger.figures(),
+        *crashes.ledger.figures(),
         Figure("turns that were cancelled", ended[CANCELLED]),
         Figure("turns that a crash interrupted", ended[INTERRUPTED]),
-        Figure("longest that one still ran after a start", longest_running(run.lives, spans), "s", "≤", LONG_SECONDS),
+        Figure(
+            "longest that one still ran after a start", longest_running(crashes.lives, spans), "s", "≤", LONG_SECONDS
+        ),
     ]

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import time
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -13,7 +13,8 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED, TURN_STATUS_INTERRUPTED, TurnEvent
 from metamorph.client import MetamorphClient, MetamorphError
 
-from harness.abuse.subject import Figure
+from harness.figure import Figure
+from harness.run import Run
 from harness.torture.zygote import Life, Zygote, free_port
 from tests.support.caller import Caller, Events, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Received, Reply
@@ -26,11 +27,9 @@ GRACE_SECONDS = 1.5
 BEFORE_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0
 # Some end within the grace, some outlast it, and some have a caller who reads nothing until the server is gone.
-REPLIES = {
-    "short": Reply(("word ",) * 20, delay=0.06),
-    "long": Reply(("word ",) * 100, delay=0.06),
-    "unread": Reply(("word " * 4000,) * 100, delay=0.02),
-}
+SHORT = Reply(("word ",) * 20, delay=0.03, hold_after=10)
+OTHERS = {"long": Reply(("word ",) * 300, delay=0.06), "unread": Reply(("word " * 4000,) * 100, delay=0.02)}
+KINDS = ("short", *OTHERS)
 TOLD = "of them that told NOT_SERVING"
 ACCEPTED = "new turns not refused with SERVER_DRAINING and RetryInfo"
 CUT = "turns that could end within the grace, and did not"
@@ -86,6 +85,12 @@ class Drain:
         self.refused = self.streams = 0
         self._zygote = zygote
         self._mutant = mutant
+        self._short = SHORT
+
+    def answer(self, received: Received) -> Reply:
+        """What the model says. A short reply ends once the server has begun to drain."""
+        kind, _, _ = str(received.body["messages"][-1]["content"][-1]["text"]).partition(" ")
+        return self._short if kind == "short" else OTHERS[kind]
 
     async def start(self) -> Life:
         """A server that serves. Raises RuntimeError if there is none."""
@@ -97,17 +102,20 @@ class Drain:
     async def round(self, life: Life) -> Life:
         """Drains a server under turns; the next one, which has been asked about them."""
         target, token = self._zygote.target, mint()
+        terminated = asyncio.Event()
+        self._short = replace(SHORT, hold=terminated)
         async with (
             grpc.aio.insecure_channel(target) as channel,
             grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as another,
             MetamorphClient(target, token=token) as client,
         ):
             caller, other = (Caller(each, [("authorization", f"Bearer {token}")]) for each in (channel, another))
-            streams = [seen for kind in REPLIES for seen in await self._begin(caller, other, kind)]
+            streams = [seen for kind in KINDS for seen in await self._begin(caller, other, kind)]
             session_id = (await caller.create_session()).session_id
             reading = [asyncio.create_task(seen.read()) for seen in streams if seen.kind != "unread"]
             await asyncio.sleep(BEFORE_SECONDS)
             began = await self._terminate(caller)
+            terminated.set()
             carrying = asyncio.create_task(self._carry(client, session_id))
             await self._refuse(caller, session_id, life)
             self.exits.append(time.monotonic() - began)
@@ -200,19 +208,15 @@ class Drain:
         ]
 
 
-def _answer(received: Received) -> Reply:
-    kind, _, _ = str(received.body["messages"][-1]["content"][-1]["text"]).partition(" ")
-    return REPLIES[kind]
-
-
-async def drain(directory: Path, *, rounds: int, seed: int, mutant: str = "") -> list[Figure]:
+async def drain(run: Run, *, rounds: int) -> list[Figure]:
     """Drains so many servers."""
-    async with FakeMessagesApi(_answer) as api:
+    async with FakeMessagesApi() as api:
         upstream = {"anthropic_api_key": "sk-torture", "anthropic_base_url": api.base_url}
-        async with Zygote(directory, port=free_port(), shutdown_grace_seconds=GRACE_SECONDS, **upstream) as zygote:
-            run = Drain(zygote, mutant=mutant)
-            life = await run.start()
+        async with Zygote(run.directory, port=free_port(), shutdown_grace_seconds=GRACE_SECONDS, **upstream) as zygote:
+            drains = Drain(zygote, mutant=run.mutant)
+            api.default = drains.answer
+            life = await drains.start()
             for _ in range(rounds):
-                life = await run.round(life)
+                life = await drains.round(life)
             await zygote.kill()
-    return run.figures()
+    return drains.figures()

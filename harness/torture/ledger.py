@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from metamorph.chat.v1.turn_pb2 import TurnEvent
 
-from harness.abuse.subject import Figure
+from harness.figure import Figure
 from harness.torture.zygote import Life
 from tests.support.caller import text_of
 

@@ -1,9 +1,8 @@
-"""What may be wrong with turns; a harness that does not find its mutants is worth nothing."""
+"""What may be wrong with turns."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -19,46 +18,29 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.writer import Writer
 from metamorphd.store.turns import create
 
-# Sets an attribute, as `setattr` does.
-Patch = Callable[[Any, str, Any], None]
-MUTANTS: dict[str, dict[str, Callable[[Patch], None]]] = {"crash": {}, "race": {}, "upstream": {}, "drain": {}}
+from harness.mutants import Patch, mutant
+
+# Figures that show them.
+LOST = "acknowledged messages lost"
+UNREPLAYABLE = "replays that differ from what was seen"
+REPEATED = "turns beyond one per request_id"
+ENDLESS = "turns without a gapless sequence and exactly one end"
+RETRIED = "calls to the model repeated after its first event"
+WAITING = "followers that never saw the end"
 LATE_SECONDS = 0.05
 LATE_WAIT_SECONDS = 0.001
 
 
-def mutate(name: str, patch: Patch = setattr) -> None:
-    """Makes this process wrong, if there is a name."""
-    if name:
-        {name: apply for mutants in MUTANTS.values() for name, apply in mutants.items()}[name](patch)
-
-
-@contextmanager
-def patching() -> Iterator[Patch]:
-    """A patch that is undone at the end of the block."""
-    replaced = []
-
-    def patch(owner: Any, name: str, value: Any) -> None:
-        replaced.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, value)
-
-    try:
-        yield patch
-    finally:
-        for owner, name, value in reversed(replaced):
-            setattr(owner, name, value)
-
-
-def mutant(harness: str, name: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
-    """Registers what `harness` must find."""
-
-    def register(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        MUTANTS[harness][name] = apply
-        return apply
-
-    return register
-
-
-@mutant("crash", "answered-before-commit")
+@mutant(
+    "answered-before-commit",
+    harness="crash",
+    shown_by={
+        LOST,
+        UNREPLAYABLE,
+        ENDLESS,
+    },
+    rounds=30,
+)
 def _answered_before_commit(patch: Patch) -> None:
     commit = Writer._commit
 
@@ -85,7 +67,12 @@ def _answered_before_commit(patch: Patch) -> None:
     patch(Writer, "_commit", committing)
 
 
-@mutant("crash", "published-before-commit")
+@mutant(
+    "published-before-commit",
+    harness="crash",
+    shown_by={UNREPLAYABLE, ENDLESS},
+    rounds=30,
+)
 def _published_before_commit(patch: Patch) -> None:
     write = SqliteDatabase.write
     last: dict[str, asyncio.Task[Any]] = {}
@@ -111,7 +98,7 @@ def _published_before_commit(patch: Patch) -> None:
     patch(SqliteDatabase, "write", early)
 
 
-@mutant("crash", "request-id-forgotten")
+@mutant("request-id-forgotten", harness="crash", shown_by={REPEATED}, rounds=30)
 def _request_id_forgotten(patch: Patch) -> None:
     async def forget(tx: Any, *, request: Any, resource_id: str, now: int) -> str:
         return resource_id
@@ -119,7 +106,7 @@ def _request_id_forgotten(patch: Patch) -> None:
     patch(create, "claim_request", forget)
 
 
-@mutant("crash", "running-turns-left")
+@mutant("running-turns-left", harness="crash", shown_by={ENDLESS}, rounds=2)
 def _running_turns_left(patch: Patch) -> None:
     async def leave(self: TurnEngine, *, patience_seconds: float) -> int:
         return 0
@@ -127,7 +114,7 @@ def _running_turns_left(patch: Patch) -> None:
     patch(TurnEngine, "sweep", leave)
 
 
-@mutant("race", "wait-begins-late")
+@mutant("wait-begins-late", harness="race", shown_by={WAITING})
 def _wait_begins_late(patch: Patch) -> None:
     async def late(self: LiveTurn) -> None:
         await asyncio.sleep(LATE_WAIT_SECONDS)
@@ -136,7 +123,7 @@ def _wait_begins_late(patch: Patch) -> None:
     patch(LiveTurn, "changed", late)
 
 
-@mutant("race", "live-skips-what-replay-missed")
+@mutant("live-skips-what-replay-missed", harness="race", shown_by={"followers that missed an event"})
 def _live_skips(patch: Patch) -> None:
     after = LiveTurn.after
 
@@ -147,7 +134,7 @@ def _live_skips(patch: Patch) -> None:
     patch(LiveTurn, "after", newest)
 
 
-@mutant("race", "end-wakes-nobody")
+@mutant("end-wakes-nobody", harness="race", shown_by={WAITING})
 def _end_wakes_nobody(patch: Patch) -> None:
     wake = LiveTurn.wake
 
@@ -158,7 +145,7 @@ def _end_wakes_nobody(patch: Patch) -> None:
     patch(LiveTurn, "wake", waking)
 
 
-@mutant("upstream", "retries-after-the-first-token")
+@mutant("retries-after-the-first-token", harness="upstream", shown_by={RETRIED})
 def _retries_after_the_first_token(patch: Patch) -> None:
     generate = Claude.generate
 
@@ -173,7 +160,7 @@ def _retries_after_the_first_token(patch: Patch) -> None:
     patch(Claude, "generate", retrying)
 
 
-@mutant("upstream", "leaks-connections")
+@mutant("leaks-connections", harness="upstream", shown_by={"upstream connections leaked"})
 def _leaks_connections(patch: Patch) -> None:
     generate = Claude.generate
     kept: set[asyncio.Task[None]] = set()
@@ -199,7 +186,7 @@ def _leaks_connections(patch: Patch) -> None:
     patch(Claude, "generate", leaking)
 
 
-@mutant("drain", "says-it-serves")
+@mutant("says-it-serves", harness="drain", shown_by={"of them that told NOT_SERVING"})
 def _says_it_serves(patch: Patch) -> None:
     async def silent(self: Health, *_: object) -> None:
         self._state = "draining"
@@ -207,7 +194,7 @@ def _says_it_serves(patch: Patch) -> None:
     patch(Health, "__aexit__", silent)
 
 
-@mutant("drain", "turns-are-dropped")
+@mutant("turns-are-dropped", harness="drain", shown_by={"turns that could end within the grace, and did not"})
 def _turns_are_dropped(patch: Patch) -> None:
     async def drop(self: TurnEngine, *, grace_seconds: float) -> None:
         self._draining = True

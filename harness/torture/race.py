@@ -5,14 +5,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import grpc
 from metamorph.chat.v1.turn_pb2 import TurnEvent
 from metamorphd.chat import live_turn
 
-from harness.abuse.subject import Figure
-from harness.torture.mutants import mutate, patching
+from harness.figure import Figure
+from harness.mutants import mutate, patching
+from harness.run import Run
 from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.serving import asking
@@ -109,14 +109,14 @@ class Race:
         ]
 
 
-async def race(directory: Path, *, rounds: int, seed: int, mutant: str = "") -> list[Figure]:
+async def race(run: Run, *, rounds: int) -> list[Figure]:
     """So many followers; what they missed."""
     reply = Reply(WORDS, delay=DELAY_SECONDS, uneven=True)
-    run = Race(seed=seed, mutant=mutant)
+    turns = Race(seed=run.seed, mutant=run.mutant)
     with patching() as patch:
         patch(live_turn, "TAIL_EVENTS", TAIL_EVENTS)
-        mutate(mutant, patch)
-        async with FakeMessagesApi(reply) as api, asking(api, directory, log_level="warning") as running:
+        mutate(run.mutant, patch)
+        async with FakeMessagesApi(reply) as api, asking(api, run.directory, log_level="warning") as running:
             began = time.monotonic()
-            await asyncio.gather(*(run.run(running.caller(), rounds) for _ in range(TURNS_AT_A_TIME)))
-            return run.figures(time.monotonic() - began)
+            await asyncio.gather(*(turns.run(running.caller(), rounds) for _ in range(TURNS_AT_A_TIME)))
+            return turns.figures(time.monotonic() - began)

@@ -12,8 +12,9 @@ from statistics import median
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 
-from harness.abuse.subject import Figure
-from harness.torture.mutants import mutate, patching
+from harness.figure import Figure
+from harness.mutants import mutate, patching
+from harness.run import Run
 from harness.torture.trouble import CANCELLED, COMPLETED, MAX_RETRIES, TURN_SECONDS, Trouble, draw
 from tests.support.caller import Caller, text_of
 from tests.support.fakes.messages_api import Behaviour, FakeMessagesApi, Received, Reply
@@ -184,17 +185,17 @@ def _name(received: Received) -> str:
     return str(received.body["messages"][-1]["content"][-1]["text"])
 
 
-async def upstream(directory: Path, *, rounds: int, seed: int, mutant: str = "") -> list[Figure]:
+async def upstream(run: Run, *, rounds: int) -> list[Figure]:
     """So many runs; what went otherwise than it must."""
-    run = Upstream(seed=seed, runs=rounds, mutant=mutant)
+    turns = Upstream(seed=run.seed, runs=rounds, mutant=run.mutant)
     with patching() as patch:
-        mutate(mutant, patch)
-        async with run.api as api, _server(api, directory) as running:
+        mutate(run.mutant, patch)
+        async with turns.api as api, _server(api, run.directory) as running:
             caller = running.caller()
-            await asyncio.gather(*(run.run(caller) for _ in range(RUNS_AT_A_TIME)))
-            if not (mutant and run.faults):
-                await run.cancels(caller)
-            return run.figures()
+            await asyncio.gather(*(turns.run(caller) for _ in range(RUNS_AT_A_TIME)))
+            if not (run.mutant and turns.faults):
+                await turns.cancels(caller)
+            return turns.figures()
 
 
 def _server(api: FakeMessagesApi, directory: Path) -> AbstractAsyncContextManager[Serving]:

@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -21,18 +23,23 @@ import uvloop
 from metamorphd import server, settings
 from metamorphd.observe import configure_logging
 
+import harness.torture.mutants  # noqa: F401, registers them
+from harness.mutants import mutate
 from harness.torture.kill_points import arm
-from harness.torture.mutants import mutate
 from tests.support.paths import ROOT
 from tests.support.tokens import SECRET
 
 END_SECONDS = 60.0
+LOWEST_PORT = 10_000
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, and that the system gives to nobody who asks for any port (ip(7))."""
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(LOWEST_PORT, given)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @dataclass

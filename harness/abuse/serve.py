@@ -1,0 +1,28 @@
+"""Serves as `metamorph serve` does, but for a mutant: `python -m harness.abuse.serve [--mutant NAME]`."""
+
+import argparse
+from typing import Any
+
+from metamorphd import server
+from metamorphd.cli import cli
+
+import harness.abuse.mutants  # noqa: F401, registers them
+from harness.mutants import mutate
+
+SERVER: Any = server
+
+
+def main() -> None:
+    """Serves until it is told to end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mutant", default="")
+    parser.add_argument("--patience-seconds", type=float, help="how long it waits for a caller to read")
+    arguments = parser.parse_args()
+    if arguments.patience_seconds is not None:
+        SERVER.PATIENCE_SECONDS = arguments.patience_seconds
+    mutate(arguments.mutant)
+    cli(["serve"])
+
+
+if __name__ == "__main__":
+    main()

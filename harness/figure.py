@@ -1,0 +1,30 @@
+"""A measured value and the bound that it must keep."""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+BOUNDS: dict[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": operator.ge, "=": operator.eq}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`relation` is ≤, ≥, = or empty where there is no bound; `detail` says more than the name, which never varies."""
+
+    name: str
+    value: float
+    unit: str = ""
+    relation: str = ""
+    limit: float = 0.0
+    detail: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether it keeps its bound."""
+        return not self.relation or BOUNDS[self.relation](self.value, self.limit)
+
+    def __str__(self) -> str:
+        detail = f" ({self.detail})" if self.detail else ""
+        bound = f" ({self.relation} {self.limit:g})" if self.relation else ""
+        value = f"{self.value:,.7g} {self.unit}".rstrip()
+        return f"{self.name}{detail}: {value}{bound}{'' if self.met else '  NOT MET'}"

@@ -1,0 +1,76 @@
+"""Every harness: what it is called with in its long form, which is what is claimed, and in its short form."""
+
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import harness.abuse.mutants
+import harness.torture.mutants  # noqa: F401, both register theirs
+from harness.abuse import fuzz, idle_streams, isolation, rapid_reset, tokens, unread_streams
+from harness.figure import Figure
+from harness.mutants import MUTANTS, Mutant
+from harness.torture import crash, drain, race, upstream
+
+
+@dataclass(frozen=True)
+class Harness:
+    """Tries what is promised until it breaks, and returns figures with their bounds.
+
+    `run` takes a Run and a form, by keyword. What a short form allows is what a busy machine still meets, and a mutant
+    does not. One that is `alone` measures time, and runs beside nothing.
+    """
+
+    room: str
+    name: str
+    run: Callable[..., Coroutine[Any, Any, list[Figure]]]
+    long: Mapping[str, float]
+    short: Mapping[str, float]
+    alone: bool = False
+
+    @property
+    def about(self) -> str:
+        """What it tries: the first line of its module."""
+        return (sys.modules[self.run.__module__].__doc__ or "").partition("\n")[0]
+
+    @property
+    def mutants(self) -> list[Mutant]:
+        """Those that it must find."""
+        return [mutant for mutant in MUTANTS.values() if mutant.harness == self.name]
+
+
+DECLARED = (
+    Harness("abuse", "tokens", tokens.attack, {"mutants_count": 1_000_000}, {"mutants_count": 20_000}),
+    Harness("abuse", "isolation", isolation.attack, {"operations": 100_000}, {"operations": 1_500}, alone=True),
+    Harness(
+        "abuse",
+        "rapid-reset",
+        rapid_reset.attack,
+        {"seconds": 60},
+        {"seconds": 3, "most_megabytes": 35, "most_milliseconds": 1000},
+        alone=True,
+    ),
+    Harness(
+        "abuse",
+        "unread-streams",
+        unread_streams.attack,
+        {},
+        {"seconds": 2, "slack": 18, "most_megabytes": 150},
+        alone=True,
+    ),
+    Harness(
+        "abuse",
+        "idle-streams",
+        idle_streams.attack,
+        {},
+        {"streams": 1000, "seconds": 2, "most_megabytes": 80, "most_milliseconds": 250},
+        alone=True,
+    ),
+    Harness("abuse", "fuzz", fuzz.attack, {"seconds": 600}, {"seconds": 5}, alone=True),
+    Harness("torture", "crash", crash.crash, {"rounds": 1000}, {"rounds": 5}, alone=True),
+    Harness("torture", "race", race.race, {"rounds": 10_000}, {"rounds": 600}),
+    Harness("torture", "upstream", upstream.upstream, {"rounds": 1000}, {"rounds": 120}, alone=True),
+    Harness("torture", "drain", drain.drain, {"rounds": 20}, {"rounds": 1}, alone=True),
+)
+HARNESSES = {harness.name: harness for harness in DECLARED}
+ROOMS = tuple(dict.fromkeys(harness.room for harness in DECLARED))

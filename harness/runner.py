@@ -1,0 +1,146 @@
+"""Runs harnesses, each in a process of its own, so that no fault that is put into one reaches another."""
+
+import asyncio
+import contextlib
+import io
+import itertools
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metamorphd.observe import configure_logging
+
+from harness.figure import Figure
+from harness.harnesses import HARNESSES, Harness
+from harness.mutants import MUTANTS
+from harness.run import Run
+
+# A short form takes less than a minute on an idle machine; one that takes so long hangs.
+SHORT_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A harness to run with a form, against a sound server or a mutant."""
+
+    harness: str
+    form: Mapping[str, float]
+    seed: int
+    mutant: str = ""
+    alone: bool = False
+    limit_seconds: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.harness}, {self.mutant}" if self.mutant else self.harness
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job measured; `error` is a traceback if it ended by one, `notes` what it had to say of a mutant."""
+
+    job: Job
+    seconds: float
+    figures: Sequence[Figure] = ()
+    error: str = ""
+    notes: str = ""
+
+    @property
+    def found(self) -> list[Figure]:
+        """The figures that show the mutant."""
+        shown_by = MUTANTS[self.job.mutant].shown_by
+        return [figure for figure in self.figures if not figure.met and figure.name in shown_by]
+
+    @property
+    def good(self) -> bool:
+        """Whether every figure is met; of a mutant, whether one that must show it is not."""
+        if self.error or not self.figures:
+            return False
+        return bool(self.found) if self.job.mutant else all(figure.met for figure in self.figures)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        figures = [asdict(figure) | {"met": figure.met} for figure in self.figures]
+        return asdict(self.job) | {"good": self.good, "seconds": self.seconds, "figures": figures, "error": self.error}
+
+
+@dataclass
+class Plan:
+    """Which jobs there are. `overrides` replace parts of every form; long forms are all alone."""
+
+    seed: int
+    short: bool
+    overrides: Mapping[str, float] = field(default_factory=dict)
+
+    def sound(self, harness: Harness) -> Job:
+        """The harness against the server as it is."""
+        if self.short:
+            form, limit = {**harness.short, **self.overrides}, SHORT_SECONDS
+            return Job(harness.name, form, self.seed, alone=harness.alone, limit_seconds=limit)
+        return Job(harness.name, {**harness.long, **self.overrides}, self.seed, alone=True)
+
+    def mutants(self, harness: Harness) -> list[Job]:
+        """The short form against each mutant."""
+        return [
+            Job(
+                harness.name,
+                {**harness.short, **mutant.form, **self.overrides},
+                self.seed,
+                mutant.name,
+                mutant.alone,
+                SHORT_SECONDS,
+            )
+            for mutant in harness.mutants
+        ]
+
+
+def run(jobs: Sequence[Job], *, at_a_time: int, begins: Callable[[Job], None]) -> Iterator[Result]:
+    """Each result as soon as it is there: first of those that run alone. Calls `begins` with each job that does."""
+    for count, some in ((1, [job for job in jobs if job.alone]), (at_a_time, [job for job in jobs if not job.alone])):
+        waiting = iter(some)
+        pending: set[Future[Result]] = set()
+        with _pool(count) as pool:
+            while True:
+                for job in itertools.islice(waiting, count - len(pending)):
+                    pending.add(pool.submit(_perform, job))
+                    begins(job)
+                if not pending:
+                    break
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (each.result() for each in done)
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    # grpc logs every connection that is closed and every header that does not parse, in whatever process.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # What is imported once is there in every process; it is forked before anything starts a thread.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.harnesses", "anthropic"])
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        yield pool
+
+
+def _perform(job: Job) -> Result:
+    configure_logging("warning")
+    began = time.monotonic()
+    figures, error, notes = [], "", io.StringIO()
+    # The faults of a sound server are told at once; those of a mutant, if it is not found.
+    with contextlib.redirect_stderr(notes) if job.mutant else contextlib.nullcontext():
+        try:
+            with tempfile.TemporaryDirectory() as directory:
+                figures = asyncio.run(_measured(job, Path(directory)))
+        except Exception:
+            error = traceback.format_exc()
+    return Result(job, time.monotonic() - began, figures, error, notes.getvalue())
+
+
+async def _measured(job: Job, directory: Path) -> list[Figure]:
+    async with asyncio.timeout(job.limit_seconds):
+        return await HARNESSES[job.harness].run(Run(directory, job.seed, job.mutant), **job.form)

@@ -1,0 +1,95 @@
+"""`python -m harness`: what it runs, what it prints, how it exits."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from harness.__main__ import main
+from harness.figure import Figure
+from harness.harnesses import HARNESSES
+from harness.mutants import MUTANTS
+from harness.runner import Job, Plan, Result
+from tests.support.paths import ROOT
+
+MET, UNMET = Figure("faults", 0, "", "=", 0), Figure("faults", 3, "", "=", 0)
+GAP = "followers that missed an event"
+
+
+def test_every_harness_has_mutants_and_every_mutant_a_harness() -> None:
+    assert [harness.name for harness in HARNESSES.values() if not harness.mutants] == []
+    assert {mutant.harness for mutant in MUTANTS.values()} <= set(HARNESSES)
+    assert [mutant.name for mutant in MUTANTS.values() if not mutant.shown_by] == []
+
+
+@pytest.mark.parametrize(
+    ("relation", "value", "met"),
+    [("", 9, True), ("≤", 5, True), ("≤", 6, False), ("≥", 5, True), ("≥", 4, False), ("=", 5, True), ("=", 6, False)],
+)
+def test_a_figure_is_met_within_its_bound(relation: str, value: float, met: bool) -> None:
+    figure = Figure("time", value, "s", relation, 5, "the slowest")
+    assert figure.met == met
+    assert str(figure).startswith(f"time (the slowest): {value} s")
+    assert ("NOT MET" in str(figure)) != met
+
+
+def test_a_sound_server_must_meet_every_figure() -> None:
+    job = Job("race", {}, 1)
+    assert Result(job, 1, [MET, Figure("turns", 9)]).good
+    assert not Result(job, 1, [MET, UNMET]).good
+    assert not Result(job, 1, []).good
+    assert not Result(job, 1, [MET], error="Traceback").good
+
+
+def test_a_mutant_is_found_by_a_figure_that_must_show_it_and_no_other() -> None:
+    job = Job("race", {}, 1, "live-skips-what-replay-missed")
+    assert Result(job, 1, [Figure(GAP, 1, "", "=", 0), MET]).good
+    assert not Result(job, 1, [Figure(GAP, 0, "", "=", 0), UNMET]).good
+    assert not Result(job, 1, [Figure(GAP, 1, "", "=", 0)], error="Traceback").good
+
+
+def test_a_form_is_the_harnesss_then_the_mutants_then_what_was_set() -> None:
+    crash = HARNESSES["crash"]
+    plan = Plan(7, short=True, overrides={"clients": 3})
+    assert plan.sound(crash).form == {"rounds": 5, "clients": 3}
+    assert plan.sound(crash).limit_seconds
+    forms = {job.mutant: job.form for job in plan.mutants(crash)}
+    assert forms["running-turns-left"] == {"rounds": 2, "clients": 3}
+    long = Plan(7, short=False).sound(crash)
+    assert (long.form, long.limit_seconds, long.alone) == ({"rounds": 1000}, None, True)
+
+
+def test_harnesses_and_mutants_are_listed_by_room() -> None:
+    whole, torture = (CliRunner().invoke(main, [*names, "--list"]).output for names in ([], ["torture"]))
+    assert all(name in whole for name in (*HARNESSES, *MUTANTS))
+    assert "crash" in torture
+    assert "rapid-reset" not in torture
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "is not one of"),
+        (["race", "--mutant", "resets-are-free"], "another harness's"),
+        (["race", "--set", "rounds=many"], "is not NAME=NUMBER"),
+    ],
+)
+def test_what_cannot_be_run_is_a_usage_error(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_a_run_prints_its_figures_and_fails_with_a_harness_that_fails() -> None:
+    command = [sys.executable, "-m", "harness", "race", "--short", "--json", "--set", "rounds=12"]
+    sound = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (result,) = json.loads(sound.stdout)
+    assert (result["harness"], result["mutant"], result["good"], result["seed"]) == ("race", "", True, 1)
+    assert {"name": GAP, "value": 0, "relation": "=", "limit": 0, "met": True}.items() <= next(
+        figure for figure in result["figures"] if figure["name"] == GAP
+    ).items()
+    broken = subprocess.run([*command, "--set", "no_such=1"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert broken.returncode == 1
+    assert "no_such" in json.loads(broken.stdout)[0]["error"]
