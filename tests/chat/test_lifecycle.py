@@ -89,6 +89,7 @@ async def test_after_kill_9_every_seen_event_is_there_and_the_turn_has_ended(tmp
             finished = replayed[-1].turn_finished
             assert finished.status == turn_pb2.TURN_STATUS_INTERRUPTED
             assert text_of(finished.message) == deltas(replayed)
+            assert finished.message.partial
             assert await followed(alice, seen[0].turn_id, seen[-1].sequence) == replayed[len(seen) :]
             turn = await get_turn(alice, seen[0].turn_id)
             assert (turn.status, turn.error.reason) == (finished.status, "TURN_INTERRUPTED")
