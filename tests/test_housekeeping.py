@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping
+from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import server_scope
 from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
-from metamorphd.store.attachments import Upload, create_attachment, load_attachments, upload_of
+from metamorphd.store.attachments import create_attachment, load_attachments
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.read import list_events
@@ -84,16 +85,16 @@ async def test_a_turn_is_pruned_in_steps_and_told_as_pruned_from_the_first(datab
 async def test_an_attachment_that_no_message_holds_goes_a_day_after_its_upload(database: SqliteDatabase) -> None:
     clock = Later()
     keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24)
-    uploads = [upload_of("text/plain", b"%d" % number) for number in range(5)]
+    uploads = [Upload.of("text/plain", b"%d" % number) for number in range(5)]
     for upload in uploads:
-        await database.write(create_attachment, ACME, upload=upload, request_key=KEY, now=clock.now())
+        await database.write(create_attachment, ACME, upload=upload, hash_key=KEY, now=clock.now())
     used = DocumentBlock(uploads[0].attachment_id, "text/plain", 1, uploads[0].sha256)
     session = await new_session(database)
     await stored_message(database, session.session_id, content=(used,))
     clock.ahead = DAY - 60_000_000
     await keeping.sweep()
     assert await there(database, uploads) == set("01234")
-    await database.write(create_attachment, ACME, upload=uploads[1], request_key=KEY, now=clock.now())
+    await database.write(create_attachment, ACME, upload=uploads[1], hash_key=KEY, now=clock.now())
     clock.ahead = DAY + 60_000_000
     await keeping.sweep()
     assert await there(database, uploads) == {"0", "1"}

@@ -2,8 +2,9 @@
 
 import pytest
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
+from metamorphd.models.attachment import Attachment, Upload
 from metamorphd.models.caller import Scope, server_scope
-from metamorphd.models.content import Attachment, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
+from metamorphd.models.content import Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
 from metamorphd.store.attachments import (
     CHUNK_BYTES,
     chunk_count,
@@ -15,7 +16,6 @@ from metamorphd.store.attachments import (
     prune_attachments,
     release_message,
     release_session,
-    upload_of,
     use_attachments,
 )
 from metamorphd.store.database import Transaction
@@ -41,7 +41,7 @@ async def rows(database: SqliteDatabase, scope: Scope = ACME) -> tuple[int, ...]
 async def store(
     database: SqliteDatabase, data: bytes, media_type: str = "image/png", *, scope: Scope = ACME, now: int = 1
 ) -> Attachment:
-    return await database.write(create_attachment, scope, upload=upload_of(media_type, data), request_key=KEY, now=now)
+    return await database.write(create_attachment, scope, upload=Upload.of(media_type, data), hash_key=KEY, now=now)
 
 
 async def use(database: SqliteDatabase, session_id: str, message_id: str, *attachments: Attachment) -> None:

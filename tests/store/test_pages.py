@@ -56,7 +56,7 @@ async def test_revocations(database: Database) -> None:
             for number, revocation_id in enumerate(ids)
         )
     )
-    query: dict[str, Any] = {"of_vault_id": None, "page_size": LARGEST_PAGE_SIZE, "max_size": PAGE_BYTES}
+    query: dict[str, Any] = {"target_vault_id": None, "page_size": LARGEST_PAGE_SIZE, "max_size": PAGE_BYTES}
     found = await pages(lambda after: database.read_system(list_revocations, OPERATOR, after=after, **query))
     assert [row.revocation_id for page in found for row in page.items] == sorted(ids, reverse=True)
     sent = sizes(

@@ -8,7 +8,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.page import Page
 from metamorphd.models.session import Session
 from metamorphd.store.database import Transaction
-from metamorphd.store.idempotency import RequestKey
+from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session, get_session, list_sessions, update_session
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.read import list_events
@@ -83,7 +83,7 @@ async def test_two_vaults_may_use_the_same_session_id(database: SqliteDatabase) 
 
 
 async def test_a_repeated_request_answers_the_session_as_it_is_now(database: SqliteDatabase) -> None:
-    key = RequestKey("CreateSession", "one", b"body")
+    key = IdempotencyKey("CreateSession", "one", b"body")
     first = await new_session(database, request=key)
     await database.write(update_session, ACME, session_id=first.session_id, changes={"title": "later"}, etag="", now=2)
     again = await new_session(database, request=key)
@@ -93,22 +93,22 @@ async def test_a_repeated_request_answers_the_session_as_it_is_now(database: Sql
 
 async def test_a_request_id_is_its_vaults_and_its_rpcs_own(database: SqliteDatabase) -> None:
     made = [
-        await new_session(database, ACME, request=RequestKey("CreateSession", "one", b"body")),
-        await new_session(database, ACME, request=RequestKey("Another", "one", b"other")),
-        await new_session(database, EVIL, request=RequestKey("CreateSession", "one", b"other")),
+        await new_session(database, ACME, request=IdempotencyKey("CreateSession", "one", b"body")),
+        await new_session(database, ACME, request=IdempotencyKey("Another", "one", b"other")),
+        await new_session(database, EVIL, request=IdempotencyKey("CreateSession", "one", b"other")),
     ]
     assert len({session.session_id for session in made}) == 3
 
 
 async def test_a_request_id_with_another_body_is_refused(database: SqliteDatabase) -> None:
-    await new_session(database, request=RequestKey("CreateSession", "one", b"body"))
+    await new_session(database, request=IdempotencyKey("CreateSession", "one", b"body"))
     with pytest.raises(RequestIdReused):
-        await new_session(database, request=RequestKey("CreateSession", "one", b"another"))
+        await new_session(database, request=IdempotencyKey("CreateSession", "one", b"another"))
     assert len(await ids(database)) == 1
 
 
 async def test_a_repeated_request_for_a_deleted_session_is_not_found(database: SqliteDatabase) -> None:
-    key = RequestKey("CreateSession", "one", b"body")
+    key = IdempotencyKey("CreateSession", "one", b"body")
     session = await new_session(database, request=key)
     await database.write(delete_session, ACME, session_id=session.session_id, etag="")
     with pytest.raises(SessionNotFound):

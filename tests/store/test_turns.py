@@ -11,7 +11,7 @@ from metamorphd.models.page import Page
 from metamorphd.models.turn import StopReason, TextDelta, TurnError, TurnStatus
 from metamorphd.models.usage import Usage
 from metamorphd.store.codec import text_of
-from metamorphd.store.idempotency import RequestKey
+from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import get_branch, get_message, list_messages
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.sqlite.database import SqliteDatabase
@@ -52,7 +52,7 @@ async def test_the_model_is_the_calls_then_the_sessions_then_the_vaults_then_the
     own = (await new_session(database, model="claude-opus-5-5")).session_id
     assert await model(plain) == "claude-sonnet-5-5"
     changes = {"default_model": "claude-haiku-5-5"}
-    await database.write(update_vault, ACME, changes=changes, etag="", request_key=KEY, now=1)
+    await database.write(update_vault, ACME, changes=changes, etag="", hash_key=KEY, now=1)
     assert await model(plain) == "claude-haiku-5-5"
     assert await model(own) == "claude-opus-5-5"
     assert await model(own, model="claude-fable-5-2") == "claude-fable-5-2"
@@ -67,7 +67,7 @@ async def test_the_prompt_is_the_branch_and_the_sessions_or_the_vaults_system_pr
     await finish(database, aside)
     second = await new_turn(database, session.session_id, "two", parent=first.user_message_id)
     changes = {"system_prompt": "of vault"}
-    await database.write(update_vault, ACME, changes=changes, etag="", request_key=KEY, now=1)
+    await database.write(update_vault, ACME, changes=changes, etag="", hash_key=KEY, now=1)
     prompt, branch = await database.read(get_prompt, ACME, turn=second)
     assert prompt == "of vault"
     assert [text_of(message.content) for message in branch] == ["one", "two"]
@@ -179,7 +179,7 @@ async def test_a_refused_turn_leaves_no_message(database: SqliteDatabase) -> Non
 
 async def test_a_repeated_send_answers_its_turn_even_while_the_branch_is_busy(database: SqliteDatabase) -> None:
     session = await new_session(database)
-    key = RequestKey("SendMessage", "one", b"body")
+    key = IdempotencyKey("SendMessage", "one", b"body")
     turn = await new_turn(database, session.session_id, request=key)
     assert await new_turn(database, session.session_id, request=key) == turn
     assert (await database.read(get_session, ACME, session_id=session.session_id)).message_count == 1

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metamorphd.clock import beginning, day_of
 from metamorphd.errors import BudgetExceeded, ModelNotAccepted
+from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope
 from metamorphd.models.content import Block, DocumentBlock, ImageBlock, TextBlock
 from metamorphd.models.generation import Tool
 from metamorphd.models.turn import Turn, TurnStatus
 from metamorphd.models.usage import Usage, UsageRow
 from metamorphd.models.vault import Budget, BudgetStatus
-from metamorphd.store.attachments import Upload
 from metamorphd.store.budgets import FRAME_TOKENS, IMAGE_TOKENS, get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.sessions import delete_session
@@ -160,7 +160,7 @@ async def test_usage_stays_when_its_session_is_deleted(database: SqliteDatabase)
 
 async def allow(database: Database, *, own: Budget | None = None, operators: Budget | None = None) -> None:
     if own is not None:
-        await database.write(update_vault, ACME, changes={"budget": own}, etag="", request_key=KEY, now=1)
+        await database.write(update_vault, ACME, changes={"budget": own}, etag="", hash_key=KEY, now=1)
     if operators is not None:
         await database.write(update_vault_limits, ACME, budget=operators, now=1)
 

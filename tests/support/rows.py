@@ -50,7 +50,7 @@ async def new_session(database: Database, scope: Scope = ACME, **fields: Any) ->
         "metadata": {},
         "archived": False,
         "request": None,
-        "request_key": KEY,
+        "hash_key": KEY,
         "now": CLOCK.now(),
     }
     return await database.write(create_session, scope, **(values | fields))

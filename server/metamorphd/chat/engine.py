@@ -16,13 +16,14 @@ from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, StoreNotReady, TurnNotFound
 from metamorphd.llm.interface import Model, Prompt
+from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn, TurnEvent, TurnFinished, TurnStatus
-from metamorphd.store.attachments import Upload, load_attachments
+from metamorphd.store.attachments import load_attachments
 from metamorphd.store.database import Database
-from metamorphd.store.idempotency import RequestKey
+from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.plan import Terms
@@ -53,7 +54,7 @@ class Send:
     uploads: tuple[Upload, ...]
     parent_message_id: str | None
     options: GenerationOptions
-    request: RequestKey | None
+    request: IdempotencyKey | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Regeneration:
     turn_id: str
     user_message_id: str
     options: GenerationOptions
-    request: RequestKey | None
+    request: IdempotencyKey | None
     now: int
 
 

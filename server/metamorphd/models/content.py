@@ -1,4 +1,4 @@
-"""The blocks of a message's content, and attachments."""
+"""The blocks of a message's content."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,6 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class TextBlock:
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """An image or a document of a vault. `size` in bytes, `sha256` in hexadecimal digits."""
-
-    attachment_id: str
-    media_type: str
-    size: int
-    sha256: str
-    create_time: int
 
 
 @dataclass(frozen=True, slots=True)

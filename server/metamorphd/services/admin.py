@@ -87,7 +87,7 @@ class AdminService:
         page = await self._database.read_system(
             list_revocations,
             scope,
-            of_vault_id=request.vault_id or None,
+            target_vault_id=request.vault_id or None,
             after=decode_page_token(request, "", request.page_token, (str,)),
             page_size=clamp_page_size(request.page_size),
             max_size=PAGE_BYTES,

@@ -3,11 +3,11 @@
 import uuid
 from typing import Any
 
-from metamorphd.store.idempotency import RequestKey
+from metamorphd.store.idempotency import IdempotencyKey
 
 
-def request_key(rpc: str, request: Any) -> RequestKey | None:
-    """A request's key, None where it carries no request_id."""
+def idempotency_key(rpc: str, request: Any) -> IdempotencyKey | None:
+    """Returns the idempotency key of a request, None if it has no request_id."""
     if not request.request_id:
         return None
     body = type(request)()
@@ -15,4 +15,4 @@ def request_key(rpc: str, request: Any) -> RequestKey | None:
     body.ClearField("request_id")
     # A UUID has many spellings; one of them names the request.
     request_id = str(uuid.UUID(request.request_id))
-    return RequestKey(rpc, request_id, body.SerializeToString(deterministic=True))
+    return IdempotencyKey(rpc, request_id, body.SerializeToString(deterministic=True))

@@ -44,7 +44,7 @@ class VaultService:
         vault = await self._database.read(get_vault, scope)
         if vault is None:
             key = self._clock.new_key()
-            vault = await self._database.write(create_vault, scope, request_key=key, now=self._clock.now())
+            vault = await self._database.write(create_vault, scope, hash_key=key, now=self._clock.now())
         return pb.GetVaultResponse(vault=vault_to_proto(vault))
 
     async def UpdateVault(self, request: pb.UpdateVaultRequest, scope: Scope) -> pb.UpdateVaultResponse:
@@ -56,7 +56,7 @@ class VaultService:
             scope,
             changes=changed,
             etag=request.vault.etag,
-            request_key=self._clock.new_key(),
+            hash_key=self._clock.new_key(),
             now=self._clock.now(),
         )
         return pb.UpdateVaultResponse(vault=vault_to_proto(vault))

@@ -1,20 +1,18 @@
 """Images and documents: their bytes, and the messages that hold them."""
 
-import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
-from metamorphd.models.content import Attachment, Block, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
+from metamorphd.models.attachment import Attachment, Upload
+from metamorphd.models.content import Block, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 from metamorphd.store.vaults import create_vault
 
 AttachedT = TypeVar("AttachedT", bound=ImageBlock | DocumentBlock)
 
 CHUNK_BYTES = 1_048_576
-# 160 bits are too many to find two contents with one id.
-ID_DIGITS = 40
 
 COLUMNS = "attachment_id, media_type, size, sha256, create_time"
 
@@ -97,27 +95,9 @@ WHERE (vault_id, attachment_id) IN (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """An attachment to be stored, and its bytes."""
-
-    attachment_id: str
-    media_type: str
-    sha256: str
-    data: bytes
-
-
-def upload_of(media_type: str, data: bytes) -> Upload:
-    """Bytes as an attachment. Its id is made of them: what is uploaded again is the same attachment of its vault."""
-    digest = hashlib.sha256(media_type.encode() + b"\0")
-    digest.update(data)
-    attachment_id = f"att_{digest.hexdigest()[:ID_DIGITS]}"
-    return Upload(attachment_id, media_type, hashlib.sha256(data).hexdigest(), data)
-
-
-async def create_attachment(tx: Transaction, *, upload: Upload, request_key: bytes, now: int) -> Attachment:
+async def create_attachment(tx: Transaction, *, upload: Upload, hash_key: bytes, now: int) -> Attachment:
     """Stores an attachment, or answers the one that is there. Makes the vault if need be."""
-    await create_vault(tx, request_key=request_key, now=now)
+    await create_vault(tx, hash_key=hash_key, now=now)
     await store_upload(tx, upload=upload, now=now)
     return await get_attachment(tx, attachment_id=upload.attachment_id)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from metamorphd.errors import RequestIdReused
 from metamorphd.store.database import Transaction
 
-GET_REQUEST_KEY = "SELECT request_key FROM vaults WHERE vault_id = :vault_id"
+GET_HASH_KEY = "SELECT hash_key FROM vaults WHERE vault_id = :vault_id"
 CREATE_REQUEST = """
 INSERT INTO requests (vault_id, rpc, request_id, body_hash, resource_id, create_time)
 VALUES (:vault_id, :rpc, :request_id, :body_hash, :resource_id, :now)
@@ -19,21 +19,21 @@ WHERE vault_id = :vault_id AND rpc = :rpc AND request_id = :request_id
 
 
 @dataclass(frozen=True, slots=True)
-class RequestKey:
-    """A repeatable request: its RPC, its id, and what it asks for, deterministically serialised without the id."""
+class IdempotencyKey:
+    """Identifies a repeatable request. `body` is the request without its id, serialised deterministically."""
 
     rpc: str
     request_id: str
     body: bytes
 
 
-async def claim_request(tx: Transaction, *, request: RequestKey, resource_id: str, now: int) -> str:
+async def claim_request(tx: Transaction, *, request: IdempotencyKey, resource_id: str, now: int) -> str:
     """Records that `request` makes `resource_id`; answers what it made already, if it did.
 
     Raises RequestIdReused when the id was used with another body. A vault that is not there yet has made nothing, and
     records nothing: what needs it fails, or makes it first.
     """
-    key = await tx.one(GET_REQUEST_KEY)
+    key = await tx.one(GET_HASH_KEY)
     if key is None:
         return resource_id
     # Keyed, so that whoever sees the table cannot test guesses about what was sent.

@@ -31,7 +31,7 @@ LIST_REVOCATIONS = (
 WITH candidates AS (
     SELECT *, octet_length(note) + octet_length(creator) + octet_length(COALESCE(token_id, user_id)) + 512 AS size
     FROM revocations
-    WHERE (:of_vault_id IS NULL OR vault_id = :of_vault_id) AND (:after_id IS NULL OR revocation_id < :after_id)
+    WHERE (:target_vault_id IS NULL OR vault_id = :target_vault_id) AND (:after_id IS NULL OR revocation_id < :after_id)
     ORDER BY revocation_id DESC
     LIMIT :page_size + 1
 ), page AS (
@@ -85,7 +85,7 @@ def _made(row: Row | None) -> Revocation:
 async def list_revocations(
     tx: SystemTransaction,
     *,
-    of_vault_id: str | None,
+    target_vault_id: str | None,
     after: tuple[int | str, ...] | None,
     page_size: int,
     max_size: int,
@@ -93,7 +93,7 @@ async def list_revocations(
     """Newest first, of one vault or all; `after` is (revocation id). Pages are cut as those of `list_sessions`."""
     after_id = None if after is None else after[0]
     rows = await tx.all(
-        LIST_REVOCATIONS, of_vault_id=of_vault_id, after_id=after_id, page_size=page_size, max_size=max_size
+        LIST_REVOCATIONS, target_vault_id=target_vault_id, after_id=after_id, page_size=page_size, max_size=max_size
     )
     return page_of(rows, page_size, item=_revocation, after=lambda row: (row[0],))
 

@@ -11,7 +11,7 @@ from metamorphd.models.page import Page
 from metamorphd.models.session import Session
 from metamorphd.store.attachments import release_session
 from metamorphd.store.database import Row, SqlValue, Transaction, point_read
-from metamorphd.store.idempotency import RequestKey, claim_request
+from metamorphd.store.idempotency import IdempotencyKey, claim_request
 from metamorphd.store.paging import page_of
 from metamorphd.store.search.index import unindex_session
 from metamorphd.store.vaults import create_vault
@@ -120,13 +120,13 @@ async def create_session(
     system_prompt: str,
     metadata: Mapping[str, str],
     archived: bool,
-    request: RequestKey | None,
-    request_key: bytes,
+    request: IdempotencyKey | None,
+    hash_key: bytes,
     now: int,
 ) -> Session:
     """Creates a session, or returns the one that `request` created. Raises SessionNotFound if that one is deleted."""
     if request is not None:
-        await create_vault(tx, request_key=request_key, now=now)
+        await create_vault(tx, hash_key=hash_key, now=now)
         made = await claim_request(tx, request=request, resource_id=session_id, now=now)
         if made != session_id:
             return await get_session(tx, session_id=made)
@@ -142,7 +142,7 @@ async def create_session(
     }
     row = await tx.one(CREATE_SESSION, **values)
     if row is None:
-        await create_vault(tx, request_key=request_key, now=now)
+        await create_vault(tx, hash_key=hash_key, now=now)
         row = await tx.one(CREATE_SESSION, **values)
     if row is None:
         raise RuntimeError("a vault that was just made is missing")

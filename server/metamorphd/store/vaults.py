@@ -10,8 +10,8 @@ from metamorphd.store.database import Row, Transaction, point_read
 
 CREATE_VAULT = """
 INSERT INTO vaults
-    (vault_id, display_name, default_model, system_prompt, request_key, revision, create_time, update_time)
-VALUES (:vault_id, '', '', '', :request_key, 1, :now, :now)
+    (vault_id, display_name, default_model, system_prompt, hash_key, revision, create_time, update_time)
+VALUES (:vault_id, '', '', '', :hash_key, 1, :now, :now)
 ON CONFLICT (vault_id) DO NOTHING
 """
 GET_VAULT = """
@@ -59,9 +59,9 @@ def _vault(row: Row) -> Vault:
     )
 
 
-async def create_vault(tx: Transaction, *, request_key: bytes, now: int) -> Vault:
-    """Makes the vault unless it is there; `request_key`, 32 random bytes, keys its request hashes."""
-    await tx.run(CREATE_VAULT, request_key=request_key, now=now)
+async def create_vault(tx: Transaction, *, hash_key: bytes, now: int) -> Vault:
+    """Creates the vault unless it exists. `hash_key`, 32 random bytes, keys the hashes of its requests."""
+    await tx.run(CREATE_VAULT, hash_key=hash_key, now=now)
     return await _stored(tx)
 
 
@@ -79,11 +79,9 @@ async def get_vault(tx: Transaction) -> Vault | None:
     return None if row is None else _vault(row)
 
 
-async def update_vault(
-    tx: Transaction, *, changes: Mapping[str, Any], etag: str, request_key: bytes, now: int
-) -> Vault:
+async def update_vault(tx: Transaction, *, changes: Mapping[str, Any], etag: str, hash_key: bytes, now: int) -> Vault:
     """Sets the fields in `changes`, by their names in Vault. Raises EtagMismatch when `etag` is given and stale."""
-    vault = await create_vault(tx, request_key=request_key, now=now)
+    vault = await create_vault(tx, hash_key=hash_key, now=now)
     if etag and etag != str(vault.revision):
         raise EtagMismatch
     changed = replace(vault, **changes)

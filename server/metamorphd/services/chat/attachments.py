@@ -24,7 +24,7 @@ class ChatAttachments:
     ) -> pb.UploadAttachmentResponse:
         async with self._uploads.received(scope.vault_id, requests) as upload:
             attachment = await self._database.write(
-                create_attachment, scope, upload=upload, request_key=self._clock.new_key(), now=self._clock.now()
+                create_attachment, scope, upload=upload, hash_key=self._clock.new_key(), now=self._clock.now()
             )
         return pb.UploadAttachmentResponse(attachment=attachment_to_proto(attachment))
 

@@ -6,7 +6,7 @@ from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
 from metamorphd.services.convert.session import session_to_proto
-from metamorphd.services.idempotency import request_key
+from metamorphd.services.idempotency import idempotency_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import changes
 from metamorphd.store.database import Database
@@ -32,8 +32,8 @@ class ChatSessions:
             system_prompt=request.session.system_prompt,
             metadata=request.session.metadata,
             archived=request.session.archived,
-            request=request_key("CreateSession", request),
-            request_key=self._clock.new_key(),
+            request=idempotency_key("CreateSession", request),
+            hash_key=self._clock.new_key(),
             now=self._clock.now(),
         )
         return pb.CreateSessionResponse(session=session_to_proto(session))

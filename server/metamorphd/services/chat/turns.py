@@ -14,7 +14,7 @@ from metamorphd.services.convert.content import content_from_proto, text_size
 from metamorphd.services.convert.field_path import within
 from metamorphd.services.convert.generation import options_from_proto
 from metamorphd.services.convert.turn import status_from_proto, turn_to_proto, with_event
-from metamorphd.services.idempotency import request_key
+from metamorphd.services.idempotency import idempotency_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
 from metamorphd.store.turns.read import get_turn, list_turns
@@ -75,7 +75,7 @@ class ChatTurns:
             turn_id=self._clock.new_id("turn"),
             user_message_id=request.user_message_id,
             options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
-            request=request_key("RegenerateReply", request),
+            request=idempotency_key("RegenerateReply", request),
             now=self._clock.now(),
         )
         turn = await self._engine.regenerate_reply(scope, regeneration=regeneration)
@@ -103,5 +103,5 @@ class ChatTurns:
             uploads=uploads,
             parent_message_id=request.parent_message_id if request.HasField("parent_message_id") else None,
             options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
-            request=request_key("SendMessage", request),
+            request=idempotency_key("SendMessage", request),
         )

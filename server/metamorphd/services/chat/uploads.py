@@ -8,8 +8,8 @@ from weakref import WeakValueDictionary
 from metamorph.chat.v1 import chat_service_pb2 as pb
 
 from metamorphd.errors import AttachmentTooLarge, AttachmentTypeMismatch, FieldViolation, RequestInvalid, SenderTooSlow
+from metamorphd.models.attachment import Upload
 from metamorphd.services.chat.media_signatures import is_media
-from metamorphd.store.attachments import Upload, upload_of
 
 # Each is held in memory until it is stored. A further one of the same vault waits, and so does its sender.
 UPLOADS_OF_A_VAULT = 4
@@ -78,7 +78,7 @@ class Uploads:
 def _checked(media_type: str, data: bytes) -> Upload:
     if not is_media(media_type, data):
         raise AttachmentTypeMismatch(media_type=media_type)
-    return upload_of(media_type, data)
+    return Upload.of(media_type, data)
 
 
 def _invalid(field: str, description: str) -> RequestInvalid:

@@ -2,7 +2,7 @@
 
 from metamorph.chat.v1 import attachment_pb2
 
-from metamorphd.models.content import Attachment
+from metamorphd.models.attachment import Attachment
 from metamorphd.services.convert.time import timestamp
 
 

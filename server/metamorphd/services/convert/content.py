@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from metamorph.chat.v1 import message_pb2
 
+from metamorphd.models.attachment import Upload
 from metamorphd.models.content import (
     Block,
     CompactionBlock,
@@ -15,7 +16,6 @@ from metamorphd.models.content import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from metamorphd.store.attachments import Upload
 
 Check = Callable[[str, bytes], Awaitable[Upload]]
 ProtoAttachment = message_pb2.ImageBlock | message_pb2.DocumentBlock

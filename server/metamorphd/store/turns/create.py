@@ -8,14 +8,15 @@ from metamorphd.errors import (
     NotAUserMessage,
     TooManyTurns,
 )
+from metamorphd.models.attachment import Upload
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 from metamorphd.models.message import Message, Role
 from metamorphd.models.turn import Turn
-from metamorphd.store.attachments import Upload, store_upload
+from metamorphd.store.attachments import store_upload
 from metamorphd.store.budgets import admit_turn, reserve
 from metamorphd.store.codec import encode_options
 from metamorphd.store.database import Transaction
-from metamorphd.store.idempotency import RequestKey, claim_request
+from metamorphd.store.idempotency import IdempotencyKey, claim_request
 from metamorphd.store.messages import create_message, get_message
 from metamorphd.store.turns.plan import (
     Terms,
@@ -50,7 +51,7 @@ async def create_turn(
     parent: str | None,
     options: GenerationOptions,
     terms: Terms,
-    request: RequestKey | None,
+    request: IdempotencyKey | None,
 ) -> Turn:
     """Stores `message` and a running turn that will answer it, or answers the turn that `request` made.
 
@@ -92,7 +93,7 @@ async def create_regeneration(
     user_message_id: str,
     options: GenerationOptions,
     terms: Terms,
-    request: RequestKey | None,
+    request: IdempotencyKey | None,
     now: int,
 ) -> Turn:
     """Stores a running turn that will answer a user's message once more, or answers the turn that `request` made.
@@ -128,7 +129,7 @@ async def create_regeneration(
     )
 
 
-async def _made_before(tx: Transaction, *, request: RequestKey | None, turn_id: str, now: int) -> Turn | None:
+async def _made_before(tx: Transaction, *, request: IdempotencyKey | None, turn_id: str, now: int) -> Turn | None:
     if request is None:
         return None
     made = await claim_request(tx, request=request, resource_id=turn_id, now=now)

@@ -55,11 +55,11 @@ WHERE (vault_id, turn_id) IN (
 GET_BEING_PRUNED = "SELECT vault_id, turn_id FROM turns WHERE pruned = 1 ORDER BY vault_id, turn_id LIMIT 1"
 PRUNE_EVENTS = """
 DELETE FROM events
-WHERE vault_id = :of_vault_id AND turn_id = :turn_id AND sequence IN (
-    SELECT sequence FROM events WHERE vault_id = :of_vault_id AND turn_id = :turn_id ORDER BY sequence LIMIT :events
+WHERE vault_id = :target_vault_id AND turn_id = :turn_id AND sequence IN (
+    SELECT sequence FROM events WHERE vault_id = :target_vault_id AND turn_id = :turn_id ORDER BY sequence LIMIT :events
 )
 """
-MARK_PRUNED = "UPDATE turns SET pruned = 2 WHERE vault_id = :of_vault_id AND turn_id = :turn_id"
+MARK_PRUNED = "UPDATE turns SET pruned = 2 WHERE vault_id = :target_vault_id AND turn_id = :turn_id"
 
 PRUNED_TURNS = 50
 
@@ -148,8 +148,8 @@ async def prune_events(tx: SystemTransaction, *, before: int, limit: int) -> boo
     turn = await tx.one(GET_BEING_PRUNED)
     if turn is None:
         return bool(await tx.run(MARK_TO_PRUNE, before=before, turns=PRUNED_TURNS))
-    of_vault_id, turn_id = turn
-    deleted = await tx.run(PRUNE_EVENTS, of_vault_id=of_vault_id, turn_id=turn_id, events=limit)
+    target_vault_id, turn_id = turn
+    deleted = await tx.run(PRUNE_EVENTS, target_vault_id=target_vault_id, turn_id=turn_id, events=limit)
     if deleted < limit:
-        await tx.run(MARK_PRUNED, of_vault_id=of_vault_id, turn_id=turn_id)
+        await tx.run(MARK_PRUNED, target_vault_id=target_vault_id, turn_id=turn_id)
     return True
