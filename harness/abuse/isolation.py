@@ -28,7 +28,6 @@ from harness.run import Run
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.tokens import mint
 
-PERMISSIONS = ("read", "write", "delete", "admin", "secrets:read", "secrets:write", "sandbox:create", "sandbox:manage")
 # Of each user at a time.
 CALLS = 4
 # Of answers in each field: so many, in a short form one for so many operations.
@@ -113,7 +112,7 @@ class Operations:
                     group.create_task(self._user(own, other, user))
 
     async def _user(self, own: Tenant, other: Tenant, user: str) -> None:
-        token = mint(own.vault, user, PERMISSIONS, email=f"{own.content}@example.org")
+        token = mint(own.vault, user, email=f"{own.content}@example.org")
         async with grpc.aio.insecure_channel(self._server.target) as channel, asyncio.TaskGroup() as group:
             for _ in range(CALLS):
                 group.create_task(self._calls(channel, token, own, other))

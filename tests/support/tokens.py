@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jwt
+from metamorphd.edge.methods import PERMISSIONS
 
 SECRET = "a-secret-that-signs-the-tests-tokens"
-ALL = ("read", "write", "delete", "admin")
+ALL = tuple(sorted(PERMISSIONS))
 
 
 def mint(
