@@ -11,6 +11,7 @@ import structlog
 from metamorphd.chat.event_log import EventLog
 from metamorphd.chat.generation import Generation, Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
+from metamorphd.chat.pace import Pace
 from metamorphd.chat.prompt_builder import attachment_ids, prompt_messages, within_limit, without_missing
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
@@ -89,7 +90,8 @@ class TurnEngine:
         self._terms = terms
         self._titles = titles
         self._time_limit = time_limit
-        self._log = EventLog(database=database, clock=clock, running_turns=lambda: len(self._live))
+        self._log = EventLog(database=database, clock=clock)
+        self._pace = Pace(running_turns=lambda: len(self._live))
         self._live: dict[tuple[str, str], LiveTurn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._titling: set[asyncio.Task[None]] = set()
@@ -290,6 +292,7 @@ class TurnEngine:
                 prompt=lambda: self._prompt(scope, turn),
                 cost=lambda usage: self._terms.catalog.cost(turn.model, usage),
                 time_limit=self._time_limit,
+                pace=self._pace,
             )
             live = self._live[scope.vault_id, turn_id] = LiveTurn(turn=turn, generation=generation)
             live.publish([started_event(turn)])

@@ -1,7 +1,7 @@
 """The commit stage of a turn: what the generation brings, to the store, then to those who follow."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -21,10 +21,6 @@ from metamorphd.store.usage import count_deleted_usage
 
 T = TypeVar("T")
 
-# Up to so many live turns an event is committed as soon as it is there; beyond, each further one adds to the wait.
-UNPACED_TURNS = 4
-PACE_SECONDS = 0.004
-LONGEST_PACE = 0.2
 LONGEST_BACKOFF = 5.0
 NOTHING_CLOSED: Mapping[int, ThinkingBlock] = {}
 
@@ -32,12 +28,11 @@ logger = structlog.get_logger(__name__)
 
 
 class EventLog:
-    """Commits, then publishes. `running_turns` tells how many turns share the writer now."""
+    """Commits, then publishes."""
 
-    def __init__(self, *, database: Database, clock: Clock, running_turns: Callable[[], int]) -> None:
+    def __init__(self, *, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._running_turns = running_turns
 
     async def record(self, scope: Scope, live: LiveTurn) -> TurnFinished | None:
         """Commits what a turn's generation brings, then publishes it, to its end. That fixes sequences and bounds.
@@ -54,8 +49,6 @@ class EventLog:
                 await self._durably(append_events, scope, events=events)
                 live.publish(events)
                 generation.shown()
-                if (pace := self._pace()) > 0:
-                    await generation.ended(seconds=pace)
             finished = await self.finish(
                 scope,
                 live.turn,
@@ -133,8 +126,3 @@ class EventLog:
                 )
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_BACKOFF)
-
-    def _pace(self) -> float:
-        """Seconds until the next delta may be committed: all turns wait for the same moments, to share a commit."""
-        pace = min(max(0, self._running_turns() - UNPACED_TURNS) * PACE_SECONDS, LONGEST_PACE)
-        return pace - asyncio.get_running_loop().time() % pace if pace else 0.0

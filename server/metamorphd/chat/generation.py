@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from metamorphd.chat.pace import Pace
 from metamorphd.chat.pending_events import Pending
 from metamorphd.errors import DomainError, Internal, TurnInterrupted, TurnTimeout
 from metamorphd.llm.interface import Model, Prompt, ReplyStop, ReplyThinkingEnd, ReplyUsage
@@ -16,6 +17,9 @@ from metamorphd.models.turn import MiddleEvent, StopReason, TurnError, TurnStatu
 from metamorphd.models.usage import Usage
 
 FIRST_COMMIT_SECONDS = 0.05
+READ_ON_SECONDS = 1.0
+# So many events at a time: the stream is faster than any pace, and more of it is waiting.
+FAST_EVENTS = 64
 
 logger = structlog.get_logger(__name__)
 
@@ -42,7 +46,7 @@ def interrupted() -> Outcome:
 
 
 class Generation:
-    """A call to the model, read as fast as it comes. What was read and not yet taken waits here, joined by block.
+    """A call to the model, read no faster than it is taken. What was read and not taken waits here, joined by block.
 
     `usage` is what the provider reported, with its `cost`; `closed` by block index the thinking that was ended, its
     text left out.
@@ -55,6 +59,7 @@ class Generation:
         prompt: Callable[[], Awaitable[Prompt]],
         cost: Callable[[Usage], int],
         time_limit: float,
+        pace: Pace,
     ) -> None:
         self.usage = Usage()
         self.model_calls = 0
@@ -64,8 +69,10 @@ class Generation:
         self._prompt = prompt
         self._cost = cost
         self._time_limit = time_limit
+        self._pace = pace
         self._pending = Pending()
         self._ready = asyncio.Event()
+        self._taken = asyncio.Event()
         self._shown = asyncio.Event()
         self._stopped: Outcome | None = None
         self._task = asyncio.create_task(self._run())
@@ -82,6 +89,7 @@ class Generation:
         taken = self._pending.take(turn_id, first_sequence=first_sequence, ended=self.outcome is not None)
         if self.outcome is None:
             self._ready.clear()
+        self._taken.set()
         return taken
 
     async def ready(self) -> None:
@@ -91,10 +99,6 @@ class Generation:
     def shown(self) -> None:
         """Tells that what was taken is committed and published."""
         self._shown.set()
-
-    async def ended(self, *, seconds: float) -> None:
-        """Returns once the outcome is known, at the latest after `seconds`."""
-        await asyncio.wait({self._task}, timeout=seconds)
 
     async def _run(self) -> None:
         try:
@@ -130,16 +134,30 @@ class Generation:
                             self.closed[block_index] = block
                         case _:
                             self._pending.add(event)
-                if self._pending and not self._ready.is_set():
+                            if not shown:
+                                shown = True
+                                self._ready.set()
+                                await self._first_shown()
+                if self._pending:
+                    self._taken.clear()
                     self._ready.set()
-                    if not shown:
-                        await self._first_shown()
-                        shown = True
-                if len(batch) > 1:
-                    # Where events come faster than they are read, the next come without suspending: others must get
-                    # their turn.
-                    await asyncio.sleep(0)
+                    await self._read_on(at_once=len(batch) >= FAST_EVENTS)
         raise RuntimeError("the model ended a reply without ReplyStop")
+
+    async def _read_on(self, *, at_once: bool) -> None:
+        """Returns when to read on: once what was read is taken, and unless `at_once`, at the pace's next moment.
+
+        What comes until then is read together, for one wake-up a commit instead of one a word.
+        """
+        if not self._taken.is_set():
+            # A store that takes nothing must not keep the provider waiting for good.
+            timer = asyncio.get_running_loop().call_later(READ_ON_SECONDS, self._taken.set)
+            await self._taken.wait()
+            timer.cancel()
+        if not at_once:
+            self._taken.clear()
+            if self._pace.wake(self._taken):
+                await self._taken.wait()
 
     async def _first_shown(self) -> None:
         """Leaves the interpreter to the commit of the first delta, which reading on would hold up for milliseconds."""
