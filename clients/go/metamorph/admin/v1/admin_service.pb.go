@@ -29,12 +29,12 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// A user's tokens by when they were issued.
+// The tokens of a user, by when they were issued.
 type UserTokens struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. The user, as WhoAmI tells it.
+	// Required. The user, as WhoAmI returns it.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// Tokens with an `iat` before this, and those without one, count no more. Absent, or later than now: now.
+	// Tokens with an `iat` before this time are revoked, and so are those without one. If absent, or later than now: now.
 	IssuedBefore  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=issued_before,json=issuedBefore,proto3" json:"issued_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -84,21 +84,21 @@ func (x *UserTokens) GetIssuedBefore() *timestamppb.Timestamp {
 	return nil
 }
 
-// Tokens that count no more.
+// Revoked tokens.
 type Revocation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Opaque, made by the server, at most 64 characters.
+	// Opaque, assigned by the server, at most 64 characters.
 	RevocationId string `protobuf:"bytes,1,opt,name=revocation_id,json=revocationId,proto3" json:"revocation_id,omitempty"`
-	// The vault that the tokens name.
+	// The vault in the tokens.
 	VaultId string `protobuf:"bytes,2,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
-	// Which tokens.
+	// The revoked tokens.
 	//
 	// Types that are valid to be assigned to Tokens:
 	//
 	//	*Revocation_TokenId
 	//	*Revocation_UserTokens
 	Tokens isRevocation_Tokens `protobuf_oneof:"tokens"`
-	// The operator's own words.
+	// The operator's note.
 	Note string `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"`
 	// The operator who revoked them.
 	Creator string `protobuf:"bytes,6,opt,name=creator,proto3" json:"creator,omitempty"`
@@ -203,12 +203,12 @@ type isRevocation_Tokens interface {
 }
 
 type Revocation_TokenId struct {
-	// The one with this `jti`.
+	// The token with this `jti`.
 	TokenId string `protobuf:"bytes,3,opt,name=token_id,json=tokenId,proto3,oneof"`
 }
 
 type Revocation_UserTokens struct {
-	// Those of a user.
+	// The tokens of a user.
 	UserTokens *UserTokens `protobuf:"bytes,4,opt,name=user_tokens,json=userTokens,proto3,oneof"`
 }
 
@@ -216,19 +216,19 @@ func (*Revocation_TokenId) isRevocation_Tokens() {}
 
 func (*Revocation_UserTokens) isRevocation_Tokens() {}
 
-// Asks to revoke tokens of one vault.
+// Tokens of one vault to revoke.
 type RevokeTokensRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. The vault that the tokens name.
+	// Required. The vault in the tokens.
 	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
-	// Which tokens.
+	// Required. The tokens to revoke.
 	//
 	// Types that are valid to be assigned to Tokens:
 	//
 	//	*RevokeTokensRequest_TokenId
 	//	*RevokeTokensRequest_UserTokens
 	Tokens isRevokeTokensRequest_Tokens `protobuf_oneof:"tokens"`
-	// Why, for those who read the list. At most 500 characters.
+	// The reason, for readers of the list. At most 500 characters.
 	Note          string `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -308,12 +308,12 @@ type isRevokeTokensRequest_Tokens interface {
 }
 
 type RevokeTokensRequest_TokenId struct {
-	// The one with this `jti`.
+	// The token with this `jti`.
 	TokenId string `protobuf:"bytes,2,opt,name=token_id,json=tokenId,proto3,oneof"`
 }
 
 type RevokeTokensRequest_UserTokens struct {
-	// Those of a user.
+	// The tokens of a user.
 	UserTokens *UserTokens `protobuf:"bytes,3,opt,name=user_tokens,json=userTokens,proto3,oneof"`
 }
 
@@ -321,10 +321,10 @@ func (*RevokeTokensRequest_TokenId) isRevokeTokensRequest_Tokens() {}
 
 func (*RevokeTokensRequest_UserTokens) isRevokeTokensRequest_Tokens() {}
 
-// What was revoked.
+// The tokens are revoked.
 type RevokeTokensResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The revocation; of what was revoked before, that one, with the new note.
+	// The revocation. If the tokens were revoked before, the existing one with the new note.
 	Revocation    *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -367,14 +367,14 @@ func (x *RevokeTokensResponse) GetRevocation() *Revocation {
 	return nil
 }
 
-// Asks for a page of revocations.
+// A query for a page of revocations.
 type ListRevocationsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only those of this vault; empty for all.
+	// Only revocations of this vault. Empty returns all.
 	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
-	// At most so many; 0 is 50, more than 1000 is 1000.
+	// The maximum number to return. 0 means 50; the maximum is 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the page before, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	// The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -486,15 +486,15 @@ func (x *ListRevocationsResponse) GetNextPageToken() string {
 	return ""
 }
 
-// What the operator allows a vault.
+// The operator's limits for a vault.
 type VaultLimits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. The vault, as tokens name it.
+	// Required. The vault, as in tokens.
 	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
-	// What it may use up. Replaced whole by an update; absent, or without a limit: none. Of each limit, the lower one of
-	// this and the vault's own counts.
+	// The budget. An update replaces all limits. No limits if absent. The lower of this and the vault's own limit
+	// applies.
 	Budget *v1.Budget `protobuf:"bytes,2,opt,name=budget,proto3" json:"budget,omitempty"`
-	// Output only. When it was last set; absent where it never was.
+	// Output only. When the limits were last set. Absent if they never were.
 	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -551,10 +551,10 @@ func (x *VaultLimits) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// Names a vault.
+// Selects a vault.
 type GetVaultLimitsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. The vault, as tokens name it.
+	// Required. The vault, as in tokens.
 	VaultId       string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -597,7 +597,7 @@ func (x *GetVaultLimitsRequest) GetVaultId() string {
 	return ""
 }
 
-// What the operator allows it.
+// The operator's limits for the vault.
 type GetVaultLimitsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As stored.
@@ -643,12 +643,12 @@ func (x *GetVaultLimitsResponse) GetLimits() *VaultLimits {
 	return nil
 }
 
-// Asks for a change.
+// A change to a vault's limits.
 type UpdateVaultLimitsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. vault_id selects, the fields of update_mask are taken.
+	// Required. vault_id selects the vault, and the fields in update_mask are set.
 	Limits *VaultLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
-	// Required. Of `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// Required. Only `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -744,14 +744,14 @@ func (x *UpdateVaultLimitsResponse) GetLimits() *VaultLimits {
 	return nil
 }
 
-// The store under the server.
+// The server's database.
 type StoreInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `sqlite`.
 	Engine string `protobuf:"bytes,1,opt,name=engine,proto3" json:"engine,omitempty"`
 	// The engine's own version.
 	EngineVersion string `protobuf:"bytes,2,opt,name=engine_version,json=engineVersion,proto3" json:"engine_version,omitempty"`
-	// The newest migration that is applied.
+	// The newest migration that was applied.
 	SchemaVersion int32 `protobuf:"varint,3,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -808,7 +808,7 @@ func (x *StoreInfo) GetSchemaVersion() int32 {
 	return 0
 }
 
-// Asks what runs here.
+// A query for information about the server.
 type GetServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -845,24 +845,25 @@ func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
 	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
 }
 
-// What runs here.
+// Information about the server.
 type GetServerInfoResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The server's version.
 	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	// The store under it.
+	// The server's database.
 	Store *StoreInfo `protobuf:"bytes,2,opt,name=store,proto3" json:"store,omitempty"`
-	// When it began to serve.
+	// When it started serving.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// For how long it has served.
+	// How long it has been serving.
 	Uptime *durationpb.Duration `protobuf:"bytes,4,opt,name=uptime,proto3" json:"uptime,omitempty"`
-	// Where replies come from: `claude` or `offline`.
+	// The source of replies: `claude` or `offline`.
 	ModelSource string `protobuf:"bytes,5,opt,name=model_source,json=modelSource,proto3" json:"model_source,omitempty"`
-	// The settings in force by the name of their variable; a secret's value is never shown, only whether it is set.
+	// The settings in force, by the name of their environment variable. A secret's value is not shown, only whether it is
+	// set.
 	Settings map[string]string `protobuf:"bytes,6,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// How many turns are running.
+	// The number of running turns.
 	RunningTurns int32 `protobuf:"varint,7,opt,name=running_turns,json=runningTurns,proto3" json:"running_turns,omitempty"`
-	// What is set in a way that an operator should know of, in words; empty is good.
+	// Warnings about settings, for an operator to read. Empty is good.
 	Warnings      []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -32,19 +32,19 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// For those who run the server. Needs the claim `operator: true`.
+// For operators of the server. Requires the claim `operator: true`.
 type AdminServiceClient interface {
-	// Tells what runs here and how it is set.
+	// Returns the version and the settings of the server.
 	GetServerInfo(ctx context.Context, in *GetServerInfoRequest, opts ...grpc.CallOption) (*GetServerInfoResponse, error)
-	// Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
-	// for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+	// Revokes tokens: one by its `jti`, or those of a user by when they were issued. It takes effect before the response
+	// is sent, and is permanent. Open streams end with UNAUTHENTICATED / TOKEN_REVOKED. Can be repeated.
 	RevokeTokens(ctx context.Context, in *RevokeTokensRequest, opts ...grpc.CallOption) (*RevokeTokensResponse, error)
-	// Lists what was revoked, newest first.
+	// Lists revocations, newest first.
 	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
-	// Reads what the operator allows a vault; without limits where nothing was set.
+	// Reads the operator's limits for a vault. They are empty if none were set.
 	GetVaultLimits(ctx context.Context, in *GetVaultLimitsRequest, opts ...grpc.CallOption) (*GetVaultLimitsResponse, error)
-	// Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-	// from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
+	// then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(ctx context.Context, in *UpdateVaultLimitsRequest, opts ...grpc.CallOption) (*UpdateVaultLimitsResponse, error)
 }
 
@@ -110,19 +110,19 @@ func (c *adminServiceClient) UpdateVaultLimits(ctx context.Context, in *UpdateVa
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
 //
-// For those who run the server. Needs the claim `operator: true`.
+// For operators of the server. Requires the claim `operator: true`.
 type AdminServiceServer interface {
-	// Tells what runs here and how it is set.
+	// Returns the version and the settings of the server.
 	GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error)
-	// Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
-	// for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+	// Revokes tokens: one by its `jti`, or those of a user by when they were issued. It takes effect before the response
+	// is sent, and is permanent. Open streams end with UNAUTHENTICATED / TOKEN_REVOKED. Can be repeated.
 	RevokeTokens(context.Context, *RevokeTokensRequest) (*RevokeTokensResponse, error)
-	// Lists what was revoked, newest first.
+	// Lists revocations, newest first.
 	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
-	// Reads what the operator allows a vault; without limits where nothing was set.
+	// Reads the operator's limits for a vault. They are empty if none were set.
 	GetVaultLimits(context.Context, *GetVaultLimitsRequest) (*GetVaultLimitsResponse, error)
-	// Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-	// from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
+	// then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: metamorph/api/v1/error_reason.proto
 
-// The reasons a Metamorph server gives for what it refuses.
+// The reasons for which a Metamorph server refuses calls.
 
 package apiv1
 
@@ -23,50 +23,54 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Why a call was refused or a turn failed: `google.rpc.ErrorInfo.reason` and `TurnError.reason`, there without the
-// `ERROR_REASON_` prefix, with domain `metamorph`. Each value says its status code, its metadata keys in parentheses,
-// and whether repeating the call can help. A reason is never renamed; clients meet reasons they do not know.
+// Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
+// `TurnError.reason` contain the name without the `ERROR_REASON_` prefix. Each comment gives the status code, the
+// metadata keys in parentheses, and whether repeating the call can help. Reasons are never renamed, but new ones are
+// added.
 type ErrorReason int32
 
 const (
 	// Never sent.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// INTERNAL. A fault of the server, in its log under the call id. Repeating may help.
+	// INTERNAL. The server failed; its log has details under the call ID. Repeating may help.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 1
 	// UNAVAILABLE. The store is not open yet. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_STORE_NOT_READY ErrorReason = 2
-	// RESOURCE_EXHAUSTED. Too many writes wait for the disk. Nothing was stored; repeat after RetryInfo.
+	// RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_STORE_BUSY ErrorReason = 3
-	// RESOURCE_EXHAUSTED. The volume is full. Nothing was stored; repeat once the operator has made room.
+	// RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 4
-	// UNAVAILABLE. The server is about to stop and starts no new turn. Repeat after RetryInfo; resume streams with StreamTurn.
+	// UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
+	// StreamTurn.
 	ErrorReason_ERROR_REASON_SERVER_DRAINING ErrorReason = 5
-	// UNAUTHENTICATED. No `authorization` metadata, more than one, or another scheme than Bearer. Do not repeat.
+	// UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat.
 	ErrorReason_ERROR_REASON_TOKEN_MISSING ErrorReason = 10
-	// UNAUTHENTICATED. The token is malformed, not signed by a known key, or carries claims that are not acceptable. Do not repeat.
+	// UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims. Do not repeat.
 	ErrorReason_ERROR_REASON_TOKEN_INVALID ErrorReason = 11
-	// UNAUTHENTICATED. The token has expired. Repeat, or resume with StreamTurn, with a new one.
+	// UNAUTHENTICATED. The token has expired. Repeat with a new one, or resume with StreamTurn.
 	ErrorReason_ERROR_REASON_TOKEN_EXPIRED ErrorReason = 12
-	// INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or beside a token. Do not repeat with it.
+	// INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or together with a token. Do not repeat with it.
 	ErrorReason_ERROR_REASON_VAULT_HEADER_NOT_ALLOWED ErrorReason = 13
 	// PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat.
 	ErrorReason_ERROR_REASON_PERMISSION_MISSING ErrorReason = 14
-	// RESOURCE_EXHAUSTED. Too many calls by this caller, or too many with unacceptable tokens from its address. Repeat
-	// after RetryInfo.
+	// RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
+	// RetryInfo.
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 15
-	// UNAUTHENTICATED. The operator has revoked the token. Repeat, or resume with StreamTurn, with a new one.
+	// UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn.
 	ErrorReason_ERROR_REASON_TOKEN_REVOKED ErrorReason = 16
-	// UNAVAILABLE. The key set or the Emblem API, which vouches for this token, cannot be asked. Repeat after RetryInfo.
+	// UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached. Repeat after
+	// RetryInfo.
 	ErrorReason_ERROR_REASON_IDENTITY_UNAVAILABLE ErrorReason = 17
-	// ABORTED. The stream's caller read nothing for a minute. What it missed can be had with StreamTurn.
+	// ABORTED. The caller read nothing from the stream for a minute. Resume with StreamTurn.
 	ErrorReason_ERROR_REASON_READER_TOO_SLOW ErrorReason = 18
-	// ABORTED. The stream's caller sent nothing for a minute. Nothing was stored; repeat.
+	// ABORTED. The caller sent nothing for a minute. Nothing was stored. Repeat.
 	ErrorReason_ERROR_REASON_SENDER_TOO_SLOW ErrorReason = 19
-	// INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat.
+	// INVALID_ARGUMENT. The request is not a protobuf message of the method's type, or contains invalid UTF-8. Do not
+	// repeat.
 	ErrorReason_ERROR_REASON_REQUEST_MALFORMED ErrorReason = 20
-	// INVALID_ARGUMENT. A field breaks its rule; BadRequest has one entry a field. Do not repeat unchanged.
+	// INVALID_ARGUMENT. A field breaks its rule. BadRequest has one entry per field. Do not repeat unchanged.
 	ErrorReason_ERROR_REASON_REQUEST_INVALID ErrorReason = 21
-	// INVALID_ARGUMENT. The page token was not made by this server for this query. Start again without one.
+	// INVALID_ARGUMENT. The page token does not belong to this query. Start again without one.
 	ErrorReason_ERROR_REASON_PAGE_TOKEN_INVALID ErrorReason = 22
 	// INVALID_ARGUMENT (path). The update mask is empty or names a field that cannot be set. Do not repeat unchanged.
 	ErrorReason_ERROR_REASON_UPDATE_MASK_INVALID ErrorReason = 23
@@ -76,31 +80,33 @@ const (
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 25
 	// ABORTED. The resource has changed since the etag was read. Read it again, then repeat.
 	ErrorReason_ERROR_REASON_ETAG_MISMATCH ErrorReason = 26
-	// INVALID_ARGUMENT (model). ListModels does not name the model. Do not repeat unchanged.
+	// INVALID_ARGUMENT (model). ListModels does not list the model. Do not repeat unchanged.
 	ErrorReason_ERROR_REASON_MODEL_NOT_ACCEPTED ErrorReason = 27
 	// INVALID_ARGUMENT (limit_bytes). The attachment is larger than the server accepts. Do not repeat unchanged.
 	ErrorReason_ERROR_REASON_ATTACHMENT_TOO_LARGE ErrorReason = 28
-	// INVALID_ARGUMENT (media_type). The bytes are not what media_type says. Do not repeat unchanged.
+	// INVALID_ARGUMENT (media_type). The bytes do not match media_type. Do not repeat unchanged.
 	ErrorReason_ERROR_REASON_ATTACHMENT_TYPE_MISMATCH ErrorReason = 29
-	// NOT_FOUND (session_id). No such session in the caller's vault.
+	// NOT_FOUND (session_id). The caller's vault has no such session.
 	ErrorReason_ERROR_REASON_SESSION_NOT_FOUND ErrorReason = 30
-	// NOT_FOUND (message_id). No such message in the caller's vault, or not in that session.
+	// NOT_FOUND (message_id). The caller's vault, or the session, has no such message.
 	ErrorReason_ERROR_REASON_MESSAGE_NOT_FOUND ErrorReason = 31
-	// NOT_FOUND (turn_id). No such turn in the caller's vault.
+	// NOT_FOUND (turn_id). The caller's vault has no such turn.
 	ErrorReason_ERROR_REASON_TURN_NOT_FOUND ErrorReason = 32
 	// FAILED_PRECONDITION (turn_id). A turn is still running on this branch. Follow it with StreamTurn, then repeat.
 	ErrorReason_ERROR_REASON_BRANCH_BUSY ErrorReason = 33
-	// OUT_OF_RANGE (last_sequence). The turn has no event with that sequence yet.
+	// OUT_OF_RANGE (last_sequence). The turn has no event with this sequence yet.
 	ErrorReason_ERROR_REASON_SEQUENCE_AHEAD ErrorReason = 34
-	// RESOURCE_EXHAUSTED (limit). So many turns of the vault are running. Repeat, after RetryInfo, once one has ended.
+	// RESOURCE_EXHAUSTED (limit). The vault has the maximum number of running turns. Repeat after RetryInfo, once one has
+	// ended.
 	ErrorReason_ERROR_REASON_TOO_MANY_TURNS ErrorReason = 35
-	// NOT_FOUND (attachment_id). No such attachment in the caller's vault.
+	// NOT_FOUND (attachment_id). The caller's vault has no such attachment.
 	ErrorReason_ERROR_REASON_ATTACHMENT_NOT_FOUND ErrorReason = 36
-	// FAILED_PRECONDITION (tool_use_ids). The reply before asks for tools; the message must begin with exactly their results.
+	// FAILED_PRECONDITION (tool_use_ids). The previous reply called tools. The message must begin with exactly their
+	// results.
 	ErrorReason_ERROR_REASON_TOOL_RESULT_REQUIRED ErrorReason = 37
-	// FAILED_PRECONDITION (tool_use_ids). These results answer nothing that the reply before asks for.
+	// FAILED_PRECONDITION (tool_use_ids). These results do not answer tool calls of the previous reply.
 	ErrorReason_ERROR_REASON_TOOL_RESULT_UNEXPECTED ErrorReason = 38
-	// FAILED_PRECONDITION (message_id). The message is a reply, and only a user's message is answered.
+	// FAILED_PRECONDITION (message_id). The message is a reply. Only user messages can be answered.
 	ErrorReason_ERROR_REASON_NOT_A_USER_MESSAGE ErrorReason = 39
 	// In a turn: UNAVAILABLE. The model provider refused the server's own credentials. The operator must act.
 	ErrorReason_ERROR_REASON_UPSTREAM_UNAUTHENTICATED ErrorReason = 40
@@ -108,23 +114,26 @@ const (
 	ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED ErrorReason = 41
 	// In a turn: UNAVAILABLE. The model provider is overloaded. Send again after retry_delay.
 	ErrorReason_ERROR_REASON_UPSTREAM_OVERLOADED ErrorReason = 42
-	// In a turn: INVALID_ARGUMENT (type). The model provider refuses this request, for example an unknown model. Do not repeat unchanged.
+	// In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged.
 	ErrorReason_ERROR_REASON_UPSTREAM_REJECTED ErrorReason = 43
 	// In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again.
 	ErrorReason_ERROR_REASON_UPSTREAM_UNAVAILABLE ErrorReason = 44
-	// In a turn: UNAVAILABLE. The reply broke off: a dropped connection or an error in mid-stream. The partial reply is kept; send again.
+	// In a turn: UNAVAILABLE. The reply was cut off by a dropped connection or an error. The partial reply is kept. Send
+	// again.
 	ErrorReason_ERROR_REASON_UPSTREAM_INTERRUPTED ErrorReason = 45
-	// In a turn: DEADLINE_EXCEEDED. The model provider fell silent. The partial reply is kept; send again.
+	// In a turn: DEADLINE_EXCEEDED. The model provider stopped sending. The partial reply is kept. Send again.
 	ErrorReason_ERROR_REASON_UPSTREAM_STALLED ErrorReason = 46
-	// In a turn: DEADLINE_EXCEEDED. The turn passed its own limit, TURN_TIMEOUT_SECONDS. The partial reply is kept.
+	// In a turn: DEADLINE_EXCEEDED. The turn exceeded its time limit, TURN_TIMEOUT_SECONDS. The partial reply is kept.
 	ErrorReason_ERROR_REASON_TURN_TIMEOUT ErrorReason = 47
-	// In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept; send again to continue.
+	// In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept. Send again to
+	// continue.
 	ErrorReason_ERROR_REASON_TURN_INTERRUPTED ErrorReason = 48
 	// In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act.
 	ErrorReason_ERROR_REASON_UPSTREAM_SPEND_LIMIT ErrorReason = 49
 	// FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat.
 	ErrorReason_ERROR_REASON_MESSAGE_DELETED ErrorReason = 60
-	// RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up: QuotaFailure names it. Repeat after RetryInfo.
+	// RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
+	// after RetryInfo.
 	ErrorReason_ERROR_REASON_BUDGET_EXCEEDED ErrorReason = 61
 )
 

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: metamorph/api/v1/options.proto
 
-// Options that every Metamorph method carries, and the enums they speak.
+// Options of Metamorph's methods, and their enums.
 
 package apiv1
 
@@ -24,7 +24,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What a caller must be allowed to do. No permission implies another.
+// A permission of a caller. No permission implies another.
 type Permission int32
 
 const (
@@ -93,13 +93,13 @@ func (Permission) EnumDescriptor() ([]byte, []int) {
 	return file_metamorph_api_v1_options_proto_rawDescGZIP(), []int{0}
 }
 
-// Which allowance a call draws on.
+// The rate limit that a call counts towards.
 type RateClass int32
 
 const (
-	// The general allowance: RATE_LIMIT_REQUESTS in RATE_LIMIT_WINDOW_SECONDS.
+	// The general limit: RATE_LIMIT_REQUESTS per RATE_LIMIT_WINDOW_SECONDS.
 	RateClass_RATE_CLASS_UNSPECIFIED RateClass = 0
-	// Resuming and looking after a turn that is already paid for: ten times the general allowance, counted apart.
+	// For resuming and managing a turn that is already paid for: a separate limit, ten times as high as the general one.
 	RateClass_RATE_CLASS_RESUME RateClass = 1
 )
 
@@ -179,11 +179,11 @@ var (
 
 // Extension fields to descriptorpb.MethodOptions.
 var (
-	// What the caller needs, all of it. A method without it is refused to everyone.
+	// The permissions that the caller needs, all of them. A method without this option is refused to everyone.
 	//
 	// repeated metamorph.api.v1.Permission requires = 50101;
 	E_Requires = &file_metamorph_api_v1_options_proto_extTypes[1]
-	// The allowance that the method draws on.
+	// The rate limit that the method counts towards.
 	//
 	// optional metamorph.api.v1.RateClass rate_class = 50102;
 	E_RateClass = &file_metamorph_api_v1_options_proto_extTypes[2]

@@ -24,17 +24,17 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// An image or a document of the vault, stored once however often it is uploaded or sent. Immutable. It goes with the
-// last message that holds it; one that no message holds goes a day after it was last uploaded.
+// An image or a document in the vault, stored once however often it is uploaded or sent. Immutable. It is deleted with
+// the last message that contains it, or a day after its last upload if no message does.
 type Attachment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Made by the server.
+	// Assigned by the server.
 	AttachmentId string `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
-	// What it is.
+	// The media type.
 	MediaType string `protobuf:"bytes,2,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
-	// How long it is, in bytes.
+	// Its size in bytes.
 	SizeBytes int32 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	// SHA-256 of its bytes, 64 hexadecimal digits.
+	// The SHA-256 digest of its bytes, 64 hexadecimal digits.
 	Sha256 string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// When it was first stored.
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`

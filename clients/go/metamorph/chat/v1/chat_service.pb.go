@@ -80,13 +80,13 @@ func (MessageOrder) EnumDescriptor() ([]byte, []int) {
 	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{0}
 }
 
-// Asks for a new session.
+// A session to create.
 type CreateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its fields that a user can set; output-only fields are ignored. Absent: all empty.
+	// The fields that a user can set. Output-only fields are ignored. If absent, all fields are empty.
 	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// A UUID that makes repeating safe (AIP-155): the same request again answers the same session. Kept at least 7 days.
-	// Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if used for another request.
+	// A UUID that makes the request repeatable (AIP-155): repeating it returns the same session. Kept for at least 7
+	// days. Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -182,7 +182,7 @@ func (x *CreateSessionResponse) GetSession() *Session {
 	return nil
 }
 
-// Names a session.
+// Selects a session.
 type GetSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
@@ -274,18 +274,18 @@ func (x *GetSessionResponse) GetSession() *Session {
 	return nil
 }
 
-// Asks for a page of sessions.
+// A query for a page of sessions.
 type ListSessionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most so many; 0 is 50, more than 1000 is 1000. A page may hold fewer and still not be the last.
+	// The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the page before, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	// The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Only sessions that are archived, or that are not.
+	// Only archived sessions, or only those that are not.
 	Archived *bool `protobuf:"varint,3,opt,name=archived,proto3,oneof" json:"archived,omitempty"`
 	// Only sessions created by this user.
 	Creator *string `protobuf:"bytes,4,opt,name=creator,proto3,oneof" json:"creator,omitempty"`
-	// Only sessions whose metadata holds all of these pairs; at most 4.
+	// Only sessions whose metadata contains all of these pairs. At most 4.
 	Metadata      map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -411,12 +411,13 @@ func (x *ListSessionsResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Asks for a change.
+// A change to a session.
 type UpdateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. session_id selects, etag guards, the fields of update_mask are taken.
+	// Required. session_id selects the session, a stale etag fails, and the fields in update_mask are set.
 	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// Required. Of `title`, `model`, `system_prompt`, `metadata`, `archived`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// Required. Any of `title`, `model`, `system_prompt`, `metadata`, `archived`. Fails with INVALID_ARGUMENT /
+	// UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -512,12 +513,12 @@ func (x *UpdateSessionResponse) GetSession() *Session {
 	return nil
 }
 
-// Names a session to delete.
+// Selects a session to delete.
 type DeleteSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// Fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional.
+	// Fails with ABORTED / ETAG_MISMATCH if stale. Empty deletes unconditionally.
 	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -567,7 +568,7 @@ func (x *DeleteSessionRequest) GetEtag() string {
 	return ""
 }
 
-// The session is gone.
+// The session is deleted.
 type DeleteSessionResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -604,20 +605,20 @@ func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
 	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{9}
 }
 
-// Asks for a page of messages.
+// A query for a page of messages.
 type ListMessagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// At most so many; 0 is 50, more than 1000 is 1000. A page may hold fewer and still not be the last.
+	// The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	// The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// The last message of the branch to read. Absent: the session's current leaf when the first page was read.
+	// The last message of the branch to read. If absent, the session's current leaf when the first page was read.
 	LeafMessageId *string `protobuf:"bytes,4,opt,name=leaf_message_id,json=leafMessageId,proto3,oneof" json:"leaf_message_id,omitempty"`
-	// All branches, in the order they were stored.
+	// Return all branches, in the order in which messages were stored.
 	AllBranches bool `protobuf:"varint,5,opt,name=all_branches,json=allBranches,proto3" json:"all_branches,omitempty"`
-	// Which end to begin at.
+	// The order to return messages in.
 	OrderBy       MessageOrder `protobuf:"varint,6,opt,name=order_by,json=orderBy,proto3,enum=metamorph.chat.v1.MessageOrder" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -698,7 +699,7 @@ func (x *ListMessagesRequest) GetOrderBy() MessageOrder {
 // A page of messages.
 type ListMessagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order asked for.
+	// In the requested order.
 	Messages []*Message `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -750,7 +751,7 @@ func (x *ListMessagesResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Names a message.
+// Selects a message.
 type GetMessageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
@@ -847,17 +848,17 @@ type SendMessageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// A UUID that makes repeating safe (AIP-155): the same request again replays the same turn from sequence 1.
-	// Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if used for another request.
+	// A UUID that makes the request repeatable (AIP-155): repeating it replays the same turn from sequence 1. Fails with
+	// ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE if its text is beyond the server's cap
-	// (GetServerInfo). Where the reply before it asks for tools, it must begin with exactly their results: else fails with
-	// FAILED_PRECONDITION / TOOL_RESULT_REQUIRED or TOOL_RESULT_UNEXPECTED.
+	// Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE if its text exceeds the server's limit
+	// (GetServerInfo). If the previous reply called tools, the content must begin with exactly their results, or it fails
+	// with FAILED_PRECONDITION / TOOL_RESULT_REQUIRED or TOOL_RESULT_UNEXPECTED.
 	Content []*ContentBlock `protobuf:"bytes,3,rep,name=content,proto3" json:"content,omitempty"`
-	// Absent: the session's current leaf. Present and empty: a new root. Otherwise a message of this session. A parent
-	// whose reply is still being generated fails with FAILED_PRECONDITION / BRANCH_BUSY.
+	// The message to follow, one of this session. If absent, the session's current leaf; if present and empty, the
+	// message is a new root. Fails with FAILED_PRECONDITION / BRANCH_BUSY while the parent's reply is being generated.
 	ParentMessageId *string `protobuf:"bytes,4,opt,name=parent_message_id,json=parentMessageId,proto3,oneof" json:"parent_message_id,omitempty"`
-	// How the reply is generated. Absent: every field is absent.
+	// How to generate the reply. Absent is the same as a message whose fields are all absent.
 	Options       *GenerationOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -928,7 +929,7 @@ func (x *SendMessageRequest) GetOptions() *GenerationOptions {
 	return nil
 }
 
-// One event of the turn that the message started.
+// An event of the turn that the message started.
 type SendMessageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order, from sequence 1.
@@ -974,13 +975,13 @@ func (x *SendMessageResponse) GetEvent() *TurnEvent {
 	return nil
 }
 
-// Names a turn to follow.
+// Selects a turn to follow.
 type StreamTurnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
 	TurnId string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
-	// The sequence of the last event seen; 0 replays from the beginning. The last event of a finished turn: OK and
-	// empty. Beyond the newest: fails with OUT_OF_RANGE / SEQUENCE_AHEAD.
+	// The sequence of the last event that the caller has seen; 0 replays from the beginning. The last sequence of a
+	// finished turn returns an empty stream. A higher one fails with OUT_OF_RANGE / SEQUENCE_AHEAD.
 	AfterSequence int32 `protobuf:"varint,2,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1030,7 +1031,7 @@ func (x *StreamTurnRequest) GetAfterSequence() int32 {
 	return 0
 }
 
-// One event of the turn.
+// An event of the turn.
 type StreamTurnResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order, from after_sequence + 1.
@@ -1076,7 +1077,7 @@ func (x *StreamTurnResponse) GetEvent() *TurnEvent {
 	return nil
 }
 
-// Names a turn.
+// Selects a turn.
 type GetTurnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
@@ -1168,14 +1169,14 @@ func (x *GetTurnResponse) GetTurn() *Turn {
 	return nil
 }
 
-// Asks for another reply.
+// A reply to generate again.
 type RegenerateReplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The message to answer. At most 64 characters.
 	UserMessageId string `protobuf:"bytes,1,opt,name=user_message_id,json=userMessageId,proto3" json:"user_message_id,omitempty"`
-	// A UUID that makes repeating safe (AIP-155), as in SendMessageRequest.
+	// A UUID that makes the request repeatable (AIP-155), as in SendMessageRequest.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// How the reply is generated. Absent: as in the original turn, the one that the message was sent with.
+	// How to generate the reply. Absent fields are as in the original turn, which answered the message when it was sent.
 	Options       *GenerationOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1232,7 +1233,7 @@ func (x *RegenerateReplyRequest) GetOptions() *GenerationOptions {
 	return nil
 }
 
-// One event of the new turn.
+// An event of the new turn.
 type RegenerateReplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order, from sequence 1.
@@ -1278,16 +1279,16 @@ func (x *RegenerateReplyResponse) GetEvent() *TurnEvent {
 	return nil
 }
 
-// Asks for a page of turns.
+// A query for a page of turns.
 type ListTurnsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// At most so many; 0 is 50, more than 1000 is 1000.
+	// The maximum number to return. 0 means 50; the maximum is 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	// The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Only turns with this status; unspecified: all.
+	// Only turns with this status. Unspecified returns all.
 	Status        TurnStatus `protobuf:"varint,4,opt,name=status,proto3,enum=metamorph.chat.v1.TurnStatus" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1406,7 +1407,7 @@ func (x *ListTurnsResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Names a turn to stop.
+// Selects a turn to stop.
 type CancelTurnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
@@ -1498,7 +1499,7 @@ func (x *CancelTurnResponse) GetTurn() *Turn {
 	return nil
 }
 
-// Names a message whose content to delete.
+// Selects a message whose content to delete.
 type DeleteMessageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
@@ -1544,7 +1545,7 @@ func (x *DeleteMessageRequest) GetMessageId() string {
 	return ""
 }
 
-// The content is gone.
+// The content is deleted.
 type DeleteMessageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As stored.
@@ -1590,16 +1591,16 @@ func (x *DeleteMessageResponse) GetMessage() *Message {
 	return nil
 }
 
-// Asks for messages.
+// A search for messages.
 type SearchMessagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 16 of them that
-	// differ, and 1000 characters. Of a message the first 65,536 characters are searched.
+	// Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
+	// and 1000 characters. The first 65,536 characters of a message are searched.
 	Query string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
-	// At most so many; 0 is 50, more than 100 is 100.
+	// The maximum number to return. 0 means 50; the maximum is 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID. What is
-	// stored or deleted while paging may be skipped or repeated.
+	// The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	// Messages that are stored or deleted while paging may be skipped or repeated.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND.
 	SessionId     *string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3,oneof" json:"session_id,omitempty"`
@@ -1665,12 +1666,12 @@ func (x *SearchMessagesRequest) GetSessionId() string {
 	return ""
 }
 
-// A part of a text, in Unicode code points.
+// A range of a text, in Unicode code points.
 type TextRange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The first, from 0.
+	// The first code point, counted from 0.
 	Start int32 `protobuf:"varint,1,opt,name=start,proto3" json:"start,omitempty"`
-	// Behind the last.
+	// The code point after the last one.
 	End           int32 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1720,20 +1721,20 @@ func (x *TextRange) GetEnd() int32 {
 	return 0
 }
 
-// A message that was found.
+// A message that matches.
 type MessageMatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The message.
 	MessageId string `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
 	// Its session.
 	SessionId string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// Who speaks.
+	// The author: a user or the model.
 	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=metamorph.chat.v1.Role" json:"role,omitempty"`
 	// When it was stored.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// The part of its text that fits best; `…` stands where it was cut.
+	// The part of its text that matches best. `…` marks where text was left out.
 	Snippet string `protobuf:"bytes,5,opt,name=snippet,proto3" json:"snippet,omitempty"`
-	// What was searched for, within snippet, in order.
+	// The matching words and phrases in snippet, in order.
 	Highlights    []*TextRange `protobuf:"bytes,6,rep,name=highlights,proto3" json:"highlights,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1811,10 +1812,10 @@ func (x *MessageMatch) GetHighlights() []*TextRange {
 	return nil
 }
 
-// A page of messages that were found.
+// A page of matching messages.
 type SearchMessagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Best first.
+	// Best match first.
 	Results []*MessageMatch `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -1866,10 +1867,10 @@ func (x *SearchMessagesResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Asks what a message would have the model read.
+// A message whose input tokens to count.
 type CountTokensRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. The message as it would be sent; its request_id is ignored.
+	// Required. The message as it would be sent. Its request_id is ignored.
 	Message       *SendMessageRequest `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1912,10 +1913,10 @@ func (x *CountTokensRequest) GetMessage() *SendMessageRequest {
 	return nil
 }
 
-// What the model would read.
+// The size of the prompt.
 type CountTokensResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By the provider's count.
+	// As counted by the provider.
 	InputTokens   int64 `protobuf:"varint,1,opt,name=input_tokens,json=inputTokens,proto3" json:"input_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1958,10 +1959,10 @@ func (x *CountTokensResponse) GetInputTokens() int64 {
 	return 0
 }
 
-// What an upload is.
+// The description of an upload.
 type UploadHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. One of those that ImageBlock and DocumentBlock take.
+	// Required. A media type that ImageBlock or DocumentBlock accepts.
 	MediaType     string `protobuf:"bytes,1,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2004,11 +2005,11 @@ func (x *UploadHeader) GetMediaType() string {
 	return ""
 }
 
-// One piece of an upload.
+// A part of an upload.
 type UploadAttachmentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. The header first, once; then the bytes, which are some, in at most 65,536 pieces. Fails with
-	// INVALID_ARGUMENT / REQUEST_INVALID otherwise.
+	// Required. First the header, once, then at least one byte, in at most 65,536 chunks. Fails with INVALID_ARGUMENT /
+	// REQUEST_INVALID otherwise.
 	//
 	// Types that are valid to be assigned to Part:
 	//
@@ -2079,12 +2080,12 @@ type isUploadAttachmentRequest_Part interface {
 }
 
 type UploadAttachmentRequest_Header struct {
-	// What it is.
+	// The description.
 	Header *UploadHeader `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
 }
 
 type UploadAttachmentRequest_Chunk struct {
-	// More of its bytes.
+	// The next bytes.
 	Chunk []byte `protobuf:"bytes,2,opt,name=chunk,proto3,oneof"`
 }
 
@@ -2095,7 +2096,7 @@ func (*UploadAttachmentRequest_Chunk) isUploadAttachmentRequest_Part() {}
 // The upload is stored.
 type UploadAttachmentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As stored; the one that was there already, if the vault has had these bytes.
+	// The attachment as stored. If the vault already had these bytes, the existing one.
 	Attachment    *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2138,7 +2139,7 @@ func (x *UploadAttachmentResponse) GetAttachment() *Attachment {
 	return nil
 }
 
-// Names an attachment.
+// Selects an attachment.
 type DownloadAttachmentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
@@ -2184,10 +2185,10 @@ func (x *DownloadAttachmentRequest) GetAttachmentId() string {
 	return ""
 }
 
-// One piece of a download.
+// A part of a download.
 type DownloadAttachmentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The attachment first, once; then the bytes.
+	// First the attachment, once, then the bytes.
 	//
 	// Types that are valid to be assigned to Part:
 	//
@@ -2258,12 +2259,12 @@ type isDownloadAttachmentResponse_Part interface {
 }
 
 type DownloadAttachmentResponse_Attachment struct {
-	// What it is.
+	// The attachment.
 	Attachment *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3,oneof"`
 }
 
 type DownloadAttachmentResponse_Chunk struct {
-	// More of its bytes; at most 1 MiB.
+	// The next bytes, at most 1 MiB.
 	Chunk []byte `protobuf:"bytes,2,opt,name=chunk,proto3,oneof"`
 }
 
@@ -2271,7 +2272,7 @@ func (*DownloadAttachmentResponse_Attachment) isDownloadAttachmentResponse_Part(
 
 func (*DownloadAttachmentResponse_Chunk) isDownloadAttachmentResponse_Part() {}
 
-// Asks for the models.
+// A query for the models.
 type ListModelsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2311,7 +2312,7 @@ func (*ListModelsRequest) Descriptor() ([]byte, []int) {
 // The models.
 type ListModelsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// All of them, by name; there are few.
+	// All models, by name. There are no pages, because there are few models.
 	Models        []*Model `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

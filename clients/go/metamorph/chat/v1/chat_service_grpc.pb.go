@@ -46,54 +46,56 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
-// vault's resource and an id that never existed answer alike, NOT_FOUND.
+// Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+// vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
 type ChatServiceClient interface {
 	// Creates a session.
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*CreateSessionResponse, error)
 	// Reads one session. NOT_FOUND / SESSION_NOT_FOUND.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error)
-	// Lists sessions, newest activity first. A session that becomes active while paging may be skipped, never repeated.
+	// Lists sessions, newest activity first. A session that becomes active while paging may be skipped but is never
+	// repeated.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
 	// Changes the fields named in update_mask. NOT_FOUND / SESSION_NOT_FOUND, ABORTED / ETAG_MISMATCH.
 	UpdateSession(ctx context.Context, in *UpdateSessionRequest, opts ...grpc.CallOption) (*UpdateSessionResponse, error)
-	// Deletes a session for good: cancels its turns, ends their streams NOT_FOUND, removes its messages.
+	// Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages.
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
-	// Lists the messages of one branch, or of all, oldest first unless asked otherwise.
+	// Lists the messages of one branch or of all branches, oldest first by default.
 	ListMessages(ctx context.Context, in *ListMessagesRequest, opts ...grpc.CallOption) (*ListMessagesResponse, error)
 	// Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND.
 	GetMessage(ctx context.Context, in *GetMessageRequest, opts ...grpc.CallOption) (*GetMessageResponse, error)
-	// Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
-	// Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+	// Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
+	// stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+	// answered.
 	DeleteMessage(ctx context.Context, in *DeleteMessageRequest, opts ...grpc.CallOption) (*DeleteMessageResponse, error)
-	// Finds messages by their text: all words, in any order, in any case and with or without accents; best first.
+	// Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored.
 	SearchMessages(ctx context.Context, in *SearchMessagesRequest, opts ...grpc.CallOption) (*SearchMessagesResponse, error)
-	// Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
-	// turn. The turn goes on when this stream ends early: resume it with StreamTurn.
+	// Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
+	// creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.
 	SendMessage(ctx context.Context, in *SendMessageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SendMessageResponse], error)
-	// Replays a turn's events after a sequence, then follows it to its end. Works from any connection, at any time.
+	// Replays a turn's events after a sequence, then follows the turn to its end. Works from any connection, at any time.
 	StreamTurn(ctx context.Context, in *StreamTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamTurnResponse], error)
 	// Reads one turn. NOT_FOUND / TURN_NOT_FOUND.
 	GetTurn(ctx context.Context, in *GetTurnRequest, opts ...grpc.CallOption) (*GetTurnResponse, error)
 	// Lists a session's turns, newest first.
 	ListTurns(ctx context.Context, in *ListTurnsRequest, opts ...grpc.CallOption) (*ListTurnsResponse, error)
-	// Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
-	// repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+	// Stops a turn and returns once it has ended. The text generated so far is kept. Does nothing to a turn that has
+	// ended, so it can be repeated. NOT_FOUND / TURN_NOT_FOUND.
 	CancelTurn(ctx context.Context, in *CancelTurnRequest, opts ...grpc.CallOption) (*CancelTurnResponse, error)
-	// Generates another reply to a user's message, beside those that there are, and streams its turn's events as
-	// SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
-	// FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+	// Generates another reply to a user message, beside the existing ones, and streams its turn's events like
+	// SendMessage. Fails like SendMessage, with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+	// FAILED_PRECONDITION / MESSAGE_DELETED if the message's content was deleted.
 	RegenerateReply(ctx context.Context, in *RegenerateReplyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RegenerateReplyResponse], error)
-	// Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
-	// as SendMessage would, and as a turn would where the provider is asked.
+	// Counts the input tokens that sending a message would use, including history, system prompt and tools. Sends and
+	// stores nothing. Fails like SendMessage, and like a turn if the provider has to be asked.
 	CountTokens(ctx context.Context, in *CountTokensRequest, opts ...grpc.CallOption) (*CountTokensResponse, error)
-	// Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
-	// ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
-	// Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
+	// Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE, or
+	// ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type. Nothing is stored before the stream has ended. Can
+	// be repeated: for bytes that the vault already has, it returns the existing attachment.
 	UploadAttachment(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadAttachmentRequest, UploadAttachmentResponse], error)
-	// Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
+	// Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND.
 	DownloadAttachment(ctx context.Context, in *DownloadAttachmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadAttachmentResponse], error)
-	// Lists the models that may be asked, by name.
+	// Lists the models that can be used, by name.
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
 }
 
@@ -338,54 +340,56 @@ func (c *chatServiceClient) ListModels(ctx context.Context, in *ListModelsReques
 // All implementations must embed UnimplementedChatServiceServer
 // for forward compatibility.
 //
-// Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
-// vault's resource and an id that never existed answer alike, NOT_FOUND.
+// Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+// vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
 type ChatServiceServer interface {
 	// Creates a session.
 	CreateSession(context.Context, *CreateSessionRequest) (*CreateSessionResponse, error)
 	// Reads one session. NOT_FOUND / SESSION_NOT_FOUND.
 	GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error)
-	// Lists sessions, newest activity first. A session that becomes active while paging may be skipped, never repeated.
+	// Lists sessions, newest activity first. A session that becomes active while paging may be skipped but is never
+	// repeated.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
 	// Changes the fields named in update_mask. NOT_FOUND / SESSION_NOT_FOUND, ABORTED / ETAG_MISMATCH.
 	UpdateSession(context.Context, *UpdateSessionRequest) (*UpdateSessionResponse, error)
-	// Deletes a session for good: cancels its turns, ends their streams NOT_FOUND, removes its messages.
+	// Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages.
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)
-	// Lists the messages of one branch, or of all, oldest first unless asked otherwise.
+	// Lists the messages of one branch or of all branches, oldest first by default.
 	ListMessages(context.Context, *ListMessagesRequest) (*ListMessagesResponse, error)
 	// Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND.
 	GetMessage(context.Context, *GetMessageRequest) (*GetMessageResponse, error)
-	// Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
-	// Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+	// Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
+	// stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+	// answered.
 	DeleteMessage(context.Context, *DeleteMessageRequest) (*DeleteMessageResponse, error)
-	// Finds messages by their text: all words, in any order, in any case and with or without accents; best first.
+	// Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored.
 	SearchMessages(context.Context, *SearchMessagesRequest) (*SearchMessagesResponse, error)
-	// Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
-	// turn. The turn goes on when this stream ends early: resume it with StreamTurn.
+	// Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
+	// creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.
 	SendMessage(*SendMessageRequest, grpc.ServerStreamingServer[SendMessageResponse]) error
-	// Replays a turn's events after a sequence, then follows it to its end. Works from any connection, at any time.
+	// Replays a turn's events after a sequence, then follows the turn to its end. Works from any connection, at any time.
 	StreamTurn(*StreamTurnRequest, grpc.ServerStreamingServer[StreamTurnResponse]) error
 	// Reads one turn. NOT_FOUND / TURN_NOT_FOUND.
 	GetTurn(context.Context, *GetTurnRequest) (*GetTurnResponse, error)
 	// Lists a session's turns, newest first.
 	ListTurns(context.Context, *ListTurnsRequest) (*ListTurnsResponse, error)
-	// Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
-	// repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+	// Stops a turn and returns once it has ended. The text generated so far is kept. Does nothing to a turn that has
+	// ended, so it can be repeated. NOT_FOUND / TURN_NOT_FOUND.
 	CancelTurn(context.Context, *CancelTurnRequest) (*CancelTurnResponse, error)
-	// Generates another reply to a user's message, beside those that there are, and streams its turn's events as
-	// SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
-	// FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+	// Generates another reply to a user message, beside the existing ones, and streams its turn's events like
+	// SendMessage. Fails like SendMessage, with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+	// FAILED_PRECONDITION / MESSAGE_DELETED if the message's content was deleted.
 	RegenerateReply(*RegenerateReplyRequest, grpc.ServerStreamingServer[RegenerateReplyResponse]) error
-	// Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
-	// as SendMessage would, and as a turn would where the provider is asked.
+	// Counts the input tokens that sending a message would use, including history, system prompt and tools. Sends and
+	// stores nothing. Fails like SendMessage, and like a turn if the provider has to be asked.
 	CountTokens(context.Context, *CountTokensRequest) (*CountTokensResponse, error)
-	// Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
-	// ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
-	// Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
+	// Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE, or
+	// ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type. Nothing is stored before the stream has ended. Can
+	// be repeated: for bytes that the vault already has, it returns the existing attachment.
 	UploadAttachment(grpc.ClientStreamingServer[UploadAttachmentRequest, UploadAttachmentResponse]) error
-	// Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
+	// Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND.
 	DownloadAttachment(*DownloadAttachmentRequest, grpc.ServerStreamingServer[DownloadAttachmentResponse]) error
-	// Lists the models that may be asked, by name.
+	// Lists the models that can be used, by name.
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
 	mustEmbedUnimplementedChatServiceServer()
 }

@@ -32,11 +32,11 @@ const (
 	ToolChoiceMode_TOOL_CHOICE_MODE_UNSPECIFIED ToolChoiceMode = 0
 	// The model decides.
 	ToolChoiceMode_TOOL_CHOICE_MODE_AUTO ToolChoiceMode = 1
-	// It must use one of them, whichever. Needs tools in force.
+	// It must use one of them. Requires tools in force.
 	ToolChoiceMode_TOOL_CHOICE_MODE_ANY ToolChoiceMode = 2
 	// It must use the named one, which must be among the tools in force.
 	ToolChoiceMode_TOOL_CHOICE_MODE_TOOL ToolChoiceMode = 3
-	// It must not use any.
+	// It must not use a tool.
 	ToolChoiceMode_TOOL_CHOICE_MODE_NONE ToolChoiceMode = 4
 )
 
@@ -93,9 +93,9 @@ const (
 	ThinkingMode_THINKING_MODE_UNSPECIFIED ThinkingMode = 0
 	// The model decides how much.
 	ThinkingMode_THINKING_MODE_ADAPTIVE ThinkingMode = 1
-	// It may think, for at most budget_tokens.
+	// The model may think, for at most budget_tokens.
 	ThinkingMode_THINKING_MODE_ENABLED ThinkingMode = 2
-	// It does not.
+	// The model does not think.
 	ThinkingMode_THINKING_MODE_DISABLED ThinkingMode = 3
 )
 
@@ -142,14 +142,14 @@ func (ThinkingMode) EnumDescriptor() ([]byte, []int) {
 	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{1}
 }
 
-// A tool that the model may ask to be run. The caller runs it, and answers with a ToolResultBlock.
+// A tool that the model may call. The caller runs it and sends a ToolResultBlock.
 type Tool struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. 1 to 128 letters, digits, `_`, `-`; distinct among the tools of a list.
+	// Required. 1 to 128 letters, digits, `_` and `-`. No two tools of a list have the same name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What it does and when to use it, for the model. At most 20,000 characters.
+	// Describes to the model what the tool does and when to use it. At most 20,000 characters.
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
-	// Required. JSON schema of its input, an object; passed on as it is. At most 100,000 characters.
+	// Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters.
 	InputSchema   string `protobuf:"bytes,3,opt,name=input_schema,json=inputSchema,proto3" json:"input_schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -206,8 +206,8 @@ func (x *Tool) GetInputSchema() string {
 	return ""
 }
 
-// Tools. A message of its own because a repeated field has no presence: absent, for the tools as before, and empty, for
-// none, must differ. `values` is the field's name in google.protobuf.ListValue too.
+// A list of tools. It is a message because a repeated field cannot distinguish absent (the tools stay as they are) from
+// empty (no tools). `values` is the name that google.protobuf.ListValue uses.
 type ToolList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 128.
@@ -253,14 +253,14 @@ func (x *ToolList) GetValues() []*Tool {
 	return nil
 }
 
-// How the model chooses among the tools. Empty: it decides by itself.
+// How the model chooses among the tools. If empty, the model decides.
 type ToolChoice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether it must use one.
+	// Whether it must use a tool.
 	Mode ToolChoiceMode `protobuf:"varint,1,opt,name=mode,proto3,enum=metamorph.chat.v1.ToolChoiceMode" json:"mode,omitempty"`
-	// Required with mode TOOL, else empty: the tool to use.
+	// The tool to use. Required with mode TOOL, otherwise empty.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// At most one tool call a reply.
+	// At most one tool call per reply.
 	DisableParallelToolUse bool `protobuf:"varint,3,opt,name=disable_parallel_tool_use,json=disableParallelToolUse,proto3" json:"disable_parallel_tool_use,omitempty"`
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
@@ -317,13 +317,13 @@ func (x *ToolChoice) GetDisableParallelToolUse() bool {
 	return false
 }
 
-// How the model thinks. Empty: as the provider has it do by default.
+// How the model thinks. If empty, the provider's default.
 type ThinkingConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether it thinks.
+	// Whether the model thinks.
 	Mode ThinkingMode `protobuf:"varint,1,opt,name=mode,proto3,enum=metamorph.chat.v1.ThinkingMode" json:"mode,omitempty"`
-	// Required with mode ENABLED, else 0: at most so many tokens of thinking, 1024 or more. They count towards
-	// max_output_tokens: a budget that is not below the one in force fails with INVALID_ARGUMENT / REQUEST_INVALID.
+	// The maximum number of thinking tokens. Required with mode ENABLED, at least 1024; otherwise 0. Thinking counts
+	// towards max_output_tokens: a budget that is not below it fails with INVALID_ARGUMENT / REQUEST_INVALID.
 	BudgetTokens  int32 `protobuf:"varint,2,opt,name=budget_tokens,json=budgetTokens,proto3" json:"budget_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -373,7 +373,7 @@ func (x *ThinkingConfig) GetBudgetTokens() int32 {
 	return 0
 }
 
-// Texts that end a reply. A message of its own for the same reason as ToolList.
+// Texts that end a reply. It is a message for the same reason as ToolList.
 type StopSequenceList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 16, of 1 to 256 characters each, not only white space.
@@ -419,31 +419,33 @@ func (x *StopSequenceList) GetValues() []string {
 	return nil
 }
 
-// How a reply is generated. An absent field leaves things as before: SendMessage takes the default that the field's
-// comment names, RegenerateReply what was in force in the original turn. A field that is set replaces that, also where it
-// is set to nothing (0, an empty string, an empty message): so a regeneration can clear tools, stop sequences or a schema.
-// What is then in force must fit together: INVALID_ARGUMENT / REQUEST_INVALID names what does not, and nothing is stored.
+// How to generate a reply. If a field is absent, SendMessage uses the default in the field's comment, and
+// RegenerateReply uses the value of the original turn. A field that is set replaces it, even with nothing (0, an empty
+// string, an empty message), so a regeneration can clear tools, stop sequences or a schema. If the resulting options
+// contradict each other, the call fails with INVALID_ARGUMENT / REQUEST_INVALID, which names the fields, and nothing is
+// stored.
 type GenerationOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The model to ask. Absent in SendMessage, or empty: the session's, else the vault's, else the server's default. Fails
-	// with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
+	// The model to use. If empty, or absent in SendMessage: the session's, else the vault's, else the server's default.
+	// Fails with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
 	Model *string `protobuf:"bytes,1,opt,name=model,proto3,oneof" json:"model,omitempty"`
-	// At most so many tokens are generated, thinking included. Absent in SendMessage, or 0: the lower of the server's cap
-	// (GetServerInfo) and the model's (ListModels); more than that is lowered to it.
+	// The maximum number of tokens to generate, including thinking. If 0, or absent in SendMessage: the lower of the
+	// server's limit (GetServerInfo) and the model's (ListModels). A higher value is lowered to that.
 	MaxOutputTokens *int32 `protobuf:"varint,2,opt,name=max_output_tokens,json=maxOutputTokens,proto3,oneof" json:"max_output_tokens,omitempty"`
-	// Generation ends before any of these. Absent in SendMessage: none.
+	// Generation ends before any of these texts. If absent in SendMessage: none.
 	StopSequences *StopSequenceList `protobuf:"bytes,3,opt,name=stop_sequences,json=stopSequences,proto3" json:"stop_sequences,omitempty"`
-	// Whether and how the model thinks. Absent in SendMessage: with a tool result as in the turn before, else the provider's
-	// default.
+	// Whether and how the model thinks. If absent in SendMessage: as in the previous turn if the message has tool
+	// results, else the provider's default.
 	Thinking *ThinkingConfig `protobuf:"bytes,4,opt,name=thinking,proto3" json:"thinking,omitempty"`
-	// What the model may ask to be run. Absent in SendMessage: with a tool result those of the turn before, else none.
-	// Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
+	// The tools that the model may call. If absent in SendMessage: those of the previous turn if the message has tool
+	// results, else none. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
+	// server's limit on content.
 	Tools *ToolList `protobuf:"bytes,5,opt,name=tools,proto3" json:"tools,omitempty"`
-	// How the model chooses among the tools. Absent in SendMessage: it decides. Fails with INVALID_ARGUMENT /
-	// REQUEST_INVALID if it asks for a tool that is not in force.
+	// How the model chooses among the tools. If absent in SendMessage: the model decides. Fails with INVALID_ARGUMENT /
+	// REQUEST_INVALID if it requires a tool that is not in force.
 	ToolChoice *ToolChoice `protobuf:"bytes,6,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
-	// JSON schema, an object, that the reply's text will fit; empty: free text. At most 100,000 characters. Absent in
-	// SendMessage: with a tool result that of the turn before, else free text.
+	// A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters. If
+	// absent in SendMessage: that of the previous turn if the message has tool results, else free text.
 	ResponseSchema *string `protobuf:"bytes,7,opt,name=response_schema,json=responseSchema,proto3,oneof" json:"response_schema,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache

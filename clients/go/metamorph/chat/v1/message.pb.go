@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: metamorph/chat/v1/message.proto
 
-// What a session holds.
+// The messages of a session.
 
 package chatv1
 
@@ -25,13 +25,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Who speaks.
+// The author: a user or the model.
 type Role int32
 
 const (
 	// Never sent.
 	Role_ROLE_UNSPECIFIED Role = 0
-	// The caller.
+	// A user.
 	Role_ROLE_USER Role = 1
 	// The model.
 	Role_ROLE_ASSISTANT Role = 2
@@ -127,18 +127,18 @@ func (x *TextBlock) GetText() string {
 // An image.
 type ImageBlock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required in a request: what is shown. Answers hold the id, never the bytes.
+	// Required in a request: the bytes or the ID. Responses contain the ID, never the bytes.
 	//
 	// Types that are valid to be assigned to Source:
 	//
 	//	*ImageBlock_Data
 	//	*ImageBlock_AttachmentId
 	Source isImageBlock_Source `protobuf_oneof:"source"`
-	// Required. What it is; with an attachment_id, what that was uploaded as.
+	// Required. The media type. With an attachment_id, the type that it was uploaded with.
 	MediaType string `protobuf:"bytes,3,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
-	// Output only. How long it is, in bytes.
+	// Output only. Its size in bytes.
 	SizeBytes int32 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	// Output only. SHA-256 of its bytes, 64 hexadecimal digits.
+	// Output only. The SHA-256 digest of its bytes, 64 hexadecimal digits.
 	Sha256        string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -225,7 +225,7 @@ type isImageBlock_Source interface {
 }
 
 type ImageBlock_Data struct {
-	// The image itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold.
+	// The image itself. It is stored like an UploadAttachment, with the same limits and failures.
 	Data []byte `protobuf:"bytes,1,opt,name=data,proto3,oneof"`
 }
 
@@ -241,18 +241,18 @@ func (*ImageBlock_AttachmentId) isImageBlock_Source() {}
 // A document.
 type DocumentBlock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required in a request: what is shown. Answers hold the id, never the bytes.
+	// Required in a request: the bytes or the ID. Responses contain the ID, never the bytes.
 	//
 	// Types that are valid to be assigned to Source:
 	//
 	//	*DocumentBlock_Data
 	//	*DocumentBlock_AttachmentId
 	Source isDocumentBlock_Source `protobuf_oneof:"source"`
-	// Required. What it is; with an attachment_id, what that was uploaded as.
+	// Required. The media type. With an attachment_id, the type that it was uploaded with.
 	MediaType string `protobuf:"bytes,3,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
-	// Output only. How long it is, in bytes.
+	// Output only. Its size in bytes.
 	SizeBytes int32 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	// Output only. SHA-256 of its bytes, 64 hexadecimal digits.
+	// Output only. The SHA-256 digest of its bytes, 64 hexadecimal digits.
 	Sha256        string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -339,7 +339,7 @@ type isDocumentBlock_Source interface {
 }
 
 type DocumentBlock_Data struct {
-	// The document itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold.
+	// The document itself. It is stored like an UploadAttachment, with the same limits and failures.
 	Data []byte `protobuf:"bytes,1,opt,name=data,proto3,oneof"`
 }
 
@@ -352,14 +352,14 @@ func (*DocumentBlock_Data) isDocumentBlock_Source() {}
 
 func (*DocumentBlock_AttachmentId) isDocumentBlock_Source() {}
 
-// The model asks for a tool to be run. In replies only.
+// A tool call by the model. Only in replies.
 type ToolUseBlock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the call; a ToolResultBlock answers it.
+	// The ID of the call. A ToolResultBlock refers to it.
 	ToolUseId string `protobuf:"bytes,1,opt,name=tool_use_id,json=toolUseId,proto3" json:"tool_use_id,omitempty"`
-	// The tool.
+	// The name of the tool.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// What to run it with: JSON, as the model wrote it.
+	// The tool's input: JSON, exactly as the model wrote it.
 	Input         string `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -416,10 +416,10 @@ func (x *ToolUseBlock) GetInput() string {
 	return ""
 }
 
-// What a tool answers with.
+// A part of a tool's result.
 type ToolResultPart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. What the piece is.
+	// Required. The kind of part.
 	//
 	// Types that are valid to be assigned to Part:
 	//
@@ -520,14 +520,14 @@ func (*ToolResultPart_Image) isToolResultPart_Part() {}
 
 func (*ToolResultPart_Document) isToolResultPart_Part() {}
 
-// What became of a tool call. In a user's messages only, before any other block.
+// The result of a tool call. Only in user messages, before all other blocks.
 type ToolResultBlock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. Of the ToolUseBlock it answers.
+	// Required. The tool_use_id of the ToolUseBlock that it answers.
 	ToolUseId string `protobuf:"bytes,1,opt,name=tool_use_id,json=toolUseId,proto3" json:"tool_use_id,omitempty"`
-	// At most 64 parts; none says that there is nothing to tell.
+	// The result. At most 64 parts; may be empty.
 	Content []*ToolResultPart `protobuf:"bytes,2,rep,name=content,proto3" json:"content,omitempty"`
-	// The tool failed; content says how.
+	// Whether the tool failed. Then content explains how.
 	IsError       bool `protobuf:"varint,3,opt,name=is_error,json=isError,proto3" json:"is_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -584,14 +584,14 @@ func (x *ToolResultBlock) GetIsError() bool {
 	return false
 }
 
-// What the model thought before it answered. In replies only; given back to the model as it is.
+// The model's thinking before it replied. Only in replies. Returned to the model unchanged.
 type ThinkingBlock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The thinking, or its summary; empty where the provider keeps it to itself.
+	// The thinking or a summary of it. Empty if the provider does not disclose it.
 	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
-	// The provider's signature. Without it the block is shown, and never sent to the model again.
+	// The provider's signature. A block without one is shown but not sent to the model again.
 	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
-	// The provider's own form of thinking that must not be shown; then text is empty.
+	// Thinking in the provider's encrypted form, which cannot be shown. Then text is empty.
 	Redacted      []byte `protobuf:"bytes,3,opt,name=redacted,proto3" json:"redacted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -648,11 +648,11 @@ func (x *ThinkingBlock) GetRedacted() []byte {
 	return nil
 }
 
-// What came before this point has been summarised for the model, because it no longer fitted into its context. The
-// stored messages are as they were. In replies only.
+// A summary of everything before this point, made for the model because the context was full. The stored messages do
+// not change. Only in replies.
 type CompactionBlock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the model is told instead of what came before.
+	// The summary that the model is sent in place of the earlier messages.
 	Summary       string `protobuf:"bytes,1,opt,name=summary,proto3" json:"summary,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -695,10 +695,10 @@ func (x *CompactionBlock) GetSummary() string {
 	return ""
 }
 
-// One piece of a message's content.
+// A part of a message's content.
 type ContentBlock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. What the piece is. Clients meet kinds they do not know, and skip them.
+	// Required. The kind of block. Clients must skip kinds that they do not know.
 	//
 	// Types that are valid to be assigned to Block:
 	//
@@ -834,22 +834,22 @@ type ContentBlock_Document struct {
 }
 
 type ContentBlock_ToolUse struct {
-	// The model asks for a tool to be run.
+	// A tool call by the model.
 	ToolUse *ToolUseBlock `protobuf:"bytes,4,opt,name=tool_use,json=toolUse,proto3,oneof"`
 }
 
 type ContentBlock_ToolResult struct {
-	// What became of a tool call.
+	// The result of a tool call.
 	ToolResult *ToolResultBlock `protobuf:"bytes,5,opt,name=tool_result,json=toolResult,proto3,oneof"`
 }
 
 type ContentBlock_Thinking struct {
-	// What the model thought.
+	// The model's thinking.
 	Thinking *ThinkingBlock `protobuf:"bytes,6,opt,name=thinking,proto3,oneof"`
 }
 
 type ContentBlock_Compaction struct {
-	// What came before has been summarised for the model.
+	// A summary of the earlier messages, made for the model.
 	Compaction *CompactionBlock `protobuf:"bytes,7,opt,name=compaction,proto3,oneof"`
 }
 
@@ -867,18 +867,18 @@ func (*ContentBlock_Thinking) isContentBlock_Block() {}
 
 func (*ContentBlock_Compaction) isContentBlock_Block() {}
 
-// What a reply cost, as the model provider reported it.
+// The tokens and the cost of a reply, as the model provider reported them.
 type Usage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tokens read, both cache counts excluded.
+	// Input tokens, without both cache counts.
 	InputTokens int64 `protobuf:"varint,1,opt,name=input_tokens,json=inputTokens,proto3" json:"input_tokens,omitempty"`
-	// Tokens generated.
+	// Output tokens.
 	OutputTokens int64 `protobuf:"varint,2,opt,name=output_tokens,json=outputTokens,proto3" json:"output_tokens,omitempty"`
 	// Tokens read from the prompt cache.
 	CacheReadTokens int64 `protobuf:"varint,3,opt,name=cache_read_tokens,json=cacheReadTokens,proto3" json:"cache_read_tokens,omitempty"`
 	// Tokens written to the prompt cache.
 	CacheWriteTokens int64 `protobuf:"varint,4,opt,name=cache_write_tokens,json=cacheWriteTokens,proto3" json:"cache_write_tokens,omitempty"`
-	// The price of all that, in billionths of a US dollar, by the prices that ListModels tells.
+	// The cost of all of them in billionths of a US dollar, at the prices in ListModels.
 	CostUsdNanos  int64 `protobuf:"varint,5,opt,name=cost_usd_nanos,json=costUsdNanos,proto3" json:"cost_usd_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -949,33 +949,33 @@ func (x *Usage) GetCostUsdNanos() int64 {
 	return 0
 }
 
-// One message of a session. Immutable, but that its content can be deleted.
+// A message of a session. Immutable, except that its content can be deleted.
 type Message struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Made by the server.
+	// Assigned by the server.
 	MessageId string `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
 	// The session it belongs to.
 	SessionId string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// The message it follows; empty for a root.
+	// The message that it follows. Empty for a root.
 	ParentMessageId string `protobuf:"bytes,3,opt,name=parent_message_id,json=parentMessageId,proto3" json:"parent_message_id,omitempty"`
-	// Who speaks.
+	// The author: a user or the model.
 	Role Role `protobuf:"varint,4,opt,name=role,proto3,enum=metamorph.chat.v1.Role" json:"role,omitempty"`
-	// In order. Empty once it is deleted.
+	// Its blocks in order. Empty once it is deleted.
 	Content []*ContentBlock `protobuf:"bytes,5,rep,name=content,proto3" json:"content,omitempty"`
 	// The turn it belongs to.
 	TurnId string `protobuf:"bytes,6,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
-	// The user who sent it, or who sent the message it replies to.
+	// The user who sent it, or who sent the message that it replies to.
 	Creator string `protobuf:"bytes,7,opt,name=creator,proto3" json:"creator,omitempty"`
-	// The model that generated it; empty for a user's message.
+	// The model that generated it. Empty for a user message.
 	Model string `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
-	// What it cost; absent for a user's message.
+	// Its tokens and cost. Absent for a user message.
 	Usage *Usage `protobuf:"bytes,9,opt,name=usage,proto3" json:"usage,omitempty"`
 	// When it was stored.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When its content was deleted; absent if it was not.
+	// When its content was deleted. Absent if it was not.
 	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
-	// True for a reply that was cut: its turn ended CANCELLED, INTERRUPTED or FAILED, and this is what there was by then.
-	// False for a reply that the model ended, also by STOP_REASON_MAX_TOKENS: then stop_reason of its turn says why.
+	// Whether the reply was cut off because its turn ended CANCELLED, INTERRUPTED or FAILED. False if the model ended it,
+	// even at STOP_REASON_MAX_TOKENS; the turn's stop_reason says why.
 	Partial       bool `protobuf:"varint,12,opt,name=partial,proto3" json:"partial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -24,14 +24,14 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What a token costs, in billionths of a US dollar, in calls of a certain size.
+// Prices per token, in billionths of a US dollar, for calls above a certain size.
 type ModelPrice struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Holds for calls that read more tokens than so many; 0 for all that no other price is for.
+	// Applies to calls with more input tokens than this. 0 applies to all calls without a more specific price.
 	AboveInputTokens int64 `protobuf:"varint,1,opt,name=above_input_tokens,json=aboveInputTokens,proto3" json:"above_input_tokens,omitempty"`
-	// A token read.
+	// An input token.
 	InputUsdNanos int64 `protobuf:"varint,2,opt,name=input_usd_nanos,json=inputUsdNanos,proto3" json:"input_usd_nanos,omitempty"`
-	// A token generated.
+	// An output token.
 	OutputUsdNanos int64 `protobuf:"varint,3,opt,name=output_usd_nanos,json=outputUsdNanos,proto3" json:"output_usd_nanos,omitempty"`
 	// A token read from the prompt cache.
 	CacheReadUsdNanos int64 `protobuf:"varint,4,opt,name=cache_read_usd_nanos,json=cacheReadUsdNanos,proto3" json:"cache_read_usd_nanos,omitempty"`
@@ -106,24 +106,24 @@ func (x *ModelPrice) GetCacheWriteUsdNanos() int64 {
 	return 0
 }
 
-// A model that may be asked.
+// A model that can be used.
 type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its name, as GenerationOptions.model takes it.
+	// Its name, as in GenerationOptions.model.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// For people.
+	// For people to read.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// How many tokens its context holds: what it reads and generates together.
+	// The size of its context in tokens, input and output together.
 	ContextTokens int64 `protobuf:"varint,3,opt,name=context_tokens,json=contextTokens,proto3" json:"context_tokens,omitempty"`
-	// The longest reply that it generates, in tokens. The server's own cap (GetServerInfo) holds beside it.
+	// The longest reply that it generates, in tokens. The server's own limit (GetServerInfo) applies too.
 	MaxOutputTokens int64 `protobuf:"varint,4,opt,name=max_output_tokens,json=maxOutputTokens,proto3" json:"max_output_tokens,omitempty"`
-	// What it costs, by rising above_input_tokens; the first is for 0.
+	// Its prices, by ascending above_input_tokens. The first is for 0.
 	Prices []*ModelPrice `protobuf:"bytes,5,rep,name=prices,proto3" json:"prices,omitempty"`
-	// The last moment that its provider serves it; absent while that is not announced.
+	// When its provider stops serving it. Absent until that is announced.
 	RetireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=retire_time,json=retireTime,proto3" json:"retire_time,omitempty"`
-	// The model to use instead, where it is going to retire.
+	// The model to use in its place, if it is going to be retired.
 	Successor string `protobuf:"bytes,7,opt,name=successor,proto3" json:"successor,omitempty"`
-	// Whether it is asked where neither message, session nor vault names one.
+	// Whether it is the server's default model.
 	IsDefault     bool `protobuf:"varint,8,opt,name=is_default,json=isDefault,proto3" json:"is_default,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

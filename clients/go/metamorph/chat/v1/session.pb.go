@@ -28,33 +28,35 @@ const (
 // A conversation: a tree of messages, and the settings of its turns.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Output only, but selects the session in UpdateSession. At most 64 characters.
+	// Output only, except that it selects the session in UpdateSession. At most 64 characters.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// At most 200 characters.
 	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
-	// The model of turns that name none. Empty: the vault's, then the server's default.
+	// The model of turns that name none. If empty: the vault's, else the server's default.
 	Model string `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
-	// The system prompt of the session's turns. Empty: the vault's. At most 100,000 characters.
+	// The system prompt of the session's turns. If empty, the vault's. At most 100,000 characters.
 	SystemPrompt string `protobuf:"bytes,4,opt,name=system_prompt,json=systemPrompt,proto3" json:"system_prompt,omitempty"`
-	// At most 32 pairs; keys of 1 to 64 letters, digits, `.`, `_`, `-`, values of at most 512 characters. Replaced whole by an update.
+	// At most 32 pairs, with keys of 1 to 64 letters, digits, `.`, `_` and `-`, and values of at most 512 characters. An
+	// update replaces all pairs.
 	Metadata map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Put away: hidden by the filter `archived: false`. Nothing else changes.
+	// Whether the session is archived. The filter `archived: false` then leaves it out; nothing else changes.
 	Archived bool `protobuf:"varint,6,opt,name=archived,proto3" json:"archived,omitempty"`
 	// Output only. The user who created it.
 	Creator string `protobuf:"bytes,7,opt,name=creator,proto3" json:"creator,omitempty"`
-	// Output only. How many messages it holds, on all branches.
+	// Output only. The number of its messages, on all branches.
 	MessageCount int32 `protobuf:"varint,8,opt,name=message_count,json=messageCount,proto3" json:"message_count,omitempty"`
-	// Output only. The newest stored message; empty while there is none. The default parent of the next message.
+	// Output only. The newest message, which is the default parent of the next one. Empty if there is none.
 	CurrentLeafMessageId string `protobuf:"bytes,9,opt,name=current_leaf_message_id,json=currentLeafMessageId,proto3" json:"current_leaf_message_id,omitempty"`
-	// Output only. The turns that are generating a reply now.
+	// Output only. The turns that are running.
 	RunningTurnIds []string `protobuf:"bytes,10,rep,name=running_turn_ids,json=runningTurnIds,proto3" json:"running_turn_ids,omitempty"`
-	// Output only.
+	// Output only. When it was created.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only. When a field that a user can set was last changed.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// Output only. When the newest message was stored; absent while there is none.
+	// Output only. When the newest message was stored. Absent if there is none.
 	LastMessageTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_message_time,json=lastMessageTime,proto3" json:"last_message_time,omitempty"`
-	// Covers the fields a user can set. In UpdateSession: fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional.
+	// Changes with the fields that a user can set. UpdateSession fails with ABORTED / ETAG_MISMATCH if it is stale; empty
+	// updates unconditionally.
 	Etag          string `protobuf:"bytes,14,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

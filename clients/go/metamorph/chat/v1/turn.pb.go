@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: metamorph/chat/v1/turn.proto
 
-// Exchanges, and the events that tell of them.
+// Turns and their events.
 
 package chatv1
 
@@ -25,7 +25,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// How far a turn is.
+// The state of a turn.
 type TurnStatus int32
 
 const (
@@ -33,13 +33,13 @@ const (
 	TurnStatus_TURN_STATUS_UNSPECIFIED TurnStatus = 0
 	// The reply is being generated.
 	TurnStatus_TURN_STATUS_RUNNING TurnStatus = 1
-	// The model ended its reply; stop_reason says how.
+	// The model ended its reply. stop_reason says why.
 	TurnStatus_TURN_STATUS_COMPLETED TurnStatus = 2
-	// A caller stopped it. What was generated is kept.
+	// A caller stopped it. The text generated so far is kept.
 	TurnStatus_TURN_STATUS_CANCELLED TurnStatus = 3
-	// The server stopped while it ran. What was generated is kept.
+	// The server stopped while it was running. The text generated so far is kept.
 	TurnStatus_TURN_STATUS_INTERRUPTED TurnStatus = 4
-	// It broke off; error says why. What was generated is kept.
+	// It failed. error says why. The text generated so far is kept.
 	TurnStatus_TURN_STATUS_FAILED TurnStatus = 5
 )
 
@@ -96,21 +96,21 @@ type StopReason int32
 const (
 	// The turn is not COMPLETED.
 	StopReason_STOP_REASON_UNSPECIFIED StopReason = 0
-	// The reply is whole.
+	// The reply is complete.
 	StopReason_STOP_REASON_END_TURN StopReason = 1
 	// max_output_tokens was reached.
 	StopReason_STOP_REASON_MAX_TOKENS StopReason = 2
 	// One of stop_sequences was generated.
 	StopReason_STOP_REASON_STOP_SEQUENCE StopReason = 3
-	// The model asks for tools to be run.
+	// The model called tools.
 	StopReason_STOP_REASON_TOOL_USE StopReason = 4
 	// The provider paused a long turn.
 	StopReason_STOP_REASON_PAUSE StopReason = 5
-	// The model declined.
+	// The model declined to reply.
 	StopReason_STOP_REASON_REFUSAL StopReason = 6
 	// The model's context is full.
 	StopReason_STOP_REASON_CONTEXT_EXCEEDED StopReason = 7
-	// One that this version does not know.
+	// A reason that this version does not know.
 	StopReason_STOP_REASON_OTHER StopReason = 8
 )
 
@@ -172,11 +172,11 @@ type TurnError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// An ErrorReason without its prefix.
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
-	// For people. Never the provider's own text.
+	// For people to read. Never the provider's own text.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// As the reason's comment lists them.
+	// The keys are listed in the reason's comment.
 	Metadata map[string]string `protobuf:"bytes,3,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// How long to wait before sending again; absent where waiting does not help or is not known.
+	// How long to wait before sending again. Absent if waiting does not help, or the time is unknown.
 	RetryDelay    *durationpb.Duration `protobuf:"bytes,4,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -240,28 +240,29 @@ func (x *TurnError) GetRetryDelay() *durationpb.Duration {
 	return nil
 }
 
-// One exchange: a user message and the reply generated for it. It belongs to the server, not to the call that started it.
+// An exchange: a user message and the reply that is generated for it. It belongs to the server, not to the call that
+// started it.
 type Turn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Made by the server.
+	// Assigned by the server.
 	TurnId string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
 	// The session it belongs to.
 	SessionId string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// The message being answered.
 	UserMessageId string `protobuf:"bytes,3,opt,name=user_message_id,json=userMessageId,proto3" json:"user_message_id,omitempty"`
-	// The stored reply; empty while there is none.
+	// The stored reply. Empty while there is none.
 	ReplyMessageId string `protobuf:"bytes,4,opt,name=reply_message_id,json=replyMessageId,proto3" json:"reply_message_id,omitempty"`
-	// How far it is.
+	// Its state.
 	Status TurnStatus `protobuf:"varint,5,opt,name=status,proto3,enum=metamorph.chat.v1.TurnStatus" json:"status,omitempty"`
 	// Why the model ended its reply.
 	StopReason StopReason `protobuf:"varint,6,opt,name=stop_reason,json=stopReason,proto3,enum=metamorph.chat.v1.StopReason" json:"stop_reason,omitempty"`
-	// What it cost; nothing while it runs, when UsageUpdate tells.
+	// Its tokens and cost. Zero while it is running; UsageUpdate events have the current figures.
 	Usage *Usage `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`
-	// The model that was asked.
+	// The model that was used.
 	Model string `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
-	// How many calls to the model provider it made; 0 while it runs.
+	// How many calls to the model provider it made. 0 while it is running.
 	ModelCalls int32 `protobuf:"varint,9,opt,name=model_calls,json=modelCalls,proto3" json:"model_calls,omitempty"`
-	// Why it did not complete; absent while it runs and when it completed.
+	// Why it did not complete. Absent while it is running and if it completed.
 	Error *TurnError `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
 	// The sequence of its newest event.
 	LastSequence int32 `protobuf:"varint,11,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
@@ -269,7 +270,7 @@ type Turn struct {
 	Creator string `protobuf:"bytes,12,opt,name=creator,proto3" json:"creator,omitempty"`
 	// When it was stored.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When it ended; absent while it runs.
+	// When it ended. Absent while it is running.
 	FinishTime    *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=finish_time,json=finishTime,proto3" json:"finish_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -403,14 +404,14 @@ func (x *Turn) GetFinishTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// The turn is stored; the model is about to be asked. Always sequence 1.
+// The turn is stored and the model is about to be called. Always sequence 1.
 type TurnStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The session the turn belongs to.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// The message being answered.
 	UserMessageId string `protobuf:"bytes,2,opt,name=user_message_id,json=userMessageId,proto3" json:"user_message_id,omitempty"`
-	// The model that is asked.
+	// The model that is used.
 	Model         string `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -470,9 +471,9 @@ func (x *TurnStarted) GetModel() string {
 // More text of the reply.
 type TextDelta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which block of the reply's content it continues, from 0.
+	// The index of the content block that it continues, counted from 0.
 	BlockIndex int32 `protobuf:"varint,1,opt,name=block_index,json=blockIndex,proto3" json:"block_index,omitempty"`
-	// To be appended.
+	// The text to append.
 	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -522,12 +523,12 @@ func (x *TextDelta) GetText() string {
 	return ""
 }
 
-// More of what the model thinks. Comes empty once where the provider keeps it to itself.
+// More of the model's thinking. Sent once, empty, if the provider does not disclose it.
 type ThinkingDelta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which block of the reply's content it continues, from 0.
+	// The index of the content block that it continues, counted from 0.
 	BlockIndex int32 `protobuf:"varint,1,opt,name=block_index,json=blockIndex,proto3" json:"block_index,omitempty"`
-	// To be appended.
+	// The text to append.
 	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -577,16 +578,16 @@ func (x *ThinkingDelta) GetText() string {
 	return ""
 }
 
-// The model asks for a tool to be run. Comes once a call, whole.
+// A tool call by the model. Sent once per call, complete.
 type ToolUse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which block of the reply's content it is, from 0.
+	// The index of its content block, counted from 0.
 	BlockIndex int32 `protobuf:"varint,1,opt,name=block_index,json=blockIndex,proto3" json:"block_index,omitempty"`
-	// Names the call.
+	// The ID of the call.
 	ToolUseId string `protobuf:"bytes,2,opt,name=tool_use_id,json=toolUseId,proto3" json:"tool_use_id,omitempty"`
-	// The tool.
+	// The name of the tool.
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	// What to run it with: JSON, as the model wrote it.
+	// The tool's input: JSON, exactly as the model wrote it.
 	Input         string `protobuf:"bytes,4,opt,name=input,proto3" json:"input,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -650,10 +651,10 @@ func (x *ToolUse) GetInput() string {
 	return ""
 }
 
-// What the turn has cost so far. Replaces what was told before.
+// The turn's tokens and cost so far. Replaces earlier updates.
 type UsageUpdate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The provider's count, and its price.
+	// The provider's count and its cost.
 	Usage         *Usage `protobuf:"bytes,1,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -696,12 +697,12 @@ func (x *UsageUpdate) GetUsage() *Usage {
 	return nil
 }
 
-// What came before has been summarised for the model. The stored messages are as they were.
+// The earlier messages were summarized for the model. The stored messages do not change.
 type Compaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which block of the reply's content it is, from 0.
+	// The index of its content block, counted from 0.
 	BlockIndex int32 `protobuf:"varint,1,opt,name=block_index,json=blockIndex,proto3" json:"block_index,omitempty"`
-	// What the model is told instead.
+	// The summary that the model is sent in place of the earlier messages.
 	Summary       string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -751,18 +752,18 @@ func (x *Compaction) GetSummary() string {
 	return ""
 }
 
-// The turn has ended. Always the last event, exactly one a turn.
+// The turn has ended. Always the last event, and exactly one per turn.
 type TurnFinished struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How it ended; never RUNNING.
+	// How it ended. Never RUNNING.
 	Status TurnStatus `protobuf:"varint,1,opt,name=status,proto3,enum=metamorph.chat.v1.TurnStatus" json:"status,omitempty"`
-	// The stored reply: replace what was accumulated with it. Absent if nothing was generated.
+	// The stored reply. Replaces the accumulated deltas. Absent if nothing was generated.
 	Message *Message `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// Why the model ended its reply.
 	StopReason StopReason `protobuf:"varint,3,opt,name=stop_reason,json=stopReason,proto3,enum=metamorph.chat.v1.StopReason" json:"stop_reason,omitempty"`
-	// What the turn cost.
+	// The turn's tokens and cost.
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
-	// Why it did not complete.
+	// Why the turn did not complete.
 	Error         *TurnError `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -833,14 +834,15 @@ func (x *TurnFinished) GetError() *TurnError {
 	return nil
 }
 
-// One step of a turn. Immutable: a replay brings the same events with the same boundaries, which carry no meaning.
+// A step of a turn. Immutable: a replay returns the same events. Where one delta ends and the next begins has no
+// meaning.
 type TurnEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The turn it belongs to.
 	TurnId string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
 	// Counts from 1 without gaps.
 	Sequence int32 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// What happened. A client that meets an event it does not know advances and ignores it.
+	// The kind of event. Clients must ignore kinds that they do not know, and count their sequence.
 	//
 	// Types that are valid to be assigned to Event:
 	//
@@ -985,17 +987,17 @@ type TurnEvent_TextDelta struct {
 }
 
 type TurnEvent_ThinkingDelta struct {
-	// More of what the model thinks.
+	// More of the model's thinking.
 	ThinkingDelta *ThinkingDelta `protobuf:"bytes,5,opt,name=thinking_delta,json=thinkingDelta,proto3,oneof"`
 }
 
 type TurnEvent_ToolUse struct {
-	// The model asks for a tool to be run.
+	// A tool call by the model.
 	ToolUse *ToolUse `protobuf:"bytes,6,opt,name=tool_use,json=toolUse,proto3,oneof"`
 }
 
 type TurnEvent_UsageUpdate struct {
-	// What the turn has cost so far.
+	// The turn's tokens and cost so far.
 	UsageUpdate *UsageUpdate `protobuf:"bytes,7,opt,name=usage_update,json=usageUpdate,proto3,oneof"`
 }
 
@@ -1005,7 +1007,7 @@ type TurnEvent_TurnFinished struct {
 }
 
 type TurnEvent_Compaction struct {
-	// What came before has been summarised for the model.
+	// A summary of the earlier messages, made for the model.
 	Compaction *Compaction `protobuf:"bytes,9,opt,name=compaction,proto3,oneof"`
 }
 

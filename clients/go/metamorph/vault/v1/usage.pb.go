@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: metamorph/vault/v1/usage.proto
 
-// What a vault uses up, and what it may.
+// Usage and budgets of a vault.
 
 package vaultv1
 
@@ -26,7 +26,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What usage is told apart by.
+// A way to group usage.
 type UsageGrouping int32
 
 const (
@@ -34,7 +34,7 @@ const (
 	UsageGrouping_USAGE_GROUPING_UNSPECIFIED UsageGrouping = 0
 	// The day (UTC) on which turns ended.
 	UsageGrouping_USAGE_GROUPING_DAY UsageGrouping = 1
-	// The model that was asked.
+	// The model that was used.
 	UsageGrouping_USAGE_GROUPING_MODEL UsageGrouping = 2
 	// The session. Usage stays when its session is deleted.
 	UsageGrouping_USAGE_GROUPING_SESSION UsageGrouping = 3
@@ -83,18 +83,18 @@ func (UsageGrouping) EnumDescriptor() ([]byte, []int) {
 	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{0}
 }
 
-// What a vault may use up. Days and months are UTC. A turn is started while what is used and what running turns have
-// reserved is below each limit; then it reserves the most that it can use. So a budget is passed by one turn at most.
-// Absent is no limit, 0 allows nothing.
+// Limits on the tokens and the money that a vault may use. Days and months are UTC. A turn may start while the amount
+// used and the amount reserved by running turns are together below each limit; it then reserves the most that it can
+// use. So a budget is exceeded by one turn at most. Absent means no limit; 0 allows nothing.
 type Budget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tokens in a day, all four counts of Usage together.
+	// Tokens per day: all four counts of Usage together.
 	TokensPerDay *int64 `protobuf:"varint,1,opt,name=tokens_per_day,json=tokensPerDay,proto3,oneof" json:"tokens_per_day,omitempty"`
-	// Tokens in a month.
+	// Tokens per month.
 	TokensPerMonth *int64 `protobuf:"varint,2,opt,name=tokens_per_month,json=tokensPerMonth,proto3,oneof" json:"tokens_per_month,omitempty"`
-	// Money in a day, in billionths of a US dollar.
+	// Money per day, in billionths of a US dollar.
 	CostUsdNanosPerDay *int64 `protobuf:"varint,3,opt,name=cost_usd_nanos_per_day,json=costUsdNanosPerDay,proto3,oneof" json:"cost_usd_nanos_per_day,omitempty"`
-	// Money in a month, in billionths of a US dollar.
+	// Money per month, in billionths of a US dollar.
 	CostUsdNanosPerMonth *int64 `protobuf:"varint,4,opt,name=cost_usd_nanos_per_month,json=costUsdNanosPerMonth,proto3,oneof" json:"cost_usd_nanos_per_month,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
@@ -158,20 +158,20 @@ func (x *Budget) GetCostUsdNanosPerMonth() int64 {
 	return 0
 }
 
-// How far one limit is used up: the lower of the vault's own and the operator's.
+// The state of one limit, which is the lower of the vault's own and the operator's.
 type BudgetStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which limit, by its name in Budget, for example `tokens_per_day`.
+	// The limit's name in Budget, for example `tokens_per_day`.
 	Budget string `protobuf:"bytes,1,opt,name=budget,proto3" json:"budget,omitempty"`
 	// The limit.
 	Limit int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
-	// What turns that have ended used up.
+	// The amount used by turns that have ended.
 	Used int64 `protobuf:"varint,3,opt,name=used,proto3" json:"used,omitempty"`
-	// What running turns hold.
+	// The amount reserved by running turns.
 	Reserved int64 `protobuf:"varint,4,opt,name=reserved,proto3" json:"reserved,omitempty"`
-	// What is left of it; 0 where sends fail with RESOURCE_EXHAUSTED / BUDGET_EXCEEDED.
+	// The amount left. At 0, sends fail with RESOURCE_EXHAUSTED / BUDGET_EXCEEDED.
 	Left int64 `protobuf:"varint,5,opt,name=left,proto3" json:"left,omitempty"`
-	// When it begins anew.
+	// When it resets.
 	ResetTime     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=reset_time,json=resetTime,proto3" json:"reset_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -249,18 +249,18 @@ func (x *BudgetStatus) GetResetTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// What turns have cost.
+// The usage of a group of turns.
 type UsageRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The day, `YYYY-MM-DD`; empty if not grouped by it.
+	// The day, `YYYY-MM-DD`. Empty if not grouped by day.
 	Day string `protobuf:"bytes,1,opt,name=day,proto3" json:"day,omitempty"`
-	// The model; empty if not grouped by it.
+	// The model. Empty if not grouped by model.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// The session; empty if not grouped by it.
+	// The session. Empty if not grouped by session.
 	SessionId string `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// Their cost.
+	// Their tokens and cost.
 	Usage *v1.Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
-	// How many turns they are, however they ended.
+	// The number of turns, however they ended.
 	Turns         int64 `protobuf:"varint,5,opt,name=turns,proto3" json:"turns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

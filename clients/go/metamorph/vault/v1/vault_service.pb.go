@@ -27,26 +27,27 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What a tenant owns, and the defaults of its sessions.
+// A vault, and the defaults of its sessions.
 type Vault struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Output only. As in the token.
 	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
 	// At most 200 characters.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// The model of sessions that name none. Empty: the server's default.
+	// The model of sessions that name none. If empty, the server's default.
 	DefaultModel string `protobuf:"bytes,3,opt,name=default_model,json=defaultModel,proto3" json:"default_model,omitempty"`
 	// The system prompt of sessions that have none. At most 100,000 characters.
 	SystemPrompt string `protobuf:"bytes,4,opt,name=system_prompt,json=systemPrompt,proto3" json:"system_prompt,omitempty"`
-	// Output only.
+	// Output only. When it was created.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only. When a field that a user can set was last changed.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// Covers the fields a user can set. In UpdateVault: fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional.
+	// Changes with the fields that a user can set. UpdateVault fails with ABORTED / ETAG_MISMATCH if it is stale; empty
+	// updates unconditionally.
 	Etag string `protobuf:"bytes,7,opt,name=etag,proto3" json:"etag,omitempty"`
-	// What the vault allows itself. Replaced whole by an update; absent, or without a limit: none.
+	// The vault's own budget. An update replaces all limits. No limits if absent.
 	Budget *Budget `protobuf:"bytes,8,opt,name=budget,proto3" json:"budget,omitempty"`
-	// Output only. What the operator allows it. Of each limit the lower one counts.
+	// Output only. The budget set by the operator. The lower of both limits applies.
 	OperatorBudget *Budget `protobuf:"bytes,9,opt,name=operator_budget,json=operatorBudget,proto3" json:"operator_budget,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -145,7 +146,7 @@ func (x *Vault) GetOperatorBudget() *Budget {
 	return nil
 }
 
-// Asks who the caller is.
+// A query for the identity of the caller.
 type WhoAmIRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -182,20 +183,21 @@ func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
 	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{1}
 }
 
-// Who the caller is.
+// The identity of the caller.
 type WhoAmIResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The vault that all of the caller's requests act on.
 	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
-	// The caller within the vault.
+	// The user within the vault.
 	UserId string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// As in the token; may be empty.
+	// As in the token. May be empty.
 	Email string `protobuf:"bytes,3,opt,name=email,proto3" json:"email,omitempty"`
-	// Claim strings, sorted; `operator` among them for an operator.
+	// The permissions as in the token, sorted. Includes `operator` for an operator.
 	Permissions []string `protobuf:"bytes,4,rep,name=permissions,proto3" json:"permissions,omitempty"`
-	// `jwt`: by our own keys; `emblem`: by the word of the Emblem API; `dev`: by dev mode.
+	// How the caller was identified: `jwt` (a token signed with a known key), `emblem` (the Emblem API) or `dev` (dev
+	// mode).
 	AuthMethod string `protobuf:"bytes,5,opt,name=auth_method,json=authMethod,proto3" json:"auth_method,omitempty"`
-	// When the token expires; absent where it does not say, and in dev mode.
+	// When the token expires. Absent if the token does not say, and in dev mode.
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -273,7 +275,7 @@ func (x *WhoAmIResponse) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// Asks for the caller's vault.
+// A query for the caller's vault.
 type GetVaultRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -356,12 +358,13 @@ func (x *GetVaultResponse) GetVault() *Vault {
 	return nil
 }
 
-// Asks for a change.
+// A change to the caller's vault.
 type UpdateVaultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. etag guards, the fields of update_mask are taken.
+	// Required. A stale etag fails, and the fields in update_mask are set.
 	Vault *Vault `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
-	// Required. Of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT /
+	// UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -457,22 +460,22 @@ func (x *UpdateVaultResponse) GetVault() *Vault {
 	return nil
 }
 
-// Asks what the vault has used up.
+// A query for the vault's usage.
 type GetUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The first day (UTC), `YYYY-MM-DD`. Empty: the first of the month that end_day is in.
+	// The first day (UTC), `YYYY-MM-DD`. If empty, the first day of the month of end_day.
 	StartDay string `protobuf:"bytes,1,opt,name=start_day,json=startDay,proto3" json:"start_day,omitempty"`
-	// The last day, included. Empty: today.
+	// The last day, inclusive. If empty, today.
 	EndDay string `protobuf:"bytes,2,opt,name=end_day,json=endDay,proto3" json:"end_day,omitempty"`
-	// Only this session's, which may be deleted. At most 64 characters.
+	// Only usage of this session, which may be deleted. At most 64 characters.
 	SessionId *string `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3,oneof" json:"session_id,omitempty"`
-	// Only this model's.
+	// Only usage of this model.
 	Model *string `protobuf:"bytes,4,opt,name=model,proto3,oneof" json:"model,omitempty"`
-	// What to tell apart; none: all in one row.
+	// How to group usage. If empty, everything is in one row.
 	GroupBy []UsageGrouping `protobuf:"varint,5,rep,packed,name=group_by,json=groupBy,proto3,enum=metamorph.vault.v1.UsageGrouping" json:"group_by,omitempty"`
-	// At most so many rows; 0 is 50, more than 1000 is 1000.
+	// The maximum number of rows to return. 0 means 50; the maximum is 1000.
 	PageSize int32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	// The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
 	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -557,16 +560,16 @@ func (x *GetUsageRequest) GetPageToken() string {
 	return ""
 }
 
-// What the vault has used up.
+// The vault's usage.
 type GetUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By day, then model, then session, as far as asked for. None where nothing was used.
+	// Ordered by day, model and session, as far as grouped by them. Empty if nothing was used.
 	Rows []*UsageRow `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// All that was asked for, on all pages, in one row.
+	// The total of all rows, on all pages.
 	Total *UsageRow `protobuf:"bytes,3,opt,name=total,proto3" json:"total,omitempty"`
-	// Each limit that holds for the vault, as it is now, whatever was asked for.
+	// The current state of each limit of the vault, independent of the query.
 	Budgets       []*BudgetStatus `protobuf:"bytes,4,rep,name=budgets,proto3" json:"budgets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,13 +34,13 @@ const (
 // A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
 // is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
 type VaultServiceClient interface {
-	// Tells who the server takes the caller for.
+	// Returns the identity of the caller.
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
 	// Reads the vault, which is created on first use.
 	GetVault(ctx context.Context, in *GetVaultRequest, opts ...grpc.CallOption) (*GetVaultResponse, error)
 	// Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH.
 	UpdateVault(ctx context.Context, in *UpdateVaultRequest, opts ...grpc.CallOption) (*UpdateVaultResponse, error)
-	// Tells what turns of the vault have cost, and what is left of its budgets.
+	// Returns the usage of the vault's turns, and the state of its budgets.
 	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
 }
 
@@ -99,13 +99,13 @@ func (c *vaultServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest, 
 // A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
 // is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
 type VaultServiceServer interface {
-	// Tells who the server takes the caller for.
+	// Returns the identity of the caller.
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
 	// Reads the vault, which is created on first use.
 	GetVault(context.Context, *GetVaultRequest) (*GetVaultResponse, error)
 	// Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH.
 	UpdateVault(context.Context, *UpdateVaultRequest) (*UpdateVaultResponse, error)
-	// Tells what turns of the vault have cost, and what is left of its budgets.
+	// Returns the usage of the vault's turns, and the state of its budgets.
 	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
 	mustEmbedUnimplementedVaultServiceServer()
 }

@@ -24,17 +24,17 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class UserTokens(_message.Message):
-    """A user's tokens by when they were issued."""
+    """The tokens of a user, by when they were issued."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Required. The user, as WhoAmI tells it."""
+    """Required. The user, as WhoAmI returns it."""
     @_builtins.property
     def issued_before(self) -> _timestamp_pb2.Timestamp:
-        """Tokens with an `iat` before this, and those without one, count no more. Absent, or later than now: now."""
+        """Tokens with an `iat` before this time are revoked, and so are those without one. If absent, or later than now: now."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ Global___UserTokens: _TypeAlias = UserTokens  # noqa: Y015
 
 @_typing.final
 class Revocation(_message.Message):
-    """Tokens that count no more."""
+    """Revoked tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -64,18 +64,18 @@ class Revocation(_message.Message):
     CREATOR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     revocation_id: _builtins.str
-    """Opaque, made by the server, at most 64 characters."""
+    """Opaque, assigned by the server, at most 64 characters."""
     vault_id: _builtins.str
-    """The vault that the tokens name."""
+    """The vault in the tokens."""
     token_id: _builtins.str
-    """The one with this `jti`."""
+    """The token with this `jti`."""
     note: _builtins.str
-    """The operator's own words."""
+    """The operator's note."""
     creator: _builtins.str
     """The operator who revoked them."""
     @_builtins.property
     def user_tokens(self) -> Global___UserTokens:
-        """Those of a user."""
+        """The tokens of a user."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -104,7 +104,7 @@ Global___Revocation: _TypeAlias = Revocation  # noqa: Y015
 
 @_typing.final
 class RevokeTokensRequest(_message.Message):
-    """Asks to revoke tokens of one vault."""
+    """Tokens of one vault to revoke."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -113,14 +113,14 @@ class RevokeTokensRequest(_message.Message):
     USER_TOKENS_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     vault_id: _builtins.str
-    """Required. The vault that the tokens name."""
+    """Required. The vault in the tokens."""
     token_id: _builtins.str
-    """The one with this `jti`."""
+    """The token with this `jti`."""
     note: _builtins.str
-    """Why, for those who read the list. At most 500 characters."""
+    """The reason, for readers of the list. At most 500 characters."""
     @_builtins.property
     def user_tokens(self) -> Global___UserTokens:
-        """Those of a user."""
+        """The tokens of a user."""
 
     def __init__(
         self,
@@ -142,14 +142,14 @@ Global___RevokeTokensRequest: _TypeAlias = RevokeTokensRequest  # noqa: Y015
 
 @_typing.final
 class RevokeTokensResponse(_message.Message):
-    """What was revoked."""
+    """The tokens are revoked."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REVOCATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def revocation(self) -> Global___Revocation:
-        """The revocation; of what was revoked before, that one, with the new note."""
+        """The revocation. If the tokens were revoked before, the existing one with the new note."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ Global___RevokeTokensResponse: _TypeAlias = RevokeTokensResponse  # noqa: Y015
 
 @_typing.final
 class ListRevocationsRequest(_message.Message):
-    """Asks for a page of revocations."""
+    """A query for a page of revocations."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -174,11 +174,11 @@ class ListRevocationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     vault_id: _builtins.str
-    """Only those of this vault; empty for all."""
+    """Only revocations of this vault. Empty returns all."""
     page_size: _builtins.int
-    """At most so many; 0 is 50, more than 1000 is 1000."""
+    """The maximum number to return. 0 means 50; the maximum is 1000."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    """The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
     def __init__(
         self,
         *,
@@ -224,7 +224,7 @@ Global___ListRevocationsResponse: _TypeAlias = ListRevocationsResponse  # noqa: 
 
 @_typing.final
 class VaultLimits(_message.Message):
-    """What the operator allows a vault."""
+    """The operator's limits for a vault."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -232,16 +232,16 @@ class VaultLimits(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     vault_id: _builtins.str
-    """Required. The vault, as tokens name it."""
+    """Required. The vault, as in tokens."""
     @_builtins.property
     def budget(self) -> _usage_pb2.Budget:
-        """What it may use up. Replaced whole by an update; absent, or without a limit: none. Of each limit, the lower one of
-        this and the vault's own counts.
+        """The budget. An update replaces all limits. No limits if absent. The lower of this and the vault's own limit
+        applies.
         """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When it was last set; absent where it never was."""
+        """Output only. When the limits were last set. Absent if they never were."""
 
     def __init__(
         self,
@@ -260,13 +260,13 @@ Global___VaultLimits: _TypeAlias = VaultLimits  # noqa: Y015
 
 @_typing.final
 class GetVaultLimitsRequest(_message.Message):
-    """Names a vault."""
+    """Selects a vault."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VAULT_ID_FIELD_NUMBER: _builtins.int
     vault_id: _builtins.str
-    """Required. The vault, as tokens name it."""
+    """Required. The vault, as in tokens."""
     def __init__(
         self,
         *,
@@ -282,7 +282,7 @@ Global___GetVaultLimitsRequest: _TypeAlias = GetVaultLimitsRequest  # noqa: Y015
 
 @_typing.final
 class GetVaultLimitsResponse(_message.Message):
-    """What the operator allows it."""
+    """The operator's limits for the vault."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -306,7 +306,7 @@ Global___GetVaultLimitsResponse: _TypeAlias = GetVaultLimitsResponse  # noqa: Y0
 
 @_typing.final
 class UpdateVaultLimitsRequest(_message.Message):
-    """Asks for a change."""
+    """A change to a vault's limits."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -314,11 +314,11 @@ class UpdateVaultLimitsRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def limits(self) -> Global___VaultLimits:
-        """Required. vault_id selects, the fields of update_mask are taken."""
+        """Required. vault_id selects the vault, and the fields in update_mask are set."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. Of `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
+        """Required. Only `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
 
     def __init__(
         self,
@@ -360,7 +360,7 @@ Global___UpdateVaultLimitsResponse: _TypeAlias = UpdateVaultLimitsResponse  # no
 
 @_typing.final
 class StoreInfo(_message.Message):
-    """The store under the server."""
+    """The server's database."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -372,7 +372,7 @@ class StoreInfo(_message.Message):
     engine_version: _builtins.str
     """The engine's own version."""
     schema_version: _builtins.int
-    """The newest migration that is applied."""
+    """The newest migration that was applied."""
     def __init__(
         self,
         *,
@@ -390,7 +390,7 @@ Global___StoreInfo: _TypeAlias = StoreInfo  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
-    """Asks what runs here."""
+    """A query for information about the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -407,7 +407,7 @@ Global___GetServerInfoRequest: _TypeAlias = GetServerInfoRequest  # noqa: Y015
 
 @_typing.final
 class GetServerInfoResponse(_message.Message):
-    """What runs here."""
+    """Information about the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -442,28 +442,30 @@ class GetServerInfoResponse(_message.Message):
     version: _builtins.str
     """The server's version."""
     model_source: _builtins.str
-    """Where replies come from: `claude` or `offline`."""
+    """The source of replies: `claude` or `offline`."""
     running_turns: _builtins.int
-    """How many turns are running."""
+    """The number of running turns."""
     @_builtins.property
     def store(self) -> Global___StoreInfo:
-        """The store under it."""
+        """The server's database."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it began to serve."""
+        """When it started serving."""
 
     @_builtins.property
     def uptime(self) -> _duration_pb2.Duration:
-        """For how long it has served."""
+        """How long it has been serving."""
 
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The settings in force by the name of their variable; a secret's value is never shown, only whether it is set."""
+        """The settings in force, by the name of their environment variable. A secret's value is not shown, only whether it is
+        set.
+        """
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What is set in a way that an operator should know of, in words; empty is good."""
+        """Warnings about settings, for an operator to read. Empty is good."""
 
     def __init__(
         self,

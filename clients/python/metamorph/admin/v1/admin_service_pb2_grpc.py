@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """For those who run the server. Needs the claim `operator: true`.
+    """For operators of the server. Requires the claim `operator: true`.
     """
 
     def __init__(self, channel):
@@ -63,41 +63,41 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """For those who run the server. Needs the claim `operator: true`.
+    """For operators of the server. Requires the claim `operator: true`.
     """
 
     def GetServerInfo(self, request, context):
-        """Tells what runs here and how it is set.
+        """Returns the version and the settings of the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeTokens(self, request, context):
-        """Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
-        for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+        """Revokes tokens: one by its `jti`, or those of a user by when they were issued. It takes effect before the response
+        is sent, and is permanent. Open streams end with UNAUTHENTICATED / TOKEN_REVOKED. Can be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRevocations(self, request, context):
-        """Lists what was revoked, newest first.
+        """Lists revocations, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetVaultLimits(self, request, context):
-        """Reads what the operator allows a vault; without limits where nothing was set.
+        """Reads the operator's limits for a vault. They are empty if none were set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateVaultLimits(self, request, context):
-        """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-        from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
+        then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +140,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """For those who run the server. Needs the claim `operator: true`.
+    """For operators of the server. Requires the claim `operator: true`.
     """
 
     @staticmethod

@@ -27,49 +27,49 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """For those who run the server. Needs the claim `operator: true`."""
+    """For operators of the server. Requires the claim `operator: true`."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]
-    """Tells what runs here and how it is set."""
+    """Returns the version and the settings of the server."""
     RevokeTokens: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeTokensRequest, _admin_service_pb2.RevokeTokensResponse]
-    """Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
-    for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+    """Revokes tokens: one by its `jti`, or those of a user by when they were issued. It takes effect before the response
+    is sent, and is permanent. Open streams end with UNAUTHENTICATED / TOKEN_REVOKED. Can be repeated.
     """
     ListRevocations: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListRevocationsRequest, _admin_service_pb2.ListRevocationsResponse]
-    """Lists what was revoked, newest first."""
+    """Lists revocations, newest first."""
     GetVaultLimits: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetVaultLimitsRequest, _admin_service_pb2.GetVaultLimitsResponse]
-    """Reads what the operator allows a vault; without limits where nothing was set."""
+    """Reads the operator's limits for a vault. They are empty if none were set."""
     UpdateVaultLimits: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateVaultLimitsRequest, _admin_service_pb2.UpdateVaultLimitsResponse]
-    """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-    from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+    """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
+    then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
     """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """For those who run the server. Needs the claim `operator: true`."""
+    """For operators of the server. Requires the claim `operator: true`."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetServerInfoRequest, _admin_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Tells what runs here and how it is set."""
+    """Returns the version and the settings of the server."""
     RevokeTokens: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeTokensRequest, _admin_service_pb2.RevokeTokensResponse]  # type: ignore[assignment]
-    """Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
-    for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+    """Revokes tokens: one by its `jti`, or those of a user by when they were issued. It takes effect before the response
+    is sent, and is permanent. Open streams end with UNAUTHENTICATED / TOKEN_REVOKED. Can be repeated.
     """
     ListRevocations: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListRevocationsRequest, _admin_service_pb2.ListRevocationsResponse]  # type: ignore[assignment]
-    """Lists what was revoked, newest first."""
+    """Lists revocations, newest first."""
     GetVaultLimits: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetVaultLimitsRequest, _admin_service_pb2.GetVaultLimitsResponse]  # type: ignore[assignment]
-    """Reads what the operator allows a vault; without limits where nothing was set."""
+    """Reads the operator's limits for a vault. They are empty if none were set."""
     UpdateVaultLimits: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateVaultLimitsRequest, _admin_service_pb2.UpdateVaultLimitsResponse]  # type: ignore[assignment]
-    """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-    from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+    """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
+    then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For those who run the server. Needs the claim `operator: true`."""
+    """For operators of the server. Requires the claim `operator: true`."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(
@@ -77,7 +77,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetServerInfoResponse, _abc.Awaitable[_admin_service_pb2.GetServerInfoResponse]]:
-        """Tells what runs here and how it is set."""
+        """Returns the version and the settings of the server."""
 
     @_abc_1.abstractmethod
     def RevokeTokens(
@@ -85,8 +85,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.RevokeTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RevokeTokensResponse, _abc.Awaitable[_admin_service_pb2.RevokeTokensResponse]]:
-        """Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
-        for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+        """Revokes tokens: one by its `jti`, or those of a user by when they were issued. It takes effect before the response
+        is sent, and is permanent. Open streams end with UNAUTHENTICATED / TOKEN_REVOKED. Can be repeated.
         """
 
     @_abc_1.abstractmethod
@@ -95,7 +95,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ListRevocationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ListRevocationsResponse, _abc.Awaitable[_admin_service_pb2.ListRevocationsResponse]]:
-        """Lists what was revoked, newest first."""
+        """Lists revocations, newest first."""
 
     @_abc_1.abstractmethod
     def GetVaultLimits(
@@ -103,7 +103,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.GetVaultLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetVaultLimitsResponse, _abc.Awaitable[_admin_service_pb2.GetVaultLimitsResponse]]:
-        """Reads what the operator allows a vault; without limits where nothing was set."""
+        """Reads the operator's limits for a vault. They are empty if none were set."""
 
     @_abc_1.abstractmethod
     def UpdateVaultLimits(
@@ -111,8 +111,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.UpdateVaultLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.UpdateVaultLimitsResponse, _abc.Awaitable[_admin_service_pb2.UpdateVaultLimitsResponse]]:
-        """Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-        from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
+        then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -19,8 +19,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Attachment(_message.Message):
-    """An image or a document of the vault, stored once however often it is uploaded or sent. Immutable. It goes with the
-    last message that holds it; one that no message holds goes a day after it was last uploaded.
+    """An image or a document in the vault, stored once however often it is uploaded or sent. Immutable. It is deleted with
+    the last message that contains it, or a day after its last upload if no message does.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -31,13 +31,13 @@ class Attachment(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     attachment_id: _builtins.str
-    """Made by the server."""
+    """Assigned by the server."""
     media_type: _builtins.str
-    """What it is."""
+    """The media type."""
     size_bytes: _builtins.int
-    """How long it is, in bytes."""
+    """Its size in bytes."""
     sha256: _builtins.str
-    """SHA-256 of its bytes, 64 hexadecimal digits."""
+    """The SHA-256 digest of its bytes, 64 hexadecimal digits."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was first stored."""

@@ -53,19 +53,19 @@ Global___MessageOrder: _TypeAlias = MessageOrder  # noqa: Y015
 
 @_typing.final
 class CreateSessionRequest(_message.Message):
-    """Asks for a new session."""
+    """A session to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """A UUID that makes repeating safe (AIP-155): the same request again answers the same session. Kept at least 7 days.
-    Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if used for another request.
+    """A UUID that makes the request repeatable (AIP-155): repeating it returns the same session. Kept for at least 7
+    days. Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
     """
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """Its fields that a user can set; output-only fields are ignored. Absent: all empty."""
+        """The fields that a user can set. Output-only fields are ignored. If absent, all fields are empty."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ Global___CreateSessionResponse: _TypeAlias = CreateSessionResponse  # noqa: Y015
 
 @_typing.final
 class GetSessionRequest(_message.Message):
-    """Names a session."""
+    """Selects a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -153,7 +153,7 @@ Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
 
 @_typing.final
 class ListSessionsRequest(_message.Message):
-    """Asks for a page of sessions."""
+    """A query for a page of sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -183,16 +183,16 @@ class ListSessionsRequest(_message.Message):
     CREATOR_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many; 0 is 50, more than 1000 is 1000. A page may hold fewer and still not be the last."""
+    """The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    """The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
     archived: _builtins.bool
-    """Only sessions that are archived, or that are not."""
+    """Only archived sessions, or only those that are not."""
     creator: _builtins.str
     """Only sessions created by this user."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Only sessions whose metadata holds all of these pairs; at most 4."""
+        """Only sessions whose metadata contains all of these pairs. At most 4."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateSessionRequest(_message.Message):
-    """Asks for a change."""
+    """A change to a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -256,11 +256,13 @@ class UpdateSessionRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """Required. session_id selects, etag guards, the fields of update_mask are taken."""
+        """Required. session_id selects the session, a stale etag fails, and the fields in update_mask are set."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. Of `title`, `model`, `system_prompt`, `metadata`, `archived`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
+        """Required. Any of `title`, `model`, `system_prompt`, `metadata`, `archived`. Fails with INVALID_ARGUMENT /
+        UPDATE_MASK_INVALID.
+        """
 
     def __init__(
         self,
@@ -302,7 +304,7 @@ Global___UpdateSessionResponse: _TypeAlias = UpdateSessionResponse  # noqa: Y015
 
 @_typing.final
 class DeleteSessionRequest(_message.Message):
-    """Names a session to delete."""
+    """Selects a session to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -311,7 +313,7 @@ class DeleteSessionRequest(_message.Message):
     session_id: _builtins.str
     """Required. At most 64 characters."""
     etag: _builtins.str
-    """Fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional."""
+    """Fails with ABORTED / ETAG_MISMATCH if stale. Empty deletes unconditionally."""
     def __init__(
         self,
         *,
@@ -328,7 +330,7 @@ Global___DeleteSessionRequest: _TypeAlias = DeleteSessionRequest  # noqa: Y015
 
 @_typing.final
 class DeleteSessionResponse(_message.Message):
-    """The session is gone."""
+    """The session is deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -345,7 +347,7 @@ Global___DeleteSessionResponse: _TypeAlias = DeleteSessionResponse  # noqa: Y015
 
 @_typing.final
 class ListMessagesRequest(_message.Message):
-    """Asks for a page of messages."""
+    """A query for a page of messages."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -358,15 +360,15 @@ class ListMessagesRequest(_message.Message):
     session_id: _builtins.str
     """Required. At most 64 characters."""
     page_size: _builtins.int
-    """At most so many; 0 is 50, more than 1000 is 1000. A page may hold fewer and still not be the last."""
+    """The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    """The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
     leaf_message_id: _builtins.str
-    """The last message of the branch to read. Absent: the session's current leaf when the first page was read."""
+    """The last message of the branch to read. If absent, the session's current leaf when the first page was read."""
     all_branches: _builtins.bool
-    """All branches, in the order they were stored."""
+    """Return all branches, in the order in which messages were stored."""
     order_by: Global___MessageOrder.ValueType
-    """Which end to begin at."""
+    """The order to return messages in."""
     def __init__(
         self,
         *,
@@ -399,7 +401,7 @@ class ListMessagesResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
-        """In the order asked for."""
+        """In the requested order."""
 
     def __init__(
         self,
@@ -417,7 +419,7 @@ Global___ListMessagesResponse: _TypeAlias = ListMessagesResponse  # noqa: Y015
 
 @_typing.final
 class GetMessageRequest(_message.Message):
-    """Names a message."""
+    """Selects a message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -475,23 +477,23 @@ class SendMessageRequest(_message.Message):
     session_id: _builtins.str
     """Required. At most 64 characters."""
     request_id: _builtins.str
-    """A UUID that makes repeating safe (AIP-155): the same request again replays the same turn from sequence 1.
-    Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if used for another request.
+    """A UUID that makes the request repeatable (AIP-155): repeating it replays the same turn from sequence 1. Fails with
+    ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
     """
     parent_message_id: _builtins.str
-    """Absent: the session's current leaf. Present and empty: a new root. Otherwise a message of this session. A parent
-    whose reply is still being generated fails with FAILED_PRECONDITION / BRANCH_BUSY.
+    """The message to follow, one of this session. If absent, the session's current leaf; if present and empty, the
+    message is a new root. Fails with FAILED_PRECONDITION / BRANCH_BUSY while the parent's reply is being generated.
     """
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.ContentBlock]:
-        """Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE if its text is beyond the server's cap
-        (GetServerInfo). Where the reply before it asks for tools, it must begin with exactly their results: else fails with
-        FAILED_PRECONDITION / TOOL_RESULT_REQUIRED or TOOL_RESULT_UNEXPECTED.
+        """Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE if its text exceeds the server's limit
+        (GetServerInfo). If the previous reply called tools, the content must begin with exactly their results, or it fails
+        with FAILED_PRECONDITION / TOOL_RESULT_REQUIRED or TOOL_RESULT_UNEXPECTED.
         """
 
     @_builtins.property
     def options(self) -> _generation_pb2.GenerationOptions:
-        """How the reply is generated. Absent: every field is absent."""
+        """How to generate the reply. Absent is the same as a message whose fields are all absent."""
 
     def __init__(
         self,
@@ -514,7 +516,7 @@ Global___SendMessageRequest: _TypeAlias = SendMessageRequest  # noqa: Y015
 
 @_typing.final
 class SendMessageResponse(_message.Message):
-    """One event of the turn that the message started."""
+    """An event of the turn that the message started."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -538,7 +540,7 @@ Global___SendMessageResponse: _TypeAlias = SendMessageResponse  # noqa: Y015
 
 @_typing.final
 class StreamTurnRequest(_message.Message):
-    """Names a turn to follow."""
+    """Selects a turn to follow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -547,8 +549,8 @@ class StreamTurnRequest(_message.Message):
     turn_id: _builtins.str
     """Required. At most 64 characters."""
     after_sequence: _builtins.int
-    """The sequence of the last event seen; 0 replays from the beginning. The last event of a finished turn: OK and
-    empty. Beyond the newest: fails with OUT_OF_RANGE / SEQUENCE_AHEAD.
+    """The sequence of the last event that the caller has seen; 0 replays from the beginning. The last sequence of a
+    finished turn returns an empty stream. A higher one fails with OUT_OF_RANGE / SEQUENCE_AHEAD.
     """
     def __init__(
         self,
@@ -566,7 +568,7 @@ Global___StreamTurnRequest: _TypeAlias = StreamTurnRequest  # noqa: Y015
 
 @_typing.final
 class StreamTurnResponse(_message.Message):
-    """One event of the turn."""
+    """An event of the turn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -590,7 +592,7 @@ Global___StreamTurnResponse: _TypeAlias = StreamTurnResponse  # noqa: Y015
 
 @_typing.final
 class GetTurnRequest(_message.Message):
-    """Names a turn."""
+    """Selects a turn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -636,7 +638,7 @@ Global___GetTurnResponse: _TypeAlias = GetTurnResponse  # noqa: Y015
 
 @_typing.final
 class RegenerateReplyRequest(_message.Message):
-    """Asks for another reply."""
+    """A reply to generate again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -646,10 +648,10 @@ class RegenerateReplyRequest(_message.Message):
     user_message_id: _builtins.str
     """Required. The message to answer. At most 64 characters."""
     request_id: _builtins.str
-    """A UUID that makes repeating safe (AIP-155), as in SendMessageRequest."""
+    """A UUID that makes the request repeatable (AIP-155), as in SendMessageRequest."""
     @_builtins.property
     def options(self) -> _generation_pb2.GenerationOptions:
-        """How the reply is generated. Absent: as in the original turn, the one that the message was sent with."""
+        """How to generate the reply. Absent fields are as in the original turn, which answered the message when it was sent."""
 
     def __init__(
         self,
@@ -668,7 +670,7 @@ Global___RegenerateReplyRequest: _TypeAlias = RegenerateReplyRequest  # noqa: Y0
 
 @_typing.final
 class RegenerateReplyResponse(_message.Message):
-    """One event of the new turn."""
+    """An event of the new turn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -692,7 +694,7 @@ Global___RegenerateReplyResponse: _TypeAlias = RegenerateReplyResponse  # noqa: 
 
 @_typing.final
 class ListTurnsRequest(_message.Message):
-    """Asks for a page of turns."""
+    """A query for a page of turns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -703,11 +705,11 @@ class ListTurnsRequest(_message.Message):
     session_id: _builtins.str
     """Required. At most 64 characters."""
     page_size: _builtins.int
-    """At most so many; 0 is 50, more than 1000 is 1000."""
+    """The maximum number to return. 0 means 50; the maximum is 1000."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    """The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
     status: _turn_pb2.TurnStatus.ValueType
-    """Only turns with this status; unspecified: all."""
+    """Only turns with this status. Unspecified returns all."""
     def __init__(
         self,
         *,
@@ -754,7 +756,7 @@ Global___ListTurnsResponse: _TypeAlias = ListTurnsResponse  # noqa: Y015
 
 @_typing.final
 class CancelTurnRequest(_message.Message):
-    """Names a turn to stop."""
+    """Selects a turn to stop."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -800,7 +802,7 @@ Global___CancelTurnResponse: _TypeAlias = CancelTurnResponse  # noqa: Y015
 
 @_typing.final
 class DeleteMessageRequest(_message.Message):
-    """Names a message whose content to delete."""
+    """Selects a message whose content to delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -822,7 +824,7 @@ Global___DeleteMessageRequest: _TypeAlias = DeleteMessageRequest  # noqa: Y015
 
 @_typing.final
 class DeleteMessageResponse(_message.Message):
-    """The content is gone."""
+    """The content is deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -846,7 +848,7 @@ Global___DeleteMessageResponse: _TypeAlias = DeleteMessageResponse  # noqa: Y015
 
 @_typing.final
 class SearchMessagesRequest(_message.Message):
-    """Asks for messages."""
+    """A search for messages."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -855,14 +857,14 @@ class SearchMessagesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 16 of them that
-    differ, and 1000 characters. Of a message the first 65,536 characters are searched.
+    """Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
+    and 1000 characters. The first 65,536 characters of a message are searched.
     """
     page_size: _builtins.int
-    """At most so many; 0 is 50, more than 100 is 100."""
+    """The maximum number to return. 0 means 50; the maximum is 100."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID. What is
-    stored or deleted while paging may be skipped or repeated.
+    """The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+    Messages that are stored or deleted while paging may be skipped or repeated.
     """
     session_id: _builtins.str
     """Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND."""
@@ -886,16 +888,16 @@ Global___SearchMessagesRequest: _TypeAlias = SearchMessagesRequest  # noqa: Y015
 
 @_typing.final
 class TextRange(_message.Message):
-    """A part of a text, in Unicode code points."""
+    """A range of a text, in Unicode code points."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     start: _builtins.int
-    """The first, from 0."""
+    """The first code point, counted from 0."""
     end: _builtins.int
-    """Behind the last."""
+    """The code point after the last one."""
     def __init__(
         self,
         *,
@@ -912,7 +914,7 @@ Global___TextRange: _TypeAlias = TextRange  # noqa: Y015
 
 @_typing.final
 class MessageMatch(_message.Message):
-    """A message that was found."""
+    """A message that matches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -927,16 +929,16 @@ class MessageMatch(_message.Message):
     session_id: _builtins.str
     """Its session."""
     role: _message_pb2.Role.ValueType
-    """Who speaks."""
+    """The author: a user or the model."""
     snippet: _builtins.str
-    """The part of its text that fits best; `…` stands where it was cut."""
+    """The part of its text that matches best. `…` marks where text was left out."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
 
     @_builtins.property
     def highlights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextRange]:
-        """What was searched for, within snippet, in order."""
+        """The matching words and phrases in snippet, in order."""
 
     def __init__(
         self,
@@ -958,7 +960,7 @@ Global___MessageMatch: _TypeAlias = MessageMatch  # noqa: Y015
 
 @_typing.final
 class SearchMessagesResponse(_message.Message):
-    """A page of messages that were found."""
+    """A page of matching messages."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -968,7 +970,7 @@ class SearchMessagesResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MessageMatch]:
-        """Best first."""
+        """Best match first."""
 
     def __init__(
         self,
@@ -986,14 +988,14 @@ Global___SearchMessagesResponse: _TypeAlias = SearchMessagesResponse  # noqa: Y0
 
 @_typing.final
 class CountTokensRequest(_message.Message):
-    """Asks what a message would have the model read."""
+    """A message whose input tokens to count."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def message(self) -> Global___SendMessageRequest:
-        """Required. The message as it would be sent; its request_id is ignored."""
+        """Required. The message as it would be sent. Its request_id is ignored."""
 
     def __init__(
         self,
@@ -1010,13 +1012,13 @@ Global___CountTokensRequest: _TypeAlias = CountTokensRequest  # noqa: Y015
 
 @_typing.final
 class CountTokensResponse(_message.Message):
-    """What the model would read."""
+    """The size of the prompt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
-    """By the provider's count."""
+    """As counted by the provider."""
     def __init__(
         self,
         *,
@@ -1032,13 +1034,13 @@ Global___CountTokensResponse: _TypeAlias = CountTokensResponse  # noqa: Y015
 
 @_typing.final
 class UploadHeader(_message.Message):
-    """What an upload is."""
+    """The description of an upload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     media_type: _builtins.str
-    """Required. One of those that ImageBlock and DocumentBlock take."""
+    """Required. A media type that ImageBlock or DocumentBlock accepts."""
     def __init__(
         self,
         *,
@@ -1054,17 +1056,17 @@ Global___UploadHeader: _TypeAlias = UploadHeader  # noqa: Y015
 
 @_typing.final
 class UploadAttachmentRequest(_message.Message):
-    """One piece of an upload."""
+    """A part of an upload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """More of its bytes."""
+    """The next bytes."""
     @_builtins.property
     def header(self) -> Global___UploadHeader:
-        """What it is."""
+        """The description."""
 
     def __init__(
         self,
@@ -1091,7 +1093,7 @@ class UploadAttachmentResponse(_message.Message):
     ATTACHMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attachment(self) -> _attachment_pb2.Attachment:
-        """As stored; the one that was there already, if the vault has had these bytes."""
+        """The attachment as stored. If the vault already had these bytes, the existing one."""
 
     def __init__(
         self,
@@ -1108,7 +1110,7 @@ Global___UploadAttachmentResponse: _TypeAlias = UploadAttachmentResponse  # noqa
 
 @_typing.final
 class DownloadAttachmentRequest(_message.Message):
-    """Names an attachment."""
+    """Selects an attachment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1130,17 +1132,17 @@ Global___DownloadAttachmentRequest: _TypeAlias = DownloadAttachmentRequest  # no
 
 @_typing.final
 class DownloadAttachmentResponse(_message.Message):
-    """One piece of a download."""
+    """A part of a download."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTACHMENT_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """More of its bytes; at most 1 MiB."""
+    """The next bytes, at most 1 MiB."""
     @_builtins.property
     def attachment(self) -> _attachment_pb2.Attachment:
-        """What it is."""
+        """The attachment."""
 
     def __init__(
         self,
@@ -1160,7 +1162,7 @@ Global___DownloadAttachmentResponse: _TypeAlias = DownloadAttachmentResponse  # 
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """Asks for the models."""
+    """A query for the models."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1184,7 +1186,7 @@ class ListModelsResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
-        """All of them, by name; there are few."""
+        """All models, by name. There are no pages, because there are few models."""
 
     def __init__(
         self,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ChatServiceStub:
-    """Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
-    vault's resource and an id that never existed answer alike, NOT_FOUND.
+    """Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+    vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
     """
 
     def __init__(self, channel):
@@ -134,8 +134,8 @@ class ChatServiceStub:
 
 
 class ChatServiceServicer:
-    """Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
-    vault's resource and an id that never existed answer alike, NOT_FOUND.
+    """Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+    vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
     """
 
     def CreateSession(self, request, context):
@@ -153,7 +153,8 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists sessions, newest activity first. A session that becomes active while paging may be skipped, never repeated.
+        """Lists sessions, newest activity first. A session that becomes active while paging may be skipped but is never
+        repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,14 +168,14 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Deletes a session for good: cancels its turns, ends their streams NOT_FOUND, removes its messages.
+        """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """Lists the messages of one branch, or of all, oldest first unless asked otherwise.
+        """Lists the messages of one branch or of all branches, oldest first by default.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,30 +189,31 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMessage(self, request, context):
-        """Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
-        Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+        """Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
+        stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+        answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchMessages(self, request, context):
-        """Finds messages by their text: all words, in any order, in any case and with or without accents; best first.
+        """Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendMessage(self, request, context):
-        """Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
-        turn. The turn goes on when this stream ends early: resume it with StreamTurn.
+        """Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
+        creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamTurn(self, request, context):
-        """Replays a turn's events after a sequence, then follows it to its end. Works from any connection, at any time.
+        """Replays a turn's events after a sequence, then follows the turn to its end. Works from any connection, at any time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,48 +234,48 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelTurn(self, request, context):
-        """Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
-        repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+        """Stops a turn and returns once it has ended. The text generated so far is kept. Does nothing to a turn that has
+        ended, so it can be repeated. NOT_FOUND / TURN_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RegenerateReply(self, request, context):
-        """Generates another reply to a user's message, beside those that there are, and streams its turn's events as
-        SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
-        FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+        """Generates another reply to a user message, beside the existing ones, and streams its turn's events like
+        SendMessage. Fails like SendMessage, with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+        FAILED_PRECONDITION / MESSAGE_DELETED if the message's content was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountTokens(self, request, context):
-        """Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
-        as SendMessage would, and as a turn would where the provider is asked.
+        """Counts the input tokens that sending a message would use, including history, system prompt and tools. Sends and
+        stores nothing. Fails like SendMessage, and like a turn if the provider has to be asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadAttachment(self, request_iterator, context):
-        """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
-        ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
-        Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
+        """Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE, or
+        ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type. Nothing is stored before the stream has ended. Can
+        be repeated: for bytes that the vault already has, it returns the existing attachment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadAttachment(self, request, context):
-        """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
+        """Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models that may be asked, by name.
+        """Lists the models that can be used, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -386,8 +388,8 @@ def add_ChatServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChatService:
-    """Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
-    vault's resource and an id that never existed answer alike, NOT_FOUND.
+    """Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+    vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChatServiceStub:
-    """Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
-    vault's resource and an id that never existed answer alike, NOT_FOUND.
+    """Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+    vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
     """
 
     @_typing.overload
@@ -40,58 +40,61 @@ class ChatServiceStub:
     GetSession: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.GetSessionRequest, _chat_service_pb2.GetSessionResponse]
     """Reads one session. NOT_FOUND / SESSION_NOT_FOUND."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.ListSessionsRequest, _chat_service_pb2.ListSessionsResponse]
-    """Lists sessions, newest activity first. A session that becomes active while paging may be skipped, never repeated."""
+    """Lists sessions, newest activity first. A session that becomes active while paging may be skipped but is never
+    repeated.
+    """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.UpdateSessionRequest, _chat_service_pb2.UpdateSessionResponse]
     """Changes the fields named in update_mask. NOT_FOUND / SESSION_NOT_FOUND, ABORTED / ETAG_MISMATCH."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteSessionRequest, _chat_service_pb2.DeleteSessionResponse]
-    """Deletes a session for good: cancels its turns, ends their streams NOT_FOUND, removes its messages."""
+    """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages."""
     ListMessages: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.ListMessagesRequest, _chat_service_pb2.ListMessagesResponse]
-    """Lists the messages of one branch, or of all, oldest first unless asked otherwise."""
+    """Lists the messages of one branch or of all branches, oldest first by default."""
     GetMessage: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.GetMessageRequest, _chat_service_pb2.GetMessageResponse]
     """Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND."""
     DeleteMessage: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteMessageRequest, _chat_service_pb2.DeleteMessageResponse]
-    """Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
-    Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+    """Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
+    stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+    answered.
     """
     SearchMessages: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.SearchMessagesRequest, _chat_service_pb2.SearchMessagesResponse]
-    """Finds messages by their text: all words, in any order, in any case and with or without accents; best first."""
+    """Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored."""
     SendMessage: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.SendMessageRequest, _chat_service_pb2.SendMessageResponse]
-    """Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
-    turn. The turn goes on when this stream ends early: resume it with StreamTurn.
+    """Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
+    creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.
     """
     StreamTurn: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.StreamTurnRequest, _chat_service_pb2.StreamTurnResponse]
-    """Replays a turn's events after a sequence, then follows it to its end. Works from any connection, at any time."""
+    """Replays a turn's events after a sequence, then follows the turn to its end. Works from any connection, at any time."""
     GetTurn: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.GetTurnRequest, _chat_service_pb2.GetTurnResponse]
     """Reads one turn. NOT_FOUND / TURN_NOT_FOUND."""
     ListTurns: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.ListTurnsRequest, _chat_service_pb2.ListTurnsResponse]
     """Lists a session's turns, newest first."""
     CancelTurn: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.CancelTurnRequest, _chat_service_pb2.CancelTurnResponse]
-    """Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
-    repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+    """Stops a turn and returns once it has ended. The text generated so far is kept. Does nothing to a turn that has
+    ended, so it can be repeated. NOT_FOUND / TURN_NOT_FOUND.
     """
     RegenerateReply: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.RegenerateReplyRequest, _chat_service_pb2.RegenerateReplyResponse]
-    """Generates another reply to a user's message, beside those that there are, and streams its turn's events as
-    SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
-    FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+    """Generates another reply to a user message, beside the existing ones, and streams its turn's events like
+    SendMessage. Fails like SendMessage, with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+    FAILED_PRECONDITION / MESSAGE_DELETED if the message's content was deleted.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.CountTokensRequest, _chat_service_pb2.CountTokensResponse]
-    """Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
-    as SendMessage would, and as a turn would where the provider is asked.
+    """Counts the input tokens that sending a message would use, including history, system prompt and tools. Sends and
+    stores nothing. Fails like SendMessage, and like a turn if the provider has to be asked.
     """
     UploadAttachment: _grpc.StreamUnaryMultiCallable[_chat_service_pb2.UploadAttachmentRequest, _chat_service_pb2.UploadAttachmentResponse]
-    """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
-    ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
-    Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
+    """Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE, or
+    ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type. Nothing is stored before the stream has ended. Can
+    be repeated: for bytes that the vault already has, it returns the existing attachment.
     """
     DownloadAttachment: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.DownloadAttachmentRequest, _chat_service_pb2.DownloadAttachmentResponse]
-    """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
+    """Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.ListModelsRequest, _chat_service_pb2.ListModelsResponse]
-    """Lists the models that may be asked, by name."""
+    """Lists the models that can be used, by name."""
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
-    """Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
-    vault's resource and an id that never existed answer alike, NOT_FOUND.
+    """Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+    vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -100,57 +103,60 @@ class ChatServiceAsyncStub(ChatServiceStub):
     GetSession: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.GetSessionRequest, _chat_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Reads one session. NOT_FOUND / SESSION_NOT_FOUND."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.ListSessionsRequest, _chat_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """Lists sessions, newest activity first. A session that becomes active while paging may be skipped, never repeated."""
+    """Lists sessions, newest activity first. A session that becomes active while paging may be skipped but is never
+    repeated.
+    """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.UpdateSessionRequest, _chat_service_pb2.UpdateSessionResponse]  # type: ignore[assignment]
     """Changes the fields named in update_mask. NOT_FOUND / SESSION_NOT_FOUND, ABORTED / ETAG_MISMATCH."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteSessionRequest, _chat_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Deletes a session for good: cancels its turns, ends their streams NOT_FOUND, removes its messages."""
+    """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages."""
     ListMessages: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.ListMessagesRequest, _chat_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
-    """Lists the messages of one branch, or of all, oldest first unless asked otherwise."""
+    """Lists the messages of one branch or of all branches, oldest first by default."""
     GetMessage: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.GetMessageRequest, _chat_service_pb2.GetMessageResponse]  # type: ignore[assignment]
     """Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND."""
     DeleteMessage: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteMessageRequest, _chat_service_pb2.DeleteMessageResponse]  # type: ignore[assignment]
-    """Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
-    Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+    """Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
+    stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+    answered.
     """
     SearchMessages: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.SearchMessagesRequest, _chat_service_pb2.SearchMessagesResponse]  # type: ignore[assignment]
-    """Finds messages by their text: all words, in any order, in any case and with or without accents; best first."""
+    """Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored."""
     SendMessage: _aio.UnaryStreamMultiCallable[_chat_service_pb2.SendMessageRequest, _chat_service_pb2.SendMessageResponse]  # type: ignore[assignment]
-    """Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
-    turn. The turn goes on when this stream ends early: resume it with StreamTurn.
+    """Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
+    creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.
     """
     StreamTurn: _aio.UnaryStreamMultiCallable[_chat_service_pb2.StreamTurnRequest, _chat_service_pb2.StreamTurnResponse]  # type: ignore[assignment]
-    """Replays a turn's events after a sequence, then follows it to its end. Works from any connection, at any time."""
+    """Replays a turn's events after a sequence, then follows the turn to its end. Works from any connection, at any time."""
     GetTurn: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.GetTurnRequest, _chat_service_pb2.GetTurnResponse]  # type: ignore[assignment]
     """Reads one turn. NOT_FOUND / TURN_NOT_FOUND."""
     ListTurns: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.ListTurnsRequest, _chat_service_pb2.ListTurnsResponse]  # type: ignore[assignment]
     """Lists a session's turns, newest first."""
     CancelTurn: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.CancelTurnRequest, _chat_service_pb2.CancelTurnResponse]  # type: ignore[assignment]
-    """Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
-    repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+    """Stops a turn and returns once it has ended. The text generated so far is kept. Does nothing to a turn that has
+    ended, so it can be repeated. NOT_FOUND / TURN_NOT_FOUND.
     """
     RegenerateReply: _aio.UnaryStreamMultiCallable[_chat_service_pb2.RegenerateReplyRequest, _chat_service_pb2.RegenerateReplyResponse]  # type: ignore[assignment]
-    """Generates another reply to a user's message, beside those that there are, and streams its turn's events as
-    SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
-    FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+    """Generates another reply to a user message, beside the existing ones, and streams its turn's events like
+    SendMessage. Fails like SendMessage, with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+    FAILED_PRECONDITION / MESSAGE_DELETED if the message's content was deleted.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.CountTokensRequest, _chat_service_pb2.CountTokensResponse]  # type: ignore[assignment]
-    """Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
-    as SendMessage would, and as a turn would where the provider is asked.
+    """Counts the input tokens that sending a message would use, including history, system prompt and tools. Sends and
+    stores nothing. Fails like SendMessage, and like a turn if the provider has to be asked.
     """
     UploadAttachment: _aio.StreamUnaryMultiCallable[_chat_service_pb2.UploadAttachmentRequest, _chat_service_pb2.UploadAttachmentResponse]  # type: ignore[assignment]
-    """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
-    ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
-    Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
+    """Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE, or
+    ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type. Nothing is stored before the stream has ended. Can
+    be repeated: for bytes that the vault already has, it returns the existing attachment.
     """
     DownloadAttachment: _aio.UnaryStreamMultiCallable[_chat_service_pb2.DownloadAttachmentRequest, _chat_service_pb2.DownloadAttachmentResponse]  # type: ignore[assignment]
-    """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
+    """Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
     ListModels: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.ListModelsRequest, _chat_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models that may be asked, by name."""
+    """Lists the models that can be used, by name."""
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
-    vault's resource and an id that never existed answer alike, NOT_FOUND.
+    """Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+    vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
     """
 
     @_abc_1.abstractmethod
@@ -175,7 +181,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.ListSessionsResponse, _abc.Awaitable[_chat_service_pb2.ListSessionsResponse]]:
-        """Lists sessions, newest activity first. A session that becomes active while paging may be skipped, never repeated."""
+        """Lists sessions, newest activity first. A session that becomes active while paging may be skipped but is never
+        repeated.
+        """
 
     @_abc_1.abstractmethod
     def UpdateSession(
@@ -191,7 +199,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.DeleteSessionResponse, _abc.Awaitable[_chat_service_pb2.DeleteSessionResponse]]:
-        """Deletes a session for good: cancels its turns, ends their streams NOT_FOUND, removes its messages."""
+        """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages."""
 
     @_abc_1.abstractmethod
     def ListMessages(
@@ -199,7 +207,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.ListMessagesResponse, _abc.Awaitable[_chat_service_pb2.ListMessagesResponse]]:
-        """Lists the messages of one branch, or of all, oldest first unless asked otherwise."""
+        """Lists the messages of one branch or of all branches, oldest first by default."""
 
     @_abc_1.abstractmethod
     def GetMessage(
@@ -215,8 +223,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.DeleteMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.DeleteMessageResponse, _abc.Awaitable[_chat_service_pb2.DeleteMessageResponse]]:
-        """Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
-        Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+        """Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
+        stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+        answered.
         """
 
     @_abc_1.abstractmethod
@@ -225,7 +234,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.SearchMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.SearchMessagesResponse, _abc.Awaitable[_chat_service_pb2.SearchMessagesResponse]]:
-        """Finds messages by their text: all words, in any order, in any case and with or without accents; best first."""
+        """Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored."""
 
     @_abc_1.abstractmethod
     def SendMessage(
@@ -233,8 +242,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.SendMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.SendMessageResponse], _abc.AsyncIterator[_chat_service_pb2.SendMessageResponse]]:
-        """Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
-        turn. The turn goes on when this stream ends early: resume it with StreamTurn.
+        """Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
+        creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.
         """
 
     @_abc_1.abstractmethod
@@ -243,7 +252,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.StreamTurnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.StreamTurnResponse], _abc.AsyncIterator[_chat_service_pb2.StreamTurnResponse]]:
-        """Replays a turn's events after a sequence, then follows it to its end. Works from any connection, at any time."""
+        """Replays a turn's events after a sequence, then follows the turn to its end. Works from any connection, at any time."""
 
     @_abc_1.abstractmethod
     def GetTurn(
@@ -267,8 +276,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.CancelTurnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.CancelTurnResponse, _abc.Awaitable[_chat_service_pb2.CancelTurnResponse]]:
-        """Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
-        repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+        """Stops a turn and returns once it has ended. The text generated so far is kept. Does nothing to a turn that has
+        ended, so it can be repeated. NOT_FOUND / TURN_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -277,9 +286,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.RegenerateReplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.RegenerateReplyResponse], _abc.AsyncIterator[_chat_service_pb2.RegenerateReplyResponse]]:
-        """Generates another reply to a user's message, beside those that there are, and streams its turn's events as
-        SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
-        FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+        """Generates another reply to a user message, beside the existing ones, and streams its turn's events like
+        SendMessage. Fails like SendMessage, with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+        FAILED_PRECONDITION / MESSAGE_DELETED if the message's content was deleted.
         """
 
     @_abc_1.abstractmethod
@@ -288,8 +297,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.CountTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.CountTokensResponse, _abc.Awaitable[_chat_service_pb2.CountTokensResponse]]:
-        """Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
-        as SendMessage would, and as a turn would where the provider is asked.
+        """Counts the input tokens that sending a message would use, including history, system prompt and tools. Sends and
+        stores nothing. Fails like SendMessage, and like a turn if the provider has to be asked.
         """
 
     @_abc_1.abstractmethod
@@ -298,9 +307,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_chat_service_pb2.UploadAttachmentRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.UploadAttachmentResponse, _abc.Awaitable[_chat_service_pb2.UploadAttachmentResponse]]:
-        """Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
-        ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
-        Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
+        """Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE, or
+        ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type. Nothing is stored before the stream has ended. Can
+        be repeated: for bytes that the vault already has, it returns the existing attachment.
         """
 
     @_abc_1.abstractmethod
@@ -309,7 +318,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.DownloadAttachmentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.DownloadAttachmentResponse], _abc.AsyncIterator[_chat_service_pb2.DownloadAttachmentResponse]]:
-        """Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
+        """Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -317,6 +326,6 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.ListModelsResponse, _abc.Awaitable[_chat_service_pb2.ListModelsResponse]]:
-        """Lists the models that may be asked, by name."""
+        """Lists the models that can be used, by name."""
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

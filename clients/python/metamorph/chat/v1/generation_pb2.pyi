@@ -30,11 +30,11 @@ class _ToolChoiceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolCh
     TOOL_CHOICE_MODE_AUTO: _ToolChoiceMode.ValueType  # 1
     """The model decides."""
     TOOL_CHOICE_MODE_ANY: _ToolChoiceMode.ValueType  # 2
-    """It must use one of them, whichever. Needs tools in force."""
+    """It must use one of them. Requires tools in force."""
     TOOL_CHOICE_MODE_TOOL: _ToolChoiceMode.ValueType  # 3
     """It must use the named one, which must be among the tools in force."""
     TOOL_CHOICE_MODE_NONE: _ToolChoiceMode.ValueType  # 4
-    """It must not use any."""
+    """It must not use a tool."""
 
 class ToolChoiceMode(_ToolChoiceMode, metaclass=_ToolChoiceModeEnumTypeWrapper):
     """Whether the model must use a tool."""
@@ -44,11 +44,11 @@ TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.ValueType  # 0
 TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.ValueType  # 1
 """The model decides."""
 TOOL_CHOICE_MODE_ANY: ToolChoiceMode.ValueType  # 2
-"""It must use one of them, whichever. Needs tools in force."""
+"""It must use one of them. Requires tools in force."""
 TOOL_CHOICE_MODE_TOOL: ToolChoiceMode.ValueType  # 3
 """It must use the named one, which must be among the tools in force."""
 TOOL_CHOICE_MODE_NONE: ToolChoiceMode.ValueType  # 4
-"""It must not use any."""
+"""It must not use a tool."""
 Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
 class _ThinkingMode:
@@ -62,9 +62,9 @@ class _ThinkingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Thinking
     THINKING_MODE_ADAPTIVE: _ThinkingMode.ValueType  # 1
     """The model decides how much."""
     THINKING_MODE_ENABLED: _ThinkingMode.ValueType  # 2
-    """It may think, for at most budget_tokens."""
+    """The model may think, for at most budget_tokens."""
     THINKING_MODE_DISABLED: _ThinkingMode.ValueType  # 3
-    """It does not."""
+    """The model does not think."""
 
 class ThinkingMode(_ThinkingMode, metaclass=_ThinkingModeEnumTypeWrapper):
     """Whether the model thinks before it replies."""
@@ -74,14 +74,14 @@ THINKING_MODE_UNSPECIFIED: ThinkingMode.ValueType  # 0
 THINKING_MODE_ADAPTIVE: ThinkingMode.ValueType  # 1
 """The model decides how much."""
 THINKING_MODE_ENABLED: ThinkingMode.ValueType  # 2
-"""It may think, for at most budget_tokens."""
+"""The model may think, for at most budget_tokens."""
 THINKING_MODE_DISABLED: ThinkingMode.ValueType  # 3
-"""It does not."""
+"""The model does not think."""
 Global___ThinkingMode: _TypeAlias = ThinkingMode  # noqa: Y015
 
 @_typing.final
 class Tool(_message.Message):
-    """A tool that the model may ask to be run. The caller runs it, and answers with a ToolResultBlock."""
+    """A tool that the model may call. The caller runs it and sends a ToolResultBlock."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,11 +89,11 @@ class Tool(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. 1 to 128 letters, digits, `_`, `-`; distinct among the tools of a list."""
+    """Required. 1 to 128 letters, digits, `_` and `-`. No two tools of a list have the same name."""
     description: _builtins.str
-    """What it does and when to use it, for the model. At most 20,000 characters."""
+    """Describes to the model what the tool does and when to use it. At most 20,000 characters."""
     input_schema: _builtins.str
-    """Required. JSON schema of its input, an object; passed on as it is. At most 100,000 characters."""
+    """Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters."""
     def __init__(
         self,
         *,
@@ -111,8 +111,8 @@ Global___Tool: _TypeAlias = Tool  # noqa: Y015
 
 @_typing.final
 class ToolList(_message.Message):
-    """Tools. A message of its own because a repeated field has no presence: absent, for the tools as before, and empty, for
-    none, must differ. `values` is the field's name in google.protobuf.ListValue too.
+    """A list of tools. It is a message because a repeated field cannot distinguish absent (the tools stay as they are) from
+    empty (no tools). `values` is the name that google.protobuf.ListValue uses.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -137,7 +137,7 @@ Global___ToolList: _TypeAlias = ToolList  # noqa: Y015
 
 @_typing.final
 class ToolChoice(_message.Message):
-    """How the model chooses among the tools. Empty: it decides by itself."""
+    """How the model chooses among the tools. If empty, the model decides."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -145,11 +145,11 @@ class ToolChoice(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DISABLE_PARALLEL_TOOL_USE_FIELD_NUMBER: _builtins.int
     mode: Global___ToolChoiceMode.ValueType
-    """Whether it must use one."""
+    """Whether it must use a tool."""
     name: _builtins.str
-    """Required with mode TOOL, else empty: the tool to use."""
+    """The tool to use. Required with mode TOOL, otherwise empty."""
     disable_parallel_tool_use: _builtins.bool
-    """At most one tool call a reply."""
+    """At most one tool call per reply."""
     def __init__(
         self,
         *,
@@ -167,17 +167,17 @@ Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 @_typing.final
 class ThinkingConfig(_message.Message):
-    """How the model thinks. Empty: as the provider has it do by default."""
+    """How the model thinks. If empty, the provider's default."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODE_FIELD_NUMBER: _builtins.int
     BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
     mode: Global___ThinkingMode.ValueType
-    """Whether it thinks."""
+    """Whether the model thinks."""
     budget_tokens: _builtins.int
-    """Required with mode ENABLED, else 0: at most so many tokens of thinking, 1024 or more. They count towards
-    max_output_tokens: a budget that is not below the one in force fails with INVALID_ARGUMENT / REQUEST_INVALID.
+    """The maximum number of thinking tokens. Required with mode ENABLED, at least 1024; otherwise 0. Thinking counts
+    towards max_output_tokens: a budget that is not below it fails with INVALID_ARGUMENT / REQUEST_INVALID.
     """
     def __init__(
         self,
@@ -195,7 +195,7 @@ Global___ThinkingConfig: _TypeAlias = ThinkingConfig  # noqa: Y015
 
 @_typing.final
 class StopSequenceList(_message.Message):
-    """Texts that end a reply. A message of its own for the same reason as ToolList."""
+    """Texts that end a reply. It is a message for the same reason as ToolList."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -219,10 +219,11 @@ Global___StopSequenceList: _TypeAlias = StopSequenceList  # noqa: Y015
 
 @_typing.final
 class GenerationOptions(_message.Message):
-    """How a reply is generated. An absent field leaves things as before: SendMessage takes the default that the field's
-    comment names, RegenerateReply what was in force in the original turn. A field that is set replaces that, also where it
-    is set to nothing (0, an empty string, an empty message): so a regeneration can clear tools, stop sequences or a schema.
-    What is then in force must fit together: INVALID_ARGUMENT / REQUEST_INVALID names what does not, and nothing is stored.
+    """How to generate a reply. If a field is absent, SendMessage uses the default in the field's comment, and
+    RegenerateReply uses the value of the original turn. A field that is set replaces it, even with nothing (0, an empty
+    string, an empty message), so a regeneration can clear tools, stop sequences or a schema. If the resulting options
+    contradict each other, the call fails with INVALID_ARGUMENT / REQUEST_INVALID, which names the fields, and nothing is
+    stored.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -235,37 +236,38 @@ class GenerationOptions(_message.Message):
     TOOL_CHOICE_FIELD_NUMBER: _builtins.int
     RESPONSE_SCHEMA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model to ask. Absent in SendMessage, or empty: the session's, else the vault's, else the server's default. Fails
-    with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
+    """The model to use. If empty, or absent in SendMessage: the session's, else the vault's, else the server's default.
+    Fails with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
     """
     max_output_tokens: _builtins.int
-    """At most so many tokens are generated, thinking included. Absent in SendMessage, or 0: the lower of the server's cap
-    (GetServerInfo) and the model's (ListModels); more than that is lowered to it.
+    """The maximum number of tokens to generate, including thinking. If 0, or absent in SendMessage: the lower of the
+    server's limit (GetServerInfo) and the model's (ListModels). A higher value is lowered to that.
     """
     response_schema: _builtins.str
-    """JSON schema, an object, that the reply's text will fit; empty: free text. At most 100,000 characters. Absent in
-    SendMessage: with a tool result that of the turn before, else free text.
+    """A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters. If
+    absent in SendMessage: that of the previous turn if the message has tool results, else free text.
     """
     @_builtins.property
     def stop_sequences(self) -> Global___StopSequenceList:
-        """Generation ends before any of these. Absent in SendMessage: none."""
+        """Generation ends before any of these texts. If absent in SendMessage: none."""
 
     @_builtins.property
     def thinking(self) -> Global___ThinkingConfig:
-        """Whether and how the model thinks. Absent in SendMessage: with a tool result as in the turn before, else the provider's
-        default.
+        """Whether and how the model thinks. If absent in SendMessage: as in the previous turn if the message has tool
+        results, else the provider's default.
         """
 
     @_builtins.property
     def tools(self) -> Global___ToolList:
-        """What the model may ask to be run. Absent in SendMessage: with a tool result those of the turn before, else none.
-        Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
+        """The tools that the model may call. If absent in SendMessage: those of the previous turn if the message has tool
+        results, else none. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
+        server's limit on content.
         """
 
     @_builtins.property
     def tool_choice(self) -> Global___ToolChoice:
-        """How the model chooses among the tools. Absent in SendMessage: it decides. Fails with INVALID_ARGUMENT /
-        REQUEST_INVALID if it asks for a tool that is not in force.
+        """How the model chooses among the tools. If absent in SendMessage: the model decides. Fails with INVALID_ARGUMENT /
+        REQUEST_INVALID if it requires a tool that is not in force.
         """
 
     def __init__(

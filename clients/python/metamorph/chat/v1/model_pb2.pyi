@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ModelPrice(_message.Message):
-    """What a token costs, in billionths of a US dollar, in calls of a certain size."""
+    """Prices per token, in billionths of a US dollar, for calls above a certain size."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,11 +31,11 @@ class ModelPrice(_message.Message):
     CACHE_READ_USD_NANOS_FIELD_NUMBER: _builtins.int
     CACHE_WRITE_USD_NANOS_FIELD_NUMBER: _builtins.int
     above_input_tokens: _builtins.int
-    """Holds for calls that read more tokens than so many; 0 for all that no other price is for."""
+    """Applies to calls with more input tokens than this. 0 applies to all calls without a more specific price."""
     input_usd_nanos: _builtins.int
-    """A token read."""
+    """An input token."""
     output_usd_nanos: _builtins.int
-    """A token generated."""
+    """An output token."""
     cache_read_usd_nanos: _builtins.int
     """A token read from the prompt cache."""
     cache_write_usd_nanos: _builtins.int
@@ -59,7 +59,7 @@ Global___ModelPrice: _TypeAlias = ModelPrice  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
-    """A model that may be asked."""
+    """A model that can be used."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -72,24 +72,24 @@ class Model(_message.Message):
     SUCCESSOR_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Its name, as GenerationOptions.model takes it."""
+    """Its name, as in GenerationOptions.model."""
     display_name: _builtins.str
-    """For people."""
+    """For people to read."""
     context_tokens: _builtins.int
-    """How many tokens its context holds: what it reads and generates together."""
+    """The size of its context in tokens, input and output together."""
     max_output_tokens: _builtins.int
-    """The longest reply that it generates, in tokens. The server's own cap (GetServerInfo) holds beside it."""
+    """The longest reply that it generates, in tokens. The server's own limit (GetServerInfo) applies too."""
     successor: _builtins.str
-    """The model to use instead, where it is going to retire."""
+    """The model to use in its place, if it is going to be retired."""
     is_default: _builtins.bool
-    """Whether it is asked where neither message, session nor vault names one."""
+    """Whether it is the server's default model."""
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelPrice]:
-        """What it costs, by rising above_input_tokens; the first is for 0."""
+        """Its prices, by ascending above_input_tokens. The first is for 0."""
 
     @_builtins.property
     def retire_time(self) -> _timestamp_pb2.Timestamp:
-        """The last moment that its provider serves it; absent while that is not announced."""
+        """When its provider stops serving it. Absent until that is announced."""
 
     def __init__(
         self,

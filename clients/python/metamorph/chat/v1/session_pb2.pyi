@@ -60,34 +60,38 @@ class Session(_message.Message):
     LAST_MESSAGE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Output only, but selects the session in UpdateSession. At most 64 characters."""
+    """Output only, except that it selects the session in UpdateSession. At most 64 characters."""
     title: _builtins.str
     """At most 200 characters."""
     model: _builtins.str
-    """The model of turns that name none. Empty: the vault's, then the server's default."""
+    """The model of turns that name none. If empty: the vault's, else the server's default."""
     system_prompt: _builtins.str
-    """The system prompt of the session's turns. Empty: the vault's. At most 100,000 characters."""
+    """The system prompt of the session's turns. If empty, the vault's. At most 100,000 characters."""
     archived: _builtins.bool
-    """Put away: hidden by the filter `archived: false`. Nothing else changes."""
+    """Whether the session is archived. The filter `archived: false` then leaves it out; nothing else changes."""
     creator: _builtins.str
     """Output only. The user who created it."""
     message_count: _builtins.int
-    """Output only. How many messages it holds, on all branches."""
+    """Output only. The number of its messages, on all branches."""
     current_leaf_message_id: _builtins.str
-    """Output only. The newest stored message; empty while there is none. The default parent of the next message."""
+    """Output only. The newest message, which is the default parent of the next one. Empty if there is none."""
     etag: _builtins.str
-    """Covers the fields a user can set. In UpdateSession: fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional."""
+    """Changes with the fields that a user can set. UpdateSession fails with ABORTED / ETAG_MISMATCH if it is stale; empty
+    updates unconditionally.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """At most 32 pairs; keys of 1 to 64 letters, digits, `.`, `_`, `-`, values of at most 512 characters. Replaced whole by an update."""
+        """At most 32 pairs, with keys of 1 to 64 letters, digits, `.`, `_` and `-`, and values of at most 512 characters. An
+        update replaces all pairs.
+        """
 
     @_builtins.property
     def running_turn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. The turns that are generating a reply now."""
+        """Output only. The turns that are running."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. When it was created."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
@@ -95,7 +99,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def last_message_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the newest message was stored; absent while there is none."""
+        """Output only. When the newest message was stored. Absent if there is none."""
 
     def __init__(
         self,

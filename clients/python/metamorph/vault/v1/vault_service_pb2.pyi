@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Vault(_message.Message):
-    """What a tenant owns, and the defaults of its sessions."""
+    """A vault, and the defaults of its sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -41,14 +41,16 @@ class Vault(_message.Message):
     display_name: _builtins.str
     """At most 200 characters."""
     default_model: _builtins.str
-    """The model of sessions that name none. Empty: the server's default."""
+    """The model of sessions that name none. If empty, the server's default."""
     system_prompt: _builtins.str
     """The system prompt of sessions that have none. At most 100,000 characters."""
     etag: _builtins.str
-    """Covers the fields a user can set. In UpdateVault: fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional."""
+    """Changes with the fields that a user can set. UpdateVault fails with ABORTED / ETAG_MISMATCH if it is stale; empty
+    updates unconditionally.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """Output only. When it was created."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
@@ -56,11 +58,11 @@ class Vault(_message.Message):
 
     @_builtins.property
     def budget(self) -> _usage_pb2.Budget:
-        """What the vault allows itself. Replaced whole by an update; absent, or without a limit: none."""
+        """The vault's own budget. An update replaces all limits. No limits if absent."""
 
     @_builtins.property
     def operator_budget(self) -> _usage_pb2.Budget:
-        """Output only. What the operator allows it. Of each limit the lower one counts."""
+        """Output only. The budget set by the operator. The lower of both limits applies."""
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ Global___Vault: _TypeAlias = Vault  # noqa: Y015
 
 @_typing.final
 class WhoAmIRequest(_message.Message):
-    """Asks who the caller is."""
+    """A query for the identity of the caller."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,7 +104,7 @@ Global___WhoAmIRequest: _TypeAlias = WhoAmIRequest  # noqa: Y015
 
 @_typing.final
 class WhoAmIResponse(_message.Message):
-    """Who the caller is."""
+    """The identity of the caller."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -115,18 +117,20 @@ class WhoAmIResponse(_message.Message):
     vault_id: _builtins.str
     """The vault that all of the caller's requests act on."""
     user_id: _builtins.str
-    """The caller within the vault."""
+    """The user within the vault."""
     email: _builtins.str
-    """As in the token; may be empty."""
+    """As in the token. May be empty."""
     auth_method: _builtins.str
-    """`jwt`: by our own keys; `emblem`: by the word of the Emblem API; `dev`: by dev mode."""
+    """How the caller was identified: `jwt` (a token signed with a known key), `emblem` (the Emblem API) or `dev` (dev
+    mode).
+    """
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Claim strings, sorted; `operator` among them for an operator."""
+        """The permissions as in the token, sorted. Includes `operator` for an operator."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the token expires; absent where it does not say, and in dev mode."""
+        """When the token expires. Absent if the token does not say, and in dev mode."""
 
     def __init__(
         self,
@@ -148,7 +152,7 @@ Global___WhoAmIResponse: _TypeAlias = WhoAmIResponse  # noqa: Y015
 
 @_typing.final
 class GetVaultRequest(_message.Message):
-    """Asks for the caller's vault."""
+    """A query for the caller's vault."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -189,7 +193,7 @@ Global___GetVaultResponse: _TypeAlias = GetVaultResponse  # noqa: Y015
 
 @_typing.final
 class UpdateVaultRequest(_message.Message):
-    """Asks for a change."""
+    """A change to the caller's vault."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -197,11 +201,13 @@ class UpdateVaultRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vault(self) -> Global___Vault:
-        """Required. etag guards, the fields of update_mask are taken."""
+        """Required. A stale etag fails, and the fields in update_mask are set."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. Of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
+        """Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT /
+        UPDATE_MASK_INVALID.
+        """
 
     def __init__(
         self,
@@ -243,7 +249,7 @@ Global___UpdateVaultResponse: _TypeAlias = UpdateVaultResponse  # noqa: Y015
 
 @_typing.final
 class GetUsageRequest(_message.Message):
-    """Asks what the vault has used up."""
+    """A query for the vault's usage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -255,20 +261,20 @@ class GetUsageRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     start_day: _builtins.str
-    """The first day (UTC), `YYYY-MM-DD`. Empty: the first of the month that end_day is in."""
+    """The first day (UTC), `YYYY-MM-DD`. If empty, the first day of the month of end_day."""
     end_day: _builtins.str
-    """The last day, included. Empty: today."""
+    """The last day, inclusive. If empty, today."""
     session_id: _builtins.str
-    """Only this session's, which may be deleted. At most 64 characters."""
+    """Only usage of this session, which may be deleted. At most 64 characters."""
     model: _builtins.str
-    """Only this model's."""
+    """Only usage of this model."""
     page_size: _builtins.int
-    """At most so many rows; 0 is 50, more than 1000 is 1000."""
+    """The maximum number of rows to return. 0 means 50; the maximum is 1000."""
     page_token: _builtins.str
-    """next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    """The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[_usage_pb2.UsageGrouping.ValueType]:
-        """What to tell apart; none: all in one row."""
+        """How to group usage. If empty, everything is in one row."""
 
     def __init__(
         self,
@@ -298,7 +304,7 @@ Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
 
 @_typing.final
 class GetUsageResponse(_message.Message):
-    """What the vault has used up."""
+    """The vault's usage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -310,15 +316,15 @@ class GetUsageResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageRow]:
-        """By day, then model, then session, as far as asked for. None where nothing was used."""
+        """Ordered by day, model and session, as far as grouped by them. Empty if nothing was used."""
 
     @_builtins.property
     def total(self) -> _usage_pb2.UsageRow:
-        """All that was asked for, on all pages, in one row."""
+        """The total of all rows, on all pages."""
 
     @_builtins.property
     def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.BudgetStatus]:
-        """Each limit that holds for the vault, as it is now, whatever was asked for."""
+        """The current state of each limit of the vault, independent of the query."""
 
     def __init__(
         self,

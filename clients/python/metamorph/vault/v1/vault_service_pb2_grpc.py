@@ -64,7 +64,7 @@ class VaultServiceServicer:
     """
 
     def WhoAmI(self, request, context):
-        """Tells who the server takes the caller for.
+        """Returns the identity of the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,7 +85,7 @@ class VaultServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Tells what turns of the vault have cost, and what is left of its budgets.
+        """Returns the usage of the vault's turns, and the state of its budgets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,13 +36,13 @@ class VaultServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> VaultServiceAsyncStub: ...
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.WhoAmIRequest, _vault_service_pb2.WhoAmIResponse]
-    """Tells who the server takes the caller for."""
+    """Returns the identity of the caller."""
     GetVault: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetVaultRequest, _vault_service_pb2.GetVaultResponse]
     """Reads the vault, which is created on first use."""
     UpdateVault: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]
     """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
     GetUsage: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]
-    """Tells what turns of the vault have cost, and what is left of its budgets."""
+    """Returns the usage of the vault's turns, and the state of its budgets."""
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
@@ -52,13 +52,13 @@ class VaultServiceAsyncStub(VaultServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WhoAmI: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.WhoAmIRequest, _vault_service_pb2.WhoAmIResponse]  # type: ignore[assignment]
-    """Tells who the server takes the caller for."""
+    """Returns the identity of the caller."""
     GetVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetVaultRequest, _vault_service_pb2.GetVaultResponse]  # type: ignore[assignment]
     """Reads the vault, which is created on first use."""
     UpdateVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]  # type: ignore[assignment]
     """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
     GetUsage: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """Tells what turns of the vault have cost, and what is left of its budgets."""
+    """Returns the usage of the vault's turns, and the state of its budgets."""
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
     """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
@@ -71,7 +71,7 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vault_service_pb2.WhoAmIRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.WhoAmIResponse, _abc.Awaitable[_vault_service_pb2.WhoAmIResponse]]:
-        """Tells who the server takes the caller for."""
+        """Returns the identity of the caller."""
 
     @_abc_1.abstractmethod
     def GetVault(
@@ -95,6 +95,6 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vault_service_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.GetUsageResponse, _abc.Awaitable[_vault_service_pb2.GetUsageResponse]]:
-        """Tells what turns of the vault have cost, and what is left of its budgets."""
+        """Returns the usage of the vault's turns, and the state of its budgets."""
 
 def add_VaultServiceServicer_to_server(servicer: VaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,20 +15,20 @@ import type { Budget } from "../../vault/v1/usage_pb.js";
 export declare const file_metamorph_admin_v1_admin_service: GenFile;
 
 /**
- * A user's tokens by when they were issued.
+ * The tokens of a user, by when they were issued.
  *
  * @generated from message metamorph.admin.v1.UserTokens
  */
 export declare type UserTokens = Message<"metamorph.admin.v1.UserTokens"> & {
   /**
-   * Required. The user, as WhoAmI tells it.
+   * Required. The user, as WhoAmI returns it.
    *
    * @generated from field: string user_id = 1;
    */
   userId: string;
 
   /**
-   * Tokens with an `iat` before this, and those without one, count no more. Absent, or later than now: now.
+   * Tokens with an `iat` before this time are revoked, and so are those without one. If absent, or later than now: now.
    *
    * @generated from field: google.protobuf.Timestamp issued_before = 2;
    */
@@ -42,33 +42,33 @@ export declare type UserTokens = Message<"metamorph.admin.v1.UserTokens"> & {
 export declare const UserTokensSchema: GenMessage<UserTokens>;
 
 /**
- * Tokens that count no more.
+ * Revoked tokens.
  *
  * @generated from message metamorph.admin.v1.Revocation
  */
 export declare type Revocation = Message<"metamorph.admin.v1.Revocation"> & {
   /**
-   * Opaque, made by the server, at most 64 characters.
+   * Opaque, assigned by the server, at most 64 characters.
    *
    * @generated from field: string revocation_id = 1;
    */
   revocationId: string;
 
   /**
-   * The vault that the tokens name.
+   * The vault in the tokens.
    *
    * @generated from field: string vault_id = 2;
    */
   vaultId: string;
 
   /**
-   * Which tokens.
+   * The revoked tokens.
    *
    * @generated from oneof metamorph.admin.v1.Revocation.tokens
    */
   tokens: {
     /**
-     * The one with this `jti`.
+     * The token with this `jti`.
      *
      * @generated from field: string token_id = 3;
      */
@@ -76,7 +76,7 @@ export declare type Revocation = Message<"metamorph.admin.v1.Revocation"> & {
     case: "tokenId";
   } | {
     /**
-     * Those of a user.
+     * The tokens of a user.
      *
      * @generated from field: metamorph.admin.v1.UserTokens user_tokens = 4;
      */
@@ -85,7 +85,7 @@ export declare type Revocation = Message<"metamorph.admin.v1.Revocation"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * The operator's own words.
+   * The operator's note.
    *
    * @generated from field: string note = 5;
    */
@@ -113,26 +113,26 @@ export declare type Revocation = Message<"metamorph.admin.v1.Revocation"> & {
 export declare const RevocationSchema: GenMessage<Revocation>;
 
 /**
- * Asks to revoke tokens of one vault.
+ * Tokens of one vault to revoke.
  *
  * @generated from message metamorph.admin.v1.RevokeTokensRequest
  */
 export declare type RevokeTokensRequest = Message<"metamorph.admin.v1.RevokeTokensRequest"> & {
   /**
-   * Required. The vault that the tokens name.
+   * Required. The vault in the tokens.
    *
    * @generated from field: string vault_id = 1;
    */
   vaultId: string;
 
   /**
-   * Which tokens.
+   * Required. The tokens to revoke.
    *
    * @generated from oneof metamorph.admin.v1.RevokeTokensRequest.tokens
    */
   tokens: {
     /**
-     * The one with this `jti`.
+     * The token with this `jti`.
      *
      * @generated from field: string token_id = 2;
      */
@@ -140,7 +140,7 @@ export declare type RevokeTokensRequest = Message<"metamorph.admin.v1.RevokeToke
     case: "tokenId";
   } | {
     /**
-     * Those of a user.
+     * The tokens of a user.
      *
      * @generated from field: metamorph.admin.v1.UserTokens user_tokens = 3;
      */
@@ -149,7 +149,7 @@ export declare type RevokeTokensRequest = Message<"metamorph.admin.v1.RevokeToke
   } | { case: undefined; value?: undefined };
 
   /**
-   * Why, for those who read the list. At most 500 characters.
+   * The reason, for readers of the list. At most 500 characters.
    *
    * @generated from field: string note = 4;
    */
@@ -163,13 +163,13 @@ export declare type RevokeTokensRequest = Message<"metamorph.admin.v1.RevokeToke
 export declare const RevokeTokensRequestSchema: GenMessage<RevokeTokensRequest>;
 
 /**
- * What was revoked.
+ * The tokens are revoked.
  *
  * @generated from message metamorph.admin.v1.RevokeTokensResponse
  */
 export declare type RevokeTokensResponse = Message<"metamorph.admin.v1.RevokeTokensResponse"> & {
   /**
-   * The revocation; of what was revoked before, that one, with the new note.
+   * The revocation. If the tokens were revoked before, the existing one with the new note.
    *
    * @generated from field: metamorph.admin.v1.Revocation revocation = 1;
    */
@@ -183,27 +183,27 @@ export declare type RevokeTokensResponse = Message<"metamorph.admin.v1.RevokeTok
 export declare const RevokeTokensResponseSchema: GenMessage<RevokeTokensResponse>;
 
 /**
- * Asks for a page of revocations.
+ * A query for a page of revocations.
  *
  * @generated from message metamorph.admin.v1.ListRevocationsRequest
  */
 export declare type ListRevocationsRequest = Message<"metamorph.admin.v1.ListRevocationsRequest"> & {
   /**
-   * Only those of this vault; empty for all.
+   * Only revocations of this vault. Empty returns all.
    *
    * @generated from field: string vault_id = 1;
    */
   vaultId: string;
 
   /**
-   * At most so many; 0 is 50, more than 1000 is 1000.
+   * The maximum number to return. 0 means 50; the maximum is 1000.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the page before, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   * The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
    * @generated from field: string page_token = 3;
    */
@@ -244,28 +244,28 @@ export declare type ListRevocationsResponse = Message<"metamorph.admin.v1.ListRe
 export declare const ListRevocationsResponseSchema: GenMessage<ListRevocationsResponse>;
 
 /**
- * What the operator allows a vault.
+ * The operator's limits for a vault.
  *
  * @generated from message metamorph.admin.v1.VaultLimits
  */
 export declare type VaultLimits = Message<"metamorph.admin.v1.VaultLimits"> & {
   /**
-   * Required. The vault, as tokens name it.
+   * Required. The vault, as in tokens.
    *
    * @generated from field: string vault_id = 1;
    */
   vaultId: string;
 
   /**
-   * What it may use up. Replaced whole by an update; absent, or without a limit: none. Of each limit, the lower one of
-   * this and the vault's own counts.
+   * The budget. An update replaces all limits. No limits if absent. The lower of this and the vault's own limit
+   * applies.
    *
    * @generated from field: metamorph.vault.v1.Budget budget = 2;
    */
   budget?: Budget | undefined;
 
   /**
-   * Output only. When it was last set; absent where it never was.
+   * Output only. When the limits were last set. Absent if they never were.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 3;
    */
@@ -279,13 +279,13 @@ export declare type VaultLimits = Message<"metamorph.admin.v1.VaultLimits"> & {
 export declare const VaultLimitsSchema: GenMessage<VaultLimits>;
 
 /**
- * Names a vault.
+ * Selects a vault.
  *
  * @generated from message metamorph.admin.v1.GetVaultLimitsRequest
  */
 export declare type GetVaultLimitsRequest = Message<"metamorph.admin.v1.GetVaultLimitsRequest"> & {
   /**
-   * Required. The vault, as tokens name it.
+   * Required. The vault, as in tokens.
    *
    * @generated from field: string vault_id = 1;
    */
@@ -299,7 +299,7 @@ export declare type GetVaultLimitsRequest = Message<"metamorph.admin.v1.GetVault
 export declare const GetVaultLimitsRequestSchema: GenMessage<GetVaultLimitsRequest>;
 
 /**
- * What the operator allows it.
+ * The operator's limits for the vault.
  *
  * @generated from message metamorph.admin.v1.GetVaultLimitsResponse
  */
@@ -319,20 +319,20 @@ export declare type GetVaultLimitsResponse = Message<"metamorph.admin.v1.GetVaul
 export declare const GetVaultLimitsResponseSchema: GenMessage<GetVaultLimitsResponse>;
 
 /**
- * Asks for a change.
+ * A change to a vault's limits.
  *
  * @generated from message metamorph.admin.v1.UpdateVaultLimitsRequest
  */
 export declare type UpdateVaultLimitsRequest = Message<"metamorph.admin.v1.UpdateVaultLimitsRequest"> & {
   /**
-   * Required. vault_id selects, the fields of update_mask are taken.
+   * Required. vault_id selects the vault, and the fields in update_mask are set.
    *
    * @generated from field: metamorph.admin.v1.VaultLimits limits = 1;
    */
   limits?: VaultLimits | undefined;
 
   /**
-   * Required. Of `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   * Required. Only `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -366,7 +366,7 @@ export declare type UpdateVaultLimitsResponse = Message<"metamorph.admin.v1.Upda
 export declare const UpdateVaultLimitsResponseSchema: GenMessage<UpdateVaultLimitsResponse>;
 
 /**
- * The store under the server.
+ * The server's database.
  *
  * @generated from message metamorph.admin.v1.StoreInfo
  */
@@ -386,7 +386,7 @@ export declare type StoreInfo = Message<"metamorph.admin.v1.StoreInfo"> & {
   engineVersion: string;
 
   /**
-   * The newest migration that is applied.
+   * The newest migration that was applied.
    *
    * @generated from field: int32 schema_version = 3;
    */
@@ -400,7 +400,7 @@ export declare type StoreInfo = Message<"metamorph.admin.v1.StoreInfo"> & {
 export declare const StoreInfoSchema: GenMessage<StoreInfo>;
 
 /**
- * Asks what runs here.
+ * A query for information about the server.
  *
  * @generated from message metamorph.admin.v1.GetServerInfoRequest
  */
@@ -414,7 +414,7 @@ export declare type GetServerInfoRequest = Message<"metamorph.admin.v1.GetServer
 export declare const GetServerInfoRequestSchema: GenMessage<GetServerInfoRequest>;
 
 /**
- * What runs here.
+ * Information about the server.
  *
  * @generated from message metamorph.admin.v1.GetServerInfoResponse
  */
@@ -427,49 +427,50 @@ export declare type GetServerInfoResponse = Message<"metamorph.admin.v1.GetServe
   version: string;
 
   /**
-   * The store under it.
+   * The server's database.
    *
    * @generated from field: metamorph.admin.v1.StoreInfo store = 2;
    */
   store?: StoreInfo | undefined;
 
   /**
-   * When it began to serve.
+   * When it started serving.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 3;
    */
   startTime?: Timestamp | undefined;
 
   /**
-   * For how long it has served.
+   * How long it has been serving.
    *
    * @generated from field: google.protobuf.Duration uptime = 4;
    */
   uptime?: Duration | undefined;
 
   /**
-   * Where replies come from: `claude` or `offline`.
+   * The source of replies: `claude` or `offline`.
    *
    * @generated from field: string model_source = 5;
    */
   modelSource: string;
 
   /**
-   * The settings in force by the name of their variable; a secret's value is never shown, only whether it is set.
+   * The settings in force, by the name of their environment variable. A secret's value is not shown, only whether it is
+   * set.
    *
    * @generated from field: map<string, string> settings = 6;
    */
   settings: { [key: string]: string };
 
   /**
-   * How many turns are running.
+   * The number of running turns.
    *
    * @generated from field: int32 running_turns = 7;
    */
   runningTurns: number;
 
   /**
-   * What is set in a way that an operator should know of, in words; empty is good.
+   * Warnings about settings, for an operator to read. Empty is good.
    *
    * @generated from field: repeated string warnings = 8;
    */
@@ -483,13 +484,13 @@ export declare type GetServerInfoResponse = Message<"metamorph.admin.v1.GetServe
 export declare const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse>;
 
 /**
- * For those who run the server. Needs the claim `operator: true`.
+ * For operators of the server. Requires the claim `operator: true`.
  *
  * @generated from service metamorph.admin.v1.AdminService
  */
 export declare const AdminService: GenService<{
   /**
-   * Tells what runs here and how it is set.
+   * Returns the version and the settings of the server.
    *
    * @generated from rpc metamorph.admin.v1.AdminService.GetServerInfo
    */
@@ -499,8 +500,8 @@ export declare const AdminService: GenService<{
     output: typeof GetServerInfoResponseSchema;
   },
   /**
-   * Makes tokens count no more: one by its `jti`, or a user's by when they were issued. It holds from the answer on,
-   * for open streams too, which end UNAUTHENTICATED / TOKEN_REVOKED, and is never forgotten. Repeating it is fine.
+   * Revokes tokens: one by its `jti`, or those of a user by when they were issued. It takes effect before the response
+   * is sent, and is permanent. Open streams end with UNAUTHENTICATED / TOKEN_REVOKED. Can be repeated.
    *
    * @generated from rpc metamorph.admin.v1.AdminService.RevokeTokens
    */
@@ -510,7 +511,7 @@ export declare const AdminService: GenService<{
     output: typeof RevokeTokensResponseSchema;
   },
   /**
-   * Lists what was revoked, newest first.
+   * Lists revocations, newest first.
    *
    * @generated from rpc metamorph.admin.v1.AdminService.ListRevocations
    */
@@ -520,7 +521,7 @@ export declare const AdminService: GenService<{
     output: typeof ListRevocationsResponseSchema;
   },
   /**
-   * Reads what the operator allows a vault; without limits where nothing was set.
+   * Reads the operator's limits for a vault. They are empty if none were set.
    *
    * @generated from rpc metamorph.admin.v1.AdminService.GetVaultLimits
    */
@@ -530,8 +531,8 @@ export declare const AdminService: GenService<{
     output: typeof GetVaultLimitsResponseSchema;
   },
   /**
-   * Sets what the operator allows a vault, which may be used for the first time later. It holds for the turns that start
-   * from then on. Repeating it is fine. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   * Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
+   * then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
    * @generated from rpc metamorph.admin.v1.AdminService.UpdateVaultLimits
    */

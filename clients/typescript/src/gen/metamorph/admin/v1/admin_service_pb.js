@@ -115,7 +115,7 @@ export const GetServerInfoResponseSchema = /*@__PURE__*/
   messageDesc(file_metamorph_admin_v1_admin_service, 13);
 
 /**
- * For those who run the server. Needs the claim `operator: true`.
+ * For operators of the server. Requires the claim `operator: true`.
  *
  * @generated from service metamorph.admin.v1.AdminService
  */

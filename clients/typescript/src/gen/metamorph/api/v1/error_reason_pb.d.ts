@@ -2,7 +2,7 @@
 // @generated from file metamorph/api/v1/error_reason.proto (package metamorph.api.v1, syntax proto3)
 /* eslint-disable */
 
-// The reasons a Metamorph server gives for what it refuses.
+// The reasons for which a Metamorph server refuses calls.
 
 import type { GenEnum, GenFile } from "@bufbuild/protobuf/codegenv2";
 
@@ -12,9 +12,10 @@ import type { GenEnum, GenFile } from "@bufbuild/protobuf/codegenv2";
 export declare const file_metamorph_api_v1_error_reason: GenFile;
 
 /**
- * Why a call was refused or a turn failed: `google.rpc.ErrorInfo.reason` and `TurnError.reason`, there without the
- * `ERROR_REASON_` prefix, with domain `metamorph`. Each value says its status code, its metadata keys in parentheses,
- * and whether repeating the call can help. A reason is never renamed; clients meet reasons they do not know.
+ * Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
+ * `TurnError.reason` contain the name without the `ERROR_REASON_` prefix. Each comment gives the status code, the
+ * metadata keys in parentheses, and whether repeating the call can help. Reasons are never renamed, but new ones are
+ * added.
  *
  * @generated from enum metamorph.api.v1.ErrorReason
  */
@@ -27,7 +28,7 @@ export enum ErrorReason {
   UNSPECIFIED = 0,
 
   /**
-   * INTERNAL. A fault of the server, in its log under the call id. Repeating may help.
+   * INTERNAL. The server failed; its log has details under the call ID. Repeating may help.
    *
    * @generated from enum value: ERROR_REASON_INTERNAL = 1;
    */
@@ -41,49 +42,50 @@ export enum ErrorReason {
   STORE_NOT_READY = 2,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many writes wait for the disk. Nothing was stored; repeat after RetryInfo.
+   * RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_STORE_BUSY = 3;
    */
   STORE_BUSY = 3,
 
   /**
-   * RESOURCE_EXHAUSTED. The volume is full. Nothing was stored; repeat once the operator has made room.
+   * RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room.
    *
    * @generated from enum value: ERROR_REASON_STORAGE_FULL = 4;
    */
   STORAGE_FULL = 4,
 
   /**
-   * UNAVAILABLE. The server is about to stop and starts no new turn. Repeat after RetryInfo; resume streams with StreamTurn.
+   * UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
+   * StreamTurn.
    *
    * @generated from enum value: ERROR_REASON_SERVER_DRAINING = 5;
    */
   SERVER_DRAINING = 5,
 
   /**
-   * UNAUTHENTICATED. No `authorization` metadata, more than one, or another scheme than Bearer. Do not repeat.
+   * UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_MISSING = 10;
    */
   TOKEN_MISSING = 10,
 
   /**
-   * UNAUTHENTICATED. The token is malformed, not signed by a known key, or carries claims that are not acceptable. Do not repeat.
+   * UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims. Do not repeat.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_INVALID = 11;
    */
   TOKEN_INVALID = 11,
 
   /**
-   * UNAUTHENTICATED. The token has expired. Repeat, or resume with StreamTurn, with a new one.
+   * UNAUTHENTICATED. The token has expired. Repeat with a new one, or resume with StreamTurn.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_EXPIRED = 12;
    */
   TOKEN_EXPIRED = 12,
 
   /**
-   * INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or beside a token. Do not repeat with it.
+   * INVALID_ARGUMENT. `x-vault-id` was sent outside dev mode or together with a token. Do not repeat with it.
    *
    * @generated from enum value: ERROR_REASON_VAULT_HEADER_NOT_ALLOWED = 13;
    */
@@ -97,57 +99,59 @@ export enum ErrorReason {
   PERMISSION_MISSING = 14,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many calls by this caller, or too many with unacceptable tokens from its address. Repeat
-   * after RetryInfo.
+   * RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
+   * RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_RATE_LIMITED = 15;
    */
   RATE_LIMITED = 15,
 
   /**
-   * UNAUTHENTICATED. The operator has revoked the token. Repeat, or resume with StreamTurn, with a new one.
+   * UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_REVOKED = 16;
    */
   TOKEN_REVOKED = 16,
 
   /**
-   * UNAVAILABLE. The key set or the Emblem API, which vouches for this token, cannot be asked. Repeat after RetryInfo.
+   * UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached. Repeat after
+   * RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_IDENTITY_UNAVAILABLE = 17;
    */
   IDENTITY_UNAVAILABLE = 17,
 
   /**
-   * ABORTED. The stream's caller read nothing for a minute. What it missed can be had with StreamTurn.
+   * ABORTED. The caller read nothing from the stream for a minute. Resume with StreamTurn.
    *
    * @generated from enum value: ERROR_REASON_READER_TOO_SLOW = 18;
    */
   READER_TOO_SLOW = 18,
 
   /**
-   * ABORTED. The stream's caller sent nothing for a minute. Nothing was stored; repeat.
+   * ABORTED. The caller sent nothing for a minute. Nothing was stored. Repeat.
    *
    * @generated from enum value: ERROR_REASON_SENDER_TOO_SLOW = 19;
    */
   SENDER_TOO_SLOW = 19,
 
   /**
-   * INVALID_ARGUMENT. The request is not a protobuf message of the method's type (broken UTF-8 included). Do not repeat.
+   * INVALID_ARGUMENT. The request is not a protobuf message of the method's type, or contains invalid UTF-8. Do not
+   * repeat.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_MALFORMED = 20;
    */
   REQUEST_MALFORMED = 20,
 
   /**
-   * INVALID_ARGUMENT. A field breaks its rule; BadRequest has one entry a field. Do not repeat unchanged.
+   * INVALID_ARGUMENT. A field breaks its rule. BadRequest has one entry per field. Do not repeat unchanged.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_INVALID = 21;
    */
   REQUEST_INVALID = 21,
 
   /**
-   * INVALID_ARGUMENT. The page token was not made by this server for this query. Start again without one.
+   * INVALID_ARGUMENT. The page token does not belong to this query. Start again without one.
    *
    * @generated from enum value: ERROR_REASON_PAGE_TOKEN_INVALID = 22;
    */
@@ -182,7 +186,7 @@ export enum ErrorReason {
   ETAG_MISMATCH = 26,
 
   /**
-   * INVALID_ARGUMENT (model). ListModels does not name the model. Do not repeat unchanged.
+   * INVALID_ARGUMENT (model). ListModels does not list the model. Do not repeat unchanged.
    *
    * @generated from enum value: ERROR_REASON_MODEL_NOT_ACCEPTED = 27;
    */
@@ -196,28 +200,28 @@ export enum ErrorReason {
   ATTACHMENT_TOO_LARGE = 28,
 
   /**
-   * INVALID_ARGUMENT (media_type). The bytes are not what media_type says. Do not repeat unchanged.
+   * INVALID_ARGUMENT (media_type). The bytes do not match media_type. Do not repeat unchanged.
    *
    * @generated from enum value: ERROR_REASON_ATTACHMENT_TYPE_MISMATCH = 29;
    */
   ATTACHMENT_TYPE_MISMATCH = 29,
 
   /**
-   * NOT_FOUND (session_id). No such session in the caller's vault.
+   * NOT_FOUND (session_id). The caller's vault has no such session.
    *
    * @generated from enum value: ERROR_REASON_SESSION_NOT_FOUND = 30;
    */
   SESSION_NOT_FOUND = 30,
 
   /**
-   * NOT_FOUND (message_id). No such message in the caller's vault, or not in that session.
+   * NOT_FOUND (message_id). The caller's vault, or the session, has no such message.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_NOT_FOUND = 31;
    */
   MESSAGE_NOT_FOUND = 31,
 
   /**
-   * NOT_FOUND (turn_id). No such turn in the caller's vault.
+   * NOT_FOUND (turn_id). The caller's vault has no such turn.
    *
    * @generated from enum value: ERROR_REASON_TURN_NOT_FOUND = 32;
    */
@@ -231,42 +235,44 @@ export enum ErrorReason {
   BRANCH_BUSY = 33,
 
   /**
-   * OUT_OF_RANGE (last_sequence). The turn has no event with that sequence yet.
+   * OUT_OF_RANGE (last_sequence). The turn has no event with this sequence yet.
    *
    * @generated from enum value: ERROR_REASON_SEQUENCE_AHEAD = 34;
    */
   SEQUENCE_AHEAD = 34,
 
   /**
-   * RESOURCE_EXHAUSTED (limit). So many turns of the vault are running. Repeat, after RetryInfo, once one has ended.
+   * RESOURCE_EXHAUSTED (limit). The vault has the maximum number of running turns. Repeat after RetryInfo, once one has
+   * ended.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_TURNS = 35;
    */
   TOO_MANY_TURNS = 35,
 
   /**
-   * NOT_FOUND (attachment_id). No such attachment in the caller's vault.
+   * NOT_FOUND (attachment_id). The caller's vault has no such attachment.
    *
    * @generated from enum value: ERROR_REASON_ATTACHMENT_NOT_FOUND = 36;
    */
   ATTACHMENT_NOT_FOUND = 36,
 
   /**
-   * FAILED_PRECONDITION (tool_use_ids). The reply before asks for tools; the message must begin with exactly their results.
+   * FAILED_PRECONDITION (tool_use_ids). The previous reply called tools. The message must begin with exactly their
+   * results.
    *
    * @generated from enum value: ERROR_REASON_TOOL_RESULT_REQUIRED = 37;
    */
   TOOL_RESULT_REQUIRED = 37,
 
   /**
-   * FAILED_PRECONDITION (tool_use_ids). These results answer nothing that the reply before asks for.
+   * FAILED_PRECONDITION (tool_use_ids). These results do not answer tool calls of the previous reply.
    *
    * @generated from enum value: ERROR_REASON_TOOL_RESULT_UNEXPECTED = 38;
    */
   TOOL_RESULT_UNEXPECTED = 38,
 
   /**
-   * FAILED_PRECONDITION (message_id). The message is a reply, and only a user's message is answered.
+   * FAILED_PRECONDITION (message_id). The message is a reply. Only user messages can be answered.
    *
    * @generated from enum value: ERROR_REASON_NOT_A_USER_MESSAGE = 39;
    */
@@ -294,7 +300,7 @@ export enum ErrorReason {
   UPSTREAM_OVERLOADED = 42,
 
   /**
-   * In a turn: INVALID_ARGUMENT (type). The model provider refuses this request, for example an unknown model. Do not repeat unchanged.
+   * In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_REJECTED = 43;
    */
@@ -308,28 +314,30 @@ export enum ErrorReason {
   UPSTREAM_UNAVAILABLE = 44,
 
   /**
-   * In a turn: UNAVAILABLE. The reply broke off: a dropped connection or an error in mid-stream. The partial reply is kept; send again.
+   * In a turn: UNAVAILABLE. The reply was cut off by a dropped connection or an error. The partial reply is kept. Send
+   * again.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_INTERRUPTED = 45;
    */
   UPSTREAM_INTERRUPTED = 45,
 
   /**
-   * In a turn: DEADLINE_EXCEEDED. The model provider fell silent. The partial reply is kept; send again.
+   * In a turn: DEADLINE_EXCEEDED. The model provider stopped sending. The partial reply is kept. Send again.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_STALLED = 46;
    */
   UPSTREAM_STALLED = 46,
 
   /**
-   * In a turn: DEADLINE_EXCEEDED. The turn passed its own limit, TURN_TIMEOUT_SECONDS. The partial reply is kept.
+   * In a turn: DEADLINE_EXCEEDED. The turn exceeded its time limit, TURN_TIMEOUT_SECONDS. The partial reply is kept.
    *
    * @generated from enum value: ERROR_REASON_TURN_TIMEOUT = 47;
    */
   TURN_TIMEOUT = 47,
 
   /**
-   * In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept; send again to continue.
+   * In a turn: ABORTED. The server stopped while the turn was running. The partial reply is kept. Send again to
+   * continue.
    *
    * @generated from enum value: ERROR_REASON_TURN_INTERRUPTED = 48;
    */
@@ -350,7 +358,8 @@ export enum ErrorReason {
   MESSAGE_DELETED = 60,
 
   /**
-   * RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up: QuotaFailure names it. Repeat after RetryInfo.
+   * RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
+   * after RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_BUDGET_EXCEEDED = 61;
    */

@@ -2,7 +2,7 @@
 // @generated from file metamorph/api/v1/error_reason.proto (package metamorph.api.v1, syntax proto3)
 /* eslint-disable */
 
-// The reasons a Metamorph server gives for what it refuses.
+// The reasons for which a Metamorph server refuses calls.
 
 import { enumDesc, fileDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 
@@ -19,9 +19,10 @@ export const ErrorReasonSchema = /*@__PURE__*/
   enumDesc(file_metamorph_api_v1_error_reason, 0);
 
 /**
- * Why a call was refused or a turn failed: `google.rpc.ErrorInfo.reason` and `TurnError.reason`, there without the
- * `ERROR_REASON_` prefix, with domain `metamorph`. Each value says its status code, its metadata keys in parentheses,
- * and whether repeating the call can help. A reason is never renamed; clients meet reasons they do not know.
+ * Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
+ * `TurnError.reason` contain the name without the `ERROR_REASON_` prefix. Each comment gives the status code, the
+ * metadata keys in parentheses, and whether repeating the call can help. Reasons are never renamed, but new ones are
+ * added.
  *
  * @generated from enum metamorph.api.v1.ErrorReason
  */

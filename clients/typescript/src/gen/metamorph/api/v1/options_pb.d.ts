@@ -2,7 +2,7 @@
 // @generated from file metamorph/api/v1/options.proto (package metamorph.api.v1, syntax proto3)
 /* eslint-disable */
 
-// Options that every Metamorph method carries, and the enums they speak.
+// Options of Metamorph's methods, and their enums.
 
 import type { GenEnum, GenExtension, GenFile } from "@bufbuild/protobuf/codegenv2";
 import type { EnumValueOptions, MethodOptions } from "@bufbuild/protobuf/wkt";
@@ -13,7 +13,7 @@ import type { EnumValueOptions, MethodOptions } from "@bufbuild/protobuf/wkt";
 export declare const file_metamorph_api_v1_options: GenFile;
 
 /**
- * What a caller must be allowed to do. No permission implies another.
+ * A permission of a caller. No permission implies another.
  *
  * @generated from enum metamorph.api.v1.Permission
  */
@@ -74,20 +74,20 @@ export enum Permission {
 export declare const PermissionSchema: GenEnum<Permission>;
 
 /**
- * Which allowance a call draws on.
+ * The rate limit that a call counts towards.
  *
  * @generated from enum metamorph.api.v1.RateClass
  */
 export enum RateClass {
   /**
-   * The general allowance: RATE_LIMIT_REQUESTS in RATE_LIMIT_WINDOW_SECONDS.
+   * The general limit: RATE_LIMIT_REQUESTS per RATE_LIMIT_WINDOW_SECONDS.
    *
    * @generated from enum value: RATE_CLASS_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * Resuming and looking after a turn that is already paid for: ten times the general allowance, counted apart.
+   * For resuming and managing a turn that is already paid for: a separate limit, ten times as high as the general one.
    *
    * @generated from enum value: RATE_CLASS_RESUME = 1;
    */
@@ -107,14 +107,14 @@ export declare const RateClassSchema: GenEnum<RateClass>;
 export declare const claim: GenExtension<EnumValueOptions, string>;
 
 /**
- * What the caller needs, all of it. A method without it is refused to everyone.
+ * The permissions that the caller needs, all of them. A method without this option is refused to everyone.
  *
  * @generated from extension: repeated metamorph.api.v1.Permission requires = 50101;
  */
 export declare const requires: GenExtension<MethodOptions, Permission[]>;
 
 /**
- * The allowance that the method draws on.
+ * The rate limit that the method counts towards.
  *
  * @generated from extension: metamorph.api.v1.RateClass rate_class = 50102;
  */

@@ -2,7 +2,7 @@
 // @generated from file metamorph/api/v1/options.proto (package metamorph.api.v1, syntax proto3)
 /* eslint-disable */
 
-// Options that every Metamorph method carries, and the enums they speak.
+// Options of Metamorph's methods, and their enums.
 
 import { enumDesc, extDesc, fileDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
@@ -20,7 +20,7 @@ export const PermissionSchema = /*@__PURE__*/
   enumDesc(file_metamorph_api_v1_options, 0);
 
 /**
- * What a caller must be allowed to do. No permission implies another.
+ * A permission of a caller. No permission implies another.
  *
  * @generated from enum metamorph.api.v1.Permission
  */
@@ -34,7 +34,7 @@ export const RateClassSchema = /*@__PURE__*/
   enumDesc(file_metamorph_api_v1_options, 1);
 
 /**
- * Which allowance a call draws on.
+ * The rate limit that a call counts towards.
  *
  * @generated from enum metamorph.api.v1.RateClass
  */
@@ -50,7 +50,7 @@ export const claim = /*@__PURE__*/
   extDesc(file_metamorph_api_v1_options, 0);
 
 /**
- * What the caller needs, all of it. A method without it is refused to everyone.
+ * The permissions that the caller needs, all of them. A method without this option is refused to everyone.
  *
  * @generated from extension: repeated metamorph.api.v1.Permission requires = 50101;
  */
@@ -58,7 +58,7 @@ export const requires = /*@__PURE__*/
   extDesc(file_metamorph_api_v1_options, 1);
 
 /**
- * The allowance that the method draws on.
+ * The rate limit that the method counts towards.
  *
  * @generated from extension: metamorph.api.v1.RateClass rate_class = 50102;
  */

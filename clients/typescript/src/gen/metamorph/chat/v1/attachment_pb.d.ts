@@ -14,35 +14,35 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 export declare const file_metamorph_chat_v1_attachment: GenFile;
 
 /**
- * An image or a document of the vault, stored once however often it is uploaded or sent. Immutable. It goes with the
- * last message that holds it; one that no message holds goes a day after it was last uploaded.
+ * An image or a document in the vault, stored once however often it is uploaded or sent. Immutable. It is deleted with
+ * the last message that contains it, or a day after its last upload if no message does.
  *
  * @generated from message metamorph.chat.v1.Attachment
  */
 export declare type Attachment = Message<"metamorph.chat.v1.Attachment"> & {
   /**
-   * Made by the server.
+   * Assigned by the server.
    *
    * @generated from field: string attachment_id = 1;
    */
   attachmentId: string;
 
   /**
-   * What it is.
+   * The media type.
    *
    * @generated from field: string media_type = 2;
    */
   mediaType: string;
 
   /**
-   * How long it is, in bytes.
+   * Its size in bytes.
    *
    * @generated from field: int32 size_bytes = 3;
    */
   sizeBytes: number;
 
   /**
-   * SHA-256 of its bytes, 64 hexadecimal digits.
+   * The SHA-256 digest of its bytes, 64 hexadecimal digits.
    *
    * @generated from field: string sha256 = 4;
    */

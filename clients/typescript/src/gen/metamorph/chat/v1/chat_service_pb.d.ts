@@ -20,21 +20,21 @@ import type { Model } from "./model_pb.js";
 export declare const file_metamorph_chat_v1_chat_service: GenFile;
 
 /**
- * Asks for a new session.
+ * A session to create.
  *
  * @generated from message metamorph.chat.v1.CreateSessionRequest
  */
 export declare type CreateSessionRequest = Message<"metamorph.chat.v1.CreateSessionRequest"> & {
   /**
-   * Its fields that a user can set; output-only fields are ignored. Absent: all empty.
+   * The fields that a user can set. Output-only fields are ignored. If absent, all fields are empty.
    *
    * @generated from field: metamorph.chat.v1.Session session = 1;
    */
   session?: Session | undefined;
 
   /**
-   * A UUID that makes repeating safe (AIP-155): the same request again answers the same session. Kept at least 7 days.
-   * Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if used for another request.
+   * A UUID that makes the request repeatable (AIP-155): repeating it returns the same session. Kept for at least 7
+   * days. Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
    *
    * @generated from field: string request_id = 2;
    */
@@ -68,7 +68,7 @@ export declare type CreateSessionResponse = Message<"metamorph.chat.v1.CreateSes
 export declare const CreateSessionResponseSchema: GenMessage<CreateSessionResponse>;
 
 /**
- * Names a session.
+ * Selects a session.
  *
  * @generated from message metamorph.chat.v1.GetSessionRequest
  */
@@ -108,27 +108,27 @@ export declare type GetSessionResponse = Message<"metamorph.chat.v1.GetSessionRe
 export declare const GetSessionResponseSchema: GenMessage<GetSessionResponse>;
 
 /**
- * Asks for a page of sessions.
+ * A query for a page of sessions.
  *
  * @generated from message metamorph.chat.v1.ListSessionsRequest
  */
 export declare type ListSessionsRequest = Message<"metamorph.chat.v1.ListSessionsRequest"> & {
   /**
-   * At most so many; 0 is 50, more than 1000 is 1000. A page may hold fewer and still not be the last.
+   * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last.
    *
    * @generated from field: int32 page_size = 1;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the page before, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   * The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
 
   /**
-   * Only sessions that are archived, or that are not.
+   * Only archived sessions, or only those that are not.
    *
    * @generated from field: optional bool archived = 3;
    */
@@ -142,7 +142,7 @@ export declare type ListSessionsRequest = Message<"metamorph.chat.v1.ListSession
   creator?: string | undefined;
 
   /**
-   * Only sessions whose metadata holds all of these pairs; at most 4.
+   * Only sessions whose metadata contains all of these pairs. At most 4.
    *
    * @generated from field: map<string, string> metadata = 5;
    */
@@ -183,20 +183,21 @@ export declare type ListSessionsResponse = Message<"metamorph.chat.v1.ListSessio
 export declare const ListSessionsResponseSchema: GenMessage<ListSessionsResponse>;
 
 /**
- * Asks for a change.
+ * A change to a session.
  *
  * @generated from message metamorph.chat.v1.UpdateSessionRequest
  */
 export declare type UpdateSessionRequest = Message<"metamorph.chat.v1.UpdateSessionRequest"> & {
   /**
-   * Required. session_id selects, etag guards, the fields of update_mask are taken.
+   * Required. session_id selects the session, a stale etag fails, and the fields in update_mask are set.
    *
    * @generated from field: metamorph.chat.v1.Session session = 1;
    */
   session?: Session | undefined;
 
   /**
-   * Required. Of `title`, `model`, `system_prompt`, `metadata`, `archived`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   * Required. Any of `title`, `model`, `system_prompt`, `metadata`, `archived`. Fails with INVALID_ARGUMENT /
+   * UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -230,7 +231,7 @@ export declare type UpdateSessionResponse = Message<"metamorph.chat.v1.UpdateSes
 export declare const UpdateSessionResponseSchema: GenMessage<UpdateSessionResponse>;
 
 /**
- * Names a session to delete.
+ * Selects a session to delete.
  *
  * @generated from message metamorph.chat.v1.DeleteSessionRequest
  */
@@ -243,7 +244,7 @@ export declare type DeleteSessionRequest = Message<"metamorph.chat.v1.DeleteSess
   sessionId: string;
 
   /**
-   * Fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional.
+   * Fails with ABORTED / ETAG_MISMATCH if stale. Empty deletes unconditionally.
    *
    * @generated from field: string etag = 2;
    */
@@ -257,7 +258,7 @@ export declare type DeleteSessionRequest = Message<"metamorph.chat.v1.DeleteSess
 export declare const DeleteSessionRequestSchema: GenMessage<DeleteSessionRequest>;
 
 /**
- * The session is gone.
+ * The session is deleted.
  *
  * @generated from message metamorph.chat.v1.DeleteSessionResponse
  */
@@ -271,7 +272,7 @@ export declare type DeleteSessionResponse = Message<"metamorph.chat.v1.DeleteSes
 export declare const DeleteSessionResponseSchema: GenMessage<DeleteSessionResponse>;
 
 /**
- * Asks for a page of messages.
+ * A query for a page of messages.
  *
  * @generated from message metamorph.chat.v1.ListMessagesRequest
  */
@@ -284,35 +285,35 @@ export declare type ListMessagesRequest = Message<"metamorph.chat.v1.ListMessage
   sessionId: string;
 
   /**
-   * At most so many; 0 is 50, more than 1000 is 1000. A page may hold fewer and still not be the last.
+   * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
    * @generated from field: string page_token = 3;
    */
   pageToken: string;
 
   /**
-   * The last message of the branch to read. Absent: the session's current leaf when the first page was read.
+   * The last message of the branch to read. If absent, the session's current leaf when the first page was read.
    *
    * @generated from field: optional string leaf_message_id = 4;
    */
   leafMessageId?: string | undefined;
 
   /**
-   * All branches, in the order they were stored.
+   * Return all branches, in the order in which messages were stored.
    *
    * @generated from field: bool all_branches = 5;
    */
   allBranches: boolean;
 
   /**
-   * Which end to begin at.
+   * The order to return messages in.
    *
    * @generated from field: metamorph.chat.v1.MessageOrder order_by = 6;
    */
@@ -332,7 +333,7 @@ export declare const ListMessagesRequestSchema: GenMessage<ListMessagesRequest>;
  */
 export declare type ListMessagesResponse = Message<"metamorph.chat.v1.ListMessagesResponse"> & {
   /**
-   * In the order asked for.
+   * In the requested order.
    *
    * @generated from field: repeated metamorph.chat.v1.Message messages = 1;
    */
@@ -353,7 +354,7 @@ export declare type ListMessagesResponse = Message<"metamorph.chat.v1.ListMessag
 export declare const ListMessagesResponseSchema: GenMessage<ListMessagesResponse>;
 
 /**
- * Names a message.
+ * Selects a message.
  *
  * @generated from message metamorph.chat.v1.GetMessageRequest
  */
@@ -406,32 +407,32 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
   sessionId: string;
 
   /**
-   * A UUID that makes repeating safe (AIP-155): the same request again replays the same turn from sequence 1.
-   * Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if used for another request.
+   * A UUID that makes the request repeatable (AIP-155): repeating it replays the same turn from sequence 1. Fails with
+   * ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
    *
    * @generated from field: string request_id = 2;
    */
   requestId: string;
 
   /**
-   * Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE if its text is beyond the server's cap
-   * (GetServerInfo). Where the reply before it asks for tools, it must begin with exactly their results: else fails with
-   * FAILED_PRECONDITION / TOOL_RESULT_REQUIRED or TOOL_RESULT_UNEXPECTED.
+   * Required. At most 64 blocks. Fails with INVALID_ARGUMENT / CONTENT_TOO_LARGE if its text exceeds the server's limit
+   * (GetServerInfo). If the previous reply called tools, the content must begin with exactly their results, or it fails
+   * with FAILED_PRECONDITION / TOOL_RESULT_REQUIRED or TOOL_RESULT_UNEXPECTED.
    *
    * @generated from field: repeated metamorph.chat.v1.ContentBlock content = 3;
    */
   content: ContentBlock[];
 
   /**
-   * Absent: the session's current leaf. Present and empty: a new root. Otherwise a message of this session. A parent
-   * whose reply is still being generated fails with FAILED_PRECONDITION / BRANCH_BUSY.
+   * The message to follow, one of this session. If absent, the session's current leaf; if present and empty, the
+   * message is a new root. Fails with FAILED_PRECONDITION / BRANCH_BUSY while the parent's reply is being generated.
    *
    * @generated from field: optional string parent_message_id = 4;
    */
   parentMessageId?: string | undefined;
 
   /**
-   * How the reply is generated. Absent: every field is absent.
+   * How to generate the reply. Absent is the same as a message whose fields are all absent.
    *
    * @generated from field: metamorph.chat.v1.GenerationOptions options = 5;
    */
@@ -445,7 +446,7 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
 export declare const SendMessageRequestSchema: GenMessage<SendMessageRequest>;
 
 /**
- * One event of the turn that the message started.
+ * An event of the turn that the message started.
  *
  * @generated from message metamorph.chat.v1.SendMessageResponse
  */
@@ -465,7 +466,7 @@ export declare type SendMessageResponse = Message<"metamorph.chat.v1.SendMessage
 export declare const SendMessageResponseSchema: GenMessage<SendMessageResponse>;
 
 /**
- * Names a turn to follow.
+ * Selects a turn to follow.
  *
  * @generated from message metamorph.chat.v1.StreamTurnRequest
  */
@@ -478,8 +479,8 @@ export declare type StreamTurnRequest = Message<"metamorph.chat.v1.StreamTurnReq
   turnId: string;
 
   /**
-   * The sequence of the last event seen; 0 replays from the beginning. The last event of a finished turn: OK and
-   * empty. Beyond the newest: fails with OUT_OF_RANGE / SEQUENCE_AHEAD.
+   * The sequence of the last event that the caller has seen; 0 replays from the beginning. The last sequence of a
+   * finished turn returns an empty stream. A higher one fails with OUT_OF_RANGE / SEQUENCE_AHEAD.
    *
    * @generated from field: int32 after_sequence = 2;
    */
@@ -493,7 +494,7 @@ export declare type StreamTurnRequest = Message<"metamorph.chat.v1.StreamTurnReq
 export declare const StreamTurnRequestSchema: GenMessage<StreamTurnRequest>;
 
 /**
- * One event of the turn.
+ * An event of the turn.
  *
  * @generated from message metamorph.chat.v1.StreamTurnResponse
  */
@@ -513,7 +514,7 @@ export declare type StreamTurnResponse = Message<"metamorph.chat.v1.StreamTurnRe
 export declare const StreamTurnResponseSchema: GenMessage<StreamTurnResponse>;
 
 /**
- * Names a turn.
+ * Selects a turn.
  *
  * @generated from message metamorph.chat.v1.GetTurnRequest
  */
@@ -553,7 +554,7 @@ export declare type GetTurnResponse = Message<"metamorph.chat.v1.GetTurnResponse
 export declare const GetTurnResponseSchema: GenMessage<GetTurnResponse>;
 
 /**
- * Asks for another reply.
+ * A reply to generate again.
  *
  * @generated from message metamorph.chat.v1.RegenerateReplyRequest
  */
@@ -566,14 +567,14 @@ export declare type RegenerateReplyRequest = Message<"metamorph.chat.v1.Regenera
   userMessageId: string;
 
   /**
-   * A UUID that makes repeating safe (AIP-155), as in SendMessageRequest.
+   * A UUID that makes the request repeatable (AIP-155), as in SendMessageRequest.
    *
    * @generated from field: string request_id = 2;
    */
   requestId: string;
 
   /**
-   * How the reply is generated. Absent: as in the original turn, the one that the message was sent with.
+   * How to generate the reply. Absent fields are as in the original turn, which answered the message when it was sent.
    *
    * @generated from field: metamorph.chat.v1.GenerationOptions options = 3;
    */
@@ -587,7 +588,7 @@ export declare type RegenerateReplyRequest = Message<"metamorph.chat.v1.Regenera
 export declare const RegenerateReplyRequestSchema: GenMessage<RegenerateReplyRequest>;
 
 /**
- * One event of the new turn.
+ * An event of the new turn.
  *
  * @generated from message metamorph.chat.v1.RegenerateReplyResponse
  */
@@ -607,7 +608,7 @@ export declare type RegenerateReplyResponse = Message<"metamorph.chat.v1.Regener
 export declare const RegenerateReplyResponseSchema: GenMessage<RegenerateReplyResponse>;
 
 /**
- * Asks for a page of turns.
+ * A query for a page of turns.
  *
  * @generated from message metamorph.chat.v1.ListTurnsRequest
  */
@@ -620,21 +621,21 @@ export declare type ListTurnsRequest = Message<"metamorph.chat.v1.ListTurnsReque
   sessionId: string;
 
   /**
-   * At most so many; 0 is 50, more than 1000 is 1000.
+   * The maximum number to return. 0 means 50; the maximum is 1000.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
    * @generated from field: string page_token = 3;
    */
   pageToken: string;
 
   /**
-   * Only turns with this status; unspecified: all.
+   * Only turns with this status. Unspecified returns all.
    *
    * @generated from field: metamorph.chat.v1.TurnStatus status = 4;
    */
@@ -675,7 +676,7 @@ export declare type ListTurnsResponse = Message<"metamorph.chat.v1.ListTurnsResp
 export declare const ListTurnsResponseSchema: GenMessage<ListTurnsResponse>;
 
 /**
- * Names a turn to stop.
+ * Selects a turn to stop.
  *
  * @generated from message metamorph.chat.v1.CancelTurnRequest
  */
@@ -715,7 +716,7 @@ export declare type CancelTurnResponse = Message<"metamorph.chat.v1.CancelTurnRe
 export declare const CancelTurnResponseSchema: GenMessage<CancelTurnResponse>;
 
 /**
- * Names a message whose content to delete.
+ * Selects a message whose content to delete.
  *
  * @generated from message metamorph.chat.v1.DeleteMessageRequest
  */
@@ -735,7 +736,7 @@ export declare type DeleteMessageRequest = Message<"metamorph.chat.v1.DeleteMess
 export declare const DeleteMessageRequestSchema: GenMessage<DeleteMessageRequest>;
 
 /**
- * The content is gone.
+ * The content is deleted.
  *
  * @generated from message metamorph.chat.v1.DeleteMessageResponse
  */
@@ -755,29 +756,29 @@ export declare type DeleteMessageResponse = Message<"metamorph.chat.v1.DeleteMes
 export declare const DeleteMessageResponseSchema: GenMessage<DeleteMessageResponse>;
 
 /**
- * Asks for messages.
+ * A search for messages.
  *
  * @generated from message metamorph.chat.v1.SearchMessagesRequest
  */
 export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMessagesRequest"> & {
   /**
-   * Required. Words, all of which must be there, and "quoted phrases"; there are no operators. At most 16 of them that
-   * differ, and 1000 characters. Of a message the first 65,536 characters are searched.
+   * Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
+   * and 1000 characters. The first 65,536 characters of a message are searched.
    *
    * @generated from field: string query = 1;
    */
   query: string;
 
   /**
-   * At most so many; 0 is 50, more than 100 is 100.
+   * The maximum number to return. 0 means 50; the maximum is 100.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID. What is
-   * stored or deleted while paging may be skipped or repeated.
+   * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   * Messages that are stored or deleted while paging may be skipped or repeated.
    *
    * @generated from field: string page_token = 3;
    */
@@ -798,20 +799,20 @@ export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMes
 export declare const SearchMessagesRequestSchema: GenMessage<SearchMessagesRequest>;
 
 /**
- * A part of a text, in Unicode code points.
+ * A range of a text, in Unicode code points.
  *
  * @generated from message metamorph.chat.v1.TextRange
  */
 export declare type TextRange = Message<"metamorph.chat.v1.TextRange"> & {
   /**
-   * The first, from 0.
+   * The first code point, counted from 0.
    *
    * @generated from field: int32 start = 1;
    */
   start: number;
 
   /**
-   * Behind the last.
+   * The code point after the last one.
    *
    * @generated from field: int32 end = 2;
    */
@@ -825,7 +826,7 @@ export declare type TextRange = Message<"metamorph.chat.v1.TextRange"> & {
 export declare const TextRangeSchema: GenMessage<TextRange>;
 
 /**
- * A message that was found.
+ * A message that matches.
  *
  * @generated from message metamorph.chat.v1.MessageMatch
  */
@@ -845,7 +846,7 @@ export declare type MessageMatch = Message<"metamorph.chat.v1.MessageMatch"> & {
   sessionId: string;
 
   /**
-   * Who speaks.
+   * The author: a user or the model.
    *
    * @generated from field: metamorph.chat.v1.Role role = 3;
    */
@@ -859,14 +860,14 @@ export declare type MessageMatch = Message<"metamorph.chat.v1.MessageMatch"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * The part of its text that fits best; `…` stands where it was cut.
+   * The part of its text that matches best. `…` marks where text was left out.
    *
    * @generated from field: string snippet = 5;
    */
   snippet: string;
 
   /**
-   * What was searched for, within snippet, in order.
+   * The matching words and phrases in snippet, in order.
    *
    * @generated from field: repeated metamorph.chat.v1.TextRange highlights = 6;
    */
@@ -880,13 +881,13 @@ export declare type MessageMatch = Message<"metamorph.chat.v1.MessageMatch"> & {
 export declare const MessageMatchSchema: GenMessage<MessageMatch>;
 
 /**
- * A page of messages that were found.
+ * A page of matching messages.
  *
  * @generated from message metamorph.chat.v1.SearchMessagesResponse
  */
 export declare type SearchMessagesResponse = Message<"metamorph.chat.v1.SearchMessagesResponse"> & {
   /**
-   * Best first.
+   * Best match first.
    *
    * @generated from field: repeated metamorph.chat.v1.MessageMatch results = 1;
    */
@@ -907,13 +908,13 @@ export declare type SearchMessagesResponse = Message<"metamorph.chat.v1.SearchMe
 export declare const SearchMessagesResponseSchema: GenMessage<SearchMessagesResponse>;
 
 /**
- * Asks what a message would have the model read.
+ * A message whose input tokens to count.
  *
  * @generated from message metamorph.chat.v1.CountTokensRequest
  */
 export declare type CountTokensRequest = Message<"metamorph.chat.v1.CountTokensRequest"> & {
   /**
-   * Required. The message as it would be sent; its request_id is ignored.
+   * Required. The message as it would be sent. Its request_id is ignored.
    *
    * @generated from field: metamorph.chat.v1.SendMessageRequest message = 1;
    */
@@ -927,13 +928,13 @@ export declare type CountTokensRequest = Message<"metamorph.chat.v1.CountTokensR
 export declare const CountTokensRequestSchema: GenMessage<CountTokensRequest>;
 
 /**
- * What the model would read.
+ * The size of the prompt.
  *
  * @generated from message metamorph.chat.v1.CountTokensResponse
  */
 export declare type CountTokensResponse = Message<"metamorph.chat.v1.CountTokensResponse"> & {
   /**
-   * By the provider's count.
+   * As counted by the provider.
    *
    * @generated from field: int64 input_tokens = 1;
    */
@@ -947,13 +948,13 @@ export declare type CountTokensResponse = Message<"metamorph.chat.v1.CountTokens
 export declare const CountTokensResponseSchema: GenMessage<CountTokensResponse>;
 
 /**
- * What an upload is.
+ * The description of an upload.
  *
  * @generated from message metamorph.chat.v1.UploadHeader
  */
 export declare type UploadHeader = Message<"metamorph.chat.v1.UploadHeader"> & {
   /**
-   * Required. One of those that ImageBlock and DocumentBlock take.
+   * Required. A media type that ImageBlock or DocumentBlock accepts.
    *
    * @generated from field: string media_type = 1;
    */
@@ -967,20 +968,20 @@ export declare type UploadHeader = Message<"metamorph.chat.v1.UploadHeader"> & {
 export declare const UploadHeaderSchema: GenMessage<UploadHeader>;
 
 /**
- * One piece of an upload.
+ * A part of an upload.
  *
  * @generated from message metamorph.chat.v1.UploadAttachmentRequest
  */
 export declare type UploadAttachmentRequest = Message<"metamorph.chat.v1.UploadAttachmentRequest"> & {
   /**
-   * Required. The header first, once; then the bytes, which are some, in at most 65,536 pieces. Fails with
-   * INVALID_ARGUMENT / REQUEST_INVALID otherwise.
+   * Required. First the header, once, then at least one byte, in at most 65,536 chunks. Fails with INVALID_ARGUMENT /
+   * REQUEST_INVALID otherwise.
    *
    * @generated from oneof metamorph.chat.v1.UploadAttachmentRequest.part
    */
   part: {
     /**
-     * What it is.
+     * The description.
      *
      * @generated from field: metamorph.chat.v1.UploadHeader header = 1;
      */
@@ -988,7 +989,7 @@ export declare type UploadAttachmentRequest = Message<"metamorph.chat.v1.UploadA
     case: "header";
   } | {
     /**
-     * More of its bytes.
+     * The next bytes.
      *
      * @generated from field: bytes chunk = 2;
      */
@@ -1010,7 +1011,7 @@ export declare const UploadAttachmentRequestSchema: GenMessage<UploadAttachmentR
  */
 export declare type UploadAttachmentResponse = Message<"metamorph.chat.v1.UploadAttachmentResponse"> & {
   /**
-   * As stored; the one that was there already, if the vault has had these bytes.
+   * The attachment as stored. If the vault already had these bytes, the existing one.
    *
    * @generated from field: metamorph.chat.v1.Attachment attachment = 1;
    */
@@ -1024,7 +1025,7 @@ export declare type UploadAttachmentResponse = Message<"metamorph.chat.v1.Upload
 export declare const UploadAttachmentResponseSchema: GenMessage<UploadAttachmentResponse>;
 
 /**
- * Names an attachment.
+ * Selects an attachment.
  *
  * @generated from message metamorph.chat.v1.DownloadAttachmentRequest
  */
@@ -1044,19 +1045,19 @@ export declare type DownloadAttachmentRequest = Message<"metamorph.chat.v1.Downl
 export declare const DownloadAttachmentRequestSchema: GenMessage<DownloadAttachmentRequest>;
 
 /**
- * One piece of a download.
+ * A part of a download.
  *
  * @generated from message metamorph.chat.v1.DownloadAttachmentResponse
  */
 export declare type DownloadAttachmentResponse = Message<"metamorph.chat.v1.DownloadAttachmentResponse"> & {
   /**
-   * The attachment first, once; then the bytes.
+   * First the attachment, once, then the bytes.
    *
    * @generated from oneof metamorph.chat.v1.DownloadAttachmentResponse.part
    */
   part: {
     /**
-     * What it is.
+     * The attachment.
      *
      * @generated from field: metamorph.chat.v1.Attachment attachment = 1;
      */
@@ -1064,7 +1065,7 @@ export declare type DownloadAttachmentResponse = Message<"metamorph.chat.v1.Down
     case: "attachment";
   } | {
     /**
-     * More of its bytes; at most 1 MiB.
+     * The next bytes, at most 1 MiB.
      *
      * @generated from field: bytes chunk = 2;
      */
@@ -1080,7 +1081,7 @@ export declare type DownloadAttachmentResponse = Message<"metamorph.chat.v1.Down
 export declare const DownloadAttachmentResponseSchema: GenMessage<DownloadAttachmentResponse>;
 
 /**
- * Asks for the models.
+ * A query for the models.
  *
  * @generated from message metamorph.chat.v1.ListModelsRequest
  */
@@ -1100,7 +1101,7 @@ export declare const ListModelsRequestSchema: GenMessage<ListModelsRequest>;
  */
 export declare type ListModelsResponse = Message<"metamorph.chat.v1.ListModelsResponse"> & {
   /**
-   * All of them, by name; there are few.
+   * All models, by name. There are no pages, because there are few models.
    *
    * @generated from field: repeated metamorph.chat.v1.Model models = 1;
    */
@@ -1147,8 +1148,8 @@ export enum MessageOrder {
 export declare const MessageOrderSchema: GenEnum<MessageOrder>;
 
 /**
- * Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
- * vault's resource and an id that never existed answer alike, NOT_FOUND.
+ * Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+ * vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
  *
  * @generated from service metamorph.chat.v1.ChatService
  */
@@ -1174,7 +1175,8 @@ export declare const ChatService: GenService<{
     output: typeof GetSessionResponseSchema;
   },
   /**
-   * Lists sessions, newest activity first. A session that becomes active while paging may be skipped, never repeated.
+   * Lists sessions, newest activity first. A session that becomes active while paging may be skipped but is never
+   * repeated.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.ListSessions
    */
@@ -1194,7 +1196,7 @@ export declare const ChatService: GenService<{
     output: typeof UpdateSessionResponseSchema;
   },
   /**
-   * Deletes a session for good: cancels its turns, ends their streams NOT_FOUND, removes its messages.
+   * Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.DeleteSession
    */
@@ -1204,7 +1206,7 @@ export declare const ChatService: GenService<{
     output: typeof DeleteSessionResponseSchema;
   },
   /**
-   * Lists the messages of one branch, or of all, oldest first unless asked otherwise.
+   * Lists the messages of one branch or of all branches, oldest first by default.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.ListMessages
    */
@@ -1224,8 +1226,9 @@ export declare const ChatService: GenService<{
     output: typeof GetMessageResponseSchema;
   },
   /**
-   * Deletes a message's content for good, also from the index and from its turn's events; its place in the tree stays.
-   * Repeating it is fine. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being answered.
+   * Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
+   * stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+   * answered.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.DeleteMessage
    */
@@ -1235,7 +1238,7 @@ export declare const ChatService: GenService<{
     output: typeof DeleteMessageResponseSchema;
   },
   /**
-   * Finds messages by their text: all words, in any order, in any case and with or without accents; best first.
+   * Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.SearchMessages
    */
@@ -1245,8 +1248,8 @@ export declare const ChatService: GenService<{
     output: typeof SearchMessagesResponseSchema;
   },
   /**
-   * Stores a message and a turn in one transaction, then streams the turn's events. A refusal before that leaves no
-   * turn. The turn goes on when this stream ends early: resume it with StreamTurn.
+   * Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
+   * creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.SendMessage
    */
@@ -1256,7 +1259,7 @@ export declare const ChatService: GenService<{
     output: typeof SendMessageResponseSchema;
   },
   /**
-   * Replays a turn's events after a sequence, then follows it to its end. Works from any connection, at any time.
+   * Replays a turn's events after a sequence, then follows the turn to its end. Works from any connection, at any time.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.StreamTurn
    */
@@ -1286,8 +1289,8 @@ export declare const ChatService: GenService<{
     output: typeof ListTurnsResponseSchema;
   },
   /**
-   * Stops a turn; answers once it has ended. What was generated is kept. A turn that has ended stays as it is, so
-   * repeating it is fine. NOT_FOUND / TURN_NOT_FOUND.
+   * Stops a turn and returns once it has ended. The text generated so far is kept. Does nothing to a turn that has
+   * ended, so it can be repeated. NOT_FOUND / TURN_NOT_FOUND.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.CancelTurn
    */
@@ -1297,9 +1300,9 @@ export declare const ChatService: GenService<{
     output: typeof CancelTurnResponseSchema;
   },
   /**
-   * Generates another reply to a user's message, beside those that there are, and streams its turn's events as
-   * SendMessage does. Fails as that does; with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
-   * FAILED_PRECONDITION / MESSAGE_DELETED where there is nothing left to answer.
+   * Generates another reply to a user message, beside the existing ones, and streams its turn's events like
+   * SendMessage. Fails like SendMessage, with FAILED_PRECONDITION / NOT_A_USER_MESSAGE for a reply, and with
+   * FAILED_PRECONDITION / MESSAGE_DELETED if the message's content was deleted.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.RegenerateReply
    */
@@ -1309,8 +1312,8 @@ export declare const ChatService: GenService<{
     output: typeof RegenerateReplyResponseSchema;
   },
   /**
-   * Counts what a message would have the model read, history, system prompt and tools included. Sends nothing. Fails
-   * as SendMessage would, and as a turn would where the provider is asked.
+   * Counts the input tokens that sending a message would use, including history, system prompt and tools. Sends and
+   * stores nothing. Fails like SendMessage, and like a turn if the provider has to be asked.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.CountTokens
    */
@@ -1320,9 +1323,9 @@ export declare const ChatService: GenService<{
     output: typeof CountTokensResponseSchema;
   },
   /**
-   * Stores an image or a document: first what it is, then its bytes in pieces. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
-   * ATTACHMENT_TYPE_MISMATCH if the bytes are not what media_type says. Nothing is stored before the stream has ended.
-   * Repeating it is fine: bytes that the vault already holds answer the attachment that they are.
+   * Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE, or
+   * ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type. Nothing is stored before the stream has ended. Can
+   * be repeated: for bytes that the vault already has, it returns the existing attachment.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.UploadAttachment
    */
@@ -1332,7 +1335,7 @@ export declare const ChatService: GenService<{
     output: typeof UploadAttachmentResponseSchema;
   },
   /**
-   * Reads an attachment: first what it is, then its bytes in pieces. NOT_FOUND / ATTACHMENT_NOT_FOUND.
+   * Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.DownloadAttachment
    */
@@ -1342,7 +1345,7 @@ export declare const ChatService: GenService<{
     output: typeof DownloadAttachmentResponseSchema;
   },
   /**
-   * Lists the models that may be asked, by name.
+   * Lists the models that can be used, by name.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.ListModels
    */

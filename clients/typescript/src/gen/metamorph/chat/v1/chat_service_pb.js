@@ -323,8 +323,8 @@ export const MessageOrder = /*@__PURE__*/
   tsEnum(MessageOrderSchema);
 
 /**
- * Sessions, their messages, and the turns that answer them. Everything lies in the caller's vault: the id of another
- * vault's resource and an id that never existed answer alike, NOT_FOUND.
+ * Sessions, their messages, and the turns that answer them. Everything is in the caller's vault: the ID of another
+ * vault's resource fails with NOT_FOUND, exactly like an ID that never existed.
  *
  * @generated from service metamorph.chat.v1.ChatService
  */

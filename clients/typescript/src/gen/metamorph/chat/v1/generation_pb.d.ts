@@ -13,27 +13,27 @@ import type { Message } from "@bufbuild/protobuf";
 export declare const file_metamorph_chat_v1_generation: GenFile;
 
 /**
- * A tool that the model may ask to be run. The caller runs it, and answers with a ToolResultBlock.
+ * A tool that the model may call. The caller runs it and sends a ToolResultBlock.
  *
  * @generated from message metamorph.chat.v1.Tool
  */
 export declare type Tool = Message<"metamorph.chat.v1.Tool"> & {
   /**
-   * Required. 1 to 128 letters, digits, `_`, `-`; distinct among the tools of a list.
+   * Required. 1 to 128 letters, digits, `_` and `-`. No two tools of a list have the same name.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * What it does and when to use it, for the model. At most 20,000 characters.
+   * Describes to the model what the tool does and when to use it. At most 20,000 characters.
    *
    * @generated from field: string description = 2;
    */
   description: string;
 
   /**
-   * Required. JSON schema of its input, an object; passed on as it is. At most 100,000 characters.
+   * Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters.
    *
    * @generated from field: string input_schema = 3;
    */
@@ -47,8 +47,8 @@ export declare type Tool = Message<"metamorph.chat.v1.Tool"> & {
 export declare const ToolSchema: GenMessage<Tool>;
 
 /**
- * Tools. A message of its own because a repeated field has no presence: absent, for the tools as before, and empty, for
- * none, must differ. `values` is the field's name in google.protobuf.ListValue too.
+ * A list of tools. It is a message because a repeated field cannot distinguish absent (the tools stay as they are) from
+ * empty (no tools). `values` is the name that google.protobuf.ListValue uses.
  *
  * @generated from message metamorph.chat.v1.ToolList
  */
@@ -68,27 +68,27 @@ export declare type ToolList = Message<"metamorph.chat.v1.ToolList"> & {
 export declare const ToolListSchema: GenMessage<ToolList>;
 
 /**
- * How the model chooses among the tools. Empty: it decides by itself.
+ * How the model chooses among the tools. If empty, the model decides.
  *
  * @generated from message metamorph.chat.v1.ToolChoice
  */
 export declare type ToolChoice = Message<"metamorph.chat.v1.ToolChoice"> & {
   /**
-   * Whether it must use one.
+   * Whether it must use a tool.
    *
    * @generated from field: metamorph.chat.v1.ToolChoiceMode mode = 1;
    */
   mode: ToolChoiceMode;
 
   /**
-   * Required with mode TOOL, else empty: the tool to use.
+   * The tool to use. Required with mode TOOL, otherwise empty.
    *
    * @generated from field: string name = 2;
    */
   name: string;
 
   /**
-   * At most one tool call a reply.
+   * At most one tool call per reply.
    *
    * @generated from field: bool disable_parallel_tool_use = 3;
    */
@@ -102,21 +102,21 @@ export declare type ToolChoice = Message<"metamorph.chat.v1.ToolChoice"> & {
 export declare const ToolChoiceSchema: GenMessage<ToolChoice>;
 
 /**
- * How the model thinks. Empty: as the provider has it do by default.
+ * How the model thinks. If empty, the provider's default.
  *
  * @generated from message metamorph.chat.v1.ThinkingConfig
  */
 export declare type ThinkingConfig = Message<"metamorph.chat.v1.ThinkingConfig"> & {
   /**
-   * Whether it thinks.
+   * Whether the model thinks.
    *
    * @generated from field: metamorph.chat.v1.ThinkingMode mode = 1;
    */
   mode: ThinkingMode;
 
   /**
-   * Required with mode ENABLED, else 0: at most so many tokens of thinking, 1024 or more. They count towards
-   * max_output_tokens: a budget that is not below the one in force fails with INVALID_ARGUMENT / REQUEST_INVALID.
+   * The maximum number of thinking tokens. Required with mode ENABLED, at least 1024; otherwise 0. Thinking counts
+   * towards max_output_tokens: a budget that is not below it fails with INVALID_ARGUMENT / REQUEST_INVALID.
    *
    * @generated from field: int32 budget_tokens = 2;
    */
@@ -130,7 +130,7 @@ export declare type ThinkingConfig = Message<"metamorph.chat.v1.ThinkingConfig">
 export declare const ThinkingConfigSchema: GenMessage<ThinkingConfig>;
 
 /**
- * Texts that end a reply. A message of its own for the same reason as ToolList.
+ * Texts that end a reply. It is a message for the same reason as ToolList.
  *
  * @generated from message metamorph.chat.v1.StopSequenceList
  */
@@ -150,64 +150,66 @@ export declare type StopSequenceList = Message<"metamorph.chat.v1.StopSequenceLi
 export declare const StopSequenceListSchema: GenMessage<StopSequenceList>;
 
 /**
- * How a reply is generated. An absent field leaves things as before: SendMessage takes the default that the field's
- * comment names, RegenerateReply what was in force in the original turn. A field that is set replaces that, also where it
- * is set to nothing (0, an empty string, an empty message): so a regeneration can clear tools, stop sequences or a schema.
- * What is then in force must fit together: INVALID_ARGUMENT / REQUEST_INVALID names what does not, and nothing is stored.
+ * How to generate a reply. If a field is absent, SendMessage uses the default in the field's comment, and
+ * RegenerateReply uses the value of the original turn. A field that is set replaces it, even with nothing (0, an empty
+ * string, an empty message), so a regeneration can clear tools, stop sequences or a schema. If the resulting options
+ * contradict each other, the call fails with INVALID_ARGUMENT / REQUEST_INVALID, which names the fields, and nothing is
+ * stored.
  *
  * @generated from message metamorph.chat.v1.GenerationOptions
  */
 export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOptions"> & {
   /**
-   * The model to ask. Absent in SendMessage, or empty: the session's, else the vault's, else the server's default. Fails
-   * with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
+   * The model to use. If empty, or absent in SendMessage: the session's, else the vault's, else the server's default.
+   * Fails with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
    *
    * @generated from field: optional string model = 1;
    */
   model?: string | undefined;
 
   /**
-   * At most so many tokens are generated, thinking included. Absent in SendMessage, or 0: the lower of the server's cap
-   * (GetServerInfo) and the model's (ListModels); more than that is lowered to it.
+   * The maximum number of tokens to generate, including thinking. If 0, or absent in SendMessage: the lower of the
+   * server's limit (GetServerInfo) and the model's (ListModels). A higher value is lowered to that.
    *
    * @generated from field: optional int32 max_output_tokens = 2;
    */
   maxOutputTokens?: number | undefined;
 
   /**
-   * Generation ends before any of these. Absent in SendMessage: none.
+   * Generation ends before any of these texts. If absent in SendMessage: none.
    *
    * @generated from field: metamorph.chat.v1.StopSequenceList stop_sequences = 3;
    */
   stopSequences?: StopSequenceList | undefined;
 
   /**
-   * Whether and how the model thinks. Absent in SendMessage: with a tool result as in the turn before, else the provider's
-   * default.
+   * Whether and how the model thinks. If absent in SendMessage: as in the previous turn if the message has tool
+   * results, else the provider's default.
    *
    * @generated from field: metamorph.chat.v1.ThinkingConfig thinking = 4;
    */
   thinking?: ThinkingConfig | undefined;
 
   /**
-   * What the model may ask to be run. Absent in SendMessage: with a tool result those of the turn before, else none.
-   * Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE beyond the server's cap on content.
+   * The tools that the model may call. If absent in SendMessage: those of the previous turn if the message has tool
+   * results, else none. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
+   * server's limit on content.
    *
    * @generated from field: metamorph.chat.v1.ToolList tools = 5;
    */
   tools?: ToolList | undefined;
 
   /**
-   * How the model chooses among the tools. Absent in SendMessage: it decides. Fails with INVALID_ARGUMENT /
-   * REQUEST_INVALID if it asks for a tool that is not in force.
+   * How the model chooses among the tools. If absent in SendMessage: the model decides. Fails with INVALID_ARGUMENT /
+   * REQUEST_INVALID if it requires a tool that is not in force.
    *
    * @generated from field: metamorph.chat.v1.ToolChoice tool_choice = 6;
    */
   toolChoice?: ToolChoice | undefined;
 
   /**
-   * JSON schema, an object, that the reply's text will fit; empty: free text. At most 100,000 characters. Absent in
-   * SendMessage: with a tool result that of the turn before, else free text.
+   * A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters. If
+   * absent in SendMessage: that of the previous turn if the message has tool results, else free text.
    *
    * @generated from field: optional string response_schema = 7;
    */
@@ -241,7 +243,7 @@ export enum ToolChoiceMode {
   AUTO = 1,
 
   /**
-   * It must use one of them, whichever. Needs tools in force.
+   * It must use one of them. Requires tools in force.
    *
    * @generated from enum value: TOOL_CHOICE_MODE_ANY = 2;
    */
@@ -255,7 +257,7 @@ export enum ToolChoiceMode {
   TOOL = 3,
 
   /**
-   * It must not use any.
+   * It must not use a tool.
    *
    * @generated from enum value: TOOL_CHOICE_MODE_NONE = 4;
    */
@@ -288,14 +290,14 @@ export enum ThinkingMode {
   ADAPTIVE = 1,
 
   /**
-   * It may think, for at most budget_tokens.
+   * The model may think, for at most budget_tokens.
    *
    * @generated from enum value: THINKING_MODE_ENABLED = 2;
    */
   ENABLED = 2,
 
   /**
-   * It does not.
+   * The model does not think.
    *
    * @generated from enum value: THINKING_MODE_DISABLED = 3;
    */

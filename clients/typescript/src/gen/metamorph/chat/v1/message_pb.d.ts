@@ -2,7 +2,7 @@
 // @generated from file metamorph/chat/v1/message.proto (package metamorph.chat.v1, syntax proto3)
 /* eslint-disable */
 
-// What a session holds.
+// The messages of a session.
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import type { Message as Message$1 } from "@bufbuild/protobuf";
@@ -40,13 +40,13 @@ export declare const TextBlockSchema: GenMessage<TextBlock>;
  */
 export declare type ImageBlock = Message$1<"metamorph.chat.v1.ImageBlock"> & {
   /**
-   * Required in a request: what is shown. Answers hold the id, never the bytes.
+   * Required in a request: the bytes or the ID. Responses contain the ID, never the bytes.
    *
    * @generated from oneof metamorph.chat.v1.ImageBlock.source
    */
   source: {
     /**
-     * The image itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold.
+     * The image itself. It is stored like an UploadAttachment, with the same limits and failures.
      *
      * @generated from field: bytes data = 1;
      */
@@ -63,21 +63,21 @@ export declare type ImageBlock = Message$1<"metamorph.chat.v1.ImageBlock"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * Required. What it is; with an attachment_id, what that was uploaded as.
+   * Required. The media type. With an attachment_id, the type that it was uploaded with.
    *
    * @generated from field: string media_type = 3;
    */
   mediaType: string;
 
   /**
-   * Output only. How long it is, in bytes.
+   * Output only. Its size in bytes.
    *
    * @generated from field: int32 size_bytes = 4;
    */
   sizeBytes: number;
 
   /**
-   * Output only. SHA-256 of its bytes, 64 hexadecimal digits.
+   * Output only. The SHA-256 digest of its bytes, 64 hexadecimal digits.
    *
    * @generated from field: string sha256 = 5;
    */
@@ -97,13 +97,13 @@ export declare const ImageBlockSchema: GenMessage<ImageBlock>;
  */
 export declare type DocumentBlock = Message$1<"metamorph.chat.v1.DocumentBlock"> & {
   /**
-   * Required in a request: what is shown. Answers hold the id, never the bytes.
+   * Required in a request: the bytes or the ID. Responses contain the ID, never the bytes.
    *
    * @generated from oneof metamorph.chat.v1.DocumentBlock.source
    */
   source: {
     /**
-     * The document itself. Stored once a vault, as UploadAttachment stores it; the same limits and refusals hold.
+     * The document itself. It is stored like an UploadAttachment, with the same limits and failures.
      *
      * @generated from field: bytes data = 1;
      */
@@ -120,21 +120,21 @@ export declare type DocumentBlock = Message$1<"metamorph.chat.v1.DocumentBlock">
   } | { case: undefined; value?: undefined };
 
   /**
-   * Required. What it is; with an attachment_id, what that was uploaded as.
+   * Required. The media type. With an attachment_id, the type that it was uploaded with.
    *
    * @generated from field: string media_type = 3;
    */
   mediaType: string;
 
   /**
-   * Output only. How long it is, in bytes.
+   * Output only. Its size in bytes.
    *
    * @generated from field: int32 size_bytes = 4;
    */
   sizeBytes: number;
 
   /**
-   * Output only. SHA-256 of its bytes, 64 hexadecimal digits.
+   * Output only. The SHA-256 digest of its bytes, 64 hexadecimal digits.
    *
    * @generated from field: string sha256 = 5;
    */
@@ -148,27 +148,27 @@ export declare type DocumentBlock = Message$1<"metamorph.chat.v1.DocumentBlock">
 export declare const DocumentBlockSchema: GenMessage<DocumentBlock>;
 
 /**
- * The model asks for a tool to be run. In replies only.
+ * A tool call by the model. Only in replies.
  *
  * @generated from message metamorph.chat.v1.ToolUseBlock
  */
 export declare type ToolUseBlock = Message$1<"metamorph.chat.v1.ToolUseBlock"> & {
   /**
-   * Names the call; a ToolResultBlock answers it.
+   * The ID of the call. A ToolResultBlock refers to it.
    *
    * @generated from field: string tool_use_id = 1;
    */
   toolUseId: string;
 
   /**
-   * The tool.
+   * The name of the tool.
    *
    * @generated from field: string name = 2;
    */
   name: string;
 
   /**
-   * What to run it with: JSON, as the model wrote it.
+   * The tool's input: JSON, exactly as the model wrote it.
    *
    * @generated from field: string input = 3;
    */
@@ -182,13 +182,13 @@ export declare type ToolUseBlock = Message$1<"metamorph.chat.v1.ToolUseBlock"> &
 export declare const ToolUseBlockSchema: GenMessage<ToolUseBlock>;
 
 /**
- * What a tool answers with.
+ * A part of a tool's result.
  *
  * @generated from message metamorph.chat.v1.ToolResultPart
  */
 export declare type ToolResultPart = Message$1<"metamorph.chat.v1.ToolResultPart"> & {
   /**
-   * Required. What the piece is.
+   * Required. The kind of part.
    *
    * @generated from oneof metamorph.chat.v1.ToolResultPart.part
    */
@@ -226,27 +226,27 @@ export declare type ToolResultPart = Message$1<"metamorph.chat.v1.ToolResultPart
 export declare const ToolResultPartSchema: GenMessage<ToolResultPart>;
 
 /**
- * What became of a tool call. In a user's messages only, before any other block.
+ * The result of a tool call. Only in user messages, before all other blocks.
  *
  * @generated from message metamorph.chat.v1.ToolResultBlock
  */
 export declare type ToolResultBlock = Message$1<"metamorph.chat.v1.ToolResultBlock"> & {
   /**
-   * Required. Of the ToolUseBlock it answers.
+   * Required. The tool_use_id of the ToolUseBlock that it answers.
    *
    * @generated from field: string tool_use_id = 1;
    */
   toolUseId: string;
 
   /**
-   * At most 64 parts; none says that there is nothing to tell.
+   * The result. At most 64 parts; may be empty.
    *
    * @generated from field: repeated metamorph.chat.v1.ToolResultPart content = 2;
    */
   content: ToolResultPart[];
 
   /**
-   * The tool failed; content says how.
+   * Whether the tool failed. Then content explains how.
    *
    * @generated from field: bool is_error = 3;
    */
@@ -260,27 +260,27 @@ export declare type ToolResultBlock = Message$1<"metamorph.chat.v1.ToolResultBlo
 export declare const ToolResultBlockSchema: GenMessage<ToolResultBlock>;
 
 /**
- * What the model thought before it answered. In replies only; given back to the model as it is.
+ * The model's thinking before it replied. Only in replies. Returned to the model unchanged.
  *
  * @generated from message metamorph.chat.v1.ThinkingBlock
  */
 export declare type ThinkingBlock = Message$1<"metamorph.chat.v1.ThinkingBlock"> & {
   /**
-   * The thinking, or its summary; empty where the provider keeps it to itself.
+   * The thinking or a summary of it. Empty if the provider does not disclose it.
    *
    * @generated from field: string text = 1;
    */
   text: string;
 
   /**
-   * The provider's signature. Without it the block is shown, and never sent to the model again.
+   * The provider's signature. A block without one is shown but not sent to the model again.
    *
    * @generated from field: bytes signature = 2;
    */
   signature: Uint8Array;
 
   /**
-   * The provider's own form of thinking that must not be shown; then text is empty.
+   * Thinking in the provider's encrypted form, which cannot be shown. Then text is empty.
    *
    * @generated from field: bytes redacted = 3;
    */
@@ -294,14 +294,14 @@ export declare type ThinkingBlock = Message$1<"metamorph.chat.v1.ThinkingBlock">
 export declare const ThinkingBlockSchema: GenMessage<ThinkingBlock>;
 
 /**
- * What came before this point has been summarised for the model, because it no longer fitted into its context. The
- * stored messages are as they were. In replies only.
+ * A summary of everything before this point, made for the model because the context was full. The stored messages do
+ * not change. Only in replies.
  *
  * @generated from message metamorph.chat.v1.CompactionBlock
  */
 export declare type CompactionBlock = Message$1<"metamorph.chat.v1.CompactionBlock"> & {
   /**
-   * What the model is told instead of what came before.
+   * The summary that the model is sent in place of the earlier messages.
    *
    * @generated from field: string summary = 1;
    */
@@ -315,13 +315,13 @@ export declare type CompactionBlock = Message$1<"metamorph.chat.v1.CompactionBlo
 export declare const CompactionBlockSchema: GenMessage<CompactionBlock>;
 
 /**
- * One piece of a message's content.
+ * A part of a message's content.
  *
  * @generated from message metamorph.chat.v1.ContentBlock
  */
 export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> & {
   /**
-   * Required. What the piece is. Clients meet kinds they do not know, and skip them.
+   * Required. The kind of block. Clients must skip kinds that they do not know.
    *
    * @generated from oneof metamorph.chat.v1.ContentBlock.block
    */
@@ -351,7 +351,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     case: "document";
   } | {
     /**
-     * The model asks for a tool to be run.
+     * A tool call by the model.
      *
      * @generated from field: metamorph.chat.v1.ToolUseBlock tool_use = 4;
      */
@@ -359,7 +359,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     case: "toolUse";
   } | {
     /**
-     * What became of a tool call.
+     * The result of a tool call.
      *
      * @generated from field: metamorph.chat.v1.ToolResultBlock tool_result = 5;
      */
@@ -367,7 +367,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     case: "toolResult";
   } | {
     /**
-     * What the model thought.
+     * The model's thinking.
      *
      * @generated from field: metamorph.chat.v1.ThinkingBlock thinking = 6;
      */
@@ -375,7 +375,7 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
     case: "thinking";
   } | {
     /**
-     * What came before has been summarised for the model.
+     * A summary of the earlier messages, made for the model.
      *
      * @generated from field: metamorph.chat.v1.CompactionBlock compaction = 7;
      */
@@ -391,20 +391,20 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
 export declare const ContentBlockSchema: GenMessage<ContentBlock>;
 
 /**
- * What a reply cost, as the model provider reported it.
+ * The tokens and the cost of a reply, as the model provider reported them.
  *
  * @generated from message metamorph.chat.v1.Usage
  */
 export declare type Usage = Message$1<"metamorph.chat.v1.Usage"> & {
   /**
-   * Tokens read, both cache counts excluded.
+   * Input tokens, without both cache counts.
    *
    * @generated from field: int64 input_tokens = 1;
    */
   inputTokens: bigint;
 
   /**
-   * Tokens generated.
+   * Output tokens.
    *
    * @generated from field: int64 output_tokens = 2;
    */
@@ -425,7 +425,7 @@ export declare type Usage = Message$1<"metamorph.chat.v1.Usage"> & {
   cacheWriteTokens: bigint;
 
   /**
-   * The price of all that, in billionths of a US dollar, by the prices that ListModels tells.
+   * The cost of all of them in billionths of a US dollar, at the prices in ListModels.
    *
    * @generated from field: int64 cost_usd_nanos = 5;
    */
@@ -439,13 +439,13 @@ export declare type Usage = Message$1<"metamorph.chat.v1.Usage"> & {
 export declare const UsageSchema: GenMessage<Usage>;
 
 /**
- * One message of a session. Immutable, but that its content can be deleted.
+ * A message of a session. Immutable, except that its content can be deleted.
  *
  * @generated from message metamorph.chat.v1.Message
  */
 export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
   /**
-   * Made by the server.
+   * Assigned by the server.
    *
    * @generated from field: string message_id = 1;
    */
@@ -459,21 +459,21 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
   sessionId: string;
 
   /**
-   * The message it follows; empty for a root.
+   * The message that it follows. Empty for a root.
    *
    * @generated from field: string parent_message_id = 3;
    */
   parentMessageId: string;
 
   /**
-   * Who speaks.
+   * The author: a user or the model.
    *
    * @generated from field: metamorph.chat.v1.Role role = 4;
    */
   role: Role;
 
   /**
-   * In order. Empty once it is deleted.
+   * Its blocks in order. Empty once it is deleted.
    *
    * @generated from field: repeated metamorph.chat.v1.ContentBlock content = 5;
    */
@@ -487,21 +487,21 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
   turnId: string;
 
   /**
-   * The user who sent it, or who sent the message it replies to.
+   * The user who sent it, or who sent the message that it replies to.
    *
    * @generated from field: string creator = 7;
    */
   creator: string;
 
   /**
-   * The model that generated it; empty for a user's message.
+   * The model that generated it. Empty for a user message.
    *
    * @generated from field: string model = 8;
    */
   model: string;
 
   /**
-   * What it cost; absent for a user's message.
+   * Its tokens and cost. Absent for a user message.
    *
    * @generated from field: metamorph.chat.v1.Usage usage = 9;
    */
@@ -515,15 +515,15 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * When its content was deleted; absent if it was not.
+   * When its content was deleted. Absent if it was not.
    *
    * @generated from field: google.protobuf.Timestamp delete_time = 11;
    */
   deleteTime?: Timestamp | undefined;
 
   /**
-   * True for a reply that was cut: its turn ended CANCELLED, INTERRUPTED or FAILED, and this is what there was by then.
-   * False for a reply that the model ended, also by STOP_REASON_MAX_TOKENS: then stop_reason of its turn says why.
+   * Whether the reply was cut off because its turn ended CANCELLED, INTERRUPTED or FAILED. False if the model ended it,
+   * even at STOP_REASON_MAX_TOKENS; the turn's stop_reason says why.
    *
    * @generated from field: bool partial = 12;
    */
@@ -537,7 +537,7 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
 export declare const MessageSchema: GenMessage<Message>;
 
 /**
- * Who speaks.
+ * The author: a user or the model.
  *
  * @generated from enum metamorph.chat.v1.Role
  */
@@ -550,7 +550,7 @@ export enum Role {
   UNSPECIFIED = 0,
 
   /**
-   * The caller.
+   * A user.
    *
    * @generated from enum value: ROLE_USER = 1;
    */

@@ -2,7 +2,7 @@
 // @generated from file metamorph/chat/v1/message.proto (package metamorph.chat.v1, syntax proto3)
 /* eslint-disable */
 
-// What a session holds.
+// The messages of a session.
 
 import { enumDesc, fileDesc, messageDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
@@ -98,7 +98,7 @@ export const RoleSchema = /*@__PURE__*/
   enumDesc(file_metamorph_chat_v1_message, 0);
 
 /**
- * Who speaks.
+ * The author: a user or the model.
  *
  * @generated from enum metamorph.chat.v1.Role
  */

@@ -14,27 +14,27 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 export declare const file_metamorph_chat_v1_model: GenFile;
 
 /**
- * What a token costs, in billionths of a US dollar, in calls of a certain size.
+ * Prices per token, in billionths of a US dollar, for calls above a certain size.
  *
  * @generated from message metamorph.chat.v1.ModelPrice
  */
 export declare type ModelPrice = Message<"metamorph.chat.v1.ModelPrice"> & {
   /**
-   * Holds for calls that read more tokens than so many; 0 for all that no other price is for.
+   * Applies to calls with more input tokens than this. 0 applies to all calls without a more specific price.
    *
    * @generated from field: int64 above_input_tokens = 1;
    */
   aboveInputTokens: bigint;
 
   /**
-   * A token read.
+   * An input token.
    *
    * @generated from field: int64 input_usd_nanos = 2;
    */
   inputUsdNanos: bigint;
 
   /**
-   * A token generated.
+   * An output token.
    *
    * @generated from field: int64 output_usd_nanos = 3;
    */
@@ -62,62 +62,62 @@ export declare type ModelPrice = Message<"metamorph.chat.v1.ModelPrice"> & {
 export declare const ModelPriceSchema: GenMessage<ModelPrice>;
 
 /**
- * A model that may be asked.
+ * A model that can be used.
  *
  * @generated from message metamorph.chat.v1.Model
  */
 export declare type Model = Message<"metamorph.chat.v1.Model"> & {
   /**
-   * Its name, as GenerationOptions.model takes it.
+   * Its name, as in GenerationOptions.model.
    *
    * @generated from field: string model = 1;
    */
   model: string;
 
   /**
-   * For people.
+   * For people to read.
    *
    * @generated from field: string display_name = 2;
    */
   displayName: string;
 
   /**
-   * How many tokens its context holds: what it reads and generates together.
+   * The size of its context in tokens, input and output together.
    *
    * @generated from field: int64 context_tokens = 3;
    */
   contextTokens: bigint;
 
   /**
-   * The longest reply that it generates, in tokens. The server's own cap (GetServerInfo) holds beside it.
+   * The longest reply that it generates, in tokens. The server's own limit (GetServerInfo) applies too.
    *
    * @generated from field: int64 max_output_tokens = 4;
    */
   maxOutputTokens: bigint;
 
   /**
-   * What it costs, by rising above_input_tokens; the first is for 0.
+   * Its prices, by ascending above_input_tokens. The first is for 0.
    *
    * @generated from field: repeated metamorph.chat.v1.ModelPrice prices = 5;
    */
   prices: ModelPrice[];
 
   /**
-   * The last moment that its provider serves it; absent while that is not announced.
+   * When its provider stops serving it. Absent until that is announced.
    *
    * @generated from field: google.protobuf.Timestamp retire_time = 6;
    */
   retireTime?: Timestamp | undefined;
 
   /**
-   * The model to use instead, where it is going to retire.
+   * The model to use in its place, if it is going to be retired.
    *
    * @generated from field: string successor = 7;
    */
   successor: string;
 
   /**
-   * Whether it is asked where neither message, session nor vault names one.
+   * Whether it is the server's default model.
    *
    * @generated from field: bool is_default = 8;
    */

@@ -20,7 +20,7 @@ export declare const file_metamorph_chat_v1_session: GenFile;
  */
 export declare type Session = Message<"metamorph.chat.v1.Session"> & {
   /**
-   * Output only, but selects the session in UpdateSession. At most 64 characters.
+   * Output only, except that it selects the session in UpdateSession. At most 64 characters.
    *
    * @generated from field: string session_id = 1;
    */
@@ -34,28 +34,29 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
   title: string;
 
   /**
-   * The model of turns that name none. Empty: the vault's, then the server's default.
+   * The model of turns that name none. If empty: the vault's, else the server's default.
    *
    * @generated from field: string model = 3;
    */
   model: string;
 
   /**
-   * The system prompt of the session's turns. Empty: the vault's. At most 100,000 characters.
+   * The system prompt of the session's turns. If empty, the vault's. At most 100,000 characters.
    *
    * @generated from field: string system_prompt = 4;
    */
   systemPrompt: string;
 
   /**
-   * At most 32 pairs; keys of 1 to 64 letters, digits, `.`, `_`, `-`, values of at most 512 characters. Replaced whole by an update.
+   * At most 32 pairs, with keys of 1 to 64 letters, digits, `.`, `_` and `-`, and values of at most 512 characters. An
+   * update replaces all pairs.
    *
    * @generated from field: map<string, string> metadata = 5;
    */
   metadata: { [key: string]: string };
 
   /**
-   * Put away: hidden by the filter `archived: false`. Nothing else changes.
+   * Whether the session is archived. The filter `archived: false` then leaves it out; nothing else changes.
    *
    * @generated from field: bool archived = 6;
    */
@@ -69,28 +70,28 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
   creator: string;
 
   /**
-   * Output only. How many messages it holds, on all branches.
+   * Output only. The number of its messages, on all branches.
    *
    * @generated from field: int32 message_count = 8;
    */
   messageCount: number;
 
   /**
-   * Output only. The newest stored message; empty while there is none. The default parent of the next message.
+   * Output only. The newest message, which is the default parent of the next one. Empty if there is none.
    *
    * @generated from field: string current_leaf_message_id = 9;
    */
   currentLeafMessageId: string;
 
   /**
-   * Output only. The turns that are generating a reply now.
+   * Output only. The turns that are running.
    *
    * @generated from field: repeated string running_turn_ids = 10;
    */
   runningTurnIds: string[];
 
   /**
-   * Output only.
+   * Output only. When it was created.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 11;
    */
@@ -104,14 +105,15 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
   updateTime?: Timestamp | undefined;
 
   /**
-   * Output only. When the newest message was stored; absent while there is none.
+   * Output only. When the newest message was stored. Absent if there is none.
    *
    * @generated from field: google.protobuf.Timestamp last_message_time = 13;
    */
   lastMessageTime?: Timestamp | undefined;
 
   /**
-   * Covers the fields a user can set. In UpdateSession: fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional.
+   * Changes with the fields that a user can set. UpdateSession fails with ABORTED / ETAG_MISMATCH if it is stale; empty
+   * updates unconditionally.
    *
    * @generated from field: string etag = 14;
    */

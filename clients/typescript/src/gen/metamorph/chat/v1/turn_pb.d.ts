@@ -2,7 +2,7 @@
 // @generated from file metamorph/chat/v1/turn.proto (package metamorph.chat.v1, syntax proto3)
 /* eslint-disable */
 
-// Exchanges, and the events that tell of them.
+// Turns and their events.
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
@@ -28,21 +28,21 @@ export declare type TurnError = Message<"metamorph.chat.v1.TurnError"> & {
   reason: string;
 
   /**
-   * For people. Never the provider's own text.
+   * For people to read. Never the provider's own text.
    *
    * @generated from field: string message = 2;
    */
   message: string;
 
   /**
-   * As the reason's comment lists them.
+   * The keys are listed in the reason's comment.
    *
    * @generated from field: map<string, string> metadata = 3;
    */
   metadata: { [key: string]: string };
 
   /**
-   * How long to wait before sending again; absent where waiting does not help or is not known.
+   * How long to wait before sending again. Absent if waiting does not help, or the time is unknown.
    *
    * @generated from field: google.protobuf.Duration retry_delay = 4;
    */
@@ -56,13 +56,14 @@ export declare type TurnError = Message<"metamorph.chat.v1.TurnError"> & {
 export declare const TurnErrorSchema: GenMessage<TurnError>;
 
 /**
- * One exchange: a user message and the reply generated for it. It belongs to the server, not to the call that started it.
+ * An exchange: a user message and the reply that is generated for it. It belongs to the server, not to the call that
+ * started it.
  *
  * @generated from message metamorph.chat.v1.Turn
  */
 export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
   /**
-   * Made by the server.
+   * Assigned by the server.
    *
    * @generated from field: string turn_id = 1;
    */
@@ -83,14 +84,14 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
   userMessageId: string;
 
   /**
-   * The stored reply; empty while there is none.
+   * The stored reply. Empty while there is none.
    *
    * @generated from field: string reply_message_id = 4;
    */
   replyMessageId: string;
 
   /**
-   * How far it is.
+   * Its state.
    *
    * @generated from field: metamorph.chat.v1.TurnStatus status = 5;
    */
@@ -104,28 +105,28 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
   stopReason: StopReason;
 
   /**
-   * What it cost; nothing while it runs, when UsageUpdate tells.
+   * Its tokens and cost. Zero while it is running; UsageUpdate events have the current figures.
    *
    * @generated from field: metamorph.chat.v1.Usage usage = 7;
    */
   usage?: Usage | undefined;
 
   /**
-   * The model that was asked.
+   * The model that was used.
    *
    * @generated from field: string model = 8;
    */
   model: string;
 
   /**
-   * How many calls to the model provider it made; 0 while it runs.
+   * How many calls to the model provider it made. 0 while it is running.
    *
    * @generated from field: int32 model_calls = 9;
    */
   modelCalls: number;
 
   /**
-   * Why it did not complete; absent while it runs and when it completed.
+   * Why it did not complete. Absent while it is running and if it completed.
    *
    * @generated from field: metamorph.chat.v1.TurnError error = 10;
    */
@@ -153,7 +154,7 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * When it ended; absent while it runs.
+   * When it ended. Absent while it is running.
    *
    * @generated from field: google.protobuf.Timestamp finish_time = 14;
    */
@@ -167,7 +168,7 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
 export declare const TurnSchema: GenMessage<Turn>;
 
 /**
- * The turn is stored; the model is about to be asked. Always sequence 1.
+ * The turn is stored and the model is about to be called. Always sequence 1.
  *
  * @generated from message metamorph.chat.v1.TurnStarted
  */
@@ -187,7 +188,7 @@ export declare type TurnStarted = Message<"metamorph.chat.v1.TurnStarted"> & {
   userMessageId: string;
 
   /**
-   * The model that is asked.
+   * The model that is used.
    *
    * @generated from field: string model = 3;
    */
@@ -207,14 +208,14 @@ export declare const TurnStartedSchema: GenMessage<TurnStarted>;
  */
 export declare type TextDelta = Message<"metamorph.chat.v1.TextDelta"> & {
   /**
-   * Which block of the reply's content it continues, from 0.
+   * The index of the content block that it continues, counted from 0.
    *
    * @generated from field: int32 block_index = 1;
    */
   blockIndex: number;
 
   /**
-   * To be appended.
+   * The text to append.
    *
    * @generated from field: string text = 2;
    */
@@ -228,20 +229,20 @@ export declare type TextDelta = Message<"metamorph.chat.v1.TextDelta"> & {
 export declare const TextDeltaSchema: GenMessage<TextDelta>;
 
 /**
- * More of what the model thinks. Comes empty once where the provider keeps it to itself.
+ * More of the model's thinking. Sent once, empty, if the provider does not disclose it.
  *
  * @generated from message metamorph.chat.v1.ThinkingDelta
  */
 export declare type ThinkingDelta = Message<"metamorph.chat.v1.ThinkingDelta"> & {
   /**
-   * Which block of the reply's content it continues, from 0.
+   * The index of the content block that it continues, counted from 0.
    *
    * @generated from field: int32 block_index = 1;
    */
   blockIndex: number;
 
   /**
-   * To be appended.
+   * The text to append.
    *
    * @generated from field: string text = 2;
    */
@@ -255,34 +256,34 @@ export declare type ThinkingDelta = Message<"metamorph.chat.v1.ThinkingDelta"> &
 export declare const ThinkingDeltaSchema: GenMessage<ThinkingDelta>;
 
 /**
- * The model asks for a tool to be run. Comes once a call, whole.
+ * A tool call by the model. Sent once per call, complete.
  *
  * @generated from message metamorph.chat.v1.ToolUse
  */
 export declare type ToolUse = Message<"metamorph.chat.v1.ToolUse"> & {
   /**
-   * Which block of the reply's content it is, from 0.
+   * The index of its content block, counted from 0.
    *
    * @generated from field: int32 block_index = 1;
    */
   blockIndex: number;
 
   /**
-   * Names the call.
+   * The ID of the call.
    *
    * @generated from field: string tool_use_id = 2;
    */
   toolUseId: string;
 
   /**
-   * The tool.
+   * The name of the tool.
    *
    * @generated from field: string name = 3;
    */
   name: string;
 
   /**
-   * What to run it with: JSON, as the model wrote it.
+   * The tool's input: JSON, exactly as the model wrote it.
    *
    * @generated from field: string input = 4;
    */
@@ -296,13 +297,13 @@ export declare type ToolUse = Message<"metamorph.chat.v1.ToolUse"> & {
 export declare const ToolUseSchema: GenMessage<ToolUse>;
 
 /**
- * What the turn has cost so far. Replaces what was told before.
+ * The turn's tokens and cost so far. Replaces earlier updates.
  *
  * @generated from message metamorph.chat.v1.UsageUpdate
  */
 export declare type UsageUpdate = Message<"metamorph.chat.v1.UsageUpdate"> & {
   /**
-   * The provider's count, and its price.
+   * The provider's count and its cost.
    *
    * @generated from field: metamorph.chat.v1.Usage usage = 1;
    */
@@ -316,20 +317,20 @@ export declare type UsageUpdate = Message<"metamorph.chat.v1.UsageUpdate"> & {
 export declare const UsageUpdateSchema: GenMessage<UsageUpdate>;
 
 /**
- * What came before has been summarised for the model. The stored messages are as they were.
+ * The earlier messages were summarized for the model. The stored messages do not change.
  *
  * @generated from message metamorph.chat.v1.Compaction
  */
 export declare type Compaction = Message<"metamorph.chat.v1.Compaction"> & {
   /**
-   * Which block of the reply's content it is, from 0.
+   * The index of its content block, counted from 0.
    *
    * @generated from field: int32 block_index = 1;
    */
   blockIndex: number;
 
   /**
-   * What the model is told instead.
+   * The summary that the model is sent in place of the earlier messages.
    *
    * @generated from field: string summary = 2;
    */
@@ -343,20 +344,20 @@ export declare type Compaction = Message<"metamorph.chat.v1.Compaction"> & {
 export declare const CompactionSchema: GenMessage<Compaction>;
 
 /**
- * The turn has ended. Always the last event, exactly one a turn.
+ * The turn has ended. Always the last event, and exactly one per turn.
  *
  * @generated from message metamorph.chat.v1.TurnFinished
  */
 export declare type TurnFinished = Message<"metamorph.chat.v1.TurnFinished"> & {
   /**
-   * How it ended; never RUNNING.
+   * How it ended. Never RUNNING.
    *
    * @generated from field: metamorph.chat.v1.TurnStatus status = 1;
    */
   status: TurnStatus;
 
   /**
-   * The stored reply: replace what was accumulated with it. Absent if nothing was generated.
+   * The stored reply. Replaces the accumulated deltas. Absent if nothing was generated.
    *
    * @generated from field: metamorph.chat.v1.Message message = 2;
    */
@@ -370,14 +371,14 @@ export declare type TurnFinished = Message<"metamorph.chat.v1.TurnFinished"> & {
   stopReason: StopReason;
 
   /**
-   * What the turn cost.
+   * The turn's tokens and cost.
    *
    * @generated from field: metamorph.chat.v1.Usage usage = 4;
    */
   usage?: Usage | undefined;
 
   /**
-   * Why it did not complete.
+   * Why the turn did not complete.
    *
    * @generated from field: metamorph.chat.v1.TurnError error = 5;
    */
@@ -391,7 +392,8 @@ export declare type TurnFinished = Message<"metamorph.chat.v1.TurnFinished"> & {
 export declare const TurnFinishedSchema: GenMessage<TurnFinished>;
 
 /**
- * One step of a turn. Immutable: a replay brings the same events with the same boundaries, which carry no meaning.
+ * A step of a turn. Immutable: a replay returns the same events. Where one delta ends and the next begins has no
+ * meaning.
  *
  * @generated from message metamorph.chat.v1.TurnEvent
  */
@@ -411,7 +413,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
   sequence: number;
 
   /**
-   * What happened. A client that meets an event it does not know advances and ignores it.
+   * The kind of event. Clients must ignore kinds that they do not know, and count their sequence.
    *
    * @generated from oneof metamorph.chat.v1.TurnEvent.event
    */
@@ -433,7 +435,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     case: "textDelta";
   } | {
     /**
-     * More of what the model thinks.
+     * More of the model's thinking.
      *
      * @generated from field: metamorph.chat.v1.ThinkingDelta thinking_delta = 5;
      */
@@ -441,7 +443,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     case: "thinkingDelta";
   } | {
     /**
-     * The model asks for a tool to be run.
+     * A tool call by the model.
      *
      * @generated from field: metamorph.chat.v1.ToolUse tool_use = 6;
      */
@@ -449,7 +451,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     case: "toolUse";
   } | {
     /**
-     * What the turn has cost so far.
+     * The turn's tokens and cost so far.
      *
      * @generated from field: metamorph.chat.v1.UsageUpdate usage_update = 7;
      */
@@ -465,7 +467,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
     case: "turnFinished";
   } | {
     /**
-     * What came before has been summarised for the model.
+     * A summary of the earlier messages, made for the model.
      *
      * @generated from field: metamorph.chat.v1.Compaction compaction = 9;
      */
@@ -481,7 +483,7 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
 export declare const TurnEventSchema: GenMessage<TurnEvent>;
 
 /**
- * How far a turn is.
+ * The state of a turn.
  *
  * @generated from enum metamorph.chat.v1.TurnStatus
  */
@@ -501,28 +503,28 @@ export enum TurnStatus {
   RUNNING = 1,
 
   /**
-   * The model ended its reply; stop_reason says how.
+   * The model ended its reply. stop_reason says why.
    *
    * @generated from enum value: TURN_STATUS_COMPLETED = 2;
    */
   COMPLETED = 2,
 
   /**
-   * A caller stopped it. What was generated is kept.
+   * A caller stopped it. The text generated so far is kept.
    *
    * @generated from enum value: TURN_STATUS_CANCELLED = 3;
    */
   CANCELLED = 3,
 
   /**
-   * The server stopped while it ran. What was generated is kept.
+   * The server stopped while it was running. The text generated so far is kept.
    *
    * @generated from enum value: TURN_STATUS_INTERRUPTED = 4;
    */
   INTERRUPTED = 4,
 
   /**
-   * It broke off; error says why. What was generated is kept.
+   * It failed. error says why. The text generated so far is kept.
    *
    * @generated from enum value: TURN_STATUS_FAILED = 5;
    */
@@ -548,7 +550,7 @@ export enum StopReason {
   UNSPECIFIED = 0,
 
   /**
-   * The reply is whole.
+   * The reply is complete.
    *
    * @generated from enum value: STOP_REASON_END_TURN = 1;
    */
@@ -569,7 +571,7 @@ export enum StopReason {
   STOP_SEQUENCE = 3,
 
   /**
-   * The model asks for tools to be run.
+   * The model called tools.
    *
    * @generated from enum value: STOP_REASON_TOOL_USE = 4;
    */
@@ -583,7 +585,7 @@ export enum StopReason {
   PAUSE = 5,
 
   /**
-   * The model declined.
+   * The model declined to reply.
    *
    * @generated from enum value: STOP_REASON_REFUSAL = 6;
    */
@@ -597,7 +599,7 @@ export enum StopReason {
   CONTEXT_EXCEEDED = 7,
 
   /**
-   * One that this version does not know.
+   * A reason that this version does not know.
    *
    * @generated from enum value: STOP_REASON_OTHER = 8;
    */

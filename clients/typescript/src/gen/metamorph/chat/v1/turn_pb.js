@@ -2,7 +2,7 @@
 // @generated from file metamorph/chat/v1/turn.proto (package metamorph.chat.v1, syntax proto3)
 /* eslint-disable */
 
-// Exchanges, and the events that tell of them.
+// Turns and their events.
 
 import { enumDesc, fileDesc, messageDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -91,7 +91,7 @@ export const TurnStatusSchema = /*@__PURE__*/
   enumDesc(file_metamorph_chat_v1_turn, 0);
 
 /**
- * How far a turn is.
+ * The state of a turn.
  *
  * @generated from enum metamorph.chat.v1.TurnStatus
  */

@@ -2,7 +2,7 @@
 // @generated from file metamorph/vault/v1/usage.proto (package metamorph.vault.v1, syntax proto3)
 /* eslint-disable */
 
-// What a vault uses up, and what it may.
+// Usage and budgets of a vault.
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
@@ -15,36 +15,36 @@ import type { Usage } from "../../chat/v1/message_pb.js";
 export declare const file_metamorph_vault_v1_usage: GenFile;
 
 /**
- * What a vault may use up. Days and months are UTC. A turn is started while what is used and what running turns have
- * reserved is below each limit; then it reserves the most that it can use. So a budget is passed by one turn at most.
- * Absent is no limit, 0 allows nothing.
+ * Limits on the tokens and the money that a vault may use. Days and months are UTC. A turn may start while the amount
+ * used and the amount reserved by running turns are together below each limit; it then reserves the most that it can
+ * use. So a budget is exceeded by one turn at most. Absent means no limit; 0 allows nothing.
  *
  * @generated from message metamorph.vault.v1.Budget
  */
 export declare type Budget = Message<"metamorph.vault.v1.Budget"> & {
   /**
-   * Tokens in a day, all four counts of Usage together.
+   * Tokens per day: all four counts of Usage together.
    *
    * @generated from field: optional int64 tokens_per_day = 1;
    */
   tokensPerDay?: bigint | undefined;
 
   /**
-   * Tokens in a month.
+   * Tokens per month.
    *
    * @generated from field: optional int64 tokens_per_month = 2;
    */
   tokensPerMonth?: bigint | undefined;
 
   /**
-   * Money in a day, in billionths of a US dollar.
+   * Money per day, in billionths of a US dollar.
    *
    * @generated from field: optional int64 cost_usd_nanos_per_day = 3;
    */
   costUsdNanosPerDay?: bigint | undefined;
 
   /**
-   * Money in a month, in billionths of a US dollar.
+   * Money per month, in billionths of a US dollar.
    *
    * @generated from field: optional int64 cost_usd_nanos_per_month = 4;
    */
@@ -58,13 +58,13 @@ export declare type Budget = Message<"metamorph.vault.v1.Budget"> & {
 export declare const BudgetSchema: GenMessage<Budget>;
 
 /**
- * How far one limit is used up: the lower of the vault's own and the operator's.
+ * The state of one limit, which is the lower of the vault's own and the operator's.
  *
  * @generated from message metamorph.vault.v1.BudgetStatus
  */
 export declare type BudgetStatus = Message<"metamorph.vault.v1.BudgetStatus"> & {
   /**
-   * Which limit, by its name in Budget, for example `tokens_per_day`.
+   * The limit's name in Budget, for example `tokens_per_day`.
    *
    * @generated from field: string budget = 1;
    */
@@ -78,28 +78,28 @@ export declare type BudgetStatus = Message<"metamorph.vault.v1.BudgetStatus"> & 
   limit: bigint;
 
   /**
-   * What turns that have ended used up.
+   * The amount used by turns that have ended.
    *
    * @generated from field: int64 used = 3;
    */
   used: bigint;
 
   /**
-   * What running turns hold.
+   * The amount reserved by running turns.
    *
    * @generated from field: int64 reserved = 4;
    */
   reserved: bigint;
 
   /**
-   * What is left of it; 0 where sends fail with RESOURCE_EXHAUSTED / BUDGET_EXCEEDED.
+   * The amount left. At 0, sends fail with RESOURCE_EXHAUSTED / BUDGET_EXCEEDED.
    *
    * @generated from field: int64 left = 5;
    */
   left: bigint;
 
   /**
-   * When it begins anew.
+   * When it resets.
    *
    * @generated from field: google.protobuf.Timestamp reset_time = 6;
    */
@@ -113,41 +113,41 @@ export declare type BudgetStatus = Message<"metamorph.vault.v1.BudgetStatus"> & 
 export declare const BudgetStatusSchema: GenMessage<BudgetStatus>;
 
 /**
- * What turns have cost.
+ * The usage of a group of turns.
  *
  * @generated from message metamorph.vault.v1.UsageRow
  */
 export declare type UsageRow = Message<"metamorph.vault.v1.UsageRow"> & {
   /**
-   * The day, `YYYY-MM-DD`; empty if not grouped by it.
+   * The day, `YYYY-MM-DD`. Empty if not grouped by day.
    *
    * @generated from field: string day = 1;
    */
   day: string;
 
   /**
-   * The model; empty if not grouped by it.
+   * The model. Empty if not grouped by model.
    *
    * @generated from field: string model = 2;
    */
   model: string;
 
   /**
-   * The session; empty if not grouped by it.
+   * The session. Empty if not grouped by session.
    *
    * @generated from field: string session_id = 3;
    */
   sessionId: string;
 
   /**
-   * Their cost.
+   * Their tokens and cost.
    *
    * @generated from field: metamorph.chat.v1.Usage usage = 4;
    */
   usage?: Usage | undefined;
 
   /**
-   * How many turns they are, however they ended.
+   * The number of turns, however they ended.
    *
    * @generated from field: int64 turns = 5;
    */
@@ -161,7 +161,7 @@ export declare type UsageRow = Message<"metamorph.vault.v1.UsageRow"> & {
 export declare const UsageRowSchema: GenMessage<UsageRow>;
 
 /**
- * What usage is told apart by.
+ * A way to group usage.
  *
  * @generated from enum metamorph.vault.v1.UsageGrouping
  */
@@ -181,7 +181,7 @@ export enum UsageGrouping {
   DAY = 1,
 
   /**
-   * The model that was asked.
+   * The model that was used.
    *
    * @generated from enum value: USAGE_GROUPING_MODEL = 2;
    */

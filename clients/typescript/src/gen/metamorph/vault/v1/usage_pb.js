@@ -2,7 +2,7 @@
 // @generated from file metamorph/vault/v1/usage.proto (package metamorph.vault.v1, syntax proto3)
 /* eslint-disable */
 
-// What a vault uses up, and what it may.
+// Usage and budgets of a vault.
 
 import { enumDesc, fileDesc, messageDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
@@ -43,7 +43,7 @@ export const UsageGroupingSchema = /*@__PURE__*/
   enumDesc(file_metamorph_vault_v1_usage, 0);
 
 /**
- * What usage is told apart by.
+ * A way to group usage.
  *
  * @generated from enum metamorph.vault.v1.UsageGrouping
  */

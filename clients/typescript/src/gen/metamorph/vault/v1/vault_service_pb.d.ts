@@ -15,7 +15,7 @@ import type { Budget, BudgetStatus, UsageGrouping, UsageRow } from "./usage_pb.j
 export declare const file_metamorph_vault_v1_vault_service: GenFile;
 
 /**
- * What a tenant owns, and the defaults of its sessions.
+ * A vault, and the defaults of its sessions.
  *
  * @generated from message metamorph.vault.v1.Vault
  */
@@ -35,7 +35,7 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
   displayName: string;
 
   /**
-   * The model of sessions that name none. Empty: the server's default.
+   * The model of sessions that name none. If empty, the server's default.
    *
    * @generated from field: string default_model = 3;
    */
@@ -49,7 +49,7 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
   systemPrompt: string;
 
   /**
-   * Output only.
+   * Output only. When it was created.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 5;
    */
@@ -63,21 +63,22 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
   updateTime?: Timestamp | undefined;
 
   /**
-   * Covers the fields a user can set. In UpdateVault: fails with ABORTED / ETAG_MISMATCH if stale; empty is unconditional.
+   * Changes with the fields that a user can set. UpdateVault fails with ABORTED / ETAG_MISMATCH if it is stale; empty
+   * updates unconditionally.
    *
    * @generated from field: string etag = 7;
    */
   etag: string;
 
   /**
-   * What the vault allows itself. Replaced whole by an update; absent, or without a limit: none.
+   * The vault's own budget. An update replaces all limits. No limits if absent.
    *
    * @generated from field: metamorph.vault.v1.Budget budget = 8;
    */
   budget?: Budget | undefined;
 
   /**
-   * Output only. What the operator allows it. Of each limit the lower one counts.
+   * Output only. The budget set by the operator. The lower of both limits applies.
    *
    * @generated from field: metamorph.vault.v1.Budget operator_budget = 9;
    */
@@ -91,7 +92,7 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
 export declare const VaultSchema: GenMessage<Vault>;
 
 /**
- * Asks who the caller is.
+ * A query for the identity of the caller.
  *
  * @generated from message metamorph.vault.v1.WhoAmIRequest
  */
@@ -105,7 +106,7 @@ export declare type WhoAmIRequest = Message<"metamorph.vault.v1.WhoAmIRequest"> 
 export declare const WhoAmIRequestSchema: GenMessage<WhoAmIRequest>;
 
 /**
- * Who the caller is.
+ * The identity of the caller.
  *
  * @generated from message metamorph.vault.v1.WhoAmIResponse
  */
@@ -118,35 +119,36 @@ export declare type WhoAmIResponse = Message<"metamorph.vault.v1.WhoAmIResponse"
   vaultId: string;
 
   /**
-   * The caller within the vault.
+   * The user within the vault.
    *
    * @generated from field: string user_id = 2;
    */
   userId: string;
 
   /**
-   * As in the token; may be empty.
+   * As in the token. May be empty.
    *
    * @generated from field: string email = 3;
    */
   email: string;
 
   /**
-   * Claim strings, sorted; `operator` among them for an operator.
+   * The permissions as in the token, sorted. Includes `operator` for an operator.
    *
    * @generated from field: repeated string permissions = 4;
    */
   permissions: string[];
 
   /**
-   * `jwt`: by our own keys; `emblem`: by the word of the Emblem API; `dev`: by dev mode.
+   * How the caller was identified: `jwt` (a token signed with a known key), `emblem` (the Emblem API) or `dev` (dev
+   * mode).
    *
    * @generated from field: string auth_method = 5;
    */
   authMethod: string;
 
   /**
-   * When the token expires; absent where it does not say, and in dev mode.
+   * When the token expires. Absent if the token does not say, and in dev mode.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 6;
    */
@@ -160,7 +162,7 @@ export declare type WhoAmIResponse = Message<"metamorph.vault.v1.WhoAmIResponse"
 export declare const WhoAmIResponseSchema: GenMessage<WhoAmIResponse>;
 
 /**
- * Asks for the caller's vault.
+ * A query for the caller's vault.
  *
  * @generated from message metamorph.vault.v1.GetVaultRequest
  */
@@ -194,20 +196,21 @@ export declare type GetVaultResponse = Message<"metamorph.vault.v1.GetVaultRespo
 export declare const GetVaultResponseSchema: GenMessage<GetVaultResponse>;
 
 /**
- * Asks for a change.
+ * A change to the caller's vault.
  *
  * @generated from message metamorph.vault.v1.UpdateVaultRequest
  */
 export declare type UpdateVaultRequest = Message<"metamorph.vault.v1.UpdateVaultRequest"> & {
   /**
-   * Required. etag guards, the fields of update_mask are taken.
+   * Required. A stale etag fails, and the fields in update_mask are set.
    *
    * @generated from field: metamorph.vault.v1.Vault vault = 1;
    */
   vault?: Vault | undefined;
 
   /**
-   * Required. Of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   * Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT /
+   * UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -241,55 +244,55 @@ export declare type UpdateVaultResponse = Message<"metamorph.vault.v1.UpdateVaul
 export declare const UpdateVaultResponseSchema: GenMessage<UpdateVaultResponse>;
 
 /**
- * Asks what the vault has used up.
+ * A query for the vault's usage.
  *
  * @generated from message metamorph.vault.v1.GetUsageRequest
  */
 export declare type GetUsageRequest = Message<"metamorph.vault.v1.GetUsageRequest"> & {
   /**
-   * The first day (UTC), `YYYY-MM-DD`. Empty: the first of the month that end_day is in.
+   * The first day (UTC), `YYYY-MM-DD`. If empty, the first day of the month of end_day.
    *
    * @generated from field: string start_day = 1;
    */
   startDay: string;
 
   /**
-   * The last day, included. Empty: today.
+   * The last day, inclusive. If empty, today.
    *
    * @generated from field: string end_day = 2;
    */
   endDay: string;
 
   /**
-   * Only this session's, which may be deleted. At most 64 characters.
+   * Only usage of this session, which may be deleted. At most 64 characters.
    *
    * @generated from field: optional string session_id = 3;
    */
   sessionId?: string | undefined;
 
   /**
-   * Only this model's.
+   * Only usage of this model.
    *
    * @generated from field: optional string model = 4;
    */
   model?: string | undefined;
 
   /**
-   * What to tell apart; none: all in one row.
+   * How to group usage. If empty, everything is in one row.
    *
    * @generated from field: repeated metamorph.vault.v1.UsageGrouping group_by = 5;
    */
   groupBy: UsageGrouping[];
 
   /**
-   * At most so many rows; 0 is 50, more than 1000 is 1000.
+   * The maximum number of rows to return. 0 means 50; the maximum is 1000.
    *
    * @generated from field: int32 page_size = 6;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the page before, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
    *
    * @generated from field: string page_token = 7;
    */
@@ -303,13 +306,13 @@ export declare type GetUsageRequest = Message<"metamorph.vault.v1.GetUsageReques
 export declare const GetUsageRequestSchema: GenMessage<GetUsageRequest>;
 
 /**
- * What the vault has used up.
+ * The vault's usage.
  *
  * @generated from message metamorph.vault.v1.GetUsageResponse
  */
 export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageResponse"> & {
   /**
-   * By day, then model, then session, as far as asked for. None where nothing was used.
+   * Ordered by day, model and session, as far as grouped by them. Empty if nothing was used.
    *
    * @generated from field: repeated metamorph.vault.v1.UsageRow rows = 1;
    */
@@ -323,14 +326,14 @@ export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageRespo
   nextPageToken: string;
 
   /**
-   * All that was asked for, on all pages, in one row.
+   * The total of all rows, on all pages.
    *
    * @generated from field: metamorph.vault.v1.UsageRow total = 3;
    */
   total?: UsageRow | undefined;
 
   /**
-   * Each limit that holds for the vault, as it is now, whatever was asked for.
+   * The current state of each limit of the vault, independent of the query.
    *
    * @generated from field: repeated metamorph.vault.v1.BudgetStatus budgets = 4;
    */
@@ -351,7 +354,7 @@ export declare const GetUsageResponseSchema: GenMessage<GetUsageResponse>;
  */
 export declare const VaultService: GenService<{
   /**
-   * Tells who the server takes the caller for.
+   * Returns the identity of the caller.
    *
    * @generated from rpc metamorph.vault.v1.VaultService.WhoAmI
    */
@@ -381,7 +384,7 @@ export declare const VaultService: GenService<{
     output: typeof UpdateVaultResponseSchema;
   },
   /**
-   * Tells what turns of the vault have cost, and what is left of its budgets.
+   * Returns the usage of the vault's turns, and the state of its budgets.
    *
    * @generated from rpc metamorph.vault.v1.VaultService.GetUsage
    */
