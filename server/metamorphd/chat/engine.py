@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from metamorphd.chat.event_log import EventLog
+from metamorphd.chat.follower import Follower
 from metamorphd.chat.generation import Generation, Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.pace import Pace
@@ -21,7 +22,7 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 from metamorphd.models.message import Message
-from metamorphd.models.turn import Turn, TurnEvent, TurnFinished, TurnStatus
+from metamorphd.models.turn import Turn, TurnEvent, TurnStatus
 from metamorphd.store.attachments import load_attachments
 from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
@@ -29,15 +30,10 @@ from metamorphd.store.sessions import delete_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.plan import Terms
 from metamorphd.store.turns.prompt import get_prompt, plan_prompt
-from metamorphd.store.turns.read import get_turn, list_events, list_running_turns, started_event
+from metamorphd.store.turns.read import get_turn, list_running_turns, started_event
 
 T = TypeVar("T")
 
-# How often the table is read for a turn that another process runs.
-POLL_SECONDS = 0.05
-REPLAY_EVENTS = 256
-# What a replay has read and not sent yet stays in memory, once for every caller that does not read.
-REPLAY_CHARACTERS = 32_768
 # What is left of a turn after its grace: long enough to commit its end.
 LAST_COMMIT_SECONDS = 5.0
 
@@ -93,6 +89,7 @@ class TurnEngine:
         self._log = EventLog(database=database, clock=clock)
         self._pace = Pace(running_turns=lambda: len(self._live))
         self._live: dict[tuple[str, str], LiveTurn] = {}
+        self._follower = Follower(database=database, live=self._live)
         self._tasks: set[asyncio.Task[None]] = set()
         self._titling: set[asyncio.Task[None]] = set()
         self._swept = False
@@ -185,37 +182,9 @@ class TurnEngine:
         self._spawn(self._run(scope, turn_id, create, started))
         return await asyncio.shield(started)
 
-    async def follow(self, scope: Scope, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent]:
-        """A turn's events after a sequence, first the stored ones, then each once it is committed, to the turn's end.
-
-        Raises TurnNotFound, also when the turn is deleted meanwhile, and SequenceAhead.
-        """
-        sequence = after_sequence
-        while True:
-            live = self._live.get((scope.vault_id, turn_id))
-            events = None if live is None else live.after(sequence)
-            if events is None:
-                turn, stored = await self._database.read(
-                    list_events,
-                    scope,
-                    turn_id=turn_id,
-                    after_sequence=sequence,
-                    limit=REPLAY_EVENTS,
-                    max_characters=REPLAY_CHARACTERS,
-                )
-                events = stored
-                if not events:
-                    if turn.status is not TurnStatus.RUNNING:
-                        return
-                    # Another process runs it, or the table was a moment ahead of what is published here.
-                    await asyncio.sleep(POLL_SECONDS)
-            elif live is not None and not events:
-                await live.changed()
-            for event in events:
-                yield event
-                sequence = event.sequence
-                if isinstance(event, TurnFinished):
-                    return
+    def follow(self, scope: Scope, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent]:
+        """Yields a turn's events after a sequence. See `Follower.follow`."""
+        return self._follower.follow(scope, turn_id=turn_id, after_sequence=after_sequence)
 
     async def delete_session(self, scope: Scope, *, session_id: str, etag: str) -> None:
         """Deletes a session; its running turns end, and whoever follows one gets TurnNotFound."""

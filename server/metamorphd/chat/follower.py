@@ -1,0 +1,56 @@
+"""Following turns, from any sequence, on any connection, to their end."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+
+from metamorphd.chat.live_turn import LiveTurn
+from metamorphd.models.caller import Scope
+from metamorphd.models.turn import TurnEvent, TurnFinished, TurnStatus
+from metamorphd.store.database import Database
+from metamorphd.store.turns.read import list_events
+
+# How often the table is read for a turn that another process runs.
+POLL_SECONDS = 0.05
+REPLAY_EVENTS = 256
+# A replay that was read and not sent yet stays in memory, once for every caller that does not read.
+REPLAY_CHARACTERS = 32_768
+
+
+class Follower:
+    """Reads turns for subscribers: those in `live`, by (vault id, turn id), from memory, others from the store."""
+
+    def __init__(self, *, database: Database, live: Mapping[tuple[str, str], LiveTurn]) -> None:
+        self._database = database
+        self._live = live
+
+    async def follow(self, scope: Scope, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent]:
+        """Yields a turn's events after a sequence, first the stored ones, then each once it is committed, to its end.
+
+        Raises TurnNotFound, also when the turn is deleted in between, and SequenceAhead.
+        """
+        sequence = after_sequence
+        while True:
+            live = self._live.get((scope.vault_id, turn_id))
+            events = None if live is None else live.after(sequence)
+            if events is None:
+                turn, stored = await self._database.read(
+                    list_events,
+                    scope,
+                    turn_id=turn_id,
+                    after_sequence=sequence,
+                    limit=REPLAY_EVENTS,
+                    max_characters=REPLAY_CHARACTERS,
+                )
+                events = stored
+                if not events:
+                    if turn.status is not TurnStatus.RUNNING:
+                        return
+                    # Another process runs it, or the table is a moment ahead of what is published here.
+                    await asyncio.sleep(POLL_SECONDS)
+            elif live is not None and not events:
+                await live.changed()
+            for event in events:
+                yield event
+                sequence = event.sequence
+                if isinstance(event, TurnFinished):
+                    return
