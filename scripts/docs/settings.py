@@ -1,5 +1,6 @@
 """`.env.example` and docs/settings.md."""
 
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -58,7 +59,8 @@ def env_example() -> str:
     lines = ["# Generated from the settings by `make generate`. Copy to .env and fill in; never commit that file."]
     for group, _ in GROUPS:
         for name, field in variables(group):
-            lines += ["", f"# {field.description}", f"{name}={as_text(field.default)}"]
+            comment = textwrap.wrap(str(field.description), 118, initial_indent="# ", subsequent_indent="# ")
+            lines += ["", *comment, f"{name}={as_text(field.default)}"]
     return "\n".join(lines) + "\n"
 
 
