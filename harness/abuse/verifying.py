@@ -11,7 +11,7 @@ from pathlib import Path
 
 from metamorphd import settings
 from metamorphd.auth.http_client import HttpClient
-from metamorphd.auth.revoked_tokens import Revocations
+from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.clock import Clock
 from metamorphd.errors import Unauthenticated
@@ -42,10 +42,10 @@ async def outcome(verifier: TokenVerifier, text: str) -> str:
 
 async def main(keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
     """What became of valid tokens, of the crafted ones, and of so many mutants."""
-    revocations = Revocations()
-    revocations.load([])
+    revoked_tokens = RevokedTokens()
+    revoked_tokens.load([])
     async with HttpClient() as http:
-        verifier = _verifier(settings.load(), clock=Clock(), http=http, revocations=revocations)
+        verifier = _verifier(settings.load(), clock=Clock(), http=http, revoked_tokens=revoked_tokens)
         return await _tally(verifier, keys, count=count, seed=seed)
 
 

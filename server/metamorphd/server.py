@@ -17,7 +17,7 @@ from prometheus_client import Gauge
 from metamorphd.auth.emblem import EmblemApi
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.jwks import KeySet
-from metamorphd.auth.revoked_tokens import Revocations
+from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
@@ -75,7 +75,7 @@ class Server:
         self._catalog = _catalog(settings)
         self._model = _model(settings)
         self._metrics = Metrics()
-        self._revocations = Revocations()
+        self._revoked_tokens = RevokedTokens()
         self._parts = AsyncExitStack()
         self._grace_seconds = settings.shutdown_grace_seconds
         self.http_port = 0
@@ -125,7 +125,7 @@ class Server:
         # Calls that answer use the store: they end before it closes, with a moment to send their last bytes.
         parts.push_async_callback(port.stop)
         parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
-        self._revocations.load(await self._database.read_system(load_revocations, server_scope()))
+        self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
         parts.push_async_callback(self._drain, engine)
         swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
         await parts.enter_async_context(
@@ -170,10 +170,10 @@ class Server:
         return engine
 
     def _pipeline(self, limits: Limits, client: HttpClient, log: CallLog) -> Pipeline:
-        verifier = _verifier(self._settings, clock=self._clock, http=client, revocations=self._revocations)
+        verifier = _verifier(self._settings, clock=self._clock, http=client, revoked_tokens=self._revoked_tokens)
         return Pipeline(
             guards=_guards(self._settings, verifier=verifier, limits=limits),
-            streams=Streams(revocations=self._revocations, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
+            streams=Streams(revoked_tokens=self._revoked_tokens, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
             metrics=self._metrics,
             log=log,
         )
@@ -196,7 +196,7 @@ class Server:
             start_time=self._clock.now(),
         )
         admin = AdminService(
-            database=self._database, engine=engine, revocations=self._revocations, clock=self._clock, build=build
+            database=self._database, engine=engine, revoked_tokens=self._revoked_tokens, clock=self._clock, build=build
         )
         vault = VaultService(database=self._database, clock=self._clock)
         return dict(zip(SERVICES, (chat, vault, admin), strict=True))
@@ -252,7 +252,7 @@ def _tls(settings: Settings) -> Tls | None:
     return Tls(settings.grpc_tls_cert, settings.grpc_tls_key.get_secret_value(), settings.grpc_tls_client_ca)
 
 
-def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revocations: Revocations) -> TokenVerifier:
+def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revoked_tokens: RevokedTokens) -> TokenVerifier:
     emblem = None
     if settings.emblem_api_url:
         emblem = EmblemApi(url=settings.emblem_api_url, http=http, permissions=PERMISSIONS)
@@ -261,7 +261,7 @@ def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revocations
         secrets=settings.jwt_secrets,
         key_set=KeySet(url=settings.emblem_jwks_url, http=http) if settings.emblem_jwks_url else None,
         emblem=emblem,
-        revocations=revocations,
+        revoked_tokens=revoked_tokens,
         clock=clock,
         issuer=settings.emblem_jwt_issuer,
         audience=settings.emblem_jwt_audience,

@@ -1,1 +1,1 @@
-"""Who calls: from a token to a Caller."""
+"""Authentication: from a bearer token to a Caller."""

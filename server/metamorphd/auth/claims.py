@@ -1,6 +1,6 @@
-"""The claims of a verified token (RFC 7519, section 4) to a Caller.
+"""Converts the claims of a verified token (RFC 7519, section 4) to a Caller.
 
-Stricter than PyJWT, which lets a year of 10,000, text for numbers, and characters that nobody sees pass.
+Stricter than PyJWT, which accepts the year 10,000, text in place of numbers, and invisible characters.
 """
 
 import re
@@ -11,9 +11,9 @@ from typing import Any
 from metamorphd.errors import TokenInvalid
 from metamorphd.models.caller import Caller
 
-# Nobody rotates a token that lives longer; revoking needs an end too.
+# Longer-lived tokens don't get rotated, and their revocations could not expire either.
 LONGEST_LIFE_SECONDS = 366 * 86_400
-# The end of the year 9999; also what keeps infinity, and numbers of a thousand digits, out of the arithmetic.
+# The end of the year 9999. The bound also keeps infinity and thousand-digit numbers out of the arithmetic.
 LATEST_SECONDS = 253_402_300_799
 LONGEST_TEXT = {"user": 256, "email": 320, "jti": 256}
 VAULT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -22,13 +22,13 @@ USER_CLAIMS = ("user_id", "userId", "sub")
 
 
 def caller_of(claims: Mapping[str, Any], *, permissions: AbstractSet[str], now: int) -> Caller:
-    """Returns the caller that the claims name; `exp` is required. `permissions` are those that a token can grant.
+    """Returns the caller named by the claims; `exp` is required. `permissions` are those that a token can grant.
 
     Raises TokenInvalid.
     """
     expire_time = _time(claims, "exp")
     issue_time = _time(claims, "iat")
-    # PyJWT has compared it, but takes text and `true` for a time.
+    # PyJWT has compared it, but accepts text and `true` as a time.
     _time(claims, "nbf")
     if expire_time is None or expire_time > now + LONGEST_LIFE_SECONDS * 1_000_000:
         raise TokenInvalid
@@ -48,28 +48,28 @@ def caller_of(claims: Mapping[str, Any], *, permissions: AbstractSet[str], now: 
 
 
 def vault_id_of(claims: Mapping[str, Any]) -> str:
-    """The vault; told twice, both must agree."""
-    told = {claims[name] for name in VAULT_CLAIMS if name in claims and isinstance(claims[name], str)}
-    if len(told) != 1 or any(not isinstance(claims.get(name, ""), str) for name in VAULT_CLAIMS):
+    """Returns the vault id. Raises TokenInvalid if the two claims for it disagree."""
+    values = {claims[name] for name in VAULT_CLAIMS if name in claims and isinstance(claims[name], str)}
+    if len(values) != 1 or any(not isinstance(claims.get(name, ""), str) for name in VAULT_CLAIMS):
         raise TokenInvalid
-    (vault_id,) = told
+    (vault_id,) = values
     if not VAULT_ID.fullmatch(vault_id):
         raise TokenInvalid
     return str(vault_id)
 
 
 def user_id_of(claims: Mapping[str, Any]) -> str:
-    """The user, by the first of its claims that is there."""
+    """Returns the user id, from the first user claim that is present."""
     return _text(claims, next((name for name in USER_CLAIMS if name in claims), "sub"), kind="user")
 
 
 def email_of(claims: Mapping[str, Any]) -> str:
-    """The address, or empty text."""
+    """Returns the email address, or empty text."""
     return _text(claims, "email", kind="email") if claims.get("email", "") != "" else ""
 
 
 def permissions_of(claims: Mapping[str, Any], *, known: AbstractSet[str]) -> frozenset[str]:
-    """`permissions`, an array, or `scope`, separated by spaces (RFC 8693). Those that are not `known` grant nothing."""
+    """Returns the `known` permissions in `permissions` (an array) or else in `scope` (space-separated, RFC 8693)."""
     if "permissions" in claims:
         granted = claims["permissions"]
     else:
@@ -81,7 +81,7 @@ def permissions_of(claims: Mapping[str, Any], *, known: AbstractSet[str]) -> fro
 
 
 def _text(claims: Mapping[str, Any], name: str, *, kind: str) -> str:
-    """Text that can be seen: no control or format characters, no half of a surrogate pair, nothing but spaces."""
+    """Returns a claim's text. Raises TokenInvalid for unprintable characters, lone surrogates and blank text."""
     value = claims.get(name)
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > LONGEST_TEXT[kind]:
         raise TokenInvalid
@@ -89,7 +89,7 @@ def _text(claims: Mapping[str, Any], name: str, *, kind: str) -> str:
 
 
 def _time(claims: Mapping[str, Any], name: str) -> int | None:
-    """A NumericDate (RFC 7519, section 2) in microseconds. PyJWT takes text too."""
+    """Returns a NumericDate (RFC 7519, section 2) in microseconds. Raises TokenInvalid for text, unlike PyJWT."""
     if name not in claims:
         return None
     value: Any = claims[name]

@@ -1,4 +1,4 @@
-"""The Emblem API's word on tokens that are not ours to verify."""
+"""Authentication by the Emblem API, for tokens that this server cannot verify itself."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ ACCEPTED_SECONDS = 60.0
 REFUSED_SECONDS = 10.0
 CACHED_REFUSALS = 10_000
 CALLS_PER_SECOND = 50
-# So many failures in a row open the circuit: for a while nothing is asked, then one call tries it.
+# Circuit breaker: after this many consecutive failures no requests are sent for a while, then one is let through.
 FAILURES = 5
 OPEN_SECONDS = 10.0
 HTTP_SUCCESS = range(200, 300)
@@ -30,9 +30,10 @@ logger = structlog.get_logger(__name__)
 
 
 class EmblemApi:
-    """`POST {url}/vault/info` with the caller's own token: one call for a token at a time, few in a second.
+    """Client of `POST {url}/vault/info`, which takes the caller's own token.
 
-    `permissions` are those that the API can grant.
+    Sends one request per token at a time, and a limited number per second. `permissions` are those that the API can
+    grant.
     """
 
     def __init__(self, *, url: str, http: HttpClient, permissions: AbstractSet[str]) -> None:
@@ -40,7 +41,7 @@ class EmblemApi:
         self._http = http
         self._permissions = permissions
         self._flight = SingleFlight[Caller]()
-        # By digest: whoever has no account can send ten thousand tokens of eight kilobytes.
+        # By digest: ten thousand tokens of eight kilobytes can be sent without an account.
         self._refused: dict[bytes, float] = {}
         self._failures = 0
         self._closed_at = 0.0
@@ -48,15 +49,15 @@ class EmblemApi:
         self._calls = 0
 
     async def caller(self, token: str) -> Caller:
-        """Whom the token names, by the API's word. Raises TokenInvalid, IdentityUnavailable."""
+        """Returns the caller that the API identifies by the token. Raises TokenInvalid, IdentityUnavailable."""
         if self._refused.get(_digest(token), 0.0) > time.monotonic():
             raise TokenInvalid
-        return await self._flight.do(token, lambda: self._ask(token))
+        return await self._flight.do(token, lambda: self._fetch(token))
 
-    async def _ask(self, token: str) -> Caller:
+    async def _fetch(self, token: str) -> Caller:
         self._admit()
         try:
-            status, body = await self._http.ask("POST", self._url, bearer=token)
+            status, body = await self._http.request("POST", self._url, bearer=token)
             if status >= HTTP_SERVER_ERROR or status == HTTP_TOO_MANY_REQUESTS:
                 raise IdentityUnavailable(retry_delay=1.0)
         except IdentityUnavailable:
@@ -76,7 +77,7 @@ class EmblemApi:
         if now < self._closed_at:
             raise IdentityUnavailable(retry_delay=self._closed_at - now)
         if self._failures >= FAILURES:
-            # This call tries it; until it is known how it went, no other does.
+            # This request probes the API; others are refused until its outcome is known.
             self._closed_at = now + OPEN_SECONDS
         if int(now) != self._second:
             self._second, self._calls = int(now), 0
@@ -88,7 +89,7 @@ class EmblemApi:
         self._failures += 1
         if self._failures >= FAILURES:
             self._closed_at = time.monotonic() + OPEN_SECONDS
-            logger.warning("the Emblem API cannot be asked", url=self._url, failures=self._failures)
+            logger.warning("the Emblem API is unavailable", url=self._url, failures=self._failures)
 
     def _refuse(self, token: str) -> None:
         if len(self._refused) >= CACHED_REFUSALS:
@@ -102,16 +103,16 @@ def _digest(token: str) -> bytes:
 
 def _caller(body: bytes, permissions: AbstractSet[str]) -> Caller:
     try:
-        told: Mapping[str, Any] = json.loads(body)
+        response: Mapping[str, Any] = json.loads(body)
     except (ValueError, RecursionError):
         raise TokenInvalid from None
-    if not isinstance(told, dict):
+    if not isinstance(response, dict):
         raise TokenInvalid
     return Caller(
-        vault_id=vault_id_of({"vaultId": told.get("vaultId")}),
-        user_id="" if told.get("userId") is None else user_id_of({"sub": told["userId"]}),
-        email="" if told.get("email") is None else email_of(told),
-        permissions=permissions_of({"permissions": told.get("permissions") or []}, known=permissions),
+        vault_id=vault_id_of({"vaultId": response.get("vaultId")}),
+        user_id="" if response.get("userId") is None else user_id_of({"sub": response["userId"]}),
+        email="" if response.get("email") is None else email_of(response),
+        permissions=permissions_of({"permissions": response.get("permissions") or []}, known=permissions),
         operator=False,
         auth_method="emblem",
         token_id=None,

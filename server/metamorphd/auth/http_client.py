@@ -8,11 +8,11 @@ import httpx2
 from metamorphd.errors import IdentityUnavailable
 
 TIMEOUT_SECONDS = 2.0
-LARGEST_ANSWER = 65_536
+LARGEST_RESPONSE = 65_536
 
 
 class HttpClient:
-    """Asks servers on the web. Trusts the certificate authorities of the system (`SSL_CERT_FILE`)."""
+    """HTTP client that trusts the system's certificate authorities (`SSL_CERT_FILE`)."""
 
     def __init__(self) -> None:
         self._client = httpx2.AsyncClient(follow_redirects=False, timeout=TIMEOUT_SECONDS)
@@ -24,9 +24,9 @@ class HttpClient:
         """Closes every connection."""
         await self._client.aclose()
 
-    async def ask(self, method: str, url: str, *, bearer: str | None = None) -> tuple[int, bytes]:
-        """Status and body of the answer, redirects included. Raises IdentityUnavailable."""
-        # Uncompressed: what is small on the wire might not be small here.
+    async def request(self, method: str, url: str, *, bearer: str | None = None) -> tuple[int, bytes]:
+        """Returns the status and body of the response, even if it is a redirect. Raises IdentityUnavailable."""
+        # Uncompressed: a small compressed body may expand to a large one.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         if bearer is not None:
             headers["authorization"] = f"Bearer {bearer}"
@@ -38,7 +38,7 @@ class HttpClient:
                 body = bytearray()
                 async for chunk in response.aiter_bytes():
                     body += chunk
-                    if len(body) > LARGEST_ANSWER:
+                    if len(body) > LARGEST_RESPONSE:
                         raise IdentityUnavailable(retry_delay=1.0)
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as exc:
             raise IdentityUnavailable(retry_delay=1.0) from exc

@@ -13,10 +13,10 @@ from metamorphd.errors import IdentityUnavailable, TokenInvalid
 
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 SHORTEST_RSA_BITS = 2048
-# How old the keys may be before they are fetched again, and how old when they cannot be.
+# Age at which the keys are fetched again, and age at which they are no longer used if that fails.
 FRESH_SECONDS = 300.0
 STALE_SECONDS = 3600.0
-# An unknown key id asks for the keys at most so often: anybody can send one.
+# Minimum time between two fetches: any client can send an unknown key id.
 COOLDOWN_SECONDS = 30.0
 HTTP_OK = 200
 
@@ -24,31 +24,31 @@ logger = structlog.get_logger(__name__)
 
 
 class KeySet:
-    """The keys at `url`, by id. Each has one algorithm, its own; keys of other kinds, secret ones too, are left out."""
+    """The keys at `url`, by id. Each is for one algorithm; unsupported kinds of keys, also secret ones, are ignored."""
 
     def __init__(self, *, url: str, http: HttpClient) -> None:
         self._url = url
         self._http = http
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = -STALE_SECONDS
-        self._asked = -COOLDOWN_SECONDS
+        self._attempted = -COOLDOWN_SECONDS
         self._flight = SingleFlight[None]()
 
     def known(self, key_id: str, algorithm: str) -> Any | None:
-        """The key by its id, or None if the keys must be fetched first. Raises TokenInvalid for another algorithm."""
+        """Returns a key, or None if the keys must be fetched first. Raises TokenInvalid for another algorithm."""
         key = self._keys.get(key_id)
         if key is None or time.monotonic() - self._fetched > FRESH_SECONDS:
             return None
         return _for(algorithm, key)
 
     async def key(self, key_id: str, algorithm: str) -> Any:
-        """The same, fetched if need be. Raises TokenInvalid if there is none for `algorithm`, IdentityUnavailable."""
+        """Returns a key, fetched if necessary. Raises TokenInvalid if `algorithm` has none, IdentityUnavailable."""
         await self._refresh(needed=time.monotonic() - self._fetched > STALE_SECONDS)
         return _for(algorithm, self._keys.get(key_id))
 
     async def _refresh(self, *, needed: bool) -> None:
-        """Fetches the keys unless that was tried a moment ago; `needed`: those that are there count no more."""
-        if time.monotonic() - self._asked >= COOLDOWN_SECONDS or self._flight.busy(self._url):
+        """Fetches the keys unless that was just attempted. `needed`: the current keys are too old to be used."""
+        if time.monotonic() - self._attempted >= COOLDOWN_SECONDS or self._flight.busy(self._url):
             try:
                 await self._flight.do(self._url, self._fetch)
             except IdentityUnavailable:
@@ -58,9 +58,9 @@ class KeySet:
             raise IdentityUnavailable(retry_delay=COOLDOWN_SECONDS)
 
     async def _fetch(self) -> None:
-        self._asked = time.monotonic()
+        self._attempted = time.monotonic()
         try:
-            status, body = await self._http.ask("GET", self._url)
+            status, body = await self._http.request("GET", self._url)
             if status != HTTP_OK:
                 raise IdentityUnavailable(retry_delay=COOLDOWN_SECONDS)
             self._keys = _keys(body)
@@ -78,17 +78,17 @@ def _for(algorithm: str, key: jwt.PyJWK | None) -> Any:
 
 def _keys(body: bytes) -> dict[str, jwt.PyJWK]:
     try:
-        told = json.loads(body)["keys"]
-        if not isinstance(told, list):
-            raise TypeError("keys is no array")
-        pairs = [(entry["kid"], _key(entry)) for entry in told if isinstance(entry, dict) and "kid" in entry]
+        entries = json.loads(body)["keys"]
+        if not isinstance(entries, list):
+            raise TypeError("keys is not an array")
+        pairs = [(entry["kid"], _key(entry)) for entry in entries if isinstance(entry, dict) and "kid" in entry]
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise IdentityUnavailable(retry_delay=COOLDOWN_SECONDS) from exc
     return {key_id: key for key_id, key in pairs if isinstance(key_id, str) and key is not None}
 
 
 def _key(entry: dict[str, Any]) -> jwt.PyJWK | None:
-    """A key that may verify signatures, else None."""
+    """Returns a key, or None if it must not be used to verify signatures."""
     if entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
         return None
     try:

@@ -1,4 +1,4 @@
-"""Tokens that are revoked, in memory: every call looks here, and every open stream is told."""
+"""Revoked tokens, in memory: checked by every call, and open streams are notified of changes."""
 
 from collections.abc import Callable, Iterable
 
@@ -7,8 +7,8 @@ from metamorphd.models.caller import Caller
 from metamorphd.models.revocation import Revocation
 
 
-class Revocations:
-    """What `load` was given and what was added since. Until then nobody is let in, for it is not known who may be."""
+class RevokedTokens:
+    """The revoked tokens: those given to `load`, and those added since. Before `load`, every caller is refused."""
 
     def __init__(self) -> None:
         self._loaded = False
@@ -17,23 +17,23 @@ class Revocations:
         self._listeners: list[Callable[[], None]] = []
 
     def load(self, revocations: Iterable[Revocation]) -> None:
-        """Takes what the store holds."""
+        """Adds the stored revocations."""
         for revocation in revocations:
             self._keep(revocation)
         self._loaded = True
 
     def add(self, revocation: Revocation) -> None:
-        """Takes one more, which is stored already, and tells those who listen."""
+        """Adds a revocation that is already stored, and calls the listeners."""
         self._keep(revocation)
         for listener in self._listeners:
             listener()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """`listener` is called after every `add`."""
+        """Registers `listener`, which is called after every `add`."""
         self._listeners.append(listener)
 
     def revoked(self, caller: Caller) -> bool:
-        """Whether the caller's token is. One that does not say when it was issued counts as issued before.
+        """Returns whether the caller's token is revoked. A token without an issue time counts as issued before.
 
         Raises StoreNotReady before `load`.
         """

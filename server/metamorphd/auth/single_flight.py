@@ -1,4 +1,4 @@
-"""One call at a time for each key; who comes meanwhile shares its outcome."""
+"""One call at a time for each key; concurrent callers share the result."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -8,26 +8,26 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Calls that are under way, by key. A caller that is cancelled does not cancel the call."""
+    """Calls in flight, by key. Cancelling a caller does not cancel the call."""
 
     def __init__(self) -> None:
-        self._under_way: dict[Hashable, asyncio.Task[T]] = {}
+        self._in_flight: dict[Hashable, asyncio.Task[T]] = {}
 
     def busy(self, key: Hashable) -> bool:
-        """Whether a call for `key` is under way."""
-        return key in self._under_way
+        """Returns whether a call for `key` is in flight."""
+        return key in self._in_flight
 
     async def do(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
-        """The outcome of `call`, or of the one that is under way for `key`. Raises what it raises."""
-        task = self._under_way.get(key)
+        """Returns the result of `call`, or of the call in flight for `key`. Raises what that raises."""
+        task = self._in_flight.get(key)
         if task is None:
-            task = self._under_way[key] = asyncio.ensure_future(_run(call))
+            task = self._in_flight[key] = asyncio.ensure_future(_run(call))
             task.add_done_callback(lambda done: self._end(key, done))
         return await asyncio.shield(task)
 
     def _end(self, key: Hashable, task: asyncio.Task[T]) -> None:
-        del self._under_way[key]
-        # Read, because whoever waited may be gone.
+        del self._in_flight[key]
+        # Read the exception: asyncio would log it if every caller was cancelled.
         if not task.cancelled():
             task.exception()
 

@@ -1,4 +1,4 @@
-"""Bearer tokens to callers: JSON Web Tokens (RFC 7519, RFC 8725) by our keys, others by the Emblem API's word."""
+"""Verifies bearer tokens: JSON Web Tokens (RFC 7519, RFC 8725) with our keys, others with the Emblem API."""
 
 import base64
 import binascii
@@ -14,26 +14,26 @@ import jwt
 from metamorphd.auth.claims import caller_of
 from metamorphd.auth.emblem import ACCEPTED_SECONDS, EmblemApi
 from metamorphd.auth.jwks import ALGORITHMS, KeySet
-from metamorphd.auth.revoked_tokens import Revocations
+from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
 from metamorphd.errors import TokenExpired, TokenInvalid, TokenRevoked
 from metamorphd.models.caller import Caller
 
-# The one algorithm of a shared secret.
+# The only algorithm accepted for a shared secret.
 SHARED = "HS256"
 LONGEST_TOKEN = 8192
 LEEWAY_SECONDS = 30
 CACHED_TOKENS = 10_000
-# What a Bearer token may look like (RFC 6750, section 2.1).
+# Syntax of a Bearer token (RFC 6750, section 2.1).
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-# A JWT has three parts; another kind says what it is (RFC 8725, section 3.11).
+# A JWT has three parts. Other kinds of tokens with three parts have another `typ` (RFC 8725, section 3.11).
 _PARTS = 3
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A JWT as it says of itself, nothing of it verified."""
+    """A decoded JWT, not verified."""
 
     text: str
     header: Mapping[str, Any]
@@ -42,19 +42,19 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A caller, and until when that may be believed, in microseconds since the epoch."""
+    """A verified caller; valid until `until`, in microseconds since the epoch."""
 
     caller: Caller
     until: int
 
 
 class TokenVerifier:
-    """Verifies tokens; what it has verified it keeps, never past the token's expiry.
+    """Verifies tokens, and caches the callers, never past the token's expiry.
 
-    `permissions` are those that a token can grant. `secrets` of at least 32 bytes, the current one first. `issuer` and
-    `audience` must be in the token where they are given. `emblem` is asked about tokens that are not ours: opaque ones,
-    those of another issuer than `issuer`, and all when there is neither secret nor key set. What is ours to verify and
-    fails, fails.
+    `permissions` are those that a token can grant. `secrets` have at least 32 bytes each, the current one first. A
+    token must have the `issuer` and `audience` if they are given. `emblem` verifies the tokens that are not ours:
+    opaque ones, those of an issuer other than `issuer`, and all if there is neither a secret nor a key set. It is never
+    a fallback for a token of ours that is invalid.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TokenVerifier:
         secrets: Sequence[str],
         key_set: KeySet | None,
         emblem: EmblemApi | None,
-        revocations: Revocations,
+        revoked_tokens: RevokedTokens,
         clock: Clock,
         issuer: str | None,
         audience: str | None,
@@ -73,16 +73,16 @@ class TokenVerifier:
         self._secrets = secrets
         self._key_set = key_set
         self._emblem = emblem
-        self._revocations = revocations
+        self._revoked_tokens = revoked_tokens
         self._clock = clock
         self._issuer = issuer
         self._audience = audience
         self._verified: dict[str, Verified] = {}
 
     def verify(self, text: str) -> Caller | Coroutine[Any, Any, Caller]:
-        """The caller that a token names; a coroutine of it where somebody else must be asked first.
+        """Returns the caller that a token names, or a coroutine of it if a request to another server is needed first.
 
-        Raises TokenInvalid, TokenExpired, TokenRevoked; the coroutine IdentityUnavailable too.
+        Raises TokenInvalid, TokenExpired, TokenRevoked; the coroutine also raises IdentityUnavailable.
         """
         known = self._verified.get(text)
         if known is not None:
@@ -93,7 +93,7 @@ class TokenVerifier:
             raise TokenInvalid
         token = _read(text)
         if self._foreign(token):
-            return self._ask(text, token)
+            return self._introspect(text, token)
         if token is None:
             raise TokenInvalid
         algorithm, key_id = token.header.get("alg"), token.header.get("kid")
@@ -115,16 +115,18 @@ class TokenVerifier:
         key = await key_set.key(key_id, algorithm)
         return self._accept(token, self._decode(token, [key], algorithm))
 
-    async def _ask(self, text: str, token: Token | None) -> Caller:
+    async def _introspect(self, text: str, token: Token | None) -> Caller:
         if self._emblem is None:
             raise TokenInvalid
         caller = await self._emblem.caller(text)
         now = self._clock.now()
         if token is not None and "exp" in token.claims:
-            # The API has vouched for the whole of it.
+            # The API has verified the whole token, so its other claims can be trusted too.
             named = {"vault_id": caller.vault_id, "vaultId": caller.vault_id, "user_id": "unused"}
-            said = caller_of({**token.claims, **named}, permissions=self._permissions, now=now)
-            caller = replace(caller, token_id=said.token_id, issue_time=said.issue_time, expire_time=said.expire_time)
+            claimed = caller_of({**token.claims, **named}, permissions=self._permissions, now=now)
+            caller = replace(
+                caller, token_id=claimed.token_id, issue_time=claimed.issue_time, expire_time=claimed.expire_time
+            )
         return self._keep(text, caller, longest=now + int(ACCEPTED_SECONDS * 1e6))
 
     def _accept(self, token: Token, claims: Mapping[str, Any]) -> Caller:
@@ -142,12 +144,12 @@ class TokenVerifier:
         return self._admit(caller)
 
     def _admit(self, caller: Caller) -> Caller:
-        if self._revocations.revoked(caller):
+        if self._revoked_tokens.revoked(caller):
             raise TokenRevoked
         return caller
 
     def _decode(self, token: Token, keys: Sequence[Any], algorithm: str) -> Mapping[str, Any]:
-        """The claims, if one of the keys has signed them with `algorithm`."""
+        """Returns the claims if one of the keys signed them with `algorithm`. Raises TokenInvalid, TokenExpired."""
         for key in keys:
             try:
                 return self._verified_claims(token, key, algorithm)
@@ -155,7 +157,7 @@ class TokenVerifier:
                 continue
             except jwt.ExpiredSignatureError:
                 raise TokenExpired from None
-            # The built-in ones: numbers beyond what Python's own conversions take.
+            # The built-in ones: numbers too large for Python's own conversions.
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
                 raise TokenInvalid from None
         raise TokenInvalid
@@ -179,7 +181,7 @@ class TokenVerifier:
 
 
 def _read(text: str) -> Token | None:
-    """A JWT, or None for a token of another kind. Raises TokenInvalid for what looks like a JWT and is none."""
+    """Returns a decoded JWT, or None for a token of another kind. Raises TokenInvalid for a malformed JWT."""
     parts = text.split(".")
     if len(parts) != _PARTS:
         return None
@@ -188,14 +190,14 @@ def _read(text: str) -> Token | None:
     kind = token.header.get("typ", "JWT")
     if not isinstance(token.header.get("alg"), str):
         raise TokenInvalid
-    # `crit` names what must be understood (RFC 7515, section 4.1.11); we understand nothing of the kind.
+    # `crit` lists extensions that must be understood (RFC 7515, section 4.1.11), and we implement none.
     if not isinstance(kind, str) or kind.lower() not in _TYPES or "crit" in token.header or "b64" in token.header:
         raise TokenInvalid
     return token
 
 
 def _decoded(part: str) -> bytes:
-    """Base64url without padding (RFC 7515, section 2), in the one spelling that its bytes have."""
+    """Decodes unpadded base64url (RFC 7515, section 2). Raises TokenInvalid unless it is the canonical encoding."""
     try:
         data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except (binascii.Error, ValueError):
@@ -206,7 +208,7 @@ def _decoded(part: str) -> bytes:
 
 
 def _object(data: bytes) -> Mapping[str, Any]:
-    """A JSON object. A member that is given twice may be read differently by whoever minted the token."""
+    """Parses a JSON object. Raises TokenInvalid for duplicate members: the issuer may have meant either of them."""
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({name for name, _ in pairs}) != len(pairs):

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
-from metamorphd.auth.revoked_tokens import Revocations
+from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.tokens import LEEWAY_SECONDS
 from metamorphd.clock import Clock
 from metamorphd.edge.call import Exchange
@@ -85,15 +85,15 @@ class Streams:
     One look at all of them a second, instead of a timer for every write and read.
     """
 
-    def __init__(self, *, revocations: Revocations, clock: Clock, patience_seconds: float) -> None:
-        self._revocations = revocations
+    def __init__(self, *, revoked_tokens: RevokedTokens, clock: Clock, patience_seconds: float) -> None:
+        self._revoked_tokens = revoked_tokens
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._open: set[Stream] = set()
         # Since when each task waits for its call's request; None once it has waited too long.
         self._reading: dict[asyncio.Task[Any], float | None] = {}
         self._looking: asyncio.TimerHandle | None = None
-        revocations.listen(self._end_revoked)
+        revoked_tokens.listen(self._end_revoked)
 
     async def read(self, exchange: Exchange) -> Any:
         """Returns a call's first request as bytes, or `exchange.end`. Raises SenderTooSlow."""
@@ -132,7 +132,7 @@ class Streams:
 
     def _end_revoked(self) -> None:
         for stream in list(self._open):
-            if self._revocations.revoked(stream.caller):
+            if self._revoked_tokens.revoked(stream.caller):
                 stream.end(TokenRevoked())
 
     def _look_later(self) -> None:

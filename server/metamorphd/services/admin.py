@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from metamorph.admin.v1 import admin_service_pb2 as pb
 
-from metamorphd.auth.revoked_tokens import Revocations
+from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
@@ -37,11 +37,11 @@ class AdminService:
     """The operator's view of the server."""
 
     def __init__(
-        self, *, database: Database, engine: TurnEngine, revocations: Revocations, clock: Clock, build: Build
+        self, *, database: Database, engine: TurnEngine, revoked_tokens: RevokedTokens, clock: Clock, build: Build
     ) -> None:
         self._database = database
         self._engine = engine
-        self._revocations = revocations
+        self._revoked_tokens = revoked_tokens
         self._clock = clock
         self._build = build
 
@@ -80,7 +80,7 @@ class AdminService:
                 now=now,
                 **made,
             )
-        self._revocations.add(revocation)
+        self._revoked_tokens.add(revocation)
         return revocation
 
     async def ListRevocations(self, request: pb.ListRevocationsRequest, scope: Scope) -> pb.ListRevocationsResponse:
