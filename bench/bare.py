@@ -18,6 +18,7 @@ from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
+from metamorphd.edge.grpc.hardened_server import hardened_server
 from metamorphd.edge.grpc.port import OPTIONS
 from metamorphd.edge.methods import methods_of
 from metamorphd.llm.offline import Offline
@@ -103,10 +104,12 @@ def _register(server: grpc.aio.Server, servicer: ChatService) -> None:
 
 
 async def _serve(kind: str, directory: Path) -> None:
-    server = grpc.aio.server(options=OPTIONS)
     if kind == "echo":
+        server = grpc.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers([_Echo()])
     else:
+        # The same server, so that the chain alone makes the difference.
+        server = hardened_server(options=OPTIONS)
         _register(server, await _servicer(directory))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
