@@ -5,6 +5,8 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Not as many as there are cores: a container may have fewer to itself than it sees.
+JOBS ?= 2
 TOOLS := .tools/bin
 NODE_MODULES := clients/typescript/node_modules/.installed
 BUF := clients/typescript/node_modules/.bin/buf
@@ -26,8 +28,8 @@ help: ## This list
 run: $(VENV)/.installed ## Serve in dev mode on loopback, data under ./data
 	@exec $(BIN)/metamorph dev
 
-test: $(VENV)/.installed ## Run the tests
-	@$(BIN)/pytest
+test: $(VENV)/.installed ## Run the tests, JOBS at a time
+	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 
 check: $(VENV)/.installed tools ## Lint, types, layers, contract, generated code, docs
 	@bash scripts/check

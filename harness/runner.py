@@ -108,7 +108,7 @@ def run(jobs: Sequence[Job], *, at_a_time: int, begins: Callable[[Job], None]) -
         with _pool(count) as pool:
             while True:
                 for job in itertools.islice(waiting, count - len(pending)):
-                    pending.add(pool.submit(_perform, job))
+                    pending.add(pool.submit(perform, job))
                     begins(job)
                 if not pending:
                     break
@@ -127,7 +127,8 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
-def _perform(job: Job) -> Result:
+def perform(job: Job) -> Result:
+    """Runs a job in this process."""
     configure_logging("warning")
     began = time.monotonic()
     figures, error, notes = [], "", io.StringIO()

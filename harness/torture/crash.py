@@ -20,7 +20,8 @@ from harness.run import Run
 from harness.torture.chatter import Chatter
 from harness.torture.kill_points import POINTS
 from harness.torture.ledger import DIED, ENDLESS, LONG_SECONDS, Ledger, longest_running
-from harness.torture.zygote import Life, Zygote, free_port
+from harness.torture.zygote import Life, Zygote
+from tests.support.ports import free_port
 from tests.support.processes import Service, service
 
 CLIENTS = 20

@@ -15,9 +15,10 @@ from metamorph.client import MetamorphClient, MetamorphError
 
 from harness.figure import Figure
 from harness.run import Run
-from harness.torture.zygote import Life, Zygote, free_port
+from harness.torture.zygote import Life, Zygote
 from tests.support.caller import Caller, Events, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Received, Reply
+from tests.support.ports import free_port
 from tests.support.refusal import refused
 from tests.support.tokens import mint
 from tests.support.turns import deltas, stream

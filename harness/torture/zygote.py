@@ -4,13 +4,10 @@
 """
 
 import asyncio
-import contextlib
 import json
 import os
-import random
 import select
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -30,16 +27,6 @@ from tests.support.paths import ROOT
 from tests.support.tokens import SECRET
 
 END_SECONDS = 60.0
-LOWEST_PORT = 10_000
-
-
-def free_port() -> int:
-    """A port that nobody listens on, and that the system gives to nobody who asks for any port (ip(7))."""
-    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(LOWEST_PORT, given)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 @dataclass

@@ -97,7 +97,7 @@ async def test_open_streams_end_and_go_on_with_a_new_token(tmp_path: Path) -> No
     hold = asyncio.Event()
     async with (
         FakeMessagesApi(Reply(("first ", "second"), hold=hold)) as api,
-        asking(api, tmp_path, anthropic_stall_seconds=30) as running,
+        asking(api, tmp_path) as running,
     ):
         session = await running.caller().create_session()
         events = running.caller(jti="t1").start(session.session_id)

@@ -5,7 +5,6 @@ import time
 import uuid
 from typing import Any
 
-import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import generation_pb2, turn_pb2
 
@@ -13,11 +12,6 @@ from tests.support.caller import Caller, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.refusal import refused
 from tests.support.turns import cancel, deltas, followed, get_session, get_turn, regenerate
-
-
-@pytest.fixture
-def overrides() -> dict[str, Any]:
-    return {"anthropic_stall_seconds": 30}
 
 
 def delete(caller: Caller, message_id: str) -> Any:
@@ -65,6 +59,7 @@ async def test_cancelling_before_the_first_token_stores_no_reply(alice: Caller, 
     session = await alice.create_session()
     call = alice.start(session.session_id)
     started = await call.next()
+    await api.until_asked()
     assert (await cancel(alice, started.turn_id)).status == turn_pb2.TURN_STATUS_CANCELLED
     (finished,) = await call.rest()
     assert not finished.turn_finished.HasField("message")

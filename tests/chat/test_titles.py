@@ -85,13 +85,11 @@ async def test_a_title_that_broke_off_is_none(alice: Caller, api: FakeMessagesAp
 
 
 async def test_a_title_holds_up_no_drain(tmp_path: Path, api: FakeMessagesApi) -> None:
-    overrides = {"session_title_model": "claude-haiku-5-5", "anthropic_stall_seconds": 60}
-    async with asking(api, tmp_path / "drained", **overrides) as running:
+    async with asking(api, tmp_path / "drained", session_title_model="claude-haiku-5-5") as running:
         api.script.extend([Reply(("Owls.",)), Reply(("Why",), ending="stall")])
         alice = running.caller()
         await alice.send((await alice.create_session()).session_id)
-        while len(api.answering) == 0:  # noqa: ASYNC110, the provider is asked soon
-            await asyncio.sleep(0.01)
+        await api.until_asked()
         async with asyncio.timeout(4):
             await running.server.stop(grace_seconds=0.1)
         await api.until_idle()

@@ -1,5 +1,6 @@
 """Tools, thinking, structured output and compaction, seen by callers and by the Messages API."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -270,8 +271,13 @@ async def test_a_turn_that_fails_amid_thinking_stores_no_reply(alice: Caller, ap
 
 
 async def test_what_a_turn_costs_is_told_while_it_runs(alice: Caller, api: FakeMessagesApi) -> None:
+    hold = asyncio.Event()
+    api.default = Reply(("a", "b"), hold=hold)
     session = await alice.create_session()
-    events = await send(alice, session.session_id)
-    (update,) = [event.usage_update.usage for event in events if event.HasField("usage_update")]
+    call = alice.start(session.session_id)
+    events = [await call.next(), await call.next(), await call.next()]
+    hold.set()
+    events += await call.rest()
+    (update,) = [event.usage_update.usage for event in events[:3] if event.HasField("usage_update")]
     assert (update.input_tokens, update.cache_read_tokens, update.cache_write_tokens) == (11, 5, 3)
     assert (await get_turn(alice, events[0].turn_id)).usage == events[-1].turn_finished.usage

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,6 +15,11 @@ from tests.support.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup,
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking
 from tests.support.turns import WORDS, deltas, followed, get_session, get_turn, stream
+
+
+@pytest.fixture
+def overrides() -> dict[str, Any]:
+    return {"anthropic_stall_seconds": 2}
 
 
 async def test_a_message_is_answered_streamed_and_stored(alice: Caller, api: FakeMessagesApi) -> None:

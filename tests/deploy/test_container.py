@@ -27,6 +27,9 @@ from tests.support.paths import ROOT
 from tests.support.programs import require
 from tests.support.tokens import SECRET
 
+# One worker has what all of them share.
+pytestmark = pytest.mark.xdist_group("image")
+
 BUILD, FINAL = stages(ROOT / "Dockerfile")
 ALL = [*BUILD.instructions, *FINAL.instructions]
 UV = "/opt/uv/bin/uv"

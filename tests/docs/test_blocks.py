@@ -15,6 +15,9 @@ from tests.support.paths import ROOT
 from tests.support.programs import require
 from tests.support.tokens import SECRET
 
+# One worker has what all of them share.
+pytestmark = pytest.mark.xdist_group("pages")
+
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUNNABLE = [page for page in PAGES if any(block.is_run for block in blocks(page))]
 NOT_RUN = [block for block in BLOCKS if block.reason is not None]

@@ -192,7 +192,7 @@ async def test_a_stream_ends_when_its_token_expires_and_goes_on_with_a_new_one(t
     hold = asyncio.Event()
     async with (
         FakeMessagesApi(Reply(("first ", "second"), hold=hold)) as api,
-        asking(api, tmp_path, anthropic_stall_seconds=30) as running,
+        asking(api, tmp_path) as running,
     ):
         session = await running.caller().create_session()
         # Half a minute past its expiry a token still counts.

@@ -14,6 +14,7 @@ from metamorphd.edge import shared_rate_limit
 from metamorphd.edge.shared_rate_limit import SharedLimits
 
 from tests.support.caller import Caller
+from tests.support.ports import free_port
 from tests.support.programs import require
 from tests.support.refusal import refused
 from tests.support.serving import serving
@@ -28,8 +29,7 @@ class Redis:
         self._directory = directory
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
+        self.port = free_port()
         self.uri = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
 
     def start(self) -> None:

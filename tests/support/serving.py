@@ -64,11 +64,11 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
 
 
 def asking(api: FakeMessagesApi, directory: Path, **overrides: Any) -> Any:
-    """A server whose replies come from `api`; it is not patient."""
+    """A server whose replies come from `api`; it is patient, as the machine may be busy."""
     base = {
         "anthropic_api_key": "sk-test",
         "anthropic_base_url": api.base_url,
         "anthropic_max_retries": 0,
-        "anthropic_stall_seconds": 0.5,
+        "anthropic_stall_seconds": 30,
     }
     return serving(directory, **(base | overrides))

@@ -40,7 +40,7 @@ MIB = 1024 * 1024
 @pytest.fixture
 async def asked(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Caller]:
     """A caller of a server whose replies come from `api`."""
-    async with asking(api, tmp_path, anthropic_stall_seconds=5) as started:
+    async with asking(api, tmp_path) as started:
         yield started.caller()
 
 

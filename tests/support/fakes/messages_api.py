@@ -138,6 +138,7 @@ class FakeMessagesApi:
         self.requests: list[Received] = []
         self.answering: list[Received] = []
         self.open_streams = 0
+        self._asked = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._connections: set[asyncio.StreamWriter] = set()
@@ -169,10 +170,13 @@ class FakeMessagesApi:
             while (received := await _read(reader)) is not None:
                 self.requests.append(received)
                 self.answering.append(received)
+                self._asked.set()
                 try:
                     await self._answer(received, reader, writer)
                 finally:
                     self.answering.remove(received)
+                    if not self.answering:
+                        self._asked.clear()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -237,6 +241,11 @@ class FakeMessagesApi:
             case _:
                 writer.write(b"0\r\n\r\n")
                 await writer.drain()
+
+    async def until_asked(self) -> None:
+        """Returns once a request is being answered."""
+        async with asyncio.timeout(5):
+            await self._asked.wait()
 
     async def until_idle(self) -> None:
         """Returns once no reply is being streamed."""
