@@ -1,1 +1,1 @@
-"""The server of Metamorph."""
+"""The Metamorph server."""

@@ -39,7 +39,7 @@ async def test_json_shows_the_claims_and_operator_is_one(running: Serving) -> No
         (["--vault", "a/b"], SECRET, "a vault id has"),
         (["--vault", "a", "--permissions", "read,fly"], SECRET, "unknown: fly"),
         (["--vault", "a", "--expires", "soon"], SECRET, "is not a duration"),
-        (["--vault", "a", "--expires", "400d"], SECRET, "longer than the server accepts"),
+        (["--vault", "a", "--expires", "400d"], SECRET, "is longer than the maximum"),
         ([], SECRET, "Missing option '--vault'"),
     ],
 )

@@ -21,7 +21,7 @@ for command in (dev, serve, token, chat):
 
 
 def main() -> None:
-    """Runs the command; what keeps it from running is one line on standard error."""
+    """Runs the command. An error that prevents it from starting is printed as one line on standard error."""
     try:
         cli()
     except StartupRefused as exc:

@@ -22,9 +22,9 @@ from rich.markdown import Markdown
 from metamorphd.settings import ClientSettings
 
 HINTS = {
-    grpc.StatusCode.UNAVAILABLE: "is a server running? `make run` starts one; --target names another",
+    grpc.StatusCode.UNAVAILABLE: "is a server running? `make run` starts one; --target selects another",
     grpc.StatusCode.UNAUTHENTICATED: "pass --token or set METAMORPH_TOKEN; `metamorph token` mints one",
-    grpc.StatusCode.NOT_FOUND: "leave --session out to begin a new one",
+    grpc.StatusCode.NOT_FOUND: "omit --session to start a new one",
 }
 REPLAY_REFRESHES = 12
 GIVE_UP_SECONDS = 30.0
@@ -32,7 +32,7 @@ TITLE_CHARACTERS = 80
 
 
 class Terminal:
-    """Where replies go: rendered as they grow on a terminal, plain elsewhere, or as JSON lines."""
+    """Prints replies: rendered as they arrive on a terminal, as plain text elsewhere, or as JSON lines."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
@@ -40,11 +40,11 @@ class Terminal:
         self._notes = Console(stderr=True, highlight=False, style="dim")
 
     def note(self, text: str) -> None:
-        """A line beside the conversation, on standard error."""
+        """Prints a line that is not part of the conversation, on standard error."""
         self._notes.print(text, markup=False)
 
     async def show(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
-        """Shows a turn; its end, None if it was left before."""
+        """Prints a turn. Returns its last event, or None if the stream ended before it."""
         if self._as_json:
             return await self._print(events, as_json=True)
         return await (self._render(events) if self._out.is_terminal else self._print(events, as_json=False))
@@ -72,7 +72,7 @@ class Terminal:
 
 
 class Conversation:
-    """A session and the terminal it is shown in."""
+    """A session, and the terminal that it is shown on."""
 
     def __init__(self, client: MetamorphClient, session_id: str, model: str, terminal: Terminal) -> None:
         self._client = client
@@ -80,11 +80,11 @@ class Conversation:
         self._terminal = terminal
         self.session_id = session_id
 
-    async def say(self, text: str) -> bool:
-        """Sends a message and shows the reply; whether it is whole."""
+    async def send(self, text: str) -> bool:
+        """Sends a message and prints the reply. Returns whether the reply is complete."""
         turn_id = ""
 
-        async def told() -> AsyncIterator[TurnEvent]:
+        async def received() -> AsyncIterator[TurnEvent]:
             nonlocal turn_id
             async with aclosing(self._client.send(self.session_id, text, options=self._options)) as events:
                 async for event in events:
@@ -92,9 +92,11 @@ class Conversation:
                     yield event
 
         try:
-            finished = await self._terminal.show(told())
+            finished = await self._terminal.show(received())
         except asyncio.CancelledError:
-            self._terminal.note(f"Left turn {turn_id}; it goes on, and its reply will be in session {self.session_id}.")
+            self._terminal.note(
+                f"Left turn {turn_id}. It continues, and session {self.session_id} will have its reply."
+            )
             raise
         if finished is None:
             return False
@@ -113,7 +115,7 @@ def _cost(usage: Usage) -> str:
 
 
 async def _session(client: MetamorphClient, session_id: str, title: str) -> str:
-    """The session to talk in: an existing one, or a new one where none is named."""
+    """Returns the id of the session: the given one, which must exist, or that of a new one."""
     if session_id:
         await client.chat.GetSession(GetSessionRequest(session_id=session_id), metadata=client.metadata)
         return session_id
@@ -122,14 +124,14 @@ async def _session(client: MetamorphClient, session_id: str, title: str) -> str:
     return created.session.session_id
 
 
-def _talk(conversation: Conversation, message: str | None, runner: asyncio.Runner, terminal: Terminal) -> bool:
-    """Sends the one message, or asks for messages until the input ends; whether the last reply is whole.
+def _converse(conversation: Conversation, message: str | None, runner: asyncio.Runner, terminal: Terminal) -> bool:
+    """Sends `message`, or prompts for messages until the input ends. Returns whether the last reply is complete.
 
     Ctrl-C leaves a reply, Ctrl-D the conversation.
     """
-    whole = True
+    complete = True
     if message is None:
-        terminal.note(f"Session {conversation.session_id}. Ctrl-D leaves.")
+        terminal.note(f"Session {conversation.session_id}. Press Ctrl-D to leave.")
     while True:
         try:
             text = input("> ") if message is None else message
@@ -138,10 +140,10 @@ def _talk(conversation: Conversation, message: str | None, runner: asyncio.Runne
             message = ""
         if text.strip():
             with suppress(KeyboardInterrupt):
-                whole = runner.run(conversation.say(text))
+                complete = runner.run(conversation.send(text))
         if message is not None:
             terminal.note(f"Continue with --session {conversation.session_id}")
-            return whole
+            return complete
 
 
 @click.command()
@@ -149,7 +151,7 @@ def _talk(conversation: Conversation, message: str | None, runner: asyncio.Runne
 @click.option("--token", help="Token to send.  [default: METAMORPH_TOKEN; none is needed in dev mode]")
 @click.option("--vault", help="Vault to act on, in dev mode.  [default: METAMORPH_VAULT, else dev-vault]")
 @click.option("--session", default="", help="Session to continue.  [default: a new one]")
-@click.option("--model", default="", help="Model to ask.  [default: the session's]")
+@click.option("--model", default="", help="Model to use.  [default: the session's]")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.argument("message", required=False)
 def chat(
@@ -162,7 +164,7 @@ def chat(
     as_json: bool,
     message: str | None,
 ) -> None:
-    """Talk in the terminal. With MESSAGE, or text on standard input, send that and leave."""
+    """Chat in the terminal. With MESSAGE, or text on standard input, send that and exit."""
     settings = ClientSettings()
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.read().strip()
@@ -184,12 +186,12 @@ def chat(
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:
-            whole = _talk(runner.run(connect()), message, runner, terminal)
+            complete = _converse(runner.run(connect()), message, runner, terminal)
         except (MetamorphError, grpc.aio.AioRpcError) as exc:
             refusal = exc if isinstance(exc, MetamorphError) else MetamorphError.of(exc)
             hint = HINTS.get(refusal.code)
             raise click.ClickException(f"{refusal}{f' ({hint})' if hint else ''}") from exc
         finally:
             runner.run(stack.aclose())
-    if not whole:
+    if not complete:
         sys.exit(1)

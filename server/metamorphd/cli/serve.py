@@ -17,7 +17,7 @@ def _run(loaded: settings.Settings, *, announce: Any = None) -> None:
 
 @click.command()
 def serve() -> None:
-    """Serve, set by the environment (.env.example lists every variable)."""
+    """Serve, configured by environment variables (see .env.example)."""
     _run(settings.load())
 
 
@@ -33,8 +33,8 @@ def dev(grpc_port: int | None, port: int | None, database: Path | None) -> None:
         target = f"127.0.0.1:{running.grpc_port}"
         model = "Claude" if loaded.anthropic_api_key else "an offline model; set ANTHROPIC_API_KEY for Claude"
         click.echo(
-            f"Metamorph serves gRPC on {target} and HTTP on http://127.0.0.1:{running.http_port}/health\n"
-            f"Data is in {loaded.database_path}; replies come from {model}. Try:\n\n"
+            f"Serving gRPC on {target} and HTTP on http://127.0.0.1:{running.http_port}/health\n"
+            f"Data is stored in {loaded.database_path}; replies come from {model}. Try:\n\n"
             f"  grpcurl -plaintext -d '{{}}' {target} metamorph.vault.v1.VaultService/WhoAmI\n"
             f"  .venv/bin/metamorph chat --target {target}\n",
             err=True,

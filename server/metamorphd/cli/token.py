@@ -17,7 +17,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Lifetime(click.ParamType[int]):
-    """A number and a unit: 30s, 15m, 8h, 90d; in seconds."""
+    """A duration such as 30s, 15m, 8h or 90d, converted to seconds."""
 
     name = "duration"
 
@@ -29,36 +29,38 @@ class Lifetime(click.ParamType[int]):
             self.fail(f"{value!r} is not a duration such as 15m, 8h or 30d", param, ctx)
         seconds = int(match[1]) * SECONDS[match[2]]
         if seconds > LONGEST_LIFE_SECONDS:
-            self.fail(f"{value!r} is longer than the server accepts, {LONGEST_LIFE_SECONDS // 86_400}d", param, ctx)
+            self.fail(f"{value!r} is longer than the maximum, {LONGEST_LIFE_SECONDS // 86_400}d", param, ctx)
         return seconds
 
 
 def _permissions(_ctx: click.Context, _param: click.Parameter, value: str) -> list[str]:
-    asked = [permission for permission in value.split(",") if permission]
-    unknown = sorted(set(asked) - PERMISSIONS)
+    requested = [permission for permission in value.split(",") if permission]
+    unknown = sorted(set(requested) - PERMISSIONS)
     if unknown:
-        raise click.BadParameter(f"unknown: {', '.join(unknown)}; there are {', '.join(sorted(PERMISSIONS))}")
-    return asked
+        raise click.BadParameter(f"unknown: {', '.join(unknown)}; choose from {', '.join(sorted(PERMISSIONS))}")
+    return requested
 
 
 def _vault(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     if not VAULT_ID.fullmatch(value):
-        raise click.BadParameter("a vault id has 1 to 128 letters, digits, '.', '_', ':', '-', the first no sign")
+        raise click.BadParameter(
+            "a vault id has 1 to 128 letters, digits, '.', '_', ':' or '-', and begins with a letter or digit"
+        )
     return value
 
 
 @click.command()
-@click.option("--vault", required=True, callback=_vault, help="The tenant that the token acts on.")
-@click.option("--user", default="operator", show_default=True, help="The user within the vault.")
-@click.option("--email", help="Shown by WhoAmI.")
+@click.option("--vault", required=True, callback=_vault, help="Vault (tenant) of the token.")
+@click.option("--user", default="operator", show_default=True, help="User within the vault.")
+@click.option("--email", help="Email address, returned by WhoAmI.")
 @click.option(
     "--permissions",
     default="read,write,delete,admin",
     show_default=True,
     callback=_permissions,
-    help="Separated by commas.",
+    help="Permissions, separated by commas.",
 )
-@click.option("--operator", is_flag=True, help="Also the operator's claim, for AdminService.")
+@click.option("--operator", is_flag=True, help="Add the operator claim, for AdminService.")
 @click.option("--expires", type=Lifetime(), default="8h", show_default=True, help="Lifetime, such as 15m, 8h, 30d.")
 @click.option("--json", "as_json", is_flag=True, help="Print the token and its claims as JSON.")
 def token(
@@ -72,7 +74,7 @@ def token(
     claims |= {"iss": signing.emblem_jwt_issuer} if signing.emblem_jwt_issuer else {}
     claims |= {"aud": signing.emblem_jwt_audience} if signing.emblem_jwt_audience else {}
     now = int(time.time())
-    # With an id and a time, so that it can be revoked alone, or with those before it.
+    # The id lets this token be revoked by itself, the issue time together with earlier ones.
     claims |= {"jti": Clock().new_id("tok"), "iat": now, "exp": now + expires}
     signed = jwt.encode(claims, signing.jwt_secrets[0], algorithm=SHARED)
     click.echo(json.dumps({"token": signed, "claims": claims}) if as_json else signed)

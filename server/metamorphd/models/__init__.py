@@ -1,5 +1,5 @@
-"""What the parts of the server exchange: frozen values, by noun.
+"""The values that the parts of the server exchange: frozen dataclasses, by noun.
 
-Times are integers, microseconds since the epoch, UTC. Ids are opaque text. Enum members are named like the proto values
-without their prefix, and stored under that name.
+Times are integers, in microseconds since the epoch, UTC. Ids are opaque text. Enum members have the names of the proto
+values without their prefix, and are stored under those names.
 """

@@ -1,15 +1,15 @@
-"""Images and documents of a vault."""
+"""Images and documents stored in a vault."""
 
 import hashlib
 from dataclasses import dataclass
 
-# 160 bits are too many to find two contents with one id.
+# 160 bits make it infeasible to find two contents with the same id.
 ID_DIGITS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """An image or a document of a vault. `size` in bytes, `sha256` in hexadecimal digits."""
+    """An image or document stored in a vault. `size` is in bytes, `sha256` in hexadecimal."""
 
     attachment_id: str
     media_type: str
@@ -20,7 +20,7 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An attachment to be stored, and its bytes."""
+    """An attachment to store, with its bytes."""
 
     attachment_id: str
     media_type: str
@@ -29,7 +29,7 @@ class Upload:
 
     @classmethod
     def of(cls, media_type: str, data: bytes) -> "Upload":
-        """Returns bytes as an attachment. Its id is a hash: the same bytes are the same attachment of their vault."""
+        """Returns bytes as an attachment. Its id is a hash, so equal bytes are the same attachment within a vault."""
         digest = hashlib.sha256(media_type.encode() + b"\0")
         digest.update(data)
         attachment_id = f"att_{digest.hexdigest()[:ID_DIGITS]}"

@@ -1,14 +1,14 @@
-"""Who makes a call, and what an operation runs for."""
+"""The identity of a caller, and the scope of an operation."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a call, as the token or dev mode has it.
+    """The identity that a call is made with, from its token or from dev mode.
 
-    `token_id` is the token's `jti`, `issue_time` its `iat`; None where it has none. `expire_time` is None where nothing
-    expires.
+    `token_id` is the token's `jti` and `issue_time` its `iat`, or None if it has none. `expire_time` is None if the
+    identity does not expire.
     """
 
     vault_id: str
@@ -22,7 +22,7 @@ class Caller:
     expire_time: int | None
 
 
-# The server itself, where no caller is behind what is done.
+# The server itself, for operations that no caller requested.
 SERVER = Caller(
     vault_id="",
     user_id="",
@@ -38,9 +38,9 @@ SERVER = Caller(
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What an operation runs for: a vault, who acts in it, and the id of the call they act by.
+    """The scope of an operation: a vault, the actor, and the id of the call.
 
-    `vault_id` is empty for operations across vaults, `call_id` where no call is behind the operation.
+    `vault_id` is empty for operations across vaults, `call_id` for operations that no call requested.
     """
 
     vault_id: str
@@ -48,10 +48,10 @@ class Scope:
     call_id: str
 
     def of_vault(self, vault_id: str) -> "Scope":
-        """Returns the scope of the same actor and call in another vault: for operators."""
+        """Returns the scope of the same actor and call in another vault. For operators only."""
         return Scope(vault_id, self.actor, self.call_id)
 
 
 def server_scope(vault_id: str = "") -> Scope:
-    """Returns the scope of what the server does by itself, in one vault or across vaults."""
+    """Returns the scope of the server's own operations, in one vault or across vaults."""
     return Scope(vault_id, SERVER, "")

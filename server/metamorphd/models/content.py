@@ -10,7 +10,7 @@ class TextBlock:
 
 @dataclass(frozen=True, slots=True)
 class ImageBlock:
-    """An image that the vault holds."""
+    """An image stored in the vault."""
 
     attachment_id: str
     media_type: str
@@ -20,7 +20,7 @@ class ImageBlock:
 
 @dataclass(frozen=True, slots=True)
 class DocumentBlock:
-    """A document that the vault holds."""
+    """A document stored in the vault."""
 
     attachment_id: str
     media_type: str
@@ -30,7 +30,7 @@ class DocumentBlock:
 
 @dataclass(frozen=True, slots=True)
 class ToolUseBlock:
-    """A call of a tool; `input` is JSON, as the model wrote it."""
+    """A tool call. `input` is JSON, exactly as the model wrote it."""
 
     tool_use_id: str
     name: str
@@ -46,7 +46,7 @@ class ToolResultBlock:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingBlock:
-    """`signature` and `redacted` are the provider's own, given back to it as they are; empty where it gave none."""
+    """Thinking. `signature` and `redacted` are the provider's, sent back to it unchanged; empty if it sent none."""
 
     text: str
     signature: str = ""
@@ -55,7 +55,7 @@ class ThinkingBlock:
 
 @dataclass(frozen=True, slots=True)
 class CompactionBlock:
-    """What the model is told instead of all that came before. `opaque` is JSON, given back to the provider with it."""
+    """A summary that replaces everything before it in the prompt. `opaque` is JSON, sent back to the provider too."""
 
     summary: str
     opaque: str = "{}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that the model may ask for; `input_schema` is JSON, as the caller wrote it."""
+    """A tool that the model may call. `input_schema` is JSON, exactly as the caller wrote it."""
 
     name: str
     description: str
@@ -15,7 +15,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """`mode` is auto, any, tool or none; `name` goes with tool."""
+    """`mode` is auto, any, tool or none; `name` is set only for tool."""
 
     mode: str = "auto"
     name: str = ""
@@ -24,7 +24,7 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """`mode` is adaptive, enabled, disabled, or empty for the provider's default; `budget_tokens` goes with enabled."""
+    """`mode` is adaptive, enabled, disabled, or empty for the provider's default; `budget_tokens` is for enabled."""
 
     mode: str = ""
     budget_tokens: int = 0
@@ -32,9 +32,9 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class EffectiveOptions:
-    """The options in force. The defaults stand for none, and of the model and the most tokens for the server's choice.
+    """The options in force; a default means none.
 
-    Schemas are JSON, verbatim.
+    An empty `model` and a `max_output_tokens` of 0 stand for the server's defaults. Schemas are JSON, verbatim.
     """
 
     model: str = ""
@@ -48,7 +48,7 @@ class EffectiveOptions:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """The options that a request states, by the names of EffectiveOptions. None is absent: as before."""
+    """The options set by a request, with the field names of EffectiveOptions. None is absent: the option is kept."""
 
     model: str | None = None
     max_output_tokens: int | None = None
@@ -59,23 +59,23 @@ class GenerationOptions:
     response_schema: str | None = None
 
     def over(self, before: EffectiveOptions) -> EffectiveOptions:
-        """Returns `before` with what is stated in its place."""
-        stated = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
-        return replace(before, **stated)
+        """Returns `before`, with the options that are set replaced."""
+        present = {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        return replace(before, **present)
 
 
 def contradictions(
     options: EffectiveOptions | GenerationOptions, *, output_tokens: int | None
 ) -> Iterator[tuple[str, str]]:
-    """Yields (field path, description) of what does not fit together; what is None is not known, and fits.
+    """Yields (field path, description) of options that contradict each other. None is unknown, and contradicts nothing.
 
-    `output_tokens` is the most that the reply may have.
+    `output_tokens` is the maximum length of the reply.
     """
     tools, choice, thinking = options.tools, options.tool_choice, options.thinking
     if tools is not None and choice is not None and choice.mode in ("any", "tool"):
         if not tools:
-            yield "tool_choice.mode", "needs tools, and none are in force"
+            yield "tool_choice.mode", "requires tools, but none are in force"
         elif choice.name and choice.name not in {tool.name for tool in tools}:
             yield "tool_choice.name", "is not among the tools in force"
     if thinking is not None and output_tokens is not None and thinking.budget_tokens >= output_tokens:
-        yield "thinking.budget_tokens", f"must be below max_output_tokens, of which {output_tokens} are in force"
+        yield "thinking.budget_tokens", f"must be less than max_output_tokens, which is {output_tokens}"

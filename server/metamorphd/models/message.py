@@ -1,12 +1,10 @@
-"""Messages, and messages that a search found."""
+"""Messages and search results."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from metamorphd.models.content import Content
 from metamorphd.models.usage import Usage
-
-# Enum members are named like the proto values without their prefix, and stored under that name.
 
 
 class Role(StrEnum):
@@ -16,7 +14,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`partial`: a reply whose turn ended otherwise than COMPLETED."""
+    """A message. `partial`: a reply whose turn ended with a status other than COMPLETED."""
 
     message_id: str
     session_id: str
@@ -34,7 +32,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Highlight:
-    """A part of a text, from `start` up to but not including `end`, in Unicode code points."""
+    """A range of a text, from `start` (inclusive) to `end` (exclusive), in Unicode code points."""
 
     start: int
     end: int
@@ -42,7 +40,7 @@ class Highlight:
 
 @dataclass(frozen=True, slots=True)
 class MessageMatch:
-    """A message that was found, and the part of its text that fits best."""
+    """A message that matches a search, with the best matching part of its text."""
 
     message_id: str
     session_id: str

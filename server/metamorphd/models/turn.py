@@ -31,7 +31,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TurnError:
-    """Why a turn did not complete. `retry_delay` in seconds, None where waiting does not help or is not known."""
+    """Why a turn did not complete. `retry_delay` is in seconds, None if unknown or if waiting does not help."""
 
     reason: str
     message: str
@@ -41,7 +41,7 @@ class TurnError:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """`pruned`: the events between its first and its last are gone, or about to go."""
+    """A turn. `pruned`: the events between its first and its last are deleted, or about to be."""
 
     turn_id: str
     session_id: str
@@ -120,6 +120,6 @@ class TurnFinished:
     error: TurnError | None
 
 
-# What lies between a turn's first and its last event.
+# Events between a turn's first and last.
 MiddleEvent = TextDelta | ThinkingDelta | ToolUse | Compaction | UsageUpdate
 TurnEvent = TurnStarted | MiddleEvent | TurnFinished

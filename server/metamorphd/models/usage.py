@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens, as the model provider counts them; `input_tokens` excludes both cache counts."""
+    """Token counts of the model provider, and their cost; `input_tokens` excludes both cache counts."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -16,7 +16,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What turns that ended on `day` (UTC, YYYY-MM-DD) have cost; empty what they were not told apart by."""
+    """Usage of the turns that ended on `day` (UTC, YYYY-MM-DD). Fields that were not grouped by are empty."""
 
     day: str
     model: str

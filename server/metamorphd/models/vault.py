@@ -1,11 +1,11 @@
-"""A vault and its budgets."""
+"""Vaults and their budgets."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a vault may use up in a day or a month (UTC): None is no limit, 0 is nothing."""
+    """Limits on a vault's usage per day and month (UTC). None is no limit, 0 allows nothing."""
 
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
@@ -15,7 +15,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus:
-    """How far one limit of a budget is used up. `budget` is its name in Budget; what running turns hold is reserved."""
+    """The state of one limit of a budget. `budget` is its name in Budget; running turns hold what is `reserved`."""
 
     budget: str
     limit: int
@@ -25,13 +25,13 @@ class BudgetStatus:
 
     @property
     def left(self) -> int:
-        """What is neither used nor reserved, at least 0."""
+        """Returns what is neither used nor reserved, at least 0."""
         return max(0, self.limit - self.used - self.reserved)
 
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """`budget` is the vault's own, `operator_budget` the operator's: of each limit the lower one counts."""
+    """A vault. `budget` is its own, `operator_budget` the operator's; the lower of two limits applies."""
 
     vault_id: str
     display_name: str
@@ -46,7 +46,7 @@ class Vault:
 
 @dataclass(frozen=True, slots=True)
 class VaultLimits:
-    """What the operator allows a vault, which need not be there yet. `update_time` is None where nothing was set."""
+    """The operator's limits on a vault, which need not exist yet. `update_time` is None if none were ever set."""
 
     vault_id: str
     budget: Budget

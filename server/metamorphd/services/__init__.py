@@ -1,1 +1,1 @@
-"""One file a proto service: convert, call, convert."""
+"""One module per proto service: convert, call, convert."""

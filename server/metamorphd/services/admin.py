@@ -23,8 +23,7 @@ from metamorphd.store.vaults import get_vault_limits, update_vault_limits
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What was started: the version, the settings as they may be shown and what is to say of them, and where replies
-    come from."""
+    """The running server: its version, settings without secrets, warnings, source of replies, and start time."""
 
     version: str
     settings: Mapping[str, str]
@@ -34,7 +33,7 @@ class Build:
 
 
 class AdminService:
-    """The operator's view of the server."""
+    """Implements AdminService, for the operator of the server."""
 
     def __init__(
         self, *, database: Database, engine: TurnEngine, revoked_tokens: RevokedTokens, clock: Clock, build: Build
@@ -61,7 +60,7 @@ class AdminService:
         )
 
     async def RevokeTokens(self, request: pb.RevokeTokensRequest, scope: Scope) -> pb.RevokeTokensResponse:
-        # Shielded: a call that is cancelled meanwhile must not leave a revocation that is stored and not in force.
+        # Shielded: cancelling the call must not leave a revocation that is stored but not in force.
         revocation = await asyncio.shield(self._revoke(request, scope.of_vault(request.vault_id)))
         return pb.RevokeTokensResponse(revocation=revocation_to_proto(revocation))
 

@@ -11,7 +11,7 @@ from metamorphd.errors import PageTokenInvalid
 
 DEFAULT_PAGE_SIZE = 50
 LARGEST_PAGE_SIZE = 1000
-# A page ends before the first item beyond it, and an item has at most 1 MiB: an answer stays below 3 MiB.
+# A page may exceed this by its last item, of at most 1 MiB, so a response stays below 3 MiB.
 PAGE_BYTES = 1_572_864
 DIGEST_BYTES = 12
 
@@ -20,19 +20,19 @@ Position = tuple[int | str, ...]
 
 
 def clamp_page_size(page_size: int) -> int:
-    """0 is the default, more than the largest is the largest."""
+    """Returns the page size to use: the default for 0, and at most the maximum."""
     return min(page_size or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE)
 
 
 def encode_page_token(query: Message, vault_id: str, after: Position | None) -> str:
-    """The token of the page after `after`; empty for None, after the last page."""
+    """Returns the token of the page that begins after `after`; empty if `after` is None: there are no more pages."""
     if after is None:
         return ""
     return base64.urlsafe_b64encode(_digest(query, vault_id) + orjson.dumps(after)).decode().rstrip("=")
 
 
 def decode_page_token(query: Message, vault_id: str, token: str, shape: tuple[type, ...]) -> Position | None:
-    """Where the page begins, None for the first; values of the types in `shape`.
+    """Returns the position after which the page begins, or None for the first page. Its values have the types `shape`.
 
     Raises PageTokenInvalid for a token that was not made for this query.
     """
@@ -45,18 +45,18 @@ def decode_page_token(query: Message, vault_id: str, token: str, shape: tuple[ty
         raise PageTokenInvalid from None
     if data[:DIGEST_BYTES] != _digest(query, vault_id) or not isinstance(values, list):
         raise PageTokenInvalid
-    # orjson reads integers of up to 64 bits, as many as the store takes, but also unsigned ones.
+    # orjson also reads unsigned 64-bit integers, and the store takes signed ones only.
     if tuple(map(type, values)) != shape or any(isinstance(value, int) and value >= 2**63 for value in values):
         raise PageTokenInvalid
     return tuple(values)
 
 
 def _digest(query: Message, vault_id: str) -> bytes:
-    """What the query asks for, page_size and page_token aside: the size may change from page to page."""
-    asked = type(query)()
-    asked.CopyFrom(query)
-    asked.ClearField("page_size")
-    asked.ClearField("page_token")
-    # The vault id ends at the first NUL, which no vault id holds.
-    bound = vault_id.encode() + b"\0" + asked.SerializeToString(deterministic=True)
+    """Returns a digest of the query without page_size, which may change between pages, and page_token."""
+    fields = type(query)()
+    fields.CopyFrom(query)
+    fields.ClearField("page_size")
+    fields.ClearField("page_token")
+    # NUL separates the two unambiguously, since no vault id contains it.
+    bound = vault_id.encode() + b"\0" + fields.SerializeToString(deterministic=True)
     return hashlib.blake2b(bound, digest_size=DIGEST_BYTES).digest()

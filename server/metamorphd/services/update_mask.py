@@ -10,7 +10,7 @@ from metamorphd.errors import UpdateMaskInvalid
 
 
 def changes(resource: Message, mask: FieldMask, settable: AbstractSet[str]) -> dict[str, Any]:
-    """The fields of `resource` that `mask` names. Raises UpdateMaskInvalid for an empty mask or another field."""
+    """Returns the fields of `resource` that `mask` names. Raises UpdateMaskInvalid if it is empty or names others."""
     if not mask.paths:
         raise UpdateMaskInvalid(path="")
     for path in mask.paths:

@@ -24,7 +24,7 @@ SETTABLE = {"display_name", "default_model", "system_prompt", "budget"}
 
 
 class VaultService:
-    """The caller's vault."""
+    """Implements VaultService, for the caller's vault."""
 
     def __init__(self, *, database: Database, clock: Clock) -> None:
         self._database = database
@@ -75,7 +75,7 @@ class VaultService:
             by_model=usage_pb2.USAGE_GROUPING_MODEL in request.group_by,
             by_session=usage_pb2.USAGE_GROUPING_SESSION in request.group_by,
             after=decode_page_token(request, scope.vault_id, request.page_token, (str, str, str)),
-            # Not cut by size: the largest row is a few hundred bytes, so that 1000 of them are far below PAGE_BYTES.
+            # Not limited by size: a row has at most a few hundred bytes, so 1000 of them stay far below PAGE_BYTES.
             page_size=clamp_page_size(request.page_size),
         )
         budgets = await self._database.read(get_budgets, scope, now=now)

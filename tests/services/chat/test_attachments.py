@@ -147,7 +147,7 @@ async def test_an_upload_is_a_header_and_then_bytes(
 async def test_an_upload_in_too_many_pieces_is_refused(
     alice: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "MOST_PIECES", 4)
+    monkeypatch.setattr(uploads, "MOST_CHUNKS", 4)
     await upload(alice, HEADER, CHUNK, *[NOTHING] * 3)
     refusal = await refused(upload(alice, HEADER, CHUNK, *[NOTHING] * 4))
     assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["chunk"])

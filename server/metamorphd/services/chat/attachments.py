@@ -13,7 +13,7 @@ from metamorphd.store.database import Database
 
 
 class ChatAttachments:
-    """The methods of ChatService that are about attachments."""
+    """The attachment methods of ChatService."""
 
     _database: Database
     _clock: Clock

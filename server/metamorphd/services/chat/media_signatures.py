@@ -1,8 +1,8 @@
-"""Whether bytes are what a media type says."""
+"""Checks bytes against a media type."""
 
 import re
 
-# How files of each type begin, as the WHATWG's MIME Sniffing Standard has it (section 6).
+# File signatures, from the WHATWG MIME Sniffing Standard (section 6).
 SIGNATURES = {
     "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "image/jpeg": re.compile(rb"\xff\xd8\xff"),
@@ -13,7 +13,7 @@ SIGNATURES = {
 
 
 def is_media(media_type: str, data: bytes) -> bool:
-    """Whether `data` begins as files of `media_type` do; `text/plain` is UTF-8 throughout, without NUL."""
+    """Returns whether `data` has the signature of `media_type`; `text/plain` must be valid UTF-8 without NUL."""
     if media_type == "text/plain":
         return b"\0" not in data and _is_utf8(data)
     return SIGNATURES[media_type].match(data) is not None

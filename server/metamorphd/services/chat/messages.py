@@ -13,12 +13,12 @@ from metamorphd.store.database import Database
 from metamorphd.store.messages import delete_message, get_message, list_messages
 from metamorphd.store.search.query import MOST_PHRASES, phrases_of, search_messages
 
-# Their texts are read whole, to cut the excerpts out.
+# Lower than for lists, because the full text of every match is read to make its excerpt.
 LARGEST_SEARCH_PAGE = 100
 
 
 class ChatMessages:
-    """The methods of ChatService that are about messages."""
+    """The message methods of ChatService."""
 
     _database: Database
     _clock: Clock
@@ -68,7 +68,7 @@ class ChatMessages:
 def _phrases(query: str) -> Sequence[str]:
     phrases = phrases_of(query)
     if not phrases:
-        raise RequestInvalid(violations=[FieldViolation("query", "holds no word")])
+        raise RequestInvalid(violations=[FieldViolation("query", "contains no words")])
     if len(phrases) > MOST_PHRASES:
-        raise RequestInvalid(violations=[FieldViolation("query", f"holds more than {MOST_PHRASES} words")])
+        raise RequestInvalid(violations=[FieldViolation("query", f"contains more than {MOST_PHRASES} words")])
     return phrases

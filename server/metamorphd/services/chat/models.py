@@ -9,7 +9,7 @@ from metamorphd.services.convert.time import timestamp
 
 
 class ChatModels:
-    """The methods of ChatService that are about models."""
+    """The model methods of ChatService."""
 
     _catalog: Catalog
     _default_model: str

@@ -13,7 +13,7 @@ from metamorphd.store.database import Database
 
 
 class ChatService(ChatSessions, ChatMessages, ChatTurns, ChatAttachments, ChatModels):
-    """Sessions, messages, turns and attachments of the caller's vault; models."""
+    """Implements ChatService: sessions, messages, turns and attachments of the caller's vault, and models."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ SETTABLE = {"title", "model", "system_prompt", "metadata", "archived"}
 
 
 class ChatSessions:
-    """The methods of ChatService that are about sessions."""
+    """The session methods of ChatService."""
 
     _database: Database
     _engine: TurnEngine

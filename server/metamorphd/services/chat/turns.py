@@ -21,7 +21,7 @@ from metamorphd.store.turns.read import get_turn, list_turns
 
 
 class ChatTurns:
-    """The methods of ChatService that are about turns."""
+    """The turn methods of ChatService."""
 
     _database: Database
     _engine: TurnEngine

@@ -1,4 +1,4 @@
-"""Bytes that callers send, on their way to be attachments."""
+"""Receives and checks the bytes of attachments."""
 
 import asyncio
 import contextlib
@@ -11,31 +11,35 @@ from metamorphd.errors import AttachmentTooLarge, AttachmentTypeMismatch, FieldV
 from metamorphd.models.attachment import Upload
 from metamorphd.services.chat.media_signatures import is_media
 
-# Each is held in memory until it is stored. A further one of the same vault waits, and so does its sender.
+# Uploads are held in memory until they are stored. Further ones of the vault wait, and so do their senders.
 UPLOADS_OF_A_VAULT = 4
-# Each costs the server as much as a small call, which would be counted. Of the largest attachment they are 512 bytes.
-MOST_PIECES = 65_536
-# Waiting for room included: a byte a minute would keep it for weeks.
+# A chunk costs the server as much as a small call, but is not rate limited. The largest attachment fits in chunks of
+# 512 bytes.
+MOST_CHUNKS = 65_536
+# Includes the wait for a slot. Without a limit, an upload of one byte a minute would occupy a slot for weeks.
 LONGEST_SECONDS = 600.0
 
 
 class Uploads:
-    """Takes uploads in. `limit` is the largest attachment, in bytes."""
+    """Receives uploads. `limit` is the maximum size of an attachment, in bytes."""
 
     def __init__(self, *, limit: int) -> None:
         self._limit = limit
-        self._rooms: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
     async def received(
         self, vault_id: str, requests: AsyncIterator[pb.UploadAttachmentRequest]
     ) -> AsyncGenerator[Upload]:
-        """A whole upload, while it is being stored. Raises RequestInvalid, SenderTooSlow, and as `checked` does."""
-        room = self._rooms.setdefault(vault_id, asyncio.Semaphore(UPLOADS_OF_A_VAULT))
+        """Yields a complete upload, and holds its slot until the block ends.
+
+        Raises RequestInvalid, SenderTooSlow, and the errors of `checked`.
+        """
+        slots = self._slots.setdefault(vault_id, asyncio.Semaphore(UPLOADS_OF_A_VAULT))
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(LONGEST_SECONDS):
-                    await stack.enter_async_context(room)
+                    await stack.enter_async_context(slots)
                     upload = await self._upload(requests)
             except TimeoutError:
                 raise SenderTooSlow from None
@@ -44,14 +48,14 @@ class Uploads:
     async def _upload(self, requests: AsyncIterator[pb.UploadAttachmentRequest]) -> Upload:
         first = await anext(requests, None)
         if first is None or not first.HasField("header"):
-            raise _invalid("header", "must come first")
+            raise _invalid("header", "must be sent first")
         return await self.checked(first.header.media_type, await self._rest(requests))
 
     async def checked(self, media_type: str, data: bytes) -> Upload:
-        """Bytes that may be stored. Raises AttachmentTooLarge, AttachmentTypeMismatch."""
+        """Returns the upload if it may be stored. Raises AttachmentTooLarge, AttachmentTypeMismatch."""
         if len(data) > self._limit:
             raise AttachmentTooLarge(limit_bytes=self._limit)
-        # Twenty megabytes take longer than others should wait.
+        # Twenty megabytes would block the event loop for too long.
         return await asyncio.to_thread(_checked, media_type, data)
 
     async def _rest(self, requests: AsyncIterator[pb.UploadAttachmentRequest]) -> bytes:
@@ -60,18 +64,18 @@ class Uploads:
         count = 0
         async for request in requests:
             if request.HasField("header"):
-                raise _invalid("header", "must come once")
+                raise _invalid("header", "must be sent only once")
             count += 1
-            if count > MOST_PIECES:
-                raise _invalid("chunk", f"comes in more than {MOST_PIECES} pieces")
+            if count > MOST_CHUNKS:
+                raise _invalid("chunk", f"must be sent at most {MOST_CHUNKS} times")
             left -= len(request.chunk)
             if left < 0:
                 raise AttachmentTooLarge(limit_bytes=self._limit)
-            # A chunk of nothing would cost memory, and never pass the limit.
+            # Empty chunks would use memory without counting toward the limit.
             if request.chunk:
                 chunks.append(request.chunk)
         if not chunks:
-            raise _invalid("chunk", "must come at least once, and hold something")
+            raise _invalid("chunk", "must be sent at least once, and not be empty")
         return b"".join(chunks)
 
 

@@ -1,1 +1,1 @@
-"""Models to protobuf and back, by noun."""
+"""Converts models to protobuf and back, by noun."""

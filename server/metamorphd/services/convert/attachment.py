@@ -1,4 +1,4 @@
-"""Attachments to protobuf."""
+"""Converts attachments to protobuf."""
 
 from metamorph.chat.v1 import attachment_pb2
 
@@ -7,7 +7,7 @@ from metamorphd.services.convert.time import timestamp
 
 
 def attachment_to_proto(attachment: Attachment) -> attachment_pb2.Attachment:
-    """All of an attachment but its bytes."""
+    """Returns an attachment without its bytes."""
     return attachment_pb2.Attachment(
         attachment_id=attachment.attachment_id,
         media_type=attachment.media_type,

@@ -1,4 +1,4 @@
-"""Content to protobuf and back."""
+"""Converts content to protobuf and back."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -25,9 +25,9 @@ ProtoPart = message_pb2.ContentBlock | message_pb2.ToolResultPart
 async def content_from_proto(
     blocks: Iterable[message_pb2.ContentBlock], *, check: Check
 ) -> tuple[Content, tuple[Upload, ...]]:
-    """A user's content that has passed the rules of its proto, and the attachments that it brings along.
+    """Returns a user's content, which has passed the rules of its proto, and the attachments included in it.
 
-    Raises what `check` raises for one of those. What blocks that name an attachment say of it is not known yet.
+    Raises what `check` raises for one of them. Blocks that refer to a stored attachment have no size or hash yet.
     """
     uploads: list[Upload] = []
     content: list[Block] = []
@@ -42,7 +42,7 @@ async def content_from_proto(
 
 
 def text_size(blocks: Iterable[message_pb2.ContentBlock]) -> int:
-    """How long the text of a user's content is, that of tool results too, in bytes of UTF-8."""
+    """Returns the size of the text of a user's content, including that of tool results, in bytes of UTF-8."""
     return sum(
         len(part.text.text.encode())
         for block in blocks
@@ -51,7 +51,7 @@ def text_size(blocks: Iterable[message_pb2.ContentBlock]) -> int:
 
 
 def content_to_proto(content: Content) -> list[message_pb2.ContentBlock]:
-    """All of a message's content; of images and documents what they are, never their bytes."""
+    """Returns a message's content. Images and documents are described, without their bytes."""
     return [_block_to_proto(block) for block in content]
 
 

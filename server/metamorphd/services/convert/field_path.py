@@ -1,4 +1,4 @@
-"""Field paths of refusals (AIP-193)."""
+"""Field paths of violations (AIP-193)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from metamorphd.errors import RequestInvalid
 
 @contextmanager
 def within(field: str) -> Iterator[None]:
-    """Puts `field` before the paths of a RequestInvalid that is raised inside: they begin at a nested message."""
+    """Prefixes the field paths of a RequestInvalid raised in the block with `field`, the nested message's own path."""
     try:
         yield
     except RequestInvalid as refusal:

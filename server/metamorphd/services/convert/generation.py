@@ -1,4 +1,4 @@
-"""Generation options from protobuf."""
+"""Converts generation options from protobuf."""
 
 from collections.abc import Iterator
 
@@ -59,7 +59,7 @@ def _tool_choice(choice: generation_pb2.ToolChoice) -> ToolChoice:
 
 
 def _faults(options: GenerationOptions) -> Iterator[tuple[str, str]]:
-    """Yields (field path, description) of what is wrong with the request alone."""
+    """Yields (field path, description) of the errors that the request alone reveals."""
     schemas = [
         (f"tools.values[{place}].input_schema", tool.input_schema) for place, tool in enumerate(options.tools or ())
     ]
@@ -70,5 +70,5 @@ def _faults(options: GenerationOptions) -> Iterator[tuple[str, str]]:
             json_object(schema)
         except ValueError:
             yield path, "is not a JSON object"
-    # 0 stands for the server's cap, which is not known here.
+    # 0 stands for the server's maximum, which is not known here.
     yield from contradictions(options, output_tokens=options.max_output_tokens or None)

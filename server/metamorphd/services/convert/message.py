@@ -1,4 +1,4 @@
-"""Messages to protobuf."""
+"""Converts messages to protobuf."""
 
 from metamorph.chat.v1 import chat_service_pb2, message_pb2
 
@@ -11,7 +11,7 @@ ROLES = {role: message_pb2.Role.Value(f"ROLE_{role}") for role in Role}
 
 
 def message_to_proto(message: Message) -> message_pb2.Message:
-    """All of a message."""
+    """Returns a message."""
     return message_pb2.Message(
         message_id=message.message_id,
         session_id=message.session_id,
@@ -29,7 +29,7 @@ def message_to_proto(message: Message) -> message_pb2.Message:
 
 
 def match_to_proto(match: MessageMatch) -> chat_service_pb2.MessageMatch:
-    """All of a match."""
+    """Returns a search result."""
     return chat_service_pb2.MessageMatch(
         message_id=match.message_id,
         session_id=match.session_id,

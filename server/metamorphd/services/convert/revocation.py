@@ -1,4 +1,4 @@
-"""Revocations to protobuf."""
+"""Converts revocations to protobuf."""
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from metamorph.admin.v1 import admin_service_pb2
@@ -8,7 +8,7 @@ from metamorphd.services.convert.time import timestamp
 
 
 def revocation_to_proto(revocation: Revocation) -> admin_service_pb2.Revocation:
-    """All of a revocation."""
+    """Returns a revocation."""
     proto = admin_service_pb2.Revocation(
         revocation_id=revocation.revocation_id,
         vault_id=revocation.vault_id,

@@ -1,4 +1,4 @@
-"""Sessions to protobuf."""
+"""Converts sessions to protobuf."""
 
 from metamorph.chat.v1 import session_pb2
 
@@ -7,8 +7,8 @@ from metamorphd.services.convert.time import set_timestamp
 
 
 def session_to_proto(session: Session) -> session_pb2.Session:
-    """Returns all of a session."""
-    # Field by field, and only what is set: half of what a constructor of fourteen fields costs.
+    """Returns a session."""
+    # Setting only the fields that have values takes half the time of a constructor call with fourteen arguments.
     proto = session_pb2.Session()
     proto.session_id = session.session_id
     proto.creator = session.creator

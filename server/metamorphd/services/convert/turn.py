@@ -1,4 +1,4 @@
-"""Turns and their events to protobuf and back."""
+"""Converts turns and their events to protobuf and back."""
 
 from typing import TypeVar
 
@@ -34,13 +34,13 @@ STOP_REASONS = {reason: turn_pb2.StopReason.Value(f"STOP_REASON_{reason}") for r
 
 
 def status_from_proto(status: turn_pb2.TurnStatus.ValueType) -> TurnStatus | None:
-    """A status, None for an unspecified one."""
+    """Returns a status, or None if it is unspecified."""
     name = turn_pb2.TurnStatus.Name(status).removeprefix("TURN_STATUS_")
     return TurnStatus(name) if status else None
 
 
 def turn_to_proto(turn: Turn) -> turn_pb2.Turn:
-    """All of a turn."""
+    """Returns a turn."""
     return turn_pb2.Turn(
         turn_id=turn.turn_id,
         session_id=turn.session_id,
@@ -60,7 +60,7 @@ def turn_to_proto(turn: Turn) -> turn_pb2.Turn:
 
 
 def with_event(response: ResponseT, event: TurnEvent) -> ResponseT:
-    """Returns a response that holds all of an event. It is set in place: a copy would cost as much again."""
+    """Returns the response with the event set. Set in place, because a copy would double the cost."""
     proto = response.event
     proto.turn_id = event.turn_id
     proto.sequence = event.sequence

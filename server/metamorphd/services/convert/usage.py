@@ -1,4 +1,4 @@
-"""Usage to protobuf."""
+"""Converts usage to protobuf."""
 
 from metamorph.chat.v1 import message_pb2
 
@@ -6,7 +6,7 @@ from metamorphd.models.usage import Usage
 
 
 def usage_to_proto(usage: Usage) -> message_pb2.Usage:
-    """Token counts and their price."""
+    """Returns token counts and their cost."""
     return message_pb2.Usage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,

@@ -1,4 +1,4 @@
-"""A vault, its budgets and its usage to protobuf and back."""
+"""Converts vaults, budgets and usage to protobuf and back."""
 
 from metamorph.admin.v1 import admin_service_pb2
 from metamorph.vault.v1 import usage_pb2, vault_service_pb2
@@ -10,7 +10,7 @@ from metamorphd.services.convert.usage import usage_to_proto
 
 
 def vault_to_proto(vault: Vault) -> vault_service_pb2.Vault:
-    """All of a vault."""
+    """Returns a vault."""
     return vault_service_pb2.Vault(
         vault_id=vault.vault_id,
         display_name=vault.display_name,
@@ -25,7 +25,7 @@ def vault_to_proto(vault: Vault) -> vault_service_pb2.Vault:
 
 
 def budget_to_proto(budget: Budget) -> usage_pb2.Budget:
-    """A budget; what is no limit is absent."""
+    """Returns a budget; absent fields are not limited."""
     return usage_pb2.Budget(
         tokens_per_day=budget.tokens_per_day,
         tokens_per_month=budget.tokens_per_month,
@@ -35,12 +35,12 @@ def budget_to_proto(budget: Budget) -> usage_pb2.Budget:
 
 
 def budget_from_proto(budget: usage_pb2.Budget) -> Budget:
-    """A budget that has passed the rules of its proto."""
+    """Returns a budget, which has passed the rules of its proto."""
     return Budget(**{field.name: value for field, value in budget.ListFields()})
 
 
 def limits_to_proto(limits: VaultLimits) -> admin_service_pb2.VaultLimits:
-    """All of a vault's limits."""
+    """Returns the limits of a vault."""
     return admin_service_pb2.VaultLimits(
         vault_id=limits.vault_id,
         budget=budget_to_proto(limits.budget),
@@ -49,7 +49,7 @@ def limits_to_proto(limits: VaultLimits) -> admin_service_pb2.VaultLimits:
 
 
 def budget_status_to_proto(status: BudgetStatus) -> usage_pb2.BudgetStatus:
-    """All of a limit."""
+    """Returns the state of one limit."""
     return usage_pb2.BudgetStatus(
         budget=status.budget,
         limit=status.limit,
@@ -61,7 +61,7 @@ def budget_status_to_proto(status: BudgetStatus) -> usage_pb2.BudgetStatus:
 
 
 def usage_row_to_proto(row: UsageRow) -> usage_pb2.UsageRow:
-    """All of a row."""
+    """Returns a row of usage."""
     return usage_pb2.UsageRow(
         day=row.day,
         model=row.model,
