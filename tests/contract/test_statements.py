@@ -1,5 +1,7 @@
 """Tenancy is structural: no statement of a tenant operation can touch another vault's rows."""
 
+from keyword import iskeyword
+
 import apsw
 import pytest
 from metamorphd.store import attachments, messages, sessions, vaults
@@ -100,6 +102,21 @@ def test_every_statement_compiles_and_takes_named_parameters(statement: Statemen
     assert "?" not in statement.sql
     connection.execute("EXPLAIN " + statement.sql, dict.fromkeys(named))
     connection.close()
+
+
+def columns(tree: exp.Expr) -> list[str]:
+    """The names of what a statement returns."""
+    if isinstance(tree, exp.Query):
+        return list(tree.named_selects)
+    returning = tree.args.get("returning")
+    return [column.alias_or_name for column in returning.expressions] if returning else []
+
+
+@pytest.mark.parametrize("statement", ALL, ids=name)
+def test_every_column_is_read_by_a_name_of_its_own(statement: Statement) -> None:
+    names = columns(parsed(statement.sql))
+    assert [name for name in names if not name.isidentifier() or iskeyword(name) or name.startswith("_")] == []
+    assert len(set(names)) == len(names)
 
 
 def plan(sql: str) -> list[str]:

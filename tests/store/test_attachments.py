@@ -23,14 +23,14 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.support.rows import ACME, EVIL, KEY
 
-COUNT_ATTACHMENTS = "SELECT COUNT(*) FROM attachments WHERE vault_id = :vault_id"
-COUNT_CHUNKS = "SELECT COUNT(*) FROM attachment_chunks WHERE vault_id = :vault_id"
-COUNT_USES = "SELECT COUNT(*) FROM attachment_uses WHERE vault_id = :vault_id"
+COUNT_ATTACHMENTS = "SELECT COUNT(*) AS count FROM attachments WHERE vault_id = :vault_id"
+COUNT_CHUNKS = "SELECT COUNT(*) AS count FROM attachment_chunks WHERE vault_id = :vault_id"
+COUNT_USES = "SELECT COUNT(*) AS count FROM attachment_uses WHERE vault_id = :vault_id"
 
 
 async def count(tx: Transaction) -> tuple[int, ...]:
     rows = [await tx.one(sql) for sql in (COUNT_ATTACHMENTS, COUNT_CHUNKS, COUNT_USES)]
-    return tuple(row[0] for row in rows if row is not None)
+    return tuple(row.count for row in rows if row is not None)
 
 
 async def rows(database: SqliteDatabase, scope: Scope = ACME) -> tuple[int, ...]:

@@ -135,7 +135,13 @@ async def get_attachment(tx: Transaction, *, attachment_id: str) -> Attachment:
 
 
 def _attachment(row: Row) -> Attachment:
-    return Attachment(*row)
+    return Attachment(
+        attachment_id=row.attachment_id,
+        media_type=row.media_type,
+        size=row.size,
+        sha256=row.sha256,
+        create_time=row.create_time,
+    )
 
 
 async def get_chunk(tx: Transaction, *, attachment_id: str, number: int) -> bytes:
@@ -143,7 +149,7 @@ async def get_chunk(tx: Transaction, *, attachment_id: str, number: int) -> byte
     row = await tx.one(GET_CHUNK, attachment_id=attachment_id, number=number)
     if row is None:
         raise AttachmentNotFound(attachment_id=attachment_id)
-    chunk: bytes = row[0]
+    chunk: bytes = row.data
     return chunk
 
 
@@ -153,7 +159,7 @@ async def load_attachments(tx: Transaction, *, attachment_ids: Iterable[str]) ->
     for attachment_id in attachment_ids:
         rows = await tx.all(LIST_CHUNKS, attachment_id=attachment_id)
         if rows:
-            loaded[attachment_id] = b"".join(data for (data,) in rows)
+            loaded[attachment_id] = b"".join(row.data for row in rows)
     return loaded
 
 

@@ -27,13 +27,15 @@ SELECT tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_
 FROM vault_limits WHERE vault_id = :vault_id
 """
 GET_SPENT = """
-SELECT COALESCE(SUM(CASE WHEN day = :today THEN tokens END), 0), COALESCE(SUM(tokens), 0),
-    COALESCE(SUM(CASE WHEN day = :today THEN cost_usd_nanos END), 0), COALESCE(SUM(cost_usd_nanos), 0)
+SELECT COALESCE(SUM(CASE WHEN day = :today THEN tokens END), 0) AS tokens_per_day,
+    COALESCE(SUM(tokens), 0) AS tokens_per_month,
+    COALESCE(SUM(CASE WHEN day = :today THEN cost_usd_nanos END), 0) AS cost_usd_nanos_per_day,
+    COALESCE(SUM(cost_usd_nanos), 0) AS cost_usd_nanos_per_month
 FROM spending
 WHERE vault_id = :vault_id AND day >= :month AND day < :next_month
 """
 GET_RESERVED = """
-SELECT COALESCE(SUM(reserved_tokens), 0), COALESCE(SUM(reserved_cost_usd_nanos), 0)
+SELECT COALESCE(SUM(reserved_tokens), 0) AS tokens, COALESCE(SUM(reserved_cost_usd_nanos), 0) AS cost_usd_nanos
 FROM turns
 WHERE vault_id = :vault_id AND status = 'RUNNING'
 """
@@ -46,11 +48,11 @@ WITH RECURSIVE branch (id, parent_id) AS (
     SELECT message_id, parent_message_id FROM branch
     JOIN messages ON vault_id = :vault_id AND message_id = branch.parent_id
 )
-SELECT size, CASE WHEN content LIKE '%"attachment_id"%' THEN content END
+SELECT size, CASE WHEN content LIKE '%"attachment_id"%' THEN content END AS content
 FROM branch JOIN messages ON vault_id = :vault_id AND message_id = id
 """
 GET_SYSTEM_PROMPT_SIZE = """
-SELECT octet_length(sessions.system_prompt) + octet_length(vaults.system_prompt)
+SELECT octet_length(sessions.system_prompt) + octet_length(vaults.system_prompt) AS size
 FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
 WHERE sessions.vault_id = :vault_id AND session_id = :session_id
 """
@@ -67,21 +69,21 @@ NAMES = [field.name for field in fields(Budget)]
 
 async def get_budgets(tx: Transaction, *, now: int) -> list[BudgetStatus]:
     """Each limit that holds for the vault, the lower of its own and the operator's; none where there is no budget."""
-    limits = [_lowest(both) for both in zip(*await tx.all(GET_BUDGETS), strict=True)]
-    if all(limit is None for limit in limits):
+    rows = await tx.all(GET_BUDGETS)
+    limits = {name: _lowest(getattr(row, name) for row in rows) for name in NAMES}
+    if not any(limit is not None for limit in limits.values()):
         return []
     today = day_of(now)
     month = today.replace(day=1)
-    spent = await tx.one(
+    used = await tx.one(
         GET_SPENT, today=today.isoformat(), month=month.isoformat(), next_month=next_month(today).isoformat()
     )
-    tokens, cost = await tx.one(GET_RESERVED) or (0, 0)
-    resets = beginning(next_day(today)), beginning(next_month(today))
+    reserved = await tx.one(GET_RESERVED)
+    resets = {"day": beginning(next_day(today)), "month": beginning(next_month(today))}
     return [
-        BudgetStatus(name, limit, used, reserved, reset_time)
-        for name, limit, used, reserved, reset_time in zip(
-            NAMES, limits, spent or (0,) * 4, (tokens, tokens, cost, cost), resets * 2, strict=True
-        )
+        BudgetStatus(name, limit, getattr(used, name), getattr(reserved, unit), resets[period])
+        for name, limit in limits.items()
+        for unit, _, period in [name.partition("_per_")]
         if limit is not None
     ]
 
@@ -131,8 +133,8 @@ async def _branch_sizes(tx: Transaction, *, session_id: str, leaf_message_id: st
     """Tokens of the prompt's parts, at most: a token has a byte or more."""
     system = await tx.one(GET_SYSTEM_PROMPT_SIZE, session_id=session_id)
     rows = await tx.all(GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=leaf_message_id)
-    attachments = [_attachment_tokens(decode_content(content)) for _, content in rows if content is not None]
-    return [*(system or (0,)), *(size for size, _ in rows), *attachments]
+    attachments = [_attachment_tokens(decode_content(row.content)) for row in rows if row.content is not None]
+    return [0 if system is None else system.size, *(row.size for row in rows), *attachments]
 
 
 def _attachment_tokens(content: Content) -> int:

@@ -18,6 +18,8 @@ from metamorphd.models.content import (
     ToolUseBlock,
 )
 from metamorphd.models.generation import EffectiveOptions, Thinking, Tool, ToolChoice
+from metamorphd.models.usage import Usage
+from metamorphd.store.database import Row
 
 TYPES: dict[str, type[Block]] = {
     "text": TextBlock,
@@ -44,6 +46,17 @@ def decode_content(text: str) -> Content:
 def text_of(content: Content) -> str:
     """The text of the text blocks, a line end between two."""
     return "\n".join(block.text for block in content if isinstance(block, TextBlock))
+
+
+def decode_usage(row: Row) -> Usage:
+    """Returns the usage that a row holds, in columns named as the fields."""
+    return Usage(
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cache_read_tokens=row.cache_read_tokens,
+        cache_write_tokens=row.cache_write_tokens,
+        cost_usd_nanos=row.cost_usd_nanos,
+    )
 
 
 def _encoded(block: Block) -> dict[str, Any]:

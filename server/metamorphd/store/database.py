@@ -15,7 +15,12 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 SqlValue = None | int | float | str | bytes
-Row = tuple[Any, ...]
+
+
+class Row(Protocol):
+    """A row. Its columns are attributes, by the names that the statement gives them."""
+
+    def __getattr__(self, column: str, /) -> Any: ...
 
 
 class Statements(ABC):

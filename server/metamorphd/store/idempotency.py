@@ -33,11 +33,11 @@ async def claim_request(tx: Transaction, *, request: IdempotencyKey, resource_id
     Raises RequestIdReused when the id was used with another body. A vault that is not there yet has made nothing, and
     records nothing: what needs it fails, or makes it first.
     """
-    key = await tx.one(GET_HASH_KEY)
-    if key is None:
+    vault = await tx.one(GET_HASH_KEY)
+    if vault is None:
         return resource_id
     # Keyed, so that whoever sees the table cannot test guesses about what was sent.
-    body_hash = hashlib.blake2b(request.body, key=key[0], digest_size=32).digest()
+    body_hash = hashlib.blake2b(request.body, key=vault.hash_key, digest_size=32).digest()
     created = await tx.run(
         CREATE_REQUEST,
         rpc=request.rpc,
@@ -49,7 +49,7 @@ async def claim_request(tx: Transaction, *, request: IdempotencyKey, resource_id
     if created:
         return resource_id
     known = await tx.one(GET_REQUEST, rpc=request.rpc, request_id=request.request_id)
-    if known is None or known[0] != body_hash:
+    if known is None or known.body_hash != body_hash:
         raise RequestIdReused(request_id=request.request_id)
-    earlier: str = known[1]
+    earlier: str = known.resource_id
     return earlier

@@ -7,14 +7,15 @@ from metamorphd.models.message import Message, Role
 from metamorphd.models.page import Page
 from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import release_message, use_attachments
-from metamorphd.store.codec import decode_content, encode_content, text_of
+from metamorphd.store.codec import decode_content, decode_usage, encode_content, text_of
 from metamorphd.store.database import Row, Transaction, point_read
 from metamorphd.store.paging import page_of
 from metamorphd.store.search.index import index_message, unindex_message
 
 COLUMNS = """
     message_id, session_id, parent_message_id, role, content, turn_id, creator, model,
-    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, COALESCE(cost_usd_nanos, 0),
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
+    COALESCE(cost_usd_nanos, 0) AS cost_usd_nanos,
     create_time, delete_time, partial
 """
 
@@ -55,14 +56,15 @@ WITH RECURSIVE branch (id, parent_id, place, bytes) AS (
     SELECT message_id, parent_message_id, ordinal, size FROM branch
     JOIN messages ON vault_id = :vault_id AND message_id = branch.parent_id
 )"""
-# Of the candidates, a page ends before the first beyond :max_size bytes; `keys` counts what would follow.
+# Of the candidates, a page ends before the first beyond :max_size bytes; `candidate_count` counts what would follow.
 _PAGE = (
     """, page AS (
-    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS keys FROM candidates
+    SELECT id, place, SUM(bytes) OVER (ORDER BY place) - bytes AS before, COUNT(*) OVER () AS candidate_count
+    FROM candidates
 )
 SELECT """
     + COLUMNS
-    + """, place, keys
+    + """, place, candidate_count
 FROM page JOIN messages ON vault_id = :vault_id AND message_id = id
 WHERE before < :max_size
 ORDER BY place
@@ -117,18 +119,18 @@ USAGE = [field.name for field in fields(Usage)]
 
 def _message(row: Row) -> Message:
     return Message(
-        message_id=row[0],
-        session_id=row[1],
-        parent_message_id=row[2],
-        role=Role(row[3]),
-        content=decode_content(row[4]),
-        turn_id=row[5],
-        creator=row[6],
-        model=row[7],
-        usage=None if row[8] is None else Usage(*row[8:13]),
-        create_time=row[13],
-        delete_time=row[14],
-        partial=bool(row[15]),
+        message_id=row.message_id,
+        session_id=row.session_id,
+        parent_message_id=row.parent_message_id,
+        role=Role(row.role),
+        content=decode_content(row.content),
+        turn_id=row.turn_id,
+        creator=row.creator,
+        model=row.model,
+        usage=None if row.input_tokens is None else decode_usage(row),
+        create_time=row.create_time,
+        delete_time=row.delete_time,
+        partial=bool(row.partial),
     )
 
 
@@ -147,7 +149,7 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
         CREATE_MESSAGE,
         message_id=message.message_id,
         session_id=message.session_id,
-        ordinal=counted[0],
+        ordinal=counted.message_count,
         parent_message_id=message.parent_message_id,
         role=message.role,
         content=content,
@@ -180,7 +182,7 @@ async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Messa
     message = await get_message(tx, message_id=message_id)
     answering = await tx.one(GET_ANSWERING, session_id=message.session_id, message_id=message_id)
     if answering is not None:
-        raise BranchBusy(turn_id=answering[0])
+        raise BranchBusy(turn_id=answering.turn_id)
     await tx.run(DELETE_CONTENT, message_id=message_id, now=now)
     await release_message(tx, session_id=message.session_id, message_id=message_id)
     await unindex_message(tx, message_id=message_id)
@@ -212,11 +214,11 @@ async def list_messages(
     `after` is (place, leaf message id): later pages read the branch that the first page read. Pages are cut as those
     of `list_sessions`. Raises SessionNotFound, MessageNotFound for a leaf that is not the session's.
     """
-    leaf = await tx.one(GET_LEAF, session_id=session_id)
-    if leaf is None:
+    session = await tx.one(GET_LEAF, session_id=session_id)
+    if session is None:
         raise SessionNotFound(session_id=session_id)
     place, paged_leaf = after or (START, "")
-    selected = str(paged_leaf) or leaf_message_id or leaf[0]
+    selected = str(paged_leaf) or leaf_message_id or session.current_leaf_message_id
     if leaf_message_id is not None:
         message = await get_message(tx, message_id=leaf_message_id)
         if message.session_id != session_id:
@@ -226,4 +228,4 @@ async def list_messages(
         rows = await tx.all(LIST_NEWEST_FIRST if newest_first else LIST_OLDEST_FIRST, **page)
     else:
         rows = await tx.all(LIST_BRANCH, leaf_message_id=selected, direction=-1 if newest_first else 1, **page)
-    return page_of(rows, page_size, item=_message, after=lambda row: (row[-2], selected or ""))
+    return page_of(rows, page_size, item=_message, after=lambda row: (row.place, selected or ""))

@@ -12,7 +12,7 @@ T = TypeVar("T")
 def page_of(
     rows: list[Row], page_size: int, *, item: Callable[[Row], T], after: Callable[[Row], tuple[int | str, ...]]
 ) -> Page[T]:
-    """A page of at most `page_size` rows, whose last column counts the rows there were before any was cut off."""
+    """Returns a page of at most `page_size` rows. Their `candidate_count` is the number before any was cut off."""
     shown = rows[:page_size]
-    more = bool(rows) and rows[0][-1] > len(shown)
+    more = bool(rows) and rows[0].candidate_count > len(shown)
     return Page(tuple(map(item, shown)), after(shown[-1]) if more else None)

@@ -25,7 +25,7 @@ ON CONFLICT (vault_id, user_id) WHERE user_id IS NOT NULL DO UPDATE SET
 RETURNING """
     + COLUMNS
 )
-# A page ends before its first revocation beyond :max_size bytes; `keys` counts what would follow.
+# A page ends before its first revocation beyond :max_size bytes; `candidate_count` counts what would follow.
 LIST_REVOCATIONS = (
     """
 WITH candidates AS (
@@ -35,11 +35,12 @@ WITH candidates AS (
     ORDER BY revocation_id DESC
     LIMIT :page_size + 1
 ), page AS (
-    SELECT *, SUM(size) OVER (ORDER BY revocation_id DESC) - size AS before, COUNT(*) OVER () AS keys FROM candidates
+    SELECT *, SUM(size) OVER (ORDER BY revocation_id DESC) - size AS before, COUNT(*) OVER () AS candidate_count
+    FROM candidates
 )
 SELECT """
     + COLUMNS
-    + """, keys
+    + """, candidate_count
 FROM page
 WHERE before < :max_size
 ORDER BY revocation_id DESC
@@ -49,7 +50,16 @@ LOAD_REVOCATIONS = "SELECT " + COLUMNS + " FROM revocations"
 
 
 def _revocation(row: Row) -> Revocation:
-    return Revocation(*row[:8])
+    return Revocation(
+        revocation_id=row.revocation_id,
+        vault_id=row.vault_id,
+        token_id=row.token_id,
+        user_id=row.user_id,
+        issued_before=row.issued_before,
+        note=row.note,
+        creator=row.creator,
+        create_time=row.create_time,
+    )
 
 
 async def revoke_token(tx: Transaction, *, revocation_id: str, token_id: str, note: str, now: int) -> Revocation:
@@ -95,7 +105,7 @@ async def list_revocations(
     rows = await tx.all(
         LIST_REVOCATIONS, target_vault_id=target_vault_id, after_id=after_id, page_size=page_size, max_size=max_size
     )
-    return page_of(rows, page_size, item=_revocation, after=lambda row: (row[0],))
+    return page_of(rows, page_size, item=_revocation, after=lambda row: (row.revocation_id,))
 
 
 async def load_revocations(tx: SystemTransaction) -> list[Revocation]:

@@ -19,7 +19,8 @@ from metamorphd.store.vaults import create_vault
 COLUMNS = """
     session_id, title, model, system_prompt, metadata, archived, creator, message_count, current_leaf_message_id,
     (SELECT string_agg(turn_id, ',') FROM turns
-     WHERE turns.vault_id = :vault_id AND turns.session_id = sessions.session_id AND turns.status = 'RUNNING'),
+     WHERE turns.vault_id = :vault_id AND turns.session_id = sessions.session_id AND turns.status = 'RUNNING'
+    ) AS running_turn_ids,
     create_time, update_time, last_message_time, revision
 """
 
@@ -36,8 +37,7 @@ RETURNING """
 """
 )
 GET_SESSION = "SELECT " + COLUMNS + " FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
-# A page ends before its first session beyond :max_size bytes. `keys` counts what would follow, to tell a cut page from
-# the last one.
+# A page ends before its first session beyond :max_size bytes. `candidate_count` shows whether more would follow.
 LIST_SESSIONS = (
     """
 WITH candidates AS (
@@ -55,12 +55,12 @@ WITH candidates AS (
     ORDER BY last_activity_time DESC, session_id DESC
     LIMIT :page_size + 1
 ), page AS (
-    SELECT id, SUM(size) OVER (ORDER BY activity DESC, id DESC) - size AS before, COUNT(*) OVER () AS keys
+    SELECT id, SUM(size) OVER (ORDER BY activity DESC, id DESC) - size AS before, COUNT(*) OVER () AS candidate_count
     FROM candidates
 )
 SELECT """
     + COLUMNS
-    + """, last_activity_time, keys
+    + """, last_activity_time, candidate_count
 FROM page JOIN sessions ON vault_id = :vault_id AND session_id = id
 WHERE before < :max_size
 ORDER BY last_activity_time DESC, session_id DESC
@@ -94,20 +94,20 @@ def _pair(key: str, value: str) -> str:
 
 def _session(row: Row) -> Session:
     return Session(
-        session_id=row[0],
-        title=row[1],
-        model=row[2],
-        system_prompt=row[3],
-        metadata=orjson.loads(row[4]),
-        archived=bool(row[5]),
-        creator=row[6],
-        message_count=row[7],
-        current_leaf_message_id=row[8],
-        running_turn_ids=tuple(sorted(row[9].split(","))) if row[9] else (),
-        create_time=row[10],
-        update_time=row[11],
-        last_message_time=row[12],
-        revision=row[13],
+        session_id=row.session_id,
+        title=row.title,
+        model=row.model,
+        system_prompt=row.system_prompt,
+        metadata=orjson.loads(row.metadata),
+        archived=bool(row.archived),
+        creator=row.creator,
+        message_count=row.message_count,
+        current_leaf_message_id=row.current_leaf_message_id,
+        running_turn_ids=tuple(sorted(running.split(","))) if (running := row.running_turn_ids) else (),
+        create_time=row.create_time,
+        update_time=row.update_time,
+        last_message_time=row.last_message_time,
+        revision=row.revision,
     )
 
 
@@ -185,7 +185,7 @@ async def list_sessions(
         max_size=max_size,
         **pairs,
     )
-    return page_of(rows, page_size, item=_session, after=lambda row: (row[-2], row[0]))
+    return page_of(rows, page_size, item=_session, after=lambda row: (row.last_activity_time, row.session_id))
 
 
 async def update_session(

@@ -7,6 +7,7 @@ from metamorphd.clock import day_of
 from metamorphd.models.page import Page
 from metamorphd.models.turn import Turn
 from metamorphd.models.usage import Usage, UsageRow
+from metamorphd.store.codec import decode_usage
 from metamorphd.store.database import Row, Transaction
 from metamorphd.store.paging import page_of
 
@@ -29,10 +30,12 @@ VALUES (:vault_id, :day, :tokens, :cost_usd_nanos)
 ON CONFLICT (vault_id, day) DO UPDATE SET
     tokens = spending.tokens + excluded.tokens, cost_usd_nanos = spending.cost_usd_nanos + excluded.cost_usd_nanos
 """
-HAS_TURN = "SELECT 1 FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
+HAS_TURN = "SELECT turn_id FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
 _SUMS = """
-    SUM(input_tokens) AS input, SUM(output_tokens) AS output, SUM(cache_read_tokens) AS cache_read,
-    SUM(cache_write_tokens) AS cache_write, SUM(cost_usd_nanos) AS cost, SUM(turns) AS turns
+    COALESCE(SUM(input_tokens), 0) AS input_tokens, COALESCE(SUM(output_tokens), 0) AS output_tokens,
+    COALESCE(SUM(cache_read_tokens), 0) AS cache_read_tokens,
+    COALESCE(SUM(cache_write_tokens), 0) AS cache_write_tokens,
+    COALESCE(SUM(cost_usd_nanos), 0) AS cost_usd_nanos, COALESCE(SUM(turns), 0) AS turns
 FROM usage
 WHERE vault_id = :vault_id AND day BETWEEN :start_day AND :end_day
     AND (:session_id IS NULL OR session_id = :session_id)
@@ -41,28 +44,28 @@ WHERE vault_id = :vault_id AND day BETWEEN :start_day AND :end_day
 LIST_USAGE = (
     """
 WITH grouped AS (
-    SELECT CASE WHEN :by_day THEN day ELSE '' END AS row_day, CASE WHEN :by_model THEN model ELSE '' END AS row_model,
-        CASE WHEN :by_session THEN session_id ELSE '' END AS row_session, """
+    SELECT CASE WHEN :by_day THEN day ELSE '' END AS day, CASE WHEN :by_model THEN model ELSE '' END AS model,
+        CASE WHEN :by_session THEN session_id ELSE '' END AS session_id, """
     + _SUMS
     + """
     GROUP BY 1, 2, 3
 )
-SELECT row_day, row_model, row_session, input, output, cache_read, cache_write, cost, turns, COUNT(*) OVER () FROM (
+SELECT day, model, session_id, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos,
+    turns, COUNT(*) OVER () AS candidate_count
+FROM (
     SELECT * FROM grouped
-    WHERE :after_day IS NULL OR (row_day, row_model, row_session) > (:after_day, :after_model, :after_session)
-    ORDER BY row_day, row_model, row_session
+    WHERE :after_day IS NULL OR (day, model, session_id) > (:after_day, :after_model, :after_session)
+    ORDER BY day, model, session_id
     LIMIT :page_size + 1
 ) AS page
-ORDER BY row_day, row_model, row_session
+ORDER BY day, model, session_id
 """
 )
-SUM_USAGE = "SELECT '', '', '', " + _SUMS
+SUM_USAGE = "SELECT '' AS day, '' AS model, '' AS session_id, " + _SUMS
 
 
 def _usage_row(row: Row) -> UsageRow:
-    # SUM is NULL where there was nothing.
-    sums = [value or 0 for value in row[3:9]]
-    return UsageRow(row[0], row[1], row[2], Usage(*sums[:5]), sums[5])
+    return UsageRow(row.day, row.model, row.session_id, decode_usage(row), row.turns)
 
 
 def tokens_of(usage: Usage) -> int:
@@ -118,6 +121,6 @@ async def list_usage(
         page_size=page_size,
         **query,
     )
-    page = page_of(rows, page_size, item=_usage_row, after=lambda row: (row[0], row[1], row[2]))
+    page = page_of(rows, page_size, item=_usage_row, after=lambda row: (row.day, row.model, row.session_id))
     total = await tx.one(SUM_USAGE, **query)
     return page, UsageRow("", "", "", Usage(), 0) if total is None else _usage_row(total)

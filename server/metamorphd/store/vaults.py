@@ -17,8 +17,10 @@ ON CONFLICT (vault_id) DO NOTHING
 GET_VAULT = """
 SELECT vaults.vault_id, display_name, default_model, system_prompt, create_time, vaults.update_time, revision,
     vaults.tokens_per_day, vaults.tokens_per_month, vaults.cost_usd_nanos_per_day, vaults.cost_usd_nanos_per_month,
-    vault_limits.tokens_per_day, vault_limits.tokens_per_month,
-    vault_limits.cost_usd_nanos_per_day, vault_limits.cost_usd_nanos_per_month
+    vault_limits.tokens_per_day AS operator_tokens_per_day,
+    vault_limits.tokens_per_month AS operator_tokens_per_month,
+    vault_limits.cost_usd_nanos_per_day AS operator_cost_usd_nanos_per_day,
+    vault_limits.cost_usd_nanos_per_month AS operator_cost_usd_nanos_per_month
 FROM vaults LEFT JOIN vault_limits ON vault_limits.vault_id = :vault_id
 WHERE vaults.vault_id = :vault_id
 """
@@ -47,15 +49,29 @@ ON CONFLICT (vault_id) DO UPDATE SET
 
 def _vault(row: Row) -> Vault:
     return Vault(
-        vault_id=row[0],
-        display_name=row[1],
-        default_model=row[2],
-        system_prompt=row[3],
-        budget=Budget(*row[7:11]),
-        operator_budget=Budget(*row[11:15]),
-        create_time=row[4],
-        update_time=row[5],
-        revision=row[6],
+        vault_id=row.vault_id,
+        display_name=row.display_name,
+        default_model=row.default_model,
+        system_prompt=row.system_prompt,
+        budget=_budget(row),
+        operator_budget=Budget(
+            tokens_per_day=row.operator_tokens_per_day,
+            tokens_per_month=row.operator_tokens_per_month,
+            cost_usd_nanos_per_day=row.operator_cost_usd_nanos_per_day,
+            cost_usd_nanos_per_month=row.operator_cost_usd_nanos_per_month,
+        ),
+        create_time=row.create_time,
+        update_time=row.update_time,
+        revision=row.revision,
+    )
+
+
+def _budget(row: Row) -> Budget:
+    return Budget(
+        tokens_per_day=row.tokens_per_day,
+        tokens_per_month=row.tokens_per_month,
+        cost_usd_nanos_per_day=row.cost_usd_nanos_per_day,
+        cost_usd_nanos_per_month=row.cost_usd_nanos_per_month,
     )
 
 
@@ -100,11 +116,9 @@ async def update_vault(tx: Transaction, *, changes: Mapping[str, Any], etag: str
 async def get_vault_limits(tx: Transaction) -> VaultLimits:
     """Reads the limits that the operator set for the vault; without limits where none were set."""
     row = await tx.one(GET_VAULT_LIMITS)
-    return (
-        VaultLimits(tx.scope.vault_id, Budget(), None)
-        if row is None
-        else VaultLimits(row[0], Budget(*row[1:5]), row[5])
-    )
+    if row is None:
+        return VaultLimits(tx.scope.vault_id, Budget(), None)
+    return VaultLimits(row.vault_id, _budget(row), row.update_time)
 
 
 async def update_vault_limits(tx: Transaction, *, budget: Budget, now: int) -> VaultLimits:

@@ -22,7 +22,8 @@ def at(path: Path) -> SqliteDatabase:
 
 
 async def pragma(tx: Transaction, *, name: str) -> Any:
-    row = await tx.one(f"PRAGMA {name}")
+    # Columns of pragmas are named as they please.
+    row: Any = await tx.one(f"PRAGMA {name}")
     return row and row[0]
 
 
@@ -146,8 +147,8 @@ async def test_an_operation_that_raises_leaves_nothing_while_its_batch_commits(d
 
 
 async def count_vaults(tx: Transaction) -> int:
-    row = await tx.one("SELECT COUNT(*) FROM vaults WHERE vault_id = :vault_id")
-    return int(row[0]) if row else -1
+    row = await tx.one("SELECT COUNT(*) AS vaults FROM vaults WHERE vault_id = :vault_id")
+    return int(row.vaults) if row else -1
 
 
 async def test_writes_that_wait_together_are_committed_together(database: SqliteDatabase, tmp_path: Path) -> None:

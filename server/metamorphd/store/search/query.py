@@ -28,7 +28,7 @@ WITH page AS (
     LIMIT :page_size + 1 OFFSET :offset
 )
 SELECT messages.message_id, messages.session_id, role, create_time,
-    message_search.text, (SELECT COUNT(*) FROM page)
+    message_search.text, (SELECT COUNT(*) FROM page) AS candidate_count
 FROM page
 JOIN message_search ON message_search.rowid = page.place AND message_search.vault_id = :vault_id
     AND message_search MATCH 'vault_id : "' || :vault_id || '" AND text : (' || :words || ')'
@@ -62,18 +62,18 @@ async def search_messages(
     # Quoted, so that nothing in them is an operator.
     words = " AND ".join(f'"{phrase}"' for phrase in phrases)
     rows = await tx.all(SEARCH_MESSAGES, words=words, session_id=session_id, page_size=page_size, offset=offset)
-    more = bool(rows) and rows[0][-1] > len(rows)
+    more = bool(rows) and rows[0].candidate_count > len(rows)
     wanted = frozenset(fold(word) for phrase in phrases for word in WORDS.findall(phrase))
     return Page(tuple(_match(row, wanted) for row in rows), (offset + len(rows),) if more else None)
 
 
 def _match(row: Row, wanted: AbstractSet[str]) -> MessageMatch:
-    snippet, highlights = excerpt(row[4], wanted)
+    snippet, highlights = excerpt(row.text, wanted)
     return MessageMatch(
-        message_id=row[0],
-        session_id=row[1],
-        role=Role(row[2]),
-        create_time=row[3],
+        message_id=row.message_id,
+        session_id=row.session_id,
+        role=Role(row.role),
+        create_time=row.create_time,
         snippet=snippet,
         highlights=highlights,
     )

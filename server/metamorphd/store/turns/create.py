@@ -26,9 +26,9 @@ from metamorphd.store.turns.plan import (
     refuse_model,
     session_defaults,
 )
-from metamorphd.store.turns.read import COLUMNS, _turn, get_turn
+from metamorphd.store.turns.read import COLUMNS, get_turn, turn_of
 
-COUNT_RUNNING = "SELECT COUNT(*) FROM turns WHERE vault_id = :vault_id AND status = 'RUNNING'"
+COUNT_RUNNING = "SELECT COUNT(*) AS running FROM turns WHERE vault_id = :vault_id AND status = 'RUNNING'"
 CREATE_TURN = (
     """
 INSERT INTO turns (vault_id, turn_id, session_id, user_message_id, status, input_tokens, output_tokens,
@@ -138,8 +138,8 @@ async def _made_before(tx: Transaction, *, request: IdempotencyKey | None, turn_
 
 async def _admit(tx: Transaction, terms: Terms, *, now: int) -> bool:
     """Whether the turn must reserve of a budget. Raises TooManyTurns, BudgetExceeded."""
-    running = await tx.one(COUNT_RUNNING)
-    if running is not None and running[0] >= terms.max_running_turns:
+    row = await tx.one(COUNT_RUNNING)
+    if row is not None and row.running >= terms.max_running_turns:
         raise TooManyTurns(limit=terms.max_running_turns, retry_delay=1.0)
     return await admit_turn(tx, now=now)
 
@@ -179,4 +179,4 @@ async def _insert(
     )
     if row is None:
         raise RuntimeError("a turn that was just made is missing")
-    return _turn(row)
+    return turn_of(row)

@@ -32,7 +32,7 @@ WITH candidates AS (
 SELECT sequence, block_index, kind, text FROM page WHERE before < :max_characters ORDER BY sequence
 """
 GET_BLOCKS = """
-SELECT block_index, kind, string_agg(text, '' ORDER BY sequence) FROM events
+SELECT block_index, kind, string_agg(text, '' ORDER BY sequence) AS text FROM events
 WHERE vault_id = :vault_id AND turn_id = :turn_id AND kind <> 'usage'
 GROUP BY block_index, kind
 ORDER BY block_index
@@ -80,8 +80,8 @@ def _stored(event: MiddleEvent) -> tuple[int, str, str]:
 
 
 def _event(turn_id: str, row: Row) -> MiddleEvent:
-    sequence, block_index, kind, text = row
-    match kind:
+    sequence, block_index, text = row.sequence, row.block_index, row.text
+    match row.kind:
         case "text":
             return TextDelta(turn_id, sequence, block_index, text)
         case "thinking":
@@ -114,30 +114,30 @@ async def list_middle_events(
     rows = await tx.all(
         LIST_EVENTS, turn_id=turn_id, after_sequence=after_sequence, limit=limit, max_characters=max_characters
     )
-    last = len(rows) < limit and sum(len(row[3]) for row in rows) < max_characters
+    last = len(rows) < limit and sum(len(row.text) for row in rows) < max_characters
     return [_event(turn_id, row) for row in rows], last
 
 
 async def reply_content(tx: Transaction, *, turn_id: str, closed: Mapping[int, ThinkingBlock]) -> Content:
     """What the events add up to. `closed`: by block index, thinking that was ended, its text left out."""
     blocks: list[Block] = []
-    for block_index, kind, text in await tx.all(GET_BLOCKS, turn_id=turn_id):
-        match kind:
+    for row in await tx.all(GET_BLOCKS, turn_id=turn_id):
+        match row.kind:
             case "text":
-                blocks.append(TextBlock(text))
+                blocks.append(TextBlock(row.text))
             case "thinking":
-                blocks.append(replace(closed.get(block_index, ThinkingBlock("")), text=text))
+                blocks.append(replace(closed.get(row.block_index, ThinkingBlock("")), text=row.text))
             case "tool_use":
-                blocks.append(ToolUseBlock(**orjson.loads(text)))
+                blocks.append(ToolUseBlock(**orjson.loads(row.text)))
             case "compaction":
-                blocks.append(CompactionBlock(**orjson.loads(text)))
+                blocks.append(CompactionBlock(**orjson.loads(row.text)))
     return tuple(blocks)
 
 
 async def reported_usage(tx: Transaction, *, turn_id: str) -> Usage:
     """What the events say of a turn's cost so far."""
     row = await tx.one(GET_USAGE, turn_id=turn_id)
-    return Usage() if row is None else Usage(**orjson.loads(row[0]))
+    return Usage() if row is None else Usage(**orjson.loads(row.text))
 
 
 async def prune_events(tx: SystemTransaction, *, before: int, limit: int) -> bool:
@@ -148,8 +148,7 @@ async def prune_events(tx: SystemTransaction, *, before: int, limit: int) -> boo
     turn = await tx.one(GET_BEING_PRUNED)
     if turn is None:
         return bool(await tx.run(MARK_TO_PRUNE, before=before, turns=PRUNED_TURNS))
-    target_vault_id, turn_id = turn
-    deleted = await tx.run(PRUNE_EVENTS, target_vault_id=target_vault_id, turn_id=turn_id, events=limit)
+    deleted = await tx.run(PRUNE_EVENTS, target_vault_id=turn.vault_id, turn_id=turn.turn_id, events=limit)
     if deleted < limit:
-        await tx.run(MARK_PRUNED, target_vault_id=target_vault_id, turn_id=turn_id)
+        await tx.run(MARK_PRUNED, target_vault_id=turn.vault_id, turn_id=turn.turn_id)
     return True

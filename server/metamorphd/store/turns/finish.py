@@ -92,4 +92,4 @@ async def finish_turn(
     await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=cost, now=now)
     if reply is not None:
         await create_message(tx, message=reply)
-    return TurnFinished(turn.turn_id, finished[0], status, reply, stop_reason, cost, error)
+    return TurnFinished(turn.turn_id, finished.last_sequence, status, reply, stop_reason, cost, error)

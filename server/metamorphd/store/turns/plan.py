@@ -102,8 +102,7 @@ async def session_defaults(tx: Transaction, *, session_id: str, terms: Terms) ->
     row = await tx.one(GET_SETTINGS, session_id=session_id)
     if row is None:
         raise SessionNotFound(session_id=session_id)
-    session_model, vault_model, leaf = row
-    return session_model or vault_model or terms.default_model, leaf
+    return row.model or row.default_model or terms.default_model, row.current_leaf_message_id
 
 
 def refuse_model(model: str, terms: Terms) -> None:
@@ -124,7 +123,7 @@ async def refuse_busy(tx: Transaction, *, session_id: str, user_message_id: str 
     """Raises BranchBusy while a turn answers that message; None stands for any of the session."""
     busy = await tx.one(GET_RUNNING, session_id=session_id, user_message_id=user_message_id)
     if busy is not None:
-        raise BranchBusy(turn_id=busy[0])
+        raise BranchBusy(turn_id=busy.turn_id)
 
 
 async def _options_before(tx: Transaction, *, follows: str | None, content: Content) -> EffectiveOptions:
@@ -136,12 +135,12 @@ async def _options_before(tx: Transaction, *, follows: str | None, content: Cont
     results = [block.tool_use_id for block in content if isinstance(block, ToolResultBlock)]
     asked = None if follows is None else await tx.one(GET_PENDING, message_id=follows)
     if asked is not None:
-        _refuse_other_results(decode_content(asked[0]), results)
+        _refuse_other_results(decode_content(asked.content), results)
     elif results:
         raise ToolResultUnexpected(tool_use_ids=",".join(results))
     if asked is None or not results:
         return EffectiveOptions()
-    before = decode_options(asked[1])
+    before = decode_options(asked.options)
     return EffectiveOptions(tools=before.tools, thinking=before.thinking, response_schema=before.response_schema)
 
 

@@ -11,7 +11,7 @@ from metamorphd.store.messages import get_branch
 from metamorphd.store.turns.plan import Terms, plan_turn
 
 GET_SYSTEM_PROMPTS = """
-SELECT sessions.system_prompt, vaults.system_prompt
+SELECT sessions.system_prompt, vaults.system_prompt AS vault_system_prompt
 FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
 WHERE sessions.vault_id = :vault_id AND session_id = :session_id
 """
@@ -46,4 +46,4 @@ async def _system_prompt(tx: Transaction, session_id: str) -> str:
     prompts = await tx.one(GET_SYSTEM_PROMPTS, session_id=session_id)
     if prompts is None:
         raise SessionNotFound(session_id=session_id)
-    return str(prompts[0] or prompts[1])
+    return str(prompts.system_prompt or prompts.vault_system_prompt)

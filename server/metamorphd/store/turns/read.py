@@ -8,27 +8,26 @@ from metamorphd.errors import (
 )
 from metamorphd.models.page import Page
 from metamorphd.models.turn import StopReason, Turn, TurnError, TurnEvent, TurnFinished, TurnStarted, TurnStatus
-from metamorphd.models.usage import Usage
-from metamorphd.store.codec import decode_options
+from metamorphd.store.codec import decode_options, decode_usage
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 from metamorphd.store.messages import get_message
 from metamorphd.store.paging import page_of
 from metamorphd.store.sessions import get_session
 from metamorphd.store.turns.events import list_middle_events
 
-# A running turn's newest event is told by `events`, so that a delta costs one insert and no update.
-COLUMNS = """
+# Of a running turn the newest event is in `events` only, so that a delta costs one insert and no update.
+_COLUMNS = """
     turn_id, session_id, user_message_id, reply_message_id, status, stop_reason,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, model, model_calls, error,
     CASE WHEN status = 'RUNNING' THEN COALESCE(
         (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = turns.turn_id),
-        last_sequence) ELSE last_sequence END,
-    creator, create_time, finish_time, options, pruned
-"""
+        last_sequence) ELSE last_sequence END AS last_sequence,
+    creator, create_time, finish_time, pruned"""
+COLUMNS = _COLUMNS + ", options"
 GET_TURN = "SELECT " + COLUMNS + " FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
-# Tools and schemas may be a megabyte a turn, and a list does not tell them.
-LISTED = COLUMNS.replace(" options,", " '{}',")
-# A page ends before its first turn beyond :max_size bytes; `keys` counts what would follow.
+# Tools and schemas may be a megabyte a turn, and a list leaves them out.
+LISTED = _COLUMNS + ", '{}' AS options"
+# A page ends before its first turn beyond :max_size bytes; `candidate_count` counts what would follow.
 LIST_TURNS = (
     """
 WITH candidates AS (
@@ -39,11 +38,11 @@ WITH candidates AS (
     ORDER BY turn_id DESC
     LIMIT :page_size + 1
 ), page AS (
-    SELECT id, SUM(size) OVER (ORDER BY id DESC) - size AS before, COUNT(*) OVER () AS keys FROM candidates
+    SELECT id, SUM(size) OVER (ORDER BY id DESC) - size AS before, COUNT(*) OVER () AS candidate_count FROM candidates
 )
 SELECT """
     + LISTED
-    + """, keys
+    + """, candidate_count
 FROM page JOIN turns ON vault_id = :vault_id AND turn_id = id
 WHERE before < :max_size
 ORDER BY turn_id DESC
@@ -56,24 +55,25 @@ LIST_RUNNING_TURNS = "SELECT vault_id, turn_id FROM turns WHERE status = 'RUNNIN
 LAST_ID = "~"
 
 
-def _turn(row: Row) -> Turn:
+def turn_of(row: Row) -> Turn:
+    """Returns the turn that a row of `COLUMNS` holds."""
     return Turn(
-        turn_id=row[0],
-        session_id=row[1],
-        user_message_id=row[2],
-        reply_message_id=row[3],
-        status=TurnStatus(row[4]),
-        stop_reason=row[5] and StopReason(row[5]),
-        usage=Usage(*row[6:11]),
-        model=row[11],
-        model_calls=row[12],
-        error=row[13] and TurnError(**orjson.loads(row[13])),
-        last_sequence=row[14],
-        creator=row[15],
-        create_time=row[16],
-        finish_time=row[17],
-        options=decode_options(row[18]),
-        pruned=bool(row[19]),
+        turn_id=row.turn_id,
+        session_id=row.session_id,
+        user_message_id=row.user_message_id,
+        reply_message_id=row.reply_message_id,
+        status=TurnStatus(row.status),
+        stop_reason=row.stop_reason and StopReason(row.stop_reason),
+        usage=decode_usage(row),
+        model=row.model,
+        model_calls=row.model_calls,
+        error=row.error and TurnError(**orjson.loads(row.error)),
+        last_sequence=row.last_sequence,
+        creator=row.creator,
+        create_time=row.create_time,
+        finish_time=row.finish_time,
+        options=decode_options(row.options),
+        pruned=bool(row.pruned),
     )
 
 
@@ -94,7 +94,7 @@ async def get_turn(tx: Transaction, *, turn_id: str) -> Turn:
     row = await tx.one(GET_TURN, turn_id=turn_id)
     if row is None:
         raise TurnNotFound(turn_id=turn_id)
-    return _turn(row)
+    return turn_of(row)
 
 
 async def list_turns(
@@ -115,7 +115,7 @@ async def list_turns(
     rows = await tx.all(
         LIST_TURNS, session_id=session_id, status=status, after_id=after_id, page_size=page_size, max_size=max_size
     )
-    return page_of(rows, page_size, item=_turn, after=lambda row: (row[0],))
+    return page_of(rows, page_size, item=turn_of, after=lambda row: (row.turn_id,))
 
 
 async def list_events(
@@ -149,4 +149,4 @@ async def list_events(
 
 async def list_running_turns(tx: SystemTransaction) -> list[tuple[str, str]]:
     """(vault id, turn id) of every running turn."""
-    return [(vault_id, turn_id) for vault_id, turn_id in await tx.all(LIST_RUNNING_TURNS)]
+    return [(row.vault_id, row.turn_id) for row in await tx.all(LIST_RUNNING_TURNS)]
