@@ -8,7 +8,11 @@ from metamorphd.errors import StartupRefused
 
 LARGEST_REQUEST = 32 * 1024 * 1024
 LARGEST_METADATA = 8 * 1024
-CONCURRENT_STREAMS = 1000
+# Streams of a connection that are open, and more that are over but still hold about 20 kB each. The sum bounds what a
+# connection that resets its streams at once can make the server hold; beyond it a stream is refused, REFUSED_STREAM.
+# A client library never opens more than the first; the second is how many the server may be late in releasing.
+CONCURRENT_STREAMS = 200
+ENDED_STREAMS = 50
 # A connection that is silent for so long is pinged; one that does not answer is closed, and with it its streams.
 KEEPALIVE_SECONDS = 20
 KEEPALIVE_TIMEOUT_SECONDS = 20
@@ -16,14 +20,15 @@ KEEPALIVE_TIMEOUT_SECONDS = 20
 SHORTEST_PING_SECONDS = 10
 # Shorter: until then the connection of who resets streams all the time costs what it has opened.
 PING_TIMEOUT_SECONDS = 10
-# Calls that wait to be taken up, of all connections together: what a flood can make the server keep. grpc would let
-# six times as many in, refusing some of them at random.
-WAITING_CALLS = 500
+# Calls of a method that wait to be accepted. grpc cancels more without a reason, so this is more than callers reach:
+# 50 connections with all their streams open.
+WAITING_CALLS = 10_000
 
 # Soft and hard limit alike: between them grpc refuses at random. Port reuse would let a second server share the port.
 OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", CONCURRENT_STREAMS),
+    ("grpc.http2.max_deallocating_streams", ENDED_STREAMS),
     ("grpc.max_metadata_size", LARGEST_METADATA),
     ("grpc.absolute_max_metadata_size", LARGEST_METADATA),
     ("grpc.max_receive_message_length", LARGEST_REQUEST),
