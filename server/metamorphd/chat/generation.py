@@ -73,6 +73,7 @@ class Generation:
         self._pending = Pending()
         self._ready = asyncio.Event()
         self._taken = asyncio.Event()
+        self._moment = asyncio.Event()
         self._shown = asyncio.Event()
         self._stopped: Outcome | None = None
         self._task = asyncio.create_task(self._run())
@@ -139,25 +140,24 @@ class Generation:
                                 self._ready.set()
                                 await self._first_shown()
                 if self._pending:
-                    self._taken.clear()
                     self._ready.set()
                     await self._read_on(at_once=len(batch) >= FAST_EVENTS)
         raise RuntimeError("the model ended a reply without ReplyStop")
 
     async def _read_on(self, *, at_once: bool) -> None:
-        """Returns when to read on: once what was read is taken, and unless `at_once`, at the pace's next moment.
+        """Returns when to read on: at the pace's next moment, or where there is none, or `at_once`, when it is taken.
 
         What comes until then is read together, for one wake-up a commit instead of one a word.
         """
-        if not self._taken.is_set():
+        self._moment.clear()
+        if not at_once and self._pace.wake(self._moment):
+            await self._moment.wait()
+        elif self._pending:
+            self._taken.clear()
             # A store that takes nothing must not keep the provider waiting for good.
             timer = asyncio.get_running_loop().call_later(READ_ON_SECONDS, self._taken.set)
             await self._taken.wait()
             timer.cancel()
-        if not at_once:
-            self._taken.clear()
-            if self._pace.wake(self._taken):
-                await self._taken.wait()
 
     async def _first_shown(self) -> None:
         """Leaves the interpreter to the commit of the first delta, which reading on would hold up for milliseconds."""
