@@ -6,26 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import grpc
 from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest
 
-from tests.support.caller import Caller
+from tests.support.caller import calling
 from tests.support.processes import serving_process
 from tests.support.refusal import refused
 from tests.support.tokens import SECRET, mint
 
 
 async def test_each_call_is_one_json_line_with_the_guides_fields_and_no_content(tmp_path: Path) -> None:
-    with serving_process(tmp_path) as (process, target):
-        async with grpc.aio.insecure_channel(target) as channel:
-            token = mint()
-            alice = Caller(channel, [("authorization", f"Bearer {token}"), ("x-request-id", "call-1")])
+    with serving_process(tmp_path) as server:
+        token = mint()
+        async with calling(server.target, token, ("x-request-id", "call-1")) as alice:
             session = await alice.create_session(title="canary-title")
             await alice.send(session.session_id, "canary-text")
             await refused(alice.chat.GetSession(GetSessionRequest(session_id="none"), metadata=alice.metadata))
-        process.terminate()
-        process.wait(10)
-    text = next(tmp_path.glob("*.log")).read_text()
+        server.process.terminate()
+        server.process.wait(10)
+    text = server.log.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert all({"level", "message", "timestamp"} <= line.keys() for line in lines)
     calls = [line for line in lines if line["message"] == "call"]
@@ -61,7 +59,7 @@ def refused_start(directory: Path, **environment: str) -> str:
 
 def test_what_keeps_the_server_from_starting_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with serving_process(tmp_path) as (_, target), socket.create_server(("127.0.0.1", 0)) as taken:
+    with serving_process(tmp_path) as server, socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         held = tmp_path / "metamorph.db"
         for environment, expected in (
@@ -69,7 +67,7 @@ def test_what_keeps_the_server_from_starting_is_one_line(tmp_path: Path) -> None
             ({"EMBLEM_JWT_SECRET": ""}, "EMBLEM_JWT_SECRET is not set"),
             ({"DATABASE_PATH": str(tmp_path / "file" / "m.db")}, "cannot be opened as a SQLite database"),
             ({"DATABASE_PATH": str(held)}, "is in use by another server"),
-            ({"GRPC_PORT": target.rpartition(":")[2]}, "for gRPC; set GRPC_PORT to a free one"),
+            ({"GRPC_PORT": str(server.port)}, "for gRPC; set GRPC_PORT to a free one"),
             ({"PORT": port}, "set PORT to a free one"),
         ):
             message = refused_start(tmp_path, **environment)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.support.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, Headers, frame, message
 from tests.support.http2 import block as header_block
+from tests.support.wire import END_GROUP, FIXED32, FIXED64, GROUP, LENGTH_DELIMITED, VARINT, field, varint
 
-VARINT, FIXED64, LENGTH_DELIMITED, GROUP, END_GROUP, FIXED32 = range(6)
 DEPTH = 3
 NESTED = 2_000
 LONG = 100_000
@@ -45,21 +45,6 @@ def drawn(strategy: st.SearchStrategy[T], *, seed: int, count: int) -> list[T]:
 
     draw()
     return examples
-
-
-def varint(number: int, *, padding: int = 0) -> bytes:
-    """A number as protobuf writes it, with so many bytes that add nothing."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes(encoded) + bytes([number | 0x80] + [0x80] * (padding - 1) + [0] if padding else [number])
-
-
-def field(number: int, wire_type: int, payload: bytes) -> bytes:
-    """A field; of a length-delimited one also its length."""
-    length = varint(len(payload)) if wire_type == LENGTH_DELIMITED else b""
-    return varint(number << 3 | wire_type) + length + payload
 
 
 def requests(descriptor: Descriptor, texts: Sequence[bytes]) -> st.SearchStrategy[bytes]:

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
-
-from tests.support.caller import Caller
+from tests.support.caller import Caller, calling
 from tests.support.paths import ROOT
-from tests.support.processes import Service, service
-from tests.support.tokens import SECRET, mint
+from tests.support.processes import Service, environment_of, service
+from tests.support.tokens import mint
 
 LOOK_SECONDS = 0.2
 
@@ -81,8 +79,8 @@ class Subject:
     @asynccontextmanager
     async def caller(self, **claims: Any) -> AsyncIterator[Caller]:
         """A caller with a channel of its own."""
-        async with grpc.aio.insecure_channel(self.target) as channel:
-            yield Caller(channel, [("authorization", f"Bearer {mint(**claims)}")])
+        async with calling(self.target, mint(**claims)) as caller:
+            yield caller
 
 
 @contextmanager
@@ -95,26 +93,14 @@ def subject(
 ) -> Iterator[Subject]:
     """A server without a rate limit, so that the attack reaches what lies behind it; changed by `mutant` if there is
     one. `patience_seconds` is how long it waits for a caller to read, if not as long as in production."""
-    base = {
-        "EMBLEM_JWT_SECRET": SECRET,
-        "EMBLEM_API_URL": "",
-        "LISTEN_ADDRESS": "127.0.0.1",
-        "PORT": "0",
-        "GRPC_PORT": "0",
-        "DATABASE_PATH": str(directory / "metamorph.db"),
-        "RATE_LIMIT_REQUESTS": "0",
-        "AUTH_FAILURE_REQUESTS": "0",
-        # As in the image.
-        "MALLOC_ARENA_MAX": "2",
-        "MALLOC_TRIM_THRESHOLD_": "131072",
-    }
+    # As in the image.
+    allocator = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
     module = ["metamorphd", "serve"]
     if mutant or patience_seconds is not None:
         patience = [] if patience_seconds is None else [f"--patience-seconds={patience_seconds}"]
         module = ["harness.abuse.serve", *patience, f"--mutant={mutant}"]
-    with service(module, directory, base | dict(environment or {})) as running:
-        first = json.loads(running.log.read_text().partition("\n")[0])
-        yield Subject(running, f"http://127.0.0.1:{first['http_port']}")
+    with service(module, directory, environment_of(directory) | allocator | dict(environment or {})) as running:
+        yield Subject(running, f"http://127.0.0.1:{running.http_port}")
 
 
 @asynccontextmanager

@@ -19,13 +19,13 @@ from metamorphd.server import NAMES, Server
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.events import append_events
 
-from tests.support.caller import Caller, Events, text_of
+from tests.support.caller import Events, calling, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi, Reply
 from tests.support.faulty_vfs import FaultyVFS
 from tests.support.processes import serving_process
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, serving
-from tests.support.tokens import SECRET, mint
+from tests.support.tokens import SECRET
 from tests.support.turns import WORDS, deltas, followed, get_session, get_turn, stream
 
 LATE_SEQUENCE = 5
@@ -73,17 +73,15 @@ async def test_what_outlasts_the_grace_ends_interrupted_with_its_text(tmp_path: 
 async def test_after_kill_9_every_seen_event_is_there_and_the_turn_has_ended(tmp_path: Path) -> None:
     async with FakeMessagesApi(Reply(WORDS, delay=0.005)) as api:
         upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
-        with serving_process(tmp_path, **upstream) as (process, target):
-            async with grpc.aio.insecure_channel(target) as channel:
-                alice = Caller(channel, [("authorization", f"Bearer {mint()}")])
+        with serving_process(tmp_path, **upstream) as server:
+            async with calling(server.target) as alice:
                 session = await alice.create_session()
                 call = alice.start(session.session_id)
                 seen = [await call.next() for _ in range(20)]
-                process.kill()
+                server.process.kill()
                 assert (await refused(call.rest())).code is grpc.StatusCode.UNAVAILABLE
-    with serving_process(tmp_path) as (_, target):
-        async with grpc.aio.insecure_channel(target) as channel:
-            alice = Caller(channel, [("authorization", f"Bearer {mint()}")])
+    with serving_process(tmp_path) as server:
+        async with calling(server.target) as alice:
             replayed = await followed(alice, seen[0].turn_id)
             assert replayed[: len(seen)] == seen
             finished = replayed[-1].turn_finished
@@ -98,35 +96,23 @@ async def test_after_kill_9_every_seen_event_is_there_and_the_turn_has_ended(tmp
 
 
 async def test_sigterm_drains_and_exits_with_success(tmp_path: Path) -> None:
-    with serving_process(tmp_path) as (process, target):
-        async with grpc.aio.insecure_channel(target) as channel:
-            alice = Caller(channel, [("authorization", f"Bearer {mint()}")])
+    with serving_process(tmp_path) as server:
+        async with calling(server.target) as alice:
             session = await alice.create_session()
             call = alice.start(session.session_id)
             await call.next()
-            process.send_signal(signal.SIGTERM)
+            server.process.send_signal(signal.SIGTERM)
             events = await call.rest()
             assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
-        assert await asyncio.to_thread(process.wait, 10) == 0
+        assert await asyncio.to_thread(server.process.wait, 10) == 0
 
 
 async def test_a_turn_outlives_a_full_disk(tmp_path: Path) -> None:
     vfs = FaultyVFS(uuid.uuid4().hex)
-    async with FakeMessagesApi() as api:
+    database = SqliteDatabase(path=tmp_path / "full.db", synchronous="FULL", vfs=vfs.name)
+    async with FakeMessagesApi() as api, asking(api, tmp_path, database=database) as running:
         hold = asyncio.Event()
         api.default = Reply(("before ", "during"), hold=hold)
-        loaded = settings.load(
-            emblem_jwt_secret=SECRET,
-            anthropic_api_key="sk-test",
-            anthropic_base_url=api.base_url,
-            listen_address="127.0.0.1",
-            port=0,
-            grpc_port=0,
-        )
-        database = SqliteDatabase(path=tmp_path / "full.db", synchronous="FULL", vfs=vfs.name)
-        server = Server(loaded, database=database)
-        await server.start()
-        running = Serving(server)
         alice = running.caller()
         session = await alice.create_session()
         call = alice.start(session.session_id)
@@ -139,8 +125,6 @@ async def test_a_turn_outlives_a_full_disk(tmp_path: Path) -> None:
         vfs.log_limit = None
         events += await call.rest()
         assert deltas(events) == text_of(events[-1].turn_finished.message) == "before during"
-        await running.hang_up()
-        await server.stop(grace_seconds=0)
 
 
 async def test_a_replay_that_is_ahead_of_what_is_published_goes_on(
@@ -160,18 +144,8 @@ async def test_a_replay_that_is_ahead_of_what_is_published_goes_on(
             return written
 
     monkeypatch.setattr(live_turn, "TAIL_EVENTS", 1)
-    async with FakeMessagesApi(Reply(WORDS[:20], delay=0.01)) as api:
-        loaded = settings.load(
-            emblem_jwt_secret=SECRET,
-            anthropic_api_key="sk-test",
-            anthropic_base_url=api.base_url,
-            listen_address="127.0.0.1",
-            port=0,
-            grpc_port=0,
-        )
-        server = Server(loaded, database=Late(path=tmp_path / "late.db", synchronous="FULL"))
-        await server.start()
-        running = Serving(server)
+    late = Late(path=tmp_path / "late.db", synchronous="FULL")
+    async with FakeMessagesApi(Reply(WORDS[:20], delay=0.01)) as api, asking(api, tmp_path, database=late) as running:
         alice = running.caller()
         call = alice.start((await alice.create_session()).session_id)
         events = [await call.next()]
@@ -184,8 +158,6 @@ async def test_a_replay_that_is_ahead_of_what_is_published_goes_on(
         events += await call.rest()
         assert replayed + await replay.rest() == events
         assert await resumed == events[last:]
-        await running.hang_up()
-        await server.stop(grace_seconds=0)
 
 
 async def test_a_start_refuses_requests_until_the_store_is_open(tmp_path: Path) -> None:
@@ -221,24 +193,18 @@ async def test_a_start_refuses_requests_until_the_store_is_open(tmp_path: Path) 
 async def test_a_full_disk_at_the_start_keeps_nobody_from_reading(tmp_path: Path) -> None:
     async with FakeMessagesApi(Reply(WORDS, delay=0.01)) as api:
         upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
-        with serving_process(tmp_path, **upstream) as (process, target):
-            async with grpc.aio.insecure_channel(target) as channel:
-                alice = Caller(channel, [("authorization", f"Bearer {mint()}")])
+        with serving_process(tmp_path, **upstream) as server:
+            async with calling(server.target) as alice:
                 session = await alice.create_session()
                 seen = await alice.start(session.session_id).next()
-                process.kill()
+                server.process.kill()
     vfs = FaultyVFS(uuid.uuid4().hex)
     database = SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="FULL", vfs=vfs.name)
-    loaded = settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1", port=0, grpc_port=0)
-    server = Server(loaded, database=database)
     vfs.log_limit = 0
-    await server.start()
-    running = Serving(server)
-    alice = running.caller()
-    assert (await get_session(alice, session.session_id)).message_count == 1
-    vfs.log_limit = None
-    events = await followed(alice, seen.turn_id)
-    assert events[0] == seen
-    assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_INTERRUPTED
-    await running.hang_up()
-    await server.stop(grace_seconds=0)
+    async with serving(tmp_path, database=database) as running:
+        alice = running.caller()
+        assert (await get_session(alice, session.session_id)).message_count == 1
+        vfs.log_limit = None
+        events = await followed(alice, seen.turn_id)
+        assert events[0] == seen
+        assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_INTERRUPTED

@@ -44,3 +44,25 @@ def reads_environment(tree: ast.AST) -> bool:
 def test_the_environment_is_read_by_the_settings_only() -> None:
     reading = [path.name for path in PACKAGE.rglob("*.py") if reads_environment(ast.parse(path.read_text()))]
     assert reading == ["settings.py"]
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of the tests, the harnesses and the benchmarks that a file imports."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module]
+    return {str(node.module) for node in nodes if str(node.module).partition(".")[0] in ("bench", "harness", "tests")}
+
+
+def may_import(path: Path, module: str) -> bool:
+    """Whether it is `tests.support`, a helper in the file's own room, or what the room is there to test."""
+    room = ".".join(path.relative_to(ROOT).parent.parts)
+    if room.startswith(("bench", "harness")):
+        return module.startswith((room.partition(".")[0], "tests.support."))
+    helper = module.rpartition(".")[0] == room and "test_" not in module
+    return module.startswith("tests.support.") or helper or (room == "tests.harness" and module.startswith("harness."))
+
+
+def test_what_tests_share_lies_in_support() -> None:
+    files = [path for room in ("bench", "harness", "tests") for path in (ROOT / room).rglob("*.py")]
+    assert len(files) > 100
+    found = {(str(path.relative_to(ROOT)), module) for path in files for module in ours(path)}
+    assert [(path, module) for path, module in sorted(found) if not may_import(ROOT / path, module)] == []

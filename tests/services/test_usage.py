@@ -19,13 +19,12 @@ from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock, beginning, day_of
 from metamorphd.models.usage import Usage
 
-from tests.support.caller import Caller, Events, send_request
+from tests.support.caller import Caller, Events, calling, send_request
 from tests.support.fakes.messages_api import Count, FakeMessagesApi, Refusal, Reply
 from tests.support.processes import serving_process
 from tests.support.refusal import Refusal as Refused
 from tests.support.refusal import refused
 from tests.support.serving import Serving, serving
-from tests.support.tokens import mint
 
 MODEL = "claude-sonnet-5-5"
 CATALOG = load_catalog(None)
@@ -450,14 +449,13 @@ async def test_a_turn_that_a_stop_interrupts_has_cost_what_was_reported(api: Fak
 async def test_after_kill_9_no_reservation_is_left_and_what_was_reported_is_counted(tmp_path: Path) -> None:
     async with FakeMessagesApi(Reply(("a", "b"), hold=asyncio.Event())) as api:
         upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
-        with serving_process(tmp_path, **upstream) as (process, target):
-            async with grpc.aio.insecure_channel(target) as channel:
-                alice = Caller(channel, [("authorization", f"Bearer {mint()}")])
+        with serving_process(tmp_path, **upstream) as server:
+            async with calling(server.target) as alice:
                 await allow(alice, tokens_per_day=10**6)
                 call = alice.start((await alice.create_session()).session_id)
                 assert [(await call.next()).sequence for _ in range(3)] == [1, 2, 3]
                 assert (await budgets(alice))["tokens_per_day"].reserved > 32_000
-                process.kill()
+                server.process.kill()
                 assert (await refused(call.call)).code is grpc.StatusCode.UNAVAILABLE
         async with asking(api, tmp_path) as running:
             alice = running.caller()

@@ -1,6 +1,7 @@
 """A caller of a server: the generated stubs, and what is asked of them most."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -9,6 +10,8 @@ from metamorph.admin.v1 import admin_service_pb2_grpc
 from metamorph.chat.v1 import attachment_pb2, chat_service_pb2_grpc, generation_pb2, message_pb2, session_pb2, turn_pb2
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.vault.v1 import vault_service_pb2_grpc
+
+from tests.support.tokens import mint
 
 
 class Caller:
@@ -54,6 +57,13 @@ class Caller:
         request = pb.DownloadAttachmentRequest(attachment_id=attachment_id)
         responses = [response async for response in self.chat.DownloadAttachment(request, metadata=self.metadata)]
         return responses[0].attachment, [response.chunk for response in responses[1:]]
+
+
+@asynccontextmanager
+async def calling(target: str, token: str | None = None, *metadata: tuple[str, str]) -> AsyncIterator[Caller]:
+    """A caller of a server at an address, by alice's token unless another is given; hangs up after the block."""
+    async with grpc.aio.insecure_channel(target) as channel:
+        yield Caller(channel, [("authorization", f"Bearer {mint() if token is None else token}"), *metadata])
 
 
 class Events:

@@ -9,6 +9,7 @@ import grpc
 from metamorphd import settings
 from metamorphd.clock import Clock
 from metamorphd.server import Server
+from metamorphd.store.database import Database
 
 from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi
@@ -40,9 +41,10 @@ class Serving:
 async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
     """Serves with settings for a test: ports of its own, no rate limit, offline replies, data in `directory`.
 
-    Takes a `clock` too.
+    Takes a `clock` and a `database` too.
     """
     clock: Clock | None = overrides.pop("clock", None)
+    database: Database | None = overrides.pop("database", None)
     base: dict[str, Any] = {
         "emblem_jwt_secret": SECRET,
         "listen_address": "127.0.0.1",
@@ -53,7 +55,7 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
         "emblem_api_url": "",
         "database_path": directory / "metamorph.db",
     }
-    server = Server(settings.load(**(base | overrides)), clock=clock)
+    server = Server(settings.load(**(base | overrides)), clock=clock, database=database)
     await server.start()
     running = Serving(server)
     try:

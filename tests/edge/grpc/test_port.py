@@ -19,13 +19,13 @@ from metamorphd.edge.grpc.port import CONCURRENT_STREAMS, KEEPALIVE_SECONDS, LAR
 from metamorphd.edge.grpc.service_config import client_configuration
 from metamorphd.errors import StartupRefused
 
-from harness.abuse.inputs import LENGTH_DELIMITED, field
 from tests.support.caller import Caller
 from tests.support.certificates import Authority
 from tests.support.http2 import Connection, block, headers
 from tests.support.refusal import refused
 from tests.support.serving import Serving, serving
 from tests.support.tokens import mint
+from tests.support.wire import LENGTH_DELIMITED, field
 
 WHO_AM_I = "/metamorph.vault.v1.VaultService/WhoAmI"
 
