@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from metamorphd.errors import StartupRefused
+from metamorphd.models.content import AttachmentBlock, DocumentBlock
 from metamorphd.models.usage import Usage
 
 
@@ -30,6 +31,15 @@ class Price:
     cache_write_usd_nanos: int
 
 
+# The most tokens that a prompt's parts can have. Its text has a byte or more a token.
+# The provider's own instructions for tools, and what frames a prompt.
+FRAME_TOKENS = 2000
+# An image is cut to a size that makes no more.
+IMAGE_TOKENS = 5000
+# A page of a PDF is read as text and as an image; one of few bytes is rare.
+DOCUMENT_TOKENS_PER_BYTE = 2
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
     """A model that may be asked. `prices` rise by size, the first is for 0; `successor` may be empty."""
@@ -41,6 +51,15 @@ class CatalogModel:
     prices: tuple[Price, ...]
     retire_time: int | None
     successor: str
+
+    def most_input_tokens(self, *, text_bytes: int, attachments: Iterable[AttachmentBlock]) -> int:
+        """Returns the most tokens that a prompt of so much text and these attachments can have."""
+        tokens = FRAME_TOKENS + text_bytes
+        for block in attachments:
+            tokens += IMAGE_TOKENS
+            if isinstance(block, DocumentBlock):
+                tokens += block.size * DOCUMENT_TOKENS_PER_BYTE
+        return min(tokens, self.context_tokens)
 
 
 # A US dollar per million tokens, in billionths of a dollar a token.
@@ -83,6 +102,13 @@ class Catalog:
             + usage.cache_read_tokens * price.cache_read_usd_nanos
             + usage.cache_write_tokens * price.cache_write_usd_nanos
         )
+
+    def most_cost(self, model: str, *, input_tokens: int, output_tokens: int) -> int:
+        """Returns the most that one call can cost, as `cost` does."""
+        # Whichever is dearer: what is read for the first time, or what is put into the cache as well.
+        read = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+        cached = Usage(cache_write_tokens=input_tokens, output_tokens=output_tokens)
+        return max(self.cost(model, read), self.cost(model, cached))
 
 
 def load_catalog(path: Path | None) -> Catalog:

@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 from metamorphd.errors import BranchBusy, MessageNotFound, SequenceAhead, SessionNotFound, TurnNotFound
 from metamorphd.models.caller import server_scope
-from metamorphd.models.content import TextBlock
+from metamorphd.models.content import TextBlock, text_of
 from metamorphd.models.message import Message
 from metamorphd.models.page import Page
 from metamorphd.models.turn import StopReason, TextDelta, TurnError, TurnStatus
 from metamorphd.models.usage import Usage
-from metamorphd.store.codec import text_of
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import get_branch, get_message, list_messages
 from metamorphd.store.sessions import delete_session, get_session

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metamorphd.catalog import FRAME_TOKENS, IMAGE_TOKENS
 from metamorphd.clock import beginning, day_of
 from metamorphd.errors import BudgetExceeded, ModelNotAccepted
 from metamorphd.models.attachment import Upload
@@ -21,7 +22,7 @@ from metamorphd.models.generation import Tool
 from metamorphd.models.turn import Turn, TurnStatus
 from metamorphd.models.usage import Usage, UsageRow
 from metamorphd.models.vault import Budget, BudgetStatus
-from metamorphd.store.budgets import FRAME_TOKENS, IMAGE_TOKENS, get_budgets
+from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.sqlite.database import SqliteDatabase

@@ -7,18 +7,21 @@ has not signed, a message whose content was deleted. The provider refuses a conv
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from itertools import accumulate, count
 
 from metamorphd.llm.interface import PromptMessage
 from metamorphd.models.content import (
+    AttachmentBlock,
     Block,
     CompactionBlock,
     Content,
-    DocumentBlock,
-    ImageBlock,
+    Part,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
+    attachment_blocks,
+    map_attachments,
 )
 from metamorphd.models.message import Message, Role
 
@@ -55,8 +58,7 @@ def _beginning(branch: Sequence[Message]) -> int:
 
 
 def _begins(message: Message) -> bool:
-    shown = TextBlock | ImageBlock | DocumentBlock
-    return message.role is Role.USER and any(isinstance(block, shown) for block in message.content)
+    return message.role is Role.USER and any(isinstance(block, Part) for block in message.content)
 
 
 def _answered(reply: Content, answer: Content) -> AbstractSet[str]:
@@ -82,44 +84,29 @@ def _sendable(block: Block, answered: AbstractSet[str]) -> bool:
 PROMPT_BYTES = 22 * 1024 * 1024
 LEFT_OUT = TextBlock("[An attachment that was here is not available any more.]")
 
-Attached = ImageBlock | DocumentBlock
-
 
 def within_limit(messages: Sequence[PromptMessage]) -> tuple[PromptMessage, ...]:
-    """Messages with their newest attachments, those of `PROMPT_BYTES` in all; older ones are left out."""
-    left = PROMPT_BYTES
-
-    def fits(block: Attached) -> bool:
-        nonlocal left
-        left -= block.size
-        return left >= 0
-
-    return tuple(reversed([_only(message, fits) for message in reversed(messages)]))
+    """Returns messages with their newest attachments, up to `PROMPT_BYTES` in all. Older ones are left out."""
+    sizes = [block.size for message in messages for block in attachment_blocks(message.content)]
+    kept = sum(size <= PROMPT_BYTES for size in accumulate(reversed(sizes)))
+    places = count(kept - len(sizes))
+    return _only(messages, lambda _: next(places) >= 0)
 
 
 def without_missing(messages: Iterable[PromptMessage], attachment_ids: AbstractSet[str]) -> tuple[PromptMessage, ...]:
-    """Messages with those attachments only."""
-    return tuple(_only(message, lambda block: block.attachment_id in attachment_ids) for message in messages)
+    """Returns messages with those attachments only."""
+    return _only(messages, lambda block: block.attachment_id in attachment_ids)
 
 
 def attachment_ids(messages: Iterable[PromptMessage]) -> set[str]:
-    """The attachments that messages name."""
-    return {block.attachment_id for message in messages for block in message.attachments}
+    """Returns the ids of the attachments in messages."""
+    return {block.attachment_id for message in messages for block in attachment_blocks(message.content)}
 
 
-def _only(message: PromptMessage, keep: Callable[[Attached], bool]) -> PromptMessage:
-    """Asks for each attachment from the last to the first."""
-    kept = [_kept(block, keep) for block in reversed(message.content)]
-    return replace(message, content=tuple(reversed(kept)))
+def _only(messages: Iterable[PromptMessage], keep: Callable[[AttachmentBlock], bool]) -> tuple[PromptMessage, ...]:
+    """Asks for each attachment in order."""
 
+    def kept(block: AttachmentBlock) -> Part:
+        return block if keep(block) else LEFT_OUT
 
-def _kept(block: Block, keep: Callable[[Attached], bool]) -> Block:
-    match block:
-        case ImageBlock() | DocumentBlock():
-            return block if keep(block) else LEFT_OUT
-        case ToolResultBlock():
-            parts = [
-                part if isinstance(part, TextBlock) or keep(part) else LEFT_OUT for part in reversed(block.content)
-            ]
-            return replace(block, content=tuple(reversed(parts)))
-    return block
+    return tuple(replace(message, content=map_attachments(message.content, kept)) for message in messages)

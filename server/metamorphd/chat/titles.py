@@ -11,12 +11,11 @@ from metamorphd.clock import Clock
 from metamorphd.errors import DomainError
 from metamorphd.llm.interface import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
 from metamorphd.models.caller import Scope
-from metamorphd.models.content import TextBlock
+from metamorphd.models.content import TextBlock, text_of
 from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Message, Role
 from metamorphd.models.turn import TurnFinished, TurnStatus
 from metamorphd.models.usage import Usage
-from metamorphd.store.codec import text_of
 from metamorphd.store.database import Database
 from metamorphd.store.messages import get_message
 from metamorphd.store.session_titles import set_title, wants_title

@@ -5,13 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from metamorphd.models.content import (
-    Block,
     CompactionBlock,
     Content,
-    DocumentBlock,
-    ImageBlock,
     ThinkingBlock,
-    ToolResultBlock,
     ToolUseBlock,
 )
 from metamorphd.models.generation import EffectiveOptions
@@ -24,16 +20,6 @@ from metamorphd.models.usage import Usage
 class PromptMessage:
     role: Role
     content: Content
-
-    @property
-    def attachments(self) -> list[ImageBlock | DocumentBlock]:
-        """Its images and documents, those in tool results too, in order."""
-        parts = [part for block in self.content for part in _parts(block)]
-        return [part for part in parts if isinstance(part, ImageBlock | DocumentBlock)]
-
-
-def _parts(block: Block) -> Sequence[Block]:
-    return block.content if isinstance(block, ToolResultBlock) else (block,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
 from metamorphd.llm.interface import Prompt, PromptMessage, ReplyEvent, ReplyStop, ReplyText, ReplyUsage
-from metamorphd.models.content import ImageBlock, TextBlock
+from metamorphd.models.content import ImageBlock, attachment_blocks, text_of
 from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
 from metamorphd.models.usage import Usage
@@ -39,7 +39,7 @@ class Offline:
         yield [ReplyUsage(Usage(input_tokens=asked, output_tokens=len(words))), ReplyStop(stop_reason)]
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        return sum(len(_text(message).split()) for message in prompt.messages)
+        return sum(len(text_of(message.content).split()) for message in prompt.messages)
 
 
 def _cut(text: str, stop_sequences: tuple[str, ...]) -> tuple[str, StopReason]:
@@ -48,13 +48,9 @@ def _cut(text: str, stop_sequences: tuple[str, ...]) -> tuple[str, StopReason]:
     return (text[: min(found)], StopReason.STOP_SEQUENCE) if found else (text, StopReason.END_TURN)
 
 
-def _text(message: PromptMessage) -> str:
-    return " ".join(block.text for block in message.content if isinstance(block, TextBlock))
-
-
 def _shown(message: PromptMessage) -> str:
     """What came beside the text, as a sentence."""
-    attachments = message.attachments
+    attachments = list(attachment_blocks(message.content))
     images = sum(isinstance(block, ImageBlock) for block in attachments)
     counts = [(images, "image"), (len(attachments) - images, "document")]
     told = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
@@ -62,7 +58,7 @@ def _shown(message: PromptMessage) -> str:
 
 
 def _reply(prompt: Prompt) -> str:
-    said = " ".join(_text(prompt.messages[-1]).split())
+    said = " ".join(text_of(prompt.messages[-1].content).split())
     quoted = said if len(said) <= QUOTED_CHARACTERS else said[:QUOTED_CHARACTERS].rstrip() + "…"
     count = sum(message.role is Role.USER for message in prompt.messages)
     place = "the first message of this conversation" if count == 1 else f"message {count} of this conversation"

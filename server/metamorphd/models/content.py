@@ -1,6 +1,11 @@
-"""The blocks of a message's content."""
+"""The blocks of a message's content, and the walks over them.
 
-from dataclasses import dataclass
+Content is a tree of two levels: a tool result holds blocks of its own.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class ToolUseBlock:
 @dataclass(frozen=True, slots=True)
 class ToolResultBlock:
     tool_use_id: str
-    content: "tuple[TextBlock | ImageBlock | DocumentBlock, ...]"
+    content: "tuple[Part, ...]"
     is_error: bool
 
 
@@ -61,5 +66,45 @@ class CompactionBlock:
     opaque: str = "{}"
 
 
+AttachmentBlock = ImageBlock | DocumentBlock
+Part = TextBlock | AttachmentBlock
 Block = TextBlock | ImageBlock | DocumentBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | CompactionBlock
 Content = tuple[Block, ...]
+
+
+def parts(content: Content) -> Iterator[Block]:
+    """Yields the blocks of `content` in order, and in place of a tool result the blocks that it holds."""
+    for block in content:
+        if isinstance(block, ToolResultBlock):
+            yield from block.content
+        else:
+            yield block
+
+
+def attachment_blocks(content: Content) -> Iterator[AttachmentBlock]:
+    """Yields the images and documents of `content` in order, those of tool results too."""
+    return (part for part in parts(content) if isinstance(part, AttachmentBlock))
+
+
+def text_of(content: Content) -> str:
+    """Returns the text of the text blocks, joined by line ends. The text of tool results is left out."""
+    return "\n".join(block.text for block in content if isinstance(block, TextBlock))
+
+
+def text_size(content: Content) -> int:
+    """Returns the size of all text, that of tool results too, in bytes of UTF-8."""
+    return sum(len(part.text.encode()) for part in parts(content) if isinstance(part, TextBlock))
+
+
+def map_attachments(content: Content, change: Callable[[AttachmentBlock], Part]) -> Content:
+    """Returns `content` with `change` of each image and document in its place. `change` is called in order."""
+
+    def changed(block: Any) -> Any:
+        match block:
+            case ImageBlock() | DocumentBlock():
+                return change(block)
+            case ToolResultBlock():
+                return replace(block, content=tuple(map(changed, block.content)))
+        return block
+
+    return tuple(map(changed, content))

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TypeVar
 
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
 from metamorphd.models.attachment import Attachment, Upload
-from metamorphd.models.content import Block, Content, DocumentBlock, ImageBlock, TextBlock, ToolResultBlock
+from metamorphd.models.content import AttachmentBlock, Content, Part, attachment_blocks, map_attachments
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 from metamorphd.store.vaults import create_vault
-
-AttachedT = TypeVar("AttachedT", bound=ImageBlock | DocumentBlock)
 
 CHUNK_BYTES = 1_048_576
 
@@ -168,38 +165,27 @@ async def describe_attachments(tx: Transaction, *, content: Content) -> Content:
 
     Raises AttachmentNotFound, and AttachmentTypeMismatch where a block says another type than was uploaded.
     """
-    return tuple([await _described(tx, block) for block in content])
+    stored: dict[str, Attachment] = {}
+    for block in attachment_blocks(content):
+        if not block.sha256:
+            attachment = stored[block.attachment_id] = await get_attachment(tx, attachment_id=block.attachment_id)
+            if attachment.media_type != block.media_type:
+                raise AttachmentTypeMismatch(media_type=block.media_type)
 
+    def described(block: AttachmentBlock) -> Part:
+        if block.sha256:
+            return block
+        attachment = stored[block.attachment_id]
+        return replace(block, size=attachment.size, sha256=attachment.sha256)
 
-async def _described(tx: Transaction, block: Block) -> Block:
-    match block:
-        case ImageBlock() | DocumentBlock():
-            return await _with_digest(tx, block)
-        case ToolResultBlock():
-            parts = [part if isinstance(part, TextBlock) else await _with_digest(tx, part) for part in block.content]
-            return replace(block, content=tuple(parts))
-    return block
-
-
-async def _with_digest(tx: Transaction, block: AttachedT) -> AttachedT:
-    if block.sha256:
-        return block
-    attachment = await get_attachment(tx, attachment_id=block.attachment_id)
-    if attachment.media_type != block.media_type:
-        raise AttachmentTypeMismatch(media_type=block.media_type)
-    return replace(block, size=attachment.size, sha256=attachment.sha256)
+    return map_attachments(content, described)
 
 
 async def use_attachments(tx: Transaction, *, session_id: str, message_id: str, content: Content) -> None:
     """Records that a message holds the attachments of its content, which are there."""
-    for attachment_id in sorted({block.attachment_id for block in _attached(content)}):
+    for attachment_id in sorted({block.attachment_id for block in attachment_blocks(content)}):
         await tx.run(CREATE_USE, attachment_id=attachment_id, message_id=message_id, session_id=session_id)
         await tx.run(MARK_USED, attachment_id=attachment_id)
-
-
-def _attached(content: Content) -> list[ImageBlock | DocumentBlock]:
-    parts = [part for block in content for part in (block.content if isinstance(block, ToolResultBlock) else (block,))]
-    return [part for part in parts if isinstance(part, ImageBlock | DocumentBlock)]
 
 
 async def release_message(tx: Transaction, *, session_id: str, message_id: str) -> None:

@@ -11,13 +11,11 @@ import orjson
 from metamorphd.catalog import Catalog
 from metamorphd.clock import beginning, day_of, next_day, next_month, rfc3339
 from metamorphd.errors import BudgetExceeded, QuotaViolation
-from metamorphd.models.content import Content, DocumentBlock, ImageBlock, ToolResultBlock
+from metamorphd.models.content import attachment_blocks
 from metamorphd.models.generation import EffectiveOptions
-from metamorphd.models.usage import Usage
 from metamorphd.models.vault import Budget, BudgetStatus
 from metamorphd.store.codec import decode_content
 from metamorphd.store.database import Transaction
-from metamorphd.store.usage import tokens_of
 
 GET_BUDGETS = """
 SELECT tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month
@@ -56,13 +54,6 @@ SELECT octet_length(sessions.system_prompt) + octet_length(vaults.system_prompt)
 FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
 WHERE sessions.vault_id = :vault_id AND session_id = :session_id
 """
-
-# The provider's own instructions for tools, and what frames a prompt.
-FRAME_TOKENS = 2000
-# An image is cut to a size that makes no more.
-IMAGE_TOKENS = 5000
-# A page of a PDF is read as text and as an image; one of few bytes is rare.
-DOCUMENT_TOKENS_PER_BYTE = 2
 
 NAMES = [field.name for field in fields(Budget)]
 
@@ -120,34 +111,16 @@ async def reserve(
     after one that summarises, unless that is 0.
     """
     model = catalog.model(options.model)
-    read = FRAME_TOKENS + len(orjson.dumps(options))
-    read += sum(await _branch_sizes(tx, session_id=session_id, leaf_message_id=user_message_id))
-    read = min(read, model.context_tokens)
+    system_prompt = await tx.one(GET_SYSTEM_PROMPT_SIZE, session_id=session_id)
+    branch = await tx.all(GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=user_message_id)
+    text_bytes = len(orjson.dumps(options)) + sum(message.size for message in branch)
+    text_bytes += 0 if system_prompt is None else system_prompt.size
+    contents = [decode_content(message.content) for message in branch if message.content is not None]
+    attachments = [block for content in contents for block in attachment_blocks(content)]
+    read = model.most_input_tokens(text_bytes=text_bytes, attachments=attachments)
     calls = 2 if 0 < compact_above < read else 1
-    # Whichever is dearer: what is read for the first time, or what is put into the cache as well.
-    most = [Usage(input_tokens=read, output_tokens=output_tokens), Usage(0, output_tokens, cache_write_tokens=read)]
-    return calls * tokens_of(most[0]), calls * max(catalog.cost(model.model, usage) for usage in most)
-
-
-async def _branch_sizes(tx: Transaction, *, session_id: str, leaf_message_id: str) -> list[int]:
-    """Tokens of the prompt's parts, at most: a token has a byte or more."""
-    system = await tx.one(GET_SYSTEM_PROMPT_SIZE, session_id=session_id)
-    rows = await tx.all(GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=leaf_message_id)
-    attachments = [_attachment_tokens(decode_content(row.content)) for row in rows if row.content is not None]
-    return [0 if system is None else system.size, *(row.size for row in rows), *attachments]
-
-
-def _attachment_tokens(content: Content) -> int:
-    tokens = 0
-    for block in content:
-        match block:
-            case ImageBlock():
-                tokens += IMAGE_TOKENS
-            case DocumentBlock():
-                tokens += IMAGE_TOKENS + block.size * DOCUMENT_TOKENS_PER_BYTE
-            case ToolResultBlock():
-                tokens += _attachment_tokens(block.content)
-    return tokens
+    cost = catalog.most_cost(model.model, input_tokens=read, output_tokens=output_tokens)
+    return calls * (read + output_tokens), calls * cost
 
 
 def _budget_exceeded(exceeded: Sequence[BudgetStatus], now: int) -> BudgetExceeded:

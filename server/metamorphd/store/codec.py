@@ -43,11 +43,6 @@ def decode_content(text: str) -> Content:
     return tuple(map(_decoded, orjson.loads(text)))
 
 
-def text_of(content: Content) -> str:
-    """The text of the text blocks, a line end between two."""
-    return "\n".join(block.text for block in content if isinstance(block, TextBlock))
-
-
 def decode_usage(row: Row) -> Usage:
     """Returns the usage that a row holds, in columns named as the fields."""
     return Usage(

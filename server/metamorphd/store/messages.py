@@ -3,11 +3,12 @@
 from dataclasses import asdict, fields
 
 from metamorphd.errors import BranchBusy, MessageNotFound, SessionNotFound
+from metamorphd.models.content import text_of
 from metamorphd.models.message import Message, Role
 from metamorphd.models.page import Page
 from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import release_message, use_attachments
-from metamorphd.store.codec import decode_content, decode_usage, encode_content, text_of
+from metamorphd.store.codec import decode_content, decode_usage, encode_content
 from metamorphd.store.database import Row, Transaction, point_read
 from metamorphd.store.paging import page_of
 from metamorphd.store.search.index import index_message, unindex_message

@@ -8,9 +8,10 @@ from metamorphd.chat.engine import Regeneration, Send, TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.errors import ContentTooLarge
 from metamorphd.models.caller import Scope
+from metamorphd.models.content import text_size
 from metamorphd.models.message import Message, Role
 from metamorphd.services.chat.uploads import Uploads
-from metamorphd.services.convert.content import content_from_proto, text_size
+from metamorphd.services.convert.content import content_from_proto, with_uploads
 from metamorphd.services.convert.field_path import within
 from metamorphd.services.convert.generation import options_from_proto
 from metamorphd.services.convert.turn import status_from_proto, turn_to_proto, with_event
@@ -83,15 +84,16 @@ class ChatTurns:
             yield with_event(pb.RegenerateReplyResponse(), event)
 
     async def _send(self, request: pb.SendMessageRequest, creator: str) -> Send:
-        if text_size(request.content) > self._max_content_bytes:
+        content, carried = content_from_proto(request.content)
+        if text_size(content) > self._max_content_bytes:
             raise ContentTooLarge(limit_bytes=self._max_content_bytes)
-        content, uploads = await content_from_proto(request.content, check=self._uploads.checked)
+        uploads = [await self._uploads.checked(block.media_type, block.data) for block in carried]
         message = Message(
             message_id=self._clock.new_id("msg"),
             session_id=request.session_id,
             parent_message_id=None,
             role=Role.USER,
-            content=content,
+            content=with_uploads(content, uploads),
             turn_id=self._clock.new_id("turn"),
             creator=creator,
             model="",
@@ -100,7 +102,7 @@ class ChatTurns:
         )
         return Send(
             message=message,
-            uploads=uploads,
+            uploads=tuple(uploads),
             parent_message_id=request.parent_message_id if request.HasField("parent_message_id") else None,
             options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
             request=idempotency_key("SendMessage", request),

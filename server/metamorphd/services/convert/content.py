@@ -1,53 +1,59 @@
 """Converts content to protobuf and back."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import replace
 
 from metamorph.chat.v1 import message_pb2
 
 from metamorphd.models.attachment import Upload
 from metamorphd.models.content import (
+    AttachmentBlock,
     Block,
     CompactionBlock,
     Content,
     DocumentBlock,
     ImageBlock,
+    Part,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
+    map_attachments,
 )
 
-Check = Callable[[str, bytes], Awaitable[Upload]]
 ProtoAttachment = message_pb2.ImageBlock | message_pb2.DocumentBlock
 ProtoPart = message_pb2.ContentBlock | message_pb2.ToolResultPart
 
 
-async def content_from_proto(
-    blocks: Iterable[message_pb2.ContentBlock], *, check: Check
-) -> tuple[Content, tuple[Upload, ...]]:
-    """Returns a user's content, which has passed the rules of its proto, and the attachments included in it.
+def content_from_proto(blocks: Iterable[message_pb2.ContentBlock]) -> tuple[Content, tuple[ProtoAttachment, ...]]:
+    """Returns a user's content, which has passed the rules of its proto, and its attachments that came as bytes.
 
-    Raises what `check` raises for one of them. Blocks that refer to a stored attachment have no size or hash yet.
+    The blocks of those have no id until `with_uploads` gives them one. Blocks that refer to a stored attachment have no
+    size or hash yet.
     """
-    uploads: list[Upload] = []
+    carried: list[ProtoAttachment] = []
     content: list[Block] = []
     for block in blocks:
         if block.HasField("tool_result"):
             result = block.tool_result
-            parts = [await _part_from_proto(part, check, uploads) for part in result.content]
-            content.append(ToolResultBlock(result.tool_use_id, tuple(parts), result.is_error))
+            held = tuple([_part_from_proto(part, carried) for part in result.content])
+            content.append(ToolResultBlock(result.tool_use_id, held, result.is_error))
         else:
-            content.append(await _part_from_proto(block, check, uploads))
-    return tuple(content), tuple(uploads)
+            content.append(_part_from_proto(block, carried))
+    return tuple(content), tuple(carried)
 
 
-def text_size(blocks: Iterable[message_pb2.ContentBlock]) -> int:
-    """Returns the size of the text of a user's content, including that of tool results, in bytes of UTF-8."""
-    return sum(
-        len(part.text.text.encode())
-        for block in blocks
-        for part in (block, *(block.tool_result.content if block.HasField("tool_result") else ()))
-    )
+def with_uploads(content: Content, uploads: Iterable[Upload]) -> Content:
+    """Returns content with its attachments that came as bytes described, each by the next of `uploads`."""
+    described = iter(uploads)
+
+    def filled(block: AttachmentBlock) -> AttachmentBlock:
+        if block.attachment_id:
+            return block
+        upload = next(described)
+        return replace(block, attachment_id=upload.attachment_id, size=len(upload.data), sha256=upload.sha256)
+
+    return map_attachments(content, filled)
 
 
 def content_to_proto(content: Content) -> list[message_pb2.ContentBlock]:
@@ -55,17 +61,13 @@ def content_to_proto(content: Content) -> list[message_pb2.ContentBlock]:
     return [_block_to_proto(block) for block in content]
 
 
-async def _part_from_proto(
-    part: ProtoPart, check: Check, uploads: list[Upload]
-) -> TextBlock | ImageBlock | DocumentBlock:
+def _part_from_proto(part: ProtoPart, carried: list[ProtoAttachment]) -> Part:
     if part.HasField("text"):
         return TextBlock(part.text.text)
     block, kind = (part.image, ImageBlock) if part.HasField("image") else (part.document, DocumentBlock)
-    if not block.HasField("data"):
-        return kind(block.attachment_id, block.media_type, 0, "")
-    upload = await check(block.media_type, block.data)
-    uploads.append(upload)
-    return kind(upload.attachment_id, upload.media_type, len(upload.data), upload.sha256)
+    if block.HasField("data"):
+        carried.append(block)
+    return kind(block.attachment_id, block.media_type, 0, "")
 
 
 def _block_to_proto(block: Block) -> message_pb2.ContentBlock:
@@ -94,7 +96,7 @@ def _block_to_proto(block: Block) -> message_pb2.ContentBlock:
     return proto
 
 
-def _part_to_proto(part: TextBlock | ImageBlock | DocumentBlock) -> message_pb2.ToolResultPart:
+def _part_to_proto(part: Part) -> message_pb2.ToolResultPart:
     proto = message_pb2.ToolResultPart()
     match part:
         case TextBlock():
@@ -106,7 +108,7 @@ def _part_to_proto(part: TextBlock | ImageBlock | DocumentBlock) -> message_pb2.
     return proto
 
 
-def _describe(proto: ProtoAttachment, block: ImageBlock | DocumentBlock) -> None:
+def _describe(proto: ProtoAttachment, block: AttachmentBlock) -> None:
     proto.attachment_id = block.attachment_id
     proto.media_type = block.media_type
     proto.size_bytes = block.size
