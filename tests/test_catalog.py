@@ -124,9 +124,9 @@ FIRST = entry()["prices"][0]
         ([entry(contxt=1)], "models.0.contxt"),
         ([entry(), entry()], "m twice"),
         ([entry(prices=[])], "models.0.prices"),
-        ([entry(prices=[TIER])], "above_input_tokens 0"),
-        ([entry(prices=[FIRST, FIRST])], "above_input_tokens 0"),
-        ([entry(prices=[FIRST, TIER, TIER])], "above_input_tokens 0"),
+        ([entry(prices=[TIER])], "ascending above_input_tokens, from 0"),
+        ([entry(prices=[FIRST, FIRST])], "ascending above_input_tokens, from 0"),
+        ([entry(prices=[FIRST, TIER, TIER])], "ascending above_input_tokens, from 0"),
         ([entry(prices=[FIRST | {"usd_per_million_tokens": dollars(input=0.0001)}])], "input"),
         ([entry(prices=[FIRST | {"usd_per_million_tokens": dollars(output=-1)}])], "output"),
         ([entry(prices=[FIRST | {"usd_per_million_tokens": dollars(output=1e30)}])], "output"),
@@ -134,7 +134,7 @@ FIRST = entry()["prices"][0]
         ([entry(prices=[FIRST | {"usd_per_million_tokens": {"input": 2}}])], "output"),
         ([entry(retire_time="2026-11-30")], "retire_time"),
         ([entry(retire_time="2026-11-30T00:00:00")], "retire_time"),
-        ([entry(successor="n")], "followed by n"),
+        ([entry(successor="n")], "the successor of m, n, is not"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_one_line(tmp_path: Path, models: list[dict[str, Any]], named: str) -> None:

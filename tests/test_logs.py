@@ -63,7 +63,7 @@ def test_what_keeps_the_server_from_starting_is_one_line(tmp_path: Path) -> None
         port = str(taken.getsockname()[1])
         held = tmp_path / "metamorph.db"
         for environment, expected in (
-            ({"NODE_ENV": "production"}, "ANTHROPIC_API_KEY is not set; production needs it"),
+            ({"NODE_ENV": "production"}, "ANTHROPIC_API_KEY is required in production"),
             ({"EMBLEM_JWT_SECRET": ""}, "EMBLEM_JWT_SECRET is not set"),
             ({"DATABASE_PATH": str(tmp_path / "file" / "m.db")}, "cannot be opened as a SQLite database"),
             ({"DATABASE_PATH": str(held)}, "is in use by another server"),

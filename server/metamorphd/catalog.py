@@ -1,7 +1,7 @@
-"""The models that may be asked: how much they take, what they cost, until when they are served.
+"""The catalog of accepted models: their limits, prices, and retirement dates.
 
-The one that comes with the server is `catalog.json` beside this file; MODEL_CATALOG names another of the same form.
-Prices are US dollars per million tokens there, as providers tell them, and billionths of a dollar a token here.
+The built-in catalog is `catalog.json` beside this file; MODEL_CATALOG replaces it with a file of the same format. Files
+give prices in US dollars per million tokens, as providers do; here they are in billionths of a dollar per token.
 """
 
 import json
@@ -22,7 +22,7 @@ from metamorphd.models.usage import Usage
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a token costs, in billionths of a US dollar, in calls that read more than `above_input_tokens`."""
+    """Prices per token, in billionths of a US dollar, of calls that read more than `above_input_tokens`."""
 
     above_input_tokens: int
     input_usd_nanos: int
@@ -42,7 +42,7 @@ DOCUMENT_TOKENS_PER_BYTE = 2
 
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
-    """A model that may be asked. `prices` rise by size, the first is for 0; `successor` may be empty."""
+    """An accepted model. `prices` are sorted by `above_input_tokens`, from 0; `successor` may be empty."""
 
     model: str
     display_name: str
@@ -62,36 +62,36 @@ class CatalogModel:
         return min(tokens, self.context_tokens)
 
 
-# A US dollar per million tokens, in billionths of a dollar a token.
+# One US dollar per million tokens, in billionths of a dollar per token.
 NANOS = 1000
 LARGEST_TOKENS = 2**31 - 1
-# With that many tokens, a cost stays within 64 bits.
+# Keeps the cost of LARGEST_TOKENS within 64 bits.
 LARGEST_DOLLARS = 10_000
 
 
 class Catalog:
-    """Models by their name."""
+    """The accepted models, by name."""
 
     def __init__(self, models: Iterable[CatalogModel]) -> None:
         self._models = {model.model: model for model in sorted(models, key=lambda model: model.model)}
 
     @property
     def models(self) -> tuple[CatalogModel, ...]:
-        """All of them, by name."""
+        """Returns all models, sorted by name."""
         return tuple(self._models.values())
 
     def accepts(self, model: str) -> bool:
-        """Whether the model may be asked."""
+        """Returns whether the model is accepted."""
         return model in self._models
 
     def model(self, model: str) -> CatalogModel:
-        """The model; it must be accepted."""
+        """Returns a model, which must be accepted."""
         return self._models[model]
 
     def cost(self, model: str, usage: Usage) -> int:
-        """What one call costs, in billionths of a US dollar, by its token counts. The model must be accepted.
+        """Returns the cost of one call in billionths of a US dollar. The model must be accepted.
 
-        The price is that of the call's size: all that it reads, cached or not.
+        The size of the call, which selects the price, is all that it reads, cached or not.
         """
         read = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens
         prices = self._models[model].prices
@@ -112,26 +112,29 @@ class Catalog:
 
 
 def load_catalog(path: Path | None) -> Catalog:
-    """Reads the catalog at `path`, the server's own if it is None. Raises StartupRefused, in one line."""
+    """Reads the catalog at `path`, or the built-in one if it is None. Raises StartupRefused, in one line."""
     file = resources.files(__package__).joinpath("catalog.json") if path is None else path
     try:
         # Decimal, because a price must not be rounded.
-        told = _File.model_validate(json.loads(file.read_text(), parse_float=Decimal, parse_constant=_refuse_constant))
+        content = json.loads(file.read_text(), parse_float=Decimal, parse_constant=_refuse_constant)
+        entries = _File.model_validate(content).models
     except OSError as exc:
-        raise StartupRefused(f"MODEL_CATALOG {file} cannot be read ({exc.strerror}); set it to a file") from None
+        raise StartupRefused(
+            f"MODEL_CATALOG {file} cannot be read ({exc.strerror}); set it to a readable file"
+        ) from None
     except ValidationError as exc:
         error = exc.errors()[0]
         where = ".".join(map(str, error["loc"]))
-        raise StartupRefused(f"MODEL_CATALOG {file} is not acceptable: {where}: {error['msg']}") from None
+        raise StartupRefused(f"MODEL_CATALOG {file} is invalid: {where}: {error['msg']}") from None
     except ValueError as exc:
         raise StartupRefused(f"MODEL_CATALOG {file} is not JSON ({exc})") from None
-    models = [model.value() for model in told.models]
+    models = [entry.value() for entry in entries]
     _refuse_contradictions(models, file)
     return Catalog(models)
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _refuse_contradictions(models: list[CatalogModel], file: object) -> None:
@@ -139,28 +142,31 @@ def _refuse_contradictions(models: list[CatalogModel], file: object) -> None:
     for model in models:
         tiers = [price.above_input_tokens for price in model.prices]
         if names.count(model.model) > 1:
-            raise StartupRefused(f"MODEL_CATALOG {file} has {model.model} twice")
+            raise StartupRefused(f"MODEL_CATALOG {file} contains {model.model} twice")
         if tiers != sorted(set(tiers)) or tiers[0] != 0:
             raise StartupRefused(
-                f"MODEL_CATALOG {file}: the prices of {model.model} must begin with above_input_tokens 0, and rise"
+                f"MODEL_CATALOG {file}: the prices of {model.model} must have ascending above_input_tokens, from 0"
             )
         if model.successor and model.successor not in names:
             raise StartupRefused(
-                f"MODEL_CATALOG {file}: {model.model} is to be followed by {model.successor}, which is not in it"
+                f"MODEL_CATALOG {file}: the successor of {model.model}, {model.successor}, is not in the catalog"
             )
 
 
 def _nanos(value: object) -> int:
-    """USD per million tokens as whole billionths a token: a fraction of one would add up to wrong bills."""
+    """Converts US dollars per million tokens to billionths of a dollar per token, which must be a whole number.
+
+    Fractions would have to be rounded, and the errors would add up.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or not 0 <= value <= LARGEST_DOLLARS:
         raise ValueError("must be a number of US dollars")
     nanos = value * NANOS
     if nanos != int(nanos):
-        raise ValueError("must be a whole number of billionths of a US dollar a token")
+        raise ValueError("must be a whole number of billionths of a US dollar per token")
     return int(nanos)
 
 
-# What the file holds.
+# The format of the file.
 
 _Nanos = Annotated[int, PlainValidator(_nanos)]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$")]
@@ -168,7 +174,7 @@ _Tokens = Annotated[int, Field(strict=True, ge=1, le=LARGEST_TOKENS)]
 
 
 class _Form(BaseModel):
-    # A misspelt name would otherwise leave what it was meant for at its default.
+    # A misspelled name would otherwise leave the field at its default.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

@@ -1,4 +1,4 @@
-"""Where time, ids and keys come from, and the days of a time."""
+"""Time, ids, keys, and calendar days."""
 
 import os
 import time
@@ -9,20 +9,20 @@ POOL_BYTES = 8192
 
 
 class Clock:
-    """The system's. Tests pass one of their own.
+    """The system's time and randomness. Tests pass a clock of their own.
 
-    Randomness is the system's, fetched in bulk: each fetch lets go of the interpreter, in the midst of every call.
+    Randomness is fetched in bulk, because each fetch releases the GIL, and calls would wait to get it back.
     """
 
     def __init__(self) -> None:
         self._pool = b""
 
     def now(self) -> int:
-        """Microseconds since the epoch, UTC."""
+        """Returns the time in microseconds since the epoch, UTC."""
         return time.time_ns() // 1000
 
     def new_id(self, prefix: str) -> str:
-        """An id that nobody has had, at most 64 characters: the prefix and a UUIDv7 (RFC 9562, section 5.7).
+        """Returns a new unique id of at most 64 characters: the prefix and a UUIDv7 (RFC 9562, section 5.7).
 
         Ids sort by age, to the millisecond.
         """
@@ -31,7 +31,7 @@ class Clock:
         return f"{prefix}_{value:032x}"
 
     def new_key(self) -> bytes:
-        """32 random bytes."""
+        """Returns 32 random bytes."""
         return self._random(KEY_BYTES)
 
     def _random(self, count: int) -> bytes:
@@ -42,26 +42,26 @@ class Clock:
 
 
 def day_of(now: int) -> date:
-    """The day (UTC) of a time."""
+    """Returns the day (UTC) of a time."""
     return datetime.fromtimestamp(now // 1_000_000, UTC).date()
 
 
 def beginning(day: date) -> int:
-    """When a day (UTC) begins."""
+    """Returns the time at which a day (UTC) begins."""
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
 
 
 def next_day(day: date) -> date:
-    """The day after."""
+    """Returns the next day."""
     return day + timedelta(days=1)
 
 
 def next_month(day: date) -> date:
-    """The first day of the month after."""
-    # The 28th is in every month, and four days later never is.
+    """Returns the first day of the next month."""
+    # Every month has a 28th, and four days later is always in the next month.
     return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
 
 
 def rfc3339(now: int) -> str:
-    """A time as text, to the second: `2026-12-01T00:00:00Z`."""
+    """Returns a time as text (RFC 3339), to the second: `2026-12-01T00:00:00Z`."""
     return f"{datetime.fromtimestamp(now // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"

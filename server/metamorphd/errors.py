@@ -1,7 +1,7 @@
 """Every error of a call or a turn: code, reason and message, stated once.
 
-There is one error class for each `ErrorReason`. The `metadata` of ErrorInfo is what the class was raised with; the
-enum's comments list its keys.
+There is one error class for each `ErrorReason`. The keyword arguments of an error become the `metadata` of ErrorInfo;
+the enum's comments list the keys.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from google.rpc.status_pb2 import Status
 from metamorph.api.v1.error_reason_pb2 import ErrorReason
 
 DOMAIN = "metamorph"
-# Of what a caller sent itself. A refusal goes in the trailers, and those beyond 16 KiB a client does not take.
+# Bounds text that came from the caller: errors are sent as trailers, and clients reject more than 16 KiB of those.
 LONGEST_METADATA = 512
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """The path of an invalid field, and the problem."""
+    """The path of an invalid field, and a description of the problem."""
 
     field: str
     description: str
@@ -64,9 +64,9 @@ class DomainError(Exception):
         return ErrorReason.Name(cls.reason).removeprefix("ERROR_REASON_")
 
     def to_status(self, *, call_id: str) -> Status:
-        """The google.rpc.Status (AIP-193) with ErrorInfo and RequestInfo.
+        """Returns the google.rpc.Status (AIP-193), with ErrorInfo and RequestInfo.
 
-        RetryInfo, BadRequest and QuotaFailure where they apply, in this order.
+        RetryInfo, BadRequest and QuotaFailure follow if they apply, in this order.
         """
         details: list[ProtoMessage] = [
             error_details_pb2.ErrorInfo(reason=self.reason_name(), domain=DOMAIN, metadata=self.metadata),
@@ -96,7 +96,7 @@ class DomainError(Exception):
         return status
 
 
-# One base a status code.
+# One base class per status code.
 
 
 class InvalidArgument(DomainError):
@@ -164,10 +164,10 @@ class StorageFull(ResourceExhausted):
 
 
 class ServerDraining(Unavailable):
-    reason, message = ErrorReason.ERROR_REASON_SERVER_DRAINING, "the server is about to stop"
+    reason, message = ErrorReason.ERROR_REASON_SERVER_DRAINING, "the server is shutting down"
 
 
-# Who calls.
+# Authentication and permission.
 
 
 class TokenMissing(Unauthenticated):
@@ -176,7 +176,7 @@ class TokenMissing(Unauthenticated):
 
 
 class TokenInvalid(Unauthenticated):
-    reason, message = ErrorReason.ERROR_REASON_TOKEN_INVALID, "the token is not acceptable"
+    reason, message = ErrorReason.ERROR_REASON_TOKEN_INVALID, "the token is invalid"
 
 
 class TokenExpired(Unauthenticated):
@@ -193,7 +193,7 @@ class IdentityUnavailable(Unavailable):
 
 class VaultHeaderNotAllowed(InvalidArgument):
     reason = ErrorReason.ERROR_REASON_VAULT_HEADER_NOT_ALLOWED
-    message = "x-vault-id must be one vault id, in dev mode and without a token; otherwise the token names the vault"
+    message = "x-vault-id is allowed once, in dev mode, and without a token; otherwise the token names the vault"
 
 
 class PermissionMissing(PermissionDenied):
@@ -204,15 +204,15 @@ class RateLimited(ResourceExhausted):
     reason, message = ErrorReason.ERROR_REASON_RATE_LIMITED, "too many calls"
 
 
-# What was asked.
+# Requests.
 
 
 class ReaderTooSlow(Aborted):
-    reason, message = ErrorReason.ERROR_REASON_READER_TOO_SLOW, "this stream was not read for too long"
+    reason, message = ErrorReason.ERROR_REASON_READER_TOO_SLOW, "the caller did not read from this stream for too long"
 
 
 class SenderTooSlow(Aborted):
-    reason, message = ErrorReason.ERROR_REASON_SENDER_TOO_SLOW, "nothing was sent on this stream for too long"
+    reason, message = ErrorReason.ERROR_REASON_SENDER_TOO_SLOW, "the caller did not send on this stream for too long"
 
 
 class RequestMalformed(InvalidArgument):
@@ -228,7 +228,7 @@ class PageTokenInvalid(InvalidArgument):
 
 
 class UpdateMaskInvalid(InvalidArgument):
-    reason, message = ErrorReason.ERROR_REASON_UPDATE_MASK_INVALID, "update_mask cannot hold '{path}'"
+    reason, message = ErrorReason.ERROR_REASON_UPDATE_MASK_INVALID, "update_mask must not contain '{path}'"
 
 
 class ContentTooLarge(InvalidArgument):
@@ -246,7 +246,7 @@ class EtagMismatch(Aborted):
 class ModelNotAccepted(InvalidArgument):
     reason, message = (
         ErrorReason.ERROR_REASON_MODEL_NOT_ACCEPTED,
-        "ListModels does not list the model {model}",
+        "the model {model} is not among those that ListModels returns",
     )
 
 
@@ -258,7 +258,7 @@ class AttachmentTypeMismatch(InvalidArgument):
     reason, message = ErrorReason.ERROR_REASON_ATTACHMENT_TYPE_MISMATCH, "the attachment's bytes are not {media_type}"
 
 
-# What the vault holds.
+# Resources of a vault.
 
 
 class SessionNotFound(NotFound):
@@ -278,7 +278,7 @@ class BranchBusy(FailedPrecondition):
 
 
 class TooManyTurns(ResourceExhausted):
-    reason, message = ErrorReason.ERROR_REASON_TOO_MANY_TURNS, "{limit} turns of this vault are running already"
+    reason, message = ErrorReason.ERROR_REASON_TOO_MANY_TURNS, "{limit} turns of this vault are already running"
 
 
 class SequenceAhead(OutOfRange):
@@ -304,7 +304,7 @@ class NotAUserMessage(FailedPrecondition):
 
 
 class MessageDeleted(FailedPrecondition):
-    reason, message = ErrorReason.ERROR_REASON_MESSAGE_DELETED, "the content of message {message_id} is deleted"
+    reason, message = ErrorReason.ERROR_REASON_MESSAGE_DELETED, "the content of message {message_id} was deleted"
 
 
 class BudgetExceeded(ResourceExhausted):
@@ -312,7 +312,7 @@ class BudgetExceeded(ResourceExhausted):
     message = "the budget {budget} of {limit} is used up until {reset_time}"
 
 
-# What ends a turn.
+# Failures of a turn.
 
 
 class UpstreamUnauthenticated(Unavailable):
@@ -329,19 +329,19 @@ class UpstreamOverloaded(Unavailable):
 
 
 class UpstreamRejected(InvalidArgument):
-    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_REJECTED, "the model provider refuses this request ({type})"
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_REJECTED, "the model provider rejected the request ({type})"
 
 
 class UpstreamUnavailable(Unavailable):
-    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_UNAVAILABLE, "the model provider failed before it answered"
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_UNAVAILABLE, "the model provider failed before it sent a reply"
 
 
 class UpstreamInterrupted(Unavailable):
-    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_INTERRUPTED, "the reply broke off"
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_INTERRUPTED, "the reply was cut off"
 
 
 class UpstreamStalled(DeadlineExceeded):
-    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_STALLED, "the model provider fell silent"
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_STALLED, "the model provider stopped sending"
 
 
 class UpstreamSpendLimit(ResourceExhausted):
@@ -350,7 +350,7 @@ class UpstreamSpendLimit(ResourceExhausted):
 
 
 class TurnTimeout(DeadlineExceeded):
-    reason, message = ErrorReason.ERROR_REASON_TURN_TIMEOUT, "the turn passed its time limit"
+    reason, message = ErrorReason.ERROR_REASON_TURN_TIMEOUT, "the turn exceeded its time limit"
 
 
 class TurnInterrupted(Aborted):
@@ -358,4 +358,7 @@ class TurnInterrupted(Aborted):
 
 
 class StartupRefused(Exception):
-    """The server cannot start. The message says in one line why, and what to do. Never sent to a caller."""
+    """Raised if the server cannot start. The message states the reason and the remedy in one line.
+
+    Never sent to a caller.
+    """

@@ -13,9 +13,9 @@ from metamorphd.store.database import Database, SystemOperation
 from metamorphd.store.turns.events import prune_events
 
 ROUND_SECONDS = 60.0
-# A large DELETE would hold up every write; so many rows are gone in about a millisecond, and others get their turn.
+# A large DELETE would block every write. This many rows take about a millisecond, and other writes run in between.
 PRUNED_EVENTS = 500
-# Each may be of twenty megabytes, which go in about a millisecond too.
+# Attachments have up to twenty megabytes each, which also take about a millisecond.
 PRUNED_ATTACHMENTS = 8
 PAUSE_SECONDS = 0.02
 UNUSED_ATTACHMENT = 24 * 3_600_000_000
@@ -26,7 +26,10 @@ logger = structlog.get_logger(__name__)
 
 
 class Housekeeping:
-    """Rounds while the server runs. `event_retention_hours` is how long a turn's events outlive it."""
+    """Deletes expired data in periodic rounds while it is entered.
+
+    `event_retention_hours` is how long a turn's events are kept after its end.
+    """
 
     def __init__(self, *, database: Database, clock: Clock, event_retention_hours: float) -> None:
         self._database = database
@@ -34,18 +37,18 @@ class Housekeeping:
         self._event_retention = int(event_retention_hours * 3600e6)
 
     async def __aenter__(self) -> Self:
-        """Starts, once the store is open."""
+        """Starts the rounds. The store must be open."""
         self._rounds = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stops between two deletions."""
+        """Stops the rounds, between two deletions."""
         self._rounds.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._rounds
 
     async def sweep(self) -> None:
-        """One round."""
+        """Runs one round."""
         now = self._clock.now()
         await self._prune(prune_events, before=now - self._event_retention, limit=PRUNED_EVENTS)
         await self._prune(prune_attachments, before=now - UNUSED_ATTACHMENT, limit=PRUNED_ATTACHMENTS)
@@ -61,5 +64,5 @@ class Housekeeping:
             try:
                 await self.sweep()
             except Exception:
-                logger.exception("housekeeping failed; it is tried again")
+                logger.exception("housekeeping failed; retrying in the next round")
             await asyncio.sleep(ROUND_SECONDS)

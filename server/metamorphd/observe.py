@@ -26,7 +26,7 @@ LEVELS = {"exception": "error", "warn": "warning"}
 
 
 def configure_logging(level: str) -> None:
-    """JSON lines on standard output, one an event, with `level`, `message` and `timestamp` (RFC 3339, UTC)."""
+    """Logs to standard output, one line of JSON per event, with `level`, `message` and `timestamp` (RFC 3339, UTC)."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[structlog.processors.format_exc_info, _render],
@@ -34,9 +34,9 @@ def configure_logging(level: str) -> None:
         logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
         cache_logger_on_first_use=True,
     )
-    # What libraries say, grpc and uvicorn among them, in the same form.
+    # Log records of libraries, such as grpc and uvicorn, get the same format.
     logging.basicConfig(handlers=[_Forward()], level=max(threshold, logging.WARNING), force=True)
-    # One with its trace for every text in a call's metadata that is not UTF-8: any caller could fill the log.
+    # grpc logs a stack trace for each metadata value that is not UTF-8, so any caller could fill the log.
     logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.getMessage().startswith(BAD_METADATA))
 
 
@@ -45,16 +45,16 @@ def _render(_logger: WrappedLogger, method: str, event: EventDict) -> bytes:
 
 
 def _line(level: str, message: str, fields: Mapping[str, object]) -> bytes:
-    """A line without its end; what is None is left out."""
+    """Returns a line without its line break. Fields that are None are omitted."""
     line = {"level": level, "message": message, "timestamp": datetime.now(UTC)}
     return orjson.dumps(line | {key: value for key, value in fields.items() if value is not None})
 
 
 class CallLog:
-    """Writes a line for every call, between entering and leaving it as a context.
+    """Writes a log line for every call. An async context manager.
 
-    The lines are the logger's, but past its machinery, which costs more than all the guards; and those of calls that
-    end within `FLUSH_SECONDS` are written together: each write releases the GIL, in the midst of other calls.
+    Lines have the logger's format but bypass it, because it costs more than all guards together. Lines of calls that
+    end within `FLUSH_SECONDS` are written together, because each write releases the GIL while other calls run.
     """
 
     def __init__(self, *, level: str) -> None:
@@ -65,11 +65,11 @@ class CallLog:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Writes the lines that are left."""
+        """Writes the remaining lines."""
         self._flush()
 
     def write(self, fields: dict[str, object]) -> None:
-        """Writes a line, at the latest after `FLUSH_SECONDS`. All of `fields` are written."""
+        """Writes a line within `FLUSH_SECONDS`, with all of `fields`."""
         if self._enabled:
             if not self._ended:
                 asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
@@ -97,14 +97,14 @@ class _Forward(logging.Handler):
 class CallMetrics:
     """Counts and times the calls of one method.
 
-    Plain numbers, because prometheus-client's own take a lock for each: three times the cost of all guards.
+    Uses plain numbers, because prometheus-client's metrics take a lock each, at three times the cost of all guards.
     """
 
     __slots__ = ("codes", "durations", "seconds")
 
     def __init__(self) -> None:
         self.codes: dict[str, int] = {}
-        # Calls by the bucket of their duration, the last one above all bounds.
+        # Calls by bucket of their duration; the last bucket has no upper bound.
         self.durations = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
 
@@ -116,7 +116,7 @@ class CallMetrics:
 
 
 class Metrics(Collector):
-    """Metrics of calls, and the registry of all others. Labels are method and code: never a vault, a user or an id."""
+    """Metrics of calls, and the registry of all others. Labels are method and code, never a vault, user or other id."""
 
     def __init__(self) -> None:
         self._methods: dict[str, CallMetrics] = {}
@@ -124,11 +124,11 @@ class Metrics(Collector):
         self.registry.register(self)
 
     def of_method(self, method: str) -> CallMetrics:
-        """Returns the metrics of a method by its path."""
+        """Returns the metrics of a method, given its path."""
         return self._methods.setdefault(method, CallMetrics())
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the metrics of calls as they are now."""
+        """Yields the current metrics of calls."""
         duration = HistogramMetricFamily("metamorph_call_duration_seconds", "Duration of calls", labels=["method"])
         calls = CounterMetricFamily("metamorph_calls", "Calls by status code", labels=["method", "code"])
         for method, metrics in self._methods.items():

@@ -1,4 +1,4 @@
-"""The composition root: the only file that knows every part."""
+"""The composition root, the only module that knows every part."""
 
 import asyncio
 import gc
@@ -54,7 +54,7 @@ from metamorphd.store.turns.plan import Terms
 
 NAMES = [service.full_name for service in SERVICES]
 
-# After the drain: time for calls that are answering to send their last bytes.
+# Time after the drain for calls in progress to send their last bytes.
 LAST_SEND_SECONDS = 2.0
 SWITCH_SECONDS = 0.001
 SWEEP_SECONDS = 2.0
@@ -64,7 +64,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Server:
-    """All parts, wired, between `start` and `stop`. `database` and `clock` are the production ones unless given."""
+    """The server and its parts, from `start` to `stop`. `database` and `clock` default to the production ones."""
 
     def __init__(self, settings: Settings, *, database: Database | None = None, clock: Clock | None = None) -> None:
         self._settings = settings
@@ -82,25 +82,25 @@ class Server:
         self.grpc_port = 0
 
     async def start(self) -> None:
-        """Listens, so that health can be asked, then opens the store; serves once it is open. Raises StartupRefused.
+        """Listens, so that health checks are answered, then opens the store and serves. Raises StartupRefused.
 
-        Whatever fails, what was opened is closed again.
+        If a step fails, every part that was opened is closed again.
         """
         async with AsyncExitStack() as parts:
             await self._open(parts)
             self._parts = parts.pop_all()
 
     async def stop(self, *, grace_seconds: float | None = None) -> None:
-        """Drains: no new turns, running ones may end within the grace, every stream ends; then closes all.
+        """Drains, then closes every part. Draining refuses new turns, lets running ones finish, and ends every stream.
 
-        The grace is that of the settings unless given. May be called more than once.
+        Turns have `grace_seconds` to finish, by default those of the settings. May be called more than once.
         """
         if grace_seconds is not None:
             self._grace_seconds = grace_seconds
         await self._parts.aclose()
 
     async def _open(self, parts: AsyncExitStack) -> None:
-        """Opens every part, each after those that it uses. They are closed in reverse."""
+        """Opens every part after those that it uses. Parts are closed in reverse order."""
         settings = self._settings
         health = Health(database=self._database, services=NAMES)
         http = HttpServer(
@@ -122,7 +122,7 @@ class Server:
         await parts.enter_async_context(port)
         self.http_port, self.grpc_port = http.port, port.port
         await _enter_together(parts, self._database, self._model)
-        # Calls that answer use the store: they end before it closes, with a moment to send their last bytes.
+        # Calls in progress use the store, so they end before it closes.
         parts.push_async_callback(port.stop)
         parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
         self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
@@ -165,7 +165,7 @@ class Server:
             titles=titles,
             time_limit=self._settings.turn_timeout_seconds,
         )
-        running = Gauge("metamorph_running_turns", "Turns that generate a reply now", registry=self._metrics.registry)
+        running = Gauge("metamorph_running_turns", "Turns that are generating a reply", registry=self._metrics.registry)
         running.set_function(lambda: engine.running_turns)
         return engine
 
@@ -203,12 +203,12 @@ class Server:
 
 
 async def _enter_together(parts: AsyncExitStack, *contexts: AbstractAsyncContextManager[Any]) -> None:
-    """Enters contexts that do not use each other at the same time. Raises what the first one to fail raises."""
+    """Enters independent contexts concurrently. Raises the exception of the first one that fails."""
     entering = [asyncio.ensure_future(parts.enter_async_context(context)) for context in contexts]
     try:
         await asyncio.gather(*entering)
     finally:
-        # The stack leaves those that were entered, and can do so only once they are.
+        # The stack can only exit contexts that have been entered.
         await asyncio.wait(entering)
 
 
@@ -220,7 +220,7 @@ def _catalog(settings: Settings) -> Catalog:
     ):
         if not catalog.accepts(model):
             names = ", ".join(known.model for known in catalog.models)
-            raise StartupRefused(f"{name} {model} is not in the model catalog, which has {names}")
+            raise StartupRefused(f"{name} {model} is not in the model catalog, which contains {names}")
     return catalog
 
 
@@ -269,7 +269,7 @@ def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revoked_tok
 
 
 def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> list[Guard]:
-    """The order of checks that callers can rely on; each guard says why it stands where it does."""
+    """Returns the guards in the documented order of checks; each guard's docstring gives the reason for its place."""
     requests, window = settings.rate_limit_requests, settings.rate_limit_window_seconds
     failures = RateLimit(requests=settings.auth_failure_requests, window_seconds=window)
     return [
@@ -277,7 +277,7 @@ def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> l
         Authorize(),
         LimitRate(
             general=limits.limit("general", requests=requests, window_seconds=window),
-            # Resuming and looking after a turn that is paid for already.
+            # Resuming or watching a turn that is already paid for.
             resume=limits.limit("resume", requests=requests * RESUME_FACTOR, window_seconds=window),
         ),
         Validate(),
@@ -287,7 +287,7 @@ def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> l
 def _limits(settings: Settings) -> Limits:
     if settings.rate_limit_storage is None or settings.rate_limit_requests == 0:
         return MemoryLimits()
-    # Imported where it is wanted: the library and its client take a tenth of a second and ten megabytes.
+    # Imported only when used: the library and its client take a tenth of a second and ten megabytes.
     shared = importlib.import_module("metamorphd.edge.shared_rate_limit")
     limits: Limits = shared.SharedLimits(settings.rate_limit_storage.get_secret_value())
     return limits
@@ -299,11 +299,11 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
-    # The writer thread waits so long for the interpreter, several times a commit; the default, 5 ms, is felt.
+    # The writer thread may wait this long for the GIL, several times per commit. The default of 5 ms is noticeable.
     sys.setswitchinterval(SWITCH_SECONDS)
     server = Server(settings)
     await server.start()
-    # What start-up made stays: left among the young, a collection walks it all and holds every call up for 0.1 s.
+    # Objects made at startup live as long as the process; scanning them would delay every call by 0.1 s.
     gc.collect()
     gc.freeze()
     announce(server)

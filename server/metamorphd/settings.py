@@ -1,4 +1,4 @@
-"""The settings, each read from the environment variable of its name. Nothing else reads the environment."""
+"""The settings, each read from the environment variable of the same name. No other module reads the environment."""
 
 import os
 import re
@@ -16,7 +16,7 @@ MISSING_SIGNING_KEY = "EMBLEM_JWT_SECRET is not set; make one with `openssl rand
 
 
 def _exact_boolean(value: object) -> object:
-    """Accepts only `true` and `false`, so that no similar spelling turns dev mode on or seems to turn it off."""
+    """Accepts only `true` and `false`, so that other spellings neither turn dev mode on nor seem to turn it off."""
     if isinstance(value, str) and value not in ("true", "false"):
         raise ValueError("must be exactly true or false")
     return value
@@ -29,7 +29,7 @@ def _log_level(value: str) -> str:
 
 
 def _rate_limit_storage(value: object) -> object:
-    """The address is a secret, because it often contains a password."""
+    """Returns the Redis URL, or None for `memory`. The URL is a secret, because it often contains a password."""
     if value == "memory":
         return None
     if isinstance(value, str) and not value.startswith(("redis://", "rediss://")):
@@ -41,14 +41,14 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class Settings(BaseSettings):
-    """The server's settings. The variable of a field is its name in capitals."""
+    """The server's settings. The environment variable of a field is its name in capitals."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _leave_out_empty(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """An empty variable counts as not set, but an empty EMBLEM_API_URL means none rather than the default."""
+        """Treats an empty variable as not set, except EMBLEM_API_URL, for which empty means none, not the default."""
         given = {name: value for name, value in values.items() if value != ""}
         return given | ({"emblem_api_url": None} if values.get("emblem_api_url") == "" else {})
 
@@ -170,7 +170,7 @@ class Settings(BaseSettings):
 
     @property
     def jwt_secrets(self) -> list[str]:
-        """Accepted signing secrets, the current one first."""
+        """Returns the accepted signing secrets, the current one first."""
         current = [] if self.emblem_jwt_secret is None else [self.emblem_jwt_secret.get_secret_value()]
         previous = self.emblem_jwt_secret_previous
         older = [] if previous is None else previous.get_secret_value().split(",")
@@ -178,29 +178,29 @@ class Settings(BaseSettings):
 
     @property
     def production(self) -> bool:
-        """Whether `NODE_ENV` is `production`, in any capitalization."""
+        """Returns whether `NODE_ENV` is `production`, in any capitalization."""
         return self.node_env.strip().lower() == PRODUCTION
 
     @property
-    def others_vouch(self) -> bool:
-        """Whether another source of identities than our own secret was configured explicitly."""
+    def has_other_identities(self) -> bool:
+        """Returns whether a source of identities besides our own secret was configured explicitly."""
         given = self.model_fields_set & {"emblem_jwks_url", "emblem_api_url"}
         return any(getattr(self, name) for name in given)
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can connect."""
+        """Returns whether only this machine can connect."""
         return self.listen_address in ("127.0.0.1", "::1", "localhost")
 
     @property
     def warnings(self) -> list[str]:
-        """Settings in force that an operator should know about, in words."""
+        """Returns warnings about settings in force that an operator should know about."""
         if self.grpc_tls_cert is None and not self.loopback:
-            return ["gRPC is served without TLS: only a private, encrypted network may lead to this port"]
+            return ["gRPC is served without TLS; only a private, encrypted network may reach this port"]
         return []
 
     def shown(self) -> dict[str, str]:
-        """Returns every setting by the name of its variable. A secret is shown as `set`."""
+        """Returns every setting by the name of its environment variable. A secret is shown as `set`."""
         return {name.upper(): as_text(getattr(self, name)) for name in type(self).model_fields}
 
 
@@ -217,21 +217,21 @@ class ClientSettings(BaseSettings):
 
 
 def as_text(value: object) -> str:
-    """Returns a setting's value as an environment variable would hold it, `set` for a secret."""
+    """Returns a setting's value in the form of its environment variable, or `set` for a secret."""
     if isinstance(value, SecretStr):
         return "set"
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def load(**overrides: Any) -> Settings:
-    """Reads the settings. `overrides` that are not None win over the environment. Raises StartupRefused."""
+    """Reads the settings. `overrides` that are not None replace the environment's. Raises StartupRefused."""
     settings = _read(**{name: value for name, value in overrides.items() if value is not None})
     _refuse_unsafe(settings)
     return settings
 
 
 def load_dev(**overrides: Any) -> Settings:
-    """Like `load`, for `metamorph dev`: dev mode on loopback, and no rate limit unless one is set."""
+    """Reads the settings like `load`, for `metamorph dev`: dev mode on loopback, no rate limit unless one is set."""
     dev: dict[str, Any] = {"emblem_dev_mode": True, "listen_address": "127.0.0.1", "emblem_api_url": ""}
     if "rate_limit_requests" not in _read().model_fields_set:
         dev["rate_limit_requests"] = 0
@@ -253,16 +253,16 @@ def _read(**overrides: Any) -> Settings:
     except ValidationError as exc:
         # The value is left out, because it may be a secret.
         wrong = "; ".join(f"{str(error['loc'][0]).upper()}: {error['msg']}" for error in exc.errors())
-        raise StartupRefused(f"settings are not acceptable: {wrong}") from None
+        raise StartupRefused(f"invalid settings: {wrong}") from None
 
 
 def _refuse_unsafe(settings: Settings) -> None:
     _refuse_short_secret(settings)
     if settings.production and settings.anthropic_api_key is None:
-        raise StartupRefused("ANTHROPIC_API_KEY is not set; production needs it, set it to a Claude API key")
+        raise StartupRefused("ANTHROPIC_API_KEY is required in production; set it to a Claude API key")
     if settings.emblem_dev_mode:
         _refuse_public_dev_mode(settings)
-    elif settings.emblem_jwt_secret is None and (settings.production or not settings.others_vouch):
+    elif settings.emblem_jwt_secret is None and (settings.production or not settings.has_other_identities):
         raise StartupRefused(f"{MISSING_SIGNING_KEY}, or run `metamorph dev`")
     _refuse_unsafe_web(settings)
     _refuse_unsafe_port(settings)
@@ -279,10 +279,10 @@ def _refuse_short_secret(settings: Settings) -> None:
 
 
 def _refuse_unsafe_web(settings: Settings) -> None:
-    """Refuses to send tokens or fetch keys over plain HTTP, except on this machine."""
+    """Raises StartupRefused if tokens would be sent or keys fetched over plain HTTP, except on this machine."""
     api = settings.emblem_api_url
     if api is not None and not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/]", api):
-        raise StartupRefused("EMBLEM_API_URL must begin with https://, or be empty to ask nobody")
+        raise StartupRefused("EMBLEM_API_URL must begin with https://, or be empty to use no Emblem API")
     if settings.emblem_jwks_url is not None and not settings.emblem_jwks_url.startswith("https://"):
         raise StartupRefused("EMBLEM_JWKS_URL must begin with https://")
 
@@ -290,20 +290,20 @@ def _refuse_unsafe_web(settings: Settings) -> None:
 def _refuse_unsafe_port(settings: Settings) -> None:
     tls = settings.grpc_tls_cert
     if (tls is None) != (settings.grpc_tls_key is None):
-        raise StartupRefused("GRPC_TLS_CERT and GRPC_TLS_KEY belong together; set both or none")
+        raise StartupRefused("GRPC_TLS_CERT and GRPC_TLS_KEY must be set together; set both or neither")
     if tls is None and settings.grpc_tls_client_ca is not None:
-        raise StartupRefused("GRPC_TLS_CLIENT_CA needs GRPC_TLS_CERT and GRPC_TLS_KEY; set them too")
+        raise StartupRefused("GRPC_TLS_CLIENT_CA requires GRPC_TLS_CERT and GRPC_TLS_KEY; set them too")
     # Railway's TCP proxy is open to the internet and forwards bytes unchanged.
     proxied = os.environ.get("RAILWAY_TCP_APPLICATION_PORT") == str(settings.grpc_port)
     if settings.production and proxied and tls is None:
         raise StartupRefused(
-            "a public TCP proxy leads to the gRPC port (RAILWAY_TCP_APPLICATION_PORT) and there is no TLS; "
+            "the gRPC port is exposed by a public TCP proxy (RAILWAY_TCP_APPLICATION_PORT) without TLS; "
             "set GRPC_TLS_CERT and GRPC_TLS_KEY, or remove the proxy"
         )
 
 
 def _refuse_public_dev_mode(settings: Settings) -> None:
-    """Dev mode admits everybody, so it must not be reachable from outside or be on in production."""
+    """Raises StartupRefused if dev mode, which accepts every caller, is reachable from outside or on in production."""
     if settings.production:
         raise StartupRefused("EMBLEM_DEV_MODE=true is refused with NODE_ENV=production; set it to false")
     railway = next((name for name in sorted(os.environ) if name.startswith("RAILWAY_")), None)
@@ -311,5 +311,5 @@ def _refuse_public_dev_mode(settings: Settings) -> None:
         raise StartupRefused(f"EMBLEM_DEV_MODE=true is refused on Railway ({railway} is set); set it to false")
     if not settings.loopback:
         raise StartupRefused(
-            "EMBLEM_DEV_MODE=true needs a loopback address; set LISTEN_ADDRESS=127.0.0.1 or run `metamorph dev`"
+            "EMBLEM_DEV_MODE=true requires a loopback address; set LISTEN_ADDRESS=127.0.0.1 or run `metamorph dev`"
         )

@@ -86,7 +86,7 @@ async def test_a_terminal_shows_the_reply_and_asks_for_more(running: Serving) ->
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--token", "nonsense"], "TOKEN_INVALID: the token is not acceptable (pass --token"),
+        (["--token", "nonsense"], "TOKEN_INVALID: the token is invalid (pass --token"),
         (["--token", mint(), "--session", "ses_none"], "SESSION_NOT_FOUND: no session ses_none"),
     ],
 )

@@ -128,7 +128,7 @@ async def test_every_crafted_token_is_refused(running: Serving) -> None:
     for name, token in crafted().items():
         refusal = await refused(who(running.caller(token)))
         assert (name, refusal.code.name, refusal.reason) == (name, "UNAUTHENTICATED", "TOKEN_INVALID")
-        assert refusal.message == "the token is not acceptable"
+        assert refusal.message == "the token is invalid"
 
 
 async def test_an_expired_token_is_told_as_expired(running: Serving) -> None:
