@@ -1,4 +1,4 @@
-"""The `metamorph` command."""
+"""The `metamorph` command. A command imports what it needs when it runs, so that `--help` is quick."""
 
 import sys
 
@@ -7,7 +7,6 @@ import click
 from metamorphd.cli.chat import chat
 from metamorphd.cli.serve import dev, serve
 from metamorphd.cli.token import token
-from metamorphd.errors import StartupRefused
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,6 +23,10 @@ def main() -> None:
     """Runs the command. An error that prevents it from starting is printed as one line on standard error."""
     try:
         cli()
-    except StartupRefused as exc:
+    except Exception as exc:
+        from metamorphd.errors import StartupRefused
+
+        if not isinstance(exc, StartupRefused):
+            raise
         click.echo(f"metamorph: {exc}", err=True)
         sys.exit(1)

@@ -1,149 +1,8 @@
 """`metamorph chat`."""
 
-import asyncio
-import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, suppress
 
 import click
-import grpc
-from google.protobuf.json_format import MessageToDict
-from metamorph.chat.v1.chat_service_pb2 import CreateSessionRequest, GetSessionRequest
-from metamorph.chat.v1.generation_pb2 import GenerationOptions
-from metamorph.chat.v1.message_pb2 import Usage
-from metamorph.chat.v1.session_pb2 import Session
-from metamorph.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED, TurnEvent, TurnFinished, TurnStatus
-from metamorph.client import MetamorphClient, MetamorphError
-from rich.console import Console
-from rich.live import Live
-from rich.markdown import Markdown
-
-from metamorphd.settings import ClientSettings
-
-HINTS = {
-    grpc.StatusCode.UNAVAILABLE: "is a server running? `make run` starts one; --target selects another",
-    grpc.StatusCode.UNAUTHENTICATED: "pass --token or set METAMORPH_TOKEN; `metamorph token` mints one",
-    grpc.StatusCode.NOT_FOUND: "omit --session to start a new one",
-}
-REPLAY_REFRESHES = 12
-GIVE_UP_SECONDS = 30.0
-TITLE_CHARACTERS = 80
-
-
-class Terminal:
-    """Prints replies: rendered as they arrive on a terminal, as plain text elsewhere, or as JSON lines."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-        self._out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-        self._notes = Console(stderr=True, highlight=False, style="dim")
-
-    def note(self, text: str) -> None:
-        """Prints a line that is not part of the conversation, on standard error."""
-        self._notes.print(text, markup=False)
-
-    async def show(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
-        """Prints a turn. Returns its last event, or None if the stream ended before it."""
-        if self._as_json:
-            return await self._print(events, as_json=True)
-        return await (self._render(events) if self._out.is_terminal else self._print(events, as_json=False))
-
-    async def _print(self, events: AsyncIterator[TurnEvent], *, as_json: bool) -> TurnFinished | None:
-        finished = None
-        async for event in events:
-            if as_json:
-                click.echo(json.dumps(MessageToDict(event, preserving_proto_field_name=True)))
-            else:
-                click.echo(event.text_delta.text, nl=False)
-            finished = event.turn_finished if event.HasField("turn_finished") else finished
-        if not as_json:
-            click.echo()
-        return finished
-
-    async def _render(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
-        text, finished = "", None
-        with Live(console=self._out, refresh_per_second=REPLAY_REFRESHES, vertical_overflow="visible") as live:
-            async for event in events:
-                text += event.text_delta.text
-                live.update(Markdown(text))
-                finished = event.turn_finished if event.HasField("turn_finished") else finished
-        return finished
-
-
-class Conversation:
-    """A session, and the terminal that it is shown on."""
-
-    def __init__(self, client: MetamorphClient, session_id: str, model: str, terminal: Terminal) -> None:
-        self._client = client
-        self._options = GenerationOptions(model=model)
-        self._terminal = terminal
-        self.session_id = session_id
-
-    async def send(self, text: str) -> bool:
-        """Sends a message and prints the reply. Returns whether the reply is complete."""
-        turn_id = ""
-
-        async def received() -> AsyncIterator[TurnEvent]:
-            nonlocal turn_id
-            async with aclosing(self._client.send(self.session_id, text, options=self._options)) as events:
-                async for event in events:
-                    turn_id = event.turn_id
-                    yield event
-
-        try:
-            finished = await self._terminal.show(received())
-        except asyncio.CancelledError:
-            self._terminal.note(
-                f"Left turn {turn_id}. It continues, and session {self.session_id} will have its reply."
-            )
-            raise
-        if finished is None:
-            return False
-        self._terminal.note(_cost(finished.usage))
-        if finished.status != TURN_STATUS_COMPLETED:
-            status = TurnStatus.Name(finished.status).removeprefix("TURN_STATUS_")
-            self._terminal.note(f"{status}: {finished.error.reason}: {finished.error.message}")
-        return finished.status == TURN_STATUS_COMPLETED
-
-
-def _cost(usage: Usage) -> str:
-    cached = f", {usage.cache_read_tokens} read from cache" if usage.cache_read_tokens else ""
-    written = f", {usage.cache_write_tokens} written to cache" if usage.cache_write_tokens else ""
-    price = f", ${usage.cost_usd_nanos / 1e9:.4f}" if usage.cost_usd_nanos else ""
-    return f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cached}{written}{price}"
-
-
-async def _session(client: MetamorphClient, session_id: str, title: str) -> str:
-    """Returns the id of the session: the given one, which must exist, or that of a new one."""
-    if session_id:
-        await client.chat.GetSession(GetSessionRequest(session_id=session_id), metadata=client.metadata)
-        return session_id
-    request = CreateSessionRequest(session=Session(title=title[:TITLE_CHARACTERS]))
-    created = await client.chat.CreateSession(request, metadata=client.metadata)
-    return created.session.session_id
-
-
-def _converse(conversation: Conversation, message: str | None, runner: asyncio.Runner, terminal: Terminal) -> bool:
-    """Sends `message`, or prompts for messages until the input ends. Returns whether the last reply is complete.
-
-    Ctrl-C leaves a reply, Ctrl-D the conversation.
-    """
-    complete = True
-    if message is None:
-        terminal.note(f"Session {conversation.session_id}. Press Ctrl-D to leave.")
-    while True:
-        try:
-            text = input("> ") if message is None else message
-        except EOFError:
-            text = ""
-            message = ""
-        if text.strip():
-            with suppress(KeyboardInterrupt):
-                complete = runner.run(conversation.send(text))
-        if message is not None:
-            terminal.note(f"Continue with --session {conversation.session_id}")
-            return complete
 
 
 @click.command()
@@ -165,33 +24,20 @@ def chat(
     message: str | None,
 ) -> None:
     """Chat in the terminal. With MESSAGE, or text on standard input, send that and exit."""
-    settings = ClientSettings()
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.read().strip()
         if not message:
             raise click.UsageError("standard input is empty; pass a MESSAGE or type in a terminal")
-    terminal = Terminal(as_json=as_json)
+    from metamorphd.cli.conversation import converse
 
-    async def connect() -> Conversation:
-        client = MetamorphClient(
-            target or settings.target,
-            token=token or (settings.token.get_secret_value() if settings.token else None),
-            vault=vault or settings.vault,
-            give_up_after=GIVE_UP_SECONDS,
-            on_retry=lambda refusal: terminal.note(f"{refusal}; trying again"),
-        )
-        await stack.enter_async_context(client)
-        return Conversation(client, await _session(client, session, message or ""), model, terminal)
-
-    with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        try:
-            complete = _converse(runner.run(connect()), message, runner, terminal)
-        except (MetamorphError, grpc.aio.AioRpcError) as exc:
-            refusal = exc if isinstance(exc, MetamorphError) else MetamorphError.of(exc)
-            hint = HINTS.get(refusal.code)
-            raise click.ClickException(f"{refusal}{f' ({hint})' if hint else ''}") from exc
-        finally:
-            runner.run(stack.aclose())
+    complete = converse(
+        target=target,
+        token=token,
+        vault=vault,
+        session_id=session,
+        model=model,
+        message=message,
+        as_json=as_json,
+    )
     if not complete:
         sys.exit(1)

@@ -1,16 +1,21 @@
 """`metamorph dev` and `metamorph serve`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import uvloop
 
-from metamorphd import server, settings
-from metamorphd.observe import configure_logging
+if TYPE_CHECKING:
+    from metamorphd.server import Server
+    from metamorphd.settings import Settings
 
 
-def _run(loaded: settings.Settings, *, announce: Any = None) -> None:
+def _run(loaded: "Settings", *, announce: Any = None) -> None:
+    import uvloop
+
+    from metamorphd import server
+    from metamorphd.observe import configure_logging
+
     configure_logging(loaded.log_level)
     uvloop.run(server.serve(loaded, **({} if announce is None else {"announce": announce})))
 
@@ -18,6 +23,8 @@ def _run(loaded: settings.Settings, *, announce: Any = None) -> None:
 @click.command()
 def serve() -> None:
     """Serve, configured by environment variables (see .env.example)."""
+    from metamorphd import settings
+
     _run(settings.load())
 
 
@@ -27,9 +34,11 @@ def serve() -> None:
 @click.option("--database", type=click.Path(path_type=Path), help="SQLite file.  [default: ./data/metamorph.db]")
 def dev(grpc_port: int | None, port: int | None, database: Path | None) -> None:
     """Serve in dev mode on loopback: no token needed, an offline model unless ANTHROPIC_API_KEY is set."""
+    from metamorphd import settings
+
     loaded = settings.load_dev(grpc_port=grpc_port, port=port, database_path=database)
 
-    def announce(running: server.Server) -> None:
+    def announce(running: "Server") -> None:
         target = f"127.0.0.1:{running.grpc_port}"
         model = "Claude" if loaded.anthropic_api_key else "an offline model; set ANTHROPIC_API_KEY for Claude"
         click.echo(

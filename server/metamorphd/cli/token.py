@@ -5,13 +5,6 @@ import re
 import time
 
 import click
-import jwt
-
-from metamorphd.auth.claims import LONGEST_LIFE_SECONDS, VAULT_ID
-from metamorphd.auth.tokens import SHARED
-from metamorphd.clock import Clock
-from metamorphd.edge.methods import PERMISSIONS
-from metamorphd.settings import load_signing
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -24,6 +17,8 @@ class Lifetime(click.ParamType[int]):
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
+        from metamorphd.auth.claims import LONGEST_LIFE_SECONDS
+
         match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", value)
         if match is None:
             self.fail(f"{value!r} is not a duration such as 15m, 8h or 30d", param, ctx)
@@ -34,6 +29,8 @@ class Lifetime(click.ParamType[int]):
 
 
 def _permissions(_ctx: click.Context, _param: click.Parameter, value: str) -> list[str]:
+    from metamorphd.edge.methods import PERMISSIONS
+
     requested = [permission for permission in value.split(",") if permission]
     unknown = sorted(set(requested) - PERMISSIONS)
     if unknown:
@@ -42,6 +39,8 @@ def _permissions(_ctx: click.Context, _param: click.Parameter, value: str) -> li
 
 
 def _vault(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    from metamorphd.auth.claims import VAULT_ID
+
     if not VAULT_ID.fullmatch(value):
         raise click.BadParameter(
             "a vault id has 1 to 128 letters, digits, '.', '_', ':' or '-', and begins with a letter or digit"
@@ -67,6 +66,12 @@ def token(
     *, vault: str, user: str, email: str | None, permissions: list[str], operator: bool, expires: int, as_json: bool
 ) -> None:
     """Mint a token, signed with EMBLEM_JWT_SECRET."""
+    import jwt
+
+    from metamorphd.auth.tokens import SHARED
+    from metamorphd.clock import Clock
+    from metamorphd.settings import load_signing
+
     claims: dict[str, object] = {"vault_id": vault, "sub": user, "permissions": permissions}
     claims |= {"email": email} if email else {}
     claims |= {"operator": True} if operator else {}

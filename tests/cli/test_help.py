@@ -1,0 +1,24 @@
+"""`metamorph --help` is quick: it imports nothing slow."""
+
+import asyncio
+import sys
+
+import pytest
+from metamorphd.cli import cli
+
+# Each takes about a tenth of a second to import, or imports another of them.
+SLOW = {"anthropic", "apsw", "cryptography", "google", "grpc", "metamorph", "pydantic_settings", "rich", "uvloop"}
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in cli.commands)], ids=" ".join)
+async def test_help_imports_nothing_slow(arguments: list[str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "importtime", "-m", "metamorphd", *arguments, "--help"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in err.decode().splitlines()}
+    assert out.startswith(b"Usage: ")
+    assert "click" in imported
+    assert not imported & SLOW
