@@ -10,7 +10,8 @@ from metamorphd.edge.grpc.port import CONCURRENT_STREAMS
 from harness.abuse.subject import Subject, neighbour, p99, subject
 from harness.figure import Figure
 from harness.run import Run
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.http2 import Connection, block, headers
 from tests.support.tokens import mint
 

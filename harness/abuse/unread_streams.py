@@ -15,7 +15,8 @@ from harness.abuse.subject import Subject, since, subject
 from harness.figure import Figure
 from harness.run import Run
 from tests.support.caller import Caller
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.http2 import LARGEST_WINDOW, Connection, block, headers
 from tests.support.tokens import mint
 

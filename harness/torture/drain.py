@@ -17,7 +17,8 @@ from harness.figure import Figure
 from harness.run import Run
 from harness.torture.zygote import Life, Zygote
 from tests.support.caller import Caller, Events, text_of
-from tests.support.fakes.messages_api import FakeMessagesApi, Received, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi, Received
+from tests.support.fakes.replies import Reply
 from tests.support.ports import free_port
 from tests.support.refusal import refused
 from tests.support.tokens import mint

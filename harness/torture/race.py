@@ -14,7 +14,8 @@ from harness.figure import Figure
 from harness.mutants import mutate, patching
 from harness.run import Run
 from tests.support.caller import Caller
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.serving import asking
 from tests.support.turns import followed
 

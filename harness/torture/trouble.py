@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from metamorph.chat.v1 import turn_pb2
 from metamorphd.llm.claude import LONGEST_RETRY_WAIT
 
-from tests.support.fakes.messages_api import Behaviour, Hangup, Refusal, Reply, Silence, thinking
+from tests.support.fakes.replies import Behaviour, Hangup, Refusal, Reply, Silence, thinking
 
 MAX_RETRIES = 2
 TURN_SECONDS = 9.0

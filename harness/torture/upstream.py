@@ -17,7 +17,8 @@ from harness.mutants import mutate, patching
 from harness.run import Run
 from harness.torture.trouble import CANCELLED, COMPLETED, MAX_RETRIES, TURN_SECONDS, Trouble, draw
 from tests.support.caller import Caller, text_of
-from tests.support.fakes.messages_api import Behaviour, FakeMessagesApi, Received, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi, Received
+from tests.support.fakes.replies import Behaviour, Reply
 from tests.support.serving import Serving, asking
 from tests.support.turns import deltas, get_turn
 

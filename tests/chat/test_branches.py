@@ -9,7 +9,8 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import generation_pb2, turn_pb2
 
 from tests.support.caller import Caller, text_of
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.refusal import refused
 from tests.support.turns import cancel, deltas, followed, get_session, get_turn, regenerate
 

@@ -20,7 +20,8 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.events import append_events
 
 from tests.support.caller import Events, calling, text_of
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.faulty_vfs import FaultyVFS
 from tests.support.processes import serving_process
 from tests.support.refusal import refused

@@ -11,7 +11,8 @@ from metamorph.chat.v1.generation_pb2 import ThinkingConfig, ToolChoice
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 
 from tests.support.caller import Caller, send_request
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.refusal import refused
 from tests.support.tools import ASKS, WEATHER, result
 from tests.support.turns import cancel, followed, regenerate

@@ -12,7 +12,8 @@ from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL
 from metamorph.vault.v1.vault_service_pb2 import GetUsageRequest
 
 from tests.support.caller import Caller
-from tests.support.fakes.messages_api import FakeMessagesApi, Refusal, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Refusal, Reply
 from tests.support.serving import asking
 from tests.support.turns import get_session
 

@@ -9,7 +9,8 @@ from metamorph.chat.v1 import generation_pb2, message_pb2, turn_pb2
 from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CountTokensRequest
 
 from tests.support.caller import Caller, send_request, text_block, text_of
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply, compaction, redacted_thinking, thinking, tool_use
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply, compaction, redacted_thinking, thinking, tool_use
 from tests.support.refusal import refused
 from tests.support.tools import ASKS, CALL, SCHEMA, WEATHER, result
 from tests.support.turns import followed, get_turn

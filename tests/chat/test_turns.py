@@ -11,7 +11,8 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
 
 from tests.support.caller import Caller, text_of
-from tests.support.fakes.messages_api import Behaviour, FakeMessagesApi, Hangup, Refusal, Reply, Silence
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Behaviour, Hangup, Refusal, Reply, Silence
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking
 from tests.support.turns import WORDS, deltas, followed, get_session, get_turn, stream

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -11,17 +12,17 @@ from metamorph.chat.v1 import turn_pb2
 from metamorph.client import MetamorphClient, MetamorphError
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.proxy import CuttingProxy
-from tests.support.serving import Serving, asking, serving
+from tests.support.serving import Serving, asking, replies_from, serving
 from tests.support.tokens import mint
 from tests.support.turns import WORDS, deltas
 
 
 @pytest.fixture
-async def running(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Serving]:
-    async with asking(api, tmp_path) as started:
-        yield started
+def overrides(api: FakeMessagesApi) -> dict[str, Any]:
+    return replies_from(api)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest,
 from metamorphd.auth.tokens import LEEWAY_SECONDS
 
 from tests.support.caller import Caller
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, serving
 from tests.support.tokens import SECRET, encoded, mint

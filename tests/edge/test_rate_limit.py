@@ -17,7 +17,8 @@ from metamorphd.edge.methods import SERVICES, methods_of
 from metamorphd.edge.rate_limit import RateLimit
 
 from tests.support.caller import Caller, send_request
-from tests.support.fakes.messages_api import FakeMessagesApi, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.refusal import refused
 from tests.support.serving import asking, serving
 from tests.support.tokens import mint

@@ -65,12 +65,16 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
         await server.stop(grace_seconds=0)
 
 
-def asking(api: FakeMessagesApi, directory: Path, **overrides: Any) -> Any:
-    """A server whose replies come from `api`; it is patient, as the machine may be busy."""
-    base = {
+def replies_from(api: FakeMessagesApi) -> dict[str, Any]:
+    """Settings of a server whose replies come from `api`; it is patient, as the machine may be busy."""
+    return {
         "anthropic_api_key": "sk-test",
         "anthropic_base_url": api.base_url,
         "anthropic_max_retries": 0,
         "anthropic_stall_seconds": 30,
     }
-    return serving(directory, **(base | overrides))
+
+
+def asking(api: FakeMessagesApi, directory: Path, **overrides: Any) -> Any:
+    """A server whose replies come from `api`."""
+    return serving(directory, **(replies_from(api) | overrides))

@@ -2,7 +2,7 @@
 
 from metamorph.chat.v1 import generation_pb2, message_pb2
 
-from tests.support.fakes.messages_api import Reply, tool_use
+from tests.support.fakes.replies import Reply, tool_use
 
 # Numbers and an order of members that a Struct would not keep.
 SCHEMA = (

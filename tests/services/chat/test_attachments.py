@@ -1,40 +1,42 @@
 """Attachments: uploaded, sent, downloaded, deleted, and seen by the Messages API."""
 
-import asyncio
 import base64
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import apsw
-import grpc
 import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import chat_service_pb2_grpc
 from metamorph.chat.v1.message_pb2 import (
     ContentBlock,
     DocumentBlock,
     ImageBlock,
-    Message,
     TextBlock,
     ToolResultBlock,
     ToolResultPart,
 )
 from metamorphd.chat import prompt_builder
-from metamorphd.services.chat import uploads
-from metamorphd.services.chat.uploads import UPLOADS_OF_A_VAULT
 
+from tests.services.chat.attachments import (
+    PDF,
+    PNG,
+    TEXT,
+    delete_message,
+    delete_session,
+    document,
+    download,
+    image,
+    image_of,
+    rows,
+    send,
+    upload,
+)
 from tests.support.caller import Caller, text_block, text_of, upload_requests
 from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.media import FILES
-from tests.support.refusal import Refusal, refused
-from tests.support.serving import Serving, asking, serving
+from tests.support.refusal import refused
+from tests.support.serving import asking, serving
 from tests.support.tools import ASKS, WEATHER
-
-PNG, PDF, TEXT = FILES["image/png"], FILES["application/pdf"], FILES["text/plain"]
-MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -42,209 +44,6 @@ async def asked(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Caller]:
     """A caller of a server whose replies come from `api`."""
     async with asking(api, tmp_path) as started:
         yield started.caller()
-
-
-def rows(directory: Path) -> tuple[Any, ...]:
-    """How many attachments, pieces and uses the store holds."""
-    connection = apsw.Connection(str(directory / "metamorph.db"), flags=apsw.SQLITE_OPEN_READONLY)
-    count = "SELECT (SELECT COUNT(*) FROM attachments), (SELECT COUNT(*) FROM attachment_chunks), COUNT(*)"
-    ((attachments, pieces, uses),) = connection.execute(count + " FROM attachment_uses").fetchall()
-    connection.close()
-    return attachments, pieces, uses
-
-
-def image(data: bytes = PNG, media_type: str = "image/png") -> ContentBlock:
-    return ContentBlock(image=ImageBlock(data=data, media_type=media_type))
-
-
-def image_of(attachment_id: str, media_type: str = "image/png") -> ContentBlock:
-    return ContentBlock(image=ImageBlock(attachment_id=attachment_id, media_type=media_type))
-
-
-def document(data: bytes, media_type: str) -> ContentBlock:
-    return ContentBlock(document=DocumentBlock(data=data, media_type=media_type))
-
-
-def upload(caller: Caller, *requests: pb.UploadAttachmentRequest) -> Any:
-    return caller.chat.UploadAttachment(iter(requests), metadata=caller.metadata)
-
-
-def download(caller: Caller, attachment_id: str) -> Any:
-    request = pb.DownloadAttachmentRequest(attachment_id=attachment_id)
-    return caller.chat.DownloadAttachment(request, metadata=caller.metadata)
-
-
-async def send(caller: Caller, session_id: str, *content: ContentBlock) -> Message:
-    """Sends content; the user's message as it was stored."""
-    started = (await caller.send(session_id, content=content, max_output_tokens=10))[0].turn_started
-    request = pb.GetMessageRequest(message_id=started.user_message_id)
-    message: Message = (await caller.chat.GetMessage(request, metadata=caller.metadata)).message
-    return message
-
-
-async def delete_message(caller: Caller, message_id: str) -> None:
-    await caller.chat.DeleteMessage(pb.DeleteMessageRequest(message_id=message_id), metadata=caller.metadata)
-
-
-async def delete_session(caller: Caller, session_id: str) -> None:
-    await caller.chat.DeleteSession(pb.DeleteSessionRequest(session_id=session_id), metadata=caller.metadata)
-
-
-@pytest.mark.parametrize("data", [PNG, PNG + bytes(range(256)) * 9000], ids=["in one piece", "in several pieces"])
-async def test_an_attachment_is_downloaded_as_it_was_uploaded(alice: Caller, data: bytes) -> None:
-    uploaded = await alice.upload(data)
-    assert (uploaded.media_type, uploaded.size_bytes) == ("image/png", len(data))
-    assert uploaded.sha256 == hashlib.sha256(data).hexdigest()
-    assert uploaded.HasField("create_time")
-    told, pieces = await alice.download(uploaded.attachment_id)
-    assert told == uploaded
-    assert b"".join(pieces) == data
-    assert all(0 < len(piece) <= MIB for piece in pieces)
-
-
-async def test_the_same_bytes_are_one_attachment_of_each_vault(alice: Caller, mallory: Caller, tmp_path: Path) -> None:
-    first = await alice.upload(PNG)
-    assert await alice.upload(PNG) == first
-    session = await alice.create_session()
-    sent = await send(alice, session.session_id, image())
-    assert sent.content[0].image.attachment_id == first.attachment_id
-    assert rows(tmp_path) == (1, 1, 1)
-    refusals = [await refused(download(mallory, name)) for name in (first.attachment_id, "att_unknown")]
-    assert {(refusal.code.name, refusal.reason) for refusal in refusals} == {("NOT_FOUND", "ATTACHMENT_NOT_FOUND")}
-    theirs = await mallory.upload(PNG)
-    assert theirs.create_time != first.create_time
-    assert rows(tmp_path) == (2, 2, 1)
-    await delete_session(alice, session.session_id)
-    assert (await refused(download(alice, first.attachment_id))).reason == "ATTACHMENT_NOT_FOUND"
-    assert (await mallory.download(theirs.attachment_id))[1] == [PNG]
-
-
-HEADER, CHUNK = upload_requests(PNG)
-NOTHING = pb.UploadAttachmentRequest(chunk=b"")
-
-
-@pytest.mark.parametrize(
-    ("requests", "field"),
-    [
-        ([], "header"),
-        ([CHUNK], "header"),
-        ([CHUNK, HEADER], "header"),
-        ([HEADER, HEADER, CHUNK], "header"),
-        ([HEADER, CHUNK, HEADER], "header"),
-        ([HEADER], "chunk"),
-        ([HEADER, NOTHING, NOTHING], "chunk"),
-    ],
-    ids=["nothing", "no header", "header last", "header twice", "header again", "no bytes", "empty pieces"],
-)
-async def test_an_upload_is_a_header_and_then_bytes(
-    alice: Caller, tmp_path: Path, requests: list[pb.UploadAttachmentRequest], field: str
-) -> None:
-    refusal = await refused(upload(alice, *requests))
-    assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", [field])
-    assert rows(tmp_path) == (0, 0, 0)
-
-
-async def test_an_upload_in_too_many_pieces_is_refused(
-    alice: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uploads, "MOST_CHUNKS", 4)
-    await upload(alice, HEADER, CHUNK, *[NOTHING] * 3)
-    refusal = await refused(upload(alice, HEADER, CHUNK, *[NOTHING] * 4))
-    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["chunk"])
-    assert rows(tmp_path) == (1, 1, 0)
-
-
-async def test_empty_pieces_among_others_say_nothing(alice: Caller) -> None:
-    uploaded = (await upload(alice, HEADER, NOTHING, CHUNK, NOTHING)).attachment
-    assert (await alice.download(uploaded.attachment_id))[1] == [PNG]
-
-
-async def test_bytes_that_are_not_what_they_are_said_to_be_are_refused(alice: Caller, tmp_path: Path) -> None:
-    session = await alice.create_session()
-    for call in (
-        alice.upload(PDF, "image/png"),
-        alice.send(session.session_id, content=[image(PDF)]),
-        alice.send(session.session_id, content=[image(), document(PNG, "application/pdf")]),
-    ):
-        refusal = await refused(call)
-        assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "ATTACHMENT_TYPE_MISMATCH")
-    assert refusal.info.metadata == {"media_type": "application/pdf"}
-    assert rows(tmp_path) == (0, 0, 0)
-    assert await alice.messages(session.session_id) == []
-
-
-async def test_what_is_too_large_is_refused_with_the_limit(tmp_path: Path) -> None:
-    async with serving(tmp_path, max_attachment_bytes=1000) as running:
-        alice = running.caller()
-        session = await alice.create_session()
-        await alice.upload(b"a" * 1000, "text/plain")
-        for call in (
-            alice.upload(b"a" * 1001, "text/plain"),
-            alice.send(session.session_id, content=[document(b"a" * 1001, "text/plain")]),
-        ):
-            refusal = await refused(call)
-            assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "ATTACHMENT_TOO_LARGE")
-            assert refusal.info.metadata == {"limit_bytes": "1000"}
-        assert rows(tmp_path) == (1, 1, 0)
-
-
-async def test_an_upload_that_does_not_end_is_ended(tmp_path: Path) -> None:
-    async with serving(tmp_path, max_attachment_bytes=MIB) as running:
-        metadata, sent = running.caller().metadata, 0
-
-        def endless() -> Iterator[pb.UploadAttachmentRequest]:
-            nonlocal sent
-            yield HEADER
-            while True:
-                sent += 100_000
-                yield pb.UploadAttachmentRequest(chunk=bytes(100_000))
-
-        def send_on() -> None:
-            """With the synchronous client: grpc.aio's loses the status when a write fails first."""
-            with grpc.insecure_channel(running.target) as channel:
-                chat_service_pb2_grpc.ChatServiceStub(channel).UploadAttachment(endless(), metadata=metadata)
-
-        with pytest.raises(grpc.RpcError) as raised:
-            await asyncio.to_thread(send_on)
-        error: Any = raised.value
-        refusal = Refusal(error)
-        assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "ATTACHMENT_TOO_LARGE")
-        assert sent < 32 * MIB
-        assert rows(tmp_path) == (0, 0, 0)
-
-
-async def test_more_uploads_of_a_vault_than_are_taken_at_a_time_wait(running: Serving) -> None:
-    alice, mallory = running.caller(), running.caller(vault="evil")
-    held: list[Any] = [alice.chat.UploadAttachment(metadata=alice.metadata) for _ in range(UPLOADS_OF_A_VAULT)]
-    for call in held:
-        await call.write(HEADER)
-    await asyncio.sleep(0.1)
-    waiting = asyncio.create_task(alice.upload(PNG))
-    await mallory.upload(PNG)
-    await asyncio.sleep(0.1)
-    assert not waiting.done()
-    await held[0].write(CHUNK)
-    await held[0].done_writing()
-    await held[0]
-    await waiting
-    for call in held[1:]:
-        call.cancel()
-    for _ in range(UPLOADS_OF_A_VAULT + 1):
-        await alice.upload(PNG)
-
-
-async def test_a_download_ends_when_its_attachment_is_deleted(alice: Caller) -> None:
-    session = await alice.create_session()
-    sent = await send(alice, session.session_id, image(PNG + bytes(8 * MIB)))
-    pieces = aiter(download(alice, sent.content[0].image.attachment_id))
-    await anext(pieces)
-    await delete_session(alice, session.session_id)
-
-    async def rest() -> None:
-        async for _ in pieces:
-            pass
-
-    assert (await refused(rest())).reason == "ATTACHMENT_NOT_FOUND"
 
 
 async def test_what_is_sent_is_told_without_its_bytes_and_asked_with_them(asked: Caller, api: FakeMessagesApi) -> None:

@@ -14,107 +14,15 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import uvloop
 
+from tests.support.fakes.replies import STAMP, Behaviour, Count, Hangup, Refusal, Reply, Silence, parts
+
 LARGEST_BODY = 64 * 1024 * 1024
-WRITE_BYTES = 64 * 1024
 RANDOM = random.SystemRandom()
-# A word that is replaced, when it is sent, by the time.
-STAMP = b"0" * 20
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """A block of another kind than text: as it starts, and its deltas."""
-
-    start: dict[str, Any]
-    deltas: tuple[dict[str, Any], ...] = ()
-
-
-def thinking(text: str, signature: str = "") -> Block:
-    """Thinking; without a signature it was cut short."""
-    signed = ({"type": "signature_delta", "signature": signature},) if signature else ()
-    told = ({"type": "thinking_delta", "thinking": text},) if text else ()
-    return Block({"type": "thinking", "thinking": "", "signature": ""}, told + signed)
-
-
-def redacted_thinking(data: str) -> Block:
-    """Thinking that must not be shown."""
-    return Block({"type": "redacted_thinking", "data": data})
-
-
-def tool_use(tool_use_id: str, name: str, *pieces: str) -> Block:
-    """A tool call; `pieces` of JSON make its input."""
-    deltas = tuple({"type": "input_json_delta", "partial_json": piece} for piece in pieces)
-    return Block({"type": "tool_use", "id": tool_use_id, "name": name, "input": {}}, deltas)
-
-
-def compaction(summary: str, **opaque: str) -> Block:
-    """A summary of what came before."""
-    delta = {"type": "compaction_delta", "content": summary, **opaque}
-    return Block({"type": "compaction", "content": None}, (delta,))
-
-
-# By identity, so that what a reply is on the wire is made once and kept.
-@dataclass(frozen=True, eq=False)
-class Reply:
-    """A whole reply of `chunks`, text or other blocks, unless it ends early.
-
-    `ending` after the chunks: "stop", "drop" (the connection is reset), "tear" (likewise, in the midst of an event),
-    "error" (an error event of `error_type`), "stall" (silence until the client leaves), "garbage" (an event whose data
-    is `garbage`), "truncate" (the response ends without message_stop). `hold` is waited for after the first
-    `hold_after` chunks. `delay` comes before each chunk; `uneven` makes it anything from none to twice as long.
-    """
-
-    chunks: tuple[str | Block, ...]
-    ending: str = "stop"
-    error_type: str = "api_error"
-    garbage: bytes = b"{no json"
-    stop_reason: str = "end_turn"
-    delay: float = 0.0
-    uneven: bool = False
-    hold: asyncio.Event | None = None
-    hold_after: int = 1
-    stamped: bool = False
-    iterations: tuple[dict[str, Any], ...] = ()
-    usage: dict[str, int] = field(
-        default_factory=lambda: {"input_tokens": 11, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3}
-    )
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """An error instead of a reply; `error_code` names its cause more closely."""
-
-    status: int
-    error_type: object
-    headers: tuple[tuple[str, str], ...] = ()
-    error_code: str = ""
-    message: str = "the provider's own words"
-
-
-@dataclass(frozen=True)
-class Count:
-    """So many tokens, to who asks for them."""
-
-    tokens: object
-
-
-@dataclass(frozen=True)
-class Silence:
-    """No byte of an answer until the client leaves."""
-
-
-@dataclass(frozen=True)
-class Hangup:
-    """The connection is reset before any answer."""
-
-
-Behaviour = Reply | Refusal | Count | Silence | Hangup
 COUNT_PATH = "/v1/messages/count_tokens"
 
 
@@ -223,7 +131,7 @@ class FakeMessagesApi:
 
     async def _stream(self, reply: Reply, received: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        for count, part in enumerate(_parts(reply, str(received.body.get("model"))), start=-1):
+        for count, part in enumerate(parts(reply, str(received.body.get("model"))), start=-1):
             if 0 <= count < len(reply.chunks):
                 if reply.hold is not None and count == reply.hold_after:
                     await reply.hold.wait()
@@ -284,75 +192,6 @@ def _echo(received: Received, *, counting: bool) -> Reply | Count:
     last = received.body["messages"][-1]["content"]
     said = last if isinstance(last, str) else last[-1].get("text", last[-1]["type"])
     return Reply(chunks=("You ", "said: ", said))
-
-
-@lru_cache(maxsize=16)
-def _parts(reply: Reply, model: str) -> tuple[bytes, ...]:
-    """The response's body: a part before the chunks of text, one each, one after; few large ones if not paced."""
-    parts = _frames(reply, model)
-    if not (reply.delay or reply.hold):
-        whole = b"".join(parts)
-        parts = [whole[start : start + WRITE_BYTES] for start in range(0, len(whole), WRITE_BYTES)]
-    return tuple(b"%x\r\n%b\r\n" % (len(part), part) for part in parts if part)
-
-
-def _frames(reply: Reply, model: str) -> list[bytes]:
-    message: dict[str, Any] = {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": model,
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "usage": {**reply.usage, "output_tokens": 1},
-    }
-    frames = [_sse("message_start", message=message) + _sse("ping")]
-    index, text_open = -1, False
-    for chunk in reply.chunks:
-        before = b""
-        if text_open and isinstance(chunk, Block):
-            before, text_open = _sse("content_block_stop", index=index), False
-        if isinstance(chunk, Block):
-            index += 1
-            frames.append(before + _block(index, chunk))
-            continue
-        if not text_open:
-            index, text_open = index + 1, True
-            before = _sse("content_block_start", index=index, content_block={"type": "text", "text": ""})
-        frames.append(before + _sse("content_block_delta", index=index, delta={"type": "text_delta", "text": chunk}))
-    return [*frames, _ending(reply, index if text_open else None)]
-
-
-def _block(index: int, block: Block) -> bytes:
-    deltas = b"".join(_sse("content_block_delta", index=index, delta=delta) for delta in block.deltas)
-    return (
-        _sse("content_block_start", index=index, content_block=block.start)
-        + deltas
-        + _sse("content_block_stop", index=index)
-    )
-
-
-def _ending(reply: Reply, open_block: int | None) -> bytes:
-    match reply.ending:
-        case "stop":
-            delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
-            usage: dict[str, Any] = {"output_tokens": len(reply.chunks)}
-            if reply.iterations:
-                usage["iterations"] = list(reply.iterations)
-            stop = b"" if open_block is None else _sse("content_block_stop", index=open_block)
-            return stop + _sse("message_delta", delta=delta, usage=usage) + _sse("message_stop")
-        case "error":
-            return _sse("error", error={"type": reply.error_type, "message": "the provider's own words"})
-        case "tear":
-            return b'event: content_block_delta\ndata: {"type": "content_block_'
-        case "garbage":
-            return b"event: content_block_delta\ndata: " + reply.garbage + b"\n\n"
-    return b""
-
-
-def _sse(name: str, **data: Any) -> bytes:
-    return f"event: {name}\ndata: {json.dumps({'type': name, **data})}\n\n".encode()
 
 
 def _error_response(refusal: Refusal) -> bytes:
