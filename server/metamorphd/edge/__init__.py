@@ -1,1 +1,1 @@
-"""How calls come in: what every call passes, and an adapter for each protocol."""
+"""The edge: the pipeline that every call passes through, and an adapter for each protocol."""

@@ -1,4 +1,4 @@
-"""A call on its way to its servicer, and what it needs of the edge that it came by."""
+"""A call on its way to its servicer, and the interface to the protocol that carries it."""
 
 import ipaddress
 import itertools
@@ -17,7 +17,7 @@ from metamorphd.models.caller import Caller, Scope
 
 CALL_ID_KEY = "x-request-id"
 _CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# Unique without asking the system for randomness on every call.
+# Makes call ids unique without reading the system's randomness for every call.
 _PROCESS = secrets.token_hex(8)
 _NUMBERS = itertools.count(1)
 
@@ -25,39 +25,39 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class Exchange(Protocol):
-    """One call as its protocol carries it. Requests and responses are serialised messages."""
+    """One call, as its protocol carries it. Requests and responses are serialized messages."""
 
     @property
     def end(self) -> object:
-        """What `read` returns after the last request."""
+        """Returned by `read` after the last request."""
 
     def metadata(self) -> Iterable[tuple[str, str | bytes]]:
-        """Returns the metadata that the caller sent; keys in lower case, and a key may occur more than once."""
+        """Returns the metadata that the caller sent. Keys are in lower case, and may occur more than once."""
 
     def peer(self) -> str:
         """Returns the caller's address as gRPC writes it: `ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`."""
 
     def read(self) -> Awaitable[object]:
-        """Returns the next request as bytes, or `end`. Raises CancelledError when the caller has gone."""
+        """Returns the next request as bytes, or `end`. Raises CancelledError if the caller is gone."""
 
     def write(self, response: bytes) -> Awaitable[None]:
-        """Sends a response of a stream; returns once the caller has room for it."""
+        """Sends a response of a stream. Returns once flow control has let it through."""
 
     def send_initial_metadata(self, metadata: Metadata) -> Awaitable[None]:
-        """Sends metadata ahead of the first response. Raises CancelledError when the caller has gone."""
+        """Sends metadata ahead of the first response. Raises CancelledError if the caller is gone."""
 
     def set_trailing_metadata(self, metadata: Metadata) -> None:
         """Sets the metadata that is sent with the status."""
 
     async def abort(self, status: Status) -> NoReturn:
-        """Ends the call with a status. Raises whatever ends a call at this edge."""
+        """Ends the call with a status. Raises the exception that ends a call in this protocol."""
 
 
 class Call:
-    """One call. The guards set the caller, then the request. `call_id` is the caller's own or a new one.
+    """One call. The guards set the caller, then the request. `call_id` is the one that the caller sent, or a new one.
 
-    Of a call that streams requests, `raw` and `request` are the newest one. `code` and `reason` are how it ended,
-    `began` is when, by the performance counter.
+    If requests are streamed, `raw` and `request` are the latest one. `code` and `reason` are the outcome, `began` is
+    the start time by the performance counter.
     """
 
     __slots__ = (
@@ -99,7 +99,7 @@ class Call:
 
     @property
     def scope(self) -> Scope:
-        """The scope of what the call does: the caller's vault. Only after Authenticate."""
+        """Returns the scope of the call's operations: the caller's vault. Available after Authenticate."""
         caller = self.caller
         if caller is None:
             raise RuntimeError("a call has no scope before Authenticate")
@@ -107,8 +107,8 @@ class Call:
 
     @property
     def network(self) -> str:
-        """Where the call comes from: an IPv4 address, or the /64 of an IPv6 one, which is what one host has."""
-        # A socket of another kind has no address.
+        """Returns the caller's network: an IPv4 address, or an IPv6 /64, since one host can have a whole /64."""
+        # Sockets of other kinds have no IP address.
         address = unquote(self.exchange.peer()).partition(":")[2].rpartition(":")[0].strip("[]").partition("%")[0]
         try:
             host = ipaddress.ip_address(address)

@@ -1,7 +1,7 @@
-"""The guards: authentication, permission, rate, validation.
+"""The guards: authentication, authorization, rate limits, validation.
 
-Each is a callable of the call that returns nothing or raises a domain error; one that must wait returns an awaitable.
-Each names the guards that it must follow, and a list in another order is refused.
+A guard is a callable that takes the call, and returns None or raises a domain error; if it has to wait, it returns an
+awaitable. Each guard lists those that it must follow, and a list in another order is refused.
 """
 
 from collections.abc import Awaitable, Coroutine, Hashable, Iterable
@@ -32,23 +32,23 @@ from metamorphd.models.caller import Caller
 BEARER = "Bearer "
 DEV_VAULT = "dev-vault"
 VIOLATIONS_SHOWN = 32
-# In bytes. All violations of a request of that size take less than a tenth of a second to find.
+# In bytes. Finding all violations of a request of this size takes less than a tenth of a second.
 LARGEST_CHECKED_WHOLE = 4096
 
 
 class Guard(Protocol):
-    """A check that every call passes."""
+    """A check that every call must pass."""
 
     follows: ClassVar[frozenset[type]]
     """The classes of guards that must come before it."""
     reads_requests: ClassVar[bool]
-    """Whether it checks requests, each one of a stream, and not the call before anything is read."""
+    """Whether the guard checks each request, rather than the call before any request is read."""
 
     def __call__(self, call: Call, /) -> Awaitable[None] | None: ...
 
 
 def ordered(guards: Iterable[Guard]) -> tuple[list[Guard], list[Guard]]:
-    """Returns the guards of calls and those of requests, each in order. Raises StartupRefused for a wrong order."""
+    """Returns the guards of calls and the guards of requests, in order. Raises StartupRefused for a wrong order."""
     of_calls: list[Guard] = []
     of_requests: list[Guard] = []
     for guard in guards:
@@ -57,7 +57,7 @@ def ordered(guards: Iterable[Guard]) -> tuple[list[Guard], list[Guard]]:
         if missing:
             raise StartupRefused(f"guard {type(guard).__name__} must follow {', '.join(missing)}")
         if of_requests and not guard.reads_requests:
-            raise StartupRefused(f"guard {type(guard).__name__} must come before those that read requests")
+            raise StartupRefused(f"guard {type(guard).__name__} must precede the guards that read requests")
         (of_requests if guard.reads_requests else of_calls).append(guard)
     return of_calls, of_requests
 
@@ -67,11 +67,11 @@ class Verifier(Protocol):
 
 
 class Authenticate:
-    """First: whoever is refused here has cost nothing yet, and all that follows needs the caller.
+    """Sets the caller. The first guard: refusing a call here costs almost nothing, and all others need the caller.
 
-    In dev mode a call without a token acts on the vault in `x-vault-id`. `failures` counts refused tokens by network:
-    beyond it a refusal says when to come back, and nobody else is asked about a token. Tokens that are ours to verify
-    still pass then: whoever shares the address of a hostile caller is not locked out.
+    In dev mode a call without a token acts on the vault in `x-vault-id`. `failures` limits refused tokens per network.
+    Above the limit, refusals are RateLimited, and tokens that need a request to another server are not verified. Tokens
+    that this server verifies itself are still accepted, so sharing an address with a hostile caller locks no one out.
     """
 
     follows: ClassVar[frozenset[type]] = frozenset()
@@ -114,11 +114,11 @@ class Authenticate:
 
 
 def _bearer(authorization: list[str | bytes]) -> str:
-    # Of several entries a dictionary would take the last, a proxy perhaps the first.
+    # With several entries, a proxy might have checked another one than we do.
     if len(authorization) != 1:
         raise TokenMissing
     value = authorization[0]
-    # The scheme's name has no case (RFC 9110, section 11.1).
+    # The scheme is case-insensitive (RFC 9110, section 11.1).
     if not isinstance(value, str) or value[: len(BEARER)].lower() != BEARER.lower():
         raise TokenMissing
     return value[len(BEARER) :]
@@ -142,7 +142,7 @@ def _dev_caller(vault_header: list[str | bytes]) -> Caller:
 
 
 class Authorize:
-    """Second: the caller must have every permission of the method. One that requires none is refused to everyone."""
+    """Second: requires every permission of the method. A method that lists none is refused to all callers."""
 
     follows: ClassVar[frozenset[type]] = frozenset({Authenticate})
     reads_requests: ClassVar[bool] = False
@@ -161,7 +161,7 @@ class Limit(Protocol):
 
 
 class Limits(Protocol):
-    """Makes limits, between entering and leaving it as a context."""
+    """Creates limits. An async context manager, which must be entered first."""
 
     def limit(self, name: str, *, requests: int, window_seconds: float) -> Limit: ...
 
@@ -171,9 +171,9 @@ class Limits(Protocol):
 
 
 class LimitRate:
-    """Third, before anything is parsed: a flood is refused cheaply. Counted by vault and user.
+    """Third, before requests are parsed, so that a flood is refused cheaply. Calls are counted per vault and user.
 
-    StreamTurn and its kind draw on an allowance of their own, the second.
+    Methods with RATE_CLASS_RESUME, such as StreamTurn, are counted separately, by `resume`.
     """
 
     follows: ClassVar[frozenset[type]] = frozenset({Authenticate, Authorize})
@@ -187,19 +187,19 @@ class LimitRate:
             raise RuntimeError("LimitRate must follow Authenticate")
         wait = self._limits[call.method.rate_class].take((call.caller.vault_id, call.caller.user_id))
         if not isinstance(wait, float):
-            return self._ask(wait)
+            return self._refuse_later(wait)
         if wait > 0:
             raise RateLimited(retry_delay=wait)
         return None
 
-    async def _ask(self, asking: Awaitable[float]) -> None:
-        wait = await asking
+    async def _refuse_later(self, pending: Awaitable[float]) -> None:
+        wait = await pending
         if wait > 0:
             raise RateLimited(retry_delay=wait)
 
 
 class Validate:
-    """Last: parses the request and checks the rules that its proto states. Where requests are streamed, each."""
+    """Last: parses each request, and checks the rules in its proto."""
 
     follows: ClassVar[frozenset[type]] = frozenset({Authenticate, Authorize, LimitRate})
     reads_requests: ClassVar[bool] = True
@@ -213,10 +213,10 @@ class Validate:
         except DecodeError:
             raise RequestMalformed from None
         try:
-            # Of a large request the first is enough: a million of them would take the event loop half a minute.
+            # For large requests, stop at the first violation: a million would block the event loop for half a minute.
             violations = self._validator.collect_violations(request, fail_fast=len(call.raw) > LARGEST_CHECKED_WHOLE)
         except protovalidate.EvaluationError:
-            raise RequestInvalid(violations=[FieldViolation("", "is too large to be checked")]) from None
+            raise RequestInvalid(violations=[FieldViolation("", "is too large to be validated")]) from None
         if violations:
             raise RequestInvalid(violations=[_violation(violation) for violation in violations[:VIOLATIONS_SHOWN]])
         call.request = request
@@ -231,7 +231,7 @@ def _violation(violation: protovalidate.Violation) -> FieldViolation:
 
 
 def _element(element: protovalidate.FieldPathElementPb) -> str:
-    """A step of a path as in AIP-193: `content[0]`. Map keys are the caller's own text and are left out."""
+    """Returns an element of a field path (AIP-193), such as `content[0]`. Map keys, the caller's text, are omitted."""
     subscript = element.subscript
     if subscript is not None and subscript.field == "index":
         return f"{element.field_name}[{subscript.value}]"

@@ -1,4 +1,4 @@
-"""The services that are served, and what each method's proto says of it."""
+"""The services, and the methods with the options from their protos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ CLAIMS: dict[int, str] = {
     value.number: value.GetOptions().Extensions[options_pb2.claim] or "unspecified"
     for value in Permission.DESCRIPTOR.values
 } | {Permission.PERMISSION_OPERATOR: OPERATOR}
-# What a token's `permissions` may grant; the enum is the only list of them.
+# The permissions that a token can grant. The enum is the only list of them.
 PERMISSIONS = frozenset(
     claim for value in Permission.DESCRIPTOR.values if (claim := value.GetOptions().Extensions[options_pb2.claim])
 )
@@ -31,11 +31,11 @@ PERMISSIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method by its path (`/package.Service/Method`), with the options that its proto gives it.
+    """A method, with its path (`/package.Service/Method`) and the options from its proto.
 
-    `claims` are the permissions that it requires as a token spells them; `operator` stands for the operator's claim,
-    and a permission without a spelling for one that nobody has. `idempotency` is IDEMPOTENCY_UNKNOWN where the proto
-    states nothing.
+    `claims` are the required permissions in the spelling of tokens. `operator` stands for the operator's claim, and
+    `unspecified`, for a permission without a spelling, is held by no caller. `idempotency` is IDEMPOTENCY_UNKNOWN if
+    the proto does not set it.
     """
 
     path: str
@@ -50,7 +50,7 @@ class Method:
 
 
 def methods_of(services: Sequence[ServiceDescriptor]) -> dict[str, Method]:
-    """The methods of services by path."""
+    """Returns the methods of services, by path."""
     methods = [_method(service, method) for service in services for method in service.methods]
     return {method.path: method for method in methods}
 

@@ -1,29 +1,29 @@
-"""The generic cell rate algorithm (ITU-T I.371), one number a key."""
+"""Rate limits by the generic cell rate algorithm (ITU-T I.371), which stores one number per key."""
 
 import time
 from collections.abc import Callable, Hashable
 from typing import Self
 
-# Beyond so many keys, those that have their whole allowance again are forgotten.
+# Above this number, keys whose allowance is fully restored are dropped.
 KEYS = 100_000
 
 
 class MemoryLimits:
-    """Makes limits that this process keeps for itself."""
+    """Creates limits that are local to this process."""
 
     def limit(self, name: str, *, requests: int, window_seconds: float) -> "RateLimit":
-        """A limit of its own, whatever its name."""
+        """Returns a new limit. The name is not used."""
         return RateLimit(requests=requests, window_seconds=window_seconds)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Has nothing to close."""
+        """Does nothing."""
 
 
 class RateLimit:
-    """Lets `requests` through in `window_seconds`, at once or spread; 0 requests is no limit. `now` in seconds."""
+    """Admits `requests` per `window_seconds`, in a burst or spread out. 0 requests is no limit. `now` is in seconds."""
 
     def __init__(self, *, requests: int, window_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self._unlimited = requests == 0
@@ -33,11 +33,11 @@ class RateLimit:
         self._arrivals: dict[Hashable, float] = {}
 
     def take(self, key: Hashable) -> float:
-        """Takes one request of a key's allowance; answers 0, or the seconds until there is one, and takes none."""
+        """Takes one request from a key's allowance and returns 0, or returns the seconds until one is available."""
         if self._unlimited:
             return 0.0
         now = self._now()
-        # When the key would next be due, if it kept to its rate.
+        # The theoretical arrival time: when the next request would come at a steady rate.
         arrival = max(self._arrivals.get(key, now), now)
         wait = self._wait(arrival, now)
         if wait > 0:
@@ -48,17 +48,17 @@ class RateLimit:
         return 0.0
 
     def wait(self, key: Hashable) -> float:
-        """What `take` would answer; takes nothing."""
+        """Returns what `take` would return, without taking a request."""
         now = self._now()
         return 0.0 if self._unlimited else self._wait(self._arrivals.get(key, now), now)
 
     def _wait(self, arrival: float, now: float) -> float:
         wait = arrival - self._tolerance - now
-        # A sum of intervals may pass the tolerance by rounding.
+        # Rounding may push a sum of intervals slightly above the tolerance.
         return wait if wait > self._interval * 1e-6 else 0.0
 
     def _forget(self, now: float) -> None:
-        """Drops the keys that are due, and the oldest tenth if that is not enough."""
+        """Drops the keys whose allowance is fully restored, and the oldest tenth if that is not enough."""
         self._arrivals = {key: arrival for key, arrival in self._arrivals.items() if arrival > now}
         for key in list(self._arrivals)[: len(self._arrivals) - KEYS * 9 // 10]:
             del self._arrivals[key]

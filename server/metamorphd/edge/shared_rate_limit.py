@@ -1,4 +1,4 @@
-"""A rate limit that replicas share through Redis, by the `limits` library."""
+"""Rate limits that replicas share through Redis, with the `limits` library."""
 
 import time
 from collections.abc import Hashable
@@ -14,25 +14,25 @@ from redis.exceptions import RedisError
 from metamorphd.edge.rate_limit import RateLimit
 
 TIMEOUT_SECONDS = 0.5
-# After a failure Redis is left alone for so long: nobody should wait for its timeout at every call.
+# Time after a failure during which Redis is not used, so that calls do not each wait for its timeout.
 RETRY_SECONDS = 5.0
 
 logger = structlog.get_logger(__name__)
 
 
 class SharedLimits:
-    """Makes limits whose counts are in Redis at `uri`."""
+    """Creates limits whose counts are stored in Redis at `uri`."""
 
     def __init__(self, uri: str) -> None:
         self._pool = ConnectionPool.from_url(
             uri, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
         )
-        # The address is told again for its scheme only: the pool has it.
+        # Only the scheme of this URI is used; the pool has the address.
         options: dict[str, Any] = {"connection_pool": self._pool}
         self._storage = RedisStorage("async+redis://", implementation="redispy", **options)
 
     def limit(self, name: str, *, requests: int, window_seconds: float) -> "SharedRateLimit":
-        """A limit by its name; `requests` must not be 0."""
+        """Returns the limit of that name. `requests` must not be 0."""
         limiter = SlidingWindowCounterRateLimiter(self._storage)
         return SharedRateLimit(limiter, name=name, requests=requests, window_seconds=window_seconds)
 
@@ -45,10 +45,10 @@ class SharedLimits:
 
 
 class SharedRateLimit:
-    """As RateLimit, with the counts in Redis.
+    """A rate limit like RateLimit, with the counts in Redis.
 
-    While Redis cannot be asked, this process counts on its own: a limiter that is down must not stop the service, nor
-    be gone.
+    While Redis is unavailable, this process counts by itself: the outage must neither stop the service nor lift the
+    limits.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class SharedRateLimit:
         self._limiter = limiter
         self._item = RateLimitItemPerSecond(requests, max(1, round(window_seconds)), namespace=f"metamorph:{name}")
         self._own = RateLimit(requests=requests, window_seconds=window_seconds)
-        self._ask_again = 0.0
+        self._retry_time = 0.0
 
     async def take(self, key: tuple[Hashable, ...]) -> float:
-        """Takes one request of a key's allowance; answers 0, or the seconds until there is one, and takes none."""
-        if time.monotonic() < self._ask_again:
+        """Takes one request from a key's allowance and returns 0, or returns the seconds until one is available."""
+        if time.monotonic() < self._retry_time:
             return self._own.take(key)
         names = [str(part) for part in key]
         try:
@@ -69,7 +69,7 @@ class SharedRateLimit:
                 return 0.0
             stats = await self._limiter.get_window_stats(self._item, *names)
         except (RedisError, OSError) as exc:
-            self._ask_again = time.monotonic() + RETRY_SECONDS
-            logger.warning("rate limits are not shared: Redis cannot be asked", error=type(exc).__name__)
+            self._retry_time = time.monotonic() + RETRY_SECONDS
+            logger.warning("rate limits are not shared: Redis is unavailable", error=type(exc).__name__)
             return self._own.take(key)
         return max(0.001, stats.reset_time - time.time())

@@ -1,4 +1,4 @@
-"""Calls that come by gRPC: grpc.aio's contexts as exchanges, and handlers as it wants them."""
+"""The gRPC adapter: exchanges from grpc.aio's contexts, and grpc.aio's handlers from ours."""
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
@@ -17,7 +17,7 @@ LAST_SEND_SECONDS = 2.0
 
 
 class GrpcExchange:
-    """One call of gRPC. See `Exchange` for what the methods promise."""
+    """One gRPC call. `Exchange` documents the methods."""
 
     __slots__ = ("_context",)
     end = grpc.aio.EOF
@@ -45,16 +45,16 @@ class GrpcExchange:
 
     async def abort(self, status: Status) -> NoReturn:
         try:
-            # The status waits behind what the caller has not read yet; grpc has no way to reset a stream.
+            # The status is queued behind responses that the caller has not read, and grpc cannot reset a stream.
             async with asyncio.timeout(LAST_SEND_SECONDS):
                 await self._context.abort_with_status(rpc_status.to_status(status))
         except (TimeoutError, CallerGone):
-            # Ends the call without trying to send again. An AbortError of ours would be an error of its own to grpc.
+            # Ends the call without another attempt to send. grpc would treat an AbortError of ours as a failure.
             raise asyncio.CancelledError from None
 
 
 def register(server: grpc.aio.Server, handlers: Mapping[str, Handler]) -> None:
-    """Lets a server answer calls with handlers, which are by path."""
+    """Registers handlers, by path, with a server."""
     for service, paths in groupby(sorted(handlers), key=lambda path: path.split("/")[1]):
         methods = {path.rpartition("/")[2]: _method_handler(handlers[path]) for path in paths}
         server.add_registered_method_handlers(service, methods)
@@ -64,8 +64,8 @@ def _method_handler(handler: Handler) -> Any:
     async def run(_requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         return await handler.run(GrpcExchange(context))
 
-    # Requests as a stream, also where there is one: on the wire they are the same, but of a stream grpc reads nothing
-    # before it is asked to, so that a caller who is refused cannot make the server hold anything.
+    # Declared as request streams even for unary requests, which look the same on the wire: grpc reads a stream only on
+    # demand, so a caller that is refused cannot make the server hold a request in memory.
     if handler.method.streams_responses:
         return grpc.stream_stream_rpc_method_handler(run)
     return grpc.stream_unary_rpc_method_handler(run)

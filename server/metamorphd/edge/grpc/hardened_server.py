@@ -1,4 +1,4 @@
-"""A grpc.aio server that no caller can stop, and handlers that tell no caller of an exception."""
+"""A grpc.aio server that callers cannot stop, and handlers that do not expose exceptions to callers."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ from google.protobuf.message import DecodeError
 from grpc._cython import cygrpc
 from grpc.aio._server import Server
 
-# What sending raises when the caller is gone.
+# Raised by sending if the caller is gone.
 CallerGone = cygrpc.ExecuteBatchError
 
 Options = Sequence[tuple[str, Any]]
 
 
-# Calls of one method that are accepted in one step of the event loop: a burst of more waits for the next step.
+# Calls of one method that are accepted per step of the event loop. The rest of a burst waits for the next steps.
 ACCEPTS = 4
 
-# By whether requests and responses are streams: grpc.aio's own ways to answer a call.
+# grpc.aio's own functions that answer a call, by whether requests and responses are streams.
 _ANSWERS = {
     (False, False): cygrpc._handle_unary_unary_rpc,
     (False, True): cygrpc._handle_unary_stream_rpc,
@@ -29,18 +29,18 @@ _ANSWERS = {
 
 
 class _Core(cygrpc.AioServer):  # type: ignore[misc]
-    """Accepts calls in a loop for each method, and one for methods that were not registered, which it refuses.
+    """Accepts calls in loops per method, and in one loop for unregistered methods, which it refuses.
 
-    grpcio 1.85 accepts all calls in one loop, which waits anew for all methods before each call: a tenth of the whole
-    work of a server of forty methods. And it decodes the path of an unregistered method there, so that it stops serving
-    for good when a path is not UTF-8; any caller could send one, since no token is asked for before.
+    grpcio 1.85 accepts all calls in a single loop, which waits for every method again before each call: a tenth of the
+    total work of a server with forty methods. That loop also decodes the paths of unregistered methods, and stops
+    serving for good at a path that is not UTF-8, which any caller could send without a token.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: Options) -> None:
         super().__init__(loop, None, (), (), tuple(options), None)
         self._event_loop = loop
         self._handlers: dict[str, Any] = {}
-        # The event loop has weak references to tasks only.
+        # The event loop only holds weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add_registered_method_handlers(self, method_handlers: dict[str, Any]) -> None:
@@ -48,13 +48,13 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
         self._handlers.update(method_handlers)
 
     def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[Any]":
-        """Returns the future of a loop that accepts calls until the server stops, in place of one call's."""
+        """Returns a future of loops that accept calls until the server stops. The base class's is for one call."""
         if method is None:
             return asyncio.gather(self._refuse_all())
         return asyncio.gather(*(self._accept_all(method) for _ in range(ACCEPTS)))
 
     async def _accept_all(self, method: bytes) -> None:
-        """Ends, when the server stops, with the error that grpc expects of the future in its place."""
+        """Accepts calls until the server stops. Then raises the error that grpc expects of its own future."""
         name, loop = method.decode(), self._event_loop
         handler = self._handlers[name]
         answer = _ANSWERS[handler.request_streaming, handler.response_streaming]
@@ -86,15 +86,17 @@ class _Server(Server):
 
 
 def hardened_server(*, options: Options) -> grpc.aio.Server:
-    """Returns a server of registered methods only; every other one is UNIMPLEMENTED."""
+    """Returns a server of registered methods only; all others are UNIMPLEMENTED."""
     server: Any = _Server(options=options)
-    # Its stubs have two classes where there is one.
+    # grpc's stubs declare two classes for what is one.
     return server  # type: ignore[no-any-return]
 
 
 def parsing(handler: Any) -> Any:
-    """A handler that answers INVALID_ARGUMENT to what does not parse; grpc.aio would log it, and show the caller the
-    exception. For gRPC's own services: ours parse in a guard."""
+    """Returns the handler, wrapped to answer INVALID_ARGUMENT to requests that do not parse.
+
+    grpc.aio would log the exception and send it to the caller. For gRPC's own services; ours parse in a guard.
+    """
     parse, behaviour = handler.request_deserializer, handler.unary_stream or handler.unary_unary
 
     async def call(raw: bytes, context: Any) -> Any:

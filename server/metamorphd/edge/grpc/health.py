@@ -1,4 +1,4 @@
-"""The health of the server: gRPC's health protocol, and the check that the HTTP shim asks for."""
+"""The server's health, for gRPC's health protocol and for the HTTP shim."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -19,7 +19,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Health:
-    """The server's health, overall and per service: serving between entering and leaving it as a context."""
+    """The server's health, overall and per service. It is SERVING while it is entered."""
 
     def __init__(self, *, database: Database, services: Sequence[str]) -> None:
         self._servicer = aio.HealthServicer()
@@ -28,7 +28,7 @@ class Health:
         self._state = "starting"
 
     async def serve_on(self, server: grpc.aio.Server) -> None:
-        """Adds gRPC's own servicer, which answers NOT_SERVING for now. It has no List."""
+        """Adds gRPC's own servicer, without List. It answers NOT_SERVING until this is entered."""
         kinds = {
             "Check": (grpc.unary_unary_rpc_method_handler, self._servicer.Check),
             "Watch": (grpc.unary_stream_rpc_method_handler, self._servicer.Watch),
@@ -44,7 +44,7 @@ class Health:
             for name, (kind, behaviour) in kinds.items()
         }
         server.add_registered_method_handlers(NAME, handlers)
-        # grpc's servicer begins with SERVING.
+        # grpc's servicer starts as SERVING.
         await self._set(NOT_SERVING)
 
     async def __aenter__(self) -> Self:
@@ -53,12 +53,12 @@ class Health:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Answers NOT_SERVING from now on."""
+        """Sets NOT_SERVING, permanently."""
         self._state = "draining"
         await self._servicer.enter_graceful_shutdown()
 
     async def failing(self) -> str | None:
-        """Returns the check that fails now, `starting`, `draining` or `store`; None if all is well."""
+        """Returns the check that currently fails, `starting`, `draining` or `store`, or None."""
         if self._state != "ready":
             return self._state
         try:

@@ -8,23 +8,24 @@ from metamorphd.errors import StartupRefused
 
 LARGEST_REQUEST = 32 * 1024 * 1024
 LARGEST_METADATA = 8 * 1024
-# Streams of a connection that are open, and more that are over but still hold about 20 kB each. The sum bounds what a
-# connection that resets its streams at once can make the server hold; beyond it a stream is refused, REFUSED_STREAM.
-# A client library never opens more than the first; the second is how many the server may be late in releasing.
+# Streams of a connection that are open, and ended ones that still hold about 20 kB each. The sum bounds the memory that
+# a connection can take up by resetting its streams at once; further streams are refused with REFUSED_STREAM. Client
+# libraries never open more than the first; the second allows for streams that the server has yet to release.
 CONCURRENT_STREAMS = 200
 ENDED_STREAMS = 50
-# A connection that is silent for so long is pinged; one that does not answer is closed, and with it its streams.
+# A connection that is silent for this long is pinged. If it does not answer, it is closed with all its streams.
 KEEPALIVE_SECONDS = 20
 KEEPALIVE_TIMEOUT_SECONDS = 20
-# Clients may ping as often as that; who pings more is sent away with GOAWAY / ENHANCE_YOUR_CALM.
+# Minimum interval of a client's pings. Connections that ping more often are closed: GOAWAY, ENHANCE_YOUR_CALM.
 SHORTEST_PING_SECONDS = 10
-# Shorter: until then the connection of who resets streams all the time costs what it has opened.
+# Short, because until it passes, a connection that keeps resetting streams takes up the memory of all it has opened.
 PING_TIMEOUT_SECONDS = 10
-# Calls of a method that wait to be accepted. grpc cancels more without a reason, so this is more than callers reach:
-# 50 connections with all their streams open.
+# Calls of a method that wait to be accepted. grpc cancels further ones without a reason, so this is more than callers
+# reach: 50 connections with all their streams open.
 WAITING_CALLS = 10_000
 
-# Soft and hard limit alike: between them grpc refuses at random. Port reuse would let a second server share the port.
+# Soft and hard limits are equal, because between them grpc refuses at random. Port reuse would let a second server
+# share the port.
 OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", CONCURRENT_STREAMS),
@@ -38,17 +39,17 @@ OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_SECONDS * 1000),
     ("grpc.server.max_pending_requests", WAITING_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", WAITING_CALLS),
-    # A stream that is reset is answered with a ping (one at a time). Who resets ten thousand more before it answers is
-    # not read any further (CVE-2023-44487), and loses the connection when the ping times out.
+    # A reset stream triggers a ping (one at a time). A connection that resets ten thousand more streams before it
+    # answers the ping is not read any further (CVE-2023-44487), and is closed when the ping times out.
     ("grpc.http2.ping_on_rst_stream_percent", 100),
     ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_SECONDS * 1000),
 ]
 
 
 class GrpcPort:
-    """A gRPC server between entering and leaving it as a context; `port` is the one that it got, where 0 was asked for.
+    """A gRPC server, which listens while it is entered. `port` is the actual port, also if 0 was requested.
 
-    What is to be served is added to `server` before it is entered.
+    Services must be added to `server` before it is entered.
     """
 
     def __init__(self, *, address: str, port: int, tls: Tls | None) -> None:
@@ -74,5 +75,5 @@ class GrpcPort:
 
     async def stop(self) -> None:
         """Ends every call and connection at once. May be called more than once."""
-        # Not grpc's own grace: an open Health.Watch would hold it to the end.
+        # Not with grpc's own grace period, which an open Health.Watch would use up.
         await self.server.stop(0)

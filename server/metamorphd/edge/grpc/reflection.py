@@ -1,4 +1,4 @@
-"""Server reflection under both names: grpcurl asks for v1 first, older tools for v1alpha."""
+"""Server reflection under both names: grpcurl tries v1 first, older tools use v1alpha."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ POOL = descriptor_pool.Default()
 
 
 class _Pool:
-    """The default pool, which also finds methods: `grpcurl describe …Service.Method` asks for them."""
+    """The default pool, extended to find methods, which `grpcurl describe …Service.Method` looks up."""
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
         try:
@@ -30,7 +30,7 @@ class _Pool:
 
 
 def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Tells the server's services and types. The messages of v1 and v1alpha are the same on the wire."""
+    """Adds reflection of `services` to a server. The messages of v1 and v1alpha are the same on the wire."""
     servicer = ReflectionServicer([*services, V1, V1ALPHA], pool=_Pool())
     handlers = {
         "ServerReflectionInfo": parsing(

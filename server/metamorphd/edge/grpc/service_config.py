@@ -1,6 +1,6 @@
-"""What clients agree on with the server: keepalive, and which calls they may repeat by themselves.
+"""Channel configuration for clients: keepalive, and the calls that they may retry automatically.
 
-`python -m metamorphd.edge.grpc.service_config` prints it as JSON; each client package carries it as `channel.json`.
+`python -m metamorphd.edge.grpc.service_config` prints it as JSON; each client package contains it as `channel.json`.
 `serviceConfig` is gRPC's own (https://github.com/grpc/grpc/blob/master/doc/service_config.md), which has no place for
 keepalive.
 """
@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from metamorphd.edge.grpc.port import KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS
 from metamorphd.edge.methods import SERVICES, Method, methods_of
 
-REPEATABLE = {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT}
+RETRYABLE = {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT}
 RETRY = {
     "maxAttempts": 4,
     "initialBackoff": "0.2s",
@@ -25,11 +25,11 @@ RETRY = {
 
 
 def client_configuration() -> dict[str, Any]:
-    """Times in milliseconds. A method may be repeated if its `idempotency_level` says so.
+    """Returns the configuration. Times are in milliseconds. Methods are retried if their `idempotency_level` allows.
 
-    That holds for streams too: gRPC repeats a call only before the first byte of its answer.
+    Streams are retried too, because gRPC retries a call only before the first byte of its response.
     """
-    names = [_name(method) for method in methods_of(SERVICES).values() if method.idempotency in REPEATABLE]
+    names = [_name(method) for method in methods_of(SERVICES).values() if method.idempotency in RETRYABLE]
     return {
         "keepaliveTimeMs": KEEPALIVE_SECONDS * 1000,
         "keepaliveTimeoutMs": KEEPALIVE_TIMEOUT_SECONDS * 1000,

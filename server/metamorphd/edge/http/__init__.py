@@ -1,1 +1,1 @@
-"""Calls that come by HTTP."""
+"""The HTTP adapter."""

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metamorphd.errors import StartupRefused
 
-# The deployment guide's headers, and those of helmet 8 that mean something where no page is served.
+# The deployment guide's headers, and those of helmet 8 that matter for a server without pages.
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
@@ -47,7 +47,7 @@ class _SecurityHeaders:
 
 
 def application(*, failing: Callable[[], Awaitable[str | None]], registry: CollectorRegistry) -> Starlette:
-    """`failing` answers the name of the check that fails now, or None."""
+    """Returns the HTTP application. `failing` returns the name of a check that currently fails, or None."""
 
     async def health(request: Request) -> Response:
         check = await failing()
@@ -67,12 +67,12 @@ def application(*, failing: Callable[[], Awaitable[str | None]], registry: Colle
 class _Uvicorn(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # Signals belong to the composition root, which drains gRPC first.
+        # The composition root handles signals, because it drains gRPC first.
         yield
 
 
 class HttpServer:
-    """Serves an application between entering and leaving it as a context; `port` is the one that it got."""
+    """Serves an application while it is entered. `port` is the actual port, also if 0 was requested."""
 
     def __init__(self, app: Starlette, *, address: str, port: int) -> None:
         self.port = port
@@ -89,7 +89,7 @@ class HttpServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Answers the requests that are there, then closes."""
+        """Answers the requests in progress, then closes."""
         self._uvicorn.should_exit = True
         await self._task
 
