@@ -1,6 +1,7 @@
 """The database: where operations run, and what it promises them."""
 
 import asyncio
+import gc
 import sqlite3
 from collections.abc import Coroutine
 from pathlib import Path
@@ -31,6 +32,22 @@ async def test_the_pragmas_of_the_guide_are_in_force_with_full_synchronous(datab
     expected = {"journal_mode": "wal", "synchronous": 2, "cache_size": -64000, "foreign_keys": 1, "busy_timeout": 5000}
     assert {name: await database.write(pragma, ACME, name=name) for name in expected} == expected
     assert await database.write(pragma, ACME, name="application_id") == APPLICATION_ID
+
+
+async def test_columns_have_names_whenever_garbage_is_collected(database: SqliteDatabase) -> None:
+    columns = ", ".join(f"{number} AS c{number}" for number in range(20))
+
+    async def read(tx: Transaction, *, statement: int) -> Any:
+        row: Any = await tx.one(f"SELECT {columns}, {statement} AS statement")
+        return row and (row.c19, row.statement)
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for statement in range(1000):
+            assert await database.read(read, ACME, statement=statement) == (19, statement)
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 async def test_readers_cannot_write(database: SqliteDatabase) -> None:

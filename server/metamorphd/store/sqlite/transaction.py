@@ -23,8 +23,9 @@ def _row_class(sql: str, cursor: apsw.Cursor) -> Callable[[Any], Any]:
         # There are no rows, and the columns are no longer known.
         return tuple
     # A plain tuple with the names' descriptors takes half as long to make as a namedtuple.
-    named = vars(namedtuple("Row", columns))
-    row_class = type("Row", (tuple,), {"__slots__": (), **{column: named[column] for column in columns}})
+    named = namedtuple("Row", columns)  # type: ignore[misc]  # mypy expects the names in the source
+    # Not `vars(namedtuple(…))`: a garbage collection would clear the dictionary of a class without references.
+    row_class = type("Row", (tuple,), {"__slots__": (), **{column: vars(named)[column] for column in columns}})
     _row_classes[sql] = row_class
     return _row_classes[sql]
 
