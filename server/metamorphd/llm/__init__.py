@@ -1,1 +1,1 @@
-"""Where replies come from."""
+"""Language models, the sources of replies."""

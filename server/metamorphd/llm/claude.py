@@ -1,4 +1,4 @@
-"""Claude through the `anthropic` SDK, whose only importer this is."""
+"""Claude, through the `anthropic` SDK. This is the only module that imports the SDK."""
 
 import asyncio
 import importlib
@@ -29,13 +29,13 @@ from metamorphd.llm.event_stream import EventStream
 from metamorphd.llm.interface import Prompt, ReplyEvent
 from metamorphd.llm.messages_api import Reply, count_request_of, request_of
 
-# Importing anthropic takes seconds and tens of megabytes: it happens on entering, once health can be asked already.
+# Importing anthropic takes seconds and tens of megabytes, so it happens on entry, when health checks are served.
 if TYPE_CHECKING:
     from anthropic import APIStatusError, AsyncAnthropic
     from httpx2 import Response
 
 CONNECT_SECONDS = 10.0
-# The SDK would wait as long as `retry-after` says, even for hours; beyond this the caller is told instead.
+# The SDK would wait for the whole `retry-after`, even hours. Above this limit the call fails with the delay instead.
 LONGEST_RETRY_WAIT = 20.0
 _ERROR_TYPE = re.compile(r"[a-z_]{1,64}")
 SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached"}
@@ -43,12 +43,12 @@ _SPENT = re.compile(r"You have reached your specified (workspace )?API usage lim
 
 
 class Claude:
-    """The Messages API. `stall_seconds` is the longest silence, `max_retries` how often a call is tried again.
+    """Client of the Messages API. `stall_seconds` limits silence, `max_retries` the retries of a call.
 
-    A call that would read more than `compact_above` tokens has what came before summarised first; 0 never does.
+    If a call would read more than `compact_above` tokens, earlier messages are summarized first. 0 turns this off.
 
-    The SDK repeats a call only before its first event: after 408, 409, 429, 5xx, or a connection refused or lost.
-    Silence is final: repeated, it would last `stall_seconds` each time.
+    The SDK retries a call only before its first event: after 408, 409, 429, 5xx, or a refused or lost connection.
+    Silence is not retried, because each attempt could take `stall_seconds`.
     """
 
     source = "claude"
@@ -72,7 +72,7 @@ class Claude:
             base_url=self._base_url,
             max_retries=self._max_retries,
             timeout=timeout,
-            # Cheaper per packet than the default client: docs/decisions/0014-aiohttp-under-the-sdk.md.
+            # Costs less per packet than the default client: docs/decisions/0014-aiohttp-under-the-sdk.md.
             http_client=anthropic.DefaultAioHttpClient(timeout=timeout, event_hooks={"response": [_refuse_long_waits]}),
             middleware=[self._errors.end_at_silence],
         )
@@ -83,12 +83,12 @@ class Claude:
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
         answered = False
-        # Not within: a mistake of ours would be blamed on the provider.
+        # Outside the try block, which would blame the provider for an error of ours.
         request = request_of(prompt, compact_above=self._compact_above)
         reply, stream = Reply(), EventStream()
         async with AsyncExitStack() as stack:
             try:
-                # The SDK sends, repeats and refuses; the stream is read here, for a third of the work of its own way.
+                # The SDK sends, retries and raises. The stream is read here, with a third of the SDK's own work.
                 response = await stack.enter_async_context(
                     self._client.messages.with_streaming_response.create(**request, stream=True)
                 )
@@ -101,40 +101,40 @@ class Claude:
                         raise failure
             except self._errors.all as exc:
                 raise self._errors.translate(exc, answered=answered) from exc
-            if not reply.whole:
+            if not reply.complete:
                 raise UpstreamInterrupted
 
     async def count_tokens(self, prompt: Prompt) -> int:
         request = count_request_of(prompt)
         try:
             counted = await self._client.messages.count_tokens(**request)
-            # Checked here: the SDK lets through what is no number.
+            # Checked here, because the SDK does not check that it is a number.
             return operator.index(counted.input_tokens)
         except self._errors.all as exc:
             raise self._errors.translate(exc, answered=False) from exc
 
 
 class _Errors:
-    """What the SDK and the HTTP client under it raise, as our errors. The provider's own text goes no further."""
+    """Translates the exceptions of the SDK and its HTTP client to our errors, without the provider's own text."""
 
     def __init__(self, *, anthropic: Any, httpx2: Any) -> None:
         self._anthropic = anthropic
         self._httpx2 = httpx2
-        # The built-in ones: a stream that is no JSON, or whose events do not fit together or hold other types.
+        # The built-in ones: a stream that is not JSON, or whose events are inconsistent or have unexpected types.
         self.all = (anthropic.APIError, httpx2.HTTPError, ValueError, KeyError, AttributeError, TypeError)
 
     async def end_at_silence(self, request: Any, call_next: Any) -> Any:
-        """The SDK's middleware, around each attempt."""
+        """Raises UpstreamStalled for an attempt that times out in silence. A middleware of the SDK."""
         try:
             return await call_next(request)
         except self._anthropic.APITimeoutError as exc:
             if isinstance(exc.__cause__, (self._httpx2.ReadTimeout, self._httpx2.WriteTimeout)):
-                # Not from `exc`: the SDK repeats whatever has an error of its own among its causes.
+                # Not from `exc`: the SDK retries errors that have one of its own among their causes.
                 raise UpstreamStalled from exc.__cause__
             raise
 
     def translate(self, exc: Exception, *, answered: bool) -> DomainError:
-        """`answered`: whether the reply had begun; then nothing is to be blamed on the request."""
+        """Returns our error for an exception. `answered`: the reply had begun, so the request cannot be the cause."""
         if isinstance(exc, (self._anthropic.APITimeoutError, self._httpx2.TimeoutException)):
             never_connected = isinstance(exc.__cause__, (self._httpx2.ConnectTimeout, self._httpx2.PoolTimeout))
             return UpstreamUnavailable() if never_connected else UpstreamStalled()
@@ -144,7 +144,7 @@ class _Errors:
 
 
 def _read(chunk: bytes, stream: EventStream, reply: Reply) -> tuple[list[ReplyEvent], Exception | None]:
-    """Returns the events that end in a chunk, up to the one that cannot be read, and why it cannot."""
+    """Returns the events that end in a chunk, up to one that cannot be read, and the exception that it raised."""
     events: list[ReplyEvent] = []
     try:
         for data in stream.feed(chunk):
@@ -155,19 +155,19 @@ def _read(chunk: bytes, stream: EventStream, reply: Reply) -> tuple[list[ReplyEv
 
 
 def _event(data: bytes) -> Any:
-    """Returns an event of a reply. Raises an Upstream… error for an error event, ValueError for what is no JSON."""
+    """Returns an event of a reply. Raises an Upstream… error for an error event, ValueError for invalid JSON."""
     try:
         event = orjson.loads(data)
     except orjson.JSONDecodeError:
-        # It refuses half a surrogate pair, which JSON can express and the standard library reads.
+        # orjson rejects lone surrogates, which JSON can express and the standard library reads.
         event = json.loads(data)
     if event["type"] == "error":
-        raise _amid_reply(event["error"]["type"])
+        raise _within_reply(event["error"]["type"])
     return event
 
 
-def _amid_reply(kind: str) -> DomainError:
-    """An error within a stream, whose status is 200: only its type says what happened."""
+def _within_reply(kind: str) -> DomainError:
+    """Returns the error for an error event. The response's status is 200, so only the event's type is known."""
     match kind:
         case "billing_error":
             return UpstreamSpendLimit()
@@ -195,18 +195,18 @@ def _before_reply(exc: "APIStatusError") -> DomainError:
 
 
 def _out_of_credit(exc: "APIStatusError") -> bool:
-    """Whether the account may not spend more. https://platform.claude.com/docs/en/api/errors, …/api/rate-limits.
+    """Returns whether the account has reached a spending limit.
 
-    Spending caps come as rate limits with a code of their own, limits that the account set itself as invalid requests
-    that can be told by their text only.
+    https://platform.claude.com/docs/en/api/errors, …/api/rate-limits. Spending caps are reported as rate limits with
+    their own codes. Limits set by the account itself are reported as invalid requests, recognizable only by their text.
     """
     spent = exc.status_code == HTTPStatus.PAYMENT_REQUIRED or exc.type == "billing_error"
-    said = exc.api_message if exc.status_code == HTTPStatus.BAD_REQUEST else None
-    return spent or exc.error_code in SPEND_CODES or (isinstance(said, str) and _SPENT.match(said) is not None)
+    message = exc.api_message if exc.status_code == HTTPStatus.BAD_REQUEST else None
+    return spent or exc.error_code in SPEND_CODES or (isinstance(message, str) and _SPENT.match(message) is not None)
 
 
 def _retry_after(response: "Response") -> float | None:
-    """Seconds of `retry-after-ms` or `retry-after` (RFC 9110, section 10.2.3: seconds or a date)."""
+    """Returns the seconds in `retry-after-ms` or `retry-after` (RFC 9110, section 10.2.3: seconds or a date)."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         value = response.headers.get(name, "")
         if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
@@ -218,9 +218,9 @@ def _retry_after(response: "Response") -> float | None:
 
 
 async def _refuse_long_waits(response: "Response") -> None:
-    """Tells the SDK, in the headers that it obeys, not to wait for long."""
+    """Sets the headers that the SDK obeys so that it does not wait for long."""
     wait = _retry_after(response)
-    # The SDK is left what we can read only: it would wait 49 days for `inf`.
+    # Only values that we can parse are passed on to the SDK, which would wait 49 days for `inf`.
     for name in ("retry-after-ms", "retry-after"):
         response.headers.pop(name, None)
     if wait is not None:

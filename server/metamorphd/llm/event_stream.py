@@ -1,10 +1,10 @@
-"""Server-sent events as they come (WHATWG HTML Living Standard, section 9.2.6).
+"""An incremental decoder of server-sent events (WHATWG HTML Living Standard, section 9.2.6).
 
-Ours because the SDK's own decoder takes five times as long, more than all else that a word costs: it reads line by
-line, and makes an object of each event.
+The SDK's own decoder reads line by line and creates an object for each event. It takes five times as long, more than
+all other work for a word.
 """
 
-# Far more than any event of the Messages API; without a bound a stream without an end would fill the memory.
+# Far more than any event of the Messages API. Without a bound, an endless event would fill the memory.
 LARGEST_EVENT = 32 * 1024 * 1024
 
 
@@ -15,22 +15,22 @@ class EventStream:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Returns the data of the events that end in `chunk`, in order; those without data are left out.
+        """Returns the data of the events that end in `chunk`, in order. Events without data are omitted.
 
         Raises ValueError for an event of more than `LARGEST_EVENT` bytes.
         """
         unread = self._rest + chunk
         if b"\r" in unread:
-            # The last one may be the first half of a line end.
+            # A final "\r" may be the first half of a line break.
             held = unread[-1:] == b"\r"
             unread = unread[: len(unread) - held].replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r" * held
         *events, self._rest = unread.split(b"\n\n")
         if len(self._rest) > LARGEST_EVENT:
-            raise ValueError("an event without an end")
+            raise ValueError("the event is too large")
         return [data for event in events if (data := _data(event))]
 
 
 def _data(event: bytes) -> bytes:
-    """Returns the data of an event, whose fields have a line each. Its name is not needed: the data has the type."""
+    """Returns the data of an event, which has one field per line. The data has the type, so the name is ignored."""
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)

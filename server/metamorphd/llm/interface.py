@@ -1,4 +1,4 @@
-"""What the turn engine asks of a model, whoever answers."""
+"""The interface between the turn engine and language models."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,11 @@ class PromptMessage:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One call to a model. `messages` oldest first, the last one the user's; `attachments` are the bytes of those that
-    they name, by id; `options` name the model, and of the reply's length the most that it may have."""
+    """One call to a model.
+
+    `messages` are sorted oldest first, and the last one is the user's. `attachments` are the bytes of the images and
+    documents in them, by id. `options` always have a model and a maximum length of the reply.
+    """
 
     system_prompt: str
     messages: tuple[PromptMessage, ...]
@@ -33,7 +36,8 @@ class Prompt:
     options: EffectiveOptions
 
 
-# Of the events below `block_index` is the place in the reply's content: blocks count from 0 without gaps, in order.
+# In the events below, `block_index` is the position of the block in the reply's content, from 0, in order and without
+# gaps.
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class ReplyText:
 
 @dataclass(frozen=True, slots=True)
 class ReplyThinking:
-    """More thinking of a block. Comes at least once a block, empty if there is nothing to show."""
+    """More thinking of a block. Occurs at least once per block, with empty text if the thinking is not shown."""
 
     block_index: int
     text: str
@@ -54,7 +58,7 @@ class ReplyThinking:
 
 @dataclass(frozen=True, slots=True)
 class ReplyThinkingEnd:
-    """A block of thinking is whole; `block` is what there is to it beside its text."""
+    """A block of thinking is complete. `block` is the block without its text."""
 
     block_index: int
     block: ThinkingBlock
@@ -62,7 +66,7 @@ class ReplyThinkingEnd:
 
 @dataclass(frozen=True, slots=True)
 class ReplyToolUse:
-    """A tool call, whole."""
+    """A complete tool call."""
 
     block_index: int
     block: ToolUseBlock
@@ -70,7 +74,7 @@ class ReplyToolUse:
 
 @dataclass(frozen=True, slots=True)
 class ReplyCompaction:
-    """What came before was summarised."""
+    """Earlier messages were summarized."""
 
     block_index: int
     block: CompactionBlock
@@ -78,14 +82,14 @@ class ReplyCompaction:
 
 @dataclass(frozen=True, slots=True)
 class ReplyUsage:
-    """What the call has cost so far; replaces what was told before."""
+    """The usage of the call so far. Replaces earlier ones."""
 
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyStop:
-    """The reply is whole. Always the last event, exactly one a reply."""
+    """The reply is complete. Always the last event, exactly once per reply."""
 
     stop_reason: StopReason
 
@@ -101,17 +105,17 @@ class Model(Protocol):
     """`claude` or `offline`."""
 
     async def __aenter__(self) -> Self:
-        """Gets ready; called once, before all else."""
+        """Prepares the model. Is called once, before all other methods."""
 
     async def __aexit__(self, *_: object) -> None:
         """Closes every connection."""
 
     def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
-        """Yields one reply: its events in order, those that came together in one sequence.
+        """Yields the events of one reply in order, in batches of those that arrived together.
 
-        A call that yielded anything is never repeated. `aclose()` ends the upstream connection.
-        Raises one of the Upstream… errors of `metamorphd.errors`, before or amid the reply.
+        A call that has yielded an event is never retried. `aclose()` ends the upstream connection.
+        Raises one of the Upstream… errors of `metamorphd.errors`, before or during the reply.
         """
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        """How many tokens a reply to `prompt` would read. Raises as `generate` does."""
+        """Returns the number of input tokens of a reply to `prompt`. Raises the errors of `generate`."""

@@ -1,13 +1,13 @@
-"""JSON that callers and models write, and that goes on to the provider as it came."""
+"""JSON objects that callers and models write, and that are sent to the provider unchanged."""
 
 import json
 from typing import Any, NoReturn
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """A JSON object (RFC 8259) that can be sent on. Raises ValueError for what is none.
+    """Parses a JSON object (RFC 8259). Raises ValueError for anything else.
 
-    Python's own reader takes more: NaN, numbers beyond a double, half of a surrogate pair.
+    Also for what Python's parser accepts beyond the RFC: NaN, numbers too large for a double, lone surrogates.
     """
     try:
         value = json.loads(text, parse_constant=_refuse)
@@ -15,9 +15,9 @@ def json_object(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("no object")
+        raise ValueError("not an object")
     return value
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

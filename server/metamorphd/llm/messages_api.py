@@ -1,4 +1,4 @@
-"""The Messages API on the wire: a prompt as a request, and the events of a reply.
+"""The wire format of the Messages API: requests from prompts, and the events of a reply.
 
 https://platform.claude.com/docs/en/api/messages
 """
@@ -59,7 +59,7 @@ COMPACTION = "compact_20260112"
 
 
 def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
-    """The parameters of a call. Schemas and tool inputs go out as they came, their members in the same order."""
+    """Returns the parameters of a call. Schemas and tool inputs are sent unchanged, with members in the same order."""
     options = prompt.options
     request: dict[str, Any] = {
         "model": options.model,
@@ -80,13 +80,14 @@ def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
     if compact_above:
         edit = {"type": COMPACTION, "trigger": {"type": "input_tokens", "value": compact_above}}
         request["extra_body"] = {"context_management": {"edits": [edit]}}
-    if compact_above or any(isinstance(block, CompactionBlock) for told in prompt.messages for block in told.content):
+    blocks = (block for message in prompt.messages for block in message.content)
+    if compact_above or any(isinstance(block, CompactionBlock) for block in blocks):
         request["extra_headers"] = {"anthropic-beta": COMPACTION_BETA}
     return request | _thinking(options) | _tools(options)
 
 
 def count_request_of(prompt: Prompt) -> dict[str, Any]:
-    """The parameters of a call that counts what `request_of` would have the model read."""
+    """Returns the parameters of a call that counts the input tokens of the request of `request_of`."""
     request = request_of(prompt, compact_above=0)
     return {name: value for name, value in request.items() if name not in ("max_tokens", "stop_sequences")}
 
@@ -94,13 +95,13 @@ def count_request_of(prompt: Prompt) -> dict[str, Any]:
 def _thinking(options: EffectiveOptions) -> dict[str, Any]:
     if not options.thinking.mode:
         return {}
-    told: dict[str, Any] = {"type": options.thinking.mode}
+    thinking: dict[str, Any] = {"type": options.thinking.mode}
     if options.thinking.budget_tokens:
-        told["budget_tokens"] = options.thinking.budget_tokens
+        thinking["budget_tokens"] = options.thinking.budget_tokens
     if options.thinking.mode != "disabled":
-        # Some models would keep it to themselves.
-        told["display"] = "summarized"
-    return {"thinking": told}
+        # Some models omit their thinking by default.
+        thinking["display"] = "summarized"
+    return {"thinking": thinking}
 
 
 def _tools(options: EffectiveOptions) -> dict[str, Any]:
@@ -114,12 +115,12 @@ def _tools(options: EffectiveOptions) -> dict[str, Any]:
     choice = options.tool_choice
     if choice == ToolChoice():
         return {"tools": tools}
-    told: dict[str, Any] = {"type": choice.mode}
+    tool_choice: dict[str, Any] = {"type": choice.mode}
     if choice.name:
-        told["name"] = choice.name
+        tool_choice["name"] = choice.name
     if choice.disable_parallel_tool_use and choice.mode != "none":
-        told["disable_parallel_tool_use"] = True
-    return {"tools": tools, "tool_choice": told}
+        tool_choice["disable_parallel_tool_use"] = True
+    return {"tools": tools, "tool_choice": tool_choice}
 
 
 def _content(content: Content, attachments: Mapping[str, bytes]) -> list[dict[str, Any]]:
@@ -142,16 +143,16 @@ def _block(block: Block, attachments: Mapping[str, bytes]) -> dict[str, Any]:
             }
         case ToolResultBlock():
             content = _content(block.content, attachments)
-            told = {"type": "tool_result", "tool_use_id": block.tool_use_id, "content": content}
-            return told | ({"is_error": True} if block.is_error else {})
+            result = {"type": "tool_result", "tool_use_id": block.tool_use_id, "content": content}
+            return result | ({"is_error": True} if block.is_error else {})
         case ThinkingBlock():
-            return _thought(block)
+            return _thinking_block(block)
         case CompactionBlock():
             return {"type": "compaction", "content": block.summary} | dict(json.loads(block.opaque))
-    raise TypeError(f"the Messages API knows no {type(block).__name__}")
+    raise TypeError(f"the Messages API has no {type(block).__name__}")
 
 
-def _thought(block: ThinkingBlock) -> dict[str, Any]:
+def _thinking_block(block: ThinkingBlock) -> dict[str, Any]:
     if block.redacted:
         return {"type": "redacted_thinking", "data": block.redacted}
     return {"type": "thinking", "thinking": block.text, "signature": block.signature}
@@ -164,23 +165,23 @@ def _source(media_type: str, data: bytes) -> dict[str, str]:
 
 
 class Reply:
-    """Reads the raw events of one reply. `whole` once it has ended as it should."""
+    """Reads the raw events of one reply. `complete` once the reply has ended properly."""
 
     def __init__(self) -> None:
-        self.whole = False
+        self.complete = False
         self._reported = dict.fromkeys(COUNTS, 0)
-        self._summarising = dict.fromkeys(COUNTS, 0)
+        self._compaction = dict.fromkeys(COUNTS, 0)
         self._stop_reason = StopReason.OTHER
-        # The provider's index of each open block to ours: blocks that say nothing are not counted.
-        self._open: dict[int, _Open] = {}
+        # By the provider's index, which differs from ours: empty blocks are not counted here.
+        self._open: dict[int, _OpenBlock] = {}
         self._count = 0
         self._inputs: list[str] = []
 
     def read(self, event: Any) -> Iterable[ReplyEvent]:
-        """What an event tells. Raises KeyError, TypeError, ValueError for one that does not fit."""
+        """Returns the events of a raw event. Raises KeyError, TypeError or ValueError if it is malformed."""
         if event["type"] == "content_block_delta" and event["delta"]["type"] == "text_delta":
             # Nearly all events are of this kind.
-            return self._said(self._open[event["index"]], event["delta"]["text"])
+            return self._text_events(self._open[event["index"]], event["delta"]["text"])
         return self._read(event)
 
     def _read(self, event: Any) -> Iterator[ReplyEvent]:
@@ -192,29 +193,29 @@ class Reply:
             case "content_block_stop":
                 yield from self._end(self._open.pop(event["index"]))
             case "message_start":
-                yield self._counted(event["message"]["usage"])
+                yield self._usage(event["message"]["usage"])
             case "message_delta":
                 self._stop_reason = STOP_REASONS.get(event["delta"]["stop_reason"], StopReason.OTHER)
-                yield self._counted(event["usage"])
+                yield self._usage(event["usage"])
             case "message_stop":
                 self._refuse_unreadable_calls()
-                self.whole = True
+                self.complete = True
                 yield ReplyStop(self._stop_reason)
 
     def _begin(self, index: int, block: Any) -> Iterator[ReplyEvent]:
-        opened = self._open[index] = _Open(block)
+        opened = self._open[index] = _OpenBlock(block)
         match opened.kind:
             case "text":
-                yield from self._said(opened, block["text"])
+                yield from self._text_events(opened, block["text"])
             case "thinking":
-                yield from self._thought(opened, block["thinking"])
+                yield from self._thinking_events(opened, block["thinking"])
             case "redacted_thinking":
                 yield ReplyThinking(self._place(opened), "")
 
-    def _more(self, opened: "_Open", delta: Any) -> Iterator[ReplyEvent]:
+    def _more(self, opened: "_OpenBlock", delta: Any) -> Iterator[ReplyEvent]:
         match delta["type"]:
             case "thinking_delta":
-                yield from self._thought(opened, delta["thinking"])
+                yield from self._thinking_events(opened, delta["thinking"])
             case "signature_delta":
                 opened.signature += _text(delta["signature"])
             case "input_json_delta":
@@ -222,11 +223,11 @@ class Reply:
             case "compaction_delta":
                 opened.compaction |= {name: value for name, value in delta.items() if name != "type"}
 
-    def _end(self, opened: "_Open") -> Iterator[ReplyEvent]:
+    def _end(self, opened: "_OpenBlock") -> Iterator[ReplyEvent]:
         match opened.kind:
             case "thinking":
                 place = self._place(opened)
-                # Where the provider keeps its thinking to itself, this is all there is.
+                # The block's only event if the provider does not show its thinking.
                 yield ReplyThinking(place, "")
                 yield ReplyThinkingEnd(place, ThinkingBlock("", signature=opened.signature))
             case "redacted_thinking":
@@ -239,46 +240,46 @@ class Reply:
             case "compaction" if opened.compaction.get("content"):
                 yield ReplyCompaction(self._place(opened), opened.compacted())
 
-    def _said(self, opened: "_Open", text: Any) -> list[ReplyEvent]:
+    def _text_events(self, opened: "_OpenBlock", text: Any) -> list[ReplyEvent]:
         return [ReplyText(self._place(opened), text)] if _text(text) else []
 
-    def _thought(self, opened: "_Open", text: Any) -> list[ReplyEvent]:
+    def _thinking_events(self, opened: "_OpenBlock", text: Any) -> list[ReplyEvent]:
         return [ReplyThinking(self._place(opened), text)] if _text(text) else []
 
     def _refuse_unreadable_calls(self) -> None:
-        """A reply that was cut short may end in half a call; one that asks for its tools may not."""
+        """Raises ValueError if the input of a tool call is incomplete, unless the reply was cut short."""
         if self._stop_reason is StopReason.TOOL_USE:
             for written in self._inputs:
                 json_object(written)
 
-    def _place(self, opened: "_Open") -> int:
-        """Our index of the block, given to it when it first says something."""
+    def _place(self, opened: "_OpenBlock") -> int:
+        """Returns our index of the block, which is assigned with its first content."""
         if opened.place is None:
             opened.place = self._count
             self._count += 1
         return opened.place
 
-    def _counted(self, usage: dict[str, Any]) -> ReplyUsage:
-        """The counts are cumulative; an event may leave out those that it does not change."""
+    def _usage(self, usage: dict[str, Any]) -> ReplyUsage:
+        """Returns the usage so far. Counts are cumulative, and an event may omit those that have not changed."""
         self._reported |= {name: _tokens(usage[name]) for name in COUNTS if usage.get(name) is not None}
         if usage.get("iterations"):
-            # What summarising took is told here only.
+            # The only place that reports the usage of compaction.
             summaries = [entry for entry in usage["iterations"] if entry["type"] == "compaction"]
-            self._summarising = {name: sum(_tokens(entry[name]) for entry in summaries) for name in COUNTS}
-        counts = {ours: self._reported[name] + self._summarising[name] for name, ours in COUNTS.items()}
+            self._compaction = {name: sum(_tokens(entry[name]) for entry in summaries) for name in COUNTS}
+        counts = {ours: self._reported[name] + self._compaction[name] for name, ours in COUNTS.items()}
         return ReplyUsage(Usage(**counts))
 
 
 def _tokens(value: Any) -> int:
-    """A count. Raises TypeError, ValueError for what is none: it would be stored, priced and summed up."""
+    """Returns a count of tokens. Raises TypeError or ValueError for other values, which would be stored and priced."""
     count = operator.index(value)
     if not 0 <= count <= LARGEST_COUNT:
-        raise ValueError("no count of tokens")
+        raise ValueError("not a count of tokens")
     return count
 
 
-class _Open:
-    """A block of which more may come."""
+class _OpenBlock:
+    """A block that is not complete yet."""
 
     __slots__ = ("block", "compaction", "input", "kind", "place", "signature")
 
@@ -291,7 +292,7 @@ class _Open:
         self.compaction = {name: value for name, value in block.items() if name != "type" and value is not None}
 
     def tool_use(self) -> ToolUseBlock:
-        # Without a delta it is what the block began with: a tool without parameters.
+        # For a tool without parameters there is no delta, and the block's start has the input.
         written = "".join(self.input) or json.dumps(self.block["input"])
         return ToolUseBlock(_text(self.block["id"]), _text(self.block["name"]), written)
 
@@ -301,6 +302,6 @@ class _Open:
 
 
 def _text(value: Any) -> str:
-    """Text. Raises for what is no string or, with half a surrogate pair, no text: neither could be stored."""
+    """Returns text. Raises TypeError for other types, ValueError for lone surrogates: neither could be stored."""
     str.encode(value)
     return str(value)

@@ -1,4 +1,4 @@
-"""A model that needs no provider: it says what it is. For trying the server out, never for production."""
+"""The offline model, which needs no provider. For trying out the server, never for production."""
 
 import asyncio
 import re
@@ -16,7 +16,7 @@ QUOTED_CHARACTERS = 100
 
 
 class Offline:
-    """Streams a readable reply, word by word. Words are counted as tokens."""
+    """Streams a reply that describes itself, word by word. Words count as tokens."""
 
     source = "offline"
 
@@ -27,8 +27,8 @@ class Offline:
         pass
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
-        asked = await self.count_tokens(prompt)
-        yield [ReplyUsage(Usage(input_tokens=asked))]
+        input_tokens = await self.count_tokens(prompt)
+        yield [ReplyUsage(Usage(input_tokens=input_tokens))]
         text, stop_reason = _cut(_reply(prompt), prompt.options.stop_sequences)
         words = re.findall(r"\S+\s*|\s+", text)
         if len(words) > prompt.options.max_output_tokens:
@@ -36,36 +36,36 @@ class Offline:
         for word in words:
             yield [ReplyText(0, word)]
             await asyncio.sleep(WORD_SECONDS)
-        yield [ReplyUsage(Usage(input_tokens=asked, output_tokens=len(words))), ReplyStop(stop_reason)]
+        yield [ReplyUsage(Usage(input_tokens=input_tokens, output_tokens=len(words))), ReplyStop(stop_reason)]
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return sum(len(text_of(message.content).split()) for message in prompt.messages)
 
 
 def _cut(text: str, stop_sequences: tuple[str, ...]) -> tuple[str, StopReason]:
-    """The text before the first stop sequence in it."""
+    """Returns the text before the first stop sequence in it, and the stop reason."""
     found = [place for place in map(text.find, stop_sequences) if place >= 0]
     return (text[: min(found)], StopReason.STOP_SEQUENCE) if found else (text, StopReason.END_TURN)
 
 
-def _shown(message: PromptMessage) -> str:
-    """What came beside the text, as a sentence."""
+def _attached(message: PromptMessage) -> str:
+    """Returns a sentence about the attachments of a message; empty if there are none."""
     attachments = list(attachment_blocks(message.content))
     images = sum(isinstance(block, ImageBlock) for block in attachments)
     counts = [(images, "image"), (len(attachments) - images, "document")]
-    told = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
-    return f"With it came {' and '.join(told)}. " if told else ""
+    phrases = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
+    return f"Attached to it: {' and '.join(phrases)}. " if phrases else ""
 
 
 def _reply(prompt: Prompt) -> str:
-    said = " ".join(text_of(prompt.messages[-1].content).split())
-    quoted = said if len(said) <= QUOTED_CHARACTERS else said[:QUOTED_CHARACTERS].rstrip() + "…"
+    text = " ".join(text_of(prompt.messages[-1].content).split())
+    quoted = text if len(text) <= QUOTED_CHARACTERS else text[:QUOTED_CHARACTERS].rstrip() + "…"
     count = sum(message.role is Role.USER for message in prompt.messages)
     place = "the first message of this conversation" if count == 1 else f"message {count} of this conversation"
     return (
         "This is Metamorph's offline model: no language model reads this, because ANTHROPIC_API_KEY is not set. "
         f"You wrote “{quoted}”, which is {place}, and it is stored in your vault like every other. "
-        f"{_shown(prompt.messages[-1])}"
+        f"{_attached(prompt.messages[-1])}"
         "What you see streams, is committed and can be resumed exactly as a reply from Claude. "
         "To talk to Claude, set ANTHROPIC_API_KEY and start the server again."
     )

@@ -215,7 +215,7 @@ async def test_the_newest_attachments_are_asked_with_as_far_as_the_provider_take
 async def test_the_offline_model_says_what_came(alice: Caller) -> None:
     session = await alice.create_session()
     events = await alice.send(session.session_id, content=[image(), image(), document(TEXT, "text/plain")])
-    assert "With it came 2 images and 1 document." in text_of(events[-1].turn_finished.message)
+    assert "Attached to it: 2 images and 1 document." in text_of(events[-1].turn_finished.message)
 
 
 async def test_only_text_counts_as_content(tmp_path: Path) -> None:
