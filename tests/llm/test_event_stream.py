@@ -31,5 +31,5 @@ def test_an_event_without_an_end_is_no_event() -> None:
 
 def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "LARGEST_EVENT", 1000)
-    with pytest.raises(ValueError, match="without an end"):
+    with pytest.raises(ValueError, match="the event is too large"):
         fed(*[b"data: " + b"x" * 100] * 20)
