@@ -15,7 +15,7 @@ from harness.abuse.subject import Subject
 from harness.abuse.tenant import kind_of
 from harness.figure import Figure
 from tests.support.caller import Caller
-from tests.support.refusal import Refusal, refused, told
+from tests.support.refusal import Refusal, comparable, refused
 from tests.support.rpcs import ID_FIELDS, request_with
 
 # Between these more pairs are asked for, and all counted: a busy machine is not taken for a server that tells.
@@ -93,7 +93,7 @@ async def _pair(
         refusal = await _refusal(begin(channel, rpc, [requests[value]], metadata))
         took = time.perf_counter() - began
         (fields.foreign if value == next(iter(requests)) else fields.unknown).append(took)
-        answers[value] = refusal and (refusal.code is grpc.StatusCode.NOT_FOUND, told(refusal, value))
+        answers[value] = refusal and (refusal.code is grpc.StatusCode.NOT_FOUND, comparable(refusal, value))
     one, other = answers.values()
     fields.differing += not one or not one[0] or one != other
 

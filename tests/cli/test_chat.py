@@ -1,4 +1,4 @@
-"""`metamorph chat`, the real command."""
+"""`metamorph chat`, run as a process."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tests.support.serving import Serving
 from tests.support.tokens import mint
 
 
-async def test_a_message_is_answered_and_the_session_can_be_continued(running: Serving) -> None:
+async def test_a_message_gets_a_reply_and_the_session_can_be_continued(running: Serving) -> None:
     reach = ["chat", "--target", running.target, "--token", mint()]
     code, out, err = await run(*reach, "Good morning")
     assert code == 0
@@ -29,7 +29,7 @@ async def test_a_message_is_answered_and_the_session_can_be_continued(running: S
     assert text_of((await alice.messages(session))[2]) == "And again"
 
 
-async def test_the_environment_may_tell_where_and_who(running: Serving) -> None:
+async def test_target_and_token_can_come_from_the_environment(running: Serving) -> None:
     code, out, _ = await run("chat", "--json", "Hi", METAMORPH_TARGET=running.target, METAMORPH_TOKEN=mint())
     events = [json.loads(line) for line in out.splitlines()]
     assert code == 0
@@ -37,13 +37,13 @@ async def test_the_environment_may_tell_where_and_who(running: Serving) -> None:
     assert events[-1]["turn_finished"]["status"] == "TURN_STATUS_COMPLETED"
 
 
-async def test_a_dropped_connection_costs_nothing_of_the_reply(running: Serving) -> None:
+async def test_a_dropped_connection_loses_none_of_the_reply(running: Serving) -> None:
     async with CuttingProxy(running.server.grpc_port) as proxy:
         talking = asyncio.create_task(run("chat", "--target", proxy.target, "--token", mint(), "Hi"))
         alice = running.caller()
         async with asyncio.timeout(30):
             await proxy.connected.wait()
-        # The command is in the midst of its reply, which takes a second.
+        # The reply takes a second, so this is about the middle of it.
         await asyncio.sleep(0.5)
         proxy.cut()
         code, out, err = await talking
@@ -53,7 +53,7 @@ async def test_a_dropped_connection_costs_nothing_of_the_reply(running: Serving)
     assert out.strip() == text_of((await alice.messages(session.session_id))[1])
 
 
-async def test_a_terminal_shows_the_reply_and_asks_for_more(running: Serving) -> None:
+async def test_a_terminal_shows_the_reply_and_prompts_for_more(running: Serving) -> None:
     controller, terminal = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *METAMORPH,
@@ -90,23 +90,21 @@ async def test_a_terminal_shows_the_reply_and_asks_for_more(running: Serving) ->
         (["--token", mint(), "--session", "ses_none"], "SESSION_NOT_FOUND: no session ses_none"),
     ],
 )
-async def test_a_refusal_is_one_line_that_says_what_to_do(
-    running: Serving, arguments: list[str], expected: str
-) -> None:
+async def test_a_refusal_prints_one_line_with_the_remedy(running: Serving, arguments: list[str], expected: str) -> None:
     code, out, err = await run("chat", "--target", running.target, *arguments, "Hi")
     assert (code, out) == (1, "")
     assert expected in err
     assert len(err.splitlines()) == 1
 
 
-async def test_a_server_that_is_not_there_is_one_line(unused_tcp_port: int) -> None:
+async def test_an_unreachable_server_prints_one_line(unused_tcp_port: int) -> None:
     code, _, err = await run("chat", "--target", f"127.0.0.1:{unused_tcp_port}", "Hi")
     assert code == 1
     assert "is a server running?" in err
     assert "Traceback" not in err
 
 
-async def test_nothing_on_standard_input_is_nothing_to_say(tmp_path: Path) -> None:
+async def test_empty_standard_input_is_refused(tmp_path: Path) -> None:
     code, _, err = await run("chat", typed="  \n")
     assert code == 2
     assert "standard input is empty" in err

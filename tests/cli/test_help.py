@@ -1,4 +1,4 @@
-"""`metamorph --help` is quick: it imports nothing slow."""
+"""`metamorph --help` is fast because it imports no slow modules."""
 
 import asyncio
 import sys
@@ -6,12 +6,12 @@ import sys
 import pytest
 from metamorphd.cli import cli
 
-# Each takes about a tenth of a second to import, or imports another of them.
+# Each takes about a tenth of a second to import, or imports another of these.
 SLOW = {"anthropic", "apsw", "cryptography", "google", "grpc", "metamorph", "pydantic_settings", "rich", "uvloop"}
 
 
 @pytest.mark.parametrize("arguments", [[], *([name] for name in cli.commands)], ids=" ".join)
-async def test_help_imports_nothing_slow(arguments: list[str]) -> None:
+async def test_help_imports_no_slow_modules(arguments: list[str]) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-X", "importtime", "-m", "metamorphd", *arguments, "--help"),
         stdout=asyncio.subprocess.PIPE,

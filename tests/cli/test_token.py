@@ -1,4 +1,4 @@
-"""`metamorph token`, the real command."""
+"""`metamorph token`, run as a process."""
 
 import json
 import time
@@ -11,19 +11,19 @@ from tests.support.serving import Serving
 from tests.support.tokens import SECRET
 
 
-async def test_a_minted_token_is_accepted_for_what_it_says(running: Serving) -> None:
+async def test_the_server_accepts_a_minted_token_with_its_claims(running: Serving) -> None:
     code, out, _ = await run(
         *("token", "--vault", "acme", "--user", "bob", "--permissions", "read", "--expires", "15m"),
         EMBLEM_JWT_SECRET=SECRET,
     )
     assert code == 0
     caller = running.caller(out.strip())
-    told = await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
-    assert (told.vault_id, told.user_id, list(told.permissions)) == ("acme", "bob", ["read"])
-    assert 880 < told.expire_time.seconds - time.time() <= 900
+    response = await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
+    assert (response.vault_id, response.user_id, list(response.permissions)) == ("acme", "bob", ["read"])
+    assert 880 < response.expire_time.seconds - time.time() <= 900
 
 
-async def test_json_shows_the_claims_and_operator_is_one(running: Serving) -> None:
+async def test_json_output_includes_the_claims_and_the_operator_claim(running: Serving) -> None:
     _, out, _ = await run("token", "--vault", "acme", "--operator", "--json", EMBLEM_JWT_SECRET=SECRET)
     minted = json.loads(out)
     assert minted["claims"]["operator"] is True
@@ -43,7 +43,7 @@ async def test_json_shows_the_claims_and_operator_is_one(running: Serving) -> No
         ([], SECRET, "Missing option '--vault'"),
     ],
 )
-async def test_what_cannot_be_minted_is_told(arguments: list[str], secret: str, expected: str) -> None:
+async def test_invalid_arguments_are_refused_with_the_reason(arguments: list[str], secret: str, expected: str) -> None:
     code, out, err = await run("token", *arguments, EMBLEM_JWT_SECRET=secret)
     assert code in (1, 2)
     assert out == ""

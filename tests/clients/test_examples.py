@@ -1,4 +1,4 @@
-"""The ten-line examples, each in its language, against a live server."""
+"""The ten-line client examples, run against a live server."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ def go() -> list[str]:
 @pytest.mark.parametrize(
     ("language", "command"), [("python", python), ("typescript", node), ("go", go)], ids=["Python", "TypeScript", "Go"]
 )
-async def test_the_example_prints_the_reply_that_is_stored(
+async def test_the_example_prints_the_stored_reply(
     running: Serving, language: str, command: Callable[[], list[str]]
 ) -> None:
     process = await asyncio.create_subprocess_exec(
@@ -49,6 +49,6 @@ async def test_the_example_prints_the_reply_that_is_stored(
     assert process.returncode == 0, err.decode()
     alice = running.caller()
     page = await alice.sessions()
-    asked, reply = await alice.messages(page[0].session_id)
-    assert text_of(asked).startswith("Hello from ")
+    sent, reply = await alice.messages(page[0].session_id)
+    assert text_of(sent).startswith("Hello from ")
     assert out.decode() == text_of(reply) + "\n"

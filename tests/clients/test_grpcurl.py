@@ -1,4 +1,4 @@
-"""grpcurl, the tool that people debug with."""
+"""The services as seen from grpcurl, the usual debugging tool."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from tests.support.tokens import mint
 
 
 async def grpcurl(running: Serving, *arguments: str) -> tuple[int | None, str, str]:
-    """(exit code, standard output, standard error) of a call as alice."""
+    """Returns (exit code, standard output, standard error) of a call as alice."""
     process = await asyncio.create_subprocess_exec(
         require("grpcurl", hint="`make tools` builds it with Go"),
         *("-plaintext", "-H", f"authorization: Bearer {mint()}"),
@@ -25,7 +25,7 @@ async def grpcurl(running: Serving, *arguments: str) -> tuple[int | None, str, s
 
 
 def documents(text: str) -> list[Any]:
-    """JSON documents, one after another."""
+    """Parses JSON documents that follow one another."""
     decoder, found, place = json.JSONDecoder(), [], 0
     while text[place:].strip():
         place += len(text[place:]) - len(text[place:].lstrip())

@@ -1,4 +1,4 @@
-"""The Python client's own part: replies that survive what happens to a connection."""
+"""The hand-written part of the Python client: replies survive connection failures."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ async def proxy(running: Serving) -> AsyncIterator[CuttingProxy]:
         yield started
 
 
-async def test_a_reply_comes_in_order_and_once(running: Serving, api: FakeMessagesApi) -> None:
+async def test_events_of_a_reply_arrive_in_order_and_once(running: Serving, api: FakeMessagesApi) -> None:
     session = await running.caller().create_session()
     async with MetamorphClient(running.target, token=mint()) as client:
         events = [event async for event in client.send(session.session_id, "Hello")]
@@ -41,7 +41,7 @@ async def test_a_reply_comes_in_order_and_once(running: Serving, api: FakeMessag
     assert again == events[1:]
 
 
-async def test_cut_connections_cost_no_event_and_repeat_none(
+async def test_cut_connections_lose_and_repeat_no_events(
     running: Serving, proxy: CuttingProxy, api: FakeMessagesApi
 ) -> None:
     api.default = Reply(WORDS, delay=0.004)
@@ -59,7 +59,7 @@ async def test_cut_connections_cost_no_event_and_repeat_none(
     assert len(api.requests) == 1
 
 
-async def test_a_send_whose_answer_was_lost_is_sent_once(
+async def test_a_send_whose_response_was_lost_takes_effect_once(
     running: Serving, proxy: CuttingProxy, api: FakeMessagesApi
 ) -> None:
     alice = running.caller()
@@ -74,7 +74,7 @@ async def test_a_send_whose_answer_was_lost_is_sent_once(
     assert len(await alice.messages(session.session_id)) == 2
 
 
-async def test_a_reply_survives_a_restart_of_the_server(tmp_path: Path) -> None:
+async def test_a_reply_survives_a_server_restart(tmp_path: Path) -> None:
     async with FakeMessagesApi(Reply(WORDS, hold=asyncio.Event(), hold_after=50)) as api:
         async with asking(api, tmp_path) as first:
             session = await first.caller().create_session()
@@ -89,7 +89,7 @@ async def test_a_reply_survives_a_restart_of_the_server(tmp_path: Path) -> None:
     assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_INTERRUPTED
 
 
-async def test_a_fresh_token_is_asked_for_when_one_has_expired(running: Serving) -> None:
+async def test_an_expired_token_is_replaced_by_a_new_one(running: Serving) -> None:
     session = await running.caller().create_session()
     tokens = iter([mint(exp=int(time.time()) - 100), mint()])
     async with MetamorphClient(running.target, token=lambda: next(tokens)) as client:
@@ -106,7 +106,7 @@ async def test_a_fresh_token_is_asked_for_when_one_has_expired(running: Serving)
         (mint(), "", "INVALID_ARGUMENT", "REQUEST_INVALID"),
     ],
 )
-async def test_a_refusal_is_raised_at_once_with_its_reason(
+async def test_a_refusal_is_raised_immediately_with_its_reason(
     running: Serving, token: str, session_id: str, code: str, reason: str
 ) -> None:
     async with MetamorphClient(running.target, token=token) as client:
@@ -116,7 +116,7 @@ async def test_a_refusal_is_raised_at_once_with_its_reason(
     assert refusal.value.message in str(refusal.value)
 
 
-async def test_a_wait_that_the_server_asks_for_is_kept(tmp_path: Path) -> None:
+async def test_the_retry_delay_from_the_server_is_respected(tmp_path: Path) -> None:
     async with serving(tmp_path, rate_limit_requests=2, rate_limit_window_seconds=6) as running:
         session = await running.caller().create_session()
         retries: list[MetamorphError] = []
@@ -128,17 +128,17 @@ async def test_a_wait_that_the_server_asks_for_is_kept(tmp_path: Path) -> None:
     assert retries[0].retry_delay
 
 
-async def test_a_server_that_stays_away_is_given_up(unused_tcp_port: int) -> None:
+async def test_the_client_gives_up_on_an_unreachable_server(unused_tcp_port: int) -> None:
     async with MetamorphClient(f"127.0.0.1:{unused_tcp_port}", give_up_after=0.5) as client:
         with pytest.raises(MetamorphError) as refusal:
             await anext(client.send("ses_1", "Hello"))
     assert refusal.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_dev_mode_is_told_the_vault(tmp_path: Path) -> None:
+async def test_the_client_sends_its_vault_in_dev_mode(tmp_path: Path) -> None:
     async with (
         serving(tmp_path, emblem_dev_mode=True) as running,
         MetamorphClient(running.target, vault="mine") as client,
     ):
-        told = await client.vault.WhoAmI(WhoAmIRequest(), metadata=client.metadata)
-    assert told.vault_id == "mine"
+        response = await client.vault.WhoAmI(WhoAmIRequest(), metadata=client.metadata)
+    assert response.vault_id == "mine"

@@ -1,7 +1,7 @@
-"""What the contract's rules demand, and whether a later contract demands more than an earlier one.
+"""Compares the validation rules and permissions of two versions of the contract.
 
-`buf breaking` compares shapes; it does not see that a rule of protovalidate, or a permission, refuses what was
-accepted before.
+`buf breaking` compares shapes only. It does not detect that a protovalidate rule or a permission now refuses requests
+that were accepted before.
 """
 
 import operator
@@ -17,13 +17,13 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from metamorph.api.v1 import options_pb2
 
-# Whether the second of two values refuses what the first accepts; any change of another rule may.
+# Returns whether the second value refuses input that the first accepts. A change to any other rule counts as tighter.
 COMPARED: dict[str, Callable[[Any, Any], bool]] = (
     dict.fromkeys(("min_len", "min_bytes", "min_items", "min_pairs", "gt", "gte"), operator.lt)
     | dict.fromkeys(("max_len", "max_bytes", "max_items", "max_pairs", "lt", "lte"), operator.gt)
     | {"in": lambda before, after: not before <= after, "not_in": lambda before, after: not after <= before}
 )
-# Says nothing of what is accepted.
+# Rules that do not affect which values are accepted.
 SILENT = {"example"}
 Rules = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ class Contract:
         }
 
     def rules(self, name: str) -> dict[str, Rules]:
-        """The rules of a message by what they are about: itself (empty), a field, or a oneof."""
+        """Returns the rules of a message by their subject: the message itself (empty), a field or a oneof."""
         message = self.messages[name]
         found: dict[str, Rules] = {"": _flat(message.GetOptions().Extensions[validate_pb2.message])}
         for field in message.fields:
@@ -54,8 +54,8 @@ class Contract:
             found[oneof.name] = _flat(oneof.GetOptions().Extensions[validate_pb2.oneof])
         return found
 
-    def refusals_of_nothing(self, name: str) -> Iterator[tuple[str, str]]:
-        """Yields (field or oneof, rule) of what an instance without any field breaks."""
+    def violations_when_empty(self, name: str) -> Iterator[tuple[str, str]]:
+        """Yields (field or oneof, rule) for each rule that an empty message violates."""
         empty = message_factory.GetMessageClass(self.messages[name])()
         for violation in protovalidate.Validator().collect_violations(empty):
             if violation.proto.field is not None:
@@ -63,15 +63,15 @@ class Contract:
 
 
 def tightened(before: Contract, after: Contract) -> list[str]:
-    """What `after` refuses and `before` accepts, one line each. What cannot be compared counts as tighter."""
+    """Returns one line for each rule that is tighter in `after`. Rules that cannot be compared count as tighter."""
     found = []
     for name in sorted(before.messages.keys() & after.messages.keys()):
         old, new = before.rules(name), after.rules(name)
         for place in sorted(new.keys() & old.keys()):
             found += [" ".join(filter(None, (name, place, line))) for line in _tighter(old[place], new[place])]
         if added := new.keys() - old.keys():
-            # A client that does not know a field leaves it out.
-            refusals = after.refusals_of_nothing(name)
+            # A client that does not know a field omits it.
+            refusals = after.violations_when_empty(name)
             found += [f"{name} {place} {rule}, left out" for place, rule in refusals if place in added]
     for name in sorted(before.methods.keys() & after.methods.keys()):
         more = after.methods[name] - before.methods[name]
@@ -88,7 +88,7 @@ def _tighter(old: Rules, new: Rules) -> Iterator[str]:
 
 def _refuses_more(rule: str, before: Any, after: Any) -> bool:
     if rule == "ignore":
-        # From least to most: IGNORE_UNSPECIFIED, IGNORE_IF_ZERO_VALUE, IGNORE_ALWAYS.
+        # Ordered from strict to lenient: IGNORE_UNSPECIFIED, IGNORE_IF_ZERO_VALUE, IGNORE_ALWAYS.
         return bool((after or 0) < (before or 0))
     if after is None or after is False:
         return False
@@ -99,7 +99,7 @@ def _refuses_more(rule: str, before: Any, after: Any) -> bool:
 
 
 def _flat(rules: Message, path: str = "") -> dict[str, Any]:
-    """Rules by their path, for example `repeated.items.string.min_len`; of lists a set, of CEL the expression."""
+    """Returns rule values by path, for example `repeated.items.string.min_len`. Lists become sets."""
     found: dict[str, Any] = {}
     for field, value in rules.ListFields():
         place = f"{path}{field.name}"

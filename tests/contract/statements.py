@@ -1,4 +1,4 @@
-"""Every SQL statement of the store, and the vault rule."""
+"""Collects every SQL statement of the store and checks the vault rule."""
 
 import ast
 import importlib
@@ -19,7 +19,7 @@ RUNS = {"one", "all", "run"}
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement, the operation that runs it, and whether that is bound to a vault."""
+    """A statement, the operation that runs it, and whether that operation is bound to a vault."""
 
     operation: str
     name: str
@@ -28,7 +28,7 @@ class Statement:
 
 
 def statements() -> list[Statement]:
-    """What the operations of the store run. Raises AssertionError for SQL that is not a constant's name."""
+    """Returns the statements of all store operations. Raises AssertionError for SQL that is not a named constant."""
     return [statement for path in sorted(STORE.rglob("*.py")) for statement in _of_module(path)]
 
 
@@ -54,7 +54,7 @@ def _names(argument: ast.expr) -> list[str]:
 
 
 def migrated() -> apsw.Connection:
-    """An empty database of the newest schema."""
+    """Returns an empty database with the latest schema."""
     connection = apsw.Connection(":memory:")
     relevance.register(connection)
     for _, script in migrations.load("sqlite"):
@@ -63,9 +63,9 @@ def migrated() -> apsw.Connection:
 
 
 def tables() -> dict[str, list[tuple[Any, ...]]]:
-    """Each table's (column, place in the primary key or 0); an index for searching is one, without a key."""
+    """Returns (column, position in the primary key or 0) of each table. A search index counts as one, without a key."""
     connection = migrated()
-    # What an index for searching keeps to itself is no table of ours.
+    # The shadow tables of a search index are internal to FTS5.
     listed = "SELECT name FROM pragma_table_list WHERE type IN ('table', 'virtual') AND name NOT LIKE 'sqlite_%'"
     names = [str(name) for (name,) in connection.execute(listed)]
     found = {
@@ -76,15 +76,15 @@ def tables() -> dict[str, list[tuple[Any, ...]]]:
 
 
 def parsed(sql: str) -> exp.Expr:
-    """The statement's tree."""
+    """Returns the syntax tree of a statement."""
     return parse_one(sql, dialect="sqlite")
 
 
 def unbound(tree: exp.Expr) -> list[str]:
-    """What of a statement may touch another vault's rows; empty where every tenant table is bound.
+    """Returns the parts of a statement that may touch rows of another vault; empty if every tenant table is bound.
 
-    A table is bound by `vault_id = :vault_id`, one of the conditions that are all required where it is read, changed or
-    deleted from; an inserted row by the value itself, or by a vault_id read from a bound table.
+    A table is bound by `vault_id = :vault_id` among the required conditions of the clause that reads, updates or
+    deletes its rows. An inserted row is bound by the value itself, or by a vault_id read from a bound table.
     """
     tenant = set(tables())
     faults = []
@@ -108,14 +108,14 @@ def _unbound_tables(sources: list[exp.Expr], conditions: list[exp.Expr], tenant:
     touched = {source.alias_or_name: source.name for source in sources if isinstance(source, exp.Table)}
     aliases = {alias for alias, name in touched.items() if name in tenant}
     bound = {column.table for column in map(_bound_column, conditions) if column is not None}
-    # Unqualified, it can mean one table only.
+    # An unqualified column can refer to one table only.
     if "" in bound and len(aliases) == 1:
         return []
     return [touched[alias] for alias in sorted(aliases - bound)]
 
 
 def _required(clause: exp.Expr | None) -> list[exp.Expr]:
-    """The conditions that must all hold."""
+    """Returns the conditions that must all hold."""
     if clause is None:
         return []
     condition = clause.this if isinstance(clause, exp.Where) else clause
@@ -135,7 +135,7 @@ def _bound_column(condition: exp.Expr) -> exp.Column | None:
 
 
 def is_vault(value: exp.Expr) -> bool:
-    """Whether an expression is `:vault_id`, which the transaction supplies."""
+    """Returns whether an expression is `:vault_id`, which the transaction supplies."""
     return isinstance(value, exp.Placeholder) and value.name == "vault_id"
 
 
@@ -147,6 +147,6 @@ def _inserts_vault(insert: exp.Insert) -> bool:
     source = insert.expression
     if isinstance(source, exp.Values):
         return all(is_vault(row.expressions[place]) for row in source.expressions)
-    # Of a SELECT, which is checked as such: its tables are bound, so their vault_id is the vault's.
+    # The SELECT itself is checked: its tables are bound, so their vault_id is the caller's.
     value = source.expressions[place]
     return is_vault(value) or (isinstance(value, exp.Column) and value.name == "vault_id")

@@ -1,4 +1,4 @@
-"""The contract refuses nothing that the baseline, an image of an earlier one, accepts."""
+"""The contract accepts everything that the baseline, an image of an earlier contract, accepts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +17,12 @@ Change = Callable[[FileDescriptorSet], Any]
 
 
 def baseline() -> FileDescriptorSet:
-    """A new copy. An image of buf's is a FileDescriptorSet with fields of its own beside."""
+    """Returns a new copy of the baseline. A buf image is a FileDescriptorSet with additional fields."""
     return FileDescriptorSet.FromString(BASELINE.read_bytes())
 
 
 def tree() -> FileDescriptorSet:
-    """The contract as it is now, by the generated code, with all that it imports."""
+    """Returns the current contract with all its imports, taken from the generated code."""
     files: dict[str, Any] = {}
 
     def collect(file: Any) -> None:
@@ -43,7 +43,7 @@ def message(files: FileDescriptorSet, name: str) -> Any:
 
 
 def rules(files: FileDescriptorSet, name: str, field: str) -> Any:
-    """The rules of a field, to be changed."""
+    """Returns the mutable rules of a field."""
     found = next(known for known in message(files, name).field if known.name == field)
     return found.options.Extensions[validate_pb2.field]
 
@@ -59,7 +59,7 @@ def method(files: FileDescriptorSet, name: str) -> Any:
 
 
 def add_field(files: FileDescriptorSet, **options: Any) -> None:
-    """Adds a text to SendMessageRequest, with rules."""
+    """Adds a string field with rules to SendMessageRequest."""
     added = message(files, "SendMessageRequest").field.add(
         name="added", number=1000, type=FieldDescriptorProto.TYPE_STRING, label=FieldDescriptorProto.LABEL_OPTIONAL
     )
@@ -67,7 +67,7 @@ def add_field(files: FileDescriptorSet, **options: Any) -> None:
 
 
 def require_added_oneof(files: FileDescriptorSet) -> None:
-    """Adds a oneof to SendMessageRequest, one of whose fields must be set."""
+    """Adds a required oneof to SendMessageRequest."""
     target = message(files, "SendMessageRequest")
     target.oneof_decl.add(name="choice").options.Extensions[validate_pb2.oneof].required = True
     target.field.add(
@@ -77,7 +77,7 @@ def require_added_oneof(files: FileDescriptorSet) -> None:
         label=FieldDescriptorProto.LABEL_OPTIONAL,
         oneof_index=len(target.oneof_decl) - 1,
     )
-    # The oneofs of optional fields must come last.
+    # Synthetic oneofs of optional fields must come last.
     target.oneof_decl.insert(0, target.oneof_decl.pop())
     for field in target.field:
         if field.HasField("oneof_index"):
@@ -89,7 +89,7 @@ def test_the_baseline_holds_the_services() -> None:
     assert names >= {"ChatService", "VaultService", "AdminService"}
 
 
-def test_no_rule_is_tighter_than_the_baselines() -> None:
+def test_no_rule_is_tighter_than_in_the_baseline() -> None:
     assert tightened(Contract(baseline()), Contract(tree())) == []
 
 
@@ -133,7 +133,7 @@ STRING = validate_pb2.StringRules
         ),
     ],
 )
-def test_a_tighter_rule_is_found(change: Change, named: str) -> None:
+def test_a_tighter_rule_is_detected(change: Change, named: str) -> None:
     changed = baseline()
     change(changed)
     (line,) = tightened(Contract(baseline()), Contract(changed))
@@ -153,7 +153,7 @@ def test_a_tighter_rule_is_found(change: Change, named: str) -> None:
         lambda f: method(f, "DeleteSession").options.Extensions[options_pb2.requires].pop(),
     ],
 )
-def test_a_looser_rule_is_none(change: Change) -> None:
+def test_a_looser_rule_is_not_reported(change: Change) -> None:
     changed = baseline()
     change(changed)
     assert changed != baseline()

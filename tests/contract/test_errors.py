@@ -1,4 +1,4 @@
-"""Error classes, the ErrorReason enum and its comments say the same."""
+"""The error classes, the ErrorReason enum and its comments agree."""
 
 import re
 import string
@@ -22,7 +22,7 @@ def classes() -> list[type[DomainError]]:
 
 
 def comments() -> dict[str, tuple[str, set[str]]]:
-    """Each reason's (status code, metadata keys) as its comment has them."""
+    """Returns (status code, metadata keys) of each reason, as stated in its comment."""
     text = (ROOT / "proto/metamorph/api/v1/error_reason.proto").read_text()
     found = {}
     for comment, name in COMMENT.findall(text):
@@ -32,13 +32,13 @@ def comments() -> dict[str, tuple[str, set[str]]]:
     return found
 
 
-def test_every_reason_has_one_class_and_every_class_a_reason() -> None:
+def test_every_reason_has_one_class_and_every_class_one_reason() -> None:
     reasons = sorted(ErrorReason.Name(error.reason) for error in classes())
     assert reasons == sorted(set(ErrorReason.keys()) - {"ERROR_REASON_UNSPECIFIED"})
 
 
 @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
-def test_a_class_is_what_its_reasons_comment_says(error: type[DomainError]) -> None:
+def test_a_class_matches_the_comment_of_its_reason(error: type[DomainError]) -> None:
     fields = {name for _, name, _, _ in string.Formatter().parse(error.message) if name}
     assert comments()[ErrorReason.Name(error.reason)] == (error.code.name, fields)
 
@@ -46,8 +46,11 @@ def test_a_class_is_what_its_reasons_comment_says(error: type[DomainError]) -> N
 @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
 def test_a_status_carries_its_details(error: type[DomainError]) -> None:
     fields: dict[str, Any] = {name: "x" for _, name, _, _ in string.Formatter().parse(error.message) if name}
-    told: dict[str, Any] = {"violations": [FieldViolation("a.b", "wrong")], "quotas": [QuotaViolation("c", "used up")]}
-    status = error(retry_delay=1.5, **told, **fields).to_status(call_id="c-1")
+    details: dict[str, Any] = {
+        "violations": [FieldViolation("a.b", "wrong")],
+        "quotas": [QuotaViolation("c", "used up")],
+    }
+    status = error(retry_delay=1.5, **details, **fields).to_status(call_id="c-1")
     info, request, retry, bad, quota = ErrorInfo(), RequestInfo(), RetryInfo(), BadRequest(), QuotaFailure()
     for detail, message in zip(status.details, (info, request, retry, bad, quota), strict=True):
         assert detail.Unpack(message)

@@ -1,4 +1,4 @@
-"""Imports point down only, and each thing has its one place."""
+"""Imports point downward, and each kind of code has one place."""
 
 import ast
 import subprocess
@@ -19,13 +19,13 @@ def lint(config: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_imports_point_down() -> None:
+def test_imports_point_downward() -> None:
     linted = lint(ROOT / ".importlinter")
     assert linted.returncode == 0, linted.stdout
     assert " 0 broken" in linted.stdout
 
 
-def test_an_import_that_points_up_is_found(tmp_path: Path) -> None:
+def test_an_upward_import_is_detected(tmp_path: Path) -> None:
     upside_down = tmp_path / "upside-down"
     text = (ROOT / ".importlinter").read_text()
     upside_down.write_text(text.replace("    chat\n", "    CHAT\n").replace("    services\n", "    chat\n", 1))
@@ -41,19 +41,19 @@ def reads_environment(tree: ast.AST) -> bool:
     )
 
 
-def test_the_environment_is_read_by_the_settings_only() -> None:
+def test_only_the_settings_read_the_environment() -> None:
     reading = [path.name for path in PACKAGE.rglob("*.py") if reads_environment(ast.parse(path.read_text()))]
     assert reading == ["settings.py"]
 
 
 def ours(path: Path) -> set[str]:
-    """The modules of the tests, the harnesses and the benchmarks that a file imports."""
+    """Returns the test, harness and benchmark modules that a file imports."""
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module]
     return {str(node.module) for node in nodes if str(node.module).partition(".")[0] in ("bench", "harness", "tests")}
 
 
 def may_import(path: Path, module: str) -> bool:
-    """Whether it is `tests.support`, a helper in the file's own room, or what the room is there to test."""
+    """Returns whether a module is `tests.support`, a helper in the file's own package, or the subject of its tests."""
     room = ".".join(path.relative_to(ROOT).parent.parts)
     if room.startswith(("bench", "harness")):
         return module.startswith((room.partition(".")[0], "tests.support."))
@@ -61,7 +61,7 @@ def may_import(path: Path, module: str) -> bool:
     return module.startswith("tests.support.") or helper or (room == "tests.harness" and module.startswith("harness."))
 
 
-def test_what_tests_share_lies_in_support() -> None:
+def test_shared_test_code_is_in_support() -> None:
     files = [path for room in ("bench", "harness", "tests") for path in (ROOT / room).rglob("*.py")]
     assert len(files) > 100
     found = {(str(path.relative_to(ROOT)), module) for path in files for module in ours(path)}

@@ -1,4 +1,4 @@
-"""What holds for every RPC, generated from the descriptors."""
+"""Rules that every RPC must follow, tested from the descriptors."""
 
 import itertools
 import uuid
@@ -18,7 +18,7 @@ from metamorphd.services.chat.service import ChatService
 from metamorphd.services.vault import VaultService
 
 from tests.support.caller import Caller
-from tests.support.refusal import refused, told
+from tests.support.refusal import comparable, refused
 from tests.support.rpcs import ID_FIELDS, METHODS, request_with
 from tests.support.serving import Serving, serving
 from tests.support.tokens import ALL, mint
@@ -28,7 +28,7 @@ NEEDING = [(method, permission) for method in METHODS.values() for permission in
 
 
 def call(caller: Caller, method: Method, request: Message) -> Any:
-    """A call by path, as its descriptor has it; of a stream of requests this one."""
+    """Calls a method by its descriptor, with this request as the only one where requests are streamed."""
     service, _, name = method.path[1:].partition("/")
     stub = {"ChatService": caller.chat, "VaultService": caller.vault, "AdminService": caller.admin}
     callable_: Any = getattr(stub[service.rpartition(".")[2]], name)
@@ -37,7 +37,7 @@ def call(caller: Caller, method: Method, request: Message) -> Any:
 
 
 def implements(servicer: type, name: str) -> bool:
-    """Whether a method is the servicer's own, and not the one that it would inherit from generated code."""
+    """Returns whether the servicer defines a method itself instead of inheriting it from generated code."""
     return str(getattr(servicer, name).__module__).startswith("metamorphd.")
 
 
@@ -67,7 +67,7 @@ def test_every_rpc_states_its_idempotency_level() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.path)
-def test_an_rpc_has_no_side_effects_if_reading_is_all_that_it_requires(method: Method) -> None:
+def test_an_rpc_that_requires_only_read_permission_has_no_side_effects(method: Method) -> None:
     if set(method.requires) <= {Permission.PERMISSION_READ, Permission.PERMISSION_AUTHENTICATED}:
         assert method.idempotency == MethodOptions.NO_SIDE_EFFECTS
     elif set(method.requires) != {Permission.PERMISSION_OPERATOR}:
@@ -82,7 +82,7 @@ async def test_every_rpc_is_refused_without_a_token(running: Serving, method: Me
 
 @pytest.fixture
 async def production(tmp_path: Path) -> AsyncIterator[Serving]:
-    """A server as the guide has it in production; its model is never asked."""
+    """Yields a server with the guide's production settings. No test calls its model."""
     async with serving(tmp_path, node_env="production", anthropic_api_key="key") as running:
         yield running
 
@@ -121,7 +121,7 @@ def test_claims_are_distinct() -> None:
 @pytest.mark.parametrize(
     ("method", "path"), ID_FIELDS, ids=lambda value: ".".join(value) if isinstance(value, tuple) else value.path
 )
-async def test_anothers_id_answers_like_one_that_never_existed(
+async def test_an_id_of_another_vault_is_refused_like_an_unknown_one(
     running: Serving, alice: Caller, mallory: Caller, method: Method, path: tuple[str, ...]
 ) -> None:
     theirs = await alice.create_session()
@@ -139,7 +139,7 @@ async def test_anothers_id_answers_like_one_that_never_existed(
     own = await mallory.create_session()
     unknown = foreign.partition("_")[0] + "_" + uuid.uuid4().hex
     answers = [
-        told(await refused(call(mallory, method, request_with(method, path, value, own.session_id))), value)
+        comparable(await refused(call(mallory, method, request_with(method, path, value, own.session_id))), value)
         for value in (foreign, unknown)
     ]
     assert answers[0] == answers[1]

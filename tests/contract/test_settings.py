@@ -1,4 +1,4 @@
-"""Settings are complete, documented, and refuse what is unsafe."""
+"""Settings are complete and documented, and unsafe ones are refused."""
 
 import itertools
 from typing import Any
@@ -19,7 +19,7 @@ def test_every_setting_is_described(group: type[Settings | ClientSettings]) -> N
     assert [name for name, field in group.model_fields.items() if not field.description] == []
 
 
-def test_the_guides_variables_keep_their_names_and_defaults() -> None:
+def test_the_variables_of_the_guide_keep_their_names_and_defaults() -> None:
     loaded = settings.load(emblem_jwt_secret=SECRET)
     assert (loaded.port, loaded.grpc_port, loaded.emblem_dev_mode) == (3001, 50051, False)
     assert (loaded.rate_limit_requests, loaded.rate_limit_window_seconds) == (100, 900)
@@ -52,7 +52,7 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) 
         {"EMBLEM_JWT_SECRET": SECRET} | CERTIFICATE | {"GRPC_TLS_CLIENT_CA": "/tls/ca.pem"},
     ],
 )
-def test_what_is_safe_is_accepted(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     set_environment(monkeypatch, variables)
     assert settings.load()
 
@@ -95,7 +95,7 @@ def test_what_is_safe_is_accepted(monkeypatch: pytest.MonkeyPatch, variables: di
         (PRODUCTION | PROXIED, "RAILWAY_TCP_APPLICATION_PORT"),
     ],
 )
-def test_what_is_unsafe_or_makes_no_sense_is_one_line_that_names_the_variable(
+def test_unsafe_or_invalid_settings_are_refused_in_one_line_that_names_the_variable(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str
 ) -> None:
     set_environment(monkeypatch, variables)
@@ -117,7 +117,7 @@ def test_dev_is_unlimited_on_loopback_unless_a_limit_is_set(monkeypatch: pytest.
         settings.load_dev()
 
 
-def test_an_empty_variable_is_not_set_but_an_empty_emblem_api_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset_except_emblem_api_url(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.load(emblem_jwt_secret=SECRET).emblem_api_url == "https://api.emblemvault.ai"
     set_environment(monkeypatch, {"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_API_URL": "", "GRPC_PORT": "", "LOG_LEVEL": ""})
     loaded = settings.load()
@@ -149,14 +149,14 @@ ADDRESSES = (
 )
 
 
-@pytest.mark.parametrize("told", TRUTHS)
-def test_dev_mode_is_on_only_where_nothing_speaks_against_it(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+@pytest.mark.parametrize("value", TRUTHS)
+def test_dev_mode_requires_true_on_loopback_outside_production(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     for node_env, place, address in itertools.product(ENVIRONMENTS, PLACES, (*LOOPBACKS, *ADDRESSES)):
-        variables = {"EMBLEM_DEV_MODE": told, "NODE_ENV": node_env, "LISTEN_ADDRESS": address, **place}
+        variables = {"EMBLEM_DEV_MODE": value, "NODE_ENV": node_env, "LISTEN_ADDRESS": address, **place}
         variables |= {"EMBLEM_JWT_SECRET": SECRET, "ANTHROPIC_API_KEY": "key", **CERTIFICATE}
         with monkeypatch.context() as environment:
             set_environment(environment, variables)
-            if told == "true" and "production" not in node_env.lower() and not place and address in LOOPBACKS:
+            if value == "true" and "production" not in node_env.lower() and not place and address in LOOPBACKS:
                 assert settings.load().emblem_dev_mode
                 continue
             with pytest.raises(StartupRefused) as refusal:
@@ -164,15 +164,15 @@ def test_dev_mode_is_on_only_where_nothing_speaks_against_it(monkeypatch: pytest
             assert "EMBLEM_DEV_MODE" in str(refusal.value)
 
 
-@pytest.mark.parametrize("told", [None, "", *FALSEHOODS])
-def test_dev_mode_is_off_unless_it_is_exactly_true(monkeypatch: pytest.MonkeyPatch, told: str | None) -> None:
+@pytest.mark.parametrize("value", [None, "", *FALSEHOODS])
+def test_dev_mode_is_off_unless_it_is_exactly_true(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     for node_env, place, address in itertools.product(ENVIRONMENTS, PLACES, (*LOOPBACKS, *ADDRESSES)):
         variables = {"NODE_ENV": node_env, "LISTEN_ADDRESS": address, **place}
         variables |= {"EMBLEM_JWT_SECRET": SECRET, "ANTHROPIC_API_KEY": "key", **CERTIFICATE}
-        variables |= {} if told is None else {"EMBLEM_DEV_MODE": told}
+        variables |= {} if value is None else {"EMBLEM_DEV_MODE": value}
         with monkeypatch.context() as environment:
             set_environment(environment, variables)
-            if told in (None, "", "false"):
+            if value in (None, "", "false"):
                 assert not settings.load().emblem_dev_mode
                 continue
             with pytest.raises(StartupRefused) as refusal:
@@ -180,7 +180,7 @@ def test_dev_mode_is_off_unless_it_is_exactly_true(monkeypatch: pytest.MonkeyPat
             assert "EMBLEM_DEV_MODE" in str(refusal.value)
 
 
-def test_plaintext_beyond_this_machine_is_warned_of() -> None:
+def test_plaintext_beyond_loopback_causes_a_warning() -> None:
     assert len(settings.load(emblem_jwt_secret=SECRET).warnings) == 1
     assert settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1").warnings == []
     tls = {"grpc_tls_cert": "cert.pem", "grpc_tls_key": "key.pem"}

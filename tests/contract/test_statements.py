@@ -1,4 +1,4 @@
-"""Tenancy is structural: no statement of a tenant operation can touch another vault's rows."""
+"""Tenant isolation is structural: no statement of a tenant operation can touch rows of another vault."""
 
 from keyword import iskeyword
 
@@ -13,13 +13,13 @@ from tests.contract.statements import STORE, Statement, is_vault, migrated, pars
 
 ALL = statements()
 TENANT = [statement for statement in ALL if statement.tenant]
-# Each that crosses vaults is named here, with the reason.
+# Every operation that crosses vaults is listed here, with the reason.
 SYSTEM_OPERATIONS = {
-    "list_running_turns",  # the sweep at start-up ends what a crash left, whosoever it is
-    "list_revocations",  # the operator looks at what was revoked, whosesoever it is
-    "prune_attachments",  # what no message holds goes, whosesoever it is
-    "prune_events",  # what has had its time goes, whosesoever it is
-    "load_revocations",  # every call looks at what was revoked before its vault is known
+    "list_running_turns",  # the start-up sweep ends the turns that a crash left running, in all vaults
+    "list_revocations",  # the operator lists revocations of all vaults
+    "prune_attachments",  # unused attachments are deleted in all vaults
+    "prune_events",  # expired events are deleted in all vaults
+    "load_revocations",  # revocations are checked before the vault of a call is known
 }
 
 
@@ -45,25 +45,25 @@ def test_only_allowed_operations_cross_vaults() -> None:
     assert {statement.operation for statement in ALL if not statement.tenant} == SYSTEM_OPERATIONS
 
 
-def bonds(tree: exp.Expr) -> list[exp.Placeholder]:
-    """Where a statement names its vault, but for what a search looks for: that is for speed."""
+def vault_conditions(tree: exp.Expr) -> list[exp.Placeholder]:
+    """Returns the uses of `:vault_id` in a statement, except those in a MATCH, which are only for speed."""
     named = [value for value in tree.find_all(exp.Placeholder) if is_vault(value)]
     return [value for value in named if not isinstance(value.parent, exp.DPipe)]
 
 
 def mutants(statement: Statement) -> list[exp.Expr]:
-    """The statement, each time with one bond to `:vault_id` made meaningless."""
+    """Returns copies of the statement, each with one use of `:vault_id` made meaningless."""
     made = []
-    for number in range(len(bonds(parsed(statement.sql)))):
+    for number in range(len(vault_conditions(parsed(statement.sql)))):
         tree = parsed(statement.sql)
-        mention = bonds(tree)[number]
+        mention = vault_conditions(tree)[number]
         mention.replace(exp.Placeholder(this="other_vault"))
         made.append(tree)
     return made
 
 
 @pytest.mark.parametrize("statement", TENANT, ids=name)
-def test_a_statement_without_any_one_of_its_bonds_is_refused(statement: Statement) -> None:
+def test_a_statement_that_lacks_one_vault_condition_is_refused(statement: Statement) -> None:
     made = mutants(statement)
     assert made
     assert all(unbound(mutant) for mutant in made)
@@ -91,7 +91,7 @@ def test_a_statement_without_any_one_of_its_bonds_is_refused(statement: Statemen
         "INSERT INTO sessions (vault_id) SELECT vault_id FROM turns",
     ],
 )
-def test_the_rule_refuses(sql: str) -> None:
+def test_an_unbound_statement_is_refused(sql: str) -> None:
     assert unbound(parsed(sql))
 
 
@@ -105,7 +105,7 @@ def test_every_statement_compiles_and_takes_named_parameters(statement: Statemen
 
 
 def columns(tree: exp.Expr) -> list[str]:
-    """The names of what a statement returns."""
+    """Returns the column names of a statement's result."""
     if isinstance(tree, exp.Query):
         return list(tree.named_selects)
     returning = tree.args.get("returning")
@@ -113,7 +113,7 @@ def columns(tree: exp.Expr) -> list[str]:
 
 
 @pytest.mark.parametrize("statement", ALL, ids=name)
-def test_every_column_is_read_by_a_name_of_its_own(statement: Statement) -> None:
+def test_every_result_column_has_a_distinct_name(statement: Statement) -> None:
     names = columns(parsed(statement.sql))
     assert [name for name in names if not name.isidentifier() or iskeyword(name) or name.startswith("_")] == []
     assert len(set(names)) == len(names)
@@ -140,7 +140,7 @@ POINT_READS = [
 ]
 
 
-def test_the_point_reads_are_these() -> None:
+def test_the_list_of_point_reads_is_complete() -> None:
     marked = {
         value.__name__
         for module in (attachments, sessions, messages, turns, vaults)
@@ -162,7 +162,7 @@ def test_a_point_read_finds_its_row_by_the_full_primary_key(operation: object, s
 @pytest.mark.parametrize(
     "sql", [sessions.LIST_SESSIONS, messages.LIST_OLDEST_FIRST, messages.LIST_NEWEST_FIRST, messages.LIST_BRANCH]
 )
-def test_a_page_is_found_by_an_index(sql: str) -> None:
+def test_a_page_is_read_from_an_index(sql: str) -> None:
     steps = plan(sql)
     touched = [step for step in steps if any(f" {table}" in step for table in tables())]
     assert touched
@@ -184,7 +184,7 @@ def test_attachments_to_delete_are_found_by_an_index(sql: str, index: str) -> No
     assert any(index in step for step in steps)
 
 
-def test_nothing_outside_the_store_speaks_sql() -> None:
+def test_only_the_store_contains_sql() -> None:
     package = STORE.parent
     words = ("SELECT ", "INSERT INTO ", "DELETE FROM ", "UPDATE ", "PRAGMA ")
     speaking = [

@@ -1,4 +1,4 @@
-"""Reads a Dockerfile: its stages, and what each instruction says."""
+"""Reads the stages and instructions of a Dockerfile."""
 
 import json
 import re
@@ -9,40 +9,40 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Instruction:
-    """For example `COPY` and `server server`; lines that continue are joined."""
+    """An instruction, for example `COPY` with `server server`. Continuation lines are joined."""
 
     name: str
     text: str
 
     def words(self) -> list[str]:
-        """The words after the flags."""
+        """Returns the words after the flags."""
         return [word for word in shlex.split(self.text) if not word.startswith("--")]
 
     def exec_form(self) -> list[str]:
-        """The JSON array of an exec form, after any flags. Raises ValueError for a shell form."""
+        """Returns the JSON array of an exec form, after any flags. Raises ValueError for a shell form."""
         command: list[str] = json.loads(self.text[self.text.index("[") :])
         return command
 
 
 @dataclass
 class Stage:
-    """What follows one FROM."""
+    """A build stage: the instructions after one FROM."""
 
     image: str
     name: str
     instructions: list[Instruction] = field(default_factory=list)
 
     def all(self, name: str) -> list[Instruction]:
-        """Its instructions of one kind."""
+        """Returns the instructions with this name."""
         return [instruction for instruction in self.instructions if instruction.name == name]
 
     def environment(self) -> dict[str, str]:
-        """Every variable that ENV sets."""
+        """Returns every variable that ENV sets."""
         return dict(word.split("=", 1) for instruction in self.all("ENV") for word in instruction.words())
 
 
 def stages(path: Path) -> list[Stage]:
-    """The stages of a Dockerfile, in order."""
+    """Returns the stages of a Dockerfile, in order."""
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     found: list[Stage] = []
     for line in re.sub(r"\\\n", "", "\n".join(lines)).splitlines():

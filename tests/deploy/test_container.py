@@ -1,4 +1,4 @@
-"""The image, as far as it can be tried without a container engine: its own steps, run in a directory."""
+"""The image, tested without a container engine: the steps of the Dockerfile run in a directory."""
 
 import asyncio
 import functools
@@ -27,22 +27,22 @@ from tests.support.paths import ROOT
 from tests.support.programs import require
 from tests.support.tokens import SECRET
 
-# One worker has what all of them share.
+# Runs all of these tests in one worker, because they share a module-scoped image.
 pytestmark = pytest.mark.xdist_group("image")
 
 BUILD, FINAL = stages(ROOT / "Dockerfile")
 ALL = [*BUILD.instructions, *FINAL.instructions]
 UV = "/opt/uv/bin/uv"
-SOMEBODY = 10001
+OTHER_USER_ID = 10001
 NEEDED = {"EMBLEM_JWT_SECRET": SECRET, "ANTHROPIC_API_KEY": "sk-ant-of-a-test"}
 
 
-def test_each_stage_begins_with_the_same_image_of_one_version() -> None:
+def test_every_stage_uses_the_same_pinned_base_image() -> None:
     assert BUILD.image == FINAL.image
     assert re.fullmatch(r"python:3\.11-slim", FINAL.image)
 
 
-def test_what_is_copied_exists_and_is_in_the_build_context() -> None:
+def test_every_copied_path_exists_in_the_build_context() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {source for instruction in BUILD.all("COPY") for source in instruction.words()[:-1]}
     assert copied == kept
@@ -50,7 +50,7 @@ def test_what_is_copied_exists_and_is_in_the_build_context() -> None:
     assert [instruction.text for instruction in FINAL.all("COPY")] == ["--from=build /opt/metamorph /opt/metamorph"]
 
 
-def test_the_server_is_the_first_process_and_gets_the_signals() -> None:
+def test_the_server_is_the_first_process_and_receives_signals() -> None:
     assert [instruction.exec_form() for instruction in FINAL.all("CMD")] == [["metamorph", "serve"]]
     assert not FINAL.all("ENTRYPOINT")
 
@@ -60,7 +60,7 @@ def test_railway_can_mount_its_volume() -> None:
     assert FINAL.environment()["DATABASE_PATH"] == "/data/metamorph.db"
 
 
-def test_it_is_production_on_the_ports_of_the_settings() -> None:
+def test_the_image_runs_in_production_mode_on_the_default_ports() -> None:
     ports = [Settings.model_fields[name].default for name in ("port", "grpc_port")]
     assert [int(port) for port in FINAL.all("EXPOSE")[0].words()] == ports
     assert FINAL.environment()["NODE_ENV"] == "production"
@@ -72,14 +72,14 @@ def test_no_secret_is_built_in() -> None:
     assert not [instruction for instruction in ALL if instruction.name == "ARG"]
 
 
-def test_uv_is_the_version_that_a_checkout_installs() -> None:
+def test_the_image_uses_the_same_uv_version_as_a_checkout() -> None:
     pins = [re.findall(r"uv==([0-9.]+)", (ROOT / name).read_text()) for name in ("Dockerfile", "scripts/install")]
     assert pins[0] == pins[1]
     assert len(pins[0]) == 1
 
 
 def locked(name: str) -> dict[str, str]:
-    """Each package of a lock with its version, markers and hashes."""
+    """Returns each package of a lock with its version, markers and hashes."""
     found = {}
     for entry in re.split(r"\n(?=\S)", (ROOT / name).read_text().strip()):
         package, _, rest = entry.partition("==")
@@ -88,7 +88,7 @@ def locked(name: str) -> dict[str, str]:
     return found
 
 
-def test_the_image_gets_what_was_tested_and_no_tools() -> None:
+def test_the_image_has_the_tested_versions_and_no_development_tools() -> None:
     runtime, development = locked("requirements.runtime.lock"), locked("requirements.lock")
     versions = {name: rest.split()[0] for name, rest in runtime.items()}
     assert versions == {name: development[name].split()[0] for name in runtime}
@@ -101,24 +101,24 @@ def test_the_image_gets_what_was_tested_and_no_tools() -> None:
 
 @dataclass(frozen=True)
 class Image:
-    """A directory that holds what the image would."""
+    """A directory with the contents of the image."""
 
     root: Path
 
     def inside(self, text: str) -> str:
-        """The image's absolute paths, moved into the directory."""
+        """Rewrites the image's absolute paths to paths in the directory."""
         return re.sub(r"(?<![\w./])/(?=(?:opt|src|data)\b)", f"{self.root}/", text)
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """What a process of the image finds, and nothing of this machine's."""
+        """Returns the environment of a process in the image, without any variable of this machine."""
         made = {name: self.inside(value) for name, value in FINAL.environment().items()}
         made["PATH"] = made["PATH"].replace("$PATH", "/usr/local/bin:/usr/bin:/bin")
         return made | {"PORT": "0", "GRPC_PORT": "0"} | variables
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command of the image to its end."""
+        """Runs a command of the image and waits for it to exit."""
         return subprocess.run(
-            [*self.somebody, *command],
+            [*self.as_other_user, *command],
             cwd=self.inside(FINAL.all("WORKDIR")[-1].text),
             env=self.environment(**variables),
             capture_output=True,
@@ -128,22 +128,22 @@ class Image:
         )
 
     @functools.cached_property
-    def somebody(self) -> list[str]:
-        """Before a command: runs it as a user who owns nothing but /data."""
+    def as_other_user(self) -> list[str]:
+        """Returns the prefix of a command that runs it as a user who owns only /data."""
         if os.geteuid() != 0:
             return []
-        become = ["setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups"]
+        become = ["setpriv", f"--reuid={OTHER_USER_ID}", f"--regid={OTHER_USER_ID}", "--clear-groups"]
         interpreter = Path(self.root, "opt/metamorph/bin/python").resolve()
         if all(directory.stat().st_mode & stat.S_IXOTH for directory in interpreter.parents):
             return become
-        # This machine's interpreter is in somebody's home, unlike the image's. The right to read it is none to write.
+        # This machine's interpreter is in a home directory, unlike the image's. The right to read it is none to write.
         return [*become, "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
 
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
-    """The build stage's steps, one by one; then the final stage's directory for data."""
-    # Not pytest's own directory: that one is closed to other users.
+    """Yields the image, built by the steps of the build stage, with the data directory of the final stage."""
+    # Other users cannot enter pytest's own directory.
     root = Path(tempfile.mkdtemp(prefix="metamorph-image-"))
     root.chmod(0o755)
     try:
@@ -153,7 +153,7 @@ def image() -> Iterator[Image]:
 
 
 def build(image: Image) -> Image:
-    """Runs the Dockerfile. uv itself is this machine's, and its cache saves most downloads."""
+    """Runs the Dockerfile with the uv of this machine, whose cache saves most downloads."""
     found = shutil.which("uv", path=f"{ROOT / '.tools' / 'uv' / 'bin'}:{os.environ['PATH']}")
     uv = image.root / UV[1:]
     uv.parent.mkdir(parents=True)
@@ -185,17 +185,17 @@ def build(image: Image) -> Image:
                     capture_output=True,
                     timeout=110,
                 )
-    # The build stage leaves nothing but what the final one copies.
+    # The build stage leaves only the files that the final stage copies.
     shutil.rmtree(image.root / "src")
     data = image.root / "data"
     data.mkdir()
     if os.geteuid() == 0:
-        os.chown(data, SOMEBODY, SOMEBODY)
+        os.chown(data, OTHER_USER_ID, OTHER_USER_ID)
     return image
 
 
 def copy(words: list[str], workdir: Path) -> None:
-    """COPY, with what .dockerignore leaves out."""
+    """Does a COPY and respects .dockerignore."""
     *sources, destination = words
     for source in sources:
         if (ROOT / source).is_dir():
@@ -207,19 +207,19 @@ def copy(words: list[str], workdir: Path) -> None:
 
 @dataclass
 class Container:
-    """A running server of the image."""
+    """A running server from the image."""
 
     process: asyncio.subprocess.Process
     http_port: int = 0
 
     async def lines(self) -> AsyncIterator[dict[str, Any]]:
-        """Its log."""
+        """Yields the lines of its log."""
         assert self.process.stdout is not None
         async for line in self.process.stdout:
             yield json.loads(line)
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """What GET /health answers."""
+        """Returns the status and body of GET /health."""
         try:
             with urlopen(f"http://127.0.0.1:{self.http_port}/health", timeout=5) as answer:
                 return answer.status, json.load(answer)
@@ -229,9 +229,9 @@ class Container:
 
 @asynccontextmanager
 async def running(image: Image, **variables: str) -> AsyncIterator[Container]:
-    """The image's CMD, as somebody, until the end of the block; it is then asked to stop, as Railway asks."""
+    """Runs the image's CMD as another user. At the end of the block it is stopped as Railway stops it."""
     process = await asyncio.create_subprocess_exec(
-        *image.somebody,
+        *image.as_other_user,
         *FINAL.all("CMD")[0].exec_form(),
         cwd=image.inside(FINAL.all("WORKDIR")[-1].text),
         env=image.environment(**NEEDED, **variables),
@@ -252,11 +252,11 @@ async def running(image: Image, **variables: str) -> AsyncIterator[Container]:
 
 
 def files(root: Path) -> set[Path]:
-    """Every file and directory below, the data aside."""
+    """Returns every file and directory below `root`, except the data."""
     return {path for path in root.rglob("*") if root / "data" not in path.parents}
 
 
-def test_both_packages_are_installed_whole(image: Image) -> None:
+def test_both_packages_are_installed_completely(image: Image) -> None:
     where = "import metamorph.client, metamorphd.store; print(metamorph.client.__file__, metamorphd.store.__file__)"
     result = image.run("python", "-c", where)
     assert result.returncode == 0, result.stderr
@@ -265,25 +265,25 @@ def test_both_packages_are_installed_whole(image: Image) -> None:
     assert list(image.root.rglob("migrations/sqlite/*.sql"))
 
 
-def test_the_lock_holds_all_that_the_packages_require(image: Image) -> None:
+def test_the_lock_satisfies_the_requirements_of_the_packages(image: Image) -> None:
     python = image.root / "opt/metamorph/bin/python"
     command = [image.inside(UV), "pip", "check", "--python", str(python)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 
-def test_anybody_may_read_what_is_installed(image: Image) -> None:
+def test_every_installed_file_is_readable_by_any_user(image: Image) -> None:
     closed = [path for path in (image.root / "opt").rglob("*") if not path.stat().st_mode & stat.S_IROTH]
     assert closed == []
 
 
-def test_the_command_tells_how_it_is_used(image: Image) -> None:
+def test_the_command_prints_its_help(image: Image) -> None:
     result = image.run("metamorph", "--help")
     assert result.returncode == 0, result.stderr
     assert "serve" in result.stdout
 
 
-async def test_it_serves_as_any_user_and_writes_beside_the_database_only(image: Image) -> None:
+async def test_the_server_runs_as_any_user_and_writes_only_beside_the_database(image: Image) -> None:
     before = files(image.root)
     async with running(image) as container:
         status, body = await asyncio.to_thread(container.health)
@@ -294,7 +294,7 @@ async def test_it_serves_as_any_user_and_writes_beside_the_database_only(image: 
     assert files(image.root) == before
 
 
-async def test_its_health_check_tells_a_server_that_answers(image: Image) -> None:
+async def test_the_health_check_succeeds_only_while_the_server_answers(image: Image) -> None:
     command = FINAL.all("HEALTHCHECK")[0].exec_form()
     async with running(image) as container:
         port = str(container.http_port)
@@ -303,7 +303,7 @@ async def test_its_health_check_tells_a_server_that_answers(image: Image) -> Non
 
 
 @pytest.mark.parametrize("missing", NEEDED)
-def test_without_a_secret_it_says_so_in_one_line(image: Image, missing: str) -> None:
+def test_a_missing_secret_is_reported_in_one_line(image: Image, missing: str) -> None:
     result = image.run("metamorph", "serve", **{name: NEEDED[name] for name in NEEDED if name != missing})
     assert result.returncode == 1
     assert result.stdout == ""

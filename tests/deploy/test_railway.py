@@ -1,4 +1,4 @@
-"""What Railway is told: railway.toml, and the graph that .railway/railway.py compiles to."""
+"""The Railway configuration: railway.toml, and the graph that .railway/railway.py compiles to."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ TOML = ROOT / "railway.toml"
 
 
 def compiled() -> dict[str, Any]:
-    """The graph, as the Railway CLI gets it: the file is loaded, `main` called, and what it answers written as JSON."""
+    """Returns the graph as the Railway CLI builds it: loads the file, calls `main` and writes its result as JSON."""
     spec = importlib.util.spec_from_file_location("railway_config", CONFIG)
     assert spec is not None
     assert spec.loader is not None
@@ -30,7 +30,7 @@ def compiled() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def resources() -> dict[str, dict[str, Any]]:
-    """The graph's resources by address."""
+    """Returns the resources of the graph by address."""
     return {resource["address"]: resource for resource in compiled()["resources"]}
 
 
@@ -40,13 +40,15 @@ def service(resources: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def descriptions() -> list[dict[str, Any]]:
-    """What each file says of build and deployment; railway.toml may be gone, as docs/railway.md describes."""
+    """Returns each file's build and deploy sections. railway.toml may be absent, as docs/railway.md describes."""
     (service,) = (resource for resource in compiled()["resources"] if resource["type"] == "service")
-    told = [{"build": service["build"], "deploy": service["deploy"]}]
-    return told + ([tomllib.loads(TOML.read_text())] if TOML.exists() else [])
+    described = [{"build": service["build"], "deploy": service["deploy"]}]
+    return described + ([tomllib.loads(TOML.read_text())] if TOML.exists() else [])
 
 
-def test_one_service_has_the_one_volume_at_data(resources: dict[str, dict[str, Any]], service: dict[str, Any]) -> None:
+def test_the_only_service_mounts_the_only_volume_at_data(
+    resources: dict[str, dict[str, Any]], service: dict[str, Any]
+) -> None:
     assert set(resources) == {"service.metamorph", "volume.metamorph-data"}
     (mount,) = service["volumeAttachments"].values()
     assert (mount["volume"], mount["mountPath"]) == ("volume.metamorph-data", "/data")
@@ -57,7 +59,7 @@ def test_the_database_is_on_the_volume(service: dict[str, Any]) -> None:
     assert service["variables"]["DATABASE_PATH"] == {"type": "literal", "value": "/data/metamorph.db"}
 
 
-def test_every_variable_is_a_setting_and_acceptable(service: dict[str, Any]) -> None:
+def test_every_variable_is_a_setting_with_a_valid_value(service: dict[str, Any]) -> None:
     literals = {name: value["value"] for name, value in service["variables"].items() if value["type"] == "literal"}
     assert {name.lower() for name in service["variables"]} <= set(Settings.model_fields)
     read = Settings(**{name.lower(): value for name, value in literals.items()})
@@ -65,24 +67,24 @@ def test_every_variable_is_a_setting_and_acceptable(service: dict[str, Any]) -> 
     assert not read.emblem_dev_mode
 
 
-def test_secrets_are_kept_by_railway_and_not_written_down(service: dict[str, Any]) -> None:
+def test_secrets_are_stored_by_railway_and_not_in_the_files(service: dict[str, Any]) -> None:
     secrets = [name for name in service["variables"] if name.endswith(("_KEY", "_SECRET", "_TOKEN"))]
     assert sorted(secrets) == ["ANTHROPIC_API_KEY", "EMBLEM_JWT_SECRET"]
     assert all(service["variables"][name] == {"type": "preserve"} for name in secrets)
 
 
-def test_the_health_check_asks_the_port_that_is_served(service: dict[str, Any]) -> None:
+def test_the_health_check_uses_the_port_that_is_served(service: dict[str, Any]) -> None:
     assert service["deploy"]["healthcheckPath"] == "/health"
     assert service["variables"]["PORT"]["value"] == str(Settings.model_fields["port"].default)
 
 
-def test_nothing_is_reachable_from_outside(service: dict[str, Any]) -> None:
+def test_no_port_is_public(service: dict[str, Any]) -> None:
     assert not service.get("networking")
 
 
-def test_both_files_say_the_same() -> None:
-    told = descriptions()
-    assert told == told[:1] * len(told)
+def test_both_files_agree() -> None:
+    described = descriptions()
+    assert described == described[:1] * len(described)
 
 
 def test_the_image_is_built_by_the_dockerfile() -> None:
@@ -91,9 +93,9 @@ def test_the_image_is_built_by_the_dockerfile() -> None:
     assert Path(ROOT, build["dockerfilePath"]).is_file()
 
 
-def test_there_is_time_to_drain_and_never_a_second_server() -> None:
+def test_there_is_time_to_drain_and_deployments_never_overlap() -> None:
     deploy = descriptions()[0]["deploy"]
-    # Railway's parser refuses a number that is written as text.
+    # Railway's parser rejects a number written as a string.
     assert all(type(deploy[name]) is int for name in ("drainingSeconds", "overlapSeconds", "healthcheckTimeout"))
     grace = Settings.model_fields["shutdown_grace_seconds"].default
     assert deploy["drainingSeconds"] > grace + 2 * engine.LAST_COMMIT_SECONDS + server.LAST_SEND_SECONDS

@@ -1,4 +1,4 @@
-"""The project's pages and their contents."""
+"""Reads the project's pages."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ PAGES = sorted(
     path for pattern in ("*.md", "docs/**/*.md", "clients/*/*.md", "bench/*.md") for path in ROOT.glob(pattern)
 )
 README = ROOT / "README.md"
-# The languages whose blocks are run, and those that are only shown.
+# The languages whose blocks are run, and those whose blocks are only displayed.
 RUN = {"bash", "sh", "python"}
 SHOWN = {"text"}
 _FENCE = re.compile(
@@ -22,7 +22,7 @@ _FENCE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. The comment before it may give the reason why it is not run, or the file that it shows."""
+    """A fenced block. A comment before it may state why the block is not run, or which file it shows."""
 
     page: Path
     line: int
@@ -40,7 +40,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Returns the fenced blocks of a page, in order."""
     text = page.read_text()
     return [
         Block(page, text.count("\n", 0, match.start("text")), **match.groupdict()) for match in _FENCE.finditer(text)
@@ -48,16 +48,16 @@ def blocks(page: Path) -> list[Block]:
 
 
 def prose(page: Path) -> str:
-    """A page without its fenced blocks and comments."""
+    """Returns a page without its fenced blocks and comments."""
     return re.sub(r"<!--.*?-->", "", _FENCE.sub("", page.read_text()), flags=re.DOTALL)
 
 
 def spans(page: Path) -> list[str]:
-    """The text of every code span and of every block of a page."""
+    """Returns the text of every code span and every block of a page."""
     return re.findall(r"`([^`\n]+)`", prose(page)) + [block.text for block in blocks(page)]
 
 
 def anchors(page: Path) -> set[str]:
-    """The fragments that link to a page's headings."""
+    """Returns the URL fragments of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

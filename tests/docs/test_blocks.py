@@ -1,4 +1,4 @@
-"""The blocks of every page do what the page says: each page is one shell, and `make run` serves all of them."""
+"""Runs the blocks of every page: one shell for each page, one `make run` server for all of them."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 from tests.support.programs import require
 from tests.support.tokens import SECRET
 
-# One worker has what all of them share.
+# Runs all of these tests in one worker, because they share a module-scoped server.
 pytestmark = pytest.mark.xdist_group("pages")
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -24,9 +24,9 @@ NOT_RUN = [block for block in BLOCKS if block.reason is not None]
 FILES = [block for block in BLOCKS if block.file is not None]
 SCRIPTS = [path for path in (ROOT / "scripts").iterdir() if path.is_file()] + [ROOT / ".ci" / "run"]
 HINTS = {"grpcurl": "`make tools`", "node": "Node 20, then `make tools`", "go": "Go"}
-# What is installed already runs this test, so `make` must not install it again.
+# This test runs in an installed environment, so `make` must not install it again.
 MAKE = ["make", "-o", ".venv/.installed"]
-# A part of what a page's blocks print.
+# Excerpts of the output that a page's blocks must print.
 PRINTED = {
     "README.md": [
         "offline model",
@@ -44,19 +44,19 @@ PRINTED = {
 
 @dataclass(frozen=True)
 class Dev:
-    """A checkout without a developer's own files, and the server that `make run` started in it."""
+    """A checkout without the developer's own files, and the server that `make run` started in it."""
 
     checkout: Path
     target: str
     http: str
 
     def with_ports(self, text: str) -> str:
-        """Replaces the default ports by this server's."""
+        """Replaces the default ports with the ports of this server."""
         return text.replace("localhost:50051", self.target).replace("localhost:3001", self.http)
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment, without the variables that an outer make passes to an inner one."""
+    """Returns the environment of this process without the variables that make passes to a nested make."""
     return {name: value for name, value in os.environ.items() if not re.match("MAKE|MFLAGS", name)} | variables
 
 
@@ -88,7 +88,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
 
 
 def script(page: Path, dev: Dev) -> str:
-    """All blocks of a page in one script, so that a block can use what an earlier one has set."""
+    """Returns all blocks of a page as one script, so that a block can use variables set by an earlier one."""
     lines = ["set -euo pipefail"]
     for number, block in enumerate(blocks(page)):
         if not block.is_run:
@@ -125,16 +125,16 @@ def test_every_block_of_a_page_runs(page: Path, dev: Dev) -> None:
     assert missing == [], result.stdout
 
 
-def test_every_page_whose_output_is_checked_is_run() -> None:
+def test_every_page_with_expected_output_is_run() -> None:
     assert set(PRINTED) <= {str(page.relative_to(ROOT)) for page in RUNNABLE}
 
 
-def test_every_block_is_run_or_shown_for_a_reason() -> None:
+def test_every_block_is_run_or_states_why_not() -> None:
     assert [str(block) for block in BLOCKS if block.language not in RUN | SHOWN and block.file is None] == []
 
 
 @pytest.mark.parametrize("block", FILES, ids=str)
-def test_a_block_that_shows_a_file_is_the_file(block: Block) -> None:
+def test_a_block_that_shows_a_file_matches_the_file(block: Block) -> None:
     assert block.text == (ROOT / str(block.file)).read_text()
 
 

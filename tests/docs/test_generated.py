@@ -1,4 +1,4 @@
-"""The generated pages are what their sources say."""
+"""The generated pages match their sources."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_generated_page_is_current(page: str) -> None:
+def test_a_generated_page_is_up_to_date(page: str) -> None:
     assert (ROOT / page).read_text() == PAGES[page](), "run `make generate`"

@@ -1,4 +1,4 @@
-"""Pages refer only to what exists."""
+"""Everything that the pages refer to exists."""
 
 import configparser
 import re
@@ -25,16 +25,16 @@ CODES = {code.name for code in grpc.StatusCode}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LAYER_COLUMNS = ("rooms", "job", "touches")
-# Where the path of a source file may begin.
+# Directories that the path of a source file may be relative to.
 ROOTS = [ROOT, ROOT / "server" / "metamorphd", ROOT / "clients", ROOT / "tests", ROOT / "third_party/proto"]
-# The trees whose comments may refer to pages.
+# Source trees whose comments may refer to pages.
 SOURCES = ["server", "proto", "clients/python", "clients/go", "tests", "harness", "bench", "scripts", ".railway"]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def enum_values() -> set[str]:
-    """The values of every enum of the contract, for example `TURN_STATUS_RUNNING`."""
+    """Returns the values of every enum in the contract, for example `TURN_STATUS_RUNNING`."""
     files = {descriptor_pool.Default().FindFileByName(service.file.name) for service in SERVICES}
     for file in list(files):
         files |= set(file.dependencies)
@@ -47,13 +47,13 @@ def enum_values() -> set[str]:
     }
 
 
-def test_the_pages_are_found() -> None:
+def test_pages_are_found() -> None:
     assert {path.name for path in PAGES} >= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "architecture.md"}
     assert DECISIONS
 
 
 @each_page
-def test_every_relative_link_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_resolves(page: Path) -> None:
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"[a-z]+:", link):
@@ -66,13 +66,13 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 
 @each_page
-def test_every_make_target_named_is_one(page: Path) -> None:
+def test_every_make_target_named_exists(page: Path) -> None:
     named = {target for span in spans(page) for target in re.findall(r"^make ([a-z]+)", span, re.MULTILINE)}
     assert named <= TARGETS
 
 
 @each_page
-def test_every_command_named_is_one(page: Path) -> None:
+def test_every_command_named_exists(page: Path) -> None:
     named = {
         command
         for span in spans(page)
@@ -82,14 +82,14 @@ def test_every_command_named_is_one(page: Path) -> None:
 
 
 @each_page
-def test_every_constant_named_is_a_setting_or_in_the_contract(page: Path) -> None:
+def test_every_constant_named_is_a_setting_or_an_enum_value(page: Path) -> None:
     shell = {name for block in blocks(page) for name in re.findall(r"^([A-Z_]+)=", block.text, re.MULTILINE)}
     named = {name for span in spans(page) for name in re.findall(r"(?<![\w$])[A-Z]+(?:_[A-Z]+)+\b", span)}
     assert named - shell <= SETTINGS | REASONS | CODES | enum_values()
 
 
 @each_page
-def test_every_source_file_named_is_there(page: Path) -> None:
+def test_every_source_file_named_exists(page: Path) -> None:
     named = {
         path
         for path in re.findall(r"`([\w.-]+(?:/[\w.-]+)*/?)`", prose(page))
@@ -103,7 +103,7 @@ def sources() -> list[Path]:
     return [path for path in paths if path.suffix in (".py", ".proto", ".go", ".sql") and "_pb2" not in path.name]
 
 
-def test_every_page_named_in_the_sources_is_there() -> None:
+def test_every_page_named_in_the_sources_exists() -> None:
     missing = [
         f"{path.relative_to(ROOT)}: {page}"
         for path in sources()
@@ -127,7 +127,7 @@ def test_contributing_names_every_make_target() -> None:
     assert named | {"help", "install"} == TARGETS
 
 
-def test_the_tree_in_the_architecture_is_there() -> None:
+def test_the_tree_in_the_architecture_page_exists() -> None:
     (tree,) = (block for block in blocks(ARCHITECTURE) if block.language == "text")
     places = [line.split()[0] for line in tree.text.splitlines()]
     assert [place for place in places if not (ROOT / place).exists()] == []
@@ -140,17 +140,17 @@ def import_contracts() -> configparser.ConfigParser:
 
 
 def rows(page: Path) -> list[list[str]]:
-    """The cells of every table row of a page."""
+    """Returns the cells of every table row of a page."""
     return [re.findall(r"(?<=\| )[^|]+(?= \|)", line) for line in prose(page).splitlines() if line.startswith("| ")]
 
 
-def test_the_architecture_has_the_layers_that_are_enforced() -> None:
+def test_the_architecture_page_lists_the_enforced_layers() -> None:
     enforced = import_contracts()["importlinter:contract:layers"]["layers"].split("\n")
     layers = [re.findall(r"`(\w+)`", row[0]) for row in rows(ARCHITECTURE) if len(row) == len(LAYER_COLUMNS)]
     assert [layer for layer in layers if layer] == [line.split(" | ") for line in enforced if line]
 
 
-def test_the_architecture_has_the_restricted_imports_that_are_enforced() -> None:
+def test_the_architecture_page_lists_the_enforced_import_restrictions() -> None:
     contracts = import_contracts()
     protected = [contracts[name] for name in contracts.sections() if contracts[name].get("type") == "protected"]
     enforced = {one["protected_modules"].strip(): one["allowed_importers"].split() for one in protected}
@@ -162,7 +162,7 @@ def test_decisions_are_numbered_without_gaps() -> None:
     assert [path.name[:4] for path in DECISIONS] == [f"{number:04}" for number in range(1, len(DECISIONS) + 1)]
 
 
-def test_the_index_has_every_decision_by_its_title() -> None:
+def test_the_index_lists_every_decision_by_title() -> None:
     index = (ROOT / "docs/decisions/README.md").read_text()
     listed = re.findall(r"^\| (\d+) \| \[(.+)\]\((.+)\) \| \S.* \|$", index, re.MULTILINE)
     titles = [page.read_text().partition("\n")[0].removeprefix("# ").split(". ", 1) for page in DECISIONS]
@@ -171,7 +171,7 @@ def test_the_index_has_every_decision_by_its_title() -> None:
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
-def test_a_decision_has_its_parts_on_one_page(page: Path) -> None:
+def test_a_decision_has_all_its_sections_and_fits_on_a_page(page: Path) -> None:
     lines = page.read_text().splitlines()
     assert re.fullmatch(rf"# {int(page.name[:4])}\. .+", lines[0])
     assert [line for line in lines if line.startswith("## ")] == ["## Context", "## Decision", "## Consequences"]
@@ -179,6 +179,6 @@ def test_a_decision_has_its_parts_on_one_page(page: Path) -> None:
     assert max(map(len, lines)) <= 120
 
 
-def test_the_changelog_has_what_is_not_released() -> None:
+def test_the_changelog_has_an_unreleased_section() -> None:
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "Unreleased"

@@ -8,7 +8,7 @@ from grpc_status import rpc_status
 
 
 class Refusal:
-    """A refused call, its details unpacked."""
+    """A refused call with its details unpacked."""
 
     def __init__(self, error: grpc.aio.AioRpcError) -> None:
         self.code = error.code()
@@ -27,12 +27,12 @@ class Refusal:
 
     @property
     def reason(self) -> str:
-        """ErrorInfo.reason."""
+        """Returns the reason from ErrorInfo."""
         return str(self.info.reason)
 
 
 async def refused(call: Any) -> Refusal:
-    """The refusal of a call that must be refused: a unary call, or a stream, which is read until then."""
+    """Returns the refusal of a unary call or stream. Raises AssertionError if the call succeeds."""
     try:
         if hasattr(call, "__aiter__"):
             async for _ in call:
@@ -44,8 +44,8 @@ async def refused(call: Any) -> Refusal:
     raise AssertionError("the call was not refused")
 
 
-def told(refusal: Refusal, value: str) -> tuple[object, ...]:
-    """All that a refusal says, the id and the call's own id aside."""
+def comparable(refusal: Refusal, value: str) -> tuple[object, ...]:
+    """Returns the contents of a refusal, with `value` replaced by a placeholder and without the call id."""
     metadata = {key: text.replace(value, "ID") for key, text in refusal.info.metadata.items()}
     message = refusal.message.replace(value, "ID")
     return refusal.code, refusal.reason, message, metadata, refusal.retry, refusal.fields
