@@ -28,8 +28,9 @@ help: ## This list
 run: $(VENV)/.installed ## Serve in dev mode on loopback, data under ./data
 	@exec $(BIN)/metamorph dev
 
+# By file: what a module's tests share is made once.
 test: $(VENV)/.installed ## Run the tests, JOBS at a time
-	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
+	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 check: $(VENV)/.installed tools ## Lint, types, layers, contract, generated code, docs
 	@bash scripts/check

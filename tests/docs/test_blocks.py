@@ -15,9 +15,6 @@ from tests.support.paths import ROOT
 from tests.support.programs import require
 from tests.support.tokens import SECRET
 
-# Runs all of these tests in one worker, because they share a module-scoped server.
-pytestmark = pytest.mark.xdist_group("pages")
-
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUNNABLE = [page for page in PAGES if any(block.is_run for block in blocks(page))]
 NOT_RUN = [block for block in BLOCKS if block.reason is not None]
