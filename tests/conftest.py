@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 from metamorphd.settings import ClientSettings, Settings
+from metamorphd.store.database import Database
 
 from tests.support.caller import Caller
+from tests.support.engines import ENGINES, Engine
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.serving import Serving, serving
 
@@ -19,6 +21,20 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [*names, *(name for name in os.environ if name.startswith(("RAILWAY_", "ANTHROPIC_")))]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(params=ENGINES, ids=lambda engine: engine.name, scope="session")
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each database engine in turn."""
+    chosen: Engine = request.param
+    return chosen
+
+
+@pytest.fixture
+async def database(engine: Engine, tmp_path: Path) -> AsyncIterator[Database]:
+    """An open database of each engine, with nothing in it."""
+    async with engine.database(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -1,9 +1,5 @@
 """What has had its time is deleted, in small steps."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.models.attachment import Upload
@@ -11,7 +7,7 @@ from metamorphd.models.caller import server_scope
 from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
 from metamorphd.store.attachments import create_attachment, load_attachments
-from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.database import Database
 from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.read import list_events
 
@@ -29,22 +25,14 @@ class Later(Clock):
         return super().now() + self.ahead
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
-    opened = SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="NORMAL")
-    await opened.__aenter__()
-    yield opened
-    await opened.__aexit__()
-
-
-async def sequences(database: SqliteDatabase, turn_id: str, after: int = 0) -> list[int]:
+async def sequences(database: Database, turn_id: str, after: int = 0) -> list[int]:
     _, events = await database.read(
         list_events, ACME, turn_id=turn_id, after_sequence=after, limit=10_000, max_characters=10**9
     )
     return [event.sequence for event in events]
 
 
-async def test_events_go_a_day_after_their_turns_end_and_the_end_is_told_forever(database: SqliteDatabase) -> None:
+async def test_events_go_a_day_after_their_turns_end_and_the_end_is_told_forever(database: Database) -> None:
     clock = Later()
     keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24)
     session = await new_session(database)
@@ -68,7 +56,7 @@ async def test_events_go_a_day_after_their_turns_end_and_the_end_is_told_forever
     assert await sequences(database, running.turn_id) == [1, 2, 3, 4]
 
 
-async def test_a_turn_is_pruned_in_steps_and_told_as_pruned_from_the_first(database: SqliteDatabase) -> None:
+async def test_a_turn_is_pruned_in_steps_and_told_as_pruned_from_the_first(database: Database) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     await append(database, turn, *("x" for _ in range(25)))
@@ -82,7 +70,7 @@ async def test_a_turn_is_pruned_in_steps_and_told_as_pruned_from_the_first(datab
     assert steps == 4
 
 
-async def test_an_attachment_that_no_message_holds_goes_a_day_after_its_upload(database: SqliteDatabase) -> None:
+async def test_an_attachment_that_no_message_holds_goes_a_day_after_its_upload(database: Database) -> None:
     clock = Later()
     keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24)
     uploads = [Upload.of("text/plain", b"%d" % number) for number in range(5)]
@@ -100,7 +88,7 @@ async def test_an_attachment_that_no_message_holds_goes_a_day_after_its_upload(d
     assert await there(database, uploads) == {"0", "1"}
 
 
-async def there(database: SqliteDatabase, uploads: list[Upload]) -> set[str]:
+async def there(database: Database, uploads: list[Upload]) -> set[str]:
     ids = [upload.attachment_id for upload in uploads]
     loaded = await database.read(load_attachments, ACME, attachment_ids=ids)
     return {data.decode() for data in loaded.values()}

@@ -21,11 +21,13 @@ from metamorphd.housekeeping import Housekeeping
 from metamorphd.llm.offline import Offline
 from metamorphd.observe import CallLog
 from metamorphd.server import Server
-from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.database import Database
 
+from tests.support.engines import ENGINES
 from tests.support.tokens import SECRET
 
-PARTS = [HttpServer, CallLog, MemoryLimits, HttpClient, GrpcPort, SqliteDatabase, Offline, Housekeeping, Health]
+ENGINE = ENGINES[0]
+PARTS = [HttpServer, CallLog, MemoryLimits, HttpClient, GrpcPort, ENGINE.database_class, Offline, Housekeeping, Health]
 
 
 class Broken(Exception):
@@ -56,11 +58,11 @@ async def left_open(directory: Path, http_port: int, grpc_port: int) -> list[str
         left.append(f"port {port}")
         writer.close()
     try:
-        async with SqliteDatabase(path=directory / "metamorph.db", synchronous="FULL"):
+        async with ENGINE.database(directory):
             pass
     except StartupRefused as exc:
         left.append(str(exc))
-    left += [thread.name for thread in threading.enumerate() if thread.name.startswith("sqlite")]
+    left += [thread.name for thread in threading.enumerate() if thread.name.startswith(ENGINE.name)]
     # A connection that was refused, or a poll of grpc's, may take a moment to end.
     await asyncio.sleep(0.05)
     ours = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -138,14 +140,13 @@ async def test_a_part_that_does_not_close_keeps_no_other_from_closing(
 
 async def test_a_start_that_is_cancelled_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opening = asyncio.Event()
-    open_files = SqliteDatabase._open_files
+    enter = ENGINE.database_class.__aenter__
 
-    def slowly(self: SqliteDatabase) -> None:
-        loop.call_soon_threadsafe(opening.set)
-        open_files(self)
+    async def noting(self: Database) -> Database:
+        opening.set()
+        return await enter(self)
 
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(SqliteDatabase, "_open_files", slowly)
+    monkeypatch.setattr(ENGINE.database_class, "__aenter__", noting)
     server = new_server(tmp_path)
     starting = asyncio.create_task(server.start())
     await opening.wait()

@@ -2,9 +2,8 @@
 
 import asyncio
 import signal
-import uuid
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import httpx
@@ -16,13 +15,13 @@ from metamorphd import settings
 from metamorphd.chat import live_turn
 from metamorphd.models.caller import Scope
 from metamorphd.server import NAMES, Server
-from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.database import Database
 from metamorphd.store.turns.events import append_events
 
 from tests.support.caller import Events, calling, text_of
+from tests.support.engines import Engine
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
-from tests.support.faulty_vfs import FaultyVFS
 from tests.support.processes import serving_process
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, serving
@@ -108,44 +107,25 @@ async def test_sigterm_drains_and_exits_with_success(tmp_path: Path) -> None:
         assert await asyncio.to_thread(server.process.wait, 10) == 0
 
 
-async def test_a_turn_outlives_a_full_disk(tmp_path: Path) -> None:
-    vfs = FaultyVFS(uuid.uuid4().hex)
-    database = SqliteDatabase(path=tmp_path / "full.db", synchronous="FULL", vfs=vfs.name)
-    async with FakeMessagesApi() as api, asking(api, tmp_path, database=database) as running:
-        hold = asyncio.Event()
-        api.default = Reply(("before ", "during"), hold=hold)
-        alice = running.caller()
-        session = await alice.create_session()
-        call = alice.start(session.session_id)
-        events = [await call.next(), await call.next()]
-        vfs.log_limit = 0
-        refusal = await refused(alice.create_session())
-        assert (refusal.code.name, refusal.reason) == ("RESOURCE_EXHAUSTED", "STORAGE_FULL")
-        hold.set()
-        await asyncio.sleep(0.3)
-        vfs.log_limit = None
-        events += await call.rest()
-        assert deltas(events) == text_of(events[-1].turn_finished.message) == "before during"
-
-
 async def test_a_replay_that_is_ahead_of_what_is_published_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     answering = asyncio.Event()
 
-    class Late(SqliteDatabase):
+    late = engine.database(tmp_path)
+    write = late.write
+
+    async def answer_late(operation: Any, scope: Scope, /, *args: Any, **kwargs: Any) -> Any:
         """Commits a few events, and answers later."""
+        written = await write(operation, scope, *args, **kwargs)
+        if operation is append_events and kwargs["events"][-1].sequence >= LATE_SEQUENCE and not committed.done():
+            committed.set_result(kwargs["events"][-1].sequence)
+            await answering.wait()
+        return written
 
-        async def write(self, operation: Any, scope: Scope, /, *args: Any, **kwargs: Any) -> Any:
-            written = await super().write(operation, scope, *args, **kwargs)
-            if operation is append_events and kwargs["events"][-1].sequence >= LATE_SEQUENCE and not committed.done():
-                committed.set_result(kwargs["events"][-1].sequence)
-                await answering.wait()
-            return written
-
+    monkeypatch.setattr(late, "write", answer_late)
     monkeypatch.setattr(live_turn, "TAIL_EVENTS", 1)
-    late = Late(path=tmp_path / "late.db", synchronous="FULL")
     async with FakeMessagesApi(Reply(WORDS[:20], delay=0.01)) as api, asking(api, tmp_path, database=late) as running:
         alice = running.caller()
         call = alice.start((await alice.create_session()).session_id)
@@ -161,16 +141,19 @@ async def test_a_replay_that_is_ahead_of_what_is_published_goes_on(
         assert await resumed == events[last:]
 
 
-async def test_a_start_refuses_requests_until_the_store_is_open(tmp_path: Path) -> None:
+async def test_a_start_refuses_requests_until_the_store_is_open(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opening = asyncio.Event()
+    enter = engine.database_class.__aenter__
 
-    class Slow(SqliteDatabase):
-        async def __aenter__(self) -> Self:
-            await opening.wait()
-            return await super().__aenter__()
+    async def open_late(self: Database) -> Database:
+        await opening.wait()
+        return await enter(self)
 
+    monkeypatch.setattr(engine.database_class, "__aenter__", open_late)
     loaded = settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1", port=0, grpc_port=0)
-    server = Server(loaded, database=Slow(path=tmp_path / "slow.db", synchronous="FULL"))
+    server = Server(loaded, database=engine.database(tmp_path))
     starting = asyncio.create_task(server.start())
     await asyncio.sleep(0.3)
     running = Serving(server)
@@ -189,23 +172,3 @@ async def test_a_start_refuses_requests_until_the_store_is_open(tmp_path: Path) 
     assert (await alice.create_session()).session_id
     await running.hang_up()
     await server.stop(grace_seconds=0)
-
-
-async def test_a_full_disk_at_the_start_keeps_nobody_from_reading(tmp_path: Path) -> None:
-    async with FakeMessagesApi(Reply(WORDS, delay=0.01)) as api:
-        upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
-        with serving_process(tmp_path, **upstream) as server:
-            async with calling(server.target) as alice:
-                session = await alice.create_session()
-                seen = await alice.start(session.session_id).next()
-                server.process.kill()
-    vfs = FaultyVFS(uuid.uuid4().hex)
-    database = SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="FULL", vfs=vfs.name)
-    vfs.log_limit = 0
-    async with serving(tmp_path, database=database) as running:
-        alice = running.caller()
-        assert (await get_session(alice, session.session_id)).message_count == 1
-        vfs.log_limit = None
-        events = await followed(alice, seen.turn_id)
-        assert events[0] == seen
-        assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_INTERRUPTED

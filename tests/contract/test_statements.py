@@ -2,17 +2,13 @@
 
 from keyword import iskeyword
 
-import apsw
 import pytest
-from metamorphd.store import attachments, messages, sessions, vaults
 from metamorphd.store.database import is_point_read
-from metamorphd.store.turns import read as turns
 from sqlglot import exp
 
-from tests.contract.statements import STORE, Statement, is_vault, migrated, parsed, statements, tables, unbound
+from tests.support.engines import ENGINES, Engine
+from tests.support.statements import STORE, Statement, columns, is_vault, parsed, placeholders, statements, unbound
 
-ALL = statements()
-TENANT = [statement for statement in ALL if statement.tenant]
 # Every operation that crosses vaults is listed here, with the reason.
 SYSTEM_OPERATIONS = {
     "list_running_turns",  # the start-up sweep ends the turns that a crash left running, in all vaults
@@ -21,28 +17,50 @@ SYSTEM_OPERATIONS = {
     "prune_events",  # expired events are deleted in all vaults
     "load_revocations",  # revocations are checked before the vault of a call is known
 }
+POINT_READS = {"get_attachment", "get_message", "get_session", "get_turn", "get_vault", "get_vault_limits"}
+PAIRS = [
+    pytest.param(engine, statement, id=f"{engine.name}-{statement.operation}-{statement.name}")
+    for engine in ENGINES
+    for statement in statements(engine.name)
+]
+TENANT_PAIRS = [pair for pair in PAIRS if isinstance(pair.values[1], Statement) and pair.values[1].tenant]
+each_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+each_statement = pytest.mark.parametrize(("engine", "statement"), PAIRS)
+each_tenant_statement = pytest.mark.parametrize(("engine", "statement"), TENANT_PAIRS)
 
 
-def name(statement: Statement) -> str:
-    return f"{statement.operation}-{statement.name}"
+def faults(engine: Engine, tree: exp.Expr) -> list[str]:
+    return unbound(tree, engine.tables().keys())
 
 
-def test_the_store_has_statements() -> None:
-    assert len({statement.sql for statement in TENANT}) > 20
+@each_engine
+def test_the_store_has_statements(engine: Engine) -> None:
+    assert len({statement.sql for statement in statements(engine.name) if statement.tenant}) > 20
 
 
-def test_every_tables_primary_key_begins_with_the_vault() -> None:
-    assert [table for table, columns in tables().items() if ("vault_id", 1) not in columns] == ["message_search"]
-    assert tables()["message_search"][0] == ("vault_id", 0)
+@each_engine
+def test_every_tables_primary_key_begins_with_the_vault(engine: Engine) -> None:
+    tables = engine.tables()
+    assert {table for table, columns in tables.items() if ("vault_id", 1) not in columns} == engine.index_tables
+    assert all(("vault_id", 0) in tables[table] for table in engine.index_tables)
 
 
-@pytest.mark.parametrize("statement", TENANT, ids=name)
-def test_every_tenant_statement_is_bound_to_the_vault(statement: Statement) -> None:
-    assert unbound(parsed(statement.sql)) == []
+@each_engine
+def test_all_engines_have_the_same_tables_and_columns(engine: Engine) -> None:
+    def shared(engine: Engine) -> dict[str, list[tuple[str, int]]]:
+        return {table: sorted(found) for table, found in engine.tables().items() if table not in engine.index_tables}
+
+    assert shared(engine) == shared(ENGINES[0])
 
 
-def test_only_allowed_operations_cross_vaults() -> None:
-    assert {statement.operation for statement in ALL if not statement.tenant} == SYSTEM_OPERATIONS
+@each_tenant_statement
+def test_every_tenant_statement_is_bound_to_the_vault(engine: Engine, statement: Statement) -> None:
+    assert faults(engine, parsed(statement.sql, engine.name)) == []
+
+
+@each_engine
+def test_only_allowed_operations_cross_vaults(engine: Engine) -> None:
+    assert {found.operation for found in statements(engine.name) if not found.tenant} == SYSTEM_OPERATIONS
 
 
 def vault_conditions(tree: exp.Expr) -> list[exp.Placeholder]:
@@ -51,24 +69,24 @@ def vault_conditions(tree: exp.Expr) -> list[exp.Placeholder]:
     return [value for value in named if not isinstance(value.parent, exp.DPipe)]
 
 
-def mutants(statement: Statement) -> list[exp.Expr]:
+def mutants(sql: str, dialect: str) -> list[exp.Expr]:
     """Returns copies of the statement, each with one use of `:vault_id` made meaningless."""
     made = []
-    for number in range(len(vault_conditions(parsed(statement.sql)))):
-        tree = parsed(statement.sql)
-        mention = vault_conditions(tree)[number]
-        mention.replace(exp.Placeholder(this="other_vault"))
+    for number in range(len(vault_conditions(parsed(sql, dialect)))):
+        tree = parsed(sql, dialect)
+        vault_conditions(tree)[number].replace(exp.Placeholder(this="other_vault"))
         made.append(tree)
     return made
 
 
-@pytest.mark.parametrize("statement", TENANT, ids=name)
-def test_a_statement_that_lacks_one_vault_condition_is_refused(statement: Statement) -> None:
-    made = mutants(statement)
+@each_tenant_statement
+def test_a_statement_that_lacks_one_vault_condition_is_refused(engine: Engine, statement: Statement) -> None:
+    made = mutants(statement.sql, engine.name)
     assert made
-    assert all(unbound(mutant) for mutant in made)
+    assert all(faults(engine, mutant) for mutant in made)
 
 
+@each_engine
 @pytest.mark.parametrize(
     "sql",
     [
@@ -91,97 +109,29 @@ def test_a_statement_that_lacks_one_vault_condition_is_refused(statement: Statem
         "INSERT INTO sessions (vault_id) SELECT vault_id FROM turns",
     ],
 )
-def test_an_unbound_statement_is_refused(sql: str) -> None:
-    assert unbound(parsed(sql))
+def test_an_unbound_statement_is_refused(engine: Engine, sql: str) -> None:
+    assert faults(engine, parsed(sql, engine.name))
 
 
-@pytest.mark.parametrize("statement", ALL, ids=name)
-def test_every_statement_compiles_and_takes_named_parameters(statement: Statement) -> None:
-    connection = migrated()
-    named = {value.name for value in parsed(statement.sql).find_all(exp.Placeholder)}
+@each_statement
+def test_every_statement_compiles_and_takes_named_parameters(engine: Engine, statement: Statement) -> None:
     assert "?" not in statement.sql
-    connection.execute("EXPLAIN " + statement.sql, dict.fromkeys(named))
-    connection.close()
+    engine.compile(statement.sql)
 
 
-def columns(tree: exp.Expr) -> list[str]:
-    """Returns the column names of a statement's result."""
-    if isinstance(tree, exp.Query):
-        return list(tree.named_selects)
-    returning = tree.args.get("returning")
-    return [column.alias_or_name for column in returning.expressions] if returning else []
-
-
-@pytest.mark.parametrize("statement", ALL, ids=name)
-def test_every_result_column_has_a_distinct_name(statement: Statement) -> None:
-    names = columns(parsed(statement.sql))
+@each_statement
+def test_every_result_column_has_a_distinct_name(engine: Engine, statement: Statement) -> None:
+    names = columns(parsed(statement.sql, engine.name))
     assert [name for name in names if not name.isidentifier() or iskeyword(name) or name.startswith("_")] == []
     assert len(set(names)) == len(names)
 
 
-def plan(sql: str) -> list[str]:
-    connection = migrated()
-    named = {value.name for value in parsed(sql).find_all(exp.Placeholder)}
-    rows = connection.execute("EXPLAIN QUERY PLAN " + sql, dict.fromkeys(named)).fetchall()
-    connection.close()
-    return [str(row[3]) for row in rows]
-
-
-POINT_READS = [
-    (operation, sql)
-    for operation, sql in (
-        (attachments.get_attachment, attachments.GET_ATTACHMENT),
-        (sessions.get_session, sessions.GET_SESSION),
-        (messages.get_message, messages.GET_MESSAGE),
-        (turns.get_turn, turns.GET_TURN),
-        (vaults.get_vault, vaults.GET_VAULT),
-        (vaults.get_vault_limits, vaults.GET_VAULT_LIMITS),
-    )
-]
-
-
-def test_the_list_of_point_reads_is_complete() -> None:
-    marked = {
-        value.__name__
-        for module in (attachments, sessions, messages, turns, vaults)
-        for value in vars(module).values()
-        if callable(value) and is_point_read(value)
-    }
-    assert marked == {operation.__name__ for operation, _ in POINT_READS}
-
-
-@pytest.mark.parametrize(("operation", "sql"), POINT_READS, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_point_read_finds_its_row_by_the_full_primary_key(operation: object, sql: str) -> None:
-    steps = plan(sql)
-    assert not [step for step in steps if step.startswith("SCAN")]
-    by_key = [step for step in steps if "sqlite_autoindex" in step or "PRIMARY KEY" in step]
-    assert by_key
-    assert "(vault_id=?" in by_key[0]
-
-
-@pytest.mark.parametrize(
-    "sql", [sessions.LIST_SESSIONS, messages.LIST_OLDEST_FIRST, messages.LIST_NEWEST_FIRST, messages.LIST_BRANCH]
-)
-def test_a_page_is_read_from_an_index(sql: str) -> None:
-    steps = plan(sql)
-    touched = [step for step in steps if any(f" {table}" in step for table in tables())]
-    assert touched
-    assert not [step for step in touched if step.startswith("SCAN")]
-    assert any("sessions_by_activity" in step or "messages" in step for step in touched)
-
-
-@pytest.mark.parametrize(
-    ("sql", "index"),
-    [
-        (attachments.PRUNE_ATTACHMENTS, "attachments_unused (upload_time<?)"),
-        (attachments.DELETE_OF_MESSAGE, "attachment_uses_by_session (vault_id=? AND session_id=? AND message_id=?)"),
-        (attachments.DELETE_OF_SESSION, "attachment_uses_by_session (vault_id=? AND session_id=?)"),
-    ],
-)
-def test_attachments_to_delete_are_found_by_an_index(sql: str, index: str) -> None:
-    steps = plan(sql)
-    assert not [step for step in steps if step.startswith("SCAN")]
-    assert any(index in step for step in steps)
+@each_engine
+def test_the_list_of_point_reads_is_complete_and_each_is_one_statement(engine: Engine) -> None:
+    marked = [found for found in statements(engine.name) if found.function and is_point_read(found.function)]
+    assert sorted(found.operation for found in marked) == sorted(POINT_READS)
+    for found in marked:
+        assert "vault_id" in placeholders(parsed(found.sql, engine.name))
 
 
 def test_only_the_store_contains_sql() -> None:
@@ -193,10 +143,3 @@ def test_only_the_store_contains_sql() -> None:
         if STORE not in path.parents and any(word in path.read_text() for word in words)
     ]
     assert speaking == []
-
-
-def test_a_migrated_database_refuses_a_row_without_a_vault() -> None:
-    connection = migrated()
-    with pytest.raises(apsw.ConstraintError):
-        connection.execute("INSERT INTO requests VALUES (NULL, 'r', 'i', x'', 'x', 0)")
-    connection.close()

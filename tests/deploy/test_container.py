@@ -23,6 +23,7 @@ import pytest
 from metamorphd.settings import Settings
 
 from tests.deploy.dockerfile import stages
+from tests.support.engines import ENGINES
 from tests.support.paths import ROOT
 from tests.support.programs import require
 from tests.support.tokens import SECRET
@@ -259,7 +260,7 @@ def test_both_packages_are_installed_completely(image: Image) -> None:
     assert result.returncode == 0, result.stderr
     assert all(Path(path).is_relative_to(image.root / "opt/metamorph") for path in result.stdout.split())
     assert not list(image.root.rglob("__editable__*"))
-    assert list(image.root.rglob("migrations/sqlite/*.sql"))
+    assert all(list(image.root.rglob(f"migrations/{engine.name}/*.sql")) for engine in ENGINES)
 
 
 def test_the_lock_satisfies_the_requirements_of_the_packages(image: Image) -> None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import apsw
 import grpc
 import pytest
 from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest
@@ -17,6 +16,7 @@ from metamorphd.auth.tokens import LEEWAY_SECONDS
 
 from tests.support.caller import Caller, upload_requests
 from tests.support.refusal import refused
+from tests.support.rows import row_counts
 from tests.support.serving import Serving, serving
 
 UPLOAD = "/metamorph.chat.v1.ChatService/UploadAttachment"
@@ -26,10 +26,8 @@ HEADER, CHUNK = TEXT
 
 def stored(directory: Path) -> int:
     """How many attachments the store holds."""
-    connection = apsw.Connection(str(directory / "metamorph.db"), flags=apsw.SQLITE_OPEN_READONLY)
-    count: Any = connection.execute("SELECT COUNT(*) FROM attachments").get
-    connection.close()
-    return int(count)
+    (count,) = row_counts(directory, "attachments")
+    return count
 
 
 def raw(caller: Caller, bodies: Sequence[bytes]) -> Any:

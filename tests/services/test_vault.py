@@ -10,6 +10,7 @@ from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorphd.store import migrations
 
 from tests.support.caller import Caller
+from tests.support.engines import ENGINES
 from tests.support.refusal import refused
 from tests.support.serving import serving
 from tests.support.tokens import SECRET
@@ -58,8 +59,8 @@ async def test_server_info_shows_settings_without_secrets(tmp_path: Path) -> Non
         operator = running.caller(operator=True)
         info = await operator.admin.GetServerInfo(GetServerInfoRequest(), metadata=operator.metadata)
         assert (info.store.engine, info.store.schema_version, info.model_source) == (
-            "sqlite",
-            migrations.load("sqlite")[-1][0],
+            ENGINES[0].name,
+            migrations.load(ENGINES[0].name)[-1][0],
             "claude",
         )
         assert info.settings["EMBLEM_JWT_SECRET"] == info.settings["ANTHROPIC_API_KEY"] == "set"

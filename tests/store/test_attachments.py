@@ -18,8 +18,7 @@ from metamorphd.store.attachments import (
     release_session,
     use_attachments,
 )
-from metamorphd.store.database import Transaction
-from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.database import Database, Transaction
 
 from tests.support.rows import ACME, EVIL, KEY
 
@@ -33,32 +32,32 @@ async def count(tx: Transaction) -> tuple[int, ...]:
     return tuple(row.count for row in rows if row is not None)
 
 
-async def rows(database: SqliteDatabase, scope: Scope = ACME) -> tuple[int, ...]:
+async def rows(database: Database, scope: Scope = ACME) -> tuple[int, ...]:
     """How many attachments, chunks and uses a vault has."""
     return await database.read(count, scope)
 
 
 async def store(
-    database: SqliteDatabase, data: bytes, media_type: str = "image/png", *, scope: Scope = ACME, now: int = 1
+    database: Database, data: bytes, media_type: str = "image/png", *, scope: Scope = ACME, now: int = 1
 ) -> Attachment:
     return await database.write(create_attachment, scope, upload=Upload.of(media_type, data), hash_key=KEY, now=now)
 
 
-async def use(database: SqliteDatabase, session_id: str, message_id: str, *attachments: Attachment) -> None:
+async def use(database: Database, session_id: str, message_id: str, *attachments: Attachment) -> None:
     content = tuple(ImageBlock(attachment.attachment_id, "image/png", 0, "") for attachment in attachments)
     await database.write(use_attachments, ACME, session_id=session_id, message_id=message_id, content=content)
 
 
-async def prune(database: SqliteDatabase, before: int, limit: int = 10) -> int:
+async def prune(database: Database, before: int, limit: int = 10) -> int:
     return await database.write_system(prune_attachments, server_scope(), before=before, limit=limit)
 
 
-async def is_there(database: SqliteDatabase, attachment: Attachment) -> bool:
+async def is_there(database: Database, attachment: Attachment) -> bool:
     return bool(await database.read(load_attachments, ACME, attachment_ids=[attachment.attachment_id]))
 
 
 @pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
-async def test_bytes_are_read_as_they_were_stored(database: SqliteDatabase, size: int) -> None:
+async def test_bytes_are_read_as_they_were_stored(database: Database, size: int) -> None:
     data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     stored = await store(database, data)
     assert (stored.size, stored.media_type, stored.create_time) == (size, "image/png", 1)
@@ -73,7 +72,7 @@ async def test_bytes_are_read_as_they_were_stored(database: SqliteDatabase, size
     assert loaded == {stored.attachment_id: data}
 
 
-async def test_the_same_bytes_are_stored_once_a_vault_and_a_type(database: SqliteDatabase) -> None:
+async def test_the_same_bytes_are_stored_once_a_vault_and_a_type(database: Database) -> None:
     first = await store(database, b"bytes")
     assert await store(database, b"bytes", now=2) == first
     assert await rows(database) == (1, 1, 0)
@@ -85,7 +84,7 @@ async def test_the_same_bytes_are_stored_once_a_vault_and_a_type(database: Sqlit
     assert (await rows(database), await rows(database, EVIL)) == ((2, 2, 0), (1, 1, 0))
 
 
-async def test_another_vaults_attachment_is_nowhere(database: SqliteDatabase) -> None:
+async def test_another_vaults_attachment_is_nowhere(database: Database) -> None:
     stored = await store(database, b"bytes")
     with pytest.raises(AttachmentNotFound):
         await database.read(get_attachment, EVIL, attachment_id=stored.attachment_id)
@@ -97,7 +96,7 @@ async def test_another_vaults_attachment_is_nowhere(database: SqliteDatabase) ->
     assert await database.read(load_attachments, EVIL, attachment_ids=[stored.attachment_id]) == {}
 
 
-async def test_blocks_are_described_within_tool_results_too(database: SqliteDatabase) -> None:
+async def test_blocks_are_described_within_tool_results_too(database: Database) -> None:
     image, text = await store(database, b"image"), await store(database, b"text", "text/plain")
     shown = ImageBlock(image.attachment_id, "image/png", 0, "")
     document = DocumentBlock(text.attachment_id, "text/plain", 0, "")
@@ -109,7 +108,7 @@ async def test_blocks_are_described_within_tool_results_too(database: SqliteData
     )
 
 
-async def test_a_block_must_say_what_was_uploaded(database: SqliteDatabase) -> None:
+async def test_a_block_must_say_what_was_uploaded(database: Database) -> None:
     stored = await store(database, b"bytes")
     for block in (
         ImageBlock(stored.attachment_id, "image/gif", 0, ""),
@@ -121,7 +120,7 @@ async def test_a_block_must_say_what_was_uploaded(database: SqliteDatabase) -> N
             await database.read(describe_attachments, ACME, content=(ToolResultBlock("t", (block,), False),))
 
 
-async def test_an_attachment_goes_with_the_last_message_that_holds_it(database: SqliteDatabase) -> None:
+async def test_an_attachment_goes_with_the_last_message_that_holds_it(database: Database) -> None:
     once, twice = await store(database, b"once"), await store(database, b"twice")
     await use(database, "ses_1", "msg_1", once, twice, twice)
     await use(database, "ses_1", "msg_2", twice)
@@ -134,7 +133,7 @@ async def test_an_attachment_goes_with_the_last_message_that_holds_it(database: 
     assert await rows(database) == (0, 0, 0)
 
 
-async def test_an_attachment_goes_with_the_last_session_that_holds_it(database: SqliteDatabase) -> None:
+async def test_an_attachment_goes_with_the_last_session_that_holds_it(database: Database) -> None:
     here, both = await store(database, b"here"), await store(database, b"both")
     await use(database, "ses_1", "msg_1", here, both)
     await use(database, "ses_1", "msg_2", here)
@@ -146,7 +145,7 @@ async def test_an_attachment_goes_with_the_last_session_that_holds_it(database: 
     assert await rows(database) == (0, 0, 0)
 
 
-async def test_what_no_message_holds_is_pruned_by_its_last_upload(database: SqliteDatabase) -> None:
+async def test_what_no_message_holds_is_pruned_by_its_last_upload(database: Database) -> None:
     old, again, used, new = [await store(database, data) for data in (b"old", b"again", b"used", b"new")]
     await use(database, "ses_1", "msg_1", used)
     await store(database, b"again", now=10)
@@ -158,7 +157,7 @@ async def test_what_no_message_holds_is_pruned_by_its_last_upload(database: Sqli
     assert await rows(database) == (1, 1, 1)
 
 
-async def test_pruning_takes_few_at_a_time_of_every_vault_the_oldest_first(database: SqliteDatabase) -> None:
+async def test_pruning_takes_few_at_a_time_of_every_vault_the_oldest_first(database: Database) -> None:
     for number in range(3):
         await store(database, b"%d" % number, now=number)
         await store(database, b"%d" % number, scope=EVIL, now=number)

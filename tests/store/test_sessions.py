@@ -7,17 +7,16 @@ from metamorphd.errors import EtagMismatch, RequestIdReused, SessionNotFound
 from metamorphd.models.caller import Scope
 from metamorphd.models.page import Page
 from metamorphd.models.session import Session
-from metamorphd.store.database import Transaction
+from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session, get_session, list_sessions, update_session
-from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.read import list_events
 
 from tests.support.rows import ACME, EVIL, append, new_session, new_turn, scope_of, stored_message
 
 
 async def page(
-    database: SqliteDatabase,
+    database: Database,
     *,
     scope: Scope = ACME,
     after: tuple[int | str, ...] | None = None,
@@ -39,11 +38,11 @@ async def page(
     )
 
 
-async def ids(database: SqliteDatabase, **query: Any) -> list[str]:
+async def ids(database: Database, **query: Any) -> list[str]:
     return [session.session_id for session in (await page(database, **query)).items]
 
 
-async def test_a_session_is_read_as_it_was_created(database: SqliteDatabase) -> None:
+async def test_a_session_is_read_as_it_was_created(database: Database) -> None:
     created = await new_session(
         database,
         title="Tïtle",
@@ -61,7 +60,7 @@ async def test_a_session_is_read_as_it_was_created(database: SqliteDatabase) -> 
     assert await database.read(get_session, ACME, session_id=created.session_id) == created
 
 
-async def test_another_vaults_session_is_not_found(database: SqliteDatabase) -> None:
+async def test_another_vaults_session_is_not_found(database: Database) -> None:
     session = await new_session(database)
     with pytest.raises(SessionNotFound):
         await database.read(get_session, EVIL, session_id=session.session_id)
@@ -74,7 +73,7 @@ async def test_another_vaults_session_is_not_found(database: SqliteDatabase) -> 
     assert await database.read(get_session, ACME, session_id=session.session_id) == session
 
 
-async def test_two_vaults_may_use_the_same_session_id(database: SqliteDatabase) -> None:
+async def test_two_vaults_may_use_the_same_session_id(database: Database) -> None:
     await new_session(database, ACME, session_id="ses_1", title="a")
     await new_session(database, EVIL, session_id="ses_1", title="b")
     assert (await database.read(get_session, ACME, session_id="ses_1")).title == "a"
@@ -82,7 +81,7 @@ async def test_two_vaults_may_use_the_same_session_id(database: SqliteDatabase) 
     assert (await database.read(get_session, ACME, session_id="ses_1")).title == "a"
 
 
-async def test_a_repeated_request_answers_the_session_as_it_is_now(database: SqliteDatabase) -> None:
+async def test_a_repeated_request_answers_the_session_as_it_is_now(database: Database) -> None:
     key = IdempotencyKey("CreateSession", "one", b"body")
     first = await new_session(database, request=key)
     await database.write(update_session, ACME, session_id=first.session_id, changes={"title": "later"}, etag="", now=2)
@@ -91,7 +90,7 @@ async def test_a_repeated_request_answers_the_session_as_it_is_now(database: Sql
     assert len(await ids(database)) == 1
 
 
-async def test_a_request_id_is_its_vaults_and_its_rpcs_own(database: SqliteDatabase) -> None:
+async def test_a_request_id_is_its_vaults_and_its_rpcs_own(database: Database) -> None:
     made = [
         await new_session(database, ACME, request=IdempotencyKey("CreateSession", "one", b"body")),
         await new_session(database, ACME, request=IdempotencyKey("Another", "one", b"other")),
@@ -100,14 +99,14 @@ async def test_a_request_id_is_its_vaults_and_its_rpcs_own(database: SqliteDatab
     assert len({session.session_id for session in made}) == 3
 
 
-async def test_a_request_id_with_another_body_is_refused(database: SqliteDatabase) -> None:
+async def test_a_request_id_with_another_body_is_refused(database: Database) -> None:
     await new_session(database, request=IdempotencyKey("CreateSession", "one", b"body"))
     with pytest.raises(RequestIdReused):
         await new_session(database, request=IdempotencyKey("CreateSession", "one", b"another"))
     assert len(await ids(database)) == 1
 
 
-async def test_a_repeated_request_for_a_deleted_session_is_not_found(database: SqliteDatabase) -> None:
+async def test_a_repeated_request_for_a_deleted_session_is_not_found(database: Database) -> None:
     key = IdempotencyKey("CreateSession", "one", b"body")
     session = await new_session(database, request=key)
     await database.write(delete_session, ACME, session_id=session.session_id, etag="")
@@ -116,14 +115,14 @@ async def test_a_repeated_request_for_a_deleted_session_is_not_found(database: S
     assert await ids(database) == []
 
 
-async def test_sessions_are_listed_newest_activity_first(database: SqliteDatabase) -> None:
+async def test_sessions_are_listed_newest_activity_first(database: Database) -> None:
     for number in range(3):
         await new_session(database, session_id=f"ses_{number}", now=number)
     await stored_message(database, "ses_0", create_time=10)
     assert await ids(database) == ["ses_0", "ses_2", "ses_1"]
 
 
-async def test_pages_join_without_gap_or_repeat_also_among_equal_times(database: SqliteDatabase) -> None:
+async def test_pages_join_without_gap_or_repeat_also_among_equal_times(database: Database) -> None:
     for number in range(25):
         await new_session(database, session_id=f"ses_{number:02}", now=number // 5)
     whole = await ids(database)
@@ -139,14 +138,14 @@ async def test_pages_join_without_gap_or_repeat_also_among_equal_times(database:
     assert joined == whole
 
 
-async def test_the_last_full_page_says_that_it_is_the_last(database: SqliteDatabase) -> None:
+async def test_the_last_full_page_says_that_it_is_the_last(database: Database) -> None:
     for _ in range(10):
         await new_session(database)
     assert (await page(database, page_size=10)).next_after is None
     assert (await page(database, page_size=9)).next_after is not None
 
 
-async def test_pages_are_cut_by_size_and_never_empty(database: SqliteDatabase) -> None:
+async def test_pages_are_cut_by_size_and_never_empty(database: Database) -> None:
     for _ in range(5):
         await new_session(database, system_prompt="x" * 1000)
     small = await page(database, max_size=1)
@@ -155,7 +154,7 @@ async def test_pages_are_cut_by_size_and_never_empty(database: SqliteDatabase) -
     assert len((await page(database, max_size=3500)).items) == 3
 
 
-async def test_sessions_are_filtered_by_archived_creator_and_metadata(database: SqliteDatabase) -> None:
+async def test_sessions_are_filtered_by_archived_creator_and_metadata(database: Database) -> None:
     await new_session(database, session_id="plain", now=1)
     await new_session(database, session_id="archived", archived=True, now=2)
     await new_session(database, scope_of("acme", "bob"), session_id="bob", now=3)
@@ -169,12 +168,12 @@ async def test_sessions_are_filtered_by_archived_creator_and_metadata(database: 
     assert await ids(database, metadata={"env": "pro"}) == []
 
 
-async def test_a_value_that_looks_like_a_pair_matches_no_filter(database: SqliteDatabase) -> None:
+async def test_a_value_that_looks_like_a_pair_matches_no_filter(database: Database) -> None:
     await new_session(database, metadata={"note": '"env":"prod"', "back": 'x\\","env":"prod'})
     assert await ids(database, metadata={"env": "prod"}) == []
 
 
-async def test_an_update_sets_what_it_names_and_moves_the_etag(database: SqliteDatabase) -> None:
+async def test_an_update_sets_what_it_names_and_moves_the_etag(database: Database) -> None:
     session = await new_session(database, title="a", model="m", metadata={"k": "v"}, now=1)
     changed = await database.write(
         update_session,
@@ -188,7 +187,7 @@ async def test_an_update_sets_what_it_names_and_moves_the_etag(database: SqliteD
     assert (changed.revision, changed.create_time, changed.update_time) == (2, 1, 2)
 
 
-async def test_a_stale_etag_changes_nothing(database: SqliteDatabase) -> None:
+async def test_a_stale_etag_changes_nothing(database: Database) -> None:
     session = await new_session(database, title="a")
     name = session.session_id
     with pytest.raises(EtagMismatch):
@@ -198,13 +197,13 @@ async def test_a_stale_etag_changes_nothing(database: SqliteDatabase) -> None:
     assert await database.read(get_session, ACME, session_id=name) == session
 
 
-async def test_messages_do_not_move_the_etag(database: SqliteDatabase) -> None:
+async def test_messages_do_not_move_the_etag(database: Database) -> None:
     session = await new_session(database)
     await stored_message(database, session.session_id)
     assert (await database.read(get_session, ACME, session_id=session.session_id)).revision == session.revision
 
 
-async def test_a_deleted_session_takes_its_messages_turns_and_events_with_it(database: SqliteDatabase) -> None:
+async def test_a_deleted_session_takes_its_messages_turns_and_events_with_it(database: Database) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     await append(database, turn, "a", "b")

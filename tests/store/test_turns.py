@@ -10,10 +10,10 @@ from metamorphd.models.message import Message
 from metamorphd.models.page import Page
 from metamorphd.models.turn import StopReason, TextDelta, TurnError, TurnStatus
 from metamorphd.models.usage import Usage
+from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import get_branch, get_message, list_messages
 from metamorphd.store.sessions import delete_session, get_session
-from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.prompt import get_prompt
 from metamorphd.store.turns.read import get_turn, list_events, list_running_turns
 from metamorphd.store.vaults import update_vault
@@ -22,14 +22,14 @@ from tests.support.rows import ACME, EVIL, KEY, append, finish, new_message, new
 
 
 async def events(
-    database: SqliteDatabase, turn_id: str, after: int = 0, limit: int = 100, max_characters: int = 1000
+    database: Database, turn_id: str, after: int = 0, limit: int = 100, max_characters: int = 1000
 ) -> list[int]:
     page = {"limit": limit, "max_characters": max_characters}
     _, listed = await database.read(list_events, ACME, turn_id=turn_id, after_sequence=after, **page)
     return [event.sequence for event in listed]
 
 
-async def test_a_turn_stores_its_message_and_runs(database: SqliteDatabase) -> None:
+async def test_a_turn_stores_its_message_and_runs(database: Database) -> None:
     session = await new_session(database, model="claude-opus-5-5")
     turn = await new_turn(database, session.session_id)
     after = await database.read(get_session, ACME, session_id=session.session_id)
@@ -40,7 +40,7 @@ async def test_a_turn_stores_its_message_and_runs(database: SqliteDatabase) -> N
 
 
 async def test_the_model_is_the_calls_then_the_sessions_then_the_vaults_then_the_default(
-    database: SqliteDatabase,
+    database: Database,
 ) -> None:
     async def model(session_id: str, **fields: str) -> str:
         turn = await new_turn(database, session_id, **fields)
@@ -57,7 +57,7 @@ async def test_the_model_is_the_calls_then_the_sessions_then_the_vaults_then_the
     assert await model(own, model="claude-fable-5-2") == "claude-fable-5-2"
 
 
-async def test_the_prompt_is_the_branch_and_the_sessions_or_the_vaults_system_prompt(database: SqliteDatabase) -> None:
+async def test_the_prompt_is_the_branch_and_the_sessions_or_the_vaults_system_prompt(database: Database) -> None:
     session = await new_session(database)
     first = await new_turn(database, session.session_id, "one")
     await append(database, first, "reply")
@@ -72,7 +72,7 @@ async def test_the_prompt_is_the_branch_and_the_sessions_or_the_vaults_system_pr
     assert [text_of(message.content) for message in branch] == ["one", "two"]
 
 
-async def test_a_finished_turn_stores_its_text_as_the_reply(database: SqliteDatabase) -> None:
+async def test_a_finished_turn_stores_its_text_as_the_reply(database: Database) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     await append(database, turn, "Hel", "lo")
@@ -92,7 +92,7 @@ async def test_a_finished_turn_stores_its_text_as_the_reply(database: SqliteData
 
 
 async def test_a_turn_that_fails_without_text_stores_no_reply_and_the_next_follows_its_message(
-    database: SqliteDatabase,
+    database: Database,
 ) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
@@ -105,7 +105,7 @@ async def test_a_turn_that_fails_without_text_stores_no_reply_and_the_next_follo
     assert message.parent_message_id == turn.user_message_id
 
 
-async def test_a_turn_ends_once(database: SqliteDatabase) -> None:
+async def test_a_turn_ends_once(database: Database) -> None:
     turn = await new_turn(database, (await new_session(database)).session_id)
     await append(database, turn, "a")
     await finish(database, turn)
@@ -116,7 +116,7 @@ async def test_a_turn_ends_once(database: SqliteDatabase) -> None:
     assert await events(database, turn.turn_id) == [1, 2, 3]
 
 
-async def test_a_deleted_turn_takes_no_more_events(database: SqliteDatabase) -> None:
+async def test_a_deleted_turn_takes_no_more_events(database: Database) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     await database.write(delete_session, ACME, session_id=session.session_id, etag="")
@@ -124,7 +124,7 @@ async def test_a_deleted_turn_takes_no_more_events(database: SqliteDatabase) -> 
         await append(database, turn, "a")
 
 
-async def test_events_are_replayed_after_any_sequence_in_any_portion(database: SqliteDatabase) -> None:
+async def test_events_are_replayed_after_any_sequence_in_any_portion(database: Database) -> None:
     turn = await new_turn(database, (await new_session(database)).session_id)
     await append(database, turn, *"abcdefgh")
     assert (await database.read(get_turn, ACME, turn_id=turn.turn_id)).last_sequence == 9
@@ -142,7 +142,7 @@ async def test_events_are_replayed_after_any_sequence_in_any_portion(database: S
         await events(database, turn.turn_id, after=11)
 
 
-async def test_an_unknown_turn_and_another_vaults_are_not_found(database: SqliteDatabase) -> None:
+async def test_an_unknown_turn_and_another_vaults_are_not_found(database: Database) -> None:
     turn = await new_turn(database, (await new_session(database)).session_id)
     for scope, turn_id in ((EVIL, turn.turn_id), (ACME, "turn_none")):
         with pytest.raises(TurnNotFound):
@@ -151,7 +151,7 @@ async def test_an_unknown_turn_and_another_vaults_are_not_found(database: Sqlite
             await database.read(list_events, scope, turn_id=turn_id, after_sequence=0, limit=9, max_characters=9)
 
 
-async def test_a_branch_is_busy_while_its_turn_runs_and_others_proceed(database: SqliteDatabase) -> None:
+async def test_a_branch_is_busy_while_its_turn_runs_and_others_proceed(database: Database) -> None:
     session = await new_session(database)
     done = await new_turn(database, session.session_id)
     await finish(database, done)
@@ -165,7 +165,7 @@ async def test_a_branch_is_busy_while_its_turn_runs_and_others_proceed(database:
     assert len((await database.read(get_session, ACME, session_id=session.session_id)).running_turn_ids) == 3
 
 
-async def test_a_refused_turn_leaves_no_message(database: SqliteDatabase) -> None:
+async def test_a_refused_turn_leaves_no_message(database: Database) -> None:
     session, other = await new_session(database), await new_session(database)
     elsewhere = await new_turn(database, other.session_id)
     for parent in ("msg_none", elsewhere.user_message_id):
@@ -176,7 +176,7 @@ async def test_a_refused_turn_leaves_no_message(database: SqliteDatabase) -> Non
     assert (await database.read(get_session, ACME, session_id=session.session_id)).message_count == 0
 
 
-async def test_a_repeated_send_answers_its_turn_even_while_the_branch_is_busy(database: SqliteDatabase) -> None:
+async def test_a_repeated_send_answers_its_turn_even_while_the_branch_is_busy(database: Database) -> None:
     session = await new_session(database)
     key = IdempotencyKey("SendMessage", "one", b"body")
     turn = await new_turn(database, session.session_id, request=key)
@@ -184,7 +184,7 @@ async def test_a_repeated_send_answers_its_turn_even_while_the_branch_is_busy(da
     assert (await database.read(get_session, ACME, session_id=session.session_id)).message_count == 1
 
 
-async def listed(database: SqliteDatabase, session_id: str, **query: Any) -> Page[Message]:
+async def listed(database: Database, session_id: str, **query: Any) -> Page[Message]:
     values: dict[str, Any] = {
         "session_id": session_id,
         "leaf_message_id": None,
@@ -201,7 +201,7 @@ def texts(page: Page[Message]) -> list[str]:
     return [text_of(message.content) for message in page.items]
 
 
-async def tree(database: SqliteDatabase) -> tuple[str, str]:
+async def tree(database: Database) -> tuple[str, str]:
     """a-b-c and a-B, in the order a b c B; (session id, id of c)."""
     session = (await new_session(database)).session_id
     sent: dict[str, str] = {}
@@ -212,7 +212,7 @@ async def tree(database: SqliteDatabase) -> tuple[str, str]:
     return session, sent["c"]
 
 
-async def test_messages_are_listed_by_branch_or_all_from_either_end(database: SqliteDatabase) -> None:
+async def test_messages_are_listed_by_branch_or_all_from_either_end(database: Database) -> None:
     session, leaf = await tree(database)
     assert texts(await listed(database, session)) == ["a", "B"]
     assert texts(await listed(database, session, newest_first=True)) == ["B", "a"]
@@ -224,7 +224,7 @@ async def test_messages_are_listed_by_branch_or_all_from_either_end(database: Sq
 @pytest.mark.parametrize("all_branches", [True, False])
 @pytest.mark.parametrize("newest_first", [True, False])
 async def test_pages_of_messages_join_while_more_arrive(
-    database: SqliteDatabase, all_branches: bool, newest_first: bool
+    database: Database, all_branches: bool, newest_first: bool
 ) -> None:
     session = (await new_session(database)).session_id
     for number in range(7):
@@ -237,7 +237,7 @@ async def test_pages_of_messages_join_while_more_arrive(
     assert texts(first) + texts(second) == (expected[::-1] if newest_first else expected)
 
 
-async def test_pages_of_messages_are_cut_by_size(database: SqliteDatabase) -> None:
+async def test_pages_of_messages_are_cut_by_size(database: Database) -> None:
     session = (await new_session(database)).session_id
     for _ in range(4):
         await finish(database, await new_turn(database, session, "x" * 1000))
@@ -247,7 +247,7 @@ async def test_pages_of_messages_are_cut_by_size(database: SqliteDatabase) -> No
         assert page.next_after is not None
 
 
-async def test_a_leaf_of_another_session_is_not_found(database: SqliteDatabase) -> None:
+async def test_a_leaf_of_another_session_is_not_found(database: Database) -> None:
     session, leaf = await tree(database)
     other = (await new_session(database)).session_id
     with pytest.raises(MessageNotFound):
@@ -258,7 +258,7 @@ async def test_a_leaf_of_another_session_is_not_found(database: SqliteDatabase) 
     assert session != other
 
 
-async def test_a_branch_reads_from_its_root(database: SqliteDatabase) -> None:
+async def test_a_branch_reads_from_its_root(database: Database) -> None:
     session, leaf = await tree(database)
     branch = await database.read(get_branch, ACME, session_id=session, leaf_message_id=leaf)
     assert [text_of(message.content) for message in branch] == ["a", "b", "c"]

@@ -25,10 +25,10 @@ from metamorphd.models.vault import Budget, BudgetStatus
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.sessions import delete_session
-from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.usage import list_usage, tokens_of
 from metamorphd.store.vaults import get_vault_limits, update_vault, update_vault_limits
 
+from tests.support.engines import Engine
 from tests.support.rows import ACME, EVIL, KEY, TERMS, finish, new_message, new_session, new_turn
 
 DAYS = [date(2030, 1, 31), date(2030, 2, 1), date(2030, 2, 28), date(2030, 3, 1)]
@@ -101,45 +101,43 @@ def summed(usages: Sequence[Usage]) -> Usage:
     return Usage(**totals)
 
 
-async def check_sums(turns: Sequence[Ended], grouped: tuple[bool, bool, bool]) -> None:
+async def check_sums(engine: Engine, turns: Sequence[Ended], grouped: tuple[bool, bool, bool]) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        database = SqliteDatabase(path=Path(directory) / "metamorph.db", synchronous="NORMAL")
-        await database.__aenter__()
-        sessions = await stored(database, turns)
-        by_day, by_model, by_session = grouped
-        rows, total = await usage(database, by_day=by_day, by_model=by_model, by_session=by_session)
-        expected: dict[tuple[str, str, str], list[Usage]] = {}
-        for turn in turns:
-            key = (
-                turn.day.isoformat() if by_day else "",
-                turn.model if by_model else "",
-                sessions[turn.session] if by_session else "",
-            )
-            expected.setdefault(key, []).append(turn.usage)
-        assert [(row.day, row.model, row.session_id) for row in rows] == sorted(expected)
-        for row in rows:
-            parts = expected[row.day, row.model, row.session_id]
-            assert (row.usage, row.turns) == (summed(parts), len(parts))
-        assert (total.usage, total.turns) == (summed([turn.usage for turn in turns]), len(turns))
-        for day in DAYS:
-            budget = Budget(tokens_per_day=1, cost_usd_nanos_per_month=1)
-            await database.write(update_vault_limits, ACME, budget=budget, now=1)
-            tokens, cost = await database.read(get_budgets, ACME, now=beginning(day))
-            assert tokens.used == sum(tokens_of(turn.usage) for turn in turns if turn.day == day)
-            month = [turn for turn in turns if turn.day.replace(day=1) == day.replace(day=1)]
-            assert cost.used == sum(turn.usage.cost_usd_nanos for turn in month)
-        await database.__aexit__()
+        async with engine.database(Path(directory)) as database:
+            sessions = await stored(database, turns)
+            by_day, by_model, by_session = grouped
+            rows, total = await usage(database, by_day=by_day, by_model=by_model, by_session=by_session)
+            expected: dict[tuple[str, str, str], list[Usage]] = {}
+            for turn in turns:
+                key = (
+                    turn.day.isoformat() if by_day else "",
+                    turn.model if by_model else "",
+                    sessions[turn.session] if by_session else "",
+                )
+                expected.setdefault(key, []).append(turn.usage)
+            assert [(row.day, row.model, row.session_id) for row in rows] == sorted(expected)
+            for row in rows:
+                parts = expected[row.day, row.model, row.session_id]
+                assert (row.usage, row.turns) == (summed(parts), len(parts))
+            assert (total.usage, total.turns) == (summed([turn.usage for turn in turns]), len(turns))
+            for day in DAYS:
+                budget = Budget(tokens_per_day=1, cost_usd_nanos_per_month=1)
+                await database.write(update_vault_limits, ACME, budget=budget, now=1)
+                tokens, cost = await database.read(get_budgets, ACME, now=beginning(day))
+                assert tokens.used == sum(tokens_of(turn.usage) for turn in turns if turn.day == day)
+                month = [turn for turn in turns if turn.day.replace(day=1) == day.replace(day=1)]
+                assert cost.used == sum(turn.usage.cost_usd_nanos for turn in month)
 
 
 @settings(max_examples=40, deadline=None)
 @given(TURNS, st.tuples(st.booleans(), st.booleans(), st.booleans()))
 def test_usage_is_the_sum_of_its_turns_however_it_is_grouped(
-    turns: list[Ended], grouped: tuple[bool, bool, bool]
+    engine: Engine, turns: list[Ended], grouped: tuple[bool, bool, bool]
 ) -> None:
-    asyncio.run(check_sums(turns, grouped))
+    asyncio.run(check_sums(engine, turns, grouped))
 
 
-async def test_usage_is_filtered_by_days_model_and_session(database: SqliteDatabase) -> None:
+async def test_usage_is_filtered_by_days_model_and_session(database: Database) -> None:
     turns = [
         Ended(number % 3, MODELS[number % 2], DAYS[number % 4], TurnStatus.COMPLETED, Usage(1)) for number in range(12)
     ]
@@ -151,7 +149,7 @@ async def test_usage_is_filtered_by_days_model_and_session(database: SqliteDatab
     assert await usage(database, EVIL, session_id=sessions[0]) == ((), UsageRow("", "", "", Usage(), 0))
 
 
-async def test_usage_stays_when_its_session_is_deleted(database: SqliteDatabase) -> None:
+async def test_usage_stays_when_its_session_is_deleted(database: Database) -> None:
     sessions = await stored(database, [Ended(0, MODELS[0], DAYS[0], TurnStatus.FAILED, Usage(7, 1))])
     before = await usage(database)
     await database.write(delete_session, ACME, session_id=sessions[0], etag="")
@@ -170,7 +168,7 @@ async def budgets(database: Database, now: int) -> dict[str, BudgetStatus]:
     return {status.budget: status for status in await database.read(get_budgets, ACME, now=now)}
 
 
-async def test_without_a_budget_nothing_is_reserved_or_told(database: SqliteDatabase) -> None:
+async def test_without_a_budget_nothing_is_reserved_or_told(database: Database) -> None:
     await new_turn(database, (await new_session(database)).session_id)
     assert await budgets(database, 1) == {}
     await allow(database, operators=Budget(tokens_per_day=5))
@@ -182,7 +180,7 @@ async def test_without_a_budget_nothing_is_reserved_or_told(database: SqliteData
     [(None, 7, 7), (7, None, 7), (5, 7, 5), (7, 5, 5), (0, 5, 0), (5, 0, 0)],
 )
 async def test_of_both_limits_the_lower_counts(
-    database: SqliteDatabase, own: int | None, operators: int | None, limit: int
+    database: Database, own: int | None, operators: int | None, limit: int
 ) -> None:
     await allow(database, own=Budget(tokens_per_month=own), operators=Budget(tokens_per_month=operators))
     told = await budgets(database, beginning(date(2030, 12, 31)) + NOON)
@@ -190,7 +188,7 @@ async def test_of_both_limits_the_lower_counts(
     assert told["tokens_per_month"] == BudgetStatus("tokens_per_month", limit, 0, 0, beginning(date(2031, 1, 1)))
 
 
-async def test_an_operator_may_limit_a_vault_before_its_first_use_and_lift_it(database: SqliteDatabase) -> None:
+async def test_an_operator_may_limit_a_vault_before_its_first_use_and_lift_it(database: Database) -> None:
     await allow(database, operators=Budget(cost_usd_nanos_per_day=0))
     session = await new_session(database)
     with pytest.raises(BudgetExceeded):
@@ -211,7 +209,7 @@ async def sent(database: Database, day: date, **fields: Any) -> Turn:
     return await new_turn(database, session.session_id, message=at(day, session.session_id), **fields)
 
 
-async def test_a_day_and_a_month_begin_anew_at_midnight_utc(database: SqliteDatabase) -> None:
+async def test_a_day_and_a_month_begin_anew_at_midnight_utc(database: Database) -> None:
     await allow(database, own=Budget(tokens_per_day=10, tokens_per_month=15))
     first = await sent(database, DAYS[0])
     await finish(database, first, usage=Usage(10), now=beginning(DAYS[1]) - 1)
@@ -232,7 +230,7 @@ async def test_a_day_and_a_month_begin_anew_at_midnight_utc(database: SqliteData
     await sent(database, DAYS[3])
 
 
-async def test_a_turn_holds_its_reservation_while_it_runs_and_no_longer(database: SqliteDatabase) -> None:
+async def test_a_turn_holds_its_reservation_while_it_runs_and_no_longer(database: Database) -> None:
     await allow(database, own=Budget(tokens_per_day=10, cost_usd_nanos_per_month=10))
     session = await new_session(database, system_prompt="x" * 500)
     turn = await new_turn(database, session.session_id, "y" * 300, max_output_tokens=77)
@@ -251,7 +249,7 @@ async def test_a_turn_holds_its_reservation_while_it_runs_and_no_longer(database
     assert (cost.used, cost.reserved, cost.left) == (5, 0, 5)
 
 
-async def test_a_session_that_is_deleted_takes_its_reservation_with_it(database: SqliteDatabase) -> None:
+async def test_a_session_that_is_deleted_takes_its_reservation_with_it(database: Database) -> None:
     await allow(database, own=Budget(tokens_per_day=10))
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
@@ -272,7 +270,7 @@ async def reserved(database: Database, *content: Block, **fields: Any) -> int:
     return held
 
 
-async def test_a_reservation_is_for_the_most_that_can_be_used(database: SqliteDatabase) -> None:
+async def test_a_reservation_is_for_the_most_that_can_be_used(database: Database) -> None:
     await allow(database, own=Budget(tokens_per_day=10**9))
     plain = await reserved(database)
     assert await reserved(database, ImageBlock("att_1", "image/png", 9, "00")) > plain + IMAGE_TOKENS
@@ -291,7 +289,7 @@ async def test_a_reservation_is_for_the_most_that_can_be_used(database: SqliteDa
 
 
 async def test_a_model_that_the_catalog_lacks_is_refused_before_all_else_of_the_session(
-    database: SqliteDatabase,
+    database: Database,
 ) -> None:
     session = await new_session(database, model="gpt-1")
     with pytest.raises(ModelNotAccepted) as refusal:

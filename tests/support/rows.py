@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from metamorphd.catalog import load_catalog
@@ -21,6 +22,8 @@ from metamorphd.store.turns.events import append_events
 from metamorphd.store.turns.finish import finish_turn
 from metamorphd.store.turns.plan import Terms
 
+from tests.support.engines import ENGINES
+
 CLOCK = Clock()
 TERMS = Terms(
     catalog=load_catalog(None),
@@ -35,6 +38,11 @@ KEY = bytes(32)
 def scope_of(vault_id: str, user_id: str = "alice") -> Scope:
     """The scope of a user of a vault."""
     return Scope(vault_id, replace(SERVER, vault_id=vault_id, user_id=user_id), "call-1")
+
+
+def row_counts(directory: Path, *tables: str) -> tuple[int, ...]:
+    """How many rows tables have in the data of a server of the usual engine."""
+    return ENGINES[0].counts(directory, *tables)
 
 
 ACME, EVIL = scope_of("acme"), scope_of("evil", "mallory")

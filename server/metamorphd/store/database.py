@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from metamorphd.models.caller import Scope
+from metamorphd.store.search.index import SearchIndex
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +48,11 @@ class Transaction(Statements):
     """Bound to its scope's vault: it supplies `:vault_id` itself."""
 
     __slots__ = ()
+
+    @property
+    @abstractmethod
+    def search(self) -> SearchIndex:
+        """The index of the vault's messages."""
 
 
 class SystemTransaction(Statements):

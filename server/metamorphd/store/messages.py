@@ -11,7 +11,7 @@ from metamorphd.store.attachments import release_message, use_attachments
 from metamorphd.store.codec import decode_content, decode_usage, encode_content
 from metamorphd.store.database import Row, Transaction, point_read
 from metamorphd.store.paging import page_of
-from metamorphd.store.search.index import index_message, unindex_message
+from metamorphd.store.search.index import SEARCHED_CHARACTERS
 
 COLUMNS = """
     message_id, session_id, parent_message_id, role, content, turn_id, creator, model,
@@ -163,7 +163,9 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
         **(dict.fromkeys(USAGE) if message.usage is None else asdict(message.usage)),
     )
     await use_attachments(tx, session_id=message.session_id, message_id=message.message_id, content=message.content)
-    await index_message(tx, session_id=message.session_id, message_id=message.message_id, text=text_of(message.content))
+    text = text_of(message.content)[:SEARCHED_CHARACTERS]
+    if text:
+        await tx.search.create(session_id=message.session_id, message_id=message.message_id, text=text)
 
 
 @point_read
@@ -186,7 +188,7 @@ async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Messa
         raise BranchBusy(turn_id=answering.turn_id)
     await tx.run(DELETE_CONTENT, message_id=message_id, now=now)
     await release_message(tx, session_id=message.session_id, message_id=message_id)
-    await unindex_message(tx, message_id=message_id)
+    await tx.search.delete_message(message_id=message_id)
     if message.role is Role.ASSISTANT:
         await tx.run(FORGET_EVENTS, turn_id=message.turn_id)
         await tx.run(MARK_PRUNED, turn_id=message.turn_id)

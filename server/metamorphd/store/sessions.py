@@ -13,7 +13,6 @@ from metamorphd.store.attachments import release_session
 from metamorphd.store.database import Row, SqlValue, Transaction, point_read
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
 from metamorphd.store.paging import page_of
-from metamorphd.store.search.index import unindex_session
 from metamorphd.store.vaults import create_vault
 
 COLUMNS = """
@@ -218,6 +217,6 @@ async def delete_session(tx: Transaction, *, session_id: str, etag: str) -> None
     if etag and etag != str(session.revision):
         raise EtagMismatch
     await release_session(tx, session_id=session_id)
-    await unindex_session(tx, session_id=session_id)
+    await tx.search.delete_session(session_id=session_id)
     await tx.run(DELETE_EVENTS, session_id=session_id)
     await tx.run(DELETE_SESSION, session_id=session_id)

@@ -8,9 +8,9 @@ from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.http.server import application
 from metamorphd.observe import Metrics
-from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.support.caller import Caller
+from tests.support.engines import Engine
 from tests.support.serving import Serving
 
 
@@ -34,19 +34,17 @@ async def test_unknown_paths_and_methods_are_refused_with_the_same_headers(runni
     assert all(response.headers["x-frame-options"] == "DENY" for response in responses)
 
 
-async def test_health_names_the_failing_check(tmp_path: Path) -> None:
-    database = SqliteDatabase(path=tmp_path / "health.db", synchronous="FULL")
+async def test_health_names_the_failing_check(engine: Engine, tmp_path: Path) -> None:
+    database = engine.database(tmp_path)
     health = Health(database=database, services=[])
     shim = application(failing=health.failing, registry=Metrics().registry)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(shim), base_url="http://test") as http:
         starting = await http.get("/health")
-        await health.__aenter__()
-        unopened = await http.get("/health")
-        await database.__aenter__()
-        opened = await http.get("/health")
-        await health.__aexit__()
+        async with health:
+            unopened = await http.get("/health")
+            async with database:
+                opened = await http.get("/health")
         draining = await http.get("/health")
-        await database.__aexit__()
     assert [answer.status_code for answer in (starting, unopened, opened, draining)] == [503, 503, 200, 503]
     assert [answer.json().get("check") for answer in (starting, unopened, draining)] == [
         "starting",

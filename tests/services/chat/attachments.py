@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import apsw
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.message_pb2 import (
     ContentBlock,
@@ -14,18 +13,15 @@ from metamorph.chat.v1.message_pb2 import (
 
 from tests.support.caller import Caller
 from tests.support.media import FILES
+from tests.support.rows import row_counts
 
 PNG, PDF, TEXT = FILES["image/png"], FILES["application/pdf"], FILES["text/plain"]
 MIB = 1024 * 1024
 
 
-def rows(directory: Path) -> tuple[Any, ...]:
+def rows(directory: Path) -> tuple[int, ...]:
     """How many attachments, pieces and uses the store holds."""
-    connection = apsw.Connection(str(directory / "metamorph.db"), flags=apsw.SQLITE_OPEN_READONLY)
-    count = "SELECT (SELECT COUNT(*) FROM attachments), (SELECT COUNT(*) FROM attachment_chunks), COUNT(*)"
-    ((attachments, pieces, uses),) = connection.execute(count + " FROM attachment_uses").fetchall()
-    connection.close()
-    return attachments, pieces, uses
+    return row_counts(directory, "attachments", "attachment_chunks", "attachment_uses")
 
 
 def image(data: bytes = PNG, media_type: str = "image/png") -> ContentBlock:

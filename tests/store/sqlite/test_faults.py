@@ -14,8 +14,8 @@ from metamorphd.store.sessions import get_session
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.writer import Job, Writer
 
+from tests.store.sqlite.faulty_vfs import FaultyVFS
 from tests.store.sqlite.writer import hold_writer
-from tests.support.faulty_vfs import FaultyVFS
 from tests.support.rows import ACME, new_session
 
 Break = Callable[[FaultyVFS], None]

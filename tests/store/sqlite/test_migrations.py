@@ -6,13 +6,13 @@ from typing import Any
 import apsw
 import pytest
 from metamorphd.store import migrations
-from metamorphd.store.sqlite import relevance
+from metamorphd.store.sqlite import search
 
 
 @pytest.fixture
 def connection() -> Iterator[apsw.Connection]:
     opened = apsw.Connection(":memory:")
-    relevance.register(opened)
+    search.register(opened)
     yield opened
     opened.close()
 

@@ -1,6 +1,7 @@
 """The part of a text that shows why it was found.
 
-Not SQLite's own: `snippet` takes time by the square of how often a word occurs, minutes for a long message.
+Our own, because an index's may take too long: FTS5's `snippet` takes time by the square of how often a word occurs,
+minutes for a long message.
 """
 
 import re
@@ -16,7 +17,7 @@ BEFORE = 100
 
 
 def fold(word: str) -> str:
-    """A word without case and accents, as the index compares it."""
+    """Returns a word without case and accents, as the index compares it."""
     if word.isascii():
         return word.lower()
     decomposed = unicodedata.normalize("NFD", word.lower())
@@ -24,9 +25,9 @@ def fold(word: str) -> str:
 
 
 def excerpt(text: str, wanted: AbstractSet[str]) -> tuple[str, tuple[Highlight, ...]]:
-    """About `CHARACTERS` of a text from a little before the first of the folded words, and where they stand in it.
+    """Returns about `CHARACTERS` of a text around the first of the folded words, and where those words are in it.
 
-    `…` stands where it was cut.
+    `…` shows where it was cut.
     """
     first = next((word.start() for word in WORDS.finditer(text) if fold(word[0]) in wanted), 0)
     begin = max(0, first - BEFORE)

@@ -1,42 +1,47 @@
-"""The index by which messages are found.
+"""The full-text index of messages, which each database brings itself."""
 
-It holds the texts of all vaults. A row is found by its ids, which are indexed too: as a plain column they would have
-all rows read.
-"""
-
-from metamorphd.store.database import Transaction
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 # A message is searched by its beginning: what one costs to search is bounded then, and nobody looks for more.
 SEARCHED_CHARACTERS = 65_536
 
-INDEX_MESSAGE = """
-INSERT INTO message_search (vault_id, session_id, message_id, text)
-VALUES (:vault_id, :session_id, :message_id, :text)
-"""
-UNINDEX_MESSAGE = """
-DELETE FROM message_search
-WHERE vault_id = :vault_id AND message_id = :message_id
-    AND message_search MATCH 'message_id : "' || :message_id || '"'
-"""
-UNINDEX_SESSION = """
-DELETE FROM message_search
-WHERE vault_id = :vault_id AND session_id = :session_id
-    AND message_search MATCH 'session_id : "' || :session_id || '"'
-"""
+
+@dataclass(frozen=True, slots=True)
+class IndexedText:
+    """A message that was found, and the text that it was found by."""
+
+    message_id: str
+    text: str
 
 
-async def index_message(tx: Transaction, *, session_id: str, message_id: str, text: str) -> None:
-    """Lets a message be found by its text."""
-    if text:
-        searched = text[:SEARCHED_CHARACTERS]
-        await tx.run(INDEX_MESSAGE, session_id=session_id, message_id=message_id, text=searched)
+class SearchIndex(ABC):
+    """The index of one vault, as one transaction sees it.
 
+    A message matches all of some phrases: words that follow each other in its text, compared without case and accents.
+    """
 
-async def unindex_message(tx: Transaction, *, message_id: str) -> None:
-    """Lets a message be found no more."""
-    await tx.run(UNINDEX_MESSAGE, message_id=message_id)
+    __slots__ = ()
 
+    @abstractmethod
+    async def create(self, *, session_id: str, message_id: str, text: str) -> None:
+        """Adds a message. `text` has at most `SEARCHED_CHARACTERS`."""
 
-async def unindex_session(tx: Transaction, *, session_id: str) -> None:
-    """Lets no message of a session be found any more."""
-    await tx.run(UNINDEX_SESSION, session_id=session_id)
+    @abstractmethod
+    async def delete_message(self, *, message_id: str) -> None:
+        """Removes a message, if it was added."""
+
+    @abstractmethod
+    async def delete_session(self, *, session_id: str) -> None:
+        """Removes all messages of a session."""
+
+    @abstractmethod
+    async def query(
+        self, *, phrases: Sequence[str], session_id: str | None, offset: int, limit: int
+    ) -> list[IndexedText]:
+        """Returns messages that match, at most `limit` after the first `offset`, best first, newest among equals.
+
+        Every phrase has a letter or a digit, and neither a quotation mark nor a NUL. What other vaults hold changes
+        nothing, neither the order nor how long it takes.
+        """

@@ -16,7 +16,7 @@ from metamorphd.errors import StartupRefused, StoreBusy, StoreNotReady
 from metamorphd.models.caller import Scope
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_point_read
-from metamorphd.store.sqlite import relevance
+from metamorphd.store.sqlite import search
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
 
@@ -151,7 +151,7 @@ class SqliteDatabase:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)
         connection = apsw.Connection(str(self._path), flags=flags, vfs=self._vfs)
         self._connections.append(connection)
-        relevance.register(connection)
+        search.register(connection)
         for pragma in _pragmas(synchronous=self._synchronous, readonly=readonly):
             connection.execute("PRAGMA " + pragma).fetchall()
         return connection

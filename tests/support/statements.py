@@ -2,19 +2,18 @@
 
 import ast
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import apsw
 from metamorphd import store
-from metamorphd.store import migrations
-from metamorphd.store.sqlite import relevance
 from sqlglot import exp, parse_one
 
 STORE = Path(store.__file__).parent
 RUNS = {"one", "all", "run"}
+TRANSACTIONS = ("Transaction", "SystemTransaction")
 
 
 @dataclass(frozen=True)
@@ -25,25 +24,54 @@ class Statement:
     name: str
     sql: str
     tenant: bool
+    function: Callable[..., Any] | None
 
 
-def statements() -> list[Statement]:
-    """Returns the statements of all store operations. Raises AssertionError for SQL that is not a named constant."""
-    return [statement for path in sorted(STORE.rglob("*.py")) for statement in _of_module(path)]
+def statements(engine: str) -> list[Statement]:
+    """Returns the statements that run on an engine. Raises AssertionError for SQL that is not a named constant."""
+    engines = {folder.name for folder in (STORE / "migrations").iterdir()}
+    paths = [path for path in sorted(STORE.rglob("*.py")) if path.parent.name not in engines - {engine}]
+    return [statement for path in paths for statement in _of_module(path)]
 
 
 def _of_module(path: Path) -> Iterator[Statement]:
     module = importlib.import_module(".".join(["metamorphd", *path.relative_to(STORE.parent).with_suffix("").parts]))
-    for function in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(function, ast.AsyncFunctionDef) or not function.args.args:
+    tree = ast.parse(path.read_text())
+    found = 0
+    for function, kind in _operations(tree):
+        for call in _runs(function):
+            found += 1
+            for name in _names(call.args[0]):
+                sql = getattr(module, name)
+                operation = getattr(module, function.name, None)
+                yield Statement(function.name, name, sql, kind == "Transaction", operation)
+    assert found == len(list(_runs(tree))), f"{path.name} runs SQL outside of an operation"
+
+
+def _operations(tree: ast.Module) -> Iterator[tuple[ast.AsyncFunctionDef, str]]:
+    """Yields functions that take a transaction first, methods of classes constructed with one, and the kind of it."""
+    for node in tree.body:
+        if isinstance(node, ast.AsyncFunctionDef) and (kind := _transaction(node.args.args[:1])):
+            yield node, kind
+        if isinstance(node, ast.ClassDef):
+            made = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+            kind = _transaction(made[0].args.args[1:2]) if made else ""
+            if kind:
+                yield from ((item, kind) for item in node.body if isinstance(item, ast.AsyncFunctionDef))
+
+
+def _transaction(arguments: list[ast.arg]) -> str:
+    kinds = [ast.unparse(argument.annotation) for argument in arguments if argument.annotation]
+    return next((kind for kind in kinds if kind in TRANSACTIONS), "")
+
+
+def _runs(tree: ast.AST) -> Iterator[ast.Call]:
+    """Yields calls on a transaction, which is always named `tx`."""
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
-        kind = ast.unparse(function.args.args[0].annotation or ast.Constant(None))
-        if kind not in ("Transaction", "SystemTransaction"):
-            continue
-        for call in ast.walk(function):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in RUNS:
-                for name in _names(call.args[0]):
-                    yield Statement(function.name, name, getattr(module, name), kind == "Transaction")
+        if call.func.attr in RUNS and ast.unparse(call.func.value) in ("tx", "self._tx"):
+            yield call
 
 
 def _names(argument: ast.expr) -> list[str]:
@@ -53,40 +81,30 @@ def _names(argument: ast.expr) -> list[str]:
     return [argument.id]
 
 
-def migrated() -> apsw.Connection:
-    """Returns an empty database with the latest schema."""
-    connection = apsw.Connection(":memory:")
-    relevance.register(connection)
-    for _, script in migrations.load("sqlite"):
-        connection.execute(script)
-    return connection
-
-
-def tables() -> dict[str, list[tuple[Any, ...]]]:
-    """Returns (column, position in the primary key or 0) of each table. A search index counts as one, without a key."""
-    connection = migrated()
-    # The shadow tables of a search index are internal to FTS5.
-    listed = "SELECT name FROM pragma_table_list WHERE type IN ('table', 'virtual') AND name NOT LIKE 'sqlite_%'"
-    names = [str(name) for (name,) in connection.execute(listed)]
-    found = {
-        name: connection.execute("SELECT name, pk FROM pragma_table_info(?)", (name,)).fetchall() for name in names
-    }
-    connection.close()
-    return found
-
-
-def parsed(sql: str) -> exp.Expr:
+def parsed(sql: str, dialect: str) -> exp.Expr:
     """Returns the syntax tree of a statement."""
-    return parse_one(sql, dialect="sqlite")
+    return parse_one(sql, dialect=dialect)
 
 
-def unbound(tree: exp.Expr) -> list[str]:
-    """Returns the parts of a statement that may touch rows of another vault; empty if every tenant table is bound.
+def placeholders(tree: exp.Expr) -> set[str]:
+    """Returns the names of a statement's parameters."""
+    return {value.name for value in tree.find_all(exp.Placeholder)}
+
+
+def columns(tree: exp.Expr) -> list[str]:
+    """Returns the column names of a statement's result."""
+    if isinstance(tree, exp.Query):
+        return list(tree.named_selects)
+    returning = tree.args.get("returning")
+    return [column.alias_or_name for column in returning.expressions] if returning else []
+
+
+def unbound(tree: exp.Expr, tenant: AbstractSet[str]) -> list[str]:
+    """Returns the parts of a statement that may touch rows of another vault; empty if every `tenant` table is bound.
 
     A table is bound by `vault_id = :vault_id` among the required conditions of the clause that reads, updates or
     deletes its rows. An inserted row is bound by the value itself, or by a vault_id read from a bound table.
     """
-    tenant = set(tables())
     faults = []
     for select in tree.find_all(exp.Select):
         joins = select.args.get("joins") or []
@@ -104,7 +122,7 @@ def unbound(tree: exp.Expr) -> list[str]:
     return faults
 
 
-def _unbound_tables(sources: list[exp.Expr], conditions: list[exp.Expr], tenant: set[str]) -> list[str]:
+def _unbound_tables(sources: list[exp.Expr], conditions: list[exp.Expr], tenant: AbstractSet[str]) -> list[str]:
     touched = {source.alias_or_name: source.name for source in sources if isinstance(source, exp.Table)}
     aliases = {alias for alias, name in touched.items() if name in tenant}
     bound = {column.table for column in map(_bound_column, conditions) if column is not None}

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from metamorphd.store.sqlite.database import SqliteDatabase
 
+from tests.store.sqlite.engine import SqliteEngine
+
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
-    """An open database with nothing in it."""
-    opened = SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="FULL")
-    await opened.__aenter__()
-    yield opened
-    await opened.__aexit__()
+    """An open SQLite database with nothing in it."""
+    async with SqliteEngine().database(tmp_path) as opened:
+        yield opened

@@ -1,0 +1,53 @@
+"""The indexes that SQLite reads rows from."""
+
+import apsw
+import pytest
+from metamorphd.store import attachments, messages, sessions
+from metamorphd.store.database import is_point_read
+
+from tests.store.sqlite.engine import SqliteEngine, migrated, plan
+from tests.support.statements import Statement, statements
+
+ALL = statements(SqliteEngine.name)
+POINT_READS = [statement for statement in ALL if statement.function and is_point_read(statement.function)]
+
+
+@pytest.mark.parametrize("statement", POINT_READS, ids=lambda statement: statement.operation)
+def test_a_point_read_finds_its_row_by_the_full_primary_key(statement: Statement) -> None:
+    steps = plan(statement.sql)
+    assert not [step for step in steps if step.startswith("SCAN")]
+    by_key = [step for step in steps if "sqlite_autoindex" in step or "PRIMARY KEY" in step]
+    assert by_key
+    assert "(vault_id=?" in by_key[0]
+
+
+@pytest.mark.parametrize(
+    "sql", [sessions.LIST_SESSIONS, messages.LIST_OLDEST_FIRST, messages.LIST_NEWEST_FIRST, messages.LIST_BRANCH]
+)
+def test_a_page_is_read_from_an_index(sql: str) -> None:
+    steps = plan(sql)
+    touched = [step for step in steps if any(f" {table}" in step for table in SqliteEngine().tables())]
+    assert touched
+    assert not [step for step in touched if step.startswith("SCAN")]
+    assert any("sessions_by_activity" in step or "messages" in step for step in touched)
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (attachments.PRUNE_ATTACHMENTS, "attachments_unused (upload_time<?)"),
+        (attachments.DELETE_OF_MESSAGE, "attachment_uses_by_session (vault_id=? AND session_id=? AND message_id=?)"),
+        (attachments.DELETE_OF_SESSION, "attachment_uses_by_session (vault_id=? AND session_id=?)"),
+    ],
+)
+def test_attachments_to_delete_are_found_by_an_index(sql: str, index: str) -> None:
+    steps = plan(sql)
+    assert not [step for step in steps if step.startswith("SCAN")]
+    assert any(index in step for step in steps)
+
+
+def test_a_migrated_database_refuses_a_row_without_a_vault() -> None:
+    connection = migrated()
+    with pytest.raises(apsw.ConstraintError):
+        connection.execute("INSERT INTO requests VALUES (NULL, 'r', 'i', x'', 'x', 0)")
+    connection.close()
