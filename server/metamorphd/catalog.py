@@ -31,12 +31,12 @@ class Price:
     cache_write_usd_nanos: int
 
 
-# The most tokens that a prompt's parts can have. Its text has a byte or more a token.
-# The provider's own instructions for tools, and what frames a prompt.
+# Upper bounds of the tokens in a prompt. Text has at most one token per byte.
+# The provider's own instructions for tools, and the framing of a prompt.
 FRAME_TOKENS = 2000
-# An image is cut to a size that makes no more.
+# The provider scales larger images down to this.
 IMAGE_TOKENS = 5000
-# A page of a PDF is read as text and as an image; one of few bytes is rare.
+# The provider reads a page of a PDF both as text and as an image. Pages of very few bytes are rare.
 DOCUMENT_TOKENS_PER_BYTE = 2
 
 
@@ -53,7 +53,7 @@ class CatalogModel:
     successor: str
 
     def most_input_tokens(self, *, text_bytes: int, attachments: Iterable[AttachmentBlock]) -> int:
-        """Returns the most tokens that a prompt of so much text and these attachments can have."""
+        """Returns the maximum number of tokens of a prompt with `text_bytes` of text and the attachments."""
         tokens = FRAME_TOKENS + text_bytes
         for block in attachments:
             tokens += IMAGE_TOKENS

@@ -1,4 +1,4 @@
-"""The turn engine: model -> events -> log -> those who follow."""
+"""The turn engine: model -> events -> log -> subscribers."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ from metamorphd.store.turns.read import get_turn, list_running_turns, started_ev
 
 T = TypeVar("T")
 
-# What is left of a turn after its grace: long enough to commit its end.
+# Time after the grace period for a turn to commit its end.
 LAST_COMMIT_SECONDS = 5.0
 
 logger = structlog.get_logger(__name__)
@@ -42,9 +42,9 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A turn to start: the user's message, which carries the turn's id, and how to generate the reply.
+    """A turn to start, with the user's message, which contains the turn's id, and the options of the reply.
 
-    `uploads` are the attachments that the message brings along.
+    `uploads` are the attachments included in the message.
     """
 
     message: Message
@@ -56,7 +56,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Regeneration:
-    """A turn to start: another reply to a user's message, generated as before where `options` are absent."""
+    """A turn to start, which generates another reply to a user's message. Absent `options` stay as they were."""
 
     turn_id: str
     user_message_id: str
@@ -66,9 +66,9 @@ class Regeneration:
 
 
 class TurnEngine:
-    """Owns every running turn of this process: a turn goes on whether anybody follows it or not.
+    """Owns the running turns of this process. A turn continues whether or not it has subscribers.
 
-    `time_limit` in seconds.
+    `time_limit` is in seconds.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class TurnEngine:
 
     @property
     def running_turns(self) -> int:
-        """How many turns this process runs."""
+        """Returns the number of turns that this process runs."""
         return len(self._live)
 
     async def send_message(self, scope: Scope, *, send: Send) -> Turn:
-        """Stores the message and its turn, and starts to generate; a repeated request answers its turn.
+        """Stores the message and its turn, and starts the reply. A repeated request returns the existing turn.
 
-        The turn goes on when the caller is cancelled. Raises what `create_turn` raises, and ServerDraining.
+        The turn continues if the call is cancelled. Raises the errors of `create_turn`, and ServerDraining.
         """
         return await self._start(
             scope,
@@ -121,7 +121,7 @@ class TurnEngine:
         )
 
     async def regenerate_reply(self, scope: Scope, *, regeneration: Regeneration) -> Turn:
-        """As `send_message`. Raises what `create_regeneration` raises, and ServerDraining."""
+        """Starts another reply, like `send_message`. Raises the errors of `create_regeneration`, and ServerDraining."""
         return await self._start(
             scope,
             regeneration.turn_id,
@@ -138,7 +138,7 @@ class TurnEngine:
         )
 
     async def count_tokens(self, scope: Scope, *, send: Send) -> int:
-        """What the model would read if the message were sent. Raises what `plan_prompt` and the model raise."""
+        """Returns the input tokens that the message would use. Raises the errors of `plan_prompt` and of the model."""
         self._refuse_unswept()
         system_prompt, branch, options = await self._database.read(
             plan_prompt,
@@ -152,15 +152,15 @@ class TurnEngine:
         return await self._model.count_tokens(prompt)
 
     async def cancel_turn(self, scope: Scope, *, turn_id: str) -> Turn:
-        """Stops a turn and answers once it has ended; what was generated is kept. Raises TurnNotFound.
+        """Stops a turn, and returns it once it has ended. The partial reply is kept. Raises TurnNotFound.
 
-        One that has ended already stays as it is.
+        A turn that has already ended is returned unchanged.
         """
         live = self._live.get((scope.vault_id, turn_id))
         if live is None:
             turn = await self._database.read(get_turn, scope, turn_id=turn_id)
             if turn.status is TurnStatus.RUNNING:
-                # Another process runs it; it will find that its turn takes no more events.
+                # Run by another process, which will find that it can append no more events.
                 await self._end(scope, turn, Outcome(TurnStatus.CANCELLED))
         else:
             live.generation.stop(Outcome(TurnStatus.CANCELLED))
@@ -169,7 +169,10 @@ class TurnEngine:
         return await self._database.read(get_turn, scope, turn_id=turn_id)
 
     def _refuse_unswept(self) -> None:
-        """Before the sweep a new turn would pass for one that an earlier process left; nor may the model be open."""
+        """Raises StoreNotReady before the sweep, which would end a new turn as one that an earlier process left.
+
+        The model may not be open before the sweep either.
+        """
         if not self._swept:
             raise StoreNotReady(retry_delay=1.0)
 
@@ -178,7 +181,7 @@ class TurnEngine:
             raise ServerDraining(retry_delay=5.0)
         self._refuse_unswept()
         started: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        # The engine's task makes the first commit too: a cancelled call could otherwise leave a turn nobody runs.
+        # The engine's task also makes the first commit: a cancelled call could otherwise leave a turn that is not run.
         self._spawn(self._run(scope, turn_id, create, started))
         return await asyncio.shield(started)
 
@@ -187,16 +190,17 @@ class TurnEngine:
         return self._follower.follow(scope, turn_id=turn_id, after_sequence=after_sequence)
 
     async def delete_session(self, scope: Scope, *, session_id: str, etag: str) -> None:
-        """Deletes a session; its running turns end, and whoever follows one gets TurnNotFound."""
+        """Deletes a session and ends its running turns, whose subscribers get TurnNotFound."""
         await self._database.write(delete_session, scope, session_id=session_id, etag=etag)
         for (vault, _), live in list(self._live.items()):
             if (vault, live.turn.session_id) == (scope.vault_id, session_id):
                 live.generation.stop(interrupted())
 
     async def sweep(self, *, patience_seconds: float) -> int:
-        """Ends what an earlier process left running: INTERRUPTED, with the text that was committed. How many it was.
+        """Ends the turns that an earlier process left running as INTERRUPTED, with the committed text.
 
-        Returns after `patience_seconds` at the latest, and goes on: a full disk must not keep the server from reading.
+        Returns their number, within `patience_seconds`, and continues in the background: a full disk must not keep the
+        server from serving reads.
         """
         left = await self._database.read_system(list_running_turns, server_scope())
         self._swept = True
@@ -210,20 +214,20 @@ class TurnEngine:
         await self._end(scope, turn, interrupted())
 
     async def _end(self, scope: Scope, turn: Turn, outcome: Outcome) -> None:
-        """Ends a turn that this process does not run, unless it has ended meanwhile."""
+        """Ends a turn that this process does not run, unless it has already ended."""
         with contextlib.suppress(TurnNotFound):
-            # A turn with an event beside its first has asked the model; how often is not known.
-            asked = int(turn.last_sequence > 1)
-            await self._log.finish(scope, turn, outcome, model_calls=asked)
+            # A turn with more events than its first has called the model. How often is unknown.
+            model_calls = int(turn.last_sequence > 1)
+            await self._log.finish(scope, turn, outcome, model_calls=model_calls)
 
     async def drain(self, *, grace_seconds: float) -> None:
-        """Starts no more turns, lets those that run end within the grace, and ends the others INTERRUPTED."""
+        """Refuses new turns, waits `grace_seconds` for running ones to end, and ends the rest as INTERRUPTED."""
         self._draining = True
         await self._settle(grace_seconds)
         for live in self._live.values():
             live.generation.stop(interrupted())
         await self._settle(LAST_COMMIT_SECONDS)
-        # A title is worth no waiting; what it has cost is still counted.
+        # Titles are not worth waiting for. Their usage so far is still recorded.
         for task in (*self._tasks, *self._titling):
             task.cancel()
         await self._settle(LAST_COMMIT_SECONDS, titles=True)
@@ -250,10 +254,10 @@ class TurnEngine:
         except Exception as exc:
             if not started.done():
                 started.set_exception(exc)
-                # Read, because the call may be gone: then nobody else reads it.
+                # Read the exception: asyncio would log it if the call is gone.
                 started.exception()
             return
-        # It holds what the message brought along, megabytes perhaps, which the turn needs no more.
+        # It references the uploads, possibly megabytes, which the turn no longer needs.
         del create
         if turn.turn_id == turn_id:
             generation = Generation(

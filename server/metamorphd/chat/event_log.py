@@ -1,4 +1,4 @@
-"""The commit stage of a turn: what the generation brings, to the store, then to those who follow."""
+"""The commit stage of a turn: events go from the generation to the store, then to subscribers."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -28,16 +28,17 @@ logger = structlog.get_logger(__name__)
 
 
 class EventLog:
-    """Commits, then publishes."""
+    """Commits the events of turns, then publishes them."""
 
     def __init__(self, *, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def record(self, scope: Scope, live: LiveTurn) -> TurnFinished | None:
-        """Commits what a turn's generation brings, then publishes it, to its end. That fixes sequences and bounds.
+        """Commits a turn's events as they are generated, and publishes them, until the turn has ended.
 
-        Answers the end, None for a turn that was ended or deleted elsewhere.
+        Committing fixes the sequence numbers and the bounds of deltas. Returns the last event, or None if the turn was
+        ended or deleted elsewhere.
         """
         generation = live.generation
         try:
@@ -62,7 +63,7 @@ class EventLog:
             return finished
         except TurnNotFound:
             logger.info("turn was ended or deleted elsewhere", vaultId=scope.vault_id, turn_id=live.turn.turn_id)
-            # First, so that it costs no more than is counted.
+            # First, so that no usage arises after it was recorded.
             generation.stop(interrupted())
             now = self._clock.now()
             await self._durably(count_deleted_usage, scope, turn=live.turn, usage=generation.usage, now=now)
@@ -81,7 +82,7 @@ class EventLog:
         usage: Usage | None = None,
         model_calls: int,
     ) -> TurnFinished:
-        """Ends a turn with its last events; without `usage` by what its events say. Raises TurnNotFound if it has."""
+        """Ends a turn with its last events; `usage` defaults to theirs. Raises TurnNotFound if it has already ended."""
         now = self._clock.now()
         finished = await self._durably(
             finish_turn,
@@ -111,7 +112,7 @@ class EventLog:
         return finished
 
     async def _durably(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Writes what must not be lost: repeats until the store takes it, or the turn is gone."""
+        """Writes what must not be lost. Retries until the write succeeds. Raises TurnNotFound."""
         delay = 0.1
         while True:
             try:
@@ -119,7 +120,7 @@ class EventLog:
             except TurnNotFound:
                 raise
             except Exception as exc:
-                # Of an error that the store has no name for, all that can be told.
+                # The trace is logged only for errors that the store does not expect.
                 unknown = None if isinstance(exc, DomainError) else exc
                 logger.warning(
                     "turn waits for the store", vaultId=scope.vault_id, error=type(exc).__name__, exc_info=unknown

@@ -1,4 +1,4 @@
-"""Following turns, from any sequence, on any connection, to their end."""
+"""Follows turns from any sequence to their end, over any number of connections."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -9,10 +9,10 @@ from metamorphd.models.turn import TurnEvent, TurnFinished, TurnStatus
 from metamorphd.store.database import Database
 from metamorphd.store.turns.read import list_events
 
-# How often the table is read for a turn that another process runs.
+# Interval at which the table is read for a turn that another process runs.
 POLL_SECONDS = 0.05
 REPLAY_EVENTS = 256
-# A replay that was read and not sent yet stays in memory, once for every caller that does not read.
+# A page of a replay stays in memory until it is sent, for every caller that does not read.
 REPLAY_CHARACTERS = 32_768
 
 
@@ -24,9 +24,9 @@ class Follower:
         self._live = live
 
     async def follow(self, scope: Scope, *, turn_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent]:
-        """Yields a turn's events after a sequence, first the stored ones, then each once it is committed, to its end.
+        """Yields a turn's events after a sequence: first stored ones, then new ones as they are committed, to the end.
 
-        Raises TurnNotFound, also when the turn is deleted in between, and SequenceAhead.
+        Raises TurnNotFound, also if the turn is deleted in the meantime, and SequenceAhead.
         """
         sequence = after_sequence
         while True:
@@ -45,7 +45,7 @@ class Follower:
                 if not events:
                     if turn.status is not TurnStatus.RUNNING:
                         return
-                    # Another process runs it, or the table is a moment ahead of what is published here.
+                    # Another process runs the turn, or an event is committed but not yet published here.
                     await asyncio.sleep(POLL_SECONDS)
             elif live is not None and not events:
                 await live.changed()

@@ -1,4 +1,4 @@
-"""Reading one reply from the model."""
+"""Reads one reply from the model."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from metamorphd.models.usage import Usage
 
 FIRST_COMMIT_SECONDS = 0.05
 READ_ON_SECONDS = 1.0
-# So many events at a time: the stream is faster than any pace, and more of it is waiting.
+# A batch of this size shows that the stream is faster than the pace, and that more of it is waiting.
 FAST_EVENTS = 64
 
 logger = structlog.get_logger(__name__)
@@ -34,22 +34,22 @@ class Outcome:
 
     @classmethod
     def of(cls, status: TurnStatus, error: DomainError) -> "Outcome":
-        """Ends a turn with an error."""
+        """Returns the outcome of a turn that ends with an error."""
         return cls(
             status, error=TurnError(error.reason_name(), str(error), error.metadata, retry_delay=error.retry_delay)
         )
 
 
 def interrupted() -> Outcome:
-    """The end of a turn whose server stops."""
+    """Returns the outcome of a turn whose server stops."""
     return Outcome.of(TurnStatus.INTERRUPTED, TurnInterrupted())
 
 
 class Generation:
-    """A call to the model, read no faster than it is taken. What was read and not taken waits here, joined by block.
+    """A call to the model, which is read no faster than its events are taken. Untaken deltas are joined by block.
 
-    `usage` is what the provider reported, with its `cost`; `closed` by block index the thinking that was ended, its
-    text left out.
+    `usage` is what the provider reported, with its `cost`. `closed` has the completed thinking blocks, without their
+    text, by block index.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class Generation:
         self._shown = asyncio.Event()
         self._stopped: Outcome | None = None
         self._task = asyncio.create_task(self._run())
-        # Not the task's own doing: one that is stopped before its first step never runs a line.
+        # A callback, because a task that is cancelled before its first step runs none of its own code.
         self._task.add_done_callback(self._end)
 
     def stop(self, outcome: Outcome) -> None:
-        """Ends the call to the model; the turn ends with `outcome` unless the reply is whole already."""
+        """Ends the call to the model. The turn ends with `outcome`, unless the reply is already complete."""
         self._stopped = outcome
         self._task.cancel()
 
     def take(self, turn_id: str, *, first_sequence: int) -> list[MiddleEvent]:
-        """What was read since the last time, as the turn's next events."""
+        """Returns what was read since the last call, as the turn's next events."""
         taken = self._pending.take(turn_id, first_sequence=first_sequence, ended=self.outcome is not None)
         if self.outcome is None:
             self._ready.clear()
@@ -98,7 +98,7 @@ class Generation:
         await self._ready.wait()
 
     def shown(self) -> None:
-        """Tells that what was taken is committed and published."""
+        """Is called when the events that were taken are committed and published."""
         self._shown.set()
 
     async def _run(self) -> None:
@@ -128,7 +128,7 @@ class Generation:
                     match event:
                         case ReplyUsage(usage):
                             self.usage = replace(usage, cost_usd_nanos=self._cost(usage))
-                            self._pending.cost(self.usage)
+                            self._pending.set_usage(self.usage)
                         case ReplyStop(stop_reason):
                             return Outcome(TurnStatus.COMPLETED, stop_reason)
                         case ReplyThinkingEnd(block_index, block):
@@ -145,22 +145,22 @@ class Generation:
         raise RuntimeError("the model ended a reply without ReplyStop")
 
     async def _read_on(self, *, at_once: bool) -> None:
-        """Returns when to read on: at the pace's next moment, or where there is none, or `at_once`, when it is taken.
+        """Waits to read on: until the pace's next moment, or, without a pace or `at_once`, until the events are taken.
 
-        What comes until then is read together, for one wake-up a commit instead of one a word.
+        What arrives in the meantime is read together, which takes one wake-up per commit instead of one per word.
         """
         self._moment.clear()
         if not at_once and self._pace.wake(self._moment):
             await self._moment.wait()
         elif self._pending:
             self._taken.clear()
-            # A store that takes nothing must not keep the provider waiting for good.
+            # A store that accepts no writes must not keep the provider waiting forever.
             timer = asyncio.get_running_loop().call_later(READ_ON_SECONDS, self._taken.set)
             await self._taken.wait()
             timer.cancel()
 
     async def _first_shown(self) -> None:
-        """Leaves the interpreter to the commit of the first delta, which reading on would hold up for milliseconds."""
+        """Waits for the commit of the first delta. Reading on would hold the GIL, and delay it by milliseconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_COMMIT_SECONDS):
                 await self._shown.wait()

@@ -1,4 +1,4 @@
-"""A running turn, as those who follow it see it."""
+"""A running turn, as its subscribers see it."""
 
 import asyncio
 from collections import deque
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from metamorphd.chat.generation import Generation
 from metamorphd.models.turn import TextDelta, ThinkingDelta, ToolUse, Turn, TurnEvent
 
-# What is kept in memory of a turn's committed events; who is further behind reads the table.
+# The committed events of a turn that are kept in memory. Subscribers that are further behind read the table.
 TAIL_EVENTS = 256
 TAIL_CHARACTERS = 262_144
 
 
 class LiveTurn:
-    """The tail of a turn's committed events, and a way to wait for the next one."""
+    """The latest committed events of a turn, and a way to wait for the next one."""
 
     def __init__(self, *, turn: Turn, generation: Generation) -> None:
         self.turn = turn
@@ -24,7 +24,7 @@ class LiveTurn:
         self._changed = asyncio.Event()
 
     def publish(self, events: Sequence[TurnEvent]) -> None:
-        """Shows committed events to all who follow. They continue the sequence."""
+        """Publishes committed events, which continue the sequence, to all subscribers."""
         for event in events:
             self._tail.append(event)
             self._characters += _characters(event)
@@ -34,14 +34,14 @@ class LiveTurn:
         self.wake()
 
     def wake(self) -> None:
-        """Lets all who wait look again."""
+        """Wakes all subscribers that wait in `changed`."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     def after(self, sequence: int) -> list[TurnEvent] | None:
-        """The published events after `sequence`; None where only the table can tell.
+        """Returns the published events after `sequence`, or None if they must be read from the table.
 
-        That is if the tail no longer holds them all, and if `sequence` was not published yet: whoever replays from the
+        That is if the tail no longer has them all, or if `sequence` is not published yet: a subscriber that reads the
         table may see an event between its commit and its publication.
         """
         first = self._tail[0].sequence

@@ -1,23 +1,23 @@
-"""When replies are read on: at once while few turns run, at moments that all turns share once many do."""
+"""The pace at which replies are read: at once while few turns run, at moments shared by all turns when many do."""
 
 import asyncio
 from collections.abc import Callable
 
-# Up to so many running turns a delta is read and committed as it comes; beyond, each further turn adds to the wait.
+# Up to this number of running turns, deltas are read and committed as they arrive. Each further turn adds to the wait.
 UNPACED_TURNS = 4
 PACE_SECONDS = 0.004
 LONGEST_PACE = 0.2
 
 
 class Pace:
-    """The moments that all turns of a process share, so that they share wake-ups and commits."""
+    """Moments that all turns of a process share, so that they share wake-ups and commits."""
 
     def __init__(self, *, running_turns: Callable[[], int]) -> None:
         self._running_turns = running_turns
         self._waiting: list[asyncio.Event] = []
 
     def wake(self, event: asyncio.Event) -> bool:
-        """Sets `event` at the next moment. Returns False, and does nothing, while few turns run."""
+        """Arranges for `event` to be set at the next moment. Returns False, and does nothing, while few turns run."""
         pace = min(max(0, self._running_turns() - UNPACED_TURNS) * PACE_SECONDS, LONGEST_PACE)
         if not pace:
             return False

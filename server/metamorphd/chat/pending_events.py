@@ -1,4 +1,4 @@
-"""What was read of a reply and is not committed yet."""
+"""The part of a reply that was read and is not yet committed."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from metamorphd.llm.interface import ReplyCompaction, ReplyText, ReplyThinking, 
 from metamorphd.models.turn import Compaction, MiddleEvent, TextDelta, ThinkingDelta, ToolUse, UsageUpdate
 from metamorphd.models.usage import Usage
 
-# A delta is cut here, so that an event stays far below the 3 MiB that a client accepts.
+# Maximum length of a delta, which keeps events far below the 3 MiB that clients accept.
 DELTA_CHARACTERS = 65_536
 
 
@@ -15,22 +15,22 @@ class _Item(Protocol):
 
 
 class Pending:
-    """What waits to be committed, in order; text and thinking of a block is joined.
+    """Events to commit, in order. The text or thinking of a block is joined.
 
-    The first count of a turn's cost is an event of its own, which never goes alone: it would have the first delta wait.
+    The first usage of a turn becomes an event, which is never sent alone: that would delay the first delta.
     """
 
     def __init__(self) -> None:
         self._items: list[_Item] = []
-        self._cost: Usage | None = None
-        self._cost_told = False
+        self._usage: Usage | None = None
+        self._usage_sent = False
 
     def __bool__(self) -> bool:
-        """Whether there is anything to take."""
+        """Returns whether there are events to take."""
         return bool(self._items)
 
     def add(self, event: ReplyText | ReplyThinking | ReplyToolUse | ReplyCompaction) -> None:
-        """Appends what was read."""
+        """Appends an event of the reply."""
         match event:
             case ReplyText() | ReplyThinking():
                 last = self._items[-1] if self._items else None
@@ -41,22 +41,22 @@ class Pending:
             case _:
                 self._items.append(_Whole(event))
 
-    def cost(self, usage: Usage) -> None:
-        """What the turn has cost so far."""
-        self._cost = usage
+    def set_usage(self, usage: Usage) -> None:
+        """Sets the usage of the turn so far."""
+        self._usage = usage
 
     def take(self, turn_id: str, *, first_sequence: int, ended: bool) -> list[MiddleEvent]:
-        """All that waits, as events; nothing waits afterwards. One that has `ended` tells its cost otherwise."""
+        """Removes and returns all events. Without the usage if the turn has `ended`, because its last event has it."""
         events = [item.event(turn_id, sequence) for sequence, item in enumerate(self._items, first_sequence)]
         self._items.clear()
-        if events and self._cost is not None and not self._cost_told and not ended:
-            self._cost_told = True
-            events.append(UsageUpdate(turn_id, first_sequence + len(events), self._cost))
+        if events and self._usage is not None and not self._usage_sent and not ended:
+            self._usage_sent = True
+            events.append(UsageUpdate(turn_id, first_sequence + len(events), self._usage))
         return events
 
 
 class _Delta:
-    """Text or thinking of one block, as long as an event may be."""
+    """Text or thinking of one block, up to the maximum length of an event."""
 
     __slots__ = ("_first", "_length", "_texts")
 
@@ -78,15 +78,15 @@ class _Delta:
 
 
 class _Whole:
-    """What comes in one piece."""
+    """An event that is not split into deltas."""
 
-    __slots__ = ("_told",)
+    __slots__ = ("_event",)
 
-    def __init__(self, told: ReplyToolUse | ReplyCompaction) -> None:
-        self._told = told
+    def __init__(self, event: ReplyToolUse | ReplyCompaction) -> None:
+        self._event = event
 
     def event(self, turn_id: str, sequence: int) -> MiddleEvent:
-        match self._told:
+        match self._event:
             case ReplyToolUse(block_index, block):
                 return ToolUse(turn_id, sequence, block_index, block)
             case ReplyCompaction(block_index, block):

@@ -1,7 +1,7 @@
-"""What a branch says to the model.
+"""Builds the messages of a prompt from a branch.
 
-What is stored is for display, and not all of it may be sent: a tool call without its result, thinking that the provider
-has not signed, a message whose content was deleted. The provider refuses a conversation with such a thing in it.
+Stored messages are for display, and some content must not be sent: tool calls without results, thinking that the
+provider has not signed, messages whose content was deleted. The provider rejects conversations that contain those.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,14 +25,14 @@ from metamorphd.models.content import (
 )
 from metamorphd.models.message import Message, Role
 
-# Without it a conversation might begin, or end, with the assistant, which the provider refuses.
+# Without this placeholder a conversation might begin or end with the assistant, which the provider rejects.
 GONE = TextBlock("[This message is not available any more.]")
 
 
 def prompt_messages(branch: Sequence[Message]) -> tuple[PromptMessage, ...]:
-    """A branch, oldest first, as the model is told it."""
+    """Returns the messages of the prompt for a branch, oldest first."""
     recent = branch[_beginning(branch) :]
-    told = []
+    messages = []
     for place, message in enumerate(recent):
         before = recent[place - 1].content if place else ()
         after = recent[place + 1].content if place + 1 < len(recent) else ()
@@ -41,14 +41,17 @@ def prompt_messages(branch: Sequence[Message]) -> tuple[PromptMessage, ...]:
         )
         content = tuple(block for block in message.content if _sendable(block, answered))
         if message.role is Role.USER:
-            told.append(PromptMessage(message.role, content or (GONE,)))
+            messages.append(PromptMessage(message.role, content or (GONE,)))
         elif any(not isinstance(block, ThinkingBlock) for block in content):
-            told.append(PromptMessage(message.role, content))
-    return tuple(told)
+            messages.append(PromptMessage(message.role, content))
+    return tuple(messages)
 
 
 def _beginning(branch: Sequence[Message]) -> int:
-    """Where to begin: what lies before a summary is in the summary, but a conversation begins with the user."""
+    """Returns the index of the first message to send: that of the last summary, or the user's message before it.
+
+    A summary replaces what precedes it, but the conversation must begin with the user.
+    """
     place = len(branch) - 1
     while place > 0 and not any(isinstance(block, CompactionBlock) for block in branch[place].content):
         place -= 1
@@ -62,7 +65,7 @@ def _begins(message: Message) -> bool:
 
 
 def _answered(reply: Content, answer: Content) -> AbstractSet[str]:
-    """The tool calls of a reply, if the message after it holds the results of exactly those."""
+    """Returns the ids of the tool calls of a reply, or none unless the next message has exactly their results."""
     calls = {block.tool_use_id for block in reply if isinstance(block, ToolUseBlock)}
     results = {block.tool_use_id for block in answer if isinstance(block, ToolResultBlock)}
     return calls if calls == results else set()
@@ -71,7 +74,7 @@ def _answered(reply: Content, answer: Content) -> AbstractSet[str]:
 def _sendable(block: Block, answered: AbstractSet[str]) -> bool:
     match block:
         case TextBlock():
-            # The provider refuses text of white space only. Other spaces pass the contract's rule, and count as text.
+            # The provider rejects text that is only ASCII whitespace. Other spaces count as text, as in the contract.
             return bool(block.text.strip(" \t\n\f\r"))
         case ThinkingBlock():
             return bool(block.signature or block.redacted)
@@ -80,13 +83,13 @@ def _sendable(block: Block, answered: AbstractSet[str]) -> bool:
     return True
 
 
-# The provider takes requests of at most 32 MB; in base64, so many bytes leave it a megabyte for text.
+# The provider accepts requests of at most 32 MB. In base64, this many bytes leave a megabyte for text.
 PROMPT_BYTES = 22 * 1024 * 1024
 LEFT_OUT = TextBlock("[An attachment that was here is not available any more.]")
 
 
 def within_limit(messages: Sequence[PromptMessage]) -> tuple[PromptMessage, ...]:
-    """Returns messages with their newest attachments, up to `PROMPT_BYTES` in all. Older ones are left out."""
+    """Returns messages with the newest attachments, up to `PROMPT_BYTES` in total. Older ones are replaced."""
     sizes = [block.size for message in messages for block in attachment_blocks(message.content)]
     kept = sum(size <= PROMPT_BYTES for size in accumulate(reversed(sizes)))
     places = count(kept - len(sizes))
@@ -94,7 +97,7 @@ def within_limit(messages: Sequence[PromptMessage]) -> tuple[PromptMessage, ...]
 
 
 def without_missing(messages: Iterable[PromptMessage], attachment_ids: AbstractSet[str]) -> tuple[PromptMessage, ...]:
-    """Returns messages with those attachments only."""
+    """Returns messages with only the given attachments. Others are replaced."""
     return _only(messages, lambda block: block.attachment_id in attachment_ids)
 
 
@@ -104,7 +107,7 @@ def attachment_ids(messages: Iterable[PromptMessage]) -> set[str]:
 
 
 def _only(messages: Iterable[PromptMessage], keep: Callable[[AttachmentBlock], bool]) -> tuple[PromptMessage, ...]:
-    """Asks for each attachment in order."""
+    """Returns messages with only the attachments for which `keep`, which is called in order, returns true."""
 
     def kept(block: AttachmentBlock) -> Part:
         return block if keep(block) else LEFT_OUT

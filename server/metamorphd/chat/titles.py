@@ -1,4 +1,4 @@
-"""Titles for sessions that have none."""
+"""Generates titles for sessions without one."""
 
 import asyncio
 from contextlib import aclosing
@@ -26,7 +26,7 @@ INSTRUCTIONS = (
 )
 LONGEST_TITLE = 100
 TITLE_TOKENS = 64
-# Of either message so much says what it is about.
+# The beginning of each message that the model reads, which is enough to find a title.
 READ_CHARACTERS = 2000
 LONGEST_SECONDS = 30.0
 
@@ -34,7 +34,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Titles:
-    """Asks `title_model` for them; where that is empty, for none."""
+    """Generates titles with `title_model`, or none if that is empty."""
 
     def __init__(self, *, database: Database, model: Model, catalog: Catalog, clock: Clock, title_model: str) -> None:
         self._database = database
@@ -44,7 +44,7 @@ class Titles:
         self._title_model = title_model
 
     async def name_session(self, scope: Scope, finished: TurnFinished | None) -> None:
-        """Gives the session of a turn that completed a title, if it has none. What goes wrong is only logged."""
+        """Titles the session of a completed turn, if it has no title. Errors are only logged."""
         if not self._title_model or finished is None or finished.status is not TurnStatus.COMPLETED:
             return
         reply = finished.message
@@ -61,13 +61,13 @@ class Titles:
             logger.exception("session stays without a title", vaultId=scope.vault_id)
 
     async def _name(self, scope: Scope, reply: Message) -> None:
-        asked = await self._database.read(get_message, scope, message_id=reply.parent_message_id or "")
-        told = "\n\n".join(
+        user_message = await self._database.read(get_message, scope, message_id=reply.parent_message_id or "")
+        excerpt = "\n\n".join(
             f"<{role}>\n{text_of(message.content)[:READ_CHARACTERS]}\n</{role}>"
-            for role, message in (("user", asked), ("assistant", reply))
+            for role, message in (("user", user_message), ("assistant", reply))
         )
         options = EffectiveOptions(model=self._title_model, max_output_tokens=TITLE_TOKENS)
-        prompt = Prompt(INSTRUCTIONS, (PromptMessage(Role.USER, (TextBlock(told),)),), {}, options)
+        prompt = Prompt(INSTRUCTIONS, (PromptMessage(Role.USER, (TextBlock(excerpt),)),), {}, options)
         text, title, usage = "", "", Usage()
         try:
             async with asyncio.timeout(LONGEST_SECONDS), aclosing(self._model.generate(prompt)) as batches:
@@ -78,10 +78,10 @@ class Titles:
                         case ReplyUsage():
                             usage = event.usage
                         case ReplyStop():
-                            # One that broke off is no title.
+                            # A title that was cut off is not used.
                             title = " ".join(text.split()).strip("\"“”'")[:LONGEST_TITLE]
         finally:
-            # Whether it ended well or not, the provider charges for it.
+            # The provider charges for failed calls too.
             await self._database.write(
                 set_title,
                 scope,

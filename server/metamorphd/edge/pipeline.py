@@ -1,4 +1,4 @@
-"""What every call passes, whatever edge it came by: guards, timing, errors, log line, metrics."""
+"""The pipeline of every call, in any protocol: guards, timing, errors, log line, metrics."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,8 @@ from metamorphd.errors import DomainError, Internal, RequestMalformed
 from metamorphd.models.caller import Scope
 from metamorphd.observe import CallLog, Metrics
 
-# A servicer's method: of a request and a scope, or of requests; a coroutine of a response, or a generator of them.
+# A servicer's method. Takes a request, or an iterator of requests, and a scope; returns a coroutine of a response, or
+# an async generator of responses.
 Behaviour = Callable[[Any, Scope], Any]
 
 logger = structlog.get_logger(__name__)
@@ -25,10 +26,10 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A method with all that its calls pass.
+    """A method, wrapped in the pipeline.
 
-    `run` is called once a call. It returns the serialised response, or None for a method that streams responses, which
-    were written to the exchange; a refusal ends the exchange with a status.
+    `run` is called once per call. It returns the serialized response, or None if the method streams responses, which it
+    has written to the exchange. If the call fails, it ends the exchange with a status.
     """
 
     method: Method
@@ -36,10 +37,10 @@ class Handler:
 
 
 class Pipeline:
-    """Makes the handlers of methods, each once, and knows the calls in progress.
+    """Creates the handlers of methods, once each, and tracks the calls in progress.
 
-    A call passes the guards of calls before anything of it is read, then each of its requests the guards of requests.
-    Raises StartupRefused for guards in a wrong order.
+    The guards of calls run before any request is read, then the guards of requests run for each request. Raises
+    StartupRefused for guards in a wrong order.
     """
 
     def __init__(self, *, guards: Iterable[Guard], streams: Streams, metrics: Metrics, log: CallLog) -> None:
@@ -52,11 +53,11 @@ class Pipeline:
         self._idle.set()
 
     def handlers(self, methods: Mapping[str, Method], servicer: object) -> dict[str, Handler]:
-        """Returns the handlers of a servicer's methods, by path. Raises AttributeError for one that it lacks."""
+        """Returns the handlers of a servicer's methods, by path. Raises AttributeError if it lacks one."""
         return {path: self._handler(method, getattr(servicer, method.name)) for path, method in methods.items()}
 
     async def idle(self, *, seconds: float) -> None:
-        """Returns once no call is in progress, at the latest after `seconds`."""
+        """Returns once no call is in progress, or after `seconds`."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
 
@@ -83,14 +84,14 @@ class Pipeline:
 
     def _unary(self, behaviour: Behaviour) -> Callable[[Call], Awaitable[bytes | None]]:
         async def answer(call: Call) -> bytes:
-            # A frame of its own costs a unary call a fifth of its rate, so it is sent only where it is news.
+            # A separate frame costs a unary call a fifth of its rate, so it is sent only if the caller chose the id.
             if call.call_id_was_sent:
                 await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
             await self._request(call)
             response = await behaviour(call.request, call.scope)
-            serialised: bytes = response.SerializeToString()
-            return serialised
+            serialized: bytes = response.SerializeToString()
+            return serialized
 
         return answer
 
@@ -117,13 +118,13 @@ class Pipeline:
                 contextlib.aclosing(self._requests(call, stream)) as requests,
             ):
                 response = await behaviour(requests, scope)
-            serialised: bytes = response.SerializeToString()
-            return serialised
+            serialized: bytes = response.SerializeToString()
+            return serialized
 
         return answer
 
     async def _request(self, call: Call) -> None:
-        """Reads the one request of a call, and checks it."""
+        """Reads and checks the only request of a call."""
         raw = await self._streams.read(call.exchange)
         if raw is call.exchange.end:
             raise RequestMalformed
@@ -137,8 +138,8 @@ class Pipeline:
                 call.raw = raw
                 await _pass(call, self._request_guards)
                 yield call.request
-        # Only a caller that is still there can be sent something: one that cancelled, or whose connection broke, looks
-        # until then as if it had finished, in half of the cases while the event loop is busy. Hence not early.
+        # Sending fails if the caller cancelled or its connection broke. Until then this often looks as if the caller
+        # had finished, in half of the cases while the event loop is busy. That is why it is not sent earlier.
         await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
 
     def _begin(self, method: Method, exchange: Exchange) -> Call:
@@ -149,7 +150,7 @@ class Pipeline:
         return call
 
     async def _refuse(self, call: Call, exc: BaseException) -> None:
-        """Ends a call that failed: the only place where exceptions become statuses. Returns where it was cancelled."""
+        """Ends a failed call. The only place where exceptions become statuses. Returns if the call was cancelled."""
         if isinstance(exc, asyncio.CancelledError):
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -161,7 +162,8 @@ class Pipeline:
             logger.error("call failed", endpoint=call.method.path, call_id=call.call_id, exc_info=exc)
         else:
             return
-        # Also where nobody cancelled this call: the caller would hang if it were left so (grpc#29248).
+        # Also for a CancelledError without a cancelled call, because the caller would hang without a status
+        # (grpc#29248).
         await self._abort(call, Internal())
 
     async def _abort(self, call: Call, error: DomainError) -> None:
@@ -169,7 +171,7 @@ class Pipeline:
         await call.exchange.abort(error.to_status(call_id=call.call_id))
 
     def _end_of(self, method: Method) -> Callable[[Call], None]:
-        """Returns what records the end of a call of a method: its metrics and its log line."""
+        """Returns a function that records the end of a call of a method, with its metrics and its log line."""
         count, write, path = self._metrics.of_method(method.path).ended, self._log.write, method.path
 
         def end(call: Call) -> None:

@@ -1,4 +1,4 @@
-"""Calls that wait for their caller, and their early ends: an expired or revoked token, a caller who is too slow."""
+"""Calls that wait for their callers, and end early if the token expires or is revoked or the caller is too slow."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -12,16 +12,16 @@ from metamorphd.edge.call import Exchange
 from metamorphd.errors import DomainError, ReaderTooSlow, SenderTooSlow, TokenExpired, TokenRevoked
 from metamorphd.models.caller import Caller
 
-# A write waits for the caller to read what came before, HTTP/2 gives it about 64 KiB of credit; a read for it to send.
+# How long a read may wait for the caller to send, and a write for it to read: HTTP/2 buffers about 64 KiB.
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 
 
 class Stream:
-    """One open stream, for as long as it is entered.
+    """One stream, open while it is entered.
 
-    An idle one must cost little, because there may be ten thousand: it owns a single timer, and is its own context
-    manager, which takes a kilobyte less than a generator that is one.
+    Idle streams must be cheap, because there may be ten thousand. A stream has a single timer, and is its own context
+    manager, which takes a kilobyte less than a generator-based one.
     """
 
     __slots__ = ("_exchange", "_lasting", "_streams", "caller", "error", "too_slow", "waiting_since")
@@ -50,24 +50,24 @@ class Stream:
             raise self.error from None
 
     def end(self, error: DomainError) -> None:
-        """Ends it with `error`, as soon as its task runs."""
-        # One that is ending already ends for the reason that came first.
+        """Ends the stream with `error`, as soon as its task runs."""
+        # If the stream is already ending, the first reason applies.
         if not self._lasting.expired():
             self.error = error
             self._lasting.reschedule(0)
 
     async def write_all(self, responses: AsyncIterator[Any]) -> None:
-        """Sends each response once the caller has room for it."""
+        """Sends each response as soon as flow control allows."""
         loop = asyncio.get_running_loop()
         async for response in responses:
             self.waiting_since = loop.time()
             await self._exchange.write(response.SerializeToString())
             self.waiting_since = None
-            # Until the next one comes it would stay in memory.
+            # It would stay in memory until the next response.
             del response
 
     async def read_all(self) -> AsyncGenerator[Any]:
-        """Yields the caller's requests as bytes, until it has finished or is gone: gRPC reports these two alike."""
+        """Yields the caller's requests as bytes, until it has finished or is gone, which look the same in gRPC."""
         loop = asyncio.get_running_loop()
         self.too_slow = SenderTooSlow()
         while True:
@@ -80,9 +80,9 @@ class Stream:
 
 
 class Streams:
-    """Every call that waits for its caller: open streams, and calls whose one request has not come yet.
+    """Every call that waits for its caller: open streams, and calls whose only request has not arrived.
 
-    One look at all of them a second, instead of a timer for every write and read.
+    All of them are checked once a second, instead of with a timer for each read and write.
     """
 
     def __init__(self, *, revoked_tokens: RevokedTokens, clock: Clock, patience_seconds: float) -> None:
@@ -90,7 +90,7 @@ class Streams:
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._open: set[Stream] = set()
-        # Since when each task waits for its call's request; None once it has waited too long.
+        # When each task started to wait for its call's request; None once it has waited too long.
         self._reading: dict[asyncio.Task[Any], float | None] = {}
         self._looking: asyncio.TimerHandle | None = None
         revoked_tokens.listen(self._end_revoked)
@@ -107,7 +107,7 @@ class Streams:
         try:
             return await exchange.read()
         except asyncio.CancelledError:
-            # Of two who cancelled it, the caller is the one that counts.
+            # If both the check and the caller cancelled the task, the caller takes precedence.
             if self._reading[task] is not None or task.uncancel():
                 raise
             raise SenderTooSlow from None
@@ -115,19 +115,19 @@ class Streams:
             del self._reading[task]
 
     def opened(self, exchange: Exchange, caller: Caller) -> Stream:
-        """Returns a stream to enter, which raises TokenExpired, TokenRevoked, ReaderTooSlow or SenderTooSlow."""
+        """Returns a stream, which raises TokenExpired, TokenRevoked, ReaderTooSlow or SenderTooSlow while entered."""
         expire_time = caller.expire_time
         seconds = None if expire_time is None else (expire_time - self._clock.now()) / 1e6 + LEEWAY_SECONDS
         return Stream(exchange, caller, seconds=seconds, streams=self)
 
     def add(self, stream: Stream) -> None:
-        """Watches a stream."""
+        """Starts checking a stream."""
         self._open.add(stream)
         if self._looking is None:
             self._look_later()
 
     def remove(self, stream: Stream) -> None:
-        """Watches it no longer."""
+        """Stops checking a stream."""
         self._open.discard(stream)
 
     def _end_revoked(self) -> None:

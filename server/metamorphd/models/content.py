@@ -1,6 +1,6 @@
-"""The blocks of a message's content, and the walks over them.
+"""The blocks of a message's content, and functions that traverse them.
 
-Content is a tree of two levels: a tool result holds blocks of its own.
+Content is a tree with two levels, because a tool result contains blocks.
 """
 
 from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ Content = tuple[Block, ...]
 
 
 def parts(content: Content) -> Iterator[Block]:
-    """Yields the blocks of `content` in order, and in place of a tool result the blocks that it holds."""
+    """Yields the blocks of `content` in order, with the blocks in a tool result instead of the tool result."""
     for block in content:
         if isinstance(block, ToolResultBlock):
             yield from block.content
@@ -82,22 +82,22 @@ def parts(content: Content) -> Iterator[Block]:
 
 
 def attachment_blocks(content: Content) -> Iterator[AttachmentBlock]:
-    """Yields the images and documents of `content` in order, those of tool results too."""
+    """Yields the images and documents of `content` in order, including those in tool results."""
     return (part for part in parts(content) if isinstance(part, AttachmentBlock))
 
 
 def text_of(content: Content) -> str:
-    """Returns the text of the text blocks, joined by line ends. The text of tool results is left out."""
+    """Returns the text of the text blocks, joined by line breaks, without that of tool results."""
     return "\n".join(block.text for block in content if isinstance(block, TextBlock))
 
 
 def text_size(content: Content) -> int:
-    """Returns the size of all text, that of tool results too, in bytes of UTF-8."""
+    """Returns the size of all text, including that in tool results, in bytes of UTF-8."""
     return sum(len(part.text.encode()) for part in parts(content) if isinstance(part, TextBlock))
 
 
 def map_attachments(content: Content, change: Callable[[AttachmentBlock], Part]) -> Content:
-    """Returns `content` with `change` of each image and document in its place. `change` is called in order."""
+    """Returns `content` with each image and document replaced by the result of `change`, which is called in order."""
 
     def changed(block: Any) -> Any:
         match block:
