@@ -134,7 +134,7 @@ class Image:
         interpreter = Path(self.root, "opt/metamorph/bin/python").resolve()
         if all(directory.stat().st_mode & stat.S_IXOTH for directory in interpreter.parents):
             return become
-        # This machine's interpreter is in a home directory, unlike the image's. The right to read it is none to write.
+        # Here, unlike in the image, the interpreter may be in a home directory. The capability grants reading only.
         return [*become, "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
 
 

@@ -1,4 +1,4 @@
-"""Who is let in, and what everybody else is told."""
+"""Which callers are accepted, and how all others are refused."""
 
 import asyncio
 import hmac
@@ -19,7 +19,7 @@ from tests.support.tokens import SECRET, encoded, mint
 from tests.support.turns import deltas, followed
 
 
-async def who(caller: Caller) -> WhoAmIResponse:
+async def who_am_i(caller: Caller) -> WhoAmIResponse:
     return await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
 
 
@@ -32,25 +32,25 @@ async def who(caller: Caller) -> WhoAmIResponse:
         ({"vault_id": "a:b.c_d-1", "sub": "ü@example"}, "a:b.c_d-1", "ü@example"),
     ],
 )
-async def test_every_claim_form_names_vault_and_user(
+async def test_vault_and_user_are_read_from_every_form_of_claim(
     running: Serving, claims: dict[str, str], vault: str, user: str
 ) -> None:
     token = jwt.encode({**claims, "exp": int(time.time()) + 60}, SECRET)
-    told = await who(running.caller(token))
-    assert (told.vault_id, told.user_id, told.auth_method) == (vault, user, "jwt")
-    assert list(told.permissions) == []
+    identity = await who_am_i(running.caller(token))
+    assert (identity.vault_id, identity.user_id, identity.auth_method) == (vault, user, "jwt")
+    assert list(identity.permissions) == []
 
 
-async def test_permissions_come_from_the_array_or_from_scope(running: Serving) -> None:
-    told = await who(running.caller(permissions=["write", "read", "unknown"], email="a@example.org"))
-    assert (list(told.permissions), told.email) == (["read", "write"], "a@example.org")
-    assert list((await who(running.caller(encode(scope="read admin")))).permissions) == ["admin", "read"]
-    assert "operator" in (await who(running.caller(operator=True))).permissions
+async def test_permissions_are_read_from_the_array_or_from_scope(running: Serving) -> None:
+    identity = await who_am_i(running.caller(permissions=["write", "read", "unknown"], email="a@example.org"))
+    assert (list(identity.permissions), identity.email) == (["read", "write"], "a@example.org")
+    assert list((await who_am_i(running.caller(encode(scope="read admin")))).permissions) == ["admin", "read"]
+    assert "operator" in (await who_am_i(running.caller(operator=True))).permissions
 
 
-async def test_the_scheme_has_no_case(running: Serving) -> None:
+async def test_the_scheme_is_case_insensitive(running: Serving) -> None:
     caller = running.caller("", ("authorization", f"bearer {mint()}"))
-    assert (await who(caller)).vault_id == "acme"
+    assert (await who_am_i(caller)).vault_id == "acme"
 
 
 @pytest.mark.parametrize(
@@ -67,17 +67,17 @@ async def test_the_scheme_has_no_case(running: Serving) -> None:
 async def test_a_call_without_exactly_one_bearer_token_is_refused(
     running: Serving, metadata: list[tuple[str, str]]
 ) -> None:
-    refusal = await refused(who(running.caller("", *metadata)))
+    refusal = await refused(who_am_i(running.caller("", *metadata)))
     assert (refusal.code.name, refusal.reason) == ("UNAUTHENTICATED", "TOKEN_MISSING")
 
 
 def encode(**claims: object) -> str:
-    """A signed token with these claims beside the required ones."""
+    """Returns a signed token with these claims and the required ones."""
     return jwt.encode({"vault_id": "v", "sub": "u", "exp": int(time.time()) + 60, **claims}, SECRET)
 
 
 def signed(payload: str, header: bytes = b'{"alg":"HS256","typ":"JWT"}') -> str:
-    """A token with a right signature over whatever the payload is."""
+    """Returns a token with a valid signature over any payload."""
     head = encoded(header) + "." + encoded(payload.encode())
     return head + "." + encoded(hmac.digest(SECRET.encode(), head.encode(), "sha256"))
 
@@ -127,42 +127,45 @@ def crafted() -> dict[str, str]:
 
 async def test_every_crafted_token_is_refused(running: Serving) -> None:
     for name, token in crafted().items():
-        refusal = await refused(who(running.caller(token)))
+        refusal = await refused(who_am_i(running.caller(token)))
         assert (name, refusal.code.name, refusal.reason) == (name, "UNAUTHENTICATED", "TOKEN_INVALID")
         assert refusal.message == "the token is invalid"
 
 
-async def test_an_expired_token_is_told_as_expired(running: Serving) -> None:
-    refusal = await refused(who(running.caller(exp=int(time.time()) - 31)))
+async def test_an_expired_token_is_refused_as_expired(running: Serving) -> None:
+    refusal = await refused(who_am_i(running.caller(exp=int(time.time()) - 31)))
     assert (refusal.code.name, refusal.reason) == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
 
 
-async def test_a_clock_may_be_30_seconds_off(running: Serving) -> None:
-    assert (await who(running.caller(exp=int(time.time()) - 20))).vault_id == "acme"
+async def test_clocks_may_differ_by_30_seconds(running: Serving) -> None:
+    assert (await who_am_i(running.caller(exp=int(time.time()) - 20))).vault_id == "acme"
 
 
-async def test_x_vault_id_beside_a_token_is_refused(running: Serving) -> None:
+async def test_x_vault_id_with_a_token_is_refused(running: Serving) -> None:
     for token in (mint(), ""):
-        refusal = await refused(who(running.caller(token, ("x-vault-id", "acme"))))
+        refusal = await refused(who_am_i(running.caller(token, ("x-vault-id", "acme"))))
         assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "VAULT_HEADER_NOT_ALLOWED")
 
 
 async def test_dev_mode_lets_callers_choose_a_vault_and_verifies_tokens(tmp_path: Path) -> None:
     async with serving(tmp_path, emblem_dev_mode=True) as running:
-        told = await who(running.caller(""))
-        assert (told.vault_id, told.auth_method, "operator" in told.permissions) == ("dev-vault", "dev", False)
-        assert not told.HasField("expire_time")
-        assert (await who(running.caller("", ("x-vault-id", "other")))).vault_id == "other"
-        assert (await who(running.caller())).vault_id == "acme"
-        assert (await refused(who(running.caller(mint(secret="b" * 32))))).reason == "TOKEN_INVALID"
+        identity = await who_am_i(running.caller(""))
+        assert (identity.vault_id, identity.auth_method) == ("dev-vault", "dev")
+        assert "operator" not in identity.permissions
+        assert not identity.HasField("expire_time")
+        assert (await who_am_i(running.caller("", ("x-vault-id", "other")))).vault_id == "other"
+        assert (await who_am_i(running.caller())).vault_id == "acme"
+        assert (await refused(who_am_i(running.caller(mint(secret="b" * 32))))).reason == "TOKEN_INVALID"
         for headers in ([("x-vault-id", "a/b")], [("x-vault-id", "a"), ("x-vault-id", "b")]):
-            assert (await refused(who(running.caller("", *headers)))).reason == "VAULT_HEADER_NOT_ALLOWED"
-        assert (await refused(who(running.caller(mint(), ("x-vault-id", "acme"))))).reason == "VAULT_HEADER_NOT_ALLOWED"
+            assert (await refused(who_am_i(running.caller("", *headers)))).reason == "VAULT_HEADER_NOT_ALLOWED"
+        assert (
+            await refused(who_am_i(running.caller(mint(), ("x-vault-id", "acme"))))
+        ).reason == "VAULT_HEADER_NOT_ALLOWED"
 
 
 async def test_dev_mode_without_a_secret_accepts_no_token(tmp_path: Path) -> None:
     async with serving(tmp_path, emblem_dev_mode=True, emblem_jwt_secret=None) as running:
-        assert (await refused(who(running.caller()))).reason == "TOKEN_INVALID"
+        assert (await refused(who_am_i(running.caller()))).reason == "TOKEN_INVALID"
 
 
 async def test_a_missing_permission_is_named(running: Serving) -> None:
@@ -172,31 +175,31 @@ async def test_a_missing_permission_is_named(running: Serving) -> None:
     assert refusal.info.metadata == {"permission": "read"}
 
 
-async def test_an_older_secret_is_accepted_while_it_is_named(tmp_path: Path) -> None:
+async def test_a_previous_secret_is_accepted_while_it_is_configured(tmp_path: Path) -> None:
     older, oldest = "o" * 32, "p" * 32
     async with serving(tmp_path, emblem_jwt_secret_previous=f"{older}, {oldest}") as running:
         for secret in (SECRET, older, oldest):
-            assert (await who(running.caller(mint(secret=secret)))).vault_id == "acme"
-        assert (await refused(who(running.caller(mint(secret="q" * 32))))).reason == "TOKEN_INVALID"
+            assert (await who_am_i(running.caller(mint(secret=secret)))).vault_id == "acme"
+        assert (await refused(who_am_i(running.caller(mint(secret="q" * 32))))).reason == "TOKEN_INVALID"
         expired = mint(secret=older, exp=int(time.time()) - 100)
-        assert (await refused(who(running.caller(expired)))).reason == "TOKEN_EXPIRED"
+        assert (await refused(who_am_i(running.caller(expired)))).reason == "TOKEN_EXPIRED"
 
 
-async def test_issuer_and_audience_are_required_where_they_are_set(tmp_path: Path) -> None:
+async def test_issuer_and_audience_are_required_if_configured(tmp_path: Path) -> None:
     async with serving(tmp_path, emblem_jwt_issuer="https://id", emblem_jwt_audience="chat") as running:
-        assert (await who(running.caller(iss="https://id", aud=["chat", "other"]))).vault_id == "acme"
+        assert (await who_am_i(running.caller(iss="https://id", aud=["chat", "other"]))).vault_id == "acme"
         for claims in ({}, {"iss": "https://id"}, {"aud": "chat"}, {"iss": "https://no", "aud": "chat"}):
-            assert (await refused(who(running.caller(**claims)))).reason == "TOKEN_INVALID"
+            assert (await refused(who_am_i(running.caller(**claims)))).reason == "TOKEN_INVALID"
 
 
-async def test_a_stream_ends_when_its_token_expires_and_goes_on_with_a_new_one(tmp_path: Path) -> None:
+async def test_a_stream_ends_when_its_token_expires_and_resumes_with_a_new_one(tmp_path: Path) -> None:
     hold = asyncio.Event()
     async with (
         FakeMessagesApi(Reply(("first ", "second"), hold=hold)) as api,
         asking(api, tmp_path) as running,
     ):
         session = await running.caller().create_session()
-        # Half a minute past its expiry a token still counts.
+        # A token is accepted until 30 seconds after its expiry.
         short = running.caller(exp=int(time.time()) - LEEWAY_SECONDS + 2)
         events = short.start(session.session_id)
         seen = [await events.next(), await events.next()]

@@ -1,4 +1,4 @@
-"""Calls that stream their requests: what is checked once, what is checked of each, and what ends them."""
+"""Client-streaming calls: guards run once, each request is validated, and the call ends when it must."""
 
 import asyncio
 import contextlib
@@ -25,13 +25,13 @@ HEADER, CHUNK = TEXT
 
 
 def stored(directory: Path) -> int:
-    """How many attachments the store holds."""
+    """Returns the number of stored attachments."""
     (count,) = row_counts(directory, "attachments")
     return count
 
 
 def raw(caller: Caller, bodies: Sequence[bytes]) -> Any:
-    """A call with bytes of our own as the requests, which does not end by itself."""
+    """Starts a call with raw bytes as its requests. The caller never half-closes the stream."""
 
     async def send() -> AsyncIterator[bytes]:
         for body in bodies:
@@ -52,7 +52,7 @@ def raw(caller: Caller, bodies: Sequence[bytes]) -> Any:
     ],
     ids=["malformed first", "malformed in the middle", "invalid first", "invalid in the middle"],
 )
-async def test_each_request_is_checked_and_one_that_fails_ends_the_call(
+async def test_an_invalid_request_ends_the_call(
     alice: Caller, tmp_path: Path, bodies: list[bytes], reason: str
 ) -> None:
     refusal = await refused(raw(alice, bodies))
@@ -67,7 +67,7 @@ async def test_a_broken_rule_names_its_field(alice: Caller) -> None:
     assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["header.media_type"])
 
 
-async def test_who_calls_is_asked_before_anything_is_read(running: Serving) -> None:
+async def test_the_caller_is_authorized_before_any_request_is_read(running: Serving) -> None:
     for caller, reason in (
         (running.caller(""), "TOKEN_MISSING"),
         (running.caller(permissions=["read"]), "PERMISSION_MISSING"),
@@ -83,7 +83,7 @@ async def test_a_stream_counts_as_one_call(tmp_path: Path) -> None:
         assert (await refused(raw(alice, []))).reason == "RATE_LIMITED"
 
 
-async def test_a_caller_that_sends_nothing_for_too_long_is_cut_off(
+async def test_a_stream_without_requests_is_ended_after_a_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "PATIENCE_SECONDS", 1.0)
@@ -97,7 +97,7 @@ async def test_a_caller_that_sends_nothing_for_too_long_is_cut_off(
         await alice.upload(b"is not held up", "text/plain")
 
 
-async def test_a_stream_ends_with_its_token(running: Serving, tmp_path: Path) -> None:
+async def test_a_stream_ends_when_its_token_expires(running: Serving, tmp_path: Path) -> None:
     expire_time = int(time.time() - LEEWAY_SECONDS) + 2
     refusal = await refused(raw(running.caller(exp=expire_time), [HEADER.SerializeToString()]))
     assert (refusal.code.name, refusal.reason) == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
@@ -117,8 +117,8 @@ async def test_a_stream_ends_when_its_token_is_revoked(running: Serving, tmp_pat
 
 
 @pytest.mark.parametrize("how", ["cancelled", "deadline", "disconnected"])
-async def test_a_caller_that_goes_away_has_not_finished(running: Serving, tmp_path: Path, how: str) -> None:
-    """Also when that happens while a piece is being checked: grpc then tells the end of the stream first."""
+async def test_an_abandoned_upload_is_not_stored(running: Serving, tmp_path: Path, how: str) -> None:
+    """Also if the caller disconnects during validation, when grpc reports the end of the stream first."""
     pieces = upload_requests(b"%PDF-" + bytes(2_000_000), "application/pdf", piece=500_000)
     for number in range(60):
         caller = running.caller()
@@ -136,7 +136,7 @@ async def test_a_caller_that_goes_away_has_not_finished(running: Serving, tmp_pa
     assert stored(tmp_path) == 0
 
 
-async def test_a_call_tells_its_id_at_its_end(running: Serving) -> None:
+async def test_the_call_id_is_in_initial_and_trailing_metadata(running: Serving) -> None:
     alice = running.caller(None, ("x-request-id", "my-call.1"))
     call = alice.chat.UploadAttachment(iter(TEXT), metadata=alice.metadata)
     for metadata in (await call.initial_metadata(), await call.trailing_metadata()):

@@ -1,4 +1,4 @@
-"""What every call passes, by an edge that is not gRPC: a dozen lines that keep what they are given."""
+"""The pipeline driven through a minimal in-memory edge, without gRPC."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -27,11 +27,11 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 1000
 
 
 class Ended(Exception):
-    """How this edge ends a call that was refused."""
+    """Raised when this edge aborts a call."""
 
 
 class MemoryExchange:
-    """A call whose requests are all there already."""
+    """An exchange whose requests are all available from the start."""
 
     end = None
 
@@ -68,7 +68,7 @@ class MemoryExchange:
 
 @pytest.fixture
 async def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mapping[str, Handler]]:
-    """The handlers of a whole server by path, as an edge is given them."""
+    """Yields the handlers of a whole server by path, as an edge receives them."""
     given: dict[str, Handler] = {}
     register = adapter.register
 
@@ -82,7 +82,7 @@ async def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 
 async def call(handlers: Mapping[str, Handler], method: str, *requests: Message, **fields: str) -> MemoryExchange:
-    """A call that is carried to its end; a unary response is among the responses too."""
+    """Runs a call to its end. The responses include that of a unary call."""
     exchange = MemoryExchange(*requests, **fields)
     try:
         response = await handlers[CHAT + method].run(exchange)
@@ -98,13 +98,13 @@ async def create(handlers: Mapping[str, Handler]) -> str:
     return pb.CreateSessionResponse.FromString(created.responses[0]).session.session_id
 
 
-async def test_there_is_a_handler_for_every_method(handlers: Mapping[str, Handler]) -> None:
+async def test_every_method_has_a_handler(handlers: Mapping[str, Handler]) -> None:
     assert {path: handler.method.path for path, handler in handlers.items()} == {
         path: path for path in methods_of(SERVICES)
     }
 
 
-async def test_a_unary_call_answers_and_carries_its_call_id(handlers: Mapping[str, Handler]) -> None:
+async def test_a_unary_call_returns_its_response_and_its_call_id(handlers: Mapping[str, Handler]) -> None:
     session_id = await create(handlers)
     read = await call(handlers, "GetSession", pb.GetSessionRequest(session_id=session_id))
     assert pb.GetSessionResponse.FromString(read.responses[0]).session.title == "By hand"
@@ -146,7 +146,7 @@ async def test_a_refusal_ends_the_exchange_with_a_status(
     assert refused.responses == []
 
 
-async def test_a_call_that_is_cancelled_ends_by_itself(handlers: Mapping[str, Handler]) -> None:
+async def test_a_cancelled_call_ends(handlers: Mapping[str, Handler]) -> None:
     class Silent(MemoryExchange):
         async def read(self) -> bytes | None:
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""The rate limit, alone and in the server."""
+"""The rate limit, by itself and in the server."""
 
 import asyncio
 import time
@@ -32,14 +32,14 @@ class Time:
         return self.now
 
 
-def test_a_burst_of_the_whole_allowance_passes_and_no_more() -> None:
+def test_a_burst_may_use_the_whole_allowance_but_not_exceed_it() -> None:
     limit = RateLimit(requests=100, window_seconds=900, now=Time())
     assert [limit.take("a") for _ in range(100)] == [0.0] * 100
     assert limit.take("a") == pytest.approx(9.0)
     assert limit.take("b") == 0.0
 
 
-def test_the_allowance_comes_back_at_its_rate() -> None:
+def test_the_allowance_refills_at_its_rate() -> None:
     time = Time()
     limit = RateLimit(requests=10, window_seconds=10, now=time)
     while not limit.take("a"):
@@ -53,7 +53,7 @@ def test_the_allowance_comes_back_at_its_rate() -> None:
     assert sum(limit.take("a") == 0.0 for _ in range(20)) == 10
 
 
-def test_no_window_ever_lets_twice_the_allowance_through() -> None:
+def test_no_window_allows_twice_the_allowance() -> None:
     time = Time()
     limit = RateLimit(requests=10, window_seconds=10, now=time)
     passed = []
@@ -65,7 +65,7 @@ def test_no_window_ever_lets_twice_the_allowance_through() -> None:
     assert busiest <= 20
 
 
-def test_zero_requests_is_no_limit() -> None:
+def test_zero_requests_means_no_limit() -> None:
     limit = RateLimit(requests=0, window_seconds=1)
     assert not any(limit.take("a") for _ in range(1000))
 
@@ -83,7 +83,7 @@ async def ask(caller: Caller) -> None:
     await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
 
 
-async def test_beyond_the_allowance_a_caller_is_told_when_to_come_back(tmp_path: Path) -> None:
+async def test_a_call_beyond_the_allowance_is_refused_with_a_retry_delay(tmp_path: Path) -> None:
     async with serving(tmp_path, rate_limit_requests=5, rate_limit_window_seconds=100) as running:
         caller = running.caller()
         for _ in range(5):
@@ -107,7 +107,7 @@ async def test_a_refused_send_is_not_stored_and_resuming_has_its_own_allowance(t
         assert len(await running.caller(user="bob").messages(session.session_id)) == 2
 
 
-async def test_refused_tokens_are_limited_by_address_and_accepted_ones_are_not(tmp_path: Path) -> None:
+async def test_only_refused_tokens_are_limited_by_address(tmp_path: Path) -> None:
     async with serving(tmp_path, auth_failure_requests=3, rate_limit_window_seconds=30) as running:
         for caller in (running.caller("bad"), running.caller(""), running.caller(mint(secret="b" * 32))):
             assert (await refused(ask(caller))).code.name == "UNAUTHENTICATED"
@@ -115,7 +115,7 @@ async def test_refused_tokens_are_limited_by_address_and_accepted_ones_are_not(t
         assert (refusal.code.name, refusal.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
         assert refusal.retry == pytest.approx(10, abs=1)
         await ask(running.caller())
-        # What was ours, and has expired, is no sign of a hostile caller.
+        # An expired token that this server once accepted does not suggest a hostile caller.
         assert (await refused(ask(running.caller(exp=int(time.time()) - 60)))).reason == "TOKEN_EXPIRED"
 
 
@@ -129,13 +129,13 @@ async def test_refused_tokens_are_limited_by_address_and_accepted_ones_are_not(t
         ("unix:", ""),
     ],
 )
-def test_a_network_is_what_one_host_has(peer: str, network: str) -> None:
+def test_addresses_are_grouped_by_the_network_of_one_host(peer: str, network: str) -> None:
     method = next(iter(methods_of(SERVICES).values()))
     connection: Any = SimpleNamespace(metadata=tuple, peer=lambda: peer)
     assert Call(method, connection).network == network
 
 
-async def test_a_vault_may_run_so_many_turns_and_no_more(tmp_path: Path) -> None:
+async def test_a_turn_beyond_the_limit_of_a_vault_is_refused(tmp_path: Path) -> None:
     hold = asyncio.Event()
     async with (
         FakeMessagesApi(Reply(("a", "b"), hold=hold)) as api,
@@ -160,7 +160,7 @@ async def test_a_vault_may_run_so_many_turns_and_no_more(tmp_path: Path) -> None
         assert (await alice.send(third.session_id))[-1].turn_finished.status == TURN_STATUS_COMPLETED
 
 
-async def test_a_repeated_send_joins_its_turn_also_when_no_more_may_run(tmp_path: Path) -> None:
+async def test_a_repeated_send_joins_its_turn_even_at_the_limit(tmp_path: Path) -> None:
     hold = asyncio.Event()
     async with (
         FakeMessagesApi(Reply(("a", "b"), hold=hold)) as api,

@@ -1,4 +1,4 @@
-"""What is refused before a servicer sees it, and what every refusal carries."""
+"""Requests that are refused before they reach a servicer, and the details of every refusal."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ SEND = "/metamorph.chat.v1.ChatService/SendMessage"
 
 
 def raw(caller: Caller, path: str, body: bytes) -> Any:
-    """A call with bytes of our own as the request."""
+    """Starts a unary call with raw bytes as its request."""
     kind: Any = caller.channel.unary_stream if path == SEND else caller.channel.unary_unary
     return kind(path, request_serializer=None, response_deserializer=None)(body, metadata=caller.metadata)
 
@@ -81,7 +81,7 @@ async def test_a_broken_rule_names_its_field(
     ],
     ids=["no content", "no block", "empty text", "white space", "65 blocks"],
 )
-async def test_content_that_says_nothing_or_too_much_is_refused_and_not_stored(
+async def test_empty_or_excessive_content_is_refused_and_not_stored(
     alice: Caller, content: list[ContentBlock], fields: list[str]
 ) -> None:
     session = await alice.create_session()
@@ -95,7 +95,7 @@ async def test_oversize_content_is_refused_with_the_limit_and_not_stored(tmp_pat
     async with serving(tmp_path, max_content_bytes=1000) as running:
         alice = running.caller()
         session = await alice.create_session()
-        # Characters of two bytes each.
+        # Each character takes two bytes.
         stream = alice.chat.SendMessage(send_request(session.session_id, "é" * 500 + "x"), metadata=alice.metadata)
         refusal = await refused(stream)
         assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "CONTENT_TOO_LARGE")
@@ -131,7 +131,7 @@ async def test_an_unknown_method_is_unimplemented(alice: Caller) -> None:
     assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_callers_call_id_is_answered_early_at_the_end_and_in_refusals(running: Serving) -> None:
+async def test_the_call_id_of_a_caller_is_in_metadata_and_in_refusals(running: Serving) -> None:
     caller = running.caller(None, ("x-request-id", "my-call.1"))
     call = caller.chat.CreateSession(pb.CreateSessionRequest(), metadata=caller.metadata)
     for metadata in (await call.initial_metadata(), await call.trailing_metadata()):
@@ -140,7 +140,7 @@ async def test_a_callers_call_id_is_answered_early_at_the_end_and_in_refusals(ru
     assert refusal.request.request_id == "my-call.1"
 
 
-async def test_a_stream_tells_its_call_id_before_its_first_event(alice: Caller) -> None:
+async def test_a_stream_sends_its_call_id_before_its_first_event(alice: Caller) -> None:
     session = await alice.create_session()
     events = alice.start(session.session_id)
     early = dict(await events.call.initial_metadata())["x-request-id"]
@@ -149,7 +149,7 @@ async def test_a_stream_tells_its_call_id_before_its_first_event(alice: Caller) 
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "a/b"])
-async def test_a_call_id_of_another_form_is_replaced(running: Serving, sent: str) -> None:
+async def test_an_invalid_call_id_is_replaced(running: Serving, sent: str) -> None:
     caller = running.caller(None, ("x-request-id", sent))
     made = []
     for _ in range(2):
@@ -159,7 +159,7 @@ async def test_a_call_id_of_another_form_is_replaced(running: Serving, sent: str
     assert made[0] != made[1]
 
 
-async def test_a_request_id_may_be_spelled_in_capitals(alice: Caller) -> None:
+async def test_a_request_id_may_be_in_upper_case(alice: Caller) -> None:
     request_id = str(uuid.uuid4())
     made = [
         await alice.chat.CreateSession(pb.CreateSessionRequest(request_id=spelled), metadata=alice.metadata)
@@ -168,8 +168,8 @@ async def test_a_request_id_may_be_spelled_in_capitals(alice: Caller) -> None:
     assert made[0].session.session_id == made[1].session.session_id
 
 
-async def test_far_more_items_than_allowed_are_refused_at_once(alice: Caller) -> None:
-    """Whatever it holds, a request is refused in the time of a call: others wait meanwhile."""
+async def test_far_more_items_than_allowed_are_refused_quickly(alice: Caller) -> None:
+    """Validation blocks other calls, so it must be fast for any request."""
     session = (await alice.create_session()).session_id
     requests = [
         send_request(session, stop_sequences=[""] * 1_000_000),
@@ -179,13 +179,13 @@ async def test_far_more_items_than_allowed_are_refused_at_once(alice: Caller) ->
         ),
     ]
     for request in requests:
-        # Patience, not a target: to find all that is wrong with the first took more than half a minute.
+        # A generous limit: reporting every violation of the first request took more than 30 seconds.
         async with asyncio.timeout(20):
             refusal = await refused(alice.chat.SendMessage(request, metadata=alice.metadata))
         assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
 
 
-async def test_a_refusal_repeats_little_of_what_was_sent(alice: Caller) -> None:
+async def test_a_refusal_quotes_little_of_the_request(alice: Caller) -> None:
     session = await alice.create_session()
     request = pb.UpdateSessionRequest(session=session, update_mask=FieldMask(paths=["ü" * 100_000]))
     refusal = await refused(alice.chat.UpdateSession(request, metadata=alice.metadata))
@@ -200,8 +200,8 @@ async def test_tools_count_as_content(alice: Caller) -> None:
 
 
 @pytest.mark.parametrize("path", [CREATE, SEND])
-async def test_who_is_refused_is_refused_before_anything_of_the_request_is_read(running: Serving, path: str) -> None:
-    """A request that does not come would else be waited for, and one of 32 MiB be held, whoever sends it."""
+async def test_an_unauthorized_call_is_refused_before_its_request_is_read(running: Serving, path: str) -> None:
+    """Otherwise an unauthorized caller could make the server wait for a request or buffer 32 MiB."""
     release = asyncio.Event()
 
     async def nothing() -> AsyncIterator[bytes]:
@@ -217,7 +217,7 @@ async def test_who_is_refused_is_refused_before_anything_of_the_request_is_read(
 
 
 @pytest.mark.parametrize("path", [CREATE, SEND])
-async def test_a_request_that_does_not_come_is_not_waited_for_long(
+async def test_a_call_that_never_sends_its_request_is_refused_soon(
     tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "PATIENCE_SECONDS", 0.2)

@@ -1,4 +1,4 @@
-"""Limits that replicas share through Redis, by a real one."""
+"""Rate limits that replicas share through Redis, tested with a real redis-server."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ PASSWORD = "canary-in-redis"
 
 
 class Redis:
-    """A redis-server on loopback, started and ended at will."""
+    """A redis-server on loopback that a test can start and stop."""
 
     def __init__(self, directory: Path, program: str) -> None:
         self._directory = directory
@@ -55,7 +55,7 @@ class Redis:
 
 @pytest.fixture
 def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
-    # On a busy machine an answer may take longer, and that is not what these tests are about.
+    # Redis may answer slowly on a busy machine, which these tests do not measure.
     monkeypatch.setattr(shared_rate_limit, "TIMEOUT_SECONDS", 10.0)
     running = Redis(tmp_path, require("redis-server", hint="apt-get install redis-server"))
     running.start()
@@ -92,7 +92,7 @@ async def test_two_servers_share_one_allowance(redis: Redis, tmp_path: Path) -> 
         await ask(second.caller(vault="evil"))
 
 
-async def test_concurrent_calls_never_pass_the_allowance(redis: Redis) -> None:
+async def test_concurrent_calls_never_exceed_the_allowance(redis: Redis) -> None:
     async with closing(SharedLimits(redis.uri)) as limits:
         limit = limits.limit("test", requests=50, window_seconds=100)
         waits = await asyncio.gather(*(limit.take(("acme", "alice")) for _ in range(200)))
@@ -100,9 +100,7 @@ async def test_concurrent_calls_never_pass_the_allowance(redis: Redis) -> None:
         assert await limits.limit("other", requests=50, window_seconds=100).take(("acme", "alice")) == 0
 
 
-async def test_without_redis_each_server_counts_on_its_own_until_it_is_back(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_server_counts_locally_while_redis_is_down(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_rate_limit, "RETRY_SECONDS", 0.0)
     async with closing(SharedLimits(redis.uri)) as limits:
         limit = limits.limit("test", requests=3, window_seconds=100)
@@ -114,7 +112,7 @@ async def test_without_redis_each_server_counts_on_its_own_until_it_is_back(
         assert await limit.take(("acme", "alice")) == 0
 
 
-async def test_the_password_is_not_shown(redis: Redis, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_password_is_not_printed(redis: Redis, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     async with serving(tmp_path, rate_limit_requests=5, rate_limit_storage=redis.uri) as running:
         await ask(running.caller())
         redis.stop()

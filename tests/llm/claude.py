@@ -1,4 +1,4 @@
-"""Claude, as the turn engine asks it."""
+"""Opens and reads Claude as the turn engine does."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -63,10 +63,10 @@ def prompt(text: str = "Hello", system: str = "", stop: tuple[str, ...] = ()) ->
     return Prompt(system, (PromptMessage(Role.USER, (TextBlock(text),)),), {}, options)
 
 
-async def told(claude: Claude, asked: Prompt | None = None) -> tuple[list[ReplyEvent], DomainError | None]:
-    """Every event, and the error that ended the reply."""
+async def outcome(claude: Claude, sent: Prompt | None = None) -> tuple[list[ReplyEvent], DomainError | None]:
+    """Returns every event of a reply and the error that ended it."""
     events: list[ReplyEvent] = []
-    replying = claude.generate(asked or prompt())
+    replying = claude.generate(sent or prompt())
     while True:
         try:
             events.extend(await anext(replying))

@@ -1,4 +1,4 @@
-"""Claude's adapter against a Messages API over HTTP: the real SDK, its events, its errors."""
+"""The Claude adapter and the real SDK against a Messages API over HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -23,21 +23,21 @@ from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
 from metamorphd.models.usage import Usage
 
-from tests.llm.claude import REFUSALS, opened, prompt, text, told
+from tests.llm.claude import REFUSALS, opened, outcome, prompt, text
 from tests.support.fakes.messages_api import COUNT_PATH, FakeMessagesApi
 from tests.support.fakes.replies import Behaviour, Count, Reply, thinking
 
 
 async def test_a_reply_streams_with_its_usage_and_ends_once(api: FakeMessagesApi) -> None:
     async with opened(api) as claude:
-        events, error = await told(claude, prompt("who?"))
+        events, error = await outcome(claude, prompt("who?"))
     assert error is None
     assert text(events) == "You said: who?"
     assert events[-1] == ReplyStop(StopReason.END_TURN)
     assert [event for event in events if isinstance(event, ReplyUsage)][-1] == ReplyUsage(Usage(11, 3, 5, 3))
 
 
-async def test_the_request_says_what_the_prompt_says_and_caching_is_on(api: FakeMessagesApi) -> None:
+async def test_the_request_matches_the_prompt_and_enables_caching(api: FakeMessagesApi) -> None:
     branch = (
         PromptMessage(Role.USER, (TextBlock("a"), TextBlock("b"))),
         PromptMessage(Role.ASSISTANT, (TextBlock("c"),)),
@@ -45,8 +45,8 @@ async def test_the_request_says_what_the_prompt_says_and_caching_is_on(api: Fake
     )
     async with opened(api, key="sk-test") as claude:
         options = EffectiveOptions(model="claude-y", max_output_tokens=77, stop_sequences=("END",))
-        await told(claude, Prompt("Be brief.", branch, {}, options))
-        await told(claude)
+        await outcome(claude, Prompt("Be brief.", branch, {}, options))
+        await outcome(claude)
     full, plain = api.requests
     assert full.headers["authorization"] == "Bearer sk-test"
     assert full.body == {
@@ -78,17 +78,17 @@ async def test_the_request_says_what_the_prompt_says_and_caching_is_on(api: Fake
         ("something_new", StopReason.OTHER),
     ],
 )
-async def test_stop_reasons_are_told_in_our_terms(api: FakeMessagesApi, provided: str, expected: StopReason) -> None:
+async def test_stop_reasons_are_mapped(api: FakeMessagesApi, provided: str, expected: StopReason) -> None:
     api.default = Reply(("a",), stop_reason=provided)
     async with opened(api) as claude:
-        events, _ = await told(claude)
+        events, _ = await outcome(claude)
     assert events[-1] == ReplyStop(expected)
 
 
-async def test_blocks_count_from_0_in_the_order_of_the_reply(api: FakeMessagesApi) -> None:
+async def test_blocks_are_numbered_from_0_in_reply_order(api: FakeMessagesApi) -> None:
     api.default = Reply(("a", thinking("hmm", "sig"), "b", "c"))
     async with opened(api) as claude:
-        events, _ = await told(claude)
+        events, _ = await outcome(claude)
     assert [event for event in events if not isinstance(event, (ReplyUsage, ReplyStop))] == [
         ReplyText(0, "a"),
         ReplyThinking(1, "hmm"),
@@ -99,7 +99,7 @@ async def test_blocks_count_from_0_in_the_order_of_the_reply(api: FakeMessagesAp
     ]
 
 
-async def test_leaving_a_reply_ends_the_upstream_connection(api: FakeMessagesApi) -> None:
+async def test_abandoning_a_reply_closes_the_upstream_connection(api: FakeMessagesApi) -> None:
     api.default = Reply(("a", "b"), ending="stall")
     async with opened(api) as claude:
         events = claude.generate(prompt())
@@ -111,7 +111,7 @@ async def test_leaving_a_reply_ends_the_upstream_connection(api: FakeMessagesApi
         await api.until_idle()
 
 
-async def test_cancelling_whoever_reads_ends_the_upstream_connections(api: FakeMessagesApi) -> None:
+async def test_cancelling_readers_closes_their_upstream_connections(api: FakeMessagesApi) -> None:
     api.default = Reply(("a", "b"), ending="stall")
     async with opened(api, stall=30) as claude:
         replies = [claude.generate(prompt()) for _ in range(100)]
@@ -133,14 +133,14 @@ async def read_on(reply: AsyncIterator[Sequence[ReplyEvent]]) -> None:
         pass
 
 
-async def test_what_is_counted_is_what_would_be_asked_the_length_of_the_reply_aside(api: FakeMessagesApi) -> None:
+async def test_a_count_request_equals_a_reply_request_except_for_its_length(api: FakeMessagesApi) -> None:
     tools = (Tool("look", "Looks.", '{"type": "object", "properties": {"b": {}, "a": {}}}'),)
     options = EffectiveOptions(model="claude-x", max_output_tokens=77, stop_sequences=("END",), tools=tools)
-    asked = replace(prompt(system="Be brief."), options=options)
+    prompted = replace(prompt(system="Be brief."), options=options)
     api.script.append(Count(42))
     async with opened(api) as claude:
-        assert await claude.count_tokens(asked) == 42
-        await told(claude, asked)
+        assert await claude.count_tokens(prompted) == 42
+        await outcome(claude, prompted)
     counted, sent = api.requests
     assert (counted.path, sent.path) == (COUNT_PATH, "/v1/messages")
     spoken = {
@@ -159,7 +159,7 @@ COUNTING: list[tuple[Behaviour, type[DomainError]]] = [
 
 
 @pytest.mark.parametrize(("behaviour", "expected"), COUNTING, ids=lambda value: str(value)[:60])
-async def test_what_goes_wrong_while_counting_is_told_alike(
+async def test_count_failures_are_reported_like_reply_failures(
     api: FakeMessagesApi, behaviour: Behaviour, expected: type[DomainError]
 ) -> None:
     api.default = behaviour

@@ -1,4 +1,4 @@
-"""Claude against a Messages API in trouble."""
+"""The Claude adapter against a failing Messages API."""
 
 import asyncio
 import time
@@ -13,41 +13,41 @@ from metamorphd.llm.interface import (
     ReplyStop,
 )
 
-from tests.llm.claude import REFUSALS, opened, text, told
+from tests.llm.claude import REFUSALS, opened, outcome, text
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Behaviour, Hangup, Refusal, Reply, Silence
 
 
 @pytest.mark.parametrize(("behaviour", "expected"), REFUSALS, ids=lambda value: str(value)[:60])
-async def test_what_goes_wrong_upstream_is_told_without_its_words_and_the_text_is_kept(
+async def test_an_upstream_failure_is_reported_without_its_message_and_keeps_the_text(
     api: FakeMessagesApi, behaviour: Behaviour, expected: type[DomainError]
 ) -> None:
     api.default = behaviour
     async with opened(api, stall=0.3) as claude:
-        events, error = await told(claude)
+        events, error = await outcome(claude)
     assert type(error) is expected
     assert "provider's own words" not in str(error)
     assert text(events) == ("abcd" if isinstance(behaviour, Reply) else "")
     assert not any(isinstance(event, ReplyStop) for event in events)
 
 
-async def test_a_rejection_says_its_type_where_that_is_a_name(api: FakeMessagesApi) -> None:
+async def test_a_rejection_includes_its_type_if_that_is_an_identifier(api: FakeMessagesApi) -> None:
     names: list[object] = ["invalid_request_error", "Not a name! sk-ant-1", 5, ["invalid_request_error"]]
     api.script.extend([Refusal(400, name) for name in names])
     async with opened(api) as claude:
         for expected in ("invalid_request_error", "unknown", "unknown", "unknown"):
-            _, error = await told(claude)
+            _, error = await outcome(claude)
             assert error is not None
             assert error.metadata == {"type": expected}
 
 
-async def test_a_wrong_key_and_an_unreachable_provider_are_told_apart(api: FakeMessagesApi) -> None:
+async def test_a_wrong_key_and_an_unreachable_provider_have_different_reasons(api: FakeMessagesApi) -> None:
     async with opened(api, key="wrong") as claude:
-        _, error = await told(claude)
+        _, error = await outcome(claude)
     assert type(error) is errors.UpstreamUnauthenticated
     nowhere = Claude(api_key="sk", base_url="http://127.0.0.1:1", max_retries=0, stall_seconds=1, compact_above=0)
     await nowhere.__aenter__()
-    _, error = await told(nowhere)
+    _, error = await outcome(nowhere)
     await nowhere.__aexit__()
     assert type(error) is errors.UpstreamUnavailable
 
@@ -69,10 +69,10 @@ async def test_a_wrong_key_and_an_unreachable_provider_are_told_apart(api: FakeM
         b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":9223372036854775807}}',
     ],
 )
-async def test_events_that_make_no_sense_break_the_reply_off(api: FakeMessagesApi, garbage: bytes) -> None:
+async def test_malformed_events_interrupt_the_reply(api: FakeMessagesApi, garbage: bytes) -> None:
     api.default = Reply(("a",), ending="garbage", garbage=garbage)
     async with opened(api) as claude:
-        events, error = await told(claude)
+        events, error = await outcome(claude)
     assert (text(events), type(error)) == ("a", errors.UpstreamInterrupted)
 
 
@@ -85,7 +85,7 @@ async def test_events_that_make_no_sense_break_the_reply_off(api: FakeMessagesAp
         ("retry-after", "soon", None),
     ],
 )
-async def test_the_wait_that_the_provider_asks_for_is_passed_on(
+async def test_the_retry_delay_of_the_provider_is_passed_on(
     api: FakeMessagesApi, header: str, value: str, expected: float | None
 ) -> None:
     if value == "in an hour":
@@ -93,46 +93,46 @@ async def test_the_wait_that_the_provider_asks_for_is_passed_on(
     for refusal in (Refusal(429, "rate_limit_error"), Refusal(529, "overloaded_error")):
         api.default = replace(refusal, headers=((header, value),))
         async with opened(api) as claude:
-            _, error = await told(claude)
+            _, error = await outcome(claude)
         assert error is not None
         assert error.retry_delay == (None if expected is None else pytest.approx(expected, abs=60))
 
 
-async def test_a_refusal_is_tried_again_before_the_first_event(api: FakeMessagesApi) -> None:
+async def test_a_refusal_before_the_first_event_is_retried(api: FakeMessagesApi) -> None:
     api.script.extend([Refusal(529, "overloaded_error", (("retry-after-ms", "10"),)), Hangup(), Reply(("a",))])
     async with opened(api, retries=2) as claude:
-        events, error = await told(claude)
+        events, error = await outcome(claude)
     assert (text(events), error, len(api.requests)) == ("a", None, 3)
 
 
-async def test_a_long_wait_is_the_callers_to_make(api: FakeMessagesApi) -> None:
+async def test_a_long_retry_delay_is_left_to_the_caller(api: FakeMessagesApi) -> None:
     api.default = Refusal(429, "rate_limit_error", (("retry-after", "3600"),))
     async with opened(api, retries=5) as claude:
-        _, error = await told(claude)
+        _, error = await outcome(claude)
     assert error is not None
     assert (error.retry_delay, len(api.requests)) == (3600.0, 1)
 
 
-async def test_a_wait_that_cannot_be_read_does_not_hold_the_call(api: FakeMessagesApi) -> None:
+async def test_an_unreadable_retry_delay_does_not_delay_the_call(api: FakeMessagesApi) -> None:
     api.script.append(Refusal(429, "rate_limit_error", (("retry-after", "inf"), ("retry-after-ms", "1e99"))))
     async with opened(api, retries=1) as claude, asyncio.timeout(5):
-        events, error = await told(claude)
+        events, error = await outcome(claude)
     assert (text(events), error) == ("You said: Hello", None)
 
 
-async def test_silence_is_not_asked_for_again(api: FakeMessagesApi) -> None:
+async def test_a_stalled_request_is_not_retried(api: FakeMessagesApi) -> None:
     api.script.append(Refusal(529, "overloaded_error", (("retry-after-ms", "1"),)))
     api.default = Silence()
     began = time.monotonic()
     async with opened(api, retries=5, stall=0.3) as claude:
-        _, error = await told(claude)
+        _, error = await outcome(claude)
     assert (type(error), len(api.requests)) == (errors.UpstreamStalled, 2)
     assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("ending", ["drop", "error", "garbage", "truncate", "stall"])
-async def test_a_reply_that_has_begun_is_never_asked_for_again(api: FakeMessagesApi, ending: str) -> None:
+async def test_a_reply_that_has_begun_is_never_retried(api: FakeMessagesApi, ending: str) -> None:
     api.default = Reply(("a",), ending=ending)
     async with opened(api, retries=5, stall=0.3) as claude:
-        await told(claude)
+        await outcome(claude)
     assert len(api.requests) == 1

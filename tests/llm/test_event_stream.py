@@ -1,4 +1,4 @@
-"""Server-sent events, however they are cut into chunks."""
+"""Server-sent events, split into chunks at any point."""
 
 from itertools import pairwise
 
@@ -19,17 +19,17 @@ def fed(*chunks: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @given(cuts=st.lists(st.integers(0, 2 * len(STREAM)), max_size=12))
-def test_events_are_the_same_however_they_are_cut(end: bytes, cuts: list[int]) -> None:
+def test_chunk_boundaries_do_not_change_the_events(end: bytes, cuts: list[int]) -> None:
     text = STREAM.replace(b"\n", end) + b": trailing"
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     assert fed(*(text[begin:stop] for begin, stop in pairwise(places))) == EVENTS
 
 
-def test_an_event_without_an_end_is_no_event() -> None:
+def test_an_unterminated_event_is_dropped() -> None:
     assert fed(b"data: one\n\ndata: two\n") == [b"one"]
 
 
-def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "LARGEST_EVENT", 1000)
     with pytest.raises(ValueError, match="the event is too large"):
         fed(*[b"data: " + b"x" * 100] * 20)

@@ -1,4 +1,4 @@
-"""Budgets, as callers of a whole server that asks a Messages API see them."""
+"""Budgets in a whole server whose replies come from a Messages API."""
 
 import asyncio
 from pathlib import Path
@@ -50,7 +50,7 @@ async def test_a_budget_is_set_by_the_vault_and_by_the_operator(running: Serving
     assert vault.budget == Budget()
 
 
-async def test_a_budget_that_makes_no_sense_is_refused(running: Serving, alice: Caller) -> None:
+async def test_an_invalid_budget_is_refused(running: Serving, alice: Caller) -> None:
     negative = vault_pb.UpdateVaultRequest(
         vault=vault_pb.Vault(budget=Budget(tokens_per_day=-1)), update_mask=FieldMask(paths=["budget"])
     )
@@ -68,7 +68,7 @@ async def test_a_budget_that_makes_no_sense_is_refused(running: Serving, alice: 
 
 
 async def begun(call: Events) -> Refused | None:
-    """Reads the first event of a turn; the refusal, if it is refused instead."""
+    """Reads the first event of a turn. Returns the refusal if the turn was refused."""
     try:
         await call.next()
     except grpc.aio.AioRpcError as error:
@@ -76,7 +76,7 @@ async def begun(call: Events) -> Refused | None:
     return None
 
 
-async def test_a_hundred_sends_at_95_percent_pass_a_budget_by_one_reservation_at_most(
+async def test_a_hundred_sends_at_95_percent_exceed_a_budget_by_at_most_one_reservation(
     running: Serving, alice: Caller, api: FakeMessagesApi
 ) -> None:
     api.default = Reply(("a",) * 10, usage={"input_tokens": 999_990})
@@ -85,7 +85,7 @@ async def test_a_hundred_sends_at_95_percent_pass_a_budget_by_one_reservation_at
     assert used.input_tokens + used.output_tokens == 1_000_000
     allowed = 1_052_631
     await allow(alice, tokens_per_day=allowed)
-    # Four connections: so many streams at once are more than one may have.
+    # One connection may not open this many streams, so there are four.
     callers = [running.caller() for _ in range(4)]
     sessions = [(await alice.create_session()).session_id for _ in range(100)]
 
@@ -118,7 +118,7 @@ async def test_a_hundred_sends_at_95_percent_pass_a_budget_by_one_reservation_at
         assert refusal.info.metadata == {"budget": "tokens_per_day", "limit": str(allowed), "reset_time": tomorrow}
         assert refusal.retry is not None
         assert 0 < refusal.retry <= 86_400
-    # What was reserved and not used is there again, until nothing is left.
+    # Unused reservations become available again, until the budget is spent.
     while admitted:
         admitted, _ = await round_of(Reply(("a",) * 10, usage={"input_tokens": 2500}))
         for call in admitted:
@@ -129,7 +129,7 @@ async def test_a_hundred_sends_at_95_percent_pass_a_budget_by_one_reservation_at
     assert len(await alice.sessions(page_size=1000)) == 101
 
 
-async def test_a_refused_send_stores_nothing_and_a_replay_is_none(alice: Caller) -> None:
+async def test_a_refused_send_stores_nothing_and_a_replay_is_not_refused(alice: Caller) -> None:
     session = await alice.create_session()
     request_id = "6d7c2c2a-9c1d-4a5f-8f61-0d8f1d9a2b11"
     first = await alice.send(session.session_id, request_id=request_id)
@@ -143,7 +143,7 @@ async def test_a_refused_send_stores_nothing_and_a_replay_is_none(alice: Caller)
     assert await alice.send(session.session_id, request_id=request_id) == first
 
 
-async def test_budgets_begin_anew_with_the_day_and_the_month(api: FakeMessagesApi, tmp_path: Path) -> None:
+async def test_budgets_reset_at_the_start_of_the_day_and_of_the_month(api: FakeMessagesApi, tmp_path: Path) -> None:
     clock = SetClock("2030-01-30T23:59:59")
     async with asking(api, tmp_path, compaction_trigger_tokens=0, clock=clock) as running:
         alice = running.caller(exp=clock.seconds + 90 * 86_400)

@@ -1,4 +1,4 @@
-"""Models, usage and budgets, as callers of a whole server that asks a Messages API see them."""
+"""Costs and usage in a whole server whose replies come from a Messages API."""
 
 import asyncio
 from pathlib import Path
@@ -29,7 +29,7 @@ def overrides(api: FakeMessagesApi) -> dict[str, Any]:
     return replies_from(api) | {"compaction_trigger_tokens": 0}
 
 
-async def test_a_cost_is_the_same_wherever_it_is_told(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_every_response_reports_the_same_cost(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session(model="claude-haiku-5-5")
     api.default = Reply(("a", "b"), usage={"input_tokens": 100_001, "cache_read_input_tokens": 7})
     finished = (await alice.send(session.session_id))[-1]
@@ -41,24 +41,25 @@ async def test_a_cost_is_the_same_wherever_it_is_told(alice: Caller, api: FakeMe
     assert expected.cost_usd_nanos == 100_001 * 500 + 2 * 2500 + 7 * 50
 
 
-async def test_usage_is_told_by_day_model_and_session(running: Serving, alice: Caller, api: FakeMessagesApi) -> None:
+async def test_usage_is_grouped_by_day_model_and_session(running: Serving, alice: Caller, api: FakeMessagesApi) -> None:
     sessions = [(await alice.create_session()).session_id for _ in range(2)]
     for session_id, model in [(sessions[0], MODEL), (sessions[0], MODEL), (sessions[1], "claude-opus-5-5")]:
         await alice.send(session_id, model=model)
-    told = await usage(alice, DAY, MODEL_, SESSION)
+    answer = await usage(alice, DAY, MODEL_, SESSION)
     today = day_of(Clock().now()).isoformat()
-    assert [(row.day, row.model, row.session_id, row.turns) for row in told.rows] == [
+    assert [(row.day, row.model, row.session_id, row.turns) for row in answer.rows] == [
         (today, "claude-opus-5-5", sessions[1], 1),
         (today, MODEL, sessions[0], 2),
     ]
-    assert (told.total.day, told.total.model, told.total.session_id, told.total.turns) == ("", "", "", 3)
-    assert told.total.usage.cost_usd_nanos == sum(row.usage.cost_usd_nanos for row in told.rows) > 0
+    total = answer.total
+    assert (total.day, total.model, total.session_id, total.turns) == ("", "", "", 3)
+    assert total.usage.cost_usd_nanos == sum(row.usage.cost_usd_nanos for row in answer.rows) > 0
     assert [row.turns for row in (await usage(alice)).rows] == [3]
     assert [row.turns for row in (await usage(alice, SESSION, session_id=sessions[0])).rows] == [2]
-    # Another vault's session is one of which there is nothing, as of one that never was.
+    # The session of another vault has no usage, like one that does not exist.
     mallory = running.caller(vault="evil", user="mallory")
-    theirs, nobodys = [await usage(mallory, SESSION, session_id=one) for one in (sessions[0], "ses_unknown")]
-    assert theirs == nobodys == vault_pb.GetUsageResponse(total=usage_pb2.UsageRow(usage=message_pb2.Usage()))
+    theirs, unknown = [await usage(mallory, SESSION, session_id=one) for one in (sessions[0], "ses_unknown")]
+    assert theirs == unknown == vault_pb.GetUsageResponse(total=usage_pb2.UsageRow(usage=message_pb2.Usage()))
 
 
 async def test_usage_is_paged(alice: Caller) -> None:
@@ -96,13 +97,13 @@ async def test_usage_is_paged(alice: Caller) -> None:
         ({"model": "a b"}, "model"),
     ],
 )
-async def test_a_question_that_makes_no_sense_is_refused(alice: Caller, query: dict[str, Any], field: str) -> None:
+async def test_an_invalid_query_is_refused(alice: Caller, query: dict[str, Any], field: str) -> None:
     call = alice.vault.GetUsage(vault_pb.GetUsageRequest(**query), metadata=alice.metadata)
     refusal = await refused(call)
     assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", [field])
 
 
-async def test_days_are_of_the_month_so_far_unless_asked_otherwise(api: FakeMessagesApi, tmp_path: Path) -> None:
+async def test_the_default_days_are_the_current_month_so_far(api: FakeMessagesApi, tmp_path: Path) -> None:
     clock = SetClock("2030-01-31T12:00")
     async with asking(api, tmp_path, compaction_trigger_tokens=0, clock=clock) as running:
         alice = running.caller(exp=clock.seconds + 90 * 86_400)
@@ -121,7 +122,7 @@ async def test_days_are_of_the_month_so_far_unless_asked_otherwise(api: FakeMess
 
 
 async def recorded(caller: Caller) -> message_pb2.Usage:
-    """The usage of the one turn that there was, once it is counted."""
+    """Returns the usage of the only turn, once it is recorded."""
     for _ in range(500):
         total = (await usage(caller)).total
         if total.turns:
@@ -131,21 +132,21 @@ async def recorded(caller: Caller) -> message_pb2.Usage:
     return total.usage
 
 
-async def test_a_turn_that_fails_has_cost_what_was_reported(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_failed_turn_costs_its_reported_usage(alice: Caller, api: FakeMessagesApi) -> None:
     api.default = Reply(("a", "b"), ending="drop")
     finished = (await alice.send((await alice.create_session()).session_id))[-1].turn_finished
     assert finished.status == turn_pb2.TURN_STATUS_FAILED
     assert finished.usage == await recorded(alice) == priced(BEGUN)
 
 
-async def test_a_turn_that_fails_before_it_is_answered_has_cost_nothing(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_turn_that_fails_before_its_reply_costs_nothing(alice: Caller, api: FakeMessagesApi) -> None:
     api.default = Refusal(402, "billing_error")
     finished = (await alice.send((await alice.create_session()).session_id))[-1].turn_finished
     assert finished.error.reason == "UPSTREAM_SPEND_LIMIT"
     assert finished.usage == await recorded(alice) == message_pb2.Usage()
 
 
-async def test_a_turn_that_is_cancelled_has_cost_what_was_reported(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_cancelled_turn_costs_its_reported_usage(alice: Caller, api: FakeMessagesApi) -> None:
     api.default = Reply(("a", "b"), hold=asyncio.Event())
     call = alice.start((await alice.create_session()).session_id)
     turn_id = (await call.next()).turn_id
@@ -156,9 +157,7 @@ async def test_a_turn_that_is_cancelled_has_cost_what_was_reported(alice: Caller
     assert turn.usage == await recorded(alice) == priced(BEGUN)
 
 
-async def test_a_turn_whose_session_is_deleted_amid_it_has_cost_what_was_reported(
-    alice: Caller, api: FakeMessagesApi
-) -> None:
+async def test_a_turn_of_a_deleted_session_costs_its_reported_usage(alice: Caller, api: FakeMessagesApi) -> None:
     await allow(alice, tokens_per_day=10**6)
     api.default = Reply(("a", "b"), hold=asyncio.Event())
     session = await alice.create_session()
@@ -172,7 +171,7 @@ async def test_a_turn_whose_session_is_deleted_amid_it_has_cost_what_was_reporte
     assert (status.used, status.reserved) == (20, 0)
 
 
-async def test_a_turn_that_a_stop_interrupts_has_cost_what_was_reported(api: FakeMessagesApi, tmp_path: Path) -> None:
+async def test_a_turn_interrupted_by_a_shutdown_costs_its_reported_usage(api: FakeMessagesApi, tmp_path: Path) -> None:
     api.default = Reply(("a", "b"), hold=asyncio.Event())
     async with asking(api, tmp_path, compaction_trigger_tokens=0) as running:
         alice = running.caller()
@@ -182,7 +181,7 @@ async def test_a_turn_that_a_stop_interrupts_has_cost_what_was_reported(api: Fak
         assert await recorded(running.caller()) == priced(BEGUN)
 
 
-async def test_after_kill_9_no_reservation_is_left_and_what_was_reported_is_counted(tmp_path: Path) -> None:
+async def test_after_kill_9_reported_usage_is_counted_and_no_reservation_is_left(tmp_path: Path) -> None:
     async with FakeMessagesApi(Reply(("a", "b"), hold=asyncio.Event())) as api:
         upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
         with serving_process(tmp_path, **upstream) as server:

@@ -1,4 +1,4 @@
-"""The vault and the operator's view, as callers see them."""
+"""VaultService and AdminService, through a whole server."""
 
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,20 @@ def update(caller: Caller, vault: pb.Vault, *paths: str) -> Any:
     return caller.vault.UpdateVault(request, metadata=caller.metadata)
 
 
-async def test_a_vault_is_made_on_first_use_and_stays(alice: Caller) -> None:
+async def test_a_vault_is_created_on_first_use_and_stays(alice: Caller) -> None:
     vault = (await get(alice)).vault
     assert (vault.vault_id, vault.display_name, vault.etag) == ("acme", "", "1")
     assert (await get(alice)).vault == vault
 
 
-async def test_a_vault_takes_what_the_mask_names(alice: Caller, mallory: Caller) -> None:
+async def test_an_update_sets_the_fields_in_the_mask(alice: Caller, mallory: Caller) -> None:
     changed = (await update(alice, pb.Vault(display_name="Acme", system_prompt="ignored"), "display_name")).vault
     assert (changed.display_name, changed.system_prompt) == ("Acme", "")
     assert (await get(alice)).vault == changed
     assert (await get(mallory)).vault.display_name == ""
 
 
-async def test_a_stale_etag_or_another_field_is_refused(alice: Caller) -> None:
+async def test_a_stale_etag_or_an_immutable_field_is_refused(alice: Caller) -> None:
     vault = (await get(alice)).vault
     await update(alice, pb.Vault(display_name="a"), "display_name")
     refusal = await refused(update(alice, pb.Vault(display_name="b", etag=vault.etag), "display_name"))
@@ -48,7 +48,7 @@ async def test_a_stale_etag_or_another_field_is_refused(alice: Caller) -> None:
     assert (await get(alice)).vault.display_name == "a"
 
 
-async def test_the_vaults_settings_reach_its_sessions(alice: Caller) -> None:
+async def test_sessions_inherit_the_settings_of_their_vault(alice: Caller) -> None:
     await update(alice, pb.Vault(default_model="claude-opus-5-5"), "default_model")
     session = await alice.create_session()
     assert (await alice.send(session.session_id))[0].turn_started.model == "claude-opus-5-5"
@@ -70,12 +70,12 @@ async def test_server_info_shows_settings_without_secrets(tmp_path: Path) -> Non
         assert "sk-ant-secret" not in str(info)
 
 
-async def test_only_an_operator_is_told(alice: Caller) -> None:
+async def test_only_an_operator_may_call_the_admin_service(alice: Caller) -> None:
     refusal = await refused(alice.admin.GetServerInfo(GetServerInfoRequest(), metadata=alice.metadata))
     assert (refusal.code.name, refusal.info.metadata["permission"]) == ("PERMISSION_DENIED", "operator")
 
 
 @pytest.mark.parametrize("claim", ["true", 1, ["true"]])
-async def test_only_true_itself_makes_an_operator(running: Any, claim: object) -> None:
+async def test_the_operator_claim_must_be_exactly_true(running: Any, claim: object) -> None:
     caller = running.caller(operator=claim)
     assert (await refused(caller.admin.GetServerInfo(GetServerInfoRequest(), metadata=caller.metadata))).code

@@ -1,4 +1,4 @@
-"""Many calls that begin in the same moment."""
+"""Many calls that start at the same time."""
 
 import asyncio
 from collections import Counter
@@ -12,7 +12,7 @@ from tests.support.caller import Caller
 from tests.support.serving import Serving
 from tests.support.tokens import mint
 
-# Channels with equal options would share a connection.
+# Channels with the same options would share a connection.
 CONNECTION_OF_ITS_OWN = [("grpc.use_local_subchannel_pool", 1)]
 
 
@@ -32,7 +32,7 @@ async def test_every_call_of_a_burst_is_served(running: Serving, calls: int, con
         for _ in range(connections):
             channel = grpc.aio.insecure_channel(running.target, options=CONNECTION_OF_ITS_OWN)
             callers.append(Caller(await stack.enter_async_context(channel), metadata))
-        # Connected first: the calls shall arrive together.
+        # Connects first, so that the calls arrive together.
         await asyncio.gather(*(caller.channel.channel_ready() for caller in callers))
         outcomes = await asyncio.gather(*(outcome(callers[number % connections]) for number in range(calls)))
     assert Counter(outcomes) == {"OK": calls}

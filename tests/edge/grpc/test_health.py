@@ -25,7 +25,7 @@ async def test_an_unknown_service_is_not_found(running: Serving) -> None:
     assert refusal.code is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_watch_sees_the_drain_and_does_not_hold_it(tmp_path: Path) -> None:
+async def test_a_watch_reports_the_drain_without_delaying_it(tmp_path: Path) -> None:
     async with serving(tmp_path) as running:
         watch = running.caller("").health.Watch(HealthCheckRequest(service=""))
         states = aiter(watch)
@@ -36,17 +36,17 @@ async def test_a_watch_sees_the_drain_and_does_not_hold_it(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", [V1, V1ALPHA])
-async def test_reflection_tells_services_and_types_without_a_token(running: Serving, name: str) -> None:
+async def test_reflection_lists_services_and_types_without_a_token(running: Serving, name: str) -> None:
     channel = running.caller("").channel
     reflect = channel.stream_stream(
         f"/{name}/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
-    asked = [
+    requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="metamorph.chat.v1.ChatService"),
     ]
-    listed, file = [answer async for answer in reflect(iter(asked))]
+    listed, file = [answer async for answer in reflect(iter(requests))]
     assert {service.name for service in listed.list_services_response.service} >= {*NAMES, V1, V1ALPHA}
     assert file.file_descriptor_response.file_descriptor_proto

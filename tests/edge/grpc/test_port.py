@@ -1,4 +1,4 @@
-"""The gRPC port: TLS by real certificates, limits, keepalive."""
+"""The gRPC port: TLS with real certificates, limits and keepalive."""
 
 import asyncio
 import contextlib
@@ -30,8 +30,8 @@ from tests.support.wire import LENGTH_DELIMITED, field
 WHO_AM_I = "/metamorph.vault.v1.VaultService/WhoAmI"
 
 
-async def who(running: Serving, authority: Authority, client: tuple[Path, Path] | None = None) -> str:
-    """Asks over TLS, trusting `authority`, with the client's certificate and key."""
+async def vault_over_tls(running: Serving, authority: Authority, client: tuple[Path, Path] | None = None) -> str:
+    """Returns the vault from WhoAmI over TLS, trusting `authority`, with an optional client certificate and key."""
     chain, key = (None, None) if client is None else (path.read_bytes() for path in client)
     credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), key, chain)
     options = [("grpc.use_local_subchannel_pool", 1)]
@@ -43,18 +43,18 @@ async def who(running: Serving, authority: Authority, client: tuple[Path, Path] 
 
 async def cannot_connect(running: Serving, authority: Authority, client: tuple[Path, Path] | None = None) -> bool:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await who(running, authority, client)
+        await vault_over_tls(running, authority, client)
     return refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def install(files: tuple[Path, Path], cert: Path, key: Path) -> None:
-    """As a certificate manager does it: each file whole, one after the other."""
+    """Replaces each file atomically, one after the other, as a certificate manager does."""
     for source, target in zip(files, (cert, key), strict=True):
         Path(f"{target}.new").write_bytes(source.read_bytes())
         os.replace(f"{target}.new", target)
 
 
-async def test_tls_is_served_by_files_and_by_text(tmp_path: Path) -> None:
+async def test_tls_certificates_may_be_given_as_files_or_as_text(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue()
     for number, tls in enumerate(
@@ -66,14 +66,14 @@ async def test_tls_is_served_by_files_and_by_text(tmp_path: Path) -> None:
         directory = tmp_path / str(number)
         directory.mkdir()
         async with serving(directory, **tls) as running:
-            assert await who(running, authority) == "acme"
+            assert await vault_over_tls(running, authority) == "acme"
             assert await cannot_connect(running, Authority(directory, "stranger"))
             plain = running.caller()
             with pytest.raises(grpc.aio.AioRpcError):
                 await plain.vault.WhoAmI(WhoAmIRequest(), metadata=plain.metadata, timeout=10)
 
 
-async def test_mtls_demands_a_certificate_of_the_authority_and_still_a_token(tmp_path: Path) -> None:
+async def test_mtls_requires_a_client_certificate_and_a_token(tmp_path: Path) -> None:
     authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
     certificate, key = authority.issue()
     tls = {
@@ -82,7 +82,7 @@ async def test_mtls_demands_a_certificate_of_the_authority_and_still_a_token(tmp
         "grpc_tls_client_ca": str(authority.certificate),
     }
     async with serving(tmp_path, **tls) as running:
-        assert await who(running, authority, authority.issue("client")) == "acme"
+        assert await vault_over_tls(running, authority, authority.issue("client")) == "acme"
         assert await cannot_connect(running, authority)
         assert await cannot_connect(running, authority, stranger.issue("client"))
         chain, private = authority.issue("client")
@@ -95,27 +95,27 @@ async def test_mtls_demands_a_certificate_of_the_authority_and_still_a_token(tmp
         assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_certificates_that_change_are_served_from_the_next_connection_on(tmp_path: Path) -> None:
+async def test_new_connections_use_changed_certificates(tmp_path: Path) -> None:
     first, second = Authority(tmp_path, "first"), Authority(tmp_path, "second")
     cert, key = tmp_path / "tls.pem", tmp_path / "tls.key"
     install(first.issue(), cert, key)
     async with serving(tmp_path, grpc_tls_cert=str(cert), grpc_tls_key=str(key)) as running:
-        assert await who(running, first) == "acme"
-        # For a moment only one of the two is new, then one is broken: the old ones still serve.
+        assert await vault_over_tls(running, first) == "acme"
+        # While only one file is new, and while one is broken, the old pair stays in use.
         certificate, private = second.issue()
         os.replace(certificate, cert)
-        assert await who(running, first) == "acme"
+        assert await vault_over_tls(running, first) == "acme"
         key.write_text("-----BEGIN nothing")
-        assert await who(running, first) == "acme"
+        assert await vault_over_tls(running, first) == "acme"
         key.unlink()
-        assert await who(running, first) == "acme"
+        assert await vault_over_tls(running, first) == "acme"
         os.replace(private, key)
-        assert await who(running, second) == "acme"
+        assert await vault_over_tls(running, second) == "acme"
         assert await cannot_connect(running, first)
 
 
 @pytest.mark.parametrize("broken", ["missing", "no PEM", "another's key"])
-async def test_certificates_that_cannot_be_used_keep_the_server_from_starting(tmp_path: Path, broken: str) -> None:
+async def test_the_server_does_not_start_with_unusable_certificates(tmp_path: Path, broken: str) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue()
     if broken == "missing":
@@ -128,7 +128,7 @@ async def test_certificates_that_cannot_be_used_keep_the_server_from_starting(tm
     assert "canary" not in str(refusal.value)
 
 
-async def test_plaintext_on_every_address_is_told_to_the_operator(
+async def test_the_operator_is_warned_of_plaintext_on_every_address(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with serving(tmp_path, listen_address="::") as running:
@@ -139,7 +139,7 @@ async def test_plaintext_on_every_address_is_told_to_the_operator(
 
 
 class Peer:
-    """An HTTP/2 client that does as it likes."""
+    """An HTTP/2 client that can misbehave."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -148,12 +148,12 @@ class Peer:
 
     async def flush(self) -> None:
         self._writer.write(self.http.data_to_send())
-        # A server that has sent this client away has told why: that is still to be read.
+        # The server may have closed the connection; its GOAWAY frame can still be read.
         with contextlib.suppress(ConnectionError):
             await self._writer.drain()
 
     async def events(self, kind: type[Any], *, seconds: float) -> Any:
-        """The next event of a kind, or None."""
+        """Returns the next event of a kind, or None."""
         try:
             async with asyncio.timeout(seconds):
                 while data := await self._reader.read(65_536):
@@ -176,15 +176,15 @@ async def connect(running: Serving) -> Peer:
     return peer
 
 
-async def test_a_connection_is_told_how_many_streams_it_may_open(running: Serving) -> None:
+async def test_the_server_announces_its_stream_limit(running: Serving) -> None:
     peer = await connect(running)
     settings = await peer.events(h2.events.RemoteSettingsChanged, seconds=5)
-    told = settings.changed_settings[SettingCodes.MAX_CONCURRENT_STREAMS]
-    assert told.new_value == CONCURRENT_STREAMS
+    announced = settings.changed_settings[SettingCodes.MAX_CONCURRENT_STREAMS]
+    assert announced.new_value == CONCURRENT_STREAMS
     peer.close()
 
 
-async def test_a_client_that_pings_too_often_is_sent_away(running: Serving) -> None:
+async def test_a_client_that_pings_too_often_is_disconnected(running: Serving) -> None:
     peer = await connect(running)
     await peer.events(h2.events.RemoteSettingsChanged, seconds=5)
     for _ in range(10):
@@ -195,7 +195,7 @@ async def test_a_client_that_pings_too_often_is_sent_away(running: Serving) -> N
     peer.close()
 
 
-def test_clients_agree_to_ping_less_often_than_the_server_minds() -> None:
+def test_client_keepalive_stays_below_the_ping_limit_of_the_server() -> None:
     agreed = client_configuration()
     assert agreed["keepaliveTimeMs"] == KEEPALIVE_SECONDS * 1000 > SHORTEST_PING_SECONDS * 1000
     repeated = {name["method"] for name in agreed["serviceConfig"]["methodConfig"][0]["name"]}
@@ -203,7 +203,7 @@ def test_clients_agree_to_ping_less_often_than_the_server_minds() -> None:
     assert not repeated & {"SendMessage", "RegenerateReply", "CreateSession", "UpdateSession", "DeleteSession"}
 
 
-async def test_a_path_that_is_no_text_and_a_method_that_does_not_exist_stop_nobody(running: Serving) -> None:
+async def test_invalid_paths_and_unknown_methods_do_not_disturb_other_calls(running: Serving) -> None:
     async with Connection(running.target) as connection:
         for path in (b"/\xfe\x87", b"", b"/no.such/Method"):
             changed = [(name, path if name == ":path" else value) for name, value in headers("", mint())]
@@ -225,7 +225,7 @@ async def test_a_path_that_is_no_text_and_a_method_that_does_not_exist_stop_nobo
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     ],
 )
-async def test_what_does_not_parse_is_refused_by_grpcs_own_services_too(
+async def test_a_malformed_request_to_a_grpc_service_is_refused(
     running: Serving, capfd: pytest.CaptureFixture[str], path: str
 ) -> None:
     call: Any = running.caller().channel.stream_stream(path)
@@ -234,10 +234,10 @@ async def test_what_does_not_parse_is_refused_by_grpcs_own_services_too(
     assert "DecodeError" not in capfd.readouterr().out
 
 
-async def test_a_request_may_have_32_mib_and_no_more(running: Serving) -> None:
+async def test_a_request_of_more_than_32_mib_is_refused(running: Serving) -> None:
     caller = running.caller()
     who_am_i: Any = caller.channel.unary_unary(WHO_AM_I)
-    # A field that the request does not have, which is skipped: its tag, its length, itself.
+    # An unknown field, which the parser skips. The five bytes are its tag and length.
     size = LARGEST_REQUEST - 5
     largest = field(15, LENGTH_DELIMITED, bytes(size))
     assert len(largest) == LARGEST_REQUEST
@@ -246,7 +246,7 @@ async def test_a_request_may_have_32_mib_and_no_more(running: Serving) -> None:
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_streams_beyond_what_a_connection_may_open_are_refused_and_the_others_stay(running: Serving) -> None:
+async def test_a_stream_beyond_the_limit_is_refused_and_the_others_stay_open(running: Serving) -> None:
     async with Connection(running.target) as connection, asyncio.timeout(30):
         watch = block(headers("/grpc.health.v1.Health/Watch", mint()))
         for _ in range(CONCURRENT_STREAMS):

@@ -1,4 +1,4 @@
-"""The HTTP shim."""
+"""The HTTP server."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.engines import Engine
 from tests.support.serving import Serving
 
 
-async def test_health_answers_the_guides_body_with_security_headers(running: Serving) -> None:
+async def test_health_returns_the_body_from_the_guide_with_security_headers(running: Serving) -> None:
     async with httpx.AsyncClient(base_url=running.http) as http:
         response = await http.get("/health", headers={"host": "healthcheck.railway.app"})
     assert response.status_code == 200
@@ -27,7 +27,7 @@ async def test_health_answers_the_guides_body_with_security_headers(running: Ser
     assert "server" not in response.headers
 
 
-async def test_unknown_paths_and_methods_are_refused_with_the_same_headers(running: Serving) -> None:
+async def test_unknown_paths_and_methods_are_refused_with_security_headers(running: Serving) -> None:
     async with httpx.AsyncClient(base_url=running.http) as http:
         responses = [await http.get("/"), await http.post("/health"), await http.get("/../etc/passwd")]
     assert [response.status_code for response in responses] == [404, 405, 404]
@@ -53,7 +53,7 @@ async def test_health_names_the_failing_check(engine: Engine, tmp_path: Path) ->
     ]
 
 
-async def test_metrics_count_calls_by_method_and_code_and_name_no_tenant(running: Serving, alice: Caller) -> None:
+async def test_metrics_count_calls_by_method_and_code_without_naming_tenants(running: Serving, alice: Caller) -> None:
     await alice.vault.WhoAmI(WhoAmIRequest(), metadata=alice.metadata)
     async with httpx.AsyncClient(base_url=running.http) as http:
         text = (await http.get("/metrics")).text

@@ -1,4 +1,4 @@
-"""Attachments, as callers send and ask for them."""
+"""Sends and requests attachments as a caller does."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 
 
 def rows(directory: Path) -> tuple[int, ...]:
-    """How many attachments, pieces and uses the store holds."""
+    """Returns how many attachments, pieces and uses the store holds."""
     return row_counts(directory, "attachments", "attachment_chunks", "attachment_uses")
 
 
@@ -46,7 +46,7 @@ def download(caller: Caller, attachment_id: str) -> Any:
 
 
 async def send(caller: Caller, session_id: str, *content: ContentBlock) -> Message:
-    """Sends content; the user's message as it was stored."""
+    """Sends content and returns the user's message as stored."""
     started = (await caller.send(session_id, content=content, max_output_tokens=10))[0].turn_started
     request = pb.GetMessageRequest(message_id=started.user_message_id)
     message: Message = (await caller.chat.GetMessage(request, metadata=caller.metadata)).message

@@ -1,4 +1,4 @@
-"""Attachments: uploaded, sent, downloaded, deleted, and seen by the Messages API."""
+"""Attachments in messages, and in requests to the Messages API."""
 
 import base64
 import hashlib
@@ -40,29 +40,29 @@ from tests.support.tools import ASKS, WEATHER
 
 
 @pytest.fixture
-async def asked(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Caller]:
-    """A caller of a server whose replies come from `api`."""
+async def caller(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Caller]:
+    """Yields a caller of a server whose replies come from `api`."""
     async with asking(api, tmp_path) as started:
         yield started.caller()
 
 
-async def test_what_is_sent_is_told_without_its_bytes_and_asked_with_them(asked: Caller, api: FakeMessagesApi) -> None:
-    session = await asked.create_session()
-    uploaded = await asked.upload(PDF, "application/pdf")
+async def test_only_the_model_receives_the_bytes_of_attachments(caller: Caller, api: FakeMessagesApi) -> None:
+    session = await caller.create_session()
+    uploaded = await caller.upload(PDF, "application/pdf")
     sent = await send(
-        asked,
+        caller,
         session.session_id,
         text_block("Look"),
         image(),
         ContentBlock(document=DocumentBlock(attachment_id=uploaded.attachment_id, media_type="application/pdf")),
         document(TEXT, "text/plain"),
     )
-    assert sent == (await asked.messages(session.session_id))[0]
+    assert sent == (await caller.messages(session.session_id))[0]
     shown, pdf, text = sent.content[1].image, sent.content[2].document, sent.content[3].document
     for block, data in ((shown, PNG), (pdf, PDF), (text, TEXT)):
         assert not block.HasField("data")
         assert (block.size_bytes, block.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-        assert (await asked.download(block.attachment_id))[1] == [data]
+        assert (await caller.download(block.attachment_id))[1] == [data]
     assert (shown.media_type, pdf.attachment_id) == ("image/png", uploaded.attachment_id)
     (received,) = api.requests
     assert received.body["messages"][0]["content"] == [
@@ -77,26 +77,26 @@ def in_base64(media_type: str, data: bytes) -> dict[str, str]:
     return {"type": "base64", "media_type": media_type, "data": base64.b64encode(data).decode()}
 
 
-async def test_an_attachment_of_several_pieces_goes_to_the_model_whole(asked: Caller, api: FakeMessagesApi) -> None:
-    session = await asked.create_session()
+async def test_an_attachment_of_several_pieces_reaches_the_model_complete(caller: Caller, api: FakeMessagesApi) -> None:
+    session = await caller.create_session()
     data = PNG + bytes(range(256)) * 4096 * 4
-    await send(asked, session.session_id, image(data))
+    await send(caller, session.session_id, image(data))
     source = api.requests[0].body["messages"][0]["content"][0]["source"]
     assert base64.b64decode(source["data"]) == data
 
 
-async def test_a_tools_result_may_hold_images_and_documents(asked: Caller, api: FakeMessagesApi) -> None:
-    session = await asked.create_session()
+async def test_a_tool_result_may_contain_images_and_documents(caller: Caller, api: FakeMessagesApi) -> None:
+    session = await caller.create_session()
     api.script.append(ASKS)
-    await asked.send(session.session_id, tools=[WEATHER])
-    uploaded = await asked.upload(PDF, "application/pdf")
+    await caller.send(session.session_id, tools=[WEATHER])
+    uploaded = await caller.upload(PDF, "application/pdf")
     parts = [
         ToolResultPart(text=TextBlock(text="Here")),
         ToolResultPart(image=ImageBlock(data=PNG, media_type="image/png")),
         ToolResultPart(document=DocumentBlock(attachment_id=uploaded.attachment_id, media_type="application/pdf")),
     ]
     result = ContentBlock(tool_result=ToolResultBlock(tool_use_id="toolu_1", content=parts))
-    sent = await send(asked, session.session_id, result)
+    sent = await send(caller, session.session_id, result)
     shown = sent.content[0].tool_result.content
     assert (shown[1].image.size_bytes, shown[1].image.HasField("data")) == (len(PNG), False)
     assert shown[2].document.sha256 == uploaded.sha256
@@ -105,36 +105,36 @@ async def test_a_tools_result_may_hold_images_and_documents(asked: Caller, api: 
         {"type": "image", "source": in_base64("image/png", PNG)},
         {"type": "document", "source": in_base64("application/pdf", PDF)},
     ]
-    # It is held like any other.
-    await delete_message(asked, sent.message_id)
+    # An attachment in a tool result is deleted with its message like any other.
+    await delete_message(caller, sent.message_id)
     for attachment_id in (shown[1].image.attachment_id, uploaded.attachment_id):
-        assert (await refused(download(asked, attachment_id))).reason == "ATTACHMENT_NOT_FOUND"
+        assert (await refused(download(caller, attachment_id))).reason == "ATTACHMENT_NOT_FOUND"
 
 
-async def test_attachments_are_asked_with_again_in_every_turn_of_their_branch(
-    asked: Caller, api: FakeMessagesApi
+async def test_attachments_are_sent_to_the_model_in_every_turn_of_their_branch(
+    caller: Caller, api: FakeMessagesApi
 ) -> None:
-    session = await asked.create_session()
-    sent = await send(asked, session.session_id, image())
-    await asked.send(session.session_id, "And now?")
+    session = await caller.create_session()
+    sent = await send(caller, session.session_id, image())
+    await caller.send(session.session_id, "And now?")
     request = pb.RegenerateReplyRequest(user_message_id=sent.message_id)
-    async for _ in asked.chat.RegenerateReply(request, metadata=asked.metadata):
+    async for _ in caller.chat.RegenerateReply(request, metadata=caller.metadata):
         pass
-    told = [received.body["messages"][0]["content"][0] for received in api.requests]
-    assert told == [{"type": "image", "source": in_base64("image/png", PNG)}] * 3
+    blocks = [received.body["messages"][0]["content"][0] for received in api.requests]
+    assert blocks == [{"type": "image", "source": in_base64("image/png", PNG)}] * 3
 
 
-async def test_counting_tokens_tells_the_model_all_and_stores_nothing(
-    asked: Caller, api: FakeMessagesApi, tmp_path: Path
+async def test_counting_tokens_sends_the_whole_prompt_and_stores_nothing(
+    caller: Caller, api: FakeMessagesApi, tmp_path: Path
 ) -> None:
-    session = await asked.create_session()
-    await send(asked, session.session_id, image())
-    uploaded = await asked.upload(PDF, "application/pdf")
+    session = await caller.create_session()
+    await send(caller, session.session_id, image())
+    uploaded = await caller.upload(PDF, "application/pdf")
     named = ContentBlock(document=DocumentBlock(attachment_id=uploaded.attachment_id, media_type="application/pdf"))
     message = pb.SendMessageRequest(session_id=session.session_id, content=[named, document(TEXT, "text/plain")])
-    await asked.chat.CountTokens(pb.CountTokensRequest(message=message), metadata=asked.metadata)
+    await caller.chat.CountTokens(pb.CountTokensRequest(message=message), metadata=caller.metadata)
     assert rows(tmp_path) == (2, 2, 1)
-    await send(asked, session.session_id, *message.content)
+    await send(caller, session.session_id, *message.content)
     counting, asking_ = (received.body["messages"] for received in api.requests[-2:])
     assert counting == asking_
     assert [block["type"] for block in counting[-1]["content"]] == ["document", "document"]
@@ -153,7 +153,7 @@ async def test_a_repeated_send_stores_its_attachment_and_its_message_once(alice:
     assert rows(tmp_path) == (1, 1, 1)
 
 
-async def test_a_message_with_an_attachment_that_is_not_there_is_not_stored(alice: Caller, tmp_path: Path) -> None:
+async def test_a_message_with_an_unknown_attachment_is_not_stored(alice: Caller, tmp_path: Path) -> None:
     session = await alice.create_session()
     refusal = await refused(alice.send(session.session_id, content=[image(), image_of("att_none")]))
     assert (refusal.code.name, refusal.reason) == ("NOT_FOUND", "ATTACHMENT_NOT_FOUND")
@@ -165,26 +165,26 @@ async def test_a_message_with_an_attachment_that_is_not_there_is_not_stored(alic
     assert rows(tmp_path) == (1, 1, 0)
 
 
-async def test_an_attachment_goes_with_the_last_message_that_holds_it(
-    asked: Caller, api: FakeMessagesApi, tmp_path: Path
+async def test_an_attachment_is_deleted_with_the_last_message_that_uses_it(
+    caller: Caller, api: FakeMessagesApi, tmp_path: Path
 ) -> None:
-    session, other = await asked.create_session(), await asked.create_session()
-    first = await send(asked, session.session_id, text_block("a"), image())
-    elsewhere = await send(asked, other.session_id, image())
+    session, other = await caller.create_session(), await caller.create_session()
+    first = await send(caller, session.session_id, text_block("a"), image())
+    elsewhere = await send(caller, other.session_id, image())
     attachment_id = first.content[1].image.attachment_id
-    await delete_message(asked, first.message_id)
-    await delete_message(asked, first.message_id)
-    assert (await asked.download(attachment_id))[1] == [PNG]
-    await asked.send(session.session_id, "b")
+    await delete_message(caller, first.message_id)
+    await delete_message(caller, first.message_id)
+    assert (await caller.download(attachment_id))[1] == [PNG]
+    await caller.send(session.session_id, "b")
     blocks = [block for message in api.requests[-1].body["messages"] for block in message["content"]]
     assert {block["type"] for block in blocks} == {"text"}
-    await delete_session(asked, other.session_id)
+    await delete_session(caller, other.session_id)
     assert elsewhere.content[0].image.attachment_id == attachment_id
-    assert (await refused(download(asked, attachment_id))).reason == "ATTACHMENT_NOT_FOUND"
+    assert (await refused(download(caller, attachment_id))).reason == "ATTACHMENT_NOT_FOUND"
     assert rows(tmp_path) == (0, 0, 0)
 
 
-async def test_what_was_uploaded_again_outlives_the_message_that_held_it(alice: Caller) -> None:
+async def test_an_attachment_uploaded_again_outlives_its_message(alice: Caller) -> None:
     session = await alice.create_session()
     first = await send(alice, session.session_id, image())
     again = (await upload(alice, *upload_requests(PNG))).attachment
@@ -195,15 +195,15 @@ async def test_what_was_uploaded_again_outlives_the_message_that_held_it(alice: 
     assert (await refused(download(alice, again.attachment_id))).reason == "ATTACHMENT_NOT_FOUND"
 
 
-async def test_the_newest_attachments_are_asked_with_as_far_as_the_provider_takes_them(
-    asked: Caller, api: FakeMessagesApi, monkeypatch: pytest.MonkeyPatch
+async def test_only_the_newest_attachments_within_the_provider_limit_are_sent_to_the_model(
+    caller: Caller, api: FakeMessagesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prompt_builder, "PROMPT_BYTES", 2000)
-    session = await asked.create_session()
+    session = await caller.create_session()
     old, new = PNG + b"old" * 300, PNG + b"new" * 300
-    await send(asked, session.session_id, image(old))
-    await send(asked, session.session_id, image(new), text_block("and"))
-    await send(asked, session.session_id, image(PNG + b"x" * 500))
+    await send(caller, session.session_id, image(old))
+    await send(caller, session.session_id, image(new), text_block("and"))
+    await send(caller, session.session_id, image(PNG + b"x" * 500))
     first, second, third = (
         message["content"] for message in api.requests[-1].body["messages"] if message["role"] == "user"
     )
@@ -212,7 +212,7 @@ async def test_the_newest_attachments_are_asked_with_as_far_as_the_provider_take
     assert third[0]["type"] == "image"
 
 
-async def test_the_offline_model_says_what_came(alice: Caller) -> None:
+async def test_the_offline_model_names_the_attachments_it_received(alice: Caller) -> None:
     session = await alice.create_session()
     events = await alice.send(session.session_id, content=[image(), image(), document(TEXT, "text/plain")])
     assert "Attached to it: 2 images and 1 document." in text_of(events[-1].turn_finished.message)

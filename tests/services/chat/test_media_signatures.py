@@ -1,4 +1,4 @@
-"""What bytes are."""
+"""Media types are recognized by the signature of a file."""
 
 import pytest
 from metamorphd.services.chat.media_signatures import is_media
@@ -7,14 +7,14 @@ from tests.support.media import FILES
 
 
 @pytest.mark.parametrize("media_type", FILES)
-def test_a_file_is_what_it_is_and_nothing_else_of_these(media_type: str) -> None:
-    # A PDF's beginning is text; what is told as text is not looked into further.
+def test_a_file_matches_only_its_own_media_type(media_type: str) -> None:
+    # The beginning of a PDF is also valid text, and declared text is not examined further.
     fits = {name for name, data in FILES.items() if is_media(media_type, data)}
     assert fits == ({media_type, "application/pdf"} if media_type == "text/plain" else {media_type})
 
 
 @pytest.mark.parametrize("media_type", [name for name in FILES if name != "text/plain"])
-def test_half_a_signature_is_none(media_type: str) -> None:
+def test_a_partial_or_misplaced_signature_does_not_match(media_type: str) -> None:
     data = FILES[media_type]
     assert is_media("image/gif", b"GIF87a")
     for other in (data[:2], b" " + data, data[1:]):

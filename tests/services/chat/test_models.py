@@ -1,4 +1,4 @@
-"""Models, as callers of a whole server see them."""
+"""Models, through a whole server."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def overrides(api: FakeMessagesApi) -> dict[str, Any]:
     return replies_from(api) | {"compaction_trigger_tokens": 0}
 
 
-async def test_the_models_are_listed_by_name_with_prices_and_what_becomes_of_them(alice: Caller) -> None:
+async def test_models_are_listed_by_name_with_prices_and_deprecations(alice: Caller) -> None:
     models = (await alice.chat.ListModels(pb.ListModelsRequest(), metadata=alice.metadata)).models
     assert [model.model for model in models] == [model.model for model in CATALOG.models]
     assert [model.model for model in models if model.is_default] == [MODEL]
@@ -32,7 +32,7 @@ async def test_the_models_are_listed_by_name_with_prices_and_what_becomes_of_the
     assert (retiring.retire_time.ToJsonString(), retiring.successor) == ("2026-11-30T00:00:00Z", MODEL)
 
 
-async def test_a_model_that_is_not_listed_is_refused_wherever_it_is_named(alice: Caller) -> None:
+async def test_an_unknown_model_is_refused_in_every_request(alice: Caller) -> None:
     plain = await alice.create_session()
     named = await alice.create_session(model="claude-x")
     (await alice.send(plain.session_id))
@@ -59,9 +59,9 @@ async def test_a_model_that_is_not_listed_is_refused_wherever_it_is_named(alice:
     assert await alice.messages(named.session_id) == []
 
 
-# The SDK warns of a model that will go.
+# The SDK warns of deprecated models.
 @pytest.mark.filterwarnings("ignore:The model 'claude-sonnet-4-5' is deprecated")
-async def test_a_reply_is_at_most_as_long_as_its_model_writes(api: FakeMessagesApi, tmp_path: Path) -> None:
+async def test_a_reply_is_limited_to_the_maximum_of_its_model(api: FakeMessagesApi, tmp_path: Path) -> None:
     async with asking(api, tmp_path, compaction_trigger_tokens=0, max_output_tokens=131_072) as running:
         alice = running.caller()
         for model in (MODEL, "claude-sonnet-4-5"):

@@ -1,4 +1,4 @@
-"""Searching, as callers see it."""
+"""SearchMessages, through a whole server."""
 
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ async def search(caller: Caller, query: str, **fields: Any) -> pb.SearchMessages
     return response
 
 
-async def say(caller: Caller, session_id: str, text: str) -> str:
-    """The id of a user's message; its reply is a word."""
+async def send(caller: Caller, session_id: str, text: str) -> str:
+    """Sends a message whose reply is one word, and returns its id."""
     events = await caller.send(session_id, text, max_output_tokens=1, parent_message_id="")
     return events[0].turn_started.user_message_id
 
@@ -28,10 +28,10 @@ async def found(caller: Caller, query: str, **fields: Any) -> list[str]:
     return [result.message_id for result in (await search(caller, query, **fields)).results]
 
 
-async def test_all_words_must_be_there_in_any_order_and_spelling(alice: Caller) -> None:
+async def test_all_words_must_match_in_any_order_and_case(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
-    cafe = await say(alice, session, "Das Café am Ufer serves coffee")
-    other = await say(alice, session, "coffee, but elsewhere")
+    cafe = await send(alice, session, "Das Café am Ufer serves coffee")
+    other = await send(alice, session, "coffee, but elsewhere")
     assert await found(alice, "COFFEE cafe") == [cafe]
     assert set(await found(alice, "coffee")) == {cafe, other}
     assert await found(alice, "coffee tea") == []
@@ -39,9 +39,9 @@ async def test_all_words_must_be_there_in_any_order_and_spelling(alice: Caller) 
     assert await found(alice, '"ufer am"') == []
 
 
-async def test_there_are_no_operators(alice: Caller) -> None:
+async def test_query_operators_have_no_effect(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
-    plain = await say(alice, session, "rock NOT roll OR near text vault_id acme")
+    plain = await send(alice, session, "rock NOT roll OR near text vault_id acme")
     assert await found(alice, "rock NOT roll") == [plain]
     assert await found(alice, "roll OR AND") == []
     assert await found(alice, 'rock\0roll "\0near') == [plain]
@@ -58,21 +58,21 @@ async def test_there_are_no_operators(alice: Caller) -> None:
         assert set(await found(alice, query)) <= {plain}
 
 
-async def test_what_was_searched_for_is_shown_and_nothing_else(alice: Caller) -> None:
+async def test_a_snippet_highlights_only_the_matches(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
-    await say(alice, session, "Salt and pepper and Café")
+    await send(alice, session, "Salt and pepper and Café")
     (best,) = (await search(alice, '"salt and" cafe')).results
     assert [best.snippet[part.start : part.end] for part in best.highlights] == ["Salt", "and", "and", "Café"]
     (best,) = (await search(alice, "pepper cafe")).results
     assert [best.snippet[part.start : part.end] for part in best.highlights] == ["pepper", "Café"]
 
 
-async def test_more_words_than_are_looked_for_are_refused_and_not_left_out(alice: Caller) -> None:
+async def test_a_query_with_too_many_words_is_refused_rather_than_truncated(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
     words = [f"word{number}" for number in range(17)]
-    said = await say(alice, session, " ".join(words[:16]))
-    # A word that comes twice is one.
-    assert await found(alice, " ".join(words[:16] + words[:1])) == [said]
+    message_id = await send(alice, session, " ".join(words[:16]))
+    # A repeated word counts once.
+    assert await found(alice, " ".join(words[:16] + words[:1])) == [message_id]
     refusal = await refused(search(alice, " ".join(words)))
     assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["query"])
 
@@ -83,10 +83,10 @@ async def test_a_query_without_a_word_is_refused(alice: Caller, query: str) -> N
     assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", ["query"])
 
 
-async def test_best_comes_first_and_is_shown_with_what_was_found(alice: Caller) -> None:
+async def test_the_best_match_is_first_and_has_a_snippet(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
-    little = await say(alice, session, "owl " + "and something else " * 50)
-    much = await say(alice, session, "The \x02owl\x03, an 🦉 owl")
+    little = await send(alice, session, "owl " + "and something else " * 50)
+    much = await send(alice, session, "The \x02owl\x03, an 🦉 owl")
     response = await search(alice, "owl")
     assert [result.message_id for result in response.results] == [much, little]
     best = response.results[0]
@@ -96,35 +96,35 @@ async def test_best_comes_first_and_is_shown_with_what_was_found(alice: Caller) 
     assert response.results[1].snippet.endswith("…")
 
 
-async def test_a_word_of_any_length_is_cut(alice: Caller) -> None:
+async def test_a_long_word_is_truncated(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
     for number in range(6):
-        await say(alice, session, "x" * 30_000 + f" needle{number} needle " + "ab" * 400_000)
+        await send(alice, session, "x" * 30_000 + f" needle{number} needle " + "ab" * 400_000)
     response = await search(alice, "needle")
     assert (len(response.results), response.ByteSize() < 20_000) == (6, True)
     best = response.results[0]
     assert [best.snippet[part.start : part.end] for part in best.highlights] == ["needle"]
     assert (best.snippet[0], best.snippet[-1]) == ("…", "…")
-    # What a message costs to search is bounded by its beginning.
-    often = await say(alice, session, "owl " * 16_000 + "pelican " + "owl " * 50_000 + "heron")
+    # Only the beginning of a message is searchable, which bounds the cost of a search.
+    often = await send(alice, session, "owl " * 16_000 + "pelican " + "owl " * 50_000 + "heron")
     assert await found(alice, "pelican owl") == [often]
     assert await found(alice, "heron") == []
 
 
-async def test_what_is_deleted_is_in_no_file_any_more(tmp_path: Path) -> None:
+async def test_deleted_text_is_gone_from_every_file(tmp_path: Path) -> None:
     async with serving(tmp_path) as running:
         alice = running.caller()
         session = (await alice.create_session()).session_id
-        message_id = await say(alice, session, "my key is zzsecretcredentialzz, keep it")
+        message_id = await send(alice, session, "my key is zzsecretcredentialzz, keep it")
         await alice.chat.DeleteMessage(pb.DeleteMessageRequest(message_id=message_id), metadata=alice.metadata)
     files = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
     assert files
     assert not any(b"zzsecretcredentialzz" in data for data in files)
 
 
-async def test_replies_are_found_too_and_pages_continue(alice: Caller) -> None:
+async def test_replies_are_found_and_pages_continue(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
-    ids = [await say(alice, session, f"pelican {number}") for number in range(5)]
+    ids = [await send(alice, session, f"pelican {number}") for number in range(5)]
     first = await search(alice, "pelican", page_size=3)
     rest = await search(alice, "pelican", page_size=3, page_token=first.next_page_token)
     assert [result.message_id for result in (*first.results, *rest.results)] == ids[::-1]
@@ -136,8 +136,8 @@ async def test_replies_are_found_too_and_pages_continue(alice: Caller) -> None:
 
 async def test_a_search_stays_in_its_session_and_its_vault(alice: Caller, mallory: Caller) -> None:
     one, two = (await alice.create_session()).session_id, (await alice.create_session()).session_id
-    here, there = await say(alice, one, "heron"), await say(alice, two, "heron")
-    theirs = await say(mallory, (await mallory.create_session()).session_id, "heron")
+    here, there = await send(alice, one, "heron"), await send(alice, two, "heron")
+    theirs = await send(mallory, (await mallory.create_session()).session_id, "heron")
     assert await found(alice, "heron", session_id=one) == [here]
     assert set(await found(alice, "heron")) == {here, there}
     assert await found(mallory, "heron") == [theirs]
@@ -146,8 +146,8 @@ async def test_a_search_stays_in_its_session_and_its_vault(alice: Caller, mallor
     assert (await refused(search(alice, "heron", session_id=one))).reason == "SESSION_NOT_FOUND"
 
 
-async def test_vaults_whose_names_read_alike_stay_apart(running: Any) -> None:
+async def test_vaults_with_similar_names_stay_separate(running: Any) -> None:
     dotted, dashed = running.caller(vault="team.a"), running.caller(vault="team-a")
-    here = await say(dotted, (await dotted.create_session()).session_id, "egret")
-    await say(dashed, (await dashed.create_session()).session_id, "egret")
+    here = await send(dotted, (await dotted.create_session()).session_id, "egret")
+    await send(dashed, (await dashed.create_session()).session_id, "egret")
     assert await found(dotted, "egret") == [here]

@@ -1,4 +1,4 @@
-"""Sessions and messages, as a caller of the service sees them."""
+"""Sessions and messages, through a whole server."""
 
 import uuid
 from pathlib import Path
@@ -32,7 +32,7 @@ def sessions(caller: Caller, **query: Any) -> Any:
     return caller.chat.ListSessions(pb.ListSessionsRequest(**query), metadata=caller.metadata)
 
 
-async def test_a_session_is_read_as_it_was_created(alice: Caller) -> None:
+async def test_a_session_is_returned_as_created(alice: Caller) -> None:
     created = await alice.create_session(
         title="Plans", model="claude-x", system_prompt="Be brief.", metadata={"team": "a"}, archived=True
     )
@@ -48,7 +48,7 @@ async def test_output_only_fields_of_a_new_session_are_ignored(alice: Caller) ->
     assert (created.creator, created.message_count, created.etag) == ("alice", 0, "1")
 
 
-async def test_a_repeated_create_answers_the_same_session(alice: Caller, mallory: Caller) -> None:
+async def test_a_repeated_create_returns_the_same_session(alice: Caller, mallory: Caller) -> None:
     request = pb.CreateSessionRequest(session=Session(title="a"), request_id=str(uuid.uuid4()))
     made = [await alice.chat.CreateSession(request, metadata=alice.metadata) for _ in range(2)]
     assert made[0] == made[1]
@@ -59,7 +59,7 @@ async def test_a_repeated_create_answers_the_same_session(alice: Caller, mallory
     assert refusal.info.metadata == {"request_id": request.request_id}
 
 
-async def test_another_vaults_session_is_nowhere(alice: Caller, mallory: Caller) -> None:
+async def test_a_session_of_another_vault_is_not_found(alice: Caller, mallory: Caller) -> None:
     session = await alice.create_session()
     (await alice.send(session.session_id))
     for call in (
@@ -90,7 +90,7 @@ async def test_sessions_are_paged_newest_activity_first(alice: Caller) -> None:
     assert seen == [made[0], *made[:0:-1]]
 
 
-async def test_the_page_size_may_change_from_page_to_page_but_not_the_query(alice: Caller, mallory: Caller) -> None:
+async def test_the_page_size_may_change_between_pages_but_the_query_may_not(alice: Caller, mallory: Caller) -> None:
     for _ in range(5):
         await alice.create_session()
     page = await sessions(alice, page_size=2, archived=False)
@@ -109,7 +109,7 @@ async def test_the_page_size_may_change_from_page_to_page_but_not_the_query(alic
         assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "PAGE_TOKEN_INVALID")
 
 
-async def test_a_page_token_of_messages_is_none_for_sessions(alice: Caller) -> None:
+async def test_a_page_token_for_messages_is_refused_for_sessions(alice: Caller) -> None:
     session = await alice.create_session()
     await alice.send(session.session_id)
     request = pb.ListMessagesRequest(session_id=session.session_id, page_size=1)
@@ -128,7 +128,7 @@ async def test_sessions_are_filtered(alice: Caller) -> None:
     assert list((await sessions(alice, creator="")).sessions) == []
 
 
-async def test_an_update_takes_what_the_mask_names(alice: Caller) -> None:
+async def test_an_update_sets_the_fields_in_the_mask(alice: Caller) -> None:
     session = await alice.create_session(title="a", model="m", metadata={"k": "v"})
     wanted = Session(session_id=session.session_id, title="b", model="ignored", etag=session.etag)
     changed = (await update(alice, wanted, "title", "metadata")).session
@@ -138,9 +138,7 @@ async def test_an_update_takes_what_the_mask_names(alice: Caller) -> None:
 
 
 @pytest.mark.parametrize("paths", [(), ("",), ("session_id",), ("create_time",), ("title", "etag"), ("nothing",)])
-async def test_a_mask_that_names_nothing_or_what_cannot_be_set_is_refused(
-    alice: Caller, paths: tuple[str, ...]
-) -> None:
+async def test_an_empty_mask_or_one_with_an_immutable_field_is_refused(alice: Caller, paths: tuple[str, ...]) -> None:
     session = await alice.create_session(title="a")
     refusal = await refused(update(alice, Session(session_id=session.session_id, title="b"), *paths))
     assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "UPDATE_MASK_INVALID")
@@ -161,7 +159,7 @@ async def test_a_stale_etag_is_refused_and_changes_nothing(alice: Caller) -> Non
     assert (await refused(delete(alice, session.session_id))).reason == "SESSION_NOT_FOUND"
 
 
-async def test_messages_are_read_singly_by_branch_and_all(alice: Caller) -> None:
+async def test_messages_are_read_individually_by_branch_and_all_together(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
     first = (await alice.send(session, "one"))[-1].turn_finished.message
     await alice.send(session, "edited", parent_message_id="")
@@ -176,7 +174,7 @@ async def test_messages_are_read_singly_by_branch_and_all(alice: Caller) -> None
     assert (await alice.chat.GetMessage(request, metadata=alice.metadata)).message == first
 
 
-async def test_a_branch_and_all_branches_exclude_each_other(alice: Caller) -> None:
+async def test_a_leaf_and_all_branches_are_mutually_exclusive(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
     refusal = await refused(alice.messages(session, leaf_message_id="msg_1", all_branches=True))
     assert refusal.reason == "REQUEST_INVALID"
@@ -197,7 +195,7 @@ async def test_unknown_parents_leaves_and_messages_are_not_found(alice: Caller) 
     assert await alice.messages(session) == []
 
 
-async def test_a_page_never_passes_what_a_client_accepts(tmp_path: Path) -> None:
+async def test_a_page_never_exceeds_the_message_size_that_a_client_accepts(tmp_path: Path) -> None:
     async with serving(tmp_path) as running:
         alice = running.caller()
         session = (await alice.create_session()).session_id

@@ -1,4 +1,4 @@
-"""CountTokens, as callers of a whole server that asks a Messages API see it."""
+"""CountTokens in a whole server that calls a Messages API."""
 
 import asyncio
 from typing import Any
@@ -19,9 +19,7 @@ def overrides(api: FakeMessagesApi) -> dict[str, Any]:
     return replies_from(api) | {"compaction_trigger_tokens": 0}
 
 
-async def test_tokens_are_counted_as_a_send_would_have_them_read_and_nothing_is_stored(
-    alice: Caller, api: FakeMessagesApi
-) -> None:
+async def test_the_count_covers_the_prompt_of_a_send_and_nothing_is_stored(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session(system_prompt="Be brief.")
     await alice.send(session.session_id, "first")
     api.script.append(Count(1234))
@@ -35,7 +33,7 @@ async def test_tokens_are_counted_as_a_send_would_have_them_read_and_nothing_is_
     of_count, of_send = api.requests[-2:]
     apart = {"max_tokens", "stop_sequences", "stream"}
     assert of_count.body == {name: value for name, value in of_send.body.items() if name not in apart}
-    assert [part["text"] for told in of_count.body["messages"] for part in told["content"]] == [
+    assert [part["text"] for message in of_count.body["messages"] for part in message["content"]] == [
         "first",
         "You said: first",
         "second",
@@ -71,5 +69,5 @@ async def test_counting_fails_as_a_send_would_and_as_a_turn_would(alice: Caller,
     held.set()
     await call.rest()
     await allow(alice, tokens_per_day=0)
-    # It costs nothing.
+    # Counting is free.
     assert (await count()).input_tokens > 0

@@ -1,4 +1,4 @@
-"""Attachments: uploaded and downloaded."""
+"""Uploading and downloading attachments."""
 
 import asyncio
 import hashlib
@@ -25,13 +25,13 @@ async def test_an_attachment_is_downloaded_as_it_was_uploaded(alice: Caller, dat
     assert (uploaded.media_type, uploaded.size_bytes) == ("image/png", len(data))
     assert uploaded.sha256 == hashlib.sha256(data).hexdigest()
     assert uploaded.HasField("create_time")
-    told, pieces = await alice.download(uploaded.attachment_id)
-    assert told == uploaded
+    downloaded, pieces = await alice.download(uploaded.attachment_id)
+    assert downloaded == uploaded
     assert b"".join(pieces) == data
     assert all(0 < len(piece) <= MIB for piece in pieces)
 
 
-async def test_the_same_bytes_are_one_attachment_of_each_vault(alice: Caller, mallory: Caller, tmp_path: Path) -> None:
+async def test_the_same_bytes_are_stored_once_in_each_vault(alice: Caller, mallory: Caller, tmp_path: Path) -> None:
     first = await alice.upload(PNG)
     assert await alice.upload(PNG) == first
     session = await alice.create_session()
@@ -83,12 +83,12 @@ async def test_an_upload_in_too_many_pieces_is_refused(
     assert rows(tmp_path) == (1, 1, 0)
 
 
-async def test_empty_pieces_among_others_say_nothing(alice: Caller) -> None:
+async def test_empty_pieces_are_ignored(alice: Caller) -> None:
     uploaded = (await upload(alice, HEADER, NOTHING, CHUNK, NOTHING)).attachment
     assert (await alice.download(uploaded.attachment_id))[1] == [PNG]
 
 
-async def test_bytes_that_are_not_what_they_are_said_to_be_are_refused(alice: Caller, tmp_path: Path) -> None:
+async def test_bytes_that_do_not_match_their_media_type_are_refused(alice: Caller, tmp_path: Path) -> None:
     session = await alice.create_session()
     for call in (
         alice.upload(PDF, "image/png"),
@@ -102,7 +102,7 @@ async def test_bytes_that_are_not_what_they_are_said_to_be_are_refused(alice: Ca
     assert await alice.messages(session.session_id) == []
 
 
-async def test_what_is_too_large_is_refused_with_the_limit(tmp_path: Path) -> None:
+async def test_an_attachment_that_is_too_large_is_refused_with_the_limit(tmp_path: Path) -> None:
     async with serving(tmp_path, max_attachment_bytes=1000) as running:
         alice = running.caller()
         session = await alice.create_session()
@@ -117,7 +117,7 @@ async def test_what_is_too_large_is_refused_with_the_limit(tmp_path: Path) -> No
         assert rows(tmp_path) == (1, 1, 0)
 
 
-async def test_an_upload_that_does_not_end_is_ended(tmp_path: Path) -> None:
+async def test_an_endless_upload_is_ended(tmp_path: Path) -> None:
     async with serving(tmp_path, max_attachment_bytes=MIB) as running:
         metadata, sent = running.caller().metadata, 0
 
@@ -129,7 +129,7 @@ async def test_an_upload_that_does_not_end_is_ended(tmp_path: Path) -> None:
                 yield pb.UploadAttachmentRequest(chunk=bytes(100_000))
 
         def send_on() -> None:
-            """With the synchronous client: grpc.aio's loses the status when a write fails first."""
+            """Uses the synchronous client, because grpc.aio loses the status if a write fails first."""
             with grpc.insecure_channel(running.target) as channel:
                 chat_service_pb2_grpc.ChatServiceStub(channel).UploadAttachment(endless(), metadata=metadata)
 
@@ -142,7 +142,7 @@ async def test_an_upload_that_does_not_end_is_ended(tmp_path: Path) -> None:
         assert rows(tmp_path) == (0, 0, 0)
 
 
-async def test_more_uploads_of_a_vault_than_are_taken_at_a_time_wait(running: Serving) -> None:
+async def test_uploads_beyond_the_concurrency_limit_of_a_vault_wait(running: Serving) -> None:
     alice, mallory = running.caller(), running.caller(vault="evil")
     held: list[Any] = [alice.chat.UploadAttachment(metadata=alice.metadata) for _ in range(UPLOADS_OF_A_VAULT)]
     for call in held:
