@@ -15,7 +15,7 @@ from tests.support.serving import Serving, serving
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing that is set outside, nor a developer's own .env, reaches a test."""
+    """Hides environment variables and the developer's own .env from tests."""
     names = [name.upper() for name in Settings.model_fields]
     names += [f"METAMORPH_{name.upper()}" for name in ClientSettings.model_fields]
     for name in [*names, *(name for name in os.environ if name.startswith(("RAILWAY_", "ANTHROPIC_")))]:
@@ -39,31 +39,31 @@ async def database(engine: Engine, tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def overrides() -> dict[str, Any]:
-    """Settings of `running` that differ from those of `serving`."""
+    """Returns the settings of `running` that differ from those of `serving`."""
     return {}
 
 
 @pytest.fixture
 async def running(tmp_path: Path, overrides: dict[str, Any]) -> AsyncIterator[Serving]:
-    """A server with offline replies."""
+    """Yields a server with offline replies."""
     async with serving(tmp_path, **overrides) as started:
         yield started
 
 
 @pytest.fixture
 async def api() -> AsyncIterator[FakeMessagesApi]:
-    """A Messages API that repeats what it is told, unless the test says otherwise."""
+    """Yields a Messages API that echoes its prompt unless a test sets another behaviour."""
     async with FakeMessagesApi() as started:
         yield started
 
 
 @pytest.fixture
 def alice(running: Serving) -> Caller:
-    """A user of the vault `acme` with every permission but operator."""
+    """Returns a user of the vault `acme` with every permission except operator."""
     return running.caller()
 
 
 @pytest.fixture
 def mallory(running: Serving) -> Caller:
-    """A user of another vault."""
+    """Returns a user of another vault."""
     return running.caller(vault="evil", user="mallory")

@@ -1,4 +1,4 @@
-"""The catalog: what it accepts, what calls cost by it, and what of a file is refused."""
+"""The catalog: its models, the cost of calls, and the validation of a catalog file."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def dollars(**prices: float) -> dict[str, float]:
 
 
 def entry(**fields: Any) -> dict[str, Any]:
-    """A model of a file; a field that is None is left out."""
+    """Returns a model entry of a file, without the fields that are None."""
     values: dict[str, Any] = {
         "model": "m",
         "display_name": "M",
@@ -43,7 +43,7 @@ def written(directory: Path, *models: dict[str, Any]) -> Path:
     return path
 
 
-def test_the_servers_own_has_these_models_in_order() -> None:
+def test_the_built_in_catalog_lists_its_models_in_order() -> None:
     assert [model.model for model in CATALOG.models] == [
         "claude-fable-5-2",
         "claude-haiku-5-5",
@@ -58,7 +58,7 @@ def test_the_servers_own_has_these_models_in_order() -> None:
 
 
 @pytest.mark.parametrize("model", [model.model for model in CATALOG.models])
-def test_the_servers_own_prices_of_the_cache_follow_those_of_input(model: str) -> None:
+def test_built_in_cache_prices_are_multiples_of_the_input_price(model: str) -> None:
     for price in CATALOG.model(model).prices:
         assert price.cache_read_usd_nanos * 10 == price.input_usd_nanos
         assert price.cache_write_usd_nanos * 100 == price.input_usd_nanos * 125
@@ -85,7 +85,7 @@ def test_the_servers_own_prices_of_the_cache_follow_those_of_input(model: str) -
         (HAIKU, Usage(input_tokens=100_001, output_tokens=2), 100_001 * 500 + 2 * 2500),
     ],
 )
-def test_a_call_costs(model: str, usage: Usage, cost: int) -> None:
+def test_the_cost_of_a_call(model: str, usage: Usage, cost: int) -> None:
     assert CATALOG.cost(model, usage) == cost
 
 
@@ -93,7 +93,7 @@ counts = st.integers(0, 2**31 - 1)
 
 
 @given(st.sampled_from(CATALOG.models), st.builds(Usage, counts, counts, counts, counts), counts)
-def test_more_tokens_never_cost_less_and_a_cost_has_64_bits(model: Any, usage: Usage, more: int) -> None:
+def test_more_tokens_never_cost_less_and_costs_fit_64_bits(model: Any, usage: Usage, more: int) -> None:
     costs = [
         CATALOG.cost(model.model, Usage(usage.input_tokens + more, usage.output_tokens, *rest))
         for more in (0, more)
@@ -102,7 +102,7 @@ def test_more_tokens_never_cost_less_and_a_cost_has_64_bits(model: Any, usage: U
     assert 0 <= costs[0] <= costs[1] < 2**63
 
 
-def test_a_file_of_ones_own_takes_its_place(tmp_path: Path) -> None:
+def test_a_configured_file_replaces_the_built_in_catalog(tmp_path: Path) -> None:
     catalog: Catalog = load_catalog(written(tmp_path, entry(model="mine", retire_time="2027-01-01T02:00:00+02:00")))
     assert [model.model for model in catalog.models] == ["mine"]
     assert catalog.model("mine").retire_time == 1_798_761_600_000_000
@@ -137,7 +137,7 @@ FIRST = entry()["prices"][0]
         ([entry(successor="n")], "the successor of m, n, is not"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_one_line(tmp_path: Path, models: list[dict[str, Any]], named: str) -> None:
+def test_an_inconsistent_file_is_refused_in_one_line(tmp_path: Path, models: list[dict[str, Any]], named: str) -> None:
     path = written(tmp_path, *models)
     with pytest.raises(StartupRefused) as refusal:
         load_catalog(path)
@@ -147,7 +147,7 @@ def test_a_file_that_makes_no_sense_is_one_line(tmp_path: Path, models: list[dic
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"models": NaN}', '{"models": [1]}', "\xff"])
-def test_a_file_that_is_no_catalog_is_one_line(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_catalog_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "catalog.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(StartupRefused, match="MODEL_CATALOG") as refusal:
@@ -155,12 +155,12 @@ def test_a_file_that_is_no_catalog_is_one_line(tmp_path: Path, text: str) -> Non
     assert "\n" not in str(refusal.value)
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StartupRefused, match="cannot be read"):
         load_catalog(tmp_path / "nowhere.json")
 
 
-def test_a_default_model_that_the_catalog_lacks_stops_the_start(tmp_path: Path) -> None:
+def test_the_server_does_not_start_with_an_unknown_default_model(tmp_path: Path) -> None:
     loaded = settings.load(emblem_jwt_secret=SECRET, model_catalog=written(tmp_path, entry()))
     with pytest.raises(StartupRefused, match="DEFAULT_MODEL") as refusal:
         Server(loaded)

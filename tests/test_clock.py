@@ -1,4 +1,4 @@
-"""Ids and keys."""
+"""Ids from the clock."""
 
 import time
 import uuid
@@ -6,14 +6,14 @@ import uuid
 from metamorphd.clock import Clock
 
 
-def test_an_id_is_its_prefix_and_a_uuid_of_version_7() -> None:
+def test_an_id_is_a_prefix_and_a_version_7_uuid() -> None:
     prefix, _, digits = Clock().new_id("ses").partition("_")
     made = uuid.UUID(digits)
     assert (prefix, made.version, made.variant) == ("ses", 7, uuid.RFC_4122)
     assert abs((made.int >> 80) - time.time_ns() // 1_000_000) < 1000
 
 
-def test_ids_sort_by_age_and_nothing_is_given_twice() -> None:
+def test_ids_sort_by_age_and_are_unique() -> None:
     clock = Clock()
     early = [clock.new_id("x") for _ in range(5000)]
     time.sleep(0.002)

@@ -1,4 +1,4 @@
-"""What has had its time is deleted, in small steps."""
+"""Expired data is deleted in small steps."""
 
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping
@@ -17,7 +17,7 @@ DAY = 86_400_000_000
 
 
 class Later(Clock):
-    """A clock that can be put forward."""
+    """A clock that can be set forward."""
 
     ahead = 0
 
@@ -32,7 +32,7 @@ async def sequences(database: Database, turn_id: str, after: int = 0) -> list[in
     return [event.sequence for event in events]
 
 
-async def test_events_go_a_day_after_their_turns_end_and_the_end_is_told_forever(database: Database) -> None:
+async def test_events_are_pruned_a_day_after_their_turn_except_the_last(database: Database) -> None:
     clock = Later()
     keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24)
     session = await new_session(database)
@@ -56,7 +56,7 @@ async def test_events_go_a_day_after_their_turns_end_and_the_end_is_told_forever
     assert await sequences(database, running.turn_id) == [1, 2, 3, 4]
 
 
-async def test_a_turn_is_pruned_in_steps_and_told_as_pruned_from_the_first(database: Database) -> None:
+async def test_a_turn_is_pruned_in_steps_and_counts_as_pruned_from_the_first(database: Database) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     await append(database, turn, *("x" for _ in range(25)))
@@ -66,11 +66,11 @@ async def test_a_turn_is_pruned_in_steps_and_told_as_pruned_from_the_first(datab
     while await database.write_system(prune_events, server_scope(), before=before, limit=10):
         steps += 1
         assert await sequences(database, turn.turn_id) == [27]
-    # Marking it, then ten, ten, and the five that are left.
+    # One step to mark it, then ten, ten and the remaining five events.
     assert steps == 4
 
 
-async def test_an_attachment_that_no_message_holds_goes_a_day_after_its_upload(database: Database) -> None:
+async def test_an_unused_attachment_is_deleted_a_day_after_its_upload(database: Database) -> None:
     clock = Later()
     keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24)
     uploads = [Upload.of("text/plain", b"%d" % number) for number in range(5)]

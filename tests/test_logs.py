@@ -14,7 +14,7 @@ from tests.support.refusal import refused
 from tests.support.tokens import SECRET, mint
 
 
-async def test_each_call_is_one_json_line_with_the_guides_fields_and_no_content(tmp_path: Path) -> None:
+async def test_each_call_logs_one_json_line_with_the_fields_of_the_guide_and_no_content(tmp_path: Path) -> None:
     with serving_process(tmp_path) as server:
         token = mint()
         async with calling(server.target, token, ("x-request-id", "call-1")) as alice:
@@ -42,7 +42,7 @@ async def test_each_call_is_one_json_line_with_the_guides_fields_and_no_content(
 
 
 def refused_start(directory: Path, **environment: str) -> str:
-    """What `metamorph serve` says when it does not start."""
+    """Returns the output of a `metamorph serve` that does not start."""
     base = {"EMBLEM_JWT_SECRET": SECRET, "LISTEN_ADDRESS": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0"}
     ended = subprocess.run(
         [sys.executable, "-m", "metamorphd", "serve"],
@@ -53,11 +53,11 @@ def refused_start(directory: Path, **environment: str) -> str:
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (1, "")
-    # Where a port is taken, grpc's core says so too.
+    # If a port is in use, grpc's core prints a line too.
     return ended.stderr.splitlines()[-1]
 
 
-def test_what_keeps_the_server_from_starting_is_one_line(tmp_path: Path) -> None:
+def test_a_refused_start_prints_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with serving_process(tmp_path) as server, socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

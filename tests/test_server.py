@@ -1,4 +1,4 @@
-"""The composition root: whatever fails in its start or its stop, nothing stays open."""
+"""The composition root: a failure while starting or stopping leaves nothing open."""
 
 import asyncio
 import threading
@@ -31,7 +31,7 @@ PARTS = [HttpServer, CallLog, MemoryLimits, HttpClient, GrpcPort, ENGINE.databas
 
 
 class Broken(Exception):
-    """What a part raises here."""
+    """Raised by the part that is made to fail."""
 
 
 def new_server(directory: Path) -> Server:
@@ -48,7 +48,7 @@ def new_server(directory: Path) -> Server:
 
 
 async def left_open(directory: Path, http_port: int, grpc_port: int) -> list[str]:
-    """What a server has left open: ports, the database, threads, tasks."""
+    """Returns everything that a server has left open: ports, the database, threads, tasks."""
     left = []
     for port in (http_port, grpc_port):
         try:
@@ -63,7 +63,7 @@ async def left_open(directory: Path, http_port: int, grpc_port: int) -> list[str
     except StartupRefused as exc:
         left.append(str(exc))
     left += [thread.name for thread in threading.enumerate() if thread.name.startswith(ENGINE.name)]
-    # A connection that was refused, or a poll of grpc's, may take a moment to end.
+    # A refused connection or a grpc poller may take a moment to end.
     await asyncio.sleep(0.05)
     ours = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     left += [repr(task) for task in ours if "metamorphd" in repr(task)]
@@ -71,7 +71,7 @@ async def left_open(directory: Path, http_port: int, grpc_port: int) -> list[str
 
 
 def breaking(original: Any, *, before: bool) -> Any:
-    """A method that raises Broken instead of the original, or after it."""
+    """Returns a method that raises Broken before or after the original."""
 
     async def broken(self: Any, *arguments: Any) -> Any:
         if not before:
@@ -81,7 +81,7 @@ def breaking(original: Any, *, before: bool) -> Any:
     return broken
 
 
-async def test_the_parts_that_fail_here_are_all_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_these_tests_cover_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entered = []
     enter = AsyncExitStack.enter_async_context
 
@@ -97,7 +97,7 @@ async def test_the_parts_that_fail_here_are_all_that_there_are(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
-async def test_a_part_that_does_not_open_leaves_nothing_open(
+async def test_a_part_that_fails_to_open_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: Any
 ) -> None:
     with monkeypatch.context() as patch:
@@ -123,11 +123,11 @@ async def test_a_start_that_fails_between_two_parts_leaves_nothing_open(
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
-async def test_a_part_that_does_not_close_keeps_no_other_from_closing(
+async def test_all_other_parts_are_closed_when_one_fails_to_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: Any
 ) -> None:
     with monkeypatch.context() as patch:
-        # Before it starts: the exit stack takes each part's exit when it enters it.
+        # Patched before the start, because the exit stack looks up __aexit__ when it enters a part.
         patch.setattr(part, "__aexit__", breaking(part.__aexit__, before=False))
         server = new_server(tmp_path)
         await server.start()
@@ -138,7 +138,7 @@ async def test_a_part_that_does_not_close_keeps_no_other_from_closing(
     assert await left_open(tmp_path, server.http_port, server.grpc_port) == []
 
 
-async def test_a_start_that_is_cancelled_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_start_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opening = asyncio.Event()
     enter = ENGINE.database_class.__aenter__
 
@@ -157,28 +157,28 @@ async def test_a_start_that_is_cancelled_leaves_nothing_open(tmp_path: Path, mon
 
 
 def guards() -> list[Guard]:
-    """The guards of a server, in their order."""
+    """Returns the guards of a server, in order."""
     limit = RateLimit(requests=0, window_seconds=1)
 
-    class Nobody:
+    class NoVerifier:
         def verify(self, text: str) -> Any:
             raise NotImplementedError
 
     return [
-        Authenticate(verifier=Nobody(), dev_mode=False, failures=limit),
+        Authenticate(verifier=NoVerifier(), dev_mode=False, failures=limit),
         Authorize(),
         LimitRate(general=limit, resume=limit),
         Validate(),
     ]
 
 
-def test_guards_come_in_their_order() -> None:
+def test_guards_run_in_order() -> None:
     right = guards()
     assert ordered(right) == (right[:3], right[3:])
 
 
 @pytest.mark.parametrize("order", [(1, 0, 2, 3), (0, 2, 1, 3), (3, 0, 1, 2), (0, 1, 3, 2), (1, 2, 3), (0, 1, 3)])
-def test_a_server_whose_guards_are_out_of_order_refuses_to_start(order: tuple[int, ...]) -> None:
+def test_a_server_with_guards_out_of_order_refuses_to_start(order: tuple[int, ...]) -> None:
     right = guards()
     with pytest.raises(StartupRefused, match=r"must (follow|come before)"):
         ordered([right[place] for place in order])

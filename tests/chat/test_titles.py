@@ -90,7 +90,7 @@ async def test_a_title_holds_up_no_drain(tmp_path: Path, api: FakeMessagesApi) -
         api.script.extend([Reply(("Owls.",)), Reply(("Why",), ending="stall")])
         alice = running.caller()
         await alice.send((await alice.create_session()).session_id)
-        await api.until_asked()
+        await api.until_answering()
         async with asyncio.timeout(4):
             await running.server.stop(grace_seconds=0.1)
         await api.until_idle()

@@ -1,4 +1,4 @@
-"""Attachments in the store: once a vault, in pieces, as long as a message holds them."""
+"""Attachments in the store: once per vault, in pieces, for as long as a message uses them."""
 
 import pytest
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
@@ -33,7 +33,7 @@ async def count(tx: Transaction) -> tuple[int, ...]:
 
 
 async def rows(database: Database, scope: Scope = ACME) -> tuple[int, ...]:
-    """How many attachments, chunks and uses a vault has."""
+    """Returns how many attachments, chunks and uses a vault has."""
     return await database.read(count, scope)
 
 
@@ -72,7 +72,7 @@ async def test_bytes_are_read_as_they_were_stored(database: Database, size: int)
     assert loaded == {stored.attachment_id: data}
 
 
-async def test_the_same_bytes_are_stored_once_a_vault_and_a_type(database: Database) -> None:
+async def test_the_same_bytes_are_stored_once_per_vault_and_media_type(database: Database) -> None:
     first = await store(database, b"bytes")
     assert await store(database, b"bytes", now=2) == first
     assert await rows(database) == (1, 1, 0)
@@ -84,7 +84,7 @@ async def test_the_same_bytes_are_stored_once_a_vault_and_a_type(database: Datab
     assert (await rows(database), await rows(database, EVIL)) == ((2, 2, 0), (1, 1, 0))
 
 
-async def test_another_vaults_attachment_is_nowhere(database: Database) -> None:
+async def test_an_attachment_of_another_vault_is_not_found(database: Database) -> None:
     stored = await store(database, b"bytes")
     with pytest.raises(AttachmentNotFound):
         await database.read(get_attachment, EVIL, attachment_id=stored.attachment_id)
@@ -96,7 +96,7 @@ async def test_another_vaults_attachment_is_nowhere(database: Database) -> None:
     assert await database.read(load_attachments, EVIL, attachment_ids=[stored.attachment_id]) == {}
 
 
-async def test_blocks_are_described_within_tool_results_too(database: Database) -> None:
+async def test_blocks_in_tool_results_are_described(database: Database) -> None:
     image, text = await store(database, b"image"), await store(database, b"text", "text/plain")
     shown = ImageBlock(image.attachment_id, "image/png", 0, "")
     document = DocumentBlock(text.attachment_id, "text/plain", 0, "")
@@ -108,7 +108,7 @@ async def test_blocks_are_described_within_tool_results_too(database: Database) 
     )
 
 
-async def test_a_block_must_say_what_was_uploaded(database: Database) -> None:
+async def test_a_block_must_match_its_upload(database: Database) -> None:
     stored = await store(database, b"bytes")
     for block in (
         ImageBlock(stored.attachment_id, "image/gif", 0, ""),
@@ -120,7 +120,7 @@ async def test_a_block_must_say_what_was_uploaded(database: Database) -> None:
             await database.read(describe_attachments, ACME, content=(ToolResultBlock("t", (block,), False),))
 
 
-async def test_an_attachment_goes_with_the_last_message_that_holds_it(database: Database) -> None:
+async def test_an_attachment_is_deleted_with_the_last_message_that_uses_it(database: Database) -> None:
     once, twice = await store(database, b"once"), await store(database, b"twice")
     await use(database, "ses_1", "msg_1", once, twice, twice)
     await use(database, "ses_1", "msg_2", twice)
@@ -133,7 +133,7 @@ async def test_an_attachment_goes_with_the_last_message_that_holds_it(database: 
     assert await rows(database) == (0, 0, 0)
 
 
-async def test_an_attachment_goes_with_the_last_session_that_holds_it(database: Database) -> None:
+async def test_an_attachment_is_deleted_with_the_last_session_that_uses_it(database: Database) -> None:
     here, both = await store(database, b"here"), await store(database, b"both")
     await use(database, "ses_1", "msg_1", here, both)
     await use(database, "ses_1", "msg_2", here)
@@ -145,7 +145,7 @@ async def test_an_attachment_goes_with_the_last_session_that_holds_it(database: 
     assert await rows(database) == (0, 0, 0)
 
 
-async def test_what_no_message_holds_is_pruned_by_its_last_upload(database: Database) -> None:
+async def test_unused_attachments_are_pruned_by_the_time_of_their_last_upload(database: Database) -> None:
     old, again, used, new = [await store(database, data) for data in (b"old", b"again", b"used", b"new")]
     await use(database, "ses_1", "msg_1", used)
     await store(database, b"again", now=10)
@@ -157,7 +157,7 @@ async def test_what_no_message_holds_is_pruned_by_its_last_upload(database: Data
     assert await rows(database) == (1, 1, 1)
 
 
-async def test_pruning_takes_few_at_a_time_of_every_vault_the_oldest_first(database: Database) -> None:
+async def test_pruning_deletes_a_few_at_a_time_oldest_first_in_every_vault(database: Database) -> None:
     for number in range(3):
         await store(database, b"%d" % number, now=number)
         await store(database, b"%d" % number, scope=EVIL, now=number)

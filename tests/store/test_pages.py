@@ -1,4 +1,4 @@
-"""A page of a list is at most 3 MiB as an answer, whatever its rows hold."""
+"""A page of a list is at most 3 MiB as a response, for any rows."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,14 +23,14 @@ from metamorphd.store.turns.read import list_turns
 from tests.support.rows import CLOCK, TERMS, finish, new_message, new_session, new_turn, scope_of
 
 LARGEST_ANSWER = 3 * 1024 * 1024
-# Of four bytes in UTF-8.
+# Takes four bytes in UTF-8.
 WIDE = "\U0001f30a"
 USER = WIDE * 256
 OPERATOR = scope_of("acme", USER)
 
 
 async def pages(read: Callable[[Any], Awaitable[Page[Any]]]) -> list[Page[Any]]:
-    """All pages of a list, as large as they get."""
+    """Returns all pages of a list, each as large as possible."""
     found = [await read(None)]
     while found[-1].next_after is not None:
         found.append(await read(found[-1].next_after))
@@ -94,7 +94,7 @@ async def test_turns(database: Database) -> None:
 
 
 def test_usage() -> None:
-    """Its rows are small enough that no page needs to be cut."""
+    """Usage rows are so small that no page needs a size limit."""
     most = 2**63 - 1
     row = UsageRow("2026-12-31", "m" * 128, "s" * 64, Usage(most, most, most, most, most), most)
     rows = map(usage_row_to_proto, [row] * LARGEST_PAGE_SIZE)

@@ -42,7 +42,7 @@ async def ids(database: Database, **query: Any) -> list[str]:
     return [session.session_id for session in (await page(database, **query)).items]
 
 
-async def test_a_session_is_read_as_it_was_created(database: Database) -> None:
+async def test_a_session_is_read_as_created(database: Database) -> None:
     created = await new_session(
         database,
         title="Tïtle",
@@ -60,7 +60,7 @@ async def test_a_session_is_read_as_it_was_created(database: Database) -> None:
     assert await database.read(get_session, ACME, session_id=created.session_id) == created
 
 
-async def test_another_vaults_session_is_not_found(database: Database) -> None:
+async def test_a_session_of_another_vault_is_not_found(database: Database) -> None:
     session = await new_session(database)
     with pytest.raises(SessionNotFound):
         await database.read(get_session, EVIL, session_id=session.session_id)
@@ -81,7 +81,7 @@ async def test_two_vaults_may_use_the_same_session_id(database: Database) -> Non
     assert (await database.read(get_session, ACME, session_id="ses_1")).title == "a"
 
 
-async def test_a_repeated_request_answers_the_session_as_it_is_now(database: Database) -> None:
+async def test_a_repeated_request_returns_the_current_session(database: Database) -> None:
     key = IdempotencyKey("CreateSession", "one", b"body")
     first = await new_session(database, request=key)
     await database.write(update_session, ACME, session_id=first.session_id, changes={"title": "later"}, etag="", now=2)
@@ -90,7 +90,7 @@ async def test_a_repeated_request_answers_the_session_as_it_is_now(database: Dat
     assert len(await ids(database)) == 1
 
 
-async def test_a_request_id_is_its_vaults_and_its_rpcs_own(database: Database) -> None:
+async def test_request_ids_are_separate_for_each_vault_and_rpc(database: Database) -> None:
     made = [
         await new_session(database, ACME, request=IdempotencyKey("CreateSession", "one", b"body")),
         await new_session(database, ACME, request=IdempotencyKey("Another", "one", b"other")),
@@ -122,7 +122,7 @@ async def test_sessions_are_listed_newest_activity_first(database: Database) -> 
     assert await ids(database) == ["ses_0", "ses_2", "ses_1"]
 
 
-async def test_pages_join_without_gap_or_repeat_also_among_equal_times(database: Database) -> None:
+async def test_pages_have_no_gaps_or_repeats_even_with_equal_times(database: Database) -> None:
     for number in range(25):
         await new_session(database, session_id=f"ses_{number:02}", now=number // 5)
     whole = await ids(database)
@@ -138,14 +138,14 @@ async def test_pages_join_without_gap_or_repeat_also_among_equal_times(database:
     assert joined == whole
 
 
-async def test_the_last_full_page_says_that_it_is_the_last(database: Database) -> None:
+async def test_a_full_last_page_has_no_next_page(database: Database) -> None:
     for _ in range(10):
         await new_session(database)
     assert (await page(database, page_size=10)).next_after is None
     assert (await page(database, page_size=9)).next_after is not None
 
 
-async def test_pages_are_cut_by_size_and_never_empty(database: Database) -> None:
+async def test_pages_are_limited_by_size_and_never_empty(database: Database) -> None:
     for _ in range(5):
         await new_session(database, system_prompt="x" * 1000)
     small = await page(database, max_size=1)
@@ -173,7 +173,7 @@ async def test_a_value_that_looks_like_a_pair_matches_no_filter(database: Databa
     assert await ids(database, metadata={"env": "prod"}) == []
 
 
-async def test_an_update_sets_what_it_names_and_moves_the_etag(database: Database) -> None:
+async def test_an_update_sets_only_the_given_fields_and_changes_the_etag(database: Database) -> None:
     session = await new_session(database, title="a", model="m", metadata={"k": "v"}, now=1)
     changed = await database.write(
         update_session,
@@ -197,13 +197,13 @@ async def test_a_stale_etag_changes_nothing(database: Database) -> None:
     assert await database.read(get_session, ACME, session_id=name) == session
 
 
-async def test_messages_do_not_move_the_etag(database: Database) -> None:
+async def test_messages_do_not_change_the_etag(database: Database) -> None:
     session = await new_session(database)
     await stored_message(database, session.session_id)
     assert (await database.read(get_session, ACME, session_id=session.session_id)).revision == session.revision
 
 
-async def test_a_deleted_session_takes_its_messages_turns_and_events_with_it(database: Database) -> None:
+async def test_deleting_a_session_deletes_its_messages_turns_and_events(database: Database) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     await append(database, turn, "a", "b")

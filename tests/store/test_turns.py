@@ -1,4 +1,4 @@
-"""Turns, their messages and their events in the store."""
+"""Turns, messages and events in the store."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ async def test_a_turn_stores_its_message_and_runs(database: Database) -> None:
     assert await database.read_system(list_running_turns, server_scope()) == [("acme", turn.turn_id)]
 
 
-async def test_the_model_is_the_calls_then_the_sessions_then_the_vaults_then_the_default(
+async def test_the_model_comes_from_the_call_the_session_the_vault_or_the_default(
     database: Database,
 ) -> None:
     async def model(session_id: str, **fields: str) -> str:
@@ -57,7 +57,7 @@ async def test_the_model_is_the_calls_then_the_sessions_then_the_vaults_then_the
     assert await model(own, model="claude-fable-5-2") == "claude-fable-5-2"
 
 
-async def test_the_prompt_is_the_branch_and_the_sessions_or_the_vaults_system_prompt(database: Database) -> None:
+async def test_the_prompt_is_the_branch_and_the_system_prompt_of_session_or_vault(database: Database) -> None:
     session = await new_session(database)
     first = await new_turn(database, session.session_id, "one")
     await append(database, first, "reply")
@@ -91,7 +91,7 @@ async def test_a_finished_turn_stores_its_text_as_the_reply(database: Database) 
     assert (await database.read(get_session, ACME, session_id=session.session_id)).running_turn_ids == ()
 
 
-async def test_a_turn_that_fails_without_text_stores_no_reply_and_the_next_follows_its_message(
+async def test_a_turn_that_fails_without_text_stores_no_reply_and_the_conversation_goes_on(
     database: Database,
 ) -> None:
     session = await new_session(database)
@@ -105,7 +105,7 @@ async def test_a_turn_that_fails_without_text_stores_no_reply_and_the_next_follo
     assert message.parent_message_id == turn.user_message_id
 
 
-async def test_a_turn_ends_once(database: Database) -> None:
+async def test_a_turn_ends_only_once(database: Database) -> None:
     turn = await new_turn(database, (await new_session(database)).session_id)
     await append(database, turn, "a")
     await finish(database, turn)
@@ -116,7 +116,7 @@ async def test_a_turn_ends_once(database: Database) -> None:
     assert await events(database, turn.turn_id) == [1, 2, 3]
 
 
-async def test_a_deleted_turn_takes_no_more_events(database: Database) -> None:
+async def test_a_deleted_turn_accepts_no_events(database: Database) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     await database.write(delete_session, ACME, session_id=session.session_id, etag="")
@@ -124,7 +124,7 @@ async def test_a_deleted_turn_takes_no_more_events(database: Database) -> None:
         await append(database, turn, "a")
 
 
-async def test_events_are_replayed_after_any_sequence_in_any_portion(database: Database) -> None:
+async def test_events_are_replayed_after_any_sequence_in_pages_of_any_size(database: Database) -> None:
     turn = await new_turn(database, (await new_session(database)).session_id)
     await append(database, turn, *"abcdefgh")
     assert (await database.read(get_turn, ACME, turn_id=turn.turn_id)).last_sequence == 9
@@ -142,7 +142,7 @@ async def test_events_are_replayed_after_any_sequence_in_any_portion(database: D
         await events(database, turn.turn_id, after=11)
 
 
-async def test_an_unknown_turn_and_another_vaults_are_not_found(database: Database) -> None:
+async def test_an_unknown_turn_and_one_of_another_vault_are_not_found(database: Database) -> None:
     turn = await new_turn(database, (await new_session(database)).session_id)
     for scope, turn_id in ((EVIL, turn.turn_id), (ACME, "turn_none")):
         with pytest.raises(TurnNotFound):
@@ -176,7 +176,7 @@ async def test_a_refused_turn_leaves_no_message(database: Database) -> None:
     assert (await database.read(get_session, ACME, session_id=session.session_id)).message_count == 0
 
 
-async def test_a_repeated_send_answers_its_turn_even_while_the_branch_is_busy(database: Database) -> None:
+async def test_a_repeated_send_returns_its_turn_even_while_the_branch_is_busy(database: Database) -> None:
     session = await new_session(database)
     key = IdempotencyKey("SendMessage", "one", b"body")
     turn = await new_turn(database, session.session_id, request=key)
@@ -202,7 +202,7 @@ def texts(page: Page[Message]) -> list[str]:
 
 
 async def tree(database: Database) -> tuple[str, str]:
-    """a-b-c and a-B, in the order a b c B; (session id, id of c)."""
+    """Stores the branches a-b-c and a-B in the order a b c B. Returns (session id, id of c)."""
     session = (await new_session(database)).session_id
     sent: dict[str, str] = {}
     for name, parent in (("a", ""), ("b", "a"), ("c", "b"), ("B", "a")):
@@ -212,7 +212,7 @@ async def tree(database: Database) -> tuple[str, str]:
     return session, sent["c"]
 
 
-async def test_messages_are_listed_by_branch_or_all_from_either_end(database: Database) -> None:
+async def test_messages_are_listed_by_branch_or_all_in_either_order(database: Database) -> None:
     session, leaf = await tree(database)
     assert texts(await listed(database, session)) == ["a", "B"]
     assert texts(await listed(database, session, newest_first=True)) == ["B", "a"]
@@ -223,7 +223,7 @@ async def test_messages_are_listed_by_branch_or_all_from_either_end(database: Da
 
 @pytest.mark.parametrize("all_branches", [True, False])
 @pytest.mark.parametrize("newest_first", [True, False])
-async def test_pages_of_messages_join_while_more_arrive(
+async def test_pages_of_messages_are_consistent_while_messages_arrive(
     database: Database, all_branches: bool, newest_first: bool
 ) -> None:
     session = (await new_session(database)).session_id
@@ -237,7 +237,7 @@ async def test_pages_of_messages_join_while_more_arrive(
     assert texts(first) + texts(second) == (expected[::-1] if newest_first else expected)
 
 
-async def test_pages_of_messages_are_cut_by_size(database: Database) -> None:
+async def test_pages_of_messages_are_limited_by_size(database: Database) -> None:
     session = (await new_session(database)).session_id
     for _ in range(4):
         await finish(database, await new_turn(database, session, "x" * 1000))
@@ -258,7 +258,7 @@ async def test_a_leaf_of_another_session_is_not_found(database: Database) -> Non
     assert session != other
 
 
-async def test_a_branch_reads_from_its_root(database: Database) -> None:
+async def test_a_branch_is_read_from_its_root(database: Database) -> None:
     session, leaf = await tree(database)
     branch = await database.read(get_branch, ACME, session_id=session, leaf_message_id=leaf)
     assert [text_of(message.content) for message in branch] == ["a", "b", "c"]

@@ -39,7 +39,7 @@ NOON = DAY // 2
 
 @dataclass(frozen=True)
 class Ended:
-    """A turn to be stored."""
+    """A finished turn to store."""
 
     session: int
     model: str
@@ -66,7 +66,7 @@ TURNS = st.lists(
 
 
 async def usage(database: Database, scope: Scope = ACME, **query: Any) -> tuple[tuple[UsageRow, ...], UsageRow]:
-    """Every row, by pages of two, and the total."""
+    """Returns every row, read in pages of two, and the total."""
     values: dict[str, Any] = {
         "start_day": DAYS[0],
         "end_day": DAYS[-1],
@@ -131,7 +131,7 @@ async def check_sums(engine: Engine, turns: Sequence[Ended], grouped: tuple[bool
 
 @settings(max_examples=40, deadline=None)
 @given(TURNS, st.tuples(st.booleans(), st.booleans(), st.booleans()))
-def test_usage_is_the_sum_of_its_turns_however_it_is_grouped(
+def test_usage_in_any_grouping_is_the_sum_of_its_turns(
     engine: Engine, turns: list[Ended], grouped: tuple[bool, bool, bool]
 ) -> None:
     asyncio.run(check_sums(engine, turns, grouped))
@@ -168,7 +168,7 @@ async def budgets(database: Database, now: int) -> dict[str, BudgetStatus]:
     return {status.budget: status for status in await database.read(get_budgets, ACME, now=now)}
 
 
-async def test_without_a_budget_nothing_is_reserved_or_told(database: Database) -> None:
+async def test_without_a_budget_nothing_is_reserved_or_reported(database: Database) -> None:
     await new_turn(database, (await new_session(database)).session_id)
     assert await budgets(database, 1) == {}
     await allow(database, operators=Budget(tokens_per_day=5))
@@ -179,16 +179,16 @@ async def test_without_a_budget_nothing_is_reserved_or_told(database: Database) 
     ("own", "operators", "limit"),
     [(None, 7, 7), (7, None, 7), (5, 7, 5), (7, 5, 5), (0, 5, 0), (5, 0, 0)],
 )
-async def test_of_both_limits_the_lower_counts(
+async def test_the_lower_of_both_limits_applies(
     database: Database, own: int | None, operators: int | None, limit: int
 ) -> None:
     await allow(database, own=Budget(tokens_per_month=own), operators=Budget(tokens_per_month=operators))
-    told = await budgets(database, beginning(date(2030, 12, 31)) + NOON)
-    assert list(told) == ["tokens_per_month"]
-    assert told["tokens_per_month"] == BudgetStatus("tokens_per_month", limit, 0, 0, beginning(date(2031, 1, 1)))
+    statuses = await budgets(database, beginning(date(2030, 12, 31)) + NOON)
+    assert list(statuses) == ["tokens_per_month"]
+    assert statuses["tokens_per_month"] == BudgetStatus("tokens_per_month", limit, 0, 0, beginning(date(2031, 1, 1)))
 
 
-async def test_an_operator_may_limit_a_vault_before_its_first_use_and_lift_it(database: Database) -> None:
+async def test_an_operator_may_set_and_lift_a_limit_before_the_first_use_of_a_vault(database: Database) -> None:
     await allow(database, operators=Budget(cost_usd_nanos_per_day=0))
     session = await new_session(database)
     with pytest.raises(BudgetExceeded):
@@ -200,7 +200,7 @@ async def test_an_operator_may_limit_a_vault_before_its_first_use_and_lift_it(da
 
 
 def at(day: date, session_id: str, **fields: Any) -> Any:
-    """A message sent on a day."""
+    """Returns the fields of a message sent on a day."""
     return replace(new_message(session_id, **fields), create_time=beginning(day) + NOON)
 
 
@@ -209,20 +209,20 @@ async def sent(database: Database, day: date, **fields: Any) -> Turn:
     return await new_turn(database, session.session_id, message=at(day, session.session_id), **fields)
 
 
-async def test_a_day_and_a_month_begin_anew_at_midnight_utc(database: Database) -> None:
+async def test_days_and_months_start_at_midnight_utc(database: Database) -> None:
     await allow(database, own=Budget(tokens_per_day=10, tokens_per_month=15))
     first = await sent(database, DAYS[0])
     await finish(database, first, usage=Usage(10), now=beginning(DAYS[1]) - 1)
     with pytest.raises(BudgetExceeded) as refusal:
         await sent(database, DAYS[0])
-    # February: both begin anew.
+    # February: both day and month start again.
     assert refusal.value.metadata == {"budget": "tokens_per_day", "limit": "10", "reset_time": "2030-02-01T00:00:00Z"}
     assert refusal.value.retry_delay == NOON / 1e6
     second = await sent(database, DAYS[1])
     await finish(database, second, usage=Usage(15), now=beginning(DAYS[1]))
     with pytest.raises(BudgetExceeded) as refusal:
         await sent(database, DAYS[1])
-    # Tomorrow the month would still be used up.
+    # The budget of the month would still be spent tomorrow.
     assert refusal.value.metadata == {"budget": "tokens_per_month", "limit": "15", "reset_time": "2030-03-01T00:00:00Z"}
     assert [quota.subject for quota in refusal.value.quotas] == ["tokens_per_day", "tokens_per_month"]
     with pytest.raises(BudgetExceeded):
@@ -230,14 +230,14 @@ async def test_a_day_and_a_month_begin_anew_at_midnight_utc(database: Database) 
     await sent(database, DAYS[3])
 
 
-async def test_a_turn_holds_its_reservation_while_it_runs_and_no_longer(database: Database) -> None:
+async def test_a_turn_holds_its_reservation_only_while_it_runs(database: Database) -> None:
     await allow(database, own=Budget(tokens_per_day=10, cost_usd_nanos_per_month=10))
     session = await new_session(database, system_prompt="x" * 500)
     turn = await new_turn(database, session.session_id, "y" * 300, max_output_tokens=77)
     now = turn.create_time
     tokens, cost = (await budgets(database, now)).values()
     assert 500 + 300 + 77 + FRAME_TOKENS < tokens.reserved < 500 + 300 + 77 + FRAME_TOKENS + 400
-    # Written to the cache is the dearest way to be read.
+    # Writing to the cache is the most expensive way to read input.
     read = tokens.reserved - 77
     assert cost.reserved == TERMS.catalog.cost(turn.model, Usage(0, 77, cache_write_tokens=read))
     assert (tokens.left, cost.left) == (0, 0)
@@ -249,7 +249,7 @@ async def test_a_turn_holds_its_reservation_while_it_runs_and_no_longer(database
     assert (cost.used, cost.reserved, cost.left) == (5, 0, 5)
 
 
-async def test_a_session_that_is_deleted_takes_its_reservation_with_it(database: Database) -> None:
+async def test_deleting_a_session_releases_its_reservation(database: Database) -> None:
     await allow(database, own=Budget(tokens_per_day=10))
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
@@ -259,10 +259,10 @@ async def test_a_session_that_is_deleted_takes_its_reservation_with_it(database:
 
 
 async def reserved(database: Database, *content: Block, **fields: Any) -> int:
-    """What a turn in a session of its own reserves of a day's tokens."""
+    """Returns how many of a day's tokens a turn in a new session reserves."""
     session = await new_session(database)
     message = new_message(session.session_id, content=(TextBlock("a"), *content))
-    # Stored under the id that content names; how long it is, content says.
+    # Stored under the id that the content refers to. The content also states its size.
     upload = Upload("att_1", "image/png", "00", b"x")
     turn = await new_turn(database, session.session_id, message=message, uploads=[upload], **fields)
     held = (await budgets(database, turn.create_time))["tokens_per_day"].reserved
@@ -270,25 +270,25 @@ async def reserved(database: Database, *content: Block, **fields: Any) -> int:
     return held
 
 
-async def test_a_reservation_is_for_the_most_that_can_be_used(database: Database) -> None:
+async def test_a_reservation_covers_the_maximum_possible_usage(database: Database) -> None:
     await allow(database, own=Budget(tokens_per_day=10**9))
     plain = await reserved(database)
     assert await reserved(database, ImageBlock("att_1", "image/png", 9, "00")) > plain + IMAGE_TOKENS
     assert await reserved(database, DocumentBlock("att_1", "application/pdf", 10**5, "00")) > plain + 10**5
     assert await reserved(database, tools=(Tool("t", "d" * 1000, "{}"),)) > plain + 1000
-    # Never more than the model takes, and can write.
+    # Never more than the context and output limits of the model.
     huge = DocumentBlock("att_1", "application/pdf", 10**8, "00")
     assert await reserved(database, huge, model="claude-sonnet-4-5") == 200_000 + TERMS.max_output_tokens
     generous = replace(TERMS, max_output_tokens=131_072)
     cut = await reserved(database, huge, model="claude-sonnet-4-5", terms=generous)
     assert cut == 200_000 + 64_000
-    # A call that is summarised first is two.
+    # Compaction adds a second model call.
     twice = await reserved(database, huge, terms=replace(TERMS, compact_above=150_000))
     assert twice == 2 * (1_000_000 + TERMS.max_output_tokens)
     assert await reserved(database, terms=replace(TERMS, compact_above=150_000)) == plain
 
 
-async def test_a_model_that_the_catalog_lacks_is_refused_before_all_else_of_the_session(
+async def test_an_unknown_model_is_refused_before_any_check_of_the_session(
     database: Database,
 ) -> None:
     session = await new_session(database, model="gpt-1")
@@ -296,11 +296,11 @@ async def test_a_model_that_the_catalog_lacks_is_refused_before_all_else_of_the_
         await new_turn(database, session.session_id)
     assert refusal.value.metadata == {"model": "gpt-1"}
     await new_turn(database, session.session_id, model=MODELS[0])
-    # The branch is busy now, which waiting would help; another model it is that helps here.
+    # The branch is busy too, but waiting would not help: the caller must name another model.
     with pytest.raises(ModelNotAccepted):
         await new_turn(database, session.session_id, model="gpt-2")
 
 
-async def test_the_day_is_the_clocks_in_utc() -> None:
+async def test_the_day_is_that_of_the_clock_in_utc() -> None:
     assert day_of(beginning(DAYS[1]) - 1) == DAYS[0]
     assert day_of(beginning(DAYS[1])) == DAYS[1]

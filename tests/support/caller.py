@@ -1,4 +1,4 @@
-"""A caller of a server: the generated stubs, and what is asked of them most."""
+"""A caller of a server: the generated stubs, with shortcuts for frequent calls."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -30,11 +30,11 @@ class Caller:
         return (await self.chat.CreateSession(request, metadata=self.metadata)).session
 
     async def send(self, session_id: str, text: str = "Hello", **fields: Any) -> list[turn_pb2.TurnEvent]:
-        """Sends a message; every event of its turn."""
+        """Sends a message and returns every event of its turn."""
         return await self.start(session_id, text, **fields).rest()
 
     def start(self, session_id: str, text: str = "Hello", **fields: Any) -> "Events":
-        """Sends a message; its turn's events as they come. Takes `timeout` for the call."""
+        """Sends a message and returns the events of its turn as a stream. Also takes the `timeout` of the call."""
         timeout = fields.pop("timeout", None)
         request = send_request(session_id, text, **fields)
         return Events(self.chat.SendMessage(request, metadata=self.metadata, timeout=timeout))
@@ -48,12 +48,12 @@ class Caller:
         return list((await self.chat.ListMessages(request, metadata=self.metadata)).messages)
 
     async def upload(self, data: bytes, media_type: str = "image/png") -> attachment_pb2.Attachment:
-        """Uploads an attachment, in pieces."""
+        """Uploads an attachment in pieces."""
         requests = iter(upload_requests(data, media_type))
         return (await self.chat.UploadAttachment(requests, metadata=self.metadata)).attachment
 
     async def download(self, attachment_id: str) -> tuple[attachment_pb2.Attachment, list[bytes]]:
-        """An attachment, and its bytes as they come."""
+        """Returns an attachment and its bytes in the pieces received."""
         request = pb.DownloadAttachmentRequest(attachment_id=attachment_id)
         responses = [response async for response in self.chat.DownloadAttachment(request, metadata=self.metadata)]
         return responses[0].attachment, [response.chunk for response in responses[1:]]
@@ -61,13 +61,13 @@ class Caller:
 
 @asynccontextmanager
 async def calling(target: str, token: str | None = None, *metadata: tuple[str, str]) -> AsyncIterator[Caller]:
-    """A caller of a server at an address, by alice's token unless another is given; hangs up after the block."""
+    """Yields a caller connected to an address, with alice's token by default."""
     async with grpc.aio.insecure_channel(target) as channel:
         yield Caller(channel, [("authorization", f"Bearer {mint() if token is None else token}"), *metadata])
 
 
 class Events:
-    """A stream's events, one at a time or all that are left."""
+    """Reads the events of a stream one by one, or all that remain."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -82,12 +82,12 @@ class Events:
 
 
 def send_request(session_id: str, text: str = "Hello", **fields: Any) -> pb.SendMessageRequest:
-    """A message of one text block, unless `content` is given. Takes the fields of GenerationOptions too."""
+    """Returns a request with one text block unless `content` is given. Also takes fields of GenerationOptions."""
     return pb.SendMessageRequest(session_id=session_id, **({"content": [text_block(text)]} | with_options(fields)))
 
 
 def with_options(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a request, with those of GenerationOptions moved to `options`; there, lists may be plain ones."""
+    """Moves fields of GenerationOptions to `options`, where plain lists become list messages."""
     names = generation_pb2.GenerationOptions.DESCRIPTOR.fields_by_name
     options = {name: fields[name] for name in names if name in fields}
     for name, kind in (("tools", generation_pb2.ToolList), ("stop_sequences", generation_pb2.StopSequenceList)):
@@ -100,17 +100,17 @@ def with_options(fields: Mapping[str, Any]) -> dict[str, Any]:
 def upload_requests(
     data: bytes, media_type: str = "image/png", piece: int = 300_000
 ) -> list[pb.UploadAttachmentRequest]:
-    """An upload: its header, then its bytes in pieces."""
+    """Returns the requests of an upload: a header, then the bytes in pieces."""
     header = pb.UploadAttachmentRequest(header=pb.UploadHeader(media_type=media_type))
     starts = range(0, len(data), piece)
     return [header, *(pb.UploadAttachmentRequest(chunk=data[start : start + piece]) for start in starts)]
 
 
 def text_block(text: str) -> message_pb2.ContentBlock:
-    """A text block."""
+    """Returns a text block."""
     return message_pb2.ContentBlock(text=message_pb2.TextBlock(text=text))
 
 
 def text_of(message: message_pb2.Message) -> str:
-    """The text of a message's blocks."""
+    """Returns the text of a message's text blocks."""
     return "".join(block.text.text for block in message.content)

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority of our own, and what it signs."""
+"""A certificate authority for tests."""
 
 import datetime
 import ipaddress
@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates; `certificate` is its own, as a PEM file in `directory`."""
+    """Signs certificates. Its own is the PEM file `certificate` in `directory`."""
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
         self._directory = directory
@@ -24,7 +24,7 @@ class Authority:
         self.certificate.write_bytes(_pem(made.sign(self._key, hashes.SHA256())))
 
     def issue(self, name: str = "localhost") -> tuple[Path, Path]:
-        """A certificate for `name` and for loopback, and its key: two PEM files that are new each time."""
+        """Returns new PEM files with a certificate for `name` and loopback, and its key."""
         self._numbers += 1
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]

@@ -1,4 +1,4 @@
-"""The `metamorph` command as a process."""
+"""Runs the `metamorph` command as a process."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ METAMORPH = [sys.executable, "-m", "metamorphd"]
 
 
 async def run(*arguments: str, typed: str = "", **environment: str) -> tuple[int | None, str, str]:
-    """(exit code, standard output, standard error)."""
+    """Returns (exit code, standard output, standard error)."""
     process = await asyncio.create_subprocess_exec(
         *METAMORPH,
         *arguments,

@@ -1,4 +1,4 @@
-"""HTTP/2 (RFC 9113) by hand, as a hostile client would speak it: nothing holds it back."""
+"""Hand-written HTTP/2 frames (RFC 9113), without the restraint of a well-behaved client."""
 
 import asyncio
 import contextlib
@@ -23,17 +23,17 @@ Headers = Sequence[tuple[str, str | bytes]]
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame."""
+    """Returns one frame."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
 def block(headers: Headers) -> bytes:
-    """A header block that leaves the peer's table alone, so that it may be sent any number of times."""
+    """Returns a header block that does not change the peer's dynamic table, so that it can be sent repeatedly."""
     return bytes(hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple(*pair) for pair in headers], huffman=False))
 
 
 def headers(path: str, token: str) -> Headers:
-    """The headers of a gRPC call."""
+    """Returns the headers of a gRPC call."""
     return [
         (":method", "POST"),
         (":scheme", "http"),
@@ -46,13 +46,13 @@ def headers(path: str, token: str) -> Headers:
 
 
 def message(payload: bytes) -> bytes:
-    """A message as gRPC frames it: not compressed, its length, itself."""
+    """Returns an uncompressed gRPC message with its length prefix."""
     return struct.pack(">BI", 0, len(payload)) + payload
 
 
 class Connection:
-    """A connection. `window` is the credit that each stream gives the server; without `reads` nothing is ever taken
-    from the socket. `receive_buffer` is the socket's, in bytes, if not the system's choice."""
+    """A connection. `window` is the flow-control window of each stream. Without `reads` the socket is never read.
+    `receive_buffer` is the socket's buffer size in bytes, if not the system default."""
 
     def __init__(
         self, target: str, *, window: int = LARGEST_WINDOW, reads: bool = True, receive_buffer: int | None = None
@@ -70,7 +70,7 @@ class Connection:
         self.first_data = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        # The limit is what may be buffered before the socket is left alone.
+        # The reader pauses the socket once this much is buffered.
         self._reader, self._writer = await asyncio.open_connection(sock=await self._socket(), limit=2**16)
         self._writer.write(PREFACE)
         self.write(frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, self._window)))
@@ -91,7 +91,7 @@ class Connection:
         made = socket.socket()
         made.setblocking(False)
         if self._receive_buffer is not None:
-            # Before connecting: that is when the window is agreed.
+            # Must be set before connecting, when the TCP window is negotiated.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         try:
             await asyncio.get_running_loop().sock_connect(made, (self._host, self._port))
@@ -101,39 +101,39 @@ class Connection:
         return made
 
     def stream(self) -> int:
-        """The number of a new stream."""
+        """Returns the number of a new stream."""
         self._stream += 2
         return self._stream
 
     def write(self, data: bytes) -> None:
-        """Sends bytes as they are."""
+        """Sends raw bytes."""
         self._writer.write(data)
 
     async def drain(self) -> None:
-        """Waits for room. Raises ConnectionError when the server has closed."""
+        """Waits until the write buffer has room. Raises ConnectionError if the server has closed the connection."""
         await self._writer.drain()
 
     def call(self, header_block: bytes, payload: bytes) -> int:
-        """Begins a unary or server-streaming call; the number of its stream."""
+        """Starts a unary or server-streaming call and returns the number of its stream."""
         stream = self.stream()
         self.write(frame(HEADERS, END_HEADERS, stream, header_block))
         self.write(frame(DATA, END_STREAM, stream, message(payload)))
         return stream
 
     def widen(self, window: int) -> None:
-        """Gives the server credit on every stream."""
+        """Widens the flow-control window of every stream."""
         for stream in range(1, self._stream + 1, 2):
             self.write(frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", window)))
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Returns once `holds`."""
+        """Returns once `holds()` is true."""
         while True:
             if holds():
                 return
             await asyncio.sleep(QUIET_SECONDS / 10)
 
     async def until_quiet(self) -> None:
-        """Returns once nothing comes any more for a while."""
+        """Returns once nothing has arrived for a while."""
         while not self.closed.is_set() and self._frames_of_late:
             self._frames_of_late = 0
             await asyncio.sleep(QUIET_SECONDS)

@@ -1,4 +1,4 @@
-"""The beginning of a file of each media type."""
+"""The first bytes of a file of each media type."""
 
 FILES = {
     "image/png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",

@@ -1,4 +1,4 @@
-"""Where the tree is."""
+"""Paths in the source tree."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Ports that a server can be told to listen on."""
+"""Free ports for servers to listen on."""
 
 import contextlib
 import random
@@ -9,7 +9,7 @@ LOWEST_PORT = 10_000
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that the system gives to nobody who asks for any port (ip(7))."""
+    """Returns an unused port outside the range that the system assigns to sockets without one (ip(7))."""
     given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.SystemRandom().randrange(LOWEST_PORT, given)

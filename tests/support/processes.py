@@ -1,4 +1,4 @@
-"""Servers as processes of their own, which can be measured apart, and killed."""
+"""Servers in separate processes, which can be measured and killed."""
 
 import json
 import os
@@ -21,7 +21,7 @@ START_SECONDS = 60
 
 @dataclass(frozen=True)
 class Service:
-    """A process, the port it serves on (gRPC, or HTTP where it has no other), and its output."""
+    """A process, its port (gRPC, or HTTP if it has no gRPC port) and its output."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -41,12 +41,12 @@ class Service:
 def service(
     module: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None, *, stderr: int | None = None
 ) -> Iterator[Service]:
-    """A Python module that prints its port in a line of its own, or in a line of its log. Killed after the block."""
+    """Runs a Python module that prints its port on a line or logs it. The process is killed after the block."""
     log = directory / f"{module[0]}-{uuid.uuid4().hex}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *module],
-            # Not the tree: a developer's .env is there.
+            # Not the source tree, where a developer may have a .env.
             cwd=directory,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             stdin=subprocess.PIPE,
@@ -73,7 +73,7 @@ def _started(process: subprocess.Popen[bytes], log: Path) -> Service:
 
 
 def environment_of(directory: Path) -> dict[str, str]:
-    """The environment of a server for tests: ports of its own, no rate limit, data in `directory`."""
+    """Returns the environment of a test server: free ports, no rate limit, data in `directory`."""
     return {
         "EMBLEM_JWT_SECRET": SECRET,
         "EMBLEM_API_URL": "",
@@ -88,7 +88,7 @@ def environment_of(directory: Path) -> dict[str, str]:
 
 @contextmanager
 def serving_process(directory: Path, **environment: str) -> Iterator[Service]:
-    """`metamorph serve` as its own process; its log has what it writes to standard error too."""
+    """Runs `metamorph serve` as a process. Its log includes standard error."""
     whole = environment_of(directory) | environment
     with service(["metamorphd", "serve"], directory, whole, stderr=subprocess.STDOUT) as started:
         yield started

@@ -1,4 +1,4 @@
-"""Programs that are not Python's, and may be absent where nobody develops their part."""
+"""Programs outside Python that may not be installed on every developer's machine."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from tests.support.paths import ROOT
 
 
 def require(name: str, *, hint: str, installed: Path | None = None) -> str:
-    """A program's path. Where it is absent the test is skipped, in CI it fails."""
+    """Returns the path of a program. If it is missing, skips the test, or fails it in CI."""
     found = shutil.which(name, path=f"{ROOT / '.tools' / 'bin'}:{os.environ['PATH']}")
     if found is not None and (installed is None or installed.exists()):
         return found

@@ -6,7 +6,7 @@ from typing import Self
 
 
 class CuttingProxy:
-    """Forwards to `port` of loopback, unless it is `down`."""
+    """Forwards connections to `port` on loopback, except while `down`."""
 
     def __init__(self, port: int) -> None:
         self.port_behind = port

@@ -1,4 +1,4 @@
-"""Short forms of the store's operations for tests."""
+"""Shortcuts for store operations in tests."""
 
 import dataclasses
 from dataclasses import replace
@@ -36,7 +36,7 @@ KEY = bytes(32)
 
 
 def scope_of(vault_id: str, user_id: str = "alice") -> Scope:
-    """The scope of a user of a vault."""
+    """Returns the scope of a user of a vault."""
     return Scope(vault_id, replace(SERVER, vault_id=vault_id, user_id=user_id), "call-1")
 
 
@@ -49,7 +49,7 @@ ACME, EVIL = scope_of("acme"), scope_of("evil", "mallory")
 
 
 async def new_session(database: Database, scope: Scope = ACME, **fields: Any) -> Session:
-    """A session with empty fields, unless given."""
+    """Stores a session whose fields are empty unless given."""
     values: dict[str, Any] = {
         "session_id": CLOCK.new_id("ses"),
         "title": "",
@@ -65,7 +65,7 @@ async def new_session(database: Database, scope: Scope = ACME, **fields: Any) ->
 
 
 def new_message(session_id: str, text: str = "Hello", **fields: Any) -> Message:
-    """A user's message, not stored."""
+    """Returns a user's message without storing it."""
     values: dict[str, Any] = {
         "message_id": CLOCK.new_id("msg"),
         "session_id": session_id,
@@ -82,14 +82,14 @@ def new_message(session_id: str, text: str = "Hello", **fields: Any) -> Message:
 
 
 async def stored_message(database: Database, session_id: str, text: str = "Hello", **fields: Any) -> Message:
-    """A stored message of the vault `acme`, without a turn."""
+    """Stores a message of the vault `acme` without a turn."""
     message = new_message(session_id, text, **fields)
     await database.write(create_message, ACME, message=message)
     return message
 
 
 async def new_turn(database: Database, session_id: str, text: str = "Hello", **fields: Any) -> Turn:
-    """A stored message of the vault `acme` and a running turn that answers it. Takes GenerationOptions' fields too."""
+    """Stores a message of the vault `acme` and its running turn. Also takes fields of GenerationOptions."""
     names = {field.name for field in dataclasses.fields(GenerationOptions)} & fields.keys()
     options = {name: fields.pop(name) for name in names}
     values: dict[str, Any] = {
@@ -104,13 +104,13 @@ async def new_turn(database: Database, session_id: str, text: str = "Hello", **f
 
 
 async def append(database: Database, turn: Turn, *texts: str, first: int = 2) -> None:
-    """Deltas of block 0, from sequence `first`."""
+    """Appends deltas of block 0, starting at sequence `first`."""
     deltas = [TextDelta(turn.turn_id, sequence, 0, text) for sequence, text in enumerate(texts, first)]
     await database.write(append_events, ACME, events=deltas)
 
 
 async def finish(database: Database, turn: Turn, **fields: Any) -> TurnFinished:
-    """Ends a turn, COMPLETED unless told otherwise."""
+    """Ends a turn, as COMPLETED by default."""
     values: dict[str, Any] = {
         "turn": turn,
         "events": (),

@@ -1,4 +1,4 @@
-"""Requests for any RPC, made from its descriptor."""
+"""Builds requests for any RPC from its descriptor."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +9,12 @@ from metamorphd.edge.methods import SERVICES, Method, methods_of
 from tests.support.caller import text_block
 
 METHODS = methods_of(SERVICES)
-# Ids that name nothing of a vault: the caller's own words.
+# Ids chosen by the caller, which do not refer to a resource of a vault.
 NOT_RESOURCES = {"request_id", "vault_id", "user_id", "token_id", "revocation_id", "tool_use_id"}
 
 
 def id_fields(descriptor: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Paths of the fields of a request that name a resource; output-only ones inside a resource are left out."""
+    """Yields the paths of request fields that refer to a resource, without output-only fields inside a resource."""
     for field in descriptor.fields:
         if field.type == FieldDescriptor.TYPE_STRING and field.name.endswith("_id") and field.name not in NOT_RESOURCES:
             yield (*path, field.name)
@@ -22,14 +22,14 @@ def id_fields(descriptor: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str
             yield from id_fields(field.message_type, (*path, field.name))
 
 
-# Output-only, and ignored in a request.
+# Output-only fields, ignored in a request.
 IGNORED = {
     ("CreateSession", ("session", "session_id")),
     ("CreateSession", ("session", "current_leaf_message_id")),
     ("UpdateSession", ("session", "current_leaf_message_id")),
 }
-# Usage outlives its session: of one that is gone, or was never there, there may be some or none. Another vault's has
-# none, which tests/services/test_usage.py sees to.
+# Usage outlives its session, so an unknown session id is not an error. That the usage of another vault's session is
+# empty is tested in tests/services/test_usage.py.
 FILTERS = {("GetUsage", ("session_id",))}
 ID_FIELDS = [
     (method, path)
@@ -40,7 +40,7 @@ ID_FIELDS = [
 
 
 def request_with(method: Method, path: tuple[str, ...], value: str, session_id: str) -> Any:
-    """A request that is acceptable but for the id at `path`."""
+    """Returns a request that is valid except for the id at `path`."""
     request: Any = method.request_type()
     fill(request, session_id)
     target = request
@@ -56,7 +56,7 @@ def request_with(method: Method, path: tuple[str, ...], value: str, session_id: 
 
 
 def fill(message: Any, session_id: str) -> None:
-    """Sets what a message needs to be acceptable."""
+    """Sets the fields that a message needs to be valid."""
     names = {field.name for field in message.DESCRIPTOR.fields}
     if "session_id" in names and message.DESCRIPTOR.name != "Session":
         message.session_id = session_id

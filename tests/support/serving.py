@@ -1,4 +1,4 @@
-"""A whole server as production boots it, on loopback."""
+"""A whole server on loopback, started as in production."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ from tests.support.tokens import SECRET, mint
 
 
 class Serving:
-    """A running server and channels to it."""
+    """A running server and the channels to it."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -26,7 +26,7 @@ class Serving:
         self._channels: list[grpc.aio.Channel] = []
 
     def caller(self, token: str | None = None, *metadata: tuple[str, str | bytes], **claims: Any) -> Caller:
-        """A caller with its own channel: by `token`, minted from `claims` if it is None, or none if it is empty."""
+        """Returns a caller with its own channel. A token of None is minted from `claims`; an empty one is not sent."""
         bearer = mint(**claims) if token is None else token
         channel = grpc.aio.insecure_channel(self.target)
         self._channels.append(channel)
@@ -39,9 +39,9 @@ class Serving:
 
 @asynccontextmanager
 async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
-    """Serves with settings for a test: ports of its own, no rate limit, offline replies, data in `directory`.
+    """Serves with settings for a test: free ports, no rate limit, offline replies, data in `directory`.
 
-    Takes a `clock` and a `database` too.
+    Also takes a `clock` and a `database`.
     """
     clock: Clock | None = overrides.pop("clock", None)
     database: Database | None = overrides.pop("database", None)
@@ -66,7 +66,7 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
 
 
 def replies_from(api: FakeMessagesApi) -> dict[str, Any]:
-    """Settings of a server whose replies come from `api`; it is patient, as the machine may be busy."""
+    """Returns the settings of a server with replies from `api` and long timeouts, since the machine may be busy."""
     return {
         "anthropic_api_key": "sk-test",
         "anthropic_base_url": api.base_url,
@@ -76,5 +76,5 @@ def replies_from(api: FakeMessagesApi) -> dict[str, Any]:
 
 
 def asking(api: FakeMessagesApi, directory: Path, **overrides: Any) -> Any:
-    """A server whose replies come from `api`."""
+    """Serves with replies from `api`."""
     return serving(directory, **(replies_from(api) | overrides))

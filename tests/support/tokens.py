@@ -15,7 +15,7 @@ ALL = tuple(sorted(PERMISSIONS))
 def mint(
     vault: str = "acme", user: str = "alice", permissions: Sequence[str] = ALL, *, secret: str = SECRET, **claims: Any
 ) -> str:
-    """A token; `claims` are added, and removed where they are None."""
+    """Returns a token with these `claims` added. A claim of None is removed."""
     body = {"vault_id": vault, "sub": user, "permissions": list(permissions), "exp": int(time.time()) + 3600, **claims}
     return jwt.encode({name: value for name, value in body.items() if value is not None}, secret, algorithm="HS256")
 

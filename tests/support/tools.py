@@ -1,10 +1,10 @@
-"""A tool, a reply that asks for it, and its result."""
+"""A tool, a reply that calls it, and its result."""
 
 from metamorph.chat.v1 import generation_pb2, message_pb2
 
 from tests.support.fakes.replies import Reply, tool_use
 
-# Numbers and an order of members that a Struct would not keep.
+# A Struct would not preserve these numbers and the order of members.
 SCHEMA = (
     '{"type": "object", "properties": {"z": {"type": "integer", "maximum": 9007199254740993}, "a": {"type": "string"}}}'
 )

@@ -1,4 +1,4 @@
-"""Turns, as a caller reads them."""
+"""Calls that read and control turns."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Usage and budgets, as callers ask for them."""
+"""Calls that read usage and set budgets."""
 
 from datetime import datetime
 from typing import Any
@@ -17,12 +17,12 @@ from tests.support.caller import Caller
 
 MODEL = "claude-sonnet-5-5"
 CATALOG = load_catalog(None)
-# What the fake reports of a reply that breaks off: it was told with the reply's beginning.
+# The usage that the fake reports for an interrupted reply, sent at its start.
 BEGUN = Usage(11, 1, 5, 3)
 
 
 class SetClock(Clock):
-    """Says the time that it was set to."""
+    """A clock that stays at the time it is set to."""
 
     def __init__(self, time: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ async def budgets(caller: Caller) -> dict[str, usage_pb2.BudgetStatus]:
 
 
 async def allow(caller: Caller, **limits: int) -> None:
-    """The vault's own budget, set by a user with the permission."""
+    """Sets the vault's own budget, as a user with the permission."""
     request = vault_pb.UpdateVaultRequest(
         vault=vault_pb.Vault(budget=Budget(**limits)), update_mask=FieldMask(paths=["budget"])
     )
@@ -63,7 +63,7 @@ async def allow(caller: Caller, **limits: int) -> None:
 
 
 async def limit(operator: Caller, vault_id: str, **limits: int) -> admin_pb.VaultLimits:
-    """The operator's."""
+    """Sets the operator's limits for a vault."""
     request = admin_pb.UpdateVaultLimitsRequest(
         limits=admin_pb.VaultLimits(vault_id=vault_id, budget=Budget(**limits)), update_mask=FieldMask(paths=["budget"])
     )

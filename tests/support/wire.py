@@ -1,10 +1,10 @@
-"""Protobuf's wire format, written by hand where no message would say it."""
+"""Hand-written protobuf wire format, for bytes that no message serializes to."""
 
 VARINT, FIXED64, LENGTH_DELIMITED, GROUP, END_GROUP, FIXED32 = range(6)
 
 
 def varint(number: int, *, padding: int = 0) -> bytes:
-    """A number as protobuf writes it, with so many bytes that add nothing."""
+    """Returns a varint with `padding` redundant bytes."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -13,6 +13,6 @@ def varint(number: int, *, padding: int = 0) -> bytes:
 
 
 def field(number: int, wire_type: int, payload: bytes) -> bytes:
-    """A field; of a length-delimited one also its length."""
+    """Returns an encoded field, with its length if it is length-delimited."""
     length = varint(len(payload)) if wire_type == LENGTH_DELIMITED else b""
     return varint(number << 3 | wire_type) + length + payload

@@ -9,6 +9,6 @@ from tests.store.sqlite.engine import SqliteEngine
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
-    """An open SQLite database with nothing in it."""
+    """Yields an open, empty SQLite database."""
     async with SqliteEngine().database(tmp_path) as opened:
         yield opened

@@ -25,9 +25,9 @@ class _File(apsw.VFSFile):
 
 
 class FaultyVFS(apsw.VFS):
-    """`log_limit`: the log may grow to so many bytes, `log_size` is how many it has; None is a disk with room.
+    """`log_limit` is the maximum size of the log in bytes, None for no limit; `log_size` is its current size.
 
-    `failing_syncs`: so many syncs of the log fail, that is COMMITs under synchronous=FULL.
+    `failing_syncs` is the number of log syncs that will fail: COMMITs, under synchronous=FULL.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The database: where operations run, and what it promises them."""
+"""The database: where operations run, and its guarantees to them."""
 
 import asyncio
 import gc
@@ -23,12 +23,12 @@ def at(path: Path) -> SqliteDatabase:
 
 
 async def pragma(tx: Transaction, *, name: str) -> Any:
-    # Columns of pragmas are named as they please.
+    # The column names of pragmas follow no rule.
     row: Any = await tx.one(f"PRAGMA {name}")
     return row and row[0]
 
 
-async def test_the_pragmas_of_the_guide_are_in_force_with_full_synchronous(database: SqliteDatabase) -> None:
+async def test_the_pragmas_from_the_guide_are_set_with_full_synchronous(database: SqliteDatabase) -> None:
     expected = {"journal_mode": "wal", "synchronous": 2, "cache_size": -64000, "foreign_keys": 1, "busy_timeout": 5000}
     assert {name: await database.write(pragma, ACME, name=name) for name in expected} == expected
     assert await database.write(pragma, ACME, name="application_id") == APPLICATION_ID
@@ -58,7 +58,7 @@ async def test_readers_cannot_write(database: SqliteDatabase) -> None:
         await database.read(write, ACME)
 
 
-async def test_synchronous_normal_is_the_guides_own_setting(tmp_path: Path) -> None:
+async def test_synchronous_may_be_set_to_normal_as_in_the_guide(tmp_path: Path) -> None:
     database = SqliteDatabase(path=tmp_path / "normal.db", synchronous="NORMAL")
     await database.__aenter__()
     assert await database.write(pragma, ACME, name="synchronous") == 1
@@ -82,7 +82,7 @@ async def test_a_second_server_on_the_same_file_is_refused(database: SqliteDatab
         await second.__aenter__()
 
 
-async def test_a_closed_file_opens_again_with_what_was_written(tmp_path: Path) -> None:
+async def test_a_reopened_file_has_the_rows_that_were_written(tmp_path: Path) -> None:
     first = at(tmp_path / "metamorph.db")
     await first.__aenter__()
     session = await new_session(first)
@@ -105,7 +105,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         await at(path).__aenter__()
 
 
-async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_the_database_of_another_program_is_refused_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE theirs (a)")
@@ -117,7 +117,7 @@ async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Pat
     connection.close()
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "text.db"
     path.write_text("no database at all, but long enough to be read as one\n" * 100)
     with pytest.raises(StartupRefused, match="cannot be opened"):
@@ -147,7 +147,7 @@ async def test_an_operation_that_awaits_anything_else_fails(database: SqliteData
     assert (await new_session(database)).message_count == 0
 
 
-async def test_an_operation_that_raises_leaves_nothing_while_its_batch_commits(database: SqliteDatabase) -> None:
+async def test_an_operation_that_raises_is_rolled_back_while_its_batch_commits(database: SqliteDatabase) -> None:
     async def creates_and_raises(tx: Transaction) -> None:
         await tx.run("INSERT INTO vaults VALUES (:vault_id, '', '', '', x'00', 1, 0, 0, NULL, NULL, NULL, NULL)")
         raise SessionNotFound(session_id="ses_1")
@@ -168,7 +168,7 @@ async def count_vaults(tx: Transaction) -> int:
     return int(row.vaults) if row else -1
 
 
-async def test_writes_that_wait_together_are_committed_together(database: SqliteDatabase, tmp_path: Path) -> None:
+async def test_queued_writes_are_committed_together(database: SqliteDatabase, tmp_path: Path) -> None:
     await new_session(database)
     commits = Commits(database)
     release = hold_writer(database)
@@ -181,7 +181,7 @@ async def test_writes_that_wait_together_are_committed_together(database: Sqlite
 
 
 class Commits:
-    """Counts a database's commits from now on."""
+    """Counts the commits of a database from now on."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.count = 0
@@ -192,7 +192,7 @@ class Commits:
         return False
 
 
-async def test_a_full_queue_is_refused_at_once(
+async def test_a_write_to_a_full_queue_is_refused_immediately(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(writer, "WRITE_QUEUE", 11)
@@ -210,7 +210,7 @@ async def test_a_full_queue_is_refused_at_once(
     await small.__aexit__()
 
 
-async def test_close_finishes_what_was_begun(tmp_path: Path) -> None:
+async def test_close_finishes_pending_writes(tmp_path: Path) -> None:
     database = at(tmp_path / "metamorph.db")
     await database.__aenter__()
     release = hold_writer(database)
@@ -234,7 +234,7 @@ async def test_a_cancelled_write_still_commits(database: SqliteDatabase) -> None
     assert await database.read(get_session, ACME, session_id="ses_kept")
 
 
-async def test_a_reads_statements_see_one_snapshot(database: SqliteDatabase) -> None:
+async def test_all_statements_of_a_read_see_one_snapshot(database: SqliteDatabase) -> None:
     loop = asyncio.get_running_loop()
 
     async def counts_twice(tx: Transaction) -> tuple[int, int]:

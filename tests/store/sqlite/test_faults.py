@@ -1,4 +1,4 @@
-"""A full disk and a failing COMMIT in mid-batch: what was answered is there, what was refused is not."""
+"""A full disk and a failing COMMIT in mid-batch: acknowledged writes are stored, refused ones are not."""
 
 import asyncio
 import uuid
@@ -38,7 +38,7 @@ def many_failing_commits(vfs: FaultyVFS) -> None:
 
 
 class CarelessWriter(Writer):
-    """A mutant that answers each job as it ran, whatever became of the transaction."""
+    """A mutant that acknowledges each job without waiting for the outcome of the transaction."""
 
     def _run_batch(self, jobs: Sequence[Job]) -> None:
         self.connection.execute("BEGIN IMMEDIATE")
@@ -58,9 +58,10 @@ class Careless(SqliteDatabase):
 async def outcomes(
     database_class: type[SqliteDatabase], directory: Path, break_disk: Break
 ) -> tuple[int, int, int, int]:
-    """(answered, refused, lost, ghosts) of a batch of 60 sessions during which the disk breaks, after a restart.
+    """Returns (answered, refused, lost, ghosts) for a batch of 60 sessions during which the disk fails.
 
-    Lost were answered and are not there; ghosts were refused and are. Some sessions are large, so that pages spill.
+    Counted after a restart: lost sessions were answered but not stored, ghosts refused but stored. Some sessions are
+    large, so that pages spill.
     """
     vfs = FaultyVFS(uuid.uuid4().hex)
     database = database_class(path=directory / "faulty.db", synchronous="FULL", vfs=vfs.name)
@@ -102,30 +103,30 @@ async def sessions_of(path: Path, ids: Sequence[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("break_disk", [full_at_once, full_in_mid_batch, one_failing_commit, many_failing_commits])
-async def test_nothing_answered_is_lost_and_nothing_refused_is_stored(tmp_path: Path, break_disk: Break) -> None:
+async def test_no_answered_write_is_lost_and_no_refused_write_is_stored(tmp_path: Path, break_disk: Break) -> None:
     _, _, lost, ghosts = await outcomes(SqliteDatabase, tmp_path, break_disk)
     assert (lost, ghosts) == (0, 0)
 
 
-async def test_a_commit_that_fails_once_costs_no_caller_anything(tmp_path: Path) -> None:
+async def test_a_commit_that_fails_once_is_not_noticed_by_callers(tmp_path: Path) -> None:
     assert await outcomes(SqliteDatabase, tmp_path, one_failing_commit) == (60, 0, 0, 0)
 
 
-async def test_small_writes_go_on_where_large_ones_find_no_room(tmp_path: Path) -> None:
+async def test_small_writes_succeed_when_the_disk_is_too_full_for_large_ones(tmp_path: Path) -> None:
     answered, refused, _, _ = await outcomes(SqliteDatabase, tmp_path, full_in_mid_batch)
     assert answered > 0
     assert refused > 0
 
 
 @pytest.mark.parametrize("break_disk", [full_at_once, one_failing_commit])
-async def test_the_harness_catches_a_store_that_does_not_look_at_the_transaction(
+async def test_a_store_that_ignores_the_outcome_of_the_transaction_is_detected(
     tmp_path: Path, break_disk: Break
 ) -> None:
     _, _, lost, _ = await outcomes(Careless, tmp_path, break_disk)
     assert lost > 0
 
 
-async def test_a_full_disk_is_told_as_storage_full_and_reads_go_on(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_as_storage_full_and_reads_continue(tmp_path: Path) -> None:
     vfs = FaultyVFS(uuid.uuid4().hex)
     database = SqliteDatabase(path=tmp_path / "full.db", synchronous="FULL", vfs=vfs.name)
     await database.__aenter__()

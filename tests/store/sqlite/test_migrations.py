@@ -1,4 +1,4 @@
-"""What a migration makes of rows that an earlier server stored."""
+"""Migrations of rows that an earlier server stored."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def migrate(connection: apsw.Connection, *, first: int = 1, last: int) -> None:
 
 
 def insert(connection: apsw.Connection, table: str, **values: Any) -> None:
-    """A row of the vault `acme`; of the columns that have no default, those that are not given are 0 or empty."""
+    """Inserts a row of the vault `acme`. Columns without a value or a default become 0 or empty."""
     columns = connection.execute("SELECT name, type, dflt_value FROM pragma_table_info(?)", (table,)).fetchall()
     usual: Mapping[str, Any] = {"TEXT": "", "INTEGER": 0, "BLOB": b""}
     row = {str(name): usual[str(kind)] for name, kind, default in columns if default is None}
@@ -33,7 +33,7 @@ def insert(connection: apsw.Connection, table: str, **values: Any) -> None:
     connection.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in row)})", row)  # noqa: S608
 
 
-def test_replies_that_were_cut_before_are_partial(connection: apsw.Connection) -> None:
+def test_replies_interrupted_before_the_migration_are_partial(connection: apsw.Connection) -> None:
     migrate(connection, last=6)
     insert(connection, "vaults")
     insert(connection, "sessions", session_id="ses_1")

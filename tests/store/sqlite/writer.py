@@ -1,4 +1,4 @@
-"""A writer thread that is kept busy."""
+"""Keeps a writer thread busy."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from tests.support.rows import ACME
 
 
 def hold_writer(database: SqliteDatabase) -> threading.Event:
-    """Keeps the writer thread busy until the event is set, so that what is written meanwhile is one batch."""
+    """Keeps the writer thread busy until the event is set, so that writes made until then form one batch."""
     release = threading.Event()
 
     async def waits(tx: Transaction) -> None:

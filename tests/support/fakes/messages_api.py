@@ -1,9 +1,8 @@
-"""A Messages API over HTTP on loopback, streaming included, that does what a test tells it to.
+"""A fake Messages API over HTTP on loopback, with streaming, whose behaviour a test chooses.
 
 `python -m tests.support.fakes.messages_api --port 0 --words N` prints its port and answers every request with N words,
-one an event, until its standard input ends. With `--random` it is 1 to N words, and no two pauses between them are
-alike. With `--stamp` each word is the moment it was sent at, in nanoseconds of the monotonic clock, which processes of
-one machine share.
+one per event, until its standard input ends. With `--random` a reply has 1 to N words and uneven pauses. With `--stamp`
+each word is the time at which it was sent, in nanoseconds of the monotonic clock, shared by all processes of a machine.
 """
 
 import argparse
@@ -28,7 +27,7 @@ COUNT_PATH = "/v1/messages/count_tokens"
 
 @dataclass(frozen=True, eq=False)
 class Received:
-    """A request as it came."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -36,8 +35,8 @@ class Received:
 
 
 class FakeMessagesApi:
-    """Serves on loopback, on a free port if `port` is 0. `script` is done first, one a request; then every request gets
-    `default`, or what that answers when asked. `answering` holds the requests that are not answered to the end."""
+    """Serves on loopback, on a free port if `port` is 0. Requests take behaviours from `script` first, then `default`,
+    which may be a function of the request. `answering` holds the requests whose response is not complete."""
 
     def __init__(self, default: Behaviour | Callable[[Received], Behaviour] | None = None, *, port: int = 0) -> None:
         self.default = default
@@ -66,7 +65,7 @@ class FakeMessagesApi:
 
     @property
     def base_url(self) -> str:
-        """What ANTHROPIC_BASE_URL is set to."""
+        """Returns the value for ANTHROPIC_BASE_URL."""
         return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -141,7 +140,7 @@ class FakeMessagesApi:
             await writer.drain()
         match reply.ending:
             case "drop" | "tear":
-                # What was written must arrive first: a reset would overtake it.
+                # Waits for written data to arrive, because a reset would discard it.
                 await asyncio.sleep(0.05)
                 writer.transport.abort()
             case "stall":
@@ -150,7 +149,7 @@ class FakeMessagesApi:
                 writer.write(b"0\r\n\r\n")
                 await writer.drain()
 
-    async def until_asked(self) -> None:
+    async def until_answering(self) -> None:
         """Returns once a request is being answered."""
         async with asyncio.timeout(5):
             await self._asked.wait()
@@ -162,12 +161,12 @@ class FakeMessagesApi:
 
 
 async def _unless_left(reader: asyncio.StreamReader, answer: Coroutine[Any, Any, Any]) -> None:
-    """Answers, unless the client leaves before the end. Raises ConnectionResetError then."""
+    """Runs `answer` to its end. Raises ConnectionResetError if the client disconnects first."""
     answering, left = asyncio.create_task(answer), asyncio.create_task(reader.read(1))
     done, waiting = await asyncio.wait({answering, left}, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
-    # Both: nobody else would read how they ended.
+    # Retrieves both results, so that asyncio does not report an unretrieved exception.
     await asyncio.gather(answering, left, return_exceptions=True)
     if left in done:
         raise ConnectionResetError
@@ -190,8 +189,8 @@ def _echo(received: Received, *, counting: bool) -> Reply | Count:
     if counting:
         return Count(len(json.dumps(received.body["messages"]).split()))
     last = received.body["messages"][-1]["content"]
-    said = last if isinstance(last, str) else last[-1].get("text", last[-1]["type"])
-    return Reply(chunks=("You ", "said: ", said))
+    text = last if isinstance(last, str) else last[-1].get("text", last[-1]["type"])
+    return Reply(chunks=("You ", "said: ", text))
 
 
 def _error_response(refusal: Refusal) -> bytes:
@@ -201,8 +200,8 @@ def _error_response(refusal: Refusal) -> bytes:
     return _response(refusal.status, {"type": "error", "error": error, "request_id": "req_1"}, refusal.headers)
 
 
-def _response(status: int, told: dict[str, object], more: tuple[tuple[str, str], ...] = ()) -> bytes:
-    body = json.dumps(told).encode()
+def _response(status: int, payload: dict[str, object], more: tuple[tuple[str, str], ...] = ()) -> bytes:
+    body = json.dumps(payload).encode()
     headers = (*more, ("content-type", "application/json"), ("content-length", str(len(body))))
     lines = [f"HTTP/1.1 {status} Answered", *(f"{name}: {value}" for name, value in headers), "", ""]
     return "\r\n".join(lines).encode() + body
@@ -225,7 +224,7 @@ async def _main() -> None:
     async with FakeMessagesApi(some_words if arguments.random else reply, port=arguments.port) as api:
         sys.stdout.write(f"{api.port}\n")
         sys.stdout.flush()
-        # Serves until whoever started it closes its end.
+        # Serves until the parent process closes the pipe.
         await asyncio.to_thread(sys.stdin.read)
 
 

@@ -1,4 +1,4 @@
-"""What a fake Messages API answers, and what that is on the wire."""
+"""Replies of the fake Messages API and their encoding on the wire."""
 
 import asyncio
 import json
@@ -7,51 +7,51 @@ from functools import lru_cache
 from typing import Any
 
 WRITE_BYTES = 64 * 1024
-# A word that is replaced, when it is sent, by the time.
+# A placeholder that is replaced with the time of sending.
 STAMP = b"0" * 20
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A block of another kind than text: as it starts, and its deltas."""
+    """A block other than text: its content_block_start and its deltas."""
 
     start: dict[str, Any]
     deltas: tuple[dict[str, Any], ...] = ()
 
 
 def thinking(text: str, signature: str = "") -> Block:
-    """Thinking; without a signature it was cut short."""
+    """Returns a thinking block. Without a signature it was interrupted."""
     signed = ({"type": "signature_delta", "signature": signature},) if signature else ()
-    told = ({"type": "thinking_delta", "thinking": text},) if text else ()
-    return Block({"type": "thinking", "thinking": "", "signature": ""}, told + signed)
+    deltas = ({"type": "thinking_delta", "thinking": text},) if text else ()
+    return Block({"type": "thinking", "thinking": "", "signature": ""}, deltas + signed)
 
 
 def redacted_thinking(data: str) -> Block:
-    """Thinking that must not be shown."""
+    """Returns a block of redacted thinking."""
     return Block({"type": "redacted_thinking", "data": data})
 
 
 def tool_use(tool_use_id: str, name: str, *pieces: str) -> Block:
-    """A tool call; `pieces` of JSON make its input."""
+    """Returns a tool call whose input is sent as `pieces` of JSON."""
     deltas = tuple({"type": "input_json_delta", "partial_json": piece} for piece in pieces)
     return Block({"type": "tool_use", "id": tool_use_id, "name": name, "input": {}}, deltas)
 
 
 def compaction(summary: str, **opaque: str) -> Block:
-    """A summary of what came before."""
+    """Returns a compaction block with a summary of the conversation."""
     delta = {"type": "compaction_delta", "content": summary, **opaque}
     return Block({"type": "compaction", "content": None}, (delta,))
 
 
-# By identity, so that what a reply is on the wire is made once and kept.
+# Compared by identity, so that the encoding of a reply can be cached.
 @dataclass(frozen=True, eq=False)
 class Reply:
     """A whole reply of `chunks`, text or other blocks, unless it ends early.
 
-    `ending` after the chunks: "stop", "drop" (the connection is reset), "tear" (likewise, in the midst of an event),
+    `ending` after the chunks: "stop", "drop" (the connection is reset), "tear" (the same, in the middle of an event),
     "error" (an error event of `error_type`), "stall" (silence until the client leaves), "garbage" (an event whose data
-    is `garbage`), "truncate" (the response ends without message_stop). `hold` is waited for after the first
-    `hold_after` chunks. `delay` comes before each chunk; `uneven` makes it anything from none to twice as long.
+    is `garbage`), "truncate" (the response ends without message_stop). The reply waits for `hold` after the
+    first `hold_after` chunks. `delay` precedes each chunk; `uneven` varies it between zero and twice its length.
     """
 
     chunks: tuple[str | Block, ...]
@@ -72,7 +72,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error instead of a reply; `error_code` names its cause more closely."""
+    """An error instead of a reply. `error_code` states a more specific cause."""
 
     status: int
     error_type: object
@@ -83,19 +83,19 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Count:
-    """So many tokens, to who asks for them."""
+    """The response to a token count request."""
 
     tokens: object
 
 
 @dataclass(frozen=True)
 class Silence:
-    """No byte of an answer until the client leaves."""
+    """No response at all until the client disconnects."""
 
 
 @dataclass(frozen=True)
 class Hangup:
-    """The connection is reset before any answer."""
+    """A connection reset before any response."""
 
 
 Behaviour = Reply | Refusal | Count | Silence | Hangup
@@ -103,7 +103,7 @@ Behaviour = Reply | Refusal | Count | Silence | Hangup
 
 @lru_cache(maxsize=16)
 def parts(reply: Reply, model: str) -> tuple[bytes, ...]:
-    """The response's body: a part before the chunks of text, one each, one after; few large ones if not paced."""
+    """Returns the response body in parts: before, for each and after the chunks; fewer without pauses."""
     parts = _frames(reply, model)
     if not (reply.delay or reply.hold):
         whole = b"".join(parts)

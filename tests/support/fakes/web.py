@@ -1,4 +1,4 @@
-"""A web server on loopback whose answers a test chooses: the Emblem API, an identity provider."""
+"""A fake web server on loopback whose responses a test chooses: the Emblem API or an identity provider."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 class FakeWeb:
-    """Answers every request with `answer`, over TLS if it has a certificate and its key; keeps what was asked."""
+    """Answers every request with `answer`, over TLS if given a certificate and key, and records the requests."""
 
     def __init__(self, answer: Answer, *, tls: tuple[Path, Path] | None = None) -> None:
         self.answer = answer
@@ -55,7 +55,7 @@ class FakeWeb:
 
 
 def answering(content: object, status: int = 200, *, after: float = 0.0, **headers: str) -> Answer:
-    """Always this answer, `after` seconds."""
+    """Returns an Answer that always sends this response after `after` seconds."""
 
     async def answer(_: Request) -> Response:
         await asyncio.sleep(after)
