@@ -1,4 +1,4 @@
-"""What the server is compared with: a bare echo, and the same servicer without interceptor and guards.
+"""The servers that ours is compared with: a bare echo, and the same servicer without the chain.
 
 `python -m bench.bare echo|unguarded` prints its port and serves until it is ended.
 """
@@ -10,9 +10,15 @@ from typing import Any
 
 import grpc
 import uvloop
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from metamorph.chat.v1 import chat_service_pb2
-from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest, GetSessionResponse
+from metamorph.chat.v1.chat_service_pb2 import (
+    CreateSessionRequest,
+    CreateSessionResponse,
+    GetSessionRequest,
+    GetSessionResponse,
+)
 from metamorph.chat.v1.session_pb2 import Session
 from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
@@ -29,7 +35,7 @@ from metamorphd.services.convert.time import timestamp
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.plan import Terms
 
-GET_SESSION = "/metamorph.chat.v1.ChatService/GetSession"
+CHAT = "/metamorph.chat.v1.ChatService/"
 
 
 async def _servicer(directory: Path) -> ChatService:
@@ -63,24 +69,29 @@ async def _servicer(directory: Path) -> ChatService:
 
 
 class _Echo(grpc.GenericRpcHandler):
-    """Answers every GetSession with one response that was made before, of the size of a real one."""
+    """Answers GetSession and CreateSession with a response that was made before, of the size of a real one."""
 
     def __init__(self) -> None:
         now = timestamp(Clock().now())
         session = Session(session_id=Clock().new_id("ses"), creator="bench", create_time=now, update_time=now, etag="1")
-        self._response = GetSessionResponse(session=session)
+        self._handlers = {
+            CHAT + "GetSession": _answering(GetSessionRequest, GetSessionResponse(session=session)),
+            CHAT + "CreateSession": _answering(CreateSessionRequest, CreateSessionResponse(session=session)),
+        }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        if handler_call_details.method != GET_SESSION:
-            return None
-        return grpc.unary_unary_rpc_method_handler(
-            self._answer,
-            request_deserializer=GetSessionRequest.FromString,
-            response_serializer=GetSessionResponse.SerializeToString,
-        )
+        return self._handlers.get(handler_call_details.method)
 
-    async def _answer(self, request: GetSessionRequest, context: Any) -> GetSessionResponse:
-        return self._response
+
+def _answering(request_type: type[Message], response: Message) -> Any:
+    async def answer(_request: Message, _context: Any) -> Message:
+        return response
+
+    return grpc.unary_unary_rpc_method_handler(
+        answer,
+        request_deserializer=request_type.FromString,
+        response_serializer=type(response).SerializeToString,
+    )
 
 
 def _register(server: grpc.aio.Server, servicer: ChatService) -> None:

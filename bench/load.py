@@ -1,8 +1,11 @@
-"""A process that loads a target and prints what it measured, as JSON.
+"""Loads a server: `python -m bench.load KIND TARGET --pid PID`, one round for each line on standard input.
 
-`python -m bench.load KIND TARGET --in-flight N --seconds S`, KIND one of get, create, send, sdk, first, first-sdk,
-slow (replies
-whose words say when they were sent, ten seconds long).
+KIND is what each of the workers does all the time. `get`, `create`: calls GetSession, CreateSession. `send`: sends a
+message and reads the reply. `first`: the same, and measures the first delta only. `sdk`, `first-sdk`: the same through
+the SDK, from the Messages API. `slow`: sends messages whose replies take ten seconds, of words that are time stamps.
+PID is the server's process, whose CPU time is measured. What a round measured is printed as a line of JSON.
+
+A load that fails says why in one line on standard error, and exits with 1.
 """
 
 import argparse
@@ -12,13 +15,14 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
 import grpc
+import psutil
 import uvloop
 from metamorph.chat.v1.chat_service_pb2 import (
     CreateSessionRequest,
@@ -35,8 +39,16 @@ WARM_UP = 0.5
 REPLY_SECONDS = 10.0
 QUESTION = "Hello, please answer in five hundred words."
 
-# Does one thing; (how much was done, seconds of it that are told).
+# Does one thing. Returns how much it did, and the seconds that are to be measured.
 Work = Callable[[], Awaitable[tuple[int, float]]]
+
+
+@dataclass
+class Slow:
+    """The words and deltas of slow replies within a window: the nanoseconds that each word took, and a count."""
+
+    lags: list[int] = field(default_factory=list)
+    deltas: int = 0
 
 
 class Calls:
@@ -60,22 +72,25 @@ class Calls:
     async def first(self, number: int) -> Work:
         return await self._send(number, first_only=True)
 
-    async def slow(self, number: int) -> Callable[[float, float], Awaitable[list[int]]]:
-        """Nanoseconds that each word took which was sent between two moments; one reply follows the other."""
+    async def slow(self, number: int) -> Callable[[float, float], Awaitable[Slow]]:
+        """Returns work that sends one message after the other until the second of two moments, and measures between
+        both."""
         send, request = await self._sending(number)
 
-        async def work(since: float, until: float) -> list[int]:
-            lags: list[int] = []
+        async def work(since: float, until: float) -> Slow:
+            measured = Slow()
             while time.monotonic() < until:
                 async for response in send(request, metadata=self._metadata):
-                    now = time.monotonic_ns()
+                    now = time.monotonic()
+                    event = SendMessageResponse.FromString(response).event
                     # The last event repeats the whole reply.
-                    delta = SendMessageResponse.FromString(response).event.text_delta
-                    stamps = map(int, delta.text.split())
-                    lags += [now - stamp for stamp in stamps if since * 1e9 < stamp < until * 1e9]
-                    if now > until * 1e9:
+                    if event.HasField("text_delta"):
+                        measured.deltas += since < now < until
+                        stamps = map(int, event.text_delta.text.split())
+                        measured.lags += [int(now * 1e9) - at for at in stamps if since * 1e9 < at < until * 1e9]
+                    if now > until:
                         break
-            return lags
+            return measured
 
         return work
 
@@ -89,11 +104,7 @@ class Calls:
 
     async def _get_request(self, number: int) -> bytes:
         create: Any = self._channels[number % CHANNELS].unary_unary(CHAT + "CreateSession")
-        try:
-            answer = await create(CreateSessionRequest().SerializeToString(), metadata=self._metadata)
-        except grpc.aio.AioRpcError:
-            # The echo creates nothing and answers whatever is asked.
-            return GetSessionRequest(session_id=f"ses_{uuid.uuid4().hex}").SerializeToString()
+        answer = await create(CreateSessionRequest().SerializeToString(), metadata=self._metadata)
         created = CreateSessionResponse.FromString(answer)
         return GetSessionRequest(session_id=created.session.session_id).SerializeToString()
 
@@ -168,56 +179,102 @@ class Sdk:
         return work
 
 
-async def _measure(arguments: argparse.Namespace) -> dict[str, float]:
+class Cpu:
+    """The CPU time of a process from its making on."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._before = self._total()
+
+    @property
+    def seconds(self) -> float:
+        return self._total() - self._before
+
+    def _total(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+
+async def _measure(arguments: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         source: Any = (Sdk if "sdk" in arguments.kind else Calls)(arguments.target, stack)
         make = getattr(source, arguments.kind.replace("-", "_"))
         works = [await make(number) for number in range(arguments.in_flight)]
-        if arguments.kind == "slow":
-            return await _slow(works, seconds=arguments.seconds)
-        await _run(works, WARM_UP)
-        done, seconds, told = await _run(works, arguments.seconds)
-    return _told(done / seconds, told)
+        if arguments.kind != "slow":
+            await _run(works, WARM_UP)
+        measure = _slow if arguments.kind == "slow" else _steady
+        while await asyncio.to_thread(sys.stdin.readline):
+            print(json.dumps(await measure(works, seconds=arguments.seconds, pid=arguments.pid)), flush=True)
 
 
-async def _slow(works: list[Any], *, seconds: float) -> dict[str, float]:
-    """The lag of words, once as many streams are open as there are works: they begin one after the other."""
+async def _steady(works: list[Work], *, seconds: float, pid: int) -> dict[str, float]:
+    """Measures what the works do, one after the other, all at the same time."""
+    cpu = Cpu(pid)
+    done, took, measured = await _run(works, seconds)
+    return _figures(done / took, measured) | {"cpu_us": cpu.seconds / done * 1e6}
+
+
+async def _slow(works: list[Any], *, seconds: float, pid: int) -> dict[str, float]:
+    """Measures once as many streams are open as there are works. They begin one after the other."""
     began = time.monotonic()
     since, until = began + REPLY_SECONDS, began + REPLY_SECONDS + seconds
 
-    async def begin(number: int, work: Any) -> list[int]:
+    async def begin(number: int, work: Any) -> Slow:
         await asyncio.sleep(REPLY_SECONDS * number / len(works))
-        lags: list[int] = await work(since, until)
-        return lags
+        measured: Slow = await work(since, until)
+        return measured
 
+    async def cpu_seconds() -> float:
+        await asyncio.sleep(since - time.monotonic())
+        cpu = Cpu(pid)
+        await asyncio.sleep(until - time.monotonic())
+        return cpu.seconds
+
+    using = asyncio.create_task(cpu_seconds())
     measured = await asyncio.gather(*(begin(number, work) for number, work in enumerate(works)))
-    lags = [lag / 1e9 for told in measured for lag in told]
-    return _told(len(lags) / seconds, lags)
+    used = await using
+    lags = [lag / 1e9 for slow in measured for lag in slow.lags]
+    deltas = sum(slow.deltas for slow in measured)
+    return _figures(len(lags) / seconds, lags) | {
+        "words_a_delta": len(lags) / deltas,
+        "cpu_us_a_word": used / len(lags) * 1e6,
+        "cpu_us_a_delta": used / deltas * 1e6,
+    }
 
 
-def _told(rate: float, seconds: list[float]) -> dict[str, float]:
+def _figures(rate: float, seconds: list[float]) -> dict[str, float]:
     return {"per_second": rate, "p50_ms": median(seconds) * 1e3, "p99_ms": quantiles(seconds, n=100)[98] * 1e3}
 
 
 async def _run(works: list[Work], seconds: float) -> tuple[int, float, list[float]]:
     began = time.perf_counter()
-    done, told = 0, []
+    done, measured = 0, []
 
     async def repeat(work: Work) -> None:
         nonlocal done
         while time.perf_counter() - began < seconds:
             much, took = await work()
             done += much
-            told.append(took)
+            measured.append(took)
 
     await asyncio.gather(*(repeat(work) for work in works))
-    return done, time.perf_counter() - began, told
+    return done, time.perf_counter() - began, measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["get", "create", "send", "sdk", "first", "first-sdk", "slow"])
+    parser.add_argument("target")
+    parser.add_argument("--pid", type=int, required=True)
+    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    arguments = parser.parse_args()
+    try:
+        uvloop.run(_measure(arguments))
+    except grpc.aio.AioRpcError as error:
+        # Its own text has many lines.
+        sys.exit(f"{error.code().name}: {error.details()}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["get", "create", "send", "sdk", "first", "first-sdk", "slow"])
-    parser.add_argument("target")
-    parser.add_argument("--in-flight", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    sys.stdout.write(json.dumps(uvloop.run(_measure(parser.parse_args()))))
+    main()

@@ -1,10 +1,12 @@
 """The processes that are measured, and those that load them."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -19,11 +21,13 @@ from tests.support.processes import Service, service
 SIGNING_KEY = "for-measuring-on-loopback-and-nothing-else"
 # So many that nothing is refused, while the guard counts every call.
 ALLOWANCE = 1_000_000_000
+# Beside a round's length: its process imports the SDK, and slow replies begin one after the other.
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Services:
-    """What one run measures and compares."""
+    """The servers that one run compares."""
 
     metamorph: Service
     bare: Service
@@ -33,7 +37,7 @@ class Services:
 
 @contextmanager
 def services(directory: Path) -> Iterator[Services]:
-    """All of them, idle; they end with the block."""
+    """Starts all of them; they end with the block."""
     with ExitStack() as stack:
         api = stack.enter_context(service(["tests.support.fakes.messages_api", "--words", "500"], directory))
         yield Services(
@@ -46,7 +50,7 @@ def services(directory: Path) -> Iterator[Services]:
 
 @contextmanager
 def slow_service() -> Iterator[Service]:
-    """A server of its own whose model says 20 words a second, for ten seconds a reply."""
+    """Starts a server whose model says 20 words a second, for ten seconds a reply; it ends with the block."""
     words = ["tests.support.fakes.messages_api", "--words", "200", "--delay-ms", "50", "--stamp"]
     with (
         tempfile.TemporaryDirectory() as name,
@@ -75,21 +79,68 @@ def _metamorph(directory: Path, api: Service) -> AbstractContextManager[Service]
 
 
 def token() -> str:
-    """A token of a user who may do everything."""
+    """Returns the token of a user who may do everything."""
     claims = {"vault_id": "bench", "sub": "bench", "permissions": ["read", "write"], "exp": int(time.time()) + 3600}
     return jwt.encode(claims, SIGNING_KEY, algorithm="HS256")
 
 
-def load(kind: str, target: str, *, in_flight: int, seconds: float) -> dict[str, float]:
-    """Loads a target from a process of its own; what that has measured."""
-    arguments = [kind, target, "--in-flight", str(in_flight), "--seconds", str(seconds)]
-    finished = subprocess.run(
+class LoadFailed(Exception):
+    """A round that could not be measured. Its text is one line that says why."""
+
+
+# What one round of a load measured, by name.
+Round = dict[str, float]
+
+
+class Load:
+    """A process that loads a server when it is asked to."""
+
+    def __init__(self, process: subprocess.Popen[str], *, patience: float) -> None:
+        self._process = process
+        self._patience = patience
+
+    def round(self) -> Round:
+        """Loads the server, and returns what that measured. Raises LoadFailed."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        giving_up = threading.Timer(self._patience, process.kill)
+        giving_up.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                print(file=process.stdin, flush=True)
+            line = process.stdout.readline()
+        finally:
+            giving_up.cancel()
+        if not line:
+            why = last_line(process.stderr.read())
+            raise LoadFailed(why or f"the load did not end within {self._patience:.0f} s")
+        measured: Round = json.loads(line)
+        return measured
+
+
+@contextmanager
+def loading(kind: str, service: Service, *, in_flight: int, seconds: float) -> Iterator[Load]:
+    """Starts a load, see `bench.load`, of rounds of so many seconds; it ends with the block."""
+    arguments = [kind, service.target, "--pid", str(service.process.pid)]
+    arguments += ["--in-flight", str(in_flight), "--seconds", str(seconds)]
+    process = subprocess.Popen(
         [sys.executable, "-m", "bench.load", *arguments],
         cwd=ROOT,
         env={**os.environ, "BENCH_TOKEN": token()},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=True,
     )
-    measured: dict[str, float] = json.loads(finished.stdout)
-    return measured
+    try:
+        yield Load(process, patience=PATIENCE_SECONDS + seconds)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def last_line(text: str) -> str:
+    """Returns the last line that is not empty, which of a traceback is the error, or nothing."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
