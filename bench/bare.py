@@ -53,6 +53,8 @@ async def _servicer(directory: Path) -> ChatService:
             max_output_tokens=100,
             max_running_turns=1000,
             compact_above=0,
+            owner="srv_test",
+            lease=30_000_000,
         ),
         titles=Titles(database=database, model=Offline(), catalog=catalog, clock=clock, title_model=""),
         time_limit=60,

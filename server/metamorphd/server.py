@@ -58,6 +58,7 @@ NAMES = [service.full_name for service in SERVICES]
 LAST_SEND_SECONDS = 2.0
 SWITCH_SECONDS = 0.001
 SWEEP_SECONDS = 2.0
+LEASE_MICROSECONDS = 30_000_000
 RESUME_FACTOR = 10
 
 logger = structlog.get_logger(__name__)
@@ -161,7 +162,7 @@ class Server:
             database=self._database,
             model=self._model,
             clock=self._clock,
-            terms=_terms(self._settings, self._catalog),
+            terms=_terms(self._settings, self._catalog, self._clock),
             titles=titles,
             time_limit=self._settings.turn_timeout_seconds,
         )
@@ -224,13 +225,15 @@ def _catalog(settings: Settings) -> Catalog:
     return catalog
 
 
-def _terms(settings: Settings, catalog: Catalog) -> Terms:
+def _terms(settings: Settings, catalog: Catalog, clock: Clock) -> Terms:
     return Terms(
         catalog=catalog,
         default_model=settings.default_model,
         max_output_tokens=settings.max_output_tokens,
         max_running_turns=settings.max_running_turns,
         compact_above=settings.compaction_trigger_tokens,
+        owner=clock.new_id("srv"),
+        lease=LEASE_MICROSECONDS,
     )
 
 

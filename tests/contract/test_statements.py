@@ -11,7 +11,8 @@ from tests.support.statements import STORE, Statement, columns, is_vault, parsed
 
 # Every operation that crosses vaults is listed here, with the reason.
 SYSTEM_OPERATIONS = {
-    "list_running_turns",  # the start-up sweep ends the turns that a crash left running, in all vaults
+    "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
+    "renew_leases",  # a server renews the leases of all of its turns at once
     "list_revocations",  # the operator lists revocations of all vaults
     "prune_attachments",  # unused attachments are deleted in all vaults
     "prune_events",  # expired events are deleted in all vaults

@@ -14,8 +14,9 @@ from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import get_branch, get_message, list_messages
 from metamorphd.store.sessions import delete_session, get_session
+from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
 from metamorphd.store.turns.prompt import get_prompt
-from metamorphd.store.turns.read import get_turn, list_events, list_running_turns
+from metamorphd.store.turns.read import get_turn, list_events
 from metamorphd.store.vaults import update_vault
 
 from tests.support.rows import ACME, EVIL, KEY, append, finish, new_message, new_session, new_turn
@@ -29,6 +30,10 @@ async def events(
     return [event.sequence for event in listed]
 
 
+async def orphans(database: Database, owner: str = "srv_other", now: int = END_OF_TIME) -> list[tuple[str, str]]:
+    return await database.read_system(list_orphaned_turns, server_scope(), owner=owner, now=now)
+
+
 async def test_a_turn_stores_its_message_and_runs(database: Database) -> None:
     session = await new_session(database, model="claude-opus-5-5")
     turn = await new_turn(database, session.session_id)
@@ -36,13 +41,13 @@ async def test_a_turn_stores_its_message_and_runs(database: Database) -> None:
     assert (turn.status, turn.last_sequence, turn.model) == (TurnStatus.RUNNING, 1, "claude-opus-5-5")
     assert after.running_turn_ids == (turn.turn_id,)
     assert (after.message_count, after.current_leaf_message_id) == (1, turn.user_message_id)
-    assert await database.read_system(list_running_turns, server_scope()) == [("acme", turn.turn_id)]
+    assert await orphans(database) == [("acme", turn.turn_id)]
 
 
 async def test_the_model_comes_from_the_call_the_session_the_vault_or_the_default(
     database: Database,
 ) -> None:
-    async def model(session_id: str, **fields: str) -> str:
+    async def model(session_id: str, **fields: Any) -> str:
         turn = await new_turn(database, session_id, **fields)
         await finish(database, turn)
         return turn.model

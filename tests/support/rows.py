@@ -31,6 +31,8 @@ TERMS = Terms(
     max_output_tokens=1000,
     max_running_turns=100,
     compact_above=0,
+    owner="srv_test",
+    lease=30_000_000,
 )
 KEY = bytes(32)
 
@@ -88,8 +90,10 @@ async def stored_message(database: Database, session_id: str, text: str = "Hello
     return message
 
 
-async def new_turn(database: Database, session_id: str, text: str = "Hello", **fields: Any) -> Turn:
-    """Stores a message of the vault `acme` and its running turn. Also takes fields of GenerationOptions."""
+async def new_turn(
+    database: Database, session_id: str, text: str = "Hello", *, scope: Scope = ACME, **fields: Any
+) -> Turn:
+    """Stores a message and its running turn, by default in the vault `acme`. Also takes fields of GenerationOptions."""
     names = {field.name for field in dataclasses.fields(GenerationOptions)} & fields.keys()
     options = {name: fields.pop(name) for name in names}
     values: dict[str, Any] = {
@@ -100,7 +104,7 @@ async def new_turn(database: Database, session_id: str, text: str = "Hello", **f
         "terms": TERMS,
         "request": None,
     }
-    return await database.write(create_turn, ACME, **(values | fields))
+    return await database.write(create_turn, scope, **(values | fields))
 
 
 async def append(database: Database, turn: Turn, *texts: str, first: int = 2) -> None:

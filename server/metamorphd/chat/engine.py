@@ -28,9 +28,10 @@ from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
+from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
 from metamorphd.store.turns.plan import Terms
 from metamorphd.store.turns.prompt import get_prompt, plan_prompt
-from metamorphd.store.turns.read import get_turn, list_running_turns, started_event
+from metamorphd.store.turns.read import get_turn, started_event
 
 T = TypeVar("T")
 
@@ -82,6 +83,7 @@ class TurnEngine:
         time_limit: float,
     ) -> None:
         self._database = database
+        self._clock = clock
         self._model = model
         self._terms = terms
         self._titles = titles
@@ -197,12 +199,14 @@ class TurnEngine:
                 live.generation.stop(interrupted())
 
     async def sweep(self, *, patience_seconds: float) -> int:
-        """Ends the turns that an earlier process left running as INTERRUPTED, with the committed text.
+        """Ends the turns whose owner is gone as INTERRUPTED, with the committed text.
 
-        Returns their number, within `patience_seconds`, and continues in the background: a full disk must not keep the
-        server from serving reads.
+        Where no other server can have the store open, those are all turns that are left, at once; elsewhere those whose
+        lease has expired. Returns their number, within `patience_seconds`, and continues in the background: a full disk
+        must not keep the server from serving reads.
         """
-        left = await self._database.read_system(list_running_turns, server_scope())
+        now = END_OF_TIME if self._database.exclusive else self._clock.now()
+        left = await self._database.read_system(list_orphaned_turns, server_scope(), owner=self._terms.owner, now=now)
         self._swept = True
         for vault_id, turn_id in left:
             self._spawn(self._end_left(server_scope(vault_id), turn_id))

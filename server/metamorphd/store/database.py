@@ -75,6 +75,9 @@ class Database(Protocol):
     engine: str
     """`sqlite`."""
 
+    exclusive: bool
+    """Whether no other server can have this store open."""
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *_: object) -> None: ...

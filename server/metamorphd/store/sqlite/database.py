@@ -38,6 +38,8 @@ class SqliteDatabase:
     """
 
     engine = "sqlite"
+    # By the lock on the file.
+    exclusive = True
     writer_class: ClassVar[type[Writer]] = Writer
 
     def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None) -> None:

@@ -33,9 +33,9 @@ CREATE_TURN = (
     """
 INSERT INTO turns (vault_id, turn_id, session_id, user_message_id, status, input_tokens, output_tokens,
     cache_read_tokens, cache_write_tokens, model, model_calls, last_sequence, creator, create_time, options,
-    reserved_tokens, reserved_cost_usd_nanos)
+    reserved_tokens, reserved_cost_usd_nanos, owner, lease_expire_time)
 VALUES (:vault_id, :turn_id, :session_id, :user_message_id, 'RUNNING', 0, 0, 0, 0, :model, 0, 1, :creator, :now,
-    :options, :reserved_tokens, :reserved_cost_usd_nanos)
+    :options, :reserved_tokens, :reserved_cost_usd_nanos, :owner, :lease_expire_time)
 RETURNING """
     + COLUMNS
     + """
@@ -176,6 +176,8 @@ async def _insert(
         options=encode_options(options),
         reserved_tokens=reserved_tokens,
         reserved_cost_usd_nanos=reserved_cost,
+        owner=terms.owner,
+        lease_expire_time=now + terms.lease,
     )
     if row is None:
         raise RuntimeError("a turn that was just made is missing")

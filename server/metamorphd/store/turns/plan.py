@@ -46,7 +46,8 @@ WHERE messages.vault_id = :vault_id AND message_id = :message_id AND role = 'ASS
 class Terms:
     """What the server lets turns do, whosoever they are: what they may ask, and the most that they may write.
 
-    A call that reads more than `compact_above` tokens comes after one that summarises; 0: none does.
+    A call that reads more than `compact_above` tokens comes after one that summarises; 0: none does. `owner` is this
+    server, whose turns have a lease of `lease` microseconds.
     """
 
     catalog: Catalog
@@ -54,6 +55,8 @@ class Terms:
     max_output_tokens: int
     max_running_turns: int
     compact_above: int
+    owner: str
+    lease: int
 
     def output_tokens(self, options: EffectiveOptions) -> int:
         """The most that a reply may have; `options` name the model."""

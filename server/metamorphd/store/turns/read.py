@@ -9,7 +9,7 @@ from metamorphd.errors import (
 from metamorphd.models.page import Page
 from metamorphd.models.turn import StopReason, Turn, TurnError, TurnEvent, TurnFinished, TurnStarted, TurnStatus
 from metamorphd.store.codec import decode_options, decode_usage
-from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
+from metamorphd.store.database import Row, Transaction, point_read
 from metamorphd.store.messages import get_message
 from metamorphd.store.paging import page_of
 from metamorphd.store.sessions import get_session
@@ -48,7 +48,6 @@ WHERE before < :max_size
 ORDER BY turn_id DESC
 """
 )
-LIST_RUNNING_TURNS = "SELECT vault_id, turn_id FROM turns WHERE status = 'RUNNING'"
 
 
 # Above every id, so that the first page begins at the newest turn.
@@ -145,8 +144,3 @@ async def list_events(
             )
         )
     return turn, events
-
-
-async def list_running_turns(tx: SystemTransaction) -> list[tuple[str, str]]:
-    """(vault id, turn id) of every running turn."""
-    return [(row.vault_id, row.turn_id) for row in await tx.all(LIST_RUNNING_TURNS)]
