@@ -1,4 +1,4 @@
-// Package metamorph holds what every channel to a Metamorph server should be set to.
+// Package metamorph connects to a Metamorph server.
 package metamorph
 
 import (
@@ -13,21 +13,22 @@ import (
 //go:embed channel.json
 var channel []byte
 
-// DialOptions sets a channel as the server expects it: keepalive, and which calls are repeated. Credentials are yours.
+// DialOptions returns the options that the server expects of a channel: keepalive, and the calls that are retried. They
+// do not include credentials.
 func DialOptions() ([]grpc.DialOption, error) {
-	var agreed struct {
+	var settings struct {
 		KeepaliveTimeMs    int64
 		KeepaliveTimeoutMs int64
 		ServiceConfig      json.RawMessage
 	}
-	if err := json.Unmarshal(channel, &agreed); err != nil {
+	if err := json.Unmarshal(channel, &settings); err != nil {
 		return nil, err
 	}
 	return []grpc.DialOption{
-		grpc.WithDefaultServiceConfig(string(agreed.ServiceConfig)),
+		grpc.WithDefaultServiceConfig(string(settings.ServiceConfig)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
-			Time:                time.Duration(agreed.KeepaliveTimeMs) * time.Millisecond,
-			Timeout:             time.Duration(agreed.KeepaliveTimeoutMs) * time.Millisecond,
+			Time:                time.Duration(settings.KeepaliveTimeMs) * time.Millisecond,
+			Timeout:             time.Duration(settings.KeepaliveTimeoutMs) * time.Millisecond,
 			PermitWithoutStream: true,
 		}),
 	}, nil

@@ -1,4 +1,4 @@
-"""The hand-written part of the Python client: a caller's metadata, and replies that survive a lost connection."""
+"""The hand-written part of the Python client: caller metadata, and replies that survive a lost connection."""
 
 import asyncio
 import importlib.resources
@@ -29,7 +29,7 @@ from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 5.0
 STATUS_DETAILS = "grpc-status-details-bin"
-# A stream that ended so says nothing about its turn. Of UNAUTHENTICATED a new token cures two reasons.
+# A stream that ends with one of these can be resumed, because the turn may still be running.
 RESUMABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.INTERNAL,
@@ -37,15 +37,16 @@ RESUMABLE = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+# A new token helps with the first two, and waiting with the others.
 RESUMABLE_REASONS = {"TOKEN_EXPIRED", "TOKEN_REVOKED", "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"}
-_AGREED = json.loads(importlib.resources.files("metamorph").joinpath("channel.json").read_text())
-# A dead connection is noticed by pings, and a server that is back is found within a second.
+_CHANNEL = json.loads(importlib.resources.files("metamorph").joinpath("channel.json").read_text())
+# Pings detect a dead connection, and short backoffs reconnect within a second once the server is back.
 OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.keepalive_time_ms", _AGREED["keepaliveTimeMs"]),
-    ("grpc.keepalive_timeout_ms", _AGREED["keepaliveTimeoutMs"]),
+    ("grpc.keepalive_time_ms", _CHANNEL["keepaliveTimeMs"]),
+    ("grpc.keepalive_timeout_ms", _CHANNEL["keepaliveTimeoutMs"]),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.service_config", json.dumps(_AGREED["serviceConfig"])),
+    ("grpc.service_config", json.dumps(_CHANNEL["serviceConfig"])),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -54,7 +55,7 @@ OPTIONS: list[tuple[str, Any]] = [
 
 @dataclass
 class MetamorphError(Exception):
-    """A refusal by the server. `reason` is an ErrorReason without its prefix, empty if the server gave none."""
+    """An error status from the server. `reason` is an ErrorReason without its prefix, or empty if there is none."""
 
     code: grpc.StatusCode
     reason: str
@@ -67,7 +68,7 @@ class MetamorphError(Exception):
 
     @classmethod
     def of(cls, error: grpc.aio.AioRpcError) -> Self:
-        """What a failed call says, its google.rpc details (AIP-193) unpacked."""
+        """Returns the error of a failed call, with its google.rpc details (AIP-193) unpacked."""
         info, retry = ErrorInfo(), RetryInfo()
         delay = None
         for key, value in error.trailing_metadata() or ():
@@ -80,16 +81,16 @@ class MetamorphError(Exception):
 
     @property
     def resumable(self) -> bool:
-        """Whether the same call, or StreamTurn, may do better later."""
+        """Returns whether the same call, or StreamTurn, may succeed later."""
         return self.code in RESUMABLE or self.reason in RESUMABLE_REASONS
 
 
 class MetamorphClient:
-    """A caller of one server; use it as an async context manager.
+    """A client of one server. Use it as an async context manager.
 
-    `token` is sent as Bearer; a callable is asked again for each call, so that it may answer a fresh one. `vault`
-    selects one in dev mode. `on_retry` is told of each refusal that is about to be retried.
-    The stubs `chat`, `vault`, `admin` take `metadata=client.metadata`.
+    `token` is sent as a Bearer token; a callable is called for every call, so that it can return a fresh token. `vault`
+    selects a vault in dev mode. `on_retry` is called with each error before a retry.
+    The stubs `chat`, `vault` and `admin` take `metadata=client.metadata`.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class MetamorphClient:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What identifies the caller, for a call made now."""
+        """Returns the metadata that identifies the caller, with a current token."""
         token = self._token() if callable(self._token) else self._token
         return (
             *([("authorization", f"Bearer {token}")] if token else []),
@@ -131,7 +132,7 @@ class MetamorphClient:
         )
 
     async def create_session(self, **fields: Any) -> Session:
-        """Creates a session. `fields` are those of Session that a user can set. Raises MetamorphError."""
+        """Creates a session. `fields` are the fields of Session that a caller can set. Raises MetamorphError."""
         request = CreateSessionRequest(session=Session(**fields), request_id=str(uuid.uuid4()))
         try:
             response: CreateSessionResponse = await self.chat.CreateSession(request, metadata=self.metadata)
@@ -142,11 +143,12 @@ class MetamorphClient:
     async def send(
         self, session_id: str, content: str | Iterable[ContentBlock], **fields: Any
     ) -> AsyncGenerator[TurnEvent]:
-        """Sends a message; its turn's events, each once and in order, whatever happens to the connection.
+        """Sends a message and yields the events of its turn, each once and in order, even if the connection is lost.
 
-        `fields` are those of SendMessageRequest, such as `options=GenerationOptions(model=…)`; without a `request_id`,
-        one is made, so that a send whose answer was lost can be repeated. Raises MetamorphError when the server refuses
-        or cannot be reached for `give_up_after` seconds; the turn may run nevertheless, and `follow` picks it up.
+        `fields` are the fields of SendMessageRequest, such as `options=GenerationOptions(model=…)`. A `request_id` is
+        generated if there is none, so that a send whose response was lost can be repeated. Raises MetamorphError if the
+        server refuses the call, or cannot be reached for `give_up_after` seconds. The turn may be running even so, and
+        can be followed with `follow`.
         """
         blocks = [ContentBlock(text=TextBlock(text=content))] if isinstance(content, str) else list(content)
         request_id = fields.pop("request_id", None) or str(uuid.uuid4())
@@ -156,14 +158,17 @@ class MetamorphClient:
             yield event
 
     async def regenerate(self, user_message_id: str, **fields: Any) -> AsyncGenerator[TurnEvent]:
-        """Another reply to a user's message, as `send` brings one; `fields` are those of RegenerateReplyRequest."""
+        """Yields the events of another reply to a user's message. `fields` are the fields of RegenerateReplyRequest.
+
+        Resumes and raises like `send`.
+        """
         request_id = fields.pop("request_id", None) or str(uuid.uuid4())
         request = RegenerateReplyRequest(user_message_id=user_message_id, request_id=request_id, **fields)
         async for event in self._resuming(lambda: self.chat.RegenerateReply(request, metadata=self.metadata), "", 0):
             yield event
 
     async def follow(self, turn_id: str, after_sequence: int = 0) -> AsyncGenerator[TurnEvent]:
-        """A turn's events after a sequence, to its end. Raises as `send` does."""
+        """Yields a turn's events after a sequence, to its end. Raises the errors of `send`."""
         async for event in self._resuming(None, turn_id, after_sequence):
             yield event
 
@@ -199,5 +204,5 @@ class MetamorphClient:
 
 
 def _backoff(attempts: int) -> float:
-    """Exponential, with full jitter (AWS Architecture Blog, 2015)."""
+    """Returns an exponential delay with full jitter, in seconds (AWS Architecture Blog, 2015)."""
     return random.SystemRandom().uniform(0, min(FIRST_BACKOFF * 2**attempts, LONGEST_BACKOFF))

@@ -13,16 +13,16 @@ export * from "./gen/metamorph/chat/v1/turn_pb.js";
 export * from "./gen/metamorph/vault/v1/usage_pb.js";
 export * from "./gen/metamorph/vault/v1/vault_service_pb.js";
 
-/** Who calls: by a token, or in dev mode by the vault alone. */
+/** Identifies the caller by a token or, in dev mode only, by the vault alone. */
 export interface Caller {
   token?: string;
   vault?: string;
 }
 
-/** The content of a message that consists of text alone. */
+/** Returns the content of a message that consists of text alone. */
 export function text(text: string): { block: { case: "text"; value: { text: string } } }[];
 
-/** Clients of the three services over one HTTP/2 connection, for example to `http://localhost:50051`. */
+/** Returns clients of the three services on one HTTP/2 connection to `baseUrl`, such as `http://localhost:50051`. */
 export function connect(
   baseUrl: string,
   caller?: Caller,

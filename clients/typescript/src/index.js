@@ -15,7 +15,7 @@ export * from "./gen/metamorph/chat/v1/turn_pb.js";
 export * from "./gen/metamorph/vault/v1/usage_pb.js";
 export * from "./gen/metamorph/vault/v1/vault_service_pb.js";
 
-const agreed = JSON.parse(readFileSync(new URL("./gen/channel.json", import.meta.url), "utf8"));
+const channel = JSON.parse(readFileSync(new URL("./gen/channel.json", import.meta.url), "utf8"));
 
 export function connect(baseUrl, { token, vault } = {}) {
   const identify = (next) => (request) => {
@@ -26,8 +26,8 @@ export function connect(baseUrl, { token, vault } = {}) {
   const transport = createGrpcTransport({
     baseUrl,
     interceptors: [identify],
-    pingIntervalMs: agreed.keepaliveTimeMs,
-    pingTimeoutMs: agreed.keepaliveTimeoutMs,
+    pingIntervalMs: channel.keepaliveTimeMs,
+    pingTimeoutMs: channel.keepaliveTimeoutMs,
     pingIdleConnection: true,
   });
   return {

@@ -26,7 +26,7 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a turn ends."""
+    """The outcome of a turn: what its last event reports, besides the reply and its usage."""
 
     status: TurnStatus
     stop_reason: StopReason | None = None
@@ -145,7 +145,7 @@ class Generation:
         raise RuntimeError("the model ended a reply without ReplyStop")
 
     async def _read_on(self, *, at_once: bool) -> None:
-        """Waits to read on: until the pace's next moment, or, without a pace or `at_once`, until the events are taken.
+        """Waits for the pace's next moment, or, without a pace or `at_once`, until the events are taken.
 
         What arrives in the meantime is read together, which takes one wake-up per commit instead of one per word.
         """

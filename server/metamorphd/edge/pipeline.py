@@ -19,7 +19,7 @@ from metamorphd.observe import CallLog, Metrics
 
 # A servicer's method. Takes a request, or an iterator of requests, and a scope; returns a coroutine of a response, or
 # an async generator of responses.
-Behaviour = Callable[[Any, Scope], Any]
+Behavior = Callable[[Any, Scope], Any]
 
 logger = structlog.get_logger(__name__)
 
@@ -61,13 +61,13 @@ class Pipeline:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
 
-    def _handler(self, method: Method, behaviour: Behaviour) -> Handler:
+    def _handler(self, method: Method, behavior: Behavior) -> Handler:
         if method.streams_requests:
-            answer = self._receiving(behaviour)
+            answer = self._receiving(behavior)
         elif method.streams_responses:
-            answer = self._sending(behaviour)
+            answer = self._sending(behavior)
         else:
-            answer = self._unary(behaviour)
+            answer = self._unary(behavior)
         end = self._end_of(method)
 
         async def run(exchange: Exchange) -> bytes | None:
@@ -82,20 +82,20 @@ class Pipeline:
 
         return Handler(method, run)
 
-    def _unary(self, behaviour: Behaviour) -> Callable[[Call], Awaitable[bytes | None]]:
+    def _unary(self, behavior: Behavior) -> Callable[[Call], Awaitable[bytes | None]]:
         async def answer(call: Call) -> bytes:
             # A separate frame costs a unary call a fifth of its rate, so it is sent only if the caller chose the id.
             if call.call_id_was_sent:
                 await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
             await self._request(call)
-            response = await behaviour(call.request, call.scope)
+            response = await behavior(call.request, call.scope)
             serialized: bytes = response.SerializeToString()
             return serialized
 
         return answer
 
-    def _sending(self, behaviour: Behaviour) -> Callable[[Call], Awaitable[bytes | None]]:
+    def _sending(self, behavior: Behavior) -> Callable[[Call], Awaitable[bytes | None]]:
         async def answer(call: Call) -> None:
             await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
@@ -103,13 +103,13 @@ class Pipeline:
             scope = call.scope
             async with (
                 self._streams.opened(call.exchange, scope.actor) as stream,
-                contextlib.aclosing(behaviour(call.request, scope)) as responses,
+                contextlib.aclosing(behavior(call.request, scope)) as responses,
             ):
                 await stream.write_all(responses)
 
         return answer
 
-    def _receiving(self, behaviour: Behaviour) -> Callable[[Call], Awaitable[bytes | None]]:
+    def _receiving(self, behavior: Behavior) -> Callable[[Call], Awaitable[bytes | None]]:
         async def answer(call: Call) -> bytes:
             await _pass(call, self._guards)
             scope = call.scope
@@ -117,7 +117,7 @@ class Pipeline:
                 self._streams.opened(call.exchange, scope.actor) as stream,
                 contextlib.aclosing(self._requests(call, stream)) as requests,
             ):
-                response = await behaviour(requests, scope)
+                response = await behavior(requests, scope)
             serialized: bytes = response.SerializeToString()
             return serialized
 

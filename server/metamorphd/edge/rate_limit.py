@@ -23,7 +23,7 @@ class MemoryLimits:
 
 
 class RateLimit:
-    """Admits `requests` per `window_seconds`, in a burst or spread out. 0 requests is no limit. `now` is in seconds."""
+    """Admits `requests` per `window_seconds`, in a burst or spread out; 0 means no limit. `now` is in seconds."""
 
     def __init__(self, *, requests: int, window_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self._unlimited = requests == 0

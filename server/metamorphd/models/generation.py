@@ -1,4 +1,4 @@
-"""How a reply is generated."""
+"""Options of a reply."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace

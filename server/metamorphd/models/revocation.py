@@ -1,11 +1,11 @@
-"""Revoked tokens."""
+"""Revocations of tokens."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """Revoked tokens: the one with `token_id`, or those of `user_id` issued before `issued_before`."""
+    """A revocation of the token `token_id`, or of the tokens of `user_id` that were issued before `issued_before`."""
 
     revocation_id: str
     vault_id: str

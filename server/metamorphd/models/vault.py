@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits on a vault's usage per day and month (UTC). None is no limit, 0 allows nothing."""
+    """Limits on a vault's usage per day and month (UTC). None means no limit, 0 allows nothing."""
 
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None

@@ -25,7 +25,7 @@ def clamp_page_size(page_size: int) -> int:
 
 
 def encode_page_token(query: Message, vault_id: str, after: Position | None) -> str:
-    """Returns the token of the page that begins after `after`; empty if `after` is None: there are no more pages."""
+    """Returns the token of the page that begins after `after`, or empty text if `after` is None, on the last page."""
     if after is None:
         return ""
     return base64.urlsafe_b64encode(_digest(query, vault_id) + orjson.dumps(after)).decode().rstrip("=")

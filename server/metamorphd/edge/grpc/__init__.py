@@ -1,1 +1,1 @@
-"""Calls that come by gRPC."""
+"""The gRPC adapter."""

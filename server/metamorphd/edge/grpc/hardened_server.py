@@ -97,10 +97,10 @@ def parsing(handler: Any) -> Any:
 
     grpc.aio would log the exception and send it to the caller. For gRPC's own services; ours parse in a guard.
     """
-    parse, behaviour = handler.request_deserializer, handler.unary_stream or handler.unary_unary
+    parse, behavior = handler.request_deserializer, handler.unary_stream or handler.unary_unary
 
     async def call(raw: bytes, context: Any) -> Any:
-        return await behaviour(await _parsed(parse, raw, context), context)
+        return await behavior(await _parsed(parse, raw, context), context)
 
     async def call_streaming(raws: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         requests = (await _parsed(parse, raw, context) async for raw in raws)

@@ -36,12 +36,12 @@ class Health:
         handlers = {
             name: parsing(
                 kind(
-                    behaviour,
+                    behavior,
                     request_deserializer=health_pb2.HealthCheckRequest.FromString,
                     response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
                 )
             )
-            for name, (kind, behaviour) in kinds.items()
+            for name, (kind, behavior) in kinds.items()
         }
         server.add_registered_method_handlers(NAME, handlers)
         # grpc's servicer starts as SERVING.

@@ -26,34 +26,34 @@ ProtoPart = message_pb2.ContentBlock | message_pb2.ToolResultPart
 
 
 def content_from_proto(blocks: Iterable[message_pb2.ContentBlock]) -> tuple[Content, tuple[ProtoAttachment, ...]]:
-    """Returns a user's content, which has passed the rules of its proto, and its attachments that came as bytes.
+    """Returns a user's content, which has passed the rules of its proto, and the attachments included as bytes.
 
-    The blocks of those have no id until `with_uploads` gives them one. Blocks that refer to a stored attachment have no
-    size or hash yet.
+    Their blocks have no id until `with_uploads` sets it. Blocks that refer to a stored attachment have no size or hash
+    yet.
     """
-    carried: list[ProtoAttachment] = []
+    included: list[ProtoAttachment] = []
     content: list[Block] = []
     for block in blocks:
         if block.HasField("tool_result"):
             result = block.tool_result
-            held = tuple([_part_from_proto(part, carried) for part in result.content])
-            content.append(ToolResultBlock(result.tool_use_id, held, result.is_error))
+            parts = tuple([_part_from_proto(part, included) for part in result.content])
+            content.append(ToolResultBlock(result.tool_use_id, parts, result.is_error))
         else:
-            content.append(_part_from_proto(block, carried))
-    return tuple(content), tuple(carried)
+            content.append(_part_from_proto(block, included))
+    return tuple(content), tuple(included)
 
 
 def with_uploads(content: Content, uploads: Iterable[Upload]) -> Content:
-    """Returns content with its attachments that came as bytes described, each by the next of `uploads`."""
-    described = iter(uploads)
+    """Returns content, with the blocks of attachments that were included as bytes completed from `uploads`."""
+    remaining = iter(uploads)
 
-    def filled(block: AttachmentBlock) -> AttachmentBlock:
+    def completed(block: AttachmentBlock) -> AttachmentBlock:
         if block.attachment_id:
             return block
-        upload = next(described)
+        upload = next(remaining)
         return replace(block, attachment_id=upload.attachment_id, size=len(upload.data), sha256=upload.sha256)
 
-    return map_attachments(content, filled)
+    return map_attachments(content, completed)
 
 
 def content_to_proto(content: Content) -> list[message_pb2.ContentBlock]:
@@ -61,12 +61,12 @@ def content_to_proto(content: Content) -> list[message_pb2.ContentBlock]:
     return [_block_to_proto(block) for block in content]
 
 
-def _part_from_proto(part: ProtoPart, carried: list[ProtoAttachment]) -> Part:
+def _part_from_proto(part: ProtoPart, included: list[ProtoAttachment]) -> Part:
     if part.HasField("text"):
         return TextBlock(part.text.text)
     block, kind = (part.image, ImageBlock) if part.HasField("image") else (part.document, DocumentBlock)
     if block.HasField("data"):
-        carried.append(block)
+        included.append(block)
     return kind(block.attachment_id, block.media_type, 0, "")
 
 
