@@ -1,4 +1,4 @@
-"""`python -m harness`: what is promised, tried until it breaks."""
+"""`python -m harness`: tries to break what is promised."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from harness.harnesses import HARNESSES, ROOMS, Harness
 from harness.mutants import MUTANTS
 from harness.runner import Job, Plan, Result, run
 
-# What is drawn in a short form is the same each time: it must not fail for somebody else's change.
+# Short forms draw the same every time: a change must not fail for something that it did not touch.
 SHORT_SEED = 1
 
 
@@ -45,7 +45,7 @@ def main(
     as_json: bool,
     listing: bool,
 ) -> None:
-    """Try what is promised until it breaks, by harnesses or rooms of them: NAMES, or all.
+    """Try to break what is promised. NAMES are harnesses or rooms of harnesses; without any, all run.
 
     Prints every figure with its bound. Exits with 1 if one is not met, a mutant is not found, or a harness fails.
     """

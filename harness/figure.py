@@ -1,4 +1,4 @@
-"""A measured value and the bound that it must keep."""
+"""A measured value and its bound."""
 
 import operator
 from collections.abc import Callable
@@ -9,7 +9,7 @@ BOUNDS: dict[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": 
 
 @dataclass(frozen=True)
 class Figure:
-    """`relation` is ≤, ≥, = or empty where there is no bound; `detail` says more than the name, which never varies."""
+    """`relation` is ≤, ≥, =, or empty if there is no bound. The name is constant; `detail` has what varies."""
 
     name: str
     value: float
@@ -20,7 +20,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """Whether it keeps its bound."""
+        """Whether the value is within its bound."""
         return not self.relation or BOUNDS[self.relation](self.value, self.limit)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Every harness: what it is called with in its long form, which is what is claimed, and in its short form."""
+"""Every harness, with the arguments of its long form, which proves what is claimed, and of its short form."""
 
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -15,10 +15,10 @@ from harness.torture import crash, drain, race, upstream
 
 @dataclass(frozen=True)
 class Harness:
-    """Tries what is promised until it breaks, and returns figures with their bounds.
+    """Tries to break what is promised, and returns figures with their bounds.
 
-    `run` takes a Run and a form, by keyword. What a short form allows is what a busy machine still meets, and a mutant
-    does not. One that is `alone` measures time, and runs beside nothing.
+    `run` takes a Run, and a form as keyword arguments. The bounds of a short form are met on a busy machine, but not by
+    a mutant. A harness that is `alone` measures time, and runs by itself.
     """
 
     room: str
@@ -30,12 +30,12 @@ class Harness:
 
     @property
     def about(self) -> str:
-        """What it tries: the first line of its module."""
+        """The first line of its module."""
         return (sys.modules[self.run.__module__].__doc__ or "").partition("\n")[0]
 
     @property
     def mutants(self) -> list[Mutant]:
-        """Those that it must find."""
+        """The mutants that it must find."""
         return [mutant for mutant in MUTANTS.values() if mutant.harness == self.name]
 
 

@@ -1,4 +1,4 @@
-"""Mutants: faults that are put into the server on purpose. A harness that does not find its mutants proves nothing."""
+"""Mutants: deliberate faults in the server. A harness that does not find its mutants proves nothing."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ Apply = Callable[[Patch], None]
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault for `harness` to find: at least one of the figures `shown_by` must not be met.
+    """A fault that `harness` must find: at least one of the figures `shown_by` must not be met.
 
-    `form` replaces parts of the harness's short form. One that is `alone` is found by time, and runs beside nothing.
+    `form` replaces parts of the harness's short form. A mutant that is `alone` is found by timing, and runs by itself.
     """
 
     name: str
@@ -31,7 +31,7 @@ MUTANTS: dict[str, Mutant] = {}
 def mutant(
     name: str, *, harness: str, shown_by: set[str], alone: bool = False, **form: float
 ) -> Callable[[Apply], Apply]:
-    """Registers a mutant; what is decorated puts the fault into the process, by a patch."""
+    """Registers a mutant; the decorated function applies the fault to this process by a patch."""
 
     def register(apply: Apply) -> Apply:
         assert name not in MUTANTS
@@ -42,14 +42,14 @@ def mutant(
 
 
 def mutate(name: str, patch: Patch = setattr) -> None:
-    """Puts a mutant into this process, if there is a name."""
+    """Applies a mutant to this process, if a name is given."""
     if name:
         MUTANTS[name].apply(patch)
 
 
 @contextmanager
 def patching() -> Iterator[Patch]:
-    """A patch that is undone at the end of the block."""
+    """Yields a patch function whose changes are undone after the block."""
     replaced = []
 
     def patch(owner: Any, name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What every harness is called with."""
+"""The argument of every harness."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Run:
-    """One run: in an empty directory, with what is drawn at random from `seed`, against a server with a `mutant`."""
+    """One run: an empty directory, the seed of everything random, and the mutant in the server, if any."""
 
     directory: Path
     seed: int

@@ -1,4 +1,4 @@
-"""Runs harnesses, each in a process of its own, so that no fault that is put into one reaches another."""
+"""Runs harnesses, each in a process of its own, so that a mutant affects one run only."""
 
 import asyncio
 import contextlib
@@ -22,13 +22,13 @@ from harness.harnesses import HARNESSES, Harness
 from harness.mutants import MUTANTS
 from harness.run import Run
 
-# A short form takes less than a minute on an idle machine; one that takes so long hangs.
+# A short form takes less than a minute on an idle machine; one that takes this long hangs.
 SHORT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """A harness to run with a form, against a sound server or a mutant."""
+    """A harness to run with a form, against the server as it is or with a mutant."""
 
     harness: str
     form: Mapping[str, float]
@@ -43,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job measured; `error` is a traceback if it ended by one, `notes` what it had to say of a mutant."""
+    """The figures of a job; `error` is its traceback, if it raised, and `notes` what it wrote about a mutant."""
 
     job: Job
     seconds: float
@@ -53,40 +53,40 @@ class Result:
 
     @property
     def found(self) -> list[Figure]:
-        """The figures that show the mutant."""
+        """The unmet figures that show the mutant."""
         shown_by = MUTANTS[self.job.mutant].shown_by
         return [figure for figure in self.figures if not figure.met and figure.name in shown_by]
 
     @property
     def good(self) -> bool:
-        """Whether every figure is met; of a mutant, whether one that must show it is not."""
+        """Whether every figure is met, or for a mutant, whether a figure shows it."""
         if self.error or not self.figures:
             return False
         return bool(self.found) if self.job.mutant else all(figure.met for figure in self.figures)
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Returns what `--json` prints."""
         figures = [asdict(figure) | {"met": figure.met} for figure in self.figures]
         return asdict(self.job) | {"good": self.good, "seconds": self.seconds, "figures": figures, "error": self.error}
 
 
 @dataclass
 class Plan:
-    """Which jobs there are. `overrides` replace parts of every form; long forms are all alone."""
+    """Makes jobs. `overrides` replace parts of every form; long forms run by themselves."""
 
     seed: int
     short: bool
     overrides: Mapping[str, float] = field(default_factory=dict)
 
     def sound(self, harness: Harness) -> Job:
-        """The harness against the server as it is."""
+        """The job of a harness against the server as it is."""
         if self.short:
             form, limit = {**harness.short, **self.overrides}, SHORT_SECONDS
             return Job(harness.name, form, self.seed, alone=harness.alone, limit_seconds=limit)
         return Job(harness.name, {**harness.long, **self.overrides}, self.seed, alone=True)
 
     def mutants(self, harness: Harness) -> list[Job]:
-        """The short form against each mutant."""
+        """The jobs of a harness's short form against each of its mutants."""
         return [
             Job(
                 harness.name,
@@ -101,7 +101,7 @@ class Plan:
 
 
 def run(jobs: Sequence[Job], *, at_a_time: int, begins: Callable[[Job], None]) -> Iterator[Result]:
-    """Each result as soon as it is there: first of those that run alone. Calls `begins` with each job that does."""
+    """Yields each result as it comes, first those of jobs that run alone. Calls `begins` when a job begins."""
     for count, some in ((1, [job for job in jobs if job.alone]), (at_a_time, [job for job in jobs if not job.alone])):
         waiting = iter(some)
         pending: set[Future[Result]] = set()
@@ -118,9 +118,9 @@ def run(jobs: Sequence[Job], *, at_a_time: int, begins: Callable[[Job], None]) -
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # grpc logs every connection that is closed and every header that does not parse, in whatever process.
+    # grpc logs every closed connection and every header that it cannot parse, in every process.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # What is imported once is there in every process; it is forked before anything starts a thread.
+    # Forks from a process that has imported everything and started no thread.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.harnesses", "anthropic"])
     with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
@@ -128,11 +128,11 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def perform(job: Job) -> Result:
-    """Runs a job in this process."""
+    """Runs a job in this process and returns its result."""
     configure_logging("warning")
     began = time.monotonic()
     figures, error, notes = [], "", io.StringIO()
-    # The faults of a sound server are told at once; those of a mutant, if it is not found.
+    # A sound server's faults are printed at once, a mutant's only if it is not found.
     with contextlib.redirect_stderr(notes) if job.mutant else contextlib.nullcontext():
         try:
             with tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""Crafted tokens whose signature is right, and whose claims are not."""
+"""Crafted tokens with a valid signature and invalid claims."""
 
 import json
 import time
@@ -12,13 +12,13 @@ HEADER = b'{"alg":"HS256","typ":"JWT"}'
 
 
 def claimed() -> Named:
-    """All of them."""
+    """Returns a token for each class, by the name of the class."""
     for family in (encodings, json_texts, times, addressees, vaults, users, grants):
         yield from family()
 
 
 def encodings() -> Named:
-    """JSON is UTF-8 without a mark (RFC 8259, section 8.1), and text is what can be seen."""
+    """JSON is UTF-8 without a byte order mark (RFC 8259, section 8.1), and text is printable."""
     text = payload().decode()
     yield "UTF-8 with a mark", raw(HEADER, text.encode("utf-8-sig"))
     yield "header with a mark", raw(HEADER.decode().encode("utf-8-sig"), payload())
@@ -34,7 +34,7 @@ def encodings() -> Named:
 
 
 def json_texts() -> Named:
-    """JSON that is none, or that readers read differently."""
+    """Invalid JSON, and JSON that parsers read differently."""
     text = payload().decode()
     inside = text[1:-1]
     for name, body in {
@@ -72,7 +72,7 @@ def json_texts() -> Named:
 
 
 def times() -> Named:
-    """When (RFC 7519, section 4.1): there must be an end, and not too far."""
+    """Times (RFC 7519, section 4.1): an expiry is required, and not too far ahead."""
     now = int(time.time())
     yield "no exp", token(exp=None)
     yield "exp null", _with("exp", "null")
@@ -102,7 +102,7 @@ def times() -> Named:
 
 
 def addressees() -> Named:
-    """For whom and by whom (RFC 8725, sections 3.8 and 3.9)."""
+    """Audience and issuer (RFC 8725, sections 3.8 and 3.9)."""
     for claim, right in (("aud", AUDIENCE), ("iss", ISSUER)):
         wrong = {
             "another": "other",
@@ -133,7 +133,7 @@ def addressees() -> Named:
 
 
 def vaults() -> Named:
-    """A vault id is `[A-Za-z0-9][A-Za-z0-9._:-]{0,127}`, told once."""
+    """A vault id matches `[A-Za-z0-9][A-Za-z0-9._:-]{0,127}` and is given once."""
     for value in ("", "a/b", "..", ".a", "a b", " a", "acme\n", "acme\0", "é", "*", "a%00", "a'--", "a" * 129):
         yield f"vault {value!r:.20}", token(vault_id=value)
     for other in (7, True, ["acme"], {"acme": 1}, 1.5):
@@ -146,7 +146,7 @@ def vaults() -> Named:
 
 
 def users() -> Named:
-    """A user is text that can be seen."""
+    """A user is printable text."""
     for name, value in {
         "empty": "", "spaces": "   ", "NUL": "a\0b", "a line end": "a\nb", "zero width": "a\u200bb",
         "right to left": "a\u202eb", "a mark": "\ufeffa", "a tag": "a\U000e0041", "too long": "u" * 257,
@@ -159,7 +159,7 @@ def users() -> Named:
 
 
 def grants() -> Named:
-    """What may be done, and what else is told of the caller."""
+    """Permissions, and the caller's other attributes."""
     for name, value in {
         "text": "read", "of numbers": [1], "nested": [["read"]], "an object": {"read": True}, "true": True,
         "a number": 1, "with null": ["read", None],
@@ -175,7 +175,7 @@ def grants() -> Named:
 
 
 def payload() -> bytes:
-    """Claims that are acceptable, as JSON."""
+    """Valid claims as JSON."""
     return json.dumps(claims()).encode()
 
 
@@ -185,6 +185,6 @@ def _claiming(name: str, value: Any) -> str:
 
 
 def _with(name: str, value: str) -> str:
-    """A token in which a claim is this JSON, whatever it is."""
+    """A token in which a claim is this JSON, valid or not."""
     others = json.dumps(claims(**{name: None}))[1:-1]
     return raw(HEADER, f'{{{others},"{name}":{value}}}'.encode())

@@ -1,4 +1,4 @@
-"""Classes of crafted tokens, each with one thing wrong: RFC 8725, what has been found in JWT libraries, and more."""
+"""Classes of crafted tokens with one fault each: from RFC 8725, from CVEs of JWT libraries, and more."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ Named = Iterator[tuple[str, str]]
 
 
 def crafted(keys: Keys) -> dict[str, str]:
-    """A token of each class by the name of the class; `keys` are the published ones."""
+    """Returns a token for each class, by the name of the class; `keys` are the published ones."""
     families = [
         algorithms(keys), confusions(keys), key_ids(keys), own_keys(keys), signatures(keys), kinds(keys),
         spellings(), claimed(),
@@ -26,7 +26,7 @@ def crafted(keys: Keys) -> dict[str, str]:
 
 
 def algorithms(keys: Keys) -> Named:
-    """CVE-2015-9235 and its kin: the token says how it is to be verified."""
+    """CVE-2015-9235 and its kin: the token chooses how it is verified."""
     for name in ("none", "None", "NONE", "nOnE"):
         yield f"alg {name}, no signature", token(algorithm=name, by="none", key=None)
         yield f"alg {name}, signed", token(algorithm=name, by="HS256")
@@ -44,7 +44,7 @@ def algorithms(keys: Keys) -> Named:
 
 
 def confusions(keys: Keys) -> Named:
-    """A public key is everybody's: it must not serve as a secret (CVE-2016-10555, CVE-2022-29217)."""
+    """A public key must not be used as a secret (CVE-2016-10555, CVE-2022-29217)."""
     for key_id in ("r1", "e1", "d1"):
         public = keys[key_id].public_key()
         forms = {
@@ -61,7 +61,7 @@ def confusions(keys: Keys) -> Named:
 
 
 def key_ids(keys: Keys) -> Named:
-    """The id of a key is looked up, never opened, queried or followed."""
+    """A key id is looked up, never opened as a file, queried or fetched."""
     yield "ES256 under the id of the RSA key", token({"kid": "r1"}, "ES256", keys["e1"])
     yield "RS256 under the id of the EC key", token({"kid": "e1"}, "RS256", keys["r1"])
     yield "EdDSA under the id of the EC key", token({"kid": "e1"}, "EdDSA", keys["d1"])
@@ -74,7 +74,7 @@ def key_ids(keys: Keys) -> Named:
 
 
 def own_keys(keys: Keys) -> Named:
-    """Keys that come with the token (RFC 8725, section 3.10) or from where it says."""
+    """Keys that come with the token or from a place it names (RFC 8725, section 3.10)."""
     stranger = Keys.generate()
     embedded: dict[str, Any] = {
         "jwk": stranger.public("e1"),
@@ -98,15 +98,15 @@ def own_keys(keys: Keys) -> Named:
 
 
 def signatures(keys: Keys) -> Named:
-    """Signatures that are not one."""
+    """Invalid signatures."""
     for name, made in {
         "HS256": token(),
         "RS256": token({"kid": "r1"}, "RS256", keys["r1"]),
         "ES256": token({"kid": "e1"}, "ES256", keys["e1"]),
         "EdDSA": token({"kid": "d1"}, "EdDSA", keys["d1"]),
     }.items():
-        head, _, told = made.rpartition(".")
-        right = decoded(told)
+        head, _, signature = made.rpartition(".")
+        right = decoded(signature)
         yield f"{name} without a signature", f"{head}."
         yield f"{name} signature of zeros", f"{head}.{encoded(bytes(len(right)))}"
         yield f"{name} signature of ones", f"{head}.{encoded(bytes([255]) * len(right))}"
@@ -117,9 +117,9 @@ def signatures(keys: Keys) -> Named:
         yield f"{name} signature twice", f"{head}.{encoded(right * 2)}"
         yield f"{name} signature as hexadecimal", f"{head}.{encoded(right.hex().encode())}"
         changed = encoded(json.dumps(claims(vault_id="evil")).encode())
-        yield f"{name} signature of another token", f"{head.partition('.')[0]}.{changed}.{told}"
-    head, _, told = token({"kid": "e1"}, "ES256", keys["e1"]).rpartition(".")
-    right, order = decoded(told), 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+        yield f"{name} signature of another token", f"{head.partition('.')[0]}.{changed}.{signature}"
+    head, _, signature = token({"kid": "e1"}, "ES256", keys["e1"]).rpartition(".")
+    right, order = decoded(signature), 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
     # (0, 0) is CVE-2022-21449; the order is 0 again.
     yield "ES256 signature of the order", f"{head}.{encoded(order.to_bytes(32) * 2)}"
     yield "ES256 signature as DER", f"{head}.{encoded(raw_to_der_signature(right, ec.SECP256R1()))}"
@@ -127,7 +127,7 @@ def signatures(keys: Keys) -> Named:
 
 
 def kinds(keys: Keys) -> Named:
-    """Tokens of another kind (RFC 8725, section 3.11), and extensions that nobody here understands."""
+    """Tokens of another kind (RFC 8725, section 3.11), and unknown extensions."""
     for kind in ("JWE", "dpop+jwt", "logout+jwt", "secevent+jwt", "token-introspection+jwt", "", 5, ["JWT"], None):
         yield f"typ {json.dumps(kind)}", raw(json.dumps({"alg": "HS256", "typ": kind}).encode(), payload())
     for crit in (["exp"], ["b64"], [], "exp", None):
@@ -146,7 +146,7 @@ def kinds(keys: Keys) -> Named:
 
 
 def spellings() -> Named:
-    """The right parts, not spelt as they must be (RFC 7515, section 2)."""
+    """Valid parts in another encoding than required (RFC 7515, section 2)."""
     made = next(made for made in (token(jti=str(number)) for number in range(1000)) if "-" in made and "_" in made)
     head, body, signature = made.split(".")
     yield "standard alphabet", made.replace("-", "+").replace("_", "/")
@@ -183,7 +183,7 @@ def spellings() -> Named:
 
 
 def _beyond(part: str) -> str:
-    """Another spelling of the same bytes: the last character has bits that no byte takes."""
+    """Another encoding of the same bytes: the last character has unused bits."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     other = alphabet[alphabet.index(part[-1]) ^ 1]
     assert decoded(part[:-1] + other) == decoded(part)

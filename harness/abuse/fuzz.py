@@ -1,4 +1,4 @@
-"""Requests, metadata and frames that no client would send, to every method."""
+"""Malformed requests, metadata and frames to every method."""
 
 import asyncio
 import contextlib
@@ -24,20 +24,20 @@ from tests.support.http2 import headers as call_headers
 from tests.support.tokens import ALL, mint
 
 BATCH = 60
-# Of a stream that goes on and on, this is enough.
+# Enough of a stream that does not end.
 CALL_SECONDS = 0.5
 RESPONSES = 5
 EXCHANGES_A_CONNECTION = 5
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 EXAMPLES = 3
-# What some method could not bear once.
+# Text that some method failed on once.
 FOUND_BEFORE = (b"a\0b", b'a"b')
 OURS_TO_AVOID = ("INTERNAL", "UNKNOWN")
 
 
 async def attack(run: Run, *, seconds: float) -> list[Figure]:
-    """Sends for so long what is drawn anew each time; whether the server noticed."""
+    """Sends random input for some seconds, and returns how the server took it."""
     methods = [method for service in (*SERVICES, HEALTH, REFLECTION) for method in service.methods]
     sent = codes = Counter[str]()
     with subject(run.directory, mutant=run.mutant) as server:
@@ -67,13 +67,13 @@ async def attack(run: Run, *, seconds: float) -> list[Figure]:
 
 
 def _named(errors: Sequence[dict[str, Any]]) -> str:
-    """Which calls failed, and with what exception, its last line."""
+    """Names the calls that failed, with the last line of the exception."""
     names = {f"{line.get('endpoint', '')} {line.get('exception', line['message']).splitlines()[-1]}" for line in errors}
     return ", ".join(sorted(names)[:EXAMPLES])
 
 
 async def _texts(server: Subject) -> list[bytes]:
-    """Ids that exist, so that requests get past the first check."""
+    """Returns ids that exist, so that requests get past the first check, and text that was trouble before."""
     async with server.caller(vault="hostile") as caller:
         session = await caller.create_session()
         started = (await caller.send(session.session_id))[0]
@@ -83,7 +83,7 @@ async def _texts(server: Subject) -> list[bytes]:
 
 
 class Fuzzer:
-    """Draws and sends; counts what it sent and what codes came back."""
+    """Draws and sends input; counts what it sent and the codes it received."""
 
     def __init__(self, server: Subject, methods: Sequence[MethodDescriptor], texts: Sequence[bytes]) -> None:
         self._server = server
@@ -93,14 +93,14 @@ class Fuzzer:
         self._metadata = [(("authorization", f"Bearer {token}"),) for token in tokens]
         self._methods = [(method, requests(method.input_type, texts)) for method in methods]
         bases: list[Headers] = [call_headers(_path(method), tokens[0]) for method in methods]
-        # What stopped a server once is always sent.
+        # Input that stopped a server once is always sent.
         self._found_before = [
             Exchange([(":path", b"/\xfe") if name == ":path" else (name, value) for name, value in bases[0]], ())
         ]
         self._exchanges = exchanges([*bases, call_headers("/no.such/Method", tokens[0])])
 
     async def send(self, seed: int, number: int) -> None:
-        """A batch of each kind: requests of one method, and calls by hand."""
+        """Sends a batch of each kind: requests of one method, and hand-written HTTP/2."""
         method, strategy = self._methods[number % len(self._methods)]
         bodies = drawn(strategy, seed=seed + number, count=BATCH)
         async with grpc.aio.insecure_channel(self._server.target) as channel:
@@ -115,7 +115,7 @@ class Fuzzer:
     async def _call(self, channel: grpc.aio.Channel, method: MethodDescriptor, number: int, body: bytes) -> None:
         self.sent["requests"] += 1
         metadata = self._metadata[number % 2]
-        # Every kind of method takes it: what differs is how many messages follow.
+        # Works for every kind of method: they differ only in how many messages follow.
         stub: Any = channel.stream_stream(_path(method))
         call = stub(iter([body]), metadata=metadata, timeout=CALL_SECONDS)
         try:
@@ -126,7 +126,7 @@ class Fuzzer:
                 call.cancel()
             code = (await call.code()).name
         except grpc.aio.AioRpcError as error:
-            # The client's own word for a message that it could not send any more: the answer came before.
+            # The client could not send any more, because the answer came first.
             code = EARLY if error.details() == LOST_STATUS else error.code().name
         except asyncio.CancelledError:
             code = "CANCELLED"

@@ -1,4 +1,4 @@
-"""Ten thousand streams, over as many connections as that takes, on which nothing happens."""
+"""Ten thousand idle streams, over as many connections as they need."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -17,7 +17,7 @@ from tests.support.tokens import mint
 
 PATH = "/metamorph.chat.v1.ChatService/StreamTurn"
 TURNS = 20
-# So many are opened before the first of them is waited for: what is measured is what they cost later on.
+# Opened at a time: what is measured is what they cost once they are open.
 BATCH = 50
 OPEN_SECONDS = 60
 
@@ -30,7 +30,7 @@ async def attack(
     most_megabytes: float = 300,
     most_milliseconds: float = 20,
 ) -> list[Figure]:
-    """Follows turns that go no further, with so many streams, while a neighbour calls for so many seconds."""
+    """Follows stalled turns with many streams while a neighbour calls for some seconds."""
     async with FakeMessagesApi(Reply(("a", "b"), hold=asyncio.Event())) as api:
         environment = {
             "ANTHROPIC_API_KEY": "sk-test",
@@ -38,7 +38,7 @@ async def attack(
             "ANTHROPIC_STALL_SECONDS": "600",
         }
         with subject(run.directory, mutant=run.mutant, environment=environment) as server:
-            # Warm: the first calls of a server load what is loaded once.
+            # Warms up: a server's first calls load what is loaded once.
             async with neighbour(server):
                 await asyncio.sleep(1)
             turn_ids = await _held_turns(server)
@@ -70,7 +70,7 @@ async def _held_turns(server: Subject) -> list[str]:
 
 
 async def _open(stack: AsyncExitStack, server: Subject, turn_ids: list[str], streams: int) -> list[Connection]:
-    """Follows the turns in turn; returns once each stream has had what there is."""
+    """Follows the turns round-robin; returns once each stream has received the events so far."""
     header_block = block(headers(PATH, mint("hostile")))
     requests = [StreamTurnRequest(turn_id=turn_id).SerializeToString() for turn_id in turn_ids]
     connections: list[Connection] = []

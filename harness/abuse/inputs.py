@@ -1,4 +1,4 @@
-"""What a fuzzer sends, as `hypothesis` strategies: requests near and far from their proto, and calls near HTTP/2's."""
+"""The fuzzer's input as `hypothesis` strategies: requests near and far from their proto, and calls near HTTP/2's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ PLACES = st.floats(0, 1, exclude_max=True)
 
 
 def drawn(strategy: st.SearchStrategy[T], *, seed: int, count: int) -> list[T]:
-    """At most `count` examples, the same ones for the same seed."""
+    """Returns at most `count` examples, the same ones for the same seed."""
     examples: list[T] = []
 
     @hypothesis.seed(seed)
@@ -48,7 +48,7 @@ def drawn(strategy: st.SearchStrategy[T], *, seed: int, count: int) -> list[T]:
 
 
 def requests(descriptor: Descriptor, texts: Sequence[bytes]) -> st.SearchStrategy[bytes]:
-    """Requests of a type; `texts` are what its strings may well be. Many parse, some of them pass validation."""
+    """Requests of a type, with strings from `texts`. Many parse, and some pass validation."""
     near = _messages(descriptor, texts, DEPTH)
     return st.one_of(near, near, st.builds(_damaged, near, st.lists(st.tuples(PLACES, st.binary(max_size=4)))), _FAR)
 
@@ -73,7 +73,7 @@ def _field(known: FieldDescriptor, texts: Sequence[bytes], depth: int) -> st.Sea
         once = nested.map(lambda value: field(number, LENGTH_DELIMITED, value))
         if not known.is_repeated:
             return once
-        # Of a map, entries that are alike and entries that differ.
+        # Equal and different entries of a map.
         return once | st.builds(_repeated, once, st.integers(2, 3_000)) | _many(number)
     content = st.one_of(
         st.sampled_from([*texts, *NO_UTF8]), st.text(max_size=50).map(_utf8), st.binary(max_size=50),
@@ -83,7 +83,7 @@ def _field(known: FieldDescriptor, texts: Sequence[bytes], depth: int) -> st.Sea
 
 
 def _repeated(value: bytes, count: int) -> bytes:
-    """As often as that, as far as it stays small: repeated within repeated, it would fill this machine."""
+    """Repeats a field as long as it stays small: nested repetition would fill this machine's memory."""
     return value * max(1, min(count, MOST_REPEATED // max(1, len(value))))
 
 
@@ -118,7 +118,7 @@ def _damaged(valid: bytes, damages: list[tuple[float, bytes]]) -> bytes:
 
 
 _ODD = st.one_of(
-    # Any number, any wire type, those that do not exist too; lengths that lie.
+    # Any field number and any wire type, undefined ones too; wrong lengths.
     st.builds(lambda tag, rest: varint(tag) + rest, st.integers(0, 2**32), st.binary(max_size=12)),
     st.builds(lambda number, value: field(number, VARINT, value), st.integers(1, 20), st.just(b"\xff" * 12)),
     st.builds(
@@ -136,7 +136,7 @@ _FAR = st.one_of(
 
 @dataclass(frozen=True)
 class Exchange:
-    """What is sent on one stream: a header block and the frames after it."""
+    """The bytes of one stream: a header block and the frames after it."""
 
     headers: Headers
     frames: tuple[tuple[int, int, bytes], ...]
@@ -166,7 +166,7 @@ _VALUES = st.one_of(
 _CHANGES = st.lists(st.tuples(st.sampled_from(["set", "add", "drop"]), _NAMES, _VALUES), max_size=6)
 _MESSAGES = st.one_of(
     st.binary(max_size=60).map(message),
-    # Flags that do not exist, lengths that lie.
+    # Undefined flags, wrong lengths.
     st.builds(lambda flag, length, rest: bytes([flag]) + length.to_bytes(4, "big") + rest, st.integers(0, 255),
               st.sampled_from([0, 1, 5, 2**16, 2**25, 2**25 + 1, 2**32 - 1]), st.binary(max_size=60)),
     st.binary(max_size=60),

@@ -1,7 +1,7 @@
-"""Two tenants at once, who call whatever there is with whatever they have, the other's ids too.
+"""Two tenants call every RPC with everything they have seen, the other's ids included.
 
-Neither may ever see a byte of the other's: in an answer, in a line of the log that tells of its calls, in what the
-model is asked on its behalf, in the metrics. Generated from the descriptors, so that a new RPC takes part by itself.
+Neither may ever see a byte of the other's: in an answer, in a log line about its calls, in a prompt on its behalf, in
+the metrics. Requests are generated from the descriptors, so that a new RPC takes part by itself.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ from harness.run import Run
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.tokens import mint
 
-# Of each user at a time.
+# Concurrent calls of each user.
 CALLS = 4
-# Of answers in each field: so many, in a short form one for so many operations.
+# Pairs of answers for each field: at most so many, and one per so many operations.
 PAIRS, PAIRS_SHARE = 300, 15
-# The server's own faults; and a caller who waits for so long has found one.
-# An answer that stays lost so often counts as a fault.
+# Codes that are the server's own fault.
+# A status that is lost so often in a row counts as a fault.
 ATTEMPTS = 5
 FAULTS = ("INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED", EARLY)
 EXAMPLES = 3
@@ -42,7 +42,7 @@ SHORTEST_NAME = 16
 
 @dataclass
 class Seen:
-    """What became of the operations, and what was seen that should not have been."""
+    """The outcomes of the operations, and what was seen that should not have been."""
 
     codes: Counter[str] = field(default_factory=Counter)
     succeeded: Counter[str] = field(default_factory=Counter)
@@ -50,18 +50,18 @@ class Seen:
     foreign: Counter[str] = field(default_factory=Counter)
     let_in: int = 0
 
-    def add(self, rpc: Rpc, told: Answer, foreign_bytes: int) -> None:
+    def add(self, rpc: Rpc, answered: Answer, foreign_bytes: int) -> None:
         """Counts one answer."""
-        self.codes[told.code] += 1
-        self.succeeded[rpc.name] += told.code == "OK"
-        if told.code in FAULTS:
-            self.faults[f"{rpc.name} {told.code}"] += 1
+        self.codes[answered.code] += 1
+        self.succeeded[rpc.name] += answered.code == "OK"
+        if answered.code in FAULTS:
+            self.faults[f"{rpc.name} {answered.code}"] += 1
         if foreign_bytes:
             self.foreign[rpc.name] += foreign_bytes
 
 
 async def attack(run: Run, *, operations: int) -> list[Figure]:
-    """So many operations, then pairs of answers in every field that takes an id."""
+    """Performs operations, then compares pairs of answers for every field that takes an id."""
     tenants, rpcs = (Tenant(), Tenant()), rpcs_of(SERVICES)
     async with FakeMessagesApi() as model:
         environment = {"ANTHROPIC_API_KEY": "key", "ANTHROPIC_BASE_URL": model.base_url}
@@ -69,7 +69,7 @@ async def attack(run: Run, *, operations: int) -> list[Figure]:
             performed = Operations(server, rpcs, count=operations, seed=run.seed)
             await performed.run(tenants)
             pairs = min(PAIRS, operations // PAIRS_SHARE)
-            told = await noise(server, {rpc.path: rpc for rpc in rpcs}, known=tenants[0].ids, pairs=pairs)
+            noisy = await noise(server, {rpc.path: rpc for rpc in rpcs}, known=tenants[0].ids, pairs=pairs)
             metrics = (await server.metrics()).encode()
             lines = list(server.lines())
         asked = [json.dumps(request.body).encode() for request in model.requests]
@@ -82,22 +82,22 @@ async def attack(run: Run, *, operations: int) -> list[Figure]:
         Figure("calls that the server failed", seen.faults.total(), "", "=", 0, _named(seen.faults)),
         Figure("calls with x-vault-id that were let in", seen.let_in, "", "=", 0),
         Figure("foreign bytes in answers", seen.foreign.total(), "", "=", 0, _named(seen.foreign)),
-        Figure("lines of the log", len(lines)),
-        Figure("foreign bytes in lines of the log", sum(_misplaced(tenants, lines)), "", "=", 0),
+        Figure("log lines", len(lines)),
+        Figure("foreign bytes in log lines", sum(_misplaced(tenants, lines)), "", "=", 0),
         Figure("foreign bytes in the metrics", sum(_named_bytes(tenants, metrics)), "", "=", 0),
         Figure("prompts", len(asked)),
         Figure("foreign bytes in prompts", sum(_mixed(tenants, asked)), "", "=", 0),
-        *told,
+        *noisy,
     ]
 
 
 class Operations:
-    """So many, by all users of both tenants at once."""
+    """Operations by all users of both tenants at once."""
 
     def __init__(self, server: Subject, rpcs: list[Rpc], *, count: int, seed: int) -> None:
         self._server = server
         self._rpcs = rpcs
-        # Deleting all the time would leave nothing to find; an operator's RPC refuses both.
+        # Frequent deletion would leave nothing to find; an operator's RPC refuses both tenants.
         self._weights = list(itertools.accumulate(0.3 if rpc.deletes or rpc.operator else 1.0 for rpc in rpcs))
         self._seed = seed
         self._numbers = iter(range(count))
@@ -131,17 +131,17 @@ class Operations:
                 metadata.append(("x-vault-id", other.vault))
             at_most = 1 if chosen.random() < 0.05 else None
             for _ in range(ATTEMPTS):
-                told = await answer(begin(channel, rpc, made, metadata), rpc, at_most=at_most)
-                if told.code != EARLY:
+                answered = await answer(begin(channel, rpc, made, metadata), rpc, at_most=at_most)
+                if answered.code != EARLY:
                     break
-            foreign_bytes = own.foreign_bytes(_without(told.whole, requests.borrowed), other)
-            if told.code == "OK" and not foreign_bytes:
-                self._learn(own, rpc, made, told)
-            self.seen.let_in += chooses_vault and told.code != "INVALID_ARGUMENT"
-            self.seen.add(rpc, told, foreign_bytes)
+            foreign_bytes = own.foreign_bytes(_without(answered.whole, requests.borrowed), other)
+            if answered.code == "OK" and not foreign_bytes:
+                self._learn(own, rpc, made, answered)
+            self.seen.let_in += chooses_vault and answered.code != "INVALID_ARGUMENT"
+            self.seen.add(rpc, answered, foreign_bytes)
 
-    def _learn(self, own: Tenant, rpc: Rpc, made: list[Message], told: Answer) -> None:
-        responses = [rpc.response_type.FromString(payload) for payload in told.messages]
+    def _learn(self, own: Tenant, rpc: Rpc, made: list[Message], answered: Answer) -> None:
+        responses = [rpc.response_type.FromString(payload) for payload in answered.messages]
         for response in responses:
             own.learn(response)
         if rpc.deletes:
@@ -151,16 +151,16 @@ class Operations:
 
 
 def _without(data: bytes, borrowed: list[str]) -> bytes:
-    """An answer without what the caller itself has sent."""
+    """Returns an answer without what the caller itself sent."""
     for text in borrowed:
-        # What is shorter, an etag perhaps, names nobody, and might be part of a name.
+        # Shorter text, such as an etag, names nobody, and might be part of a name.
         if len(text) >= SHORTEST_NAME:
             data = data.replace(text.encode(), b" ")
     return data
 
 
 def _misplaced(tenants: tuple[Tenant, Tenant], lines: list[dict[str, Any]]) -> Iterator[int]:
-    """Bytes of anybody's content, and in a line of one tenant's call bytes of the other's."""
+    """Counts bytes of any content, and bytes of the other tenant in log lines about one tenant's calls."""
     for line in lines:
         text = json.dumps(line, ensure_ascii=False).encode()
         for own, other in (tenants, tenants[::-1]):
@@ -170,13 +170,13 @@ def _misplaced(tenants: tuple[Tenant, Tenant], lines: list[dict[str, Any]]) -> I
 
 
 def _named_bytes(tenants: tuple[Tenant, Tenant], data: bytes) -> Iterator[int]:
-    """Bytes that name either."""
+    """Counts bytes that name either tenant."""
     for own, other in (tenants, tenants[::-1]):
         yield own.foreign_bytes(data, other)
 
 
 def _mixed(tenants: tuple[Tenant, Tenant], asked: list[bytes]) -> Iterator[int]:
-    """Bytes of the other tenant where one's are: a prompt is made for one."""
+    """Counts bytes of both tenants in one prompt, which is made for one of them."""
     one, other = tenants
     for prompt in asked:
         yield min(prompt.count(one.mark.encode()), prompt.count(other.mark.encode())) * len(one.mark)

@@ -1,4 +1,4 @@
-"""What may be wrong with the port, with tokens and with what keeps tenants apart."""
+"""Faults of the port, of token verification and of tenant isolation."""
 
 import re
 import time
@@ -15,7 +15,7 @@ from metamorphd.store.sqlite.transaction import SqliteTransaction
 
 from harness.mutants import Patch, mutant
 
-# What they change, untyped, because none of it is meant to be changed.
+# Untyped, because none of it is meant to be changed.
 PORT: Any = port
 GUARDS: Any = guards
 STREAM: Any = streams.Stream
@@ -28,7 +28,7 @@ TRANSACTION: Any = SqliteTransaction
 
 @mutant("resets-are-free", harness="rapid-reset", shown_by={"memory growth"}, alone=True, seconds=10)
 def _resets_are_free(_: Patch) -> None:
-    # In place: others have the list itself.
+    # In place: other modules hold the list itself.
     OPTIONS[:] = [option for option in OPTIONS if option[0] != "grpc.max_concurrent_streams"]
 
 
@@ -59,7 +59,7 @@ def _one_path_stops_all(patch: Patch) -> None:
     patch(PORT, "hardened_server", grpc.aio.server)
 
 
-@mutant("audience-unchecked", harness="tokens", shown_by={"classes in the verifier: accepted"})
+@mutant("audience-unchecked", harness="tokens", shown_by={"crafted tokens in the verifier: accepted"})
 def _audience_unchecked(patch: Patch) -> None:
     made = VERIFIER.__init__
 
@@ -74,7 +74,7 @@ class _Everything:
         return True
 
 
-@mutant("algorithm-unpinned", harness="tokens", shown_by={"classes in the verifier: accepted"})
+@mutant("algorithm-unpinned", harness="tokens", shown_by={"crafted tokens in the verifier: accepted"})
 def _algorithm_unpinned(patch: Patch) -> None:
     verified_claims = VERIFIER._verified_claims
 

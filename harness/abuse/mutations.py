@@ -1,4 +1,4 @@
-"""Endless mutants of tokens: a seed makes the same ones again."""
+"""Endless mutations of tokens; a seed repeats them."""
 
 import itertools
 import json
@@ -16,12 +16,12 @@ VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1e300, 2**63, "", "none", "HS256", "HS512", "RS256", "ES256", "r1", "e1", "JWT", "JWE",
     "evil", "admin", ISSUER, AUDIENCE, [], ["admin"], {}, {"a": []}, "\ud800", "a\0", "9" * 300, int(time.time()) + 60,
 )  # fmt: skip
-# The rest changes what was signed; these were rightly signed, for somebody else or in another way.
+# Most mutations change what was signed; these are validly signed, but not acceptable here.
 MISDIRECTED_SHARE = 0.02
 
 
 class Mutations:
-    """An iterator of tokens that nobody may accept; never one that is byte for byte a valid one."""
+    """Iterates over tokens that must be refused; none of them equals a valid one."""
 
     def __init__(self, valid: list[str], keys: Keys, *, seed: int) -> None:
         self._valid = valid
@@ -41,7 +41,7 @@ class Mutations:
                 yield self._misdirected()
                 continue
             mutant = self._random.choice(self._valid)
-            # Mostly one change: the nearer to a valid token, the further it gets.
+            # Mostly one change: the closer to a valid token, the further it gets.
             for _ in range(self._random.choice((1, 1, 1, 2, 3))):
                 mutant = self._random.choice(self._kinds)(mutant)
             if mutant not in self._known:
@@ -80,12 +80,12 @@ class Mutations:
         return text[: self._place(text)]
 
     def _graft(self, text: str) -> str:
-        """The beginning of one token, the end of another."""
+        """Joins the beginning of one token and the end of another."""
         other = self._random.choice(self._valid)
         return text[: self._place(text)] + other[self._place(other) :]
 
     def _mix(self, _: str) -> str:
-        """Header, claims and signature of different tokens."""
+        """Joins header, claims and signature of different tokens."""
         return ".".join(self._random.choice(self._parts)[part] for part in range(3))
 
     def _respell(self, text: str) -> str:
@@ -114,22 +114,22 @@ class Mutations:
         return self._edit(text, 1)
 
     def _edit(self, text: str, place: int) -> str:
-        """One member of the JSON changed, the signature as it was."""
+        """Changes one member of the JSON and keeps the signature."""
         parts = text.split(".")
         try:
-            told = json.loads(decoded(parts[place]))
-            name = self._random.choice((*told, *NAMES))
+            members = json.loads(decoded(parts[place]))
+            name = self._random.choice((*members, *NAMES))
         except (ValueError, IndexError, TypeError):
             return self._mix(text)
         if self._random.random() < 0.2:
-            told.pop(name, None)
+            members.pop(name, None)
         else:
-            told[name] = self._random.choice(VALUES)
-        parts[place] = encoded(json.dumps(told).encode())
+            members[name] = self._random.choice(VALUES)
+        parts[place] = encoded(json.dumps(members).encode())
         return ".".join(parts)
 
     def _flip_byte(self, text: str) -> str:
-        """A byte of what the base64 stands for."""
+        """Changes a byte of the decoded base64."""
         parts = text.split(".")
         place = self._random.randrange(len(parts))
         try:
@@ -142,7 +142,7 @@ class Mutations:
         return ".".join(parts)
 
     def _misdirected(self) -> str:
-        """Rightly signed, but for another audience, by another issuer, with another algorithm, or too late."""
+        """Validly signed, but for another audience, by another issuer, with another algorithm, or expired."""
         own: dict[str, Any] = {"jti": f"tok_{next(self._serial)}"}
         wrong: dict[str, Any] = self._random.choice(
             ({"aud": "other"}, {"aud": None}, {"aud": []}, {"iss": "https://evil.example"}, {"iss": None}, {"exp": 1})

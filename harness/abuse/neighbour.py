@@ -1,6 +1,6 @@
 """A well-behaved caller: `python -m harness.abuse.neighbour TARGET TOKEN` until its standard input ends.
 
-Says a line once it has begun, at the end the milliseconds of each call as a JSON array.
+Prints a line once it has begun, and at the end the milliseconds of each call as a JSON array.
 """
 
 import asyncio

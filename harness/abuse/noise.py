@@ -1,4 +1,4 @@
-"""Whether time or text tells another vault's id from one that never existed."""
+"""Whether timing or text distinguishes another vault's id from one that never existed."""
 
 import random
 import time
@@ -18,14 +18,14 @@ from tests.support.caller import Caller
 from tests.support.refusal import Refusal, comparable, refused
 from tests.support.rpcs import ID_FIELDS, request_with
 
-# Between these more pairs are asked for, and all counted: a busy machine is not taken for a server that tells.
+# A ratio between these is measured again with more pairs: the machine may be busy.
 BOUND, PLAIN = 1.25, 3.0
 ROUNDS = 5
 
 
 @dataclass
 class _Measured:
-    """Milliseconds of both kinds of answer to one field of one RPC, and how many pairs of them differed."""
+    """Seconds of both kinds of answer for one field of one RPC, and how many pairs of answers differed."""
 
     foreign: list[float] = field(default_factory=list)
     unknown: list[float] = field(default_factory=list)
@@ -33,7 +33,7 @@ class _Measured:
 
     @property
     def ratio(self) -> float:
-        """Of the medians, the larger by the smaller."""
+        """The larger median divided by the smaller."""
         foreign, unknown = median(self.foreign), median(self.unknown)
         return max(foreign, unknown) / min(foreign, unknown)
 
@@ -41,9 +41,9 @@ class _Measured:
 async def noise(
     server: Subject, rpcs: Mapping[str, Rpc], *, known: Mapping[str, Sequence[str]], pairs: int
 ) -> list[Figure]:
-    """Asks, in pairs, for an id of another vault and for one that nobody has, in every field that takes an id.
+    """Asks, in pairs, for another vault's id and for one that does not exist, in every field that takes an id.
 
-    `known` are ids of other vaults by kind, for the kinds of which none is made here.
+    `known` are ids of other vaults by kind, for the kinds that are not created here.
     """
     async with server.caller(vault="quiet") as own, server.caller(vault="secret") as other:
         try:
@@ -73,7 +73,7 @@ async def noise(
 
 
 async def _foreign(other: Caller) -> dict[str, str]:
-    """An id of each kind that is there now."""
+    """Creates one of each kind, and returns their ids."""
     session = (await other.create_session()).session_id
     finished = (await other.send(session, max_output_tokens=1))[-1]
     return {
@@ -87,7 +87,7 @@ async def _pair(
     channel: grpc.aio.Channel, rpc: Rpc, metadata: Any, fields: _Measured, requests: dict[str, Any]
 ) -> None:
     answers: dict[str, Any] = {}
-    # Whichever comes second finds caches warm.
+    # The second request finds warm caches.
     for value in random.sample(list(requests), 2):
         began = time.perf_counter()
         refusal = await _refusal(begin(channel, rpc, [requests[value]], metadata))

@@ -1,4 +1,4 @@
-"""Streams that are opened and reset at once (CVE-2023-44487): no limit on concurrent streams counts them."""
+"""Rapid reset (CVE-2023-44487): streams that are reset at once escape the limit on concurrent streams."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from tests.support.tokens import mint
 
 CONNECTIONS = 5
 BURST = 50
-# Then it tries a new connection.
+# After this it opens a new connection.
 PATIENCE_SECONDS = 1.0
 
 
@@ -38,11 +38,11 @@ async def attack(
     most_megabytes: float = 50,
     most_milliseconds: float = 250,
 ) -> list[Figure]:
-    """Resets for so long; how the neighbour and the memory fared."""
+    """Resets streams for some seconds; measures the neighbour's latency and the server's memory."""
     with subject(run.directory, mutant=run.mutant) as server:
         header_block = block(call_headers("/metamorph.vault.v1.VaultService/WhoAmI", mint("hostile", "hostile")))
         async with neighbour(server) as calls:
-            # Warm: the first calls of a server load what is loaded once.
+            # Warms up: a server's first calls load what is loaded once.
             await asyncio.sleep(1)
             until = time.monotonic() + seconds
             async with server.growing():
@@ -50,7 +50,7 @@ async def attack(
         resets, connections = (sum(column) for column in zip(*counts, strict=True))
         return [
             Figure("resets", resets),
-            Figure("connections that the server closed or read no further", connections),
+            Figure("connections that the server closed or stopped reading", connections),
             Figure("server has ended", float(not server.alive), "", "=", 0),
             Figure("neighbour's calls", len(calls)),
             Figure("neighbour's calls that failed", calls.count(float("inf")), "", "=", 0),
@@ -60,7 +60,7 @@ async def attack(
 
 
 async def _reset(target: str, header_block: bytes, until: float) -> tuple[int, int]:
-    """Resets on one connection after the other; how many streams, how many connections the server left unread."""
+    """Resets on one connection after another. Returns (streams reset, connections that the server left unread)."""
     payload = message(WhoAmIRequest().SerializeToString())
     resets = lost = 0
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""Requests that might be meant, made from nothing but the descriptors and what two tenants have seen."""
+"""Plausible requests, made from the descriptors and from what two tenants have seen."""
 
 import json
 import random
@@ -26,20 +26,20 @@ INTEGERS = frozenset(
         FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SINT64,
     }
 )  # fmt: skip
-# What a field must hold to be of any use: a vault that may ask no model, or spend nothing, answers nothing more.
+# Values that keep a vault usable: one without models or budget would refuse everything.
 MODELS = tuple(model.model for model in load_catalog(None).models)
 LARGE_BUDGET = 10**15
 JSON_OBJECTS = ("input_schema", "response_schema")
-# What is chosen mostly, where there is a choice.
+# The usual choice of each oneof.
 USUAL = ("text", "text/plain")
-# Of an update mask: what nobody can set.
+# Paths of an update mask that cannot be set.
 UNSETTABLE = ("_id", "_ids", "_time", "_count", "etag", "creator")
 
 
 class Requests:
-    """Makes requests of `own`, which also uses what `other` has: ids, page tokens, etags, names.
+    """Makes requests of `own`, with ids, page tokens, etags and names of `other` too.
 
-    `borrowed` is what the newest request holds of the other's, and may be answered with.
+    `borrowed` is what the newest request holds of the other tenant; the answer may repeat it.
     """
 
     def __init__(self, own: Tenant, other: Tenant, *, validator: protovalidate.Validator, seed: int) -> None:
@@ -50,17 +50,17 @@ class Requests:
         self.borrowed: list[str] = []
 
     def make(self, rpc: Rpc) -> list[Message]:
-        """One request, some for a method that takes a stream. Most keep the rules of their proto."""
+        """Makes one request, or several for a client stream. Most satisfy the rules of their proto."""
         self.borrowed = []
         if not rpc.client_streaming:
             return [self._make(rpc)]
-        # As it is mostly meant: what it is about first, then more and more of it.
+        # Required fields first, then more and more.
         in_order = self._random.random() < 0.9
         return [self._make(rpc, place if in_order else None) for place in range(self._random.randint(1, 3))]
 
     def _make(self, rpc: Rpc, place: int | None = None) -> Message:
         if self._random.random() < 0.15:
-            # Who only reads also repeats what the other asked: its filters, its page tokens.
+            # Reads also repeat the other tenant's requests, with its filters and page tokens.
             theirs = rpc.reads and self._random.random() < 0.5
             known = (self._other if theirs else self._own).sent[rpc.path]
             if known:
@@ -78,7 +78,7 @@ class Requests:
         return request
 
     def _record(self, kinds: set[str]) -> dict[str, str]:
-        """Ids that belong together, mostly one's own, and of these kinds if they are met soon."""
+        """Chooses ids that belong together, mostly the caller's own, and preferably of these kinds."""
         tenant = self._other if self._random.random() < 0.15 else self._own
         met = [self._random.choice(tenant.records) for _ in range(8)] if tenant.records else [{}]
         return max(met, key=lambda record: len(kinds & record.keys()))
@@ -100,7 +100,7 @@ class Requests:
             getattr(message, descriptor.name).paths.extend(self._paths(message))
 
     def _not_chosen(self, message: Message, place: int | None) -> set[str]:
-        """Of every oneof all fields but one: at a place of a stream the field that stands there, else any."""
+        """Returns all fields of every oneof but one: in a stream the one for this place, otherwise any."""
         choices = [[inner.name for inner in oneof.fields] for oneof in message.DESCRIPTOR.oneofs]
         return {
             name
@@ -149,7 +149,7 @@ class Requests:
 
     def _string(self, descriptor: FieldDescriptor, record: dict[str, str], *, reads: bool) -> str:
         rules = descriptor.GetOptions().Extensions[validate_pb2.field].string
-        # `in` is a word of Python's.
+        # `in` is a keyword in Python.
         listed: list[str] = list(getattr(rules, "in"))
         if listed:
             return self._chosen(listed)
@@ -171,7 +171,7 @@ class Requests:
         return self._useful(name) or self._text(name, reads=reads)
 
     def _useful(self, name: str) -> str | None:
-        """What a field that takes no text of one's own must hold."""
+        """Returns the value of a field that takes no free text."""
         if name in ("model", "default_model"):
             return self._random.choice(MODELS)
         if name in JSON_OBJECTS:
@@ -179,7 +179,7 @@ class Requests:
         return str(datetime.now(UTC).date()) if name.endswith("_day") else None
 
     def _identity(self, kind: str, record: dict[str, str]) -> str:
-        """Mostly the record's, else anybody's of that kind, else one that never existed."""
+        """Mostly the record's id, otherwise any of that kind, otherwise one that never existed."""
         chance = self._random.random()
         if kind in record and chance < 0.75:
             return self._borrow(record[kind])
@@ -190,16 +190,16 @@ class Requests:
         return f"{prefix}_{self._random.getrandbits(128):032x}"
 
     def _text(self, name: str, *, reads: bool) -> str:
-        """New, so that nobody has used it; who only reads mostly asks for what is there, the other's too."""
+        """New text for writes; reads mostly ask for text that exists, the other tenant's too."""
         if not reads:
             return self._own.text(name)
         tenant = self._other if self._random.random() < 0.3 else self._own
-        # A search takes what another field holds.
+        # A search looks for the text of another field.
         known = tenant.texts[name] or tenant.texts[self._random.choice([*tenant.texts])]
         return self._borrow(self._random.choice(known)) if known and self._random.random() < 0.8 else "nothing"
 
     def _earlier(self, name: str, *, share: float) -> str:
-        """What a field of this name held before, of either; empty text otherwise."""
+        """A value that a field of this name had before, of either tenant; otherwise empty."""
         chance = self._random.random()
         tenant = self._other if chance < share / 3 else self._own
         known = tenant.texts[name]
@@ -215,7 +215,7 @@ class Requests:
         return text
 
     def _paths(self, message: Message) -> list[str]:
-        """Some of what is set in the message beside the mask."""
+        """Some of the fields that are set in the message beside the mask."""
         names = [
             inner.name
             for descriptor, value in message.ListFields()
@@ -231,9 +231,9 @@ def _names(message: Message) -> list[str]:
 
 
 def _share(descriptor: FieldDescriptor) -> float:
-    """In how many requests a field is set: always where it must be, mostly where it says what the request is about."""
+    """How often a field is set: always if it is required, mostly if it identifies the request's subject."""
     rules, oneof = descriptor.GetOptions().Extensions[validate_pb2.field], descriptor.containing_oneof
-    # That of an optional field is the compiler's, and begins so.
+    # The compiler makes a oneof for each optional field, with this prefix.
     chosen = oneof is not None and not oneof.name.startswith("_")
     text = rules.string.min_len or (rules.string.pattern and not rules.ignore)
     if chosen or rules.required or text or rules.bytes.min_len or rules.repeated.min_items:

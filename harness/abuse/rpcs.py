@@ -1,4 +1,4 @@
-"""Calls of any RPC, of all four kinds, as its descriptor has it; answers are bytes, whatever they mean."""
+"""Calls of any RPC, of all four kinds, made from its descriptor; answers are bytes."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Rpc:
-    """A method."""
+    """A method of a service."""
 
     path: str
     request_type: type[Message]
@@ -31,7 +31,7 @@ class Rpc:
 
     @property
     def reads(self) -> bool:
-        """Whether it stores nothing, by its verb."""
+        """Whether it only reads, by its verb."""
         return self.name.startswith(("Get", "List", "Search", "Stream", "WhoAm"))
 
     @property
@@ -41,7 +41,7 @@ class Rpc:
 
 @dataclass
 class Answer:
-    """All that came back: messages, and whatever else the caller can read."""
+    """Everything that a caller can read: messages, metadata and status."""
 
     code: str = ""
     messages: list[bytes] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Answer:
 
 
 def rpcs_of(services: Sequence[ServiceDescriptor]) -> list[Rpc]:
-    """Every method."""
+    """Returns every method."""
     return [_rpc(service, method) for service in services for method in service.methods]
 
 
@@ -69,7 +69,7 @@ def _rpc(service: ServiceDescriptor, method: MethodDescriptor) -> Rpc:
 
 
 def begin(channel: grpc.aio.Channel, rpc: Rpc, requests: Sequence[Message], metadata: Any) -> Any:
-    """A call that is under way."""
+    """Begins a call."""
     kinds: dict[tuple[bool, bool], Any] = {
         (False, False): channel.unary_unary,
         (False, True): channel.unary_stream,
@@ -86,30 +86,30 @@ async def _each(sent: list[bytes]) -> AsyncIterator[bytes]:
         yield payload
 
 
-# What grpc.aio's client says when an answer comes while it is still sending: the server's own status is lost.
+# The message of grpc.aio's client when an answer comes while it is still sending: the server's status is lost.
 LOST_STATUS = "Internal error from Core"
 EARLY = "ANSWERED EARLY"
 
 
 async def answer(call: Any, rpc: Rpc, *, at_most: int | None = None) -> Answer:
-    """What a call was answered, whether it succeeded or not; a stream is left after `at_most` messages."""
-    told = Answer()
+    """Reads the answer of a call, successful or not; leaves a stream after `at_most` messages."""
+    received = Answer()
     try:
         if rpc.server_streaming:
             async for payload in call:
-                told.messages.append(payload)
-                if len(told.messages) == at_most:
+                received.messages.append(payload)
+                if len(received.messages) == at_most:
                     call.cancel()
                     break
         else:
-            told.messages.append(await call)
-        told.code = (await call.code()).name
+            received.messages.append(await call)
+        received.code = (await call.code()).name
     except grpc.aio.AioRpcError as error:
-        told.code = EARLY if error.details() == LOST_STATUS else error.code().name
-    told.said.append((await call.details() or "").encode())
+        received.code = EARLY if error.details() == LOST_STATUS else error.code().name
+    received.said.append((await call.details() or "").encode())
     for metadata in (await call.initial_metadata(), await call.trailing_metadata()):
-        told.said += [b"%b: %b" % (key.encode(), _bytes(value)) for key, value in metadata or ()]
-    return told
+        received.said += [b"%b: %b" % (key.encode(), _bytes(value)) for key, value in metadata or ()]
+    return received
 
 
 def _bytes(value: str | bytes) -> bytes:

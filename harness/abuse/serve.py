@@ -1,4 +1,4 @@
-"""Serves as `metamorph serve` does, but for a mutant: `python -m harness.abuse.serve [--mutant NAME]`."""
+"""Serves as `metamorph serve` does, with a mutant: `python -m harness.abuse.serve [--mutant NAME]`."""
 
 import argparse
 from typing import Any
@@ -13,7 +13,7 @@ SERVER: Any = server
 
 
 def main() -> None:
-    """Serves until it is told to end."""
+    """Serves until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutant", default="")
     parser.add_argument("--patience-seconds", type=float, help="how long it waits for a caller to read")

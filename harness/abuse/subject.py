@@ -1,4 +1,4 @@
-"""The server under attack, a process of its own, and how a neighbour fares meanwhile."""
+"""The server under attack, in a process of its own, and a neighbour that measures its latency."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ LOOK_SECONDS = 0.2
 
 @dataclass
 class Subject:
-    """A running server. `http` is where its metrics are."""
+    """A running server; `http` is the URL of its metrics."""
 
     service: Service
     http: str
@@ -33,17 +33,17 @@ class Subject:
         return self.service.target
 
     def begin(self) -> None:
-        """From here on memory is counted."""
+        """Begins to measure the growth of memory."""
         self.growth_from = self.service.resident_megabytes
 
     @property
     def growth(self) -> float:
-        """Megabytes since `begin`; after `growing`, the most that it was."""
+        """Megabytes since `begin`; after `growing`, the maximum."""
         return max(self.growth_to, self.service.resident_megabytes) - self.growth_from
 
     @asynccontextmanager
     async def growing(self) -> AsyncIterator[None]:
-        """Looks at the memory all through the block."""
+        """Samples the memory during the block."""
         self.begin()
         looking = asyncio.create_task(self._look())
         try:
@@ -61,14 +61,14 @@ class Subject:
         return self.service.process.poll() is None
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Its log, but for a line that is being written."""
+        """The complete lines of its log."""
         with self.service.log.open() as log:
             for line in log:
                 if line.endswith("\n"):
                     yield json.loads(line)
 
     async def metrics(self) -> str:
-        """What /metrics tells."""
+        """Returns the text of /metrics."""
 
         def fetch() -> str:
             with urllib.request.urlopen(f"{self.http}/metrics") as response:  # noqa: S310, ours, on loopback
@@ -91,8 +91,8 @@ def subject(
     patience_seconds: float | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Subject]:
-    """A server without a rate limit, so that the attack reaches what lies behind it; changed by `mutant` if there is
-    one. `patience_seconds` is how long it waits for a caller to read, if not as long as in production."""
+    """Starts a server without a rate limit, so that the attack reaches what lies behind it, with `mutant` if there is
+    one. `patience_seconds` is how long it waits for a caller to read, by default as long as in production."""
     # As in the image.
     allocator = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
     module = ["metamorphd", "serve"]
@@ -105,9 +105,9 @@ def subject(
 
 @asynccontextmanager
 async def neighbour(subject: Subject) -> AsyncIterator[list[float]]:
-    """Another vault's GetSession calls, one after the other from a process of their own, during the block.
+    """Makes another vault's GetSession calls, one after another, from a process of its own during the block.
 
-    Yields a list that afterwards holds each call's milliseconds; infinity for one that failed.
+    Yields a list that holds each call's milliseconds after the block; infinity for a call that failed.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "harness.abuse.neighbour", subject.target, mint("neighbour", "neighbour"),
@@ -119,15 +119,15 @@ async def neighbour(subject: Subject) -> AsyncIterator[list[float]]:
     try:
         yield measured
     finally:
-        told, _ = await process.communicate(b"")
-        measured.extend(json.loads(told))
+        output, _ = await process.communicate(b"")
+        measured.extend(json.loads(output))
 
 
 def p99(milliseconds: list[float]) -> float:
-    """The 99th percentile."""
+    """Returns the 99th percentile."""
     return sorted(milliseconds)[int(len(milliseconds) * 0.99)]
 
 
 def since(began: float) -> float:
-    """Seconds since `began`, a monotonic time."""
+    """Returns the seconds since `began`, a monotonic time."""
     return time.monotonic() - began

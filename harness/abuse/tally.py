@@ -1,4 +1,4 @@
-"""What became of many tokens."""
+"""Outcomes of many tokens."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,34 +14,34 @@ SHOWN = 120
 
 @dataclass
 class Tally:
-    """How often each outcome was met, `accepted` or the reason of a refusal; of others a few are named."""
+    """Counts outcomes, `accepted` or the reason of a refusal, and keeps a few examples of any others."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
     @classmethod
-    def told(cls, told: dict[str, Any]) -> Self:
-        """From JSON."""
-        return cls(Counter(told["outcomes"]), told["examples"])
+    def from_json(cls, tally: dict[str, Any]) -> Self:
+        """Reads a tally from JSON."""
+        return cls(Counter(tally["outcomes"]), tally["examples"])
 
     def add(self, name: str, outcome: str) -> None:
-        """Counts one."""
+        """Counts one token."""
         self.outcomes[outcome] += 1
         if outcome not in REFUSALS and len(self.examples) < EXAMPLES:
             self.examples.append(f"{name[:SHOWN]} ({outcome})")
 
     def take(self, other: "Tally") -> None:
-        """Counts what another has."""
+        """Adds another tally."""
         self.outcomes += other.outcomes
         self.examples += other.examples
 
     @property
     def refused(self) -> int:
-        """How many were not accepted, for whatever reason."""
+        """How many were not accepted, for any reason."""
         return self.outcomes.total() - self.outcomes[ACCEPTED]
 
     def figures(self, name: str) -> list[Figure]:
-        """How many, and that all of them were refused in the way that is promised."""
+        """Figures that all of them were refused, for a reason that is promised."""
         unhandled = self.refused - sum(self.outcomes[reason] for reason in REFUSALS)
         bad = ", ".join(self.examples[:EXAMPLES])
         return [

@@ -1,4 +1,4 @@
-"""A tenant whose every word can be told from anybody else's."""
+"""A tenant whose every word is distinguishable from anybody else's."""
 
 import itertools
 import re
@@ -12,23 +12,23 @@ from google.protobuf.message import Message
 
 USERS = 3
 REMEMBERED = 200
-# The part of an id that nobody else has.
+# The unique part of an id.
 ID = re.compile(rb"_([0-9a-f]{32})")
-# Ids that name nothing that the server has made.
+# Ids that the server did not create.
 OWN_WORDS = frozenset({"request", "vault", "user", "token"})
 
 
 def kind_of(name: str) -> str:
-    """What a field of this name holds the id of, `message` for `parent_message_id`; empty where it holds none."""
+    """The kind of id in a field of this name, such as `message` for `parent_message_id`; empty if it holds none."""
     singular = name.removesuffix("s")
     return singular.removesuffix("_id").rpartition("_")[2] if singular.endswith("_id") else ""
 
 
 class Tenant:
-    """A vault with users, and what it has been told so far.
+    """A vault with users, and what it has received so far.
 
-    All of its names hold `mark`. What it stores begins with `content`, which belongs into no log; the ids of its calls
-    with `calls` and the models that it asks for with `models`, which do.
+    All of its names contain `mark`. What it stores begins with `content`, which must not be logged; its call ids begin
+    with `calls` and its models with `models`, which may be.
     """
 
     def __init__(self) -> None:
@@ -38,31 +38,31 @@ class Tenant:
         self.content = f"c{self.mark}"
         self.calls = f"r{self.mark}"
         self.models = f"m{self.mark}"
-        # Ids that came together, by kind; the newest are remembered.
+        # Ids that were received together, by kind; the newest are kept.
         self.records: deque[dict[str, str]] = deque(maxlen=REMEMBERED)
         self.ids: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        # What was put into a field of this name.
+        # Values that were sent in a field of this name.
         self.texts: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        # Requests that succeeded, by path, and those for the page after.
+        # Requests that succeeded, by path, and those for the next page.
         self.sent: defaultdict[str, deque[Message]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        # The unmistakable part of every id that it was ever told.
-        self.told: set[bytes] = set()
+        # The unique part of every id that it received.
+        self.received: set[bytes] = set()
         self._numbers = itertools.count()
 
     def text(self, name: str) -> str:
-        """New text for a field of this name."""
+        """Returns new text for a field of this name."""
         begins = self.models if name.endswith("model") else self.content
-        # Its end can be seen: no text is the beginning of another.
+        # Ends with a separator, so that no text is a prefix of another.
         made = f"{begins}-{next(self._numbers)}x"
         self.texts[name].append(made)
         return made
 
     def call_id(self) -> str:
-        """A new id for a call."""
+        """Returns a new id for a call."""
         return f"{self.calls}-{next(self._numbers)}"
 
     def repeatable(self, path: str, request: Any, response: Any) -> None:
-        """Remembers a request that was answered so."""
+        """Remembers a request and its answer."""
         self.sent[path].append(request)
         if getattr(response, "next_page_token", ""):
             following = type(request)()
@@ -82,7 +82,7 @@ class Tenant:
                 self.records.append(record)
 
     def forget(self, request: Message) -> None:
-        """Lets go of what the request, which deletes it, has named."""
+        """Forgets what a deletion named."""
         gone = set(strings_of(request))
         self.records = deque((one for one in self.records if gone.isdisjoint(one.values())), maxlen=REMEMBERED)
         for kind, ids in self.ids.items():
@@ -94,20 +94,20 @@ class Tenant:
             for identity in [value] if isinstance(value, str) else value:
                 record[kind] = identity
                 self.ids[kind].append(identity)
-                self.told.update(ID.findall(identity.encode()))
+                self.received.update(ID.findall(identity.encode()))
         elif name.endswith("page_token"):
             self.texts["page_token"].append(value)
         elif name == "etag":
             self.texts[name].append(value)
 
     def foreign_bytes(self, data: bytes, other: "Tenant") -> int:
-        """How many bytes of `data`, which only this tenant should see, are the other's names, text or ids."""
+        """Counts the bytes of `data`, which only this tenant should see, that are the other's names, text or ids."""
         marks = data.count(other.mark.encode()) * len(other.mark)
-        return marks + sum(len(found) for found in ID.findall(data) if found in other.told)
+        return marks + sum(len(found) for found in ID.findall(data) if found in other.received)
 
 
 def strings_of(message: Message) -> Iterator[str]:
-    """All text in a message."""
+    """Returns all text in a message."""
     for inner in _messages(message):
         for descriptor, value in inner.ListFields():
             if descriptor.type == FieldDescriptor.TYPE_STRING:
@@ -117,7 +117,7 @@ def strings_of(message: Message) -> Iterator[str]:
 
 
 def _messages(message: Message) -> Iterator[Message]:
-    """A message and all within it."""
+    """Returns a message and all messages in it."""
     yield message
     for descriptor, value in message.ListFields():
         if descriptor.message_type is None or descriptor.message_type.GetOptions().map_entry:

@@ -1,4 +1,4 @@
-"""Tokens that nobody may accept: crafted ones by class, then mutants of valid ones, on the wire and in the verifier."""
+"""Tokens that must be refused: crafted ones by class and mutated valid ones, on the wire and in the verifier."""
 
 import asyncio
 import itertools
@@ -27,14 +27,14 @@ from tests.support.refusal import Refusal
 
 PROCESSES = 2
 CONCURRENCY = 16
-# Of so many mutants one goes over the wire too.
+# One of so many mutated tokens is sent over the wire too.
 WIRE_SHARE = 200
-# What is longer gRPC itself refuses (8 KiB of metadata), what is not printable ASCII no client sends.
+# gRPC refuses more metadata (8 KiB), and clients send printable ASCII only.
 LONGEST_SENT = 7000
 
 
 async def attack(run: Run, *, mutants_count: int) -> list[Figure]:
-    """Every class, and so many mutants: what was accepted, and what was answered otherwise than by a refusal."""
+    """Tries every class and many mutated tokens; counts what was accepted and what was not refused as promised."""
     keys = Keys.generate()
     keys.save(run.directory / "keys.json")
     classes = crafted(keys)
@@ -50,19 +50,19 @@ async def attack(run: Run, *, mutants_count: int) -> list[Figure]:
         verified = await _verified(run, environment, mutants_count, others)
     return [
         Figure("classes of crafted tokens", len(classes), "", "≥", 60),
-        *sent.figures("classes on the wire"),
-        *verified["crafted"].figures("classes in the verifier"),
-        *mutated.figures("mutants on the wire"),
-        *verified["mutants"].figures("mutants in the verifier"),
-        Figure("lines of the log that tell of a failure", failures, "", "=", 0),
-        # Else nothing above would mean anything.
+        *sent.figures("crafted tokens on the wire"),
+        *verified["crafted"].figures("crafted tokens in the verifier"),
+        *mutated.figures("mutated tokens on the wire"),
+        *verified["mutants"].figures("mutated tokens in the verifier"),
+        Figure("log lines that report a failure", failures, "", "=", 0),
+        # Otherwise nothing above would mean anything.
         Figure("valid tokens that were refused", valid.refused + verified["valid"].refused, "", "=", 0),
     ]
 
 
 @asynccontextmanager
 async def _provider(directory: Path, keys: Keys) -> AsyncIterator[dict[str, str]]:
-    """The environment of a server that trusts an identity provider, which publishes the keys during the block."""
+    """Yields the environment of a server that trusts an identity provider; it publishes the keys during the block."""
     authority = Authority(directory)
     async with FakeWeb(answering(keys.published()), tls=authority.issue()) as provider:
         yield {
@@ -77,23 +77,23 @@ async def _provider(directory: Path, keys: Keys) -> AsyncIterator[dict[str, str]
 
 
 async def _answers(server: Subject, tokens: Iterable[tuple[str, str]]) -> Tally:
-    """What WhoAmI answered to each, which has a name; a refusal that is not UNAUTHENTICATED counts by its code."""
-    waiting, told = iter(tokens), Tally()
+    """Counts WhoAmI's answers to named tokens; a refusal that is not UNAUTHENTICATED counts by its code."""
+    waiting, answers = iter(tokens), Tally()
 
     async def ask() -> None:
         for name, token in waiting:
             try:
                 await stub.WhoAmI(WhoAmIRequest(), metadata=(("authorization", f"Bearer {token}"),), timeout=10)
-                told.add(name, ACCEPTED)
+                answers.add(name, ACCEPTED)
             except grpc.aio.AioRpcError as error:
                 refusal = Refusal(error)
                 unauthenticated = refusal.code is grpc.StatusCode.UNAUTHENTICATED
-                told.add(name, refusal.reason if unauthenticated else refusal.code.name)
+                answers.add(name, refusal.reason if unauthenticated else refusal.code.name)
 
     async with grpc.aio.insecure_channel(server.target) as channel:
         stub = vault_service_pb2_grpc.VaultServiceStub(channel)
         await asyncio.gather(*(ask() for _ in range(CONCURRENCY)))
-    return told
+    return answers
 
 
 def _sendable(token: str) -> bool:
@@ -101,7 +101,7 @@ def _sendable(token: str) -> bool:
 
 
 async def _verified(run: Run, environment: Mapping[str, str], count: int, seeds: Sequence[int]) -> dict[str, Tally]:
-    """What the verifier made of them, in processes of its own."""
+    """Counts the verifier's outcomes, in processes of its own."""
     arguments = [str(run.directory / "keys.json"), str(count // PROCESSES)]
     processes = [
         await asyncio.create_subprocess_exec(
@@ -111,9 +111,11 @@ async def _verified(run: Run, environment: Mapping[str, str], count: int, seeds:
         for seed in seeds
     ]  # fmt: skip
     outputs = await asyncio.gather(*(process.communicate() for process in processes))
-    first, *others = [{name: Tally.told(tally) for name, tally in json.loads(output).items()} for output, _ in outputs]
+    first, *others = [
+        {name: Tally.from_json(tally) for name, tally in json.loads(output).items()} for output, _ in outputs
+    ]
     for other in others:
-        # The crafted ones are the same in each.
+        # The crafted ones are the same in each process.
         first["valid"].take(other["valid"])
         first["mutants"].take(other["mutants"])
     return first

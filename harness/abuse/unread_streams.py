@@ -1,4 +1,4 @@
-"""Clients that ask for a long reply and never read it: half give HTTP/2 no window, half leave their socket alone."""
+"""Clients that never read a long reply: half open no HTTP/2 window, half do not read from their socket."""
 
 import asyncio
 import time
@@ -21,21 +21,21 @@ from tests.support.http2 import LARGEST_WINDOW, Connection, block, headers
 from tests.support.tokens import mint
 
 CLIENTS = 100
-# Of a client that leaves its socket alone: what they send is more than what is buffered on the way to it.
+# Streams of a client that does not read its socket: more than what is buffered on the way to it.
 DEAF_STREAMS = 4
 PATH = "/metamorph.chat.v1.ChatService/StreamTurn"
-# As long as a reply may be.
+# The longest reply.
 REPLY = Reply(("x" * 4_000,) * 250)
 SMALLEST_SOCKET_BUFFER = 4096
-# The look at all streams, the last send, and a machine that does other things too.
+# The interval of the check, the last send, and a busy machine.
 SLACK_SECONDS = LOOK_SECONDS + LAST_SEND_SECONDS + 5
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A stream that was ended: its client, after how long, and why: a reason, or else a code.
+    """A stream that the server ended: its client, after how many seconds, and the reason or otherwise the code.
 
-    One of a deaf client's may end OK, when all of it fits between here and there.
+    One that does not read its socket may end OK, if the whole reply fits into buffers.
     """
 
     client: str
@@ -50,24 +50,27 @@ async def attack(
     slack: float = SLACK_SECONDS,
     most_megabytes: float = 100,
 ) -> list[Figure]:
-    """Against a server that ends what is unread for so many seconds; when it did, and what it held meanwhile."""
+    """Attacks a server that ends streams unread for some seconds; measures when it did so, and its memory."""
     async with FakeMessagesApi(REPLY) as api:
         environment = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
         with subject(run.directory, mutant=run.mutant, patience_seconds=seconds, environment=environment) as server:
             async with server.caller(vault="hostile") as caller:
                 turn_id = await _long_turn(caller)
             async with server.growing():
-                cuts, told = await _hang(server, turn_id, seconds + slack)
+                cuts, informed = await _hang(server, turn_id, seconds + slack)
             whole = Counter(_streams())
             ours = [cut.seconds for cut in cuts if cut.reason == "READER_TOO_SLOW"]
             return [
                 Figure("clients", CLIENTS),
                 Figure("clients cut", sum(whole[client] == cut for client, cut in _by_client(cuts)), "", "=", CLIENTS),
                 Figure("streams that nobody read", len(cuts)),
-                Figure("streams of connections that answered no ping", sum(cut.reason == "CANCELLED" for cut in cuts)),
+                Figure(
+                    "streams cut because their connection answered no ping",
+                    sum(cut.reason == "CANCELLED" for cut in cuts),
+                ),
                 Figure("earliest cut for not reading", min(ours, default=0), "s", "≥", seconds),
                 Figure("latest cut", max((cut.seconds for cut in cuts), default=0), "s", "≤", seconds + slack),
-                Figure("clients told so once they give a window", told, "", "=", CLIENTS // 2),
+                Figure("clients that receive the status once they open a window", informed, "", "=", CLIENTS // 2),
                 Figure("memory growth", server.growth, "MB", "≤", most_megabytes),
             ]
 
@@ -79,15 +82,15 @@ async def _long_turn(caller: Caller) -> str:
 
 
 def _streams() -> Iterator[str]:
-    """A client's number for each of its streams. The even ones are deaf."""
+    """Yields a client's number for each of its streams. Even ones do not read their socket."""
     for number in range(CLIENTS):
         yield from [str(number)] * (1 if number % 2 else DEAF_STREAMS)
 
 
 async def _hang(server: Subject, turn_id: str, seconds: float) -> tuple[list[Cut], int]:
-    """Opens all streams, and goes on until all are cut, at most for so many seconds.
+    """Opens all streams and waits until all are cut, at most for some seconds.
 
-    The cuts, and how many see the end once they give HTTP/2 a window.
+    Returns the cuts, and how many streams receive the status once they open a window.
     """
     request = StreamTurnRequest(turn_id=turn_id).SerializeToString()
     token = mint("hostile")

@@ -1,6 +1,7 @@
-"""Mutants against the verifier as the server builds it: `python -m harness.abuse.verifying KEYS COUNT SEED MUTANT`.
+"""Mutated tokens against the verifier that the server builds.
 
-The settings come from the environment, as the server's do. Says what was found as JSON.
+`python -m harness.abuse.verifying KEYS COUNT SEED MUTANT`; an empty MUTANT is none. Settings come from
+the environment, as the server's do. Prints the outcomes as JSON.
 """
 
 import asyncio
@@ -27,21 +28,21 @@ from harness.mutants import mutate
 
 
 async def outcome(verifier: TokenVerifier, text: str) -> str:
-    """`accepted`, the reason of the refusal, or in words what was raised instead of one."""
+    """Returns `accepted`, the reason of the refusal, or the text of any other exception."""
     try:
         verified = verifier.verify(text)
         if not isinstance(verified, Caller):
             await verified
     except Unauthenticated as refusal:
         return refusal.reason_name()
-    # Whatever else there is: to find it is the point.
+    # Any other exception: finding one is the point.
     except BaseException as exc:
         return f"unhandled: {exc!r:.200}"
     return ACCEPTED
 
 
 async def main(keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
-    """What became of valid tokens, of the crafted ones, and of so many mutants."""
+    """Counts the outcomes of valid, crafted and mutated tokens."""
     revoked_tokens = RevokedTokens()
     revoked_tokens.load([])
     async with HttpClient() as http:
@@ -50,14 +51,14 @@ async def main(keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
 
 
 async def _tally(verifier: TokenVerifier, keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
-    told = {name: Tally() for name in ("valid", "crafted", "mutants")}
+    tallies = {name: Tally() for name in ("valid", "crafted", "mutants")}
     for text in keys.valid():
-        told["valid"].add(text, await outcome(verifier, text))
+        tallies["valid"].add(text, await outcome(verifier, text))
     for name, text in crafted(keys).items():
-        told["crafted"].add(name, await outcome(verifier, text))
+        tallies["crafted"].add(name, await outcome(verifier, text))
     for text in itertools.islice(Mutations(keys.valid(), keys, seed=seed), count):
-        told["mutants"].add(text, await outcome(verifier, text))
-    return told
+        tallies["mutants"].add(text, await outcome(verifier, text))
+    return tallies
 
 
 if __name__ == "__main__":

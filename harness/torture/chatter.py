@@ -1,4 +1,4 @@
-"""A client that chats through everything, with the Python client as it is."""
+"""A chatting client that survives crashes, by means of the Python client."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import message_pb2, session_pb2, turn_pb2
 from metamorph.client import MetamorphClient, MetamorphError
 
-from harness.torture.ledger import ENDLESS, GARBLED, GIVEN_UP, LOST, REPEATED, UNREPLAYABLE, Ledger, Told
+from harness.torture.ledger import ENDLESS, GARBLED, GIVEN_UP, LOST, REPEATED, UNREPLAYABLE, Ledger, SentTurn
 from tests.support.tokens import mint
 
 SESSIONS = 3
@@ -22,7 +22,7 @@ AGAIN_SECONDS = 0.05
 
 
 class Chatter:
-    """One client: a few sessions, one turn after the other, each also read from another connection."""
+    """One client: a few sessions, one turn after another, each also read from another connection."""
 
     def __init__(self, number: int, *, target: str, seed: int, ledger: Ledger) -> None:
         self._random = random.Random(f"{seed} {number}")  # noqa: S311, repeatable
@@ -32,20 +32,20 @@ class Chatter:
             MetamorphClient(target, token=token, on_retry=self._retried) for _ in ("its own", "another's")
         )
         self._sessions: dict[str, int] = {}
-        self._told: list[Told] = []
+        self._turns: list[SentTurn] = []
         self.stopping = False
 
     async def run(self) -> None:
         """Chats until `stopping`."""
         while not self.stopping:
-            told = Told(self._uuid(), await self._session())
-            self._ledger.turns.append(told)
-            self._told.append(told)
+            sent = SentTurn(self._uuid(), await self._session())
+            self._ledger.turns.append(sent)
+            self._turns.append(sent)
             async with asyncio.TaskGroup() as followers:
-                carried = await self._carried_through(told, self._turn(told, followers))
+                carried = await self._carried_through(sent, self._turn(sent, followers))
             if carried:
-                self._ledger.ended(told)
-                await self._carried_through(told, self._again(told))
+                self._ledger.ended(sent)
+                await self._carried_through(sent, self._again(sent))
 
     async def close(self) -> None:
         """Hangs up."""
@@ -72,88 +72,88 @@ class Chatter:
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
-    async def _carried_through(self, told: Told, calls: Coroutine[Any, Any, None]) -> bool:
+    async def _carried_through(self, sent: SentTurn, calls: Coroutine[Any, Any, None]) -> bool:
         try:
             await calls
         except MetamorphError as refusal:
-            self._refused(told, refusal)
+            self._refused(sent, refusal)
             await asyncio.sleep(0.1)
             return False
         finally:
-            told.ended.set()
+            sent.ended.set()
         return True
 
-    def _refused(self, told: Told, refusal: MetamorphError) -> None:
+    def _refused(self, sent: SentTurn, refusal: MetamorphError) -> None:
         kinds = {"TURN_NOT_FOUND": LOST, "SESSION_NOT_FOUND": LOST, "SEQUENCE_AHEAD": UNREPLAYABLE}
-        kind = kinds.get(refusal.reason, GIVEN_UP) if told.events else GIVEN_UP
-        self._ledger.fault(kind, f"{told.turn_id}: {refusal}")
+        kind = kinds.get(refusal.reason, GIVEN_UP) if sent.events else GIVEN_UP
+        self._ledger.fault(kind, f"{sent.turn_id}: {refusal}")
 
-    async def _turn(self, told: Told, followers: asyncio.TaskGroup) -> None:
+    async def _turn(self, sent: SentTurn, followers: asyncio.TaskGroup) -> None:
         leaves_after = self._random.choice([1, 3, NEVER, NEVER, NEVER])
         cancelled_after = self._random.choice([2, 5, *[NEVER] * 8])
-        sending = self._client.send(told.session_id, told.text, request_id=told.text)
+        sending = self._client.send(sent.session_id, sent.text, request_id=sent.text)
         async for event in sending:
-            told.saw(event)
-            if len(told.events) == cancelled_after:
-                followers.create_task(self._cancel(told))
-            if self._random.random() < 1 / len(told.events):
-                followers.create_task(self._follow(told, self._random.randint(0, len(told.events))))
-            if len(told.events) == leaves_after:
+            sent.saw(event)
+            if len(sent.events) == cancelled_after:
+                followers.create_task(self._cancel(sent))
+            if self._random.random() < 1 / len(sent.events):
+                followers.create_task(self._follow(sent, self._random.randint(0, len(sent.events))))
+            if len(sent.events) == leaves_after:
                 break
         await sending.aclose()
-        if not told.status:
-            async for event in self._other.follow(told.turn_id, len(told.events)):
-                told.saw(event)
+        if not sent.status:
+            async for event in self._other.follow(sent.turn_id, len(sent.events)):
+                sent.saw(event)
 
-    async def _cancel(self, told: Told) -> None:
-        """Cancels a turn; how it has ended is then told once and for all."""
-        request = pb.CancelTurnRequest(turn_id=told.turn_id)
+    async def _cancel(self, sent: SentTurn) -> None:
+        """Cancels a turn; the status in the answer must be final."""
+        request = pb.CancelTurnRequest(turn_id=sent.turn_id)
         try:
             answer = await _until_answered(lambda: self._other.chat.CancelTurn(request, metadata=self._other.metadata))
         except MetamorphError as refusal:
-            self._refused(told, refusal)
+            self._refused(sent, refusal)
         else:
-            await told.ended.wait()
-            if answer.turn.status != told.status:
-                self._ledger.fault(ENDLESS, f"{told.turn_id}: {answer.turn.status} once cancelled, then {told.status}")
+            await sent.ended.wait()
+            if answer.turn.status != sent.status:
+                self._ledger.fault(ENDLESS, f"{sent.turn_id}: {answer.turn.status} once cancelled, then {sent.status}")
 
-    async def _again(self, told: Told) -> None:
-        await self._follow(told, self._random.choice([0, self._random.randint(0, len(told.events))]))
+    async def _again(self, sent: SentTurn) -> None:
+        await self._follow(sent, self._random.choice([0, self._random.randint(0, len(sent.events))]))
         if self._random.random() < 0.2:
-            events = [event async for event in self._other.send(told.session_id, told.text, request_id=told.text)]
-            if events and events[0].turn_id != told.turn_id:
-                self._ledger.fault(REPEATED, f"{told.text}: {told.turn_id}, {events[0].turn_id}")
+            events = [event async for event in self._other.send(sent.session_id, sent.text, request_id=sent.text)]
+            if events and events[0].turn_id != sent.turn_id:
+                self._ledger.fault(REPEATED, f"{sent.text}: {sent.turn_id}, {events[0].turn_id}")
             else:
-                self._ledger.replayed(told, 0, events)
+                self._ledger.replayed(sent, 0, events)
 
-    async def _follow(self, told: Told, after: int) -> None:
-        """Reads a turn from another connection, and compares once its end was seen."""
+    async def _follow(self, sent: SentTurn, after: int) -> None:
+        """Reads a turn from another connection, and compares it once its end was seen."""
         try:
-            events = [event async for event in self._other.follow(told.turn_id, after)]
+            events = [event async for event in self._other.follow(sent.turn_id, after)]
         except MetamorphError as refusal:
-            self._refused(told, refusal)
+            self._refused(sent, refusal)
         else:
-            await told.ended.wait()
-            self._ledger.replayed(told, after, events)
+            await sent.ended.wait()
+            self._ledger.replayed(sent, after, events)
 
     async def check(self) -> list[tuple[float, float]]:
-        """Asks for everything again, from a server that stays up; the (create, finish) times of its turns."""
+        """Reads everything again from a server that stays up. Returns the (create, finish) times of its turns."""
         spans = []
-        for told in self._told:
-            if not told.turn_id:
-                self._ledger.fault(GIVEN_UP, f"{told.text} was never acknowledged")
+        for sent in self._turns:
+            if not sent.turn_id:
+                self._ledger.fault(GIVEN_UP, f"{sent.text} was never acknowledged")
                 continue
             try:
-                turn = await self._get_turn(told.turn_id)
+                turn = await self._get_turn(sent.turn_id)
             except grpc.aio.AioRpcError as error:
-                self._refused(told, MetamorphError.of(error))
+                self._refused(sent, MetamorphError.of(error))
                 continue
-            if turn.status != told.status or turn.last_sequence != len(told.events):
-                self._ledger.fault(ENDLESS, f"{told.turn_id}: {turn.status}, {turn.last_sequence} events")
+            if turn.status != sent.status or turn.last_sequence != len(sent.events):
+                self._ledger.fault(ENDLESS, f"{sent.turn_id}: {turn.status}, {turn.last_sequence} events")
                 continue
             spans.append((turn.create_time.ToNanoseconds() / 1e9, turn.finish_time.ToNanoseconds() / 1e9))
-            await self._follow(told, 0)
-        for session_id in {told.session_id: None for told in self._told}:
+            await self._follow(sent, 0)
+        for session_id in {sent.session_id: None for sent in self._turns}:
             await self._check_session(session_id)
         return spans
 
@@ -172,21 +172,21 @@ class Chatter:
             self._ledger.fault(LOST, f"{session_id}: {MetamorphError.of(error)}")
             return
         messages = {message.message_id: message for message in listed}
-        for told in self._told:
-            if told.session_id != session_id or not told.turn_id:
+        for sent in self._turns:
+            if sent.session_id != session_id or not sent.turn_id:
                 continue
-            if told.user_message_id not in messages:
-                self._ledger.fault(LOST, f"{told.user_message_id} of {told.turn_id}")
-            same = sum(message.content[0].text.text == told.text for message in listed)
+            if sent.user_message_id not in messages:
+                self._ledger.fault(LOST, f"{sent.user_message_id} of {sent.turn_id}")
+            same = sum(message.content[0].text.text == sent.text for message in listed)
             if same > 1:
-                self._ledger.fault(REPEATED, f"{told.text}: {same}")
-            finished = turn_pb2.TurnEvent.FromString(told.events[-1]).turn_finished
-            if told.reply_message_id and messages.get(told.reply_message_id) != finished.message:
-                self._ledger.fault(GARBLED, f"{told.reply_message_id} as it is listed")
+                self._ledger.fault(REPEATED, f"{sent.text}: {same}")
+            finished = turn_pb2.TurnEvent.FromString(sent.events[-1]).turn_finished
+            if sent.reply_message_id and messages.get(sent.reply_message_id) != finished.message:
+                self._ledger.fault(GARBLED, f"{sent.reply_message_id} as it is listed")
 
 
 async def _until_answered(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Repeats what may be repeated. Raises MetamorphError where that does not help."""
+    """Repeats a call while that is safe. Raises MetamorphError for any other error."""
     while True:
         try:
             return await call()

@@ -1,4 +1,4 @@
-"""Rounds of kill -9, at random moments and at named points, under clients that chat through all of them."""
+"""Rounds of kill -9, at random moments and at named points, under clients that keep chatting."""
 
 import asyncio
 import math
@@ -26,10 +26,10 @@ from tests.support.processes import Service, service
 
 CLIENTS = 20
 WORDS = 40
-# A round's longest life where it dies at a random moment, and where it has not passed its point.
+# The longest life in a round with a random moment, and in one whose point is not reached.
 LONGEST_SECONDS = 1.6
 OVERDUE_SECONDS = 3.0
-# How often a point is passed within a life: few turns begin and end in one.
+# How often a point is passed within a life: few turns begin and end in one life.
 PASSES = {"start": 15, "finish": 15}
 MANY_PASSES = 100
 LAST_TURNS_SECONDS = 15.0
@@ -38,7 +38,7 @@ NOTED_ROUNDS = 100
 
 
 class Crash:
-    """The server's lives, one a round. Stops early at the first fault if it looks for a mutant."""
+    """The lives of a server, one per round. Stops at the first fault when it looks for a mutant."""
 
     def __init__(self, zygote: Zygote, *, seed: int, mutant: str) -> None:
         self.ledger = Ledger()
@@ -49,9 +49,9 @@ class Crash:
         self._mutant = mutant
 
     async def under(self, chatters: Sequence[Chatter], rounds: int) -> list[tuple[float, float]]:
-        """The rounds, while all chat; then a life that does not end, which is asked for everything again.
+        """Runs the rounds while all clients chat, then starts a server that stays up and reads everything again.
 
-        Answers the (create, finish) times of all turns.
+        Returns the (create, finish) times of all turns.
         """
         chatting = [asyncio.create_task(chatter.run()) for chatter in chatters]
         await self.rounds(rounds)
@@ -69,7 +69,7 @@ class Crash:
         return [span for of_chatter in spans for span in of_chatter]
 
     async def rounds(self, count: int) -> None:
-        """So many lives that end by SIGKILL."""
+        """Starts the server and ends it by SIGKILL, again and again."""
         for number in range(count):
             if number % NOTED_ROUNDS == 0:
                 sys.stderr.write(f"crash: {number} of {count} rounds, {len(self.ledger.turns)} turns\n")
@@ -87,7 +87,7 @@ class Crash:
                 return
 
     async def last(self) -> None:
-        """A life that does not end. Raises RuntimeError if the server cannot start."""
+        """Starts a server that stays up. Raises RuntimeError if it cannot start."""
         if not await self._start().until_serving():
             raise RuntimeError(f"the server does not start: {self._zygote.log.read_text()[-2000:]}")
 
@@ -98,10 +98,10 @@ class Crash:
 
 
 async def crash(run: Run, *, rounds: int, clients: int = CLIENTS) -> list[Figure]:
-    """Kills so often; what was lost."""
+    """Kills the server in rounds; counts what was lost."""
     arguments = ["--words", str(WORDS), "--delay-ms", "15", "--random"]
     with service(["tests.support.fakes.messages_api", *arguments], run.directory) as api, patching() as patch:
-        # gRPC would let all clients of a process share one connection.
+        # Otherwise all clients of this process would share one connection.
         patch(client, "OPTIONS", [*client.OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
         async with _zygote(run.directory, api) as zygote:
             crashes = Crash(zygote, seed=run.seed, mutant=run.mutant)
@@ -121,16 +121,20 @@ def _zygote(directory: Path, api: Service) -> Zygote:
 
 def _figures(crashes: Crash, rounds: int, spans: list[tuple[float, float]]) -> list[Figure]:
     served = [life.served_at - life.began for life in crashes.lives if life.served_at]
-    ended = Counter(told.status for told in crashes.ledger.turns)
+    ended = Counter(turn.status for turn in crashes.ledger.turns)
     return [
         Figure("rounds of kill -9", len(crashes.lives) - 1, "", "=", rounds),
-        Figure("of them at a named point", crashes.by_point),
+        Figure("kills at a named point", crashes.by_point),
         Figure("from start to serving, median", median(served), "s"),
-        Figure("the same, longest", max(served), "s"),
+        Figure("from start to serving, longest", max(served), "s"),
         *crashes.ledger.figures(),
         Figure("turns that were cancelled", ended[CANCELLED]),
         Figure("turns that a crash interrupted", ended[INTERRUPTED]),
         Figure(
-            "longest that one still ran after a start", longest_running(crashes.lives, spans), "s", "≤", LONG_SECONDS
+            "longest that a turn still ran after a restart",
+            longest_running(crashes.lives, spans),
+            "s",
+            "≤",
+            LONG_SECONDS,
         ),
     ]

@@ -1,4 +1,4 @@
-"""SIGTERM amid turns: what callers are told, what ends within the grace, and what the next server says of the rest."""
+"""SIGTERM during turns: what callers receive, what ends within the grace, and what the next server says of the rest."""
 
 import asyncio
 import contextlib
@@ -28,23 +28,23 @@ TURNS_OF_A_KIND = 6
 GRACE_SECONDS = 1.5
 BEFORE_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0
-# Some end within the grace, some outlast it, and some have a caller who reads nothing until the server is gone.
+# Some replies end within the grace, some outlast it, and one caller reads nothing until the server is gone.
 SHORT = Reply(("word ",) * 20, delay=0.03, hold_after=10)
 OTHERS = {"long": Reply(("word ",) * 300, delay=0.06), "unread": Reply(("word " * 4000,) * 100, delay=0.02)}
 KINDS = ("short", *OTHERS)
-TOLD = "of them that told NOT_SERVING"
+REPORTED = "servers that reported NOT_SERVING"
 ACCEPTED = "new turns not refused with SERVER_DRAINING and RetryInfo"
 CUT = "turns that could end within the grace, and did not"
 LEFT = "turns that outlasted the grace and are not INTERRUPTED with their text"
 SILENT = "streams that ended neither with TurnFinished nor with a status to resume after"
-OTHERWISE = "turns of which the next server tells otherwise"
+OTHERWISE = "turns that the next server reports differently"
 GIVEN_UP = "sends that the client did not carry over to the next server"
 FAILED = "servers that did not exit with success"
 FAULTS = (ACCEPTED, CUT, LEFT, SILENT, OTHERWISE, GIVEN_UP, FAILED)
 
 
 class Seen:
-    """One stream of a turn: what it brought, and how it ended."""
+    """One stream of a turn: its events, and how it ended."""
 
     def __init__(self, kind: str, events: Events) -> None:
         self.kind = kind
@@ -53,11 +53,11 @@ class Seen:
         self._events = events
 
     async def begin(self) -> None:
-        """Until its first event."""
+        """Reads its first event."""
         self.brought.append(await self._events.next())
 
     async def read(self) -> None:
-        """To its end."""
+        """Reads it to its end."""
         try:
             while True:
                 self.brought.append(await self._events.next())
@@ -72,13 +72,13 @@ class Seen:
 
     @property
     def ended_well(self) -> bool:
-        """Whether its caller knows what to do next."""
+        """Whether it ended with TurnFinished, or with a status that allows to resume."""
         finished = self.brought[-1].HasField("turn_finished")
         return finished if self.refusal is None else self.refusal.resumable
 
 
 class Drain:
-    """Server after server, each ended by SIGTERM."""
+    """Servers, one after another, each ended by SIGTERM."""
 
     def __init__(self, zygote: Zygote, *, mutant: str) -> None:
         self.faults: Counter[str] = Counter()
@@ -90,19 +90,19 @@ class Drain:
         self._short = SHORT
 
     def answer(self, received: Received) -> Reply:
-        """What the model says. A short reply ends once the server has begun to drain."""
+        """Returns the model's reply. A short reply ends once the server has begun to drain."""
         kind, _, _ = str(received.body["messages"][-1]["content"][-1]["text"]).partition(" ")
         return self._short if kind == "short" else OTHERS[kind]
 
     async def start(self) -> Life:
-        """A server that serves. Raises RuntimeError if there is none."""
+        """Starts a server. Raises RuntimeError if it cannot start."""
         life = self._zygote.start(mutant=self._mutant)
         if not await life.until_serving():
             raise RuntimeError(f"the server does not start: {self._zygote.log.read_text()[-2000:]}")
         return life
 
     async def round(self, life: Life) -> Life:
-        """Drains a server under turns; the next one, which has been asked about them."""
+        """Drains a server that runs turns. Returns the next one, after comparing what it says of them."""
         target, token = self._zygote.target, mint()
         terminated = asyncio.Event()
         self._short = replace(SHORT, hold=terminated)
@@ -141,7 +141,7 @@ class Drain:
         return streams
 
     async def _terminate(self, caller: Caller) -> float:
-        """Sends SIGTERM, and returns once health tells; when it was sent."""
+        """Sends SIGTERM and waits until health reports it. Returns when the signal was sent."""
         watching = caller.health.Watch(HealthCheckRequest())
         health = aiter(watching)
         assert (await anext(health)).status == HealthCheckResponse.SERVING
@@ -172,11 +172,11 @@ class Drain:
                 True,
             )
             self.refused += draining
-            # As the server goes, what was asked last meets a connection that closes.
+            # When the server exits, the last call meets a closing connection.
             self.faults[ACCEPTED] += not draining and not await life.ends_within(PATIENCE_SECONDS)
 
     async def _carry(self, client: MetamorphClient, session_id: str) -> None:
-        """A send through the client as it is, begun while the server drains."""
+        """Sends a message with the Python client while the server drains."""
         try:
             events = [event async for event in client.send(session_id, "short and carried")]
         except MetamorphError:
@@ -198,12 +198,12 @@ class Drain:
             self.faults[LEFT] += not (interrupted and text == deltas(events) != "")
 
     def figures(self) -> list[Figure]:
-        """What was tried, and each kind of fault, of which there must be none."""
+        """Counts of what was tried, and of each kind of fault, which must be 0."""
         return [
             Figure("servers drained", len(self.exits)),
-            Figure("streams open meanwhile", self.streams),
-            Figure(TOLD, len(self.not_serving), "", "=", len(self.exits)),
-            Figure("from SIGTERM to that, longest", max(self.not_serving, default=0), "ms", "≤", 100),
+            Figure("streams open during the drains", self.streams),
+            Figure(REPORTED, len(self.not_serving), "", "=", len(self.exits)),
+            Figure("from SIGTERM to NOT_SERVING, longest", max(self.not_serving, default=0), "ms", "≤", 100),
             Figure("from SIGTERM to exit, longest", max(self.exits), "s"),
             Figure("new turns refused", self.refused),
             *(Figure(kind, self.faults[kind], "", "=", 0) for kind in FAULTS),
@@ -211,7 +211,7 @@ class Drain:
 
 
 async def drain(run: Run, *, rounds: int) -> list[Figure]:
-    """Drains so many servers."""
+    """Drains servers under load; counts what did not end as promised."""
     async with FakeMessagesApi() as api:
         upstream = {"anthropic_api_key": "sk-torture", "anthropic_base_url": api.base_url}
         async with Zygote(run.directory, port=free_port(), shutdown_grace_seconds=GRACE_SECONDS, **upstream) as zygote:

@@ -1,4 +1,4 @@
-"""Moments of a server's life at which it can be made to end as kill -9 ends it, told around the real code."""
+"""Points at which a server can be made to die as by kill -9, reported by wrappers around the real code."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ Pass = Callable[[str], None]
 
 
 def arm(point: str, count: int) -> None:
-    """From now on this process dies when it passes `point`, one of POINTS, for the `count`-th time."""
+    """Makes this process die when it passes `point`, one of POINTS, for the `count`-th time."""
     left = count
 
     def passed(where: str) -> None:
@@ -32,13 +32,13 @@ def arm(point: str, count: int) -> None:
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    _tell_statements(passed)
-    _tell_operations(passed)
-    _tell_sends(passed)
+    _watch_statements(passed)
+    _watch_operations(passed)
+    _watch_sends(passed)
 
 
-def _tell_statements(passed: Pass) -> None:
-    class Told:
+def _watch_statements(passed: Pass) -> None:
+    class Watched:
         def __init__(self, connection: apsw.Connection) -> None:
             self._connection = connection
 
@@ -57,12 +57,12 @@ def _tell_statements(passed: Pass) -> None:
     made = Writer.__init__
 
     def making(self: Writer, connection: Any) -> None:
-        made(self, Told(connection))  # type: ignore[arg-type]
+        made(self, Watched(connection))  # type: ignore[arg-type]
 
     Writer.__init__ = making  # type: ignore[method-assign]
 
 
-def _tell_operations(passed: Pass) -> None:
+def _watch_operations(passed: Pass) -> None:
     write = SqliteDatabase.write
 
     async def writing(self: SqliteDatabase, operation: Operation[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -77,8 +77,8 @@ def _tell_operations(passed: Pass) -> None:
     SqliteDatabase.write = writing  # type: ignore[method-assign]
 
 
-def _tell_sends(passed: Pass) -> None:
-    class Told:
+def _watch_sends(passed: Pass) -> None:
+    class Watched:
         def __init__(self, exchange: Exchange) -> None:
             self._exchange = exchange
 
@@ -93,7 +93,7 @@ def _tell_sends(passed: Pass) -> None:
     opened = Streams.opened
 
     def opening(self: Streams, exchange: Exchange, caller: Caller) -> Stream:
-        told: Any = Told(exchange)
-        return opened(self, told, caller)
+        watched: Any = Watched(exchange)
+        return opened(self, watched, caller)
 
     Streams.opened = opening  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What clients saw of turns, and whether a server still says the same."""
+"""What clients saw of turns, compared with what servers say later."""
 
 import asyncio
 import sys
@@ -25,8 +25,8 @@ FAULTS = (LOST, UNREPLAYABLE, REPEATED, ENDLESS, GARBLED, GIVEN_UP, DIED)
 
 
 @dataclass
-class Told:
-    """A turn as its sender saw it; `text` is its message, and its request_id."""
+class SentTurn:
+    """A turn as its sender saw it; `text` is both its message and its request_id."""
 
     text: str
     session_id: str
@@ -38,7 +38,7 @@ class Told:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def saw(self, event: TurnEvent) -> None:
-        """The next event."""
+        """Records the next event."""
         self.events.append(event.SerializeToString(deterministic=True))
         if event.HasField("turn_started"):
             self.turn_id, self.user_message_id = event.turn_id, event.turn_started.user_message_id
@@ -49,42 +49,42 @@ class Told:
 
 @dataclass
 class Ledger:
-    """Everything that was told, and every fault that was found: what, and where."""
+    """Every turn that was seen, and every fault: (kind, where)."""
 
-    turns: list[Told] = field(default_factory=list)
+    turns: list[SentTurn] = field(default_factory=list)
     faults: list[tuple[str, str]] = field(default_factory=list)
     retries: Counter[str] = field(default_factory=Counter)
     replays: int = 0
 
     def fault(self, kind: str, where: str) -> None:
-        """Notes a fault, and tells it at once."""
+        """Records a fault and prints it."""
         self.faults.append((kind, where))
         sys.stderr.write(f"{kind}: {where}\n")
 
-    def replayed(self, told: Told, after: int, events: Sequence[TurnEvent]) -> None:
+    def replayed(self, turn: SentTurn, after: int, events: Sequence[TurnEvent]) -> None:
         """Compares a replay with what was seen."""
         self.replays += 1
         brought = [event.SerializeToString(deterministic=True) for event in events]
-        if brought != told.events[after:]:
-            self.fault(UNREPLAYABLE, f"{told.turn_id} after {after}: {len(brought)} of {len(told.events) - after}")
+        if brought != turn.events[after:]:
+            self.fault(UNREPLAYABLE, f"{turn.turn_id} after {after}: {len(brought)} of {len(turn.events) - after}")
 
-    def ended(self, told: Told) -> None:
-        """Checks a turn whose end was seen: its sequence, its end, its text."""
-        events = [TurnEvent.FromString(event) for event in told.events]
+    def ended(self, turn: SentTurn) -> None:
+        """Checks the sequence, the end and the text of a turn whose end was seen."""
+        events = [TurnEvent.FromString(event) for event in turn.events]
         ends = [event.sequence for event in events if event.HasField("turn_finished")]
         if [event.sequence for event in events] != list(range(1, len(events) + 1)) or ends != [len(events)]:
-            self.fault(ENDLESS, f"{told.turn_id}: {[event.sequence for event in events]}, ends {ends}")
+            self.fault(ENDLESS, f"{turn.turn_id}: {[event.sequence for event in events]}, ends {ends}")
             return
         streamed = "".join(event.text_delta.text for event in events)
         if streamed != text_of(events[-1].turn_finished.message):
-            self.fault(GARBLED, told.turn_id)
+            self.fault(GARBLED, turn.turn_id)
 
     def figures(self) -> list[Figure]:
-        """How much was seen, and each kind of fault, of which there must be none."""
+        """Counts of what was seen, and of each kind of fault, which must be 0."""
         counts = Counter(kind for kind, _ in self.faults)
         return [
             Figure("turns", len(self.turns)),
-            Figure("events seen", sum(len(told.events) for told in self.turns)),
+            Figure("events seen", sum(len(turn.events) for turn in self.turns)),
             Figure("replays compared", self.replays),
             Figure("retries by the client", self.retries.total()),
             *(Figure(kind, counts[kind], "", "=", 0) for kind in FAULTS),
@@ -92,7 +92,7 @@ class Ledger:
 
 
 def longest_running(lives: Sequence[Life], spans: Sequence[tuple[float, float]]) -> float:
-    """The longest time that a server let an earlier one's turn run; spans are the turns' (create, finish) times."""
+    """The longest time for which a server left an earlier one's turn running; spans are (create, finish) times."""
     begins = [life.began for life in lives]
     longest = 0.0
     for created, finished in spans:

@@ -1,4 +1,4 @@
-"""What may be wrong with turns."""
+"""Faults of turns."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from metamorphd.store.turns import create
 
 from harness.mutants import Patch, mutant
 
-# Figures that show them.
+# Figures that show several of them.
 LOST = "acknowledged messages lost"
 UNREPLAYABLE = "replays that differ from what was seen"
 REPEATED = "turns beyond one per request_id"
@@ -176,7 +176,7 @@ def _leaks_connections(patch: Patch) -> None:
             except Exception as exc:
                 read.put_nowait(exc)
 
-        # Nobody cancels it.
+        # Never cancelled.
         kept.add(asyncio.create_task(pump()))
         while (event := await read.get()) is not None:
             if isinstance(event, Exception):
@@ -186,7 +186,7 @@ def _leaks_connections(patch: Patch) -> None:
     patch(Claude, "generate", leaking)
 
 
-@mutant("says-it-serves", harness="drain", shown_by={"of them that told NOT_SERVING"})
+@mutant("says-it-serves", harness="drain", shown_by={"servers that reported NOT_SERVING"})
 def _says_it_serves(patch: Patch) -> None:
     async def silent(self: Health, *_: object) -> None:
         self._state = "draining"

@@ -1,4 +1,4 @@
-"""Replay against live: followers that attach at every moment of short turns, wherever they left off."""
+"""Replay against live events: followers attach at any moment of short turns, at any sequence."""
 
 import asyncio
 import random
@@ -19,12 +19,12 @@ from tests.support.fakes.replies import Reply
 from tests.support.serving import asking
 from tests.support.turns import followed
 
-# So few at a time that they are not paced: each event is published alone.
+# Few enough that events are not paced: each is published alone.
 TURNS_AT_A_TIME = 3
 FOLLOWERS = 12
 WORDS = tuple(f"word{number} " for number in range(8))
 DELAY_SECONDS = 0.002
-# So short that those who are behind replay from the table, and then go over to what is live.
+# So short that followers who are behind replay from the table, then continue live.
 TAIL_EVENTS = 2
 PATIENCE_SECONDS = 10.0
 MUTANT_PATIENCE_SECONDS = 2.0
@@ -35,7 +35,7 @@ REFUSED = "followers that were refused"
 
 
 class Race:
-    """Turns, and what went wrong with those who followed them."""
+    """Turns, and the faults that their followers saw."""
 
     def __init__(self, *, seed: int, mutant: str) -> None:
         self.attached = self.attached_live = self.events = 0
@@ -43,17 +43,17 @@ class Race:
         self._random = random.Random(seed)  # noqa: S311, repeatable
         self._mutant = mutant
         self._patience = MUTANT_PATIENCE_SECONDS if mutant else PATIENCE_SECONDS
-        # How long a turn lasts here: followers come until a little after its end.
+        # How long a turn lasts: followers attach until a little after its end.
         self._turn_seconds = 0.1
 
     async def run(self, caller: Caller, followers: int) -> None:
-        """Turn after turn, until so many have followed."""
+        """Runs turns until enough followers have attached."""
         session_id = (await caller.create_session()).session_id
         while self.attached < followers and not (self._mutant and self.faults.total()):
             await self._turn(caller, session_id)
 
     async def _turn(self, caller: Caller, session_id: str) -> None:
-        # Each begins a branch of its own, so that prompts stay short.
+        # Every turn begins a branch of its own, so that prompts stay short.
         call = caller.start(session_id, parent_message_id="")
         seen: list[TurnEvent] = []
         ended = asyncio.Event()
@@ -100,10 +100,10 @@ class Race:
         self.faults[GAP if missed else REPEAT] += 1
 
     def figures(self, seconds: float) -> list[Figure]:
-        """What was tried, and each kind of fault, of which there must be none."""
+        """Counts of what was tried, and of each kind of fault, which must be 0."""
         return [
             Figure("followers", self.attached),
-            Figure("of them while the turn ran", self.attached_live),
+            Figure("followers that attached while the turn ran", self.attached_live),
             Figure("events that they saw", self.events),
             *(Figure(kind, self.faults[kind], "", "=", 0) for kind in (GAP, REPEAT, WAITING, REFUSED)),
             Figure("time", seconds, "s"),
@@ -111,7 +111,7 @@ class Race:
 
 
 async def race(run: Run, *, rounds: int) -> list[Figure]:
-    """So many followers; what they missed."""
+    """Attaches followers to turns; counts what they missed."""
     reply = Reply(WORDS, delay=DELAY_SECONDS, uneven=True)
     turns = Race(seed=run.seed, mutant=run.mutant)
     with patching() as patch:

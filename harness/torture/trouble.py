@@ -1,4 +1,4 @@
-"""What a provider may do to a turn, drawn at random, and how the turn must end."""
+"""Random failures of the provider, and how a turn must end after them."""
 
 import random
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tests.support.fakes.replies import Behaviour, Hangup, Refusal, Reply, Silen
 
 MAX_RETRIES = 2
 TURN_SECONDS = 9.0
-# Never silent for long, and yet longer than the turn may last.
+# Never silent for long, but longer than a turn may last.
 SLOW_WORDS, SLOW_SECONDS = 44, 0.25
 COMPLETED, CANCELLED = turn_pb2.TURN_STATUS_COMPLETED, turn_pb2.TURN_STATUS_CANCELLED
 RETRIED = {
@@ -30,7 +30,7 @@ FINAL = {
     Refusal(404, "not_found_error"): "UPSTREAM_REJECTED",
     Refusal(413, "request_too_large"): "UPSTREAM_REJECTED",
 }
-# It looks like a rate limit, and is repeated like one; it comes without `retry-after`.
+# Looks like a rate limit and is retried like one, but has no `retry-after`.
 SPENT = Refusal(429, "rate_limit_error", error_code="enforced_spend_limit_reached")
 REASONS = RETRIED | FINAL | {SPENT: "UPSTREAM_SPEND_LIMIT"}
 ENDINGS = {
@@ -48,9 +48,9 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class End:
-    """How a turn must end: after so many requests, for this reason (none if it is whole), with this text and usage.
+    """How a turn must end: after so many requests, for this reason (empty if it completes), with this text and usage.
 
-    `usages` are (input, output) tokens: those that the provider has told by then, each of which may be the last.
+    `usages` are the (input, output) tokens that the provider has reported by then; each of them may be the last.
     """
 
     requests: int
@@ -62,15 +62,17 @@ class End:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What the provider does, request by request; the last again if it is asked more. Cancelled after so many seconds,
-    if the turn still runs then."""
+    """The provider's answers, request by request; further requests get the last one.
+
+    The turn is cancelled after so many seconds, if it still runs.
+    """
 
     answers: tuple[Behaviour, ...]
     cancelled_after: float | None
 
     @property
     def end(self) -> End:
-        """How it ends if it is not cancelled."""
+        """How the turn ends if it is not cancelled."""
         for count, answer in enumerate(self.answers, start=1):
             end = _end(answer, count)
             if end is not None:
@@ -79,7 +81,7 @@ class Trouble:
 
 
 def draw(source: random.Random) -> Trouble:
-    """Any trouble."""
+    """Draws any trouble."""
     answers: list[Behaviour] = [_before_reply(source) for _ in range(MAX_RETRIES)]
     answers.append(_reply(source))
     begin = source.choices(range(MAX_RETRIES + 1), weights=(3, 2, 7))[0]
@@ -103,7 +105,7 @@ def _before_reply(source: random.Random) -> Behaviour:
             (("retry-after-ms", str(source.randint(1, 300))),),
             (("retry-after", "1"),),
             (("retry-after", str(source.randint(21, 9999))),),
-            # The SDK would wait, and the turn's own limit is sooner.
+            # The turn's own limit comes before the end of this wait.
             (("retry-after", "15"),),
         ],
         weights=(4, 6, 1, 2, 0.2),
@@ -127,7 +129,7 @@ def _reply(source: random.Random) -> Reply:
 
 
 def _end(answer: Behaviour, requests: int) -> End | None:
-    """How the turn ends by the answer to its so manieth request; None if the call is repeated."""
+    """How the answer to this request ends the turn; None if the call is repeated."""
     match answer:
         case Reply():
             return _end_of_reply(answer, requests)
@@ -150,8 +152,10 @@ def _end_of_reply(reply: Reply, requests: int) -> End:
     text = "".join(chunk for chunk in reply.chunks if isinstance(chunk, str))
     if reply.delay * len(reply.chunks) > TURN_SECONDS:
         return End(requests, "TURN_TIMEOUT", text=text, usages=(began,))
-    told = (began, (reply.usage["input_tokens"], len(reply.chunks))) if reply.ending == "stop" else (began,)
-    return End(requests, ENDINGS[reply.ending, reply.error_type if reply.ending == "error" else ""], None, text, told)
+    reported = (began, (reply.usage["input_tokens"], len(reply.chunks))) if reply.ending == "stop" else (began,)
+    return End(
+        requests, ENDINGS[reply.ending, reply.error_type if reply.ending == "error" else ""], None, text, reported
+    )
 
 
 def _wait(headers: Sequence[tuple[str, str]]) -> float | None:

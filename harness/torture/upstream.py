@@ -1,4 +1,4 @@
-"""Runs of upstream trouble: how each turn ends, what it costs, and that nothing of it is left open."""
+"""Provider failures: how each turn ends, what it costs, and that no connection stays open."""
 
 import asyncio
 import random
@@ -24,13 +24,13 @@ from tests.support.turns import deltas, get_turn
 
 RUNS_AT_A_TIME = 8
 CANCELS = 20
-# So that a machine that stands still for a moment is not taken for a provider that does.
+# Long enough that a machine that freezes for a moment is not taken for a silent provider.
 STALL_SECONDS = 3.0
 CLOSE_SECONDS = 1.0
 LOOK_SECONDS = 0.002
 ENDLESSLY = Reply(("word ",) * 1000, delay=0.005)
 RETRIED = "calls to the model repeated after its first event"
-MISCOUNTED = "turns with other calls to the model than expected"
+MISCOUNTED = "turns with an unexpected number of calls to the model"
 LEAKED = "upstream connections leaked"
 ENDLESS = "turns without a gapless sequence and exactly one end"
 REASON = "turns that ended for another reason"
@@ -41,7 +41,7 @@ FAULTS = (RETRIED, MISCOUNTED, LEAKED, ENDLESS, REASON, DELAY, USAGE, TEXT)
 
 
 class Upstream:
-    """A provider in trouble, and the turns that meet it."""
+    """A failing provider, and the turns that ask it."""
 
     def __init__(self, *, seed: int, runs: int, mutant: str) -> None:
         self.faults: list[tuple[str, str]] = []
@@ -64,7 +64,7 @@ class Upstream:
         return answers[min(self._answered[name], len(answers)) - 1]
 
     async def run(self, caller: Caller) -> None:
-        """Run after run, until none is left."""
+        """Runs one turn after another until none is left."""
         while self._left and not (self._mutant and self.faults):
             name, trouble = self._left.pop()
             session = await caller.create_session()
@@ -79,7 +79,7 @@ class Upstream:
             self._check(name, trouble, events, await get_turn(caller, events[0].turn_id))
 
     async def cancels(self, caller: Caller) -> None:
-        """Cancels turns while nothing else goes on."""
+        """Cancels turns while nothing else runs."""
         for number in range(CANCELS):
             call = caller.start((await caller.create_session()).session_id, f"endless {number}")
             events = [await call.next(), await call.next()]
@@ -95,7 +95,7 @@ class Upstream:
             self.cancelled.append(await self._stop(caller, name, turn_id))
 
     async def _stop(self, caller: Caller, name: str, turn_id: str) -> float:
-        """Milliseconds from CancelTurn until the provider's connection is closed; infinite if it stays open."""
+        """Returns the milliseconds from CancelTurn until the provider's connection closes; infinity if it does not."""
         began = time.monotonic()
         cancelling = caller.chat.CancelTurn(pb.CancelTurnRequest(turn_id=turn_id), metadata=caller.metadata)
         closed = await self._closed(name)
@@ -104,7 +104,7 @@ class Upstream:
         return seconds * 1000 if closed else float("inf")
 
     async def _closed(self, name: str) -> bool:
-        """Whether the provider sees the run's connection closed, or has answered, before long."""
+        """Whether the provider soon sees the connection closed, or has answered."""
         until = time.monotonic() + CLOSE_SECONDS
         while time.monotonic() < until:
             if not self._open(name):
@@ -138,13 +138,13 @@ class Upstream:
 
     def _check_end(self, name: str, trouble: Trouble, finished: TurnFinished) -> None:
         end, error, usage = trouble.end, finished.error, finished.usage
-        told = (usage.input_tokens, usage.output_tokens)
+        reported = (usage.input_tokens, usage.output_tokens)
         text = text_of(finished.message)
         if finished.status == CANCELLED and trouble.cancelled_after is not None:
             if not end.text.startswith(text):
                 self._fault(TEXT, name, text)
-            if told not in ((0, 0), *end.usages) or (text and told == (0, 0)):
-                self._fault(USAGE, name, f"{told} of {end.usages}")
+            if reported not in ((0, 0), *end.usages) or (text and reported == (0, 0)):
+                self._fault(USAGE, name, f"{reported} of {end.usages}")
             return
         if error.reason != end.reason or (finished.status == COMPLETED) != (not end.reason):
             self._fault(REASON, name, f"{error.reason} instead of {end.reason}")
@@ -152,8 +152,8 @@ class Upstream:
         delay = error.retry_delay.ToTimedelta().total_seconds() if error.HasField("retry_delay") else None
         if delay != end.retry_delay:
             self._fault(DELAY, name, f"{delay} instead of {end.retry_delay}")
-        if told != end.usages[-1]:
-            self._fault(USAGE, name, f"{told} instead of {end.usages[-1]}")
+        if reported != end.usages[-1]:
+            self._fault(USAGE, name, f"{reported} instead of {end.usages[-1]}")
         if text != end.text and not (end.reason == "TURN_TIMEOUT" and text and end.text.startswith(text)):
             self._fault(TEXT, name, text)
 
@@ -163,7 +163,7 @@ class Upstream:
         sys.stderr.write(f"{kind}: {where}\n")
 
     def figures(self) -> list[Figure]:
-        """What was tried, and each kind of fault, of which there must be none."""
+        """Counts of what was tried, and of each kind of fault, which must be 0."""
         counts = Counter(kind for kind, _ in self.faults)
         return [
             Figure("runs", len(self._troubles) - len(self._left)),
@@ -171,9 +171,13 @@ class Upstream:
             *(Figure(f"ended {reason}", count) for reason, count in sorted(self.reasons.items())),
             *(Figure(kind, counts[kind], "", "=", 0) for kind in FAULTS),
             Figure("upstream connections open at the end", len(self.api.answering), "", "=", 0),
-            Figure("from CancelTurn to a closed connection amid all this, median", _median(self.cancelled), "ms"),
+            Figure("from CancelTurn to a closed connection under load, median", _median(self.cancelled), "ms"),
             Figure(
-                "the same with nothing else going on, longest", max(self.cancelled_alone, default=0), "ms", "≤", 100
+                "from CancelTurn to a closed connection with nothing else running, longest",
+                max(self.cancelled_alone, default=0),
+                "ms",
+                "≤",
+                100,
             ),
         ]
 
@@ -187,7 +191,7 @@ def _name(received: Received) -> str:
 
 
 async def upstream(run: Run, *, rounds: int) -> list[Figure]:
-    """So many runs; what went otherwise than it must."""
+    """Runs turns against a failing provider; counts what did not end as it must."""
     turns = Upstream(seed=run.seed, runs=rounds, mutant=run.mutant)
     with patching() as patch:
         mutate(run.mutant, patch)

@@ -1,6 +1,6 @@
-"""Servers that start fast and die as they are told: forked from a process that has imported everything.
+"""Servers that start fast and die on command: forked from a process that has imported everything.
 
-`python -m harness.torture.zygote LOG` reads commands, one JSON object a line, and tells what becomes of the servers.
+`python -m harness.torture.zygote LOG` reads commands, one JSON object per line, and reports what becomes of servers.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ END_SECONDS = 60.0
 
 @dataclass
 class Life:
-    """One server from its start to its end; times are those of the wall clock, in seconds."""
+    """One server from its start to its end; times are wall-clock seconds."""
 
     began: float
     pid: int = 0
@@ -43,7 +43,7 @@ class Life:
     ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     async def until_serving(self) -> bool:
-        """Whether it serves now; otherwise it has ended before."""
+        """Waits until it serves or has ended. Returns whether it serves."""
         waits = [asyncio.create_task(event.wait()) for event in (self.serving, self.ended)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -51,7 +51,7 @@ class Life:
         return self.serving.is_set()
 
     async def ends_within(self, seconds: float) -> bool:
-        """Whether it ends by itself."""
+        """Whether it ends by itself in this time."""
         try:
             async with asyncio.timeout(seconds):
                 await self.ended.wait()
@@ -61,7 +61,7 @@ class Life:
 
 
 class Zygote:
-    """Forks one server at a time, each on the same port and database, with `settings` over those of a test."""
+    """Forks one server at a time, all on the same port and database; `overrides` change the settings of a test."""
 
     def __init__(self, directory: Path, *, port: int, **overrides: Any) -> None:
         self.log = directory / "servers.log"
@@ -91,29 +91,29 @@ class Zygote:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # Its standard input ends: it kills what it has forked, and ends.
+        # When its standard input ends, it kills the server it forked and exits.
         assert self._process.stdin is not None
         self._process.stdin.close()
         await self._process.wait()
         await self._reading
 
     def start(self, *, mutant: str = "", point: str = "", count: int = 0) -> Life:
-        """Starts a server; the one before must have ended. It dies at the `count`-th `point`, if there is one."""
+        """Starts a server; the one before must have ended. It dies at the `count`-th `point`, if one is given."""
         self._life = Life(time.time())
-        self._tell(do="start", mutant=mutant, point=point, count=count, settings=self._settings)
+        self._command(do="start", mutant=mutant, point=point, count=count, settings=self._settings)
         return self._life
 
     def signal(self, signum: signal.Signals) -> None:
         """Signals the server, if it has not ended."""
-        self._tell(do="signal", signum=int(signum))
+        self._command(do="signal", signum=int(signum))
 
     async def kill(self) -> None:
-        """Ends the server by SIGKILL, if it has not ended. Raises TimeoutError if it stays."""
+        """Ends the server by SIGKILL, if it has not ended. Raises TimeoutError if it does not end."""
         self.signal(signal.SIGKILL)
         async with asyncio.timeout(END_SECONDS):
             await self._life.ended.wait()
 
-    def _tell(self, **command: Any) -> None:
+    def _command(self, **command: Any) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command).encode() + b"\n")
 
@@ -146,7 +146,7 @@ def _serve(command: dict[str, Any], reports: int) -> None:
 
 
 class _Child:
-    """A forked server. `pidfd` (pidfd_open(2)) is readable once it has ended; no other process can be meant by it."""
+    """A forked server. `pidfd` (pidfd_open(2)) is readable once it has ended, and never means another process."""
 
     def __init__(self, command: dict[str, Any], reports: int) -> None:
         self._reports = reports
@@ -157,7 +157,7 @@ class _Child:
         _report(reports, **{"is": "forked", "pid": self._pid})
 
     def end(self) -> None:
-        """Reports how it ended; waits for that."""
+        """Waits for its end and reports it."""
         _, status, used = os.wait4(self._pid, 0)
         os.close(self.pidfd)
         code = os.waitstatus_to_exitcode(status)
@@ -167,7 +167,7 @@ class _Child:
 def _be_a_server(command: dict[str, Any], reports: int) -> NoReturn:
     status = 1
     try:
-        # Not closed: whatever is opened next would be taken for it.
+        # Not closed: the next file that is opened would become standard input.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _serve(command, reports)
         status = 0
@@ -178,8 +178,8 @@ def _be_a_server(command: dict[str, Any], reports: int) -> NoReturn:
 
 
 def main() -> None:
-    """Until standard input ends."""
-    # The channel starts nothing; what else takes time on first use is loaded by it, once for all who are forked.
+    """Runs until standard input ends."""
+    # Loads here, once for all forks, what otherwise takes time on first use.
     __import__("anthropic")
     assert grpc.aio is not None
     reports = os.dup(1)
@@ -194,14 +194,14 @@ def main() -> None:
             child.end()
             child = None
         if 0 in ready:
-            told = os.read(0, 65_536)
-            *lines, buffered = (buffered + told).split(b"\n")
+            received = os.read(0, 65_536)
+            *lines, buffered = (buffered + received).split(b"\n")
             for command in map(json.loads, lines):
                 if command["do"] == "start":
                     child = _Child(command, reports)
                 elif child:
                     signal.pidfd_send_signal(child.pidfd, command["signum"])
-            if not told:
+            if not received:
                 break
     if child:
         signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
