@@ -32,6 +32,7 @@ class Services:
     metamorph: Service
     bare: Service
     unguarded: Service
+    unchained: Service
     messages_api: Service
 
 
@@ -44,6 +45,7 @@ def services(directory: Path) -> Iterator[Services]:
             metamorph=stack.enter_context(_metamorph(directory, api)),
             bare=stack.enter_context(service(["bench.bare", "echo"], directory)),
             unguarded=stack.enter_context(service(["bench.bare", "unguarded"], directory)),
+            unchained=stack.enter_context(service(["bench.bare", "unchained"], directory)),
             messages_api=api,
         )
 

@@ -12,7 +12,7 @@ from tests.support.processes import service
 def test_a_figure_that_cannot_be_had_says_why_and_the_others_are_measured(tmp_path: Path) -> None:
     with service(["bench.bare", "echo"], tmp_path) as echo:
         # An echo knows two methods: it cannot send messages.
-        running = Services(metamorph=echo, bare=echo, unguarded=echo, messages_api=echo)
+        running = Services(metamorph=echo, bare=echo, unguarded=echo, unchained=echo, messages_api=echo)
         figures = list(Bench(running, seconds=0.1, step=lambda _: None).figures("cbd"))
     measured = {figure.measure: figure.ours for figure in figures}
     assert "/s (p50 " in measured["(b) durable CreateSession, 64 in flight"]
