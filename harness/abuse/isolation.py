@@ -69,7 +69,9 @@ async def attack(run: Run, *, operations: int) -> list[Figure]:
             performed = Operations(server, rpcs, count=operations, seed=run.seed)
             await performed.run(tenants)
             pairs = min(PAIRS, operations // PAIRS_SHARE)
-            noisy = await noise(server, {rpc.path: rpc for rpc in rpcs}, known=tenants[0].ids, pairs=pairs)
+            noisy = await noise(
+                server, {rpc.path: rpc for rpc in rpcs}, known=tenants[0].ids, pairs=pairs, mutant=run.mutant
+            )
             metrics = (await server.metrics()).encode()
             lines = list(server.lines())
         asked = [json.dumps(request.body).encode() for request in model.requests]

@@ -108,13 +108,7 @@ def _dawdle() -> None:
     time.sleep(0.004)
 
 
-@mutant(
-    "foreign-ids-take-longer",
-    harness="isolation",
-    shown_by={"largest ratio of their median times"},
-    alone=True,
-    operations=450,
-)
+@mutant("foreign-ids-take-longer", harness="isolation", shown_by={"largest ratio of their median times"}, alone=True)
 def _foreign_ids_take_longer(patch: Patch) -> None:
     one = TRANSACTION.one
 

@@ -39,11 +39,12 @@ class _Measured:
 
 
 async def noise(
-    server: Subject, rpcs: Mapping[str, Rpc], *, known: Mapping[str, Sequence[str]], pairs: int
+    server: Subject, rpcs: Mapping[str, Rpc], *, known: Mapping[str, Sequence[str]], pairs: int, mutant: str
 ) -> list[Figure]:
     """Asks, in pairs, for another vault's id and for one that does not exist, in every field that takes an id.
 
-    `known` are ids of other vaults by kind, for the kinds that are not created here.
+    `known` are ids of other vaults by kind, for the kinds that are not created here. Stops at the first field
+    that shows a `mutant`.
     """
     async with server.caller(vault="quiet") as own, server.caller(vault="secret") as other:
         try:
@@ -62,6 +63,8 @@ async def noise(
                     await _pair(own.channel, rpcs[method.path], own.metadata, fields, requests)
                 if not BOUND < fields.ratio < PLAIN:
                     break
+            if mutant and fields.ratio > BOUND:
+                break
     slowest = max(measured, key=lambda name: measured[name].ratio)
     differing = {name: fields.differing for name, fields in measured.items() if fields.differing}
     return [
