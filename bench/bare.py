@@ -34,7 +34,7 @@ from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.time import timestamp
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.store.turns.plan import Terms
+from metamorphd.store.turns.terms import Terms
 
 CHAT = "/metamorph.chat.v1.ChatService/"
 

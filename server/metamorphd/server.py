@@ -50,7 +50,7 @@ from metamorphd.settings import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import load_revocations
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.store.turns.plan import Terms
+from metamorphd.store.turns.terms import Terms
 
 NAMES = [service.full_name for service in SERVICES]
 

@@ -20,7 +20,7 @@ from metamorphd.store.sessions import create_session
 from metamorphd.store.turns.create import create_turn
 from metamorphd.store.turns.events import append_events
 from metamorphd.store.turns.finish import finish_turn
-from metamorphd.store.turns.plan import Terms
+from metamorphd.store.turns.terms import Terms
 
 from tests.support.engines import ENGINES
 

@@ -29,9 +29,9 @@ from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
-from metamorphd.store.turns.plan import Terms
 from metamorphd.store.turns.prompt import get_prompt, plan_prompt
 from metamorphd.store.turns.read import get_turn, started_event
+from metamorphd.store.turns.terms import Terms
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
-"""What a vault may still use up: reserved when a turn starts, settled when it ends.
+"""Budgets: a turn reserves of them when it starts, and its real use is counted when it ends.
 
-Nothing is stored of a reservation but two columns of the running turn: it is gone with the turn, however that ends.
+A reservation is two columns of the running turn and nothing else, so it ends with the turn, however that ends.
 """
 
 from collections.abc import Iterable, Sequence
@@ -49,17 +49,11 @@ WITH RECURSIVE branch (id, parent_id) AS (
 SELECT size, CASE WHEN content LIKE '%"attachment_id"%' THEN content END AS content
 FROM branch JOIN messages ON vault_id = :vault_id AND message_id = id
 """
-GET_SYSTEM_PROMPT_SIZE = """
-SELECT octet_length(sessions.system_prompt) + octet_length(vaults.system_prompt) AS size
-FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
-WHERE sessions.vault_id = :vault_id AND session_id = :session_id
-"""
-
 NAMES = [field.name for field in fields(Budget)]
 
 
 async def get_budgets(tx: Transaction, *, now: int) -> list[BudgetStatus]:
-    """Each limit that holds for the vault, the lower of its own and the operator's; none where there is no budget."""
+    """Returns each limit in force for the vault, the lower of its own and the operator's. Empty without a budget."""
     rows = await tx.all(GET_BUDGETS)
     limits = {name: _lowest(getattr(row, name) for row in rows) for name in NAMES}
     if not any(limit is not None for limit in limits.values()):
@@ -84,9 +78,9 @@ def _lowest(limits: Iterable[int | None]) -> int | None:
 
 
 async def admit_turn(tx: Transaction, *, now: int) -> bool:
-    """Whether the vault has a budget, for which a turn must reserve.
+    """Returns whether the vault has a budget, of which a turn must reserve.
 
-    Raises BudgetExceeded when a limit is used up, what running turns have reserved included.
+    Raises BudgetExceeded when a limit is used up or reserved by running turns.
     """
     budgets = await get_budgets(tx, now=now)
     exceeded = [budget for budget in budgets if budget.left == 0]
@@ -100,21 +94,20 @@ async def reserve(
     *,
     session_id: str,
     user_message_id: str,
+    system_prompt: str,
     options: EffectiveOptions,
     catalog: Catalog,
     output_tokens: int,
     compact_above: int,
 ) -> tuple[int, int]:
-    """(tokens, cost) that a turn must reserve, the most that its call can use.
+    """Returns (tokens, cost) that a turn must reserve, the most that its call can use.
 
-    `options` name the model; the reply has at most `output_tokens`; a call that reads more than `compact_above` comes
-    after one that summarises, unless that is 0.
+    `options` name the model and the reply has at most `output_tokens`. A call that reads more than `compact_above` is
+    summarized first, unless that is 0.
     """
     model = catalog.model(options.model)
-    system_prompt = await tx.one(GET_SYSTEM_PROMPT_SIZE, session_id=session_id)
     branch = await tx.all(GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=user_message_id)
-    text_bytes = len(orjson.dumps(options)) + sum(message.size for message in branch)
-    text_bytes += 0 if system_prompt is None else system_prompt.size
+    text_bytes = len(system_prompt.encode()) + len(orjson.dumps(options)) + sum(message.size for message in branch)
     contents = [decode_content(message.content) for message in branch if message.content is not None]
     attachments = [block for content in contents for block in attachment_blocks(content)]
     read = model.most_input_tokens(text_bytes=text_bytes, attachments=attachments)

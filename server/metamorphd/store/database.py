@@ -70,6 +70,9 @@ class Database(Protocol):
 
     Entering opens the store and applies the missing migrations; raises StartupRefused. Leaving finishes the operations
     that were begun. Outside of that, all methods raise StoreNotReady. An operation that raises stores nothing.
+
+    Operations are isolated by snapshot: each reads the store as it was at one moment, and of two that write the same
+    row at the same time, one is repeated. See docs/decisions/0025 for what operations do to conflict.
     """
 
     engine: str
@@ -105,7 +108,7 @@ class Database(Protocol):
         """As `write`, across vaults."""
 
     async def versions(self) -> tuple[str, int]:
-        """The engine's version and the newest migration that is applied."""
+        """Returns the engine's version and the newest migration that is applied."""
 
 
 _point_reads: set[Callable[..., Any]] = set()

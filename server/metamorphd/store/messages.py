@@ -12,6 +12,7 @@ from metamorphd.store.codec import decode_content, decode_usage, encode_content
 from metamorphd.store.database import Row, Transaction, point_read
 from metamorphd.store.paging import page_of
 from metamorphd.store.search.index import SEARCHED_CHARACTERS
+from metamorphd.store.vaults import lock_vault
 
 COLUMNS = """
     message_id, session_id, parent_message_id, role, content, turn_id, creator, model,
@@ -182,6 +183,7 @@ async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Messa
 
     Raises MessageNotFound, and BranchBusy if it is being answered, from the content that was to be deleted.
     """
+    await lock_vault(tx)
     message = await get_message(tx, message_id=message_id)
     answering = await tx.one(GET_ANSWERING, session_id=message.session_id, message_id=message_id)
     if answering is not None:

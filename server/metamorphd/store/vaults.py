@@ -14,6 +14,8 @@ INSERT INTO vaults
 VALUES (:vault_id, '', '', '', :hash_key, 1, :now, :now)
 ON CONFLICT (vault_id) DO NOTHING
 """
+# It changes nothing, and still conflicts with another transaction that does the same.
+LOCK_VAULT = "UPDATE vaults SET revision = revision WHERE vault_id = :vault_id"
 GET_VAULT = """
 SELECT vaults.vault_id, display_name, default_model, system_prompt, create_time, vaults.update_time, revision,
     vaults.tokens_per_day, vaults.tokens_per_month, vaults.cost_usd_nanos_per_day, vaults.cost_usd_nanos_per_month,
@@ -79,6 +81,11 @@ async def create_vault(tx: Transaction, *, hash_key: bytes, now: int) -> Vault:
     """Creates the vault unless it exists. `hash_key`, 32 random bytes, keys the hashes of its requests."""
     await tx.run(CREATE_VAULT, hash_key=hash_key, now=now)
     return await _stored(tx)
+
+
+async def lock_vault(tx: Transaction) -> None:
+    """Makes operations of the vault that begin with this run one after the other. See docs/decisions/0025."""
+    await tx.run(LOCK_VAULT)
 
 
 async def _stored(tx: Transaction) -> Vault:

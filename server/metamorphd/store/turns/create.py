@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from metamorphd.errors import (
-    MessageDeleted,
-    NotAUserMessage,
     TooManyTurns,
 )
 from metamorphd.models.attachment import Upload
-from metamorphd.models.generation import EffectiveOptions, GenerationOptions
-from metamorphd.models.message import Message, Role
+from metamorphd.models.generation import GenerationOptions
+from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn
 from metamorphd.store.attachments import store_upload
 from metamorphd.store.budgets import admit_turn, reserve
@@ -18,15 +16,10 @@ from metamorphd.store.codec import encode_options
 from metamorphd.store.database import Transaction
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
 from metamorphd.store.messages import create_message, get_message
-from metamorphd.store.turns.plan import (
-    Terms,
-    plan_turn,
-    refuse_busy,
-    refuse_contradictions,
-    refuse_model,
-    session_defaults,
-)
+from metamorphd.store.turns.plan import Plan, plan_regeneration, plan_turn
 from metamorphd.store.turns.read import COLUMNS, get_turn, turn_of
+from metamorphd.store.turns.terms import Terms
+from metamorphd.store.vaults import lock_vault
 
 COUNT_RUNNING = "SELECT COUNT(*) AS running FROM turns WHERE vault_id = :vault_id AND status = 'RUNNING'"
 CREATE_TURN = (
@@ -53,12 +46,13 @@ async def create_turn(
     terms: Terms,
     request: IdempotencyKey | None,
 ) -> Turn:
-    """Stores `message` and a running turn that will answer it, or answers the turn that `request` made.
+    """Stores `message` and a running turn that answers it, or returns the turn that `request` made.
 
-    `message` has no parent yet: `parent` is as for `plan_turn`, which raises most of what this does. `uploads` are the
-    attachments that the message brings along; it may name others. Raises
-    TooManyTurns, BudgetExceeded and RequestIdReused too, and TurnNotFound if the turn that `request` made is gone.
+    `message` has no parent yet: `parent` is as for `plan_turn`. `uploads` are the attachments included in the message,
+    which may refer to others. Raises TooManyTurns, BudgetExceeded, RequestIdReused, TurnNotFound if the turn that
+    `request` made is gone, and what `plan_turn` does.
     """
+    await lock_vault(tx)
     made = await _made_before(tx, request=request, turn_id=message.turn_id, now=message.create_time)
     if made is not None:
         return made
@@ -76,13 +70,7 @@ async def create_turn(
     message = replace(message, parent_message_id=plan.parent_message_id, content=plan.content)
     await create_message(tx, message=message)
     return await _insert(
-        tx,
-        message,
-        turn_id=message.turn_id,
-        options=plan.options,
-        terms=terms,
-        budgeted=budgeted,
-        now=message.create_time,
+        tx, message, turn_id=message.turn_id, plan=plan, terms=terms, budgeted=budgeted, now=message.create_time
     )
 
 
@@ -96,37 +84,19 @@ async def create_regeneration(
     request: IdempotencyKey | None,
     now: int,
 ) -> Turn:
-    """Stores a running turn that will answer a user's message once more, or answers the turn that `request` made.
+    """Stores another running turn that answers a user's message, or returns the turn that `request` made.
 
-    Options that are absent are as in the message's original turn. Raises MessageNotFound, NotAUserMessage,
-    MessageDeleted, and what `create_turn` does.
+    Raises MessageNotFound and what `plan_regeneration` and `create_turn` do.
     """
+    await lock_vault(tx)
     made = await _made_before(tx, request=request, turn_id=turn_id, now=now)
     if made is not None:
         return made
     message = await get_message(tx, message_id=user_message_id)
-    if message.role is not Role.USER:
-        raise NotAUserMessage(message_id=user_message_id)
-    if message.delete_time is not None:
-        raise MessageDeleted(message_id=user_message_id)
-    original = await get_turn(tx, turn_id=message.turn_id)
-    effective = options.over(replace(original.options, model=original.model))
-    if not effective.model:
-        default_model, _ = await session_defaults(tx, session_id=message.session_id, terms=terms)
-        effective = replace(effective, model=default_model)
-    refuse_model(effective.model, terms)
-    await refuse_busy(tx, session_id=message.session_id, user_message_id=user_message_id)
-    refuse_contradictions(effective, terms)
+    plan = await plan_regeneration(tx, message=message, options=options, terms=terms)
     budgeted = await _admit(tx, terms, now=now)
-    return await _insert(
-        tx,
-        replace(message, creator=tx.scope.actor.user_id),
-        turn_id=turn_id,
-        options=effective,
-        terms=terms,
-        budgeted=budgeted,
-        now=now,
-    )
+    message = replace(message, creator=tx.scope.actor.user_id)
+    return await _insert(tx, message, turn_id=turn_id, plan=plan, terms=terms, budgeted=budgeted, now=now)
 
 
 async def _made_before(tx: Transaction, *, request: IdempotencyKey | None, turn_id: str, now: int) -> Turn | None:
@@ -137,7 +107,7 @@ async def _made_before(tx: Transaction, *, request: IdempotencyKey | None, turn_
 
 
 async def _admit(tx: Transaction, terms: Terms, *, now: int) -> bool:
-    """Whether the turn must reserve of a budget. Raises TooManyTurns, BudgetExceeded."""
+    """Returns whether the turn must reserve of a budget. Raises TooManyTurns, BudgetExceeded."""
     row = await tx.one(COUNT_RUNNING)
     if row is not None and row.running >= terms.max_running_turns:
         raise TooManyTurns(limit=terms.max_running_turns, retry_delay=1.0)
@@ -149,7 +119,7 @@ async def _insert(
     message: Message,
     *,
     turn_id: str,
-    options: EffectiveOptions,
+    plan: Plan,
     terms: Terms,
     budgeted: bool,
     now: int,
@@ -160,9 +130,10 @@ async def _insert(
             tx,
             session_id=message.session_id,
             user_message_id=message.message_id,
-            options=options,
+            system_prompt=plan.system_prompt,
+            options=plan.options,
             catalog=terms.catalog,
-            output_tokens=terms.output_tokens(options),
+            output_tokens=terms.output_tokens(plan.options),
             compact_above=terms.compact_above,
         )
     row = await tx.one(
@@ -170,10 +141,10 @@ async def _insert(
         turn_id=turn_id,
         session_id=message.session_id,
         user_message_id=message.message_id,
-        model=options.model,
+        model=plan.options.model,
         creator=message.creator,
         now=now,
-        options=encode_options(options),
+        options=encode_options(plan.options),
         reserved_tokens=reserved_tokens,
         reserved_cost_usd_nanos=reserved_cost,
         owner=terms.owner,

@@ -12,11 +12,14 @@ from metamorphd.models.turn import Compaction, MiddleEvent, TextDelta, ThinkingD
 from metamorphd.models.usage import Usage
 from metamorphd.store.database import Row, SystemTransaction, Transaction
 
-# From a running turn only: one that was ended or deleted elsewhere takes no more.
+# It changes nothing, and still conflicts with another transaction that does the same, or ends or deletes the turn.
+LOCK_TURN = """
+UPDATE turns SET model_calls = model_calls
+WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
+"""
 CREATE_EVENT = """
 INSERT INTO events (vault_id, turn_id, sequence, block_index, kind, text)
-SELECT vault_id, turn_id, :sequence, :block_index, :kind, :text FROM turns
-WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
+VALUES (:vault_id, :turn_id, :sequence, :block_index, :kind, :text)
 """
 # A page ends with the event that brings it to :max_characters.
 LIST_EVENTS = """
@@ -95,13 +98,14 @@ def _event(turn_id: str, row: Row) -> MiddleEvent:
 
 
 async def append_events(tx: Transaction, *, events: Sequence[MiddleEvent]) -> None:
-    """Appends a running turn's next events. Raises TurnNotFound when it is not running any more."""
+    """Appends the next events of one running turn. Raises TurnNotFound if it was ended or deleted elsewhere."""
+    for turn_id in {event.turn_id for event in events}:
+        if not await tx.run(LOCK_TURN, turn_id=turn_id):
+            raise TurnNotFound(turn_id=turn_id)
     for event in events:
         block_index, kind, text = _stored(event)
         values: dict[str, Any] = {"sequence": event.sequence, "block_index": block_index, "kind": kind, "text": text}
-        created = await tx.run(CREATE_EVENT, turn_id=event.turn_id, **values)
-        if not created:
-            raise TurnNotFound(turn_id=event.turn_id)
+        await tx.run(CREATE_EVENT, turn_id=event.turn_id, **values)
 
 
 async def list_middle_events(

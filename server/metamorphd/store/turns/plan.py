@@ -1,31 +1,30 @@
-"""What a message follows, and how it is to be answered, before anything is stored."""
+"""Planning turns: what a message follows and how it is answered, before anything is stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from metamorphd.catalog import Catalog
 from metamorphd.errors import (
     BranchBusy,
     FieldViolation,
+    MessageDeleted,
     MessageNotFound,
     ModelNotAccepted,
+    NotAUserMessage,
     RequestInvalid,
-    SessionNotFound,
     ToolResultRequired,
     ToolResultUnexpected,
 )
 from metamorphd.models.content import Content, ToolResultBlock, ToolUseBlock
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions, contradictions
+from metamorphd.models.message import Message, Role
 from metamorphd.store.attachments import describe_attachments
 from metamorphd.store.codec import decode_content, decode_options
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import get_message
+from metamorphd.store.turns.read import get_turn
+from metamorphd.store.turns.session_defaults import get_session_defaults
+from metamorphd.store.turns.terms import Terms
 
-GET_SETTINGS = """
-SELECT sessions.model, vaults.default_model, current_leaf_message_id
-FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
-WHERE sessions.vault_id = :vault_id AND session_id = :session_id
-"""
 GET_RUNNING = """
 SELECT turn_id FROM turns
 WHERE vault_id = :vault_id AND session_id = :session_id AND status = 'RUNNING'
@@ -43,78 +42,70 @@ WHERE messages.vault_id = :vault_id AND message_id = :message_id AND role = 'ASS
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What the server lets turns do, whosoever they are: what they may ask, and the most that they may write.
-
-    A call that reads more than `compact_above` tokens comes after one that summarises; 0: none does. `owner` is this
-    server, whose turns have a lease of `lease` microseconds.
-    """
-
-    catalog: Catalog
-    default_model: str
-    max_output_tokens: int
-    max_running_turns: int
-    compact_above: int
-    owner: str
-    lease: int
-
-    def output_tokens(self, options: EffectiveOptions) -> int:
-        """The most that a reply may have; `options` name the model."""
-        cap = min(self.max_output_tokens, self.catalog.model(options.model).max_output_tokens)
-        return min(options.max_output_tokens or cap, cap)
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
-    """`parent_message_id` is None for a root; `content` says all of the attachments that it names; `options` are those
-    that will be in force, and name the model."""
+    """How a turn is to run: what its user message follows, and what the model is asked with.
+
+    `parent_message_id` is None for a root. `content` describes the attachments that it names. `options` are those in
+    force, and name the model.
+    """
 
     parent_message_id: str | None
     content: Content
     options: EffectiveOptions
+    system_prompt: str
 
 
 async def plan_turn(
     tx: Transaction, *, session_id: str, parent: str | None, content: Content, options: GenerationOptions, terms: Terms
 ) -> Plan:
-    """What a message of `content` would follow, and how it would be answered.
+    """Returns how a turn on a message of `content` would run.
 
     `parent`: None is the current leaf, empty a new root, otherwise a message of the session. Raises SessionNotFound,
     AttachmentNotFound, AttachmentTypeMismatch, ModelNotAccepted, MessageNotFound for the parent, BranchBusy,
     ToolResultRequired, ToolResultUnexpected, RequestInvalid for options that contradict each other.
     """
-    default_model, leaf = await session_defaults(tx, session_id=session_id, terms=terms)
+    defaults = await get_session_defaults(tx, session_id=session_id)
     content = await describe_attachments(tx, content=content)
-    model = options.model or default_model
-    refuse_model(model, terms)
-    await refuse_busy(tx, session_id=session_id, user_message_id=parent)
+    model = options.model or defaults.model or terms.default_model
+    _refuse_model(model, terms)
+    await _refuse_busy(tx, session_id=session_id, user_message_id=parent)
     if parent:
         found = await get_message(tx, message_id=parent)
         if found.session_id != session_id:
             raise MessageNotFound(message_id=parent)
-    follows = leaf if parent is None else parent or None
+    follows = defaults.leaf_message_id if parent is None else parent or None
     before = await _options_before(tx, follows=follows, content=content)
     effective = replace(options.over(before), model=model)
-    refuse_contradictions(effective, terms)
-    return Plan(follows, content, effective)
+    _refuse_contradictions(effective, terms)
+    return Plan(follows, content, effective, defaults.system_prompt)
 
 
-async def session_defaults(tx: Transaction, *, session_id: str, terms: Terms) -> tuple[str, str | None]:
-    """Returns the model and the parent of messages that state none: the session's, then the vault's, then the server's
-    model, and the current leaf. Raises SessionNotFound."""
-    row = await tx.one(GET_SETTINGS, session_id=session_id)
-    if row is None:
-        raise SessionNotFound(session_id=session_id)
-    return row.model or row.default_model or terms.default_model, row.current_leaf_message_id
+async def plan_regeneration(tx: Transaction, *, message: Message, options: GenerationOptions, terms: Terms) -> Plan:
+    """Returns how another turn on a stored message would run. Options that are absent are as in its first turn.
+
+    Raises NotAUserMessage, MessageDeleted, and as `plan_turn` does.
+    """
+    if message.role is not Role.USER:
+        raise NotAUserMessage(message_id=message.message_id)
+    if message.delete_time is not None:
+        raise MessageDeleted(message_id=message.message_id)
+    original = await get_turn(tx, turn_id=message.turn_id)
+    defaults = await get_session_defaults(tx, session_id=message.session_id)
+    effective = options.over(replace(original.options, model=original.model))
+    effective = replace(effective, model=effective.model or defaults.model or terms.default_model)
+    _refuse_model(effective.model, terms)
+    await _refuse_busy(tx, session_id=message.session_id, user_message_id=message.message_id)
+    _refuse_contradictions(effective, terms)
+    return Plan(message.parent_message_id, message.content, effective, defaults.system_prompt)
 
 
-def refuse_model(model: str, terms: Terms) -> None:
+def _refuse_model(model: str, terms: Terms) -> None:
     """Raises ModelNotAccepted if the catalog lacks it."""
     if not terms.catalog.accepts(model):
         raise ModelNotAccepted(model=model)
 
 
-def refuse_contradictions(options: EffectiveOptions, terms: Terms) -> None:
+def _refuse_contradictions(options: EffectiveOptions, terms: Terms) -> None:
     """Raises RequestInvalid for options that contradict each other. The catalog has their model."""
     faults = contradictions(options, output_tokens=terms.output_tokens(options))
     violations = [FieldViolation(f"options.{path}", description) for path, description in faults]
@@ -122,7 +113,7 @@ def refuse_contradictions(options: EffectiveOptions, terms: Terms) -> None:
         raise RequestInvalid(violations=violations)
 
 
-async def refuse_busy(tx: Transaction, *, session_id: str, user_message_id: str | None) -> None:
+async def _refuse_busy(tx: Transaction, *, session_id: str, user_message_id: str | None) -> None:
     """Raises BranchBusy while a turn answers that message; None stands for any of the session."""
     busy = await tx.one(GET_RUNNING, session_id=session_id, user_message_id=user_message_id)
     if busy is not None:

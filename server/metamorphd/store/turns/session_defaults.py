@@ -1,0 +1,37 @@
+"""What a session gives its turns."""
+
+from dataclasses import dataclass
+
+from metamorphd.errors import SessionNotFound
+from metamorphd.store.database import Transaction
+
+GET_SESSION_DEFAULTS = """
+SELECT sessions.model, vaults.default_model, sessions.system_prompt,
+    vaults.system_prompt AS default_system_prompt, current_leaf_message_id
+FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
+WHERE sessions.vault_id = :vault_id AND session_id = :session_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDefaults:
+    """The session's own model and system prompt, or its vault's; empty if neither has one.
+
+    `leaf_message_id` is None in a session without messages.
+    """
+
+    model: str
+    system_prompt: str
+    leaf_message_id: str | None
+
+
+async def get_session_defaults(tx: Transaction, *, session_id: str) -> SessionDefaults:
+    """Reads what holds for turns of a session that state nothing else. Raises SessionNotFound."""
+    row = await tx.one(GET_SESSION_DEFAULTS, session_id=session_id)
+    if row is None:
+        raise SessionNotFound(session_id=session_id)
+    return SessionDefaults(
+        model=row.model or row.default_model,
+        system_prompt=row.system_prompt or row.default_system_prompt,
+        leaf_message_id=row.current_leaf_message_id,
+    )

@@ -1,0 +1,28 @@
+"""Server-wide limits on turns, and who runs them."""
+
+from dataclasses import dataclass
+
+from metamorphd.catalog import Catalog
+from metamorphd.models.generation import EffectiveOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Server-wide limits on turns, and the model of those that state none.
+
+    A call that reads more than `compact_above` tokens is summarized first; 0 means never. `owner` is this server, whose
+    turns have a lease of `lease` microseconds.
+    """
+
+    catalog: Catalog
+    default_model: str
+    max_output_tokens: int
+    max_running_turns: int
+    compact_above: int
+    owner: str
+    lease: int
+
+    def output_tokens(self, options: EffectiveOptions) -> int:
+        """Returns the most tokens that a reply may have. `options` name the model."""
+        cap = min(self.max_output_tokens, self.catalog.model(options.model).max_output_tokens)
+        return min(options.max_output_tokens or cap, cap)
