@@ -1,6 +1,7 @@
 """Imports point downward, and each kind of code has one place."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,8 +58,11 @@ def may_import(path: Path, module: str) -> bool:
     room = ".".join(path.relative_to(ROOT).parent.parts)
     if room.startswith(("bench", "harness")):
         return module.startswith((room.partition(".")[0], "tests.support."))
+    # The list of engines names each engine's class, which lies beside its tests.
+    engine = room == "tests.support" and re.fullmatch(r"tests\.store\.\w+\.engine", module)
     helper = module.rpartition(".")[0] == room and "test_" not in module
-    return module.startswith("tests.support.") or helper or (room == "tests.harness" and module.startswith("harness."))
+    subject = room in ("tests.bench", "tests.harness") and module.startswith(room.rpartition(".")[2] + ".")
+    return module.startswith("tests.support.") or bool(engine) or helper or subject
 
 
 def test_shared_test_code_is_in_support() -> None:
