@@ -6,7 +6,7 @@ import pytest
 from metamorphd.errors import EtagMismatch, RequestIdReused, SessionNotFound
 from metamorphd.models.caller import Scope
 from metamorphd.models.page import Page
-from metamorphd.models.session import Session
+from metamorphd.models.session import Session, SessionChanges
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session, get_session, list_sessions, update_session
@@ -68,7 +68,7 @@ async def test_a_session_of_another_vault_is_not_found(database: Database) -> No
         await database.write(delete_session, EVIL, session_id=session.session_id, etag="")
     with pytest.raises(SessionNotFound):
         await database.write(
-            update_session, EVIL, session_id=session.session_id, changes={"title": "x"}, etag="", now=1
+            update_session, EVIL, session_id=session.session_id, changes=SessionChanges(title="x"), etag="", now=1
         )
     assert await database.read(get_session, ACME, session_id=session.session_id) == session
 
@@ -84,7 +84,9 @@ async def test_two_vaults_may_use_the_same_session_id(database: Database) -> Non
 async def test_a_repeated_request_returns_the_current_session(database: Database) -> None:
     key = IdempotencyKey("CreateSession", "one", b"body")
     first = await new_session(database, request=key)
-    await database.write(update_session, ACME, session_id=first.session_id, changes={"title": "later"}, etag="", now=2)
+    await database.write(
+        update_session, ACME, session_id=first.session_id, changes=SessionChanges(title="later"), etag="", now=2
+    )
     again = await new_session(database, request=key)
     assert (again.session_id, again.title) == (first.session_id, "later")
     assert len(await ids(database)) == 1
@@ -179,7 +181,7 @@ async def test_an_update_sets_only_the_given_fields_and_changes_the_etag(databas
         update_session,
         ACME,
         session_id=session.session_id,
-        changes={"title": "b", "metadata": {}, "archived": True},
+        changes=SessionChanges(title="b", metadata={}, archived=True),
         etag="1",
         now=2,
     )
@@ -191,7 +193,7 @@ async def test_a_stale_etag_changes_nothing(database: Database) -> None:
     session = await new_session(database, title="a")
     name = session.session_id
     with pytest.raises(EtagMismatch):
-        await database.write(update_session, ACME, session_id=name, changes={"title": "b"}, etag="0", now=2)
+        await database.write(update_session, ACME, session_id=name, changes=SessionChanges(title="b"), etag="0", now=2)
     with pytest.raises(EtagMismatch):
         await database.write(delete_session, ACME, session_id=name, etag="2")
     assert await database.read(get_session, ACME, session_id=name) == session

@@ -10,6 +10,7 @@ from metamorphd.models.message import Message
 from metamorphd.models.page import Page
 from metamorphd.models.turn import StopReason, TextDelta, TurnError, TurnStatus
 from metamorphd.models.usage import Usage
+from metamorphd.models.vault import VaultChanges
 from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import get_branch, get_message, list_messages
@@ -55,7 +56,7 @@ async def test_the_model_comes_from_the_call_the_session_the_vault_or_the_defaul
     plain = (await new_session(database)).session_id
     own = (await new_session(database, model="claude-opus-5-5")).session_id
     assert await model(plain) == "claude-sonnet-5-5"
-    changes = {"default_model": "claude-haiku-5-5"}
+    changes = VaultChanges(default_model="claude-haiku-5-5")
     await database.write(update_vault, ACME, changes=changes, etag="", hash_key=KEY, now=1)
     assert await model(plain) == "claude-haiku-5-5"
     assert await model(own) == "claude-opus-5-5"
@@ -70,7 +71,7 @@ async def test_the_prompt_is_the_branch_and_the_system_prompt_of_session_or_vaul
     aside = await new_turn(database, session.session_id, "aside", parent="")
     await finish(database, aside)
     second = await new_turn(database, session.session_id, "two", parent=first.user_message_id)
-    changes = {"system_prompt": "of vault"}
+    changes = VaultChanges(system_prompt="of vault")
     await database.write(update_vault, ACME, changes=changes, etag="", hash_key=KEY, now=1)
     prompt, branch = await database.read(get_prompt, ACME, turn=second)
     assert prompt == "of vault"

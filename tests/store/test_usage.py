@@ -21,7 +21,7 @@ from metamorphd.models.content import Block, DocumentBlock, ImageBlock, TextBloc
 from metamorphd.models.generation import Tool
 from metamorphd.models.turn import Turn, TurnStatus
 from metamorphd.models.usage import Usage, UsageRow
-from metamorphd.models.vault import Budget, BudgetStatus
+from metamorphd.models.vault import Budget, BudgetStatus, VaultChanges
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.sessions import delete_session
@@ -159,7 +159,7 @@ async def test_usage_stays_when_its_session_is_deleted(database: Database) -> No
 
 async def allow(database: Database, *, own: Budget | None = None, operators: Budget | None = None) -> None:
     if own is not None:
-        await database.write(update_vault, ACME, changes={"budget": own}, etag="", hash_key=KEY, now=1)
+        await database.write(update_vault, ACME, changes=VaultChanges(budget=own), etag="", hash_key=KEY, now=1)
     if operators is not None:
         await database.write(update_vault_limits, ACME, budget=operators, now=1)
 

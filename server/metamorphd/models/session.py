@@ -20,3 +20,14 @@ class Session:
     update_time: int
     last_message_time: int | None
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChanges:
+    """New values of the fields that a user can set. None keeps the value."""
+
+    title: str | None = None
+    model: str | None = None
+    system_prompt: str | None = None
+    metadata: Mapping[str, str] | None = None
+    archived: bool | None = None

@@ -51,3 +51,13 @@ class VaultLimits:
     vault_id: str
     budget: Budget
     update_time: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class VaultChanges:
+    """New values of the fields that a user can set. None keeps the value."""
+
+    display_name: str | None = None
+    default_model: str | None = None
+    system_prompt: str | None = None
+    budget: Budget | None = None

@@ -15,7 +15,7 @@ from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
 from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
-from metamorphd.services.update_mask import changes
+from metamorphd.services.update_mask import masked
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import list_revocations, revoke_token, revoke_user
 from metamorphd.store.vaults import get_vault_limits, update_vault_limits
@@ -103,7 +103,7 @@ class AdminService:
     async def UpdateVaultLimits(
         self, request: pb.UpdateVaultLimitsRequest, scope: Scope
     ) -> pb.UpdateVaultLimitsResponse:
-        changes(request.limits, request.update_mask, {"budget"})
+        masked(request.limits, request.update_mask, {"budget"})
         limits = await self._database.write(
             update_vault_limits,
             scope.of_vault(request.limits.vault_id),

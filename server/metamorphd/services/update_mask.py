@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from metamorphd.errors import UpdateMaskInvalid
 
 
-def changes(resource: Message, mask: FieldMask, settable: AbstractSet[str]) -> dict[str, Any]:
+def masked(resource: Message, mask: FieldMask, settable: AbstractSet[str]) -> dict[str, Any]:
     """Returns the fields of `resource` that `mask` names. Raises UpdateMaskInvalid if it is empty or names others."""
     if not mask.paths:
         raise UpdateMaskInvalid(path="")

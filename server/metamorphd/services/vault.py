@@ -5,6 +5,7 @@ from metamorph.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.clock import Clock, day_of
 from metamorphd.models.caller import Scope
+from metamorphd.models.vault import VaultChanges
 from metamorphd.services.convert.days import days
 from metamorphd.services.convert.time import timestamp
 from metamorphd.services.convert.vault import (
@@ -14,7 +15,7 @@ from metamorphd.services.convert.vault import (
     vault_to_proto,
 )
 from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
-from metamorphd.services.update_mask import changes
+from metamorphd.services.update_mask import masked
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.usage import list_usage
@@ -48,13 +49,13 @@ class VaultService:
         return pb.GetVaultResponse(vault=vault_to_proto(vault))
 
     async def UpdateVault(self, request: pb.UpdateVaultRequest, scope: Scope) -> pb.UpdateVaultResponse:
-        changed = changes(request.vault, request.update_mask, SETTABLE)
+        changed = masked(request.vault, request.update_mask, SETTABLE)
         if "budget" in changed:
             changed["budget"] = budget_from_proto(request.vault.budget)
         vault = await self._database.write(
             update_vault,
             scope,
-            changes=changed,
+            changes=VaultChanges(**changed),
             etag=request.vault.etag,
             hash_key=self._clock.new_key(),
             now=self._clock.now(),

@@ -1,14 +1,13 @@
 """Sessions."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import orjson
 
 from metamorphd.errors import EtagMismatch, SessionNotFound
+from metamorphd.models.changes import changed
 from metamorphd.models.page import Page
-from metamorphd.models.session import Session
+from metamorphd.models.session import Session, SessionChanges
 from metamorphd.store.attachments import release_session
 from metamorphd.store.database import Row, SqlValue, Transaction, point_read
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
@@ -187,25 +186,23 @@ async def list_sessions(
     return page_of(rows, page_size, item=_session, after=lambda row: (row.last_activity_time, row.session_id))
 
 
-async def update_session(
-    tx: Transaction, *, session_id: str, changes: Mapping[str, Any], etag: str, now: int
-) -> Session:
-    """Sets the fields in `changes`, by their names in Session. Raises SessionNotFound, EtagMismatch.
+async def update_session(tx: Transaction, *, session_id: str, changes: SessionChanges, etag: str, now: int) -> Session:
+    """Changes fields of a session. Raises SessionNotFound, EtagMismatch.
 
     `etag` is the revision that must still be in force; empty is unconditional.
     """
     session = await get_session(tx, session_id=session_id)
     if etag and etag != str(session.revision):
         raise EtagMismatch
-    changed = replace(session, **changes)
+    new = changed(session, changes)
     await tx.run(
         UPDATE_SESSION,
         session_id=session_id,
-        title=changed.title,
-        model=changed.model,
-        system_prompt=changed.system_prompt,
-        metadata=_metadata(changed.metadata),
-        archived=changed.archived,
+        title=new.title,
+        model=new.model,
+        system_prompt=new.system_prompt,
+        metadata=_metadata(new.metadata),
+        archived=new.archived,
         now=now,
     )
     return await get_session(tx, session_id=session_id)

@@ -1,11 +1,10 @@
 """The vault's own row, and what the operator allows it."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict
 
 from metamorphd.errors import EtagMismatch
-from metamorphd.models.vault import Budget, Vault, VaultLimits
+from metamorphd.models.changes import changed
+from metamorphd.models.vault import Budget, Vault, VaultChanges, VaultLimits
 from metamorphd.store.database import Row, Transaction, point_read
 
 CREATE_VAULT = """
@@ -102,19 +101,19 @@ async def get_vault(tx: Transaction) -> Vault | None:
     return None if row is None else _vault(row)
 
 
-async def update_vault(tx: Transaction, *, changes: Mapping[str, Any], etag: str, hash_key: bytes, now: int) -> Vault:
-    """Sets the fields in `changes`, by their names in Vault. Raises EtagMismatch when `etag` is given and stale."""
+async def update_vault(tx: Transaction, *, changes: VaultChanges, etag: str, hash_key: bytes, now: int) -> Vault:
+    """Changes fields of the vault. Raises EtagMismatch when `etag` is given and stale."""
     vault = await create_vault(tx, hash_key=hash_key, now=now)
     if etag and etag != str(vault.revision):
         raise EtagMismatch
-    changed = replace(vault, **changes)
+    new = changed(vault, changes)
     await tx.run(
         UPDATE_VAULT,
-        display_name=changed.display_name,
-        default_model=changed.default_model,
-        system_prompt=changed.system_prompt,
+        display_name=new.display_name,
+        default_model=new.default_model,
+        system_prompt=new.system_prompt,
         now=now,
-        **asdict(changed.budget),
+        **asdict(new.budget),
     )
     return await _stored(tx)
 

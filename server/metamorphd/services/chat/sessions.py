@@ -5,10 +5,11 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
+from metamorphd.models.session import SessionChanges
 from metamorphd.services.convert.session import session_to_proto
 from metamorphd.services.idempotency import idempotency_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
-from metamorphd.services.update_mask import changes
+from metamorphd.services.update_mask import masked
 from metamorphd.store.database import Database
 from metamorphd.store.sessions import create_session, get_session, list_sessions, update_session
 
@@ -63,7 +64,7 @@ class ChatSessions:
             update_session,
             scope,
             session_id=request.session.session_id,
-            changes=changes(request.session, request.update_mask, SETTABLE),
+            changes=SessionChanges(**masked(request.session, request.update_mask, SETTABLE)),
             etag=request.session.etag,
             now=self._clock.now(),
         )
