@@ -201,9 +201,9 @@ class TurnEngine:
     async def sweep(self, *, patience_seconds: float) -> int:
         """Ends the turns whose owner is gone as INTERRUPTED, with the committed text.
 
-        Where no other server can have the store open, those are all turns that are left, at once; elsewhere those whose
-        lease has expired. Returns their number, within `patience_seconds`, and continues in the background: a full disk
-        must not keep the server from serving reads.
+        If no other server can have the store open, those are all running turns, otherwise those whose lease has
+        expired. Returns their number, within `patience_seconds`, and continues in the background: a full disk must not
+        keep the server from serving reads.
         """
         now = END_OF_TIME if self._database.exclusive else self._clock.now()
         left = await self._database.read_system(list_orphaned_turns, server_scope(), owner=self._terms.owner, now=now)
