@@ -1,1 +1,1 @@
-"""What is claimed about speed and memory, measured side by side: `make bench`."""
+"""Measures the claims about speed and memory against their baselines: `make bench`."""

@@ -1,4 +1,4 @@
-"""What clients saw of turns, compared with what servers say later."""
+"""Compares the events of turns that clients saw with the later responses of servers."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Tokens signed with private keys, whose public ones come from a JWKS."""
+"""Tokens signed with private keys whose public keys come from a JWKS."""
 
 import asyncio
 import hmac
@@ -36,21 +36,21 @@ KEYS: dict[str, tuple[str, Any, Any]] = {
 
 def public(key_id: str, **members: object) -> dict[str, Any]:
     algorithm, key, kind = KEYS[key_id]
-    told: dict[str, Any] = json.loads(kind.to_jwk(key.public_key()))
-    return told | {"kid": key_id, "alg": algorithm, "use": "sig"} | members
+    jwk: dict[str, Any] = json.loads(kind.to_jwk(key.public_key()))
+    return jwk | {"kid": key_id, "alg": algorithm, "use": "sig"} | members
 
 
 def signed(key_id: str, key: Any = None, algorithm: str | None = None, **claims: object) -> str:
-    told, own, _ = KEYS[key_id]
+    own_algorithm, own_key, _ = KEYS[key_id]
     body = {"vault_id": "acme", "sub": "alice", "exp": int(time.time()) + 60, **claims}
-    return jwt.encode(body, key or own, algorithm=algorithm or told, headers={"kid": key_id})
+    return jwt.encode(body, key or own_key, algorithm=algorithm or own_algorithm, headers={"kid": key_id})
 
 
 @asynccontextmanager
 async def trusting(
     directory: Path, monkeypatch: pytest.MonkeyPatch, keys: Sequence[dict[str, Any]], **settings: Any
 ) -> AsyncIterator[tuple[Serving, FakeWeb]]:
-    """A server and the identity provider whose keys it uses."""
+    """Yields a server and the identity provider whose keys it uses."""
     authority = Authority(directory)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
     async with (
@@ -60,20 +60,20 @@ async def trusting(
         yield running, provider
 
 
-async def who(running: Serving, token: str) -> str:
+async def vault_of(running: Serving, token: str) -> str:
     caller = running.caller(token)
     return str((await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)).vault_id)
 
 
 async def reason(running: Serving, token: str) -> str:
-    return (await refused(who(running, token))).reason
+    return (await refused(vault_of(running, token))).reason
 
 
-async def test_each_algorithm_is_accepted_by_its_own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_algorithm_is_accepted_with_its_own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with trusting(tmp_path, monkeypatch, [public(key_id) for key_id in KEYS]) as (running, provider):
         for key_id in KEYS:
-            assert await who(running, signed(key_id)) == "acme"
-        assert await who(running, mint()) == "acme"
+            assert await vault_of(running, signed(key_id)) == "acme"
+        assert await vault_of(running, mint()) == "acme"
         assert len(provider.requests) == 1
 
 
@@ -85,13 +85,13 @@ def public_forms() -> list[tuple[str, bytes]]:
 
 
 def by_secret(secret: bytes) -> str:
-    """A token under the id of a public key, signed with it as if it were a secret; PyJWT would not make it."""
+    """Returns a token signed with a public key as an HMAC secret, which PyJWT refuses to make."""
     claims = json.dumps({"vault_id": "acme", "sub": "a", "exp": int(time.time()) + 60})
     head = encoded(b'{"alg":"HS256","typ":"JWT","kid":"r1"}') + "." + encoded(claims.encode())
     return head + "." + encoded(hmac.digest(secret, head.encode(), "sha256"))
 
 
-async def test_a_key_has_one_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_is_accepted_for_one_algorithm_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with trusting(tmp_path, monkeypatch, [public(key_id) for key_id in KEYS]) as (running, _):
         crafted = {
             "another hash": signed("r1", algorithm="RS384"),
@@ -128,15 +128,15 @@ async def test_a_key_has_one_algorithm(tmp_path: Path, monkeypatch: pytest.Monke
     ],
     ids=["encrypts", "RS512", "secret", "1024 bits", "empty", "broken", "no object"],
 )
-async def test_a_key_that_may_not_verify_is_left_out(
+async def test_an_unsuitable_key_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: dict[str, Any]
 ) -> None:
     async with trusting(tmp_path, monkeypatch, [key, public("e1")]) as (running, _):
         assert await reason(running, signed("r1")) == "TOKEN_INVALID"
-        assert await who(running, signed("e1")) == "acme"
+        assert await vault_of(running, signed("e1")) == "acme"
 
 
-async def test_a_flood_of_unknown_key_ids_asks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_of_unknown_key_ids_fetches_keys_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with trusting(tmp_path, monkeypatch, [public("e1")]) as (running, provider):
         provider.answer = answering({"keys": [public("e1")]}, after=0.2)
         tokens = [
@@ -145,11 +145,11 @@ async def test_a_flood_of_unknown_key_ids_asks_once(tmp_path: Path, monkeypatch:
         ]
         assert set(await asyncio.gather(*(reason(running, token) for token in tokens))) == {"TOKEN_INVALID"}
         assert len(provider.requests) == 1
-        # A new key is found once the cooldown has passed.
+        # A new key is found after the cooldown.
         provider.answer = answering({"keys": [public("e1"), public("d1")]})
         assert await reason(running, signed("d1")) == "TOKEN_INVALID"
         monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.0)
-        assert await who(running, signed("d1")) == "acme"
+        assert await vault_of(running, signed("d1")) == "acme"
         assert len(provider.requests) == 2
 
 
@@ -166,37 +166,37 @@ async def test_a_flood_of_unknown_key_ids_asks_once(tmp_path: Path, monkeypatch:
     ],
     ids=["redirect", "500", "html", "no list", "no object", "too large", "slow"],
 )
-async def test_a_provider_in_trouble_is_an_outage_and_our_own_secret_still_works(
+async def test_a_failing_provider_is_an_outage_and_our_own_secret_still_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
     async with trusting(tmp_path, monkeypatch, []) as (running, provider):
         provider.answer = answer
-        refusal = await refused(who(running, signed("e1")))
+        refusal = await refused(vault_of(running, signed("e1")))
         assert (refusal.code.name, refusal.reason) == ("UNAVAILABLE", "IDENTITY_UNAVAILABLE")
         assert refusal.retry is not None
         assert len(provider.requests) == 1
-        assert await who(running, mint()) == "acme"
+        assert await vault_of(running, mint()) == "acme"
 
 
-async def test_keys_outlive_an_outage_for_a_while_but_not_for_ever(
+async def test_keys_stay_valid_during_an_outage_for_a_limited_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with trusting(tmp_path, monkeypatch, [public("e1")]) as (running, provider):
-        assert await who(running, signed("e1")) == "acme"
+        assert await vault_of(running, signed("e1")) == "acme"
         monkeypatch.setattr(jwks, "FRESH_SECONDS", 0.0)
         monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.0)
         provider.answer = answering({}, 500)
-        assert await who(running, signed("e1", sub="bob")) == "acme"
+        assert await vault_of(running, signed("e1", sub="bob")) == "acme"
         monkeypatch.setattr(jwks, "STALE_SECONDS", 0.0)
         assert await reason(running, signed("e1", sub="carol")) == "IDENTITY_UNAVAILABLE"
-        # A key that the provider has withdrawn counts no more.
+        # A key that the provider has withdrawn is no longer accepted.
         provider.answer = answering({"keys": [public("d1")]})
         assert await reason(running, signed("e1", sub="dave")) == "TOKEN_INVALID"
 
 
-async def test_a_server_that_it_does_not_trust_gives_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_from_an_untrusted_server_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with trusting(tmp_path, monkeypatch, [public("e1")]) as (running, provider):
-        assert await who(running, signed("e1")) == "acme"
+        assert await vault_of(running, signed("e1")) == "acme"
         monkeypatch.setenv("SSL_CERT_FILE", str(Authority(tmp_path, "other").certificate))
         (tmp_path / "second").mkdir()
         async with serving(tmp_path / "second", emblem_jwks_url=provider.url) as distrusting:

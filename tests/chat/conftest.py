@@ -10,6 +10,6 @@ from tests.support.serving import Serving, asking
 
 @pytest.fixture
 async def running(api: FakeMessagesApi, tmp_path: Path, overrides: dict[str, Any]) -> AsyncIterator[Serving]:
-    """A server whose replies come from `api`."""
+    """Yields a server whose replies come from `api`."""
     async with asking(api, tmp_path, **overrides) as started:
         yield started

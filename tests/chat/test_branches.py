@@ -1,4 +1,4 @@
-"""Branches: cancelling, regenerating, editing, deleting; seen by callers."""
+"""Cancelling, regenerating, editing and deleting, through a whole server."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ async def list_turns(caller: Caller, session_id: str, **fields: Any) -> pb.ListT
     return response
 
 
-async def test_cancelling_keeps_the_partial_reply_and_ends_the_upstream_connection(
+async def test_cancelling_keeps_the_partial_reply_and_closes_the_upstream_connection(
     alice: Caller, api: FakeMessagesApi
 ) -> None:
     api.default = Reply(("partial ",), ending="stall")
@@ -35,7 +35,7 @@ async def test_cancelling_keeps_the_partial_reply_and_ends_the_upstream_connecti
     began = time.monotonic()
     turn = await cancel(alice, events[0].turn_id)
     await api.until_idle()
-    # The bound is the test's patience; the figure is the torture harness's.
+    # A generous bound; the torture harness measures the actual time.
     assert time.monotonic() - began < 5
     events += await call.rest()
     finished = events[-1].turn_finished
@@ -48,7 +48,7 @@ async def test_cancelling_keeps_the_partial_reply_and_ends_the_upstream_connecti
     assert await followed(alice, events[0].turn_id) == events
 
 
-async def test_cancelling_a_turn_that_has_ended_leaves_it_as_it_is(alice: Caller) -> None:
+async def test_cancelling_a_finished_turn_does_not_change_it(alice: Caller) -> None:
     session = await alice.create_session()
     events = await alice.send(session.session_id)
     assert (await cancel(alice, events[0].turn_id)).status == turn_pb2.TURN_STATUS_COMPLETED
@@ -68,7 +68,7 @@ async def test_cancelling_before_the_first_token_stores_no_reply(alice: Caller, 
     assert [message["role"] for message in api.requests[-1].body["messages"]] == ["user", "user"]
 
 
-async def test_a_regenerated_reply_is_a_sibling_made_as_the_original(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_regenerated_reply_is_a_sibling_with_the_same_options(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     tool = generation_pb2.Tool(name="t", input_schema="{}")
     options = {"max_output_tokens": 77, "stop_sequences": ["END"], "tools": [tool]}
@@ -87,12 +87,12 @@ async def test_a_regenerated_reply_is_a_sibling_made_as_the_original(alice: Call
     assert len(await alice.messages(session.session_id, all_branches=True)) == 3
 
 
-async def test_regenerating_takes_other_options_and_can_be_repeated(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_regenerating_accepts_other_options_and_can_be_repeated(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     user = (await alice.send(session.session_id, max_output_tokens=77))[0].turn_started.user_message_id
     request_id = str(uuid.uuid4())
-    asked = {"max_output_tokens": 88, "stop_sequences": ["END"], "request_id": request_id}
-    repeated = await asyncio.gather(*(regenerate(alice, user, **asked).rest() for _ in range(4)))
+    fields = {"max_output_tokens": 88, "stop_sequences": ["END"], "request_id": request_id}
+    repeated = await asyncio.gather(*(regenerate(alice, user, **fields).rest() for _ in range(4)))
     assert all(events == repeated[0] for events in repeated)
     assert len(api.requests) == 2
     assert (api.requests[1].body["max_tokens"], api.requests[1].body["stop_sequences"]) == (88, ["END"])
@@ -100,7 +100,7 @@ async def test_regenerating_takes_other_options_and_can_be_repeated(alice: Calle
     assert (refusal.code.name, refusal.reason) == ("ALREADY_EXISTS", "REQUEST_ID_REUSED")
 
 
-async def test_only_a_users_message_is_answered_again_and_not_while_it_is(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_only_an_idle_user_message_can_be_regenerated(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     done = await alice.send(session.session_id)
     user, reply = done[0].turn_started.user_message_id, done[-1].turn_finished.message.message_id
@@ -113,12 +113,12 @@ async def test_only_a_users_message_is_answered_again_and_not_while_it_is(alice:
         refusal = await refused(attempt)
         assert (refusal.code.name, refusal.reason) == ("FAILED_PRECONDITION", "BRANCH_BUSY")
         assert refusal.info.metadata == {"turn_id": started.turn_id}
-    # Below the older reply there is nothing in the way.
+    # The branch below the older reply is free.
     assert (await alice.send(session.session_id, parent_message_id=reply))[-1].HasField("turn_finished")
     await cancel(alice, started.turn_id)
 
 
-async def test_an_edit_is_a_message_beside_the_one_it_replaces(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_an_edited_message_is_a_sibling_of_the_original(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     first = await alice.send(session.session_id, "one")
     before = first[-1].turn_finished.message.message_id
@@ -133,7 +133,7 @@ async def test_an_edit_is_a_message_beside_the_one_it_replaces(alice: Caller, ap
     assert [text_of(message) for message in newest_first] == ["You said: two, better", "two, better"]
 
 
-async def test_a_deleted_message_keeps_its_place_and_is_nowhere_else(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_deleted_message_keeps_its_place_without_its_content(alice: Caller, api: FakeMessagesApi) -> None:
     api.script.append(Reply(("the ", "swordfish ", "reply"), delay=0.01))
     session = await alice.create_session()
     events = await alice.send(session.session_id, "my password is swordfish")
@@ -156,7 +156,7 @@ async def test_a_deleted_message_keeps_its_place_and_is_nowhere_else(alice: Call
     assert (refusal.code.name, refusal.reason) == ("FAILED_PRECONDITION", "MESSAGE_DELETED")
 
 
-async def test_a_message_that_is_being_answered_is_not_deleted(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_message_with_a_running_turn_cannot_be_deleted(alice: Caller, api: FakeMessagesApi) -> None:
     api.script.append(Reply(("a",), ending="stall"))
     session = await alice.create_session()
     call = alice.start(session.session_id)

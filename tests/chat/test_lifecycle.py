@@ -1,4 +1,4 @@
-"""Turns across the server's end: drain, crash, a store that fails meanwhile."""
+"""Turns during a drain, a crash and a store failure."""
 
 import asyncio
 import signal
@@ -31,7 +31,7 @@ from tests.support.turns import WORDS, deltas, followed, get_session, get_turn, 
 LATE_SEQUENCE = 5
 
 
-async def test_a_drain_lets_turns_end_refuses_new_ones_and_ends_streams(tmp_path: Path) -> None:
+async def test_a_drain_finishes_turns_refuses_new_ones_and_ends_streams(tmp_path: Path) -> None:
     async with FakeMessagesApi() as api, asking(api, tmp_path) as running:
         hold = asyncio.Event()
         api.default = Reply(("a", "b"), hold=hold)
@@ -50,7 +50,7 @@ async def test_a_drain_lets_turns_end_refuses_new_ones_and_ends_streams(tmp_path
         await stopping
 
 
-async def test_what_outlasts_the_grace_ends_interrupted_with_its_text(tmp_path: Path) -> None:
+async def test_a_turn_that_exceeds_the_grace_period_is_interrupted_and_keeps_its_text(tmp_path: Path) -> None:
     async with FakeMessagesApi() as api:
         api.default = Reply(("partial ", "rest"), hold=asyncio.Event())
         async with asking(api, tmp_path) as running:
@@ -70,7 +70,7 @@ async def test_what_outlasts_the_grace_ends_interrupted_with_its_text(tmp_path: 
             assert [text_of(message) for message in await alice.messages(session.session_id)] == ["Hello", "partial "]
 
 
-async def test_after_kill_9_every_seen_event_is_there_and_the_turn_has_ended(tmp_path: Path) -> None:
+async def test_after_kill_9_every_delivered_event_is_stored_and_the_turn_has_ended(tmp_path: Path) -> None:
     async with FakeMessagesApi(Reply(WORDS, delay=0.005)) as api:
         upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
         with serving_process(tmp_path, **upstream) as server:
@@ -95,7 +95,7 @@ async def test_after_kill_9_every_seen_event_is_there_and_the_turn_has_ended(tmp
             assert (await alice.send(session.session_id))[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
 
 
-async def test_sigterm_drains_and_exits_with_success(tmp_path: Path) -> None:
+async def test_sigterm_drains_the_server_and_exits_with_0(tmp_path: Path) -> None:
     with serving_process(tmp_path) as server:
         async with calling(server.target) as alice:
             session = await alice.create_session()
@@ -107,7 +107,7 @@ async def test_sigterm_drains_and_exits_with_success(tmp_path: Path) -> None:
         assert await asyncio.to_thread(server.process.wait, 10) == 0
 
 
-async def test_a_replay_that_is_ahead_of_what_is_published_goes_on(
+async def test_a_replay_ahead_of_the_published_events_continues(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -117,7 +117,7 @@ async def test_a_replay_that_is_ahead_of_what_is_published_goes_on(
     write = late.write
 
     async def answer_late(operation: Any, scope: Scope, /, *args: Any, **kwargs: Any) -> Any:
-        """Commits a few events, and answers later."""
+        """Commits a few events and returns later."""
         written = await write(operation, scope, *args, **kwargs)
         if operation is append_events and kwargs["events"][-1].sequence >= LATE_SEQUENCE and not committed.done():
             committed.set_result(kwargs["events"][-1].sequence)

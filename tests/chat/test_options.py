@@ -1,4 +1,4 @@
-"""Generation options: what holds where one is absent, set, or set to nothing."""
+"""Generation options that are absent, set, or set to an empty value."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ EMPTY: dict[str, Any] = {
     "tool_choice": ToolChoice(),
     "response_schema": "",
 }
-# What the provider is sent for each option, and for none of it.
+# The field of the provider's request for each option.
 SENT = {
     "model": "model",
     "max_output_tokens": "max_tokens",
@@ -53,11 +53,11 @@ DEFAULTS = {"model": "claude-sonnet-5-5", "max_tokens": 32_000}
 
 
 def sent(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a request to the provider says of each option."""
+    """Returns the fields of a provider request that come from options."""
     return {name: body.get(key) for name, key in SENT.items()}
 
 
-async def test_every_option_is_in_the_contract_and_in_both_of_its_shapes() -> None:
+async def test_every_option_is_in_the_contract_and_in_both_dataclasses() -> None:
     names = set(generation_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
     assert names == ALL.keys() == EMPTY.keys() == SENT.keys()
     for shape in (GenerationOptions, EffectiveOptions):
@@ -66,7 +66,7 @@ async def test_every_option_is_in_the_contract_and_in_both_of_its_shapes() -> No
 
 
 @pytest.mark.parametrize("option", ALL)
-async def test_a_regeneration_clears_the_one_option_that_is_set_to_nothing(
+async def test_a_regeneration_clears_only_the_option_that_is_set_to_empty(
     alice: Caller, api: FakeMessagesApi, option: str
 ) -> None:
     session = await alice.create_session()
@@ -74,7 +74,7 @@ async def test_a_regeneration_clears_the_one_option_that_is_set_to_nothing(
     before = sent(api.requests[-1].body)
     await regenerate(alice, user).rest()
     assert sent(api.requests[-1].body) == before
-    # Without tools none can be chosen.
+    # Without tools there is no tool choice either.
     cleared = {option} | ({"tool_choice"} if option == "tools" else set())
     await regenerate(alice, user, **{name: EMPTY[name] for name in cleared}).rest()
     expected = before | {name: DEFAULTS.get(SENT[name]) for name in cleared}
@@ -82,7 +82,7 @@ async def test_a_regeneration_clears_the_one_option_that_is_set_to_nothing(
 
 
 @pytest.mark.parametrize("option", ALL)
-async def test_an_option_that_is_set_to_nothing_is_the_default_in_a_send(
+async def test_an_option_that_is_set_to_empty_has_its_default_in_a_send(
     alice: Caller, api: FakeMessagesApi, option: str
 ) -> None:
     session = await alice.create_session()
@@ -93,22 +93,20 @@ async def test_an_option_that_is_set_to_nothing_is_the_default_in_a_send(
     }
 
 
-async def test_a_regeneration_without_a_model_asks_the_sessions(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_regeneration_with_an_empty_model_uses_the_sessions_model(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session(model="claude-opus-5-5")
     user = (await alice.send(session.session_id, model="claude-haiku-5-5"))[0].turn_started.user_message_id
     assert (await regenerate(alice, user).rest())[0].turn_started.model == "claude-haiku-5-5"
     assert (await regenerate(alice, user, model="").rest())[0].turn_started.model == "claude-opus-5-5"
-    # What is in force is the new turn's own; the next one is made as the original.
+    # This applies to the new turn only. The next regeneration again uses the options of the original.
     assert (await regenerate(alice, user).rest())[0].turn_started.model == "claude-haiku-5-5"
 
 
-async def test_a_tools_result_is_read_with_the_tools_before_unless_they_are_set(
-    alice: Caller, api: FakeMessagesApi
-) -> None:
+async def test_a_tool_result_inherits_the_tools_unless_they_are_set(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     api.script.append(ASKS)
-    asked = await alice.send(session.session_id, tools=[WEATHER], thinking=THINKS, response_schema="{}")
-    parent = asked[-1].turn_finished.message.message_id
+    called = await alice.send(session.session_id, tools=[WEATHER], thinking=THINKS, response_schema="{}")
+    parent = called[-1].turn_finished.message.message_id
     answer: dict[str, Any] = {"content": [result()], "parent_message_id": parent}
     await alice.send(session.session_id, **answer)
     inherited = sent(api.requests[-1].body)
@@ -118,13 +116,11 @@ async def test_a_tools_result_is_read_with_the_tools_before_unless_they_are_set(
     assert [sent(api.requests[-1].body)[name] for name in none] == [None] * 3
 
 
-async def test_a_tool_that_is_chosen_must_be_in_force_also_where_tools_are_inherited(
-    alice: Caller, api: FakeMessagesApi
-) -> None:
+async def test_a_chosen_tool_must_be_among_the_set_or_inherited_tools(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     api.script.append(ASKS)
-    asked = await alice.send(session.session_id, tools=[WEATHER])
-    user, reply = asked[0].turn_started.user_message_id, asked[-1].turn_finished.message.message_id
+    called = await alice.send(session.session_id, tools=[WEATHER])
+    user, reply = called[0].turn_started.user_message_id, called[-1].turn_finished.message.message_id
     answer: dict[str, Any] = {"content": [result()], "parent_message_id": reply}
     for call, fields in (
         (alice.send(session.session_id, **answer, tool_choice=OTHER), ["options.tool_choice.name"]),
@@ -142,7 +138,7 @@ async def test_a_tool_that_is_chosen_must_be_in_force_also_where_tools_are_inher
     assert api.requests[-1].body["tool_choice"] == {"type": "any"}
 
 
-async def test_a_thinking_budget_must_be_below_the_output_tokens_in_force(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_thinking_budget_must_be_below_the_effective_output_tokens(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     user = (await alice.send(session.session_id, thinking=THINKS))[0].turn_started.user_message_id
     refusal = await refused(regenerate(alice, user, max_output_tokens=2048).rest())
@@ -153,7 +149,7 @@ async def test_a_thinking_budget_must_be_below_the_output_tokens_in_force(alice:
     assert len(api.requests) == 3
 
 
-async def test_counting_names_the_fields_of_the_message_from_its_own_request(alice: Caller) -> None:
+async def test_violations_in_count_tokens_name_fields_from_its_own_request(alice: Caller) -> None:
     session = await alice.create_session()
     for options, field in (
         ({"tool_choice": ANY}, "message.options.tool_choice.mode"),
@@ -174,7 +170,7 @@ async def test_counting_names_the_fields_of_the_message_from_its_own_request(ali
         ("stop", "end_turn", False),
     ],
 )
-async def test_a_reply_that_was_cut_says_so_wherever_it_is_read(
+async def test_an_incomplete_reply_is_partial_in_every_response(
     alice: Caller, api: FakeMessagesApi, ending: str, stop_reason: str, partial: bool
 ) -> None:
     api.script.append(Reply(("Some ", "words"), ending=ending, stop_reason=stop_reason))

@@ -1,4 +1,4 @@
-"""What of a branch the model is told."""
+"""The prompt that is built from a branch."""
 
 from metamorphd.chat.prompt_builder import (
     GONE,
@@ -35,54 +35,54 @@ def reply(*content: object) -> Message:
     return new_message("ses", content=content, role=Role.ASSISTANT)
 
 
-def told(*branch: Message) -> list[tuple[Role, Content]]:
+def prompt(*branch: Message) -> list[tuple[Role, Content]]:
     return [(message.role, message.content) for message in prompt_messages(branch)]
 
 
-def test_text_goes_as_it_is_but_for_white_space_alone() -> None:
+def test_text_is_unchanged_and_blank_text_is_omitted() -> None:
     hello = TextBlock(" Hello ")
-    assert told(user(hello, TextBlock(" \n")), reply(TextBlock(" ")), user(hello)) == [(Role.USER, (hello,))] * 2
+    assert prompt(user(hello, TextBlock(" \n")), reply(TextBlock(" ")), user(hello)) == [(Role.USER, (hello,))] * 2
 
 
-def test_a_conversation_begins_and_ends_with_the_user_whatever_was_deleted() -> None:
-    said = TextBlock("said")
-    assert told(user(), reply(said), user(said)) == [
+def test_a_conversation_starts_and_ends_with_the_user_after_any_deletion() -> None:
+    spoken = TextBlock("said")
+    assert prompt(user(), reply(spoken), user(spoken)) == [
         (Role.USER, (GONE,)),
-        (Role.ASSISTANT, (said,)),
-        (Role.USER, (said,)),
+        (Role.ASSISTANT, (spoken,)),
+        (Role.USER, (spoken,)),
     ]
-    assert told(user(said), reply(), user(RESULT))[-1] == (Role.USER, (GONE,))
+    assert prompt(user(spoken), reply(), user(RESULT))[-1] == (Role.USER, (GONE,))
 
 
-def test_a_call_and_its_result_go_together_or_not_at_all() -> None:
+def test_a_tool_call_and_its_result_are_included_together_or_not_at_all() -> None:
     ask = user(TextBlock("ask"))
-    assert told(ask, reply(CALL), user(RESULT)) == [
+    assert prompt(ask, reply(CALL), user(RESULT)) == [
         (Role.USER, (TextBlock("ask"),)),
         (Role.ASSISTANT, (CALL,)),
         (Role.USER, (RESULT,)),
     ]
-    # The reply, or the answer, was deleted.
-    assert told(ask, reply(), user(RESULT, TextBlock("so?"))) == [
+    # The reply or the tool result was deleted.
+    assert prompt(ask, reply(), user(RESULT, TextBlock("so?"))) == [
         (Role.USER, (TextBlock("ask"),)),
         (Role.USER, (TextBlock("so?"),)),
     ]
-    assert told(ask, reply(CALL), user()) == [(Role.USER, (TextBlock("ask"),)), (Role.USER, (GONE,))]
+    assert prompt(ask, reply(CALL), user()) == [(Role.USER, (TextBlock("ask"),)), (Role.USER, (GONE,))]
     other = ToolUseBlock("t2", "tool", "{}")
-    assert told(ask, reply(TextBlock("a"), CALL, other), user(RESULT, TextBlock("b")))[1:] == [
+    assert prompt(ask, reply(TextBlock("a"), CALL, other), user(RESULT, TextBlock("b")))[1:] == [
         (Role.ASSISTANT, (TextBlock("a"),)),
         (Role.USER, (TextBlock("b"),)),
     ]
 
 
-def test_thinking_goes_signed_and_never_alone() -> None:
+def test_thinking_is_included_only_if_signed_and_never_alone() -> None:
     signed, unsigned = ThinkingBlock("a", signature="s"), ThinkingBlock("b")
     redacted = ThinkingBlock("", redacted="r")
-    said = TextBlock("said")
-    assert told(reply(signed, unsigned, redacted, said)) == [(Role.ASSISTANT, (signed, redacted, said))]
-    assert told(reply(signed, redacted)) == []
+    spoken = TextBlock("said")
+    assert prompt(reply(signed, unsigned, redacted, spoken)) == [(Role.ASSISTANT, (signed, redacted, spoken))]
+    assert prompt(reply(signed, redacted)) == []
 
 
-def test_what_lies_before_the_last_summary_is_left_out_but_the_message_it_answers() -> None:
+def test_messages_before_the_last_summary_are_omitted_except_the_one_it_answers() -> None:
     first, second = CompactionBlock("one"), CompactionBlock("two")
     branch = [
         user(TextBlock("1")),
@@ -93,17 +93,17 @@ def test_what_lies_before_the_last_summary_is_left_out_but_the_message_it_answer
         reply(second, TextBlock("4")),
         user(TextBlock("5")),
     ]
-    assert told(*branch) == [
+    assert prompt(*branch) == [
         (Role.USER, (TextBlock("3"),)),
         (Role.ASSISTANT, (CALL,)),
         (Role.USER, (RESULT,)),
         (Role.ASSISTANT, (second, TextBlock("4"))),
         (Role.USER, (TextBlock("5"),)),
     ]
-    assert told(*branch[:3])[0] == (Role.USER, (TextBlock("1"),))
+    assert prompt(*branch[:3])[0] == (Role.USER, (TextBlock("1"),))
 
 
-def test_nothing_is_told_of_nothing() -> None:
+def test_the_prompt_of_an_empty_branch_is_empty() -> None:
     assert prompt_messages([]) == ()
 
 
@@ -111,13 +111,13 @@ def picture(name: str, size: int = 1) -> ImageBlock:
     return ImageBlock(name, "image/png", size, "")
 
 
-def test_a_conversation_begins_with_an_image_too_where_the_summary_left_off() -> None:
+def test_a_conversation_after_a_summary_may_start_with_an_image() -> None:
     first, summary = picture("a"), CompactionBlock("so far")
     branch = (user(TextBlock("before")), reply(TextBlock("x")), user(first), reply(summary), user(TextBlock("on")))
-    assert told(*branch)[0] == (Role.USER, (first,))
+    assert prompt(*branch)[0] == (Role.USER, (first,))
 
 
-def test_attachments_go_the_newest_first_up_to_the_limit_and_leave_a_note() -> None:
+def test_attachments_beyond_the_limit_are_replaced_by_a_note_oldest_first() -> None:
     half = PROMPT_BYTES // 2
     old, middle, new = picture("old", 1), picture("middle", half + 1), DocumentBlock("new", "text/plain", half, "")
     result = ToolResultBlock("t1", (old, TextBlock("b"), middle), False)
@@ -133,7 +133,7 @@ def test_attachments_go_the_newest_first_up_to_the_limit_and_leave_a_note() -> N
     assert within_limit(prompt_messages(fitting)) == prompt_messages(fitting)
 
 
-def test_an_attachment_that_is_gone_leaves_a_note() -> None:
+def test_a_deleted_attachment_is_replaced_by_a_note() -> None:
     gone, there = picture("gone"), picture("there")
     result = ToolResultBlock("t1", (gone, there), True)
     branch = prompt_messages((user(gone), reply(CALL), user(result)))

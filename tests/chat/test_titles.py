@@ -1,4 +1,4 @@
-"""Titles that sessions are given, where that is turned on."""
+"""Generated session titles."""
 
 import asyncio
 from pathlib import Path
@@ -26,7 +26,7 @@ def overrides() -> dict[str, Any]:
 
 
 async def titled(caller: Caller, session_id: str) -> str:
-    """The title, once there is one."""
+    """Waits for a title and returns it."""
     for _ in range(500):
         session = await get_session(caller, session_id)
         if session.title:
@@ -35,7 +35,7 @@ async def titled(caller: Caller, session_id: str) -> str:
     raise AssertionError("no title came")
 
 
-async def test_a_session_without_a_title_gets_one_and_its_vault_pays(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_session_without_a_title_gets_one_at_the_cost_of_its_vault(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     api.script.extend([Reply(("Owls and herons.",)), TITLE])
     await alice.send(session.session_id, "Name two birds")
@@ -44,14 +44,14 @@ async def test_a_session_without_a_title_gets_one_and_its_vault_pays(alice: Call
     assert (body["model"], body["max_tokens"], len(body["messages"])) == ("claude-haiku-5-5", 64, 1)
     assert "Name two birds" in body["messages"][0]["content"][0]["text"]
     usage = (await alice.vault.GetUsage(GetUsageRequest(group_by=[USAGE_GROUPING_MODEL]), metadata=alice.metadata)).rows
-    told = {row.model: (row.usage.input_tokens, row.turns) for row in usage}
-    assert told == {"claude-sonnet-5-5": (11, 1), "claude-haiku-5-5": (100, 0)}
+    costs = {row.model: (row.usage.input_tokens, row.turns) for row in usage}
+    assert costs == {"claude-sonnet-5-5": (11, 1), "claude-haiku-5-5": (100, 0)}
     await alice.send(session.session_id, "And another?")
     await asyncio.sleep(0.3)
     assert len(api.requests) == 3
 
 
-async def test_a_title_that_a_user_sets_stays(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_title_set_by_a_user_is_kept(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     hold = asyncio.Event()
     api.script.extend([Reply(("Owls.",)), Reply(("Two ", "birds"), hold=hold)])
@@ -65,7 +65,7 @@ async def test_a_title_that_a_user_sets_stays(alice: Caller, api: FakeMessagesAp
     assert await titled(alice, session.session_id) == "Mine"
 
 
-async def test_a_title_that_cannot_be_had_harms_nobody(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_failed_title_does_not_affect_the_session(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     api.script.extend([Reply(("Owls.",)), Refusal(529, "overloaded_error"), Reply(("Herons.",)), TITLE])
     await alice.send(session.session_id)
@@ -75,7 +75,7 @@ async def test_a_title_that_cannot_be_had_harms_nobody(alice: Caller, api: FakeM
     assert await titled(alice, session.session_id) == "Two birds"
 
 
-async def test_a_title_that_broke_off_is_none(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_an_incomplete_title_is_discarded(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     api.script.extend([Reply(("Owls.",)), Reply(("How to",), ending="drop"), Reply(("Herons.",)), TITLE])
     await alice.send(session.session_id)
@@ -85,7 +85,7 @@ async def test_a_title_that_broke_off_is_none(alice: Caller, api: FakeMessagesAp
     assert await titled(alice, session.session_id) == "Two birds"
 
 
-async def test_a_title_holds_up_no_drain(tmp_path: Path, api: FakeMessagesApi) -> None:
+async def test_a_title_does_not_delay_a_drain(tmp_path: Path, api: FakeMessagesApi) -> None:
     async with asking(api, tmp_path / "drained", session_title_model="claude-haiku-5-5") as running:
         api.script.extend([Reply(("Owls.",)), Reply(("Why",), ending="stall")])
         alice = running.caller()
@@ -96,7 +96,7 @@ async def test_a_title_holds_up_no_drain(tmp_path: Path, api: FakeMessagesApi) -
         await api.until_idle()
 
 
-async def test_by_default_nobody_names_a_session(tmp_path: Path, api: FakeMessagesApi) -> None:
+async def test_titles_are_not_generated_by_default(tmp_path: Path, api: FakeMessagesApi) -> None:
     async with asking(api, tmp_path / "plain") as running:
         alice = running.caller()
         session = await alice.create_session()

@@ -1,4 +1,4 @@
-"""Tools, thinking, structured output and compaction, seen by callers and by the Messages API."""
+"""Tools, thinking, structured output and compaction, for callers and for the Messages API."""
 
 import asyncio
 import json
@@ -18,23 +18,23 @@ from tests.support.turns import followed, get_turn
 TOOL, ANY = generation_pb2.TOOL_CHOICE_MODE_TOOL, generation_pb2.TOOL_CHOICE_MODE_ANY
 ADAPTIVE, ENABLED = generation_pb2.THINKING_MODE_ADAPTIVE, generation_pb2.THINKING_MODE_ENABLED
 THINKS = generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=2048)
-# As many as the server's cap, which is in force where a request states none.
+# The server's limit, which applies if a request sets none.
 THINKS_LONG = generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=32_000)
 
 
 async def send(caller: Caller, session_id: str, *content: message_pb2.ContentBlock, **fields: Any) -> Any:
-    """Every event of a turn that answers `content`."""
-    told: dict[str, Any] = {"content": content} if content else {}
-    return await caller.send(session_id, **told, **fields)
+    """Sends `content` and returns every event of its turn."""
+    message: dict[str, Any] = {"content": content} if content else {}
+    return await caller.send(session_id, **message, **fields)
 
 
 def kinds(events: list[turn_pb2.TurnEvent]) -> list[str]:
-    """The kinds of events, neighbours of one kind told once."""
-    told = [str(event.WhichOneof("event")) for event in events]
-    return [kind for place, kind in enumerate(told) if place == 0 or told[place - 1] != kind]
+    """Returns the kinds of events, with runs of one kind collapsed."""
+    every = [str(event.WhichOneof("event")) for event in events]
+    return [kind for place, kind in enumerate(every) if place == 0 or every[place - 1] != kind]
 
 
-async def test_a_tool_call_arrives_whole_and_its_result_goes_back(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_tool_call_arrives_complete_and_its_result_is_sent_back(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     api.script.extend([ASKS, Reply(("It is sunny.",))])
     events = await send(alice, session.session_id, tools=[WEATHER])
@@ -51,7 +51,7 @@ async def test_a_tool_call_arrives_whole_and_its_result_goes_back(alice: Caller,
     answered = await send(alice, session.session_id, result(), text_block("Well?"))
     assert text_of(answered[-1].turn_finished.message) == "It is sunny."
     first, second = (received.body for received in api.requests)
-    # Omitted with a result, the tools are those of the turn before; to the letter, or no cache would hold.
+    # If omitted with a result, the tools are those of the previous turn, byte for byte, so that the cache is used.
     assert json.dumps(first["tools"]) == json.dumps(second["tools"])
     assert json.dumps(first["tools"][0]["input_schema"]) == SCHEMA
     assert [message["role"] for message in second["messages"]] == ["user", "assistant", "user"]
@@ -70,7 +70,7 @@ async def test_pending_tool_calls_must_be_answered_exactly(alice: Caller, api: F
     session = await alice.create_session()
     second = tool_use("toolu_2", "weather", "{}")
     api.script.append(Reply((CALL, second), stop_reason="tool_use"))
-    asked = (await send(alice, session.session_id, tools=[WEATHER]))[-1].turn_finished.message
+    calling = (await send(alice, session.session_id, tools=[WEATHER]))[-1].turn_finished.message
     for content in (
         [text_block("Never mind")],
         [result()],
@@ -83,17 +83,17 @@ async def test_pending_tool_calls_must_be_answered_exactly(alice: Caller, api: F
     refusal = await refused(send(alice, session.session_id, result(), result("toolu_9")))
     assert (refusal.code.name, refusal.reason) == ("FAILED_PRECONDITION", "TOOL_RESULT_UNEXPECTED")
     assert refusal.info.metadata == {"tool_use_ids": "toolu_9"}
-    # Another branch owes nothing, and is owed nothing.
+    # Another branch has no pending calls and accepts no results.
     refusal = await refused(send(alice, session.session_id, result(), parent_message_id=""))
     assert refusal.reason == "TOOL_RESULT_UNEXPECTED"
     assert (await send(alice, session.session_id, parent_message_id=""))[-1].HasField("turn_finished")
     both = [result("toolu_2", "Rain"), result(is_error=True)]
-    await send(alice, session.session_id, *both, parent_message_id=asked.message_id)
+    await send(alice, session.session_id, *both, parent_message_id=calling.message_id)
     assert [block.get("is_error", False) for block in api.requests[-1].body["messages"][-1]["content"]] == [False, True]
 
 
 @pytest.mark.parametrize("ending", ["cancel", "drop", "max_tokens"])
-async def test_tool_calls_of_an_unfinished_turn_are_shown_and_never_sent(
+async def test_tool_calls_of_an_unfinished_turn_are_stored_but_not_sent_to_the_model(
     alice: Caller, api: FakeMessagesApi, ending: str
 ) -> None:
     session = await alice.create_session()
@@ -121,7 +121,7 @@ async def test_tool_calls_of_an_unfinished_turn_are_shown_and_never_sent(
 
 
 @pytest.mark.parametrize("written", ['{"z": ', '{"z": "\\ud83d"}', '{"z": Infinity}', "[]"])
-async def test_a_call_that_cannot_be_read_fails_the_turn(alice: Caller, api: FakeMessagesApi, written: str) -> None:
+async def test_a_malformed_tool_call_fails_the_turn(alice: Caller, api: FakeMessagesApi, written: str) -> None:
     session = await alice.create_session()
     api.script.append(Reply((tool_use("toolu_1", "weather", written),), stop_reason="tool_use"))
     finished = (await send(alice, session.session_id, tools=[WEATHER]))[-1].turn_finished
@@ -129,7 +129,7 @@ async def test_a_call_that_cannot_be_read_fails_the_turn(alice: Caller, api: Fak
     assert (await send(alice, session.session_id))[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
 
 
-async def test_signed_thinking_goes_back_as_it_came(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_signed_thinking_is_sent_back_unchanged(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     thoughts = (thinking("Hmm. ", "sig-1"), redacted_thinking("secret"), thinking("", "sig-2"))
     api.script.append(Reply((*thoughts, "Yes.")))
@@ -151,7 +151,7 @@ async def test_signed_thinking_goes_back_as_it_came(alice: Caller, api: FakeMess
     assert "thinking" not in api.requests[1].body
 
 
-async def test_unsigned_thinking_is_shown_and_never_sent(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_unsigned_thinking_is_stored_but_not_sent_to_the_model(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     api.script.append(Reply((thinking("Hmm"), "Ye"), ending="drop"))
     message = (await send(alice, session.session_id))[-1].turn_finished.message
@@ -160,7 +160,7 @@ async def test_unsigned_thinking_is_shown_and_never_sent(alice: Caller, api: Fak
     assert api.requests[1].body["messages"][1]["content"] == [{"type": "text", "text": "Ye"}]
 
 
-async def test_a_schema_of_the_reply_and_a_choice_of_tool_are_passed_on(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_response_schema_and_a_tool_choice_are_passed_on(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     api.default = Reply(('{"a": "b"}',))
     choice = generation_pb2.ToolChoice(
@@ -195,7 +195,7 @@ async def test_a_schema_of_the_reply_and_a_choice_of_tool_are_passed_on(alice: C
         ({"thinking": THINKS_LONG}, "thinking.budget_tokens"),
     ],
 )
-async def test_options_that_make_no_sense_are_refused(alice: Caller, fields: dict[str, Any], field: str) -> None:
+async def test_invalid_options_are_refused(alice: Caller, fields: dict[str, Any], field: str) -> None:
     session = await alice.create_session()
     refusal = await refused(send(alice, session.session_id, **fields))
     assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
@@ -203,7 +203,7 @@ async def test_options_that_make_no_sense_are_refused(alice: Caller, fields: dic
     assert await alice.messages(session.session_id) == []
 
 
-async def test_a_users_message_holds_what_a_user_may_say(alice: Caller) -> None:
+async def test_a_user_message_with_forbidden_content_is_refused(alice: Caller) -> None:
     session = await alice.create_session()
     forbidden = [
         [message_pb2.ContentBlock(tool_use=message_pb2.ToolUseBlock(tool_use_id="x", name="y", input="{}"))],
@@ -215,7 +215,7 @@ async def test_a_users_message_holds_what_a_user_may_say(alice: Caller) -> None:
         assert (await refused(send(alice, session.session_id, *content))).reason == "REQUEST_INVALID"
 
 
-async def test_a_long_session_is_summarised_for_the_model_and_stays_as_it_was(
+async def test_a_long_session_is_summarised_for_the_model_but_stored_unchanged(
     alice: Caller, api: FakeMessagesApi
 ) -> None:
     session = await alice.create_session()
@@ -225,15 +225,15 @@ async def test_a_long_session_is_summarised_for_the_model_and_stays_as_it_was(
     usage = ({"type": "compaction", **spent, **cached}, {"type": "message", **spent, **cached})
     api.script.append(Reply((compaction("They said one.", encrypted_content="e"), "Two."), iterations=usage))
     events = await send(alice, session.session_id, text_block("two"))
-    (told,) = [event.compaction for event in events if event.HasField("compaction")]
-    assert (told.block_index, told.summary) == (0, "They said one.")
-    # What summarising took is no part of the provider's own total.
+    (compacted,) = [event.compaction for event in events if event.HasField("compaction")]
+    assert (compacted.block_index, compacted.summary) == (0, "They said one.")
+    # The provider's own total does not include the tokens of the summary.
     assert (events[-1].turn_finished.usage.input_tokens, events[-1].turn_finished.usage.output_tokens) == (1011, 52)
     await send(alice, session.session_id, text_block("three"))
     edits = api.requests[-1].body["context_management"]["edits"]
     assert edits == [{"type": "compact_20260112", "trigger": {"type": "input_tokens", "value": 150_000}}]
     assert "compact-2026-01-12" in api.requests[-1].headers["anthropic-beta"]
-    # What lies before the summary is in it.
+    # The summary replaces the messages before it.
     assert [message["content"] for message in api.requests[-1].body["messages"]] == [
         [{"type": "text", "text": "two"}],
         [
@@ -247,7 +247,7 @@ async def test_a_long_session_is_summarised_for_the_model_and_stays_as_it_was(
     assert stored[3].content[0].compaction.summary == "They said one."
 
 
-async def test_tokens_of_a_summarised_session_are_counted_with_what_its_summary_needs(
+async def test_counting_tokens_of_a_summarised_session_sends_the_compaction_beta(
     alice: Caller, api: FakeMessagesApi
 ) -> None:
     session = await alice.create_session()
@@ -262,7 +262,7 @@ async def test_tokens_of_a_summarised_session_are_counted_with_what_its_summary_
     assert "context_management" not in api.requests[-1].body
 
 
-async def test_a_turn_that_fails_amid_thinking_stores_no_reply(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_turn_that_fails_while_thinking_stores_no_reply(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     api.script.append(Reply((thinking("Hmm"),), ending="drop"))
     events = await send(alice, session.session_id)
@@ -271,7 +271,7 @@ async def test_a_turn_that_fails_amid_thinking_stores_no_reply(alice: Caller, ap
     assert len(await alice.messages(session.session_id)) == 1
 
 
-async def test_what_a_turn_costs_is_told_while_it_runs(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_usage_is_reported_while_a_turn_runs(alice: Caller, api: FakeMessagesApi) -> None:
     hold = asyncio.Event()
     api.default = Reply(("a", "b"), hold=hold)
     session = await alice.create_session()

@@ -1,4 +1,4 @@
-"""Turns, seen by callers of a whole server that asks a Messages API over HTTP."""
+"""Turns in a whole server whose replies come from a Messages API over HTTP."""
 
 import asyncio
 import uuid
@@ -23,7 +23,7 @@ def overrides() -> dict[str, Any]:
     return {"anthropic_stall_seconds": 2}
 
 
-async def test_a_message_is_answered_streamed_and_stored(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_reply_is_streamed_and_stored(alice: Caller, api: FakeMessagesApi) -> None:
     api.default = Reply(WORDS)
     session = await alice.create_session(system_prompt="Be brief.", model="claude-opus-5-5")
     events = await alice.send(session.session_id, "Hello there")
@@ -47,15 +47,15 @@ async def test_a_message_is_answered_streamed_and_stored(alice: Caller, api: Fak
     assert api.requests[0].body["system"] == "Be brief."
 
 
-async def test_the_next_message_carries_the_conversation(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_the_next_prompt_includes_the_conversation(alice: Caller, api: FakeMessagesApi) -> None:
     session = await alice.create_session()
     await alice.send(session.session_id, "one")
     await alice.send(session.session_id, "two")
-    said = [(message["role"], message["content"][0]["text"]) for message in api.requests[1].body["messages"]]
-    assert said == [("user", "one"), ("assistant", "You said: one"), ("user", "two")]
+    prompt = [(message["role"], message["content"][0]["text"]) for message in api.requests[1].body["messages"]]
+    assert prompt == [("user", "one"), ("assistant", "You said: one"), ("user", "two")]
 
 
-async def test_deltas_that_arrive_during_a_commit_are_joined(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_deltas_that_arrive_during_a_commit_are_merged(alice: Caller, api: FakeMessagesApi) -> None:
     api.default = Reply(WORDS)
     session = await alice.create_session()
     events = await alice.send(session.session_id)
@@ -78,7 +78,7 @@ async def test_deltas_arrive_while_the_reply_is_being_generated(alice: Caller, a
     assert deltas(events) == "first second"
 
 
-async def test_a_replay_brings_the_same_events_from_anywhere(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_replay_from_any_sequence_returns_the_same_events(alice: Caller, api: FakeMessagesApi) -> None:
     api.default = Reply(WORDS, delay=0.0005)
     session = await alice.create_session()
     events = await alice.send(session.session_id)
@@ -91,7 +91,7 @@ async def test_a_replay_brings_the_same_events_from_anywhere(alice: Caller, api:
     assert refusal.info.metadata == {"last_sequence": str(len(events))}
 
 
-async def test_a_caller_that_vanishes_neither_stops_nor_loses_the_reply(
+async def test_a_reply_continues_and_is_kept_when_its_caller_disconnects(
     running: Serving, alice: Caller, api: FakeMessagesApi
 ) -> None:
     hold = asyncio.Event()
@@ -108,7 +108,7 @@ async def test_a_caller_that_vanishes_neither_stops_nor_loses_the_reply(
     assert [event.sequence for event in seen + rest] == list(range(1, len(seen + rest) + 1))
 
 
-async def test_many_follow_one_turn_and_all_see_the_same(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_all_followers_of_a_turn_see_the_same_events(alice: Caller, api: FakeMessagesApi) -> None:
     api.default = Reply(WORDS, delay=0.001)
     session = await alice.create_session()
     call = alice.start(session.session_id)
@@ -136,7 +136,7 @@ FAILURES: list[tuple[Behaviour, str, str]] = [
 
 
 @pytest.mark.parametrize(("behaviour", "reason", "kept"), FAILURES, ids=lambda value: str(value)[:50])
-async def test_upstream_trouble_fails_the_turn_once_and_keeps_what_there_is(
+async def test_an_upstream_failure_fails_the_turn_once_and_keeps_the_partial_reply(
     alice: Caller, api: FakeMessagesApi, behaviour: Behaviour, reason: str, kept: str
 ) -> None:
     api.default = behaviour
@@ -174,7 +174,7 @@ async def test_a_branch_is_busy_while_its_turn_runs(alice: Caller, api: FakeMess
     session = await alice.create_session()
     call = alice.start(session.session_id)
     started = await call.next()
-    # Its request took the reply that holds.
+    # Its request used the reply that is on hold.
     await call.next()
     for parent in ({}, {"parent_message_id": started.turn_started.user_message_id}):
         refusal = await refused(alice.send(session.session_id, **parent))
@@ -201,7 +201,7 @@ async def test_a_repeated_send_replays_its_turn_and_another_body_is_refused(
     assert (refusal.code.name, refusal.reason) == ("ALREADY_EXISTS", "REQUEST_ID_REUSED")
 
 
-async def test_deleting_a_session_ends_its_streams_and_its_upstream_connection(
+async def test_deleting_a_session_ends_its_streams_and_closes_its_upstream_connection(
     alice: Caller, api: FakeMessagesApi
 ) -> None:
     api.default = Reply(("a", "b"), hold=asyncio.Event())
@@ -217,7 +217,7 @@ async def test_deleting_a_session_ends_its_streams_and_its_upstream_connection(
     assert (await refused(get_turn(alice, started.turn_id))).reason == "TURN_NOT_FOUND"
 
 
-async def test_a_deadline_ends_the_stream_and_not_the_turn(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_deadline_ends_the_stream_but_not_the_turn(alice: Caller, api: FakeMessagesApi) -> None:
     hold = asyncio.Event()
     api.default = Reply(("a", "b"), hold=hold)
     session = await alice.create_session()
@@ -228,7 +228,7 @@ async def test_a_deadline_ends_the_stream_and_not_the_turn(alice: Caller, api: F
     assert deltas(await followed(alice, started.turn_id)) == "ab"
 
 
-async def test_a_long_reply_reaches_a_late_follower_whole(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_a_late_follower_receives_the_whole_long_reply(alice: Caller, api: FakeMessagesApi) -> None:
     hold = asyncio.Event()
     chunks = tuple(f"{number} " for number in range(3000))
     api.default = Reply(chunks, hold=hold, hold_after=2999, delay=0.0002)
@@ -244,7 +244,7 @@ async def test_a_long_reply_reaches_a_late_follower_whole(alice: Caller, api: Fa
     assert deltas(events) == "".join(chunks)
 
 
-async def test_white_space_is_kept_and_never_sent_to_the_model_alone(alice: Caller, api: FakeMessagesApi) -> None:
+async def test_blank_text_is_stored_but_not_sent_to_the_model(alice: Caller, api: FakeMessagesApi) -> None:
     api.script.append(Reply(("  \n",)))
     session = await alice.create_session()
     events = await alice.send(session.session_id, "one")

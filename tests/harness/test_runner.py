@@ -1,4 +1,4 @@
-"""`python -m harness`: what it runs, what it prints, how it exits."""
+"""The jobs, output and exit status of `python -m harness`."""
 
 import json
 import subprocess
@@ -43,14 +43,14 @@ def test_a_sound_server_must_meet_every_figure() -> None:
     assert not Result(job, 1, [MET], error="Traceback").good
 
 
-def test_a_mutant_is_found_by_a_figure_that_must_show_it_and_no_other() -> None:
+def test_only_a_figure_that_must_show_a_mutant_finds_it() -> None:
     job = Job("race", {}, 1, "live-skips-what-replay-missed")
     assert Result(job, 1, [Figure(GAP, 1, "", "=", 0), MET]).good
     assert not Result(job, 1, [Figure(GAP, 0, "", "=", 0), UNMET]).good
     assert not Result(job, 1, [Figure(GAP, 1, "", "=", 0)], error="Traceback").good
 
 
-def test_a_form_is_the_harnesss_then_the_mutants_then_what_was_set() -> None:
+def test_a_form_is_overridden_by_the_mutant_and_then_by_the_command_line() -> None:
     crash = HARNESSES["crash"]
     plan = Plan(7, short=True, overrides={"clients": 3})
     assert plan.sound(crash).form == {"rounds": 5, "clients": 3}
@@ -69,20 +69,20 @@ def test_harnesses_and_mutants_are_listed_by_room() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nonsense"], "is not one of"),
         (["race", "--mutant", "resets-are-free"], "another harness's"),
         (["race", "--set", "rounds=many"], "is not NAME=NUMBER"),
     ],
 )
-def test_what_cannot_be_run_is_a_usage_error(arguments: list[str], said: str) -> None:
+def test_an_invalid_argument_is_a_usage_error(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
 
 
-def test_a_harness_that_fails_is_a_result_with_its_traceback() -> None:
+def test_a_failing_harness_is_reported_with_its_traceback() -> None:
     result = perform(Job("race", {"no_such": 1}, 1))
     assert not result.good
     assert "no_such" in result.error

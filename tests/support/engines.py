@@ -21,7 +21,7 @@ class Engine(Protocol):
 
     @property
     def words(self) -> frozenset[str]:
-        """What no test outside its folder names."""
+        """The words that no test outside its folder may use."""
 
     @property
     def index_tables(self) -> frozenset[str]:

@@ -37,7 +37,7 @@ async def test_a_turn_outlives_a_full_disk(tmp_path: Path) -> None:
         assert deltas(events) == text_of(events[-1].turn_finished.message) == "before during"
 
 
-async def test_a_full_disk_at_the_start_keeps_nobody_from_reading(tmp_path: Path) -> None:
+async def test_a_full_disk_at_the_start_does_not_prevent_reads(tmp_path: Path) -> None:
     async with FakeMessagesApi(Reply(WORDS, delay=0.01)) as api:
         upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
         with serving_process(tmp_path, **upstream) as server:
