@@ -20,7 +20,7 @@ from metamorphd.store.turns.prompt import get_prompt
 from metamorphd.store.turns.read import get_turn, list_events
 from metamorphd.store.vaults import update_vault
 
-from tests.support.rows import ACME, EVIL, KEY, append, finish, new_message, new_session, new_turn
+from tests.support.rows import ACME, EVIL, KEY, TERMS, append, finish, new_message, new_session, new_turn
 
 
 async def events(
@@ -73,7 +73,7 @@ async def test_the_prompt_is_the_branch_and_the_system_prompt_of_session_or_vaul
     second = await new_turn(database, session.session_id, "two", parent=first.user_message_id)
     changes = VaultChanges(system_prompt="of vault")
     await database.write(update_vault, ACME, changes=changes, etag="", hash_key=KEY, now=1)
-    prompt, branch = await database.read(get_prompt, ACME, turn=second)
+    prompt, branch = await database.read(get_prompt, ACME, turn=second, terms=TERMS)
     assert prompt == "of vault"
     assert [text_of(message.content) for message in branch] == ["one", "two"]
 
@@ -266,6 +266,6 @@ async def test_a_leaf_of_another_session_is_not_found(database: Database) -> Non
 
 async def test_a_branch_is_read_from_its_root(database: Database) -> None:
     session, leaf = await tree(database)
-    branch = await database.read(get_branch, ACME, session_id=session, leaf_message_id=leaf)
+    branch = await database.read(get_branch, ACME, session_id=session, leaf_message_id=leaf, max_bytes=1_000_000)
     assert [text_of(message.content) for message in branch] == ["a", "b", "c"]
     assert new_message(session).parent_message_id is None

@@ -284,7 +284,7 @@ class TurnEngine:
             self._spawn(self._titles.name_session(scope, finished), among=self._titling)
 
     async def _prompt(self, scope: Scope, turn: Turn) -> Prompt:
-        system_prompt, branch = await self._database.read(get_prompt, scope, turn=turn)
+        system_prompt, branch = await self._database.read(get_prompt, scope, turn=turn, terms=self._terms)
         return await self._prompt_of(scope, system_prompt, branch, replace(turn.options, model=turn.model))
 
     async def _prompt_of(

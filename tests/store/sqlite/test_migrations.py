@@ -6,6 +6,7 @@ from typing import Any
 import apsw
 import pytest
 from metamorphd.store import migrations
+from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite import search
 
 
@@ -21,6 +22,8 @@ def migrate(connection: apsw.Connection, *, first: int = 1, last: int) -> None:
     for version, script in migrations.load("sqlite"):
         if first <= version <= last:
             connection.execute(script).fetchall()
+            if version in FILLS:
+                FILLS[version](connection.execute)
 
 
 def insert(connection: apsw.Connection, table: str, **values: Any) -> None:
@@ -55,3 +58,38 @@ def test_replies_interrupted_before_the_migration_are_partial(connection: apsw.C
     migrate(connection, first=7, last=7)
     partial = connection.execute("SELECT message_id FROM messages WHERE partial = 1 ORDER BY message_id").fetchall()
     assert partial == [("msg_reply_1",), ("msg_reply_2",), ("msg_reply_3",)]
+
+
+def test_messages_stored_before_the_migration_are_linked(connection: apsw.Connection) -> None:
+    migrate(connection, last=9)
+    insert(connection, "vaults")
+    insert(connection, "sessions", session_id="ses_1")
+    parents: list[str | None] = [None, "m1", "m2", "m3", "m4", "m5", "m2", "m7"]
+    for ordinal, parent in enumerate(parents, 1):
+        content = '[{"type": "text", "text": "Hello"}]' if ordinal != 3 else '[{"type": "compaction", "summary": ""}]'
+        insert(
+            connection,
+            "messages",
+            message_id=f"m{ordinal}",
+            session_id="ses_1",
+            ordinal=ordinal,
+            parent_message_id=parent,
+            role=("ASSISTANT", "USER")[ordinal % 2],
+            content=content,
+            size=ordinal,
+        )
+    migrate(connection, first=10, last=10)
+    links = connection.execute(
+        "SELECT parent_message_id, depth, jump_message_id, jump_depth, size, opens, summarizes FROM message_links "
+        "ORDER BY message_id"
+    ).fetchall()
+    assert links == [
+        (None, 1, "m1", 1, 1, 1, 0),
+        ("m1", 2, "m1", 1, 2, 0, 0),
+        ("m2", 3, "m2", 2, 3, 0, 1),
+        ("m3", 4, "m1", 1, 4, 0, 0),
+        ("m4", 5, "m4", 4, 5, 1, 0),
+        ("m5", 6, "m5", 5, 6, 0, 0),
+        ("m2", 3, "m2", 2, 7, 1, 0),
+        ("m7", 4, "m1", 1, 8, 0, 0),
+    ]

@@ -31,7 +31,7 @@ class ChatMessages:
             leaf_message_id=request.leaf_message_id if request.HasField("leaf_message_id") else None,
             all_branches=request.all_branches,
             newest_first=request.order_by == pb.MESSAGE_ORDER_NEWEST_FIRST,
-            after=decode_page_token(request, scope.vault_id, request.page_token, (int, str)),
+            after=decode_page_token(request, scope.vault_id, request.page_token, (str, int)),
             page_size=clamp_page_size(request.page_size),
             max_size=PAGE_BYTES,
         )

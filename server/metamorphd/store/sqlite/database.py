@@ -16,6 +16,7 @@ from metamorphd.errors import StartupRefused, StoreBusy, StoreNotReady
 from metamorphd.models.caller import Scope
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_point_read
+from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite import search
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
@@ -215,6 +216,8 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 connection.execute(statements).fetchall()
+                if version in FILLS:
+                    FILLS[version](connection.execute)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {version}")
                 connection.execute("COMMIT")
