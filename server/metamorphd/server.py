@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import importlib
+import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib.metadata import version
 from typing import Any
@@ -35,7 +37,7 @@ from metamorphd.edge.methods import PERMISSIONS, SERVICES, methods_of
 from metamorphd.edge.pipeline import Pipeline
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
 from metamorphd.edge.streams import PATIENCE_SECONDS, Streams
-from metamorphd.errors import StartupRefused
+from metamorphd.errors import ServerFailed, StartupRefused
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
@@ -56,6 +58,8 @@ NAMES = [service.full_name for service in SERVICES]
 
 # Time after the drain for calls in progress to send their last bytes.
 LAST_SEND_SECONDS = 2.0
+# Time for a server that failed to answer its callers.
+LAST_STOP_SECONDS = 5.0
 SWITCH_SECONDS = 0.001
 SWEEP_SECONDS = 2.0
 LEASE_MICROSECONDS = 30_000_000
@@ -90,6 +94,10 @@ class Server:
         async with AsyncExitStack() as parts:
             await self._open(parts)
             self._parts = parts.pop_all()
+
+    async def failed(self) -> None:
+        """Returns once the server cannot go on, and must be stopped and started again."""
+        await self._database.failed()
 
     async def stop(self, *, grace_seconds: float | None = None) -> None:
         """Drains, then closes every part. Draining refuses new turns, lets running ones finish, and ends every stream.
@@ -297,7 +305,10 @@ def _limits(settings: Settings) -> Limits:
 
 
 async def serve(settings: Settings, *, announce: Callable[[Server], None] = lambda _: None) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once. Raises StartupRefused."""
+    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
+
+    Raises StartupRefused, and ServerFailed if it cannot go on.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -310,8 +321,27 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
     gc.collect()
     gc.freeze()
     announce(server)
-    await stopping.wait()
+    failed = await _first(stopping.wait(), server.failed())
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(signum)
+    if failed:
+        # Parts may wait for the store in vain.
+        last = threading.Timer(LAST_STOP_SECONDS, os._exit, (1,))
+        last.daemon = True
+        last.start()
+        try:
+            await server.stop(grace_seconds=0)
+        finally:
+            last.cancel()
+        raise ServerFailed("the server failed and must be started again; the log has the reason")
     await server.stop()
     logger.info("stopped")
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> int:
+    """Waits until one of them ends, and returns its place."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    return next(place for place, task in enumerate(tasks) if task.done())

@@ -85,8 +85,14 @@ class Database(Protocol):
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def ping(self) -> None:
-        """Returns if the store can be read. Never waits behind operations; raises whatever keeps it from reading."""
+    async def failing(self) -> str | None:
+        """Returns a check that fails, or None: `store` if the store cannot be read, `write` if it cannot be written.
+
+        Answers within a few seconds, and logs the error.
+        """
+
+    async def failed(self) -> None:
+        """Returns once the store can never be written again, so that the process must end."""
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a tenant operation that changes nothing, on one snapshot."""
@@ -94,7 +100,8 @@ class Database(Protocol):
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a tenant operation; returns once it is durable. When the caller is cancelled it may still commit.
 
-        Raises StoreBusy when too many writes wait, StorageFull when the volume is full.
+        Raises StoreBusy when too many writes of this vault or of all vaults wait, OperationTimeout when it takes too
+        long, StorageFull when the volume is full. In each case nothing is stored.
         """
 
     async def read_system(

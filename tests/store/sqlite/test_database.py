@@ -14,7 +14,7 @@ from metamorphd.store.sessions import get_session
 from metamorphd.store.sqlite import writer
 from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
 
-from tests.store.sqlite.writer import hold_writer
+from tests.store.sqlite.writer import Commits, hold_writer
 from tests.support.rows import ACME, new_session, scope_of
 
 
@@ -168,7 +168,8 @@ async def count_vaults(tx: Transaction) -> int:
     return int(row.vaults) if row else -1
 
 
-async def test_queued_writes_are_committed_together(database: SqliteDatabase, tmp_path: Path) -> None:
+async def test_queued_writes_are_committed_together(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "BATCH_SECONDS", 10)
     await new_session(database)
     commits = Commits(database)
     release = hold_writer(database)
@@ -178,18 +179,6 @@ async def test_queued_writes_are_committed_together(database: SqliteDatabase, tm
     release.set()
     await asyncio.gather(*sessions)
     assert commits.count <= 3
-
-
-class Commits:
-    """Counts the commits of a database from now on."""
-
-    def __init__(self, database: SqliteDatabase) -> None:
-        self.count = 0
-        database._writer.connection.set_commit_hook(self._committed)
-
-    def _committed(self) -> bool:
-        self.count += 1
-        return False
 
 
 async def test_a_write_to_a_full_queue_is_refused_immediately(

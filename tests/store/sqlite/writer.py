@@ -1,4 +1,4 @@
-"""Keeps a writer thread busy."""
+"""Keeps a writer thread busy, and counts its commits."""
 
 import asyncio
 import threading
@@ -19,3 +19,15 @@ def hold_writer(database: SqliteDatabase) -> threading.Event:
     task = asyncio.ensure_future(database.write(waits, ACME))
     task.add_done_callback(lambda done: done.result())
     return release
+
+
+class Commits:
+    """Counts the commits of a database from now on."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self.count = 0
+        database._writer.connection.set_commit_hook(self._committed)
+
+    def _committed(self) -> bool:
+        self.count += 1
+        return False

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
 import apsw
+import structlog
 
 from metamorphd.errors import StartupRefused, StoreBusy, StoreNotReady
 from metamorphd.models.caller import Scope
@@ -30,6 +31,8 @@ READERS = 4
 READ_SECONDS = 5.0
 READ_STEPS = 20_000
 QUICK_CHECK_OK = [("ok",)]
+
+logger = structlog.get_logger(__name__)
 
 
 class SqliteDatabase:
@@ -84,7 +87,9 @@ class SqliteDatabase:
         return await self._read(lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs))
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._write(lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs))
+        return await self._write(
+            lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs), scope
+        )
 
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
@@ -97,11 +102,24 @@ class SqliteDatabase:
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self._write(
-            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs)
+            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs), scope
         )
 
-    async def ping(self) -> None:
-        self._inline().execute("SELECT 1 FROM sqlite_schema").fetchall()
+    async def failing(self) -> str | None:
+        try:
+            self._inline().execute("SELECT 1 FROM sqlite_schema").fetchall()
+        except Exception:
+            logger.exception("the database cannot be read")
+            return "store"
+        try:
+            await self._writer.probe()
+        except Exception:
+            logger.exception("the database cannot be written")
+            return "write"
+        return None
+
+    async def failed(self) -> None:
+        await self._writer.failed.wait()
 
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]
@@ -136,10 +154,10 @@ class SqliteDatabase:
         """Asked now and then while a reader's statement runs; true ends it."""
         return bool(time.monotonic() > self._local.until)
 
-    async def _write(self, bound: Bound[T]) -> T:
+    async def _write(self, bound: Bound[T], scope: Scope) -> T:
         if not self._open:
             raise StoreNotReady(retry_delay=1.0)
-        return await self._writer.write(bound)
+        return await self._writer.write(bound, vault_id=scope.vault_id)
 
     def _open_files(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

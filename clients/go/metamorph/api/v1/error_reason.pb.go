@@ -34,15 +34,22 @@ const (
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
 	// INTERNAL. The server failed; its log has details under the call ID. Repeating may help.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 1
-	// UNAVAILABLE. The store is not open yet. Repeat after RetryInfo.
+	// UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_STORE_NOT_READY ErrorReason = 2
-	// RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo.
+	// RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
+	// stored. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_STORE_BUSY ErrorReason = 3
 	// RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 4
 	// UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
 	// StreamTurn.
 	ErrorReason_ERROR_REASON_SERVER_DRAINING ErrorReason = 5
+	// DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
+	// stored. Repeat with less, such as a smaller page.
+	ErrorReason_ERROR_REASON_OPERATION_TIMEOUT ErrorReason = 6
+	// RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
+	// or within a session.
+	ErrorReason_ERROR_REASON_SEARCH_TOO_BROAD ErrorReason = 7
 	// UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat.
 	ErrorReason_ERROR_REASON_TOKEN_MISSING ErrorReason = 10
 	// UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims. Do not repeat.
@@ -146,6 +153,8 @@ var (
 		3:  "ERROR_REASON_STORE_BUSY",
 		4:  "ERROR_REASON_STORAGE_FULL",
 		5:  "ERROR_REASON_SERVER_DRAINING",
+		6:  "ERROR_REASON_OPERATION_TIMEOUT",
+		7:  "ERROR_REASON_SEARCH_TOO_BROAD",
 		10: "ERROR_REASON_TOKEN_MISSING",
 		11: "ERROR_REASON_TOKEN_INVALID",
 		12: "ERROR_REASON_TOKEN_EXPIRED",
@@ -196,6 +205,8 @@ var (
 		"ERROR_REASON_STORE_BUSY":               3,
 		"ERROR_REASON_STORAGE_FULL":             4,
 		"ERROR_REASON_SERVER_DRAINING":          5,
+		"ERROR_REASON_OPERATION_TIMEOUT":        6,
+		"ERROR_REASON_SEARCH_TOO_BROAD":         7,
 		"ERROR_REASON_TOKEN_MISSING":            10,
 		"ERROR_REASON_TOKEN_INVALID":            11,
 		"ERROR_REASON_TOKEN_EXPIRED":            12,
@@ -272,14 +283,16 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xb0\r\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xf7\r\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
 	"\x1cERROR_REASON_STORE_NOT_READY\x10\x02\x12\x1b\n" +
 	"\x17ERROR_REASON_STORE_BUSY\x10\x03\x12\x1d\n" +
 	"\x19ERROR_REASON_STORAGE_FULL\x10\x04\x12 \n" +
-	"\x1cERROR_REASON_SERVER_DRAINING\x10\x05\x12\x1e\n" +
+	"\x1cERROR_REASON_SERVER_DRAINING\x10\x05\x12\"\n" +
+	"\x1eERROR_REASON_OPERATION_TIMEOUT\x10\x06\x12!\n" +
+	"\x1dERROR_REASON_SEARCH_TOO_BROAD\x10\a\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_MISSING\x10\n" +
 	"\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_INVALID\x10\v\x12\x1e\n" +

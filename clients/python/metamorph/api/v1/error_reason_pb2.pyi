@@ -27,14 +27,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1
     """INTERNAL. The server failed; its log has details under the call ID. Repeating may help."""
     ERROR_REASON_STORE_NOT_READY: _ErrorReason.ValueType  # 2
-    """UNAVAILABLE. The store is not open yet. Repeat after RetryInfo."""
+    """UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo."""
     ERROR_REASON_STORE_BUSY: _ErrorReason.ValueType  # 3
-    """RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo."""
+    """RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
+    stored. Repeat after RetryInfo.
+    """
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 4
     """RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room."""
     ERROR_REASON_SERVER_DRAINING: _ErrorReason.ValueType  # 5
     """UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
     StreamTurn.
+    """
+    ERROR_REASON_OPERATION_TIMEOUT: _ErrorReason.ValueType  # 6
+    """DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
+    stored. Repeat with less, such as a smaller page.
+    """
+    ERROR_REASON_SEARCH_TOO_BROAD: _ErrorReason.ValueType  # 7
+    """RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
+    or within a session.
     """
     ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 10
     """UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat."""
@@ -149,14 +159,24 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
 """INTERNAL. The server failed; its log has details under the call ID. Repeating may help."""
 ERROR_REASON_STORE_NOT_READY: ErrorReason.ValueType  # 2
-"""UNAVAILABLE. The store is not open yet. Repeat after RetryInfo."""
+"""UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo."""
 ERROR_REASON_STORE_BUSY: ErrorReason.ValueType  # 3
-"""RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo."""
+"""RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
+stored. Repeat after RetryInfo.
+"""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 4
 """RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room."""
 ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 5
 """UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
 StreamTurn.
+"""
+ERROR_REASON_OPERATION_TIMEOUT: ErrorReason.ValueType  # 6
+"""DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
+stored. Repeat with less, such as a smaller page.
+"""
+ERROR_REASON_SEARCH_TOO_BROAD: ErrorReason.ValueType  # 7
+"""RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
+or within a session.
 """
 ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 10
 """UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat."""

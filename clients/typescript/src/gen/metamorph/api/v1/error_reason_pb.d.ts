@@ -35,14 +35,15 @@ export enum ErrorReason {
   INTERNAL = 1,
 
   /**
-   * UNAVAILABLE. The store is not open yet. Repeat after RetryInfo.
+   * UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_STORE_NOT_READY = 2;
    */
   STORE_NOT_READY = 2,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo.
+   * RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
+   * stored. Repeat after RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_STORE_BUSY = 3;
    */
@@ -62,6 +63,22 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_SERVER_DRAINING = 5;
    */
   SERVER_DRAINING = 5,
+
+  /**
+   * DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
+   * stored. Repeat with less, such as a smaller page.
+   *
+   * @generated from enum value: ERROR_REASON_OPERATION_TIMEOUT = 6;
+   */
+  OPERATION_TIMEOUT = 6,
+
+  /**
+   * RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
+   * or within a session.
+   *
+   * @generated from enum value: ERROR_REASON_SEARCH_TOO_BROAD = 7;
+   */
+  SEARCH_TOO_BROAD = 7,
 
   /**
    * UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat.
