@@ -41,6 +41,7 @@ COLUMNS = {
     "vaults": "vault_id display_name default_model system_prompt hash_key revision create_time update_time",
     "sessions": """vault_id session_id title model system_prompt metadata archived creator message_count
         current_leaf_message_id create_time update_time last_message_time last_activity_time revision""",
+    "session_metadata": "vault_id key value session_id",
     "messages": """vault_id message_id session_id ordinal parent_message_id role content size turn_id creator model
         input_tokens output_tokens cache_read_tokens cache_write_tokens cost_usd_nanos create_time""",
     "message_links": """vault_id message_id session_id parent_message_id depth jump_message_id jump_depth size opens
@@ -112,6 +113,9 @@ class Stock:
                 *(plan.creator, plan.size, plan.message_id(plan.size - 1), begin, begin, last, last, 1),
             )
         )
+        self._rows["session_metadata"] += [
+            (plan.vault.vault_id, key, value, plan.session_id) for key, value in metadata(plan).items()
+        ]
         links: list[Link] = []
         for place in range(plan.size):
             size = self._message(plan, place)
