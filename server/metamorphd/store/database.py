@@ -95,7 +95,11 @@ class Database(Protocol):
         """Returns once the store can never be written again, so that the process must end."""
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a tenant operation that changes nothing, on one snapshot."""
+        """Runs a tenant operation that changes nothing, on one snapshot. It may stop when the caller is cancelled.
+
+        Raises StoreBusy when too many reads of this vault or of all vaults wait, and when it takes too long
+        OperationTimeout, or SearchTooBroad for a `search_read`.
+        """
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a tenant operation; returns once it is durable. When the caller is cancelled it may still commit.
@@ -130,3 +134,17 @@ def point_read(operation: F) -> F:
 def is_point_read(operation: Callable[..., Any]) -> bool:
     """Whether an operation was marked with `point_read`."""
     return operation in _point_reads
+
+
+_search_reads: set[Callable[..., Any]] = set()
+
+
+def search_read(operation: F) -> F:
+    """Marks an operation whose cost depends on what is searched for. Other reads never wait for it."""
+    _search_reads.add(operation)
+    return operation
+
+
+def is_search_read(operation: Callable[..., Any]) -> bool:
+    """Whether an operation was marked with `search_read`."""
+    return operation in _search_reads

@@ -19,13 +19,11 @@ from metamorphd.store.sqlite import writer
 from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.store.sqlite.faulty_vfs import FaultyVFS
-from tests.store.sqlite.writer import Commits, hold_writer
+from tests.store.sqlite.writer import COUNTING, ENDLESS, Commits, hold_writer
 from tests.support.rows import ACME, EVIL, new_session
 from tests.support.serving import serving
 from tests.support.tokens import SECRET
 
-COUNTING = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
-ENDLESS = COUNTING + "SELECT COUNT(*) AS count FROM n WHERE :vault_id <> ''"  # noqa: S608
 ENDLESS_WRITE = (
     COUNTING  # noqa: S608
     + "INSERT INTO requests (vault_id, rpc, request_id, body_hash, resource_id, create_time)"

@@ -1,4 +1,4 @@
-"""Keeps a writer thread busy, and counts its commits."""
+"""Keeps a database's threads busy, and counts its commits."""
 
 import asyncio
 import threading
@@ -7,6 +7,9 @@ from metamorphd.store.database import Transaction
 from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.support.rows import ACME
+
+COUNTING = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+ENDLESS = COUNTING + "SELECT COUNT(*) AS count FROM n WHERE :vault_id <> ''"  # noqa: S608
 
 
 def hold_writer(database: SqliteDatabase) -> threading.Event:

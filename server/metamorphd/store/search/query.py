@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 
 from metamorphd.models.message import MessageMatch, Role
 from metamorphd.models.page import Page
-from metamorphd.store.database import Transaction
+from metamorphd.store.database import Transaction, search_read
 from metamorphd.store.search.excerpts import WORDS, excerpt, fold
 from metamorphd.store.search.index import IndexedText
 from metamorphd.store.sessions import get_session
@@ -24,6 +24,7 @@ def phrases_of(query: str) -> tuple[str, ...]:
     return tuple(phrase for phrase in found if any(character.isalnum() for character in phrase))
 
 
+@search_read
 async def search_messages(
     tx: Transaction,
     *,

@@ -3,22 +3,22 @@
 import asyncio
 import fcntl
 import os
-import threading
-import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
 import apsw
 import structlog
 
-from metamorphd.errors import StartupRefused, StoreBusy, StoreNotReady
+from metamorphd.errors import StartupRefused, StoreNotReady
 from metamorphd.models.caller import Scope
 from metamorphd.store import migrations
-from metamorphd.store.database import Operation, P, SystemOperation, is_point_read
+from metamorphd.store.database import Operation, P, SystemOperation, is_point_read, is_search_read
 from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite import search
+from metamorphd.store.sqlite.gate import Gate
+from metamorphd.store.sqlite.readers import Readers
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
 
@@ -26,10 +26,6 @@ T = TypeVar("T")
 
 # "MTMF": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D544D46
-READERS = 4
-# Four readers serve all vaults: no statement may keep one for longer. It is asked every so many of SQLite's steps.
-READ_SECONDS = 5.0
-READ_STEPS = 20_000
 QUICK_CHECK_OK = [("ok",)]
 
 logger = structlog.get_logger(__name__)
@@ -70,21 +66,24 @@ class SqliteDatabase:
                 ) from exc
             raise
         self._writer = self.writer_class(self._connection)
-        self._local = threading.local()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="sqlite-reader")
+        self._readers = Readers(connect=partial(self._connect, readonly=True), gate=Gate())
         self._open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._open = False
         await self._writer.close()
-        await asyncio.to_thread(self._readers.shutdown)
+        await self._readers.close()
         self._close_files()
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         if is_point_read(operation):
             return drive(operation(SqliteTransaction(self._inline(), scope), *args, **kwargs))
-        return await self._read(lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs))
+        return await self._read(
+            lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs),
+            scope,
+            search=is_search_read(operation),
+        )
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._write(
@@ -95,7 +94,9 @@ class SqliteDatabase:
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self._read(
-            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs)
+            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs),
+            scope,
+            search=False,
         )
 
     async def write_system(
@@ -130,29 +131,10 @@ class SqliteDatabase:
             raise StoreNotReady(retry_delay=1.0)
         return self._point_reader
 
-    async def _read(self, bound: Bound[T]) -> T:
+    async def _read(self, bound: Bound[T], scope: Scope, *, search: bool) -> T:
         if not self._open:
             raise StoreNotReady(retry_delay=1.0)
-        return await self._loop.run_in_executor(self._readers, self._read_on_thread, bound)
-
-    def _read_on_thread(self, bound: Bound[T]) -> T:
-        connection: apsw.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect(readonly=True)
-            connection.set_progress_handler(self._late, READ_STEPS)
-        # One snapshot for all of the operation's statements.
-        self._local.until = time.monotonic() + READ_SECONDS
-        connection.execute("BEGIN")
-        try:
-            return drive(bound(connection))
-        except apsw.InterruptError as exc:
-            raise StoreBusy(retry_delay=READ_SECONDS) from exc
-        finally:
-            connection.execute("ROLLBACK")
-
-    def _late(self) -> bool:
-        """Asked now and then while a reader's statement runs; true ends it."""
-        return bool(time.monotonic() > self._local.until)
+        return await self._readers.read(bound, vault_id=scope.vault_id, search=search)
 
     async def _write(self, bound: Bound[T], scope: Scope) -> T:
         if not self._open:
