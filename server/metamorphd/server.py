@@ -25,6 +25,7 @@ from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
+from metamorphd.edge.connections import connection_limits, raise_descriptor_limit
 from metamorphd.edge.grpc.adapter import register
 from metamorphd.edge.grpc.health import NAME as HEALTH
 from metamorphd.edge.grpc.health import Health
@@ -111,17 +112,21 @@ class Server:
     async def _open(self, parts: AsyncExitStack) -> None:
         """Opens every part after those that it uses. Parts are closed in reverse order."""
         settings = self._settings
+        connections = connection_limits()
         health = Health(database=self._database, services=NAMES)
         http = HttpServer(
             application(failing=health.failing, registry=self._metrics.registry),
             address=settings.listen_address,
             port=settings.port,
+            limits=connections,
         )
         await parts.enter_async_context(http)
         log = await parts.enter_async_context(CallLog(level=settings.log_level))
         limits = await parts.enter_async_context(_limits(settings))
         client = await parts.enter_async_context(HttpClient())
-        port = GrpcPort(address=settings.listen_address, port=settings.grpc_port, tls=_tls(settings))
+        port = GrpcPort(
+            address=settings.listen_address, port=settings.grpc_port, tls=_tls(settings), limits=connections
+        )
         engine = self._engine()
         pipeline = self._pipeline(limits, client, log)
         for service, servicer in self._servicers(engine).items():
@@ -315,6 +320,7 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
         loop.add_signal_handler(signum, stopping.set)
     # The writer thread may wait this long for the GIL, several times per commit. The default of 5 ms is noticeable.
     sys.setswitchinterval(SWITCH_SECONDS)
+    raise_descriptor_limit()
     server = Server(settings)
     await server.start()
     # Objects made at startup live as long as the process; scanning them would delay every call by 0.1 s.

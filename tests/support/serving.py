@@ -54,6 +54,7 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
         "auth_failure_requests": 0,
         "emblem_api_url": "",
         "database_path": directory / "metamorph.db",
+        "log_level": "warning",
     }
     server = Server(settings.load(**(base | overrides)), clock=clock, database=database)
     await server.start()

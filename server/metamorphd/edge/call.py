@@ -107,13 +107,18 @@ class Call:
 
     @property
     def network(self) -> str:
-        """Returns the caller's network: an IPv4 address, or an IPv6 /64, since one host can have a whole /64."""
-        # Sockets of other kinds have no IP address.
-        address = unquote(self.exchange.peer()).partition(":")[2].rpartition(":")[0].strip("[]").partition("%")[0]
-        try:
-            host = ipaddress.ip_address(address)
-        except ValueError:
-            return address
-        if isinstance(host, ipaddress.IPv6Address):
-            return str(host.ipv4_mapped or ipaddress.ip_network((host, 64), strict=False))
+        """Returns the caller's network, as `network_of` does."""
+        return network_of(unquote(self.exchange.peer()).partition(":")[2].rpartition(":")[0].strip("[]"))
+
+
+def network_of(address: str) -> str:
+    """Returns the network of an address: an IPv4 address, or an IPv6 /64, since one host can have a whole /64."""
+    # Sockets of other kinds have no IP address.
+    address = address.partition("%")[0]
+    try:
+        host = ipaddress.ip_address(address)
+    except ValueError:
         return address
+    if isinstance(host, ipaddress.IPv6Address):
+        return str(host.ipv4_mapped or ipaddress.ip_network((host, 64), strict=False))
+    return address
