@@ -1,5 +1,6 @@
 """Links between messages: ancestors, pages of branches, and the part of a branch that a prompt needs."""
 
+import itertools
 import random
 from collections.abc import Sequence
 
@@ -31,7 +32,10 @@ async def random_tree(database: Database, seed: int) -> tuple[str, dict[str, str
     for place, message_id in enumerate(ids):
         forked = place and chance.random() < 0.1
         parents[message_id] = ids[chance.randrange(place)] if forked else ids[place - 1] if place else None
-    await database.write(grow, ACME, session_id=session_id, parents=parents)
+    # An operation has a quarter of a second.
+    for first in range(0, MESSAGES, 20):
+        some = dict(itertools.islice(parents.items(), first, first + 20))
+        await database.write(grow, ACME, session_id=session_id, parents=some)
     return session_id, parents
 
 
