@@ -18,7 +18,6 @@ from metamorphd.models.turn import StopReason, TurnStatus
 from metamorphd.models.usage import Usage
 from metamorphd.store.codec import encode_content
 from metamorphd.store.database import SqlValue
-from metamorphd.store.usage import tokens_of
 
 from bench.corpus import CORPUS
 from bench.layout import LARGE_VAULT, SessionPlan, VaultPlan, time_of
@@ -51,7 +50,8 @@ COLUMNS = {
         create_time finish_time pruned owner lease_expire_time""",
     "usage": """vault_id day session_id model input_tokens output_tokens cache_read_tokens cache_write_tokens
         cost_usd_nanos turns""",
-    "spending": "vault_id day tokens cost_usd_nanos",
+    "daily_usage": """vault_id day model input_tokens output_tokens cache_read_tokens cache_write_tokens cost_usd_nanos
+        turns""",
     "attachments": "vault_id attachment_id media_type size sha256 create_time",
     "attachment_chunks": "vault_id attachment_id number data",
     "attachment_uses": "vault_id attachment_id message_id session_id",
@@ -91,10 +91,7 @@ class Stock:
                 spent[day] += turns
             if len(self._rows["messages"]) >= BATCH:
                 self._store()
-        self._rows["spending"] += [
-            (vault.vault_id, day, tokens_of(USAGE) * turns, USAGE.cost_usd_nanos * turns)
-            for day, turns in spent.items()
-        ]
+        self._rows["daily_usage"] += [(vault.vault_id, day, MODEL, *_used(turns)) for day, turns in spent.items()]
         self._store()
 
     def _store(self) -> None:
@@ -187,12 +184,7 @@ class Stock:
         for place in range(1, plan.size, 2):
             days[day_of(time_of(plan.first + place)).isoformat()] += 1
         for day, turns in days.items():
-            self._rows["usage"].append(
-                (
-                    *(plan.vault.vault_id, day, plan.session_id, MODEL, USAGE.input_tokens * turns),
-                    *(USAGE.output_tokens * turns, 0, 0, USAGE.cost_usd_nanos * turns, turns),
-                )
-            )
+            self._rows["usage"].append((plan.vault.vault_id, day, plan.session_id, MODEL, *_used(turns)))
             yield day, turns
 
     def _attachment(self, plan: SessionPlan, place: int, block: ImageBlock) -> None:
@@ -254,3 +246,8 @@ def content_of(plan: SessionPlan, place: int) -> Content:
     block = TextBlock(f"{text} {added}" if added else text)
     attachment = None if place % 2 else attachment_of(plan, place)
     return (block,) if attachment is None else (block, attachment)
+
+
+def _used(turns: int) -> tuple[int, ...]:
+    """Returns the sums of so many turns, in the order of the columns."""
+    return (USAGE.input_tokens * turns, USAGE.output_tokens * turns, 0, 0, USAGE.cost_usd_nanos * turns, turns)

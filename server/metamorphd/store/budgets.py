@@ -30,8 +30,11 @@ SELECT COALESCE(SUM(CASE WHEN day = :today THEN tokens END), 0) AS tokens_per_da
     COALESCE(SUM(tokens), 0) AS tokens_per_month,
     COALESCE(SUM(CASE WHEN day = :today THEN cost_usd_nanos END), 0) AS cost_usd_nanos_per_day,
     COALESCE(SUM(cost_usd_nanos), 0) AS cost_usd_nanos_per_month
-FROM spending
-WHERE vault_id = :vault_id AND day >= :month AND day < :next_month
+FROM (
+    SELECT day, input_tokens + output_tokens + cache_read_tokens + cache_write_tokens AS tokens, cost_usd_nanos
+    FROM daily_usage
+    WHERE vault_id = :vault_id AND day >= :month AND day < :next_month
+) AS spent
 """
 GET_RESERVED = """
 SELECT COALESCE(SUM(reserved_tokens), 0) AS tokens, COALESCE(SUM(reserved_cost_usd_nanos), 0) AS cost_usd_nanos

@@ -15,3 +15,7 @@ CREATE TABLE session_metadata (
 CREATE INDEX session_metadata_by_session ON session_metadata (vault_id, session_id);
 INSERT INTO session_metadata (vault_id, key, value, session_id)
 SELECT vault_id, pair.key, pair.value, session_id FROM sessions, json_each(metadata) AS pair;
+
+-- With all columns that are asked for, so that the planner takes it instead of the index of all turns of a session.
+DROP INDEX turns_running;
+CREATE INDEX turns_running ON turns (vault_id, session_id, turn_id, user_message_id) WHERE status = 'RUNNING';
