@@ -5,8 +5,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import harness.abuse.expensive_mutants
 import harness.abuse.mutants
-import harness.torture.mutants  # noqa: F401, both register theirs
+import harness.torture.mutants  # noqa: F401, they register theirs
 from harness.abuse import expensive_neighbour, fuzz, idle_streams, isolation, rapid_reset, tokens, unread_streams
 from harness.figure import Figure
 from harness.mutants import MUTANTS, Mutant
