@@ -245,6 +245,20 @@ class ContentTooLarge(InvalidArgument):
     reason, message = ErrorReason.ERROR_REASON_CONTENT_TOO_LARGE, "the content is larger than {limit_bytes} bytes"
 
 
+class RequestTooLarge(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE, "the request is larger than {limit_bytes} bytes"
+
+
+class TooManyFields(InvalidArgument):
+    reason = ErrorReason.ERROR_REASON_TOO_MANY_FIELDS
+    message = "a {message} of the request has more than {limit} fields and list entries"
+
+
+class BytesInFlightExceeded(ResourceExhausted):
+    reason = ErrorReason.ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED
+    message = "requests in progress take up the {limit_bytes} bytes that they share"
+
+
 class RequestIdReused(AlreadyExists):
     reason, message = ErrorReason.ERROR_REASON_REQUEST_ID_REUSED, "request_id {request_id} was used for another request"
 

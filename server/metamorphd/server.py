@@ -32,7 +32,7 @@ from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.grpc.port import GrpcPort
 from metamorphd.edge.grpc.reflection import add_reflection
 from metamorphd.edge.grpc.tls import Tls
-from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, Limits, Validate
+from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, Limits, LimitSize, Validate
 from metamorphd.edge.http.server import HttpServer, application
 from metamorphd.edge.methods import PERMISSIONS, SERVICES, methods_of
 from metamorphd.edge.pipeline import Pipeline
@@ -296,6 +296,7 @@ def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> l
             # Resuming or watching a turn that is already paid for.
             resume=limits.limit("resume", requests=requests * RESUME_FACTOR, window_seconds=window),
         ),
+        LimitSize(),
         Validate(),
     ]
 

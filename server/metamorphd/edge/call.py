@@ -97,6 +97,16 @@ class Call:
         self.call_id_was_sent = len(sent) == 1 and isinstance(sent[0], str) and bool(_CALL_ID.fullmatch(sent[0]))
         self.call_id = str(sent[0]) if self.call_id_was_sent else f"{_PROCESS}-{next(_NUMBERS):x}"
 
+    def take_raw(self) -> bytes:
+        """Returns the serialized request, and drops the call's reference to it."""
+        raw, self.raw = self.raw, b""
+        return raw
+
+    def take_request(self) -> Message | None:
+        """Returns the parsed request, and drops the call's reference: a call may last longer than it needs it."""
+        request, self.request = self.request, None
+        return request
+
     @property
     def scope(self) -> Scope:
         """Returns the scope of the call's operations: the caller's vault. Available after Authenticate."""

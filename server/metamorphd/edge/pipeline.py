@@ -89,7 +89,7 @@ class Pipeline:
                 await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
             await self._request(call)
-            response = await behavior(call.request, call.scope)
+            response = await behavior(call.take_request(), call.scope)
             serialized: bytes = response.SerializeToString()
             return serialized
 
@@ -103,7 +103,7 @@ class Pipeline:
             scope = call.scope
             async with (
                 self._streams.opened(call.exchange, scope.actor) as stream,
-                contextlib.aclosing(behavior(call.request, scope)) as responses,
+                contextlib.aclosing(behavior(call.take_request(), scope)) as responses,
             ):
                 await stream.write_all(responses)
 
@@ -137,7 +137,8 @@ class Pipeline:
             async for raw in requests:
                 call.raw = raw
                 await _pass(call, self._request_guards)
-                yield call.request
+                del raw
+                yield call.take_request()
         # Sending fails if the caller cancelled or its connection broke. Until then this often looks as if the caller
         # had finished, in half of the cases while the event loop is busy. That is why it is not sent earlier.
         await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))

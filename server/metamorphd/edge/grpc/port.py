@@ -38,6 +38,9 @@ OPTIONS = [
     ("grpc.max_metadata_size", LARGEST_METADATA),
     ("grpc.absolute_max_metadata_size", LARGEST_METADATA),
     ("grpc.max_receive_message_length", LARGEST_REQUEST),
+    # Only identity, the lowest bit: 260 kB of gzip can contain 32 MB. Compressed requests are UNIMPLEMENTED, as gRPC
+    # prescribes (https://github.com/grpc/grpc/blob/master/doc/compression.md).
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),

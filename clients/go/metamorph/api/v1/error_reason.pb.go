@@ -142,6 +142,15 @@ const (
 	// RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
 	// after RetryInfo.
 	ErrorReason_ERROR_REASON_BUDGET_EXCEEDED ErrorReason = 61
+	// INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
+	// unchanged.
+	ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE ErrorReason = 63
+	// INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
+	// or the whole request has. Do not repeat unchanged.
+	ErrorReason_ERROR_REASON_TOO_MANY_FIELDS ErrorReason = 64
+	// RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
+	// Repeat after RetryInfo.
+	ErrorReason_ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED ErrorReason = 65
 )
 
 // Enum value maps for ErrorReason.
@@ -197,6 +206,9 @@ var (
 		49: "ERROR_REASON_UPSTREAM_SPEND_LIMIT",
 		60: "ERROR_REASON_MESSAGE_DELETED",
 		61: "ERROR_REASON_BUDGET_EXCEEDED",
+		63: "ERROR_REASON_REQUEST_TOO_LARGE",
+		64: "ERROR_REASON_TOO_MANY_FIELDS",
+		65: "ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -249,6 +261,9 @@ var (
 		"ERROR_REASON_UPSTREAM_SPEND_LIMIT":     49,
 		"ERROR_REASON_MESSAGE_DELETED":          60,
 		"ERROR_REASON_BUDGET_EXCEEDED":          61,
+		"ERROR_REASON_REQUEST_TOO_LARGE":        63,
+		"ERROR_REASON_TOO_MANY_FIELDS":          64,
+		"ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED": 65,
 	}
 )
 
@@ -283,7 +298,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xf7\r\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xe8\x0e\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -335,7 +350,10 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_TURN_INTERRUPTED\x100\x12%\n" +
 	"!ERROR_REASON_UPSTREAM_SPEND_LIMIT\x101\x12 \n" +
 	"\x1cERROR_REASON_MESSAGE_DELETED\x10<\x12 \n" +
-	"\x1cERROR_REASON_BUDGET_EXCEEDED\x10=B\xb7\x01\n" +
+	"\x1cERROR_REASON_BUDGET_EXCEEDED\x10=\x12\"\n" +
+	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10?\x12 \n" +
+	"\x1cERROR_REASON_TOO_MANY_FIELDS\x10@\x12)\n" +
+	"%ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED\x10AB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

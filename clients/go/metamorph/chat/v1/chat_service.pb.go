@@ -2524,32 +2524,32 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\fMessageOrder\x12\x1d\n" +
 	"\x19MESSAGE_ORDER_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aMESSAGE_ORDER_OLDEST_FIRST\x10\x01\x12\x1e\n" +
-	"\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x022\x91\x10\n" +
-	"\vChatService\x12l\n" +
-	"\rCreateSession\x12'.metamorph.chat.v1.CreateSessionRequest\x1a(.metamorph.chat.v1.CreateSessionResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x00\x12c\n" +
+	"\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x022\x88\x11\n" +
+	"\vChatService\x12r\n" +
+	"\rCreateSession\x12'.metamorph.chat.v1.CreateSessionRequest\x1a(.metamorph.chat.v1.CreateSessionResponse\"\x0e\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80@\x90\x02\x00\x12i\n" +
 	"\n" +
-	"GetSession\x12$.metamorph.chat.v1.GetSessionRequest\x1a%.metamorph.chat.v1.GetSessionResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12i\n" +
-	"\fListSessions\x12&.metamorph.chat.v1.ListSessionsRequest\x1a'.metamorph.chat.v1.ListSessionsResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12l\n" +
-	"\rUpdateSession\x12'.metamorph.chat.v1.UpdateSessionRequest\x1a(.metamorph.chat.v1.UpdateSessionResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x00\x12l\n" +
-	"\rDeleteSession\x12'.metamorph.chat.v1.DeleteSessionRequest\x1a(.metamorph.chat.v1.DeleteSessionResponse\"\b\xaa\xbb\x18\x01\x04\x90\x02\x00\x12i\n" +
-	"\fListMessages\x12&.metamorph.chat.v1.ListMessagesRequest\x1a'.metamorph.chat.v1.ListMessagesResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12c\n" +
+	"GetSession\x12$.metamorph.chat.v1.GetSessionRequest\x1a%.metamorph.chat.v1.GetSessionResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12o\n" +
+	"\fListSessions\x12&.metamorph.chat.v1.ListSessionsRequest\x1a'.metamorph.chat.v1.ListSessionsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12r\n" +
+	"\rUpdateSession\x12'.metamorph.chat.v1.UpdateSessionRequest\x1a(.metamorph.chat.v1.UpdateSessionResponse\"\x0e\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80@\x90\x02\x00\x12r\n" +
+	"\rDeleteSession\x12'.metamorph.chat.v1.DeleteSessionRequest\x1a(.metamorph.chat.v1.DeleteSessionResponse\"\x0e\xaa\xbb\x18\x01\x04\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12o\n" +
+	"\fListMessages\x12&.metamorph.chat.v1.ListMessagesRequest\x1a'.metamorph.chat.v1.ListMessagesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12i\n" +
 	"\n" +
-	"GetMessage\x12$.metamorph.chat.v1.GetMessageRequest\x1a%.metamorph.chat.v1.GetMessageResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12l\n" +
-	"\rDeleteMessage\x12'.metamorph.chat.v1.DeleteMessageRequest\x1a(.metamorph.chat.v1.DeleteMessageResponse\"\b\xaa\xbb\x18\x01\x04\x90\x02\x02\x12o\n" +
-	"\x0eSearchMessages\x12(.metamorph.chat.v1.SearchMessagesRequest\x1a).metamorph.chat.v1.SearchMessagesResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12h\n" +
-	"\vSendMessage\x12%.metamorph.chat.v1.SendMessageRequest\x1a&.metamorph.chat.v1.SendMessageResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x000\x01\x12i\n" +
+	"GetMessage\x12$.metamorph.chat.v1.GetMessageRequest\x1a%.metamorph.chat.v1.GetMessageResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12r\n" +
+	"\rDeleteMessage\x12'.metamorph.chat.v1.DeleteMessageRequest\x1a(.metamorph.chat.v1.DeleteMessageResponse\"\x0e\xaa\xbb\x18\x01\x04\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12u\n" +
+	"\x0eSearchMessages\x12(.metamorph.chat.v1.SearchMessagesRequest\x1a).metamorph.chat.v1.SearchMessagesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12o\n" +
+	"\vSendMessage\x12%.metamorph.chat.v1.SendMessageRequest\x1a&.metamorph.chat.v1.SendMessageResponse\"\x0f\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\x80\x10\x90\x02\x000\x01\x12o\n" +
 	"\n" +
-	"StreamTurn\x12$.metamorph.chat.v1.StreamTurnRequest\x1a%.metamorph.chat.v1.StreamTurnResponse\"\f\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\x90\x02\x010\x01\x12^\n" +
-	"\aGetTurn\x12!.metamorph.chat.v1.GetTurnRequest\x1a\".metamorph.chat.v1.GetTurnResponse\"\f\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\x90\x02\x01\x12`\n" +
-	"\tListTurns\x12#.metamorph.chat.v1.ListTurnsRequest\x1a$.metamorph.chat.v1.ListTurnsResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12g\n" +
+	"StreamTurn\x12$.metamorph.chat.v1.StreamTurnRequest\x1a%.metamorph.chat.v1.StreamTurnResponse\"\x12\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12d\n" +
+	"\aGetTurn\x12!.metamorph.chat.v1.GetTurnRequest\x1a\".metamorph.chat.v1.GetTurnResponse\"\x12\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12f\n" +
+	"\tListTurns\x12#.metamorph.chat.v1.ListTurnsRequest\x1a$.metamorph.chat.v1.ListTurnsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12m\n" +
 	"\n" +
-	"CancelTurn\x12$.metamorph.chat.v1.CancelTurnRequest\x1a%.metamorph.chat.v1.CancelTurnResponse\"\f\xaa\xbb\x18\x01\x03\xb0\xbb\x18\x01\x90\x02\x02\x12t\n" +
-	"\x0fRegenerateReply\x12).metamorph.chat.v1.RegenerateReplyRequest\x1a*.metamorph.chat.v1.RegenerateReplyResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x000\x01\x12f\n" +
-	"\vCountTokens\x12%.metamorph.chat.v1.CountTokensRequest\x1a&.metamorph.chat.v1.CountTokensResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12w\n" +
-	"\x10UploadAttachment\x12*.metamorph.chat.v1.UploadAttachmentRequest\x1a+.metamorph.chat.v1.UploadAttachmentResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x02(\x01\x12}\n" +
-	"\x12DownloadAttachment\x12,.metamorph.chat.v1.DownloadAttachmentRequest\x1a-.metamorph.chat.v1.DownloadAttachmentResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x010\x01\x12c\n" +
+	"CancelTurn\x12$.metamorph.chat.v1.CancelTurnRequest\x1a%.metamorph.chat.v1.CancelTurnResponse\"\x12\xaa\xbb\x18\x01\x03\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12{\n" +
+	"\x0fRegenerateReply\x12).metamorph.chat.v1.RegenerateReplyRequest\x1a*.metamorph.chat.v1.RegenerateReplyResponse\"\x0f\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\x80\x01\x90\x02\x000\x01\x12m\n" +
+	"\vCountTokens\x12%.metamorph.chat.v1.CountTokensRequest\x1a&.metamorph.chat.v1.CountTokensResponse\"\x0f\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x80\x10\x90\x02\x01\x12~\n" +
+	"\x10UploadAttachment\x12*.metamorph.chat.v1.UploadAttachmentRequest\x1a+.metamorph.chat.v1.UploadAttachmentResponse\"\x0f\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\x80\x01\x90\x02\x02(\x01\x12\x83\x01\n" +
+	"\x12DownloadAttachment\x12,.metamorph.chat.v1.DownloadAttachmentRequest\x1a-.metamorph.chat.v1.DownloadAttachmentResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12i\n" +
 	"\n" +
-	"ListModels\x12$.metamorph.chat.v1.ListModelsRequest\x1a%.metamorph.chat.v1.ListModelsResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01B\xbe\x01\n" +
+	"ListModels\x12$.metamorph.chat.v1.ListModelsRequest\x1a%.metamorph.chat.v1.ListModelsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xbe\x01\n" +
 	"\x15com.metamorph.chat.v1B\x10ChatServiceProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (

@@ -146,6 +146,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
     after RetryInfo.
     """
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 63
+    """INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
+    unchanged.
+    """
+    ERROR_REASON_TOO_MANY_FIELDS: _ErrorReason.ValueType  # 64
+    """INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
+    or the whole request has. Do not repeat unchanged.
+    """
+    ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED: _ErrorReason.ValueType  # 65
+    """RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
+    Repeat after RetryInfo.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -277,5 +289,17 @@ ERROR_REASON_MESSAGE_DELETED: ErrorReason.ValueType  # 60
 ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 61
 """RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
 after RetryInfo.
+"""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 63
+"""INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
+unchanged.
+"""
+ERROR_REASON_TOO_MANY_FIELDS: ErrorReason.ValueType  # 64
+"""INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
+or the whole request has. Do not repeat unchanged.
+"""
+ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED: ErrorReason.ValueType  # 65
+"""RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
+Repeat after RetryInfo.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

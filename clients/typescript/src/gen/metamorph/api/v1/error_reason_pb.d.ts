@@ -381,6 +381,30 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_BUDGET_EXCEEDED = 61;
    */
   BUDGET_EXCEEDED = 61,
+
+  /**
+   * INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
+   * unchanged.
+   *
+   * @generated from enum value: ERROR_REASON_REQUEST_TOO_LARGE = 63;
+   */
+  REQUEST_TOO_LARGE = 63,
+
+  /**
+   * INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
+   * or the whole request has. Do not repeat unchanged.
+   *
+   * @generated from enum value: ERROR_REASON_TOO_MANY_FIELDS = 64;
+   */
+  TOO_MANY_FIELDS = 64,
+
+  /**
+   * RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
+   * Repeat after RetryInfo.
+   *
+   * @generated from enum value: ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED = 65;
+   */
+  BYTES_IN_FLIGHT_EXCEEDED = 65,
 }
 
 /**
