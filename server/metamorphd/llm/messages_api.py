@@ -22,6 +22,7 @@ from metamorphd.llm.interface import (
 )
 from metamorphd.llm.json_object import json_object
 from metamorphd.models.content import (
+    CONTENT_BYTES,
     Block,
     CompactionBlock,
     Content,
@@ -188,6 +189,9 @@ class Reply:
         match event["type"]:
             case "content_block_delta":
                 yield from self._more(self._open[event["index"]], event["delta"])
+                if sum(opened.held for opened in self._open.values()) > CONTENT_BYTES:
+                    # Not yielded before the block is complete, so nobody else could limit it.
+                    yield ReplyStop(StopReason.MAX_TOKENS)
             case "content_block_start":
                 yield from self._begin(event["index"], event["content_block"])
             case "content_block_stop":
@@ -218,8 +222,10 @@ class Reply:
                 yield from self._thinking_events(opened, delta["thinking"])
             case "signature_delta":
                 opened.signature += _text(delta["signature"])
+                opened.held += len(delta["signature"])
             case "input_json_delta":
                 opened.input.append(_text(delta["partial_json"]))
+                opened.held += len(delta["partial_json"])
             case "compaction_delta":
                 opened.compaction |= {name: value for name, value in delta.items() if name != "type"}
 
@@ -279,14 +285,15 @@ def _tokens(value: Any) -> int:
 
 
 class _OpenBlock:
-    """A block that is not complete yet."""
+    """A block that is not complete yet. `held` is the length of what is yielded only when it is."""
 
-    __slots__ = ("block", "compaction", "input", "kind", "place", "signature")
+    __slots__ = ("block", "compaction", "held", "input", "kind", "place", "signature")
 
     def __init__(self, block: Any) -> None:
         self.block = block
         self.kind: str = block["type"]
         self.place: int | None = None
+        self.held = 0
         self.signature = _text(block.get("signature") or "")
         self.input: list[str] = []
         self.compaction = {name: value for name, value in block.items() if name != "type" and value is not None}
