@@ -76,7 +76,9 @@ class Server:
         self._settings = settings
         self._clock = clock or Clock()
         self._database = database or SqliteDatabase(
-            path=settings.database_path, synchronous=settings.sqlite_synchronous
+            path=settings.database_path,
+            synchronous=settings.sqlite_synchronous,
+            floor_bytes=settings.storage_floor_bytes,
         )
         self._catalog = _catalog(settings)
         self._model = _model(settings)
@@ -115,7 +117,7 @@ class Server:
         connections = connection_limits()
         health = Health(database=self._database, services=NAMES)
         http = HttpServer(
-            application(failing=health.failing, registry=self._metrics.registry),
+            application(failing=health.failing, degraded=health.degraded, registry=self._metrics.registry),
             address=settings.listen_address,
             port=settings.port,
             limits=connections,
@@ -181,6 +183,8 @@ class Server:
         )
         running = Gauge("metamorph_running_turns", "Turns that are generating a reply", registry=self._metrics.registry)
         running.set_function(lambda: engine.running_turns)
+        free = Gauge("metamorph_disk_free_bytes", "Free space on the volume", registry=self._metrics.registry)
+        free.set_function(lambda: self._database.free_bytes)
         return engine
 
     def _pipeline(self, limits: Limits, client: HttpClient, log: CallLog) -> Pipeline:

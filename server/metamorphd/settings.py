@@ -164,6 +164,14 @@ class Settings(BaseSettings):
     sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
         default="FULL", description="NORMAL is faster, but a power cut may lose acknowledged writes."
     )
+    storage_floor_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "Free space below which calls that store more are refused. 0: none. Default: 256 MiB, or a sixteenth of "
+            "the volume if that is less."
+        ),
+    )
     log_level: Annotated[str, AfterValidator(_log_level)] = Field(
         default="info", description="debug, info, warning or error."
     )

@@ -1,9 +1,10 @@
 """Tenant isolation is structural: no statement of a tenant operation can touch rows of another vault."""
 
+import re
 from keyword import iskeyword
 
 import pytest
-from metamorphd.store.database import is_point_read
+from metamorphd.store.database import is_growing, is_point_read
 from sqlglot import exp
 
 from tests.support.engines import ENGINES, Engine
@@ -18,6 +19,27 @@ SYSTEM_OPERATIONS = {
     "prune_events",  # expired events are deleted in all vaults
     "load_revocations",  # revocations are checked before the vault of a call is known
 }
+# A caller's writes that are not refused when the volume is almost full, with the reason. All others are.
+NOT_GROWING = {
+    "cancel_turn": "ends a turn",
+    "create_vault": "a read of a vault that has not been used yet",
+    "delete_message": "deletes",
+    "delete_session": "deletes",
+    "operation": "the events and the end of a running turn, which chat/event_log.py repeats until they are stored",
+    "revoke_token": "must always be possible, and is the operator's",
+    "revoke_user": "must always be possible, and is the operator's",
+    "set_title": "belongs to a turn, and has at most 200 characters",
+    "update_vault_limits": "must always be possible, and is the operator's",
+}
+GROWING = {
+    "create_attachment",
+    "create_regeneration",
+    "create_session",
+    "create_turn",
+    "update_session",
+    "update_vault",
+}
+WRITES = re.compile(r"atabase\.write\(\s*(\w+)")
 POINT_READS = {"get_attachment", "get_message", "get_session", "get_turn", "get_vault", "get_vault_limits"}
 PAIRS = [
     pytest.param(engine, statement, id=f"{engine.name}-{statement.operation}-{statement.name}")
@@ -133,6 +155,16 @@ def test_the_list_of_point_reads_is_complete_and_each_is_one_statement(engine: E
     assert sorted(found.operation for found in marked) == sorted(POINT_READS)
     for found in marked:
         assert "vault_id" in placeholders(parsed(found.sql, engine.name))
+
+
+def test_every_write_is_refused_on_a_full_volume_or_has_a_reason_not_to_be() -> None:
+    written = {name for path in STORE.parent.rglob("*.py") for name in WRITES.findall(path.read_text())}
+    operations = {found.operation: found.function for found in statements(ENGINES[0].name) if found.tenant}
+    assert written <= GROWING | NOT_GROWING.keys()
+    assert {name for name, function in operations.items() if function and is_growing(function)} <= GROWING
+    for name in written & operations.keys():
+        function = operations[name]
+        assert function is None or is_growing(function) == (name in GROWING)
 
 
 def test_only_the_store_contains_sql() -> None:

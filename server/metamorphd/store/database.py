@@ -108,6 +108,13 @@ class Database(Protocol):
         long, StorageFull when the volume is full. In each case nothing is stored.
         """
 
+    def require_space(self) -> None:
+        """Raises StorageFull if the volume has so little space left that operations marked `grows` are refused."""
+
+    @property
+    def free_bytes(self) -> int:
+        """The free space on the volume; 0 while the store is not open."""
+
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
@@ -148,3 +155,20 @@ def search_read(operation: F) -> F:
 def is_search_read(operation: Callable[..., Any]) -> bool:
     """Whether an operation was marked with `search_read`."""
     return operation in _search_reads
+
+
+_growing: set[Callable[..., Any]] = set()
+
+
+def grows(operation: F) -> F:
+    """Marks an operation that a caller can make the store grow with. It is refused when the volume is almost full.
+
+    Operations that delete, or that end what has begun, are not marked.
+    """
+    _growing.add(operation)
+    return operation
+
+
+def is_growing(operation: Callable[..., Any]) -> bool:
+    """Returns whether an operation was marked with `grows`."""
+    return operation in _growing

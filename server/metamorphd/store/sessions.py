@@ -8,7 +8,7 @@ from metamorphd.errors import EtagMismatch, SessionNotFound
 from metamorphd.models.changes import changed
 from metamorphd.models.session import Session, SessionChanges
 from metamorphd.store.attachments import release_session
-from metamorphd.store.database import Row, SqlValue, Transaction, point_read
+from metamorphd.store.database import Row, SqlValue, Transaction, grows, point_read
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
 from metamorphd.store.vaults import create_vault
 
@@ -77,6 +77,7 @@ def session_of(row: Row) -> Session:
     )
 
 
+@grows
 async def create_session(
     tx: Transaction,
     *,
@@ -130,6 +131,7 @@ async def get_session(tx: Transaction, *, session_id: str) -> Session:
     return session_of(row)
 
 
+@grows
 async def update_session(tx: Transaction, *, session_id: str, changes: SessionChanges, etag: str, now: int) -> Session:
     """Changes fields of a session. Raises SessionNotFound, EtagMismatch.
 

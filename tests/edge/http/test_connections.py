@@ -31,7 +31,7 @@ async def healthy() -> None:
 
 @asynccontextmanager
 async def listening(limits: ConnectionLimits = LIMITS) -> AsyncIterator[int]:
-    app = application(failing=healthy, registry=Metrics().registry)
+    app = application(failing=healthy, degraded=lambda: None, registry=Metrics().registry)
     async with HttpServer(app, address="127.0.0.1", port=0, limits=limits) as http:
         yield http.port
 

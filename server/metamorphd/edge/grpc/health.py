@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio
 
 from metamorphd.edge.grpc.hardened_server import parsing
+from metamorphd.errors import StorageFull
 from metamorphd.store.database import Database
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -65,6 +66,17 @@ class Health:
     async def failing(self) -> str | None:
         """Returns the check that currently fails, or None: `starting`, `draining`, or one of the database's."""
         return await self._database.failing() if self._state == "ready" else self._state
+
+    def degraded(self) -> str | None:
+        """Returns `disk` if calls that store more are refused because the volume is almost full, or None.
+
+        The server stays SERVING: reads and deletions work.
+        """
+        try:
+            self._database.require_space()
+        except StorageFull:
+            return "disk"
+        return None
 
     async def _look(self) -> None:
         while True:

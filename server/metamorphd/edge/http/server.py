@@ -48,12 +48,22 @@ class _SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-def application(*, failing: Callable[[], Awaitable[str | None]], registry: CollectorRegistry) -> Starlette:
-    """Returns the HTTP application. `failing` returns the name of a check that currently fails, or None."""
+def application(
+    *,
+    failing: Callable[[], Awaitable[str | None]],
+    degraded: Callable[[], str | None],
+    registry: CollectorRegistry,
+) -> Starlette:
+    """Returns the HTTP application. `failing` returns the name of a check that currently fails, or None.
+
+    `degraded` does the same for checks with which the server still serves most calls, so that a deployment succeeds.
+    """
 
     async def health(request: Request) -> Response:
         check = await failing()
         timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if check is None and (limited := degraded()):
+            return JSONResponse({"status": "degraded", "timestamp": timestamp, "check": limited})
         if check is None:
             return JSONResponse({"status": "ok", "timestamp": timestamp})
         return JSONResponse({"status": "unavailable", "timestamp": timestamp, "check": check}, status_code=503)

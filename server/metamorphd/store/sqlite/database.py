@@ -11,14 +11,15 @@ from typing import ClassVar, Self, TypeVar
 import apsw
 import structlog
 
-from metamorphd.errors import StartupRefused, StoreNotReady
+from metamorphd.errors import StartupRefused, StorageFull, StoreNotReady
 from metamorphd.models.caller import Scope
 from metamorphd.store import migrations
-from metamorphd.store.database import Operation, P, SystemOperation, is_point_read, is_search_read
+from metamorphd.store.database import Operation, P, SystemOperation, is_growing, is_point_read, is_search_read
 from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite import search
 from metamorphd.store.sqlite.gate import Gate
 from metamorphd.store.sqlite.readers import Readers
+from metamorphd.store.sqlite.space import Space
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
 
@@ -26,6 +27,10 @@ T = TypeVar("T")
 
 # "MTMF": tells our files from any other SQLite database.
 APPLICATION_ID = 0x4D544D46
+REUSABLE_BYTES = """
+SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size
+"""
+RESERVE_SECONDS = 1.0
 QUICK_CHECK_OK = [("ok",)]
 
 logger = structlog.get_logger(__name__)
@@ -34,7 +39,8 @@ logger = structlog.get_logger(__name__)
 class SqliteDatabase:
     """A database file and those that work on it. See `Database` for what the methods promise.
 
-    `synchronous` is FULL or NORMAL; `vfs` names a registered SQLite VFS, None is the default one.
+    `synchronous` is FULL or NORMAL; `vfs` names a registered SQLite VFS, None is the default one. `floor_bytes` is as
+    for `Space`.
     """
 
     engine = "sqlite"
@@ -42,10 +48,11 @@ class SqliteDatabase:
     exclusive = True
     writer_class: ClassVar[type[Writer]] = Writer
 
-    def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None) -> None:
+    def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None, floor_bytes: int | None = None) -> None:
         self._path = path
         self._synchronous = synchronous
         self._vfs = vfs
+        self._space = Space(path, floor_bytes=floor_bytes)
         self._lock_file: int | None = None
         self._connections: list[apsw.Connection] = []
         self._open = False
@@ -68,9 +75,12 @@ class SqliteDatabase:
         self._writer = self.writer_class(self._connection)
         self._readers = Readers(connect=partial(self._connect, readonly=True), gate=Gate())
         self._open = True
+        self._reserving = asyncio.create_task(self._reserve())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._reserving.cancel()
+        await asyncio.wait({self._reserving})
         self._open = False
         await self._writer.close()
         await self._readers.close()
@@ -86,9 +96,19 @@ class SqliteDatabase:
         )
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        growing = is_growing(operation)
+        if growing:
+            self._space.require()
         return await self._write(
-            lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs), scope
+            lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs), scope, growing=growing
         )
+
+    def require_space(self) -> None:
+        self._space.require()
+
+    @property
+    def free_bytes(self) -> int:
+        return self._space.free_bytes if self._open else 0
 
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
@@ -103,7 +123,9 @@ class SqliteDatabase:
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self._write(
-            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs), scope
+            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs),
+            scope,
+            growing=False,
         )
 
     async def failing(self) -> str | None:
@@ -114,6 +136,9 @@ class SqliteDatabase:
             return "store"
         try:
             await self._writer.probe()
+        except StorageFull:
+            # With the ballast, all but growth still works.
+            return None if self._space.reserved else "write"
         except Exception:
             logger.exception("the database cannot be written")
             return "write"
@@ -136,14 +161,30 @@ class SqliteDatabase:
             raise StoreNotReady(retry_delay=1.0)
         return await self._readers.read(bound, vault_id=scope.vault_id, search=search)
 
-    async def _write(self, bound: Bound[T], scope: Scope) -> T:
+    async def _write(self, bound: Bound[T], scope: Scope, *, growing: bool) -> T:
         if not self._open:
             raise StoreNotReady(retry_delay=1.0)
+        try:
+            return await self._writer.write(bound, vault_id=scope.vault_id)
+        except StorageFull:
+            if growing or not await asyncio.to_thread(self._space.release):
+                raise
         return await self._writer.write(bound, vault_id=scope.vault_id)
+
+    async def _reserve(self) -> None:
+        while True:
+            try:
+                reusable = _number(self._inline(), REUSABLE_BYTES)
+            except apsw.Error:
+                # `failing` reports it.
+                reusable = 0
+            await asyncio.to_thread(self._space.reserve, reusable_bytes=reusable)
+            await asyncio.sleep(RESERVE_SECONDS)
 
     def _open_files(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock()
+        self._space.prepare()
         self._connection = self._connect(readonly=False)
         if self._connection.execute("PRAGMA quick_check(1)").fetchall() != QUICK_CHECK_OK:
             raise StartupRefused(f"{self._path} is damaged (PRAGMA quick_check); restore it from a backup")

@@ -39,7 +39,8 @@ const (
 	// RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
 	// stored. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_STORE_BUSY ErrorReason = 3
-	// RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room.
+	// RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
+	// after RetryInfo, once something is deleted or the operator has made room.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 4
 	// UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
 	// StreamTurn.

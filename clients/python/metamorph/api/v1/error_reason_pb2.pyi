@@ -33,7 +33,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     stored. Repeat after RetryInfo.
     """
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 4
-    """RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room."""
+    """RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
+    after RetryInfo, once something is deleted or the operator has made room.
+    """
     ERROR_REASON_SERVER_DRAINING: _ErrorReason.ValueType  # 5
     """UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
     StreamTurn.
@@ -177,7 +179,9 @@ ERROR_REASON_STORE_BUSY: ErrorReason.ValueType  # 3
 stored. Repeat after RetryInfo.
 """
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 4
-"""RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room."""
+"""RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
+after RetryInfo, once something is deleted or the operator has made room.
+"""
 ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 5
 """UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
 StreamTurn.

@@ -50,7 +50,8 @@ export enum ErrorReason {
   STORE_BUSY = 3,
 
   /**
-   * RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room.
+   * RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
+   * after RetryInfo, once something is deleted or the operator has made room.
    *
    * @generated from enum value: ERROR_REASON_STORAGE_FULL = 4;
    */
