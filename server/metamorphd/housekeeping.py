@@ -10,6 +10,7 @@ from metamorphd.clock import Clock
 from metamorphd.models.caller import server_scope
 from metamorphd.store.attachments import prune_attachments
 from metamorphd.store.database import Database, SystemOperation
+from metamorphd.store.idempotency import BEGINNING, prune_requests
 from metamorphd.store.turns.events import prune_events
 
 ROUND_SECONDS = 60.0
@@ -17,6 +18,9 @@ ROUND_SECONDS = 60.0
 PRUNED_EVENTS = 500
 # Attachments have up to twenty megabytes each, which also take about a millisecond.
 PRUNED_ATTACHMENTS = 8
+# Requests are visited once a day, in the order of their keys.
+VISITED_REQUESTS = 500
+REQUESTS_INTERVAL = 24 * 3_600_000_000
 PAUSE_SECONDS = 0.02
 UNUSED_ATTACHMENT = 24 * 3_600_000_000
 
@@ -28,13 +32,18 @@ logger = structlog.get_logger(__name__)
 class Housekeeping:
     """Deletes expired data in periodic rounds while it is entered.
 
-    `event_retention_hours` is how long a turn's events are kept after its end.
+    `event_retention_hours` is how long a turn's events are kept after its end, and `request_retention_days` how long
+    a request_id is known.
     """
 
-    def __init__(self, *, database: Database, clock: Clock, event_retention_hours: float) -> None:
+    def __init__(
+        self, *, database: Database, clock: Clock, event_retention_hours: float, request_retention_days: float
+    ) -> None:
         self._database = database
         self._clock = clock
         self._event_retention = int(event_retention_hours * 3600e6)
+        self._request_retention = int(request_retention_days * 24 * 3600e6)
+        self._requests_due = 0
 
     async def __aenter__(self) -> Self:
         """Starts the rounds. The store must be open."""
@@ -52,6 +61,17 @@ class Housekeeping:
         now = self._clock.now()
         await self._prune(prune_events, before=now - self._event_retention, limit=PRUNED_EVENTS)
         await self._prune(prune_attachments, before=now - UNUSED_ATTACHMENT, limit=PRUNED_ATTACHMENTS)
+        if now >= self._requests_due:
+            await self._prune_requests(before=now - self._request_retention)
+            self._requests_due = now + REQUESTS_INTERVAL
+
+    async def _prune_requests(self, *, before: int) -> None:
+        after: tuple[str, str, str] | None = BEGINNING
+        while after is not None:
+            after = await self._database.write_system(
+                prune_requests, server_scope(), after=after, before=before, limit=VISITED_REQUESTS
+            )
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _prune(self, prune: Prune, *, before: int, limit: int) -> None:
         more = True

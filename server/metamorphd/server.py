@@ -146,7 +146,10 @@ class Server:
         swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
         await parts.enter_async_context(
             Housekeeping(
-                database=self._database, clock=self._clock, event_retention_hours=settings.event_retention_hours
+                database=self._database,
+                clock=self._clock,
+                event_retention_hours=settings.event_retention_hours,
+                request_retention_days=settings.request_retention_days,
             )
         )
         await parts.enter_async_context(health)

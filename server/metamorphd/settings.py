@@ -158,6 +158,11 @@ class Settings(BaseSettings):
     event_retention_hours: float = Field(
         default=24, ge=24, description="Hours after its end during which a turn can be replayed. Messages stay."
     )
+    request_retention_days: float = Field(
+        default=7,
+        ge=7,
+        description="Days during which a request_id is known. Those of sends are, as long as their turn.",
+    )
     shutdown_grace_seconds: float = Field(
         default=25, ge=0, description="Seconds that running turns may take to end after SIGTERM."
     )

@@ -17,6 +17,7 @@ SYSTEM_OPERATIONS = {
     "list_revocations",  # the operator lists revocations of all vaults
     "prune_attachments",  # unused attachments are deleted in all vaults
     "prune_events",  # expired events are deleted in all vaults
+    "prune_requests",  # expired requests are deleted in all vaults
     "load_revocations",  # revocations are checked before the vault of a call is known
 }
 # A caller's writes that are not refused when the volume is almost full, with the reason. All others are.
