@@ -138,7 +138,7 @@ class SqliteDatabase:
             await self._writer.probe()
         except StorageFull:
             # With the ballast, all but growth still works.
-            return None if self._space.reserved else "write"
+            return None if self._space.low and self._space.reserved else "write"
         except Exception:
             logger.exception("the database cannot be written")
             return "write"

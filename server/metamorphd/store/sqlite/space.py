@@ -43,17 +43,21 @@ class Space:
         volume = os.statvfs(self._directory)
         return volume.f_bavail * volume.f_frsize
 
-    def require(self) -> None:
-        """Raises StorageFull if free space is below the floor."""
+    @property
+    def low(self) -> bool:
+        """Returns whether free space is below the floor. A volume that fails is not low: it refuses writes itself."""
         try:
             (ballast, floor), free = self._sizes(), self.free_bytes
         except OSError:
-            # A volume that fails refuses the write itself.
-            return
+            return False
         # Space for the ballast is not for growth.
         available = free - (0 if self.reserved else ballast) + self._reusable_bytes
         # A change takes space in the write-ahead log, also if the database has free pages for it.
-        if floor > 0 and (available < floor or free < min(floor, ballast) // 4):
+        return floor > 0 and (available < floor or free < min(floor, ballast) // 4)
+
+    def require(self) -> None:
+        """Raises StorageFull if free space is below the floor."""
+        if self.low:
             raise StorageFull(retry_delay=RETRY_SECONDS)
 
     @property
