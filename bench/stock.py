@@ -7,6 +7,7 @@ vaults.
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import apsw
@@ -18,6 +19,7 @@ from metamorphd.models.turn import StopReason, TurnStatus
 from metamorphd.models.usage import Usage
 from metamorphd.store.codec import encode_content
 from metamorphd.store.database import SqlValue
+from metamorphd.store.search.postings import BLOCK_BITS, hasher, indexed_words
 
 from bench.corpus import CORPUS
 from bench.layout import LARGE_VAULT, SessionPlan, VaultPlan, time_of
@@ -37,7 +39,8 @@ ATTACHMENT_BYTES = 2_000
 Row = tuple[SqlValue, ...]
 
 COLUMNS = {
-    "vaults": "vault_id display_name default_model system_prompt hash_key revision create_time update_time",
+    "vaults": """vault_id display_name default_model system_prompt hash_key revision create_time update_time
+        last_message_number""",
     "sessions": """vault_id session_id title model system_prompt metadata archived creator message_count
         current_leaf_message_id create_time update_time last_message_time last_activity_time revision""",
     "session_metadata": "vault_id key value session_id",
@@ -55,7 +58,8 @@ COLUMNS = {
     "attachments": "vault_id attachment_id media_type size sha256 create_time",
     "attachment_chunks": "vault_id attachment_id number data",
     "attachment_uses": "vault_id attachment_id message_id session_id",
-    "message_search": "vault_id session_id message_id text",
+    "indexed_messages": "vault_id number message_id word_count pending",
+    "postings": "vault_id block term offsets",
 }
 SQL = {
     table: f"INSERT INTO {table} ({', '.join(columns.split())}) VALUES ({', '.join('?' * len(columns.split()))})"  # noqa: S608
@@ -71,6 +75,37 @@ class Link(NamedTuple):
     jump_depth: int
 
 
+class Postings:
+    """The full-text index of a vault, as `metamorphd.store.search.postings` makes it, by blocks."""
+
+    def __init__(self, vault: VaultPlan) -> None:
+        self._vault_id = vault.vault_id
+        self._term = cache(hasher(hash_key(vault)))
+        self._blocks: defaultdict[int, defaultdict[str, bytearray]] = defaultdict(lambda: defaultdict(bytearray))
+
+    def add(self, number: int, session_id: str, text: str, added: str) -> int:
+        """Adds a message; returns how many words it has."""
+        words = indexed_words(session_id, (*text.split(), *([added] if added else [])))
+        block, offset = divmod(number, 1 << BLOCK_BITS)
+        for word in words:
+            self._blocks[block][word] += offset.to_bytes(2)
+        return len(words)
+
+    def complete(self, number: int) -> Iterator[Row]:
+        """Yields the rows of the blocks before that of a number, once."""
+        for block in sorted(block for block in self._blocks if block < number >> BLOCK_BITS):
+            yield from self._of(block)
+
+    def rest(self) -> Iterator[Row]:
+        """Yields the rows of the blocks that are left."""
+        for block in sorted(self._blocks):
+            yield from self._of(block)
+
+    def _of(self, block: int) -> list[Row]:
+        words = self._blocks.pop(block)
+        return sorted((self._vault_id, block, self._term(word), bytes(offsets)) for word, offsets in words.items())
+
+
 class Stock:
     """Writes vaults. Calls `advance` with how many messages were stored."""
 
@@ -83,14 +118,17 @@ class Stock:
     def write(self, vault: VaultPlan) -> None:
         """Writes a vault and all that is in it."""
         begin = time_of(0)
-        self._rows["vaults"].append((vault.vault_id, "", "", "", hash_key(vault), 1, begin, begin))
+        self._rows["vaults"].append((vault.vault_id, "", "", "", hash_key(vault), 1, begin, begin, vault.messages))
+        self._postings = Postings(vault)
         spent: dict[str, int] = defaultdict(int)
         for session in vault.sessions():
             self._session(session)
+            self._rows["postings"] += self._postings.complete(session.first + session.size)
             for day, turns in self._usage(session):
                 spent[day] += turns
             if len(self._rows["messages"]) >= BATCH:
                 self._store()
+        self._rows["postings"] += self._postings.rest()
         self._rows["daily_usage"] += [(vault.vault_id, day, MODEL, *_used(turns)) for day, turns in spent.items()]
         self._store()
 
@@ -148,10 +186,8 @@ class Stock:
                 *(plan.creator, MODEL if reply else "", *usage, time_of(number)),
             )
         )
-        text = CORPUS.texts[text_number]
-        self._rows["message_search"].append(
-            (vault.vault_id, plan.session_id, message_id, f"{text} {added}" if added else text)
-        )
+        words = self._postings.add(number + 1, plan.session_id, CORPUS.texts[text_number], added)
+        self._rows["indexed_messages"].append((vault.vault_id, number + 1, message_id, words, 0))
         return size
 
     def _link(self, plan: SessionPlan, place: int, size: int, links: list[Link]) -> None:

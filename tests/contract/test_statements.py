@@ -12,6 +12,7 @@ from tests.support.statements import STORE, Statement, columns, is_vault, parsed
 
 # Every operation that crosses vaults is listed here, with the reason.
 SYSTEM_OPERATIONS = {
+    "find_vault_to_index",  # what is left to be indexed is indexed in all vaults
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
     "renew_leases",  # a server renews the leases of all of its turns at once
     "list_revocations",  # the operator lists revocations of all vaults
@@ -64,15 +65,13 @@ def test_the_store_has_statements(engine: Engine) -> None:
 
 @each_engine
 def test_every_tables_primary_key_begins_with_the_vault(engine: Engine) -> None:
-    tables = engine.tables()
-    assert {table for table, columns in tables.items() if ("vault_id", 1) not in columns} == engine.index_tables
-    assert all(("vault_id", 0) in tables[table] for table in engine.index_tables)
+    assert [table for table, columns in engine.tables().items() if ("vault_id", 1) not in columns] == []
 
 
 @each_engine
 def test_all_engines_have_the_same_tables_and_columns(engine: Engine) -> None:
     def shared(engine: Engine) -> dict[str, list[tuple[str, int]]]:
-        return {table: sorted(found) for table, found in engine.tables().items() if table not in engine.index_tables}
+        return {table: sorted(found) for table, found in engine.tables().items()}
 
     assert shared(engine) == shared(ENGINES[0])
 
@@ -88,9 +87,8 @@ def test_only_allowed_operations_cross_vaults(engine: Engine) -> None:
 
 
 def vault_conditions(tree: exp.Expr) -> list[exp.Placeholder]:
-    """Returns the uses of `:vault_id` in a statement, except those in a MATCH, which are only for speed."""
-    named = [value for value in tree.find_all(exp.Placeholder) if is_vault(value)]
-    return [value for value in named if not isinstance(value.parent, exp.DPipe)]
+    """Returns the uses of `:vault_id` in a statement."""
+    return [value for value in tree.find_all(exp.Placeholder) if is_vault(value)]
 
 
 def mutants(sql: str, dialect: str) -> list[exp.Expr]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from metamorphd.models.caller import Scope
-from metamorphd.store.search.index import SearchIndex
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,11 +47,6 @@ class Transaction(Statements):
     """Bound to its scope's vault: it supplies `:vault_id` itself."""
 
     __slots__ = ()
-
-    @property
-    @abstractmethod
-    def search(self) -> SearchIndex:
-        """The index of the vault's messages."""
 
 
 class SystemTransaction(Statements):
@@ -124,6 +118,9 @@ class Database(Protocol):
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As `write`, across vaults."""
+
+    async def maintain(self) -> bool:
+        """Does a step of the work that this engine has apart from operations. Returns whether there may be more."""
 
     async def versions(self) -> tuple[str, int]:
         """Returns the engine's version and the newest migration that is applied."""

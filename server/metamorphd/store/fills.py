@@ -46,4 +46,10 @@ def fill_message_links(execute: Execute) -> None:
                 logger.info("linking messages", linked=count)
 
 
-FILLS = {10: fill_message_links}
+def drop_empty_index(execute: Execute) -> None:
+    """Drops the full-text index of earlier servers from a new database."""
+    if not list(execute("SELECT 1 FROM message_search_docsize LIMIT 1", ())):
+        list(execute("DROP TABLE message_search", ()))
+
+
+FILLS = {10: fill_message_links, 11: drop_empty_index}

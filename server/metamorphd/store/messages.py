@@ -12,7 +12,8 @@ from metamorphd.store.codec import decode_content, decode_usage, encode_content
 from metamorphd.store.database import Row, Transaction, point_read
 from metamorphd.store.links import clear_link, create_link, find_ancestor
 from metamorphd.store.paging import page_of
-from metamorphd.store.search.index import SEARCHED_CHARACTERS
+from metamorphd.store.search.postings import index_message, unindex_message
+from metamorphd.store.search.words import SEARCHED_CHARACTERS
 from metamorphd.store.vaults import lock_vault
 
 COLUMNS = """
@@ -180,9 +181,7 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
     )
     await create_link(tx, message=message, size=size)
     await use_attachments(tx, session_id=message.session_id, message_id=message.message_id, content=message.content)
-    text = text_of(message.content)[:SEARCHED_CHARACTERS]
-    if text:
-        await tx.search.create(session_id=message.session_id, message_id=message.message_id, text=text)
+    await index_message(tx, session_id=message.session_id, message_id=message.message_id, text=text_of(message.content))
 
 
 @point_read
@@ -207,7 +206,13 @@ async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Messa
     await tx.run(DELETE_CONTENT, message_id=message_id, now=now)
     await clear_link(tx, message_id=message_id)
     await release_message(tx, session_id=message.session_id, message_id=message_id)
-    await tx.search.delete_message(message_id=message_id)
+    await unindex_message(
+        tx,
+        session_id=message.session_id,
+        message_id=message_id,
+        text=text_of(message.content),
+        limit=SEARCHED_CHARACTERS,
+    )
     if message.role is Role.ASSISTANT:
         await tx.run(FORGET_EVENTS, turn_id=message.turn_id)
         await tx.run(MARK_PRUNED, turn_id=message.turn_id)

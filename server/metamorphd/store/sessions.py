@@ -10,6 +10,7 @@ from metamorphd.models.session import Session, SessionChanges
 from metamorphd.store.attachments import release_session
 from metamorphd.store.database import Row, SqlValue, Transaction, grows, point_read
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
+from metamorphd.store.search.indexing import unindex_session
 from metamorphd.store.vaults import create_vault
 
 COLUMNS = """
@@ -163,6 +164,6 @@ async def delete_session(tx: Transaction, *, session_id: str, etag: str) -> None
     if etag and etag != str(session.revision):
         raise EtagMismatch
     await release_session(tx, session_id=session_id)
-    await tx.search.delete_session(session_id=session_id)
+    await unindex_session(tx, session_id=session_id)
     await tx.run(DELETE_EVENTS, session_id=session_id)
     await tx.run(DELETE_SESSION, session_id=session_id)

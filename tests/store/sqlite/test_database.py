@@ -149,7 +149,10 @@ async def test_an_operation_that_awaits_anything_else_fails(database: SqliteData
 
 async def test_an_operation_that_raises_is_rolled_back_while_its_batch_commits(database: SqliteDatabase) -> None:
     async def creates_and_raises(tx: Transaction) -> None:
-        await tx.run("INSERT INTO vaults VALUES (:vault_id, '', '', '', x'00', 1, 0, 0, NULL, NULL, NULL, NULL)")
+        await tx.run(
+            "INSERT INTO vaults (vault_id, display_name, default_model, system_prompt, hash_key, revision, create_time,"
+            " update_time) VALUES (:vault_id, '', '', '', x'00', 1, 0, 0)"
+        )
         raise SessionNotFound(session_id="ses_1")
 
     release = hold_writer(database)

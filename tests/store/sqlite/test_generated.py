@@ -15,7 +15,6 @@ from metamorphd.models.page import Page
 from metamorphd.models.turn import StopReason, TextDelta, TurnStatus
 from metamorphd.store.messages import list_messages
 from metamorphd.store.search.query import search_messages
-from metamorphd.store.sqlite import search
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.create import create_turn
 from metamorphd.store.turns.events import prune_events
@@ -101,7 +100,6 @@ async def store(database: SqliteDatabase, plan: SessionPlan) -> None:
 def rows(path: Path) -> dict[str, list[str]]:
     """Returns the rows of every table, in an order of their own."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    search.register(connection)
     listed = "SELECT name FROM pragma_table_list WHERE type IN ('table', 'virtual') AND name NOT LIKE 'sqlite_%'"
     names = [str(name) for (name,) in connection.execute(listed)]
     found = {name: sorted(map(repr, connection.execute(f"SELECT * FROM {name}"))) for name in names}  # noqa: S608
@@ -147,7 +145,7 @@ async def test_words_are_as_common_as_they_are_called(database: SqliteDatabase) 
     found = {}
     for word in (*COMMON_WORDS, RARE_WORD):
         page = await database.read(
-            search_messages, scope_of(LARGE_VAULT), phrases=(word,), session_id=None, after=None, page_size=100
+            search_messages, scope_of(LARGE_VAULT), phrases=((word,),), session_id=None, after=None, page_size=100
         )
         found[word] = len(page.items) / LAYOUT.large.messages
     assert found[COMMON_WORDS[0]] > 0.9

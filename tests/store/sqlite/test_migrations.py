@@ -7,13 +7,11 @@ import apsw
 import pytest
 from metamorphd.store import migrations
 from metamorphd.store.fills import FILLS
-from metamorphd.store.sqlite import search
 
 
 @pytest.fixture
 def connection() -> Iterator[apsw.Connection]:
     opened = apsw.Connection(":memory:")
-    search.register(opened)
     yield opened
     opened.close()
 

@@ -12,12 +12,12 @@ import apsw
 import structlog
 
 from metamorphd.errors import StartupRefused, StorageFull, StoreNotReady
-from metamorphd.models.caller import Scope
+from metamorphd.models.caller import Scope, server_scope
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_growing, is_point_read, is_search_read
 from metamorphd.store.fills import FILLS
-from metamorphd.store.sqlite import search
 from metamorphd.store.sqlite.gate import Gate
+from metamorphd.store.sqlite.old_index import remove_old_index
 from metamorphd.store.sqlite.readers import Readers
 from metamorphd.store.sqlite.space import Space
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
@@ -147,6 +147,9 @@ class SqliteDatabase:
     async def failed(self) -> None:
         await self._writer.failed.wait()
 
+    async def maintain(self) -> bool:
+        return await self._write(remove_old_index, server_scope())
+
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]
 
@@ -195,7 +198,6 @@ class SqliteDatabase:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)
         connection = apsw.Connection(str(self._path), flags=flags, vfs=self._vfs)
         self._connections.append(connection)
-        search.register(connection)
         for pragma in _pragmas(synchronous=self._synchronous, readonly=readonly):
             connection.execute("PRAGMA " + pragma).fetchall()
         return connection
