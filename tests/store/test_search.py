@@ -145,7 +145,7 @@ async def test_a_search_that_takes_too_much_continues_on_the_next_page(
     await acme.add(*(f"word other {number}" for number in range(30)))
     everything = await acme.found(text)
     assert len(everything) == (0 if text in ("word absent", '"other word"') else 30)
-    monkeypatch.setattr(query, "EFFORT", 10)
+    monkeypatch.setattr(query, "EFFORT", 3)
     pages, after = 0, None
     found: list[str] = []
     while pages == 0 or after is not None:

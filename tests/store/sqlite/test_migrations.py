@@ -1,12 +1,23 @@
 """Migrations of rows that an earlier server stored."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
+from metamorphd.clock import Clock
+from metamorphd.housekeeping import Housekeeping
+from metamorphd.models.content import TextBlock
 from metamorphd.store import migrations
+from metamorphd.store.codec import encode_content
 from metamorphd.store.fills import FILLS
+from metamorphd.store.messages import create_message, delete_message
+from metamorphd.store.search.indexing import EARLIER_MESSAGES, index_earlier_messages, read_earlier_messages
+from metamorphd.store.search.query import phrases_of, search_messages
+from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
+
+from tests.support.rows import ACME, new_message
 
 
 @pytest.fixture
@@ -91,3 +102,60 @@ def test_messages_stored_before_the_migration_are_linked(connection: apsw.Connec
         ("m2", 3, "m2", 2, 7, 1, 0),
         ("m7", 4, "m1", 1, 8, 0, 0),
     ]
+
+
+async def index_some(database: SqliteDatabase, steps: int) -> None:
+    for _ in range(steps):
+        messages = await database.read(read_earlier_messages, ACME)
+        assert messages is not None
+        await database.write(index_earlier_messages, ACME, messages=messages)
+
+
+async def test_messages_stored_before_the_migration_are_indexed_in_steps(tmp_path: Path) -> None:
+    path = tmp_path / "metamorph.db"
+    connection = apsw.Connection(str(path))
+    migrate(connection, last=10)
+    insert(connection, "vaults", hash_key=bytes(32))
+    insert(connection, "sessions", session_id="ses_1", metadata="{}")
+    for number in range(1, 101):
+        row = {"message_id": f"msg_{number:03}", "session_id": "ses_1"}
+        insert(
+            connection,
+            "messages",
+            ordinal=number,
+            role="USER",
+            content=encode_content((TextBlock(f"old {number}"),)),
+            **row,
+        )
+        connection.execute("INSERT INTO message_search (message_id, text) VALUES (:message_id, 'old')", row)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 10").fetchall()
+    connection.close()
+
+    async def found(database: SqliteDatabase, word: str) -> list[str]:
+        page = await database.read(
+            search_messages, ACME, phrases=phrases_of(word), session_id=None, after=None, page_size=200
+        )
+        return [match.snippet for match in page.items]
+
+    everything = [f"old {number}" for number in range(100, 0, -1)]
+    async with SqliteDatabase(path=path, synchronous="FULL") as database:
+        message = new_message("ses_1", "newest, not old")
+        await database.write(create_message, ACME, message=message)
+        await index_some(database, 2)
+        assert await found(database, "old") == ["newest, not old", *everything[: 2 * EARLIER_MESSAGES]]
+        # An index of the messages that were read before they are deleted.
+        messages = await database.read(read_earlier_messages, ACME)
+        assert messages is not None
+        await database.write(delete_message, ACME, message_id=messages[0].message_id, now=1)
+        everything.remove(messages[0].text)
+        await database.write(index_earlier_messages, ACME, messages=messages)
+        # Once more, as if the answer was lost.
+        await database.write(index_earlier_messages, ACME, messages=messages)
+    async with SqliteDatabase(path=path, synchronous="FULL") as database:
+        await Housekeeping(database=database, clock=Clock(), event_retention_hours=1).sweep()
+        assert await found(database, "old") == ["newest, not old", *everything]
+        assert await found(database, "newest") == ["newest, not old"]
+    connection = apsw.Connection(str(path))
+    assert connection.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'message_search%'").fetchall() == []
+    assert connection.execute("SELECT unindexed_before FROM vaults").fetchall() == [(None,)]
+    connection.close()

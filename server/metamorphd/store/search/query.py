@@ -19,14 +19,17 @@ from metamorphd.store.sessions import get_session
 Phrase = tuple[str, ...]
 
 MOST_PHRASES = 16
-PHRASES = re.compile(r'"([^"]*)"|([^\s"]+)')
+# A NUL is as good as a space.
+PHRASES = re.compile(r'"([^"\x00]*)"|([^\s"\x00]+)')
 
-# A unit of effort takes about 5 µs: a list of offsets that is looked for, and a hundred offsets in it, …
+# A unit of effort takes about 5 µs. A page takes at most this many, …
 EFFORT = 10_000
+# … one for a list of offsets that is looked for, and for so many in it, …
 OFFSETS_A_UNIT = 100
-# … or, after these, a few hundred characters of a message that is read.
+# … and these for a message that is read, with one for so many characters of its content, and of those searched.
 UNITS_A_MESSAGE = 4
-CHARACTERS_A_UNIT = 200
+STORED_A_UNIT = 4_000
+SEARCHED_A_UNIT = 200
 # Blocks are read in portions, larger ones as long as little is found.
 MOST_BLOCKS = 64
 LISTS_AT_ONCE = 512
@@ -154,8 +157,8 @@ async def _find(tx: Transaction, *, number: int, phrases: Sequence[Phrase], effo
     effort.left -= UNITS_A_MESSAGE
     if row is None:
         return None
-    effort.left -= len(row.content) // CHARACTERS_A_UNIT
     text = text_of(decode_content(row.content))[:SEARCHED_CHARACTERS]
+    effort.left -= len(row.content) // STORED_A_UNIT + len(text) // SEARCHED_A_UNIT
     longer = [phrase for phrase in phrases if len(phrase) > 1]
     if longer:
         # Words have no spaces.

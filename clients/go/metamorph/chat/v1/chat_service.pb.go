@@ -1595,12 +1595,14 @@ func (x *DeleteMessageResponse) GetMessage() *Message {
 type SearchMessagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
-	// and 1000 characters. The first 65,536 characters of a message are searched.
+	// and 1000 characters. The first 65,536 characters of a message are searched. The first 500 different words of its
+	// first 8,192 characters are found as soon as it is stored, the others some seconds later. In scripts that put no
+	// spaces between words, such as Chinese, Japanese and Thai, a word is found wherever its characters follow each other.
 	Query string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
 	// The maximum number to return. 0 means 50; the maximum is 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
-	// Messages that are stored or deleted while paging may be skipped or repeated.
+	// Later pages go on with older messages, so messages that are stored while paging are not among them.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND.
 	SessionId     *string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3,oneof" json:"session_id,omitempty"`
@@ -1732,7 +1734,7 @@ type MessageMatch struct {
 	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=metamorph.chat.v1.Role" json:"role,omitempty"`
 	// When it was stored.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// The part of its text that matches best. `…` marks where text was left out.
+	// The part of its text around the first match. `…` marks where text was left out.
 	Snippet string `protobuf:"bytes,5,opt,name=snippet,proto3" json:"snippet,omitempty"`
 	// The matching words and phrases in snippet, in order.
 	Highlights    []*TextRange `protobuf:"bytes,6,rep,name=highlights,proto3" json:"highlights,omitempty"`
@@ -1815,9 +1817,10 @@ func (x *MessageMatch) GetHighlights() []*TextRange {
 // A page of matching messages.
 type SearchMessagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Best match first.
+	// Newest first. A page ends when it has taken a certain amount of work: it can have fewer results than page_size, or
+	// none, without being the last one.
 	Results []*MessageMatch `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
-	// Empty on the last page.
+	// Empty on the last page only.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
