@@ -116,13 +116,14 @@ async def test_messages_stored_before_the_migration_are_indexed_in_steps(tmp_pat
     connection = apsw.Connection(str(path))
     migrate(connection, last=10)
     insert(connection, "vaults", hash_key=bytes(32))
-    insert(connection, "sessions", session_id="ses_1", metadata="{}")
+    insert(connection, "sessions", session_id="ses_1", metadata="{}", message_count=100)
     for number in range(1, 101):
         row = {"message_id": f"msg_{number:03}", "session_id": "ses_1"}
         insert(
             connection,
             "messages",
             ordinal=number,
+            delete_time=None,
             role="USER",
             content=encode_content((TextBlock(f"old {number}"),)),
             **row,
