@@ -3,7 +3,7 @@
 from collections.abc import Set as AbstractSet
 
 from metamorphd.models.message import Highlight
-from metamorphd.store.search.words import WORDS, words_of
+from metamorphd.store.search.words import ASCII_WORDS, WORDS, words_of
 
 CHARACTERS = 400
 BEFORE = 100
@@ -14,7 +14,7 @@ def excerpt(text: str, wanted: AbstractSet[str]) -> tuple[str, tuple[Highlight, 
 
     `…` shows where it was cut.
     """
-    first = next((word.start() for word in WORDS.finditer(text) if not wanted.isdisjoint(words_of(word[0]))), 0)
+    first = _first(text, wanted)
     begin = max(0, first - BEFORE)
     if begin:
         # At the beginning of a word, if there is one soon.
@@ -28,3 +28,10 @@ def excerpt(text: str, wanted: AbstractSet[str]) -> tuple[str, tuple[Highlight, 
         if not wanted.isdisjoint(words_of(word[0]))
     )
     return f"{before}{text[begin:end]}{after}", shown
+
+
+def _first(text: str, wanted: AbstractSet[str]) -> int:
+    """Returns where the first of the words begins, or 0."""
+    if text.isascii():
+        return next((word.start() for word in ASCII_WORDS.finditer(text.lower()) if word[0] in wanted), 0)
+    return next((word.start() for word in WORDS.finditer(text) if not wanted.isdisjoint(words_of(word[0]))), 0)

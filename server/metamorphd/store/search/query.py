@@ -22,14 +22,16 @@ MOST_PHRASES = 16
 # A NUL is as good as a space.
 PHRASES = re.compile(r'"([^"\x00]*)"|([^\s"\x00]+)')
 
-# A unit of effort takes about 5 µs. A page takes at most this many, …
+# A unit of effort takes 5 to 10 µs. A page takes at most this many, …
 EFFORT = 10_000
 # … one for a list of offsets that is looked for, and for so many in it, …
-OFFSETS_A_UNIT = 100
+OFFSETS_A_UNIT = 50
 # … and these for a message that is read, with one for so many characters of its content, and of those searched.
-UNITS_A_MESSAGE = 4
+UNITS_A_MESSAGE = 8
 STORED_A_UNIT = 4_000
-SEARCHED_A_UNIT = 200
+SEARCHED_A_UNIT = 100
+# Other alphabets take five times as long.
+UNICODE_FACTOR = 5
 # Blocks are read in portions, larger ones as long as little is found.
 MOST_BLOCKS = 64
 LISTS_AT_ONCE = 512
@@ -158,7 +160,8 @@ async def _find(tx: Transaction, *, number: int, phrases: Sequence[Phrase], effo
     if row is None:
         return None
     text = text_of(decode_content(row.content))[:SEARCHED_CHARACTERS]
-    effort.left -= len(row.content) // STORED_A_UNIT + len(text) // SEARCHED_A_UNIT
+    effort.left -= len(row.content) // STORED_A_UNIT
+    effort.left -= len(text) * (1 if text.isascii() else UNICODE_FACTOR) // SEARCHED_A_UNIT
     longer = [phrase for phrase in phrases if len(phrase) > 1]
     if longer:
         # Words have no spaces.
