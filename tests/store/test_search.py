@@ -221,8 +221,6 @@ async def test_a_long_message_is_indexed_and_removed_in_steps(acme: Vault, datab
 async def test_messages_are_found_by_their_beginning(acme: Vault, database: Database) -> None:
     text = "x " * CHARACTERS_AT_ONCE + "middle " + "y" * SEARCHED_CHARACTERS + " last"
     await acme.add(text)
-    await Housekeeping(
-        database=database, clock=Clock(), event_retention_hours=1, request_retention_days=7
-    ).sweep()
+    await Housekeeping(database=database, clock=Clock(), event_retention_hours=1, request_retention_days=7).sweep()
     assert await acme.found("middle x") == [text]
     assert await acme.found("last") == []

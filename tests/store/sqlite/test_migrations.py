@@ -153,7 +153,7 @@ async def test_messages_stored_before_the_migration_are_indexed_in_steps(tmp_pat
         # Once more, as if the answer was lost.
         await database.write(index_earlier_messages, ACME, messages=messages)
     async with SqliteDatabase(path=path, synchronous="FULL") as database:
-        await Housekeeping(database=database, clock=Clock(), event_retention_hours=1).sweep()
+        await Housekeeping(database=database, clock=Clock(), event_retention_hours=1, request_retention_days=7).sweep()
         assert await found(database, "old") == ["newest, not old", *everything]
         assert await found(database, "newest") == ["newest, not old"]
     connection = apsw.Connection(str(path))

@@ -37,8 +37,8 @@ GET_PENDING = """
 SELECT indexed_messages.message_id, indexed_messages.number, word_count, session_id, content
 FROM indexed_messages LEFT JOIN messages
     ON messages.vault_id = :vault_id AND messages.message_id = indexed_messages.message_id
-WHERE indexed_messages.vault_id = :vault_id AND pending = 1
-LIMIT 1
+WHERE indexed_messages.vault_id = :vault_id
+    AND number = (SELECT MIN(number) FROM indexed_messages WHERE vault_id = :vault_id AND pending = 1)
 """
 GET_WATERMARK = "SELECT unindexed_before FROM vaults WHERE vault_id = :vault_id"
 GET_EARLIER = """

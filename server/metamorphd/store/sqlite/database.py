@@ -148,7 +148,7 @@ class SqliteDatabase:
         await self._writer.failed.wait()
 
     async def maintain(self) -> bool:
-        return await self._write(remove_old_index, server_scope())
+        return await self._write(remove_old_index, server_scope(), growing=False)
 
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]

@@ -15,7 +15,7 @@ CREATE TABLE indexed_messages (
     PRIMARY KEY (vault_id, number)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX indexed_messages_by_message ON indexed_messages (vault_id, message_id);
-CREATE INDEX indexed_messages_pending ON indexed_messages (vault_id, number) WHERE pending = 1;
+CREATE INDEX indexed_messages_pending ON indexed_messages (vault_id, pending) WHERE pending = 1;
 
 CREATE TABLE postings (
     vault_id TEXT NOT NULL,
