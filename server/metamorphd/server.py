@@ -40,6 +40,7 @@ from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
 from metamorphd.edge.streams import PATIENCE_SECONDS, Streams
 from metamorphd.errors import ServerFailed, StartupRefused
 from metamorphd.housekeeping import Housekeeping
+from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
 from metamorphd.llm.offline import Offline
@@ -182,6 +183,7 @@ class Server:
             clock=self._clock,
             terms=_terms(self._settings, self._catalog, self._clock),
             titles=titles,
+            in_flight=_in_flight(self._settings),
             time_limit=self._settings.turn_timeout_seconds,
         )
         running = Gauge("metamorph_running_turns", "Turns that are generating a reply", registry=self._metrics.registry)
@@ -195,6 +197,7 @@ class Server:
         return Pipeline(
             guards=_guards(self._settings, verifier=verifier, limits=limits),
             streams=Streams(revoked_tokens=self._revoked_tokens, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
+            in_flight=_in_flight(self._settings),
             metrics=self._metrics,
             log=log,
         )
@@ -267,6 +270,10 @@ def _model(settings: Settings) -> Model:
         stall_seconds=settings.anthropic_stall_seconds,
         compact_above=settings.compaction_trigger_tokens,
     )
+
+
+def _in_flight(settings: Settings) -> BytesInFlight:
+    return BytesInFlight(total=settings.max_bytes_in_flight, per_vault=settings.max_vault_bytes_in_flight)
 
 
 def _tls(settings: Settings) -> Tls | None:

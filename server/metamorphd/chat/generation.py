@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
 import structlog
@@ -12,7 +12,7 @@ from metamorphd.chat.pace import Pace
 from metamorphd.chat.pending_events import Pending
 from metamorphd.chat.reply_size import ReplySize
 from metamorphd.errors import DomainError, Internal, TurnInterrupted, TurnTimeout
-from metamorphd.llm.interface import Model, Prompt, ReplyBlock, ReplyStop, ReplyThinkingEnd, ReplyUsage
+from metamorphd.llm.interface import Model, Prompt, ReplyBlock, ReplyEvent, ReplyStop, ReplyThinkingEnd, ReplyUsage
 from metamorphd.models.content import ThinkingBlock
 from metamorphd.models.turn import MiddleEvent, StopReason, TurnError, TurnStatus
 from metamorphd.models.usage import Usage
@@ -59,7 +59,7 @@ class Generation:
         self,
         *,
         model: Model,
-        prompt: Callable[[], Awaitable[Prompt]],
+        prompt: Callable[[], AbstractAsyncContextManager[Prompt]],
         cost: Callable[[Usage], int],
         time_limit: float,
         pace: Pace,
@@ -123,11 +123,19 @@ class Generation:
         self._ready.set()
 
     async def _read(self) -> Outcome:
-        prompt = await self._prompt()
-        self.model_calls += 1
-        async with aclosing(self._model.generate(prompt)) as batches:
-            shown = False
+        async with AsyncExitStack() as sending:
+            reply = self._model.generate(await sending.enter_async_context(self._prompt()))
+            self.model_calls += 1
+            return await self._read_reply(reply, sending)
+
+    async def _read_reply(self, reply: AsyncGenerator[Sequence[ReplyEvent]], sending: AsyncExitStack) -> Outcome:
+        """Reads a reply to its end. Leaves `sending`, which holds the prompt, once the reply has begun."""
+        async with aclosing(reply) as batches:
+            begun = shown = False
             async for batch in batches:
+                if not begun:
+                    begun = True
+                    await sending.aclose()
                 for event in batch:
                     match event:
                         case ReplyUsage(usage):

@@ -104,6 +104,12 @@ def attachment_ids(messages: Iterable[PromptMessage]) -> set[str]:
     return {block.attachment_id for message in messages for block in attachment_blocks(message.content)}
 
 
+def attachments_size(messages: Iterable[PromptMessage]) -> int:
+    """Returns the size of the attachments in messages, in bytes. One that occurs twice counts once."""
+    sizes = {block.attachment_id: block.size for message in messages for block in attachment_blocks(message.content)}
+    return sum(sizes.values())
+
+
 def _only(messages: Iterable[PromptMessage], keep: Callable[[AttachmentBlock], bool]) -> tuple[PromptMessage, ...]:
     """Returns messages with only the attachments for which `keep`, which is called in order, returns true."""
 

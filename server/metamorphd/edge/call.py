@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from metamorphd.edge.methods import Method
+from metamorphd.in_flight import Hold
 from metamorphd.models.caller import Caller, Scope
 
 CALL_ID_KEY = "x-request-id"
@@ -56,8 +57,8 @@ class Exchange(Protocol):
 class Call:
     """One call. The guards set the caller, then the request. `call_id` is the one that the caller sent, or a new one.
 
-    If requests are streamed, `raw` and `request` are the latest one. `code` and `reason` are the outcome, `began` is
-    the start time by the performance counter.
+    If requests are streamed, `raw` and `request` are the latest one. `hold` is the memory that large requests take up.
+    `code` and `reason` are the outcome, `began` is the start time by the performance counter.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class Call:
         "caller",
         "code",
         "exchange",
+        "hold",
         "method",
         "raw",
         "reason",
@@ -80,6 +82,7 @@ class Call:
         self.method = method
         self.exchange = exchange
         self.raw = b""
+        self.hold: Hold | None = None
         self.authorization: list[str | bytes] = []
         self.vault_header: list[str | bytes] = []
         self.caller: Caller | None = None
@@ -106,6 +109,11 @@ class Call:
         """Returns the parsed request, and drops the call's reference: a call may last longer than it needs it."""
         request, self.request = self.request, None
         return request
+
+    def release(self) -> None:
+        """Gives back the memory that the requests took up."""
+        if self.hold is not None:
+            self.hold.release()
 
     @property
     def scope(self) -> Scope:

@@ -154,6 +154,8 @@ class Readers:
         while (read := self._ready.get()) is not None:
             reader.run(read)
             self._loop.call_soon_threadsafe(self._ended, read)
+            # Its result, possibly megabytes, would stay in memory until the next one.
+            del read
 
 
 class _Reader:

@@ -120,6 +120,8 @@ class Writer:
             while self._receive():
                 jobs = self._run_batch()
                 self._loop.call_soon_threadsafe(self._answer, jobs)
+                # Their arguments, possibly megabytes, would stay in memory until the next batch.
+                del jobs
         except BaseException as exc:
             # First, because writing to the log may fail too.
             self._loop.call_soon_threadsafe(self._fail)
