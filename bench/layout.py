@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 LARGE_VAULT, DEEP_VAULT = "large", "deep"
 DEEP_MESSAGES = 20_000
@@ -9,8 +10,6 @@ DEEP_MESSAGES = 20_000
 ERASABLE, ERASABLE_IF_FULL = 3, 12
 # Of sessions, in this order again and again: most are short, most messages are in long ones.
 SIZES = (2, 4, 10, 30, 4, 80, 2, 200, 6, 400)
-# Every so many turns the branch goes on from before the last few.
-FORK_EVERY, FORK_BACK = 50, 6
 MICROSECONDS = 1_000_000
 # 2026-01-01, the time of a vault's first message; each is a second after the one before.
 BEGINNING = 1_767_225_600 * MICROSECONDS
@@ -26,7 +25,7 @@ class SessionPlan:
     first: int
     size: int
 
-    @property
+    @cached_property
     def session_id(self) -> str:
         return identity("ses", self.first, self.vault.number, self.number)
 
@@ -40,19 +39,15 @@ class SessionPlan:
 
     def message_id(self, place: int) -> str:
         """Returns the id of its message at a place, from 0."""
-        return identity("msg", self.first + place, self.vault.number, place)
+        return f"msg{self._identities[place]}"
 
     def turn_id(self, place: int) -> str:
         """Returns the id of its turn whose user's message is at a place."""
-        return identity("turn", self.first + place, self.vault.number, place)
+        return f"turn{self._identities[place]}"
 
-    def parent(self, place: int) -> int | None:
-        """Returns the place of a message's parent; None of the first."""
-        turn, reply = divmod(place, 2)
-        if reply:
-            return place - 1
-        back = FORK_BACK if turn % FORK_EVERY == FORK_EVERY - 1 else 1
-        return None if turn == 0 else (turn - back) * 2 + 1
+    @cached_property
+    def _identities(self) -> list[str]:
+        return [identity("", self.first + place, self.vault.number, place) for place in range(self.size)]
 
 
 @dataclass(frozen=True)

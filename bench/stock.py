@@ -5,10 +5,8 @@ vaults.
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from typing import NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 
 import apsw
 import orjson
@@ -19,15 +17,19 @@ from metamorphd.models.turn import StopReason, TurnStatus
 from metamorphd.models.usage import Usage
 from metamorphd.store.codec import encode_content
 from metamorphd.store.database import SqlValue
-from metamorphd.store.search.postings import BLOCK_BITS, hasher, indexed_words
 
 from bench.corpus import CORPUS
 from bench.layout import LARGE_VAULT, SessionPlan, VaultPlan, time_of
+from bench.links import link_of
+from bench.postings import Postings, text_words
 
 MODEL = "claude-sonnet-5-5"
 OWNER = "srv_generated"
 LEASE = 30_000_000
 USAGE = Usage(input_tokens=60, output_tokens=50, cost_usd_nanos=620_000)
+REPLY_USAGE = (USAGE.input_tokens, USAGE.output_tokens, 0, 0, USAGE.cost_usd_nanos)
+NO_USAGE = (None,) * 5
+DAY_SECONDS = 86_400
 # Of a turn with one delta: its first event, that one, and its last.
 LAST_SEQUENCE = 3
 GONE = 2
@@ -67,45 +69,6 @@ SQL = {
 }
 
 
-class Link(NamedTuple):
-    """The place of a message in its session's tree: its depth, and the place and the depth of an ancestor."""
-
-    depth: int
-    jump: int
-    jump_depth: int
-
-
-class Postings:
-    """The full-text index of a vault, as `metamorphd.store.search.postings` makes it, by blocks."""
-
-    def __init__(self, vault: VaultPlan) -> None:
-        self._vault_id = vault.vault_id
-        self._term = cache(hasher(hash_key(vault)))
-        self._blocks: defaultdict[int, defaultdict[str, bytearray]] = defaultdict(lambda: defaultdict(bytearray))
-
-    def add(self, number: int, session_id: str, text: str, added: str) -> int:
-        """Adds a message; returns how many words it has."""
-        words = indexed_words(session_id, (*text.split(), *([added] if added else [])))
-        block, offset = divmod(number, 1 << BLOCK_BITS)
-        for word in words:
-            self._blocks[block][word] += offset.to_bytes(2)
-        return len(words)
-
-    def complete(self, number: int) -> Iterator[Row]:
-        """Yields the rows of the blocks before that of a number, once."""
-        for block in sorted(block for block in self._blocks if block < number >> BLOCK_BITS):
-            yield from self._of(block)
-
-    def rest(self) -> Iterator[Row]:
-        """Yields the rows of the blocks that are left."""
-        for block in sorted(self._blocks):
-            yield from self._of(block)
-
-    def _of(self, block: int) -> list[Row]:
-        words = self._blocks.pop(block)
-        return sorted((self._vault_id, block, self._term(word), bytes(offsets)) for word, offsets in words.items())
-
-
 class Stock:
     """Writes vaults. Calls `advance` with how many messages were stored."""
 
@@ -119,16 +82,14 @@ class Stock:
         """Writes a vault and all that is in it."""
         begin = time_of(0)
         self._rows["vaults"].append((vault.vault_id, "", "", "", hash_key(vault), 1, begin, begin, vault.messages))
-        self._postings = Postings(vault)
+        self._postings = Postings(vault.vault_id, hash_key(vault), vault.messages)
         spent: dict[str, int] = defaultdict(int)
         for session in vault.sessions():
             self._session(session)
-            self._rows["postings"] += self._postings.complete(session.first + session.size)
             for day, turns in self._usage(session):
                 spent[day] += turns
             if len(self._rows["messages"]) >= BATCH:
                 self._store()
-        self._rows["postings"] += self._postings.rest()
         self._rows["daily_usage"] += [(vault.vault_id, day, MODEL, *_used(turns)) for day, turns in spent.items()]
         self._store()
 
@@ -151,15 +112,12 @@ class Stock:
         self._rows["session_metadata"] += [
             (plan.vault.vault_id, key, value, plan.session_id) for key, value in metadata(plan).items()
         ]
-        links: list[Link] = []
         for place in range(plan.size):
-            size = self._message(plan, place)
-            self._link(plan, place, size, links)
+            self._message(plan, place)
             if place % 2 == 0:
                 self._turn(plan, place)
 
-    def _message(self, plan: SessionPlan, place: int) -> int:
-        """Adds a message; returns the size of its content."""
+    def _message(self, plan: SessionPlan, place: int) -> None:
         vault = plan.vault
         number, reply = plan.first + place, place % 2 == 1
         added = CORPUS.added_word(number, vault.rare_every)
@@ -173,35 +131,27 @@ class Stock:
             if added:
                 # Before the closing quotation mark of the only block.
                 encoded = f"{encoded[:-3]} {added}{encoded[-3:]}"
-        message_id, parent = plan.message_id(place), plan.parent(place)
-        usage: Row = (None,) * 5
-        if reply:
-            usage = (USAGE.input_tokens, USAGE.output_tokens, 0, 0, USAGE.cost_usd_nanos)
-        size = len(encoded.encode())
+        message_id, link = plan.message_id(place), link_of(place)
+        parent_id = None if link.parent is None else plan.message_id(link.parent)
+        # All of it is ASCII.
+        size = len(encoded)
         self._rows["messages"].append(
             (
-                *(vault.vault_id, message_id, plan.session_id, place + 1),
-                None if parent is None else plan.message_id(parent),
+                *(vault.vault_id, message_id, plan.session_id, place + 1, parent_id),
                 *("ASSISTANT" if reply else "USER", encoded, size, plan.turn_id(place - reply)),
-                *(plan.creator, MODEL if reply else "", *usage, time_of(number)),
+                *(plan.creator, MODEL if reply else "", *(REPLY_USAGE if reply else NO_USAGE), time_of(number)),
             )
         )
-        words = self._postings.add(number + 1, plan.session_id, CORPUS.texts[text_number], added)
-        self._rows["indexed_messages"].append((vault.vault_id, number + 1, message_id, words, 0))
-        return size
-
-    def _link(self, plan: SessionPlan, place: int, size: int, links: list[Link]) -> None:
-        """Adds the link of a message, by the rule of `metamorphd.store.links`, to its row and to `links`."""
-        parent = plan.parent(place)
-        link = Link(1, place, 1) if parent is None else below(links, parent)
-        links.append(link)
         self._rows["message_links"].append(
             (
-                *(plan.vault.vault_id, plan.message_id(place), plan.session_id),
-                None if parent is None else plan.message_id(parent),
-                *(link.depth, plan.message_id(link.jump), link.jump_depth, size, place % 2 == 0, False),
+                *(vault.vault_id, message_id, plan.session_id, parent_id),
+                *(link.depth, plan.message_id(link.jump), link.jump_depth, size, not reply, False),
             )
         )
+        # Its text's words, its session, and what it has beside.
+        words = text_words(text_number) + 1 + bool(added)
+        self._rows["indexed_messages"].append((vault.vault_id, number + 1, message_id, words, 0))
+        self._rows["postings"] += self._postings.add(number + 1, plan.session_id, added)
 
     def _turn(self, plan: SessionPlan, place: int) -> None:
         asked, answered = time_of(plan.first + place), time_of(plan.first + place + 1)
@@ -216,10 +166,9 @@ class Stock:
 
     def _usage(self, plan: SessionPlan) -> Iterator[tuple[str, int]]:
         """Adds what a session has used; yields its days with their turns."""
-        days: dict[str, int] = defaultdict(int)
-        for place in range(1, plan.size, 2):
-            days[day_of(time_of(plan.first + place)).isoformat()] += 1
-        for day, turns in days.items():
+        days = Counter((plan.first + place) // DAY_SECONDS for place in range(1, plan.size, 2))
+        for number, turns in days.items():
+            day = day_of(time_of(number * DAY_SECONDS)).isoformat()
             self._rows["usage"].append((plan.vault.vault_id, day, plan.session_id, MODEL, *_used(turns)))
             yield day, turns
 
@@ -230,15 +179,6 @@ class Stock:
         )
         self._rows["attachment_chunks"].append((vault_id, block.attachment_id, 0, upload(plan, place).data))
         self._rows["attachment_uses"].append((vault_id, block.attachment_id, plan.message_id(place), plan.session_id))
-
-
-def below(links: Sequence[Link], parent: int) -> Link:
-    """Returns the link of a message by its parent's place, as CREATE_LINK makes it."""
-    above = links[parent]
-    jump = links[above.jump]
-    if above.depth - above.jump_depth == above.jump_depth - jump.jump_depth:
-        return Link(above.depth + 1, jump.jump, jump.jump_depth)
-    return Link(above.depth + 1, parent, above.depth)
 
 
 def hash_key(vault: VaultPlan) -> bytes:

@@ -25,6 +25,7 @@ from rich.progress import Progress
 from bench.corpus import COMMON_WORDS, RARE_WORD
 from bench.generate import generate
 from bench.layout import DEEP_VAULT, LARGE_VAULT, Layout, SessionPlan, time_of
+from bench.links import parent_of
 from bench.stock import OWNER, USAGE, attachment_of, content_of, hash_key, metadata, title, upload
 from tests.support.rows import TERMS, new_session, scope_of
 
@@ -59,7 +60,7 @@ async def store(database: SqliteDatabase, plan: SessionPlan) -> None:
         now=time_of(plan.first),
     )
     for place in range(0, plan.size, 2):
-        parent = plan.parent(place)
+        parent = parent_of(place)
         turn = await database.write(
             create_turn,
             scope,
