@@ -32,7 +32,7 @@ FULL = Layout(10_000_000, 5_000, ERASABLE_IF_FULL)
 
 ROUNDS = ERASABLE
 # Of an operation, both sides together: what is slow is measured less often.
-OPERATION_SECONDS = 4.0
+OPERATION_SECONDS = 3.0
 LEAST_CALLS = 3
 STARTS = 3
 MOST_RATIO = 1.5
