@@ -1,6 +1,7 @@
 """Part (g): what calls cost by how much is stored, on two generated files, measured in turns."""
 
 import contextlib
+import hashlib
 import math
 import os
 import shutil
@@ -17,6 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from metamorphd.store import migrations
 from rich.progress import Progress
 
+from bench import corpus, links, postings, stock
+from bench import layout as layout_module
 from bench.figure import Figure
 from bench.generate import MESSAGES, VAULTS, generate
 from bench.layout import ERASABLE, ERASABLE_IF_FULL, Layout
@@ -165,7 +168,7 @@ def at(values: Sequence[float], percent: int) -> float:
 @contextmanager
 def measurable(layout: Layout, files: Path, progress: Progress) -> Iterator[Path]:
     """Yields a file of a layout, which measuring changes: a copy, but of a full one the only one there is."""
-    stored = files / f"{layout.messages}-{layout.vaults}-schema{migrations.load('sqlite')[-1][0]}.db"
+    stored = files / f"{layout.messages}-{layout.vaults}-{_version()}.db"
     if not stored.exists():
         generate(stored, layout, progress)
     if layout == FULL:
@@ -175,6 +178,13 @@ def measurable(layout: Layout, files: Path, progress: Progress) -> Iterator[Path
         copy = Path(directory) / stored.name
         shutil.copyfile(stored, copy)
         yield copy
+
+
+def _version() -> str:
+    """Returns what files depend on beside their layout, the schema and the generator, as a hash."""
+    sources = [statements for _, statements in migrations.load("sqlite")]
+    sources += [Path(str(module.__file__)).read_text() for module in (corpus, layout_module, links, postings, stock)]
+    return hashlib.sha256("".join(sources).encode()).hexdigest()[:8]
 
 
 @contextmanager
