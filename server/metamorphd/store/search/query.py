@@ -39,6 +39,18 @@ LISTS_AT_ONCE = 512
 GET_NUMBERS = """
 SELECT first_message_number, last_message_number, hash_key FROM vaults WHERE vault_id = :vault_id
 """
+# The lowest and the highest number of a session, from its first and its last message that is indexed.
+GET_SESSION_NUMBERS = """
+SELECT
+    (SELECT number FROM messages CROSS JOIN indexed_messages
+     WHERE messages.vault_id = :vault_id AND messages.session_id = :session_id
+         AND indexed_messages.vault_id = :vault_id AND indexed_messages.message_id = messages.message_id
+     ORDER BY ordinal LIMIT 1) AS first_message_number,
+    (SELECT number FROM messages CROSS JOIN indexed_messages
+     WHERE messages.vault_id = :vault_id AND messages.session_id = :session_id
+         AND indexed_messages.vault_id = :vault_id AND indexed_messages.message_id = messages.message_id
+     ORDER BY ordinal DESC LIMIT 1) AS last_message_number
+"""
 LIST_OFFSETS = """
 WITH RECURSIVE blocks (block) AS (
     SELECT CAST(:newest AS INTEGER)
@@ -89,15 +101,18 @@ async def search_messages(
     vault = await tx.one(GET_NUMBERS)
     if vault is None:
         return Page((), None)
+    within = vault if session_id is None else await tx.one(GET_SESSION_NUMBERS, session_id=session_id)
+    if within is None or within.first_message_number is None:
+        return Page((), None)
+    oldest, newest = within.first_message_number, within.last_message_number
+    if after:
+        newest = min(int(after[0]) - 1, newest)
     words = {word for phrase in phrases for word in phrase}
     # A session's word is looked for first, because few blocks have it.
     names = [*([] if session_id is None else [session_word(session_id)]), *sorted(words)]
-    newest = min(int(after[0]) - 1, vault.last_message_number) if after else vault.last_message_number
     effort, matches = Effort(EFFORT), list[MessageMatch]()
-    blocks = _blocks(
-        tx, list(map(hasher(vault.hash_key), names)), newest=newest, oldest=vault.first_message_number, effort=effort
-    )
-    async for numbers, oldest in blocks:
+    blocks = _blocks(tx, list(map(hasher(vault.hash_key), names)), newest=newest, oldest=oldest, effort=effort)
+    async for numbers, reached in blocks:
         for number in numbers:
             found = await _find(tx, number=number, phrases=phrases, effort=effort)
             if found is not None and len(matches) == page_size:
@@ -106,8 +121,8 @@ async def search_messages(
                 matches.append(_match(*found, words))
             if effort.left <= 0:
                 return Page(tuple(matches), (number,))
-        if effort.left <= 0 and oldest > vault.first_message_number:
-            return Page(tuple(matches), (oldest,))
+        if effort.left <= 0 and reached > oldest:
+            return Page(tuple(matches), (reached,))
     return Page(tuple(matches), None)
 
 
