@@ -17,6 +17,7 @@ PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 # A request usually arrives together with its call.
 SOON_SECONDS = 0.1
+SETTLE_SECONDS = 0.01
 
 
 class Stream:
@@ -146,6 +147,12 @@ class Streams:
                 stream.end(TokenRevoked())
 
     def _late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
+        # While the event loop is busy, the timer is due although the request is here. It is handled first.
+        asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._count_late, task, late)
+
+    def _count_late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
+        if task not in self._reading:
+            return
         try:
             late()
         except DomainError as refusal:
