@@ -22,8 +22,8 @@ from metamorphd.store.search.postings import (
 from metamorphd.store.search.words import SEARCHED_CHARACTERS, words_of
 
 # Each about 5 ms of the writer.
-PENDING_WORDS = 512
-EARLIER_MESSAGES = 16
+PENDING_WORDS = 256
+EARLIER_MESSAGES = 8
 EARLIER_CHARACTERS = 8_192
 
 FIND_VAULT = """
