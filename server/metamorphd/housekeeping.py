@@ -7,6 +7,7 @@ from typing import Self
 import structlog
 
 from metamorphd.clock import Clock
+from metamorphd.errors import StorageFull
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.store.attachments import prune_attachments
 from metamorphd.store.database import Database, SystemOperation
@@ -125,6 +126,8 @@ class Housekeeping:
         while True:
             try:
                 await work()
+            except StorageFull:
+                logger.warning("housekeeping waits for free space")
             except Exception:
                 logger.exception("housekeeping failed; retrying in the next round")
             await asyncio.sleep(seconds)

@@ -34,10 +34,12 @@ NOT_GROWING = {
     "update_vault_limits": "must always be possible, and is the operator's",
 }
 GROWING = {
+    "add_pending_words",
     "create_attachment",
     "create_regeneration",
     "create_session",
     "create_turn",
+    "index_earlier_messages",
     "update_session",
     "update_vault",
 }

@@ -10,12 +10,19 @@ import httpx
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorphd.errors import StorageFull
+from metamorphd.housekeeping import Housekeeping
+from metamorphd.store.messages import delete_message
+from metamorphd.store.search.postings import WORDS_AT_ONCE
+from metamorphd.store.search.query import phrases_of, search_messages
+from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.space import Space
 
 from tests.support.caller import Caller, calling
 from tests.support.media import FILES
 from tests.support.processes import Service, serving_process
 from tests.support.refusal import refused
+from tests.support.rows import ACME, CLOCK, new_session, stored_message
 from tests.support.tokens import mint
 
 MEGABYTES = 64
@@ -81,6 +88,30 @@ async def test_a_full_volume_refuses_growth_only_and_recovers(volume: Path) -> N
             (volume / "filler").unlink()
             await alice.send(kept.session_id)
             assert (await health(server))["status"] == "ok"
+
+
+async def test_indexing_waits_for_space_and_deletion_does_not(volume: Path) -> None:
+    async with SqliteDatabase(path=volume / "db", synchronous="FULL") as database:
+        keeping = Housekeeping(database=database, clock=CLOCK, event_retention_hours=1, request_retention_days=7)
+        session = await new_session(database)
+        text = " ".join(f"word{number}" for number in range(2 * WORDS_AT_ONCE))
+        kept, deleted = [await stored_message(database, session.session_id, text) for _ in range(2)]
+
+        async def found(word: str) -> list[str]:
+            page = await database.read(
+                search_messages, ACME, phrases=phrases_of(word), session_id=None, after=None, page_size=10
+            )
+            return [match.message_id for match in page.items]
+
+        last = text.split()[-1]
+        fill(volume / "filler")
+        with pytest.raises(StorageFull):
+            await keeping.sweep()
+        await database.write(delete_message, ACME, message_id=deleted.message_id, now=CLOCK.now())
+        assert (await found("word1"), await found(last)) == ([kept.message_id], [])
+        (volume / "filler").unlink()
+        await keeping.sweep()
+        assert await found(last) == [kept.message_id]
 
 
 def test_the_ballast_is_released_once_and_made_again_when_there_is_space(volume: Path) -> None:

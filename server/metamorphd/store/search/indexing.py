@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from metamorphd.models.content import text_of
 from metamorphd.store.codec import decode_content
-from metamorphd.store.database import SystemTransaction, Transaction
+from metamorphd.store.database import SystemTransaction, Transaction, grows
 from metamorphd.store.search.postings import (
     COUNT_WORDS,
     GET_INDEXED,
@@ -94,6 +94,7 @@ async def read_pending_words(tx: Transaction) -> PendingWords | None:
     return PendingWords(row.message_id, row.word_count, every[row.word_count : end], last=end >= len(every))
 
 
+@grows
 async def add_pending_words(tx: Transaction, *, pending: PendingWords) -> None:
     """Indexes a message by further words, unless it was indexed or deleted since they were read."""
     row = await tx.one(GET_INDEXED, message_id=pending.message_id)
@@ -126,6 +127,7 @@ async def read_earlier_messages(tx: Transaction) -> tuple[EarlierMessage, ...] |
     return tuple(found)
 
 
+@grows
 async def index_earlier_messages(tx: Transaction, *, messages: Sequence[EarlierMessage]) -> None:
     """Indexes messages that `read_earlier_messages` returned, but those that were deleted since. None ends the work."""
     watermark = await tx.one(GET_WATERMARK)
