@@ -11,6 +11,8 @@ from tests.support.statements import STORE, Statement, columns, is_vault, parsed
 
 # Every operation that crosses vaults is listed here, with the reason.
 SYSTEM_OPERATIONS = {
+    "find_deleted_session",  # deleted sessions are erased in all vaults
+    "count_deleted_sessions",  # the backlog of erasing is of all vaults
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
     "renew_leases",  # a server renews the leases of all of its turns at once
     "list_revocations",  # the operator lists revocations of all vaults

@@ -121,5 +121,5 @@ async def test_messages_are_found_by_their_beginning_until_they_are_deleted(data
     assert await query(database, "last") == []
     await database.write(delete_message, ACME, message_id=short.message_id, now=CLOCK.now())
     assert await query(database, "first") == [long.message_id]
-    await database.write(delete_session, ACME, session_id=session, etag="")
+    await database.write(delete_session, ACME, session_id=session, etag="", now=9)
     assert await query(database, "first") == []

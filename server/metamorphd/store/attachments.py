@@ -26,7 +26,20 @@ UPLOAD_AGAIN = """
 UPDATE attachments SET upload_time = :now
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id
 """
-GET_ATTACHMENT = "SELECT " + COLUMNS + " FROM attachments WHERE vault_id = :vault_id AND attachment_id = :attachment_id"
+# Not one that only deleted sessions hold.
+GET_ATTACHMENT = (
+    "SELECT "
+    + COLUMNS
+    + """
+FROM attachments
+WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND (
+    upload_time IS NOT NULL OR EXISTS (
+        SELECT 1 FROM attachment_uses AS used CROSS JOIN sessions
+        WHERE used.vault_id = :vault_id AND used.attachment_id = attachments.attachment_id
+            AND sessions.vault_id = :vault_id AND sessions.session_id = used.session_id
+            AND sessions.delete_time IS NULL))
+"""
+)
 GET_CHUNK = """
 SELECT data FROM attachment_chunks
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
@@ -63,19 +76,6 @@ RELEASE_MESSAGE = """
 DELETE FROM attachment_uses
 WHERE vault_id = :vault_id AND session_id = :session_id AND message_id = :message_id
 """
-DELETE_OF_SESSION = """
-DELETE FROM attachments
-WHERE vault_id = :vault_id AND upload_time IS NULL
-    AND attachment_id IN (
-        SELECT attachment_id FROM attachment_uses WHERE vault_id = :vault_id AND session_id = :session_id
-    )
-    AND NOT EXISTS (
-        SELECT 1 FROM attachment_uses AS other
-        WHERE other.vault_id = :vault_id AND other.attachment_id = attachments.attachment_id
-            AND other.session_id <> :session_id
-    )
-"""
-RELEASE_SESSION = "DELETE FROM attachment_uses WHERE vault_id = :vault_id AND session_id = :session_id"
 # Uploaded again and not sent: the messages that held it before still do.
 KEEP_USED = """
 UPDATE attachments SET upload_time = NULL
@@ -192,12 +192,6 @@ async def release_message(tx: Transaction, *, session_id: str, message_id: str) 
     """A message holds its attachments no more. Those that no other one holds are deleted."""
     await tx.run(DELETE_OF_MESSAGE, session_id=session_id, message_id=message_id)
     await tx.run(RELEASE_MESSAGE, session_id=session_id, message_id=message_id)
-
-
-async def release_session(tx: Transaction, *, session_id: str) -> None:
-    """The messages of a session hold their attachments no more. Those that no other one holds are deleted."""
-    await tx.run(DELETE_OF_SESSION, session_id=session_id)
-    await tx.run(RELEASE_SESSION, session_id=session_id)
 
 
 async def prune_attachments(tx: SystemTransaction, *, before: int, limit: int) -> int:

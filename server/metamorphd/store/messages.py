@@ -27,7 +27,7 @@ COUNT_MESSAGE = """
 UPDATE sessions
 SET message_count = message_count + 1, current_leaf_message_id = :message_id,
     last_message_time = :now, last_activity_time = :now
-WHERE vault_id = :vault_id AND session_id = :session_id
+WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time IS NULL
 RETURNING message_count
 """
 CREATE_MESSAGE = """
@@ -38,7 +38,16 @@ VALUES (:vault_id, :message_id, :session_id, :ordinal, :parent_message_id, :role
     :creator, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :cost_usd_nanos,
     :create_time, :partial)
 """
-GET_MESSAGE = "SELECT " + COLUMNS + " FROM messages WHERE vault_id = :vault_id AND message_id = :message_id"
+GET_MESSAGE = (
+    "SELECT "
+    + COLUMNS
+    + """
+FROM messages
+WHERE vault_id = :vault_id AND message_id = :message_id AND EXISTS (
+    SELECT 1 FROM sessions
+    WHERE sessions.vault_id = :vault_id AND sessions.session_id = messages.session_id AND sessions.delete_time IS NULL)
+"""
+)
 GET_ANSWERING = """
 SELECT turn_id FROM turns
 WHERE vault_id = :vault_id AND session_id = :session_id AND status = 'RUNNING' AND user_message_id = :message_id
@@ -50,7 +59,10 @@ WHERE vault_id = :vault_id AND message_id = :message_id AND delete_time IS NULL
 """
 FORGET_EVENTS = "DELETE FROM events WHERE vault_id = :vault_id AND turn_id = :turn_id"
 MARK_PRUNED = "UPDATE turns SET pruned = 2 WHERE vault_id = :vault_id AND turn_id = :turn_id"
-GET_LEAF = "SELECT current_leaf_message_id FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
+GET_LEAF = """
+SELECT current_leaf_message_id FROM sessions
+WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time IS NULL
+"""
 # Of the candidates, a page ends before the first beyond :max_size bytes; `candidate_count` counts what would follow.
 _PAGE = (
     """, page AS (

@@ -22,14 +22,16 @@ SELECT COUNT(*) AS sessions FROM (
 _NEWEST_FIRST = "last_activity_time DESC, sessions.session_id DESC"
 _FROM = """
 FROM sessions
-WHERE sessions.vault_id = :vault_id AND (last_activity_time, sessions.session_id) < (:after_time, :after_id)"""
+WHERE sessions.vault_id = :vault_id AND (last_activity_time, sessions.session_id) < (:after_time, :after_id)
+    AND last_activity_time >= 0"""
 _FROM_CREATORS = _FROM + " AND creator = :creator"
 _FROM_ARCHIVED = _FROM + " AND archived = :archived"
 _FROM_PAIR = """
 FROM session_metadata AS pair CROSS JOIN sessions
 WHERE pair.vault_id = :vault_id AND pair.key = :key AND pair.value = :value
     AND sessions.vault_id = :vault_id AND sessions.session_id = pair.session_id
-    AND (last_activity_time, sessions.session_id) < (:after_time, :after_id)"""
+    AND (last_activity_time, sessions.session_id) < (:after_time, :after_id)
+    AND last_activity_time >= 0"""
 
 
 def _page(visited: str) -> str:

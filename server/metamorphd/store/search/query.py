@@ -15,7 +15,12 @@ MOST_PHRASES = 16
 # A NUL is as good as a space; SQLite's queries would end at it.
 PHRASES = re.compile(r'"([^"\x00]*)"|([^\s"\x00]+)')
 
-GET_FOUND = "SELECT session_id, role, create_time FROM messages WHERE vault_id = :vault_id AND message_id = :message_id"
+# None of a deleted session, whose messages are in the index until they are erased.
+GET_FOUND = """
+SELECT messages.session_id, role, messages.create_time FROM messages CROSS JOIN sessions
+WHERE messages.vault_id = :vault_id AND message_id = :message_id
+    AND sessions.vault_id = :vault_id AND sessions.session_id = messages.session_id AND sessions.delete_time IS NULL
+"""
 
 
 def phrases_of(query: str) -> tuple[str, ...]:
@@ -43,13 +48,16 @@ async def search_messages(
     texts = await tx.search.query(phrases=phrases, session_id=session_id, offset=offset, limit=page_size + 1)
     wanted = frozenset(fold(word) for phrase in phrases for word in WORDS.findall(phrase))
     matches = [await _match(tx, text, wanted) for text in texts[:page_size]]
-    return Page(tuple(matches), (offset + page_size,) if len(texts) > page_size else None)
+    return Page(
+        tuple(match for match in matches if match is not None),
+        (offset + page_size,) if len(texts) > page_size else None,
+    )
 
 
-async def _match(tx: Transaction, found: IndexedText, wanted: AbstractSet[str]) -> MessageMatch:
+async def _match(tx: Transaction, found: IndexedText, wanted: AbstractSet[str]) -> MessageMatch | None:
     message = await tx.one(GET_FOUND, message_id=found.message_id)
     if message is None:
-        raise RuntimeError("a message that is in the index is missing")
+        return None
     snippet, highlights = excerpt(found.text, wanted)
     return MessageMatch(
         message_id=found.message_id,
