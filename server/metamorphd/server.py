@@ -181,6 +181,8 @@ class Server:
         )
         running = Gauge("metamorph_running_turns", "Turns that are generating a reply", registry=self._metrics.registry)
         running.set_function(lambda: engine.running_turns)
+        for name, (about, read) in self._database.gauges.items():
+            Gauge(name, about, registry=self._metrics.registry).set_function(read)
         return engine
 
     def _pipeline(self, limits: Limits, client: HttpClient, log: CallLog) -> Pipeline:

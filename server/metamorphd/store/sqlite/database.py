@@ -3,7 +3,7 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
@@ -18,6 +18,7 @@ from metamorphd.store.database import Operation, P, SystemOperation, is_point_re
 from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite import search
 from metamorphd.store.sqlite.gate import Gate
+from metamorphd.store.sqlite.log import Log
 from metamorphd.store.sqlite.readers import Readers
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
@@ -65,13 +66,18 @@ class SqliteDatabase:
                     "user?"
                 ) from exc
             raise
-        self._writer = self.writer_class(self._connection)
-        self._readers = Readers(connect=partial(self._connect, readonly=True), gate=Gate())
+        gate = Gate()
+        self._log = Log(connection=self._connection, connect=partial(self._connect, readonly=False), gate=gate)
+        self._writer = self.writer_class(self._connection, log=self._log)
+        self._log.start(self._writer.between_writes)
+        self._readers = Readers(connect=partial(self._connect, readonly=True), gate=gate)
         self._open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._open = False
+        # First, because it gives the writer work.
+        await asyncio.to_thread(self._log.stop)
         await self._writer.close()
         await self._readers.close()
         self._close_files()
@@ -121,6 +127,16 @@ class SqliteDatabase:
 
     async def failed(self) -> None:
         await self._writer.failed.wait()
+
+    @property
+    def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        return {"metamorph_wal_bytes": ("Size of the write-ahead log", self._log_bytes)}
+
+    def _log_bytes(self) -> float:
+        try:
+            return Path(f"{self._path}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]
