@@ -184,8 +184,8 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         description=(
-            "Free space below which calls that store more are refused. 0: none. Default: 256 MiB, or a sixteenth of "
-            "the volume if that is less."
+            "Free space below which calls that store more are refused. 0: none, and no ballast. Default: 256 MiB, or a "
+            "sixteenth of the volume if that is less."
         ),
     )
     log_level: Annotated[str, AfterValidator(_log_level)] = Field(

@@ -90,6 +90,8 @@ def environment_of(directory: Path) -> dict[str, str]:
         "GRPC_PORT": "0",
         "DATABASE_PATH": str(directory / "metamorph.db"),
         "RATE_LIMIT_REQUESTS": "0",
+        # A ballast for each test would fill the disk.
+        "STORAGE_FLOOR_BYTES": "0",
         "AUTH_FAILURE_REQUESTS": "0",
     }
 

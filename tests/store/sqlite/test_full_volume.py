@@ -50,7 +50,7 @@ async def delete(caller: Caller, session_id: str) -> None:
 
 
 async def test_a_full_volume_refuses_growth_only_and_recovers(volume: Path) -> None:
-    with serving_process(volume) as server:
+    with serving_process(volume, STORAGE_FLOOR_BYTES="") as server:
         async with calling(server.target, mint()) as alice, calling(server.target, mint(vault_id="other")) as bob:
             kept, first, second = [await alice.create_session(title=title) for title in ("kept", "first", "second")]
             await alice.send(kept.session_id)
@@ -72,7 +72,7 @@ async def test_a_full_volume_refuses_growth_only_and_recovers(volume: Path) -> N
             await delete(alice, first.session_id)
             server.process.kill()
             server.process.wait()
-    with serving_process(volume) as server:
+    with serving_process(volume, STORAGE_FLOOR_BYTES="") as server:
         async with calling(server.target, mint()) as alice:
             assert len(await alice.messages(kept.session_id)) == 2
             await delete(alice, second.session_id)

@@ -48,7 +48,7 @@ class SqliteDatabase:
     exclusive = True
     writer_class: ClassVar[type[Writer]] = Writer
 
-    def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None, floor_bytes: int | None = None) -> None:
+    def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None, floor_bytes: int | None = 0) -> None:
         self._path = path
         self._synchronous = synchronous
         self._vfs = vfs

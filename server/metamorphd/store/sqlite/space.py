@@ -26,7 +26,7 @@ class Space:
     What is below the floor is for running turns. A ballast file beside the database takes up space as long as there is
     more than enough. It is deleted when even deletions lack the space that they need in the write-ahead log.
 
-    `floor_bytes` of None is 256 MiB, or a sixteenth of the volume if that is less. 0 is no floor.
+    `floor_bytes` of None is 256 MiB, or a sixteenth of the volume if that is less. 0 is no floor, and no ballast.
     """
 
     def __init__(self, path: Path, *, floor_bytes: int | None) -> None:
@@ -79,7 +79,7 @@ class Space:
         self._reusable_bytes = reusable_bytes
         with self._lock, contextlib.suppress(OSError):
             ballast, floor = self._sizes()
-            if not self.reserved and self.free_bytes >= floor + 2 * ballast:
+            if floor > 0 and not self.reserved and self.free_bytes >= floor + 2 * ballast:
                 self._create_ballast(ballast)
 
     def release(self) -> bool:
