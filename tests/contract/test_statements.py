@@ -23,10 +23,12 @@ SYSTEM_OPERATIONS = {
 }
 # A caller's writes that are not refused when the volume is almost full, with the reason. All others are.
 NOT_GROWING = {
+    "add_pending_words": "indexes what is stored",
     "cancel_turn": "ends a turn",
     "create_vault": "a read of a vault that has not been used yet",
     "delete_message": "deletes",
     "delete_session": "deletes",
+    "index_earlier_messages": "indexes what is stored",
     "operation": "the events and the end of a running turn, which chat/event_log.py repeats until they are stored",
     "revoke_token": "must always be possible, and is the operator's",
     "revoke_user": "must always be possible, and is the operator's",
