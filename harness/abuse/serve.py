@@ -6,8 +6,7 @@ from typing import Any
 from metamorphd import server
 from metamorphd.cli import cli
 
-import harness.abuse.expensive_mutants
-import harness.abuse.mutants  # noqa: F401, both register theirs
+import harness.abuse.mutants  # noqa: F401, registers them
 from harness.mutants import mutate
 
 SERVER: Any = server

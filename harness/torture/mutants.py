@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.turn import TurnEvent, TurnFinished
 from metamorphd.store.database import Operation
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.store.sqlite.writer import Job, Writer
+from metamorphd.store.sqlite.writer import Writer
 from metamorphd.store.turns import create
 
 from harness.mutants import Patch, mutant
@@ -46,12 +46,6 @@ def _answered_before_commit(patch: Patch) -> None:
 
     def committing(self: Writer, jobs: Any, *, isolated: bool) -> bool:
         loop = self._loop
-        ran = []
-
-        def noting() -> Iterator[Job]:
-            for job in jobs:
-                ran.append(job)
-                yield job
 
         class Early:
             def __getattr__(self, name: str) -> Any:
@@ -59,14 +53,14 @@ def _answered_before_commit(patch: Patch) -> None:
 
             def execute(self, sql: str, *arguments: Any) -> Any:
                 if sql == "COMMIT":
-                    for job in ran:
+                    for job in jobs:
                         loop.call_soon_threadsafe(job.answer)
                     time.sleep(LATE_SECONDS)
                 return connection.execute(sql, *arguments)
 
         connection, self.connection = self.connection, Early()  # type: ignore[assignment]
         try:
-            return commit(self, noting(), isolated=isolated)
+            return commit(self, jobs, isolated=isolated)
         finally:
             self.connection = connection
 

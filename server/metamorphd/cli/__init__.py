@@ -20,13 +20,13 @@ for command in (dev, serve, token, chat):
 
 
 def main() -> None:
-    """Runs the command. An error that prevents it from starting or going on is printed as one line on stderr."""
+    """Runs the command. An error that prevents it from starting is printed as one line on standard error."""
     try:
         cli()
     except Exception as exc:
-        from metamorphd.errors import ServerFailed, StartupRefused
+        from metamorphd.errors import StartupRefused
 
-        if not isinstance(exc, (StartupRefused, ServerFailed)):
+        if not isinstance(exc, StartupRefused):
             raise
         click.echo(f"metamorph: {exc}", err=True)
         sys.exit(1)

@@ -16,7 +16,6 @@ from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.vault import Budget, BudgetStatus
 from metamorphd.store.codec import decode_content
 from metamorphd.store.database import Transaction
-from metamorphd.store.messages import PROMPT_BRANCH
 
 GET_BUDGETS = """
 SELECT tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month
@@ -30,11 +29,8 @@ SELECT COALESCE(SUM(CASE WHEN day = :today THEN tokens END), 0) AS tokens_per_da
     COALESCE(SUM(tokens), 0) AS tokens_per_month,
     COALESCE(SUM(CASE WHEN day = :today THEN cost_usd_nanos END), 0) AS cost_usd_nanos_per_day,
     COALESCE(SUM(cost_usd_nanos), 0) AS cost_usd_nanos_per_month
-FROM (
-    SELECT day, input_tokens + output_tokens + cache_read_tokens + cache_write_tokens AS tokens, cost_usd_nanos
-    FROM daily_usage
-    WHERE vault_id = :vault_id AND day >= :month AND day < :next_month
-) AS spent
+FROM spending
+WHERE vault_id = :vault_id AND day >= :month AND day < :next_month
 """
 GET_RESERVED = """
 SELECT COALESCE(SUM(reserved_tokens), 0) AS tokens, COALESCE(SUM(reserved_cost_usd_nanos), 0) AS cost_usd_nanos
@@ -42,14 +38,17 @@ FROM turns
 WHERE vault_id = :vault_id AND status = 'RUNNING'
 """
 # What the model is about to read, by message; content only where it holds more than its bytes tell.
-GET_BRANCH_SIZES = (
-    PROMPT_BRANCH
-    + """
-SELECT branch.size, CASE WHEN content LIKE '%"attachment_id"%' THEN content END AS content
-FROM branch CROSS JOIN messages
-WHERE messages.vault_id = :vault_id AND messages.message_id = branch.id
-"""
+GET_BRANCH_SIZES = """
+WITH RECURSIVE branch (id, parent_id) AS (
+    SELECT message_id, parent_message_id FROM messages
+    WHERE vault_id = :vault_id AND message_id = :leaf_message_id AND session_id = :session_id
+    UNION ALL
+    SELECT message_id, parent_message_id FROM branch
+    JOIN messages ON vault_id = :vault_id AND message_id = branch.parent_id
 )
+SELECT size, CASE WHEN content LIKE '%"attachment_id"%' THEN content END AS content
+FROM branch JOIN messages ON vault_id = :vault_id AND message_id = id
+"""
 NAMES = [field.name for field in fields(Budget)]
 
 
@@ -107,9 +106,7 @@ async def reserve(
     summarized first, unless that is 0.
     """
     model = catalog.model(options.model)
-    branch = await tx.all(
-        GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=user_message_id, max_bytes=model.context_bytes
-    )
+    branch = await tx.all(GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=user_message_id)
     text_bytes = len(system_prompt.encode()) + len(orjson.dumps(options)) + sum(message.size for message in branch)
     contents = [decode_content(message.content) for message in branch if message.content is not None]
     attachments = [block for content in contents for block in attachment_blocks(content)]
