@@ -1,4 +1,4 @@
-"""What holds however many operations run at once."""
+"""Guarantees that hold while any number of operations run concurrently."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable

@@ -37,7 +37,7 @@ SELECT COALESCE(SUM(reserved_tokens), 0) AS tokens, COALESCE(SUM(reserved_cost_u
 FROM turns
 WHERE vault_id = :vault_id AND status = 'RUNNING'
 """
-# What the model is about to read, by message; content only where it holds more than its bytes tell.
+# The messages that the model will read; content only of those with attachments, whose size in bytes is not enough.
 GET_BRANCH_SIZES = """
 WITH RECURSIVE branch (id, parent_id) AS (
     SELECT message_id, parent_message_id FROM messages

@@ -34,12 +34,12 @@ NAMES = {block: name for name, block in TYPES.items()}
 
 
 def encode_content(content: Content) -> str:
-    """Blocks as they are stored."""
+    """Returns content as it is stored."""
     return orjson.dumps([_encoded(block) for block in content]).decode()
 
 
 def decode_content(text: str) -> Content:
-    """What `encode_content` was given."""
+    """Returns the content that `encode_content` stored as `text`."""
     return tuple(map(_decoded, orjson.loads(text)))
 
 

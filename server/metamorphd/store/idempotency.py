@@ -1,4 +1,4 @@
-"""What a request_id has made, so that repeating is safe (AIP-155)."""
+"""Records the resource that a request_id has created, so that repeating a request is safe (AIP-155)."""
 
 import hashlib
 from dataclasses import dataclass

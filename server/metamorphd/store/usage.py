@@ -1,4 +1,4 @@
-"""What turns have cost, by day, session and model."""
+"""The usage of turns, by day, session and model."""
 
 from dataclasses import asdict
 from datetime import date
@@ -101,7 +101,7 @@ async def list_usage(
 ) -> tuple[Page[UsageRow], UsageRow]:
     """One page of what was used from `start_day` to `end_day`, both included, and the sum of all pages.
 
-    By day, then model, then session, as far as they are told apart; `after` is (day, model, session id).
+    Ordered by day, then model, then session, as far as grouped by them; `after` is (day, model, session id).
     """
     query = {
         "start_day": start_day.isoformat(),

@@ -28,7 +28,7 @@ _ANSWERS = {
 }
 
 
-class _Core(cygrpc.AioServer):  # type: ignore[misc]
+class _Core(cygrpc.AioServer):  # type: ignore[misc]  # a Cython class without types
     """Accepts calls in loops per method, and in one loop for unregistered methods, which it refuses.
 
     grpcio 1.85 accepts all calls in a single loop, which waits for every method again before each call: a tenth of the

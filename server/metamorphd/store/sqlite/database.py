@@ -22,7 +22,7 @@ from metamorphd.store.sqlite.writer import Writer
 
 T = TypeVar("T")
 
-# "MTMF": tells our files from any other SQLite database.
+# "MTMF": distinguishes our files from any other SQLite database.
 APPLICATION_ID = 0x4D544D46
 READERS = 4
 # Four readers serve all vaults: no statement may keep one for longer. It is asked every so many of SQLite's steps.

@@ -1,4 +1,4 @@
-"""What happens between a turn's first and its last event, which its own row tells."""
+"""The events between a turn's first and last ones, which are derived from its own row."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -68,7 +68,7 @@ PRUNED_TURNS = 50
 
 
 def _stored(event: MiddleEvent) -> tuple[int, str, str]:
-    """(block index, kind, text) of an event."""
+    """Returns (block index, kind, text) of an event."""
     match event:
         case TextDelta():
             return event.block_index, "text", event.text
@@ -111,9 +111,9 @@ async def append_events(tx: Transaction, *, events: Sequence[MiddleEvent]) -> No
 async def list_middle_events(
     tx: Transaction, *, turn_id: str, after_sequence: int, limit: int, max_characters: int
 ) -> tuple[list[MiddleEvent], bool]:
-    """The events after a sequence, in order, and whether those are all that there are.
+    """Returns the events after a sequence, in order, and whether there are no more.
 
-    At most `limit`, and no more behind the one that brings them to `max_characters` of text.
+    At most `limit` of them, ending with the one that brings them to `max_characters` of text.
     """
     rows = await tx.all(
         LIST_EVENTS, turn_id=turn_id, after_sequence=after_sequence, limit=limit, max_characters=max_characters
@@ -123,7 +123,7 @@ async def list_middle_events(
 
 
 async def reply_content(tx: Transaction, *, turn_id: str, closed: Mapping[int, ThinkingBlock]) -> Content:
-    """What the events add up to. `closed`: by block index, thinking that was ended, its text left out."""
+    """Returns the reply that the events add up to. `closed` has ended thinking blocks without text, by block index."""
     blocks: list[Block] = []
     for row in await tx.all(GET_BLOCKS, turn_id=turn_id):
         match row.kind:
@@ -139,15 +139,15 @@ async def reply_content(tx: Transaction, *, turn_id: str, closed: Mapping[int, T
 
 
 async def reported_usage(tx: Transaction, *, turn_id: str) -> Usage:
-    """What the events say of a turn's cost so far."""
+    """Returns the usage of a turn so far, as its last usage event reports it."""
     row = await tx.one(GET_USAGE, turn_id=turn_id)
     return Usage() if row is None else Usage(**orjson.loads(row.text))
 
 
 async def prune_events(tx: SystemTransaction, *, before: int, limit: int) -> bool:
-    """Deletes at most `limit` events of turns that ended before; whether there may be more of them.
+    """Deletes at most `limit` events of turns that ended before. Returns whether there may be more of them.
 
-    A turn is marked first, whole: what is left of its events is not told any more.
+    A turn is marked first, as a whole, so that its remaining events are no longer replayed.
     """
     turn = await tx.one(GET_BEING_PRUNED)
     if turn is None:

@@ -1,4 +1,4 @@
-"""What a session gives its turns."""
+"""The defaults that a session provides for its turns."""
 
 from dataclasses import dataclass
 

@@ -68,7 +68,7 @@ CREATE TABLE turns (
     model TEXT NOT NULL,
     model_calls INTEGER NOT NULL,
     error TEXT,                         -- JSON object
-    last_sequence INTEGER NOT NULL,     -- of the last event once finished; before, `events` tells
+    last_sequence INTEGER NOT NULL,     -- of the last event, once finished; before, see `events`
     creator TEXT NOT NULL,
     create_time INTEGER NOT NULL,
     finish_time INTEGER,
@@ -78,7 +78,7 @@ CREATE TABLE turns (
 CREATE INDEX turns_by_session ON turns (vault_id, session_id);
 CREATE INDEX turns_running ON turns (vault_id, session_id, turn_id) WHERE status = 'RUNNING';
 
--- The deltas of a turn. Its first and its last event are told by its row in `turns`.
+-- The deltas of a turn. Its first and its last event are derived from its row in `turns`.
 CREATE TABLE events (
     vault_id TEXT NOT NULL,
     turn_id TEXT NOT NULL,
