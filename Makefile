@@ -36,7 +36,7 @@ check: $(VENV)/.installed tools ## Lint, types, layers, contract, generated code
 	@bash scripts/check
 
 bench: $(VENV)/.installed ## What is claimed about speed and memory, measured side by side
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(BENCH)
 
 harness: $(VENV)/.installed ## The short form of every harness, and that each finds its mutants
 	@$(BIN)/python -m harness --short --mutants

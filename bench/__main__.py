@@ -12,20 +12,29 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.parts import PARTS, STEPS, Bench, Figure
+from bench import sizes
+from bench.figure import Figure
+from bench.parts import COMPARED, PARTS, STEPS, Bench
 from bench.processes import services
+from bench.sizes import DEFAULT, FULL, SMALL, Sizes
 
 WIDTH = 170
 
 
-def _figures(parts: str, *, seconds: float, console: Console) -> Iterator[Figure]:
-    with tempfile.TemporaryDirectory() as directory, Progress(console=console, transient=True) as progress:
-        task = progress.add_task("starting", total=sum(STEPS[part] for part in parts))
-        with services(Path(directory)) as running:
-            bench = Bench(
-                running, seconds=seconds, step=lambda kind: progress.update(task, description=kind, advance=1)
-            )
-            yield from bench.figures(parts)
+def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Iterator[Figure]:
+    compared = [part for part in parts if part in COMPARED]
+    with Progress(console=console, transient=True) as progress:
+        total = sum(STEPS[part] for part in compared) + sizes.STEPS * ("g" in parts)
+        task = progress.add_task("starting", total=total)
+
+        def step(kind: str) -> None:
+            progress.update(task, description=kind, advance=1)
+
+        if compared:
+            with tempfile.TemporaryDirectory() as directory, services(Path(directory)) as running:
+                yield from Bench(running, seconds=seconds, step=step).figures("".join(compared))
+        if "g" in parts:
+            yield from Sizes((SMALL, FULL if full else DEFAULT), progress=progress, step=step).figures()
 
 
 def _table(figures: list[Figure]) -> Table:
@@ -47,8 +56,9 @@ def _table(figures: list[Figure]) -> Table:
     help="Measure this part alone; may be repeated.",
 )
 @click.option("--seconds", default=1.0, show_default=True, help="Length of a round, of parts a to c.")
+@click.option("--full", is_flag=True, help="Measure part g with ten million messages, which take minutes and 20 GB.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def main(only: tuple[str, ...], seconds: float, as_json: bool) -> None:
+def main(only: tuple[str, ...], seconds: float, full: bool, as_json: bool) -> None:
     """Measure the server beside what it is compared with.
 
     Prints every figure that it has, also if it is interrupted. A figure that cannot be had says why.
@@ -56,7 +66,7 @@ def main(only: tuple[str, ...], seconds: float, as_json: bool) -> None:
     notes = Console(stderr=True)
     figures: list[Figure] = []
     try:
-        figures.extend(_figures("".join(only) or "".join(PARTS), seconds=seconds, console=notes))
+        figures.extend(_figures("".join(only) or "".join(PARTS), seconds=seconds, full=full, console=notes))
     finally:
         if as_json:
             click.echo(json.dumps([asdict(figure) for figure in figures]))

@@ -28,6 +28,7 @@ from metamorphd.clock import Clock
 from metamorphd.edge.grpc.hardened_server import hardened_server
 from metamorphd.edge.grpc.port import OPTIONS
 from metamorphd.edge.methods import methods_of
+from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.offline import Offline
 from metamorphd.models.caller import server_scope
 from metamorphd.services.chat.service import ChatService
@@ -58,6 +59,7 @@ async def _servicer(directory: Path) -> ChatService:
             lease=30_000_000,
         ),
         titles=Titles(database=database, model=Offline(), catalog=catalog, clock=clock, title_model=""),
+        in_flight=BytesInFlight(total=1 << 27, per_vault=1 << 27),
         time_limit=60,
     )
     return ChatService(

@@ -7,6 +7,7 @@ from statistics import median
 
 import psutil
 
+from bench.figure import Figure
 from bench.processes import LoadFailed, Round, Services, last_line, loading, slow_service
 from tests.support.processes import Service
 
@@ -18,7 +19,10 @@ PARTS = {
     "e": "how late the words of slow replies are",
     "f": "server CPU for a delta of a slow reply, against a bare echo's call",
     "d": "resident memory at start, and after the other parts",
+    "g": "calls on a large file, against the same on a small one",
 }
+# Those that compare servers, beside each other and from the beginning.
+COMPARED = "abcefd"
 ROUNDS = 7
 SLOW_STREAMS = (100, 200, 250, 400, 800)
 SLOW_SECONDS = 10.0
@@ -31,18 +35,6 @@ STEPS = {"a": ROUNDS * 4, "b": ROUNDS * 2, "c": ROUNDS * 4, "e": len(SLOW_STREAM
 
 # A load that failed, a server that did not start, and one that has ended.
 FAILURES = (LoadFailed, RuntimeError, psutil.Error)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A row of the table. `met` is None where there is no target, or no figure."""
-
-    measure: str
-    ours: str
-    reference: str = ""
-    ratio: str = ""
-    target: str = ""
-    met: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ class Bench:
         """Yields the figures of `parts`, letters of PARTS. One that cannot be had says why, in one line."""
         measure = {"a": self._gets, "b": self._creates, "c": self._replies, "e": self._slow, "f": self._cpu}
         for letter, about in PARTS.items():
-            if letter in parts:
+            if letter in parts and letter in COMPARED:
                 yield from _attempted(f"({letter}) {about}", measure.get(letter, self._memory)())
 
     def _gets(self) -> Iterator[Figure]:

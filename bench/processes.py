@@ -23,6 +23,8 @@ SIGNING_KEY = "for-measuring-on-loopback-and-nothing-else"
 ALLOWANCE = 1_000_000_000
 # Beside a round's length: its process imports the SDK, and slow replies begin one after the other.
 PATIENCE_SECONDS = 60.0
+# As in the image.
+ALLOCATOR = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,31 @@ def _metamorph(directory: Path, api: Service) -> AbstractContextManager[Service]
         "DATABASE_PATH": str(directory / "metamorph.db"),
         "RATE_LIMIT_REQUESTS": str(ALLOWANCE),
         "MAX_RUNNING_TURNS": "10000",
-        # As in the image.
-        "MALLOC_ARENA_MAX": "2",
-        "MALLOC_TRIM_THRESHOLD_": "131072",
-    }
+    } | ALLOCATOR
     return service(["metamorphd", "serve"], directory, environment)
 
 
-def token() -> str:
-    """Returns the token of a user who may do everything."""
-    claims = {"vault_id": "bench", "sub": "bench", "permissions": ["read", "write"], "exp": int(time.time()) + 3600}
+def sized_service(file: Path) -> AbstractContextManager[Service]:
+    """Starts a server with the offline model on a database file; it is killed after the block."""
+    environment = {
+        "EMBLEM_JWT_SECRET": SIGNING_KEY,
+        "LISTEN_ADDRESS": "127.0.0.1",
+        "PORT": "0",
+        "GRPC_PORT": "0",
+        "DATABASE_PATH": str(file),
+        "RATE_LIMIT_REQUESTS": str(ALLOWANCE),
+    } | ALLOCATOR
+    return service(["metamorphd", "serve"], file.parent, environment)
+
+
+def token(vault: str = "bench") -> str:
+    """Returns the token of a user who may do everything in a vault."""
+    claims = {
+        "vault_id": vault,
+        "sub": "bench",
+        "permissions": ["read", "write", "delete"],
+        "exp": int(time.time()) + 3600,
+    }
     return jwt.encode(claims, SIGNING_KEY, algorithm="HS256")
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import harness.abuse.expensive_mutants
 import harness.abuse.mutants
-import harness.torture.mutants  # noqa: F401, both register theirs
-from harness.abuse import fuzz, idle_streams, isolation, rapid_reset, tokens, unread_streams
+import harness.torture.mutants  # noqa: F401, they register theirs
+from harness.abuse import expensive_neighbour, fuzz, idle_streams, isolation, rapid_reset, tokens, unread_streams
 from harness.figure import Figure
 from harness.mutants import MUTANTS, Mutant
 from harness.torture import crash, drain, race, upstream
@@ -64,6 +65,14 @@ DECLARED = (
         idle_streams.attack,
         {},
         {"streams": 1000, "seconds": 2, "most_megabytes": 80, "most_milliseconds": 250},
+        alone=True,
+    ),
+    Harness(
+        "abuse",
+        "expensive-neighbour",
+        expensive_neighbour.expensive_neighbour,
+        {},
+        {"messages": 4_000, "vaults": 20, "idle_seconds": 5, "seconds": 15, "floor_milliseconds": 15},
         alone=True,
     ),
     Harness("abuse", "fuzz", fuzz.attack, {"seconds": 600}, {"seconds": 5}, alone=True),

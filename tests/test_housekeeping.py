@@ -1,5 +1,7 @@
 """Expired data is deleted in small steps."""
 
+from dataclasses import replace
+
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.models.attachment import Upload
@@ -8,6 +10,7 @@ from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
 from metamorphd.store.attachments import create_attachment, load_attachments
 from metamorphd.store.database import Database
+from metamorphd.store.idempotency import BEGINNING, IdempotencyKey, claim_request, prune_requests
 from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.read import list_events
 
@@ -34,7 +37,7 @@ async def sequences(database: Database, turn_id: str, after: int = 0) -> list[in
 
 async def test_events_are_pruned_a_day_after_their_turn_except_the_last(database: Database) -> None:
     clock = Later()
-    keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24)
+    keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24, request_retention_days=7)
     session = await new_session(database)
     old = await new_turn(database, session.session_id)
     await append(database, old, *"abc")
@@ -72,7 +75,7 @@ async def test_a_turn_is_pruned_in_steps_and_counts_as_pruned_from_the_first(dat
 
 async def test_an_unused_attachment_is_deleted_a_day_after_its_upload(database: Database) -> None:
     clock = Later()
-    keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24)
+    keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24, request_retention_days=7)
     uploads = [Upload.of("text/plain", b"%d" % number) for number in range(5)]
     for upload in uploads:
         await database.write(create_attachment, ACME, upload=upload, hash_key=KEY, now=clock.now())
@@ -92,3 +95,44 @@ async def there(database: Database, uploads: list[Upload]) -> set[str]:
     ids = [upload.attachment_id for upload in uploads]
     loaded = await database.read(load_attachments, ACME, attachment_ids=ids)
     return {data.decode() for data in loaded.values()}
+
+
+async def test_a_request_id_is_forgotten_after_a_week_unless_its_turn_is_still_there(database: Database) -> None:
+    clock = Later()
+    keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24, request_retention_days=7)
+    session = await new_session(database)
+    turn = await new_turn(database, session.session_id)
+    key = IdempotencyKey("CreateSession", "11111111-1111-1111-1111-111111111111", b"body")
+
+    async def claimed(resource_id: str) -> str:
+        return await database.write(claim_request, ACME, request=key, resource_id=resource_id, now=clock.now())
+
+    async def of_turn(resource_id: str) -> str:
+        sent = replace(key, rpc="SendMessage")
+        return await database.write(claim_request, ACME, request=sent, resource_id=resource_id, now=clock.now())
+
+    assert (await claimed("first"), await of_turn(turn.turn_id)) == ("first", turn.turn_id)
+    clock.ahead = 7 * DAY - 60_000_000
+    await keeping.sweep()
+    assert await claimed("second") == "first"
+    clock.ahead = 9 * DAY
+    await keeping.sweep()
+    assert await claimed("second") == "second"
+    assert await of_turn("other") == turn.turn_id
+
+
+async def test_requests_are_visited_in_steps(database: Database) -> None:
+    await new_session(database)
+    for number in range(25):
+        key = IdempotencyKey("CreateSession", f"{number:036}", b"")
+        await database.write(claim_request, ACME, request=key, resource_id="none", now=number)
+    after: tuple[str, str, str] | None = BEGINNING
+    ends = []
+    while after is not None:
+        after = await database.write_system(prune_requests, server_scope(), after=after, before=20, limit=10)
+        ends.append(after and int(after[2]))
+    assert ends == [9, 19, None]
+    for number in (19, 20):
+        key = IdempotencyKey("CreateSession", f"{number:036}", b"")
+        made = await database.write(claim_request, ACME, request=key, resource_id="new", now=0)
+        assert made == ("new" if number == 19 else "none")

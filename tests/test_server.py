@@ -43,6 +43,7 @@ def new_server(directory: Path) -> Server:
         grpc_port=0,
         database_path=directory / "metamorph.db",
         shutdown_grace_seconds=0,
+        storage_floor_bytes=0,
     )
     return Server(loaded)
 

@@ -6,7 +6,8 @@ from typing import Any
 from metamorphd import server
 from metamorphd.cli import cli
 
-import harness.abuse.mutants  # noqa: F401, registers them
+import harness.abuse.expensive_mutants
+import harness.abuse.mutants  # noqa: F401, both register theirs
 from harness.mutants import mutate
 
 SERVER: Any = server

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.turn import TurnEvent, TurnFinished
 from metamorphd.store.database import Operation
 from metamorphd.store.sqlite.database import SqliteDatabase
-from metamorphd.store.sqlite.writer import Writer
+from metamorphd.store.sqlite.writer import Job, Writer
 from metamorphd.store.turns import create
 
 from harness.mutants import Patch, mutant
@@ -46,6 +46,12 @@ def _answered_before_commit(patch: Patch) -> None:
 
     def committing(self: Writer, jobs: Any, *, isolated: bool) -> bool:
         loop = self._loop
+        ran = []
+
+        def noting() -> Iterator[Job]:
+            for job in jobs:
+                ran.append(job)
+                yield job
 
         class Early:
             def __getattr__(self, name: str) -> Any:
@@ -53,14 +59,14 @@ def _answered_before_commit(patch: Patch) -> None:
 
             def execute(self, sql: str, *arguments: Any) -> Any:
                 if sql == "COMMIT":
-                    for job in jobs:
+                    for job in ran:
                         loop.call_soon_threadsafe(job.answer)
                     time.sleep(LATE_SECONDS)
                 return connection.execute(sql, *arguments)
 
         connection, self.connection = self.connection, Early()  # type: ignore[assignment]
         try:
-            return commit(self, jobs, isolated=isolated)
+            return commit(self, noting(), isolated=isolated)
         finally:
             self.connection = connection
 

@@ -87,13 +87,22 @@ def service_part(
             f"{link(method.input_type)} → {link(method.output_type)}",
             SHAPES[method.client_streaming, method.server_streaming],
             ", ".join(permissions(method)),
+            size(method.options.Extensions[options_pb2.max_request_bytes]),
             IDEMPOTENCY[method.options.idempotency_level],
             comments[(*path, SERVICE_METHODS, index)],
         )
         for index, method in enumerate(service.method)
     )
-    columns = "Method", "Request and response", "Shape", "Requires", "Idempotency", "Description"
+    columns = "Method", "Request and response", "Shape", "Requires", "Request limit", "Idempotency", "Description"
     return f"## {service.name}\n\n`{file.package}.{service.name}`: {comments[path]}\n\n{table(columns, rows)}"
+
+
+def size(count: int) -> str:
+    """A number of bytes, in the largest unit that it is a multiple of."""
+    for unit, name in ((1024 * 1024, "MiB"), (1024, "KiB")):
+        if count % unit == 0:
+            return f"{count // unit} {name}"
+    return f"{count} B"
 
 
 def permissions(method: MethodDescriptorProto) -> list[str]:

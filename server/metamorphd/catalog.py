@@ -36,6 +36,8 @@ class Price:
 FRAME_TOKENS = 2000
 # The provider scales larger images down to this.
 IMAGE_TOKENS = 5000
+# Prose has four to five bytes for each token.
+MOST_BYTES_PER_TOKEN = 8
 # The provider reads a page of a PDF both as text and as an image. Pages of very few bytes are rare.
 DOCUMENT_TOKENS_PER_BYTE = 2
 
@@ -51,6 +53,11 @@ class CatalogModel:
     prices: tuple[Price, ...]
     retire_time: int | None
     successor: str
+
+    @property
+    def context_bytes(self) -> int:
+        """Returns a number of bytes of text that surely exceeds the model's context."""
+        return self.context_tokens * MOST_BYTES_PER_TOKEN
 
     def most_input_tokens(self, *, text_bytes: int, attachments: Iterable[AttachmentBlock]) -> int:
         """Returns the maximum number of tokens of a prompt with `text_bytes` of text and the attachments."""

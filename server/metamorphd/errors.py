@@ -152,15 +152,25 @@ class Internal(DomainError):
 
 
 class StoreNotReady(Unavailable):
-    reason, message = ErrorReason.ERROR_REASON_STORE_NOT_READY, "the store is not open yet"
+    reason, message = ErrorReason.ERROR_REASON_STORE_NOT_READY, "the store is not open"
 
 
 class StoreBusy(ResourceExhausted):
-    reason, message = ErrorReason.ERROR_REASON_STORE_BUSY, "too many writes are waiting"
+    reason, message = ErrorReason.ERROR_REASON_STORE_BUSY, "too many operations are waiting for the store"
 
 
 class StorageFull(ResourceExhausted):
     reason, message = ErrorReason.ERROR_REASON_STORAGE_FULL, "the volume is full; nothing was stored"
+
+
+class OperationTimeout(DeadlineExceeded):
+    reason = ErrorReason.ERROR_REASON_OPERATION_TIMEOUT
+    message = "the operation was stopped after {limit_milliseconds} ms in the store; nothing was stored"
+
+
+class SearchTooBroad(ResourceExhausted):
+    reason = ErrorReason.ERROR_REASON_SEARCH_TOO_BROAD
+    message = "the search was stopped after {limit_milliseconds} ms; search for more or rarer words"
 
 
 class ServerDraining(Unavailable):
@@ -233,6 +243,20 @@ class UpdateMaskInvalid(InvalidArgument):
 
 class ContentTooLarge(InvalidArgument):
     reason, message = ErrorReason.ERROR_REASON_CONTENT_TOO_LARGE, "the content is larger than {limit_bytes} bytes"
+
+
+class RequestTooLarge(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_REQUEST_TOO_LARGE, "the request is larger than {limit_bytes} bytes"
+
+
+class TooManyFields(InvalidArgument):
+    reason = ErrorReason.ERROR_REASON_TOO_MANY_FIELDS
+    message = "a {message} of the request has more than {limit} fields and list entries"
+
+
+class BytesInFlightExceeded(ResourceExhausted):
+    reason = ErrorReason.ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED
+    message = "requests in progress take up the {limit_bytes} bytes that they share"
 
 
 class RequestIdReused(AlreadyExists):
@@ -362,3 +386,7 @@ class StartupRefused(Exception):
 
     Never sent to a caller.
     """
+
+
+class ServerFailed(Exception):
+    """Raised if a running server cannot go on, and must be started again. Never sent to a caller."""

@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-import sys
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import accumulate
-from typing import Self
+from typing import BinaryIO, Self, cast
 
 import orjson
 import structlog
@@ -19,6 +18,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from structlog.typing import EventDict, WrappedLogger
 
+from metamorphd.log_output import STANDARD_OUTPUT, LogOutput, protect_standard_streams
+
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 FLUSH_SECONDS = 0.02
 BAD_METADATA = "Invalid encoding on "
@@ -26,18 +27,27 @@ LEVELS = {"exception": "error", "warn": "warning"}
 
 
 def configure_logging(level: str) -> None:
-    """Logs to standard output, one line of JSON per event, with `level`, `message` and `timestamp` (RFC 3339, UTC)."""
+    """Logs to standard output, one line of JSON per event, with `level`, `message` and `timestamp` (RFC 3339, UTC).
+
+    Lines that cannot be written are dropped and counted.
+    """
+    protect_standard_streams()
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[structlog.processors.format_exc_info, _render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=_write_to(STANDARD_OUTPUT),
         cache_logger_on_first_use=True,
     )
     # Log records of libraries, such as grpc and uvicorn, get the same format.
     logging.basicConfig(handlers=[_Forward()], level=max(threshold, logging.WARNING), force=True)
     # grpc logs a stack trace for each metadata value that is not UTF-8, so any caller could fill the log.
     logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.getMessage().startswith(BAD_METADATA))
+
+
+def _write_to(output: LogOutput) -> structlog.BytesLoggerFactory:
+    # The factory only calls the file's `write` and `flush`.
+    return structlog.BytesLoggerFactory(cast(BinaryIO, output))
 
 
 def _render(_logger: WrappedLogger, method: str, event: EventDict) -> bytes:
@@ -47,7 +57,15 @@ def _render(_logger: WrappedLogger, method: str, event: EventDict) -> bytes:
 def _line(level: str, message: str, fields: Mapping[str, object]) -> bytes:
     """Returns a line without its line break. Fields that are None are omitted."""
     line = {"level": level, "message": message, "timestamp": datetime.now(UTC)}
-    return orjson.dumps(line | {key: value for key, value in fields.items() if value is not None})
+    return _json(line | {key: value for key, value in fields.items() if value is not None})
+
+
+def _json(line: Mapping[str, object]) -> bytes:
+    try:
+        return orjson.dumps(line)
+    except TypeError:
+        # A value of another type, or a lone surrogate, which UTF-8 cannot represent.
+        return orjson.dumps({key: ascii(value) for key, value in line.items()})
 
 
 class CallLog:
@@ -78,14 +96,11 @@ class CallLog:
     def _flush(self) -> None:
         ended, self._ended = self._ended, []
         lines = [
-            orjson.dumps(
-                {"level": "info", "message": "call", "timestamp": datetime.fromtimestamp(moment, UTC), **fields},
-                option=orjson.OPT_APPEND_NEWLINE,
-            )
+            _json({"level": "info", "message": "call", "timestamp": datetime.fromtimestamp(moment, UTC), **fields})
             for moment, fields in ended
         ]
-        sys.stdout.buffer.write(b"".join(lines))
-        sys.stdout.buffer.flush()
+        if lines:
+            STANDARD_OUTPUT.write(b"\n".join([*lines, b""]))
 
 
 class _Forward(logging.Handler):
@@ -139,3 +154,6 @@ class Metrics(Collector):
             for code, count in metrics.codes.items():
                 calls.add_metric([method, code], count)
         yield from (duration, calls)
+        dropped = CounterMetricFamily("metamorph_log_lines_dropped", "Log lines that could not be written")
+        dropped.add_metric([], STANDARD_OUTPUT.dropped)
+        yield dropped

@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import importlib
+import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib.metadata import version
 from typing import Any
@@ -23,20 +25,22 @@ from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
+from metamorphd.edge.connections import connection_limits, raise_descriptor_limit
 from metamorphd.edge.grpc.adapter import register
 from metamorphd.edge.grpc.health import NAME as HEALTH
 from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.grpc.port import GrpcPort
 from metamorphd.edge.grpc.reflection import add_reflection
 from metamorphd.edge.grpc.tls import Tls
-from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, Limits, Validate
+from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, Limits, LimitSize, Validate
 from metamorphd.edge.http.server import HttpServer, application
 from metamorphd.edge.methods import PERMISSIONS, SERVICES, methods_of
 from metamorphd.edge.pipeline import Pipeline
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
 from metamorphd.edge.streams import PATIENCE_SECONDS, Streams
-from metamorphd.errors import StartupRefused
+from metamorphd.errors import ServerFailed, StartupRefused
 from metamorphd.housekeeping import Housekeeping
+from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
 from metamorphd.llm.offline import Offline
@@ -56,6 +60,8 @@ NAMES = [service.full_name for service in SERVICES]
 
 # Time after the drain for calls in progress to send their last bytes.
 LAST_SEND_SECONDS = 2.0
+# Time for a server that failed to answer its callers.
+LAST_STOP_SECONDS = 5.0
 SWITCH_SECONDS = 0.001
 SWEEP_SECONDS = 2.0
 LEASE_MICROSECONDS = 30_000_000
@@ -71,7 +77,9 @@ class Server:
         self._settings = settings
         self._clock = clock or Clock()
         self._database = database or SqliteDatabase(
-            path=settings.database_path, synchronous=settings.sqlite_synchronous
+            path=settings.database_path,
+            synchronous=settings.sqlite_synchronous,
+            floor_bytes=settings.storage_floor_bytes,
         )
         self._catalog = _catalog(settings)
         self._model = _model(settings)
@@ -91,6 +99,10 @@ class Server:
             await self._open(parts)
             self._parts = parts.pop_all()
 
+    async def failed(self) -> None:
+        """Returns once the server cannot go on, and must be stopped and started again."""
+        await self._database.failed()
+
     async def stop(self, *, grace_seconds: float | None = None) -> None:
         """Drains, then closes every part. Draining refuses new turns, lets running ones finish, and ends every stream.
 
@@ -103,17 +115,21 @@ class Server:
     async def _open(self, parts: AsyncExitStack) -> None:
         """Opens every part after those that it uses. Parts are closed in reverse order."""
         settings = self._settings
+        connections = connection_limits()
         health = Health(database=self._database, services=NAMES)
         http = HttpServer(
-            application(failing=health.failing, registry=self._metrics.registry),
+            application(failing=health.failing, degraded=health.degraded, registry=self._metrics.registry),
             address=settings.listen_address,
             port=settings.port,
+            limits=connections,
         )
         await parts.enter_async_context(http)
         log = await parts.enter_async_context(CallLog(level=settings.log_level))
         limits = await parts.enter_async_context(_limits(settings))
         client = await parts.enter_async_context(HttpClient())
-        port = GrpcPort(address=settings.listen_address, port=settings.grpc_port, tls=_tls(settings))
+        port = GrpcPort(
+            address=settings.listen_address, port=settings.grpc_port, tls=_tls(settings), limits=connections
+        )
         engine = self._engine()
         pipeline = self._pipeline(limits, client, log)
         for service, servicer in self._servicers(engine).items():
@@ -131,7 +147,10 @@ class Server:
         swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
         await parts.enter_async_context(
             Housekeeping(
-                database=self._database, clock=self._clock, event_retention_hours=settings.event_retention_hours
+                database=self._database,
+                clock=self._clock,
+                event_retention_hours=settings.event_retention_hours,
+                request_retention_days=settings.request_retention_days,
             )
         )
         await parts.enter_async_context(health)
@@ -164,10 +183,13 @@ class Server:
             clock=self._clock,
             terms=_terms(self._settings, self._catalog, self._clock),
             titles=titles,
+            in_flight=_in_flight(self._settings),
             time_limit=self._settings.turn_timeout_seconds,
         )
         running = Gauge("metamorph_running_turns", "Turns that are generating a reply", registry=self._metrics.registry)
         running.set_function(lambda: engine.running_turns)
+        free = Gauge("metamorph_disk_free_bytes", "Free space on the volume", registry=self._metrics.registry)
+        free.set_function(lambda: self._database.free_bytes)
         return engine
 
     def _pipeline(self, limits: Limits, client: HttpClient, log: CallLog) -> Pipeline:
@@ -175,6 +197,7 @@ class Server:
         return Pipeline(
             guards=_guards(self._settings, verifier=verifier, limits=limits),
             streams=Streams(revoked_tokens=self._revoked_tokens, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
+            in_flight=_in_flight(self._settings),
             metrics=self._metrics,
             log=log,
         )
@@ -249,6 +272,10 @@ def _model(settings: Settings) -> Model:
     )
 
 
+def _in_flight(settings: Settings) -> BytesInFlight:
+    return BytesInFlight(total=settings.max_bytes_in_flight, per_vault=settings.max_vault_bytes_in_flight)
+
+
 def _tls(settings: Settings) -> Tls | None:
     if settings.grpc_tls_cert is None or settings.grpc_tls_key is None:
         return None
@@ -283,6 +310,7 @@ def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> l
             # Resuming or watching a turn that is already paid for.
             resume=limits.limit("resume", requests=requests * RESUME_FACTOR, window_seconds=window),
         ),
+        LimitSize(),
         Validate(),
     ]
 
@@ -297,21 +325,44 @@ def _limits(settings: Settings) -> Limits:
 
 
 async def serve(settings: Settings, *, announce: Callable[[Server], None] = lambda _: None) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once. Raises StartupRefused."""
+    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
+
+    Raises StartupRefused, and ServerFailed if it cannot go on.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
     # The writer thread may wait this long for the GIL, several times per commit. The default of 5 ms is noticeable.
     sys.setswitchinterval(SWITCH_SECONDS)
+    raise_descriptor_limit()
     server = Server(settings)
     await server.start()
     # Objects made at startup live as long as the process; scanning them would delay every call by 0.1 s.
     gc.collect()
     gc.freeze()
     announce(server)
-    await stopping.wait()
+    failed = await _first(stopping.wait(), server.failed())
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(signum)
+    if failed:
+        # Parts may wait for the store in vain.
+        last = threading.Timer(LAST_STOP_SECONDS, os._exit, (1,))
+        last.daemon = True
+        last.start()
+        try:
+            await server.stop(grace_seconds=0)
+        finally:
+            last.cancel()
+        raise ServerFailed("the server failed and must be started again; the log has the reason")
     await server.stop()
     logger.info("stopped")
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> int:
+    """Waits until one of them ends, and returns its place."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    return next(place for place, task in enumerate(tasks) if task.done())

@@ -141,6 +141,17 @@ class Settings(BaseSettings):
     max_attachment_bytes: int = Field(
         default=20_971_520, ge=1, le=33_554_432, description="Maximum size of an image or document, in bytes."
     )
+    max_bytes_in_flight: int = Field(
+        default=134_217_728,
+        ge=33_554_432,
+        description=(
+            "Memory that large requests may take up together until they are stored, in bytes, and the attachments of "
+            "prompts until they are sent, as much again."
+        ),
+    )
+    max_vault_bytes_in_flight: int = Field(
+        default=67_108_864, ge=33_554_432, description="The same for one vault. At most MAX_BYTES_IN_FLIGHT has effect."
+    )
     rate_limit_requests: int = Field(
         default=100,
         ge=0,
@@ -158,11 +169,24 @@ class Settings(BaseSettings):
     event_retention_hours: float = Field(
         default=24, ge=24, description="Hours after its end during which a turn can be replayed. Messages stay."
     )
+    request_retention_days: float = Field(
+        default=7,
+        ge=7,
+        description="Days during which a request_id is known. Those of sends are, as long as their turn.",
+    )
     shutdown_grace_seconds: float = Field(
         default=25, ge=0, description="Seconds that running turns may take to end after SIGTERM."
     )
     sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
         default="FULL", description="NORMAL is faster, but a power cut may lose acknowledged writes."
+    )
+    storage_floor_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "Free space below which calls that store more are refused. 0: none, and no ballast. Default: 256 MiB, or a "
+            "sixteenth of the volume if that is less."
+        ),
     )
     log_level: Annotated[str, AfterValidator(_log_level)] = Field(
         default="info", description="debug, info, warning or error."

@@ -1,11 +1,16 @@
 """`make bench` prints what it has, whatever fails."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
+from bench.layout import Layout
+from bench.operations import OPERATIONS
 from bench.parts import Bench
 from bench.processes import LoadFailed, Services, loading
+from bench.sizes import Sizes, at
 from tests.support.processes import service
 
 
@@ -31,3 +36,28 @@ def test_a_load_whose_server_ends_fails_with_one_line(tmp_path: Path) -> None:
         echo.process.wait()
         with pytest.raises(LoadFailed, match=r"^UNAVAILABLE: .+$|NoSuchProcess"):
             load.round()
+
+
+def test_every_operation_is_measured_at_both_sizes(tmp_path: Path) -> None:
+    small, large = (Layout(messages, vaults=3, erasable=1, deep_messages=120) for messages in (200, 4_000))
+    once = [replace(operation, most=1) for operation in OPERATIONS]
+    sizes = Sizes(
+        (small, large),
+        progress=Progress(disable=True),
+        step=lambda _: None,
+        files=tmp_path,
+        operations=once,
+        rounds=1,
+        starts=0,
+    )
+    stored, *figures = sizes.figures()
+    assert (stored.reference.split()[0], stored.ours.split()[0]) == ("438", "4,000")
+    assert [figure.measure for figure in figures] == [f"(g) {operation.name}" for operation in OPERATIONS]
+    assert [figure.ours for figure in figures if not figure.ours.startswith("p50 ")] == []
+    # A copy was measured.
+    assert [file.suffix for file in tmp_path.iterdir()] == [".db", ".db"]
+
+
+@pytest.mark.parametrize(("percent", "value"), [(50, 5), (90, 9), (99, 10)])
+def test_a_percentile_is_the_nearest_rank(percent: int, value: int) -> None:
+    assert at([10, 9, 8, 7, 6, 5, 4, 3, 2, 1], percent) == value

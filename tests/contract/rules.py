@@ -43,6 +43,12 @@ class Contract:
             for service in file.services_by_name.values()
             for method in service.methods
         }
+        self.sizes = {
+            method.full_name: method.GetOptions().Extensions[options_pb2.max_request_bytes]
+            for file in own
+            for service in file.services_by_name.values()
+            for method in service.methods
+        }
 
     def rules(self, name: str) -> dict[str, Rules]:
         """Returns the rules of a message by their subject: the message itself (empty), a field or a oneof."""
@@ -76,6 +82,8 @@ def tightened(before: Contract, after: Contract) -> list[str]:
     for name in sorted(before.methods.keys() & after.methods.keys()):
         more = after.methods[name] - before.methods[name]
         found += [f"{name} requires {options_pb2.Permission.Name(permission)}" for permission in sorted(more)]
+        if after.sizes[name] < before.sizes[name]:
+            found.append(f"{name} max_request_bytes: {before.sizes[name]} -> {after.sizes[name]}")
     return found
 
 

@@ -131,6 +131,10 @@ STRING = validate_pb2.StringRules
             lambda f: method(f, "GetSession").options.Extensions[options_pb2.requires].append(5),
             "ChatService.GetSession requires PERMISSION_ADMIN",
         ),
+        (
+            lambda f: method(f, "GetSession").options.Extensions.__setitem__(options_pb2.max_request_bytes, 9),
+            "ChatService.GetSession max_request_bytes: 16384 -> 9",
+        ),
     ],
 )
 def test_a_tighter_rule_is_detected(change: Change, named: str) -> None:

@@ -30,7 +30,7 @@ def test_no_test_outside_its_folder_names_an_engine(engine: Engine) -> None:
 @each_engine
 def test_no_operation_uses_an_engines_own_sql(engine: Engine) -> None:
     folder = STORE / engine.name
-    words = engine.words | engine.index_tables | {"PRAGMA ", " MATCH ", "rowid"}
+    words = engine.words | {"PRAGMA ", " MATCH ", "rowid"}
     assert naming(STORE, words, but=folder) == set()
     assert naming(folder, words, but=STORE / "nowhere")
 

@@ -15,7 +15,6 @@ from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database, Row, SqlValue, Transaction
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import delete_message, list_messages
-from metamorphd.store.search.index import SearchIndex
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.events import LOCK_TURN
 from metamorphd.store.turns.read import list_events
@@ -129,10 +128,6 @@ class Recorded(Transaction):
         self._inner = tx
         self._statements = statements
         self.scope = tx.scope
-
-    @property
-    def search(self) -> SearchIndex:
-        return self._inner.search
 
     async def one(self, sql: str, /, **parameters: SqlValue) -> Row | None:
         self._statements.append(sql)

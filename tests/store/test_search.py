@@ -1,125 +1,226 @@
-"""The full-text index: matches, their order, isolation and deletion."""
+"""The full-text index: matches, their order, pages, isolation and deletion."""
 
-from collections.abc import Sequence
-
+import pytest
+from metamorphd.clock import Clock
+from metamorphd.errors import SessionNotFound
+from metamorphd.housekeeping import Housekeeping
 from metamorphd.models.caller import Scope
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.messages import delete_message
-from metamorphd.store.search.index import SEARCHED_CHARACTERS, IndexedText
+from metamorphd.store.search import postings, query
+from metamorphd.store.search.postings import CHARACTERS_AT_ONCE, WORDS_AT_ONCE, unindex_message
+from metamorphd.store.search.query import phrases_of, search_messages
+from metamorphd.store.search.words import SEARCHED_CHARACTERS
 from metamorphd.store.sessions import delete_session
 
 from tests.support.rows import ACME, CLOCK, EVIL, new_session, stored_message
 
-
-async def create_text(tx: Transaction, *, session_id: str, message_id: str, text: str) -> None:
-    await tx.search.create(session_id=session_id, message_id=message_id, text=text)
+Position = tuple[int | str, ...]
 
 
-async def query_texts(
-    tx: Transaction, *, phrases: Sequence[str], session_id: str | None, offset: int, limit: int
-) -> list[IndexedText]:
-    return await tx.search.query(phrases=phrases, session_id=session_id, offset=offset, limit=limit)
+class Vault:
+    """A vault with a session, and the texts of its messages by their IDs."""
+
+    def __init__(self, database: Database, scope: Scope) -> None:
+        self.database = database
+        self.scope = scope
+        self.texts: dict[str, str] = {}
+        self.session = ""
+
+    async def add(self, *texts: str, session_id: str = "") -> list[str]:
+        """Stores messages, and returns their IDs."""
+        if not self.session:
+            self.session = (await new_session(self.database, self.scope)).session_id
+        added = []
+        for text in texts:
+            message = await stored_message(self.database, session_id or self.session, text, scope=self.scope)
+            self.texts[message.message_id] = text
+            added.append(message.message_id)
+        return added
+
+    async def page(
+        self, text: str, *, session_id: str | None = None, after: Position | None = None, page_size: int = 100
+    ) -> tuple[list[str], Position | None]:
+        """Returns the texts of a page of matches, and where the next one begins."""
+        page = await self.database.read(
+            search_messages,
+            self.scope,
+            phrases=phrases_of(text),
+            session_id=session_id,
+            after=after,
+            page_size=page_size,
+        )
+        return [self.texts[match.message_id] for match in page.items], page.next_after
+
+    async def found(self, text: str, *, session_id: str | None = None, page_size: int = 100) -> list[str]:
+        """Returns the texts of all matches."""
+        texts, after = await self.page(text, session_id=session_id, page_size=page_size)
+        while after is not None:
+            more, after = await self.page(text, session_id=session_id, after=after, page_size=page_size)
+            texts += more
+        return texts
 
 
-async def delete_texts(tx: Transaction, *, message_id: str, session_id: str) -> None:
-    if message_id:
-        await tx.search.delete_message(message_id=message_id)
-    if session_id:
-        await tx.search.delete_session(session_id=session_id)
+@pytest.fixture
+def acme(database: Database) -> Vault:
+    return Vault(database, ACME)
 
 
-async def add(database: Database, message_id: str, text: str, session_id: str = "s", scope: Scope = ACME) -> None:
-    await database.write(create_text, scope, session_id=session_id, message_id=message_id, text=text)
+async def count_postings(tx: Transaction) -> int:
+    row = await tx.one("SELECT COUNT(*) AS postings FROM postings WHERE vault_id = :vault_id")
+    assert row is not None
+    return int(row.postings)
 
 
-async def delete(database: Database, *, message_id: str = "", session_id: str = "", scope: Scope = ACME) -> None:
-    await database.write(delete_texts, scope, message_id=message_id, session_id=session_id)
+async def delete_part(tx: Transaction, *, session_id: str, message_id: str, text: str, limit: int) -> bool:
+    return await unindex_message(tx, session_id=session_id, message_id=message_id, text=text, limit=limit)
 
 
-async def query(
-    database: Database,
-    *phrases: str,
-    session_id: str | None = None,
-    offset: int = 0,
-    limit: int = 10,
-    scope: Scope = ACME,
-) -> list[str]:
-    """Returns the ids of the matches."""
-    found = await database.read(query_texts, scope, phrases=phrases, session_id=session_id, offset=offset, limit=limit)
-    return [text.message_id for text in found]
+async def test_all_words_must_be_there_without_case_and_accents(acme: Vault) -> None:
+    cafe, elsewhere = "Das Café am Ufer, the coffee is good", "coffee elsewhere"
+    await acme.add(cafe, elsewhere)
+    assert await acme.found("COFFEE cafe") == [cafe]
+    assert await acme.found("coffee") == [elsewhere, cafe]
+    assert await acme.found('"am ufer"') == [cafe]
+    assert await acme.found('"ufer am"') == []
+    assert await acme.found("coffee tea") == []
+    assert await acme.found("am-ufer") == [cafe]
 
 
-async def test_all_phrases_must_be_there_without_case_and_accents(database: Database) -> None:
-    await add(database, "m1", "Das Café am Ufer, the coffee is good")
-    await add(database, "m2", "coffee elsewhere")
-    assert await query(database, "COFFEE", "cafe") == ["m1"]
-    assert set(await query(database, "coffee")) == {"m1", "m2"}
-    assert await query(database, "am ufer") == ["m1"]
-    assert await query(database, "ufer am") == []
-    assert await query(database, "coffee", "tea") == []
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("\uff46\uff55\uff4c\uff4c width", "full"),
+        ("ﬁne", "fine"),
+        ("Straße", "STRASSE"),
+        ("cafe\u0301", "café"),
+        ("İstanbul", "istanbul"),
+        ("\U0001d49clpha", "alpha"),
+        ("東京タワーが好き", "タワー"),
+        ("שָׁלוֹם", "שלום"),
+        ("हिन्दी", "हिन्दी"),
+        ("before\0after", "after"),
+        ("a" + "\u0301\u0323" * 1_000, "a"),
+        ("w" * SEARCHED_CHARACTERS, "w" * 900),
+        ("\U0001f989 owl", "owl"),
+        ("한국어 단어", "단어"),
+    ],
+)
+async def test_words_of_every_script_are_found(acme: Vault, text: str, word: str) -> None:
+    await acme.add(text)
+    assert await acme.found(word) == ([] if len(word) == 900 else [text])
+    assert await acme.found("absent") == []
 
 
-async def test_what_is_found_comes_with_its_text(database: Database) -> None:
-    await add(database, "m1", "one two")
-    found = await database.read(query_texts, ACME, phrases=["two"], session_id=None, offset=0, limit=1)
-    assert found == [IndexedText("m1", "one two")]
+async def test_marks_that_spell_a_word_are_compared(acme: Vault) -> None:
+    await acme.add("कि", "が")
+    assert await acme.found("कु") == []
+    assert await acme.found("か") == []
 
 
-async def test_a_phrase_is_no_expression(database: Database) -> None:
-    await add(database, "m1", "rock NOT roll OR text near")
-    for phrase in ("text : rock", "rock*", "^rock", "NEAR(rock roll)", "rock) OR (x", "rock AND roll", "vault_id"):
-        assert set(await query(database, phrase)) <= {"m1"}
-    assert await query(database, "NOT roll OR") == ["m1"]
-    assert await query(database, "roll NOT") == []
+async def test_matches_are_newest_first_in_pages_of_any_size(acme: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "BLOCK_BITS", 2)
+    monkeypatch.setattr(query, "BLOCK_BITS", 2)
+    await acme.add(*(f"word {number}" if number % 3 else f"other {number}" for number in range(40)))
+    everything = [f"word {number}" for number in reversed(range(40)) if number % 3]
+    for page_size in (1, 2, 7, 26, 100):
+        assert await acme.found("word", page_size=page_size) == everything
+    _, after = await acme.page("word", page_size=len(everything))
+    assert after is None
 
 
-async def test_the_best_come_first_the_newest_among_equals_in_any_portion(database: Database) -> None:
-    await add(database, "often", "word word word word")
-    for number in range(5):
-        await add(database, f"m{number}", "word and more")
-    everything = ["often", "m4", "m3", "m2", "m1", "m0"]
-    assert await query(database, "word") == everything
-    for limit in (1, 2, 5):
-        pages = [await query(database, "word", offset=offset, limit=limit) for offset in range(0, 6, limit)]
-        assert [message_id for page in pages for message_id in page] == everything
-    assert await query(database, "word", offset=6) == []
+async def test_pages_stay_where_they_are_when_messages_are_added(acme: Vault) -> None:
+    await acme.add("word 1", "word 2", "word 3")
+    first, after = await acme.page("word", page_size=2)
+    await acme.add("word 4")
+    assert (first, await acme.page("word", after=after)) == (["word 3", "word 2"], (["word 1"], None))
 
 
-async def test_a_vault_finds_its_own_and_what_others_hold_changes_no_order(database: Database) -> None:
-    await add(database, "common", "alpha alpha beta")
-    await add(database, "rare", "alpha beta beta")
-    before = await query(database, "alpha", "beta")
-    for number in range(20):
-        await add(database, f"e{number}", "beta", scope=EVIL)
-    assert await query(database, "alpha", "beta") == before
-    assert await query(database, "alpha", scope=EVIL) == []
-    assert len(await query(database, "beta", scope=EVIL, limit=100)) == 20
-    # Of the same ids only the vault's own goes.
-    await add(database, "common", "alpha", scope=EVIL)
-    await delete(database, message_id="common", session_id="s", scope=EVIL)
-    assert await query(database, "alpha", "beta") == before
-    assert await query(database, "alpha", scope=EVIL) == []
+@pytest.mark.parametrize("text", ["word", "word other", "word absent", '"word other"', '"other word"'])
+async def test_a_search_that_takes_too_much_continues_on_the_next_page(
+    acme: Vault, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    for module in (postings, query):
+        monkeypatch.setattr(module, "BLOCK_BITS", 2)
+    await acme.add(*(f"word other {number}" for number in range(30)))
+    everything = await acme.found(text)
+    assert len(everything) == (0 if text in ("word absent", '"other word"') else 30)
+    monkeypatch.setattr(query, "EFFORT", 3)
+    pages, after = 0, None
+    found: list[str] = []
+    while pages == 0 or after is not None:
+        texts, after = await acme.page(text, after=after)
+        found += texts
+        pages += 1
+    assert found == everything
+    assert 1 < pages <= 31
 
 
-async def test_a_session_is_searched_and_forgotten_alone(database: Database) -> None:
-    await add(database, "m1", "word", session_id="one")
-    await add(database, "m2", "word", session_id="two")
-    assert await query(database, "word", session_id="one") == ["m1"]
-    assert await query(database, "word", session_id="none") == []
-    await delete(database, session_id="one")
-    assert await query(database, "word") == ["m2"]
-    await delete(database, message_id="m2")
-    assert await query(database, "word") == []
-    await delete(database, message_id="m2", session_id="two")
+async def test_a_vault_finds_its_own(acme: Vault, database: Database) -> None:
+    evil = Vault(database, EVIL)
+    await acme.add("alpha beta")
+    await evil.add("beta")
+    assert (await acme.found("beta"), await evil.found("beta")) == (["alpha beta"], ["beta"])
+    assert await evil.found("alpha") == []
+    with pytest.raises(SessionNotFound):
+        await evil.found("alpha", session_id=acme.session)
 
 
-async def test_messages_are_found_by_their_beginning_until_they_are_deleted(database: Database) -> None:
-    session = (await new_session(database)).session_id
-    long = await stored_message(database, session, "first " + "x" * SEARCHED_CHARACTERS + " last")
-    short = await stored_message(database, session, "first")
-    assert set(await query(database, "first")) == {long.message_id, short.message_id}
-    assert await query(database, "last") == []
-    await database.write(delete_message, ACME, message_id=short.message_id, now=CLOCK.now())
-    assert await query(database, "first") == [long.message_id]
-    await database.write(delete_session, ACME, session_id=session, etag="")
-    assert await query(database, "first") == []
+async def test_a_session_is_searched_alone(acme: Vault, database: Database) -> None:
+    await acme.add("word one")
+    other = (await new_session(database)).session_id
+    await acme.add("word two", session_id=other)
+    assert await acme.found("word", session_id=other) == ["word two"]
+    assert await acme.found("word") == ["word two", "word one"]
+    # Its ID is no word.
+    assert await acme.found(other) == []
+
+
+async def test_deleted_messages_and_sessions_leave_no_words(acme: Vault, database: Database) -> None:
+    await acme.add("first word")
+    before = await database.read(count_postings, ACME)
+    other = (await new_session(database)).session_id
+    deleted, _ = await acme.add("second word", "third word", session_id=other)
+    await database.write(delete_message, ACME, message_id=deleted, now=CLOCK.now())
+    assert await acme.found("word") == ["third word", "first word"]
+    await database.write(delete_session, ACME, session_id=other, etag="")
+    assert await acme.found("word") == ["first word"]
+    assert await database.read(count_postings, ACME) == before
+
+
+async def test_a_long_message_is_indexed_and_removed_in_steps(acme: Vault, database: Database) -> None:
+    await acme.add("first")
+    before = await database.read(count_postings, ACME)
+    words = [f"word{number}" for number in range(SEARCHED_CHARACTERS // 9)]
+    text = " ".join(words)
+    (message_id,) = await acme.add(text)
+    assert await database.read(count_postings, ACME) == before + WORDS_AT_ONCE - 1
+    assert await acme.found(words[100]) == [text]
+    assert await acme.found(words[-1]) == []
+    async with Housekeeping(
+        database=database, clock=Clock(), event_retention_hours=1, request_retention_days=7
+    ) as keeping:
+        await keeping.sweep()
+    assert await acme.found(words[-1]) == [text]
+    assert await acme.found(f'"{words[3]} {words[4]}" {words[-2]}') == [text]
+
+    async def remove_part() -> bool:
+        return await database.write(
+            delete_part, ACME, session_id=acme.session, message_id=message_id, text=text, limit=1000
+        )
+
+    steps = 1
+    while await remove_part():
+        steps += 1
+    assert steps == len(words) // 1000 + 1
+    assert await acme.found(words[5]) == []
+    assert await database.read(count_postings, ACME) == before
+    assert not await remove_part()
+
+
+async def test_messages_are_found_by_their_beginning(acme: Vault, database: Database) -> None:
+    text = "x " * CHARACTERS_AT_ONCE + "middle " + "y" * SEARCHED_CHARACTERS + " last"
+    await acme.add(text)
+    await Housekeeping(database=database, clock=Clock(), event_retention_hours=1, request_retention_days=7).sweep()
+    assert await acme.found("middle x") == [text]
+    assert await acme.found("last") == []

@@ -7,9 +7,11 @@ from metamorphd.errors import EtagMismatch, RequestIdReused, SessionNotFound
 from metamorphd.models.caller import Scope
 from metamorphd.models.page import Page
 from metamorphd.models.session import Session, SessionChanges
+from metamorphd.store import session_lists
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import IdempotencyKey
-from metamorphd.store.sessions import delete_session, get_session, list_sessions, update_session
+from metamorphd.store.session_lists import list_sessions
+from metamorphd.store.sessions import delete_session, get_session, update_session
 from metamorphd.store.turns.read import list_events
 
 from tests.support.rows import ACME, EVIL, append, new_session, new_turn, scope_of, stored_message
@@ -168,6 +170,46 @@ async def test_sessions_are_filtered_by_archived_creator_and_metadata(database: 
     assert await ids(database, metadata={"team": "a,b", "env": "prod"}) == ["pairs"]
     assert await ids(database, metadata={"env": "prod", "team": "a"}) == []
     assert await ids(database, metadata={"env": "pro"}) == []
+
+
+async def test_a_changed_pair_is_found_instead_of_the_old_one(database: Database) -> None:
+    session = await new_session(database, session_id="s", metadata={"env": "prod", "team": "a"})
+    changes = SessionChanges(metadata={"env": "test"})
+    await database.write(update_session, ACME, session_id=session.session_id, changes=changes, etag="", now=2)
+    assert await ids(database, metadata={"env": "test"}) == ["s"]
+    assert await ids(database, metadata={"env": "prod"}) == []
+    assert await ids(database, metadata={"team": "a"}) == []
+
+
+@pytest.mark.parametrize(
+    ("common", "query"),
+    [
+        ({"creator": "alice"}, {"creator": "alice", "archived": True}),
+        ({"metadata": {"env": "prod", "team": "a"}}, {"metadata": {"env": "prod", "team": "b"}}),
+    ],
+    ids=["creator", "pairs"],
+)
+async def test_a_page_of_few_matches_is_cut_short_and_goes_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch, common: dict[str, Any], query: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(session_lists, "MOST_VISITED", 5)
+    wanted = {"archived": True} | ({"metadata": query["metadata"]} if "metadata" in query else {})
+    fields = {name: value for name, value in common.items() if name != "creator"}
+    for number in range(23):
+        match = number in (0, 11)
+        await new_session(database, session_id=f"s{number}", now=number, **(fields | wanted if match else fields))
+    # So that no pair is rare.
+    for number in range(23, 30):
+        await new_session(database, session_id=f"s{number}", now=number, metadata={"team": "b"})
+    shown: list[str] = []
+    pages = 0
+    after = None
+    while after is not None or not pages:
+        found = await page(database, after=after, **query)
+        shown += [session.session_id for session in found.items]
+        after, pages = found.next_after, pages + 1
+    assert shown == ["s11", "s0"]
+    assert pages > 3
 
 
 async def test_a_value_that_looks_like_a_pair_matches_no_filter(database: Database) -> None:

@@ -15,12 +15,13 @@ from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import get_branch, get_message, list_messages
 from metamorphd.store.sessions import delete_session, get_session
+from metamorphd.store.turns import read
 from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
 from metamorphd.store.turns.prompt import get_prompt
-from metamorphd.store.turns.read import get_turn, list_events
+from metamorphd.store.turns.read import get_turn, list_events, list_turns
 from metamorphd.store.vaults import update_vault
 
-from tests.support.rows import ACME, EVIL, KEY, append, finish, new_message, new_session, new_turn
+from tests.support.rows import ACME, EVIL, KEY, TERMS, append, finish, new_message, new_session, new_turn
 
 
 async def events(
@@ -73,7 +74,7 @@ async def test_the_prompt_is_the_branch_and_the_system_prompt_of_session_or_vaul
     second = await new_turn(database, session.session_id, "two", parent=first.user_message_id)
     changes = VaultChanges(system_prompt="of vault")
     await database.write(update_vault, ACME, changes=changes, etag="", hash_key=KEY, now=1)
-    prompt, branch = await database.read(get_prompt, ACME, turn=second)
+    prompt, branch = await database.read(get_prompt, ACME, turn=second, terms=TERMS)
     assert prompt == "of vault"
     assert [text_of(message.content) for message in branch] == ["one", "two"]
 
@@ -266,6 +267,27 @@ async def test_a_leaf_of_another_session_is_not_found(database: Database) -> Non
 
 async def test_a_branch_is_read_from_its_root(database: Database) -> None:
     session, leaf = await tree(database)
-    branch = await database.read(get_branch, ACME, session_id=session, leaf_message_id=leaf)
+    branch = await database.read(get_branch, ACME, session_id=session, leaf_message_id=leaf, max_bytes=1_000_000)
     assert [text_of(message.content) for message in branch] == ["a", "b", "c"]
     assert new_message(session).parent_message_id is None
+
+
+async def test_a_page_of_turns_is_cut_short_where_few_have_the_status(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read, "MOST_VISITED", 4)
+    session = (await new_session(database)).session_id
+    for number in range(11):
+        turn = await new_turn(database, session, str(number))
+        await finish(database, turn, status=TurnStatus.FAILED if number == 1 else TurnStatus.COMPLETED)
+    shown: list[TurnStatus] = []
+    pages = 0
+    after = None
+    while after is not None or not pages:
+        page = await database.read(
+            list_turns, ACME, session_id=session, status=TurnStatus.FAILED, after=after, page_size=50, max_size=10_000
+        )
+        shown += [turn.status for turn in page.items]
+        after, pages = page.next_after, pages + 1
+    assert shown == [TurnStatus.FAILED]
+    assert pages == 3

@@ -25,7 +25,7 @@ from metamorphd.models.vault import Budget, BudgetStatus, VaultChanges
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.sessions import delete_session
-from metamorphd.store.usage import list_usage, tokens_of
+from metamorphd.store.usage import list_usage
 from metamorphd.store.vaults import get_vault_limits, update_vault, update_vault_limits
 
 from tests.support.engines import Engine
@@ -127,6 +127,11 @@ async def check_sums(engine: Engine, turns: Sequence[Ended], grouped: tuple[bool
                 assert tokens.used == sum(tokens_of(turn.usage) for turn in turns if turn.day == day)
                 month = [turn for turn in turns if turn.day.replace(day=1) == day.replace(day=1)]
                 assert cost.used == sum(turn.usage.cost_usd_nanos for turn in month)
+
+
+def tokens_of(usage: Usage) -> int:
+    """Returns all tokens, as budgets count them."""
+    return usage.input_tokens + usage.output_tokens + usage.cache_read_tokens + usage.cache_write_tokens
 
 
 @settings(max_examples=40, deadline=None)

@@ -24,10 +24,6 @@ class Engine(Protocol):
         """The words that no test outside its folder may use."""
 
     @property
-    def index_tables(self) -> frozenset[str]:
-        """The tables of its full-text index, whose rows have a vault_id and no key."""
-
-    @property
     def database_class(self) -> type[Database]:
         """The class of its databases."""
 

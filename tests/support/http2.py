@@ -45,9 +45,9 @@ def headers(path: str, token: str) -> Headers:
     ]
 
 
-def message(payload: bytes) -> bytes:
-    """Returns an uncompressed gRPC message with its length prefix."""
-    return struct.pack(">BI", 0, len(payload)) + payload
+def message(payload: bytes, *, size: int | None = None) -> bytes:
+    """Returns an uncompressed gRPC message with its length prefix, `size` if the rest of it is never sent."""
+    return struct.pack(">BI", 0, len(payload) if size is None else size) + payload
 
 
 class Connection:
@@ -118,6 +118,13 @@ class Connection:
         stream = self.stream()
         self.write(frame(HEADERS, END_HEADERS, stream, header_block))
         self.write(frame(DATA, END_STREAM, stream, message(payload)))
+        return stream
+
+    def begin(self, header_block: bytes, data: bytes) -> int:
+        """Starts a call whose request does not end, and returns the number of its stream."""
+        stream = self.stream()
+        self.write(frame(HEADERS, END_HEADERS, stream, header_block))
+        self.write(frame(DATA, 0, stream, data))
         return stream
 
     def widen(self, window: int) -> None:

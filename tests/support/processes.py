@@ -39,13 +39,21 @@ class Service:
 
 @contextmanager
 def service(
-    module: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None, *, stderr: int | None = None
+    module: Sequence[str],
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    stderr: int | None = None,
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Service]:
-    """Runs a Python module that prints its port on a line or logs it. The process is killed after the block."""
+    """Runs a Python module that prints its port on a line or logs it. The process is killed after the block.
+
+    `wrapper` is a command that runs another one, with its arguments, in the same process.
+    """
     log = directory / f"{module[0]}-{uuid.uuid4().hex}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *module],
+            [*wrapper, sys.executable, "-m", *module],
             # Not the source tree, where a developer may have a .env.
             cwd=directory,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
@@ -82,13 +90,15 @@ def environment_of(directory: Path) -> dict[str, str]:
         "GRPC_PORT": "0",
         "DATABASE_PATH": str(directory / "metamorph.db"),
         "RATE_LIMIT_REQUESTS": "0",
+        # A ballast for each test would fill the disk.
+        "STORAGE_FLOOR_BYTES": "0",
         "AUTH_FAILURE_REQUESTS": "0",
     }
 
 
 @contextmanager
-def serving_process(directory: Path, **environment: str) -> Iterator[Service]:
+def serving_process(directory: Path, *, wrapper: Sequence[str] = (), **environment: str) -> Iterator[Service]:
     """Runs `metamorph serve` as a process. Its log includes standard error."""
     whole = environment_of(directory) | environment
-    with service(["metamorphd", "serve"], directory, whole, stderr=subprocess.STDOUT) as started:
+    with service(["metamorphd", "serve"], directory, whole, stderr=subprocess.STDOUT, wrapper=wrapper) as started:
         yield started

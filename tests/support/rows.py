@@ -83,10 +83,12 @@ def new_message(session_id: str, text: str = "Hello", **fields: Any) -> Message:
     return Message(**(values | fields))
 
 
-async def stored_message(database: Database, session_id: str, text: str = "Hello", **fields: Any) -> Message:
-    """Stores a message of the vault `acme` without a turn."""
+async def stored_message(
+    database: Database, session_id: str, text: str = "Hello", *, scope: Scope = ACME, **fields: Any
+) -> Message:
+    """Stores a message without a turn, by default in the vault `acme`."""
     message = new_message(session_id, text, **fields)
-    await database.write(create_message, ACME, message=message)
+    await database.write(create_message, scope, message=message)
     return message
 
 

@@ -54,6 +54,9 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
         "auth_failure_requests": 0,
         "emblem_api_url": "",
         "database_path": directory / "metamorph.db",
+        "log_level": "warning",
+        # A ballast for each test would fill the disk.
+        "storage_floor_bytes": 0,
     }
     server = Server(settings.load(**(base | overrides)), clock=clock, database=database)
     await server.start()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,10 +14,17 @@ from metamorphd.chat.follower import Follower
 from metamorphd.chat.generation import Generation, Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.pace import Pace
-from metamorphd.chat.prompt_builder import attachment_ids, prompt_messages, within_limit, without_missing
+from metamorphd.chat.prompt_builder import (
+    attachment_ids,
+    attachments_size,
+    prompt_messages,
+    within_limit,
+    without_missing,
+)
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, StoreNotReady, TurnNotFound
+from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.interface import Model, Prompt
 from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope, server_scope
@@ -80,6 +88,7 @@ class TurnEngine:
         clock: Clock,
         terms: Terms,
         titles: Titles,
+        in_flight: BytesInFlight,
         time_limit: float,
     ) -> None:
         self._database = database
@@ -87,6 +96,7 @@ class TurnEngine:
         self._model = model
         self._terms = terms
         self._titles = titles
+        self._in_flight = in_flight
         self._time_limit = time_limit
         self._log = EventLog(database=database, clock=clock)
         self._pace = Pace(running_turns=lambda: len(self._live))
@@ -150,8 +160,8 @@ class TurnEngine:
             options=send.options,
             terms=self._terms,
         )
-        prompt = await self._prompt_of(scope, system_prompt, branch, options, send.uploads)
-        return await self._model.count_tokens(prompt)
+        async with self._prompt_of(scope, system_prompt, branch, options, send.uploads) as prompt:
+            return await self._model.count_tokens(prompt)
 
     async def cancel_turn(self, scope: Scope, *, turn_id: str) -> Turn:
         """Stops a turn, and returns it once it has ended. The partial reply is kept. Raises TurnNotFound.
@@ -283,10 +293,14 @@ class TurnEngine:
                 live.wake()
             self._spawn(self._titles.name_session(scope, finished), among=self._titling)
 
-    async def _prompt(self, scope: Scope, turn: Turn) -> Prompt:
-        system_prompt, branch = await self._database.read(get_prompt, scope, turn=turn)
-        return await self._prompt_of(scope, system_prompt, branch, replace(turn.options, model=turn.model))
+    @asynccontextmanager
+    async def _prompt(self, scope: Scope, turn: Turn) -> AsyncGenerator[Prompt]:
+        system_prompt, branch = await self._database.read(get_prompt, scope, turn=turn, terms=self._terms)
+        options = replace(turn.options, model=turn.model)
+        async with self._prompt_of(scope, system_prompt, branch, options) as prompt:
+            yield prompt
 
+    @asynccontextmanager
     async def _prompt_of(
         self,
         scope: Scope,
@@ -294,15 +308,18 @@ class TurnEngine:
         branch: Sequence[Message],
         options: EffectiveOptions,
         uploads: Sequence[Upload] = (),
-    ) -> Prompt:
+    ) -> AsyncGenerator[Prompt]:
+        """Yields a prompt with its attachments, for which it waits until there is memory."""
         messages = within_limit(prompt_messages(branch))
         attachments = {upload.attachment_id: upload.data for upload in uploads}
         missing = attachment_ids(messages) - attachments.keys()
-        if missing:
-            attachments |= await self._database.read(load_attachments, scope, attachment_ids=missing)
-        return Prompt(
-            system_prompt=system_prompt,
-            messages=without_missing(messages, attachments.keys()),
-            attachments=attachments,
-            options=replace(options, max_output_tokens=self._terms.output_tokens(options)),
-        )
+        async with self._in_flight.reserved(scope.vault_id, attachments_size(messages)):
+            if missing:
+                attachments |= await self._database.read(load_attachments, scope, attachment_ids=missing)
+            yield Prompt(
+                system_prompt=system_prompt,
+                messages=without_missing(messages, attachments.keys()),
+                attachments=attachments,
+                options=replace(options, max_output_tokens=self._terms.output_tokens(options)),
+            )
+            attachments.clear()

@@ -2,16 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
 import structlog
 
 from metamorphd.chat.pace import Pace
 from metamorphd.chat.pending_events import Pending
+from metamorphd.chat.reply_size import ReplySize
 from metamorphd.errors import DomainError, Internal, TurnInterrupted, TurnTimeout
-from metamorphd.llm.interface import Model, Prompt, ReplyStop, ReplyThinkingEnd, ReplyUsage
+from metamorphd.llm.interface import Model, Prompt, ReplyBlock, ReplyEvent, ReplyStop, ReplyThinkingEnd, ReplyUsage
 from metamorphd.models.content import ThinkingBlock
 from metamorphd.models.turn import MiddleEvent, StopReason, TurnError, TurnStatus
 from metamorphd.models.usage import Usage
@@ -48,6 +49,8 @@ def interrupted() -> Outcome:
 class Generation:
     """A call to the model, which is read no faster than its events are taken. Untaken deltas are joined by block.
 
+    A reply that reaches the largest size of a message ends there, as MAX_TOKENS, and so does the call.
+
     `usage` is what the provider reported, with its `cost`. `closed` has the completed thinking blocks, without their
     text, by block index.
     """
@@ -56,7 +59,7 @@ class Generation:
         self,
         *,
         model: Model,
-        prompt: Callable[[], Awaitable[Prompt]],
+        prompt: Callable[[], AbstractAsyncContextManager[Prompt]],
         cost: Callable[[Usage], int],
         time_limit: float,
         pace: Pace,
@@ -71,6 +74,7 @@ class Generation:
         self._time_limit = time_limit
         self._pace = pace
         self._pending = Pending()
+        self._size = ReplySize()
         self._ready = asyncio.Event()
         self._taken = asyncio.Event()
         self._moment = asyncio.Event()
@@ -119,11 +123,19 @@ class Generation:
         self._ready.set()
 
     async def _read(self) -> Outcome:
-        prompt = await self._prompt()
-        self.model_calls += 1
-        async with aclosing(self._model.generate(prompt)) as batches:
-            shown = False
+        async with AsyncExitStack() as sending:
+            reply = self._model.generate(await sending.enter_async_context(self._prompt()))
+            self.model_calls += 1
+            return await self._read_reply(reply, sending)
+
+    async def _read_reply(self, reply: AsyncGenerator[Sequence[ReplyEvent]], sending: AsyncExitStack) -> Outcome:
+        """Reads a reply to its end. Leaves `sending`, which holds the prompt, once the reply has begun."""
+        async with aclosing(reply) as batches:
+            begun = shown = False
             async for batch in batches:
+                if not begun:
+                    begun = True
+                    await sending.aclose()
                 for event in batch:
                     match event:
                         case ReplyUsage(usage):
@@ -131,18 +143,26 @@ class Generation:
                             self._pending.set_usage(self.usage)
                         case ReplyStop(stop_reason):
                             return Outcome(TurnStatus.COMPLETED, stop_reason)
-                        case ReplyThinkingEnd(block_index, block):
-                            self.closed[block_index] = block
                         case _:
-                            self._pending.add(event)
-                            if not shown:
+                            self._add(event)
+                            if not shown and self._pending:
                                 shown = True
                                 self._ready.set()
                                 await self._first_shown()
+                    if self._size.full:
+                        return Outcome(TurnStatus.COMPLETED, StopReason.MAX_TOKENS)
                 if self._pending:
                     self._ready.set()
                     await self._read_on(at_once=len(batch) >= FAST_EVENTS)
         raise RuntimeError("the model ended a reply without ReplyStop")
+
+    def _add(self, event: ReplyBlock) -> None:
+        """Adds what of an event still fits in the reply."""
+        fitting = self._size.fitting(event)
+        if isinstance(fitting, ReplyThinkingEnd):
+            self.closed[fitting.block_index] = fitting.block
+        elif fitting is not None:
+            self._pending.add(fitting)
 
     async def _read_on(self, *, at_once: bool) -> None:
         """Waits for the pace's next moment, or, without a pace or `at_once`, until the events are taken.

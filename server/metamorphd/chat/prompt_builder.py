@@ -13,7 +13,6 @@ from metamorphd.llm.interface import PromptMessage
 from metamorphd.models.content import (
     AttachmentBlock,
     Block,
-    CompactionBlock,
     Content,
     Part,
     TextBlock,
@@ -50,18 +49,17 @@ def prompt_messages(branch: Sequence[Message]) -> tuple[PromptMessage, ...]:
 def _beginning(branch: Sequence[Message]) -> int:
     """Returns the index of the first message to send: that of the last summary, or the user's message before it.
 
-    A summary replaces what precedes it, but the conversation must begin with the user.
+    A summary replaces what precedes it, but the conversation must begin with the user. A branch that was cut at the
+    model's context begins with the first message that can open a prompt.
     """
     place = len(branch) - 1
-    while place > 0 and not any(isinstance(block, CompactionBlock) for block in branch[place].content):
+    while place > 0 and not branch[place].summarizes:
         place -= 1
-    while place > 0 and not _begins(branch[place]):
+    while place > 0 and not branch[place].opens_prompt:
         place -= 1
+    if place == 0 and branch[0].parent_message_id is not None:
+        return next((place for place, message in enumerate(branch) if message.opens_prompt), 0)
     return max(place, 0)
-
-
-def _begins(message: Message) -> bool:
-    return message.role is Role.USER and any(isinstance(block, Part) for block in message.content)
 
 
 def _answered(reply: Content, answer: Content) -> AbstractSet[str]:
@@ -104,6 +102,12 @@ def without_missing(messages: Iterable[PromptMessage], attachment_ids: AbstractS
 def attachment_ids(messages: Iterable[PromptMessage]) -> set[str]:
     """Returns the ids of the attachments in messages."""
     return {block.attachment_id for message in messages for block in attachment_blocks(message.content)}
+
+
+def attachments_size(messages: Iterable[PromptMessage]) -> int:
+    """Returns the size of the attachments in messages, in bytes. One that occurs twice counts once."""
+    sizes = {block.attachment_id: block.size for message in messages for block in attachment_blocks(message.content)}
+    return sum(sizes.values())
 
 
 def _only(messages: Iterable[PromptMessage], keep: Callable[[AttachmentBlock], bool]) -> tuple[PromptMessage, ...]:

@@ -20,13 +20,13 @@ for command in (dev, serve, token, chat):
 
 
 def main() -> None:
-    """Runs the command. An error that prevents it from starting is printed as one line on standard error."""
+    """Runs the command. An error that prevents it from starting or going on is printed as one line on stderr."""
     try:
         cli()
     except Exception as exc:
-        from metamorphd.errors import StartupRefused
+        from metamorphd.errors import ServerFailed, StartupRefused
 
-        if not isinstance(exc, StartupRefused):
+        if not isinstance(exc, (StartupRefused, ServerFailed)):
             raise
         click.echo(f"metamorph: {exc}", err=True)
         sys.exit(1)

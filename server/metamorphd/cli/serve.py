@@ -1,5 +1,6 @@
 """`metamorph dev` and `metamorph serve`."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,14 @@ def _run(loaded: "Settings", *, announce: Any = None) -> None:
     import uvloop
 
     from metamorphd import server
+    from metamorphd.log_output import STANDARD_OUTPUT
     from metamorphd.observe import configure_logging
 
     configure_logging(loaded.log_level)
-    uvloop.run(server.serve(loaded, **({} if announce is None else {"announce": announce})))
+    try:
+        uvloop.run(server.serve(loaded, **({} if announce is None else {"announce": announce})))
+    finally:
+        STANDARD_OUTPUT.close()
 
 
 @click.command()
@@ -41,12 +46,14 @@ def dev(grpc_port: int | None, port: int | None, database: Path | None) -> None:
     def announce(running: "Server") -> None:
         target = f"127.0.0.1:{running.grpc_port}"
         model = "Claude" if loaded.anthropic_api_key else "an offline model; set ANTHROPIC_API_KEY for Claude"
-        click.echo(
-            f"Serving gRPC on {target} and HTTP on http://127.0.0.1:{running.http_port}/health\n"
-            f"Data is stored in {loaded.database_path}; replies come from {model}. Try:\n\n"
-            f"  grpcurl -plaintext -d '{{}}' {target} metamorph.vault.v1.VaultService/WhoAmI\n"
-            f"  .venv/bin/metamorph chat --target {target}\n",
-            err=True,
-        )
+        # Nobody may be reading.
+        with contextlib.suppress(OSError):
+            click.echo(
+                f"Serving gRPC on {target} and HTTP on http://127.0.0.1:{running.http_port}/health\n"
+                f"Data is stored in {loaded.database_path}; replies come from {model}. Try:\n\n"
+                f"  grpcurl -plaintext -d '{{}}' {target} metamorph.vault.v1.VaultService/WhoAmI\n"
+                f"  .venv/bin/metamorph chat --target {target}\n",
+                err=True,
+            )
 
     _run(loaded, announce=announce)

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from metamorphd.edge.methods import Method
+from metamorphd.in_flight import Hold
 from metamorphd.models.caller import Caller, Scope
 
 CALL_ID_KEY = "x-request-id"
@@ -56,8 +57,8 @@ class Exchange(Protocol):
 class Call:
     """One call. The guards set the caller, then the request. `call_id` is the one that the caller sent, or a new one.
 
-    If requests are streamed, `raw` and `request` are the latest one. `code` and `reason` are the outcome, `began` is
-    the start time by the performance counter.
+    If requests are streamed, `raw` and `request` are the latest one. `hold` is the memory that large requests take up.
+    `code` and `reason` are the outcome, `began` is the start time by the performance counter.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class Call:
         "caller",
         "code",
         "exchange",
+        "hold",
         "method",
         "raw",
         "reason",
@@ -80,6 +82,7 @@ class Call:
         self.method = method
         self.exchange = exchange
         self.raw = b""
+        self.hold: Hold | None = None
         self.authorization: list[str | bytes] = []
         self.vault_header: list[str | bytes] = []
         self.caller: Caller | None = None
@@ -97,6 +100,21 @@ class Call:
         self.call_id_was_sent = len(sent) == 1 and isinstance(sent[0], str) and bool(_CALL_ID.fullmatch(sent[0]))
         self.call_id = str(sent[0]) if self.call_id_was_sent else f"{_PROCESS}-{next(_NUMBERS):x}"
 
+    def take_raw(self) -> bytes:
+        """Returns the serialized request, and drops the call's reference to it."""
+        raw, self.raw = self.raw, b""
+        return raw
+
+    def take_request(self) -> Message | None:
+        """Returns the parsed request, and drops the call's reference: a call may last longer than it needs it."""
+        request, self.request = self.request, None
+        return request
+
+    def release(self) -> None:
+        """Gives back the memory that the requests took up."""
+        if self.hold is not None:
+            self.hold.release()
+
     @property
     def scope(self) -> Scope:
         """Returns the scope of the call's operations: the caller's vault. Available after Authenticate."""
@@ -107,13 +125,18 @@ class Call:
 
     @property
     def network(self) -> str:
-        """Returns the caller's network: an IPv4 address, or an IPv6 /64, since one host can have a whole /64."""
-        # Sockets of other kinds have no IP address.
-        address = unquote(self.exchange.peer()).partition(":")[2].rpartition(":")[0].strip("[]").partition("%")[0]
-        try:
-            host = ipaddress.ip_address(address)
-        except ValueError:
-            return address
-        if isinstance(host, ipaddress.IPv6Address):
-            return str(host.ipv4_mapped or ipaddress.ip_network((host, 64), strict=False))
+        """Returns the caller's network, as `network_of` does."""
+        return network_of(unquote(self.exchange.peer()).partition(":")[2].rpartition(":")[0].strip("[]"))
+
+
+def network_of(address: str) -> str:
+    """Returns the network of an address: an IPv4 address, or an IPv6 /64, since one host can have a whole /64."""
+    # Sockets of other kinds have no IP address.
+    address = address.partition("%")[0]
+    try:
+        host = ipaddress.ip_address(address)
+    except ValueError:
         return address
+    if isinstance(host, ipaddress.IPv6Address):
+        return str(host.ipv4_mapped or ipaddress.ip_network((host, 64), strict=False))
+    return address

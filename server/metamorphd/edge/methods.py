@@ -1,7 +1,7 @@
 """The services, and the methods with the options from their protos."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -12,6 +12,8 @@ from metamorph.api.v1 import options_pb2
 from metamorph.api.v1.options_pb2 import Permission, RateClass
 from metamorph.chat.v1 import chat_service_pb2
 from metamorph.vault.v1 import vault_service_pb2
+
+from metamorphd.edge.wire import Shape, shape_of
 
 SERVICES = [
     chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"],
@@ -35,7 +37,7 @@ class Method:
 
     `claims` are the required permissions in the spelling of tokens. `operator` stands for the operator's claim, and
     `unspecified`, for a permission without a spelling, is held by no caller. `idempotency` is IDEMPOTENCY_UNKNOWN if
-    the proto does not set it.
+    the proto does not set it. `max_request_bytes` limits each request, `shape` the number of its fields.
     """
 
     path: str
@@ -47,6 +49,8 @@ class Method:
     claims: tuple[str, ...]
     rate_class: "RateClass.ValueType"
     idempotency: "MethodOptions.IdempotencyLevel.ValueType"
+    max_request_bytes: int
+    shape: Shape = field(compare=False, repr=False)
 
 
 def methods_of(services: Sequence[ServiceDescriptor]) -> dict[str, Method]:
@@ -70,4 +74,6 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
         ),
         rate_class=options.Extensions[options_pb2.rate_class],
         idempotency=options.idempotency_level,
+        max_request_bytes=options.Extensions[options_pb2.max_request_bytes],
+        shape=shape_of(method.input_type),
     )

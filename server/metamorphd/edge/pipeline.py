@@ -5,15 +5,17 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
 
 from metamorphd.edge.call import CALL_ID_KEY, Call, Exchange
-from metamorphd.edge.guards import Guard, ordered
+from metamorphd.edge.guards import LARGEST_INLINE, Guard, ordered
 from metamorphd.edge.methods import Method
 from metamorphd.edge.streams import Stream, Streams
 from metamorphd.errors import DomainError, Internal, RequestMalformed
+from metamorphd.in_flight import BytesInFlight
 from metamorphd.models.caller import Scope
 from metamorphd.observe import CallLog, Metrics
 
@@ -43,9 +45,12 @@ class Pipeline:
     StartupRefused for guards in a wrong order.
     """
 
-    def __init__(self, *, guards: Iterable[Guard], streams: Streams, metrics: Metrics, log: CallLog) -> None:
+    def __init__(
+        self, *, guards: Iterable[Guard], streams: Streams, in_flight: BytesInFlight, metrics: Metrics, log: CallLog
+    ) -> None:
         self._guards, self._request_guards = ordered(guards)
         self._streams = streams
+        self._in_flight = in_flight
         self._metrics = metrics
         self._log = log
         self._calls_in_progress = 0
@@ -78,6 +83,7 @@ class Pipeline:
                 await self._refuse(call, exc)
                 raise
             finally:
+                call.release()
                 end(call)
 
         return Handler(method, run)
@@ -89,7 +95,7 @@ class Pipeline:
                 await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
             await self._request(call)
-            response = await behavior(call.request, call.scope)
+            response = await behavior(call.take_request(), call.scope)
             serialized: bytes = response.SerializeToString()
             return serialized
 
@@ -103,9 +109,9 @@ class Pipeline:
             scope = call.scope
             async with (
                 self._streams.opened(call.exchange, scope.actor) as stream,
-                contextlib.aclosing(behavior(call.request, scope)) as responses,
+                contextlib.aclosing(behavior(call.take_request(), scope)) as responses,
             ):
-                await stream.write_all(responses)
+                await stream.write_all(responses, answered=call.release)
 
         return answer
 
@@ -124,20 +130,36 @@ class Pipeline:
         return answer
 
     async def _request(self, call: Call) -> None:
-        """Reads and checks the only request of a call."""
-        raw = await self._streams.read(call.exchange)
-        if raw is call.exchange.end:
+        """Reads and checks the only request of a call.
+
+        How large it is, is known once it has been read. One that takes long to arrive therefore counts as the largest
+        that the method accepts until then.
+        """
+        largest, late = call.method.max_request_bytes, None
+        if largest > LARGEST_INLINE:
+            hold = call.hold = self._in_flight.hold(call.scope.vault_id)
+            late = partial(hold.resize, largest)
+        call.raw = await self._streams.read(call.exchange, late=late)
+        if call.raw is call.exchange.end:
             raise RequestMalformed
-        call.raw = raw
+        if call.hold is not None:
+            size = len(call.raw)
+            call.hold.resize(size if size > LARGEST_INLINE else 0)
         await _pass(call, self._request_guards)
 
     async def _requests(self, call: Call, stream: Stream) -> AsyncGenerator[Any]:
-        """Yields the requests of a stream, each checked. Ends if the caller has finished, and raises if it is gone."""
+        """Yields the requests of a stream, each checked. Ends if the caller has finished, and raises if it is gone.
+
+        Their bytes count until the call ends.
+        """
+        hold = call.hold = self._in_flight.hold(call.scope.vault_id)
         async with contextlib.aclosing(stream.read_all()) as requests:
             async for raw in requests:
+                hold.resize(hold.size + len(raw))
                 call.raw = raw
+                del raw
                 await _pass(call, self._request_guards)
-                yield call.request
+                yield call.take_request()
         # Sending fails if the caller cancelled or its connection broke. Until then this often looks as if the caller
         # had finished, in half of the cases while the event loop is busy. That is why it is not sent earlier.
         await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))

@@ -1,7 +1,7 @@
 """Calls that wait for their callers, and end early if the token expires or is revoked or the caller is too slow."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +15,9 @@ from metamorphd.models.caller import Caller
 # How long a read may wait for the caller to send, and a write for it to read: HTTP/2 buffers about 64 KiB.
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
+# A request usually arrives together with its call.
+SOON_SECONDS = 0.1
+SETTLE_SECONDS = 0.01
 
 
 class Stream:
@@ -56,10 +59,11 @@ class Stream:
             self.error = error
             self._lasting.reschedule(0)
 
-    async def write_all(self, responses: AsyncIterator[Any]) -> None:
-        """Sends each response as soon as flow control allows."""
+    async def write_all(self, responses: AsyncIterator[Any], *, answered: Callable[[], None]) -> None:
+        """Sends each response as soon as flow control allows. Calls `answered` when there is one."""
         loop = asyncio.get_running_loop()
         async for response in responses:
+            answered()
             self.waiting_since = loop.time()
             await self._exchange.write(response.SerializeToString())
             self.waiting_since = None
@@ -90,13 +94,16 @@ class Streams:
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._open: set[Stream] = set()
-        # When each task started to wait for its call's request; None once it has waited too long.
-        self._reading: dict[asyncio.Task[Any], float | None] = {}
+        # When each task started to wait for its call's request, or why it no longer does.
+        self._reading: dict[asyncio.Task[Any], float | DomainError] = {}
         self._looking: asyncio.TimerHandle | None = None
         revoked_tokens.listen(self._end_revoked)
 
-    async def read(self, exchange: Exchange) -> Any:
-        """Returns a call's first request as bytes, or `exchange.end`. Raises SenderTooSlow."""
+    async def read(self, exchange: Exchange, *, late: Callable[[], None] | None) -> Any:
+        """Returns a call's first request as bytes, or `exchange.end`. Raises SenderTooSlow.
+
+        If the request does not arrive soon, calls `late`, and raises the DomainError that it raises.
+        """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         if task is None:
@@ -104,15 +111,19 @@ class Streams:
         self._reading[task] = loop.time()
         if self._looking is None:
             self._look_later()
+        timer = None if late is None else loop.call_later(SOON_SECONDS, self._late, task, late)
         try:
             return await exchange.read()
         except asyncio.CancelledError:
+            refusal = self._reading[task]
             # If both the check and the caller cancelled the task, the caller takes precedence.
-            if self._reading[task] is not None or task.uncancel():
+            if not isinstance(refusal, DomainError) or task.uncancel():
                 raise
-            raise SenderTooSlow from None
+            raise refusal from None
         finally:
             del self._reading[task]
+            if timer is not None:
+                timer.cancel()
 
     def opened(self, exchange: Exchange, caller: Caller) -> Stream:
         """Returns a stream, which raises TokenExpired, TokenRevoked, ReaderTooSlow or SenderTooSlow while entered."""
@@ -135,6 +146,19 @@ class Streams:
             if self._revoked_tokens.revoked(stream.caller):
                 stream.end(TokenRevoked())
 
+    def _late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
+        # While the event loop is busy, the timer is due although the request is here. It is handled first.
+        asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._count_late, task, late)
+
+    def _count_late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
+        if task not in self._reading:
+            return
+        try:
+            late()
+        except DomainError as refusal:
+            self._reading[task] = refusal
+            task.cancel()
+
     def _look_later(self) -> None:
         self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
@@ -145,8 +169,8 @@ class Streams:
             if stream.waiting_since is not None and stream.waiting_since < longest_ago:
                 stream.end(stream.too_slow)
         for task, since in self._reading.items():
-            if since is not None and since < longest_ago:
-                self._reading[task] = None
+            if isinstance(since, float) and since < longest_ago:
+                self._reading[task] = SenderTooSlow()
                 task.cancel()
         if self._open or self._reading:
             self._look_later()

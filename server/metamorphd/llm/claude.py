@@ -27,7 +27,7 @@ from metamorphd.errors import (
 )
 from metamorphd.llm.event_stream import EventStream
 from metamorphd.llm.interface import Prompt, ReplyEvent
-from metamorphd.llm.messages_api import Reply, count_request_of, request_of
+from metamorphd.llm.messages_api import Reply, body_of, count_body_of
 
 # Importing anthropic takes seconds and tens of megabytes, so it happens on entry, when health checks are served.
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 # The SDK would wait for the whole `retry-after`, even hours. Above this limit the call fails with the delay instead.
 LONGEST_RETRY_WAIT = 20.0
+# Makes the SDK return a response whose bytes have not been read, like its own `with_streaming_response`.
+STREAMED = {"X-Stainless-Raw-Response": "stream"}
 _ERROR_TYPE = re.compile(r"[a-z_]{1,64}")
 SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached"}
 _SPENT = re.compile(r"You have reached your specified (workspace )?API usage limits|Your credit balance is too low")
@@ -66,6 +68,7 @@ class Claude:
         anthropic = await asyncio.to_thread(importlib.import_module, "anthropic")
         httpx2 = importlib.import_module("httpx2")
         timeout = httpx2.Timeout(self._stall_seconds, connect=CONNECT_SECONDS)
+        self._streamed, self._counted = anthropic.AsyncAPIResponse[Any], anthropic.types.MessageTokensCount
         self._errors = _Errors(anthropic=anthropic, httpx2=httpx2)
         self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
             api_key=self._api_key,
@@ -84,14 +87,21 @@ class Claude:
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
         answered = False
         # Outside the try block, which would blame the provider for an error of ours.
-        request = request_of(prompt, compact_above=self._compact_above)
+        body, headers = body_of(prompt, compact_above=self._compact_above)
+        # Attachments are not needed once they are sent, and a reply takes minutes.
+        del prompt
         reply, stream = Reply(), EventStream()
         async with AsyncExitStack() as stack:
             try:
                 # The SDK sends, retries and raises. The stream is read here, with a third of the SDK's own work.
-                response = await stack.enter_async_context(
-                    self._client.messages.with_streaming_response.create(**request, stream=True)
+                response = await self._client.post(
+                    "/v1/messages",
+                    cast_to=self._streamed,
+                    content=body,
+                    options={"headers": headers | STREAMED},
                 )
+                stack.push_async_callback(response.close)
+                body.clear()
                 answered = True
                 async for chunk in response.iter_bytes():
                     events, failure = _read(chunk, stream, reply)
@@ -105,9 +115,11 @@ class Claude:
                 raise UpstreamInterrupted
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        request = count_request_of(prompt)
+        body, headers = count_body_of(prompt)
         try:
-            counted = await self._client.messages.count_tokens(**request)
+            counted: Any = await self._client.post(
+                "/v1/messages/count_tokens", cast_to=self._counted, content=body, options={"headers": headers}
+            )
             # Checked here, because the SDK does not check that it is a number.
             return operator.index(counted.input_tokens)
         except self._errors.all as exc:

@@ -5,7 +5,7 @@ all other work for a word.
 """
 
 # Far more than any event of the Messages API. Without a bound, an endless event would fill the memory.
-LARGEST_EVENT = 32 * 1024 * 1024
+LARGEST_EVENT = 8 * 1024 * 1024
 
 
 class EventStream:

@@ -3,10 +3,9 @@
 https://platform.claude.com/docs/en/api/messages
 """
 
-import base64
 import json
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from metamorphd.llm.interface import (
@@ -21,7 +20,9 @@ from metamorphd.llm.interface import (
     ReplyUsage,
 )
 from metamorphd.llm.json_object import json_object
+from metamorphd.llm.request_body import AttachmentSlots, RequestBody
 from metamorphd.models.content import (
+    CONTENT_BYTES,
     Block,
     CompactionBlock,
     Content,
@@ -58,15 +59,43 @@ COMPACTION_BETA = "compact-2026-01-12"
 COMPACTION = "compact_20260112"
 
 
-def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
-    """Returns the parameters of a call. Schemas and tool inputs are sent unchanged, with members in the same order."""
+Body = tuple[RequestBody, dict[str, str]]
+
+
+def body_of(prompt: Prompt, *, compact_above: int) -> Body:
+    """Returns the body of a call that streams a reply, and its headers.
+
+    Schemas and tool inputs are sent unchanged, with members in the same order.
+    """
+    slots = AttachmentSlots()
+    return _body(request_of(prompt, slots, compact_above=compact_above) | {"stream": True}, slots, prompt)
+
+
+def count_body_of(prompt: Prompt) -> Body:
+    """Returns the body of a call that counts the input tokens of the request of `body_of`, and its headers."""
+    slots = AttachmentSlots()
+    request = request_of(prompt, slots, compact_above=0)
+    counted = {name: value for name, value in request.items() if name not in ("max_tokens", "stop_sequences")}
+    return _body(counted, slots, prompt)
+
+
+def _body(request: dict[str, Any], slots: AttachmentSlots, prompt: Prompt) -> Body:
+    blocks = (block for message in prompt.messages for block in message.content)
+    body = RequestBody(request, slots, prompt.attachments)
+    headers = {"Content-Length": str(body.size)}
+    if "context_management" in request or any(isinstance(block, CompactionBlock) for block in blocks):
+        headers["anthropic-beta"] = COMPACTION_BETA
+    return body, headers
+
+
+def request_of(prompt: Prompt, slots: AttachmentSlots, *, compact_above: int) -> dict[str, Any]:
+    """Returns the parameters of a call, with slots in place of the data of attachments."""
     options = prompt.options
     request: dict[str, Any] = {
         "model": options.model,
         "max_tokens": options.max_output_tokens,
         "messages": [
-            {"role": ROLES[message.role], "content": _content(message.content, prompt.attachments)}
-            for message in prompt.messages
+            {"role": ROLES[message.role], "content": _content(message.content, slots)} for message in prompt.messages
         ],
         "cache_control": {"type": "ephemeral"},
     }
@@ -79,17 +108,8 @@ def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
         request["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     if compact_above:
         edit = {"type": COMPACTION, "trigger": {"type": "input_tokens", "value": compact_above}}
-        request["extra_body"] = {"context_management": {"edits": [edit]}}
-    blocks = (block for message in prompt.messages for block in message.content)
-    if compact_above or any(isinstance(block, CompactionBlock) for block in blocks):
-        request["extra_headers"] = {"anthropic-beta": COMPACTION_BETA}
+        request["context_management"] = {"edits": [edit]}
     return request | _thinking(options) | _tools(options)
-
-
-def count_request_of(prompt: Prompt) -> dict[str, Any]:
-    """Returns the parameters of a call that counts the input tokens of the request of `request_of`."""
-    request = request_of(prompt, compact_above=0)
-    return {name: value for name, value in request.items() if name not in ("max_tokens", "stop_sequences")}
 
 
 def _thinking(options: EffectiveOptions) -> dict[str, Any]:
@@ -123,17 +143,17 @@ def _tools(options: EffectiveOptions) -> dict[str, Any]:
     return {"tools": tools, "tool_choice": tool_choice}
 
 
-def _content(content: Content, attachments: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    return [_block(block, attachments) for block in content]
+def _content(content: Content, slots: AttachmentSlots) -> list[dict[str, Any]]:
+    return [_block(block, slots) for block in content]
 
 
-def _block(block: Block, attachments: Mapping[str, bytes]) -> dict[str, Any]:
+def _block(block: Block, slots: AttachmentSlots) -> dict[str, Any]:
     match block:
         case TextBlock():
             return {"type": "text", "text": block.text}
         case ImageBlock() | DocumentBlock():
             kind = "image" if isinstance(block, ImageBlock) else "document"
-            return {"type": kind, "source": _source(block.media_type, attachments[block.attachment_id])}
+            return {"type": kind, "source": _source(block.media_type, block.attachment_id, slots)}
         case ToolUseBlock():
             return {
                 "type": "tool_use",
@@ -142,7 +162,7 @@ def _block(block: Block, attachments: Mapping[str, bytes]) -> dict[str, Any]:
                 "input": json.loads(block.input),
             }
         case ToolResultBlock():
-            content = _content(block.content, attachments)
+            content = _content(block.content, slots)
             result = {"type": "tool_result", "tool_use_id": block.tool_use_id, "content": content}
             return result | ({"is_error": True} if block.is_error else {})
         case ThinkingBlock():
@@ -158,10 +178,10 @@ def _thinking_block(block: ThinkingBlock) -> dict[str, Any]:
     return {"type": "thinking", "thinking": block.text, "signature": block.signature}
 
 
-def _source(media_type: str, data: bytes) -> dict[str, str]:
+def _source(media_type: str, attachment_id: str, slots: AttachmentSlots) -> dict[str, str]:
     if media_type == "text/plain":
-        return {"type": "text", "media_type": media_type, "data": data.decode()}
-    return {"type": "base64", "media_type": media_type, "data": base64.b64encode(data).decode()}
+        return {"type": "text", "media_type": media_type, "data": slots.text(attachment_id)}
+    return {"type": "base64", "media_type": media_type, "data": slots.base64(attachment_id)}
 
 
 class Reply:
@@ -188,6 +208,9 @@ class Reply:
         match event["type"]:
             case "content_block_delta":
                 yield from self._more(self._open[event["index"]], event["delta"])
+                if sum(opened.held for opened in self._open.values()) > CONTENT_BYTES:
+                    # Not yielded before the block is complete, so nobody else could limit it.
+                    yield ReplyStop(StopReason.MAX_TOKENS)
             case "content_block_start":
                 yield from self._begin(event["index"], event["content_block"])
             case "content_block_stop":
@@ -218,8 +241,10 @@ class Reply:
                 yield from self._thinking_events(opened, delta["thinking"])
             case "signature_delta":
                 opened.signature += _text(delta["signature"])
+                opened.held += len(delta["signature"])
             case "input_json_delta":
                 opened.input.append(_text(delta["partial_json"]))
+                opened.held += len(delta["partial_json"])
             case "compaction_delta":
                 opened.compaction |= {name: value for name, value in delta.items() if name != "type"}
 
@@ -279,14 +304,15 @@ def _tokens(value: Any) -> int:
 
 
 class _OpenBlock:
-    """A block that is not complete yet."""
+    """A block that is not complete yet. `held` is the length of what is yielded only when it is."""
 
-    __slots__ = ("block", "compaction", "input", "kind", "place", "signature")
+    __slots__ = ("block", "compaction", "held", "input", "kind", "place", "signature")
 
     def __init__(self, block: Any) -> None:
         self.block = block
         self.kind: str = block["type"]
         self.place: int | None = None
+        self.held = 0
         self.signature = _text(block.get("signature") or "")
         self.input: list[str] = []
         self.compaction = {name: value for name, value in block.items() if name != "type" and value is not None}

@@ -66,6 +66,11 @@ class CompactionBlock:
     opaque: str = "{}"
 
 
+# Of a message. gRPC clients refuse responses of more than 4 MiB by default.
+CONTENT_BYTES = 3 * 1024 * 1024
+# More than the tags and lengths of a block, or the description of an attachment, take up.
+BLOCK_BYTES = 256
+
 AttachmentBlock = ImageBlock | DocumentBlock
 Part = TextBlock | AttachmentBlock
 Block = TextBlock | ImageBlock | DocumentBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | CompactionBlock
@@ -94,6 +99,64 @@ def text_of(content: Content) -> str:
 def text_size(content: Content) -> int:
     """Returns the size of all text, including that in tool results, in bytes of UTF-8."""
     return sum(len(part.text.encode()) for part in parts(content) if isinstance(part, TextBlock))
+
+
+def text_within(text: str, size: int) -> str:
+    """Returns the beginning of a text, at most `size` bytes of UTF-8."""
+    # Most texts are far too short to be measured.
+    return text if 4 * len(text) <= size else text.encode()[:size].decode(errors="ignore")
+
+
+def content_within(content: Content, size: int) -> Content:
+    """Returns content itself if it fits in about `size` bytes as a protobuf message, otherwise its beginning.
+
+    The last text may be cut.
+    """
+    if sum(map(_most_bytes, content)) <= size:
+        return content
+    kept: list[Block] = []
+    for block in content:
+        needed = _bytes(block)
+        if needed > size:
+            if isinstance(block, TextBlock) and size > BLOCK_BYTES:
+                kept.append(TextBlock(text_within(block.text, size - BLOCK_BYTES)))
+            return tuple(kept)
+        size -= needed
+        kept.append(block)
+    return content
+
+
+def _texts(block: Block) -> Iterator[str]:
+    """Yields the texts of a block that callers see."""
+    match block:
+        case TextBlock():
+            yield block.text
+        case ToolUseBlock():
+            yield block.input
+            yield block.name
+        case ThinkingBlock():
+            yield block.text
+            yield block.signature
+            yield block.redacted
+        case CompactionBlock():
+            yield block.summary
+        case ToolResultBlock():
+            for part in block.content:
+                yield from _texts(part)
+
+
+def _overhead(block: Block) -> int:
+    return BLOCK_BYTES * (1 + len(block.content) if isinstance(block, ToolResultBlock) else 1)
+
+
+def _most_bytes(block: Block) -> int:
+    """Returns an upper bound of `_bytes`, without encoding anything."""
+    return _overhead(block) + 4 * sum(map(len, _texts(block)))
+
+
+def _bytes(block: Block) -> int:
+    """Returns the size of a block as a protobuf message, or a little more."""
+    return _overhead(block) + sum(len(text.encode()) for text in _texts(block))
 
 
 def map_attachments(content: Content, change: Callable[[AttachmentBlock], Part]) -> Content:

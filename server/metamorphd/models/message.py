@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from metamorphd.models.content import Content
+from metamorphd.models.content import CompactionBlock, Content, Part
 from metamorphd.models.usage import Usage
 
 
@@ -28,6 +28,16 @@ class Message:
     create_time: int
     delete_time: int | None = None
     partial: bool = False
+
+    @property
+    def opens_prompt(self) -> bool:
+        """Returns whether a prompt can begin with it: it is a user's, and more than the results of tools."""
+        return self.role is Role.USER and any(isinstance(block, Part) for block in self.content)
+
+    @property
+    def summarizes(self) -> bool:
+        """Returns whether it has a summary, which replaces everything before it in a prompt."""
+        return any(isinstance(block, CompactionBlock) for block in self.content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ def idempotency_key(rpc: str, request: Any) -> IdempotencyKey | None:
     """Returns the idempotency key of a request, or None if it has no request_id."""
     if not request.request_id:
         return None
-    body = type(request)()
-    body.CopyFrom(request)
-    body.ClearField("request_id")
+    # Not from a copy, which may be of megabytes.
+    spelled = request.request_id
+    request.ClearField("request_id")
+    body = request.SerializeToString(deterministic=True)
+    request.request_id = spelled
     # Normalized, since a UUID can be spelled in several ways.
-    request_id = str(uuid.UUID(request.request_id))
-    return IdempotencyKey(rpc, request_id, body.SerializeToString(deterministic=True))
+    return IdempotencyKey(rpc, str(uuid.UUID(spelled)), body)

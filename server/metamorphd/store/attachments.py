@@ -6,7 +6,7 @@ from dataclasses import replace
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
 from metamorphd.models.attachment import Attachment, Upload
 from metamorphd.models.content import AttachmentBlock, Content, Part, attachment_blocks, map_attachments
-from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
+from metamorphd.store.database import Row, SystemTransaction, Transaction, grows, point_read
 from metamorphd.store.vaults import create_vault
 
 CHUNK_BYTES = 1_048_576
@@ -92,6 +92,7 @@ WHERE (vault_id, attachment_id) IN (
 """
 
 
+@grows
 async def create_attachment(tx: Transaction, *, upload: Upload, hash_key: bytes, now: int) -> Attachment:
     """Stores an attachment, or answers the one that is there. Makes the vault if need be."""
     await create_vault(tx, hash_key=hash_key, now=now)

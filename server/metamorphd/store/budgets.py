@@ -16,6 +16,7 @@ from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.vault import Budget, BudgetStatus
 from metamorphd.store.codec import decode_content
 from metamorphd.store.database import Transaction
+from metamorphd.store.messages import PROMPT_BRANCH
 
 GET_BUDGETS = """
 SELECT tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month
@@ -29,8 +30,11 @@ SELECT COALESCE(SUM(CASE WHEN day = :today THEN tokens END), 0) AS tokens_per_da
     COALESCE(SUM(tokens), 0) AS tokens_per_month,
     COALESCE(SUM(CASE WHEN day = :today THEN cost_usd_nanos END), 0) AS cost_usd_nanos_per_day,
     COALESCE(SUM(cost_usd_nanos), 0) AS cost_usd_nanos_per_month
-FROM spending
-WHERE vault_id = :vault_id AND day >= :month AND day < :next_month
+FROM (
+    SELECT day, input_tokens + output_tokens + cache_read_tokens + cache_write_tokens AS tokens, cost_usd_nanos
+    FROM daily_usage
+    WHERE vault_id = :vault_id AND day >= :month AND day < :next_month
+) AS spent
 """
 GET_RESERVED = """
 SELECT COALESCE(SUM(reserved_tokens), 0) AS tokens, COALESCE(SUM(reserved_cost_usd_nanos), 0) AS cost_usd_nanos
@@ -38,17 +42,14 @@ FROM turns
 WHERE vault_id = :vault_id AND status = 'RUNNING'
 """
 # The messages that the model will read; content only of those with attachments, whose size in bytes is not enough.
-GET_BRANCH_SIZES = """
-WITH RECURSIVE branch (id, parent_id) AS (
-    SELECT message_id, parent_message_id FROM messages
-    WHERE vault_id = :vault_id AND message_id = :leaf_message_id AND session_id = :session_id
-    UNION ALL
-    SELECT message_id, parent_message_id FROM branch
-    JOIN messages ON vault_id = :vault_id AND message_id = branch.parent_id
-)
-SELECT size, CASE WHEN content LIKE '%"attachment_id"%' THEN content END AS content
-FROM branch JOIN messages ON vault_id = :vault_id AND message_id = id
+GET_BRANCH_SIZES = (
+    PROMPT_BRANCH
+    + """
+SELECT branch.size, CASE WHEN content LIKE '%"attachment_id"%' THEN content END AS content
+FROM branch CROSS JOIN messages
+WHERE messages.vault_id = :vault_id AND messages.message_id = branch.id
 """
+)
 NAMES = [field.name for field in fields(Budget)]
 
 
@@ -106,7 +107,9 @@ async def reserve(
     summarized first, unless that is 0.
     """
     model = catalog.model(options.model)
-    branch = await tx.all(GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=user_message_id)
+    branch = await tx.all(
+        GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=user_message_id, max_bytes=model.context_bytes
+    )
     text_bytes = len(system_prompt.encode()) + len(orjson.dumps(options)) + sum(message.size for message in branch)
     contents = [decode_content(message.content) for message in branch if message.content is not None]
     attachments = [block for content in contents for block in attachment_blocks(content)]

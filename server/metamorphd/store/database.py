@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from metamorphd.models.caller import Scope
-from metamorphd.store.search.index import SearchIndex
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,11 +48,6 @@ class Transaction(Statements):
 
     __slots__ = ()
 
-    @property
-    @abstractmethod
-    def search(self) -> SearchIndex:
-        """The index of the vault's messages."""
-
 
 class SystemTransaction(Statements):
     """Sees every vault. Only for the operations that the allow-list test names."""
@@ -85,17 +79,35 @@ class Database(Protocol):
 
     async def __aexit__(self, *_: object) -> None: ...
 
-    async def ping(self) -> None:
-        """Returns if the store can be read. Never waits behind operations; raises whatever keeps it from reading."""
+    async def failing(self) -> str | None:
+        """Returns a check that fails, or None: `store` if the store cannot be read, `write` if it cannot be written.
+
+        Answers within a few seconds, and logs the error.
+        """
+
+    async def failed(self) -> None:
+        """Returns once the store can never be written again, so that the process must end."""
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs a tenant operation that changes nothing, on one snapshot."""
+        """Runs a tenant operation that changes nothing, on one snapshot. It may stop when the caller is cancelled.
+
+        Raises StoreBusy when too many reads of this vault or of all vaults wait, and when it takes too long
+        OperationTimeout, or SearchTooBroad for a `search_read`.
+        """
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a tenant operation; returns once it is durable. When the caller is cancelled it may still commit.
 
-        Raises StoreBusy when too many writes wait, StorageFull when the volume is full.
+        Raises StoreBusy when too many writes of this vault or of all vaults wait, OperationTimeout when it takes too
+        long, StorageFull when the volume is full. In each case nothing is stored.
         """
+
+    def require_space(self) -> None:
+        """Raises StorageFull if the volume has so little space left that operations marked `grows` are refused."""
+
+    @property
+    def free_bytes(self) -> int:
+        """The free space on the volume; 0 while the store is not open."""
 
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
@@ -106,6 +118,9 @@ class Database(Protocol):
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As `write`, across vaults."""
+
+    async def maintain(self) -> bool:
+        """Does a step of the work that this engine has apart from operations. Returns whether there may be more."""
 
     async def versions(self) -> tuple[str, int]:
         """Returns the engine's version and the newest migration that is applied."""
@@ -123,3 +138,34 @@ def point_read(operation: F) -> F:
 def is_point_read(operation: Callable[..., Any]) -> bool:
     """Whether an operation was marked with `point_read`."""
     return operation in _point_reads
+
+
+_search_reads: set[Callable[..., Any]] = set()
+
+
+def search_read(operation: F) -> F:
+    """Marks an operation whose cost depends on what is searched for. Other reads never wait for it."""
+    _search_reads.add(operation)
+    return operation
+
+
+def is_search_read(operation: Callable[..., Any]) -> bool:
+    """Whether an operation was marked with `search_read`."""
+    return operation in _search_reads
+
+
+_growing: set[Callable[..., Any]] = set()
+
+
+def grows(operation: F) -> F:
+    """Marks an operation that a caller can make the store grow with. It is refused when the volume is almost full.
+
+    Operations that delete, or that end what has begun, are not marked.
+    """
+    _growing.add(operation)
+    return operation
+
+
+def is_growing(operation: Callable[..., Any]) -> bool:
+    """Returns whether an operation was marked with `grows`."""
+    return operation in _growing

@@ -10,8 +10,10 @@ from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import release_message, use_attachments
 from metamorphd.store.codec import decode_content, decode_usage, encode_content
 from metamorphd.store.database import Row, Transaction, point_read
+from metamorphd.store.links import clear_link, create_link, find_ancestor
 from metamorphd.store.paging import page_of
-from metamorphd.store.search.index import SEARCHED_CHARACTERS
+from metamorphd.store.search.postings import index_message, unindex_message
+from metamorphd.store.search.words import SEARCHED_CHARACTERS
 from metamorphd.store.vaults import lock_vault
 
 COLUMNS = """
@@ -50,14 +52,6 @@ WHERE vault_id = :vault_id AND message_id = :message_id AND delete_time IS NULL
 FORGET_EVENTS = "DELETE FROM events WHERE vault_id = :vault_id AND turn_id = :turn_id"
 MARK_PRUNED = "UPDATE turns SET pruned = 2 WHERE vault_id = :vault_id AND turn_id = :turn_id"
 GET_LEAF = "SELECT current_leaf_message_id FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
-_BRANCH = """
-WITH RECURSIVE branch (id, parent_id, place, bytes) AS (
-    SELECT message_id, parent_message_id, ordinal, size FROM messages
-    WHERE vault_id = :vault_id AND message_id = :leaf_message_id AND session_id = :session_id
-    UNION ALL
-    SELECT message_id, parent_message_id, ordinal, size FROM branch
-    JOIN messages ON vault_id = :vault_id AND message_id = branch.parent_id
-)"""
 # Of the candidates, a page ends before the first beyond :max_size bytes; `candidate_count` counts what would follow.
 _PAGE = (
     """, page AS (
@@ -67,36 +61,33 @@ _PAGE = (
 SELECT """
     + COLUMNS
     + """, place, candidate_count
-FROM page JOIN messages ON vault_id = :vault_id AND message_id = id
-WHERE before < :max_size
+FROM page CROSS JOIN messages
+WHERE messages.vault_id = :vault_id AND messages.message_id = page.id AND before < :max_size
 ORDER BY place
 """
 )
-GET_BRANCH = (
-    _BRANCH
-    + """
-SELECT """
-    + COLUMNS
-    + """
-FROM branch JOIN messages ON vault_id = :vault_id AND message_id = id
-ORDER BY ordinal
-"""
-)
+# Up from :top_message_id, as long as it is deeper than :above_depth.
 LIST_BRANCH = (
-    _BRANCH
-    + """, candidates AS (
-    SELECT id, place * :direction AS place, bytes FROM branch
-    WHERE place * :direction > :after
-    ORDER BY 2
-    LIMIT :page_size + 1
+    """
+WITH RECURSIVE branch (id, parent_id, depth, bytes) AS (
+    SELECT message_id, parent_message_id, depth, size FROM message_links
+    WHERE vault_id = :vault_id AND message_id = :lowest_message_id AND depth > :above_depth
+    UNION ALL
+    SELECT link.message_id, link.parent_message_id, link.depth, link.size
+    FROM branch CROSS JOIN message_links AS link
+    WHERE link.vault_id = :vault_id AND link.message_id = branch.parent_id AND link.depth > :above_depth
+), candidates AS (
+    SELECT id, depth * :direction AS place, bytes FROM branch
 )"""
     + _PAGE
 )
 LIST_OLDEST_FIRST = (
     """
 WITH candidates AS (
-    SELECT message_id AS id, ordinal AS place, size AS bytes FROM messages
-    WHERE vault_id = :vault_id AND session_id = :session_id AND ordinal > :after
+    SELECT messages.message_id AS id, ordinal AS place, link.size AS bytes
+    FROM messages CROSS JOIN message_links AS link
+    WHERE messages.vault_id = :vault_id AND messages.session_id = :session_id AND ordinal > :after
+        AND link.vault_id = :vault_id AND link.message_id = messages.message_id
     ORDER BY ordinal
     LIMIT :page_size + 1
 )"""
@@ -105,15 +96,39 @@ WITH candidates AS (
 LIST_NEWEST_FIRST = (
     """
 WITH candidates AS (
-    SELECT message_id AS id, -ordinal AS place, size AS bytes FROM messages
-    WHERE vault_id = :vault_id AND session_id = :session_id AND ordinal < -:after
+    SELECT messages.message_id AS id, -ordinal AS place, link.size AS bytes
+    FROM messages CROSS JOIN message_links AS link
+    WHERE messages.vault_id = :vault_id AND messages.session_id = :session_id AND ordinal < -:after
+        AND link.vault_id = :vault_id AND link.message_id = messages.message_id
     ORDER BY ordinal DESC
     LIMIT :page_size + 1
 )"""
     + _PAGE
 )
+# What a prompt can need of a branch: up to the last summary and the message that opens it, or to the model's context.
+PROMPT_BRANCH = """
+WITH RECURSIVE branch (id, parent_id, depth, bytes, size, summarized, opens) AS (
+    SELECT message_id, parent_message_id, depth, size, size, summarizes, opens FROM message_links
+    WHERE vault_id = :vault_id AND message_id = :leaf_message_id AND session_id = :session_id
+    UNION ALL
+    SELECT link.message_id, link.parent_message_id, link.depth, branch.bytes + link.size, link.size,
+        CASE WHEN link.summarizes = 1 THEN 1 ELSE branch.summarized END, link.opens
+    FROM branch CROSS JOIN message_links AS link
+    WHERE link.vault_id = :vault_id AND link.message_id = branch.parent_id
+        AND branch.bytes <= :max_bytes AND (branch.summarized = 0 OR branch.opens = 0)
+)"""
+GET_BRANCH = (
+    PROMPT_BRANCH
+    + """
+SELECT """
+    + COLUMNS
+    + """, branch.depth
+FROM branch CROSS JOIN messages
+WHERE messages.vault_id = :vault_id AND messages.message_id = branch.id
+"""
+)
 
-# Below every ordinal and every negated one.
+# Below every place, an ordinal or a depth, and every negated one.
 START = -(2**62)
 
 USAGE = [field.name for field in fields(Usage)]
@@ -147,6 +162,7 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
     if counted is None:
         raise SessionNotFound(session_id=message.session_id)
     content = encode_content(message.content)
+    size = len(content.encode())
     await tx.run(
         CREATE_MESSAGE,
         message_id=message.message_id,
@@ -155,7 +171,7 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
         parent_message_id=message.parent_message_id,
         role=message.role,
         content=content,
-        size=len(content.encode()),
+        size=size,
         turn_id=message.turn_id,
         creator=message.creator,
         model=message.model,
@@ -163,10 +179,9 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
         partial=message.partial,
         **(dict.fromkeys(USAGE) if message.usage is None else asdict(message.usage)),
     )
+    await create_link(tx, message=message, size=size)
     await use_attachments(tx, session_id=message.session_id, message_id=message.message_id, content=message.content)
-    text = text_of(message.content)[:SEARCHED_CHARACTERS]
-    if text:
-        await tx.search.create(session_id=message.session_id, message_id=message.message_id, text=text)
+    await index_message(tx, session_id=message.session_id, message_id=message.message_id, text=text_of(message.content))
 
 
 @point_read
@@ -189,18 +204,29 @@ async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Messa
     if answering is not None:
         raise BranchBusy(turn_id=answering.turn_id)
     await tx.run(DELETE_CONTENT, message_id=message_id, now=now)
+    await clear_link(tx, message_id=message_id)
     await release_message(tx, session_id=message.session_id, message_id=message_id)
-    await tx.search.delete_message(message_id=message_id)
+    await unindex_message(
+        tx,
+        session_id=message.session_id,
+        message_id=message_id,
+        text=text_of(message.content),
+        limit=SEARCHED_CHARACTERS,
+    )
     if message.role is Role.ASSISTANT:
         await tx.run(FORGET_EVENTS, turn_id=message.turn_id)
         await tx.run(MARK_PRUNED, turn_id=message.turn_id)
     return await get_message(tx, message_id=message_id)
 
 
-async def get_branch(tx: Transaction, *, session_id: str, leaf_message_id: str) -> tuple[Message, ...]:
-    """A branch from its root to `leaf_message_id`."""
-    rows = await tx.all(GET_BRANCH, session_id=session_id, leaf_message_id=leaf_message_id)
-    return tuple(map(_message, rows))
+async def get_branch(tx: Transaction, *, session_id: str, leaf_message_id: str, max_bytes: int) -> tuple[Message, ...]:
+    """Returns the messages of a branch that a prompt can need, oldest first, ending with `leaf_message_id`.
+
+    They begin at the message that opens the last summary, at the one that brings them above `max_bytes`, or at the
+    root. A message that was cut off is the parent of the first one.
+    """
+    rows = await tx.all(GET_BRANCH, session_id=session_id, leaf_message_id=leaf_message_id, max_bytes=max_bytes)
+    return tuple(_message(row) for row in sorted(rows, key=lambda row: row.depth))
 
 
 async def list_messages(
@@ -216,21 +242,48 @@ async def list_messages(
 ) -> Page[Message]:
     """One branch, that of the session's current leaf unless `leaf_message_id` names another, or all of them.
 
-    `after` is (place, leaf message id): later pages read the branch that the first page read. Pages are cut as those
+    `after` is (leaf message id, place): later pages read the branch that the first page read. Pages are cut as those
     of `list_sessions`. Raises SessionNotFound, MessageNotFound for a leaf that is not the session's.
     """
     session = await tx.one(GET_LEAF, session_id=session_id)
     if session is None:
         raise SessionNotFound(session_id=session_id)
-    place, paged_leaf = after or (START, "")
+    paged_leaf, place = after or ("", START)
     selected = str(paged_leaf) or leaf_message_id or session.current_leaf_message_id
     if leaf_message_id is not None:
         message = await get_message(tx, message_id=leaf_message_id)
         if message.session_id != session_id:
             raise MessageNotFound(message_id=leaf_message_id)
-    page = {"session_id": session_id, "after": place, "page_size": page_size, "max_size": max_size}
+    page = {"after": int(place), "page_size": page_size, "max_size": max_size}
     if all_branches:
-        rows = await tx.all(LIST_NEWEST_FIRST if newest_first else LIST_OLDEST_FIRST, **page)
+        rows = await tx.all(LIST_NEWEST_FIRST if newest_first else LIST_OLDEST_FIRST, session_id=session_id, **page)
     else:
-        rows = await tx.all(LIST_BRANCH, leaf_message_id=selected, direction=-1 if newest_first else 1, **page)
-    return page_of(rows, page_size, item=_message, after=lambda row: (row.place, selected or ""))
+        rows = await _list_branch(tx, session_id, selected, newest_first=newest_first, **page)
+    return page_of(rows, page_size, item=_message, after=lambda row: (selected or "", row.place))
+
+
+async def _list_branch(
+    tx: Transaction,
+    session_id: str,
+    leaf_message_id: str | None,
+    *,
+    newest_first: bool,
+    after: int,
+    page_size: int,
+    max_size: int,
+) -> list[Row]:
+    """Returns the rows of a page of a branch, whose places are depths, negated ones if `newest_first`."""
+    if leaf_message_id is None:
+        return []
+    depth = -after - 1 if newest_first else max(after, 0) + page_size + 1
+    lowest = await find_ancestor(tx, session_id=session_id, message_id=leaf_message_id, depth=depth)
+    if lowest is None:
+        return []
+    lowest_message_id, lowest_depth = lowest
+    return await tx.all(
+        LIST_BRANCH,
+        lowest_message_id=lowest_message_id,
+        above_depth=lowest_depth - page_size - 1 if newest_first else max(after, 0),
+        direction=-1 if newest_first else 1,
+        max_size=max_size,
+    )

@@ -25,27 +25,35 @@ ON CONFLICT (vault_id, user_id) WHERE user_id IS NOT NULL DO UPDATE SET
 RETURNING """
     + COLUMNS
 )
-# A page ends before its first revocation beyond :max_size bytes; `candidate_count` counts what would follow.
-LIST_REVOCATIONS = (
+
+
+def _page_of_revocations(where: str) -> str:
+    """Returns a statement for a page, which ends before its first revocation beyond :max_size bytes.
+
+    `candidate_count` counts what would follow.
     """
+    return f"""
 WITH candidates AS (
     SELECT *, octet_length(note) + octet_length(creator) + octet_length(COALESCE(token_id, user_id)) + 512 AS size
     FROM revocations
-    WHERE (:target_vault_id IS NULL OR vault_id = :target_vault_id) AND (:after_id IS NULL OR revocation_id < :after_id)
+    WHERE {where} AND revocation_id < :after_id
     ORDER BY revocation_id DESC
     LIMIT :page_size + 1
 ), page AS (
     SELECT *, SUM(size) OVER (ORDER BY revocation_id DESC) - size AS before, COUNT(*) OVER () AS candidate_count
     FROM candidates
 )
-SELECT """
-    + COLUMNS
-    + """, candidate_count
+SELECT {COLUMNS}, candidate_count
 FROM page
 WHERE before < :max_size
 ORDER BY revocation_id DESC
 """
-)
+
+
+LIST_REVOCATIONS = _page_of_revocations("TRUE")
+LIST_REVOCATIONS_OF_VAULT = _page_of_revocations("vault_id = :target_vault_id")
+# Above every ID, so that the first page begins with the newest.
+LAST_ID = "~"
 LOAD_REVOCATIONS = "SELECT " + COLUMNS + " FROM revocations"
 
 
@@ -101,10 +109,11 @@ async def list_revocations(
     max_size: int,
 ) -> Page[Revocation]:
     """Newest first, of one vault or all; `after` is (revocation id). Pages are cut as those of `list_sessions`."""
-    after_id = None if after is None else after[0]
-    rows = await tx.all(
-        LIST_REVOCATIONS, target_vault_id=target_vault_id, after_id=after_id, page_size=page_size, max_size=max_size
-    )
+    page = {"after_id": after[0] if after else LAST_ID, "page_size": page_size, "max_size": max_size}
+    if target_vault_id is None:
+        rows = await tx.all(LIST_REVOCATIONS, **page)
+    else:
+        rows = await tx.all(LIST_REVOCATIONS_OF_VAULT, target_vault_id=target_vault_id, **page)
     return page_of(rows, page_size, item=_revocation, after=lambda row: (row.revocation_id,))
 
 

@@ -6,12 +6,11 @@ import orjson
 
 from metamorphd.errors import EtagMismatch, SessionNotFound
 from metamorphd.models.changes import changed
-from metamorphd.models.page import Page
 from metamorphd.models.session import Session, SessionChanges
 from metamorphd.store.attachments import release_session
-from metamorphd.store.database import Row, SqlValue, Transaction, point_read
+from metamorphd.store.database import Row, SqlValue, Transaction, grows, point_read
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
-from metamorphd.store.paging import page_of
+from metamorphd.store.search.indexing import unindex_session
 from metamorphd.store.vaults import create_vault
 
 COLUMNS = """
@@ -35,35 +34,6 @@ RETURNING """
 """
 )
 GET_SESSION = "SELECT " + COLUMNS + " FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
-# A page ends before its first session beyond :max_size bytes. `candidate_count` shows whether more would follow.
-LIST_SESSIONS = (
-    """
-WITH candidates AS (
-    SELECT session_id AS id, last_activity_time AS activity,
-        octet_length(system_prompt) + octet_length(metadata) + octet_length(title) + 512 AS size
-    FROM sessions
-    WHERE vault_id = :vault_id
-        AND (last_activity_time, session_id) < (:after_time, :after_id)
-        AND (:archived IS NULL OR archived = :archived)
-        AND (:creator IS NULL OR creator = :creator)
-        AND (:pair1 IS NULL OR replace(metadata, :pair1, '') <> metadata)
-        AND (:pair2 IS NULL OR replace(metadata, :pair2, '') <> metadata)
-        AND (:pair3 IS NULL OR replace(metadata, :pair3, '') <> metadata)
-        AND (:pair4 IS NULL OR replace(metadata, :pair4, '') <> metadata)
-    ORDER BY last_activity_time DESC, session_id DESC
-    LIMIT :page_size + 1
-), page AS (
-    SELECT id, SUM(size) OVER (ORDER BY activity DESC, id DESC) - size AS before, COUNT(*) OVER () AS candidate_count
-    FROM candidates
-)
-SELECT """
-    + COLUMNS
-    + """, last_activity_time, candidate_count
-FROM page JOIN sessions ON vault_id = :vault_id AND session_id = id
-WHERE before < :max_size
-ORDER BY last_activity_time DESC, session_id DESC
-"""
-)
 UPDATE_SESSION = """
 UPDATE sessions
 SET title = :title, model = :model, system_prompt = :system_prompt, metadata = :metadata, archived = :archived,
@@ -77,20 +47,19 @@ WHERE vault_id = :vault_id AND turn_id IN
 """
 DELETE_SESSION = "DELETE FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
 
-# Above every time, so that the first page begins at the newest session.
-END_OF_TIME = 2**62
+CREATE_PAIR = """
+INSERT INTO session_metadata (vault_id, key, value, session_id) VALUES (:vault_id, :key, :value, :session_id)
+"""
+DELETE_PAIRS = "DELETE FROM session_metadata WHERE vault_id = :vault_id AND session_id = :session_id"
 
 
-def _metadata(metadata: Mapping[str, str]) -> str:
+def encode_metadata(metadata: Mapping[str, str]) -> str:
+    """Returns metadata as it is stored: a JSON object with sorted keys."""
     return orjson.dumps(dict(metadata), option=orjson.OPT_SORT_KEYS).decode()
 
 
-def _pair(key: str, value: str) -> str:
-    """The pair as `_metadata` writes it. A value's own quotes are escaped there, so this text occurs as a pair only."""
-    return _metadata({key: value})[1:-1]
-
-
-def _session(row: Row) -> Session:
+def session_of(row: Row) -> Session:
+    """Returns the session that a row of `COLUMNS` holds."""
     return Session(
         session_id=row.session_id,
         title=row.title,
@@ -109,6 +78,7 @@ def _session(row: Row) -> Session:
     )
 
 
+@grows
 async def create_session(
     tx: Transaction,
     *,
@@ -133,7 +103,7 @@ async def create_session(
         "title": title,
         "model": model,
         "system_prompt": system_prompt,
-        "metadata": _metadata(metadata),
+        "metadata": encode_metadata(metadata),
         "archived": archived,
         "creator": tx.scope.actor.user_id,
         "now": now,
@@ -144,7 +114,13 @@ async def create_session(
         row = await tx.one(CREATE_SESSION, **values)
     if row is None:
         raise RuntimeError("a vault that was just made is missing")
-    return _session(row)
+    await _create_pairs(tx, session_id=session_id, metadata=metadata)
+    return session_of(row)
+
+
+async def _create_pairs(tx: Transaction, *, session_id: str, metadata: Mapping[str, str]) -> None:
+    for key, value in metadata.items():
+        await tx.run(CREATE_PAIR, session_id=session_id, key=key, value=value)
 
 
 @point_read
@@ -153,39 +129,10 @@ async def get_session(tx: Transaction, *, session_id: str) -> Session:
     row = await tx.one(GET_SESSION, session_id=session_id)
     if row is None:
         raise SessionNotFound(session_id=session_id)
-    return _session(row)
+    return session_of(row)
 
 
-async def list_sessions(
-    tx: Transaction,
-    *,
-    after: tuple[int | str, ...] | None,
-    page_size: int,
-    max_size: int,
-    archived: bool | None,
-    creator: str | None,
-    metadata: Mapping[str, str],
-) -> Page[Session]:
-    """Newest activity first; `after` is (microseconds, session id). At most 4 metadata pairs, all of which must match.
-
-    A page holds at most `page_size` sessions, and of more than one at most `max_size` bytes plus the last one.
-    """
-    after_time, after_id = after or (END_OF_TIME, "")
-    pairs: dict[str, SqlValue] = {f"pair{number}": None for number in range(1, 5)}
-    pairs |= {f"pair{number}": _pair(*pair) for number, pair in enumerate(metadata.items(), 1)}
-    rows = await tx.all(
-        LIST_SESSIONS,
-        after_time=after_time,
-        after_id=after_id,
-        archived=archived,
-        creator=creator,
-        page_size=page_size,
-        max_size=max_size,
-        **pairs,
-    )
-    return page_of(rows, page_size, item=_session, after=lambda row: (row.last_activity_time, row.session_id))
-
-
+@grows
 async def update_session(tx: Transaction, *, session_id: str, changes: SessionChanges, etag: str, now: int) -> Session:
     """Changes fields of a session. Raises SessionNotFound, EtagMismatch.
 
@@ -201,10 +148,13 @@ async def update_session(tx: Transaction, *, session_id: str, changes: SessionCh
         title=new.title,
         model=new.model,
         system_prompt=new.system_prompt,
-        metadata=_metadata(new.metadata),
+        metadata=encode_metadata(new.metadata),
         archived=new.archived,
         now=now,
     )
+    if new.metadata != session.metadata:
+        await tx.run(DELETE_PAIRS, session_id=session_id)
+        await _create_pairs(tx, session_id=session_id, metadata=new.metadata)
     return await get_session(tx, session_id=session_id)
 
 
@@ -214,6 +164,6 @@ async def delete_session(tx: Transaction, *, session_id: str, etag: str) -> None
     if etag and etag != str(session.revision):
         raise EtagMismatch
     await release_session(tx, session_id=session_id)
-    await tx.search.delete_session(session_id=session_id)
+    await unindex_session(tx, session_id=session_id)
     await tx.run(DELETE_EVENTS, session_id=session_id)
     await tx.run(DELETE_SESSION, session_id=session_id)

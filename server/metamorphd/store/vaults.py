@@ -5,7 +5,7 @@ from dataclasses import asdict
 from metamorphd.errors import EtagMismatch
 from metamorphd.models.changes import changed
 from metamorphd.models.vault import Budget, Vault, VaultChanges, VaultLimits
-from metamorphd.store.database import Row, Transaction, point_read
+from metamorphd.store.database import Row, Transaction, grows, point_read
 
 CREATE_VAULT = """
 INSERT INTO vaults
@@ -101,6 +101,7 @@ async def get_vault(tx: Transaction) -> Vault | None:
     return None if row is None else _vault(row)
 
 
+@grows
 async def update_vault(tx: Transaction, *, changes: VaultChanges, etag: str, hash_key: bytes, now: int) -> Vault:
     """Changes fields of the vault. Raises EtagMismatch when `etag` is given and stale."""
     vault = await create_vault(tx, hash_key=hash_key, now=now)

@@ -28,6 +28,7 @@ from tests.support.tokens import mint
 from tests.support.wire import LENGTH_DELIMITED, field
 
 WHO_AM_I = "/metamorph.vault.v1.VaultService/WhoAmI"
+COUNT_TOKENS = "/metamorph.chat.v1.ChatService/CountTokens"
 
 
 async def vault_over_tls(running: Serving, authority: Authority, client: tuple[Path, Path] | None = None) -> str:
@@ -236,13 +237,14 @@ async def test_a_malformed_request_to_a_grpc_service_is_refused(
 
 async def test_a_request_of_more_than_32_mib_is_refused(running: Serving) -> None:
     caller = running.caller()
-    who_am_i: Any = caller.channel.unary_unary(WHO_AM_I)
+    count_tokens: Any = caller.channel.unary_unary(COUNT_TOKENS)
     # An unknown field, which the parser skips. The five bytes are its tag and length.
     size = LARGEST_REQUEST - 5
     largest = field(15, LENGTH_DELIMITED, bytes(size))
     assert len(largest) == LARGEST_REQUEST
-    await who_am_i(largest, metadata=caller.metadata)
-    refusal = await refused(who_am_i(bytes(LARGEST_REQUEST + 1), metadata=caller.metadata))
+    refusal = await refused(count_tokens(largest, metadata=caller.metadata))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["message"])
+    refusal = await refused(count_tokens(bytes(LARGEST_REQUEST + 1), metadata=caller.metadata))
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

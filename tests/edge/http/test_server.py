@@ -37,7 +37,7 @@ async def test_unknown_paths_and_methods_are_refused_with_security_headers(runni
 async def test_health_names_the_failing_check(engine: Engine, tmp_path: Path) -> None:
     database = engine.database(tmp_path)
     health = Health(database=database, services=[])
-    shim = application(failing=health.failing, registry=Metrics().registry)
+    shim = application(failing=health.failing, degraded=health.degraded, registry=Metrics().registry)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(shim), base_url="http://test") as http:
         starting = await http.get("/health")
         async with health:

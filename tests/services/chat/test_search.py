@@ -1,5 +1,7 @@
 """SearchMessages, through a whole server."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,16 @@ async def send(caller: Caller, session_id: str, text: str) -> str:
 
 async def found(caller: Caller, query: str, **fields: Any) -> list[str]:
     return [result.message_id for result in (await search(caller, query, **fields)).results]
+
+
+async def eventually(look: Callable[[], Awaitable[list[str]]], count: int) -> list[str]:
+    """Returns what is found once that has `count` messages."""
+    async with asyncio.timeout(20):
+        result = await look()
+        while len(result) != count:
+            await asyncio.sleep(0.1)
+            result = await look()
+    return result
 
 
 async def test_all_words_must_match_in_any_order_and_case(alice: Caller) -> None:
@@ -83,16 +95,16 @@ async def test_a_query_without_a_word_is_refused(alice: Caller, query: str) -> N
     assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", ["query"])
 
 
-async def test_the_best_match_is_first_and_has_a_snippet(alice: Caller) -> None:
+async def test_the_newest_match_is_first_and_has_a_snippet(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
-    little = await send(alice, session, "owl " + "and something else " * 50)
-    much = await send(alice, session, "The \x02owl\x03, an 🦉 owl")
+    older = await send(alice, session, "owl " + "and something else " * 50)
+    newer = await send(alice, session, "The \x02owl\x03, an 🦉 owl")
     response = await search(alice, "owl")
-    assert [result.message_id for result in response.results] == [much, little]
-    best = response.results[0]
-    assert (best.session_id, best.role) == (session, message_pb2.ROLE_USER)
-    assert [best.snippet[part.start : part.end] for part in best.highlights] == ["owl", "owl"]
-    assert best.snippet == "The \x02owl\x03, an 🦉 owl"
+    assert [result.message_id for result in response.results] == [newer, older]
+    newest = response.results[0]
+    assert (newest.session_id, newest.role) == (session, message_pb2.ROLE_USER)
+    assert [newest.snippet[part.start : part.end] for part in newest.highlights] == ["owl", "owl"]
+    assert newest.snippet == "The \x02owl\x03, an 🦉 owl"
     assert response.results[1].snippet.endswith("…")
 
 
@@ -100,6 +112,8 @@ async def test_a_long_word_is_truncated(alice: Caller) -> None:
     session = (await alice.create_session()).session_id
     for number in range(6):
         await send(alice, session, "x" * 30_000 + f" needle{number} needle " + "ab" * 400_000)
+    # A long message is indexed in steps.
+    await eventually(lambda: found(alice, "needle"), 6)
     response = await search(alice, "needle")
     assert (len(response.results), response.ByteSize() < 20_000) == (6, True)
     best = response.results[0]
@@ -107,7 +121,7 @@ async def test_a_long_word_is_truncated(alice: Caller) -> None:
     assert (best.snippet[0], best.snippet[-1]) == ("…", "…")
     # Only the beginning of a message is searchable, which bounds the cost of a search.
     often = await send(alice, session, "owl " * 16_000 + "pelican " + "owl " * 50_000 + "heron")
-    assert await found(alice, "pelican owl") == [often]
+    assert await eventually(lambda: found(alice, "pelican owl"), 1) == [often]
     assert await found(alice, "heron") == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import apsw
 from metamorphd.store import migrations
-from metamorphd.store.sqlite import search
+from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.support.statements import parsed, placeholders
@@ -18,7 +18,6 @@ class SqliteEngine:
 
     name = "sqlite"
     words = frozenset({"import apsw", "import sqlite3", "SqliteDatabase", "SqliteTransaction", "store.sqlite"})
-    index_tables = frozenset({"message_search"})
 
     database_class = SqliteDatabase
 
@@ -34,8 +33,7 @@ class SqliteEngine:
     @cache  # noqa: B019
     def tables(self) -> Mapping[str, list[tuple[str, int]]]:
         connection = migrated()
-        # The shadow tables of a search index are internal to FTS5.
-        listed = "SELECT name FROM pragma_table_list WHERE type IN ('table', 'virtual') AND name NOT LIKE 'sqlite_%'"
+        listed = "SELECT name FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
         names = [str(name) for (name,) in connection.execute(listed)]
         columns = "SELECT name, pk FROM pragma_table_info(?)"
         found = {
@@ -52,9 +50,10 @@ class SqliteEngine:
 def migrated() -> apsw.Connection:
     """Returns an empty database with the latest schema."""
     connection = apsw.Connection(":memory:")
-    search.register(connection)
-    for _, script in migrations.load("sqlite"):
+    for version, script in migrations.load("sqlite"):
         connection.execute(script)
+        if version in FILLS:
+            FILLS[version](connection.execute)
     return connection
 
 

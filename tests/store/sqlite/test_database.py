@@ -14,7 +14,7 @@ from metamorphd.store.sessions import get_session
 from metamorphd.store.sqlite import writer
 from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
 
-from tests.store.sqlite.writer import hold_writer
+from tests.store.sqlite.writer import Commits, hold_writer
 from tests.support.rows import ACME, new_session, scope_of
 
 
@@ -149,7 +149,10 @@ async def test_an_operation_that_awaits_anything_else_fails(database: SqliteData
 
 async def test_an_operation_that_raises_is_rolled_back_while_its_batch_commits(database: SqliteDatabase) -> None:
     async def creates_and_raises(tx: Transaction) -> None:
-        await tx.run("INSERT INTO vaults VALUES (:vault_id, '', '', '', x'00', 1, 0, 0, NULL, NULL, NULL, NULL)")
+        await tx.run(
+            "INSERT INTO vaults (vault_id, display_name, default_model, system_prompt, hash_key, revision, create_time,"
+            " update_time) VALUES (:vault_id, '', '', '', x'00', 1, 0, 0)"
+        )
         raise SessionNotFound(session_id="ses_1")
 
     release = hold_writer(database)
@@ -168,7 +171,8 @@ async def count_vaults(tx: Transaction) -> int:
     return int(row.vaults) if row else -1
 
 
-async def test_queued_writes_are_committed_together(database: SqliteDatabase, tmp_path: Path) -> None:
+async def test_queued_writes_are_committed_together(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "BATCH_SECONDS", 10)
     await new_session(database)
     commits = Commits(database)
     release = hold_writer(database)
@@ -178,18 +182,6 @@ async def test_queued_writes_are_committed_together(database: SqliteDatabase, tm
     release.set()
     await asyncio.gather(*sessions)
     assert commits.count <= 3
-
-
-class Commits:
-    """Counts the commits of a database from now on."""
-
-    def __init__(self, database: SqliteDatabase) -> None:
-        self.count = 0
-        database._writer.connection.set_commit_hook(self._committed)
-
-    def _committed(self) -> bool:
-        self.count += 1
-        return False
 
 
 async def test_a_write_to_a_full_queue_is_refused_immediately(

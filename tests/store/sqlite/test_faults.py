@@ -40,15 +40,17 @@ def many_failing_commits(vfs: FaultyVFS) -> None:
 class CarelessWriter(Writer):
     """A mutant that acknowledges each job without waiting for the outcome of the transaction."""
 
-    def _run_batch(self, jobs: Sequence[Job]) -> None:
+    def _run_batch(self) -> list[Job]:
+        jobs: list[Job] = []
         self.connection.execute("BEGIN IMMEDIATE")
-        for job in jobs:
+        for job in self._batch(jobs):
             self._run_job(job, isolated=True)
         try:
             self.connection.execute("COMMIT")
         except apsw.Error:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
+        return jobs
 
 
 class Careless(SqliteDatabase):

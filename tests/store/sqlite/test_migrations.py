@@ -1,18 +1,28 @@
 """Migrations of rows that an earlier server stored."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
+from metamorphd.clock import Clock
+from metamorphd.housekeeping import Housekeeping
+from metamorphd.models.content import TextBlock
 from metamorphd.store import migrations
-from metamorphd.store.sqlite import search
+from metamorphd.store.codec import encode_content
+from metamorphd.store.fills import FILLS
+from metamorphd.store.messages import create_message, delete_message
+from metamorphd.store.search.indexing import EARLIER_MESSAGES, index_earlier_messages, read_earlier_messages
+from metamorphd.store.search.query import phrases_of, search_messages
+from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
+
+from tests.support.rows import ACME, new_message
 
 
 @pytest.fixture
 def connection() -> Iterator[apsw.Connection]:
     opened = apsw.Connection(":memory:")
-    search.register(opened)
     yield opened
     opened.close()
 
@@ -21,6 +31,8 @@ def migrate(connection: apsw.Connection, *, first: int = 1, last: int) -> None:
     for version, script in migrations.load("sqlite"):
         if first <= version <= last:
             connection.execute(script).fetchall()
+            if version in FILLS:
+                FILLS[version](connection.execute)
 
 
 def insert(connection: apsw.Connection, table: str, **values: Any) -> None:
@@ -55,3 +67,101 @@ def test_replies_interrupted_before_the_migration_are_partial(connection: apsw.C
     migrate(connection, first=7, last=7)
     partial = connection.execute("SELECT message_id FROM messages WHERE partial = 1 ORDER BY message_id").fetchall()
     assert partial == [("msg_reply_1",), ("msg_reply_2",), ("msg_reply_3",)]
+
+
+def test_messages_stored_before_the_migration_are_linked(connection: apsw.Connection) -> None:
+    migrate(connection, last=9)
+    insert(connection, "vaults")
+    insert(connection, "sessions", session_id="ses_1")
+    parents: list[str | None] = [None, "m1", "m2", "m3", "m4", "m5", "m2", "m7"]
+    for ordinal, parent in enumerate(parents, 1):
+        content = '[{"type": "text", "text": "Hello"}]' if ordinal != 3 else '[{"type": "compaction", "summary": ""}]'
+        insert(
+            connection,
+            "messages",
+            message_id=f"m{ordinal}",
+            session_id="ses_1",
+            ordinal=ordinal,
+            parent_message_id=parent,
+            role=("ASSISTANT", "USER")[ordinal % 2],
+            content=content,
+            size=ordinal,
+        )
+    migrate(connection, first=10, last=10)
+    links = connection.execute(
+        "SELECT parent_message_id, depth, jump_message_id, jump_depth, size, opens, summarizes FROM message_links "
+        "ORDER BY message_id"
+    ).fetchall()
+    assert links == [
+        (None, 1, "m1", 1, 1, 1, 0),
+        ("m1", 2, "m1", 1, 2, 0, 0),
+        ("m2", 3, "m2", 2, 3, 0, 1),
+        ("m3", 4, "m1", 1, 4, 0, 0),
+        ("m4", 5, "m4", 4, 5, 1, 0),
+        ("m5", 6, "m5", 5, 6, 0, 0),
+        ("m2", 3, "m2", 2, 7, 1, 0),
+        ("m7", 4, "m1", 1, 8, 0, 0),
+    ]
+
+
+async def index_some(database: SqliteDatabase, steps: int) -> None:
+    for _ in range(steps):
+        messages = await database.read(read_earlier_messages, ACME)
+        assert messages is not None
+        await database.write(index_earlier_messages, ACME, messages=messages)
+
+
+async def test_messages_stored_before_the_migration_are_indexed_in_steps(tmp_path: Path) -> None:
+    path = tmp_path / "metamorph.db"
+    connection = apsw.Connection(str(path))
+    migrate(connection, last=10)
+    insert(connection, "vaults", hash_key=bytes(32))
+    insert(connection, "sessions", session_id="ses_1", metadata="{}", message_count=100)
+    for number in range(1, 101):
+        row = {"message_id": f"msg_{number:03}", "session_id": "ses_1"}
+        insert(
+            connection,
+            "messages",
+            ordinal=number,
+            delete_time=None,
+            role="USER",
+            content=encode_content((TextBlock(f"old {number}"),)),
+            **row,
+        )
+        connection.execute("INSERT INTO message_search (message_id, text) VALUES (:message_id, 'old')", row)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 10").fetchall()
+    connection.close()
+
+    async def found(database: SqliteDatabase, word: str) -> list[str]:
+        page = await database.read(
+            search_messages, ACME, phrases=phrases_of(word), session_id=None, after=None, page_size=200
+        )
+        return [match.snippet for match in page.items]
+
+    everything = [f"old {number}" for number in range(100, 0, -1)]
+    async with SqliteDatabase(path=path, synchronous="FULL") as database:
+        message = new_message("ses_1", "newest, not old")
+        await database.write(create_message, ACME, message=message)
+        await index_some(database, 2)
+        assert await found(database, "old") == ["newest, not old", *everything[: 2 * EARLIER_MESSAGES]]
+        # An index of the messages that were read before they are deleted.
+        messages = await database.read(read_earlier_messages, ACME)
+        assert messages is not None
+        await database.write(delete_message, ACME, message_id=messages[0].message_id, now=1)
+        everything.remove(messages[0].text)
+        await database.write(index_earlier_messages, ACME, messages=messages)
+        # Once more, as if the answer was lost.
+        await database.write(index_earlier_messages, ACME, messages=messages)
+    # A server that starts between two steps finds nothing damaged.
+    more = True
+    while more:
+        async with SqliteDatabase(path=path, synchronous="FULL") as database:
+            more = await database.maintain()
+    async with SqliteDatabase(path=path, synchronous="FULL") as database:
+        await Housekeeping(database=database, clock=Clock(), event_retention_hours=1, request_retention_days=7).sweep()
+        assert await found(database, "old") == ["newest, not old", *everything]
+        assert await found(database, "newest") == ["newest, not old"]
+    connection = apsw.Connection(str(path))
+    assert connection.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'message_search%'").fetchall() == []
+    assert connection.execute("SELECT unindexed_before FROM vaults").fetchall() == [(None,)]
+    connection.close()

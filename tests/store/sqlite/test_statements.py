@@ -2,7 +2,7 @@
 
 import apsw
 import pytest
-from metamorphd.store import attachments, messages, sessions
+from metamorphd.store import attachments, messages, session_lists
 from metamorphd.store.database import is_point_read
 
 from tests.store.sqlite.engine import SqliteEngine, migrated, plan
@@ -22,7 +22,7 @@ def test_a_point_read_finds_its_row_by_the_full_primary_key(statement: Statement
 
 
 @pytest.mark.parametrize(
-    "sql", [sessions.LIST_SESSIONS, messages.LIST_OLDEST_FIRST, messages.LIST_NEWEST_FIRST, messages.LIST_BRANCH]
+    "sql", [session_lists.LIST_SESSIONS, messages.LIST_OLDEST_FIRST, messages.LIST_NEWEST_FIRST, messages.LIST_BRANCH]
 )
 def test_a_page_is_read_from_an_index(sql: str) -> None:
     steps = plan(sql)

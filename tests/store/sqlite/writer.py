@@ -1,4 +1,4 @@
-"""Keeps a writer thread busy."""
+"""Keeps a database's threads busy, and counts its commits."""
 
 import asyncio
 import threading
@@ -7,6 +7,9 @@ from metamorphd.store.database import Transaction
 from metamorphd.store.sqlite.database import SqliteDatabase
 
 from tests.support.rows import ACME
+
+COUNTING = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+ENDLESS = COUNTING + "SELECT COUNT(*) AS count FROM n WHERE :vault_id <> ''"  # noqa: S608
 
 
 def hold_writer(database: SqliteDatabase) -> threading.Event:
@@ -19,3 +22,15 @@ def hold_writer(database: SqliteDatabase) -> threading.Event:
     task = asyncio.ensure_future(database.write(waits, ACME))
     task.add_done_callback(lambda done: done.result())
     return release
+
+
+class Commits:
+    """Counts the commits of a database from now on."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self.count = 0
+        database._writer.connection.set_commit_hook(self._committed)
+
+    def _committed(self) -> bool:
+        self.count += 1
+        return False

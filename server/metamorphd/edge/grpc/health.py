@@ -1,25 +1,27 @@
 """The server's health, for gRPC's health protocol and for the HTTP shim."""
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Self
 
 import grpc
-import structlog
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio
 
 from metamorphd.edge.grpc.hardened_server import parsing
+from metamorphd.errors import StorageFull
 from metamorphd.store.database import Database
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-
-logger = structlog.get_logger(__name__)
+# Callers of gRPC's health protocol, which is pushed, learn of a change within so many seconds.
+LOOK_SECONDS = 5.0
 
 
 class Health:
-    """The server's health, overall and per service. It is SERVING while it is entered."""
+    """The server's health, overall and per service. While it is entered, it is SERVING unless a check fails."""
 
     def __init__(self, *, database: Database, services: Sequence[str]) -> None:
         self._servicer = aio.HealthServicer()
@@ -50,23 +52,36 @@ class Health:
     async def __aenter__(self) -> Self:
         self._state = "ready"
         await self._set(SERVING)
+        self._looks = asyncio.create_task(self._look())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Sets NOT_SERVING, permanently."""
         self._state = "draining"
+        self._looks.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._looks
         await self._servicer.enter_graceful_shutdown()
 
     async def failing(self) -> str | None:
-        """Returns the check that currently fails, `starting`, `draining` or `store`, or None."""
-        if self._state != "ready":
-            return self._state
+        """Returns the check that currently fails, or None: `starting`, `draining`, or one of the database's."""
+        return await self._database.failing() if self._state == "ready" else self._state
+
+    def degraded(self) -> str | None:
+        """Returns `disk` if calls that store more are refused because the volume is almost full, or None.
+
+        The server stays SERVING: reads and deletions work.
+        """
         try:
-            await self._database.ping()
-        except Exception:
-            logger.exception("health check failed", check="store")
-            return "store"
+            self._database.require_space()
+        except StorageFull:
+            return "disk"
         return None
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self._set(SERVING if await self._database.failing() is None else NOT_SERVING)
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for service in self._services:

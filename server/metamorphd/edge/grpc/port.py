@@ -2,6 +2,7 @@
 
 from typing import Self
 
+from metamorphd.edge.connections import ConnectionLimits
 from metamorphd.edge.grpc.hardened_server import hardened_server
 from metamorphd.edge.grpc.tls import Certificates, Tls
 from metamorphd.errors import StartupRefused
@@ -20,6 +21,10 @@ KEEPALIVE_TIMEOUT_SECONDS = 20
 SHORTEST_PING_SECONDS = 10
 # Short, because until it passes, a connection that keeps resetting streams takes up the memory of all it has opened.
 PING_TIMEOUT_SECONDS = 10
+# For TLS, and for the client's first HTTP/2 frame. Core's default is two minutes.
+HANDSHAKE_SECONDS = 10
+# A connection without calls is closed (GOAWAY) after this time. Clients open another one with their next call.
+IDLE_SECONDS = 300
 # Calls of a method that wait to be accepted. grpc cancels further ones without a reason, so this is more than callers
 # reach: 50 connections with all their streams open.
 WAITING_CALLS = 10_000
@@ -33,10 +38,15 @@ OPTIONS = [
     ("grpc.max_metadata_size", LARGEST_METADATA),
     ("grpc.absolute_max_metadata_size", LARGEST_METADATA),
     ("grpc.max_receive_message_length", LARGEST_REQUEST),
+    # Only identity, the lowest bit: 260 kB of gzip can contain 32 MB. Compressed requests are UNIMPLEMENTED, as gRPC
+    # prescribes (https://github.com/grpc/grpc/blob/master/doc/compression.md).
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_SECONDS * 1000),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+    ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
     ("grpc.server.max_pending_requests", WAITING_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", WAITING_CALLS),
     # A reset stream triggers a ping (one at a time). A connection that resets ten thousand more streams before it
@@ -52,8 +62,8 @@ class GrpcPort:
     Services must be added to `server` before it is entered.
     """
 
-    def __init__(self, *, address: str, port: int, tls: Tls | None) -> None:
-        self.server = hardened_server(options=OPTIONS)
+    def __init__(self, *, address: str, port: int, tls: Tls | None, limits: ConnectionLimits) -> None:
+        self.server = hardened_server(options=[*OPTIONS, ("grpc.max_allowed_incoming_connections", limits.grpc)])
         self.port = port
         self._where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self._tls = tls

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self, cast
 
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from metamorphd.edge.connections import ConnectionLimits
+from metamorphd.edge.http.protocol import IDLE_SECONDS, LARGEST_HEADERS, Connections, Protocol
 from metamorphd.errors import StartupRefused
 
 # The deployment guide's headers, and those of helmet 8 that matter for a server without pages.
@@ -46,12 +48,22 @@ class _SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-def application(*, failing: Callable[[], Awaitable[str | None]], registry: CollectorRegistry) -> Starlette:
-    """Returns the HTTP application. `failing` returns the name of a check that currently fails, or None."""
+def application(
+    *,
+    failing: Callable[[], Awaitable[str | None]],
+    degraded: Callable[[], str | None],
+    registry: CollectorRegistry,
+) -> Starlette:
+    """Returns the HTTP application. `failing` returns the name of a check that currently fails, or None.
+
+    `degraded` does the same for checks with which the server still serves most calls, so that a deployment succeeds.
+    """
 
     async def health(request: Request) -> Response:
         check = await failing()
         timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if check is None and (limited := degraded()):
+            return JSONResponse({"status": "degraded", "timestamp": timestamp, "check": limited})
         if check is None:
             return JSONResponse({"status": "ok", "timestamp": timestamp})
         return JSONResponse({"status": "unavailable", "timestamp": timestamp, "check": check}, status_code=503)
@@ -74,11 +86,27 @@ class _Uvicorn(uvicorn.Server):
 class HttpServer:
     """Serves an application while it is entered. `port` is the actual port, also if 0 was requested."""
 
-    def __init__(self, app: Starlette, *, address: str, port: int) -> None:
+    def __init__(self, app: Starlette, *, address: str, port: int, limits: ConnectionLimits) -> None:
         self.port = port
         self._address = address
+        connections = Connections(limits)
+
+        # uvicorn's stubs want a class, and it calls it.
+        def protocol(config: uvicorn.Config, server_state: Any, app_state: Any, _loop: Any = None) -> Protocol:
+            return Protocol(config, server_state, app_state, connections=connections)
+
         self._uvicorn = _Uvicorn(
-            uvicorn.Config(app, access_log=False, server_header=False, log_config=None, lifespan="off", ws="none")
+            uvicorn.Config(
+                app,
+                http=cast(type[asyncio.Protocol], protocol),
+                access_log=False,
+                server_header=False,
+                log_config=None,
+                lifespan="off",
+                ws="none",
+                timeout_keep_alive=IDLE_SECONDS,
+                h11_max_incomplete_event_size=LARGEST_HEADERS,
+            )
         )
 
     async def __aenter__(self) -> Self:

@@ -22,6 +22,8 @@ class ChatAttachments:
     async def UploadAttachment(
         self, requests: AsyncIterator[pb.UploadAttachmentRequest], scope: Scope
     ) -> pb.UploadAttachmentResponse:
+        # Before megabytes are read. Storing them checks again.
+        self._database.require_space()
         async with self._uploads.received(scope.vault_id, requests) as upload:
             attachment = await self._database.write(
                 create_attachment, scope, upload=upload, hash_key=self._clock.new_key(), now=self._clock.now()

@@ -11,7 +11,7 @@ from metamorphd.services.convert.message import match_to_proto, message_to_proto
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
 from metamorphd.store.messages import delete_message, get_message, list_messages
-from metamorphd.store.search.query import MOST_PHRASES, phrases_of, search_messages
+from metamorphd.store.search.query import MOST_PHRASES, Phrase, phrases_of, search_messages
 
 # Lower than for lists, because the full text of every match is read to make its excerpt.
 LARGEST_SEARCH_PAGE = 100
@@ -31,7 +31,7 @@ class ChatMessages:
             leaf_message_id=request.leaf_message_id if request.HasField("leaf_message_id") else None,
             all_branches=request.all_branches,
             newest_first=request.order_by == pb.MESSAGE_ORDER_NEWEST_FIRST,
-            after=decode_page_token(request, scope.vault_id, request.page_token, (int, str)),
+            after=decode_page_token(request, scope.vault_id, request.page_token, (str, int)),
             page_size=clamp_page_size(request.page_size),
             max_size=PAGE_BYTES,
         )
@@ -65,7 +65,7 @@ class ChatMessages:
         )
 
 
-def _phrases(query: str) -> Sequence[str]:
+def _phrases(query: str) -> Sequence[Phrase]:
     phrases = phrases_of(query)
     if not phrases:
         raise RequestInvalid(violations=[FieldViolation("query", "contains no words")])

@@ -11,7 +11,8 @@ from metamorphd.services.idempotency import idempotency_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import masked
 from metamorphd.store.database import Database
-from metamorphd.store.sessions import create_session, get_session, list_sessions, update_session
+from metamorphd.store.session_lists import list_sessions
+from metamorphd.store.sessions import create_session, get_session, update_session
 
 SETTABLE = {"title", "model", "system_prompt", "metadata", "archived"}
 

@@ -32,6 +32,8 @@ class ChatTurns:
 
     async def SendMessage(self, request: pb.SendMessageRequest, scope: Scope) -> AsyncIterator[pb.SendMessageResponse]:
         turn = await self._engine.send_message(scope, send=await self._send(request, scope.actor.user_id))
+        # It may be of megabytes, and the turn takes minutes.
+        del request
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
             yield with_event(pb.SendMessageResponse(), event)
 

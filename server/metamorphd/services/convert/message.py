@@ -2,6 +2,7 @@
 
 from metamorph.chat.v1 import chat_service_pb2, message_pb2
 
+from metamorphd.models.content import CONTENT_BYTES, content_within
 from metamorphd.models.message import Message, MessageMatch, Role
 from metamorphd.services.convert.content import content_to_proto
 from metamorphd.services.convert.time import timestamp
@@ -11,20 +12,21 @@ ROLES = {role: message_pb2.Role.Value(f"ROLE_{role}") for role in Role}
 
 
 def message_to_proto(message: Message) -> message_pb2.Message:
-    """Returns a message."""
+    """Returns a message. Content of more than 3 MiB, as earlier versions stored, is cut: it could not be received."""
+    content = content_within(message.content, CONTENT_BYTES)
     return message_pb2.Message(
         message_id=message.message_id,
         session_id=message.session_id,
         parent_message_id=message.parent_message_id or "",
         role=ROLES[message.role],
-        content=content_to_proto(message.content),
+        content=content_to_proto(content),
         turn_id=message.turn_id,
         creator=message.creator,
         model=message.model,
         usage=None if message.usage is None else usage_to_proto(message.usage),
         create_time=timestamp(message.create_time),
         delete_time=timestamp(message.delete_time),
-        partial=message.partial,
+        partial=message.partial or content is not message.content,
     )
 
 

@@ -1,38 +1,23 @@
-"""The part of a text that shows why it was found.
+"""The part of a text that shows why it was found."""
 
-Our own, because an index's may take too long: FTS5's `snippet` takes time by the square of how often a word occurs,
-minutes for a long message.
-"""
-
-import re
-import unicodedata
 from collections.abc import Set as AbstractSet
 
 from metamorphd.models.message import Highlight
+from metamorphd.store.search.words import ASCII_WORDS, WORDS, words_of
 
-# Letters and digits, as the index takes them for words.
-WORDS = re.compile(r"[^\W_]+")
 CHARACTERS = 400
 BEFORE = 100
 
 
-def fold(word: str) -> str:
-    """Returns a word without case and accents, as the index compares it."""
-    if word.isascii():
-        return word.lower()
-    decomposed = unicodedata.normalize("NFD", word.lower())
-    return "".join(character for character in decomposed if not unicodedata.combining(character))
-
-
 def excerpt(text: str, wanted: AbstractSet[str]) -> tuple[str, tuple[Highlight, ...]]:
-    """Returns about `CHARACTERS` of a text around the first of the folded words, and where those words are in it.
+    """Returns about `CHARACTERS` of a text around the first of the words, and where those words are in it.
 
     `…` shows where it was cut.
     """
-    first = next((word.start() for word in WORDS.finditer(text) if fold(word[0]) in wanted), 0)
+    first = _first(text, wanted)
     begin = max(0, first - BEFORE)
     if begin:
-        # Not amid a word, if one begins soon.
+        # At the beginning of a word, if there is one soon.
         begin = next((word.start() for word in WORDS.finditer(text, begin + 1, first + 1)), begin)
     end = min(len(text), begin + CHARACTERS)
     before, after = "…" if begin else "", "…" if end < len(text) else ""
@@ -40,6 +25,13 @@ def excerpt(text: str, wanted: AbstractSet[str]) -> tuple[str, tuple[Highlight, 
     shown = tuple(
         Highlight(word.start() + moved, word.end() + moved)
         for word in WORDS.finditer(text, begin, end)
-        if fold(word[0]) in wanted
+        if not wanted.isdisjoint(words_of(word[0]))
     )
     return f"{before}{text[begin:end]}{after}", shown
+
+
+def _first(text: str, wanted: AbstractSet[str]) -> int:
+    """Returns where the first of the words begins, or 0."""
+    if text.isascii():
+        return next((word.start() for word in ASCII_WORDS.finditer(text.lower()) if word[0] in wanted), 0)
+    return next((word.start() for word in WORDS.finditer(text) if not wanted.isdisjoint(words_of(word[0]))), 0)

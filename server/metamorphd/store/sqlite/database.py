@@ -3,20 +3,23 @@
 import asyncio
 import fcntl
 import os
-import threading
-import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
 import apsw
+import structlog
 
-from metamorphd.errors import StartupRefused, StoreBusy, StoreNotReady
-from metamorphd.models.caller import Scope
+from metamorphd.errors import StartupRefused, StorageFull, StoreNotReady
+from metamorphd.models.caller import Scope, server_scope
 from metamorphd.store import migrations
-from metamorphd.store.database import Operation, P, SystemOperation, is_point_read
-from metamorphd.store.sqlite import search
+from metamorphd.store.database import Operation, P, SystemOperation, is_growing, is_point_read, is_search_read
+from metamorphd.store.fills import FILLS
+from metamorphd.store.sqlite.gate import Gate
+from metamorphd.store.sqlite.old_index import remove_old_index
+from metamorphd.store.sqlite.readers import Readers
+from metamorphd.store.sqlite.space import Space
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
 
@@ -24,17 +27,20 @@ T = TypeVar("T")
 
 # "MTMF": distinguishes our files from any other SQLite database.
 APPLICATION_ID = 0x4D544D46
-READERS = 4
-# Four readers serve all vaults: no statement may keep one for longer. It is asked every so many of SQLite's steps.
-READ_SECONDS = 5.0
-READ_STEPS = 20_000
+REUSABLE_BYTES = """
+SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size
+"""
+RESERVE_SECONDS = 1.0
 QUICK_CHECK_OK = [("ok",)]
+
+logger = structlog.get_logger(__name__)
 
 
 class SqliteDatabase:
     """A database file and those that work on it. See `Database` for what the methods promise.
 
-    `synchronous` is FULL or NORMAL; `vfs` names a registered SQLite VFS, None is the default one.
+    `synchronous` is FULL or NORMAL; `vfs` names a registered SQLite VFS, None is the default one. `floor_bytes` is as
+    for `Space`.
     """
 
     engine = "sqlite"
@@ -42,10 +48,11 @@ class SqliteDatabase:
     exclusive = True
     writer_class: ClassVar[type[Writer]] = Writer
 
-    def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None) -> None:
+    def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None, floor_bytes: int | None = 0) -> None:
         self._path = path
         self._synchronous = synchronous
         self._vfs = vfs
+        self._space = Space(path, floor_bytes=floor_bytes)
         self._lock_file: int | None = None
         self._connections: list[apsw.Connection] = []
         self._open = False
@@ -66,41 +73,82 @@ class SqliteDatabase:
                 ) from exc
             raise
         self._writer = self.writer_class(self._connection)
-        self._local = threading.local()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="sqlite-reader")
+        self._readers = Readers(connect=partial(self._connect, readonly=True), gate=Gate())
         self._open = True
+        self._reserving = asyncio.create_task(self._reserve())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._reserving.cancel()
+        await asyncio.wait({self._reserving})
         self._open = False
         await self._writer.close()
-        await asyncio.to_thread(self._readers.shutdown)
+        await self._readers.close()
         self._close_files()
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         if is_point_read(operation):
             return drive(operation(SqliteTransaction(self._inline(), scope), *args, **kwargs))
-        return await self._read(lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs))
+        return await self._read(
+            lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs),
+            scope,
+            search=is_search_read(operation),
+        )
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._write(lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs))
+        growing = is_growing(operation)
+        if growing:
+            self._space.require()
+        return await self._write(
+            lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs), scope, growing=growing
+        )
+
+    def require_space(self) -> None:
+        self._space.require()
+
+    @property
+    def free_bytes(self) -> int:
+        return self._space.free_bytes if self._open else 0
 
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self._read(
-            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs)
+            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs),
+            scope,
+            search=False,
         )
 
     async def write_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return await self._write(
-            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs)
+            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs),
+            scope,
+            growing=False,
         )
 
-    async def ping(self) -> None:
-        self._inline().execute("SELECT 1 FROM sqlite_schema").fetchall()
+    async def failing(self) -> str | None:
+        try:
+            self._inline().execute("SELECT 1 FROM sqlite_schema").fetchall()
+        except Exception:
+            logger.exception("the database cannot be read")
+            return "store"
+        try:
+            await self._writer.probe()
+        except StorageFull:
+            # With the ballast, all but growth still works.
+            return None if self._space.low and self._space.reserved else "write"
+        except Exception:
+            logger.exception("the database cannot be written")
+            return "write"
+        return None
+
+    async def failed(self) -> None:
+        await self._writer.failed.wait()
+
+    async def maintain(self) -> bool:
+        return await self._write(remove_old_index, server_scope(), growing=False)
 
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]
@@ -111,38 +159,35 @@ class SqliteDatabase:
             raise StoreNotReady(retry_delay=1.0)
         return self._point_reader
 
-    async def _read(self, bound: Bound[T]) -> T:
+    async def _read(self, bound: Bound[T], scope: Scope, *, search: bool) -> T:
         if not self._open:
             raise StoreNotReady(retry_delay=1.0)
-        return await self._loop.run_in_executor(self._readers, self._read_on_thread, bound)
+        return await self._readers.read(bound, vault_id=scope.vault_id, search=search)
 
-    def _read_on_thread(self, bound: Bound[T]) -> T:
-        connection: apsw.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect(readonly=True)
-            connection.set_progress_handler(self._late, READ_STEPS)
-        # One snapshot for all of the operation's statements.
-        self._local.until = time.monotonic() + READ_SECONDS
-        connection.execute("BEGIN")
+    async def _write(self, bound: Bound[T], scope: Scope, *, growing: bool) -> T:
+        if not self._open:
+            raise StoreNotReady(retry_delay=1.0)
         try:
-            return drive(bound(connection))
-        except apsw.InterruptError as exc:
-            raise StoreBusy(retry_delay=READ_SECONDS) from exc
-        finally:
-            connection.execute("ROLLBACK")
+            return await self._writer.write(bound, vault_id=scope.vault_id)
+        except StorageFull:
+            if growing or not await asyncio.to_thread(self._space.release):
+                raise
+        return await self._writer.write(bound, vault_id=scope.vault_id)
 
-    def _late(self) -> bool:
-        """Asked now and then while a reader's statement runs; true ends it."""
-        return bool(time.monotonic() > self._local.until)
-
-    async def _write(self, bound: Bound[T]) -> T:
-        if not self._open:
-            raise StoreNotReady(retry_delay=1.0)
-        return await self._writer.write(bound)
+    async def _reserve(self) -> None:
+        while True:
+            try:
+                reusable = _number(self._inline(), REUSABLE_BYTES)
+            except apsw.Error:
+                # `failing` reports it.
+                reusable = 0
+            await asyncio.to_thread(self._space.reserve, reusable_bytes=reusable)
+            await asyncio.sleep(RESERVE_SECONDS)
 
     def _open_files(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock()
+        self._space.prepare()
         self._connection = self._connect(readonly=False)
         if self._connection.execute("PRAGMA quick_check(1)").fetchall() != QUICK_CHECK_OK:
             raise StartupRefused(f"{self._path} is damaged (PRAGMA quick_check); restore it from a backup")
@@ -153,7 +198,6 @@ class SqliteDatabase:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)
         connection = apsw.Connection(str(self._path), flags=flags, vfs=self._vfs)
         self._connections.append(connection)
-        search.register(connection)
         for pragma in _pragmas(synchronous=self._synchronous, readonly=readonly):
             connection.execute("PRAGMA " + pragma).fetchall()
         return connection
@@ -215,6 +259,8 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 connection.execute(statements).fetchall()
+                if version in FILLS:
+                    FILLS[version](connection.execute)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {version}")
                 connection.execute("COMMIT")

@@ -8,8 +8,6 @@ import apsw
 
 from metamorphd.models.caller import Scope
 from metamorphd.store.database import Row, SqlValue, SystemTransaction, Transaction
-from metamorphd.store.search.index import SearchIndex
-from metamorphd.store.sqlite.search import Fts5Index
 
 T = TypeVar("T")
 
@@ -69,10 +67,6 @@ class SqliteTransaction(_Connected, Transaction):
         # Last, so that no operation can name another vault.
         parameters["vault_id"] = self.scope.vault_id
         return parameters
-
-    @property
-    def search(self) -> SearchIndex:
-        return Fts5Index(self)
 
 
 class SqliteSystemTransaction(_Connected, SystemTransaction):

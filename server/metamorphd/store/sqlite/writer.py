@@ -1,29 +1,50 @@
-"""The writer: one thread that commits what waits in groups."""
+"""The writer: one thread that commits waiting operations in groups."""
 
 import asyncio
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import apsw
+import structlog
 
-from metamorphd.errors import DomainError, StorageFull, StoreBusy
+from metamorphd.errors import DomainError, OperationTimeout, StorageFull, StoreBusy, StoreNotReady
+from metamorphd.store.sqlite.fair_queue import FairQueue
 from metamorphd.store.sqlite.transaction import Bound, drive
 
 T = TypeVar("T")
 
-WRITE_QUEUE = 4096
+# The most operations that wait, of all vaults and of one.
+WRITE_QUEUE = 8192
+VAULT_QUEUE = 1024
+# A batch ends after so many operations, or with the operation that brings it to so many seconds.
 BATCH = 256
+BATCH_SECONDS = 0.01
+# An operation is stopped after so many seconds. SQLite checks the time after so many steps of a statement.
+JOB_SECONDS = 0.25
+JOB_STEPS = 10_000
+# A write that was committed so many seconds ago proves that writing works; a new one must succeed within so many.
+PROOF_SECONDS = 3.0
+PROBE_SECONDS = 2.0
+BUSY_SECONDS = 1.0
+
+logger = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
+    """An operation that waits for the writer. One that is `refused` does not run again: its error is final."""
+
+    vault_id: str
     bound: Bound[Any]
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
+    refused: bool = False
 
     def answer(self) -> None:
         if self.future.done():
@@ -35,102 +56,195 @@ class Job:
 
 
 class Writer:
-    """Owns the connection that writes. Jobs are answered after the COMMIT that holds them; see `_run_batch`."""
+    """Owns the connection that writes. Jobs are answered after the COMMIT that holds them; see `_run_batch`.
+
+    Vaults take turns in a batch, so that a write waits for one batch at most, however many another vault has waiting.
+    """
 
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        # Counted on the event loop's thread alone, from the call to its answer.
-        self._waiting = 0
+        self._arrived: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # Only for the writer's thread.
+        self._waiting: FairQueue[Job] = FairQueue()
+        self._closing = False
+        self._job_until = float("inf")
+        # Only for the event loop's thread; from the call to its answer.
+        self._unanswered: set[Job] = set()
+        self._unanswered_of: Counter[str] = Counter()
+        self._probe: asyncio.Task[None] | None = None
+        self._proof_time = float("-inf")
+        self.failed = asyncio.Event()
+        connection.set_progress_handler(self._late, JOB_STEPS)
         self._thread = threading.Thread(target=self._write_forever, name="sqlite-writer", daemon=True)
         self._thread.start()
 
-    async def write(self, bound: Bound[T]) -> T:
-        """Runs an operation; returns once it is durable. Raises StoreBusy, StorageFull, and what it raises."""
-        if self._waiting >= WRITE_QUEUE:
-            raise StoreBusy(retry_delay=1.0)
-        job = Job(bound, self._loop.create_future())
-        self._waiting += 1
-        self._queue.put(job)
+    async def write(self, bound: Bound[T], *, vault_id: str) -> T:
+        """Runs an operation; returns once it is durable.
+
+        Raises what the operation raises, StoreBusy if too many wait, OperationTimeout, StorageFull, and StoreNotReady
+        if the writer has failed.
+        """
+        if self.failed.is_set():
+            raise StoreNotReady(retry_delay=BUSY_SECONDS)
+        if len(self._unanswered) >= WRITE_QUEUE or self._unanswered_of[vault_id] >= VAULT_QUEUE:
+            raise StoreBusy(retry_delay=BUSY_SECONDS)
+        job = Job(vault_id, bound, self._loop.create_future())
+        self._unanswered.add(job)
+        self._unanswered_of[vault_id] += 1
+        self._arrived.put(job)
         result: T = await job.future
         return result
 
+    async def probe(self) -> None:
+        """Returns if a write was committed a moment ago, or else can be now. Raises what prevents it.
+
+        The write changes one page, and no row. Concurrent callers share it.
+        """
+        if not self.failed.is_set() and time.monotonic() < self._proof_time + PROOF_SECONDS:
+            return
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self.write(_rewrite_header, vault_id=""))
+            # If all callers gave up, nobody else retrieves it.
+            self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
+        await asyncio.wait_for(asyncio.shield(self._probe), PROBE_SECONDS)
+        self._proof_time = time.monotonic()
+
     async def close(self) -> None:
-        """Finishes what waits; the connection stays open."""
-        self._queue.put(None)
+        """Finishes the waiting operations; the connection stays open."""
+        self._arrived.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _write_forever(self) -> None:
-        closing = False
-        while not closing:
-            jobs: list[Job] = []
-            waiting = self._queue.get()
-            while waiting is not None:
-                jobs.append(waiting)
-                if len(jobs) == BATCH:
-                    break
-                try:
-                    waiting = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            closing = waiting is None
-            if jobs:
-                self._run_batch(jobs)
+        try:
+            while self._receive():
+                jobs = self._run_batch()
                 self._loop.call_soon_threadsafe(self._answer, jobs)
+                # Their arguments, possibly megabytes, would stay in memory until the next batch.
+                del jobs
+        except BaseException as exc:
+            # First, because writing to the log may fail too.
+            self._loop.call_soon_threadsafe(self._fail)
+            logger.critical("the database's writer failed and cannot go on", exc_info=exc)
+
+    def _receive(self) -> bool:
+        """Waits until there are operations, and returns whether there are any: none are left after `close`."""
+        while not self._closing and (not self._waiting or not self._arrived.empty()):
+            job = self._arrived.get()
+            if job is None:
+                self._closing = True
+            else:
+                self._waiting.put(job.vault_id, job)
+        return bool(self._waiting)
 
     def _answer(self, jobs: Sequence[Job]) -> None:
-        self._waiting -= len(jobs)
+        self._unanswered.difference_update(jobs)
         for job in jobs:
+            self._unanswered_of[job.vault_id] -= 1
+            if not self._unanswered_of[job.vault_id]:
+                del self._unanswered_of[job.vault_id]
             job.answer()
 
-    def _run_batch(self, jobs: Sequence[Job]) -> None:
-        """One transaction for all jobs, at first without savepoints: statements let go of the GIL, and few are faster.
-
-        A job that raises spoils that, and all are run again, each in a savepoint of its own. If even so the transaction
-        is lost, as a full disk loses it, each job stands alone.
-        """
-        if len(jobs) > 1 and any(self._commit(jobs, isolated=isolated) for isolated in (False, True)):
-            return
+    def _fail(self) -> None:
+        self.failed.set()
+        jobs = list(self._unanswered)
         for job in jobs:
-            self._run_alone(job)
+            job.error = StoreNotReady(retry_delay=BUSY_SECONDS)
+        self._answer(jobs)
+
+    def _run_batch(self) -> list[Job]:
+        """Runs a batch of the waiting operations in one transaction, and returns them.
+
+        At first there are no savepoints: statements release the GIL, and few are faster. An operation that raises after
+        it has changed something spoils that, and the batch runs again, each operation in a savepoint of its own. If
+        even so the transaction is lost, as it is when the disk is full, each operation has its own transaction.
+
+        An operation that takes longer than a batch is its last, so it never runs twice because another one raised.
+        """
+        jobs: list[Job] = []
+        if self._commit(self._batch(jobs), isolated=False):
+            return jobs
+        again = [job for job in jobs if not job.refused]
+        if len(again) == 1 or (again and not self._commit(again, isolated=True)):
+            for job in again:
+                self._run_alone(job)
+        return jobs
+
+    def _batch(self, jobs: list[Job]) -> Iterator[Job]:
+        """Yields waiting operations until a batch is full, and appends them to `jobs`."""
+        until = time.monotonic() + BATCH_SECONDS
+        while len(jobs) < BATCH and (job := self._waiting.take()) is not None:
+            jobs.append(job)
+            yield job
+            if time.monotonic() > until:
+                break
 
     def _run_alone(self, job: Job) -> None:
-        """A transaction of its own: what fails in it, the job or its COMMIT, is the job's error."""
-        if not self._commit([job], isolated=False) and job.error is None:
+        """Runs a job in its own transaction: what fails in it, the job or its COMMIT, is the job's error."""
+        if not job.refused and not self._commit([job], isolated=False) and job.error is None:
             job.error = RuntimeError("the transaction was lost")
 
-    def _commit(self, jobs: Sequence[Job], *, isolated: bool) -> bool:
-        """Whether all jobs were run and committed; otherwise none has changed anything."""
+    def _commit(self, jobs: Iterable[Job], *, isolated: bool) -> bool:
+        """Returns whether all jobs were run and committed; otherwise none has changed anything."""
+        before = self.connection.total_changes()
         try:
             self.connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                self._run_job(job, isolated=isolated)
-                # Disk full, an I/O error or an interrupt roll back the whole transaction, savepoints included; the
-                # next savepoint would then commit on its own.
-                if (job.error is not None and not isolated) or not self.connection.in_transaction:
-                    break
-            else:
-                self.connection.execute("COMMIT")
-                return True
         except apsw.Error as exc:
-            jobs[0].error = _translated(exc)
+            for job in jobs:
+                job.error, job.refused = _translated(exc), True
+            return False
+        if all(self._run_job(job, isolated=isolated) for job in jobs):
+            try:
+                self.connection.execute("COMMIT")
+            except apsw.Error as exc:
+                for job in jobs:
+                    job.error = job.error or _translated(exc)
+            else:
+                if self.connection.total_changes() != before:
+                    self._proof_time = time.monotonic()
+                return True
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
         return False
 
-    def _run_job(self, job: Job, *, isolated: bool) -> None:
+    def _run_job(self, job: Job, *, isolated: bool) -> bool:
+        """Runs a job, and returns whether the transaction is as if it had succeeded, or had not run."""
         job.result = job.error = None
         if isolated:
             self.connection.execute("SAVEPOINT job")
+        before, began = self.connection.total_changes(), time.monotonic()
+        self._job_until = began + JOB_SECONDS
         try:
             job.result = drive(job.bound(self.connection))
         except BaseException as exc:  # Whatever it is, it belongs to the caller, not to this thread.
             job.error = _translated(exc)
-            if isolated and self.connection.in_transaction:
+            job.refused = time.monotonic() > began + BATCH_SECONDS
+        finally:
+            self._job_until = float("inf")
+        # Disk full, an I/O error or an interrupt roll back the whole transaction, savepoints included; the next
+        # savepoint would then commit on its own.
+        if not self.connection.in_transaction:
+            return False
+        unchanged = job.error is None or self.connection.total_changes() == before
+        if isolated:
+            if not unchanged:
                 self.connection.execute("ROLLBACK TO job")
-        if isolated and self.connection.in_transaction:
             self.connection.execute("RELEASE job")
+        return isolated or unchanged
+
+    def _late(self) -> bool:
+        """Called every so many steps of a statement; true stops it."""
+        return time.monotonic() > self._job_until
+
+
+async def _rewrite(connection: apsw.Connection) -> None:
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    connection.execute(f"PRAGMA user_version = {version}")
+
+
+def _rewrite_header(connection: apsw.Connection) -> Any:
+    """Writes the file's header as it is, which takes the log, its lock and a sync like any other write."""
+    return _rewrite(connection)
 
 
 def _translated(exc: BaseException) -> BaseException:
@@ -139,7 +253,9 @@ def _translated(exc: BaseException) -> BaseException:
         case apsw.FullError():
             translated = StorageFull(retry_delay=30.0)
         case apsw.BusyError():
-            translated = StoreBusy(retry_delay=1.0)
+            translated = StoreBusy(retry_delay=BUSY_SECONDS)
+        case apsw.InterruptError():
+            translated = OperationTimeout(limit_milliseconds=int(JOB_SECONDS * 1000))
         case _:
             return exc
     translated.__cause__ = exc

@@ -13,7 +13,7 @@ from metamorphd.models.turn import Turn
 from metamorphd.store.attachments import store_upload
 from metamorphd.store.budgets import admit_turn, reserve
 from metamorphd.store.codec import encode_options
-from metamorphd.store.database import Transaction
+from metamorphd.store.database import Transaction, grows
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
 from metamorphd.store.messages import create_message, get_message
 from metamorphd.store.turns.plan import Plan, plan_regeneration, plan_turn
@@ -36,6 +36,7 @@ RETURNING """
 )
 
 
+@grows
 async def create_turn(
     tx: Transaction,
     *,
@@ -74,6 +75,7 @@ async def create_turn(
     )
 
 
+@grows
 async def create_regeneration(
     tx: Transaction,
     *,

@@ -12,10 +12,15 @@ from metamorphd.store.turns.session_defaults import get_session_defaults
 from metamorphd.store.turns.terms import Terms
 
 
-async def get_prompt(tx: Transaction, *, turn: Turn) -> tuple[str, tuple[Message, ...]]:
-    """Returns a turn's system prompt, and the branch that ends with its user message."""
+async def get_prompt(tx: Transaction, *, turn: Turn, terms: Terms) -> tuple[str, tuple[Message, ...]]:
+    """Returns a turn's system prompt, and what it can need of the branch that ends with its user message."""
     defaults = await get_session_defaults(tx, session_id=turn.session_id)
-    branch = await get_branch(tx, session_id=turn.session_id, leaf_message_id=turn.user_message_id)
+    branch = await get_branch(
+        tx,
+        session_id=turn.session_id,
+        leaf_message_id=turn.user_message_id,
+        max_bytes=terms.catalog.model(turn.model).context_bytes,
+    )
     return defaults.system_prompt, branch
 
 
@@ -32,6 +37,9 @@ async def plan_prompt(
         terms=terms,
     )
     follows = plan.parent_message_id
-    before = () if follows is None else await get_branch(tx, session_id=message.session_id, leaf_message_id=follows)
+    max_bytes = terms.catalog.model(plan.options.model).context_bytes
+    before: tuple[Message, ...] = ()
+    if follows is not None:
+        before = await get_branch(tx, session_id=message.session_id, leaf_message_id=follows, max_bytes=max_bytes)
     message = replace(message, parent_message_id=follows, content=plan.content)
     return plan.system_prompt, (*before, message), plan.options

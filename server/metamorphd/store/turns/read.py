@@ -27,28 +27,39 @@ COLUMNS = _COLUMNS + ", options"
 GET_TURN = "SELECT " + COLUMNS + " FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
 # Tools and schemas may be a megabyte a turn, and a list leaves them out.
 LISTED = _COLUMNS + ", '{}' AS options"
-# A page ends before its first turn beyond :max_size bytes; `candidate_count` counts what would follow.
+# A page visits :limit turns, and ends before its first one beyond :max_size bytes; `candidate_count` counts what would
+# follow of those that it visited.
 LIST_TURNS = (
     """
-WITH candidates AS (
-    SELECT turn_id AS id, COALESCE(octet_length(error), 0) + octet_length(creator) + octet_length(model) + 512 AS size
+WITH visited AS (
+    SELECT turn_id AS id, COALESCE(octet_length(error), 0) + octet_length(creator) + octet_length(model) + 512 AS size,
+        (:status IS NULL OR status = :status) AS wanted
     FROM turns
     WHERE vault_id = :vault_id AND session_id = :session_id AND turn_id < :after_id
-        AND (:status IS NULL OR status = :status)
     ORDER BY turn_id DESC
-    LIMIT :page_size + 1
+    LIMIT :limit
+), candidates AS (
+    SELECT id, size FROM visited WHERE wanted ORDER BY id DESC LIMIT :page_size + 1
 ), page AS (
     SELECT id, SUM(size) OVER (ORDER BY id DESC) - size AS before, COUNT(*) OVER () AS candidate_count FROM candidates
 )
 SELECT """
     + LISTED
     + """, candidate_count
-FROM page JOIN turns ON vault_id = :vault_id AND turn_id = id
-WHERE before < :max_size
+FROM page CROSS JOIN turns
+WHERE turns.vault_id = :vault_id AND turns.turn_id = page.id AND before < :max_size
 ORDER BY turn_id DESC
 """
 )
+GET_LAST_VISITED = """
+SELECT turn_id FROM turns
+WHERE vault_id = :vault_id AND session_id = :session_id AND turn_id < :after_id
+ORDER BY turn_id DESC
+LIMIT 1 OFFSET :limit - 1
+"""
 
+# A page visits at most this many turns that its filter may leave out. It is then shorter than it could be.
+MOST_VISITED = 1000
 
 # Above every id, so that the first page begins at the newest turn.
 LAST_ID = "~"
@@ -110,11 +121,17 @@ async def list_turns(
     Pages are cut as those of `list_sessions`.
     """
     await get_session(tx, session_id=session_id)
-    after_id = after[0] if after else LAST_ID
-    rows = await tx.all(
-        LIST_TURNS, session_id=session_id, status=status, after_id=after_id, page_size=page_size, max_size=max_size
-    )
-    return page_of(rows, page_size, item=turn_of, after=lambda row: (row.turn_id,))
+    place = {
+        "session_id": session_id,
+        "after_id": after[0] if after else LAST_ID,
+        "limit": page_size + 1 if status is None else MOST_VISITED,
+    }
+    rows = await tx.all(LIST_TURNS, status=status, page_size=page_size, max_size=max_size, **place)
+    page = page_of(rows, page_size, item=turn_of, after=lambda row: (row.turn_id,))
+    if status is None or page.next_after is not None:
+        return page
+    last = await tx.one(GET_LAST_VISITED, **place)
+    return Page(page.items, None if last is None else (last.turn_id,))
 
 
 async def list_events(

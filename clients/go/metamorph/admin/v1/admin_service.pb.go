@@ -1029,13 +1029,13 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\bwarnings\x18\b \x03(\tR\bwarnings\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xd0\x04\n" +
-	"\fAdminService\x12n\n" +
-	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\b\xaa\xbb\x18\x01\x06\x90\x02\x01\x12k\n" +
-	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\b\xaa\xbb\x18\x01\x06\x90\x02\x02\x12t\n" +
-	"\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\b\xaa\xbb\x18\x01\x06\x90\x02\x01\x12q\n" +
-	"\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\b\xaa\xbb\x18\x01\x06\x90\x02\x01\x12z\n" +
-	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\b\xaa\xbb\x18\x01\x06\x90\x02\x02B\xc6\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xef\x04\n" +
+	"\fAdminService\x12t\n" +
+	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
+	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12z\n" +
+	"\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12w\n" +
+	"\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x80\x01\n" +
+	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x04\x90\x02\x02B\xc6\x01\n" +
 	"\x16com.metamorph.admin.v1B\x11AdminServiceProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (

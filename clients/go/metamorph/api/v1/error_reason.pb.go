@@ -34,15 +34,23 @@ const (
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
 	// INTERNAL. The server failed; its log has details under the call ID. Repeating may help.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 1
-	// UNAVAILABLE. The store is not open yet. Repeat after RetryInfo.
+	// UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_STORE_NOT_READY ErrorReason = 2
-	// RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo.
+	// RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
+	// stored. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_STORE_BUSY ErrorReason = 3
-	// RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room.
+	// RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
+	// after RetryInfo, once something is deleted or the operator has made room.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 4
 	// UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
 	// StreamTurn.
 	ErrorReason_ERROR_REASON_SERVER_DRAINING ErrorReason = 5
+	// DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
+	// stored. Repeat with less, such as a smaller page.
+	ErrorReason_ERROR_REASON_OPERATION_TIMEOUT ErrorReason = 6
+	// RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
+	// or within a session.
+	ErrorReason_ERROR_REASON_SEARCH_TOO_BROAD ErrorReason = 7
 	// UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat.
 	ErrorReason_ERROR_REASON_TOKEN_MISSING ErrorReason = 10
 	// UNAUTHENTICATED. The token is malformed, not signed with a known key, or has unacceptable claims. Do not repeat.
@@ -135,6 +143,15 @@ const (
 	// RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
 	// after RetryInfo.
 	ErrorReason_ERROR_REASON_BUDGET_EXCEEDED ErrorReason = 61
+	// INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
+	// unchanged.
+	ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE ErrorReason = 63
+	// INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
+	// or the whole request has. Do not repeat unchanged.
+	ErrorReason_ERROR_REASON_TOO_MANY_FIELDS ErrorReason = 64
+	// RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
+	// Repeat after RetryInfo.
+	ErrorReason_ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED ErrorReason = 65
 )
 
 // Enum value maps for ErrorReason.
@@ -146,6 +163,8 @@ var (
 		3:  "ERROR_REASON_STORE_BUSY",
 		4:  "ERROR_REASON_STORAGE_FULL",
 		5:  "ERROR_REASON_SERVER_DRAINING",
+		6:  "ERROR_REASON_OPERATION_TIMEOUT",
+		7:  "ERROR_REASON_SEARCH_TOO_BROAD",
 		10: "ERROR_REASON_TOKEN_MISSING",
 		11: "ERROR_REASON_TOKEN_INVALID",
 		12: "ERROR_REASON_TOKEN_EXPIRED",
@@ -188,6 +207,9 @@ var (
 		49: "ERROR_REASON_UPSTREAM_SPEND_LIMIT",
 		60: "ERROR_REASON_MESSAGE_DELETED",
 		61: "ERROR_REASON_BUDGET_EXCEEDED",
+		63: "ERROR_REASON_REQUEST_TOO_LARGE",
+		64: "ERROR_REASON_TOO_MANY_FIELDS",
+		65: "ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -196,6 +218,8 @@ var (
 		"ERROR_REASON_STORE_BUSY":               3,
 		"ERROR_REASON_STORAGE_FULL":             4,
 		"ERROR_REASON_SERVER_DRAINING":          5,
+		"ERROR_REASON_OPERATION_TIMEOUT":        6,
+		"ERROR_REASON_SEARCH_TOO_BROAD":         7,
 		"ERROR_REASON_TOKEN_MISSING":            10,
 		"ERROR_REASON_TOKEN_INVALID":            11,
 		"ERROR_REASON_TOKEN_EXPIRED":            12,
@@ -238,6 +262,9 @@ var (
 		"ERROR_REASON_UPSTREAM_SPEND_LIMIT":     49,
 		"ERROR_REASON_MESSAGE_DELETED":          60,
 		"ERROR_REASON_BUDGET_EXCEEDED":          61,
+		"ERROR_REASON_REQUEST_TOO_LARGE":        63,
+		"ERROR_REASON_TOO_MANY_FIELDS":          64,
+		"ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED": 65,
 	}
 )
 
@@ -272,14 +299,16 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xb0\r\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xe8\x0e\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
 	"\x1cERROR_REASON_STORE_NOT_READY\x10\x02\x12\x1b\n" +
 	"\x17ERROR_REASON_STORE_BUSY\x10\x03\x12\x1d\n" +
 	"\x19ERROR_REASON_STORAGE_FULL\x10\x04\x12 \n" +
-	"\x1cERROR_REASON_SERVER_DRAINING\x10\x05\x12\x1e\n" +
+	"\x1cERROR_REASON_SERVER_DRAINING\x10\x05\x12\"\n" +
+	"\x1eERROR_REASON_OPERATION_TIMEOUT\x10\x06\x12!\n" +
+	"\x1dERROR_REASON_SEARCH_TOO_BROAD\x10\a\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_MISSING\x10\n" +
 	"\x12\x1e\n" +
 	"\x1aERROR_REASON_TOKEN_INVALID\x10\v\x12\x1e\n" +
@@ -322,7 +351,10 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_TURN_INTERRUPTED\x100\x12%\n" +
 	"!ERROR_REASON_UPSTREAM_SPEND_LIMIT\x101\x12 \n" +
 	"\x1cERROR_REASON_MESSAGE_DELETED\x10<\x12 \n" +
-	"\x1cERROR_REASON_BUDGET_EXCEEDED\x10=B\xb7\x01\n" +
+	"\x1cERROR_REASON_BUDGET_EXCEEDED\x10=\x12\"\n" +
+	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10?\x12 \n" +
+	"\x1cERROR_REASON_TOO_MANY_FIELDS\x10@\x12)\n" +
+	"%ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED\x10AB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

@@ -167,6 +167,14 @@ var file_metamorph_api_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Tag:           "varint,50102,opt,name=rate_class,enum=metamorph.api.v1.RateClass",
 		Filename:      "metamorph/api/v1/options.proto",
 	},
+	{
+		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
+		ExtensionType: (*int32)(nil),
+		Field:         50103,
+		Name:          "metamorph.api.v1.max_request_bytes",
+		Tag:           "varint,50103,opt,name=max_request_bytes",
+		Filename:      "metamorph/api/v1/options.proto",
+	},
 }
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -187,6 +195,11 @@ var (
 	//
 	// optional metamorph.api.v1.RateClass rate_class = 50102;
 	E_RateClass = &file_metamorph_api_v1_options_proto_extTypes[2]
+	// The largest request in bytes, serialized; in a stream of requests, each one. A larger one fails with
+	// INVALID_ARGUMENT / REQUEST_TOO_LARGE. A method without this option accepts only empty requests.
+	//
+	// optional int32 max_request_bytes = 50103;
+	E_MaxRequestBytes = &file_metamorph_api_v1_options_proto_extTypes[3]
 )
 
 var File_metamorph_api_v1_options_proto protoreflect.FileDescriptor
@@ -210,7 +223,8 @@ const file_metamorph_api_v1_options_proto_rawDesc = "" +
 	"\x05claim\x12!.google.protobuf.EnumValueOptions\x18\xb4\x87\x03 \x01(\tR\x05claim:Z\n" +
 	"\brequires\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x03(\x0e2\x1c.metamorph.api.v1.PermissionR\brequires:\\\n" +
 	"\n" +
-	"rate_class\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x0e2\x1b.metamorph.api.v1.RateClassR\trateClassB\xb3\x01\n" +
+	"rate_class\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x0e2\x1b.metamorph.api.v1.RateClassR\trateClass:L\n" +
+	"\x11max_request_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb7\x87\x03 \x01(\x05R\x0fmaxRequestBytesB\xb3\x01\n" +
 	"\x14com.metamorph.api.v1B\fOptionsProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (
@@ -236,12 +250,13 @@ var file_metamorph_api_v1_options_proto_depIdxs = []int32{
 	2, // 0: metamorph.api.v1.claim:extendee -> google.protobuf.EnumValueOptions
 	3, // 1: metamorph.api.v1.requires:extendee -> google.protobuf.MethodOptions
 	3, // 2: metamorph.api.v1.rate_class:extendee -> google.protobuf.MethodOptions
-	0, // 3: metamorph.api.v1.requires:type_name -> metamorph.api.v1.Permission
-	1, // 4: metamorph.api.v1.rate_class:type_name -> metamorph.api.v1.RateClass
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	3, // [3:5] is the sub-list for extension type_name
-	0, // [0:3] is the sub-list for extension extendee
+	3, // 3: metamorph.api.v1.max_request_bytes:extendee -> google.protobuf.MethodOptions
+	0, // 4: metamorph.api.v1.requires:type_name -> metamorph.api.v1.Permission
+	1, // 5: metamorph.api.v1.rate_class:type_name -> metamorph.api.v1.RateClass
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	4, // [4:6] is the sub-list for extension type_name
+	0, // [0:4] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
 }
 
@@ -257,7 +272,7 @@ func file_metamorph_api_v1_options_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_api_v1_options_proto_rawDesc), len(file_metamorph_api_v1_options_proto_rawDesc)),
 			NumEnums:      2,
 			NumMessages:   0,
-			NumExtensions: 3,
+			NumExtensions: 4,
 			NumServices:   0,
 		},
 		GoTypes:           file_metamorph_api_v1_options_proto_goTypes,

@@ -1595,12 +1595,14 @@ func (x *DeleteMessageResponse) GetMessage() *Message {
 type SearchMessagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
-	// and 1000 characters. The first 65,536 characters of a message are searched.
+	// and 1000 characters. The first 65,536 characters of a message are searched. The first 500 different words of its
+	// first 8,192 characters are found as soon as it is stored, the others some seconds later. In scripts that put no
+	// spaces between words, such as Chinese, Japanese and Thai, a word is found wherever its characters follow each other.
 	Query string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
 	// The maximum number to return. 0 means 50; the maximum is 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
-	// Messages that are stored or deleted while paging may be skipped or repeated.
+	// Later pages go on with older messages, so messages that are stored while paging are not among them.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND.
 	SessionId     *string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3,oneof" json:"session_id,omitempty"`
@@ -1732,7 +1734,7 @@ type MessageMatch struct {
 	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=metamorph.chat.v1.Role" json:"role,omitempty"`
 	// When it was stored.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// The part of its text that matches best. `…` marks where text was left out.
+	// The part of its text around the first match. `…` marks where text was left out.
 	Snippet string `protobuf:"bytes,5,opt,name=snippet,proto3" json:"snippet,omitempty"`
 	// The matching words and phrases in snippet, in order.
 	Highlights    []*TextRange `protobuf:"bytes,6,rep,name=highlights,proto3" json:"highlights,omitempty"`
@@ -1815,9 +1817,10 @@ func (x *MessageMatch) GetHighlights() []*TextRange {
 // A page of matching messages.
 type SearchMessagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Best match first.
+	// Newest first. A page ends when it has taken a certain amount of work: it can have fewer results than page_size, or
+	// none, without being the last one.
 	Results []*MessageMatch `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
-	// Empty on the last page.
+	// Empty on the last page only.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2524,32 +2527,32 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\fMessageOrder\x12\x1d\n" +
 	"\x19MESSAGE_ORDER_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aMESSAGE_ORDER_OLDEST_FIRST\x10\x01\x12\x1e\n" +
-	"\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x022\x91\x10\n" +
-	"\vChatService\x12l\n" +
-	"\rCreateSession\x12'.metamorph.chat.v1.CreateSessionRequest\x1a(.metamorph.chat.v1.CreateSessionResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x00\x12c\n" +
+	"\x1aMESSAGE_ORDER_NEWEST_FIRST\x10\x022\x88\x11\n" +
+	"\vChatService\x12r\n" +
+	"\rCreateSession\x12'.metamorph.chat.v1.CreateSessionRequest\x1a(.metamorph.chat.v1.CreateSessionResponse\"\x0e\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80@\x90\x02\x00\x12i\n" +
 	"\n" +
-	"GetSession\x12$.metamorph.chat.v1.GetSessionRequest\x1a%.metamorph.chat.v1.GetSessionResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12i\n" +
-	"\fListSessions\x12&.metamorph.chat.v1.ListSessionsRequest\x1a'.metamorph.chat.v1.ListSessionsResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12l\n" +
-	"\rUpdateSession\x12'.metamorph.chat.v1.UpdateSessionRequest\x1a(.metamorph.chat.v1.UpdateSessionResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x00\x12l\n" +
-	"\rDeleteSession\x12'.metamorph.chat.v1.DeleteSessionRequest\x1a(.metamorph.chat.v1.DeleteSessionResponse\"\b\xaa\xbb\x18\x01\x04\x90\x02\x00\x12i\n" +
-	"\fListMessages\x12&.metamorph.chat.v1.ListMessagesRequest\x1a'.metamorph.chat.v1.ListMessagesResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12c\n" +
+	"GetSession\x12$.metamorph.chat.v1.GetSessionRequest\x1a%.metamorph.chat.v1.GetSessionResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12o\n" +
+	"\fListSessions\x12&.metamorph.chat.v1.ListSessionsRequest\x1a'.metamorph.chat.v1.ListSessionsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12r\n" +
+	"\rUpdateSession\x12'.metamorph.chat.v1.UpdateSessionRequest\x1a(.metamorph.chat.v1.UpdateSessionResponse\"\x0e\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80@\x90\x02\x00\x12r\n" +
+	"\rDeleteSession\x12'.metamorph.chat.v1.DeleteSessionRequest\x1a(.metamorph.chat.v1.DeleteSessionResponse\"\x0e\xaa\xbb\x18\x01\x04\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12o\n" +
+	"\fListMessages\x12&.metamorph.chat.v1.ListMessagesRequest\x1a'.metamorph.chat.v1.ListMessagesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12i\n" +
 	"\n" +
-	"GetMessage\x12$.metamorph.chat.v1.GetMessageRequest\x1a%.metamorph.chat.v1.GetMessageResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12l\n" +
-	"\rDeleteMessage\x12'.metamorph.chat.v1.DeleteMessageRequest\x1a(.metamorph.chat.v1.DeleteMessageResponse\"\b\xaa\xbb\x18\x01\x04\x90\x02\x02\x12o\n" +
-	"\x0eSearchMessages\x12(.metamorph.chat.v1.SearchMessagesRequest\x1a).metamorph.chat.v1.SearchMessagesResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12h\n" +
-	"\vSendMessage\x12%.metamorph.chat.v1.SendMessageRequest\x1a&.metamorph.chat.v1.SendMessageResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x000\x01\x12i\n" +
+	"GetMessage\x12$.metamorph.chat.v1.GetMessageRequest\x1a%.metamorph.chat.v1.GetMessageResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12r\n" +
+	"\rDeleteMessage\x12'.metamorph.chat.v1.DeleteMessageRequest\x1a(.metamorph.chat.v1.DeleteMessageResponse\"\x0e\xaa\xbb\x18\x01\x04\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12u\n" +
+	"\x0eSearchMessages\x12(.metamorph.chat.v1.SearchMessagesRequest\x1a).metamorph.chat.v1.SearchMessagesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12o\n" +
+	"\vSendMessage\x12%.metamorph.chat.v1.SendMessageRequest\x1a&.metamorph.chat.v1.SendMessageResponse\"\x0f\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\x80\x10\x90\x02\x000\x01\x12o\n" +
 	"\n" +
-	"StreamTurn\x12$.metamorph.chat.v1.StreamTurnRequest\x1a%.metamorph.chat.v1.StreamTurnResponse\"\f\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\x90\x02\x010\x01\x12^\n" +
-	"\aGetTurn\x12!.metamorph.chat.v1.GetTurnRequest\x1a\".metamorph.chat.v1.GetTurnResponse\"\f\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\x90\x02\x01\x12`\n" +
-	"\tListTurns\x12#.metamorph.chat.v1.ListTurnsRequest\x1a$.metamorph.chat.v1.ListTurnsResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12g\n" +
+	"StreamTurn\x12$.metamorph.chat.v1.StreamTurnRequest\x1a%.metamorph.chat.v1.StreamTurnResponse\"\x12\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12d\n" +
+	"\aGetTurn\x12!.metamorph.chat.v1.GetTurnRequest\x1a\".metamorph.chat.v1.GetTurnResponse\"\x12\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12f\n" +
+	"\tListTurns\x12#.metamorph.chat.v1.ListTurnsRequest\x1a$.metamorph.chat.v1.ListTurnsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12m\n" +
 	"\n" +
-	"CancelTurn\x12$.metamorph.chat.v1.CancelTurnRequest\x1a%.metamorph.chat.v1.CancelTurnResponse\"\f\xaa\xbb\x18\x01\x03\xb0\xbb\x18\x01\x90\x02\x02\x12t\n" +
-	"\x0fRegenerateReply\x12).metamorph.chat.v1.RegenerateReplyRequest\x1a*.metamorph.chat.v1.RegenerateReplyResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x000\x01\x12f\n" +
-	"\vCountTokens\x12%.metamorph.chat.v1.CountTokensRequest\x1a&.metamorph.chat.v1.CountTokensResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12w\n" +
-	"\x10UploadAttachment\x12*.metamorph.chat.v1.UploadAttachmentRequest\x1a+.metamorph.chat.v1.UploadAttachmentResponse\"\b\xaa\xbb\x18\x01\x03\x90\x02\x02(\x01\x12}\n" +
-	"\x12DownloadAttachment\x12,.metamorph.chat.v1.DownloadAttachmentRequest\x1a-.metamorph.chat.v1.DownloadAttachmentResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x010\x01\x12c\n" +
+	"CancelTurn\x12$.metamorph.chat.v1.CancelTurnRequest\x1a%.metamorph.chat.v1.CancelTurnResponse\"\x12\xaa\xbb\x18\x01\x03\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12{\n" +
+	"\x0fRegenerateReply\x12).metamorph.chat.v1.RegenerateReplyRequest\x1a*.metamorph.chat.v1.RegenerateReplyResponse\"\x0f\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\x80\x01\x90\x02\x000\x01\x12m\n" +
+	"\vCountTokens\x12%.metamorph.chat.v1.CountTokensRequest\x1a&.metamorph.chat.v1.CountTokensResponse\"\x0f\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x80\x10\x90\x02\x01\x12~\n" +
+	"\x10UploadAttachment\x12*.metamorph.chat.v1.UploadAttachmentRequest\x1a+.metamorph.chat.v1.UploadAttachmentResponse\"\x0f\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\x80\x01\x90\x02\x02(\x01\x12\x83\x01\n" +
+	"\x12DownloadAttachment\x12,.metamorph.chat.v1.DownloadAttachmentRequest\x1a-.metamorph.chat.v1.DownloadAttachmentResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12i\n" +
 	"\n" +
-	"ListModels\x12$.metamorph.chat.v1.ListModelsRequest\x1a%.metamorph.chat.v1.ListModelsResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01B\xbe\x01\n" +
+	"ListModels\x12$.metamorph.chat.v1.ListModelsRequest\x1a%.metamorph.chat.v1.ListModelsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xbe\x01\n" +
 	"\x15com.metamorph.chat.v1B\x10ChatServiceProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (

@@ -68,7 +68,9 @@ type ChatServiceClient interface {
 	// stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
 	// answered.
 	DeleteMessage(ctx context.Context, in *DeleteMessageRequest, opts ...grpc.CallOption) (*DeleteMessageResponse, error)
-	// Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored.
+	// Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
+	// forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
+	// is, in this vault or in others.
 	SearchMessages(ctx context.Context, in *SearchMessagesRequest, opts ...grpc.CallOption) (*SearchMessagesResponse, error)
 	// Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
 	// creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.
@@ -362,7 +364,9 @@ type ChatServiceServer interface {
 	// stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
 	// answered.
 	DeleteMessage(context.Context, *DeleteMessageRequest) (*DeleteMessageResponse, error)
-	// Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored.
+	// Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
+	// forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
+	// is, in this vault or in others.
 	SearchMessages(context.Context, *SearchMessagesRequest) (*SearchMessagesResponse, error)
 	// Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
 	// creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.

@@ -974,8 +974,9 @@ type Message struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When its content was deleted. Absent if it was not.
 	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
-	// Whether the reply was cut off because its turn ended CANCELLED, INTERRUPTED or FAILED. False if the model ended it,
-	// even at STOP_REASON_MAX_TOKENS; the turn's stop_reason says why.
+	// Whether the reply was cut off because its turn ended CANCELLED, INTERRUPTED or FAILED, or is larger than 3 MiB, as
+	// earlier versions stored it, and only its beginning is returned. False if the model ended it, even at
+	// STOP_REASON_MAX_TOKENS; the turn's stop_reason says why.
 	Partial       bool `protobuf:"varint,12,opt,name=partial,proto3" json:"partial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

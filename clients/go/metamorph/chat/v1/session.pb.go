@@ -47,7 +47,7 @@ type Session struct {
 	MessageCount int32 `protobuf:"varint,8,opt,name=message_count,json=messageCount,proto3" json:"message_count,omitempty"`
 	// Output only. The newest message, which is the default parent of the next one. Empty if there is none.
 	CurrentLeafMessageId string `protobuf:"bytes,9,opt,name=current_leaf_message_id,json=currentLeafMessageId,proto3" json:"current_leaf_message_id,omitempty"`
-	// Output only. The turns that are running.
+	// Output only. The turns that are running. A request may have at most 1000.
 	RunningTurnIds []string `protobuf:"bytes,10,rep,name=running_turn_ids,json=runningTurnIds,proto3" json:"running_turn_ids,omitempty"`
 	// Output only. When it was created.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -194,7 +194,7 @@ var File_metamorph_chat_v1_session_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x06\n" +
+	"\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x06\n" +
 	"\aSession\x12&\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\tsessionId\x12\x1e\n" +
@@ -205,9 +205,9 @@ const file_metamorph_chat_v1_session_proto_rawDesc = "" +
 	"\barchived\x18\x06 \x01(\bR\barchived\x12\x18\n" +
 	"\acreator\x18\a \x01(\tR\acreator\x12#\n" +
 	"\rmessage_count\x18\b \x01(\x05R\fmessageCount\x125\n" +
-	"\x17current_leaf_message_id\x18\t \x01(\tR\x14currentLeafMessageId\x12(\n" +
+	"\x17current_leaf_message_id\x18\t \x01(\tR\x14currentLeafMessageId\x123\n" +
 	"\x10running_turn_ids\x18\n" +
-	" \x03(\tR\x0erunningTurnIds\x12;\n" +
+	" \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x0erunningTurnIds\x12;\n" +
 	"\vcreate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +

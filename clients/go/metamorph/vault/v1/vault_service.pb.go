@@ -668,14 +668,14 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
 	"updateMask\"F\n" +
 	"\x13UpdateVaultResponse\x12/\n" +
-	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\"\xd7\x04\n" +
+	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\"\xd9\x04\n" +
 	"\x0fGetUsageRequest\x12C\n" +
 	"\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\bstartDay\x12?\n" +
 	"\aend_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\x06endDay\x12-\n" +
 	"\n" +
 	"session_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\tsessionId\x88\x01\x01\x12G\n" +
-	"\x05model\x18\x04 \x01(\tB,\xbaH)r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01R\x05model\x88\x01\x01\x12O\n" +
-	"\bgroup_by\x18\x05 \x03(\x0e2!.metamorph.vault.v1.UsageGroupingB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\agroupBy\x12$\n" +
+	"\x05model\x18\x04 \x01(\tB,\xbaH)r'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01R\x05model\x88\x01\x01\x12Q\n" +
+	"\bgroup_by\x18\x05 \x03(\x0e2!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\agroupBy\x12$\n" +
 	"\tpage_size\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n" +
@@ -686,12 +686,12 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x04rows\x18\x01 \x03(\v2\x1c.metamorph.vault.v1.UsageRowR\x04rows\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x122\n" +
 	"\x05total\x18\x03 \x01(\v2\x1c.metamorph.vault.v1.UsageRowR\x05total\x12:\n" +
-	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets2\x95\x03\n" +
-	"\fVaultService\x12Y\n" +
-	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\b\xaa\xbb\x18\x01\x01\x90\x02\x01\x12_\n" +
-	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01\x12h\n" +
-	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\b\xaa\xbb\x18\x01\x05\x90\x02\x00\x12_\n" +
-	"\bGetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\b\xaa\xbb\x18\x01\x02\x90\x02\x01B\xc6\x01\n" +
+	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets2\xad\x03\n" +
+	"\fVaultService\x12_\n" +
+	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12e\n" +
+	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
+	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x90\x02\x00\x12e\n" +
+	"\bGetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xc6\x01\n" +
 	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

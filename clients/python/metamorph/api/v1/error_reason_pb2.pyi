@@ -27,14 +27,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1
     """INTERNAL. The server failed; its log has details under the call ID. Repeating may help."""
     ERROR_REASON_STORE_NOT_READY: _ErrorReason.ValueType  # 2
-    """UNAVAILABLE. The store is not open yet. Repeat after RetryInfo."""
+    """UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo."""
     ERROR_REASON_STORE_BUSY: _ErrorReason.ValueType  # 3
-    """RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo."""
+    """RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
+    stored. Repeat after RetryInfo.
+    """
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 4
-    """RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room."""
+    """RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
+    after RetryInfo, once something is deleted or the operator has made room.
+    """
     ERROR_REASON_SERVER_DRAINING: _ErrorReason.ValueType  # 5
     """UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
     StreamTurn.
+    """
+    ERROR_REASON_OPERATION_TIMEOUT: _ErrorReason.ValueType  # 6
+    """DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
+    stored. Repeat with less, such as a smaller page.
+    """
+    ERROR_REASON_SEARCH_TOO_BROAD: _ErrorReason.ValueType  # 7
+    """RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
+    or within a session.
     """
     ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 10
     """UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat."""
@@ -136,6 +148,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
     after RetryInfo.
     """
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 63
+    """INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
+    unchanged.
+    """
+    ERROR_REASON_TOO_MANY_FIELDS: _ErrorReason.ValueType  # 64
+    """INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
+    or the whole request has. Do not repeat unchanged.
+    """
+    ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED: _ErrorReason.ValueType  # 65
+    """RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
+    Repeat after RetryInfo.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -149,14 +173,26 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1
 """INTERNAL. The server failed; its log has details under the call ID. Repeating may help."""
 ERROR_REASON_STORE_NOT_READY: ErrorReason.ValueType  # 2
-"""UNAVAILABLE. The store is not open yet. Repeat after RetryInfo."""
+"""UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo."""
 ERROR_REASON_STORE_BUSY: ErrorReason.ValueType  # 3
-"""RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo."""
+"""RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
+stored. Repeat after RetryInfo.
+"""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 4
-"""RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room."""
+"""RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
+after RetryInfo, once something is deleted or the operator has made room.
+"""
 ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 5
 """UNAVAILABLE. The server is about to stop and starts no new turns. Repeat after RetryInfo. Resume streams with
 StreamTurn.
+"""
+ERROR_REASON_OPERATION_TIMEOUT: ErrorReason.ValueType  # 6
+"""DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
+stored. Repeat with less, such as a smaller page.
+"""
+ERROR_REASON_SEARCH_TOO_BROAD: ErrorReason.ValueType  # 7
+"""RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
+or within a session.
 """
 ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 10
 """UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat."""
@@ -257,5 +293,17 @@ ERROR_REASON_MESSAGE_DELETED: ErrorReason.ValueType  # 60
 ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 61
 """RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
 after RetryInfo.
+"""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 63
+"""INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
+unchanged.
+"""
+ERROR_REASON_TOO_MANY_FIELDS: ErrorReason.ValueType  # 64
+"""INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
+or the whole request has. Do not repeat unchanged.
+"""
+ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED: ErrorReason.ValueType  # 65
+"""RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
+Repeat after RetryInfo.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -82,9 +82,14 @@ Global___RateClass: _TypeAlias = RateClass  # noqa: Y015
 CLAIM_FIELD_NUMBER: _builtins.int
 REQUIRES_FIELD_NUMBER: _builtins.int
 RATE_CLASS_FIELD_NUMBER: _builtins.int
+MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
 claim: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
 """The string in a token's `permissions` that grants a Permission."""
 requires: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _containers.RepeatedScalarFieldContainer[Global___Permission.ValueType]]
 """The permissions that the caller needs, all of them. A method without this option is refused to everyone."""
 rate_class: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___RateClass.ValueType]
 """The rate limit that the method counts towards."""
+max_request_bytes: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.int]
+"""The largest request in bytes, serialized; in a stream of requests, each one. A larger one fails with
+INVALID_ARGUMENT / REQUEST_TOO_LARGE. A method without this option accepts only empty requests.
+"""

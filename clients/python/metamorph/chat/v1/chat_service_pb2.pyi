@@ -858,13 +858,15 @@ class SearchMessagesRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
-    and 1000 characters. The first 65,536 characters of a message are searched.
+    and 1000 characters. The first 65,536 characters of a message are searched. The first 500 different words of its
+    first 8,192 characters are found as soon as it is stored, the others some seconds later. In scripts that put no
+    spaces between words, such as Chinese, Japanese and Thai, a word is found wherever its characters follow each other.
     """
     page_size: _builtins.int
     """The maximum number to return. 0 means 50; the maximum is 100."""
     page_token: _builtins.str
     """The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
-    Messages that are stored or deleted while paging may be skipped or repeated.
+    Later pages go on with older messages, so messages that are stored while paging are not among them.
     """
     session_id: _builtins.str
     """Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND."""
@@ -931,7 +933,7 @@ class MessageMatch(_message.Message):
     role: _message_pb2.Role.ValueType
     """The author: a user or the model."""
     snippet: _builtins.str
-    """The part of its text that matches best. `…` marks where text was left out."""
+    """The part of its text around the first match. `…` marks where text was left out."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
@@ -967,10 +969,12 @@ class SearchMessagesResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Empty on the last page only."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MessageMatch]:
-        """Best match first."""
+        """Newest first. A page ends when it has taken a certain amount of work: it can have fewer results than page_size, or
+        none, without being the last one.
+        """
 
     def __init__(
         self,

@@ -198,7 +198,9 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchMessages(self, request, context):
-        """Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored.
+        """Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
+        forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
+        is, in this vault or in others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

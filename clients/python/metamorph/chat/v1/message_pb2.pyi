@@ -433,8 +433,9 @@ class Message(_message.Message):
     model: _builtins.str
     """The model that generated it. Empty for a user message."""
     partial: _builtins.bool
-    """Whether the reply was cut off because its turn ended CANCELLED, INTERRUPTED or FAILED. False if the model ended it,
-    even at STOP_REASON_MAX_TOKENS; the turn's stop_reason says why.
+    """Whether the reply was cut off because its turn ended CANCELLED, INTERRUPTED or FAILED, or is larger than 3 MiB, as
+    earlier versions stored it, and only its beginning is returned. False if the model ended it, even at
+    STOP_REASON_MAX_TOKENS; the turn's stop_reason says why.
     """
     @_builtins.property
     def content(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentBlock]:

@@ -87,7 +87,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def running_turn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. The turns that are running."""
+        """Output only. The turns that are running. A request may have at most 1000."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

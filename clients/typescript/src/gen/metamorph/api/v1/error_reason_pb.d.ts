@@ -35,21 +35,23 @@ export enum ErrorReason {
   INTERNAL = 1,
 
   /**
-   * UNAVAILABLE. The store is not open yet. Repeat after RetryInfo.
+   * UNAVAILABLE. The store is not open, because the server is starting or about to stop. Repeat after RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_STORE_NOT_READY = 2;
    */
   STORE_NOT_READY = 2,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many writes are waiting for the disk. Nothing was stored. Repeat after RetryInfo.
+   * RESOURCE_EXHAUSTED. Too many reads or writes, of this vault or of all vaults, are waiting for the store. Nothing was
+   * stored. Repeat after RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_STORE_BUSY = 3;
    */
   STORE_BUSY = 3,
 
   /**
-   * RESOURCE_EXHAUSTED. The volume is full. Nothing was stored. Repeat once the operator has made room.
+   * RESOURCE_EXHAUSTED. The volume is full, or almost. Nothing was stored. Reading and deleting still work. Repeat
+   * after RetryInfo, once something is deleted or the operator has made room.
    *
    * @generated from enum value: ERROR_REASON_STORAGE_FULL = 4;
    */
@@ -62,6 +64,22 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_SERVER_DRAINING = 5;
    */
   SERVER_DRAINING = 5,
+
+  /**
+   * DEADLINE_EXCEEDED (limit_milliseconds). The operation took too long in the store and was stopped. Nothing was
+   * stored. Repeat with less, such as a smaller page.
+   *
+   * @generated from enum value: ERROR_REASON_OPERATION_TIMEOUT = 6;
+   */
+  OPERATION_TIMEOUT = 6,
+
+  /**
+   * RESOURCE_EXHAUSTED (limit_milliseconds). The search took too long and was stopped. Search for more or rarer words,
+   * or within a session.
+   *
+   * @generated from enum value: ERROR_REASON_SEARCH_TOO_BROAD = 7;
+   */
+  SEARCH_TOO_BROAD = 7,
 
   /**
    * UNAUTHENTICATED. The `authorization` metadata is missing, repeated, or not a Bearer token. Do not repeat.
@@ -364,6 +382,30 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_BUDGET_EXCEEDED = 61;
    */
   BUDGET_EXCEEDED = 61,
+
+  /**
+   * INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
+   * unchanged.
+   *
+   * @generated from enum value: ERROR_REASON_REQUEST_TOO_LARGE = 63;
+   */
+  REQUEST_TOO_LARGE = 63,
+
+  /**
+   * INVALID_ARGUMENT (message, limit). A message of the request has more fields and list entries than its rules allow,
+   * or the whole request has. Do not repeat unchanged.
+   *
+   * @generated from enum value: ERROR_REASON_TOO_MANY_FIELDS = 64;
+   */
+  TOO_MANY_FIELDS = 64,
+
+  /**
+   * RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
+   * Repeat after RetryInfo.
+   *
+   * @generated from enum value: ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED = 65;
+   */
+  BYTES_IN_FLIGHT_EXCEEDED = 65,
 }
 
 /**

@@ -120,3 +120,11 @@ export declare const requires: GenExtension<MethodOptions, Permission[]>;
  */
 export declare const rate_class: GenExtension<MethodOptions, RateClass>;
 
+/**
+ * The largest request in bytes, serialized; in a stream of requests, each one. A larger one fails with
+ * INVALID_ARGUMENT / REQUEST_TOO_LARGE. A method without this option accepts only empty requests.
+ *
+ * @generated from extension: int32 max_request_bytes = 50103;
+ */
+export declare const max_request_bytes: GenExtension<MethodOptions, number>;
+

@@ -763,7 +763,9 @@ export declare const DeleteMessageResponseSchema: GenMessage<DeleteMessageRespon
 export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMessagesRequest"> & {
   /**
    * Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
-   * and 1000 characters. The first 65,536 characters of a message are searched.
+   * and 1000 characters. The first 65,536 characters of a message are searched. The first 500 different words of its
+   * first 8,192 characters are found as soon as it is stored, the others some seconds later. In scripts that put no
+   * spaces between words, such as Chinese, Japanese and Thai, a word is found wherever its characters follow each other.
    *
    * @generated from field: string query = 1;
    */
@@ -778,7 +780,7 @@ export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMes
 
   /**
    * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
-   * Messages that are stored or deleted while paging may be skipped or repeated.
+   * Later pages go on with older messages, so messages that are stored while paging are not among them.
    *
    * @generated from field: string page_token = 3;
    */
@@ -860,7 +862,7 @@ export declare type MessageMatch = Message<"metamorph.chat.v1.MessageMatch"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * The part of its text that matches best. `…` marks where text was left out.
+   * The part of its text around the first match. `…` marks where text was left out.
    *
    * @generated from field: string snippet = 5;
    */
@@ -887,14 +889,15 @@ export declare const MessageMatchSchema: GenMessage<MessageMatch>;
  */
 export declare type SearchMessagesResponse = Message<"metamorph.chat.v1.SearchMessagesResponse"> & {
   /**
-   * Best match first.
+   * Newest first. A page ends when it has taken a certain amount of work: it can have fewer results than page_size, or
+   * none, without being the last one.
    *
    * @generated from field: repeated metamorph.chat.v1.MessageMatch results = 1;
    */
   results: MessageMatch[];
 
   /**
-   * Empty on the last page.
+   * Empty on the last page only.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -1238,7 +1241,9 @@ export declare const ChatService: GenService<{
     output: typeof DeleteMessageResponseSchema;
   },
   /**
-   * Finds messages by their text, best match first. All words must occur, in any order. Case and accents are ignored.
+   * Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
+   * forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
+   * is, in this vault or in others.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.SearchMessages
    */

@@ -522,8 +522,9 @@ export declare type Message = Message$1<"metamorph.chat.v1.Message"> & {
   deleteTime?: Timestamp | undefined;
 
   /**
-   * Whether the reply was cut off because its turn ended CANCELLED, INTERRUPTED or FAILED. False if the model ended it,
-   * even at STOP_REASON_MAX_TOKENS; the turn's stop_reason says why.
+   * Whether the reply was cut off because its turn ended CANCELLED, INTERRUPTED or FAILED, or is larger than 3 MiB, as
+   * earlier versions stored it, and only its beginning is returned. False if the model ended it, even at
+   * STOP_REASON_MAX_TOKENS; the turn's stop_reason says why.
    *
    * @generated from field: bool partial = 12;
    */

@@ -84,7 +84,7 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
   currentLeafMessageId: string;
 
   /**
-   * Output only. The turns that are running.
+   * Output only. The turns that are running. A request may have at most 1000.
    *
    * @generated from field: repeated string running_turn_ids = 10;
    */

@@ -1,0 +1,15 @@
+"""A row of the table."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured. `met` is None where there is no target, or no figure."""
+
+    measure: str
+    ours: str
+    reference: str = ""
+    ratio: str = ""
+    target: str = ""
+    met: bool | None = None

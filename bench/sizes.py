@@ -1,0 +1,228 @@
+"""Part (g): what calls cost by how much is stored, on two generated files, measured in turns."""
+
+import contextlib
+import hashlib
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from metamorphd.store import migrations
+from rich.progress import Progress
+
+from bench import corpus, links, postings, stock
+from bench import layout as layout_module
+from bench.figure import Figure
+from bench.generate import MESSAGES, VAULTS, generate
+from bench.layout import ERASABLE, ERASABLE_IF_FULL, Layout
+from bench.operations import OPERATIONS, Call, Caller, Operation
+from bench.processes import sized_service
+from tests.support.paths import ROOT
+from tests.support.processes import Service
+
+FILES = ROOT / "data" / "bench"
+SMALL = Layout(10_000, 20)
+DEFAULT = Layout(MESSAGES, VAULTS)
+FULL = Layout(10_000_000, 5_000, ERASABLE_IF_FULL)
+
+ROUNDS = ERASABLE
+# Of an operation, both sides together: what is slow is measured less often.
+OPERATION_SECONDS = 3.0
+LEAST_CALLS = 3
+STARTS = 3
+MOST_RATIO = 1.5
+MOST_START_SECONDS = 2.0
+
+
+@dataclass
+class Side:
+    """One size: its file, and what calls a server on it."""
+
+    layout: Layout
+    file: Path
+    caller: Caller
+
+
+class Sizes:
+    """Measures each operation on both sizes, which take turns call by call; the ratio is the median of the rounds'."""
+
+    def __init__(
+        self,
+        layouts: Sequence[Layout],
+        *,
+        progress: Progress,
+        step: Callable[[str], None],
+        files: Path = FILES,
+        operations: Sequence[Operation] = OPERATIONS,
+        rounds: int = ROUNDS,
+        starts: int = STARTS,
+    ) -> None:
+        self._layouts = layouts
+        self._files = files
+        self._operations = operations
+        self._rounds = rounds
+        self._starts = starts
+        self._progress = progress
+        self._step = step
+
+    def figures(self) -> Iterator[Figure]:
+        """Yields the figures. Files are generated if they are not there."""
+        with ExitStack() as stack:
+            files = [stack.enter_context(measurable(layout, self._files, self._progress)) for layout in self._layouts]
+            yield self._about(files)
+            with ExitStack() as running:
+                sides = [
+                    running.enter_context(_side(layout, file))
+                    for layout, file in zip(self._layouts, files, strict=True)
+                ]
+                for operation in self._operations:
+                    self._step(operation.name)
+                    yield self._attempted(operation, sides)
+            for kind, stop in STOPS.items() if self._starts else ():
+                self._step(f"start {kind}")
+                yield self._start(f"(g) start, cold, {kind}, until SERVING", files, stop)
+
+    def _about(self, files: Sequence[Path]) -> Figure:
+        small, large = (
+            f"{layout.total:,} messages, {file.stat().st_size / 1e9:.2f} GB"
+            for layout, file in zip(self._layouts, files, strict=True)
+        )
+        vault = self._layouts[1].large
+        return Figure(
+            f"(g) ours: the large file; reference: the small one. Of these {vault.messages:,} in one vault",
+            large,
+            small,
+        )
+
+    def _attempted(self, operation: Operation, sides: Sequence[Side]) -> Figure:
+        name = f"(g) {operation.name}"
+        try:
+            rounds = _measured(operation, self._rounds, [operation.ready(side.caller) for side in sides])
+        except grpc.RpcError as error:
+            details = error.details()
+            return Figure(name, f"not measured: {error.code().name}: {details}")
+        except IndexError:
+            return Figure(name, "not measured: no session is left to be deleted; generate the file again")
+        return _compared(name, *rounds, most_ms=operation.most_ms)
+
+    def _start(self, name: str, files: Sequence[Path], stop: Callable[[Service], None]) -> Figure:
+        seconds: list[list[float]] = [[], []]
+        try:
+            for _ in range(self._starts):
+                for file, into in zip(files, seconds, strict=True):
+                    into.append(_start_seconds(file, stop))
+        except RuntimeError as error:
+            return Figure(name, f"not measured: {error}")
+        small, large = map(median, seconds)
+        met = large <= MOST_START_SECONDS and large / small <= MOST_RATIO
+        target = f"≤ {MOST_RATIO}, ≤ {MOST_START_SECONDS:.0f} s"
+        return Figure(name, f"{large:.2f} s", f"{small:.2f} s", f"{large / small:.2f}", target, met)
+
+
+def _measured(operation: Operation, count: int, calls: Sequence[Call]) -> list[list[list[float]]]:
+    """Returns each side's rounds of seconds, small first."""
+    measured: list[list[list[float]]] = [[] for _ in calls]
+    number = 0
+    for _ in range(count):
+        until = time.monotonic() + OPERATION_SECONDS / count
+        for rounds in measured:
+            rounds.append([])
+        for made in range(operation.most):
+            if made >= LEAST_CALLS and time.monotonic() > until:
+                break
+            for call, rounds in zip(calls, measured, strict=True):
+                rounds[-1].append(call(number))
+            number += 1
+    return measured
+
+
+def _compared(name: str, small: list[list[float]], large: list[list[float]], *, most_ms: float | None) -> Figure:
+    ratios = [
+        median(at(its, percent) / at(other, percent) for its, other in zip(large, small, strict=True))
+        for percent in (50, 99)
+    ]
+    ours, other = (
+        "p50 {:.1f}, p99 {:.1f} ms".format(*(median(at(some, percent) for some in side) * 1e3 for percent in (50, 99)))
+        for side in (large, small)
+    )
+    met, target = max(ratios) <= MOST_RATIO, f"≤ {MOST_RATIO}"
+    if most_ms is not None:
+        met = met and median(at(some, 50) for some in large) * 1e3 <= most_ms
+        target += f", ≤ {most_ms:.0f} ms"
+    return Figure(name, ours, other, "p50 {:.2f}, p99 {:.2f}".format(*ratios), target, met)
+
+
+def at(values: Sequence[float], percent: int) -> float:
+    """Returns a percentile by the nearest rank: of few values the 99th is the largest."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+@contextmanager
+def measurable(layout: Layout, files: Path, progress: Progress) -> Iterator[Path]:
+    """Yields a file of a layout, which measuring changes: a copy, but of a full one the only one there is."""
+    stored = files / f"{layout.messages}-{layout.vaults}-{_version()}.db"
+    if not stored.exists():
+        generate(stored, layout, progress)
+    if layout == FULL:
+        yield stored
+        return
+    with tempfile.TemporaryDirectory(dir=files) as directory:
+        copy = Path(directory) / stored.name
+        shutil.copyfile(stored, copy)
+        yield copy
+
+
+def _version() -> str:
+    """Returns what files depend on beside their layout, the schema and the generator, as a hash."""
+    sources = [statements for _, statements in migrations.load("sqlite")]
+    sources += [Path(str(module.__file__)).read_text() for module in (corpus, layout_module, links, postings, stock)]
+    return hashlib.sha256("".join(sources).encode()).hexdigest()[:8]
+
+
+@contextmanager
+def _side(layout: Layout, file: Path) -> Iterator[Side]:
+    with sized_service(file) as server, grpc.insecure_channel(server.target) as channel:
+        yield Side(layout, file, Caller(layout, channel))
+        # Orderly, so that the next start has nothing to recover.
+        _stop(server)
+
+
+def _start_seconds(file: Path, stop: Callable[[Service], None]) -> float:
+    """Returns the seconds from the process's start until it is SERVING, with nothing of the file in memory."""
+    with sized_service(file) as server:
+        stop(server)
+    for path in (file, file.with_name(file.name + "-wal")):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    began = time.monotonic()
+    with sized_service(file) as server, grpc.insecure_channel(server.target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while health.Check(health_pb2.HealthCheckRequest()).status != health_pb2.HealthCheckResponse.SERVING:
+            time.sleep(0.005)
+        took = time.monotonic() - began
+        _stop(server)
+        return took
+
+
+def _stop(server: Service) -> None:
+    server.process.terminate()
+    server.process.wait()
+
+
+def _kill(server: Service) -> None:
+    server.process.kill()
+    server.process.wait()
+
+
+# By how the server before has ended.
+STOPS = {"after a stop": _stop, "after kill -9": _kill}
+STEPS = len(OPERATIONS) + len(STOPS)

@@ -1,0 +1,212 @@
+"""The calls that cost most for what they send, each at its limits."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
+
+from bench.corpus import COMMON_WORDS, word
+from bench.layout import VaultPlan
+from tests.support.caller import Caller, calling, send_request, upload_requests
+from tests.support.media import FILES
+
+# One after the other, so often: the machine is the caller's too, and its work must not be mistaken for the server's.
+PAUSE_SECONDS = 0.05
+RARE_PAUSE_SECONDS = 2.0
+TIMEOUT_SECONDS = 60.0
+LARGEST_REQUEST = 32 * 1024 * 1024
+IMAGE_BYTES = 20_000_000
+IMAGE_SENDS = 8
+MASK_PATHS = 4_500_000
+LONG_MESSAGE_WORDS = 12_000
+LARGE_MESSAGES, LARGE_MESSAGE_BYTES = 12, 1_000_000
+SEARCHERS = 4
+SERVICE = "/metamorph.chat.v1.ChatService/"
+# An empty block of `content`, and a path of `update_mask`, as they are sent.
+EMPTY_BLOCK = b"\x1a\x00"
+
+
+@dataclass
+class Vault:
+    """The vault that does it: what it holds, and how its calls ended, by kind."""
+
+    plan: VaultPlan
+    target: str
+    token: str
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        deep, *erasable = [
+            session.session_id for session in self.plan.sessions() if session.size >= self.plan.deep_messages
+        ]
+        self.deep = deep
+        self.erasable = erasable
+
+
+Attack = Callable[[Vault, Caller], Coroutine[Any, Any, None]]
+ATTACKS: dict[str, Attack] = {}
+
+
+def _attack(make: Attack) -> Attack:
+    ATTACKS[make.__name__.removeprefix("_").replace("_", " ")] = make
+    return make
+
+
+async def attack(vault: Vault) -> None:
+    """Makes all of these calls at the same time, each kind on its own connection, until it is cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for name, make in ATTACKS.items():
+            for _ in range(SEARCHERS if make is _search_common_words else 1):
+                group.create_task(_repeat(vault, name, make))
+
+
+async def _repeat(vault: Vault, name: str, make: Attack) -> None:
+    async with calling(vault.target, vault.token) as caller:
+        while True:
+            try:
+                await asyncio.wait_for(make(vault, caller), TIMEOUT_SECONDS)
+                vault.ended[name, "OK"] += 1
+            except grpc.aio.AioRpcError as error:
+                vault.ended[name, error.code().name] += 1
+            except TimeoutError:
+                vault.ended[name, "TIMEOUT"] += 1
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+@_attack
+async def _delete_session_of_20000(vault: Vault, caller: Caller) -> None:
+    await asyncio.sleep(RARE_PAUSE_SECONDS)
+    if vault.erasable:
+        await caller.chat.DeleteSession(
+            pb.DeleteSessionRequest(session_id=vault.erasable.pop()), metadata=caller.metadata
+        )
+    else:
+        await asyncio.sleep(TIMEOUT_SECONDS - 5)
+
+
+@_attack
+async def _delete_long_message(vault: Vault, caller: Caller) -> None:
+    session_id = (await caller.create_session()).session_id
+    text = " ".join(word(rank) for rank in range(LONG_MESSAGE_WORDS))
+    events = await caller.send(session_id, text)
+    request = pb.DeleteMessageRequest(message_id=events[0].turn_started.user_message_id)
+    await caller.chat.DeleteMessage(request, metadata=caller.metadata)
+
+
+@_attack
+async def _list_messages(vault: Vault, caller: Caller) -> None:
+    for order in (pb.MESSAGE_ORDER_OLDEST_FIRST, pb.MESSAGE_ORDER_NEWEST_FIRST):
+        request = pb.ListMessagesRequest(session_id=vault.deep, page_size=1000, order_by=order)
+        await caller.chat.ListMessages(request, metadata=caller.metadata)
+
+
+@_attack
+async def _send_to_20000(vault: Vault, caller: Caller) -> None:
+    await caller.send(vault.deep, "And what then?")
+
+
+@_attack
+async def _count_tokens(vault: Vault, caller: Caller) -> None:
+    request = pb.CountTokensRequest(message=send_request(vault.deep, "How many are they?"))
+    await caller.chat.CountTokens(request, metadata=caller.metadata)
+
+
+@_attack
+async def _count_tokens_of_large_branch(vault: Vault, caller: Caller) -> None:
+    session_id = (await caller.create_session()).session_id
+    for _ in range(LARGE_MESSAGES):
+        await caller.send(session_id, "large " * (LARGE_MESSAGE_BYTES // 6))
+    request = pb.CountTokensRequest(message=send_request(session_id, "And now?"))
+    while True:
+        await caller.chat.CountTokens(request, metadata=caller.metadata)
+        vault.ended["count tokens of large branch", "OK"] += 1
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+@_attack
+async def _search_common_words(vault: Vault, caller: Caller) -> None:
+    await caller.chat.SearchMessages(
+        pb.SearchMessagesRequest(query=" ".join(COMMON_WORDS), page_size=100), metadata=caller.metadata
+    )
+
+
+async def _raw(caller: Caller, method: str, request: bytes, **options: Any) -> None:
+    call: Any = caller.channel.unary_unary if method == "UpdateSession" else caller.channel.unary_stream
+    ended = call(SERVICE + method)(request, metadata=caller.metadata, **options)
+    if method == "UpdateSession":
+        await ended
+    else:
+        async for _ in ended:
+            pass
+
+
+@_attack
+async def _empty_blocks(vault: Vault, caller: Caller) -> None:
+    await asyncio.sleep(RARE_PAUSE_SECONDS)
+    request = pb.SendMessageRequest(session_id=vault.deep).SerializeToString()
+    request += EMPTY_BLOCK * ((LARGEST_REQUEST - len(request)) // len(EMPTY_BLOCK))
+    await _raw(caller, "SendMessage", request)
+
+
+@_attack
+async def _empty_blocks_compressed(vault: Vault, caller: Caller) -> None:
+    await asyncio.sleep(RARE_PAUSE_SECONDS)
+    request = pb.SendMessageRequest(session_id=vault.deep).SerializeToString()
+    request += EMPTY_BLOCK * ((LARGEST_REQUEST - len(request)) // len(EMPTY_BLOCK))
+    await _raw(caller, "SendMessage", request, compression=grpc.Compression.Gzip)
+
+
+@_attack
+async def _mask_of_many_paths(vault: Vault, caller: Caller) -> None:
+    await asyncio.sleep(RARE_PAUSE_SECONDS)
+    request = pb.UpdateSessionRequest()
+    request.session.session_id = vault.deep
+    paths = b"\x0a\x01a" * MASK_PATHS
+    await _raw(caller, "UpdateSession", request.SerializeToString() + _field(2, paths))
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """Returns a length-delimited field as it is sent."""
+    length, encoded = len(data), bytearray([number << 3 | 2])
+    while length > 0x7F:
+        encoded.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([*encoded, length]) + data
+
+
+@_attack
+async def _send_images(vault: Vault, caller: Caller) -> None:
+    block = ContentBlock(image=ImageBlock(media_type="image/png", data=_image(IMAGE_BYTES)))
+
+    async def send() -> None:
+        session_id = (await caller.create_session()).session_id
+        await caller.chat.SendMessage(send_request(session_id, content=[block]), metadata=caller.metadata).read()
+
+    ended = await asyncio.gather(*(send() for _ in range(IMAGE_SENDS)), return_exceptions=True)
+    for error in ended:
+        if isinstance(error, BaseException):
+            raise error
+    await asyncio.sleep(RARE_PAUSE_SECONDS)
+
+
+@_attack
+async def _upload(_: Vault, caller: Caller) -> None:
+    data = _image(IMAGE_BYTES)
+
+    async def requests() -> AsyncIterator[pb.UploadAttachmentRequest]:
+        for request in upload_requests(data):
+            yield request
+
+    await caller.chat.UploadAttachment(requests(), metadata=caller.metadata)
+    await asyncio.sleep(RARE_PAUSE_SECONDS)
+
+
+def _image(size: int) -> bytes:
+    """Returns bytes that begin as a PNG does; no two are equal."""
+    return FILES["image/png"] + os.urandom(16) + bytes(size - 128)

@@ -1,0 +1,53 @@
+"""The gate that snapshots pass, so that for a moment there are none."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Snapshots have so long to end by themselves once the gate is closed; then their operations are asked to.
+PATIENCE_SECONDS = 0.1
+# Asked every few thousand steps of a statement, they end within milliseconds. One that does not is not waited for.
+HURRY_SECONDS = 1.0
+
+
+class Gate:
+    """Counts the snapshots of a database. While it is closed, new ones wait."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._snapshots = 0
+        self._closed = False
+        self.hurried = False
+        """Whether operations on a snapshot must stop and start again."""
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Waits until the gate is open, and counts a snapshot during the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._snapshots += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._snapshots -= 1
+                if not self._snapshots:
+                    self._changed.notify_all()
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Keeps the gate closed during the block, which begins once no snapshot is open, or none will end soon."""
+        with self._changed:
+            self._closed = True
+            if not self._changed.wait_for(self._is_empty, PATIENCE_SECONDS):
+                self.hurried = True
+                self._changed.wait_for(self._is_empty, HURRY_SECONDS)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = self.hurried = False
+                self._changed.notify_all()
+
+    def _is_empty(self) -> bool:
+        return not self._snapshots

@@ -1,0 +1,107 @@
+"""Free space on the database's volume: whether the database may grow, and a reserve to delete from a full volume."""
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+from metamorphd.errors import StorageFull
+
+MIB = 1024 * 1024
+# Of the volume, for each of the two, if that is less.
+SHARE = 16
+LARGEST_FLOOR = 256 * MIB
+LARGEST_BALLAST = 64 * MIB
+# A log of a few pages, its index, and a migration that adds tables.
+OPENING_BYTES = MIB
+RETRY_SECONDS = 30.0
+# A write that failed this long after the ballast was released has met the volume as it was before.
+RELEASE_SECONDS = 2.0
+
+
+class Space:
+    """The free space of a volume. Writes that make the database grow are refused when it is below a floor.
+
+    What is below the floor is for running turns. A ballast file beside the database takes up space as long as there is
+    more than enough. It is deleted when even deletions lack the space that they need in the write-ahead log.
+
+    `floor_bytes` of None is 256 MiB, or a sixteenth of the volume if that is less. 0 is no floor, and no ballast.
+    """
+
+    def __init__(self, path: Path, *, floor_bytes: int | None) -> None:
+        self._directory = path.parent
+        self._ballast = Path(f"{path}-ballast")
+        self._floor_bytes = floor_bytes
+        self._lock = threading.Lock()
+        self._released = float("-inf")
+        self._reusable_bytes = 0
+
+    @property
+    def free_bytes(self) -> int:
+        """Returns how much is free on the volume. Raises OSError if the volume fails, or the directory is missing."""
+        volume = os.statvfs(self._directory)
+        return volume.f_bavail * volume.f_frsize
+
+    @property
+    def low(self) -> bool:
+        """Returns whether free space is below the floor. A volume that fails is not low: it refuses writes itself."""
+        try:
+            (ballast, floor), free = self._sizes(), self.free_bytes
+        except OSError:
+            return False
+        # Space for the ballast is not for growth.
+        available = free - (0 if self.reserved else ballast) + self._reusable_bytes
+        # A change takes space in the write-ahead log, also if the database has free pages for it.
+        return floor > 0 and (available < floor or free < min(floor, ballast) // 4)
+
+    def require(self) -> None:
+        """Raises StorageFull if free space is below the floor."""
+        if self.low:
+            raise StorageFull(retry_delay=RETRY_SECONDS)
+
+    @property
+    def reserved(self) -> bool:
+        """Returns whether there is a ballast, so that a write which fails for lack of space can be repeated."""
+        return self._ballast.exists()
+
+    def prepare(self) -> None:
+        """Makes room for opening the database, whose write-ahead log has an index on the volume. Blocks."""
+        with contextlib.suppress(OSError):
+            if self.free_bytes < OPENING_BYTES:
+                self.release()
+
+    def reserve(self, *, reusable_bytes: int) -> None:
+        """Creates the ballast if it is missing and there is enough space. `reusable_bytes` are free in the database.
+
+        Blocks; raises nothing, since the volume may fail too.
+        """
+        self._reusable_bytes = reusable_bytes
+        with self._lock, contextlib.suppress(OSError):
+            ballast, floor = self._sizes()
+            if floor > 0 and not self.reserved and self.free_bytes >= floor + 2 * ballast:
+                self._create_ballast(ballast)
+
+    def release(self) -> bool:
+        """Deletes the ballast after a write has failed. Returns whether that write may succeed now. Blocks."""
+        with self._lock, contextlib.suppress(OSError):
+            if self.reserved:
+                self._ballast.unlink()
+                self._released = time.monotonic()
+        return time.monotonic() < self._released + RELEASE_SECONDS
+
+    def _create_ballast(self, size: int) -> None:
+        descriptor = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError:
+            self._ballast.unlink()
+        finally:
+            os.close(descriptor)
+
+    def _sizes(self) -> tuple[int, int]:
+        """Returns the sizes of the ballast and of the floor."""
+        volume = os.statvfs(self._directory)
+        share = volume.f_blocks * volume.f_frsize // SHARE
+        floor = min(LARGEST_FLOOR, share) if self._floor_bytes is None else self._floor_bytes
+        return min(LARGEST_BALLAST, share), floor
