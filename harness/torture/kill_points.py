@@ -56,8 +56,8 @@ def _watch_statements(passed: Pass) -> None:
 
     made = Writer.__init__
 
-    def making(self: Writer, connection: Any) -> None:
-        made(self, Watched(connection))  # type: ignore[arg-type]
+    def making(self: Writer, connection: Any, **parts: Any) -> None:
+        made(self, Watched(connection), **parts)  # type: ignore[arg-type]
 
     Writer.__init__ = making  # type: ignore[method-assign]
 

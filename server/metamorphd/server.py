@@ -190,6 +190,8 @@ class Server:
         running.set_function(lambda: engine.running_turns)
         free = Gauge("metamorph_disk_free_bytes", "Free space on the volume", registry=self._metrics.registry)
         free.set_function(lambda: self._database.free_bytes)
+        for name, (about, read) in self._database.gauges.items():
+            Gauge(name, about, registry=self._metrics.registry).set_function(read)
         return engine
 
     def _pipeline(self, limits: Limits, client: HttpClient, log: CallLog) -> Pipeline:

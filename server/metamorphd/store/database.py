@@ -5,7 +5,7 @@ so time and ids are arguments and nothing but the transaction is changed. The da
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from metamorphd.models.caller import Scope
@@ -74,6 +74,10 @@ class Database(Protocol):
 
     exclusive: bool
     """Whether no other server can have this store open."""
+
+    @property
+    def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        """Figures for metrics: by name, what each is and how it is read. Names begin with `metamorph_`."""
 
     async def __aenter__(self) -> Self: ...
 

@@ -3,7 +3,7 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
@@ -17,6 +17,7 @@ from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_growing, is_point_read, is_search_read
 from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite.gate import Gate
+from metamorphd.store.sqlite.log import Log
 from metamorphd.store.sqlite.old_index import remove_old_index
 from metamorphd.store.sqlite.readers import Readers
 from metamorphd.store.sqlite.space import Space
@@ -72,8 +73,11 @@ class SqliteDatabase:
                     "user?"
                 ) from exc
             raise
-        self._writer = self.writer_class(self._connection)
-        self._readers = Readers(connect=partial(self._connect, readonly=True), gate=Gate())
+        gate = Gate()
+        self._log = Log(connection=self._connection, connect=partial(self._connect, readonly=False), gate=gate)
+        self._writer = self.writer_class(self._connection, log=self._log)
+        self._log.start(self._writer.between_writes)
+        self._readers = Readers(connect=partial(self._connect, readonly=True), gate=gate)
         self._open = True
         self._reserving = asyncio.create_task(self._reserve())
         return self
@@ -82,6 +86,8 @@ class SqliteDatabase:
         self._reserving.cancel()
         await asyncio.wait({self._reserving})
         self._open = False
+        # First, because it gives the writer work.
+        await asyncio.to_thread(self._log.stop)
         await self._writer.close()
         await self._readers.close()
         self._close_files()
@@ -149,6 +155,16 @@ class SqliteDatabase:
 
     async def maintain(self) -> bool:
         return await self._write(remove_old_index, server_scope(), growing=False)
+
+    @property
+    def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        return {"metamorph_wal_bytes": ("Size of the write-ahead log", self._log_bytes)}
+
+    def _log_bytes(self) -> float:
+        try:
+            return Path(f"{self._path}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]

@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import structlog
 
 from metamorphd.errors import DomainError, OperationTimeout, StorageFull, StoreBusy, StoreNotReady
 from metamorphd.store.sqlite.fair_queue import FairQueue
+from metamorphd.store.sqlite.log import Log
 from metamorphd.store.sqlite.transaction import Bound, drive
 
 T = TypeVar("T")
@@ -61,10 +62,11 @@ class Writer:
     Vaults take turns in a batch, so that a write waits for one batch at most, however many another vault has waiting.
     """
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, *, log: Log) -> None:
         self.connection = connection
+        self._log = log
         self._loop = asyncio.get_running_loop()
-        self._arrived: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         # Only for the writer's thread.
         self._waiting: FairQueue[Job] = FairQueue()
         self._closing = False
@@ -73,7 +75,6 @@ class Writer:
         self._unanswered: set[Job] = set()
         self._unanswered_of: Counter[str] = Counter()
         self._probe: asyncio.Task[None] | None = None
-        self._proof_time = float("-inf")
         self.failed = asyncio.Event()
         connection.set_progress_handler(self._late, JOB_STEPS)
         self._thread = threading.Thread(target=self._write_forever, name="sqlite-writer", daemon=True)
@@ -101,14 +102,17 @@ class Writer:
 
         The write changes one page, and no row. Concurrent callers share it.
         """
-        if not self.failed.is_set() and time.monotonic() < self._proof_time + PROOF_SECONDS:
+        if not self.failed.is_set() and time.monotonic() < self._log.written + PROOF_SECONDS:
             return
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self.write(_rewrite_header, vault_id=""))
             # If all callers gave up, nobody else retrieves it.
             self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
         await asyncio.wait_for(asyncio.shield(self._probe), PROBE_SECONDS)
-        self._proof_time = time.monotonic()
+
+    def between_writes(self, task: Callable[[], None]) -> None:
+        """Runs a task on the writer's thread, between two transactions. May be called from any thread."""
+        self._arrived.put(task)
 
     async def close(self) -> None:
         """Finishes the waiting operations; the connection stays open."""
@@ -122,6 +126,7 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._answer, jobs)
                 # Their arguments, possibly megabytes, would stay in memory until the next batch.
                 del jobs
+                self._log.bound()
         except BaseException as exc:
             # First, because writing to the log may fail too.
             self._loop.call_soon_threadsafe(self._fail)
@@ -130,11 +135,13 @@ class Writer:
     def _receive(self) -> bool:
         """Waits until there are operations, and returns whether there are any: none are left after `close`."""
         while not self._closing and (not self._waiting or not self._arrived.empty()):
-            job = self._arrived.get()
-            if job is None:
+            arrived = self._arrived.get()
+            if arrived is None:
                 self._closing = True
+            elif isinstance(arrived, Job):
+                self._waiting.put(arrived.vault_id, arrived)
             else:
-                self._waiting.put(job.vault_id, job)
+                arrived()
         return bool(self._waiting)
 
     def _answer(self, jobs: Sequence[Job]) -> None:
@@ -186,7 +193,6 @@ class Writer:
 
     def _commit(self, jobs: Iterable[Job], *, isolated: bool) -> bool:
         """Returns whether all jobs were run and committed; otherwise none has changed anything."""
-        before = self.connection.total_changes()
         try:
             self.connection.execute("BEGIN IMMEDIATE")
         except apsw.Error as exc:
@@ -200,8 +206,6 @@ class Writer:
                 for job in jobs:
                     job.error = job.error or _translated(exc)
             else:
-                if self.connection.total_changes() != before:
-                    self._proof_time = time.monotonic()
                 return True
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")

@@ -1,0 +1,117 @@
+"""The write-ahead log, which is kept short.
+
+SQLite starts it anew only at a moment when all of it is copied into the database and no snapshot needs it. With readers
+that overlap there is no such moment by itself, and the log grows without end. A checkpoint within a commit, as SQLite
+does it by default, makes that commit wait for the copying.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import apsw
+import structlog
+
+from metamorphd.store.sqlite.gate import Gate
+
+# A frame holds a page and its header.
+FRAME_BYTES = 4096 + 24
+# So much is copied at a time, while commits and reads go on.
+COPY_BYTES = 4 * 2**20
+# The log is emptied once it has so much and nearly all is copied, or after so many seconds.
+EMPTY_BYTES = 16 * 2**20
+EMPTY_SECONDS = 60.0
+# Commits wait for it at this size. A batch may add the largest request, of 32 MiB, and all stays below 64 MiB.
+FULL_BYTES = 24 * 2**20
+# The longest wait for a snapshot that is not ours, as that of a backup, and the pause before the next attempt.
+BUSY_MILLISECONDS = 100
+RETRY_SECONDS = 1.0
+BUSY_TIMEOUT = 5000
+
+logger = structlog.get_logger(__name__)
+
+# Runs a task on the writer's thread, between two transactions.
+BetweenWrites = Callable[[Callable[[], None]], None]
+
+
+class Log:
+    """Copies the log on a thread of its own. Empties it on the writer's, while the gate keeps snapshots away."""
+
+    def __init__(self, *, connection: apsw.Connection, connect: Callable[[], apsw.Connection], gate: Gate) -> None:
+        self._connection = connection
+        self._connect = connect
+        self._gate = gate
+        self._pages = self._copied = 0
+        self._emptied = self._tried = time.monotonic()
+        # Two checkpoints at once are an error.
+        self._checkpoint = threading.Lock()
+        self._copy: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._copying = False
+        self.written = float("-inf")
+        """When something was last committed, by the monotonic clock."""
+        connection.set_wal_hook(self._committed)
+
+    def start(self, between_writes: BetweenWrites) -> None:
+        """Starts the thread."""
+        self._between_writes = between_writes
+        self._thread = threading.Thread(target=self._copy_forever, name="sqlite-checkpointer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, and waits for it."""
+        self._copy.put(False)
+        self._thread.join()
+
+    def bound(self) -> None:
+        """Empties the log if it is full, or has it copied. To be called on the writer's thread after each batch."""
+        if self._pages * FRAME_BYTES >= FULL_BYTES and time.monotonic() > self._tried + RETRY_SECONDS:
+            self._empty()
+        elif (self._pages - self._copied) * FRAME_BYTES >= COPY_BYTES and not self._copying:
+            self._copying = True
+            self._copy.put(True)
+
+    def _committed(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        if pages < self._pages:
+            # SQLite has started the log anew.
+            self._copied = 0
+        self._pages = pages
+        self.written = time.monotonic()
+        return apsw.SQLITE_OK
+
+    def _copy_forever(self) -> None:
+        connection = self._connect()
+        while True:
+            try:
+                if not self._copy.get(timeout=EMPTY_SECONDS):
+                    break
+            except queue.Empty:
+                if not self._pages:
+                    continue
+            self._copied = self._run(connection, "PASSIVE", self._copied)
+            self._copying = False
+            if self._pages * FRAME_BYTES >= EMPTY_BYTES or time.monotonic() > self._emptied + EMPTY_SECONDS:
+                self._between_writes(self._empty)
+
+    def _empty(self) -> None:
+        # First all that can be copied while snapshots are taken, so that they wait for the rest only.
+        self._copied = self._run(self._connection, "PASSIVE", self._copied)
+        self._connection.set_busy_timeout(BUSY_MILLISECONDS)
+        with self._gate.closed():
+            left = self._run(self._connection, "TRUNCATE", -1)
+        self._connection.set_busy_timeout(BUSY_TIMEOUT)
+        self._tried = time.monotonic()
+        if left == 0:
+            self._pages = self._copied = 0
+            self._emptied = self._tried
+
+    def _run(self, connection: apsw.Connection, mode: str, otherwise: int) -> int:
+        """Runs a checkpoint, and returns how many pages of the log are copied; if it could not, `otherwise`."""
+        with self._checkpoint:
+            try:
+                ((busy, _, copied),) = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            except apsw.Error as exc:
+                # As when the disk is full. The log keeps what was committed.
+                logger.warning("the write-ahead log cannot be copied", error=str(exc))
+                return otherwise
+        return otherwise if busy else int(str(copied))
