@@ -1,4 +1,4 @@
-"""Periodic work in small steps: deleting expired data, and indexing."""
+"""Periodic work in small steps: deleting expired data, erasing what was deleted, and indexing."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,10 +7,12 @@ from typing import Self
 import structlog
 
 from metamorphd.clock import Clock
-from metamorphd.errors import StorageFull
+from metamorphd.errors import StorageFull, StoreBusy
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.store.attachments import prune_attachments
 from metamorphd.store.database import Database, SystemOperation
+from metamorphd.store.erasure import erase_step, read_part
+from metamorphd.store.erasures import Backlog, Erasure, find_erasure, get_backlog, postpone_erasure
 from metamorphd.store.idempotency import BEGINNING, prune_requests
 from metamorphd.store.search.indexing import (
     add_pending_words,
@@ -26,13 +28,19 @@ ROUND_SECONDS = 60.0
 INDEX_ROUND_SECONDS = 2.0
 # A large DELETE would block every write. This many rows take about a millisecond, and other writes run in between.
 PRUNED_EVENTS = 500
-# Attachments have up to twenty megabytes each, which also take about a millisecond.
-PRUNED_ATTACHMENTS = 8
+PRUNED_ATTACHMENTS = 50
 # Requests are visited once a day, in the order of their keys.
 VISITED_REQUESTS = 500
 REQUESTS_INTERVAL = 24 * 3_600_000_000
 PAUSE_SECONDS = 0.02
 UNUSED_ATTACHMENT = 24 * 3_600_000_000
+# What is deleted waits so long before it begins to be erased, and the longest of others after a step of it.
+ERASE_ROUND_SECONDS = 1.0
+# A step takes the writer a few milliseconds, and others twice as long have it for themselves.
+ERASE_PAUSE_SECONDS = 0.01
+# One that cannot be erased lets others pass for so long.
+ERASE_RETRY = 3_600_000_000
+BACKLOG_SECONDS = 10.0
 
 Prune = SystemOperation[..., int]
 
@@ -54,11 +62,15 @@ class Housekeeping:
         self._event_retention = int(event_retention_hours * 3600e6)
         self._request_retention = int(request_retention_days * 24 * 3600e6)
         self._requests_due = 0
+        self.backlog = Backlog()
+        """What was left to be erased when it was last counted."""
 
     async def __aenter__(self) -> Self:
         """Starts the rounds. The store must be open."""
         self._rounds = [
             asyncio.create_task(self._run(self._prune, ROUND_SECONDS)),
+            asyncio.create_task(self._run(self._erase, ERASE_ROUND_SECONDS)),
+            asyncio.create_task(self._run(self._count_backlog, BACKLOG_SECONDS)),
             asyncio.create_task(self._run(self._index, INDEX_ROUND_SECONDS)),
             asyncio.create_task(self._run(self._maintain, ROUND_SECONDS)),
         ]
@@ -73,6 +85,8 @@ class Housekeeping:
     async def sweep(self) -> None:
         """Runs one round of each kind."""
         await self._prune()
+        await self._erase()
+        await self._count_backlog()
         await self._index()
         await self._maintain()
 
@@ -80,7 +94,7 @@ class Housekeeping:
         """Deletes what is expired."""
         now = self._clock.now()
         await self._prune_all(prune_events, before=now - self._event_retention, limit=PRUNED_EVENTS)
-        await self._prune_all(prune_attachments, before=now - UNUSED_ATTACHMENT, limit=PRUNED_ATTACHMENTS)
+        await self._prune_all(prune_attachments, before=now - UNUSED_ATTACHMENT, limit=PRUNED_ATTACHMENTS, now=now)
         if now >= self._requests_due:
             await self._prune_requests(before=now - self._request_retention)
             self._requests_due = now + REQUESTS_INTERVAL
@@ -93,11 +107,38 @@ class Housekeeping:
             )
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _prune_all(self, prune: Prune, *, before: int, limit: int) -> None:
+    async def _prune_all(self, prune: Prune, **parameters: int) -> None:
         more = True
         while more:
-            more = bool(await self._database.write_system(prune, server_scope(), before=before, limit=limit))
+            more = bool(await self._database.write_system(prune, server_scope(), **parameters))
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _erase(self) -> None:
+        """Erases what was deleted, a step in each vault in turn."""
+        after, found = "", await self._find_erasure("")
+        while found is not None or after:
+            if found is not None:
+                await self._erase_part(found)
+                await asyncio.sleep(ERASE_PAUSE_SECONDS)
+            after = "" if found is None else found.vault_id
+            found = await self._find_erasure(after)
+
+    async def _find_erasure(self, after: str) -> Erasure | None:
+        return await self._database.read_system(find_erasure, server_scope(), after=after, now=self._clock.now())
+
+    async def _erase_part(self, erasure: Erasure) -> None:
+        scope, now = server_scope(erasure.vault_id), self._clock.now()
+        try:
+            parts = await self._database.read(read_part, scope, erasure=erasure)
+            await self._database.write(erase_step, scope, erasure=erasure, parts=parts, now=now)
+        except (StorageFull, StoreBusy):
+            raise
+        except Exception:
+            logger.exception("cannot be erased; retrying in an hour", resource=erasure.resource, id=erasure.id)
+            await self._database.write(postpone_erasure, scope, erasure=erasure, until=now + ERASE_RETRY)
+
+    async def _count_backlog(self) -> None:
+        self.backlog = await self._database.read_system(get_backlog, server_scope())
 
     async def _index(self) -> None:
         """Indexes what was not indexed when it was stored, a step in each vault in turn."""

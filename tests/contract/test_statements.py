@@ -12,11 +12,13 @@ from tests.support.statements import STORE, Statement, columns, is_vault, parsed
 
 # Every operation that crosses vaults is listed here, with the reason.
 SYSTEM_OPERATIONS = {
+    "find_erasure",  # what was deleted is erased in all vaults
     "find_vault_to_index",  # what is left to be indexed is indexed in all vaults
+    "get_backlog",  # the operator sees what is left to be erased in all vaults
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
     "renew_leases",  # a server renews the leases of all of its turns at once
     "list_revocations",  # the operator lists revocations of all vaults
-    "prune_attachments",  # unused attachments are deleted in all vaults
+    "prune_attachments",  # unused attachments are hidden in all vaults
     "prune_events",  # expired events are deleted in all vaults
     "prune_requests",  # expired requests are deleted in all vaults
     "load_revocations",  # revocations are checked before the vault of a call is known
@@ -28,7 +30,9 @@ NOT_GROWING = {
     "create_vault": "a read of a vault that has not been used yet",
     "delete_message": "deletes",
     "delete_session": "deletes",
+    "erase_step": "deletes",
     "index_earlier_messages": "indexes what is stored",
+    "postpone_erasure": "belongs to deleting",
     "operation": "the events and the end of a running turn, which chat/event_log.py repeats until they are stored",
     "revoke_token": "must always be possible, and is the operator's",
     "revoke_user": "must always be possible, and is the operator's",

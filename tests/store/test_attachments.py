@@ -15,12 +15,13 @@ from metamorphd.store.attachments import (
     load_attachments,
     prune_attachments,
     release_message,
-    release_session,
     use_attachments,
 )
 from metamorphd.store.database import Database, Transaction
 
-from tests.support.rows import ACME, EVIL, KEY
+from tests.support.rows import ACME, EVIL, KEY, erase, erase_next
+
+NOW = 100
 
 COUNT_ATTACHMENTS = "SELECT COUNT(*) AS count FROM attachments WHERE vault_id = :vault_id"
 COUNT_CHUNKS = "SELECT COUNT(*) AS count FROM attachment_chunks WHERE vault_id = :vault_id"
@@ -49,7 +50,12 @@ async def use(database: Database, session_id: str, message_id: str, *attachments
 
 
 async def prune(database: Database, before: int, limit: int = 10) -> int:
-    return await database.write_system(prune_attachments, server_scope(), before=before, limit=limit)
+    return await database.write_system(prune_attachments, server_scope(), before=before, limit=limit, now=NOW)
+
+
+async def is_hidden(database: Database, attachment: Attachment) -> None:
+    with pytest.raises(AttachmentNotFound):
+        await database.read(get_attachment, ACME, attachment_id=attachment.attachment_id)
 
 
 async def is_there(database: Database, attachment: Attachment) -> bool:
@@ -125,24 +131,41 @@ async def test_an_attachment_is_deleted_with_the_last_message_that_uses_it(datab
     await use(database, "ses_1", "msg_1", once, twice, twice)
     await use(database, "ses_1", "msg_2", twice)
     assert await rows(database) == (2, 2, 3)
-    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_1")
+    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_1", now=NOW)
+    await is_hidden(database, once)
+    await erase(database)
     assert await rows(database) == (1, 1, 1)
     assert await is_there(database, twice)
-    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_1")
-    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_2")
+    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_1", now=NOW)
+    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_2", now=NOW)
+    await erase(database)
     assert await rows(database) == (0, 0, 0)
 
 
-async def test_an_attachment_is_deleted_with_the_last_session_that_uses_it(database: Database) -> None:
-    here, both = await store(database, b"here"), await store(database, b"both")
-    await use(database, "ses_1", "msg_1", here, both)
-    await use(database, "ses_1", "msg_2", here)
-    await use(database, "ses_2", "msg_3", both)
-    await database.write(release_session, ACME, session_id="ses_1")
-    assert await rows(database) == (1, 1, 1)
-    assert await is_there(database, both)
-    await database.write(release_session, ACME, session_id="ses_2")
-    assert await rows(database) == (0, 0, 0)
+async def test_an_attachment_is_erased_a_chunk_a_step(database: Database) -> None:
+    stored = await store(database, b"x" * (2 * CHUNK_BYTES + 1))
+    await use(database, "ses_1", "msg_1", stored)
+    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_1", now=NOW)
+    left = []
+    while await erase_next(database):
+        left.append(await rows(database))
+    assert left == [(1, 2, 0), (1, 1, 0), (0, 0, 0)]
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_an_attachment_that_is_being_erased_can_be_uploaded_again(database: Database, steps: int) -> None:
+    data = b"0" * CHUNK_BYTES + b"1" * CHUNK_BYTES + b"2"
+    stored = await store(database, data)
+    await use(database, "ses_1", "msg_1", stored)
+    await database.write(release_message, ACME, session_id="ses_1", message_id="msg_1", now=NOW)
+    for _ in range(steps):
+        await erase_next(database)
+    await is_hidden(database, stored)
+    again = await store(database, data)
+    await erase(database)
+    assert again.attachment_id == stored.attachment_id
+    loaded = await database.read(load_attachments, ACME, attachment_ids=[stored.attachment_id])
+    assert loaded == {stored.attachment_id: data}
 
 
 async def test_unused_attachments_are_pruned_by_the_time_of_their_last_upload(database: Database) -> None:
@@ -151,9 +174,11 @@ async def test_unused_attachments_are_pruned_by_the_time_of_their_last_upload(da
     await store(database, b"again", now=10)
     await store(database, b"used", now=2)
     await store(database, b"new", now=11)
-    assert await prune(database, before=10) == 1
+    assert await prune(database, before=10) == 2
+    await erase(database)
     assert [await is_there(database, one) for one in (old, again, used, new)] == [False, True, True, True]
     assert await prune(database, before=12) == 2
+    await erase(database)
     assert await rows(database) == (1, 1, 1)
 
 
@@ -162,4 +187,5 @@ async def test_pruning_deletes_a_few_at_a_time_oldest_first_in_every_vault(datab
         await store(database, b"%d" % number, now=number)
         await store(database, b"%d" % number, scope=EVIL, now=number)
     assert [await prune(database, before=100, limit=4) for _ in range(3)] == [4, 2, 0]
+    await erase(database)
     assert (await rows(database), await rows(database, EVIL)) == ((0, 0, 0), (0, 0, 0))

@@ -6,14 +6,15 @@ from metamorphd.errors import SessionNotFound
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.models.caller import Scope
 from metamorphd.store.database import Database, Transaction
+from metamorphd.store.erasure import STEP_WORDS
 from metamorphd.store.messages import delete_message
 from metamorphd.store.search import postings, query
-from metamorphd.store.search.postings import CHARACTERS_AT_ONCE, WORDS_AT_ONCE, unindex_message
+from metamorphd.store.search.postings import CHARACTERS_AT_ONCE, WORDS_AT_ONCE
 from metamorphd.store.search.query import phrases_of, search_messages
 from metamorphd.store.search.words import SEARCHED_CHARACTERS
 from metamorphd.store.sessions import delete_session
 
-from tests.support.rows import ACME, CLOCK, EVIL, new_session, stored_message
+from tests.support.rows import ACME, CLOCK, EVIL, erase, new_session, stored_message
 
 Position = tuple[int | str, ...]
 
@@ -70,10 +71,6 @@ async def count_postings(tx: Transaction) -> int:
     row = await tx.one("SELECT COUNT(*) AS postings FROM postings WHERE vault_id = :vault_id")
     assert row is not None
     return int(row.postings)
-
-
-async def delete_part(tx: Transaction, *, session_id: str, message_id: str, text: str, limit: int) -> bool:
-    return await unindex_message(tx, session_id=session_id, message_id=message_id, text=text, limit=limit)
 
 
 async def test_all_words_must_be_there_without_case_and_accents(acme: Vault) -> None:
@@ -183,8 +180,9 @@ async def test_deleted_messages_and_sessions_leave_no_words(acme: Vault, databas
     deleted, _ = await acme.add("second word", "third word", session_id=other)
     await database.write(delete_message, ACME, message_id=deleted, now=CLOCK.now())
     assert await acme.found("word") == ["third word", "first word"]
-    await database.write(delete_session, ACME, session_id=other, etag="")
+    await database.write(delete_session, ACME, session_id=other, etag="", now=9)
     assert await acme.found("word") == ["first word"]
+    await erase(database)
     assert await database.read(count_postings, ACME) == before
 
 
@@ -204,18 +202,10 @@ async def test_a_long_message_is_indexed_and_removed_in_steps(acme: Vault, datab
     assert await acme.found(words[-1]) == [text]
     assert await acme.found(f'"{words[3]} {words[4]}" {words[-2]}') == [text]
 
-    async def remove_part() -> bool:
-        return await database.write(
-            delete_part, ACME, session_id=acme.session, message_id=message_id, text=text, limit=1000
-        )
-
-    steps = 1
-    while await remove_part():
-        steps += 1
-    assert steps == len(words) // 1000 + 1
+    await database.write(delete_message, ACME, message_id=message_id, now=CLOCK.now())
     assert await acme.found(words[5]) == []
+    assert await erase(database) == len(words) // STEP_WORDS + 1
     assert await database.read(count_postings, ACME) == before
-    assert not await remove_part()
 
 
 async def test_messages_are_found_by_their_beginning(acme: Vault, database: Database) -> None:

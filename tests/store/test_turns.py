@@ -126,7 +126,7 @@ async def test_a_turn_ends_only_once(database: Database) -> None:
 async def test_a_deleted_turn_accepts_no_events(database: Database) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
-    await database.write(delete_session, ACME, session_id=session.session_id, etag="")
+    await database.write(delete_session, ACME, session_id=session.session_id, etag="", now=9)
     with pytest.raises(TurnNotFound):
         await append(database, turn, "a")
 

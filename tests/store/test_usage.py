@@ -157,7 +157,7 @@ async def test_usage_is_filtered_by_days_model_and_session(database: Database) -
 async def test_usage_stays_when_its_session_is_deleted(database: Database) -> None:
     sessions = await stored(database, [Ended(0, MODELS[0], DAYS[0], TurnStatus.FAILED, Usage(7, 1))])
     before = await usage(database)
-    await database.write(delete_session, ACME, session_id=sessions[0], etag="")
+    await database.write(delete_session, ACME, session_id=sessions[0], etag="", now=9)
     assert await usage(database) == before
     assert before[1].usage == Usage(7, 1)
 
@@ -259,7 +259,7 @@ async def test_deleting_a_session_releases_its_reservation(database: Database) -
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
     assert (await budgets(database, turn.create_time))["tokens_per_day"].reserved > 0
-    await database.write(delete_session, ACME, session_id=session.session_id, etag="")
+    await database.write(delete_session, ACME, session_id=session.session_id, etag="", now=9)
     assert (await budgets(database, turn.create_time))["tokens_per_day"].reserved == 0
 
 

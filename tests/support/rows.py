@@ -7,7 +7,7 @@ from typing import Any
 
 from metamorphd.catalog import load_catalog
 from metamorphd.clock import Clock
-from metamorphd.models.caller import SERVER, Scope
+from metamorphd.models.caller import SERVER, Scope, server_scope
 from metamorphd.models.content import TextBlock
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message, Role
@@ -15,6 +15,8 @@ from metamorphd.models.session import Session
 from metamorphd.models.turn import TextDelta, Turn, TurnFinished, TurnStatus
 from metamorphd.models.usage import Usage
 from metamorphd.store.database import Database
+from metamorphd.store.erasure import erase_step, read_part
+from metamorphd.store.erasures import find_erasure
 from metamorphd.store.messages import create_message
 from metamorphd.store.sessions import create_session
 from metamorphd.store.turns.create import create_turn
@@ -130,3 +132,22 @@ async def finish(database: Database, turn: Turn, **fields: Any) -> TurnFinished:
         "now": CLOCK.now(),
     }
     return await database.write(finish_turn, ACME, **(values | fields))
+
+
+async def erase_next(database: Database) -> bool:
+    """Runs the next step of erasing what was deleted. Returns False if nothing is left."""
+    erasure = await database.read_system(find_erasure, server_scope(), after="", now=2**62)
+    if erasure is None:
+        return False
+    scope = server_scope(erasure.vault_id)
+    parts = await database.read(read_part, scope, erasure=erasure)
+    await database.write(erase_step, scope, erasure=erasure, parts=parts, now=erasure.due_time)
+    return True
+
+
+async def erase(database: Database) -> int:
+    """Erases what was deleted. Returns the number of steps."""
+    steps = 0
+    while await erase_next(database):
+        steps += 1
+    return steps

@@ -203,7 +203,7 @@ class TurnEngine:
 
     async def delete_session(self, scope: Scope, *, session_id: str, etag: str) -> None:
         """Deletes a session and ends its running turns, whose subscribers get TurnNotFound."""
-        await self._database.write(delete_session, scope, session_id=session_id, etag=etag)
+        await self._database.write(delete_session, scope, session_id=session_id, etag=etag, now=self._clock.now())
         for (vault, _), live in list(self._live.items()):
             if (vault, live.turn.session_id) == (scope.vault_id, session_id):
                 live.generation.stop(interrupted())

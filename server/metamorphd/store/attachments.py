@@ -22,11 +22,27 @@ CREATE_CHUNK = """
 INSERT INTO attachment_chunks (vault_id, attachment_id, number, data)
 VALUES (:vault_id, :attachment_id, :number, :data)
 """
+COUNT_CHUNKS = """
+SELECT COUNT(*) AS chunks FROM attachment_chunks WHERE vault_id = :vault_id AND attachment_id = :attachment_id
+"""
 UPLOAD_AGAIN = """
 UPDATE attachments SET upload_time = :now
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id
 """
-GET_ATTACHMENT = "SELECT " + COLUMNS + " FROM attachments WHERE vault_id = :vault_id AND attachment_id = :attachment_id"
+# Not one that only deleted sessions hold.
+GET_ATTACHMENT = (
+    "SELECT "
+    + COLUMNS
+    + """
+FROM attachments
+WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND (
+    upload_time IS NOT NULL OR EXISTS (
+        SELECT 1 FROM attachment_uses AS used CROSS JOIN sessions
+        WHERE used.vault_id = :vault_id AND used.attachment_id = attachments.attachment_id
+            AND sessions.vault_id = :vault_id AND sessions.session_id = used.session_id
+            AND sessions.delete_time IS NULL))
+"""
+)
 GET_CHUNK = """
 SELECT data FROM attachment_chunks
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
@@ -45,9 +61,11 @@ MARK_USED = """
 UPDATE attachments SET upload_time = NULL
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND upload_time IS NOT NULL
 """
-# With an attachment go its chunks and its uses. One that was uploaded again, and not sent since, is about to be.
-DELETE_OF_MESSAGE = """
-DELETE FROM attachments
+# Of a message's attachments those that no other one holds. One that was uploaded again, and not sent since, is about
+# to be.
+QUEUE_OF_MESSAGE = """
+INSERT INTO erasures (vault_id, due_time, resource, id)
+SELECT :vault_id, CAST(:now AS INTEGER), 'attachment', attachment_id FROM attachments
 WHERE vault_id = :vault_id AND upload_time IS NULL
     AND attachment_id IN (
         SELECT attachment_id FROM attachment_uses
@@ -58,34 +76,43 @@ WHERE vault_id = :vault_id AND upload_time IS NULL
         WHERE other.vault_id = :vault_id AND other.attachment_id = attachments.attachment_id
             AND other.message_id <> :message_id
     )
+ON CONFLICT (vault_id, due_time, resource, id) DO NOTHING
 """
 RELEASE_MESSAGE = """
 DELETE FROM attachment_uses
 WHERE vault_id = :vault_id AND session_id = :session_id AND message_id = :message_id
 """
-DELETE_OF_SESSION = """
-DELETE FROM attachments
-WHERE vault_id = :vault_id AND upload_time IS NULL
-    AND attachment_id IN (
-        SELECT attachment_id FROM attachment_uses WHERE vault_id = :vault_id AND session_id = :session_id
-    )
-    AND NOT EXISTS (
-        SELECT 1 FROM attachment_uses AS other
-        WHERE other.vault_id = :vault_id AND other.attachment_id = attachments.attachment_id
-            AND other.session_id <> :session_id
-    )
-"""
-RELEASE_SESSION = "DELETE FROM attachment_uses WHERE vault_id = :vault_id AND session_id = :session_id"
-# Uploaded again and not sent: the messages that held it before still do.
-KEEP_USED = """
-UPDATE attachments SET upload_time = NULL
-WHERE upload_time < :before AND EXISTS (
+# Nothing holds it and nobody has uploaded it again.
+GET_ERASABLE = """
+SELECT attachment_id, (
+    SELECT MAX(number) FROM attachment_chunks
+    WHERE attachment_chunks.vault_id = :vault_id AND attachment_chunks.attachment_id = attachments.attachment_id
+) AS last_number
+FROM attachments
+WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND upload_time IS NULL AND NOT EXISTS (
     SELECT 1 FROM attachment_uses AS used
-    WHERE used.vault_id = attachments.vault_id AND used.attachment_id = attachments.attachment_id
+    WHERE used.vault_id = :vault_id AND used.attachment_id = attachments.attachment_id
 )
 """
-PRUNE_ATTACHMENTS = """
-DELETE FROM attachments
+DELETE_CHUNK = """
+DELETE FROM attachment_chunks
+WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
+"""
+DELETE_ATTACHMENT = "DELETE FROM attachments WHERE vault_id = :vault_id AND attachment_id = :attachment_id"
+# Those that were uploaded and not sent, the longest ago first.
+QUEUE_UNUSED = """
+INSERT INTO erasures (vault_id, due_time, resource, id)
+SELECT vault_id, CAST(:now AS INTEGER), 'attachment', attachment_id FROM (
+    SELECT vault_id, attachment_id FROM attachments WHERE upload_time < :before ORDER BY upload_time LIMIT :limit
+) AS unused
+WHERE NOT EXISTS (
+    SELECT 1 FROM attachment_uses AS used
+    WHERE used.vault_id = unused.vault_id AND used.attachment_id = unused.attachment_id
+)
+ON CONFLICT (vault_id, due_time, resource, id) DO NOTHING
+"""
+END_UPLOADS = """
+UPDATE attachments SET upload_time = NULL
 WHERE (vault_id, attachment_id) IN (
     SELECT vault_id, attachment_id FROM attachments WHERE upload_time < :before ORDER BY upload_time LIMIT :limit
 )
@@ -110,10 +137,12 @@ async def store_upload(tx: Transaction, *, upload: Upload, now: int) -> None:
         sha256=upload.sha256,
         now=now,
     )
+    stored = None
     if not created:
         await tx.run(UPLOAD_AGAIN, attachment_id=upload.attachment_id, now=now)
-        return
-    for number in range(chunk_count(len(upload.data))):
+        stored = await tx.one(COUNT_CHUNKS, attachment_id=upload.attachment_id)
+    # Of an attachment that is being erased the first ones are there.
+    for number in range(0 if stored is None else stored.chunks, chunk_count(len(upload.data))):
         data = upload.data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
         await tx.run(CREATE_CHUNK, attachment_id=upload.attachment_id, number=number, data=data)
 
@@ -189,19 +218,30 @@ async def use_attachments(tx: Transaction, *, session_id: str, message_id: str, 
         await tx.run(MARK_USED, attachment_id=attachment_id)
 
 
-async def release_message(tx: Transaction, *, session_id: str, message_id: str) -> None:
-    """A message holds its attachments no more. Those that no other one holds are deleted."""
-    await tx.run(DELETE_OF_MESSAGE, session_id=session_id, message_id=message_id)
-    await tx.run(RELEASE_MESSAGE, session_id=session_id, message_id=message_id)
+async def release_message(tx: Transaction, *, session_id: str, message_id: str, now: int) -> None:
+    """Records that a message holds its attachments no more. Those that no other one holds are hidden, and erased."""
+    message = {"session_id": session_id, "message_id": message_id}
+    await tx.run(QUEUE_OF_MESSAGE, now=now, **message)
+    await tx.run(RELEASE_MESSAGE, **message)
 
 
-async def release_session(tx: Transaction, *, session_id: str) -> None:
-    """The messages of a session hold their attachments no more. Those that no other one holds are deleted."""
-    await tx.run(DELETE_OF_SESSION, session_id=session_id)
-    await tx.run(RELEASE_SESSION, session_id=session_id)
+async def erase_chunk(tx: Transaction, *, attachment_id: str) -> bool:
+    """Erases the last chunk of a hidden attachment. Returns whether others are left.
+
+    Does nothing to one that a message holds, or that was uploaded again.
+    """
+    row = await tx.one(GET_ERASABLE, attachment_id=attachment_id)
+    if row is None:
+        return False
+    if row.last_number is not None:
+        await tx.run(DELETE_CHUNK, attachment_id=attachment_id, number=row.last_number)
+    if row.last_number:
+        return True
+    await tx.run(DELETE_ATTACHMENT, attachment_id=attachment_id)
+    return False
 
 
-async def prune_attachments(tx: SystemTransaction, *, before: int, limit: int) -> int:
-    """Deletes attachments that no message holds and that were last uploaded before; how many, at most `limit`."""
-    await tx.run(KEEP_USED, before=before)
-    return await tx.run(PRUNE_ATTACHMENTS, before=before, limit=limit)
+async def prune_attachments(tx: SystemTransaction, *, before: int, limit: int, now: int) -> int:
+    """Hides attachments that no message holds and that were last uploaded before. Returns how many it looked at."""
+    await tx.run(QUEUE_UNUSED, before=before, limit=limit, now=now)
+    return await tx.run(END_UPLOADS, before=before, limit=limit)

@@ -45,7 +45,7 @@ WHERE vault_id = :vault_id AND status = 'RUNNING'
 GET_BRANCH_SIZES = (
     PROMPT_BRANCH
     + """
-SELECT branch.size, CASE WHEN content LIKE '%"attachment_id"%' THEN content END AS content
+SELECT branch.size, CASE WHEN delete_time IS NULL AND content LIKE '%"attachment_id"%' THEN content END AS content
 FROM branch CROSS JOIN messages
 WHERE messages.vault_id = :vault_id AND messages.message_id = branch.id
 """

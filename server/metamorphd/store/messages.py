@@ -10,14 +10,15 @@ from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import release_message, use_attachments
 from metamorphd.store.codec import decode_content, decode_usage, encode_content
 from metamorphd.store.database import Row, Transaction, point_read
+from metamorphd.store.erasures import Resource, queue_erasure
 from metamorphd.store.links import clear_link, create_link, find_ancestor
 from metamorphd.store.paging import page_of
-from metamorphd.store.search.postings import index_message, unindex_message
-from metamorphd.store.search.words import SEARCHED_CHARACTERS
+from metamorphd.store.search.postings import index_message
 from metamorphd.store.vaults import lock_vault
 
 COLUMNS = """
-    message_id, session_id, parent_message_id, role, content, turn_id, creator, model,
+    message_id, session_id, parent_message_id, role,
+    CASE WHEN delete_time IS NULL THEN content ELSE '[]' END AS content, turn_id, creator, model,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
     COALESCE(cost_usd_nanos, 0) AS cost_usd_nanos,
     create_time, delete_time, partial
@@ -28,7 +29,7 @@ COUNT_MESSAGE = """
 UPDATE sessions
 SET message_count = message_count + 1, current_leaf_message_id = :message_id,
     last_message_time = :now, last_activity_time = :now
-WHERE vault_id = :vault_id AND session_id = :session_id
+WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time IS NULL
 RETURNING message_count
 """
 CREATE_MESSAGE = """
@@ -39,19 +40,32 @@ VALUES (:vault_id, :message_id, :session_id, :ordinal, :parent_message_id, :role
     :creator, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :cost_usd_nanos,
     :create_time, :partial)
 """
-GET_MESSAGE = "SELECT " + COLUMNS + " FROM messages WHERE vault_id = :vault_id AND message_id = :message_id"
+GET_MESSAGE = (
+    "SELECT "
+    + COLUMNS
+    + """
+FROM messages
+WHERE vault_id = :vault_id AND message_id = :message_id AND EXISTS (
+    SELECT 1 FROM sessions
+    WHERE sessions.vault_id = :vault_id AND sessions.session_id = messages.session_id AND sessions.delete_time IS NULL)
+"""
+)
 GET_ANSWERING = """
 SELECT turn_id FROM turns
 WHERE vault_id = :vault_id AND session_id = :session_id AND status = 'RUNNING' AND user_message_id = :message_id
 LIMIT 1
 """
-DELETE_CONTENT = """
-UPDATE messages SET content = '[]', size = 2, delete_time = :now
+# Its content is erased in steps, because the index is by its words.
+HIDE_CONTENT = """
+UPDATE messages SET delete_time = :now
 WHERE vault_id = :vault_id AND message_id = :message_id AND delete_time IS NULL
 """
-FORGET_EVENTS = "DELETE FROM events WHERE vault_id = :vault_id AND turn_id = :turn_id"
-MARK_PRUNED = "UPDATE turns SET pruned = 2 WHERE vault_id = :vault_id AND turn_id = :turn_id"
-GET_LEAF = "SELECT current_leaf_message_id FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
+# As those that have expired: they are read no more, and deleted in steps.
+EXPIRE_EVENTS = "UPDATE turns SET pruned = 1 WHERE vault_id = :vault_id AND turn_id = :turn_id AND pruned = 0"
+GET_LEAF = """
+SELECT current_leaf_message_id FROM sessions
+WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time IS NULL
+"""
 # Of the candidates, a page ends before the first beyond :max_size bytes; `candidate_count` counts what would follow.
 _PAGE = (
     """, page AS (
@@ -194,28 +208,23 @@ async def get_message(tx: Transaction, *, message_id: str) -> Message:
 
 
 async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Message:
-    """Deletes a message's content, attachments that no other message holds too, and of a reply its turn's events.
+    """Hides a message's content, attachments that no other message holds too, and of a reply its turn's events.
 
-    Raises MessageNotFound, and BranchBusy if it is being answered, from the content that was to be deleted.
+    They are erased later. Raises MessageNotFound, and BranchBusy if it is being answered, from the content that was to
+    be deleted.
     """
     await lock_vault(tx)
     message = await get_message(tx, message_id=message_id)
     answering = await tx.one(GET_ANSWERING, session_id=message.session_id, message_id=message_id)
     if answering is not None:
         raise BranchBusy(turn_id=answering.turn_id)
-    await tx.run(DELETE_CONTENT, message_id=message_id, now=now)
+    if not await tx.run(HIDE_CONTENT, message_id=message_id, now=now):
+        return message
     await clear_link(tx, message_id=message_id)
-    await release_message(tx, session_id=message.session_id, message_id=message_id)
-    await unindex_message(
-        tx,
-        session_id=message.session_id,
-        message_id=message_id,
-        text=text_of(message.content),
-        limit=SEARCHED_CHARACTERS,
-    )
+    await release_message(tx, session_id=message.session_id, message_id=message_id, now=now)
+    await queue_erasure(tx, resource=Resource.MESSAGE, resource_id=message_id, now=now)
     if message.role is Role.ASSISTANT:
-        await tx.run(FORGET_EVENTS, turn_id=message.turn_id)
-        await tx.run(MARK_PRUNED, turn_id=message.turn_id)
+        await tx.run(EXPIRE_EVENTS, turn_id=message.turn_id)
     return await get_message(tx, message_id=message_id)
 
 

@@ -23,6 +23,8 @@ _NEWEST_FIRST = "last_activity_time DESC, sessions.session_id DESC"
 _FROM = """
 FROM sessions
 WHERE sessions.vault_id = :vault_id AND (last_activity_time, sessions.session_id) < (:after_time, :after_id)"""
+# Those below are hidden. With this condition the planner would not use the indexes of the others.
+_FROM_ALL = _FROM + " AND last_activity_time >= 0"
 _FROM_CREATORS = _FROM + " AND creator = :creator"
 _FROM_ARCHIVED = _FROM + " AND archived = :archived"
 _FROM_PAIR = """
@@ -71,11 +73,11 @@ LIMIT 1 OFFSET :limit - 1
 """
 
 
-LIST_SESSIONS = _page(_FROM)
+LIST_SESSIONS = _page(_FROM_ALL)
 LIST_CREATORS = _page(_FROM_CREATORS)
 LIST_ARCHIVED = _page(_FROM_ARCHIVED)
 LIST_PAIR = _page(_FROM_PAIR)
-GET_LAST_VISITED = _last_visited(_FROM)
+GET_LAST_VISITED = _last_visited(_FROM_ALL)
 GET_LAST_OF_CREATOR = _last_visited(_FROM_CREATORS)
 GET_LAST_ARCHIVED = _last_visited(_FROM_ARCHIVED)
 

@@ -7,10 +7,9 @@ import orjson
 from metamorphd.errors import EtagMismatch, SessionNotFound
 from metamorphd.models.changes import changed
 from metamorphd.models.session import Session, SessionChanges
-from metamorphd.store.attachments import release_session
 from metamorphd.store.database import Row, SqlValue, Transaction, grows, point_read
+from metamorphd.store.erasures import Resource, queue_erasure
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
-from metamorphd.store.search.indexing import unindex_session
 from metamorphd.store.vaults import create_vault
 
 COLUMNS = """
@@ -33,20 +32,26 @@ RETURNING """
     + """
 """
 )
-GET_SESSION = "SELECT " + COLUMNS + " FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
+GET_SESSION = (
+    "SELECT "
+    + COLUMNS
+    + " FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time IS NULL"
+)
 UPDATE_SESSION = """
 UPDATE sessions
 SET title = :title, model = :model, system_prompt = :system_prompt, metadata = :metadata, archived = :archived,
     revision = revision + 1, update_time = :now
 WHERE vault_id = :vault_id AND session_id = :session_id
 """
-DELETE_EVENTS = """
-DELETE FROM events
-WHERE vault_id = :vault_id AND turn_id IN
-    (SELECT turn_id FROM turns WHERE vault_id = :vault_id AND session_id = :session_id)
+# Without a value by which a list finds it.
+HIDE_SESSION = """
+UPDATE sessions SET delete_time = :now, last_activity_time = -1, creator = '', archived = -1
+WHERE vault_id = :vault_id AND session_id = :session_id
 """
-DELETE_SESSION = "DELETE FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
-
+END_TURNS = """
+UPDATE turns SET status = 'CANCELLED', finish_time = :now
+WHERE vault_id = :vault_id AND session_id = :session_id AND status = 'RUNNING'
+"""
 CREATE_PAIR = """
 INSERT INTO session_metadata (vault_id, key, value, session_id) VALUES (:vault_id, :key, :value, :session_id)
 """
@@ -158,12 +163,15 @@ async def update_session(tx: Transaction, *, session_id: str, changes: SessionCh
     return await get_session(tx, session_id=session_id)
 
 
-async def delete_session(tx: Transaction, *, session_id: str, etag: str) -> None:
-    """Removes a session with its messages, their attachments, turns and events. Raises as `update_session` does."""
+async def delete_session(tx: Transaction, *, session_id: str, etag: str, now: int) -> None:
+    """Hides a session with everything in it, which is erased later, and ends its turns.
+
+    Raises SessionNotFound, EtagMismatch.
+    """
     session = await get_session(tx, session_id=session_id)
     if etag and etag != str(session.revision):
         raise EtagMismatch
-    await release_session(tx, session_id=session_id)
-    await unindex_session(tx, session_id=session_id)
-    await tx.run(DELETE_EVENTS, session_id=session_id)
-    await tx.run(DELETE_SESSION, session_id=session_id)
+    await tx.run(HIDE_SESSION, session_id=session_id, now=now)
+    await tx.run(DELETE_PAIRS, session_id=session_id)
+    await tx.run(END_TURNS, session_id=session_id, now=now)
+    await queue_erasure(tx, resource=Resource.SESSION, resource_id=session_id, now=now)

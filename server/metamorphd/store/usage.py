@@ -36,7 +36,11 @@ ON CONFLICT (vault_id, day, model) DO UPDATE SET
     cost_usd_nanos = daily_usage.cost_usd_nanos + excluded.cost_usd_nanos,
     turns = daily_usage.turns + excluded.turns
 """
-HAS_TURN = "SELECT turn_id FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
+HAS_TURN = """
+SELECT turn_id FROM turns CROSS JOIN sessions
+WHERE turns.vault_id = :vault_id AND turn_id = :turn_id
+    AND sessions.vault_id = :vault_id AND sessions.session_id = turns.session_id AND sessions.delete_time IS NULL
+"""
 _SUMS = """
     COALESCE(SUM(input_tokens), 0) AS input_tokens, COALESCE(SUM(output_tokens), 0) AS output_tokens,
     COALESCE(SUM(cache_read_tokens), 0) AS cache_read_tokens,

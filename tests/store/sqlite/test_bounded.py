@@ -45,6 +45,7 @@ BOUNDED_OTHERWISE = {
     "LIST_REVOCATIONS": "a page, in the order of its index",
     "LIST_OF_VAULT": "the sums of a vault, by day and model",
     "LIST_OF_SESSION": "the usage of one session, by day and model",
+    "GET_BACKLOG": "the first 10,000 rows of its key",
     "GET_BEING_PRUNED": "the first entry of its index",
     "LIST_ORPHANED_TURNS": "the running turns of all vaults, by their index",
 }
@@ -61,7 +62,7 @@ SORTED_PAGES = {
     ),
 }
 # Found, and not mended yet.
-UNBOUNDED = {"delete_session"}
+UNBOUNDED: set[str] = set()
 
 
 def faults(sql: str) -> list[str]:
@@ -363,7 +364,7 @@ OPERATIONS: dict[str, Operation] = {
         tx, session_id="ses_1", changes=SessionChanges(title="a", metadata={"env": "a"}), etag="", now=NOW
     ),
     "title": lambda tx: wants_title(tx, session_id=DEEP, now=NOW),
-    "delete_session": lambda tx: delete_session(tx, session_id=DEEP, etag=""),
+    "delete_session": lambda tx: delete_session(tx, session_id=DEEP, etag="", now=NOW),
     "usage by day": usage(),
     "usage": usage(by_day=False, by_model=False),
     "usage by session": usage(by_day=False, by_model=False, by_session=True),

@@ -91,7 +91,7 @@ async def test_a_full_volume_refuses_growth_only_and_recovers(volume: Path) -> N
 
 
 async def test_indexing_waits_for_space_and_deletion_does_not(volume: Path) -> None:
-    async with SqliteDatabase(path=volume / "db", synchronous="FULL") as database:
+    async with SqliteDatabase(path=volume / "db", synchronous="FULL", floor_bytes=None) as database:
         keeping = Housekeeping(database=database, clock=CLOCK, event_retention_hours=1, request_retention_days=7)
         session = await new_session(database)
         text = " ".join(f"word{number}" for number in range(2 * WORDS_AT_ONCE))

@@ -35,14 +35,14 @@ def test_a_page_is_read_from_an_index(sql: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "index"),
     [
-        (attachments.PRUNE_ATTACHMENTS, "attachments_unused (upload_time<?)"),
-        (attachments.DELETE_OF_MESSAGE, "attachment_uses_by_session (vault_id=? AND session_id=? AND message_id=?)"),
-        (attachments.DELETE_OF_SESSION, "attachment_uses_by_session (vault_id=? AND session_id=?)"),
+        (attachments.END_UPLOADS, "attachments_unused (upload_time<?)"),
+        (attachments.QUEUE_UNUSED, "attachments_unused (upload_time<?)"),
+        (attachments.QUEUE_OF_MESSAGE, "attachment_uses_by_session (vault_id=? AND session_id=? AND message_id=?)"),
     ],
 )
 def test_attachments_to_delete_are_found_by_an_index(sql: str, index: str) -> None:
     steps = plan(sql)
-    assert not [step for step in steps if step.startswith("SCAN")]
+    assert not [step for step in steps if step.startswith("SCAN") and step.split()[1] in SqliteEngine().tables()]
     assert any(index in step for step in steps)
 
 

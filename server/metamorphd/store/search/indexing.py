@@ -17,7 +17,6 @@ from metamorphd.store.search.postings import (
     add_words,
     index_message,
     indexed_words,
-    unindex_message,
 )
 from metamorphd.store.search.words import SEARCHED_CHARACTERS, words_of
 
@@ -48,13 +47,9 @@ ORDER BY message_id DESC
 LIMIT 1
 """
 GET_LIVE = """
-SELECT message_id FROM messages WHERE vault_id = :vault_id AND message_id = :message_id AND delete_time IS NULL
-"""
-LIST_SESSION = """
-SELECT message_id, content, ordinal FROM messages
-WHERE vault_id = :vault_id AND session_id = :session_id AND ordinal > :after
-ORDER BY ordinal
-LIMIT 100
+SELECT message_id FROM messages CROSS JOIN sessions
+WHERE messages.vault_id = :vault_id AND message_id = :message_id AND messages.delete_time IS NULL
+    AND sessions.vault_id = :vault_id AND sessions.session_id = messages.session_id AND sessions.delete_time IS NULL
 """
 MOVE_WATERMARK = "UPDATE vaults SET unindexed_before = :before WHERE vault_id = :vault_id"
 
@@ -147,15 +142,3 @@ async def index_earlier_messages(tx: Transaction, *, messages: Sequence[EarlierM
                 earlier=True,
             )
     await tx.run(MOVE_WATERMARK, before=messages[-1].message_id if messages else None)
-
-
-async def unindex_session(tx: Transaction, *, session_id: str) -> None:
-    """Removes the words of all messages of a session."""
-    after = 0
-    while rows := await tx.all(LIST_SESSION, session_id=session_id, after=after):
-        for row in rows:
-            text = text_of(decode_content(row.content))
-            await unindex_message(
-                tx, session_id=session_id, message_id=row.message_id, text=text, limit=SEARCHED_CHARACTERS
-            )
-        after = rows[-1].ordinal

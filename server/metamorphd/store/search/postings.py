@@ -7,6 +7,7 @@ on few pages, and the commonest words of other vaults are elsewhere.
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from metamorphd.store.database import SqlValue, Transaction
@@ -137,19 +138,37 @@ async def index_message(tx: Transaction, *, session_id: str, message_id: str, te
     )
 
 
-async def unindex_message(tx: Transaction, *, session_id: str, message_id: str, text: str, limit: int) -> bool:
-    """Removes at most `limit` words of a message, the last ones first. Returns whether others are left.
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """The last words by which a message is indexed. `preceding` is the number of the others."""
 
-    `text` is that it was indexed by. Nothing happens to a message that is not indexed.
-    """
+    message_id: str
+    words: Sequence[str]
+    preceding: int
+
+
+async def read_last_words(
+    tx: Transaction, *, session_id: str, message_id: str, text: str, limit: int
+) -> LastWords | None:
+    """Returns at most `limit` words of a message that was indexed by `text`, or None if it is not indexed."""
     row = await tx.one(GET_INDEXED, message_id=message_id)
     if row is None:
+        return None
+    preceding = max(0, row.word_count - limit)
+    words = indexed_words(session_id, words_of(text))[preceding : row.word_count]
+    return LastWords(message_id, words, preceding)
+
+
+async def remove_last_words(tx: Transaction, *, last: LastWords) -> bool:
+    """Removes words from the index, unless it was changed since they were read. Returns whether others are left."""
+    row = await tx.one(GET_INDEXED, message_id=last.message_id)
+    if row is None:
         return False
-    left = max(0, row.word_count - limit)
-    words = indexed_words(session_id, words_of(text))[left : row.word_count]
-    await remove_words(tx, number=row.number, words=words, hash_key=row.hash_key)
-    if left:
-        await tx.run(COUNT_WORDS, number=row.number, word_count=left, pending=False)
+    if row.word_count != last.preceding + len(last.words):
+        return True
+    await remove_words(tx, number=row.number, words=last.words, hash_key=row.hash_key)
+    if last.preceding:
+        await tx.run(COUNT_WORDS, number=row.number, word_count=last.preceding, pending=False)
     else:
         await tx.run(DELETE_INDEXED, number=row.number)
-    return bool(left)
+    return bool(last.preceding)

@@ -62,10 +62,12 @@ FROM blocks CROSS JOIN postings
 WHERE postings.vault_id = :vault_id AND postings.block = blocks.block AND term = :term
 """
 GET_CANDIDATE = """
-SELECT messages.message_id, session_id, role, content, create_time
-FROM indexed_messages CROSS JOIN messages
+SELECT messages.message_id, messages.session_id, role, content, messages.create_time
+FROM indexed_messages CROSS JOIN messages CROSS JOIN sessions
 WHERE indexed_messages.vault_id = :vault_id AND number = :number
-    AND messages.vault_id = :vault_id AND messages.message_id = indexed_messages.message_id AND delete_time IS NULL
+    AND messages.vault_id = :vault_id AND messages.message_id = indexed_messages.message_id
+    AND messages.delete_time IS NULL
+    AND sessions.vault_id = :vault_id AND sessions.session_id = messages.session_id AND sessions.delete_time IS NULL
 """
 
 

@@ -34,7 +34,7 @@ LIMIT 1
 """
 # Of a turn that ended otherwise, tool calls are for display only.
 GET_PENDING = """
-SELECT messages.content, turns.options
+SELECT CASE WHEN messages.delete_time IS NULL THEN messages.content ELSE '[]' END AS content, turns.options
 FROM messages JOIN turns ON turns.vault_id = :vault_id AND turns.turn_id = messages.turn_id
 WHERE messages.vault_id = :vault_id AND message_id = :message_id AND role = 'ASSISTANT'
     AND turns.status = 'COMPLETED' AND turns.stop_reason = 'TOOL_USE'

@@ -24,7 +24,16 @@ _COLUMNS = """
         last_sequence) ELSE last_sequence END AS last_sequence,
     creator, create_time, finish_time, pruned"""
 COLUMNS = _COLUMNS + ", options"
-GET_TURN = "SELECT " + COLUMNS + " FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
+GET_TURN = (
+    "SELECT "
+    + COLUMNS
+    + """
+FROM turns
+WHERE vault_id = :vault_id AND turn_id = :turn_id AND EXISTS (
+    SELECT 1 FROM sessions
+    WHERE sessions.vault_id = :vault_id AND sessions.session_id = turns.session_id AND sessions.delete_time IS NULL)
+"""
+)
 # Tools and schemas may be a megabyte a turn, and a list leaves them out.
 LISTED = _COLUMNS + ", '{}' AS options"
 # A page visits :limit turns, and ends before its first one beyond :max_size bytes; `candidate_count` counts what would

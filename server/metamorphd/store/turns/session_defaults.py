@@ -9,7 +9,7 @@ GET_SESSION_DEFAULTS = """
 SELECT sessions.model, vaults.default_model, sessions.system_prompt,
     vaults.system_prompt AS default_system_prompt, current_leaf_message_id
 FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
-WHERE sessions.vault_id = :vault_id AND session_id = :session_id
+WHERE sessions.vault_id = :vault_id AND session_id = :session_id AND sessions.delete_time IS NULL
 """
 
 
