@@ -1,7 +1,7 @@
 """Periodic work in small steps: deleting expired data, erasing what was deleted, and indexing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Self
 
 import structlog
@@ -62,8 +62,7 @@ class Housekeeping:
         self._event_retention = int(event_retention_hours * 3600e6)
         self._request_retention = int(request_retention_days * 24 * 3600e6)
         self._requests_due = 0
-        self.backlog = Backlog()
-        """What was left to be erased when it was last counted."""
+        self._backlog = Backlog()
 
     async def __aenter__(self) -> Self:
         """Starts the rounds. The store must be open."""
@@ -137,8 +136,30 @@ class Housekeeping:
             logger.exception("cannot be erased; retrying in an hour", resource=erasure.resource, id=erasure.id)
             await self._database.write(postpone_erasure, scope, erasure=erasure, until=now + ERASE_RETRY)
 
+    @property
+    def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        """Figures for metrics: by name, what each is and how it is read."""
+        return {
+            "metamorph_erasure_resources": (
+                "Deleted sessions, messages and attachments to be erased",
+                lambda: self._backlog.resources,
+            ),
+            "metamorph_erasure_messages": (
+                "Messages in deleted sessions to be erased",
+                lambda: self._backlog.messages,
+            ),
+            "metamorph_erasure_oldest_seconds": (
+                "Time since the first deletion that is to be erased",
+                self._oldest_seconds,
+            ),
+        }
+
+    def _oldest_seconds(self) -> float:
+        oldest = self._backlog.oldest_delete_time
+        return 0.0 if oldest is None else (self._clock.now() - oldest) / 1e6
+
     async def _count_backlog(self) -> None:
-        self.backlog = await self._database.read_system(get_backlog, server_scope())
+        self._backlog = await self._database.read_system(get_backlog, server_scope())
 
     async def _index(self) -> None:
         """Indexes what was not indexed when it was stored, a step in each vault in turn."""

@@ -145,14 +145,7 @@ class Server:
         self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
         parts.push_async_callback(self._drain, engine)
         swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
-        await parts.enter_async_context(
-            Housekeeping(
-                database=self._database,
-                clock=self._clock,
-                event_retention_hours=settings.event_retention_hours,
-                request_retention_days=settings.request_retention_days,
-            )
-        )
+        await parts.enter_async_context(self._housekeeping())
         await parts.enter_async_context(health)
         for warning in settings.warnings:
             logger.warning(warning)
@@ -168,6 +161,17 @@ class Server:
     async def _drain(self, engine: TurnEngine) -> None:
         logger.info("draining", running_turns=engine.running_turns)
         await engine.drain(grace_seconds=self._grace_seconds)
+
+    def _housekeeping(self) -> Housekeeping:
+        keeping = Housekeeping(
+            database=self._database,
+            clock=self._clock,
+            event_retention_hours=self._settings.event_retention_hours,
+            request_retention_days=self._settings.request_retention_days,
+        )
+        for name, (about, read) in keeping.gauges.items():
+            Gauge(name, about, registry=self._metrics.registry).set_function(read)
+        return keeping
 
     def _engine(self) -> TurnEngine:
         titles = Titles(

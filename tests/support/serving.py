@@ -1,11 +1,13 @@
 """A whole server on loopback, started as in production."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorphd import settings
 from metamorphd.clock import Clock
 from metamorphd.server import Server
@@ -31,6 +33,15 @@ class Serving:
         channel = grpc.aio.insecure_channel(self.target)
         self._channels.append(channel)
         return Caller(channel, [*([("authorization", f"Bearer {bearer}")] if bearer else []), *metadata])
+
+    async def erased(self) -> None:
+        """Returns once everything that was deleted is erased."""
+        operator = self.caller(operator=True)
+        while True:
+            info = await operator.admin.GetServerInfo(GetServerInfoRequest(), metadata=operator.metadata)
+            if not info.erasure_backlog.resource_count:
+                return
+            await asyncio.sleep(0.02)
 
     async def hang_up(self) -> None:
         for channel in self._channels:

@@ -17,6 +17,7 @@ from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import masked
 from metamorphd.store.database import Database
+from metamorphd.store.erasures import get_backlog
 from metamorphd.store.revocations import list_revocations, revoke_token, revoke_user
 from metamorphd.store.vaults import get_vault_limits, update_vault_limits
 
@@ -46,6 +47,7 @@ class AdminService:
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, scope: Scope) -> pb.GetServerInfoResponse:
         engine_version, schema_version = await self._database.versions()
+        backlog = await self._database.read_system(get_backlog, scope)
         return pb.GetServerInfoResponse(
             version=self._build.version,
             store=pb.StoreInfo(
@@ -57,6 +59,11 @@ class AdminService:
             settings=self._build.settings,
             warnings=self._build.warnings,
             running_turns=self._engine.running_turns,
+            erasure_backlog=pb.ErasureBacklog(
+                resource_count=backlog.resources,
+                message_count=backlog.messages,
+                oldest_delete_time=timestamp(backlog.oldest_delete_time),
+            ),
         )
 
     async def RevokeTokens(self, request: pb.RevokeTokensRequest, scope: Scope) -> pb.RevokeTokensResponse:

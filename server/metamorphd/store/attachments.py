@@ -30,22 +30,19 @@ UPDATE attachments SET upload_time = :now
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id
 """
 # Not one that only deleted sessions hold.
-GET_ATTACHMENT = (
-    "SELECT "
-    + COLUMNS
-    + """
-FROM attachments
-WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND (
+_VISIBLE = """
+attachments.vault_id = :vault_id AND attachments.attachment_id = :attachment_id AND (
     upload_time IS NOT NULL OR EXISTS (
         SELECT 1 FROM attachment_uses AS used CROSS JOIN sessions
-        WHERE used.vault_id = :vault_id AND used.attachment_id = attachments.attachment_id
+        WHERE used.vault_id = :vault_id AND used.attachment_id = :attachment_id
             AND sessions.vault_id = :vault_id AND sessions.session_id = used.session_id
             AND sessions.delete_time IS NULL))
 """
-)
-GET_CHUNK = """
-SELECT data FROM attachment_chunks
-WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
+GET_ATTACHMENT = f"SELECT {COLUMNS} FROM attachments WHERE {_VISIBLE}"
+GET_CHUNK = f"""
+SELECT data FROM attachments CROSS JOIN attachment_chunks AS chunk
+WHERE {_VISIBLE}
+    AND chunk.vault_id = :vault_id AND chunk.attachment_id = :attachment_id AND number = :number
 """
 LIST_CHUNKS = """
 SELECT data FROM attachment_chunks
@@ -64,8 +61,8 @@ WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND upload_time IS
 # Of a message's attachments those that no other one holds. One that was uploaded again, and not sent since, is about
 # to be.
 QUEUE_OF_MESSAGE = """
-INSERT INTO erasures (vault_id, due_time, resource, id)
-SELECT :vault_id, CAST(:now AS INTEGER), 'attachment', attachment_id FROM attachments
+INSERT INTO erasures (vault_id, due_time, resource, id, delete_time)
+SELECT :vault_id, CAST(:now AS INTEGER), 'attachment', attachment_id, CAST(:now AS INTEGER) FROM attachments
 WHERE vault_id = :vault_id AND upload_time IS NULL
     AND attachment_id IN (
         SELECT attachment_id FROM attachment_uses
@@ -101,8 +98,8 @@ WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :numb
 DELETE_ATTACHMENT = "DELETE FROM attachments WHERE vault_id = :vault_id AND attachment_id = :attachment_id"
 # Those that were uploaded and not sent, the longest ago first.
 QUEUE_UNUSED = """
-INSERT INTO erasures (vault_id, due_time, resource, id)
-SELECT vault_id, CAST(:now AS INTEGER), 'attachment', attachment_id FROM (
+INSERT INTO erasures (vault_id, due_time, resource, id, delete_time)
+SELECT vault_id, CAST(:now AS INTEGER), 'attachment', attachment_id, CAST(:now AS INTEGER) FROM (
     SELECT vault_id, attachment_id FROM attachments WHERE upload_time < :before ORDER BY upload_time LIMIT :limit
 ) AS unused
 WHERE NOT EXISTS (

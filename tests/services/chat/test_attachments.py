@@ -35,15 +35,21 @@ from tests.services.chat.attachments import (
 from tests.support.caller import Caller, text_block, text_of, upload_requests
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.refusal import refused
-from tests.support.serving import asking, serving
+from tests.support.serving import Serving, asking, serving
 from tests.support.tools import ASKS, WEATHER
 
 
 @pytest.fixture
-async def caller(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Caller]:
-    """Yields a caller of a server whose replies come from `api`."""
+async def asked(api: FakeMessagesApi, tmp_path: Path) -> AsyncIterator[Serving]:
+    """Yields a server whose replies come from `api`."""
     async with asking(api, tmp_path) as started:
-        yield started.caller()
+        yield started
+
+
+@pytest.fixture
+def caller(asked: Serving) -> Caller:
+    """Returns a caller of a server whose replies come from `api`."""
+    return asked.caller()
 
 
 async def test_only_the_model_receives_the_bytes_of_attachments(caller: Caller, api: FakeMessagesApi) -> None:
@@ -166,7 +172,7 @@ async def test_a_message_with_an_unknown_attachment_is_not_stored(alice: Caller,
 
 
 async def test_an_attachment_is_deleted_with_the_last_message_that_uses_it(
-    caller: Caller, api: FakeMessagesApi, tmp_path: Path
+    asked: Serving, caller: Caller, api: FakeMessagesApi, tmp_path: Path
 ) -> None:
     session, other = await caller.create_session(), await caller.create_session()
     first = await send(caller, session.session_id, text_block("a"), image())
@@ -181,6 +187,7 @@ async def test_an_attachment_is_deleted_with_the_last_message_that_uses_it(
     await delete_session(caller, other.session_id)
     assert elsewhere.content[0].image.attachment_id == attachment_id
     assert (await refused(download(caller, attachment_id))).reason == "ATTACHMENT_NOT_FOUND"
+    await asked.erased()
     assert rows(tmp_path) == (0, 0, 0)
 
 

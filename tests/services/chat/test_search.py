@@ -131,6 +131,7 @@ async def test_deleted_text_is_gone_from_every_file(tmp_path: Path) -> None:
         session = (await alice.create_session()).session_id
         message_id = await send(alice, session, "my key is zzsecretcredentialzz, keep it")
         await alice.chat.DeleteMessage(pb.DeleteMessageRequest(message_id=message_id), metadata=alice.metadata)
+        await running.erased()
     files = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()]
     assert files
     assert not any(b"zzsecretcredentialzz" in data for data in files)

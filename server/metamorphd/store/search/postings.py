@@ -100,11 +100,18 @@ async def remove_words(tx: Transaction, *, number: int, words: Sequence[str], ha
         if row is None:
             continue
         offsets: bytes = row.offsets
-        left = b"".join(kept for at in range(0, len(offsets), 2) if (kept := offsets[at : at + 2]) != place)
+        left = _without(offsets, place)
         if left:
             await tx.run(PUT_OFFSETS, offsets=left, **key)
         else:
             await tx.run(DELETE_OFFSETS, **key)
+
+
+def _without(offsets: bytes, place: bytes) -> bytes:
+    at = offsets.find(place)
+    while at % 2 == 1 and at >= 0:
+        at = offsets.find(place, at + 1)
+    return offsets if at < 0 else offsets[:at] + offsets[at + 2 :]
 
 
 def _packed(number: int) -> bytes:

@@ -808,6 +808,70 @@ func (x *StoreInfo) GetSchemaVersion() int32 {
 	return 0
 }
 
+// What is deleted, and so hidden, and not erased from the server's files yet.
+type ErasureBacklog struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of deleted sessions, messages and attachments; at most 10,000 are counted.
+	ResourceCount int32 `protobuf:"varint,1,opt,name=resource_count,json=resourceCount,proto3" json:"resource_count,omitempty"`
+	// The number of messages in those sessions.
+	MessageCount int64 `protobuf:"varint,2,opt,name=message_count,json=messageCount,proto3" json:"message_count,omitempty"`
+	// When the first of them was deleted. Unset if there are none.
+	OldestDeleteTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=oldest_delete_time,json=oldestDeleteTime,proto3" json:"oldest_delete_time,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ErasureBacklog) Reset() {
+	*x = ErasureBacklog{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErasureBacklog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErasureBacklog) ProtoMessage() {}
+
+func (x *ErasureBacklog) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErasureBacklog.ProtoReflect.Descriptor instead.
+func (*ErasureBacklog) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ErasureBacklog) GetResourceCount() int32 {
+	if x != nil {
+		return x.ResourceCount
+	}
+	return 0
+}
+
+func (x *ErasureBacklog) GetMessageCount() int64 {
+	if x != nil {
+		return x.MessageCount
+	}
+	return 0
+}
+
+func (x *ErasureBacklog) GetOldestDeleteTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OldestDeleteTime
+	}
+	return nil
+}
+
 // A query for information about the server.
 type GetServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -817,7 +881,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +893,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +906,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
 }
 
 // Information about the server.
@@ -864,14 +928,16 @@ type GetServerInfoResponse struct {
 	// The number of running turns.
 	RunningTurns int32 `protobuf:"varint,7,opt,name=running_turns,json=runningTurns,proto3" json:"running_turns,omitempty"`
 	// Warnings about settings, for an operator to read. Empty is good.
-	Warnings      []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Warnings []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What is left to be erased.
+	ErasureBacklog *ErasureBacklog `protobuf:"bytes,9,opt,name=erasure_backlog,json=erasureBacklog,proto3" json:"erasure_backlog,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +949,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +962,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -951,6 +1017,13 @@ func (x *GetServerInfoResponse) GetRunningTurns() int32 {
 func (x *GetServerInfoResponse) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *GetServerInfoResponse) GetErasureBacklog() *ErasureBacklog {
+	if x != nil {
+		return x.ErasureBacklog
 	}
 	return nil
 }
@@ -1015,8 +1088,12 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\tStoreInfo\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12%\n" +
 	"\x0eengine_version\x18\x02 \x01(\tR\rengineVersion\x12%\n" +
-	"\x0eschema_version\x18\x03 \x01(\x05R\rschemaVersion\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xca\x03\n" +
+	"\x0eschema_version\x18\x03 \x01(\x05R\rschemaVersion\"\xa6\x01\n" +
+	"\x0eErasureBacklog\x12%\n" +
+	"\x0eresource_count\x18\x01 \x01(\x05R\rresourceCount\x12#\n" +
+	"\rmessage_count\x18\x02 \x01(\x03R\fmessageCount\x12H\n" +
+	"\x12oldest_delete_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x10oldestDeleteTime\"\x16\n" +
+	"\x14GetServerInfoRequest\"\x97\x04\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x123\n" +
 	"\x05store\x18\x02 \x01(\v2\x1d.metamorph.admin.v1.StoreInfoR\x05store\x129\n" +
@@ -1026,7 +1103,8 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\fmodel_source\x18\x05 \x01(\tR\vmodelSource\x12S\n" +
 	"\bsettings\x18\x06 \x03(\v27.metamorph.admin.v1.GetServerInfoResponse.SettingsEntryR\bsettings\x12#\n" +
 	"\rrunning_turns\x18\a \x01(\x05R\frunningTurns\x12\x1a\n" +
-	"\bwarnings\x18\b \x03(\tR\bwarnings\x1a;\n" +
+	"\bwarnings\x18\b \x03(\tR\bwarnings\x12K\n" +
+	"\x0ferasure_backlog\x18\t \x01(\v2\".metamorph.admin.v1.ErasureBacklogR\x0eerasureBacklog\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xef\x04\n" +
@@ -1050,7 +1128,7 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_admin_v1_admin_service_proto_rawDescData
 }
 
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*UserTokens)(nil),                // 0: metamorph.admin.v1.UserTokens
 	(*Revocation)(nil),                // 1: metamorph.admin.v1.Revocation
@@ -1064,46 +1142,49 @@ var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*UpdateVaultLimitsRequest)(nil),  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest
 	(*UpdateVaultLimitsResponse)(nil), // 10: metamorph.admin.v1.UpdateVaultLimitsResponse
 	(*StoreInfo)(nil),                 // 11: metamorph.admin.v1.StoreInfo
-	(*GetServerInfoRequest)(nil),      // 12: metamorph.admin.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),     // 13: metamorph.admin.v1.GetServerInfoResponse
-	nil,                               // 14: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                 // 16: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),     // 17: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),       // 18: google.protobuf.Duration
+	(*ErasureBacklog)(nil),            // 12: metamorph.admin.v1.ErasureBacklog
+	(*GetServerInfoRequest)(nil),      // 13: metamorph.admin.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),     // 14: metamorph.admin.v1.GetServerInfoResponse
+	nil,                               // 15: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                 // 17: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),     // 18: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),       // 19: google.protobuf.Duration
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	15, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	16, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	0,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	15, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	16, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	1,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	1,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	16, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	15, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	17, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	16, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
 	6,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	6,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	17, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	18, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
 	6,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	11, // 12: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	15, // 13: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	18, // 14: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	14, // 15: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	12, // 16: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	2,  // 17: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	4,  // 18: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	7,  // 19: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	9,  // 20: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	13, // 21: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	3,  // 22: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	5,  // 23: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	8,  // 24: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	10, // 25: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	16, // 12: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	11, // 13: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
+	16, // 14: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	19, // 15: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	15, // 16: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	12, // 17: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
+	13, // 18: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	2,  // 19: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	4,  // 20: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	7,  // 21: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	9,  // 22: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	14, // 23: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	3,  // 24: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	5,  // 25: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	8,  // 26: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	10, // 27: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	23, // [23:28] is the sub-list for method output_type
+	18, // [18:23] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -1125,7 +1206,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -58,14 +58,16 @@ type ChatServiceClient interface {
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
 	// Changes the fields named in update_mask. NOT_FOUND / SESSION_NOT_FOUND, ABORTED / ETAG_MISMATCH.
 	UpdateSession(ctx context.Context, in *UpdateSessionRequest, opts ...grpc.CallOption) (*UpdateSessionResponse, error)
-	// Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages.
+	// Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
+	// once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
+	// messages within some minutes, and a message within two.
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
 	// Lists the messages of one branch or of all branches, oldest first by default.
 	ListMessages(ctx context.Context, in *ListMessagesRequest, opts ...grpc.CallOption) (*ListMessagesResponse, error)
 	// Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND.
 	GetMessage(ctx context.Context, in *GetMessageRequest, opts ...grpc.CallOption) (*GetMessageResponse, error)
-	// Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
-	// stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+	// Deletes a message's content permanently, from the search index and its turn's events too: it is hidden at once, and
+	// erased as by DeleteSession. Its place in the tree stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
 	// answered.
 	DeleteMessage(ctx context.Context, in *DeleteMessageRequest, opts ...grpc.CallOption) (*DeleteMessageResponse, error)
 	// Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
@@ -354,14 +356,16 @@ type ChatServiceServer interface {
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
 	// Changes the fields named in update_mask. NOT_FOUND / SESSION_NOT_FOUND, ABORTED / ETAG_MISMATCH.
 	UpdateSession(context.Context, *UpdateSessionRequest) (*UpdateSessionResponse, error)
-	// Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages.
+	// Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
+	// once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
+	// messages within some minutes, and a message within two.
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)
 	// Lists the messages of one branch or of all branches, oldest first by default.
 	ListMessages(context.Context, *ListMessagesRequest) (*ListMessagesResponse, error)
 	// Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND.
 	GetMessage(context.Context, *GetMessageRequest) (*GetMessageResponse, error)
-	// Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
-	// stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+	// Deletes a message's content permanently, from the search index and its turn's events too: it is hidden at once, and
+	// erased as by DeleteSession. Its place in the tree stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
 	// answered.
 	DeleteMessage(context.Context, *DeleteMessageRequest) (*DeleteMessageResponse, error)
 	// Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility

@@ -389,6 +389,38 @@ class StoreInfo(_message.Message):
 Global___StoreInfo: _TypeAlias = StoreInfo  # noqa: Y015
 
 @_typing.final
+class ErasureBacklog(_message.Message):
+    """What is deleted, and so hidden, and not erased from the server's files yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_COUNT_FIELD_NUMBER: _builtins.int
+    MESSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    OLDEST_DELETE_TIME_FIELD_NUMBER: _builtins.int
+    resource_count: _builtins.int
+    """The number of deleted sessions, messages and attachments; at most 10,000 are counted."""
+    message_count: _builtins.int
+    """The number of messages in those sessions."""
+    @_builtins.property
+    def oldest_delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first of them was deleted. Unset if there are none."""
+
+    def __init__(
+        self,
+        *,
+        resource_count: _builtins.int = ...,
+        message_count: _builtins.int = ...,
+        oldest_delete_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_delete_time", b"oldest_delete_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_count", b"message_count", "oldest_delete_time", b"oldest_delete_time", "resource_count", b"resource_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasureBacklog: _TypeAlias = ErasureBacklog  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     """A query for information about the server."""
 
@@ -439,6 +471,7 @@ class GetServerInfoResponse(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     RUNNING_TURNS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    ERASURE_BACKLOG_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The server's version."""
     model_source: _builtins.str
@@ -467,6 +500,10 @@ class GetServerInfoResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Warnings about settings, for an operator to read. Empty is good."""
 
+    @_builtins.property
+    def erasure_backlog(self) -> Global___ErasureBacklog:
+        """What is left to be erased."""
+
     def __init__(
         self,
         *,
@@ -478,10 +515,11 @@ class GetServerInfoResponse(_message.Message):
         settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         running_turns: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        erasure_backlog: Global___ErasureBacklog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "store", b"store", "uptime", b"uptime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erasure_backlog", b"erasure_backlog", "start_time", b"start_time", "store", b"store", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_source", b"model_source", "running_turns", b"running_turns", "settings", b"settings", "start_time", b"start_time", "store", b"store", "uptime", b"uptime", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure_backlog", b"erasure_backlog", "model_source", b"model_source", "running_turns", b"running_turns", "settings", b"settings", "start_time", b"start_time", "store", b"store", "uptime", b"uptime", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

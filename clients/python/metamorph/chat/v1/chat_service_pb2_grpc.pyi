@@ -46,14 +46,17 @@ class ChatServiceStub:
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.UpdateSessionRequest, _chat_service_pb2.UpdateSessionResponse]
     """Changes the fields named in update_mask. NOT_FOUND / SESSION_NOT_FOUND, ABORTED / ETAG_MISMATCH."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteSessionRequest, _chat_service_pb2.DeleteSessionResponse]
-    """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages."""
+    """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
+    once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
+    messages within some minutes, and a message within two.
+    """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.ListMessagesRequest, _chat_service_pb2.ListMessagesResponse]
     """Lists the messages of one branch or of all branches, oldest first by default."""
     GetMessage: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.GetMessageRequest, _chat_service_pb2.GetMessageResponse]
     """Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND."""
     DeleteMessage: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteMessageRequest, _chat_service_pb2.DeleteMessageResponse]
-    """Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
-    stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+    """Deletes a message's content permanently, from the search index and its turn's events too: it is hidden at once, and
+    erased as by DeleteSession. Its place in the tree stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
     answered.
     """
     SearchMessages: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.SearchMessagesRequest, _chat_service_pb2.SearchMessagesResponse]
@@ -112,14 +115,17 @@ class ChatServiceAsyncStub(ChatServiceStub):
     UpdateSession: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.UpdateSessionRequest, _chat_service_pb2.UpdateSessionResponse]  # type: ignore[assignment]
     """Changes the fields named in update_mask. NOT_FOUND / SESSION_NOT_FOUND, ABORTED / ETAG_MISMATCH."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteSessionRequest, _chat_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages."""
+    """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
+    once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
+    messages within some minutes, and a message within two.
+    """
     ListMessages: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.ListMessagesRequest, _chat_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Lists the messages of one branch or of all branches, oldest first by default."""
     GetMessage: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.GetMessageRequest, _chat_service_pb2.GetMessageResponse]  # type: ignore[assignment]
     """Reads one message. NOT_FOUND / MESSAGE_NOT_FOUND."""
     DeleteMessage: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteMessageRequest, _chat_service_pb2.DeleteMessageResponse]  # type: ignore[assignment]
-    """Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
-    stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+    """Deletes a message's content permanently, from the search index and its turn's events too: it is hidden at once, and
+    erased as by DeleteSession. Its place in the tree stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
     answered.
     """
     SearchMessages: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.SearchMessagesRequest, _chat_service_pb2.SearchMessagesResponse]  # type: ignore[assignment]
@@ -205,7 +211,10 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.DeleteSessionResponse, _abc.Awaitable[_chat_service_pb2.DeleteSessionResponse]]:
-        """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and removes its messages."""
+        """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
+        once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
+        messages within some minutes, and a message within two.
+        """
 
     @_abc_1.abstractmethod
     def ListMessages(
@@ -229,8 +238,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.DeleteMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.DeleteMessageResponse, _abc.Awaitable[_chat_service_pb2.DeleteMessageResponse]]:
-        """Deletes a message's content permanently, from the search index and its turn's events too. Its place in the tree
-        stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
+        """Deletes a message's content permanently, from the search index and its turn's events too: it is hidden at once, and
+        erased as by DeleteSession. Its place in the tree stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
         answered.
         """
 

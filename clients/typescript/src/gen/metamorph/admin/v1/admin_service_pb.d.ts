@@ -400,6 +400,40 @@ export declare type StoreInfo = Message<"metamorph.admin.v1.StoreInfo"> & {
 export declare const StoreInfoSchema: GenMessage<StoreInfo>;
 
 /**
+ * What is deleted, and so hidden, and not erased from the server's files yet.
+ *
+ * @generated from message metamorph.admin.v1.ErasureBacklog
+ */
+export declare type ErasureBacklog = Message<"metamorph.admin.v1.ErasureBacklog"> & {
+  /**
+   * The number of deleted sessions, messages and attachments; at most 10,000 are counted.
+   *
+   * @generated from field: int32 resource_count = 1;
+   */
+  resourceCount: number;
+
+  /**
+   * The number of messages in those sessions.
+   *
+   * @generated from field: int64 message_count = 2;
+   */
+  messageCount: bigint;
+
+  /**
+   * When the first of them was deleted. Unset if there are none.
+   *
+   * @generated from field: google.protobuf.Timestamp oldest_delete_time = 3;
+   */
+  oldestDeleteTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ErasureBacklog.
+ * Use `create(ErasureBacklogSchema)` to create a new message.
+ */
+export declare const ErasureBacklogSchema: GenMessage<ErasureBacklog>;
+
+/**
  * A query for information about the server.
  *
  * @generated from message metamorph.admin.v1.GetServerInfoRequest
@@ -475,6 +509,13 @@ export declare type GetServerInfoResponse = Message<"metamorph.admin.v1.GetServe
    * @generated from field: repeated string warnings = 8;
    */
   warnings: string[];
+
+  /**
+   * What is left to be erased.
+   *
+   * @generated from field: metamorph.admin.v1.ErasureBacklog erasure_backlog = 9;
+   */
+  erasureBacklog?: ErasureBacklog | undefined;
 };
 
 /**
