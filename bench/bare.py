@@ -70,6 +70,7 @@ async def _servicer(directory: Path) -> ChatService:
         catalog=catalog,
         default_model=catalog.models[0].model,
         max_content_bytes=1_000_000,
+        storage_limit=0,
     )
 
 

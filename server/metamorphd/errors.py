@@ -336,6 +336,11 @@ class BudgetExceeded(ResourceExhausted):
     message = "the budget {budget} of {limit} is used up until {reset_time}"
 
 
+class StorageQuotaExceeded(ResourceExhausted):
+    reason = ErrorReason.ERROR_REASON_STORAGE_QUOTA_EXCEEDED
+    message = "the vault stores {stored_bytes} bytes of at most {limit_bytes}; delete something first"
+
+
 # Failures of a turn.
 
 

@@ -217,6 +217,7 @@ class Server:
             catalog=self._catalog,
             default_model=self._settings.default_model,
             max_content_bytes=self._settings.max_content_bytes,
+            storage_limit=self._settings.vault_storage_bytes,
         )
         build = Build(
             version=version("metamorphd"),
@@ -228,7 +229,9 @@ class Server:
         admin = AdminService(
             database=self._database, engine=engine, revoked_tokens=self._revoked_tokens, clock=self._clock, build=build
         )
-        vault = VaultService(database=self._database, clock=self._clock)
+        vault = VaultService(
+            database=self._database, clock=self._clock, storage_limit=self._settings.vault_storage_bytes
+        )
         return dict(zip(SERVICES, (chat, vault, admin), strict=True))
 
 
@@ -263,6 +266,7 @@ def _terms(settings: Settings, catalog: Catalog, clock: Clock) -> Terms:
         compact_above=settings.compaction_trigger_tokens,
         owner=clock.new_id("srv"),
         lease=LEASE_MICROSECONDS,
+        storage_limit=settings.vault_storage_bytes,
     )
 
 

@@ -180,6 +180,11 @@ class Settings(BaseSettings):
     sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
         default="FULL", description="NORMAL is faster, but a power cut may lose acknowledged writes."
     )
+    vault_storage_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes that a vault may store, unless the operator sets another limit. 0: no limit.",
+    )
     storage_floor_bytes: int | None = Field(
         default=None,
         ge=0,

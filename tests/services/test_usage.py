@@ -59,7 +59,13 @@ async def test_usage_is_grouped_by_day_model_and_session(running: Serving, alice
     # The session of another vault has no usage, like one that does not exist.
     mallory = running.caller(vault="evil", user="mallory")
     theirs, unknown = [await usage(mallory, SESSION, session_id=one) for one in (sessions[0], "ses_unknown")]
-    assert theirs == unknown == vault_pb.GetUsageResponse(total=usage_pb2.UsageRow(usage=message_pb2.Usage()))
+    assert (
+        theirs
+        == unknown
+        == vault_pb.GetUsageResponse(
+            total=usage_pb2.UsageRow(usage=message_pb2.Usage()), storage=usage_pb2.StorageStatus()
+        )
+    )
 
 
 async def test_usage_is_paged(alice: Caller) -> None:

@@ -30,6 +30,14 @@ class BudgetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageStatus:
+    """The bytes that a vault stores, and its limit; None means no limit."""
+
+    stored_bytes: int
+    limit_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Vault:
     """A vault. `budget` is its own, `operator_budget` the operator's; the lower of two limits applies."""
 
@@ -46,11 +54,15 @@ class Vault:
 
 @dataclass(frozen=True, slots=True)
 class VaultLimits:
-    """The operator's limits on a vault, which need not exist yet. `update_time` is None if none were ever set."""
+    """The operator's limits on a vault, which need not exist yet. `update_time` is None if none were ever set.
+
+    `storage_bytes` is None where the server's default applies.
+    """
 
     vault_id: str
     budget: Budget
     update_time: int | None
+    storage_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

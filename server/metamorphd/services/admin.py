@@ -110,11 +110,14 @@ class AdminService:
     async def UpdateVaultLimits(
         self, request: pb.UpdateVaultLimitsRequest, scope: Scope
     ) -> pb.UpdateVaultLimitsResponse:
-        masked(request.limits, request.update_mask, {"budget"})
-        limits = await self._database.write(
+        limits = request.limits
+        changed = masked(limits, request.update_mask, {"budget", "storage_bytes"})
+        stored = await self._database.write(
             update_vault_limits,
-            scope.of_vault(request.limits.vault_id),
-            budget=budget_from_proto(request.limits.budget),
+            scope.of_vault(limits.vault_id),
+            budget=budget_from_proto(limits.budget) if "budget" in changed else None,
+            storage_bytes=limits.storage_bytes if limits.HasField("storage_bytes") else None,
+            changes_storage="storage_bytes" in changed,
             now=self._clock.now(),
         )
-        return pb.UpdateVaultLimitsResponse(limits=limits_to_proto(limits))
+        return pb.UpdateVaultLimitsResponse(limits=limits_to_proto(stored))

@@ -11,6 +11,7 @@ from metamorphd.services.convert.time import timestamp
 from metamorphd.services.convert.vault import (
     budget_from_proto,
     budget_status_to_proto,
+    storage_to_proto,
     usage_row_to_proto,
     vault_to_proto,
 )
@@ -18,6 +19,7 @@ from metamorphd.services.paging import clamp_page_size, decode_page_token, encod
 from metamorphd.services.update_mask import masked
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
+from metamorphd.store.storage import get_storage
 from metamorphd.store.usage import list_usage
 from metamorphd.store.vaults import create_vault, get_vault, update_vault
 
@@ -27,8 +29,9 @@ SETTABLE = {"display_name", "default_model", "system_prompt", "budget"}
 class VaultService:
     """Implements VaultService, for the caller's vault."""
 
-    def __init__(self, *, database: Database, clock: Clock) -> None:
+    def __init__(self, *, database: Database, clock: Clock, storage_limit: int) -> None:
         self._database = database
+        self._storage_limit = storage_limit
         self._clock = clock
 
     async def WhoAmI(self, request: pb.WhoAmIRequest, scope: Scope) -> pb.WhoAmIResponse:
@@ -80,9 +83,11 @@ class VaultService:
             page_size=clamp_page_size(request.page_size),
         )
         budgets = await self._database.read(get_budgets, scope, now=now)
+        storage = await self._database.read(get_storage, scope, default_limit=self._storage_limit)
         return pb.GetUsageResponse(
             rows=map(usage_row_to_proto, page.items),
             next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
             total=usage_row_to_proto(total),
             budgets=map(budget_status_to_proto, budgets),
+            storage=storage_to_proto(storage),
         )

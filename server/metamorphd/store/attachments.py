@@ -7,6 +7,7 @@ from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
 from metamorphd.models.attachment import Attachment, Upload
 from metamorphd.models.content import AttachmentBlock, Content, Part, attachment_blocks, map_attachments
 from metamorphd.store.database import Row, SystemTransaction, Transaction, grows, point_read
+from metamorphd.store.storage import require_storage
 from metamorphd.store.vaults import create_vault
 
 CHUNK_BYTES = 1_048_576
@@ -117,8 +118,11 @@ WHERE (vault_id, attachment_id) IN (
 
 
 @grows
-async def create_attachment(tx: Transaction, *, upload: Upload, hash_key: bytes, now: int) -> Attachment:
+async def create_attachment(
+    tx: Transaction, *, upload: Upload, hash_key: bytes, now: int, storage_limit: int = 0
+) -> Attachment:
     """Stores an attachment, or answers the one that is there. Makes the vault if need be."""
+    await require_storage(tx, added_bytes=len(upload.data), default_limit=storage_limit)
     await create_vault(tx, hash_key=hash_key, now=now)
     await store_upload(tx, upload=upload, now=now)
     return await get_attachment(tx, attachment_id=upload.attachment_id)

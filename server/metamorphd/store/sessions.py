@@ -10,6 +10,7 @@ from metamorphd.models.session import Session, SessionChanges
 from metamorphd.store.database import Row, SqlValue, Transaction, grows, point_read
 from metamorphd.store.erasures import Resource, queue_erasure
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
+from metamorphd.store.storage import require_storage
 from metamorphd.store.vaults import create_vault
 
 COLUMNS = """
@@ -96,6 +97,7 @@ async def create_session(
     request: IdempotencyKey | None,
     hash_key: bytes,
     now: int,
+    storage_limit: int = 0,
 ) -> Session:
     """Creates a session, or returns the one that `request` created. Raises SessionNotFound if that one is deleted."""
     if request is not None:
@@ -103,6 +105,8 @@ async def create_session(
         made = await claim_request(tx, request=request, resource_id=session_id, now=now)
         if made != session_id:
             return await get_session(tx, session_id=made)
+    added = _stored_bytes(title, system_prompt, metadata)
+    await require_storage(tx, added_bytes=added, default_limit=storage_limit)
     values: dict[str, SqlValue] = {
         "session_id": session_id,
         "title": title,
@@ -123,6 +127,11 @@ async def create_session(
     return session_of(row)
 
 
+def _stored_bytes(title: str, system_prompt: str, metadata: Mapping[str, str]) -> int:
+    """Returns what the schema counts for a session."""
+    return len(title.encode()) + len(system_prompt.encode()) + len(encode_metadata(metadata).encode())
+
+
 async def _create_pairs(tx: Transaction, *, session_id: str, metadata: Mapping[str, str]) -> None:
     for key, value in metadata.items():
         await tx.run(CREATE_PAIR, session_id=session_id, key=key, value=value)
@@ -138,7 +147,9 @@ async def get_session(tx: Transaction, *, session_id: str) -> Session:
 
 
 @grows
-async def update_session(tx: Transaction, *, session_id: str, changes: SessionChanges, etag: str, now: int) -> Session:
+async def update_session(
+    tx: Transaction, *, session_id: str, changes: SessionChanges, etag: str, now: int, storage_limit: int = 0
+) -> Session:
     """Changes fields of a session. Raises SessionNotFound, EtagMismatch.
 
     `etag` is the revision that must still be in force; empty is unconditional.
@@ -147,6 +158,10 @@ async def update_session(tx: Transaction, *, session_id: str, changes: SessionCh
     if etag and etag != str(session.revision):
         raise EtagMismatch
     new = changed(session, changes)
+    added = _stored_bytes(new.title, new.system_prompt, new.metadata)
+    added -= _stored_bytes(session.title, session.system_prompt, session.metadata)
+    if added > 0:
+        await require_storage(tx, added_bytes=added, default_limit=storage_limit)
     await tx.run(
         UPDATE_SESSION,
         session_id=session_id,

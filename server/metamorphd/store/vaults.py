@@ -34,17 +34,20 @@ SET display_name = :display_name, default_model = :default_model, system_prompt 
 WHERE vault_id = :vault_id
 """
 GET_VAULT_LIMITS = """
-SELECT vault_id, tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month, update_time
+SELECT vault_id, tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month, storage_bytes,
+    update_time
 FROM vault_limits WHERE vault_id = :vault_id
 """
 PUT_VAULT_LIMITS = """
 INSERT INTO vault_limits (vault_id, tokens_per_day, tokens_per_month, cost_usd_nanos_per_day,
-    cost_usd_nanos_per_month, update_time)
-VALUES (:vault_id, :tokens_per_day, :tokens_per_month, :cost_usd_nanos_per_day, :cost_usd_nanos_per_month, :now)
+    cost_usd_nanos_per_month, storage_bytes, update_time)
+VALUES (:vault_id, :tokens_per_day, :tokens_per_month, :cost_usd_nanos_per_day, :cost_usd_nanos_per_month,
+    :storage_bytes, :now)
 ON CONFLICT (vault_id) DO UPDATE SET
     tokens_per_day = excluded.tokens_per_day, tokens_per_month = excluded.tokens_per_month,
     cost_usd_nanos_per_day = excluded.cost_usd_nanos_per_day,
-    cost_usd_nanos_per_month = excluded.cost_usd_nanos_per_month, update_time = excluded.update_time
+    cost_usd_nanos_per_month = excluded.cost_usd_nanos_per_month, storage_bytes = excluded.storage_bytes,
+    update_time = excluded.update_time
 """
 
 
@@ -125,10 +128,26 @@ async def get_vault_limits(tx: Transaction) -> VaultLimits:
     row = await tx.one(GET_VAULT_LIMITS)
     if row is None:
         return VaultLimits(tx.scope.vault_id, Budget(), None)
-    return VaultLimits(row.vault_id, _budget(row), row.update_time)
+    return VaultLimits(row.vault_id, _budget(row), row.update_time, row.storage_bytes)
 
 
-async def update_vault_limits(tx: Transaction, *, budget: Budget, now: int) -> VaultLimits:
-    """Sets what the operator allows the vault, which need not be there yet."""
-    await tx.run(PUT_VAULT_LIMITS, now=now, **asdict(budget))
+async def update_vault_limits(
+    tx: Transaction,
+    *,
+    budget: Budget | None,
+    now: int,
+    storage_bytes: int | None = None,
+    changes_storage: bool = False,
+) -> VaultLimits:
+    """Sets what the operator allows the vault, which need not be there yet. A budget of None stays as it is.
+
+    `storage_bytes` is set if `changes_storage`, and None is the server's default.
+    """
+    limits = await get_vault_limits(tx)
+    await tx.run(
+        PUT_VAULT_LIMITS,
+        now=now,
+        storage_bytes=storage_bytes if changes_storage else limits.storage_bytes,
+        **asdict(limits.budget if budget is None else budget),
+    )
     return await get_vault_limits(tx)

@@ -165,3 +165,41 @@ async def test_messages_stored_before_the_migration_are_indexed_in_steps(tmp_pat
     assert connection.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'message_search%'").fetchall() == []
     assert connection.execute("SELECT unindexed_before FROM vaults").fetchall() == [(None,)]
     connection.close()
+
+
+def stored(connection: apsw.Connection) -> tuple[int, int]:
+    """Returns the bytes that the vault's row counts, and those that are stored."""
+    counted = connection.execute("SELECT stored_bytes FROM vaults").get
+    summed = connection.execute(
+        """
+        SELECT (SELECT COALESCE(SUM(size), 0) FROM messages) + (SELECT COALESCE(SUM(size), 0) FROM attachments)
+            + (SELECT COALESCE(SUM(octet_length(title) + octet_length(system_prompt) + octet_length(metadata)), 0)
+               FROM sessions)
+        """
+    ).get
+    return int(str(counted)), int(str(summed))
+
+
+def test_stored_bytes_are_counted_from_the_migration_on_and_by_every_change(connection: apsw.Connection) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    migrate(connection, last=12)
+    insert(connection, "vaults")
+    insert(connection, "sessions", session_id="ses_1", title="Grüße", metadata="{}")
+    insert(connection, "attachments", attachment_id="att_1", size=7)
+    migrate(connection, first=13, last=13)
+    assert stored(connection) == (16, 16)
+    insert(connection, "sessions", session_id="ses_2", title="two")
+    for number in range(3):
+        insert(connection, "messages", message_id=f"m{number}", session_id="ses_2", ordinal=number, size=100)
+    assert stored(connection) == (319, 319)
+    for change in (
+        "UPDATE messages SET size = 2 WHERE message_id = 'm0'",
+        "UPDATE sessions SET system_prompt = 'ü' WHERE session_id = 'ses_2'",
+        "DELETE FROM messages WHERE message_id = 'm1'",
+        "DELETE FROM attachments",
+        "DELETE FROM sessions WHERE session_id = 'ses_2'",
+    ):
+        connection.execute(change)
+        counted, summed = stored(connection)
+        assert counted == summed
+    assert stored(connection) == (9, 9)

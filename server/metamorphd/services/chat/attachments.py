@@ -10,6 +10,7 @@ from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.attachment import attachment_to_proto
 from metamorphd.store.attachments import chunk_count, create_attachment, get_attachment, get_chunk
 from metamorphd.store.database import Database
+from metamorphd.store.storage import require_storage
 
 
 class ChatAttachments:
@@ -18,15 +19,22 @@ class ChatAttachments:
     _database: Database
     _clock: Clock
     _uploads: Uploads
+    _storage_limit: int
 
     async def UploadAttachment(
         self, requests: AsyncIterator[pb.UploadAttachmentRequest], scope: Scope
     ) -> pb.UploadAttachmentResponse:
         # Before megabytes are read. Storing them checks again.
         self._database.require_space()
+        await self._database.read(require_storage, scope, added_bytes=1, default_limit=self._storage_limit)
         async with self._uploads.received(scope.vault_id, requests) as upload:
             attachment = await self._database.write(
-                create_attachment, scope, upload=upload, hash_key=self._clock.new_key(), now=self._clock.now()
+                create_attachment,
+                scope,
+                upload=upload,
+                hash_key=self._clock.new_key(),
+                storage_limit=self._storage_limit,
+                now=self._clock.now(),
             )
         return pb.UploadAttachmentResponse(attachment=attachment_to_proto(attachment))
 

@@ -25,6 +25,7 @@ class ChatService(ChatSessions, ChatMessages, ChatTurns, ChatAttachments, ChatMo
         catalog: Catalog,
         default_model: str,
         max_content_bytes: int,
+        storage_limit: int,
     ) -> None:
         self._database = database
         self._engine = engine
@@ -33,3 +34,4 @@ class ChatService(ChatSessions, ChatMessages, ChatTurns, ChatAttachments, ChatMo
         self._catalog = catalog
         self._default_model = default_model
         self._max_content_bytes = max_content_bytes
+        self._storage_limit = storage_limit

@@ -23,6 +23,7 @@ class ChatSessions:
     _database: Database
     _engine: TurnEngine
     _clock: Clock
+    _storage_limit: int
 
     async def CreateSession(self, request: pb.CreateSessionRequest, scope: Scope) -> pb.CreateSessionResponse:
         session = await self._database.write(
@@ -36,6 +37,7 @@ class ChatSessions:
             archived=request.session.archived,
             request=idempotency_key("CreateSession", request),
             hash_key=self._clock.new_key(),
+            storage_limit=self._storage_limit,
             now=self._clock.now(),
         )
         return pb.CreateSessionResponse(session=session_to_proto(session))
@@ -67,6 +69,7 @@ class ChatSessions:
             session_id=request.session.session_id,
             changes=SessionChanges(**masked(request.session, request.update_mask, SETTABLE)),
             etag=request.session.etag,
+            storage_limit=self._storage_limit,
             now=self._clock.now(),
         )
         return pb.UpdateSessionResponse(session=session_to_proto(session))

@@ -4,7 +4,7 @@ from metamorph.admin.v1 import admin_service_pb2
 from metamorph.vault.v1 import usage_pb2, vault_service_pb2
 
 from metamorphd.models.usage import UsageRow
-from metamorphd.models.vault import Budget, BudgetStatus, Vault, VaultLimits
+from metamorphd.models.vault import Budget, BudgetStatus, StorageStatus, Vault, VaultLimits
 from metamorphd.services.convert.time import timestamp
 from metamorphd.services.convert.usage import usage_to_proto
 
@@ -45,7 +45,13 @@ def limits_to_proto(limits: VaultLimits) -> admin_service_pb2.VaultLimits:
         vault_id=limits.vault_id,
         budget=budget_to_proto(limits.budget),
         update_time=timestamp(limits.update_time),
+        storage_bytes=limits.storage_bytes,
     )
+
+
+def storage_to_proto(status: StorageStatus) -> usage_pb2.StorageStatus:
+    """Returns the storage of a vault; an absent limit is none."""
+    return usage_pb2.StorageStatus(stored_bytes=status.stored_bytes, limit_bytes=status.limit_bytes)
 
 
 def budget_status_to_proto(status: BudgetStatus) -> usage_pb2.BudgetStatus:

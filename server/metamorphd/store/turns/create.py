@@ -12,10 +12,11 @@ from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn
 from metamorphd.store.attachments import store_upload
 from metamorphd.store.budgets import admit_turn, reserve
-from metamorphd.store.codec import encode_options
+from metamorphd.store.codec import encode_content, encode_options
 from metamorphd.store.database import Transaction, grows
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
 from metamorphd.store.messages import create_message, get_message
+from metamorphd.store.storage import require_storage
 from metamorphd.store.turns.plan import Plan, plan_regeneration, plan_turn
 from metamorphd.store.turns.read import COLUMNS, get_turn, turn_of
 from metamorphd.store.turns.terms import Terms
@@ -65,6 +66,8 @@ async def create_turn(
         options=options,
         terms=terms,
     )
+    added = len(encode_content(plan.content)) + sum(len(upload.data) for upload in uploads)
+    await require_storage(tx, added_bytes=added, default_limit=terms.storage_limit)
     budgeted = await _admit(tx, terms, now=message.create_time)
     for upload in uploads:
         await store_upload(tx, upload=upload, now=message.create_time)
@@ -96,6 +99,7 @@ async def create_regeneration(
         return made
     message = await get_message(tx, message_id=user_message_id)
     plan = await plan_regeneration(tx, message=message, options=options, terms=terms)
+    await require_storage(tx, added_bytes=1, default_limit=terms.storage_limit)
     budgeted = await _admit(tx, terms, now=now)
     message = replace(message, creator=tx.scope.actor.user_id)
     return await _insert(tx, message, turn_id=turn_id, plan=plan, terms=terms, budgeted=budgeted, now=now)

@@ -11,7 +11,8 @@ class Terms:
     """Server-wide limits on turns, and the model of those that state none.
 
     A call that reads more than `compact_above` tokens is summarized first; 0 means never. `owner` is this server, whose
-    turns have a lease of `lease` microseconds.
+    turns have a lease of `lease` microseconds. A vault stores at most `storage_limit` bytes,
+    unless the operator set another limit; 0 means no limit.
     """
 
     catalog: Catalog
@@ -21,6 +22,7 @@ class Terms:
     compact_above: int
     owner: str
     lease: int
+    storage_limit: int = 0
 
     def output_tokens(self, options: EffectiveOptions) -> int:
         """Returns the most tokens that a reply may have. `options` name the model."""

@@ -491,11 +491,13 @@ type VaultLimits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The vault, as in tokens.
 	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
-	// The budget. An update replaces all limits. No limits if absent. The lower of this and the vault's own limit
+	// The budget. An update replaces all of its limits. No limits if absent. The lower of this and the vault's own limit
 	// applies.
 	Budget *v1.Budget `protobuf:"bytes,2,opt,name=budget,proto3" json:"budget,omitempty"`
 	// Output only. When the limits were last set. Absent if they never were.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// The bytes that the vault may store. Absent: the server's default, VAULT_STORAGE_BYTES. 0 allows nothing.
+	StorageBytes  *int64 `protobuf:"varint,4,opt,name=storage_bytes,json=storageBytes,proto3,oneof" json:"storage_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -549,6 +551,13 @@ func (x *VaultLimits) GetUpdateTime() *timestamppb.Timestamp {
 		return x.UpdateTime
 	}
 	return nil
+}
+
+func (x *VaultLimits) GetStorageBytes() int64 {
+	if x != nil && x.StorageBytes != nil {
+		return *x.StorageBytes
+	}
+	return 0
 }
 
 // Selects a vault.
@@ -648,7 +657,7 @@ type UpdateVaultLimitsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. vault_id selects the vault, and the fields in update_mask are set.
 	Limits *VaultLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
-	// Required. Only `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// Required. `budget` and `storage_bytes`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1069,12 +1078,14 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x83\x01\n" +
 	"\x17ListRevocationsResponse\x12@\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x1e.metamorph.admin.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc5\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8a\x02\n" +
 	"\vVaultLimits\x12E\n" +
 	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\x122\n" +
 	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x12;\n" +
 	"\vupdate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"^\n" +
+	"updateTime\x121\n" +
+	"\rstorage_bytes\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\fstorageBytes\x88\x01\x01B\x10\n" +
+	"\x0e_storage_bytes\"^\n" +
 	"\x15GetVaultLimitsRequest\x12E\n" +
 	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"Q\n" +
 	"\x16GetVaultLimitsResponse\x127\n" +
@@ -1200,6 +1211,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 		(*RevokeTokensRequest_TokenId)(nil),
 		(*RevokeTokensRequest_UserTokens)(nil),
 	}
+	file_metamorph_admin_v1_admin_service_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -143,6 +143,9 @@ const (
 	// RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
 	// after RetryInfo.
 	ErrorReason_ERROR_REASON_BUDGET_EXCEEDED ErrorReason = 61
+	// RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.
+	// Nothing was stored. Repeat once something is deleted, or the operator has raised the quota.
+	ErrorReason_ERROR_REASON_STORAGE_QUOTA_EXCEEDED ErrorReason = 66
 	// INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
 	// unchanged.
 	ErrorReason_ERROR_REASON_REQUEST_TOO_LARGE ErrorReason = 63
@@ -207,6 +210,7 @@ var (
 		49: "ERROR_REASON_UPSTREAM_SPEND_LIMIT",
 		60: "ERROR_REASON_MESSAGE_DELETED",
 		61: "ERROR_REASON_BUDGET_EXCEEDED",
+		66: "ERROR_REASON_STORAGE_QUOTA_EXCEEDED",
 		63: "ERROR_REASON_REQUEST_TOO_LARGE",
 		64: "ERROR_REASON_TOO_MANY_FIELDS",
 		65: "ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED",
@@ -262,6 +266,7 @@ var (
 		"ERROR_REASON_UPSTREAM_SPEND_LIMIT":     49,
 		"ERROR_REASON_MESSAGE_DELETED":          60,
 		"ERROR_REASON_BUDGET_EXCEEDED":          61,
+		"ERROR_REASON_STORAGE_QUOTA_EXCEEDED":   66,
 		"ERROR_REASON_REQUEST_TOO_LARGE":        63,
 		"ERROR_REASON_TOO_MANY_FIELDS":          64,
 		"ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED": 65,
@@ -299,7 +304,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xe8\x0e\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x91\x0f\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -351,7 +356,8 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_TURN_INTERRUPTED\x100\x12%\n" +
 	"!ERROR_REASON_UPSTREAM_SPEND_LIMIT\x101\x12 \n" +
 	"\x1cERROR_REASON_MESSAGE_DELETED\x10<\x12 \n" +
-	"\x1cERROR_REASON_BUDGET_EXCEEDED\x10=\x12\"\n" +
+	"\x1cERROR_REASON_BUDGET_EXCEEDED\x10=\x12'\n" +
+	"#ERROR_REASON_STORAGE_QUOTA_EXCEEDED\x10B\x12\"\n" +
 	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10?\x12 \n" +
 	"\x1cERROR_REASON_TOO_MANY_FIELDS\x10@\x12)\n" +
 	"%ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED\x10AB\xb7\x01\n" +

@@ -249,6 +249,62 @@ func (x *BudgetStatus) GetResetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// The storage of a vault.
+type StorageStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The bytes stored: contents of messages, attachments, and the fields of sessions. What is deleted counts until it is
+	// erased, soon after.
+	StoredBytes int64 `protobuf:"varint,1,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// The limit. Beyond it, calls that store more fail with RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED. Absent: none.
+	LimitBytes    *int64 `protobuf:"varint,2,opt,name=limit_bytes,json=limitBytes,proto3,oneof" json:"limit_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageStatus) Reset() {
+	*x = StorageStatus{}
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageStatus) ProtoMessage() {}
+
+func (x *StorageStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageStatus.ProtoReflect.Descriptor instead.
+func (*StorageStatus) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *StorageStatus) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *StorageStatus) GetLimitBytes() int64 {
+	if x != nil && x.LimitBytes != nil {
+		return *x.LimitBytes
+	}
+	return 0
+}
+
 // The usage of a group of turns.
 type UsageRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -268,7 +324,7 @@ type UsageRow struct {
 
 func (x *UsageRow) Reset() {
 	*x = UsageRow{}
-	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[2]
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +336,7 @@ func (x *UsageRow) String() string {
 func (*UsageRow) ProtoMessage() {}
 
 func (x *UsageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[2]
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +349,7 @@ func (x *UsageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
 func (*UsageRow) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{2}
+	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *UsageRow) GetDay() string {
@@ -352,7 +408,12 @@ const file_metamorph_vault_v1_usage_proto_rawDesc = "" +
 	"\breserved\x18\x04 \x01(\x03R\breserved\x12\x12\n" +
 	"\x04left\x18\x05 \x01(\x03R\x04left\x129\n" +
 	"\n" +
-	"reset_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tresetTime\"\x97\x01\n" +
+	"reset_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tresetTime\"h\n" +
+	"\rStorageStatus\x12!\n" +
+	"\fstored_bytes\x18\x01 \x01(\x03R\vstoredBytes\x12$\n" +
+	"\vlimit_bytes\x18\x02 \x01(\x03H\x00R\n" +
+	"limitBytes\x88\x01\x01B\x0e\n" +
+	"\f_limit_bytes\"\x97\x01\n" +
 	"\bUsageRow\x12\x10\n" +
 	"\x03day\x18\x01 \x01(\tR\x03day\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n" +
@@ -381,18 +442,19 @@ func file_metamorph_vault_v1_usage_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_vault_v1_usage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_vault_v1_usage_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_metamorph_vault_v1_usage_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_metamorph_vault_v1_usage_proto_goTypes = []any{
 	(UsageGrouping)(0),            // 0: metamorph.vault.v1.UsageGrouping
 	(*Budget)(nil),                // 1: metamorph.vault.v1.Budget
 	(*BudgetStatus)(nil),          // 2: metamorph.vault.v1.BudgetStatus
-	(*UsageRow)(nil),              // 3: metamorph.vault.v1.UsageRow
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
-	(*v1.Usage)(nil),              // 5: metamorph.chat.v1.Usage
+	(*StorageStatus)(nil),         // 3: metamorph.vault.v1.StorageStatus
+	(*UsageRow)(nil),              // 4: metamorph.vault.v1.UsageRow
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*v1.Usage)(nil),              // 6: metamorph.chat.v1.Usage
 }
 var file_metamorph_vault_v1_usage_proto_depIdxs = []int32{
-	4, // 0: metamorph.vault.v1.BudgetStatus.reset_time:type_name -> google.protobuf.Timestamp
-	5, // 1: metamorph.vault.v1.UsageRow.usage:type_name -> metamorph.chat.v1.Usage
+	5, // 0: metamorph.vault.v1.BudgetStatus.reset_time:type_name -> google.protobuf.Timestamp
+	6, // 1: metamorph.vault.v1.UsageRow.usage:type_name -> metamorph.chat.v1.Usage
 	2, // [2:2] is the sub-list for method output_type
 	2, // [2:2] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
@@ -406,13 +468,14 @@ func file_metamorph_vault_v1_usage_proto_init() {
 		return
 	}
 	file_metamorph_vault_v1_usage_proto_msgTypes[0].OneofWrappers = []any{}
+	file_metamorph_vault_v1_usage_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_usage_proto_rawDesc), len(file_metamorph_vault_v1_usage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -570,7 +570,9 @@ type GetUsageResponse struct {
 	// The total of all rows, on all pages.
 	Total *UsageRow `protobuf:"bytes,3,opt,name=total,proto3" json:"total,omitempty"`
 	// The current state of each limit of the vault, independent of the query.
-	Budgets       []*BudgetStatus `protobuf:"bytes,4,rep,name=budgets,proto3" json:"budgets,omitempty"`
+	Budgets []*BudgetStatus `protobuf:"bytes,4,rep,name=budgets,proto3" json:"budgets,omitempty"`
+	// The current storage of the vault, independent of the query.
+	Storage       *StorageStatus `protobuf:"bytes,5,opt,name=storage,proto3" json:"storage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -633,6 +635,13 @@ func (x *GetUsageResponse) GetBudgets() []*BudgetStatus {
 	return nil
 }
 
+func (x *GetUsageResponse) GetStorage() *StorageStatus {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
+}
+
 var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
@@ -681,12 +690,13 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n" +
 	"\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == '' || this.end_day == '' || this.start_day <= this.end_dayB\r\n" +
 	"\v_session_idB\b\n" +
-	"\x06_model\"\xdc\x01\n" +
+	"\x06_model\"\x99\x02\n" +
 	"\x10GetUsageResponse\x120\n" +
 	"\x04rows\x18\x01 \x03(\v2\x1c.metamorph.vault.v1.UsageRowR\x04rows\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x122\n" +
 	"\x05total\x18\x03 \x01(\v2\x1c.metamorph.vault.v1.UsageRowR\x05total\x12:\n" +
-	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets2\xad\x03\n" +
+	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets\x12;\n" +
+	"\astorage\x18\x05 \x01(\v2!.metamorph.vault.v1.StorageStatusR\astorage2\xad\x03\n" +
 	"\fVaultService\x12_\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
@@ -723,6 +733,7 @@ var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(UsageGrouping)(0),            // 12: metamorph.vault.v1.UsageGrouping
 	(*UsageRow)(nil),              // 13: metamorph.vault.v1.UsageRow
 	(*BudgetStatus)(nil),          // 14: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),         // 15: metamorph.vault.v1.StorageStatus
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
 	9,  // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
@@ -738,19 +749,20 @@ var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
 	13, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
 	13, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
 	14, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
-	1,  // 13: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	3,  // 14: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	5,  // 15: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	7,  // 16: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
-	2,  // 17: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	4,  // 18: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	6,  // 19: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	8,  // 20: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
-	17, // [17:21] is the sub-list for method output_type
-	13, // [13:17] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	15, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
+	1,  // 14: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	3,  // 15: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	5,  // 16: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	7,  // 17: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	2,  // 18: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	4,  // 19: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	6,  // 20: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	8,  // 21: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	18, // [18:22] is the sub-list for method output_type
+	14, // [14:18] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }

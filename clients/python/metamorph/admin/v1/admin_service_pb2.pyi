@@ -231,11 +231,14 @@ class VaultLimits(_message.Message):
     VAULT_ID_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    STORAGE_BYTES_FIELD_NUMBER: _builtins.int
     vault_id: _builtins.str
     """Required. The vault, as in tokens."""
+    storage_bytes: _builtins.int
+    """The bytes that the vault may store. Absent: the server's default, VAULT_STORAGE_BYTES. 0 allows nothing."""
     @_builtins.property
     def budget(self) -> _usage_pb2.Budget:
-        """The budget. An update replaces all limits. No limits if absent. The lower of this and the vault's own limit
+        """The budget. An update replaces all of its limits. No limits if absent. The lower of this and the vault's own limit
         applies.
         """
 
@@ -249,12 +252,15 @@ class VaultLimits(_message.Message):
         vault_id: _builtins.str = ...,
         budget: _usage_pb2.Budget | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        storage_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_storage_bytes", b"_storage_bytes", "budget", b"budget", "storage_bytes", b"storage_bytes", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_storage_bytes", b"_storage_bytes", "budget", b"budget", "storage_bytes", b"storage_bytes", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__storage_bytes: _TypeAlias = _typing.Literal["storage_bytes"]  # noqa: Y015
+    _WhichOneofArgType__storage_bytes: _TypeAlias = _typing.Literal["_storage_bytes", b"_storage_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__storage_bytes) -> _WhichOneofReturnType__storage_bytes | None: ...
 
 Global___VaultLimits: _TypeAlias = VaultLimits  # noqa: Y015
 
@@ -318,7 +324,7 @@ class UpdateVaultLimitsRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. Only `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
+        """Required. `budget` and `storage_bytes`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
 
     def __init__(
         self,

@@ -148,6 +148,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
     after RetryInfo.
     """
+    ERROR_REASON_STORAGE_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 66
+    """RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.
+    Nothing was stored. Repeat once something is deleted, or the operator has raised the quota.
+    """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 63
     """INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
     unchanged.
@@ -293,6 +297,10 @@ ERROR_REASON_MESSAGE_DELETED: ErrorReason.ValueType  # 60
 ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 61
 """RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
 after RetryInfo.
+"""
+ERROR_REASON_STORAGE_QUOTA_EXCEEDED: ErrorReason.ValueType  # 66
+"""RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.
+Nothing was stored. Repeat once something is deleted, or the operator has raised the quota.
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 63
 """INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat

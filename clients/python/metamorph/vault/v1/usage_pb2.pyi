@@ -144,6 +144,36 @@ class BudgetStatus(_message.Message):
 Global___BudgetStatus: _TypeAlias = BudgetStatus  # noqa: Y015
 
 @_typing.final
+class StorageStatus(_message.Message):
+    """The storage of a vault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    stored_bytes: _builtins.int
+    """The bytes stored: contents of messages, attachments, and the fields of sessions. What is deleted counts until it is
+    erased, soon after.
+    """
+    limit_bytes: _builtins.int
+    """The limit. Beyond it, calls that store more fail with RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED. Absent: none."""
+    def __init__(
+        self,
+        *,
+        stored_bytes: _builtins.int = ...,
+        limit_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_bytes", b"_limit_bytes", "limit_bytes", b"limit_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_bytes", b"_limit_bytes", "limit_bytes", b"limit_bytes", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit_bytes: _TypeAlias = _typing.Literal["limit_bytes"]  # noqa: Y015
+    _WhichOneofArgType__limit_bytes: _TypeAlias = _typing.Literal["_limit_bytes", b"_limit_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_bytes) -> _WhichOneofReturnType__limit_bytes | None: ...
+
+Global___StorageStatus: _TypeAlias = StorageStatus  # noqa: Y015
+
+@_typing.final
 class UsageRow(_message.Message):
     """The usage of a group of turns."""
 

@@ -312,6 +312,7 @@ class GetUsageResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     BUDGETS_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
@@ -326,6 +327,10 @@ class GetUsageResponse(_message.Message):
     def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.BudgetStatus]:
         """The current state of each limit of the vault, independent of the query."""
 
+    @_builtins.property
+    def storage(self) -> _usage_pb2.StorageStatus:
+        """The current storage of the vault, independent of the query."""
+
     def __init__(
         self,
         *,
@@ -333,10 +338,11 @@ class GetUsageResponse(_message.Message):
         next_page_token: _builtins.str = ...,
         total: _usage_pb2.UsageRow | None = ...,
         budgets: _abc.Iterable[_usage_pb2.BudgetStatus] | None = ...,
+        storage: _usage_pb2.StorageStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "next_page_token", b"next_page_token", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "next_page_token", b"next_page_token", "rows", b"rows", "storage", b"storage", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -257,7 +257,7 @@ export declare type VaultLimits = Message<"metamorph.admin.v1.VaultLimits"> & {
   vaultId: string;
 
   /**
-   * The budget. An update replaces all limits. No limits if absent. The lower of this and the vault's own limit
+   * The budget. An update replaces all of its limits. No limits if absent. The lower of this and the vault's own limit
    * applies.
    *
    * @generated from field: metamorph.vault.v1.Budget budget = 2;
@@ -270,6 +270,13 @@ export declare type VaultLimits = Message<"metamorph.admin.v1.VaultLimits"> & {
    * @generated from field: google.protobuf.Timestamp update_time = 3;
    */
   updateTime?: Timestamp | undefined;
+
+  /**
+   * The bytes that the vault may store. Absent: the server's default, VAULT_STORAGE_BYTES. 0 allows nothing.
+   *
+   * @generated from field: optional int64 storage_bytes = 4;
+   */
+  storageBytes?: bigint | undefined;
 };
 
 /**
@@ -332,7 +339,7 @@ export declare type UpdateVaultLimitsRequest = Message<"metamorph.admin.v1.Updat
   limits?: VaultLimits | undefined;
 
   /**
-   * Required. Only `budget`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   * Required. `budget` and `storage_bytes`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */

@@ -384,6 +384,14 @@ export enum ErrorReason {
   BUDGET_EXCEEDED = 61,
 
   /**
+   * RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.
+   * Nothing was stored. Repeat once something is deleted, or the operator has raised the quota.
+   *
+   * @generated from enum value: ERROR_REASON_STORAGE_QUOTA_EXCEEDED = 66;
+   */
+  STORAGE_QUOTA_EXCEEDED = 66,
+
+  /**
    * INVALID_ARGUMENT (limit_bytes). The request is larger than its method accepts (max_request_bytes). Do not repeat
    * unchanged.
    *

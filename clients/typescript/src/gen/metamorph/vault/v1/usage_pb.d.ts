@@ -113,6 +113,34 @@ export declare type BudgetStatus = Message<"metamorph.vault.v1.BudgetStatus"> & 
 export declare const BudgetStatusSchema: GenMessage<BudgetStatus>;
 
 /**
+ * The storage of a vault.
+ *
+ * @generated from message metamorph.vault.v1.StorageStatus
+ */
+export declare type StorageStatus = Message<"metamorph.vault.v1.StorageStatus"> & {
+  /**
+   * The bytes stored: contents of messages, attachments, and the fields of sessions. What is deleted counts until it is
+   * erased, soon after.
+   *
+   * @generated from field: int64 stored_bytes = 1;
+   */
+  storedBytes: bigint;
+
+  /**
+   * The limit. Beyond it, calls that store more fail with RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED. Absent: none.
+   *
+   * @generated from field: optional int64 limit_bytes = 2;
+   */
+  limitBytes?: bigint | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.StorageStatus.
+ * Use `create(StorageStatusSchema)` to create a new message.
+ */
+export declare const StorageStatusSchema: GenMessage<StorageStatus>;
+
+/**
  * The usage of a group of turns.
  *
  * @generated from message metamorph.vault.v1.UsageRow

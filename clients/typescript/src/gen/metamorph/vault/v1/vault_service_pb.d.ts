@@ -7,7 +7,7 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Budget, BudgetStatus, UsageGrouping, UsageRow } from "./usage_pb.js";
+import type { Budget, BudgetStatus, StorageStatus, UsageGrouping, UsageRow } from "./usage_pb.js";
 
 /**
  * Describes the file metamorph/vault/v1/vault_service.proto.
@@ -338,6 +338,13 @@ export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageRespo
    * @generated from field: repeated metamorph.vault.v1.BudgetStatus budgets = 4;
    */
   budgets: BudgetStatus[];
+
+  /**
+   * The current storage of the vault, independent of the query.
+   *
+   * @generated from field: metamorph.vault.v1.StorageStatus storage = 5;
+   */
+  storage?: StorageStatus | undefined;
 };
 
 /**
