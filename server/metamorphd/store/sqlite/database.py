@@ -16,6 +16,7 @@ from metamorphd.models.caller import Scope, server_scope
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_growing, is_point_read, is_search_read
 from metamorphd.store.fills import FILLS
+from metamorphd.store.sqlite.gaps import Gaps
 from metamorphd.store.sqlite.gate import Gate
 from metamorphd.store.sqlite.log import Log
 from metamorphd.store.sqlite.old_index import remove_old_index
@@ -54,6 +55,7 @@ class SqliteDatabase:
         self._synchronous = synchronous
         self._vfs = vfs
         self._space = Space(path, floor_bytes=floor_bytes)
+        self._gaps = Gaps(path)
         self._lock_file: int | None = None
         self._connections: list[apsw.Connection] = []
         self._open = False
@@ -74,7 +76,9 @@ class SqliteDatabase:
                 ) from exc
             raise
         gate = Gate()
-        self._log = Log(connection=self._connection, connect=partial(self._connect, readonly=False), gate=gate)
+        self._log = Log(
+            connection=self._connection, connect=partial(self._connect, readonly=False), gate=gate, gaps=self._gaps
+        )
         self._writer = self.writer_class(self._connection, log=self._log)
         self._log.start(self._writer.between_writes)
         self._readers = Readers(connect=partial(self._connect, readonly=True), gate=gate)
@@ -90,6 +94,7 @@ class SqliteDatabase:
         await asyncio.to_thread(self._log.stop)
         await self._writer.close()
         await self._readers.close()
+        await asyncio.to_thread(self._log.close)
         self._close_files()
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -154,7 +159,8 @@ class SqliteDatabase:
         await self._writer.failed.wait()
 
     async def maintain(self) -> bool:
-        return await self._write(remove_old_index, server_scope(), growing=False)
+        sweeping = await asyncio.to_thread(self._log.sweep)
+        return await self._write(remove_old_index, server_scope(), growing=False) or sweeping
 
     @property
     def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
@@ -204,11 +210,13 @@ class SqliteDatabase:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock()
         self._space.prepare()
+        self._gaps.prepare()
         self._connection = self._connect(readonly=False)
         if self._connection.execute("PRAGMA quick_check(1)").fetchall() != QUICK_CHECK_OK:
             raise StartupRefused(f"{self._path} is damaged (PRAGMA quick_check); restore it from a backup")
         migrate(self._connection, self._path)
         self._point_reader = self._connect(readonly=True)
+        self._gaps.open()
 
     def _connect(self, *, readonly: bool) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)
@@ -232,6 +240,7 @@ class SqliteDatabase:
         for connection in reversed(self._connections):
             connection.close()
         self._connections.clear()
+        self._gaps.close()
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
@@ -249,8 +258,8 @@ def _pragmas(*, synchronous: str, readonly: bool) -> Iterable[str]:
         yield f"synchronous = {synchronous}"
         yield "cache_size = -64000"
         yield "journal_size_limit = 67108864"
-        # A deleted message may have held a password: its bytes are overwritten where its page stays in use.
-        yield "secure_delete = FAST"
+        # A deleted message may have held a password: its bytes are overwritten. See also `Gaps`.
+        yield "secure_delete = ON"
 
 
 def _number(connection: apsw.Connection, sql: str) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import apsw
 import structlog
 
+from metamorphd.store.sqlite.gaps import Gaps
 from metamorphd.store.sqlite.gate import Gate
 
 # A frame holds a page and its header.
@@ -36,12 +37,18 @@ BetweenWrites = Callable[[Callable[[], None]], None]
 
 
 class Log:
-    """Copies the log on a thread of its own. Empties it on the writer's, while the gate keeps snapshots away."""
+    """Copies the log on a thread of its own. Empties it on the writer's, while the gate keeps snapshots away.
 
-    def __init__(self, *, connection: apsw.Connection, connect: Callable[[], apsw.Connection], gate: Gate) -> None:
+    Of the pages that it copies it has the gaps cleared.
+    """
+
+    def __init__(
+        self, *, connection: apsw.Connection, connect: Callable[[], apsw.Connection], gate: Gate, gaps: Gaps
+    ) -> None:
         self._connection = connection
         self._connect = connect
         self._gate = gate
+        self._gaps = gaps
         self._pages = self._copied = 0
         self._emptied = self._tried = time.monotonic()
         # Two checkpoints at once are an error.
@@ -63,6 +70,15 @@ class Log:
         self._copy.put(False)
         self._thread.join()
 
+    def close(self) -> None:
+        """Empties the log, and makes durable what was cleared. To be called once the writer's thread has ended."""
+        self._empty()
+
+    def sweep(self) -> bool:
+        """Clears gaps that a crash left. Returns whether there are more."""
+        with self._checkpoint:
+            return self._gaps.sweep()
+
     def bound(self) -> None:
         """Empties the log if it is full, or has it copied. To be called on the writer's thread after each batch."""
         if self._pages * FRAME_BYTES >= FULL_BYTES and time.monotonic() > self._tried + RETRY_SECONDS:
@@ -75,6 +91,7 @@ class Log:
         if pages < self._pages:
             # SQLite has started the log anew.
             self._copied = 0
+        self._gaps.note(pages)
         self._pages = pages
         self.written = time.monotonic()
         return apsw.SQLITE_OK
@@ -104,14 +121,22 @@ class Log:
         if left == 0:
             self._pages = self._copied = 0
             self._emptied = self._tried
+            # Its cache has copies of deleted rows, which it would write again.
+            self._connection.execute("PRAGMA shrink_memory").fetchall()
+            self._gaps.sync()
 
     def _run(self, connection: apsw.Connection, mode: str, otherwise: int) -> int:
         """Runs a checkpoint, and returns how many pages of the log are copied; if it could not, `otherwise`."""
         with self._checkpoint:
+            begun = self._gaps.begun
             try:
                 ((busy, _, copied),) = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
             except apsw.Error as exc:
                 # As when the disk is full. The log keeps what was committed.
                 logger.warning("the write-ahead log cannot be copied", error=str(exc))
                 return otherwise
-        return otherwise if busy else int(str(copied))
+            if busy:
+                return otherwise
+            emptied = mode == "TRUNCATE"
+            self._gaps.clear(None if emptied else max(begun + int(str(copied)), self._gaps.begun))
+        return int(str(copied))
