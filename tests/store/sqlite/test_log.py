@@ -92,7 +92,7 @@ async def test_no_commit_copies_the_log(database: SqliteDatabase, tmp_path: Path
 async def test_the_log_is_emptied_after_a_while_however_little_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "EMPTY_SECONDS", 0.1)
+    monkeypatch.setattr(log, "TRUNCATE_SECONDS", 0.1)
     path = tmp_path / "metamorph.db-wal"
     async with SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="FULL") as database:
         await new_session(database)

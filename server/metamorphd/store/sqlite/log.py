@@ -20,9 +20,11 @@ from metamorphd.store.sqlite.gate import Gate
 FRAME_BYTES = 4096 + 24
 # So much is copied at a time, while commits and reads go on.
 COPY_BYTES = 4 * 2**20
-# The log is emptied once it has so much and nearly all is copied, or after so many seconds.
+# The log is begun anew once it has so much and nearly all is copied.
 EMPTY_BYTES = 16 * 2**20
-EMPTY_SECONDS = 60.0
+# So often, and when it is full, it is cut to nothing too, so that no frame of what was erased stays. That takes some
+# 20 ms more.
+TRUNCATE_SECONDS = 60.0
 # Commits wait for it at this size. A batch may add the largest request, of 32 MiB, and all stays below 64 MiB.
 FULL_BYTES = 24 * 2**20
 # The longest wait for a snapshot that is not ours, as that of a backup, and the pause before the next attempt.
@@ -50,7 +52,8 @@ class Log:
         self._gate = gate
         self._gaps = gaps
         self._pages = self._copied = 0
-        self._emptied = self._tried = time.monotonic()
+        self._has_old_frames = False
+        self._truncated = self._tried = time.monotonic()
         # Two checkpoints at once are an error.
         self._checkpoint = threading.Lock()
         self._copy: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -72,6 +75,7 @@ class Log:
 
     def close(self) -> None:
         """Empties the log, and makes durable what was cleared. To be called once the writer's thread has ended."""
+        self._truncated = float("-inf")
         self._empty()
 
     def sweep(self) -> bool:
@@ -100,27 +104,33 @@ class Log:
         connection = self._connect()
         while True:
             try:
-                if not self._copy.get(timeout=EMPTY_SECONDS):
+                if not self._copy.get(timeout=TRUNCATE_SECONDS):
                     break
             except queue.Empty:
-                if not self._pages:
+                if not self._pages and not self._has_old_frames:
                     continue
             self._copied = self._run(connection, "PASSIVE", self._copied)
             self._copying = False
-            if self._pages * FRAME_BYTES >= EMPTY_BYTES or time.monotonic() > self._emptied + EMPTY_SECONDS:
+            if self._pages * FRAME_BYTES >= EMPTY_BYTES or self._is_old():
                 self._between_writes(self._empty)
+
+    def _is_old(self) -> bool:
+        return time.monotonic() > self._truncated + TRUNCATE_SECONDS
 
     def _empty(self) -> None:
         # First all that can be copied while snapshots are taken, so that they wait for the rest only.
         self._copied = self._run(self._connection, "PASSIVE", self._copied)
         self._connection.set_busy_timeout(BUSY_MILLISECONDS)
+        truncate = self._is_old() or self._pages * FRAME_BYTES >= FULL_BYTES
         with self._gate.closed():
-            left = self._run(self._connection, "TRUNCATE", -1)
+            left = self._run(self._connection, "TRUNCATE" if truncate else "RESTART", -1)
         self._connection.set_busy_timeout(BUSY_TIMEOUT)
         self._tried = time.monotonic()
-        if left == 0:
+        if left >= 0:
             self._pages = self._copied = 0
-            self._emptied = self._tried
+            self._has_old_frames = not truncate
+            if truncate:
+                self._truncated = self._tried
             # Its cache has copies of deleted rows, which it would write again.
             self._connection.execute("PRAGMA shrink_memory").fetchall()
             self._gaps.sync()
@@ -137,6 +147,6 @@ class Log:
                 return otherwise
             if busy:
                 return otherwise
-            emptied = mode == "TRUNCATE"
-            self._gaps.clear(None if emptied else max(begun + int(str(copied)), self._gaps.begun))
+            all_copied = mode != "PASSIVE"
+            self._gaps.clear(None if all_copied else max(begun + int(str(copied)), self._gaps.begun))
         return int(str(copied))
