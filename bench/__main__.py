@@ -16,7 +16,8 @@ from bench import sizes
 from bench.figure import Figure
 from bench.parts import COMPARED, PARTS, STEPS, Bench
 from bench.processes import services
-from bench.sizes import DEFAULT, FULL, SMALL, Sizes
+from bench.sizes import DEFAULT, SMALL, Sizes
+from tests.support.generated.files import FULL
 
 WIDTH = 170
 

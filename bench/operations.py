@@ -15,9 +15,9 @@ from metamorph.chat.v1.generation_pb2 import GenerationOptions
 from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_RUNNING
 
-from bench.corpus import COMMON_WORDS, RARE_WORD
-from bench.layout import Layout, SessionPlan
 from bench.processes import token
+from tests.support.generated.corpus import COMMON_WORDS, RARE_WORD
+from tests.support.generated.layout import Layout, SessionPlan
 
 SEED = 7
 SHORT_MESSAGES = 10

@@ -1,11 +1,8 @@
 """Part (g): what calls cost by how much is stored, on two generated files, measured in turns."""
 
 import contextlib
-import hashlib
 import math
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,23 +12,18 @@ from statistics import median
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from metamorphd.store import migrations
 from rich.progress import Progress
 
-from bench import corpus, links, postings, stock
-from bench import layout as layout_module
 from bench.figure import Figure
-from bench.generate import MESSAGES, VAULTS, generate
-from bench.layout import ERASABLE, ERASABLE_IF_FULL, Layout
 from bench.operations import OPERATIONS, Call, Caller, Operation
 from bench.processes import sized_service
-from tests.support.paths import ROOT
+from tests.support.generated.files import FILES, measurable
+from tests.support.generated.generate import MESSAGES, VAULTS
+from tests.support.generated.layout import ERASABLE, Layout
 from tests.support.processes import Service
 
-FILES = ROOT / "data" / "bench"
 SMALL = Layout(10_000, 20)
 DEFAULT = Layout(MESSAGES, VAULTS)
-FULL = Layout(10_000_000, 5_000, ERASABLE_IF_FULL)
 
 ROUNDS = ERASABLE
 # Of an operation, both sides together: what is slow is measured less often.
@@ -163,28 +155,6 @@ def _compared(name: str, small: list[list[float]], large: list[list[float]], *, 
 def at(values: Sequence[float], percent: int) -> float:
     """Returns a percentile by the nearest rank: of few values the 99th is the largest."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
-
-
-@contextmanager
-def measurable(layout: Layout, files: Path, progress: Progress) -> Iterator[Path]:
-    """Yields a file of a layout, which measuring changes: a copy, but of a full one the only one there is."""
-    stored = files / f"{layout.messages}-{layout.vaults}-{_version()}.db"
-    if not stored.exists():
-        generate(stored, layout, progress)
-    if layout == FULL:
-        yield stored
-        return
-    with tempfile.TemporaryDirectory(dir=files) as directory:
-        copy = Path(directory) / stored.name
-        shutil.copyfile(stored, copy)
-        yield copy
-
-
-def _version() -> str:
-    """Returns what files depend on beside their layout, the schema and the generator, as a hash."""
-    sources = [statements for _, statements in migrations.load("sqlite")]
-    sources += [Path(str(module.__file__)).read_text() for module in (corpus, layout_module, links, postings, stock)]
-    return hashlib.sha256("".join(sources).encode()).hexdigest()[:8]
 
 
 @contextmanager

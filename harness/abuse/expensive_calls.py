@@ -11,9 +11,9 @@ import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
 
-from bench.corpus import COMMON_WORDS, word
-from bench.layout import VaultPlan
 from tests.support.caller import Caller, calling, send_request, upload_requests
+from tests.support.generated.corpus import COMMON_WORDS, word
+from tests.support.generated.layout import VaultPlan
 from tests.support.media import FILES
 
 # One after the other, so often: the machine is the caller's too, and its work must not be mistaken for the server's.

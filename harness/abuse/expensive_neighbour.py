@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench.layout import Layout
-from bench.sizes import FILES, measurable
 from harness.abuse.expensive_calls import ATTACKS, Vault, attack
 from harness.abuse.subject import Subject, p99, subject
 from harness.figure import Figure
 from harness.run import Run
+from tests.support.generated.files import FILES, measurable
+from tests.support.generated.layout import Layout
 from tests.support.paths import ROOT
 from tests.support.processes import service
 from tests.support.tokens import mint

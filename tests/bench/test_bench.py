@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from bench.layout import Layout
 from bench.operations import OPERATIONS
 from bench.parts import Bench
 from bench.processes import LoadFailed, Services, loading
 from bench.sizes import Sizes, at
+from tests.support.generated.layout import Layout
 from tests.support.processes import service
 
 

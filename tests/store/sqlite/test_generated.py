@@ -22,11 +22,11 @@ from metamorphd.store.turns.finish import finish_turn
 from metamorphd.store.usage import list_usage
 from rich.progress import Progress
 
-from bench.corpus import COMMON_WORDS, RARE_WORD
-from bench.generate import generate
-from bench.layout import DEEP_VAULT, LARGE_VAULT, Layout, SessionPlan, time_of
-from bench.links import parent_of
-from bench.stock import OWNER, USAGE, attachment_of, content_of, hash_key, metadata, title, upload
+from tests.support.generated.corpus import COMMON_WORDS, RARE_WORD
+from tests.support.generated.generate import generate
+from tests.support.generated.layout import DEEP_VAULT, LARGE_VAULT, Layout, SessionPlan, time_of
+from tests.support.generated.links import parent_of
+from tests.support.generated.stock import OWNER, USAGE, attachment_of, content_of, hash_key, metadata, title, upload
 from tests.support.rows import TERMS, new_session, scope_of
 
 LAYOUT = Layout(messages=160, vaults=3, erasable=1, deep_messages=110)

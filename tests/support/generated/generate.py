@@ -1,4 +1,4 @@
-"""`python -m bench.generate FILE`: writes a database file of so many messages, in the server's newest schema."""
+"""Writes a database file of generated messages: `python -m tests.support.generated.generate FILE`."""
 
 import asyncio
 import time
@@ -10,8 +10,8 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench.layout import ERASABLE, Layout
-from bench.stock import Stock
+from tests.support.generated.layout import ERASABLE, Layout
+from tests.support.generated.stock import Stock
 
 MESSAGES, VAULTS = 400_000, 200
 # Nobody else has the file open, and an interrupted run begins again: nothing needs to be durable before the end.

@@ -18,10 +18,10 @@ from metamorphd.models.usage import Usage
 from metamorphd.store.codec import encode_content
 from metamorphd.store.database import SqlValue
 
-from bench.corpus import CORPUS
-from bench.layout import LARGE_VAULT, SessionPlan, VaultPlan, time_of
-from bench.links import link_of
-from bench.postings import Postings, text_words
+from tests.support.generated.corpus import CORPUS
+from tests.support.generated.layout import LARGE_VAULT, SessionPlan, VaultPlan, time_of
+from tests.support.generated.links import link_of
+from tests.support.generated.postings import Postings, text_words
 
 MODEL = "claude-sonnet-5-5"
 OWNER = "srv_generated"

@@ -13,7 +13,7 @@ from functools import cache
 from metamorphd.store.database import SqlValue
 from metamorphd.store.search.postings import BLOCK_BITS, hasher, session_word
 
-from bench.corpus import CORPUS, TEXTS
+from tests.support.generated.corpus import CORPUS, TEXTS
 
 BLOCK = 1 << BLOCK_BITS
 # Blocks after which the texts begin again.
