@@ -1,6 +1,7 @@
 """Expired data is deleted in small steps."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping
@@ -9,12 +10,13 @@ from metamorphd.models.caller import server_scope
 from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
 from metamorphd.store.attachments import create_attachment, load_attachments
-from metamorphd.store.database import Database
+from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import BEGINNING, IdempotencyKey, claim_request, prune_requests
+from metamorphd.store.sessions import delete_session
 from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.read import list_events
 
-from tests.support.rows import ACME, KEY, append, finish, new_session, new_turn, stored_message
+from tests.support.rows import ACME, KEY, append, finish, new_session, new_turn, row_counts, stored_message
 
 DAY = 86_400_000_000
 
@@ -136,3 +138,34 @@ async def test_requests_are_visited_in_steps(database: Database) -> None:
         key = IdempotencyKey("CreateSession", f"{number:036}", b"")
         made = await database.write(claim_request, ACME, request=key, resource_id="new", now=0)
         assert made == ("new" if number == 19 else "none")
+
+
+async def set_content(tx: Transaction, *, session_id: str, content: str) -> None:
+    await tx.run(
+        "UPDATE messages SET content = :content WHERE vault_id = :vault_id AND session_id = :session_id",
+        session_id=session_id,
+        content=content,
+    )
+
+
+async def test_what_cannot_be_erased_lets_others_pass_and_is_tried_again(database: Database, tmp_path: Path) -> None:
+    clock = Later()
+    keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24, request_retention_days=7)
+    sessions = [(await new_session(database)).session_id for _ in range(3)]
+    for session_id in sessions:
+        await stored_message(database, session_id, "word")
+        await database.write(delete_session, ACME, session_id=session_id, etag="", now=clock.now())
+    await database.write(set_content, ACME, session_id=sessions[0], content="damaged")
+    await keeping.sweep()
+    assert row_counts(tmp_path, "sessions", "messages", "erasures") == (1, 1, 1)
+    gauges = {name: read() for name, (_, read) in keeping.gauges.items()}
+    clock.ahead += 5_000_000
+    assert gauges["metamorph_erasure_resources"] == gauges["metamorph_erasure_messages"] == 1
+    assert 0 < gauges["metamorph_erasure_oldest_seconds"] < keeping.gauges["metamorph_erasure_oldest_seconds"][1]() - 4
+    await database.write(set_content, ACME, session_id=sessions[0], content="[]")
+    await keeping.sweep()
+    assert row_counts(tmp_path, "erasures") == (1,)
+    clock.ahead += 3_600_000_000
+    await keeping.sweep()
+    assert row_counts(tmp_path, "sessions", "messages", "erasures") == (0, 0, 0)
+    assert {read() for _, read in keeping.gauges.values()} == {0}

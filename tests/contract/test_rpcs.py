@@ -12,7 +12,10 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from metamorph.api.v1 import options_pb2
 from metamorph.api.v1.options_pb2 import Permission
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock
 from metamorphd.edge.methods import CLAIMS, SERVICES, Method
+from metamorphd.housekeeping import Housekeeping
 from metamorphd.services.admin import AdminService
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.vault import VaultService
@@ -118,29 +121,64 @@ def test_claims_are_distinct() -> None:
     assert len(set(named)) == len(named)
 
 
-@pytest.mark.parametrize(
+each_id_field = pytest.mark.parametrize(
     ("method", "path"), ID_FIELDS, ids=lambda value: ".".join(value) if isinstance(value, tuple) else value.path
 )
+
+
+def unknown_like(resource_id: str) -> str:
+    return resource_id.partition("_")[0] + "_" + uuid.uuid4().hex
+
+
+@each_id_field
 async def test_an_id_of_another_vault_is_refused_like_an_unknown_one(
     running: Serving, alice: Caller, mallory: Caller, method: Method, path: tuple[str, ...]
 ) -> None:
-    theirs = await alice.create_session()
-    finished = (await alice.send(theirs.session_id, "secret", max_output_tokens=1))[-1]
-    attachment = await alice.upload(b"secret", "text/plain")
-    foreign = {
-        "attachment_id": attachment.attachment_id,
-        "session_id": theirs.session_id,
-        "turn_id": finished.turn_id,
-        "message_id": finished.turn_finished.message.message_id,
-        "leaf_message_id": finished.turn_finished.message.message_id,
-        "parent_message_id": finished.turn_finished.message.message_id,
-        "user_message_id": finished.turn_finished.message.message_id,
-    }[path[-1]]
+    foreign = (await stored_ids(alice))[path[-1]]
     own = await mallory.create_session()
-    unknown = foreign.partition("_")[0] + "_" + uuid.uuid4().hex
+    await refuses_as_unknown(mallory, method, path, foreign, own.session_id)
+
+
+@each_id_field
+async def test_an_id_of_a_deleted_session_is_refused_like_an_unknown_one(
+    running: Serving, alice: Caller, monkeypatch: pytest.MonkeyPatch, method: Method, path: tuple[str, ...]
+) -> None:
+    async def nothing(_: Housekeeping) -> None:
+        """Leaves what is deleted as it is: hidden."""
+
+    monkeypatch.setattr(Housekeeping, "_erase", nothing)
+    deleted = await stored_ids(alice)
+    await alice.chat.DeleteSession(pb.DeleteSessionRequest(session_id=deleted["session_id"]), metadata=alice.metadata)
+    own = await alice.create_session()
+    await refuses_as_unknown(alice, method, path, deleted[path[-1]], own.session_id)
+
+
+async def stored_ids(caller: Caller) -> dict[str, str]:
+    """Stores a session with an attachment, a message and its reply, and returns their IDs by the names of fields."""
+    session = await caller.create_session()
+    attached = ContentBlock(document=DocumentBlock(data=b"secret", media_type="text/plain"))
+    started, *_, finished = await caller.send(session.session_id, content=[attached], max_output_tokens=1)
+    request = pb.GetMessageRequest(message_id=started.turn_started.user_message_id)
+    sent = (await caller.chat.GetMessage(request, metadata=caller.metadata)).message
+    reply = finished.turn_finished.message.message_id
+    return {
+        "attachment_id": sent.content[0].document.attachment_id,
+        "session_id": session.session_id,
+        "turn_id": finished.turn_id,
+        "message_id": reply,
+        "leaf_message_id": reply,
+        "parent_message_id": reply,
+        "user_message_id": reply,
+    }
+
+
+async def refuses_as_unknown(
+    caller: Caller, method: Method, path: tuple[str, ...], resource_id: str, session_id: str
+) -> None:
+    """Asserts that a method refuses an ID at `path` with NOT_FOUND, and with the same words as one that is unknown."""
     answers = [
-        comparable(await refused(call(mallory, method, request_with(method, path, value, own.session_id))), value)
-        for value in (foreign, unknown)
+        comparable(await refused(call(caller, method, request_with(method, path, value, session_id))), value)
+        for value in (resource_id, unknown_like(resource_id))
     ]
     assert answers[0] == answers[1]
     assert str(answers[0][0]) == "StatusCode.NOT_FOUND"

@@ -147,9 +147,10 @@ async def index_message(tx: Transaction, *, session_id: str, message_id: str, te
 
 @dataclass(frozen=True, slots=True)
 class LastWords:
-    """The last words by which a message is indexed. `preceding` is the number of the others."""
+    """The last of the `word_count` words by which a message is indexed. `preceding` is the number of the others."""
 
     message_id: str
+    word_count: int
     words: Sequence[str]
     preceding: int
 
@@ -163,7 +164,7 @@ async def read_last_words(
         return None
     preceding = max(0, row.word_count - limit)
     words = indexed_words(session_id, words_of(text))[preceding : row.word_count]
-    return LastWords(message_id, words, preceding)
+    return LastWords(message_id, row.word_count, words, preceding)
 
 
 async def remove_last_words(tx: Transaction, *, last: LastWords) -> bool:
@@ -171,7 +172,7 @@ async def remove_last_words(tx: Transaction, *, last: LastWords) -> bool:
     row = await tx.one(GET_INDEXED, message_id=last.message_id)
     if row is None:
         return False
-    if row.word_count != last.preceding + len(last.words):
+    if row.word_count != last.word_count:
         return True
     await remove_words(tx, number=row.number, words=last.words, hash_key=row.hash_key)
     if last.preceding:
