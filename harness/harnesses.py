@@ -8,7 +8,16 @@ from typing import Any
 import harness.abuse.expensive_mutants
 import harness.abuse.mutants
 import harness.torture.mutants  # noqa: F401, they register theirs
-from harness.abuse import expensive_neighbour, fuzz, idle_streams, isolation, rapid_reset, tokens, unread_streams
+from harness.abuse import (
+    expensive_neighbour,
+    fuzz,
+    half_open,
+    idle_streams,
+    isolation,
+    rapid_reset,
+    tokens,
+    unread_streams,
+)
 from harness.figure import Figure
 from harness.mutants import MUTANTS, Mutant
 from harness.torture import crash, drain, race, upstream
@@ -67,6 +76,7 @@ DECLARED = (
         {"streams": 1000, "seconds": 2, "most_megabytes": 80, "most_milliseconds": 250},
         alone=True,
     ),
+    Harness("abuse", "half-open", half_open.attack, {}, {"seconds": 3, "most_milliseconds": 2000}, alone=True),
     Harness(
         "abuse",
         "expensive-neighbour",

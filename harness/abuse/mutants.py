@@ -1,4 +1,4 @@
-"""Faults of the port, of token verification and of tenant isolation."""
+"""Faults of the ports, of token verification and of tenant isolation."""
 
 import re
 import time
@@ -6,17 +6,21 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from metamorphd import server
 from metamorphd.auth import jwks, tokens
 from metamorphd.auth.tokens import Token, TokenVerifier
 from metamorphd.edge import guards, streams
 from metamorphd.edge.grpc import port
 from metamorphd.edge.grpc.port import OPTIONS
+from metamorphd.edge.http import protocol
 from metamorphd.store.sqlite.transaction import SqliteTransaction
 
 from harness.mutants import Patch, mutant
 
 # Untyped, because none of it is meant to be changed.
+SERVER: Any = server
 PORT: Any = port
+PROTOCOL: Any = protocol
 GUARDS: Any = guards
 STREAM: Any = streams.Stream
 STREAMS: Any = streams.Streams
@@ -47,6 +51,17 @@ def _idle_streams_hold_pages(patch: Patch) -> None:
         await write_all(self, responses)
 
     patch(STREAM, "write_all", holding)
+
+
+@mutant("descriptors-as-by-default", harness="half-open", shown_by={"calls on new connections that failed"})
+def _descriptors_as_by_default(patch: Patch) -> None:
+    patch(SERVER, "raise_descriptor_limit", lambda: None)
+
+
+@mutant("half-sent-requests-stay", harness="half-open", shown_by={"requests of /health that failed"}, half_sent=2500)
+def _half_sent_requests_stay(patch: Patch) -> None:
+    patch(PROTOCOL.Connections, "open", lambda *_: None)
+    patch(PROTOCOL, "REQUEST_SECONDS", float("inf"))
 
 
 @mutant("malformed-requests-are-unhandled", harness="fuzz", shown_by={"calls that ended INTERNAL or UNKNOWN"})

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,16 +90,19 @@ def subject(
     mutant: str = "",
     patience_seconds: float | None = None,
     environment: Mapping[str, str] | None = None,
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Subject]:
     """Starts a server without a rate limit, so that the attack reaches what lies behind it, with `mutant` if there is
-    one. `patience_seconds` is how long it waits for a caller to read, by default as long as in production."""
+    one. `patience_seconds` is how long it waits for a caller to read, by default as long as in production. `wrapper` is
+    as for `service`."""
     # As in the image.
     allocator = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
     module = ["metamorphd", "serve"]
     if mutant or patience_seconds is not None:
         patience = [] if patience_seconds is None else [f"--patience-seconds={patience_seconds}"]
         module = ["harness.abuse.serve", *patience, f"--mutant={mutant}"]
-    with service(module, directory, environment_of(directory) | allocator | dict(environment or {})) as running:
+    variables = environment_of(directory) | allocator | dict(environment or {})
+    with service(module, directory, variables, wrapper=wrapper) as running:
         yield Subject(running, f"http://127.0.0.1:{running.http_port}")
 
 
