@@ -1,15 +1,18 @@
 """A volume that is almost full, or full: growth is refused, all else works, and all is well again without a restart."""
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
 from metamorphd.errors import StorageFull
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.store.messages import delete_message
@@ -26,6 +29,7 @@ from tests.support.rows import ACME, CLOCK, new_session, stored_message
 from tests.support.tokens import mint
 
 MEGABYTES = 64
+IMAGE_BYTES = 2_000_000
 
 
 @pytest.fixture
@@ -90,6 +94,50 @@ async def test_a_full_volume_refuses_growth_only_and_recovers(volume: Path) -> N
             assert (await health(server))["status"] == "ok"
 
 
+async def store_images(caller: Caller, session_id: str) -> int:
+    """Sends messages with an image each until one is refused, and returns how many were stored."""
+    for stored in range(MEGABYTES):
+        image = ImageBlock(data=FILES["image/png"] + os.urandom(IMAGE_BYTES), media_type="image/png")
+        # Beside each other, so that none waits for another one's reply.
+        call = caller.start(session_id, content=[ContentBlock(image=image)], parent_message_id="")
+        try:
+            await call.next()
+        except grpc.aio.AioRpcError:
+            return stored
+        call.call.cancel()
+    raise AssertionError("more was stored than the volume holds")
+
+
+async def start_turn(caller: Caller) -> None:
+    """Returns once a message in a new session is stored."""
+    session = await caller.create_session()
+    await caller.start(session.session_id).next()
+
+
+async def test_one_vaults_images_stop_at_the_floor_and_what_is_erased_makes_room(volume: Path) -> None:
+    # As by default, the floor is eight times the largest message.
+    with serving_process(volume, STORAGE_FLOOR_BYTES=str(8 * IMAGE_BYTES)) as server:
+        async with calling(server.target, mint()) as alice, calling(server.target, mint(vault_id="other")) as bob:
+            # The second time all room is within the database, whose file does not shrink.
+            for _ in range(2):
+                hoard = await alice.create_session()
+                await start_turn(bob)
+                async with asyncio.timeout(20):
+                    # What is free outside the database may first be in the log, which is emptied then.
+                    while not await store_images(alice, hoard.session_id):  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
+                for caller in (alice, bob):
+                    assert (await refused(caller.create_session())).reason == "STORAGE_FULL"
+                assert (await health(server))["check"] == "disk"
+                size = (volume / "metamorph.db").stat().st_size
+                await delete(alice, hoard.session_id)
+                async with asyncio.timeout(20):
+                    while (await health(server))["status"] != "ok":  # noqa: ASYNC110, housekeeping sets no event
+                        await asyncio.sleep(0.1)
+                await start_turn(bob)
+                assert (volume / "metamorph.db").stat().st_size >= size
+
+
 async def test_indexing_waits_for_space_and_deletion_does_not(volume: Path) -> None:
     async with SqliteDatabase(path=volume / "db", synchronous="FULL", floor_bytes=None) as database:
         keeping = Housekeeping(database=database, clock=CLOCK, event_retention_hours=1, request_retention_days=7)
@@ -116,14 +164,28 @@ async def test_indexing_waits_for_space_and_deletion_does_not(volume: Path) -> N
 
 def test_the_ballast_is_released_once_and_made_again_when_there_is_space(volume: Path) -> None:
     space = Space(volume / "db", floor_bytes=None)
-    space.reserve(reusable_bytes=0)
+    space.reserve(room=0)
     assert (volume / "db-ballast").stat().st_blocks * 512 == MEGABYTES * 1024 * 1024 // 16
     fill(volume / "filler")
     assert space.release()
     assert not space.reserved
-    space.reserve(reusable_bytes=0)
+    space.reserve(room=0)
     assert not space.reserved
     (volume / "filler").unlink()
-    space.reserve(reusable_bytes=0)
+    space.reserve(room=0)
     assert space.reserved
     assert (volume / "db-ballast").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_ballast_makes_room_for_the_log_if_only_the_database_has_some(volume: Path) -> None:
+    space = Space(volume / "db", floor_bytes=None)
+    space.reserve(room=0)
+    fill(volume / "filler", leave=500_000)
+    space.reserve(room=1_000_000)
+    assert space.reserved
+    assert space.low(lambda: 16_000_000)
+    space.reserve(room=16_000_000)
+    assert not space.reserved
+    assert not space.low(lambda: 16_000_000)
+    # What is committed and will make the file grow takes space too.
+    assert space.low(lambda: -2_000_000)

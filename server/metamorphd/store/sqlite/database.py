@@ -3,10 +3,10 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import apsw
 import structlog
@@ -29,8 +29,9 @@ T = TypeVar("T")
 
 # "MTMF": distinguishes our files from any other SQLite database.
 APPLICATION_ID = 0x4D544D46
-REUSABLE_BYTES = """
-SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size
+PAGES = """
+SELECT freelist_count * page_size, page_count * page_size
+FROM pragma_freelist_count, pragma_page_count, pragma_page_size
 """
 RESERVE_SECONDS = 1.0
 QUICK_CHECK_OK = [("ok",)]
@@ -108,14 +109,17 @@ class SqliteDatabase:
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         growing = is_growing(operation)
-        if growing:
-            self._space.require()
-        return await self._write(
-            lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs), scope, growing=growing
-        )
+
+        def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
+            if growing:
+                # Only now: what waited before it has grown.
+                self._space.require(partial(self._room, connection))
+            return operation(SqliteTransaction(connection, scope), *args, **kwargs)
+
+        return await self._write(bound, scope, growing=growing)
 
     def require_space(self) -> None:
-        self._space.require()
+        self._space.require(self._room)
 
     @property
     def free_bytes(self) -> int:
@@ -149,7 +153,7 @@ class SqliteDatabase:
             await self._writer.probe()
         except StorageFull:
             # With the ballast, all but growth still works.
-            return None if self._space.low and self._space.reserved else "write"
+            return None if self._space.low(self._room) and self._space.reserved else "write"
         except Exception:
             logger.exception("the database cannot be written")
             return "write"
@@ -198,13 +202,25 @@ class SqliteDatabase:
 
     async def _reserve(self) -> None:
         while True:
-            try:
-                reusable = _number(self._inline(), REUSABLE_BYTES)
-            except apsw.Error:
-                # `failing` reports it.
-                reusable = 0
-            await asyncio.to_thread(self._space.reserve, reusable_bytes=reusable)
+            await asyncio.to_thread(self._space.reserve, room=self._room())
             await asyncio.sleep(RESERVE_SECONDS)
+            if self._space.tight:
+                # Sooner than otherwise, since the log itself may take up what is missing.
+                self._writer.between_writes(self._log.cut)
+                await asyncio.sleep(RESERVE_SECONDS)
+
+    def _room(self, connection: apsw.Connection | None = None) -> int:
+        """Returns the bytes that are free in the database, less those by which its file will grow.
+
+        `connection` is the writer's on its thread, and on the event loop's thread None.
+        """
+        try:
+            rows: Any = (connection or self._inline()).execute(PAGES).fetchall()
+            ((free, whole),) = rows
+            return int(free - max(0, whole - self._path.stat().st_size))
+        except (apsw.Error, OSError, StoreNotReady):
+            # `failing` reports it.
+            return 0
 
     def _open_files(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

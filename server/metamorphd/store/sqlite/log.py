@@ -75,6 +75,10 @@ class Log:
 
     def close(self) -> None:
         """Empties the log, and makes durable what was cleared. To be called once the writer's thread has ended."""
+        self.cut()
+
+    def cut(self) -> None:
+        """Empties the log and truncates its file, unless a snapshot needs it. To be called on the writer's thread."""
         self._truncated = float("-inf")
         self._empty()
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from metamorphd.errors import StorageFull
@@ -13,11 +14,17 @@ MIB = 1024 * 1024
 SHARE = 16
 LARGEST_FLOOR = 256 * MIB
 LARGEST_BALLAST = 64 * MIB
+# What is in the log may still make the database grow.
+LARGEST_LOG = 64 * MIB
 # A log of a few pages, its index, and a migration that adds tables.
 OPENING_BYTES = MIB
 RETRY_SECONDS = 30.0
 # A write that failed this long after the ballast was released has met the volume as it was before.
 RELEASE_SECONDS = 2.0
+
+# Returns the bytes that are free within the database, less those by which its file will grow. It is called only if it
+# matters.
+Room = Callable[[], int]
 
 
 class Space:
@@ -35,7 +42,6 @@ class Space:
         self._floor_bytes = floor_bytes
         self._lock = threading.Lock()
         self._released = float("-inf")
-        self._reusable_bytes = 0
 
     @property
     def free_bytes(self) -> int:
@@ -43,21 +49,29 @@ class Space:
         volume = os.statvfs(self._directory)
         return volume.f_bavail * volume.f_frsize
 
-    @property
-    def low(self) -> bool:
+    def low(self, room: Room) -> bool:
         """Returns whether free space is below the floor. A volume that fails is not low: it refuses writes itself."""
         try:
             (ballast, floor), free = self._sizes(), self.free_bytes
         except OSError:
             return False
         # Space for the ballast is not for growth.
-        available = free - (0 if self.reserved else ballast) + self._reusable_bytes
-        # A change takes space in the write-ahead log, also if the database has free pages for it.
-        return floor > 0 and (available < floor or free < min(floor, ballast) // 4)
+        available = free - (0 if self.reserved else ballast)
+        if floor == 0 or available >= floor + LARGEST_LOG:
+            return False
+        return self.tight or available + room() < floor
 
-    def require(self) -> None:
+    @property
+    def tight(self) -> bool:
+        """Returns whether free space is too little for the log: a change takes it also where the database has room."""
+        try:
+            return self.free_bytes < min(self._sizes()) // 4
+        except OSError:
+            return False
+
+    def require(self, room: Room) -> None:
         """Raises StorageFull if free space is below the floor."""
-        if self.low:
+        if self.low(room):
             raise StorageFull(retry_delay=RETRY_SECONDS)
 
     @property
@@ -71,16 +85,18 @@ class Space:
             if self.free_bytes < OPENING_BYTES:
                 self.release()
 
-    def reserve(self, *, reusable_bytes: int) -> None:
-        """Creates the ballast if it is missing and there is enough space. `reusable_bytes` are free in the database.
+    def reserve(self, *, room: int) -> None:
+        """Creates the ballast if it is missing and there is enough space. `room` is as for `low`.
 
-        Blocks; raises nothing, since the volume may fail too.
+        Deletes it where only the log lacks space, because the database has some, whose file does not shrink: nothing
+        else would ever make room for the log. Blocks; raises nothing, since the volume may fail too.
         """
-        self._reusable_bytes = reusable_bytes
         with self._lock, contextlib.suppress(OSError):
             ballast, floor = self._sizes()
             if floor > 0 and not self.reserved and self.free_bytes >= floor + 2 * ballast:
                 self._create_ballast(ballast)
+            elif self.reserved and self.tight and room >= floor + ballast:
+                self._ballast.unlink()
 
     def release(self) -> bool:
         """Deletes the ballast after a write has failed. Returns whether that write may succeed now. Blocks."""
