@@ -72,6 +72,7 @@ class Housekeeping:
             asyncio.create_task(self._run(self._count_backlog, BACKLOG_SECONDS)),
             asyncio.create_task(self._run(self._index, INDEX_ROUND_SECONDS)),
             asyncio.create_task(self._run(self._maintain, ROUND_SECONDS)),
+            asyncio.create_task(self._run(self._check, ROUND_SECONDS)),
         ]
         return self
 
@@ -88,6 +89,7 @@ class Housekeeping:
         await self._count_backlog()
         await self._index()
         await self._maintain()
+        await self._check()
 
     async def _prune(self) -> None:
         """Deletes what is expired."""
@@ -182,6 +184,13 @@ class Housekeeping:
         more = True
         while more:
             more = await self._database.maintain()
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _check(self) -> None:
+        """Checks the store for damage."""
+        more = True
+        while more:
+            more = await self._database.check()
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _run(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:

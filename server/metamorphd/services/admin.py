@@ -48,10 +48,16 @@ class AdminService:
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, scope: Scope) -> pb.GetServerInfoResponse:
         engine_version, schema_version = await self._database.versions()
         backlog = await self._database.read_system(get_backlog, scope)
+        checked = self._database.checked
         return pb.GetServerInfoResponse(
             version=self._build.version,
             store=pb.StoreInfo(
-                engine=self._database.engine, engine_version=engine_version, schema_version=schema_version
+                engine=self._database.engine,
+                engine_version=engine_version,
+                schema_version=schema_version,
+                check=pb.StoreCheck(
+                    complete_time=timestamp(checked.complete_time), faults=checked.faults, progress=checked.progress
+                ),
             ),
             start_time=timestamp(self._build.start_time),
             uptime=duration(self._clock.now() - self._build.start_time),

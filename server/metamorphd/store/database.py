@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from metamorphd.models.caller import Scope
+from metamorphd.models.store_check import StoreCheck
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,8 +85,9 @@ class Database(Protocol):
     async def __aexit__(self, *_: object) -> None: ...
 
     async def failing(self) -> str | None:
-        """Returns a check that fails, or None: `store` if the store cannot be read, `write` if it cannot be written.
+        """Returns a check that fails, or None.
 
+        `store` if the store cannot be read, `damaged` if `check` has found faults, `write` if it cannot be written.
         Answers within a few seconds, and logs the error.
         """
 
@@ -125,6 +127,13 @@ class Database(Protocol):
 
     async def maintain(self) -> bool:
         """Does a step of the work that this engine has apart from operations. Returns whether there may be more."""
+
+    async def check(self) -> bool:
+        """Does a step of checking the store for damage, if that is due. Returns whether there is more."""
+
+    @property
+    def checked(self) -> StoreCheck:
+        """What `check` has found."""
 
     async def versions(self) -> tuple[str, int]:
         """Returns the engine's version and the newest migration that is applied."""

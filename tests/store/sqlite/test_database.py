@@ -124,20 +124,6 @@ async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
         await at(path).__aenter__()
 
 
-async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "metamorph.db"
-    database = at(path)
-    await database.__aenter__()
-    for _ in range(200):
-        await new_session(database, title="x" * 200)
-    await database.__aexit__()
-    data = bytearray(path.read_bytes())
-    data[8192 : len(data) // 2] = bytes(len(data) // 2 - 8192)
-    path.write_bytes(data)
-    with pytest.raises(StartupRefused, match=r"damaged|cannot be opened"):
-        await at(path).__aenter__()
-
-
 async def test_an_operation_that_awaits_anything_else_fails(database: SqliteDatabase) -> None:
     async def sleeps(tx: Transaction) -> None:
         await asyncio.sleep(0)

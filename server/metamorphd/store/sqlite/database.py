@@ -1,7 +1,6 @@
 """A SQLite file: its connections, where operations run, and how it is opened."""
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
@@ -13,11 +12,14 @@ import structlog
 
 from metamorphd.errors import StartupRefused, StorageFull, StoreNotReady
 from metamorphd.models.caller import Scope, server_scope
+from metamorphd.models.store_check import StoreCheck
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_growing, is_point_read, is_search_read
 from metamorphd.store.fills import FILLS
+from metamorphd.store.sqlite.check import Check
 from metamorphd.store.sqlite.gaps import Gaps
 from metamorphd.store.sqlite.gate import Gate
+from metamorphd.store.sqlite.lock import Lock
 from metamorphd.store.sqlite.log import Log
 from metamorphd.store.sqlite.old_index import remove_old_index
 from metamorphd.store.sqlite.readers import Readers
@@ -34,7 +36,6 @@ SELECT freelist_count * page_size, page_count * page_size
 FROM pragma_freelist_count, pragma_page_count, pragma_page_size
 """
 RESERVE_SECONDS = 1.0
-QUICK_CHECK_OK = [("ok",)]
 
 logger = structlog.get_logger(__name__)
 
@@ -52,12 +53,13 @@ class SqliteDatabase:
     writer_class: ClassVar[type[Writer]] = Writer
 
     def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None, floor_bytes: int | None = 0) -> None:
-        self._path = path
+        # SQLite names the log after the file, not after a link to it.
+        self._path = Path(os.path.realpath(path))
+        self._lock = Lock(self._path)
         self._synchronous = synchronous
         self._vfs = vfs
-        self._space = Space(path, floor_bytes=floor_bytes)
-        self._gaps = Gaps(path)
-        self._lock_file: int | None = None
+        self._space = Space(self._path, floor_bytes=floor_bytes)
+        self._gaps = Gaps(self._path)
         self._connections: list[apsw.Connection] = []
         self._open = False
 
@@ -82,7 +84,9 @@ class SqliteDatabase:
         )
         self._writer = self.writer_class(self._connection, log=self._log)
         self._log.start(self._writer.between_writes)
-        self._readers = Readers(connect=partial(self._connect, readonly=True), gate=gate)
+        connect = partial(self._connect, readonly=True)
+        self._readers = Readers(connect=connect, gate=gate)
+        self._check = Check(self._path, connect=connect, gate=gate, clean=self._clean)
         self._open = True
         self._reserving = asyncio.create_task(self._reserve())
         return self
@@ -96,6 +100,7 @@ class SqliteDatabase:
         await self._writer.close()
         await self._readers.close()
         await asyncio.to_thread(self._log.close)
+        await asyncio.to_thread(self._check.close)
         self._close_files()
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -149,6 +154,8 @@ class SqliteDatabase:
         except Exception:
             logger.exception("the database cannot be read")
             return "store"
+        if self._check.found.faults:
+            return "damaged"
         try:
             await self._writer.probe()
         except StorageFull:
@@ -166,9 +173,27 @@ class SqliteDatabase:
         sweeping = await asyncio.to_thread(self._log.sweep)
         return await self._write(remove_old_index, server_scope(), growing=False) or sweeping
 
+    async def check(self) -> bool:
+        return await asyncio.to_thread(self._check.step)
+
+    @property
+    def checked(self) -> StoreCheck:
+        return self._check.found if self._open else StoreCheck()
+
     @property
     def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
-        return {"metamorph_wal_bytes": ("Size of the write-ahead log", self._log_bytes)}
+        return {
+            "metamorph_wal_bytes": ("Size of the write-ahead log", self._log_bytes),
+            "metamorph_check_faults": ("Kinds of damage found in the database", lambda: len(self.checked.faults)),
+            "metamorph_check_progress_ratio": (
+                "Share of tables and indexes that the check in progress has done, 1 if there is none",
+                lambda: self.checked.progress,
+            ),
+            "metamorph_check_complete_timestamp_seconds": (
+                "When all of the database was last checked for damage, 0 if it never was",
+                lambda: (self.checked.complete_time or 0) / 1e6,
+            ),
+        }
 
     def _log_bytes(self) -> float:
         try:
@@ -223,13 +248,12 @@ class SqliteDatabase:
             return 0
 
     def _open_files(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        self._lock.acquire()
+        # SQLite deletes the log when the last connection is closed.
+        self._clean = not Path(f"{self._path}-wal").exists()
         self._space.prepare()
         self._gaps.prepare()
         self._connection = self._connect(readonly=False)
-        if self._connection.execute("PRAGMA quick_check(1)").fetchall() != QUICK_CHECK_OK:
-            raise StartupRefused(f"{self._path} is damaged (PRAGMA quick_check); restore it from a backup")
         migrate(self._connection, self._path)
         self._point_reader = self._connect(readonly=True)
         self._gaps.open()
@@ -242,24 +266,12 @@ class SqliteDatabase:
             connection.execute("PRAGMA " + pragma).fetchall()
         return connection
 
-    def _lock(self) -> None:
-        """One server a file: flock on a file beside it, which the system releases however the process ends."""
-        self._lock_file = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartupRefused(
-                f"{self._path} is in use by another server; stop that one or set DATABASE_PATH to another file"
-            ) from None
-
     def _close_files(self) -> None:
         for connection in reversed(self._connections):
             connection.close()
         self._connections.clear()
         self._gaps.close()
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        self._lock.release()
 
 
 def _pragmas(*, synchronous: str, readonly: bool) -> Iterable[str]:

@@ -762,6 +762,8 @@ type StoreInfo struct {
 	EngineVersion string `protobuf:"bytes,2,opt,name=engine_version,json=engineVersion,proto3" json:"engine_version,omitempty"`
 	// The newest migration that was applied.
 	SchemaVersion int32 `protobuf:"varint,3,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
+	// The check for damage.
+	Check         *StoreCheck `protobuf:"bytes,4,opt,name=check,proto3" json:"check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -817,6 +819,79 @@ func (x *StoreInfo) GetSchemaVersion() int32 {
 	return 0
 }
 
+func (x *StoreInfo) GetCheck() *StoreCheck {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+// The check of the store for damage. It runs once a day in the background, and at once if the store was not closed
+// properly. While there are faults, the server's health is NOT_SERVING.
+type StoreCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When all of the store was last checked. Absent if it never was.
+	CompleteTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=complete_time,json=completeTime,proto3" json:"complete_time,omitempty"`
+	// What is damaged, at most 16 lines each from the last complete check and from the one in progress. Empty if nothing
+	// is.
+	Faults []string `protobuf:"bytes,2,rep,name=faults,proto3" json:"faults,omitempty"`
+	// The share of tables and indexes that the check in progress has done, from 0 to 1. 1 if none is in progress.
+	Progress      float64 `protobuf:"fixed64,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreCheck) Reset() {
+	*x = StoreCheck{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreCheck) ProtoMessage() {}
+
+func (x *StoreCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreCheck.ProtoReflect.Descriptor instead.
+func (*StoreCheck) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *StoreCheck) GetCompleteTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CompleteTime
+	}
+	return nil
+}
+
+func (x *StoreCheck) GetFaults() []string {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
+func (x *StoreCheck) GetProgress() float64 {
+	if x != nil {
+		return x.Progress
+	}
+	return 0
+}
+
 // What is deleted, and so hidden, and not erased from the server's files yet.
 type ErasureBacklog struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -832,7 +907,7 @@ type ErasureBacklog struct {
 
 func (x *ErasureBacklog) Reset() {
 	*x = ErasureBacklog{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +919,7 @@ func (x *ErasureBacklog) String() string {
 func (*ErasureBacklog) ProtoMessage() {}
 
 func (x *ErasureBacklog) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +932,7 @@ func (x *ErasureBacklog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasureBacklog.ProtoReflect.Descriptor instead.
 func (*ErasureBacklog) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ErasureBacklog) GetResourceCount() int32 {
@@ -890,7 +965,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +977,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +990,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
 }
 
 // Information about the server.
@@ -946,7 +1021,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1033,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1046,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -1095,11 +1170,17 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
 	"updateMask\"T\n" +
 	"\x19UpdateVaultLimitsResponse\x127\n" +
-	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\"q\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\"\xa7\x01\n" +
 	"\tStoreInfo\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12%\n" +
 	"\x0eengine_version\x18\x02 \x01(\tR\rengineVersion\x12%\n" +
-	"\x0eschema_version\x18\x03 \x01(\x05R\rschemaVersion\"\xa6\x01\n" +
+	"\x0eschema_version\x18\x03 \x01(\x05R\rschemaVersion\x124\n" +
+	"\x05check\x18\x04 \x01(\v2\x1e.metamorph.admin.v1.StoreCheckR\x05check\"\x81\x01\n" +
+	"\n" +
+	"StoreCheck\x12?\n" +
+	"\rcomplete_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\fcompleteTime\x12\x16\n" +
+	"\x06faults\x18\x02 \x03(\tR\x06faults\x12\x1a\n" +
+	"\bprogress\x18\x03 \x01(\x01R\bprogress\"\xa6\x01\n" +
 	"\x0eErasureBacklog\x12%\n" +
 	"\x0eresource_count\x18\x01 \x01(\x05R\rresourceCount\x12#\n" +
 	"\rmessage_count\x18\x02 \x01(\x03R\fmessageCount\x12H\n" +
@@ -1139,7 +1220,7 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_admin_v1_admin_service_proto_rawDescData
 }
 
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*UserTokens)(nil),                // 0: metamorph.admin.v1.UserTokens
 	(*Revocation)(nil),                // 1: metamorph.admin.v1.Revocation
@@ -1153,49 +1234,52 @@ var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*UpdateVaultLimitsRequest)(nil),  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest
 	(*UpdateVaultLimitsResponse)(nil), // 10: metamorph.admin.v1.UpdateVaultLimitsResponse
 	(*StoreInfo)(nil),                 // 11: metamorph.admin.v1.StoreInfo
-	(*ErasureBacklog)(nil),            // 12: metamorph.admin.v1.ErasureBacklog
-	(*GetServerInfoRequest)(nil),      // 13: metamorph.admin.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),     // 14: metamorph.admin.v1.GetServerInfoResponse
-	nil,                               // 15: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                 // 17: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),     // 18: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),       // 19: google.protobuf.Duration
+	(*StoreCheck)(nil),                // 12: metamorph.admin.v1.StoreCheck
+	(*ErasureBacklog)(nil),            // 13: metamorph.admin.v1.ErasureBacklog
+	(*GetServerInfoRequest)(nil),      // 14: metamorph.admin.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),     // 15: metamorph.admin.v1.GetServerInfoResponse
+	nil,                               // 16: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),     // 17: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                 // 18: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),     // 19: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),       // 20: google.protobuf.Duration
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	16, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	17, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	0,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	16, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	17, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	1,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	1,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	17, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	16, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	18, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	17, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
 	6,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	6,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	18, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	19, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
 	6,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	16, // 12: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
-	11, // 13: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	16, // 14: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	19, // 15: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	15, // 16: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	12, // 17: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
-	13, // 18: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	2,  // 19: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	4,  // 20: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	7,  // 21: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	9,  // 22: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	14, // 23: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	3,  // 24: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	5,  // 25: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	8,  // 26: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	10, // 27: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	23, // [23:28] is the sub-list for method output_type
-	18, // [18:23] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	12, // 12: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
+	17, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	17, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	11, // 15: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
+	17, // 16: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	20, // 17: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	16, // 18: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	13, // 19: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
+	14, // 20: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	2,  // 21: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	4,  // 22: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	7,  // 23: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	9,  // 24: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	15, // 25: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	3,  // 26: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	5,  // 27: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	8,  // 28: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	10, // 29: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	25, // [25:30] is the sub-list for method output_type
+	20, // [20:25] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -1218,7 +1302,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

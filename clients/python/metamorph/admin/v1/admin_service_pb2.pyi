@@ -373,26 +373,70 @@ class StoreInfo(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     ENGINE_VERSION_FIELD_NUMBER: _builtins.int
     SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     """`sqlite`."""
     engine_version: _builtins.str
     """The engine's own version."""
     schema_version: _builtins.int
     """The newest migration that was applied."""
+    @_builtins.property
+    def check(self) -> Global___StoreCheck:
+        """The check for damage."""
+
     def __init__(
         self,
         *,
         engine: _builtins.str = ...,
         engine_version: _builtins.str = ...,
         schema_version: _builtins.int = ...,
+        check: Global___StoreCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "engine_version", b"engine_version", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "engine", b"engine", "engine_version", b"engine_version", "schema_version", b"schema_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreInfo: _TypeAlias = StoreInfo  # noqa: Y015
+
+@_typing.final
+class StoreCheck(_message.Message):
+    """The check of the store for damage. It runs once a day in the background, and at once if the store was not closed
+    properly. While there are faults, the server's health is NOT_SERVING.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETE_TIME_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    progress: _builtins.float
+    """The share of tables and indexes that the check in progress has done, from 0 to 1. 1 if none is in progress."""
+    @_builtins.property
+    def complete_time(self) -> _timestamp_pb2.Timestamp:
+        """When all of the store was last checked. Absent if it never was."""
+
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is damaged, at most 16 lines each from the last complete check and from the one in progress. Empty if nothing
+        is.
+        """
+
+    def __init__(
+        self,
+        *,
+        complete_time: _timestamp_pb2.Timestamp | None = ...,
+        faults: _abc.Iterable[_builtins.str] | None = ...,
+        progress: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "faults", b"faults", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreCheck: _TypeAlias = StoreCheck  # noqa: Y015
 
 @_typing.final
 class ErasureBacklog(_message.Message):

@@ -398,6 +398,13 @@ export declare type StoreInfo = Message<"metamorph.admin.v1.StoreInfo"> & {
    * @generated from field: int32 schema_version = 3;
    */
   schemaVersion: number;
+
+  /**
+   * The check for damage.
+   *
+   * @generated from field: metamorph.admin.v1.StoreCheck check = 4;
+   */
+  check?: StoreCheck | undefined;
 };
 
 /**
@@ -405,6 +412,42 @@ export declare type StoreInfo = Message<"metamorph.admin.v1.StoreInfo"> & {
  * Use `create(StoreInfoSchema)` to create a new message.
  */
 export declare const StoreInfoSchema: GenMessage<StoreInfo>;
+
+/**
+ * The check of the store for damage. It runs once a day in the background, and at once if the store was not closed
+ * properly. While there are faults, the server's health is NOT_SERVING.
+ *
+ * @generated from message metamorph.admin.v1.StoreCheck
+ */
+export declare type StoreCheck = Message<"metamorph.admin.v1.StoreCheck"> & {
+  /**
+   * When all of the store was last checked. Absent if it never was.
+   *
+   * @generated from field: google.protobuf.Timestamp complete_time = 1;
+   */
+  completeTime?: Timestamp | undefined;
+
+  /**
+   * What is damaged, at most 16 lines each from the last complete check and from the one in progress. Empty if nothing
+   * is.
+   *
+   * @generated from field: repeated string faults = 2;
+   */
+  faults: string[];
+
+  /**
+   * The share of tables and indexes that the check in progress has done, from 0 to 1. 1 if none is in progress.
+   *
+   * @generated from field: double progress = 3;
+   */
+  progress: number;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.StoreCheck.
+ * Use `create(StoreCheckSchema)` to create a new message.
+ */
+export declare const StoreCheckSchema: GenMessage<StoreCheck>;
 
 /**
  * What is deleted, and so hidden, and not erased from the server's files yet.
