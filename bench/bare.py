@@ -23,6 +23,7 @@ from metamorph.chat.v1.chat_service_pb2 import (
 from metamorph.chat.v1.session_pb2 import Session
 from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
+from metamorphd.chat.prompts import PromptMemory, Prompts
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.edge.grpc.hardened_server import hardened_server
@@ -45,21 +46,23 @@ async def _servicer(directory: Path) -> ChatService:
     catalog = load_catalog(None)
     database = SqliteDatabase(path=directory / "bare.db", synchronous="FULL")
     await database.__aenter__()
+    terms = Terms(
+        catalog=catalog,
+        default_model=catalog.models[0].model,
+        max_output_tokens=100,
+        max_running_turns=1000,
+        compact_above=0,
+        owner="srv_test",
+        lease=30_000_000,
+    )
+    memory = BytesInFlight(total=1 << 27, per_vault=1 << 27)
     engine = TurnEngine(
         database=database,
         model=Offline(),
         clock=clock,
-        terms=Terms(
-            catalog=catalog,
-            default_model=catalog.models[0].model,
-            max_output_tokens=100,
-            max_running_turns=1000,
-            compact_above=0,
-            owner="srv_test",
-            lease=30_000_000,
-        ),
+        terms=terms,
         titles=Titles(database=database, model=Offline(), catalog=catalog, clock=clock, title_model=""),
-        in_flight=BytesInFlight(total=1 << 27, per_vault=1 << 27),
+        prompts=Prompts(database=database, terms=terms, memory=PromptMemory(texts=memory, attachments=memory)),
         time_limit=60,
     )
     return ChatService(

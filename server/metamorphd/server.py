@@ -23,6 +23,7 @@ from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
+from metamorphd.chat.prompts import PromptMemory, Prompts
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.edge.connections import connection_limits, raise_descriptor_limit
@@ -63,6 +64,8 @@ LAST_SEND_SECONDS = 2.0
 # Time for a server that failed to answer its callers.
 LAST_STOP_SECONDS = 5.0
 SWITCH_SECONDS = 0.001
+# Of the memory for requests, as much for the texts of prompts.
+TEXTS_SHARE = 0.5
 SWEEP_SECONDS = 2.0
 LEASE_MICROSECONDS = 30_000_000
 RESUME_FACTOR = 10
@@ -181,13 +184,17 @@ class Server:
             clock=self._clock,
             title_model=self._settings.session_title_model,
         )
+        terms = _terms(self._settings, self._catalog, self._clock)
+        memory = PromptMemory(
+            texts=_in_flight(self._settings, share=TEXTS_SHARE), attachments=_in_flight(self._settings)
+        )
         engine = TurnEngine(
             database=self._database,
             model=self._model,
             clock=self._clock,
-            terms=_terms(self._settings, self._catalog, self._clock),
+            terms=terms,
             titles=titles,
-            in_flight=_in_flight(self._settings),
+            prompts=Prompts(database=self._database, terms=terms, memory=memory),
             time_limit=self._settings.turn_timeout_seconds,
         )
         running = Gauge("metamorph_running_turns", "Turns that are generating a reply", registry=self._metrics.registry)
@@ -282,8 +289,11 @@ def _model(settings: Settings) -> Model:
     )
 
 
-def _in_flight(settings: Settings) -> BytesInFlight:
-    return BytesInFlight(total=settings.max_bytes_in_flight, per_vault=settings.max_vault_bytes_in_flight)
+def _in_flight(settings: Settings, *, share: float = 1.0) -> BytesInFlight:
+    """Returns a share of the configured budget of memory."""
+    return BytesInFlight(
+        total=int(settings.max_bytes_in_flight * share), per_vault=int(settings.max_vault_bytes_in_flight * share)
+    )
 
 
 def _tls(settings: Settings) -> Tls | None:

@@ -10,6 +10,7 @@ from metamorphd.chat.prompt_builder import (
     without_missing,
 )
 from metamorphd.models.content import (
+    Block,
     CompactionBlock,
     Content,
     DocumentBlock,
@@ -19,23 +20,21 @@ from metamorphd.models.content import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from metamorphd.models.message import Message, Role
-
-from tests.support.rows import new_message
+from metamorphd.models.message import BranchMessage, Role
 
 CALL = ToolUseBlock("t1", "tool", "{}")
 RESULT = ToolResultBlock("t1", (), False)
 
 
-def user(*content: object) -> Message:
-    return new_message("ses", content=content)
+def user(*content: Block) -> BranchMessage:
+    return BranchMessage(Role.USER, content, is_root=True)
 
 
-def reply(*content: object) -> Message:
-    return new_message("ses", content=content, role=Role.ASSISTANT)
+def reply(*content: Block) -> BranchMessage:
+    return BranchMessage(Role.ASSISTANT, content, is_root=False)
 
 
-def prompt(*branch: Message) -> list[tuple[Role, Content]]:
+def prompt(*branch: BranchMessage) -> list[tuple[Role, Content]]:
     return [(message.role, message.content) for message in prompt_messages(branch)]
 
 

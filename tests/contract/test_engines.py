@@ -9,8 +9,9 @@ from tests.support.paths import ROOT
 from tests.support.statements import STORE
 
 TESTS = ROOT / "tests"
-# The list of engines, and this file.
-EXCEPTIONS = {TESTS / "support/engines.py", Path(__file__)}
+# The list of engines, what writes large files of one in bulk, and this file.
+GENERATED = TESTS / "support/generated"
+EXCEPTIONS = {TESTS / "support/engines.py", GENERATED / "generate.py", GENERATED / "stock.py", Path(__file__)}
 each_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 
 

@@ -109,7 +109,7 @@ async def conversation(database: Database, *texts: str) -> tuple[str, list[str]]
 
 async def read(database: Database, session_id: str, leaf: str, max_bytes: int = ALL) -> Sequence[str]:
     branch = await database.read(get_branch, ACME, session_id=session_id, leaf_message_id=leaf, max_bytes=max_bytes)
-    return [text_of(message.content) for message in branch]
+    return [text_of(message.content) for message in branch.messages or ()]
 
 
 async def test_a_prompts_branch_begins_with_the_message_that_opens_the_last_summary(database: Database) -> None:

@@ -74,9 +74,9 @@ async def test_the_prompt_is_the_branch_and_the_system_prompt_of_session_or_vaul
     second = await new_turn(database, session.session_id, "two", parent=first.user_message_id)
     changes = VaultChanges(system_prompt="of vault")
     await database.write(update_vault, ACME, changes=changes, etag="", hash_key=KEY, now=1)
-    prompt, branch = await database.read(get_prompt, ACME, turn=second, terms=TERMS)
-    assert prompt == "of vault"
-    assert [text_of(message.content) for message in branch] == ["one", "two"]
+    prompt = await database.read(get_prompt, ACME, turn=second, terms=TERMS)
+    assert prompt.system_prompt == "of vault"
+    assert [text_of(message.content) for message in prompt.branch.messages or ()] == ["one", "two"]
 
 
 async def test_a_finished_turn_stores_its_text_as_the_reply(database: Database) -> None:
@@ -268,7 +268,15 @@ async def test_a_leaf_of_another_session_is_not_found(database: Database) -> Non
 async def test_a_branch_is_read_from_its_root(database: Database) -> None:
     session, leaf = await tree(database)
     branch = await database.read(get_branch, ACME, session_id=session, leaf_message_id=leaf, max_bytes=1_000_000)
-    assert [text_of(message.content) for message in branch] == ["a", "b", "c"]
+    assert [(text_of(message.content), message.is_root) for message in branch.messages or ()] == [
+        ("a", True),
+        ("b", False),
+        ("c", False),
+    ]
+    unread = await database.read(
+        get_branch, ACME, session_id=session, leaf_message_id=leaf, max_bytes=1_000_000, read_bytes=branch.size - 1
+    )
+    assert (unread.size, unread.messages) == (branch.size, None)
     assert new_message(session).parent_message_id is None
 
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
@@ -14,30 +13,21 @@ from metamorphd.chat.follower import Follower
 from metamorphd.chat.generation import Generation, Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.pace import Pace
-from metamorphd.chat.prompt_builder import (
-    attachment_ids,
-    attachments_size,
-    prompt_messages,
-    within_limit,
-    without_missing,
-)
+from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, StoreNotReady, TurnNotFound
-from metamorphd.in_flight import BytesInFlight
-from metamorphd.llm.interface import Model, Prompt
+from metamorphd.llm.interface import Model
 from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope, server_scope
-from metamorphd.models.generation import EffectiveOptions, GenerationOptions
+from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn, TurnEvent, TurnStatus
-from metamorphd.store.attachments import load_attachments
 from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
-from metamorphd.store.turns.prompt import get_prompt, plan_prompt
 from metamorphd.store.turns.read import get_turn, started_event
 from metamorphd.store.turns.terms import Terms
 
@@ -88,7 +78,7 @@ class TurnEngine:
         clock: Clock,
         terms: Terms,
         titles: Titles,
-        in_flight: BytesInFlight,
+        prompts: Prompts,
         time_limit: float,
     ) -> None:
         self._database = database
@@ -96,7 +86,7 @@ class TurnEngine:
         self._model = model
         self._terms = terms
         self._titles = titles
-        self._in_flight = in_flight
+        self._prompts = prompts
         self._time_limit = time_limit
         self._log = EventLog(database=database, clock=clock)
         self._pace = Pace(running_turns=lambda: len(self._live))
@@ -152,16 +142,11 @@ class TurnEngine:
     async def count_tokens(self, scope: Scope, *, send: Send) -> int:
         """Returns the input tokens that the message would use. Raises the errors of `plan_prompt` and of the model."""
         self._refuse_unswept()
-        system_prompt, branch, options = await self._database.read(
-            plan_prompt,
-            scope,
-            message=send.message,
-            parent=send.parent_message_id,
-            options=send.options,
-            terms=self._terms,
+        prompt = self._prompts.of_message(
+            scope, send.message, send.uploads, parent=send.parent_message_id, options=send.options
         )
-        async with self._prompt_of(scope, system_prompt, branch, options, send.uploads) as prompt:
-            return await self._model.count_tokens(prompt)
+        async with prompt as read:
+            return await self._model.count_tokens(read)
 
     async def cancel_turn(self, scope: Scope, *, turn_id: str) -> Turn:
         """Stops a turn, and returns it once it has ended. The partial reply is kept. Raises TurnNotFound.
@@ -276,7 +261,7 @@ class TurnEngine:
         if turn.turn_id == turn_id:
             generation = Generation(
                 model=self._model,
-                prompt=lambda: self._prompt(scope, turn),
+                prompt=lambda: self._prompts.of_turn(scope, turn),
                 cost=lambda usage: self._terms.catalog.cost(turn.model, usage),
                 time_limit=self._time_limit,
                 pace=self._pace,
@@ -292,34 +277,3 @@ class TurnEngine:
                 del self._live[scope.vault_id, turn_id]
                 live.wake()
             self._spawn(self._titles.name_session(scope, finished), among=self._titling)
-
-    @asynccontextmanager
-    async def _prompt(self, scope: Scope, turn: Turn) -> AsyncGenerator[Prompt]:
-        system_prompt, branch = await self._database.read(get_prompt, scope, turn=turn, terms=self._terms)
-        options = replace(turn.options, model=turn.model)
-        async with self._prompt_of(scope, system_prompt, branch, options) as prompt:
-            yield prompt
-
-    @asynccontextmanager
-    async def _prompt_of(
-        self,
-        scope: Scope,
-        system_prompt: str,
-        branch: Sequence[Message],
-        options: EffectiveOptions,
-        uploads: Sequence[Upload] = (),
-    ) -> AsyncGenerator[Prompt]:
-        """Yields a prompt with its attachments, for which it waits until there is memory."""
-        messages = within_limit(prompt_messages(branch))
-        attachments = {upload.attachment_id: upload.data for upload in uploads}
-        missing = attachment_ids(messages) - attachments.keys()
-        async with self._in_flight.reserved(scope.vault_id, attachments_size(messages)):
-            if missing:
-                attachments |= await self._database.read(load_attachments, scope, attachment_ids=missing)
-            yield Prompt(
-                system_prompt=system_prompt,
-                messages=without_missing(messages, attachments.keys()),
-                attachments=attachments,
-                options=replace(options, max_output_tokens=self._terms.output_tokens(options)),
-            )
-            attachments.clear()

@@ -22,23 +22,25 @@ from metamorphd.models.content import (
     attachment_blocks,
     map_attachments,
 )
-from metamorphd.models.message import Message, Role
+from metamorphd.models.message import BranchMessage, Role
 
+BLANK = " \t\n\f\r"
 # Without this placeholder a conversation might begin or end with the assistant, which the provider rejects.
 GONE = TextBlock("[This message is not available any more.]")
 
 
-def prompt_messages(branch: Sequence[Message]) -> tuple[PromptMessage, ...]:
+def prompt_messages(branch: Sequence[BranchMessage]) -> tuple[PromptMessage, ...]:
     """Returns the messages of the prompt for a branch, oldest first."""
     recent = branch[_beginning(branch) :]
     messages = []
     for place, message in enumerate(recent):
         before = recent[place - 1].content if place else ()
         after = recent[place + 1].content if place + 1 < len(recent) else ()
-        answered = (
-            _answered(message.content, after) if message.role is Role.ASSISTANT else _answered(before, message.content)
-        )
-        content = tuple(block for block in message.content if _sendable(block, answered))
+        content = message.content
+        if not _is_plain(content):
+            asks = message.role is Role.ASSISTANT
+            answered = _answered(content, after) if asks else _answered(before, content)
+            content = tuple(block for block in content if _sendable(block, answered))
         if message.role is Role.USER:
             messages.append(PromptMessage(message.role, content or (GONE,)))
         elif any(not isinstance(block, ThinkingBlock) for block in content):
@@ -46,7 +48,7 @@ def prompt_messages(branch: Sequence[Message]) -> tuple[PromptMessage, ...]:
     return tuple(messages)
 
 
-def _beginning(branch: Sequence[Message]) -> int:
+def _beginning(branch: Sequence[BranchMessage]) -> int:
     """Returns the index of the first message to send: that of the last summary, or the user's message before it.
 
     A summary replaces what precedes it, but the conversation must begin with the user. A branch that was cut at the
@@ -57,9 +59,14 @@ def _beginning(branch: Sequence[Message]) -> int:
         place -= 1
     while place > 0 and not branch[place].opens_prompt:
         place -= 1
-    if place == 0 and branch[0].parent_message_id is not None:
+    if place == 0 and not branch[0].is_root:
         return next((place for place, message in enumerate(branch) if message.opens_prompt), 0)
     return max(place, 0)
+
+
+def _is_plain(content: Content) -> bool:
+    """Returns whether content is one text that can be sent, as most is."""
+    return len(content) == 1 and isinstance(content[0], TextBlock) and bool(content[0].text.strip(BLANK))
 
 
 def _answered(reply: Content, answer: Content) -> AbstractSet[str]:
@@ -73,7 +80,7 @@ def _sendable(block: Block, answered: AbstractSet[str]) -> bool:
     match block:
         case TextBlock():
             # The provider rejects text that is only ASCII whitespace. Other spaces count as text, as in the contract.
-            return bool(block.text.strip(" \t\n\f\r"))
+            return bool(block.text.strip(BLANK))
         case ThinkingBlock():
             return bool(block.signature or block.redacted)
         case ToolUseBlock() | ToolResultBlock():
@@ -88,7 +95,9 @@ LEFT_OUT = TextBlock("[An attachment that was here is not available any more.]")
 
 def within_limit(messages: Sequence[PromptMessage]) -> tuple[PromptMessage, ...]:
     """Returns messages with the newest attachments, up to `PROMPT_BYTES` in total. Older ones are replaced."""
-    sizes = [block.size for message in messages for block in attachment_blocks(message.content)]
+    sizes = [
+        block.size for message in filter(_has_attachments, messages) for block in attachment_blocks(message.content)
+    ]
     kept = sum(size <= PROMPT_BYTES for size in accumulate(reversed(sizes)))
     places = count(kept - len(sizes))
     return _only(messages, lambda _: next(places) >= 0)
@@ -101,12 +110,20 @@ def without_missing(messages: Iterable[PromptMessage], attachment_ids: AbstractS
 
 def attachment_ids(messages: Iterable[PromptMessage]) -> set[str]:
     """Returns the ids of the attachments in messages."""
-    return {block.attachment_id for message in messages for block in attachment_blocks(message.content)}
+    return {
+        block.attachment_id
+        for message in filter(_has_attachments, messages)
+        for block in attachment_blocks(message.content)
+    }
 
 
 def attachments_size(messages: Iterable[PromptMessage]) -> int:
     """Returns the size of the attachments in messages, in bytes. One that occurs twice counts once."""
-    sizes = {block.attachment_id: block.size for message in messages for block in attachment_blocks(message.content)}
+    sizes = {
+        block.attachment_id: block.size
+        for message in filter(_has_attachments, messages)
+        for block in attachment_blocks(message.content)
+    }
     return sum(sizes.values())
 
 
@@ -116,4 +133,13 @@ def _only(messages: Iterable[PromptMessage], keep: Callable[[AttachmentBlock], b
     def kept(block: AttachmentBlock) -> Part:
         return block if keep(block) else LEFT_OUT
 
-    return tuple(replace(message, content=map_attachments(message.content, kept)) for message in messages)
+    return tuple(
+        replace(message, content=map_attachments(message.content, kept)) if _has_attachments(message) else message
+        for message in messages
+    )
+
+
+def _has_attachments(message: PromptMessage) -> bool:
+    # Most messages are one text, and there are thousands.
+    content = message.content
+    return not (len(content) == 1 and isinstance(content[0], TextBlock)) and any(attachment_blocks(content))

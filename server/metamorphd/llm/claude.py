@@ -6,9 +6,10 @@ import json
 import operator
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,8 +27,8 @@ from metamorphd.errors import (
     UpstreamUnavailable,
 )
 from metamorphd.llm.event_stream import EventStream
-from metamorphd.llm.interface import Prompt, ReplyEvent
-from metamorphd.llm.messages_api import Reply, body_of, count_body_of
+from metamorphd.llm.interface import LARGE_TEXT, Prompt, ReplyEvent
+from metamorphd.llm.messages_api import Body, Reply, body_of, count_body_of
 
 # Importing anthropic takes seconds and tens of megabytes, so it happens on entry, when health checks are served.
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Claude:
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
         answered = False
         # Outside the try block, which would blame the provider for an error of ours.
-        body, headers = body_of(prompt, compact_above=self._compact_above)
+        body, headers = await _built(partial(body_of, compact_above=self._compact_above), prompt)
         # Attachments are not needed once they are sent, and a reply takes minutes.
         del prompt
         reply, stream = Reply(), EventStream()
@@ -115,7 +116,8 @@ class Claude:
                 raise UpstreamInterrupted
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        body, headers = count_body_of(prompt)
+        body, headers = await _built(count_body_of, prompt)
+        del prompt
         try:
             counted: Any = await self._client.post(
                 "/v1/messages/count_tokens", cast_to=self._counted, content=body, options={"headers": headers}
@@ -124,6 +126,13 @@ class Claude:
             return operator.index(counted.input_tokens)
         except self._errors.all as exc:
             raise self._errors.translate(exc, answered=False) from exc
+
+
+async def _built(build: Callable[[Prompt], Body], prompt: Prompt) -> Body:
+    """Returns a prompt's body. One that takes milliseconds is built on a thread."""
+    if prompt.attachments or prompt.text_bytes > LARGE_TEXT:
+        return await asyncio.to_thread(build, prompt)
+    return build(prompt)
 
 
 class _Errors:

@@ -15,6 +15,9 @@ from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
 from metamorphd.models.usage import Usage
 
+# In bytes. A prompt of more text takes milliseconds to build, so it is done on a thread.
+LARGE_TEXT = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
@@ -27,13 +30,15 @@ class Prompt:
     """One call to a model.
 
     `messages` are sorted oldest first, and the last one is the user's. `attachments` are the bytes of the images and
-    documents in them, by id. `options` always have a model and a maximum length of the reply.
+    documents in them, by id. `options` always have a model and a maximum length of the reply. `text_bytes` is the size
+    of the messages, about.
     """
 
     system_prompt: str
     messages: tuple[PromptMessage, ...]
     attachments: Mapping[str, bytes]
     options: EffectiveOptions
+    text_bytes: int = 0
 
 
 # In the events below, `block_index` is the position of the block in the reply's content, from 0, in order and without

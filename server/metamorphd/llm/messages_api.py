@@ -67,36 +67,35 @@ def body_of(prompt: Prompt, *, compact_above: int) -> Body:
 
     Schemas and tool inputs are sent unchanged, with members in the same order.
     """
-    slots = AttachmentSlots()
-    return _body(request_of(prompt, slots, compact_above=compact_above) | {"stream": True}, slots, prompt)
+    return _body(request_of(prompt, compact_above=compact_above) | {"stream": True}, prompt)
 
 
 def count_body_of(prompt: Prompt) -> Body:
     """Returns the body of a call that counts the input tokens of the request of `body_of`, and its headers."""
-    slots = AttachmentSlots()
-    request = request_of(prompt, slots, compact_above=0)
+    request = request_of(prompt, compact_above=0)
     counted = {name: value for name, value in request.items() if name not in ("max_tokens", "stop_sequences")}
-    return _body(counted, slots, prompt)
+    return _body(counted, prompt)
 
 
-def _body(request: dict[str, Any], slots: AttachmentSlots, prompt: Prompt) -> Body:
+def _body(request: dict[str, Any], prompt: Prompt) -> Body:
+    slots = AttachmentSlots()
     blocks = (block for message in prompt.messages for block in message.content)
-    body = RequestBody(request, slots, prompt.attachments)
+    messages = (
+        {"role": ROLES[message.role], "content": _content(message.content, slots)} for message in prompt.messages
+    )
+    body = RequestBody(request, messages, slots, prompt.attachments)
     headers = {"Content-Length": str(body.size)}
     if "context_management" in request or any(isinstance(block, CompactionBlock) for block in blocks):
         headers["anthropic-beta"] = COMPACTION_BETA
     return body, headers
 
 
-def request_of(prompt: Prompt, slots: AttachmentSlots, *, compact_above: int) -> dict[str, Any]:
-    """Returns the parameters of a call, with slots in place of the data of attachments."""
+def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
+    """Returns the parameters of a call, without its messages."""
     options = prompt.options
     request: dict[str, Any] = {
         "model": options.model,
         "max_tokens": options.max_output_tokens,
-        "messages": [
-            {"role": ROLES[message.role], "content": _content(message.content, slots)} for message in prompt.messages
-        ],
         "cache_control": {"type": "ephemeral"},
     }
     if prompt.system_prompt:

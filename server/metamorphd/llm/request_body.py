@@ -9,7 +9,7 @@ import json
 import re
 import secrets
 from binascii import b2a_base64
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -35,6 +35,9 @@ class AttachmentSlots:
 
     def split(self, serialized: bytes) -> Iterator[bytes | tuple[str, bool]]:
         """Yields the bytes between slots, and for each slot the id of its attachment and whether it is sent as text."""
+        if self._mark.encode() not in serialized:
+            yield serialized
+            return
         pattern = rb"(%s:(text|base64):([\w-]+))" % self._mark.encode()
         pieces = re.split(pattern, serialized)
         for place in range(0, len(pieces), 4):
@@ -44,11 +47,21 @@ class AttachmentSlots:
 
 
 class RequestBody:
-    """A JSON body. An iterable, because a retry sends it again. `size` is its length in bytes."""
+    """A JSON body: a request, which is not empty, and its messages. `size` is its length in bytes.
 
-    def __init__(self, request: Mapping[str, Any], slots: AttachmentSlots, attachments: Mapping[str, bytes]) -> None:
+    An iterable, because a retry sends it again. Messages are serialized one by one, since all at once would hold the
+    GIL for milliseconds.
+    """
+
+    def __init__(
+        self,
+        request: Mapping[str, Any],
+        messages: Iterable[Mapping[str, Any]],
+        slots: AttachmentSlots,
+        attachments: Mapping[str, bytes],
+    ) -> None:
         self._attachments = attachments
-        self._parts = list(slots.split(_serialized(request)))
+        self._parts = list(_joined(_pieces(request, messages, slots)))
         self.size = sum(len(part) if isinstance(part, bytes) else self._size(*part) for part in self._parts)
 
     def _size(self, attachment_id: str, plain: bool) -> int:
@@ -68,6 +81,35 @@ class RequestBody:
         """Drops the content. The SDK keeps a reference to the body as long as the reply is read."""
         self._parts.clear()
         self._attachments = {}
+
+
+def _pieces(
+    request: Mapping[str, Any], messages: Iterable[Mapping[str, Any]], slots: AttachmentSlots
+) -> Iterator[bytes | tuple[str, bool]]:
+    yield _serialized(request)[:-1] + b',"messages":['
+    separator = b""
+    for message in messages:
+        yield separator
+        yield from slots.split(_serialized(message))
+        separator = b","
+    yield b"]}"
+
+
+def _joined(pieces: Iterable[bytes | tuple[str, bool]]) -> Iterator[bytes | tuple[str, bool]]:
+    """Yields pieces with successive bytes joined, up to about `STEP_BYTES`: each one that is sent takes 20 µs."""
+    held = bytearray()
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            held += piece
+            if len(held) < STEP_BYTES:
+                continue
+        if held:
+            yield bytes(held)
+            held.clear()
+        if not isinstance(piece, bytes):
+            yield piece
+    if held:
+        yield bytes(held)
 
 
 def _serialized(request: Mapping[str, Any]) -> bytes:

@@ -30,6 +30,20 @@ class Message:
     partial: bool = False
 
     @property
+    def in_branch(self) -> "BranchMessage":
+        """Returns what a prompt needs of it."""
+        return BranchMessage(self.role, self.content, is_root=self.parent_message_id is None)
+
+
+@dataclass(frozen=True, slots=True)
+class BranchMessage:
+    """What a prompt needs of a message. A root follows no other one."""
+
+    role: Role
+    content: Content
+    is_root: bool
+
+    @property
     def opens_prompt(self) -> bool:
         """Returns whether a prompt can begin with it: it is a user's, and more than the results of tools."""
         return self.role is Role.USER and any(isinstance(block, Part) for block in self.content)
@@ -38,6 +52,17 @@ class Message:
     def summarizes(self) -> bool:
         """Returns whether it has a summary, which replaces everything before it in a prompt."""
         return any(isinstance(block, CompactionBlock) for block in self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The end of a branch, oldest first. `size` is that of its stored content in bytes.
+
+    `messages` is None if they were not read because of their size.
+    """
+
+    size: int
+    messages: tuple[BranchMessage, ...] | None
 
 
 @dataclass(frozen=True, slots=True)

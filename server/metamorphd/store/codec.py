@@ -62,6 +62,8 @@ def _encoded(block: Block) -> dict[str, Any]:
 
 
 def _decoded(fields: Mapping[str, Any]) -> Any:
+    if fields["type"] == "text":
+        return TextBlock(fields["text"])
     values = {name: value for name, value in fields.items() if name != "type"}
     if fields["type"] == "tool_result":
         values["content"] = tuple(map(_decoded, values["content"]))

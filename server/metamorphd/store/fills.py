@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from metamorphd.models.message import Message, Role
+from metamorphd.models.message import BranchMessage, Role
 from metamorphd.store.codec import decode_content
 
 # Runs a statement with parameters in the step's transaction, and returns its rows as they are read.
@@ -36,9 +36,7 @@ def fill_message_links(execute: Execute) -> None:
                 both = depth - jump_depth == jump_depth - far_depth
                 link = (depth + 1, *((far_message_id, far_depth) if both else (parent_message_id, depth)))
             links[message_id] = link
-            message = Message(
-                message_id, session_id, parent_message_id, Role(role), decode_content(content), "", "", "", None, 0
-            )
+            message = BranchMessage(Role(role), decode_content(content), is_root=parent_message_id is None)
             flags = (size, message.opens_prompt, message.summarizes)
             execute(CREATE_LINK, (vault_id, message_id, session_id, parent_message_id, *link, *flags))
             count += 1

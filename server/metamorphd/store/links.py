@@ -46,11 +46,12 @@ SELECT id, depth FROM hops ORDER BY depth LIMIT 1
 
 async def create_link(tx: Transaction, *, message: Message, size: int) -> None:
     """Stores the link of a message, whose content has `size` bytes. Its parent is stored."""
+    spoken = message.in_branch
     link: dict[str, SqlValue] = {
         "message_id": message.message_id,
         "size": size,
-        "opens": message.opens_prompt,
-        "summarizes": message.summarizes,
+        "opens": spoken.opens_prompt,
+        "summarizes": spoken.summarizes,
     }
     if message.parent_message_id is None:
         await tx.run(CREATE_ROOT_LINK, session_id=message.session_id, **link)

@@ -4,12 +4,12 @@ from dataclasses import asdict, fields
 
 from metamorphd.errors import BranchBusy, MessageNotFound, SessionNotFound
 from metamorphd.models.content import text_of
-from metamorphd.models.message import Message, Role
+from metamorphd.models.message import Branch, BranchMessage, Message, Role
 from metamorphd.models.page import Page
 from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import release_message, use_attachments
 from metamorphd.store.codec import decode_content, decode_usage, encode_content
-from metamorphd.store.database import Row, Transaction, point_read
+from metamorphd.store.database import Row, SqlValue, Transaction, point_read
 from metamorphd.store.erasures import Resource, queue_erasure
 from metamorphd.store.links import clear_link, create_link, find_ancestor
 from metamorphd.store.paging import page_of
@@ -131,12 +131,11 @@ WITH RECURSIVE branch (id, parent_id, depth, bytes, size, summarized, opens) AS 
     WHERE link.vault_id = :vault_id AND link.message_id = branch.parent_id
         AND branch.bytes <= :max_bytes AND (branch.summarized = 0 OR branch.opens = 0)
 )"""
+MEASURE_BRANCH = PROMPT_BRANCH + " SELECT COALESCE(SUM(size), 0) AS bytes FROM branch"
 GET_BRANCH = (
     PROMPT_BRANCH
     + """
-SELECT """
-    + COLUMNS
-    + """, branch.depth
+SELECT role, CASE WHEN delete_time IS NULL THEN content ELSE '[]' END AS content, branch.depth
 FROM branch CROSS JOIN messages
 WHERE messages.vault_id = :vault_id AND messages.message_id = branch.id
 """
@@ -146,6 +145,8 @@ WHERE messages.vault_id = :vault_id AND messages.message_id = branch.id
 START = -(2**62)
 
 USAGE = [field.name for field in fields(Usage)]
+# Looking up a role takes a third of the time that making it by name does.
+ROLES: dict[str, Role] = {role.value: role for role in Role}
 
 
 def _message(row: Row) -> Message:
@@ -228,14 +229,31 @@ async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Messa
     return await get_message(tx, message_id=message_id)
 
 
-async def get_branch(tx: Transaction, *, session_id: str, leaf_message_id: str, max_bytes: int) -> tuple[Message, ...]:
+async def get_branch(
+    tx: Transaction, *, session_id: str, leaf_message_id: str, max_bytes: int, read_bytes: int | None = None
+) -> Branch:
     """Returns the messages of a branch that a prompt can need, oldest first, ending with `leaf_message_id`.
 
     They begin at the message that opens the last summary, at the one that brings them above `max_bytes`, or at the
-    root. A message that was cut off is the parent of the first one.
+    root. A message that was cut off is the parent of the first one. Of more than `read_bytes` only the size is read.
     """
-    rows = await tx.all(GET_BRANCH, session_id=session_id, leaf_message_id=leaf_message_id, max_bytes=max_bytes)
-    return tuple(_message(row) for row in sorted(rows, key=lambda row: row.depth))
+    branch: dict[str, SqlValue] = {
+        "session_id": session_id,
+        "leaf_message_id": leaf_message_id,
+        "max_bytes": max_bytes,
+    }
+    measured = await tx.one(MEASURE_BRANCH, **branch)
+    size = 0 if measured is None else measured.bytes
+    if read_bytes is not None and size > read_bytes:
+        return Branch(size, None)
+    rows = await tx.all(GET_BRANCH, **branch)
+    rows.sort(key=lambda row: row.depth, reverse=True)
+    messages = []
+    while rows:
+        # Each row is dropped when it is decoded, because together they may be of megabytes.
+        row = rows.pop()
+        messages.append(BranchMessage(ROLES[row.role], decode_content(row.content), is_root=row.depth == 1))
+    return Branch(size, tuple(messages))
 
 
 async def list_messages(

@@ -126,6 +126,8 @@ class FakeMessagesApi:
             return self.script.popleft()
         if self.default is None:
             return _echo(received, counting=received.path == COUNT_PATH)
+        if received.path == COUNT_PATH and isinstance(self.default, Reply):
+            return _echo(received, counting=True)
         return self.default(received) if callable(self.default) else self.default
 
     async def _stream(self, reply: Reply, received: Received, writer: asyncio.StreamWriter) -> None:

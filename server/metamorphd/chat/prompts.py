@@ -1,0 +1,116 @@
+"""Reads prompts with all that is sent to the model, for which they wait until there is memory."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from metamorphd.chat.prompt_builder import (
+    attachment_ids,
+    attachments_size,
+    prompt_messages,
+    within_limit,
+    without_missing,
+)
+from metamorphd.in_flight import BytesInFlight
+from metamorphd.llm.interface import LARGE_TEXT, Prompt, PromptMessage
+from metamorphd.models.attachment import Upload
+from metamorphd.models.caller import Scope
+from metamorphd.models.message import Branch, Message
+from metamorphd.models.turn import Turn
+from metamorphd.store.attachments import load_attachments
+from metamorphd.store.database import Database
+from metamorphd.store.turns.prompt import PlannedPrompt, get_prompt, plan_prompt
+from metamorphd.store.turns.terms import Terms
+
+# Of a text: as it is stored, as it is decoded, and in the body that is sent.
+COPIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PromptMemory:
+    """The memory of prompts until they are sent.
+
+    Two budgets, because a prompt holds the memory of its texts when it waits for that of its attachments.
+    """
+
+    texts: BytesInFlight
+    attachments: BytesInFlight
+
+
+class Prompts:
+    """Reads the prompts of turns. Those with much text are built on a thread, since the event loop serves all."""
+
+    def __init__(self, *, database: Database, terms: Terms, memory: PromptMemory) -> None:
+        self._database = database
+        self._terms = terms
+        self._memory = memory
+
+    @asynccontextmanager
+    async def of_turn(self, scope: Scope, turn: Turn) -> AsyncGenerator[Prompt]:
+        """Yields the prompt of a turn that has started."""
+        async with self._prompt(scope, get_prompt, (), turn=turn) as prompt:
+            yield prompt
+
+    @asynccontextmanager
+    async def of_message(
+        self, scope: Scope, message: Message, uploads: Sequence[Upload], **arguments: Any
+    ) -> AsyncGenerator[Prompt]:
+        """Yields the prompt that a turn on a message would have. Raises the errors of `plan_prompt`.
+
+        `arguments` are the parent and the options, as for `plan_prompt`.
+        """
+        async with self._prompt(scope, plan_prompt, uploads, message=message, **arguments) as prompt:
+            yield prompt
+
+    @asynccontextmanager
+    async def _prompt(
+        self,
+        scope: Scope,
+        read: Callable[..., Coroutine[Any, Any, PlannedPrompt]],
+        uploads: Sequence[Upload],
+        **arguments: Any,
+    ) -> AsyncGenerator[Prompt]:
+        arguments["terms"] = self._terms
+        planned = await self._database.read(read, scope, read_bytes=LARGE_TEXT, **arguments)
+        async with AsyncExitStack() as memory:
+            size = planned.branch.size
+            if planned.branch.messages is None:
+                await memory.enter_async_context(self._memory.texts.reserved(scope.vault_id, COPIES * size))
+                planned = await self._database.read(read, scope, **arguments)
+            if size > LARGE_TEXT:
+                messages, attached = await asyncio.to_thread(_messages, planned.branch)
+            else:
+                messages, attached = _messages(planned.branch)
+            system_prompt, options = planned.system_prompt, planned.options
+            # It may be of megabytes, and a provider may take long to answer.
+            del planned
+            attachments = {upload.attachment_id: upload.data for upload in uploads}
+            if attached:
+                await memory.enter_async_context(
+                    self._memory.attachments.reserved(scope.vault_id, attachments_size(messages))
+                )
+                if missing := attached - attachments.keys():
+                    attachments |= await self._database.read(load_attachments, scope, attachment_ids=missing)
+                if attached - attachments.keys():
+                    messages = without_missing(messages, attachments.keys())
+            prompts = [
+                Prompt(
+                    system_prompt=system_prompt,
+                    messages=messages,
+                    attachments=attachments,
+                    options=replace(options, max_output_tokens=self._terms.output_tokens(options)),
+                    text_bytes=size,
+                )
+            ]
+            del messages
+            # Popped, so that this frame does not hold it until it is sent.
+            yield prompts.pop()
+            attachments.clear()
+
+
+def _messages(branch: Branch) -> tuple[tuple[PromptMessage, ...], set[str]]:
+    """Returns the messages of a prompt, and the ids of their attachments."""
+    messages = within_limit(prompt_messages(branch.messages or ()))
+    return messages, attachment_ids(messages)
