@@ -13,7 +13,7 @@ from metamorphd import settings
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.grpc.port import GrpcPort
-from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, Validate, ordered
+from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, LimitSize, Validate, ordered
 from metamorphd.edge.http.server import HttpServer
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
 from metamorphd.errors import StartupRefused
@@ -169,6 +169,7 @@ def guards() -> list[Guard]:
         Authenticate(verifier=NoVerifier(), dev_mode=False, failures=limit),
         Authorize(),
         LimitRate(general=limit, resume=limit),
+        LimitSize(),
         Validate(),
     ]
 
@@ -178,7 +179,10 @@ def test_guards_run_in_order() -> None:
     assert ordered(right) == (right[:3], right[3:])
 
 
-@pytest.mark.parametrize("order", [(1, 0, 2, 3), (0, 2, 1, 3), (3, 0, 1, 2), (0, 1, 3, 2), (1, 2, 3), (0, 1, 3)])
+@pytest.mark.parametrize(
+    "order",
+    [(1, 0, 2, 3, 4), (0, 2, 1, 3, 4), (4, 0, 1, 2, 3), (0, 1, 3, 2, 4), (0, 1, 2, 4, 3), (1, 2, 3, 4), (0, 1, 2, 4)],
+)
 def test_a_server_with_guards_out_of_order_refuses_to_start(order: tuple[int, ...]) -> None:
     right = guards()
     with pytest.raises(StartupRefused, match=r"must (follow|come before)"):

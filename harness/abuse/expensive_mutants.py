@@ -3,7 +3,8 @@
 from typing import Any
 
 from metamorphd.edge import guards
-from metamorphd.store.sqlite import readers
+from metamorphd.store import erasure
+from metamorphd.store.sqlite import log, readers, writer
 from metamorphd.store.sqlite.fair_queue import FairQueue
 
 from harness.mutants import Patch, mutant
@@ -12,11 +13,15 @@ from harness.mutants import Patch, mutant
 READERS: Any = readers
 QUEUE: Any = FairQueue
 GUARDS: Any = guards
+ERASURE: Any = erasure
+LOG: Any = log
+WRITER: Any = writer
 
 HARNESS = "expensive-neighbour"
 P99 = "p99 of the neighbour, to its idle p99"
 GAP = "longest gap in a stream, beyond the pace"
 MEMORY = "memory growth"
+WAL = "largest write-ahead log"
 
 
 @mutant("first-come-first-served", harness=HARNESS, shown_by={P99}, alone=True)
@@ -31,3 +36,17 @@ def _first_come_first_served(patch: Patch) -> None:
 def _any_request_is_parsed(patch: Patch) -> None:
     patch(GUARDS.LimitSize, "__call__", lambda *_: None)
     patch(GUARDS, "LARGEST_INLINE", float("inf"))
+
+
+@mutant("deletion-in-one-step", harness=HARNESS, shown_by={P99, GAP}, alone=True)
+def _deletion_in_one_step(patch: Patch) -> None:
+    for name in ("STEP_MESSAGES", "STEP_WORDS", "STEP_BYTES"):
+        patch(ERASURE, name, 2**31)
+    patch(WRITER, "JOB_SECONDS", float("inf"))
+    patch(READERS, "READ_SECONDS", float("inf"))
+
+
+@mutant("log-is-never-copied", harness=HARNESS, shown_by={WAL}, alone=True)
+def _log_is_never_copied(patch: Patch) -> None:
+    for name in ("COPY_BYTES", "FULL_BYTES"):
+        patch(LOG, name, float("inf"))
