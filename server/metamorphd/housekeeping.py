@@ -34,7 +34,7 @@ VISITED_REQUESTS = 500
 REQUESTS_INTERVAL = 24 * 3_600_000_000
 PAUSE_SECONDS = 0.02
 UNUSED_ATTACHMENT = 24 * 3_600_000_000
-# What is deleted waits so long before it begins to be erased, and the longest of others after a step of it.
+# The longest wait between a deletion and its first step.
 ERASE_ROUND_SECONDS = 1.0
 # A step takes the writer a few milliseconds, and others twice as long have it for themselves.
 ERASE_PAUSE_SECONDS = 0.01
@@ -197,8 +197,8 @@ class Housekeeping:
         while True:
             try:
                 await work()
-            except StorageFull:
-                logger.warning("housekeeping waits for free space")
+            except (StorageFull, StoreBusy) as exc:
+                logger.warning("housekeeping waits", error=str(exc))
             except Exception:
                 logger.exception("housekeeping failed; retrying in the next round")
             await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""What is known of the store's integrity."""
+"""The result of checking the store for damage."""
 
 from dataclasses import dataclass
 

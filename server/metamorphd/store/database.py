@@ -133,7 +133,7 @@ class Database(Protocol):
 
     @property
     def checked(self) -> StoreCheck:
-        """What `check` has found."""
+        """The result of `check` so far."""
 
     async def versions(self) -> tuple[str, int]:
         """Returns the engine's version and the newest migration that is applied."""

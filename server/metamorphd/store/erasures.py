@@ -54,7 +54,7 @@ class Erasure:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is hidden and not erased yet, as far as the first 10,000 resources go.
+    """Counts hidden resources that are not erased yet, the first 10,000 of them.
 
     `messages` are those of the sessions among the `resources`. `oldest_delete_time` is None if nothing is left.
     """

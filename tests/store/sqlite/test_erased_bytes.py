@@ -1,4 +1,4 @@
-"""What is erased is in no file: not in free pages, not in the gaps of pages, not in the log."""
+"""Erased content is in no file: not in free pages, not in the gaps of pages, not in the log."""
 
 import random
 import re

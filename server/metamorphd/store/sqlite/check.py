@@ -71,7 +71,7 @@ class Check:
 
     @property
     def found(self) -> StoreCheck:
-        """What is known so far."""
+        """The result so far."""
         state = self._state
         complete = None if state.complete_time is None else int(state.complete_time * 1e6)
         return StoreCheck(complete, tuple(dict.fromkeys([*state.faults, *state.new_faults])), self._progress())
