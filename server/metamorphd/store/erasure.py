@@ -47,7 +47,7 @@ WHERE vault_id = :vault_id AND turn_id = :turn_id AND sequence IN (
 DELETE_TURN = "DELETE FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_id"
 DELETE_SESSION = "DELETE FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
 
-# The most that a step erases, except that it erases at least a part of one message. Measured: docs/decisions/0029-deletion-hides-and-then-erases.md.
+# The most that a step erases, but one message whole. Measured: docs/decisions/0029-deletion-hides-and-then-erases.md.
 STEP_MESSAGES, STEP_WORDS, STEP_BYTES = 4, 128, 65_536
 STEP_TURNS, STEP_EVENTS = 16, 200
 
