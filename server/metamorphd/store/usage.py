@@ -1,5 +1,7 @@
 """The usage of turns, by day, session and model."""
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 
@@ -49,14 +51,18 @@ _SUMS = """
 _OF_VAULT = """
 FROM daily_usage
 WHERE vault_id = :vault_id AND day BETWEEN :start_day AND :end_day AND (:model IS NULL OR model = :model)"""
+# Pairs, so that the planner cannot read the days of all sessions.
 _OF_SESSION = """
 FROM usage
-WHERE vault_id = :vault_id AND session_id = :session_id AND day BETWEEN :start_day AND :end_day
+WHERE vault_id = :vault_id
+    AND (session_id, day) >= (:session_id, :start_day) AND (session_id, day) <= (:session_id, :end_day)
     AND (:model IS NULL OR model = :model)"""
 
 
 def _sum(source: str) -> str:
-    return f"SELECT '' AS day, '' AS model, '' AS session_id, {_SUMS} {source}"
+    return f"""
+SELECT CAST(:shown_day AS TEXT) AS day, CAST(:shown_model AS TEXT) AS model,
+    CAST(:shown_session_id AS TEXT) AS session_id, {_SUMS} {source}"""
 
 
 def _page(source: str, session_id: str) -> str:
@@ -73,38 +79,21 @@ LIMIT :page_size + 1
 """
 
 
-def _page_by_session(*columns: str) -> str:
-    """Returns a statement for a page of sums that are told apart by `columns`, the first ones of an index."""
-    day, model = (name if name in columns else "''" for name in ("day", "model"))
-    listed = ", ".join(columns)
-    after = ", ".join(f":after_{name}" for name in columns)
-    return f"""
-SELECT {day} AS day, {model} AS model, session_id, {_SUMS}
-FROM usage
-WHERE vault_id = :vault_id AND ({listed}) > ({after}) AND day BETWEEN :start_day AND :end_day
-    AND (:model IS NULL OR model = :model)
-GROUP BY {listed}
-ORDER BY {listed}
-LIMIT :page_size + 1
-"""
-
-
 SUM_OF_VAULT, SUM_OF_SESSION = _sum(_OF_VAULT), _sum(_OF_SESSION)
 LIST_OF_VAULT, LIST_OF_SESSION = _page(_OF_VAULT, "''"), _page(_OF_SESSION, ":shown_session_id")
-LIST_BY_SESSION = _page_by_session("session_id")
-LIST_BY_DAY_AND_SESSION = _page_by_session("day", "session_id")
-LIST_BY_MODEL_AND_SESSION = _page_by_session("model", "session_id")
+# IDs are ASCII.
+ABOVE_IDS = "~"
+
+_NOTHING_SHOWN: dict[str, SqlValue] = {"shown_day": "", "shown_model": "", "shown_session_id": ""}
 LIST_DAYS_AND_MODELS = """
 SELECT day, model FROM daily_usage
-WHERE vault_id = :vault_id AND (day, model) >= (:after_day, :after_model) AND day BETWEEN :start_day AND :end_day
-    AND (:model IS NULL OR model = :model)
+WHERE vault_id = :vault_id AND day BETWEEN :start_day AND :end_day AND (:model IS NULL OR model = :model)
 ORDER BY day, model
 """
-LIST_OF_DAY_AND_MODEL = """
-SELECT day, model, session_id, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos,
-    turns
-FROM usage
-WHERE vault_id = :vault_id AND day = :day AND model = :model AND session_id > :after_session_id
+LIST_SESSIONS_OF_DAY_AND_MODEL = """
+SELECT session_id FROM usage
+WHERE vault_id = :vault_id AND day = :day AND model = :model
+    AND session_id > :after_session_id AND session_id <= :last_session_id
 ORDER BY session_id
 LIMIT :limit
 """
@@ -144,29 +133,22 @@ async def list_usage(
 
     Ordered by day, then model, then session, as far as grouped by them; `after` is (day, model, session id).
     """
-    query = {"start_day": start_day.isoformat(), "end_day": end_day.isoformat(), "model": model}
-    page: dict[str, SqlValue] = {"page_size": page_size, **query}
+    query: dict[str, SqlValue] = {"start_day": start_day.isoformat(), "end_day": end_day.isoformat(), "model": model}
     rows: list[Row]
     if by_session and session_id is None:
-        total = await tx.one(SUM_OF_VAULT, **query)
-        after_day, after_model, after_session = after or ("", "", "")
-        page |= {"after_session_id": after_session}
-        page |= ({"after_day": after_day} if by_day else {}) | ({"after_model": after_model} if by_model else {})
-        if by_day and by_model:
-            del page["page_size"]
-            rows = await _list_by_day_model_and_session(tx, page_size=page_size, **page)
-        elif by_day:
-            rows = await tx.all(LIST_BY_DAY_AND_SESSION, **page)
-        else:
-            rows = await tx.all(LIST_BY_MODEL_AND_SESSION if by_model else LIST_BY_SESSION, **page)
+        total = await tx.one(SUM_OF_VAULT, **_NOTHING_SHOWN, **query)
+        rows = await _list_by_session(
+            tx, query=query, by_day=by_day, by_model=by_model, after=after or ("", "", ""), limit=page_size + 1
+        )
     else:
         place: tuple[SqlValue, ...] = after or (None, None)
-        page |= {"by_day": by_day, "by_model": by_model, "after_day": place[0], "after_model": place[1]}
+        page: dict[str, SqlValue] = {"page_size": page_size, "by_day": by_day, "by_model": by_model, **query}
+        page |= {"after_day": place[0], "after_model": place[1]}
         if session_id is None:
-            total = await tx.one(SUM_OF_VAULT, **query)
+            total = await tx.one(SUM_OF_VAULT, **_NOTHING_SHOWN, **query)
             rows = await tx.all(LIST_OF_VAULT, **page)
         else:
-            total = await tx.one(SUM_OF_SESSION, session_id=session_id, **query)
+            total = await tx.one(SUM_OF_SESSION, session_id=session_id, **_NOTHING_SHOWN, **query)
             shown = session_id if by_session else ""
             rows = await tx.all(LIST_OF_SESSION, session_id=session_id, shown_session_id=shown, **page)
     shown_rows = tuple(map(_usage_row, rows[:page_size]))
@@ -175,20 +157,51 @@ async def list_usage(
     return Page(shown_rows, next_after), UsageRow("", "", "", Usage(), 0) if total is None else _usage_row(total)
 
 
-async def _list_by_day_model_and_session(
-    tx: Transaction, *, page_size: int, after_session_id: SqlValue, **page: SqlValue
+async def _list_by_session(
+    tx: Transaction,
+    *,
+    query: Mapping[str, SqlValue],
+    by_day: bool,
+    by_model: bool,
+    after: tuple[int | str, ...],
+    limit: int,
 ) -> list[Row]:
-    """Returns the rows of a page. Each day and model has an order of sessions in an index."""
+    """Returns the first rows after a place. What it reads is bounded by the days asked for, not by all sessions."""
+    groups: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
+    for each in await tx.all(LIST_DAYS_AND_MODELS, **query):
+        groups[each.day if by_day else "", each.model if by_model else ""].append(each)
     rows: list[Row] = []
-    for group in await tx.all(LIST_DAYS_AND_MODELS, **page):
-        begun = (group.day, group.model) == (page["after_day"], page["after_model"])
-        rows += await tx.all(
-            LIST_OF_DAY_AND_MODEL,
-            day=group.day,
-            model=group.model,
-            after_session_id=after_session_id if begun else "",
-            limit=page_size + 1 - len(rows),
-        )
-        if len(rows) > page_size:
-            break
+    for (day, model), members in sorted(groups.items()):
+        if (day, model) < after[:2] or len(rows) == limit:
+            continue
+        begun = after[2] if (day, model) == after[:2] else ""
+        for session_id in await _list_sessions(tx, members, after=str(begun), limit=limit - len(rows)):
+            days = {"start_day": day, "end_day": day} if day else {}
+            row = await tx.one(
+                SUM_OF_SESSION,
+                **{**query, **days, "model": model or query["model"]},
+                session_id=session_id,
+                shown_day=day,
+                shown_model=model,
+                shown_session_id=session_id,
+            )
+            rows += [] if row is None else [row]
     return rows
+
+
+async def _list_sessions(tx: Transaction, members: Sequence[Row], *, after: str, limit: int) -> list[str]:
+    """Returns the first sessions after another one that were used on some days, with a model each."""
+    found: list[str] = []
+    for member in members:
+        # Sessions behind those that were found on other days are of a later page.
+        last = found[-1] if len(found) == limit else ABOVE_IDS
+        rows = await tx.all(
+            LIST_SESSIONS_OF_DAY_AND_MODEL,
+            day=member.day,
+            model=member.model,
+            after_session_id=after,
+            last_session_id=last,
+            limit=limit,
+        )
+        found = sorted({*found, *(row.session_id for row in rows)})[:limit]
+    return found

@@ -9,16 +9,26 @@ from typing import Any
 import apsw
 import pytest
 from metamorphd.catalog import Catalog
+from metamorphd.models.attachment import Upload
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.session import SessionChanges
-from metamorphd.models.turn import TurnStatus
-from metamorphd.store.messages import get_branch, get_message, list_messages
+from metamorphd.models.turn import StopReason, TextDelta, Turn, TurnStatus
+from metamorphd.models.usage import Usage
+from metamorphd.store.attachments import create_attachment, get_chunk, prune_attachments
+from metamorphd.store.erasure import erase_step, read_part
+from metamorphd.store.erasures import MOST_COUNTED, Erasure, Resource, find_erasure, get_backlog
+from metamorphd.store.idempotency import BEGINNING, prune_requests
+from metamorphd.store.messages import delete_message, get_branch, get_message, list_messages
 from metamorphd.store.revocations import list_revocations
+from metamorphd.store.search.indexing import find_vault_to_index, index_earlier_messages, read_earlier_messages
 from metamorphd.store.session_lists import list_sessions
 from metamorphd.store.session_titles import wants_title
 from metamorphd.store.sessions import create_session, delete_session, get_session, update_session
 from metamorphd.store.sqlite.transaction import SqliteSystemTransaction, SqliteTransaction, drive
+from metamorphd.store.storage import get_storage
 from metamorphd.store.turns.create import create_regeneration, create_turn
+from metamorphd.store.turns.events import prune_events
+from metamorphd.store.turns.finish import finish_turn
 from metamorphd.store.turns.leases import list_orphaned_turns, renew_leases
 from metamorphd.store.turns.read import get_turn, list_events, list_turns
 from metamorphd.store.usage import list_usage
@@ -30,6 +40,8 @@ from tests.support.statements import Statement, statements
 # With the large database a quarter of a million messages of the vault, of a million in all.
 SMALL, LARGE = 10_000, 1_000_000
 DEEP = "ses_deep"
+# Besides the first day of the year, on which all sessions were used.
+OTHER_DAY = "2026-02-01"
 NOW = 10**15
 # A call that takes more steps in the large database than this many times those in the small one is not bounded.
 # Trees are deeper by a level or two, and the way up a branch of 20,000 takes a few hops more.
@@ -187,6 +199,25 @@ def seeded(messages: int) -> apsw.Connection:
             cache_write_tokens, cost_usd_nanos, turns)
         SELECT vault_id, '2026-01-01', session_id, 'm', 1, 1, 0, 0, 1, 1 FROM sessions""")
     run("INSERT INTO daily_usage SELECT DISTINCT vault_id, '2026-01-01', 'm', 1, 1, 0, 0, 1, 1 FROM sessions")
+    run(f"INSERT INTO usage VALUES ('acme', '{OTHER_DAY}', '{DEEP}', 'm', 1, 1, 0, 0, 1, 1)")  # noqa: S608
+    run(f"INSERT INTO daily_usage VALUES ('acme', '{OTHER_DAY}', 'm', 1, 1, 0, 0, 1, 1)")  # noqa: S608
+    # Of a tenth of the sessions, what housekeeping has to do with.
+    some = "FROM sessions WHERE session_id LIKE 'ses_%0'"
+    run(f"""
+        INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time)
+        SELECT vault_id, 'att_' || session_id, 'image/png', 1, '', 0, 1 {some}""")
+    run(f"""
+        INSERT INTO attachment_chunks (vault_id, attachment_id, number, data)
+        SELECT vault_id, 'att_' || session_id, 0, x'00' {some}""")
+    run(f"""
+        INSERT INTO requests (vault_id, rpc, request_id, body_hash, resource_id, create_time)
+        SELECT vault_id, 'CreateSession', session_id, x'00', session_id, 0 {some}""")
+    run(f"""
+        INSERT INTO erasures (vault_id, due_time, resource, id, delete_time)
+        SELECT vault_id, 1, 'message', current_leaf_message_id, 1 {some}""")
+    run("""
+        INSERT INTO events (vault_id, turn_id, sequence, block_index, kind, text)
+        SELECT vault_id, turn_id, 2, 0, 'text', 'a' FROM turns WHERE turn_id LIKE 'turn_%0_1'""")
     run("PRAGMA foreign_keys = ON").fetchall()
     return connection
 
@@ -202,6 +233,7 @@ def databases() -> Iterator[tuple[apsw.Connection, apsw.Connection]]:
 # A model that reads little, so that a prompt is a part of every long branch.
 SHORT = replace(TERMS.catalog.model("claude-sonnet-5-5"), context_tokens=1000)
 SHORT_TERMS = replace(TERMS, catalog=Catalog([SHORT]))
+IMAGE = Upload.of("image/png", b"image")
 Operation = Callable[[Any], Coroutine[Any, Any, Any]]
 
 
@@ -268,24 +300,27 @@ def turns(status: TurnStatus | None, found: int) -> Operation:
     return operation
 
 
-def usage(**by: bool) -> Operation:
+def usage(
+    found: int, *, month: int = 1, model: str | None = None, session_id: str | None = None, **by: bool
+) -> Operation:
     async def operation(tx: Any) -> None:
-        await list_usage(
+        page, _ = await list_usage(
             tx,
-            start_day=date(2026, 1, 1),
-            end_day=date(2026, 1, 31),
-            session_id=None,
-            model=None,
+            start_day=date(2026, month, 1),
+            end_day=date(2026, month, 28),
+            session_id=session_id,
+            model=model,
             after=None,
             page_size=20,
             **({"by_day": True, "by_model": True, "by_session": False} | by),
         )
+        assert len(page.items) == found
 
     return operation
 
 
-async def send(tx: Any) -> None:
-    await create_turn(
+async def send(tx: Any) -> Turn:
+    return await create_turn(
         tx,
         message=new_message(DEEP),
         uploads=(),
@@ -334,6 +369,49 @@ async def create(tx: Any) -> None:
     )
 
 
+async def upload_again(tx: Any) -> None:
+    await create_attachment(tx, upload=IMAGE, hash_key=KEY, now=NOW)
+    await create_attachment(tx, upload=IMAGE, hash_key=KEY, now=NOW)
+
+
+async def finish(tx: Any) -> None:
+    turn = await send(tx)
+    await finish_turn(
+        tx,
+        turn=turn,
+        events=[TextDelta(turn.turn_id, 2, 0, "word")],
+        closed={},
+        status=TurnStatus.COMPLETED,
+        stop_reason=StopReason.END_TURN,
+        usage=Usage(),
+        model_calls=1,
+        error=None,
+        reply_message_id="msg_new",
+        now=NOW,
+    )
+
+
+def erase(resource: Resource, resource_id: str) -> Operation:
+    async def operation(tx: Any) -> None:
+        erasure = Erasure("acme", 1, resource, resource_id, 1)
+        parts = await read_part(tx, erasure=erasure)
+        await erase_step(tx, erasure=erasure, parts=parts, now=NOW)
+
+    return operation
+
+
+async def index_earlier(tx: Any) -> None:
+    await tx.run("UPDATE vaults SET unindexed_before = 'msg_deep_100~' WHERE vault_id = :vault_id")
+    messages = await read_earlier_messages(tx)
+    assert messages
+    await index_earlier_messages(tx, messages=messages)
+
+
+async def prune_marked(tx: Any) -> None:
+    await prune_events(tx, before=NOW, limit=4)
+    await prune_events(tx, before=NOW, limit=4)
+
+
 OPERATIONS: dict[str, Operation] = {
     "newest of a branch": newest_of_branch,
     "oldest of a branch": oldest_of_branch,
@@ -366,12 +444,27 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "title": lambda tx: wants_title(tx, session_id=DEEP, now=NOW),
     "delete_session": lambda tx: delete_session(tx, session_id=DEEP, etag="", now=NOW),
-    "usage by day": usage(),
-    "usage": usage(by_day=False, by_model=False),
-    "usage by session": usage(by_day=False, by_model=False, by_session=True),
-    "usage by day and session": usage(by_model=False, by_session=True),
-    "usage by model and session": usage(by_day=False, by_session=True),
-    "usage by day, model and session": usage(by_session=True),
+    "usage by day": usage(1),
+    "usage": usage(1, by_day=False, by_model=False),
+    "usage by session": usage(20, by_day=False, by_model=False, by_session=True),
+    "usage by day and session": usage(20, by_model=False, by_session=True),
+    "usage by model and session": usage(20, by_day=False, by_session=True),
+    "usage by day, model and session": usage(20, by_session=True),
+    "usage by session on another day": usage(1, month=2, by_day=False, by_model=False, by_session=True),
+    "usage by model and session on another day": usage(1, month=2, by_day=False, by_session=True),
+    "usage by session of another model": usage(0, model="none", by_day=False, by_model=False, by_session=True),
+    "usage by day and session of another model": usage(0, model="none", by_model=False, by_session=True),
+    "usage of a session": usage(1, session_id=DEEP),
+    "upload": lambda tx: create_attachment(tx, upload=IMAGE, hash_key=KEY, now=NOW, storage_limit=10**15),
+    "upload again": upload_again,
+    "get_chunk": lambda tx: get_chunk(tx, attachment_id="att_ses_10", number=0),
+    "finish": finish,
+    "delete_message": lambda tx: delete_message(tx, message_id="msg_deep_100", now=NOW),
+    "first step of erasing a session": erase(Resource.SESSION, DEEP),
+    "erase a message": erase(Resource.MESSAGE, "msg_deep_100"),
+    "erase an attachment": erase(Resource.ATTACHMENT, "att_ses_10"),
+    "storage": lambda tx: get_storage(tx, default_limit=0),
+    "indexing": index_earlier,
 }
 # A page visits at most so many rows that a filter leaves out, at most 100 steps each.
 VISITS = {
@@ -413,20 +506,33 @@ def test_an_operation_takes_as_many_steps_in_a_large_vault(
         assert large <= MOST * small
 
 
-@pytest.mark.parametrize(
-    "operation",
-    [
-        lambda tx: list_orphaned_turns(tx, owner="srv_1", now=NOW),
-        lambda tx: renew_leases(tx, owner="srv_1", expire_time=NOW),
-        lambda tx: list_revocations(tx, target_vault_id="acme", after=None, page_size=10, max_size=1000),
-    ],
-    ids=["list_orphaned_turns", "renew_leases", "list_revocations"],
-)
+SYSTEM_OPERATIONS: dict[str, Operation] = {
+    "list_orphaned_turns": lambda tx: list_orphaned_turns(tx, owner="srv_1", now=NOW),
+    "renew_leases": lambda tx: renew_leases(tx, owner="srv_1", expire_time=NOW),
+    "list_revocations": lambda tx: list_revocations(
+        tx, target_vault_id="acme", after=None, page_size=10, max_size=1000
+    ),
+    "prune_requests": lambda tx: prune_requests(tx, after=BEGINNING, before=NOW, limit=4),
+    "prune_attachments": lambda tx: prune_attachments(tx, before=NOW, limit=4, now=NOW),
+    "mark turns to prune": lambda tx: prune_events(tx, before=NOW, limit=4),
+    "prune_events": prune_marked,
+    "find_erasure": lambda tx: find_erasure(tx, after="", now=NOW),
+    "find_erasure of the last vault": lambda tx: find_erasure(tx, after="zoo", now=NOW),
+    "find_vault_to_index": lambda tx: find_vault_to_index(tx, after=""),
+}
+
+
+@pytest.mark.parametrize("operation", SYSTEM_OPERATIONS.values(), ids=SYSTEM_OPERATIONS)
 def test_a_system_operation_takes_as_many_steps_in_a_large_database(
     databases: tuple[apsw.Connection, apsw.Connection], operation: Operation
 ) -> None:
     small, large = (steps(connection, operation, SqliteSystemTransaction) for connection in databases)
     assert large <= MOST * small
+
+
+def test_the_backlog_is_counted_as_far_as_a_limit(databases: tuple[apsw.Connection, apsw.Connection]) -> None:
+    _, large = databases
+    assert steps(large, get_backlog, SqliteSystemTransaction) <= 50 * MOST_COUNTED
 
 
 def test_steps_show_a_walk_of_the_vault(databases: tuple[apsw.Connection, apsw.Connection]) -> None:

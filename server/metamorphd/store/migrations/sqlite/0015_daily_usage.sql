@@ -19,7 +19,6 @@ SELECT vault_id, day, model, SUM(input_tokens), SUM(output_tokens), SUM(cache_re
 FROM usage GROUP BY 1, 2, 3;
 DROP TABLE spending;
 
--- One session's usage, and that of one session after the other.
+-- One session's usage, and the sessions of a day and model.
 CREATE INDEX usage_by_session ON usage (vault_id, session_id, day, model);
 CREATE INDEX usage_by_day ON usage (vault_id, day, model, session_id);
-CREATE INDEX usage_by_model ON usage (vault_id, model, session_id, day);
