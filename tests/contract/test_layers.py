@@ -56,17 +56,13 @@ def ours(path: Path) -> set[str]:
 def may_import(path: Path, module: str) -> bool:
     """Returns whether a module is `tests.support`, a helper in the file's own package, or the subject of its tests."""
     room = ".".join(path.relative_to(ROOT).parent.parts)
-    if room.startswith("bench"):
-        return module.startswith(("bench", "tests.support."))
-    if room.startswith("harness"):
-        # A neighbour is expensive in a vault of the size that is measured.
-        return module.startswith(("bench", "harness", "tests.support."))
+    if room.startswith(("bench", "harness")):
+        return module.startswith((room.partition(".")[0], "tests.support."))
     # The list of engines names each engine's class, which lies beside its tests.
     engine = room == "tests.support" and re.fullmatch(r"tests\.store\.\w+\.engine", module)
     helper = module.rpartition(".")[0] == room and "test_" not in module
     subject = room in ("tests.bench", "tests.harness") and module.startswith(room.rpartition(".")[2] + ".")
-    generated = path.stem == "test_generated" and module.startswith("bench.")
-    return module.startswith("tests.support.") or bool(engine) or helper or subject or generated
+    return module.startswith("tests.support.") or bool(engine) or helper or subject
 
 
 def test_shared_test_code_is_in_support() -> None:
