@@ -53,7 +53,7 @@ def migrated() -> apsw.Connection:
     for version, script in migrations.load("sqlite"):
         connection.execute(script)
         if version in FILLS:
-            FILLS[version](connection.execute)
+            list(FILLS[version](connection.execute))
     return connection
 
 

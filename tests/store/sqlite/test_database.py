@@ -12,7 +12,8 @@ from metamorphd.errors import SessionNotFound, StartupRefused, StoreBusy, StoreN
 from metamorphd.store.database import Transaction
 from metamorphd.store.sessions import get_session
 from metamorphd.store.sqlite import writer
-from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
+from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.migrate import APPLICATION_ID
 
 from tests.store.sqlite.writer import Commits, hold_writer
 from tests.support.rows import ACME, new_session, scope_of

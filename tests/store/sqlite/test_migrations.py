@@ -9,13 +9,15 @@ import pytest
 from metamorphd.clock import Clock
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.models.content import TextBlock
-from metamorphd.store import migrations
+from metamorphd.store import fills, migrations
 from metamorphd.store.codec import encode_content
 from metamorphd.store.fills import FILLS
 from metamorphd.store.messages import create_message, delete_message
 from metamorphd.store.search.indexing import EARLIER_MESSAGES, index_earlier_messages, read_earlier_messages
 from metamorphd.store.search.query import phrases_of, search_messages
-from metamorphd.store.sqlite.database import APPLICATION_ID, SqliteDatabase
+from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.migrate import APPLICATION_ID
+from metamorphd.store.sqlite.migrate import migrate as migrate_file
 
 from tests.support.rows import ACME, new_message
 
@@ -32,7 +34,7 @@ def migrate(connection: apsw.Connection, *, first: int = 1, last: int) -> None:
         if first <= version <= last:
             connection.execute(script).fetchall()
             if version in FILLS:
-                FILLS[version](connection.execute)
+                list(FILLS[version](connection.execute))
 
 
 def insert(connection: apsw.Connection, table: str, **values: Any) -> None:
@@ -102,6 +104,57 @@ def test_messages_stored_before_the_migration_are_linked(connection: apsw.Connec
         ("m2", 3, "m2", 2, 7, 1, 0),
         ("m7", 4, "m1", 1, 8, 0, 0),
     ]
+
+
+def test_a_fill_that_is_interrupted_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fills, "COMMITTED_MESSAGES", 2)
+    path = tmp_path / "metamorph.db"
+    connection = apsw.Connection(str(path))
+    migrate(connection, last=9)
+    insert(connection, "vaults")
+    for session in range(10):
+        insert(connection, "sessions", session_id=f"s{session}", metadata="{}")
+        row = {"session_id": f"s{session}", "role": "USER", "content": "[]"}
+        for ordinal in range(1, session + 1):
+            parent = f"m{session}{ordinal - 1}" if ordinal > 1 else None
+            insert(
+                connection,
+                "messages",
+                message_id=f"m{session}{ordinal}",
+                ordinal=ordinal,
+                parent_message_id=parent,
+                **row,
+            )
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 9").fetchall()
+    commits = 0
+
+    def fail() -> bool:
+        nonlocal commits
+        commits += 1
+        return commits == 4
+
+    connection.set_commit_hook(fail)
+    with pytest.raises(apsw.ConstraintError):
+        migrate_file(connection, path)
+    connection.set_commit_hook(None)
+    assert connection.pragma("user_version") == 9
+    assert 0 < int(str(connection.execute("SELECT COUNT(*) FROM message_links").get)) < 45
+    # An earlier server goes on with a session that is linked.
+    insert(
+        connection,
+        "messages",
+        session_id="s1",
+        message_id="m12",
+        ordinal=2,
+        parent_message_id="m11",
+        role="USER",
+        content="[]",
+    )
+    migrate_file(connection, path)
+    links = "SELECT message_id, depth FROM message_links ORDER BY message_id"
+    expected = [(f"m{session}{n}", n) for session in range(10) for n in range(1, session + 1 + (session == 1))]
+    assert connection.execute(links).fetchall() == expected
+    connection.close()
 
 
 async def index_some(database: SqliteDatabase, steps: int) -> None:

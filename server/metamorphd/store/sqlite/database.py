@@ -15,12 +15,12 @@ from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.store_check import StoreCheck
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, SystemOperation, is_growing, is_point_read, is_search_read
-from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite.check import Check
 from metamorphd.store.sqlite.gaps import Gaps
 from metamorphd.store.sqlite.gate import Gate
 from metamorphd.store.sqlite.lock import Lock
 from metamorphd.store.sqlite.log import Log
+from metamorphd.store.sqlite.migrate import migrate
 from metamorphd.store.sqlite.old_index import remove_old_index
 from metamorphd.store.sqlite.readers import Readers
 from metamorphd.store.sqlite.space import Space
@@ -29,8 +29,6 @@ from metamorphd.store.sqlite.writer import Writer
 
 T = TypeVar("T")
 
-# "MTMF": distinguishes our files from any other SQLite database.
-APPLICATION_ID = 0x4D544D46
 PAGES = """
 SELECT freelist_count * page_size, page_count * page_size
 FROM pragma_freelist_count, pragma_page_count, pragma_page_size
@@ -293,31 +291,3 @@ def _pragmas(*, synchronous: str, readonly: bool) -> Iterable[str]:
 def _number(connection: apsw.Connection, sql: str) -> int:
     ((value,),) = connection.execute(sql).fetchall()
     return int(value or 0)
-
-
-def migrate(connection: apsw.Connection, path: Path) -> None:
-    """Brings a database to the newest version, each step in its own transaction. Raises StartupRefused."""
-    application_id = _number(connection, "PRAGMA application_id")
-    applied = _number(connection, "PRAGMA user_version")
-    if application_id != APPLICATION_ID and (
-        application_id or applied or _number(connection, "SELECT COUNT(*) FROM sqlite_schema")
-    ):
-        raise StartupRefused(f"{path} belongs to another program; set DATABASE_PATH to a file of Metamorph's own")
-    steps = migrations.load("sqlite")
-    newest, _ = steps[-1]
-    if applied > newest:
-        raise StartupRefused(f"{path} was written by a newer server (schema {applied}, this one knows {newest})")
-    for version, statements in steps:
-        if version > applied:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                connection.execute(statements).fetchall()
-                if version in FILLS:
-                    FILLS[version](connection.execute)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {version}")
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise

@@ -1,6 +1,7 @@
 -- The tree of a session's messages, apart from their content: reading a column behind a long content reads all of it.
 
-CREATE TABLE message_links (
+-- Again, if the fill was interrupted.
+CREATE TABLE IF NOT EXISTS message_links (
     vault_id TEXT NOT NULL,
     message_id TEXT NOT NULL,
     session_id TEXT NOT NULL,
