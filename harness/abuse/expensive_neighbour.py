@@ -28,6 +28,8 @@ LOOK_SECONDS = 0.05
 MEBIBYTE = 1024 * 1024
 # The attack's own work must not take the machine from the server and its neighbour.
 NICENESS = 10
+# Neither must the provider's, which would be on another one.
+NICE = ["nice", "-n", str(NICENESS)]
 WARM_UP_SECONDS = 2.0
 OPERATIONS = (
     "CreateSession",
@@ -60,7 +62,7 @@ async def expensive_neighbour(
     layout = Layout(messages, vaults)
     with ExitStack() as stack:
         file = await asyncio.to_thread(stack.enter_context, measurable(layout, FILES, Progress(disable=True)))
-        api = stack.enter_context(service(API, run.directory))
+        api = stack.enter_context(service(API, run.directory, wrapper=NICE))
         environment = {
             "DATABASE_PATH": str(file),
             "ANTHROPIC_API_KEY": "sk-test",

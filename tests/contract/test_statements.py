@@ -42,6 +42,7 @@ NOT_GROWING = {
 GROWING = {
     "add_pending_words",
     "create_attachment",
+    "stage_upload",
     "create_regeneration",
     "create_session",
     "create_turn",

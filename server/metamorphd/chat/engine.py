@@ -23,9 +23,10 @@ from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn, TurnEvent, TurnStatus
+from metamorphd.store.attachments import stage_upload
 from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
-from metamorphd.store.sessions import delete_session
+from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
 from metamorphd.store.turns.read import get_turn, started_event
@@ -107,6 +108,7 @@ class TurnEngine:
 
         The turn continues if the call is cancelled. Raises the errors of `create_turn`, and ServerDraining.
         """
+        await self._stage(scope, send)
         return await self._start(
             scope,
             send.message.turn_id,
@@ -121,6 +123,22 @@ class TurnEngine:
                 request=send.request,
             ),
         )
+
+    async def _stage(self, scope: Scope, send: Send) -> None:
+        """Stores the attachments included in a message ahead of it, in steps. Raises SessionNotFound."""
+        if not send.uploads:
+            return
+        await self._database.read(get_session, scope, session_id=send.message.session_id)
+        for upload in send.uploads:
+            while await self._database.write(
+                stage_upload,
+                scope,
+                upload=upload,
+                hash_key=self._clock.new_key(),
+                storage_limit=self._terms.storage_limit,
+                now=send.message.create_time,
+            ):
+                pass
 
     async def regenerate_reply(self, scope: Scope, *, regeneration: Regeneration) -> Turn:
         """Starts another reply, like `send_message`. Raises the errors of `create_regeneration`, and ServerDraining."""

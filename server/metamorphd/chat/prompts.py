@@ -86,7 +86,7 @@ class Prompts:
             system_prompt, options = planned.system_prompt, planned.options
             # It may be of megabytes, and a provider may take long to answer.
             del planned
-            attachments = {upload.attachment_id: upload.data for upload in uploads}
+            attachments: dict[str, bytes | bytearray] = {upload.attachment_id: upload.data for upload in uploads}
             if attached:
                 await memory.enter_async_context(
                     self._memory.attachments.reserved(scope.vault_id, attachments_size(messages))

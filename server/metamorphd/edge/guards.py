@@ -229,6 +229,7 @@ class Validate:
 
     def __init__(self) -> None:
         self._validator = protovalidate.Validator()
+        self._parsing = asyncio.Lock()
 
     def __call__(self, call: Call) -> Awaitable[None] | None:
         if len(call.raw) > LARGEST_INLINE:
@@ -237,7 +238,9 @@ class Validate:
         return None
 
     async def _parse_later(self, call: Call) -> None:
-        call.request = await asyncio.to_thread(self._parsed, call.method.request_type, call.take_raw())
+        # One after another: each one holds the GIL, and exists twice while it is parsed.
+        async with self._parsing:
+            call.request = await asyncio.to_thread(self._parsed, call.method.request_type, call.take_raw())
 
     def _parsed(self, request_type: type[Message], raw: bytes) -> Message:
         try:

@@ -5,8 +5,8 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -22,6 +22,9 @@ from metamorphd.observe import CallLog, Metrics
 # A servicer's method. Takes a request, or an iterator of requests, and a scope; returns a coroutine of a response, or
 # an async generator of responses.
 Behavior = Callable[[Any, Scope], Any]
+
+# Large requests of a vault that may be on their way without being counted. An ordinary one is there at once.
+ARRIVING = 2
 
 logger = structlog.get_logger(__name__)
 
@@ -53,6 +56,7 @@ class Pipeline:
         self._in_flight = in_flight
         self._metrics = metrics
         self._log = log
+        self._arriving: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._calls_in_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -135,17 +139,36 @@ class Pipeline:
         How large it is, is known once it has been read. One that takes long to arrive therefore counts as the largest
         that the method accepts until then.
         """
-        largest, late = call.method.max_request_bytes, None
+        largest = call.method.max_request_bytes
         if largest > LARGEST_INLINE:
-            hold = call.hold = self._in_flight.hold(call.scope.vault_id)
-            late = partial(hold.resize, largest)
-        call.raw = await self._streams.read(call.exchange, late=late)
+            call.raw = await self._read_large(call, largest)
+        else:
+            call.raw = await self._streams.read(call.exchange, late=None)
         if call.raw is call.exchange.end:
             raise RequestMalformed
         if call.hold is not None:
             size = len(call.raw)
             call.hold.resize(size if size > LARGEST_INLINE else 0)
         await _pass(call, self._request_guards)
+
+    async def _read_large(self, call: Call, largest: int) -> Any:
+        """Returns the request of a call that may be of megabytes.
+
+        Until it is late and counts, a call has a place among those of its vault. Others wait for one.
+        """
+        hold = call.hold = self._in_flight.hold(call.scope.vault_id)
+        places = self._arriving.setdefault(call.scope.vault_id, asyncio.Semaphore(ARRIVING))
+        await places.acquire()
+        leave = Once(places.release)
+
+        def late() -> None:
+            hold.resize(largest)
+            leave()
+
+        try:
+            return await self._streams.read(call.exchange, late=late)
+        finally:
+            leave()
 
     async def _requests(self, call: Call, stream: Stream) -> AsyncGenerator[Any]:
         """Yields the requests of a stream, each checked. Ends if the caller has finished, and raises if it is gone.
@@ -216,6 +239,20 @@ class Pipeline:
             write(line)
 
         return end
+
+
+class Once:
+    """Calls a function the first time that it is called."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function: Callable[[], None] | None = function
+
+    def __call__(self) -> None:
+        function, self._function = self._function, None
+        if function is not None:
+            function()
 
 
 async def _pass(call: Call, guards: Iterable[Guard]) -> None:

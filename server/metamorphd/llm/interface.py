@@ -36,7 +36,7 @@ class Prompt:
 
     system_prompt: str
     messages: tuple[PromptMessage, ...]
-    attachments: Mapping[str, bytes]
+    attachments: Mapping[str, bytes | bytearray]
     options: EffectiveOptions
     text_bytes: int = 0
 

@@ -58,7 +58,7 @@ class RequestBody:
         request: Mapping[str, Any],
         messages: Iterable[Mapping[str, Any]],
         slots: AttachmentSlots,
-        attachments: Mapping[str, bytes],
+        attachments: Mapping[str, bytes | bytearray],
     ) -> None:
         self._attachments = attachments
         self._parts = list(_joined(_pieces(request, messages, slots)))
@@ -120,7 +120,7 @@ def _serialized(request: Mapping[str, Any]) -> bytes:
         return json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _encoded(data: bytes, *, plain: bool) -> Iterator[bytes]:
+def _encoded(data: bytes | bytearray, *, plain: bool) -> Iterator[bytes]:
     """Yields data as the content of a JSON string, in pieces: base64, or escaped text."""
     view = memoryview(data)
     decoder = codecs.getincrementaldecoder("utf-8")()

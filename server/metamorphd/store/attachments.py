@@ -1,5 +1,6 @@
 """Images and documents: their bytes, and the messages that hold them."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -7,10 +8,13 @@ from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
 from metamorphd.models.attachment import Attachment, Upload
 from metamorphd.models.content import AttachmentBlock, Content, Part, attachment_blocks, map_attachments
 from metamorphd.store.database import Row, SystemTransaction, Transaction, grows, point_read
+from metamorphd.store.erasures import Resource, end_queued, queue_erasure
 from metamorphd.store.storage import require_storage
 from metamorphd.store.vaults import create_vault
 
 CHUNK_BYTES = 1_048_576
+# After which the chunks of an upload that was never completed are erased.
+STAGED_MICROSECONDS = 3_600_000_000
 
 COLUMNS = "attachment_id, media_type, size, sha256, create_time"
 
@@ -25,6 +29,19 @@ VALUES (:vault_id, :attachment_id, :number, :data)
 """
 COUNT_CHUNKS = """
 SELECT COUNT(*) AS chunks FROM attachment_chunks WHERE vault_id = :vault_id AND attachment_id = :attachment_id
+"""
+# Hidden, as one that only deleted sessions hold.
+STAGE_ATTACHMENT = """
+INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time)
+VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, NULL)
+ON CONFLICT (vault_id, attachment_id) DO NOTHING
+"""
+COUNT_ATTACHMENT = """
+SELECT COUNT(*) AS stored FROM attachments WHERE vault_id = :vault_id AND attachment_id = :attachment_id
+"""
+READ_CHUNK = """
+SELECT data FROM attachment_chunks
+WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
 """
 UPLOAD_AGAIN = """
 UPDATE attachments SET upload_time = :now
@@ -44,11 +61,6 @@ GET_CHUNK = f"""
 SELECT data FROM attachments CROSS JOIN attachment_chunks AS chunk
 WHERE {_VISIBLE}
     AND chunk.vault_id = :vault_id AND chunk.attachment_id = :attachment_id AND number = :number
-"""
-LIST_CHUNKS = """
-SELECT data FROM attachment_chunks
-WHERE vault_id = :vault_id AND attachment_id = :attachment_id
-ORDER BY number
 """
 CREATE_USE = """
 INSERT INTO attachment_uses (vault_id, attachment_id, message_id, session_id)
@@ -122,14 +134,59 @@ async def create_attachment(
     tx: Transaction, *, upload: Upload, hash_key: bytes, now: int, storage_limit: int = 0
 ) -> Attachment:
     """Stores an attachment, or answers the one that is there. Makes the vault if need be."""
-    await require_storage(tx, added_bytes=len(upload.data), default_limit=storage_limit)
+    added = await added_bytes(tx, uploads=[upload])
+    await require_storage(tx, added_bytes=added, default_limit=storage_limit)
     await create_vault(tx, hash_key=hash_key, now=now)
     await store_upload(tx, upload=upload, now=now)
     return await get_attachment(tx, attachment_id=upload.attachment_id)
 
 
+@grows
+async def stage_upload(tx: Transaction, *, upload: Upload, hash_key: bytes, now: int, storage_limit: int = 0) -> bool:
+    """Stores the next chunk of an upload but the last, hidden, and returns whether to go on.
+
+    Makes the vault if need be.
+
+    All at once, megabytes would take the writer for long. Chunks are erased an hour later, unless `store_upload` was
+    called with the same `now`. Raises StorageLimitExceeded.
+    """
+    stored = await tx.one(COUNT_CHUNKS, attachment_id=upload.attachment_id)
+    number, count = 0 if stored is None else stored.chunks, chunk_count(len(upload.data))
+    if number >= count - 1:
+        return False
+    added = await added_bytes(tx, uploads=[upload])
+    await require_storage(tx, added_bytes=added, default_limit=storage_limit)
+    await create_vault(tx, hash_key=hash_key, now=now)
+    if added:
+        await queue_erasure(
+            tx, resource=Resource.ATTACHMENT, resource_id=upload.attachment_id, now=now + STAGED_MICROSECONDS
+        )
+        await tx.run(
+            STAGE_ATTACHMENT,
+            attachment_id=upload.attachment_id,
+            media_type=upload.media_type,
+            size=len(upload.data),
+            sha256=upload.sha256,
+            now=now,
+        )
+    await _store_chunk(tx, upload, number)
+    return number + 1 < count - 1
+
+
+async def added_bytes(tx: Transaction, *, uploads: Iterable[Upload]) -> int:
+    """Returns the bytes of those uploads that the vault does not have yet, staged ones included."""
+    added = 0
+    for upload in uploads:
+        row = await tx.one(COUNT_ATTACHMENT, attachment_id=upload.attachment_id)
+        added += 0 if row is not None and row.stored else len(upload.data)
+    return added
+
+
 async def store_upload(tx: Transaction, *, upload: Upload, now: int) -> None:
-    """As `create_attachment`, in a vault that is there."""
+    """As `create_attachment`, in a vault that is there. Stores what `stage_upload` has not."""
+    await end_queued(
+        tx, resource=Resource.ATTACHMENT, resource_id=upload.attachment_id, due_time=now + STAGED_MICROSECONDS
+    )
     created = await tx.run(
         CREATE_ATTACHMENT,
         attachment_id=upload.attachment_id,
@@ -144,8 +201,12 @@ async def store_upload(tx: Transaction, *, upload: Upload, now: int) -> None:
         stored = await tx.one(COUNT_CHUNKS, attachment_id=upload.attachment_id)
     # Of an attachment that is being erased the first ones are there.
     for number in range(0 if stored is None else stored.chunks, chunk_count(len(upload.data))):
-        data = upload.data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-        await tx.run(CREATE_CHUNK, attachment_id=upload.attachment_id, number=number, data=data)
+        await _store_chunk(tx, upload, number)
+
+
+async def _store_chunk(tx: Transaction, upload: Upload, number: int) -> None:
+    data = upload.data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+    await tx.run(CREATE_CHUNK, attachment_id=upload.attachment_id, number=number, data=data)
 
 
 def chunk_count(size: int) -> int:
@@ -181,13 +242,19 @@ async def get_chunk(tx: Transaction, *, attachment_id: str, number: int) -> byte
     return chunk
 
 
-async def load_attachments(tx: Transaction, *, attachment_ids: Iterable[str]) -> dict[str, bytes]:
+async def load_attachments(tx: Transaction, *, attachment_ids: Iterable[str]) -> dict[str, bytes | bytearray]:
     """The bytes of attachments, by their ids; those that are not there are left out."""
-    loaded = {}
+    loaded: dict[str, bytes | bytearray] = {}
     for attachment_id in attachment_ids:
-        rows = await tx.all(LIST_CHUNKS, attachment_id=attachment_id)
-        if rows:
-            loaded[attachment_id] = b"".join(row.data for row in rows)
+        # Chunk by chunk, so that there are never two copies of all.
+        data = bytearray()
+        for number in itertools.count():
+            chunk = await tx.one(READ_CHUNK, attachment_id=attachment_id, number=number)
+            if chunk is None:
+                break
+            data += chunk.data
+        if data:
+            loaded[attachment_id] = data
     return loaded
 
 

@@ -71,7 +71,12 @@ async def queue_erasure(tx: Transaction, *, resource: Resource, resource_id: str
 
 async def end_erasure(tx: Transaction, *, erasure: Erasure) -> None:
     """Removes what is erased from the queue."""
-    await tx.run(END_ERASURE, resource=erasure.resource, id=erasure.id, due_time=erasure.due_time)
+    await end_queued(tx, resource=erasure.resource, resource_id=erasure.id, due_time=erasure.due_time)
+
+
+async def end_queued(tx: Transaction, *, resource: Resource, resource_id: str, due_time: int) -> None:
+    """Removes a resource from the queue that it was put in for `due_time`, if it is there."""
+    await tx.run(END_ERASURE, resource=resource, id=resource_id, due_time=due_time)
 
 
 async def postpone_erasure(tx: Transaction, *, erasure: Erasure, until: int) -> None:

@@ -41,7 +41,9 @@ BEGINNING = ("", "", "")
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """Identifies a repeatable request. `body` is the request without its id, serialised deterministically."""
+    """Identifies a repeatable request. `body` is the request without its id, serialised deterministically, or
+    a hash of that.
+    """
 
     rpc: str
     request_id: str

@@ -8,7 +8,7 @@ from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.attachment import attachment_to_proto
-from metamorphd.store.attachments import chunk_count, create_attachment, get_attachment, get_chunk
+from metamorphd.store.attachments import chunk_count, create_attachment, get_attachment, get_chunk, stage_upload
 from metamorphd.store.database import Database
 from metamorphd.store.storage import require_storage
 
@@ -28,13 +28,13 @@ class ChatAttachments:
         self._database.require_space()
         await self._database.read(require_storage, scope, added_bytes=1, default_limit=self._storage_limit)
         async with self._uploads.received(scope.vault_id, requests) as upload:
+            now, hash_key, limit = self._clock.now(), self._clock.new_key(), self._storage_limit
+            while await self._database.write(
+                stage_upload, scope, upload=upload, hash_key=hash_key, storage_limit=limit, now=now
+            ):
+                pass
             attachment = await self._database.write(
-                create_attachment,
-                scope,
-                upload=upload,
-                hash_key=self._clock.new_key(),
-                storage_limit=self._storage_limit,
-                now=self._clock.now(),
+                create_attachment, scope, upload=upload, hash_key=hash_key, storage_limit=limit, now=now
             )
         return pb.UploadAttachmentResponse(attachment=attachment_to_proto(attachment))
 

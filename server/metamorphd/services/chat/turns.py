@@ -1,5 +1,6 @@
 """ChatService: turns."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from metamorph.chat.v1 import chat_service_pb2 as pb
@@ -18,6 +19,7 @@ from metamorphd.services.convert.turn import status_from_proto, turn_to_proto, w
 from metamorphd.services.idempotency import idempotency_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
+from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.turns.read import get_turn, list_turns
 
 
@@ -31,9 +33,11 @@ class ChatTurns:
     _max_content_bytes: int
 
     async def SendMessage(self, request: pb.SendMessageRequest, scope: Scope) -> AsyncIterator[pb.SendMessageResponse]:
-        turn = await self._engine.send_message(scope, send=await self._send(request, scope.actor.user_id))
-        # It may be of megabytes, and the turn takes minutes.
+        send = await self._send(request, scope.actor.user_id)
+        # Both may be of megabytes, and the turn takes minutes.
         del request
+        turn = await self._engine.send_message(scope, send=send)
+        del send
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
             yield with_event(pb.SendMessageResponse(), event)
 
@@ -102,10 +106,16 @@ class ChatTurns:
             usage=None,
             create_time=self._clock.now(),
         )
+        # Twenty megabytes would block the event loop for too long.
+        key = await asyncio.to_thread(_key, request) if uploads else _key(request)
         return Send(
             message=message,
             uploads=tuple(uploads),
             parent_message_id=request.parent_message_id if request.HasField("parent_message_id") else None,
             options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
-            request=idempotency_key("SendMessage", request),
+            request=key,
         )
+
+
+def _key(request: pb.SendMessageRequest) -> IdempotencyKey | None:
+    return idempotency_key("SendMessage", request)

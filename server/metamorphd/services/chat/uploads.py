@@ -80,7 +80,8 @@ class Uploads:
 
 
 def _checked(media_type: str, data: bytes) -> Upload:
-    if not is_media(media_type, data):
+    # A rule of the proto would cost 0.2 s for 20 MB: protovalidate copies what it measures.
+    if not data or not is_media(media_type, data):
         raise AttachmentTypeMismatch(media_type=media_type)
     return Upload.of(media_type, data)
 

@@ -10,7 +10,7 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn
-from metamorphd.store.attachments import store_upload
+from metamorphd.store.attachments import added_bytes, store_upload
 from metamorphd.store.budgets import admit_turn, reserve
 from metamorphd.store.codec import encode_content, encode_options
 from metamorphd.store.database import Transaction, grows
@@ -66,7 +66,7 @@ async def create_turn(
         options=options,
         terms=terms,
     )
-    added = len(encode_content(plan.content)) + sum(len(upload.data) for upload in uploads)
+    added = len(encode_content(plan.content)) + await added_bytes(tx, uploads=uploads)
     await require_storage(tx, added_bytes=added, default_limit=terms.storage_limit)
     budgeted = await _admit(tx, terms, now=message.create_time)
     for upload in uploads:

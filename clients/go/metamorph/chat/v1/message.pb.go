@@ -225,7 +225,7 @@ type isImageBlock_Source interface {
 }
 
 type ImageBlock_Data struct {
-	// The image itself. It is stored like an UploadAttachment, with the same limits and failures.
+	// The image itself, not empty. It is stored like an UploadAttachment, with the same limits and failures.
 	Data []byte `protobuf:"bytes,1,opt,name=data,proto3,oneof"`
 }
 
@@ -339,7 +339,7 @@ type isDocumentBlock_Source interface {
 }
 
 type DocumentBlock_Data struct {
-	// The document itself. It is stored like an UploadAttachment, with the same limits and failures.
+	// The document itself, not empty. It is stored like an UploadAttachment, with the same limits and failures.
 	Data []byte `protobuf:"bytes,1,opt,name=data,proto3,oneof"`
 }
 
@@ -1102,10 +1102,10 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\n" +
 	"\x1fmetamorph/chat/v1/message.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"*\n" +
 	"\tTextBlock\x12\x1d\n" +
-	"\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x042\x02\\SR\x04text\"\xf9\x01\n" +
+	"\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x042\x02\\SR\x04text\"\xf0\x01\n" +
 	"\n" +
-	"ImageBlock\x12\x1d\n" +
-	"\x04data\x18\x01 \x01(\fB\a\xbaH\x04z\x02\x10\x01H\x00R\x04data\x120\n" +
+	"ImageBlock\x12\x14\n" +
+	"\x04data\x18\x01 \x01(\fH\x00R\x04data\x120\n" +
 	"\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\fattachmentId\x12R\n" +
 	"\n" +
 	"media_type\x18\x03 \x01(\tB3\xbaH0r.R\timage/pngR\n" +
@@ -1114,9 +1114,9 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x05R\tsizeBytes\x12\x16\n" +
 	"\x06sha256\x18\x05 \x01(\tR\x06sha256B\x0f\n" +
-	"\x06source\x12\x05\xbaH\x02\b\x01\"\xeb\x01\n" +
-	"\rDocumentBlock\x12\x1d\n" +
-	"\x04data\x18\x01 \x01(\fB\a\xbaH\x04z\x02\x10\x01H\x00R\x04data\x120\n" +
+	"\x06source\x12\x05\xbaH\x02\b\x01\"\xe2\x01\n" +
+	"\rDocumentBlock\x12\x14\n" +
+	"\x04data\x18\x01 \x01(\fH\x00R\x04data\x120\n" +
 	"\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\fattachmentId\x12A\n" +
 	"\n" +
 	"media_type\x18\x03 \x01(\tB\"\xbaH\x1fr\x1dR\x0fapplication/pdfR\n" +

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/chat/v1/message.proto\x12\x11metamorph.chat.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\tTextBlock\x12\x17\n\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x32\x02\\S\"\xc7\x01\n\nImageBlock\x12\x17\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02\x10\x01H\x00\x12\"\n\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x12G\n\nmedia_type\x18\x03 \x01(\tB3\xbaH0r.R\timage/pngR\nimage/jpegR\timage/gifR\nimage/webp\x12\x12\n\nsize_bytes\x18\x04 \x01(\x05\x12\x0e\n\x06sha256\x18\x05 \x01(\tB\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"\xb9\x01\n\rDocumentBlock\x12\x17\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\x07\xbaH\x04z\x02\x10\x01H\x00\x12\"\n\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x12\x36\n\nmedia_type\x18\x03 \x01(\tB\"\xbaH\x1fr\x1dR\x0f\x61pplication/pdfR\ntext/plain\x12\x12\n\nsize_bytes\x18\x04 \x01(\x05\x12\x0e\n\x06sha256\x18\x05 \x01(\tB\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"@\n\x0cToolUseBlock\x12\x13\n\x0btool_use_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05input\x18\x03 \x01(\t\"\xb3\x01\n\x0eToolResultPart\x12,\n\x04text\x18\x01 \x01(\x0b\x32\x1c.metamorph.chat.v1.TextBlockH\x00\x12.\n\x05image\x18\x02 \x01(\x0b\x32\x1d.metamorph.chat.v1.ImageBlockH\x00\x12\x34\n\x08\x64ocument\x18\x03 \x01(\x0b\x32 .metamorph.chat.v1.DocumentBlockH\x00\x42\r\n\x04part\x12\x05\xbaH\x02\x08\x01\"\x8c\x01\n\x0fToolResultBlock\x12)\n\x0btool_use_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x01\x32\x08^[!-~]*$\x12<\n\x07\x63ontent\x18\x02 \x03(\x0b\x32!.metamorph.chat.v1.ToolResultPartB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"B\n\rThinkingBlock\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x10\n\x08redacted\x18\x03 \x01(\x0c\"\"\n\x0f\x43ompactionBlock\x12\x0f\n\x07summary\x18\x01 \x01(\t\"\x92\x03\n\x0c\x43ontentBlock\x12,\n\x04text\x18\x01 \x01(\x0b\x32\x1c.metamorph.chat.v1.TextBlockH\x00\x12.\n\x05image\x18\x02 \x01(\x0b\x32\x1d.metamorph.chat.v1.ImageBlockH\x00\x12\x34\n\x08\x64ocument\x18\x03 \x01(\x0b\x32 .metamorph.chat.v1.DocumentBlockH\x00\x12\x33\n\x08tool_use\x18\x04 \x01(\x0b\x32\x1f.metamorph.chat.v1.ToolUseBlockH\x00\x12\x39\n\x0btool_result\x18\x05 \x01(\x0b\x32\".metamorph.chat.v1.ToolResultBlockH\x00\x12\x34\n\x08thinking\x18\x06 \x01(\x0b\x32 .metamorph.chat.v1.ThinkingBlockH\x00\x12\x38\n\ncompaction\x18\x07 \x01(\x0b\x32\".metamorph.chat.v1.CompactionBlockH\x00\x42\x0e\n\x05\x62lock\x12\x05\xbaH\x02\x08\x01\"\x83\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x03 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x04 \x01(\x03\x12\x16\n\x0e\x63ost_usd_nanos\x18\x05 \x01(\x03\"\xf2\x02\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x19\n\x11parent_message_id\x18\x03 \x01(\t\x12%\n\x04role\x18\x04 \x01(\x0e\x32\x17.metamorph.chat.v1.Role\x12\x30\n\x07\x63ontent\x18\x05 \x03(\x0b\x32\x1f.metamorph.chat.v1.ContentBlock\x12\x0f\n\x07turn_id\x18\x06 \x01(\t\x12\x0f\n\x07\x63reator\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\'\n\x05usage\x18\t \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07partial\x18\x0c \x01(\x08*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/chat/v1/message.proto\x12\x11metamorph.chat.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\tTextBlock\x12\x17\n\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x32\x02\\S\"\xbe\x01\n\nImageBlock\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\"\n\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x12G\n\nmedia_type\x18\x03 \x01(\tB3\xbaH0r.R\timage/pngR\nimage/jpegR\timage/gifR\nimage/webp\x12\x12\n\nsize_bytes\x18\x04 \x01(\x05\x12\x0e\n\x06sha256\x18\x05 \x01(\tB\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"\xb0\x01\n\rDocumentBlock\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\"\n\rattachment_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x12\x36\n\nmedia_type\x18\x03 \x01(\tB\"\xbaH\x1fr\x1dR\x0f\x61pplication/pdfR\ntext/plain\x12\x12\n\nsize_bytes\x18\x04 \x01(\x05\x12\x0e\n\x06sha256\x18\x05 \x01(\tB\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"@\n\x0cToolUseBlock\x12\x13\n\x0btool_use_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05input\x18\x03 \x01(\t\"\xb3\x01\n\x0eToolResultPart\x12,\n\x04text\x18\x01 \x01(\x0b\x32\x1c.metamorph.chat.v1.TextBlockH\x00\x12.\n\x05image\x18\x02 \x01(\x0b\x32\x1d.metamorph.chat.v1.ImageBlockH\x00\x12\x34\n\x08\x64ocument\x18\x03 \x01(\x0b\x32 .metamorph.chat.v1.DocumentBlockH\x00\x42\r\n\x04part\x12\x05\xbaH\x02\x08\x01\"\x8c\x01\n\x0fToolResultBlock\x12)\n\x0btool_use_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x01\x32\x08^[!-~]*$\x12<\n\x07\x63ontent\x18\x02 \x03(\x0b\x32!.metamorph.chat.v1.ToolResultPartB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"B\n\rThinkingBlock\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x10\n\x08redacted\x18\x03 \x01(\x0c\"\"\n\x0f\x43ompactionBlock\x12\x0f\n\x07summary\x18\x01 \x01(\t\"\x92\x03\n\x0c\x43ontentBlock\x12,\n\x04text\x18\x01 \x01(\x0b\x32\x1c.metamorph.chat.v1.TextBlockH\x00\x12.\n\x05image\x18\x02 \x01(\x0b\x32\x1d.metamorph.chat.v1.ImageBlockH\x00\x12\x34\n\x08\x64ocument\x18\x03 \x01(\x0b\x32 .metamorph.chat.v1.DocumentBlockH\x00\x12\x33\n\x08tool_use\x18\x04 \x01(\x0b\x32\x1f.metamorph.chat.v1.ToolUseBlockH\x00\x12\x39\n\x0btool_result\x18\x05 \x01(\x0b\x32\".metamorph.chat.v1.ToolResultBlockH\x00\x12\x34\n\x08thinking\x18\x06 \x01(\x0b\x32 .metamorph.chat.v1.ThinkingBlockH\x00\x12\x38\n\ncompaction\x18\x07 \x01(\x0b\x32\".metamorph.chat.v1.CompactionBlockH\x00\x42\x0e\n\x05\x62lock\x12\x05\xbaH\x02\x08\x01\"\x83\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x03 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x04 \x01(\x03\x12\x16\n\x0e\x63ost_usd_nanos\x18\x05 \x01(\x03\"\xf2\x02\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x19\n\x11parent_message_id\x18\x03 \x01(\t\x12%\n\x04role\x18\x04 \x01(\x0e\x32\x17.metamorph.chat.v1.Role\x12\x30\n\x07\x63ontent\x18\x05 \x03(\x0b\x32\x1f.metamorph.chat.v1.ContentBlock\x12\x0f\n\x07turn_id\x18\x06 \x01(\t\x12\x0f\n\x07\x63reator\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\'\n\x05usage\x18\t \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07partial\x18\x0c \x01(\x08*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,16 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEXTBLOCK'].fields_by_name['text']._serialized_options = b'\272H\006r\0042\002\\S'
   _globals['_IMAGEBLOCK'].oneofs_by_name['source']._loaded_options = None
   _globals['_IMAGEBLOCK'].oneofs_by_name['source']._serialized_options = b'\272H\002\010\001'
-  _globals['_IMAGEBLOCK'].fields_by_name['data']._loaded_options = None
-  _globals['_IMAGEBLOCK'].fields_by_name['data']._serialized_options = b'\272H\004z\002\020\001'
   _globals['_IMAGEBLOCK'].fields_by_name['attachment_id']._loaded_options = None
   _globals['_IMAGEBLOCK'].fields_by_name['attachment_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_IMAGEBLOCK'].fields_by_name['media_type']._loaded_options = None
   _globals['_IMAGEBLOCK'].fields_by_name['media_type']._serialized_options = b'\272H0r.R\timage/pngR\nimage/jpegR\timage/gifR\nimage/webp'
   _globals['_DOCUMENTBLOCK'].oneofs_by_name['source']._loaded_options = None
   _globals['_DOCUMENTBLOCK'].oneofs_by_name['source']._serialized_options = b'\272H\002\010\001'
-  _globals['_DOCUMENTBLOCK'].fields_by_name['data']._loaded_options = None
-  _globals['_DOCUMENTBLOCK'].fields_by_name['data']._serialized_options = b'\272H\004z\002\020\001'
   _globals['_DOCUMENTBLOCK'].fields_by_name['attachment_id']._loaded_options = None
   _globals['_DOCUMENTBLOCK'].fields_by_name['attachment_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_DOCUMENTBLOCK'].fields_by_name['media_type']._loaded_options = None
@@ -59,28 +55,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLRESULTBLOCK'].fields_by_name['content']._serialized_options = b'\272H\005\222\001\002\020@'
   _globals['_CONTENTBLOCK'].oneofs_by_name['block']._loaded_options = None
   _globals['_CONTENTBLOCK'].oneofs_by_name['block']._serialized_options = b'\272H\002\010\001'
-  _globals['_ROLE']._serialized_start=1951
-  _globals['_ROLE']._serialized_end=2014
+  _globals['_ROLE']._serialized_start=1933
+  _globals['_ROLE']._serialized_end=1996
   _globals['_TEXTBLOCK']._serialized_start=116
   _globals['_TEXTBLOCK']._serialized_end=152
   _globals['_IMAGEBLOCK']._serialized_start=155
-  _globals['_IMAGEBLOCK']._serialized_end=354
-  _globals['_DOCUMENTBLOCK']._serialized_start=357
-  _globals['_DOCUMENTBLOCK']._serialized_end=542
-  _globals['_TOOLUSEBLOCK']._serialized_start=544
-  _globals['_TOOLUSEBLOCK']._serialized_end=608
-  _globals['_TOOLRESULTPART']._serialized_start=611
-  _globals['_TOOLRESULTPART']._serialized_end=790
-  _globals['_TOOLRESULTBLOCK']._serialized_start=793
-  _globals['_TOOLRESULTBLOCK']._serialized_end=933
-  _globals['_THINKINGBLOCK']._serialized_start=935
-  _globals['_THINKINGBLOCK']._serialized_end=1001
-  _globals['_COMPACTIONBLOCK']._serialized_start=1003
-  _globals['_COMPACTIONBLOCK']._serialized_end=1037
-  _globals['_CONTENTBLOCK']._serialized_start=1040
-  _globals['_CONTENTBLOCK']._serialized_end=1442
-  _globals['_USAGE']._serialized_start=1445
-  _globals['_USAGE']._serialized_end=1576
-  _globals['_MESSAGE']._serialized_start=1579
-  _globals['_MESSAGE']._serialized_end=1949
+  _globals['_IMAGEBLOCK']._serialized_end=345
+  _globals['_DOCUMENTBLOCK']._serialized_start=348
+  _globals['_DOCUMENTBLOCK']._serialized_end=524
+  _globals['_TOOLUSEBLOCK']._serialized_start=526
+  _globals['_TOOLUSEBLOCK']._serialized_end=590
+  _globals['_TOOLRESULTPART']._serialized_start=593
+  _globals['_TOOLRESULTPART']._serialized_end=772
+  _globals['_TOOLRESULTBLOCK']._serialized_start=775
+  _globals['_TOOLRESULTBLOCK']._serialized_end=915
+  _globals['_THINKINGBLOCK']._serialized_start=917
+  _globals['_THINKINGBLOCK']._serialized_end=983
+  _globals['_COMPACTIONBLOCK']._serialized_start=985
+  _globals['_COMPACTIONBLOCK']._serialized_end=1019
+  _globals['_CONTENTBLOCK']._serialized_start=1022
+  _globals['_CONTENTBLOCK']._serialized_end=1424
+  _globals['_USAGE']._serialized_start=1427
+  _globals['_USAGE']._serialized_end=1558
+  _globals['_MESSAGE']._serialized_start=1561
+  _globals['_MESSAGE']._serialized_end=1931
 # @@protoc_insertion_point(module_scope)

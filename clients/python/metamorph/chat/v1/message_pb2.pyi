@@ -78,7 +78,7 @@ class ImageBlock(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The image itself. It is stored like an UploadAttachment, with the same limits and failures."""
+    """The image itself, not empty. It is stored like an UploadAttachment, with the same limits and failures."""
     attachment_id: _builtins.str
     """An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND."""
     media_type: _builtins.str
@@ -118,7 +118,7 @@ class DocumentBlock(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The document itself. It is stored like an UploadAttachment, with the same limits and failures."""
+    """The document itself, not empty. It is stored like an UploadAttachment, with the same limits and failures."""
     attachment_id: _builtins.str
     """An attachment of this vault. Fails with NOT_FOUND / ATTACHMENT_NOT_FOUND."""
     media_type: _builtins.str

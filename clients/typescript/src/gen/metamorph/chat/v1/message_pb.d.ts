@@ -46,7 +46,7 @@ export declare type ImageBlock = Message$1<"metamorph.chat.v1.ImageBlock"> & {
    */
   source: {
     /**
-     * The image itself. It is stored like an UploadAttachment, with the same limits and failures.
+     * The image itself, not empty. It is stored like an UploadAttachment, with the same limits and failures.
      *
      * @generated from field: bytes data = 1;
      */
@@ -103,7 +103,7 @@ export declare type DocumentBlock = Message$1<"metamorph.chat.v1.DocumentBlock">
    */
   source: {
     /**
-     * The document itself. It is stored like an UploadAttachment, with the same limits and failures.
+     * The document itself, not empty. It is stored like an UploadAttachment, with the same limits and failures.
      *
      * @generated from field: bytes data = 1;
      */
