@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from metamorphd.errors import StorageFull
 
@@ -18,6 +19,8 @@ LARGEST_BALLAST = 64 * MIB
 LARGEST_LOG = 64 * MIB
 # A log of a few pages, its index, and a migration that adds tables.
 OPENING_BYTES = MIB
+# The log cannot fill within this time, about that of a batch. Asking releases the GIL, for which the writer then waits.
+PLENTY_SECONDS = 0.01
 RETRY_SECONDS = 30.0
 # A write that failed this long after the ballast was released has met the volume as it was before.
 RELEASE_SECONDS = 2.0
@@ -25,6 +28,18 @@ RELEASE_SECONDS = 2.0
 # Returns the bytes that are free within the database, less those by which its file will grow. It is called only if it
 # matters.
 Room = Callable[[], int]
+
+
+class Volume(NamedTuple):
+    """The bytes that are free on a volume, and the sizes of its ballast and of its floor."""
+
+    free: int
+    ballast: int
+    floor: int
+
+    @property
+    def tight(self) -> bool:
+        return self.free < min(self.ballast, self.floor) // 4
 
 
 class Space:
@@ -41,31 +56,33 @@ class Space:
         self._ballast = Path(f"{path}-ballast")
         self._floor_bytes = floor_bytes
         self._lock = threading.Lock()
-        self._released = float("-inf")
+        self._released = self._plenty_until = float("-inf")
 
     @property
     def free_bytes(self) -> int:
         """Returns how much is free on the volume. Raises OSError if the volume fails, or the directory is missing."""
-        volume = os.statvfs(self._directory)
-        return volume.f_bavail * volume.f_frsize
+        return self._volume().free
 
     def low(self, room: Room) -> bool:
         """Returns whether free space is below the floor. A volume that fails is not low: it refuses writes itself."""
+        if self._floor_bytes == 0 or time.monotonic() < self._plenty_until:
+            return False
         try:
-            (ballast, floor), free = self._sizes(), self.free_bytes
+            volume = self._volume()
         except OSError:
             return False
         # Space for the ballast is not for growth.
-        available = free - (0 if self.reserved else ballast)
-        if floor == 0 or available >= floor + LARGEST_LOG:
+        if volume.free - volume.ballast >= volume.floor + LARGEST_LOG:
+            self._plenty_until = time.monotonic() + PLENTY_SECONDS
             return False
-        return self.tight or available + room() < floor
+        available = volume.free - (0 if self.reserved else volume.ballast)
+        return volume.tight or available + room() < volume.floor
 
     @property
     def tight(self) -> bool:
         """Returns whether free space is too little for the log: a change takes it also where the database has room."""
         try:
-            return self.free_bytes < min(self._sizes()) // 4
+            return self._volume().tight
         except OSError:
             return False
 
@@ -92,10 +109,10 @@ class Space:
         else would ever make room for the log. Blocks; raises nothing, since the volume may fail too.
         """
         with self._lock, contextlib.suppress(OSError):
-            ballast, floor = self._sizes()
-            if floor > 0 and not self.reserved and self.free_bytes >= floor + 2 * ballast:
-                self._create_ballast(ballast)
-            elif self.reserved and self.tight and room >= floor + ballast:
+            volume = self._volume()
+            if volume.floor > 0 and not self.reserved and volume.free >= volume.floor + 2 * volume.ballast:
+                self._create_ballast(volume.ballast)
+            elif self.reserved and volume.tight and room >= volume.floor + volume.ballast:
                 self._ballast.unlink()
 
     def release(self) -> bool:
@@ -115,9 +132,8 @@ class Space:
         finally:
             os.close(descriptor)
 
-    def _sizes(self) -> tuple[int, int]:
-        """Returns the sizes of the ballast and of the floor."""
-        volume = os.statvfs(self._directory)
-        share = volume.f_blocks * volume.f_frsize // SHARE
+    def _volume(self) -> Volume:
+        stated = os.statvfs(self._directory)
+        share = stated.f_blocks * stated.f_frsize // SHARE
         floor = min(LARGEST_FLOOR, share) if self._floor_bytes is None else self._floor_bytes
-        return min(LARGEST_BALLAST, share), floor
+        return Volume(stated.f_bavail * stated.f_frsize, min(LARGEST_BALLAST, share), floor)
