@@ -14,7 +14,7 @@ from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.session import SessionChanges
 from metamorphd.models.turn import StopReason, TextDelta, Turn, TurnStatus
 from metamorphd.models.usage import Usage
-from metamorphd.store.attachments import create_attachment, get_chunk, prune_attachments
+from metamorphd.store.attachments import CHUNK_BYTES, create_attachment, get_chunk, prune_attachments, stage_upload
 from metamorphd.store.erasure import erase_step, read_part
 from metamorphd.store.erasures import MOST_COUNTED, Erasure, Resource, find_erasure, get_backlog
 from metamorphd.store.idempotency import BEGINNING, prune_requests
@@ -233,7 +233,7 @@ def databases() -> Iterator[tuple[apsw.Connection, apsw.Connection]]:
 # A model that reads little, so that a prompt is a part of every long branch.
 SHORT = replace(TERMS.catalog.model("claude-sonnet-5-5"), context_tokens=1000)
 SHORT_TERMS = replace(TERMS, catalog=Catalog([SHORT]))
-IMAGE = Upload.of("image/png", b"image")
+IMAGE, LARGE_IMAGE = (Upload.of("image/png", bytes(size)) for size in (1, 2 * CHUNK_BYTES))
 Operation = Callable[[Any], Coroutine[Any, Any, Any]]
 
 
@@ -457,6 +457,7 @@ OPERATIONS: dict[str, Operation] = {
     "usage of a session": usage(1, session_id=DEEP),
     "upload": lambda tx: create_attachment(tx, upload=IMAGE, hash_key=KEY, now=NOW, storage_limit=10**15),
     "upload again": upload_again,
+    "stage_upload": lambda tx: stage_upload(tx, upload=LARGE_IMAGE, hash_key=KEY, now=NOW, storage_limit=10**15),
     "get_chunk": lambda tx: get_chunk(tx, attachment_id="att_ses_10", number=0),
     "finish": finish,
     "delete_message": lambda tx: delete_message(tx, message_id="msg_deep_100", now=NOW),
