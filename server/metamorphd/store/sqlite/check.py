@@ -104,11 +104,14 @@ class Check:
 
     def _check_until(self, until: float) -> None:
         try:
-            with self._snapshot() as connection:
-                self._read_schema(connection)
-                self._check_some(connection)
-                while self._state.running and time.monotonic() < until:
+            connection = self._opened()
+            # Before the snapshot, which is to be short: this takes a hundred statements after the schema has changed.
+            self._read_schema(connection)
+            with self._snapshot(connection):
+                more = _schema_version(connection) == self._schema_version
+                while more:
                     self._check_some(connection)
+                    more = self._state.running and time.monotonic() < until
         except apsw.InterruptError:
             # Hurried, or stopped: the same entries are next.
             self._entries = max(self._entries // 2, FEWEST)
@@ -118,23 +121,26 @@ class Check:
         if time.monotonic() > self._saved + SAVE_SECONDS or not self._state.running:
             self._save()
 
-    @contextlib.contextmanager
-    def _snapshot(self) -> Iterator[apsw.Connection]:
+    def _opened(self) -> apsw.Connection:
         if self._connection is None:
             self._connection = self._connect()
             self._connection.execute("PRAGMA cell_size_check = ON").fetchall()
             self._connection.set_progress_handler(lambda: self._stopping or self._gate.hurried, STATEMENT_STEPS)
+        return self._connection
+
+    @contextlib.contextmanager
+    def _snapshot(self, connection: apsw.Connection) -> Iterator[None]:
         with self._gate.snapshot():
-            self._connection.execute("BEGIN")
+            connection.execute("BEGIN")
             try:
-                yield self._connection
+                yield
             finally:
-                self._connection.execute("ROLLBACK")
+                connection.execute("ROLLBACK")
 
     def _read_schema(self, connection: apsw.Connection) -> None:
-        ((version,),) = connection.execute("PRAGMA schema_version").fetchall()
+        version = _schema_version(connection)
         if version != self._schema_version:
-            self._trees, self._schema_version = read_trees(connection), int(str(version))
+            self._trees, self._schema_version = read_trees(connection), version
         if self._state.tree not in [tree.name for tree in self._trees]:
             # The first, also if that where it was is gone.
             self._state.tree, self._state.key = self._trees[0].name, None
@@ -206,3 +212,8 @@ class Check:
             part.write_bytes(orjson.dumps(self._state, default=lambda value: {"hex": value.hex()}))
             part.chmod(0o600)
             os.replace(part, self._path)
+
+
+def _schema_version(connection: apsw.Connection) -> int:
+    ((version,),) = connection.execute("PRAGMA schema_version").fetchall()
+    return int(str(version))
