@@ -15,7 +15,7 @@ from tests.support.generated.stock import Stock
 
 MESSAGES, VAULTS = 400_000, 200
 # Nobody else has the file open, and an interrupted run begins again: nothing needs to be durable before the end.
-SUFFIXES = ("", "-wal", "-shm", ".lock")
+SUFFIXES = ("", "-wal", "-shm", "-check", ".lock")
 PRAGMAS = (
     "journal_mode = OFF",
     "synchronous = OFF",
@@ -41,7 +41,8 @@ def generate(path: Path, layout: Layout, progress: Progress) -> None:
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.close()
     progress.remove_task(task)
-    part.with_name(part.name + ".lock").unlink(missing_ok=True)
+    for suffix in SUFFIXES[1:]:
+        part.with_name(part.name + suffix).unlink(missing_ok=True)
     part.rename(path)
 
 
