@@ -2,22 +2,26 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from metamorphd.errors import BytesInFlightExceeded
 
 RETRY_SECONDS = 1.0
+FREED_BYTES = 1024 * 1024
 
 
 class BytesInFlight:
     """Counts bytes in use, at most `total`, and `per_vault` for one vault. Those of a vault are kept while it has any.
 
+    Calls `freed` when megabytes are no longer in use.
+
     What is counted is sizes on the wire; while bytes are converted there are two or three copies.
     """
 
-    def __init__(self, *, total: int, per_vault: int) -> None:
+    def __init__(self, *, total: int, per_vault: int, freed: Callable[[], None] = lambda: None) -> None:
         self.used = 0
+        self._freed = freed
         self._total = total
         self._per_vault = min(total, per_vault)
         self._of_vault: Counter[str] = Counter()
@@ -62,6 +66,8 @@ class BytesInFlight:
             self._of_vault[hold.vault_id] = vault
         else:
             del self._of_vault[hold.vault_id]
+        if more <= -FREED_BYTES:
+            self._freed()
         if more < 0:
             self._grant()
         return True

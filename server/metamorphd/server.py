@@ -16,6 +16,7 @@ import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import Gauge
 
+from metamorphd.allocator import Allocator
 from metamorphd.auth.emblem import EmblemApi
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.jwks import KeySet
@@ -79,6 +80,7 @@ class Server:
     def __init__(self, settings: Settings, *, database: Database | None = None, clock: Clock | None = None) -> None:
         self._settings = settings
         self._clock = clock or Clock()
+        self._allocator = Allocator()
         self._database = database or SqliteDatabase(
             path=settings.database_path,
             synchronous=settings.sqlite_synchronous,
@@ -186,7 +188,8 @@ class Server:
         )
         terms = _terms(self._settings, self._catalog, self._clock)
         memory = PromptMemory(
-            texts=_in_flight(self._settings, share=TEXTS_SHARE), attachments=_in_flight(self._settings)
+            texts=_in_flight(self._settings, self._allocator, share=TEXTS_SHARE),
+            attachments=_in_flight(self._settings, self._allocator),
         )
         engine = TurnEngine(
             database=self._database,
@@ -210,7 +213,7 @@ class Server:
         return Pipeline(
             guards=_guards(self._settings, verifier=verifier, limits=limits),
             streams=Streams(revoked_tokens=self._revoked_tokens, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
-            in_flight=_in_flight(self._settings),
+            in_flight=_in_flight(self._settings, self._allocator),
             metrics=self._metrics,
             log=log,
         )
@@ -289,10 +292,12 @@ def _model(settings: Settings) -> Model:
     )
 
 
-def _in_flight(settings: Settings, *, share: float = 1.0) -> BytesInFlight:
+def _in_flight(settings: Settings, allocator: Allocator, *, share: float = 1.0) -> BytesInFlight:
     """Returns a share of the configured budget of memory."""
     return BytesInFlight(
-        total=int(settings.max_bytes_in_flight * share), per_vault=int(settings.max_vault_bytes_in_flight * share)
+        total=int(settings.max_bytes_in_flight * share),
+        per_vault=int(settings.max_vault_bytes_in_flight * share),
+        freed=allocator.return_soon,
     )
 
 

@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         default=20_971_520, ge=1, le=33_554_432, description="Maximum size of an image or document, in bytes."
     )
     max_bytes_in_flight: int = Field(
-        default=134_217_728,
+        default=67_108_864,
         ge=33_554_432,
         description=(
             "Memory that large requests may take up together until they are stored, in bytes, and the attachments of "
@@ -150,7 +150,7 @@ class Settings(BaseSettings):
         ),
     )
     max_vault_bytes_in_flight: int = Field(
-        default=67_108_864, ge=33_554_432, description="The same for one vault. At most MAX_BYTES_IN_FLIGHT has effect."
+        default=41_943_040, ge=33_554_432, description="The same for one vault. At most MAX_BYTES_IN_FLIGHT has effect."
     )
     rate_limit_requests: int = Field(
         default=100,
