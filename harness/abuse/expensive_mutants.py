@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from metamorphd.edge import guards
+from metamorphd import in_flight
+from metamorphd.edge import guards, pipeline
+from metamorphd.edge.grpc import port
 from metamorphd.store import erasure
 from metamorphd.store.sqlite import log, readers, writer
 from metamorphd.store.sqlite.fair_queue import FairQueue
@@ -13,6 +15,9 @@ from harness.mutants import Patch, mutant
 READERS: Any = readers
 QUEUE: Any = FairQueue
 GUARDS: Any = guards
+PORT: Any = port
+IN_FLIGHT: Any = in_flight
+PIPELINE: Any = pipeline
 ERASURE: Any = erasure
 LOG: Any = log
 WRITER: Any = writer
@@ -21,6 +26,7 @@ HARNESS = "expensive-neighbour"
 P99 = "p99 of the neighbour, to its idle p99"
 GAP = "longest gap in a stream, beyond the pace"
 MEMORY = "memory growth"
+COMPRESSED = "compressed requests that were read"
 WAL = "largest write-ahead log"
 
 
@@ -50,3 +56,21 @@ def _deletion_in_one_step(patch: Patch) -> None:
 def _log_is_never_copied(patch: Patch) -> None:
     for name in ("COPY_BYTES", "FULL_BYTES"):
         patch(LOG, name, float("inf"))
+
+
+@mutant("compressed-requests", harness=HARNESS, shown_by={COMPRESSED}, alone=True)
+def _compressed_requests(patch: Patch) -> None:
+    patch(
+        PORT,
+        "OPTIONS",
+        [option for option in PORT.OPTIONS if option[0] != "grpc.compression_enabled_algorithms_bitset"],
+    )
+
+
+@mutant("memory-without-a-budget", harness=HARNESS, shown_by={MEMORY}, alone=True)
+def _memory_without_a_budget(patch: Patch) -> None:
+    def resize(hold: Any, size: int) -> None:
+        hold.size = 0
+
+    patch(IN_FLIGHT.Hold, "resize", resize)
+    patch(PIPELINE, "ARRIVING", 1_000)

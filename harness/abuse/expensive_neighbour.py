@@ -83,6 +83,7 @@ async def expensive_neighbour(
             Figure("neighbour's calls that failed", len(attacked["failed"]), "", "=", 0, _first(attacked["failed"])),
             Figure("memory growth", server.growth * 1e6 / MEBIBYTE, "MiB", "≤", most_mebibytes),
             Figure("largest write-ahead log", wal.size / MEBIBYTE, "MiB", "≤", most_wal_mebibytes),
+            Figure("compressed requests that were read", _read_compressed(vault), "", "=", 0),
             *_ended(vault),
         ]
 
@@ -157,6 +158,14 @@ def _ratio(name: str, idle: dict[str, list[Any]], attacked: dict[str, list[Any]]
 
 def _first(failed: list[Any]) -> str:
     return str(failed[0])[:200] if failed else ""
+
+
+def _read_compressed(vault: Vault) -> int:
+    return sum(
+        count
+        for (name, code), count in vault.ended.items()
+        if name == "empty blocks compressed" and code != "UNIMPLEMENTED"
+    )
 
 
 def _ended(vault: Vault) -> list[Figure]:
