@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from metamorphd import in_flight
-from metamorphd.edge import guards, pipeline
+from metamorphd.edge import guards
 from metamorphd.edge.grpc import port
 from metamorphd.store import erasure
 from metamorphd.store.sqlite import log, readers, writer
@@ -16,8 +15,6 @@ READERS: Any = readers
 QUEUE: Any = FairQueue
 GUARDS: Any = guards
 PORT: Any = port
-IN_FLIGHT: Any = in_flight
-PIPELINE: Any = pipeline
 ERASURE: Any = erasure
 LOG: Any = log
 WRITER: Any = writer
@@ -65,12 +62,3 @@ def _compressed_requests(patch: Patch) -> None:
         "OPTIONS",
         [option for option in PORT.OPTIONS if option[0] != "grpc.compression_enabled_algorithms_bitset"],
     )
-
-
-@mutant("memory-without-a-budget", harness=HARNESS, shown_by={MEMORY}, alone=True)
-def _memory_without_a_budget(patch: Patch) -> None:
-    def resize(hold: Any, size: int) -> None:
-        hold.size = 0
-
-    patch(IN_FLIGHT.Hold, "resize", resize)
-    patch(PIPELINE, "ARRIVING", 1_000)

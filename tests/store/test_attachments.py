@@ -15,9 +15,11 @@ from metamorphd.store.attachments import (
     load_attachments,
     prune_attachments,
     release_message,
+    stage_upload,
     use_attachments,
 )
 from metamorphd.store.database import Database, Transaction
+from metamorphd.store.erasures import find_erasure
 
 from tests.support.rows import ACME, EVIL, KEY, erase, erase_next
 
@@ -189,3 +191,36 @@ async def test_pruning_deletes_a_few_at_a_time_oldest_first_in_every_vault(datab
     assert [await prune(database, before=100, limit=4) for _ in range(3)] == [4, 2, 0]
     await erase(database)
     assert (await rows(database), await rows(database, EVIL)) == ((0, 0, 0), (0, 0, 0))
+
+
+async def stage(database: Database, upload: Upload) -> int:
+    """Stages an upload to its end, and returns the number of steps."""
+    steps = 1
+    while await database.write(stage_upload, ACME, upload=upload, hash_key=KEY, now=NOW):
+        steps += 1
+    return steps
+
+
+async def test_an_upload_is_stored_in_steps_and_hidden_until_the_last(database: Database) -> None:
+    upload = Upload.of("image/png", b"0" * CHUNK_BYTES + b"1" * CHUNK_BYTES + b"2")
+    assert await stage(database, upload) == 2
+    assert await rows(database) == (1, 2, 0)
+    with pytest.raises(AttachmentNotFound):
+        await database.read(get_attachment, ACME, attachment_id=upload.attachment_id)
+    # Interrupted and begun again, it continues.
+    assert await stage(database, upload) == 1
+    stored = await store(database, upload.data, now=NOW)
+    await erase(database)
+    loaded = await database.read(load_attachments, ACME, attachment_ids=[stored.attachment_id])
+    assert loaded == {upload.attachment_id: upload.data}
+
+
+async def test_an_upload_that_is_abandoned_is_erased_after_an_hour(database: Database) -> None:
+    upload = Upload.of("image/png", bytes(2 * CHUNK_BYTES))
+    await stage(database, upload)
+    for hours, found in ((0, False), (2, True)):
+        now = NOW + hours * 3_600_000_000
+        erasure = await database.read_system(find_erasure, server_scope(), after="", now=now)
+        assert (erasure is not None) == found
+    await erase(database)
+    assert await rows(database) == (0, 0, 0)

@@ -145,10 +145,8 @@ async def create_attachment(
 async def stage_upload(tx: Transaction, *, upload: Upload, hash_key: bytes, now: int, storage_limit: int = 0) -> bool:
     """Stores the next chunk of an upload but the last, hidden, and returns whether to go on.
 
-    Makes the vault if need be.
-
-    All at once, megabytes would take the writer for long. Chunks are erased an hour later, unless `store_upload` was
-    called with the same `now`. Raises StorageLimitExceeded.
+    All at once, megabytes would take the writer for long. Makes the vault if need be. Chunks are erased an hour later,
+    unless `store_upload` was called with the same `now`. Raises StorageQuotaExceeded.
     """
     stored = await tx.one(COUNT_CHUNKS, attachment_id=upload.attachment_id)
     number, count = 0 if stored is None else stored.chunks, chunk_count(len(upload.data))
