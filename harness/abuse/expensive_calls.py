@@ -122,6 +122,7 @@ async def _count_tokens_of_large_branch(vault: Vault, caller: Caller) -> None:
     session_id = (await caller.create_session()).session_id
     for _ in range(LARGE_MESSAGES):
         await caller.send(session_id, "large " * (LARGE_MESSAGE_BYTES // 6), max_output_tokens=1)
+        vault.ended["count tokens of large branch", "SENT"] += 1
     request = pb.CountTokensRequest(message=send_request(session_id, "And now?"))
     while True:
         await caller.chat.CountTokens(request, metadata=caller.metadata)
