@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -46,9 +45,9 @@ def _idle_streams_hold_pages(patch: Patch) -> None:
     held = []
     write_all = STREAM.write_all
 
-    async def holding(self: streams.Stream, responses: AsyncIterator[Any]) -> None:
+    async def holding(self: streams.Stream, *arguments: Any, **named: Any) -> None:
         held.append(bytearray(b"x" * 100_000))
-        await write_all(self, responses)
+        await write_all(self, *arguments, **named)
 
     patch(STREAM, "write_all", holding)
 
