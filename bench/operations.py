@@ -190,9 +190,9 @@ def _search(query: str, *, within: bool = False) -> Callable[[Caller], Call]:
 
 
 def _delete(caller: Caller) -> Call:
-    caller.to_erase  # noqa: B018, found before it is measured
+    to_erase = caller.to_erase
     return lambda number: _timed(
-        caller.chat.DeleteSession, pb.DeleteSessionRequest(session_id=caller.to_erase[number]), caller.deep
+        caller.chat.DeleteSession, pb.DeleteSessionRequest(session_id=to_erase[number]), caller.deep
     )
 
 

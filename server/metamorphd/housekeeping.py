@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 
 from metamorphd.clock import Clock
 from metamorphd.errors import StorageFull, StoreBusy
-from metamorphd.models.caller import Scope, server_scope
+from metamorphd.models.caller import server_scope
 from metamorphd.store.attachments import prune_attachments
 from metamorphd.store.database import Database, SystemOperation
 from metamorphd.store.erasure import erase_step, read_part
@@ -41,6 +41,8 @@ ERASE_PAUSE_SECONDS = 0.01
 # One that cannot be erased lets others pass for so long.
 ERASE_RETRY = 3_600_000_000
 BACKLOG_SECONDS = 10.0
+
+T = TypeVar("T")
 
 Prune = SystemOperation[..., int]
 
@@ -109,20 +111,13 @@ class Housekeeping:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _prune_all(self, prune: Prune, **parameters: int) -> None:
-        more = True
-        while more:
-            more = bool(await self._database.write_system(prune, server_scope(), **parameters))
-            await asyncio.sleep(PAUSE_SECONDS)
+        await _until_done(lambda: self._database.write_system(prune, server_scope(), **parameters))
 
     async def _erase(self) -> None:
-        """Erases what was deleted, a step in each vault in turn."""
-        after, found = "", await self._find_erasure("")
-        while found is not None or after:
-            if found is not None:
-                await self._erase_part(found)
-                await asyncio.sleep(ERASE_PAUSE_SECONDS)
-            after = "" if found is None else found.vault_id
-            found = await self._find_erasure(after)
+        """Erases what was deleted."""
+        await _in_turn(
+            self._find_erasure, self._erase_part, vault=lambda found: found.vault_id, pause=ERASE_PAUSE_SECONDS
+        )
 
     async def _find_erasure(self, after: str) -> Erasure | None:
         return await self._database.read_system(find_erasure, server_scope(), after=after, now=self._clock.now())
@@ -164,16 +159,14 @@ class Housekeeping:
         self._backlog = await self._database.read_system(get_backlog, server_scope())
 
     async def _index(self) -> None:
-        """Indexes what was not indexed when it was stored, a step in each vault in turn."""
-        turn_of, found = "", await self._database.read_system(find_vault_to_index, server_scope(), after="")
-        while found is not None or turn_of:
-            if found is not None:
-                await self._index_in(server_scope(found))
-                await asyncio.sleep(PAUSE_SECONDS)
-            turn_of = found or ""
-            found = await self._database.read_system(find_vault_to_index, server_scope(), after=turn_of)
+        """Indexes what was not indexed when it was stored."""
+        await _in_turn(self._find_vault_to_index, self._index_in, vault=str, pause=PAUSE_SECONDS)
 
-    async def _index_in(self, scope: Scope) -> None:
+    async def _find_vault_to_index(self, after: str) -> str | None:
+        return await self._database.read_system(find_vault_to_index, server_scope(), after=after)
+
+    async def _index_in(self, vault_id: str) -> None:
+        scope = server_scope(vault_id)
         if pending := await self._database.read(read_pending_words, scope):
             await self._database.write(add_pending_words, scope, pending=pending)
         elif (messages := await self._database.read(read_earlier_messages, scope)) is not None:
@@ -181,17 +174,11 @@ class Housekeeping:
 
     async def _maintain(self) -> None:
         """Does what the database has to do itself."""
-        more = True
-        while more:
-            more = await self._database.maintain()
-            await asyncio.sleep(PAUSE_SECONDS)
+        await _until_done(self._database.maintain)
 
     async def _check(self) -> None:
         """Checks the store for damage."""
-        more = True
-        while more:
-            more = await self._database.check()
-            await asyncio.sleep(PAUSE_SECONDS)
+        await _until_done(self._database.check)
 
     async def _run(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
         while True:
@@ -202,3 +189,28 @@ class Housekeeping:
             except Exception:
                 logger.exception("housekeeping failed; retrying in the next round")
             await asyncio.sleep(seconds)
+
+
+async def _until_done(step: Callable[[], Awaitable[object]]) -> None:
+    """Runs steps as long as they return something true, and leaves time to others in between."""
+    more = True
+    while more:
+        more = bool(await step())
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _in_turn(
+    find: Callable[[str], Awaitable[T | None]],
+    work: Callable[[T], Awaitable[None]],
+    *,
+    vault: Callable[[T], str],
+    pause: float,
+) -> None:
+    """Works a step in each vault in turn, until nothing is found. `find` looks in the vaults with higher IDs first."""
+    after, found = "", await find("")
+    while found is not None or after:
+        if found is not None:
+            await work(found)
+            await asyncio.sleep(pause)
+        after = "" if found is None else vault(found)
+        found = await find(after)

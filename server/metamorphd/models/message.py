@@ -37,7 +37,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class BranchMessage:
-    """What a prompt needs of a message. A root follows no other one."""
+    """The part of a message that a prompt needs. A root follows no other one."""
 
     role: Role
     content: Content

@@ -67,27 +67,31 @@ async def read_part(tx: Transaction, *, erasure: Erasure) -> tuple[MessagePart, 
         case Resource.SESSION:
             listed = await tx.all(LIST_MESSAGES, session_id=erasure.id, limit=STEP_MESSAGES)
         case Resource.MESSAGE:
-            stored = await tx.one(GET_STORED, message_id=erasure.id)
-            return () if stored is None else (await _read_message(tx, erasure.id, STEP_WORDS),)
+            message = await _read_message(tx, erasure.id, STEP_WORDS)
+            # Its session may have been erased with it.
+            return () if message is None else (message,)
         case Resource.ATTACHMENT:
             return ()
     parts: list[MessagePart] = []
     words, size = STEP_WORDS, STEP_BYTES
-    for message in listed:
-        size -= message.size
+    for row in listed:
+        size -= row.size
         if parts and size < 0:
             break
-        parts.append(part := await _read_message(tx, message.message_id, words))
+        part = await _read_message(tx, row.message_id, words)
+        if part is None:
+            raise RuntimeError("a message of the same snapshot is missing")
+        parts.append(part)
         words -= 0 if part.words is None else len(part.words.words)
         if words <= 0 or size < 0:
             break
     return tuple(parts)
 
 
-async def _read_message(tx: Transaction, message_id: str, limit: int) -> MessagePart:
+async def _read_message(tx: Transaction, message_id: str, limit: int) -> MessagePart | None:
     stored = await tx.one(GET_STORED, message_id=message_id)
     if stored is None:
-        raise RuntimeError("a message of the same snapshot is missing")
+        return None
     text = text_of(decode_content(stored.content))
     words = await read_last_words(tx, session_id=stored.session_id, message_id=message_id, text=text, limit=limit)
     return MessagePart(message_id, stored.session_id, words)
@@ -107,7 +111,7 @@ async def erase_step(tx: Transaction, *, erasure: Erasure, parts: Sequence[Messa
 
 
 async def _erase_session(tx: Transaction, session_id: str, parts: Sequence[MessagePart], *, now: int) -> bool:
-    """Erases messages, without any turns, without either the session. Returns whether something is left."""
+    """Erases messages; if there are none, turns; then the session. Returns whether something is left."""
     for part in parts:
         if part.words is not None and await remove_last_words(tx, last=part.words):
             return True

@@ -1,4 +1,4 @@
-"""The queue of what is deleted, and so hidden, and not erased yet."""
+"""The queue of hidden resources that are not erased yet."""
 
 from dataclasses import dataclass
 from enum import StrEnum

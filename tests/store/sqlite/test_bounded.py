@@ -255,32 +255,21 @@ def listed(newest_first: bool, after: int | None, all_branches: bool = False) ->
     return operation
 
 
-async def newest_of_branch(tx: Any) -> None:
-    page = await list_messages(
-        tx,
-        session_id=DEEP,
-        leaf_message_id=None,
-        all_branches=False,
-        newest_first=True,
-        after=None,
-        page_size=50,
-        max_size=10**6,
-    )
-    assert len(page.items) == 50
+def current_branch(newest_first: bool) -> Operation:
+    async def operation(tx: Any) -> None:
+        page = await list_messages(
+            tx,
+            session_id=DEEP,
+            leaf_message_id=None,
+            all_branches=False,
+            newest_first=newest_first,
+            after=None,
+            page_size=50,
+            max_size=10**6,
+        )
+        assert len(page.items) == 50
 
-
-async def oldest_of_branch(tx: Any) -> None:
-    page = await list_messages(
-        tx,
-        session_id=DEEP,
-        leaf_message_id=None,
-        all_branches=False,
-        newest_first=False,
-        after=None,
-        page_size=50,
-        max_size=10**6,
-    )
-    assert len(page.items) == 50
+    return operation
 
 
 def sessions(found: int, **query: Any) -> Operation:
@@ -413,8 +402,8 @@ async def prune_marked(tx: Any) -> None:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "newest of a branch": newest_of_branch,
-    "oldest of a branch": oldest_of_branch,
+    "newest of a branch": current_branch(newest_first=True),
+    "oldest of a branch": current_branch(newest_first=False),
     "middle of a branch, newest first": listed(True, -120),
     "middle of a branch, oldest first": listed(False, 70),
     "all branches, newest first": listed(True, -120, all_branches=True),

@@ -94,7 +94,7 @@ async def left(directory: Path) -> int:
     planted = Planted()
     async with SqliteDatabase(path=directory / "metamorph.db", synchronous="NORMAL") as database:
         await plant(database, planted)
-        database._log.close()
+        database._log.cut()
         words = found(directory)
         assert len(planted.deleted) > 10_000
         # Some are cut in two, where a row goes on in another page.
@@ -147,10 +147,10 @@ async def left_scattered(directory: Path) -> int:
         for _ in range(100):
             words = planted.text(100, kept=False).split()
             await database.write(scatter, ACME, words=words, randomness=planted.randomness)
-        database._log.close()
+        database._log.cut()
         while await database.write(delete_scattered, ACME):
             pass
-        database._log.close()
+        database._log.cut()
         words_left = found(directory) & planted.deleted
     return len(words_left)
 

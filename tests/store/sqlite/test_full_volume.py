@@ -39,6 +39,8 @@ def volume(tmp_path: Path) -> Iterator[Path]:
     mounted.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(mounted)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
+        if os.environ.get("CI") == "true":
+            pytest.fail("mounting a volume needs root")
         pytest.skip("mounting a volume needs root")
     yield mounted
     subprocess.run(["umount", "-l", str(mounted)], check=True)

@@ -88,8 +88,7 @@ class _Server(Server):
 def hardened_server(*, options: Options) -> grpc.aio.Server:
     """Returns a server of registered methods only; all others are UNIMPLEMENTED."""
     server: Any = _Server(options=options)
-    # grpc's stubs declare two classes for what is one.
-    return server  # type: ignore[no-any-return]
+    return server  # type: ignore[no-any-return]  # grpc's stubs declare two classes for one
 
 
 def parsing(handler: Any) -> Any:

@@ -70,7 +70,7 @@ class Protocol(H11Protocol):
         """Returns whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._expect_request()
         self._connections.open(self, self.client[0] if self.client else "")

@@ -38,7 +38,10 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _State:
-    """What is kept. Times are in seconds since the epoch; `key` is where `tree` is read on, `tree` None the first."""
+    """The position and the results, as they are kept.
+
+    Times are in seconds since the epoch. `tree` continues after `key`; a `tree` of None is the first one.
+    """
 
     inode: int
     tree: str | None = None

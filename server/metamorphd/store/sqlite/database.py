@@ -97,7 +97,7 @@ class SqliteDatabase:
         await asyncio.to_thread(self._log.stop)
         await self._writer.close()
         await self._readers.close()
-        await asyncio.to_thread(self._log.close)
+        await asyncio.to_thread(self._log.cut)
         await asyncio.to_thread(self._check.close)
         self._close_files()
 
@@ -250,11 +250,10 @@ class SqliteDatabase:
         # SQLite deletes the log when the last connection is closed.
         self._clean = not Path(f"{self._path}-wal").exists()
         self._space.prepare()
-        self._gaps.prepare()
         self._connection = self._connect(readonly=False)
         migrate(self._connection, self._path)
         self._point_reader = self._connect(readonly=True)
-        self._gaps.open()
+        self._gaps.open(clean=self._clean)
 
     def _connect(self, *, readonly: bool) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)

@@ -6,6 +6,7 @@ Database File Format, 1.6). Nothing ever reads a gap, so it is cleared in the fi
 page is copied there. Torn by a power failure, such a write still leaves every byte as it was or zero.
 """
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -58,24 +59,20 @@ class Gaps:
         self._begun = self._frames = 0
         self._next_swept = 1
 
-    def prepare(self) -> None:
-        """Notes whether the file was closed by `close`. To be called before it is opened as a database."""
-        log = Path(f"{self._path}-wal")
-        if log.exists() and log.stat().st_size:
-            self._marker.touch(mode=0o600)
-
-    def open(self) -> None:
-        """Opens the file and its log, which the database has made.
+    def open(self, *, clean: bool) -> None:
+        """Opens the file and its log, which the database has made. If it was not `clean`ly closed, it will be swept.
 
         They stay open until the database is closed: closing a file drops all locks that the process has on it.
         """
+        if not clean:
+            self._sweep_all()
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         self._log = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Closes the files. To be called after the database is closed."""
         if self._pages:
-            self._marker.touch(mode=0o600)
+            self._sweep_all()
         for file in (self._file, self._log):
             if file >= 0:
                 os.close(file)
@@ -87,9 +84,7 @@ class Gaps:
             self._note(frames)
         except OSError as exc:
             # The commit is done, and must not fail.
-            logger.warning("the write-ahead log cannot be read; the whole file will be swept", error=str(exc))
-            self._next_swept = 1
-            self._marker.touch(mode=0o600)
+            self._failed(exc)
 
     def _note(self, frames: int) -> None:
         with self._lock:
@@ -110,8 +105,11 @@ class Gaps:
         """Clears the gaps of pages whose frames have numbers below `before`, and so are copied; None: of all pages."""
         with self._lock:
             due = {page: frame for page, frame in self._pages.items() if before is None or frame < before}
-        for page in sorted(due):
-            self._clear(page)
+        try:
+            for page in sorted(due):
+                self._clear(page)
+        except OSError as exc:
+            self._failed(exc)
         with self._lock:
             for page, frame in due.items():
                 if self._pages[page] == frame:
@@ -119,7 +117,10 @@ class Gaps:
 
     def sync(self) -> None:
         """Returns once what was cleared is durable."""
-        os.fdatasync(self._file)
+        try:
+            os.fdatasync(self._file)
+        except OSError as exc:
+            self._failed(exc)
 
     def sweep(self) -> bool:
         """Clears the gaps of the next pages of the file, if all of it is to be swept. Returns whether others follow."""
@@ -133,6 +134,16 @@ class Gaps:
             self._marker.unlink()
         self._next_swept = end
         return True
+
+    def _failed(self, exc: OSError) -> None:
+        logger.warning("gaps of pages cannot be cleared; the whole file will be swept", error=str(exc))
+        self._sweep_all()
+
+    def _sweep_all(self) -> None:
+        self._next_swept = 1
+        # On a full volume, too, nothing of the database depends on it.
+        with contextlib.suppress(OSError):
+            self._marker.touch(mode=0o600)
 
     def _clear(self, number: int) -> None:
         at = (number - 1) * PAGE_BYTES

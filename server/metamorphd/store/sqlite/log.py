@@ -13,11 +13,10 @@ from collections.abc import Callable
 import apsw
 import structlog
 
-from metamorphd.store.sqlite.gaps import Gaps
+from metamorphd.store.sqlite.gaps import FRAME_HEADER_BYTES, PAGE_BYTES, Gaps
 from metamorphd.store.sqlite.gate import Gate
 
-# A frame holds a page and its header.
-FRAME_BYTES = 4096 + 24
+FRAME_BYTES = FRAME_HEADER_BYTES + PAGE_BYTES
 # So much is copied at a time, while commits and reads go on.
 COPY_BYTES = 4 * 2**20
 # The log is begun anew once it has so much and nearly all is copied.
@@ -73,12 +72,11 @@ class Log:
         self._copy.put(False)
         self._thread.join()
 
-    def close(self) -> None:
-        """Empties the log, and makes durable what was cleared. To be called once the writer's thread has ended."""
-        self.cut()
-
     def cut(self) -> None:
-        """Empties the log and truncates its file, unless a snapshot needs it. To be called on the writer's thread."""
+        """Empties the log and truncates its file, unless a snapshot needs it. Makes durable what was cleared.
+
+        To be called on the writer's thread, or once that has ended.
+        """
         self._truncated = float("-inf")
         self._empty()
 
@@ -108,7 +106,8 @@ class Log:
         connection = self._connect()
         while True:
             try:
-                if not self._copy.get(timeout=TRUNCATE_SECONDS):
+                # More often, so that a log that is a little too young now does not wait as long again.
+                if not self._copy.get(timeout=TRUNCATE_SECONDS / 4):
                     break
             except queue.Empty:
                 if not self._pages and not self._has_old_frames:

@@ -15,6 +15,7 @@ from metamorphd.errors import OperationTimeout, SearchTooBroad, StoreBusy
 from metamorphd.store.sqlite.fair_queue import FairQueue
 from metamorphd.store.sqlite.gate import Gate
 from metamorphd.store.sqlite.transaction import Bound, drive
+from metamorphd.store.sqlite.waiting import Waiting
 
 T = TypeVar("T")
 
@@ -34,16 +35,11 @@ BUSY_SECONDS = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class Read:
+class Read(Waiting):
     """An operation that waits for a reader. `until` is when it is stopped."""
 
-    vault_id: str
-    bound: Bound[Any]
-    future: asyncio.Future[Any]
-    search: bool
+    search: bool = False
     until: float = 0
-    result: Any = None
-    error: BaseException | None = None
 
     @property
     def seconds(self) -> float:
@@ -54,14 +50,6 @@ class Read:
         """Returns the error of an operation that was stopped."""
         limit = int(self.seconds * 1000)
         return SearchTooBroad(limit_milliseconds=limit) if self.search else OperationTimeout(limit_milliseconds=limit)
-
-    def answer(self) -> None:
-        if self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(self.result)
-        else:
-            self.future.set_exception(self.error)
 
 
 class Readers:
@@ -98,7 +86,7 @@ class Readers:
         """
         if self._waiting_count >= READ_QUEUE or self._waiting_of[vault_id] >= VAULT_QUEUE:
             raise StoreBusy(retry_delay=BUSY_SECONDS)
-        read = Read(vault_id, bound, self._loop.create_future(), search)
+        read = Read(vault_id, bound, self._loop.create_future(), search=search)
         self._waiting[search].put(vault_id, read)
         self._waiting_of[vault_id] += 1
         self._waiting_count += 1

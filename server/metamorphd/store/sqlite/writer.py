@@ -16,6 +16,7 @@ from metamorphd.errors import DomainError, OperationTimeout, StorageFull, StoreB
 from metamorphd.store.sqlite.fair_queue import FairQueue
 from metamorphd.store.sqlite.log import Log
 from metamorphd.store.sqlite.transaction import Bound, drive
+from metamorphd.store.sqlite.waiting import Waiting
 
 T = TypeVar("T")
 
@@ -37,23 +38,10 @@ logger = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class Job(Waiting):
     """An operation that waits for the writer. One that is `refused` does not run again: its error is final."""
 
-    vault_id: str
-    bound: Bound[Any]
-    future: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
     refused: bool = False
-
-    def answer(self) -> None:
-        if self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(self.result)
-        else:
-            self.future.set_exception(self.error)
 
 
 class Writer:

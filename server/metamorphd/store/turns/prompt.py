@@ -14,7 +14,7 @@ from metamorphd.store.turns.terms import Terms
 
 @dataclass(frozen=True, slots=True)
 class PlannedPrompt:
-    """What the model is asked with, before it is built. `options` name the model."""
+    """A prompt before it is built. `options` name the model."""
 
     system_prompt: str
     branch: Branch

@@ -60,7 +60,7 @@ type ChatServiceClient interface {
 	UpdateSession(ctx context.Context, in *UpdateSessionRequest, opts ...grpc.CallOption) (*UpdateSessionResponse, error)
 	// Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
 	// once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
-	// messages within some minutes, and a message within two.
+	// messages takes about two minutes by itself. Two minutes after that, nothing of it is in the files.
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
 	// Lists the messages of one branch or of all branches, oldest first by default.
 	ListMessages(ctx context.Context, in *ListMessagesRequest, opts ...grpc.CallOption) (*ListMessagesResponse, error)
@@ -358,7 +358,7 @@ type ChatServiceServer interface {
 	UpdateSession(context.Context, *UpdateSessionRequest) (*UpdateSessionResponse, error)
 	// Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
 	// once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
-	// messages within some minutes, and a message within two.
+	// messages takes about two minutes by itself. Two minutes after that, nothing of it is in the files.
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)
 	// Lists the messages of one branch or of all branches, oldest first by default.
 	ListMessages(context.Context, *ListMessagesRequest) (*ListMessagesResponse, error)

@@ -48,7 +48,7 @@ class ChatServiceStub:
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteSessionRequest, _chat_service_pb2.DeleteSessionResponse]
     """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
     once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
-    messages within some minutes, and a message within two.
+    messages takes about two minutes by itself. Two minutes after that, nothing of it is in the files.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.ListMessagesRequest, _chat_service_pb2.ListMessagesResponse]
     """Lists the messages of one branch or of all branches, oldest first by default."""
@@ -117,7 +117,7 @@ class ChatServiceAsyncStub(ChatServiceStub):
     DeleteSession: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.DeleteSessionRequest, _chat_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
     once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
-    messages within some minutes, and a message within two.
+    messages takes about two minutes by itself. Two minutes after that, nothing of it is in the files.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.ListMessagesRequest, _chat_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Lists the messages of one branch or of all branches, oldest first by default."""
@@ -213,7 +213,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_service_pb2.DeleteSessionResponse, _abc.Awaitable[_chat_service_pb2.DeleteSessionResponse]]:
         """Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
         once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
-        messages within some minutes, and a message within two.
+        messages takes about two minutes by itself. Two minutes after that, nothing of it is in the files.
         """
 
     @_abc_1.abstractmethod

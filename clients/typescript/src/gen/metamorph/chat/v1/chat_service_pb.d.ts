@@ -1201,7 +1201,7 @@ export declare const ChatService: GenService<{
   /**
    * Deletes a session permanently: cancels its turns, ends their streams with NOT_FOUND, and hides all that it holds at
    * once. The server then erases it from its files, in steps that leave time to other calls: a session of 20,000
-   * messages within some minutes, and a message within two.
+   * messages takes about two minutes by itself. Two minutes after that, nothing of it is in the files.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.DeleteSession
    */
