@@ -168,13 +168,17 @@ async def test_a_long_operation_runs_once_whether_it_or_its_neighbour_is_refused
 
 
 def break_rollback(database: SqliteDatabase) -> None:
-    """Makes every ROLLBACK of the writer fail."""
+    """Makes every ROLLBACK of the writer fail, from its next transaction on."""
 
     def deny(action: int, statement: str | None, *_: str | None) -> int:
         rollback = action == apsw.SQLITE_TRANSACTION and statement == "ROLLBACK"
         return apsw.SQLITE_DENY if rollback else apsw.SQLITE_OK
 
-    database._writer.connection.authorizer = deny
+    def set_authorizer() -> None:
+        database._writer.connection.authorizer = deny
+
+    # A connection refuses to be used by two threads at once.
+    database._writer.between_writes(set_authorizer)
 
 
 async def test_a_writer_that_cannot_roll_back_answers_all_and_says_that_it_failed(database: SqliteDatabase) -> None:
@@ -213,9 +217,11 @@ async def test_a_server_whose_writer_failed_ends_with_an_error(tmp_path: Path) -
         grpc_port=0,
         database_path=tmp_path / "metamorph.db",
     )
-    with pytest.raises(ServerFailed):
-        await asyncio.wait_for(root.serve(loaded, announce=announce), 20)
+    serving = asyncio.ensure_future(root.serve(loaded, announce=announce))
+    await asyncio.wait([serving], timeout=20)
     await asyncio.gather(*failing)
+    with pytest.raises(ServerFailed):
+        await asyncio.wait_for(serving, 0)
 
 
 async def test_health_proves_that_writing_works_without_a_write_for_each_request(
