@@ -34,7 +34,7 @@ from metamorph.chat.v1.chat_service_pb2 import (
 from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 
 CHAT = "/metamorph.chat.v1.ChatService/"
-CHANNELS = 4
+CHANNELS = 8
 WARM_UP = 0.5
 REPLY_SECONDS = 10.0
 QUESTION = "Hello, please answer in five hundred words."

@@ -11,9 +11,10 @@ LARGEST_REQUEST = 32 * 1024 * 1024
 LARGEST_METADATA = 8 * 1024
 # Streams of a connection that are open, and ended ones that still hold about 20 kB each. The sum bounds the memory that
 # a connection can take up by resetting its streams at once; further streams are refused with REFUSED_STREAM. Client
-# libraries never open more than the first; the second allows for streams that the server has yet to release.
-CONCURRENT_STREAMS = 200
-ENDED_STREAMS = 50
+# libraries never open more than the first; the second allows for streams that the server has yet to release. A busy
+# client is refused at times if it is less (decision 22). RFC 9113 recommends at least 100 (section 6.5.2).
+CONCURRENT_STREAMS = 100
+ENDED_STREAMS = 100
 # A connection that is silent for this long is pinged. If it does not answer, it is closed with all its streams.
 KEEPALIVE_SECONDS = 20
 KEEPALIVE_TIMEOUT_SECONDS = 20
@@ -26,7 +27,7 @@ HANDSHAKE_SECONDS = 10
 # A connection without calls is closed (GOAWAY) after this time. Clients open another one with their next call.
 IDLE_SECONDS = 300
 # Calls of a method that wait to be accepted. grpc cancels further ones without a reason, so this is more than callers
-# reach: 50 connections with all their streams open.
+# reach: 100 connections with all their streams open.
 WAITING_CALLS = 10_000
 
 # Soft and hard limits are equal, because between them grpc refuses at random. Port reuse would let a second server
