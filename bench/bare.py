@@ -23,7 +23,7 @@ from metamorph.chat.v1.chat_service_pb2 import (
 from metamorph.chat.v1.session_pb2 import Session
 from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
-from metamorphd.chat.prompts import PromptMemory, Prompts
+from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.edge.grpc.hardened_server import hardened_server
@@ -62,7 +62,7 @@ async def _servicer(directory: Path) -> ChatService:
         clock=clock,
         terms=terms,
         titles=Titles(database=database, model=Offline(), catalog=catalog, clock=clock, title_model=""),
-        prompts=Prompts(database=database, terms=terms, memory=PromptMemory(texts=memory, attachments=memory)),
+        prompts=Prompts(database=database, terms=terms, memory=memory),
         time_limit=60,
     )
     return ChatService(

@@ -24,7 +24,7 @@ from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
-from metamorphd.chat.prompts import PromptMemory, Prompts
+from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
 from metamorphd.edge.connections import connection_limits, raise_descriptor_limit
@@ -187,10 +187,7 @@ class Server:
             title_model=self._settings.session_title_model,
         )
         terms = _terms(self._settings, self._catalog, self._clock)
-        memory = PromptMemory(
-            texts=_in_flight(self._settings, self._allocator, share=TEXTS_SHARE),
-            attachments=_in_flight(self._settings, self._allocator),
-        )
+        memory = _in_flight(self._settings, self._allocator, share=TEXTS_SHARE)
         engine = TurnEngine(
             database=self._database,
             model=self._model,

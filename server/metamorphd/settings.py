@@ -145,8 +145,8 @@ class Settings(BaseSettings):
         default=67_108_864,
         ge=33_554_432,
         description=(
-            "Memory that large requests may take up together until they are stored, in bytes, and the attachments of "
-            "prompts until they are sent, as much again."
+            "Memory that large requests may take up together until they are stored, in bytes, and the texts of "
+            "prompts until they are sent, half as much again."
         ),
     )
     max_vault_bytes_in_flight: int = Field(

@@ -4,7 +4,7 @@ from metamorphd.chat.prompt_builder import (
     GONE,
     LEFT_OUT,
     PROMPT_BYTES,
-    attachment_ids,
+    attachment_sizes,
     prompt_messages,
     within_limit,
     without_missing,
@@ -127,7 +127,7 @@ def test_attachments_beyond_the_limit_are_replaced_by_a_note_oldest_first() -> N
         (CALL,),
         (ToolResultBlock("t1", (LEFT_OUT, TextBlock("b"), LEFT_OUT), False), new),
     ]
-    assert attachment_ids(kept) == {"new"}
+    assert attachment_sizes(kept).keys() == {"new"}
     fitting = (user(old), user(picture("middle", half - 1), new))
     assert within_limit(prompt_messages(fitting)) == prompt_messages(fitting)
 
@@ -136,7 +136,7 @@ def test_a_deleted_attachment_is_replaced_by_a_note() -> None:
     gone, there = picture("gone"), picture("there")
     result = ToolResultBlock("t1", (gone, there), True)
     branch = prompt_messages((user(gone), reply(CALL), user(result)))
-    assert attachment_ids(branch) == {"gone", "there"}
+    assert attachment_sizes(branch).keys() == {"gone", "there"}
     assert [message.content for message in without_missing(branch, {"there"})] == [
         (LEFT_OUT,),
         (CALL,),

@@ -8,12 +8,13 @@ from metamorphd.models.content import Content, DocumentBlock, ImageBlock, TextBl
 from metamorphd.store.attachments import (
     CHUNK_BYTES,
     chunk_count,
+    complete_attachments,
     create_attachment,
     describe_attachments,
     get_attachment,
     get_chunk,
-    load_attachments,
     prune_attachments,
+    read_chunk,
     release_message,
     stage_upload,
     use_attachments,
@@ -41,7 +42,7 @@ async def rows(database: Database, scope: Scope = ACME) -> tuple[int, ...]:
 
 
 async def store(
-    database: Database, data: bytes, media_type: str = "image/png", *, scope: Scope = ACME, now: int = 1
+    database: Database, data: bytes | memoryview, media_type: str = "image/png", *, scope: Scope = ACME, now: int = 1
 ) -> Attachment:
     return await database.write(create_attachment, scope, upload=Upload.of(media_type, data), hash_key=KEY, now=now)
 
@@ -61,7 +62,17 @@ async def is_hidden(database: Database, attachment: Attachment) -> None:
 
 
 async def is_there(database: Database, attachment: Attachment) -> bool:
-    return bool(await database.read(load_attachments, ACME, attachment_ids=[attachment.attachment_id]))
+    sizes = {attachment.attachment_id: attachment.size}
+    return await database.read(complete_attachments, ACME, sizes=sizes) == sizes.keys()
+
+
+async def bytes_of(database: Database, attachment: Attachment) -> bytes:
+    return b"".join(
+        [
+            await database.read(read_chunk, ACME, attachment_id=attachment.attachment_id, number=number)
+            for number in range(chunk_count(attachment.size))
+        ]
+    )
 
 
 @pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
@@ -76,8 +87,9 @@ async def test_bytes_are_read_as_they_were_stored(database: Database, size: int)
     ]
     assert b"".join(chunks) == data
     assert max(map(len, chunks)) <= CHUNK_BYTES
-    loaded = await database.read(load_attachments, ACME, attachment_ids=[stored.attachment_id, "att_none"])
-    assert loaded == {stored.attachment_id: data}
+    assert await bytes_of(database, stored) == data
+    sizes = {stored.attachment_id: size, "att_none": 1}
+    assert await database.read(complete_attachments, ACME, sizes=sizes) == {stored.attachment_id}
 
 
 async def test_the_same_bytes_are_stored_once_per_vault_and_media_type(database: Database) -> None:
@@ -101,7 +113,9 @@ async def test_an_attachment_of_another_vault_is_not_found(database: Database) -
     content = (ImageBlock(stored.attachment_id, "image/png", 0, ""),)
     with pytest.raises(AttachmentNotFound):
         await database.read(describe_attachments, EVIL, content=content)
-    assert await database.read(load_attachments, EVIL, attachment_ids=[stored.attachment_id]) == {}
+    with pytest.raises(AttachmentNotFound):
+        await database.read(read_chunk, EVIL, attachment_id=stored.attachment_id, number=0)
+    assert await database.read(complete_attachments, EVIL, sizes={stored.attachment_id: stored.size}) == set()
 
 
 async def test_blocks_in_tool_results_are_described(database: Database) -> None:
@@ -166,8 +180,7 @@ async def test_an_attachment_that_is_being_erased_can_be_uploaded_again(database
     again = await store(database, data)
     await erase(database)
     assert again.attachment_id == stored.attachment_id
-    loaded = await database.read(load_attachments, ACME, attachment_ids=[stored.attachment_id])
-    assert loaded == {stored.attachment_id: data}
+    assert await bytes_of(database, stored) == data
 
 
 async def test_unused_attachments_are_pruned_by_the_time_of_their_last_upload(database: Database) -> None:
@@ -211,8 +224,7 @@ async def test_an_upload_is_stored_in_steps_and_hidden_until_the_last(database: 
     assert await stage(database, upload) == 1
     stored = await store(database, upload.data, now=NOW)
     await erase(database)
-    loaded = await database.read(load_attachments, ACME, attachment_ids=[stored.attachment_id])
-    assert loaded == {upload.attachment_id: upload.data}
+    assert await bytes_of(database, stored) == upload.data
 
 
 async def test_an_upload_that_is_abandoned_is_erased_after_an_hour(database: Database) -> None:

@@ -108,23 +108,13 @@ def without_missing(messages: Iterable[PromptMessage], attachment_ids: AbstractS
     return _only(messages, lambda block: block.attachment_id in attachment_ids)
 
 
-def attachment_ids(messages: Iterable[PromptMessage]) -> set[str]:
-    """Returns the ids of the attachments in messages."""
+def attachment_sizes(messages: Iterable[PromptMessage]) -> dict[str, int]:
+    """Returns the sizes of the attachments in messages, by id, in bytes."""
     return {
-        block.attachment_id
-        for message in filter(_has_attachments, messages)
-        for block in attachment_blocks(message.content)
-    }
-
-
-def attachments_size(messages: Iterable[PromptMessage]) -> int:
-    """Returns the size of the attachments in messages, in bytes. One that occurs twice counts once."""
-    sizes = {
         block.attachment_id: block.size
         for message in filter(_has_attachments, messages)
         for block in attachment_blocks(message.content)
     }
-    return sum(sizes.values())
 
 
 def _only(messages: Iterable[PromptMessage], keep: Callable[[AttachmentBlock], bool]) -> tuple[PromptMessage, ...]:

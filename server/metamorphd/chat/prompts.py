@@ -3,23 +3,18 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from metamorphd.chat.prompt_builder import (
-    attachment_ids,
-    attachments_size,
-    prompt_messages,
-    within_limit,
-    without_missing,
-)
+from metamorphd.chat.prompt_builder import attachment_sizes, prompt_messages, within_limit, without_missing
 from metamorphd.in_flight import BytesInFlight
-from metamorphd.llm.interface import LARGE_TEXT, Prompt, PromptMessage
+from metamorphd.llm.interface import LARGE_TEXT, AttachmentData, Prompt, PromptMessage
 from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope
 from metamorphd.models.message import Branch, Message
 from metamorphd.models.turn import Turn
-from metamorphd.store.attachments import load_attachments
+from metamorphd.store.attachments import chunk_count, complete_attachments, read_chunk
 from metamorphd.store.database import Database
 from metamorphd.store.turns.prompt import PlannedPrompt, get_prompt, plan_prompt
 from metamorphd.store.turns.terms import Terms
@@ -28,21 +23,13 @@ from metamorphd.store.turns.terms import Terms
 COPIES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class PromptMemory:
-    """The memory of prompts until they are sent.
+class Prompts:
+    """Reads the prompts of turns. Those with much text are built on a thread, since the event loop serves all.
 
-    Two budgets, because a prompt holds the memory of its texts when it waits for that of its attachments.
+    `memory` is what their texts take up until they are sent. Attachments are read from the store while they are sent.
     """
 
-    texts: BytesInFlight
-    attachments: BytesInFlight
-
-
-class Prompts:
-    """Reads the prompts of turns. Those with much text are built on a thread, since the event loop serves all."""
-
-    def __init__(self, *, database: Database, terms: Terms, memory: PromptMemory) -> None:
+    def __init__(self, *, database: Database, terms: Terms, memory: BytesInFlight) -> None:
         self._database = database
         self._terms = terms
         self._memory = memory
@@ -77,23 +64,27 @@ class Prompts:
         async with AsyncExitStack() as memory:
             size = planned.branch.size
             if planned.branch.messages is None:
-                await memory.enter_async_context(self._memory.texts.reserved(scope.vault_id, COPIES * size))
+                await memory.enter_async_context(self._memory.reserved(scope.vault_id, COPIES * size))
                 planned = await self._database.read(read, scope, **arguments)
             if size > LARGE_TEXT:
-                messages, attached = await asyncio.to_thread(_messages, planned.branch)
+                messages, sizes = await asyncio.to_thread(_messages, planned.branch)
             else:
-                messages, attached = _messages(planned.branch)
+                messages, sizes = _messages(planned.branch)
             system_prompt, options = planned.system_prompt, planned.options
             # It may be of megabytes, and a provider may take long to answer.
             del planned
-            attachments: dict[str, bytes | bytearray] = {upload.attachment_id: upload.data for upload in uploads}
-            if attached:
-                await memory.enter_async_context(
-                    self._memory.attachments.reserved(scope.vault_id, attachments_size(messages))
-                )
-                if missing := attached - attachments.keys():
-                    attachments |= await self._database.read(load_attachments, scope, attachment_ids=missing)
-                if attached - attachments.keys():
+            attachments = {
+                upload.attachment_id: AttachmentData(len(upload.data), partial(_of_upload, upload))
+                for upload in uploads
+            }
+            stored = {attachment_id: size for attachment_id, size in sizes.items() if attachment_id not in attachments}
+            if stored:
+                complete = await self._database.read(complete_attachments, scope, sizes=stored)
+                for attachment_id in complete:
+                    length = stored[attachment_id]
+                    pieces = partial(self._of_store, scope, attachment_id, length)
+                    attachments[attachment_id] = AttachmentData(length, pieces)
+                if stored.keys() - complete:
                     messages = without_missing(messages, attachments.keys())
             prompts = [
                 Prompt(
@@ -109,8 +100,16 @@ class Prompts:
             yield prompts.pop()
             attachments.clear()
 
+    async def _of_store(self, scope: Scope, attachment_id: str, size: int) -> AsyncGenerator[bytes]:
+        for number in range(chunk_count(size)):
+            yield await self._database.read(read_chunk, scope, attachment_id=attachment_id, number=number)
 
-def _messages(branch: Branch) -> tuple[tuple[PromptMessage, ...], set[str]]:
-    """Returns the messages of a prompt, and the ids of their attachments."""
+
+async def _of_upload(upload: Upload) -> AsyncGenerator[bytes | memoryview]:
+    yield upload.data
+
+
+def _messages(branch: Branch) -> tuple[tuple[PromptMessage, ...], dict[str, int]]:
+    """Returns the messages of a prompt, and the sizes of their attachments, by id."""
     messages = within_limit(prompt_messages(branch.messages or ()))
-    return messages, attachment_ids(messages)
+    return messages, attachment_sizes(messages)

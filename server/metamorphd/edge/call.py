@@ -57,8 +57,9 @@ class Exchange(Protocol):
 class Call:
     """One call. The guards set the caller, then the request. `call_id` is the one that the caller sent, or a new one.
 
-    If requests are streamed, `raw` and `request` are the latest one. `hold` is the memory that large requests take up.
-    `code` and `reason` are the outcome, `began` is the start time by the performance counter.
+    If requests are streamed, `raw` and `request` are the latest one. `carried` are the attachments of the request.
+    `hold` is the memory that large requests take up. `code` and `reason` are the outcome, `began` is the start time by
+    the performance counter.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class Call:
         "call_id",
         "call_id_was_sent",
         "caller",
+        "carried",
         "code",
         "exchange",
         "hold",
@@ -87,6 +89,7 @@ class Call:
         self.vault_header: list[str | bytes] = []
         self.caller: Caller | None = None
         self.request: Message | None = None
+        self.carried: Sequence[memoryview] = ()
         self.code = "OK"
         self.reason: str | None = None
         sent: list[str | bytes] = []
@@ -109,6 +112,11 @@ class Call:
         """Returns the parsed request, and drops the call's reference: a call may last longer than it needs it."""
         request, self.request = self.request, None
         return request
+
+    def take_carried(self) -> Sequence[memoryview]:
+        """Returns the attachments of the request, and drops the call's reference."""
+        carried, self.carried = self.carried, ()
+        return carried
 
     def release(self) -> None:
         """Gives back the memory that the requests took up."""

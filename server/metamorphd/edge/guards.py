@@ -14,6 +14,7 @@ from metamorph.api.v1.options_pb2 import RateClass
 
 from metamorphd.auth.claims import VAULT_ID
 from metamorphd.edge.call import Call
+from metamorphd.edge.carried import take_carried
 from metamorphd.edge.methods import OPERATOR, PERMISSIONS
 from metamorphd.edge.rate_limit import RateLimit
 from metamorphd.edge.wire import count_fields
@@ -222,7 +223,10 @@ class LimitSize:
 
 
 class Validate:
-    """Last: parses each request, and checks the rules in its proto. Takes the request's bytes off the call."""
+    """Last: parses each request, without its attachments, and checks the rules in its proto.
+
+    Takes the request's bytes off the call, and sets its attachments.
+    """
 
     follows: ClassVar[frozenset[type]] = frozenset({Authenticate, Authorize, LimitRate, LimitSize})
     reads_requests: ClassVar[bool] = True
@@ -232,15 +236,18 @@ class Validate:
         self._parsing = asyncio.Lock()
 
     def __call__(self, call: Call) -> Awaitable[None] | None:
-        if len(call.raw) > LARGEST_INLINE:
-            return self._parse_later(call)
-        call.request = self._parsed(call.method.request_type, call.take_raw())
+        raw, places = call.take_raw(), call.method.attachments
+        if places:
+            raw, call.carried = take_carried(raw, places)
+        if len(raw) > LARGEST_INLINE:
+            return self._parse_later(call, raw)
+        call.request = self._parsed(call.method.request_type, raw)
         return None
 
-    async def _parse_later(self, call: Call) -> None:
+    async def _parse_later(self, call: Call, raw: bytes) -> None:
         # One after another: each one holds the GIL, and exists twice while it is parsed.
         async with self._parsing:
-            call.request = await asyncio.to_thread(self._parsed, call.method.request_type, call.take_raw())
+            call.request = await asyncio.to_thread(self._parsed, call.method.request_type, raw)
 
     def _parsed(self, request_type: type[Message], raw: bytes) -> Message:
         try:

@@ -13,6 +13,7 @@ from metamorph.api.v1.options_pb2 import Permission, RateClass
 from metamorph.chat.v1 import chat_service_pb2
 from metamorph.vault.v1 import vault_service_pb2
 
+from metamorphd.edge.carried import Places, places_of
 from metamorphd.edge.wire import Shape, shape_of
 
 SERVICES = [
@@ -37,7 +38,8 @@ class Method:
 
     `claims` are the required permissions in the spelling of tokens. `operator` stands for the operator's claim, and
     `unspecified`, for a permission without a spelling, is held by no caller. `idempotency` is IDEMPOTENCY_UNKNOWN if
-    the proto does not set it. `max_request_bytes` limits each request, `shape` the number of its fields.
+    the proto does not set it. `max_request_bytes` limits each request, `shape` the number of its fields. `attachments`
+    are where a request may have some.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Method:
     idempotency: "MethodOptions.IdempotencyLevel.ValueType"
     max_request_bytes: int
     shape: Shape = field(compare=False, repr=False)
+    attachments: Places = field(compare=False, repr=False)
 
 
 def methods_of(services: Sequence[ServiceDescriptor]) -> dict[str, Method]:
@@ -76,4 +79,5 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
         idempotency=options.idempotency_level,
         max_request_bytes=options.Extensions[options_pb2.max_request_bytes],
         shape=shape_of(method.input_type),
+        attachments=places_of(method.input_type),
     )

@@ -16,15 +16,14 @@ from metamorphd.edge.methods import Method
 from metamorphd.edge.streams import Stream, Streams
 from metamorphd.errors import DomainError, Internal, RequestMalformed
 from metamorphd.in_flight import BytesInFlight
-from metamorphd.models.caller import Scope
 from metamorphd.observe import CallLog, Metrics
 
-# A servicer's method. Takes a request, or an iterator of requests, and a scope; returns a coroutine of a response, or
-# an async generator of responses.
-Behavior = Callable[[Any, Scope], Any]
+# A servicer's method. Takes a request, or an iterator of requests, and a scope, and if requests of the method may have
+# attachments, those; returns a coroutine of a response, or an async generator of responses.
+Behavior = Callable[..., Any]
 
 # Large requests of a vault that may be on their way without being counted. An ordinary one is there at once.
-ARRIVING = 2
+ARRIVING = 1
 
 logger = structlog.get_logger(__name__)
 
@@ -99,7 +98,7 @@ class Pipeline:
                 await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
             await self._request(call)
-            response = await behavior(call.take_request(), call.scope)
+            response = await _behave(behavior, call)
             serialized: bytes = response.SerializeToString()
             return serialized
 
@@ -110,10 +109,9 @@ class Pipeline:
             await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
             await self._request(call)
-            scope = call.scope
             async with (
-                self._streams.opened(call.exchange, scope.actor) as stream,
-                contextlib.aclosing(behavior(call.take_request(), scope)) as responses,
+                self._streams.opened(call.exchange, call.scope.actor) as stream,
+                contextlib.aclosing(_behave(behavior, call)) as responses,
             ):
                 await stream.write_all(responses, answered=call.release)
 
@@ -253,6 +251,11 @@ class Once:
         function, self._function = self._function, None
         if function is not None:
             function()
+
+
+def _behave(behavior: Behavior, call: Call) -> Any:
+    carried = (call.take_carried(),) if call.method.attachments else ()
+    return behavior(call.take_request(), call.scope, *carried)
 
 
 async def _pass(call: Call, guards: Iterable[Guard]) -> None:

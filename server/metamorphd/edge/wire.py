@@ -5,6 +5,7 @@ fields therefore limits what a request can cost, more than its size does. The fo
 https://protobuf.dev/programming-guides/encoding.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from buf.validate import validate_pb2
@@ -21,9 +22,9 @@ SPARE_FIELDS = 16
 OTHERS = {"google.protobuf.FieldMask.paths": 64}
 _LONGEST_VARINT = 10
 _SEVEN_BITS = 0x7F
-_VARINT, _DELIMITED = 0, 2
-# Sizes in bytes, by wire type.
-_FIXED = {1: 8, 5: 4}
+# Wire types, and the sizes of those that have one, in bytes.
+VARINT, DELIMITED = 0, 2
+FIXED = {1: 8, 5: 4}
 
 
 @dataclass(slots=True)
@@ -84,36 +85,46 @@ def count_fields(raw: bytes, shape: Shape) -> int:
 def _count(raw: bytes, shape: Shape, at: int, end: int, waiting: list[tuple[Shape, int, int]]) -> int:
     """Returns the number of fields of one message, and adds its submessages to `waiting`."""
     count, limit, messages = 0, shape.limit, shape.messages
-    while at < end:
+    for number, kind, start, stop in fields_of(raw, at, end):
         count += 1
         if count > limit:
             raise TooManyFields(message=shape.name, limit=limit)
+        if kind == DELIMITED:
+            if number in messages:
+                waiting.append((messages[number], start, stop))
+            elif stop - start > shape.packed.get(number, stop - start):
+                raise TooManyFields(message=shape.name, limit=limit)
+    return count
+
+
+def fields_of(raw: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yields the fields of the message between two places: (number, wire type, beginning and end of the value).
+
+    Raises RequestMalformed, also if the last one does not end with the message, and IndexError beyond the bytes.
+    """
+    while at < end:
         key = raw[at]
         at += 1
         if key > _SEVEN_BITS:
             key, at = _varint(raw, at - 1)
         kind = key & 7
-        if kind == _DELIMITED:
+        if kind == DELIMITED:
             size = raw[at]
             at += 1
             if size > _SEVEN_BITS:
                 size, at = _varint(raw, at - 1)
-            number = key >> 3
-            if number in messages:
-                waiting.append((messages[number], at, at + size))
-            elif size > shape.packed.get(number, size):
-                raise TooManyFields(message=shape.name, limit=limit)
-            at += size
-        elif kind == _VARINT:
+            start, at = at, at + size
+        elif kind == VARINT:
+            start = at
             _, at = _varint(raw, at)
-        elif kind in _FIXED:
-            at += _FIXED[kind]
+        elif kind in FIXED:
+            start, at = at, at + FIXED[kind]
         else:
             # Groups, of an old version of the language, which our contract never used.
             raise RequestMalformed
-    if at != end:
-        raise RequestMalformed
-    return count
+        if at > end:
+            raise RequestMalformed
+        yield key >> 3, kind, start, at
 
 
 def _varint(raw: bytes, at: int) -> tuple[int, int]:

@@ -129,10 +129,9 @@ class Claude:
 
 
 async def _built(build: Callable[[Prompt], Body], prompt: Prompt) -> Body:
-    """Returns a prompt's body. One that takes milliseconds is built on a thread."""
-    if prompt.attachments or prompt.text_bytes > LARGE_TEXT:
-        return await asyncio.to_thread(build, prompt)
-    return build(prompt)
+    """Returns a prompt's body, and its headers. A body that takes milliseconds is built on a thread."""
+    body, headers = await asyncio.to_thread(build, prompt) if prompt.text_bytes > LARGE_TEXT else build(prompt)
+    return body, headers | {"Content-Length": str(await body.size())}
 
 
 class _Errors:

@@ -1,6 +1,6 @@
 """The interface between the turn engine and language models."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -26,17 +26,25 @@ class PromptMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachmentData:
+    """The bytes of an image or document. `pieces` yields them, and can be called again; `size` is their number."""
+
+    size: int
+    pieces: Callable[[], AsyncIterator[bytes | memoryview]]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One call to a model.
 
-    `messages` are sorted oldest first, and the last one is the user's. `attachments` are the bytes of the images and
+    `messages` are sorted oldest first, and the last one is the user's. `attachments` are the images and
     documents in them, by id. `options` always have a model and a maximum length of the reply. `text_bytes` is the size
     of the messages, about.
     """
 
     system_prompt: str
     messages: tuple[PromptMessage, ...]
-    attachments: Mapping[str, bytes | bytearray]
+    attachments: Mapping[str, AttachmentData]
     options: EffectiveOptions
     text_bytes: int = 0
 

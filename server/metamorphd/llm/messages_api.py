@@ -84,7 +84,7 @@ def _body(request: dict[str, Any], prompt: Prompt) -> Body:
         {"role": ROLES[message.role], "content": _content(message.content, slots)} for message in prompt.messages
     )
     body = RequestBody(request, messages, slots, prompt.attachments)
-    headers = {"Content-Length": str(body.size)}
+    headers = {}
     if "context_management" in request or any(isinstance(block, CompactionBlock) for block in blocks):
         headers["anthropic-beta"] = COMPACTION_BETA
     return body, headers

@@ -1,7 +1,7 @@
 """The bodies of requests to the provider, encoded while they are sent.
 
 A body is larger than its attachments by a third, and several copies of it would be made on the way to the socket. So
-attachments stay as they are, and are encoded in small steps, between which other calls run.
+attachments are read piece by piece, and encoded in small steps, between which other calls run.
 """
 
 import codecs
@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-# A multiple of 3, so that the pieces of base64 can be joined.
+from metamorphd.llm.interface import AttachmentData
+
 STEP_BYTES = 48 * 1024
 
 
@@ -47,7 +48,7 @@ class AttachmentSlots:
 
 
 class RequestBody:
-    """A JSON body: a request, which is not empty, and its messages. `size` is its length in bytes.
+    """A JSON body: a request, which is not empty, and its messages.
 
     An iterable, because a retry sends it again. Messages are serialized one by one, since all at once would hold the
     GIL for milliseconds.
@@ -58,24 +59,33 @@ class RequestBody:
         request: Mapping[str, Any],
         messages: Iterable[Mapping[str, Any]],
         slots: AttachmentSlots,
-        attachments: Mapping[str, bytes | bytearray],
+        attachments: Mapping[str, AttachmentData],
     ) -> None:
         self._attachments = attachments
         self._parts = list(_joined(_pieces(request, messages, slots)))
-        self.size = sum(len(part) if isinstance(part, bytes) else self._size(*part) for part in self._parts)
 
-    def _size(self, attachment_id: str, plain: bool) -> int:
-        data = self._attachments[attachment_id]
-        return sum(map(len, _encoded(data, plain=True))) if plain else (len(data) + 2) // 3 * 4
+    async def size(self) -> int:
+        """Returns the length of the body, in bytes. How long text is when it is escaped shows by reading it."""
+        size = 0
+        for part in self._parts:
+            if isinstance(part, bytes):
+                size += len(part)
+            elif part[1]:
+                size += sum([len(piece) async for piece in self._encoded(*part)])
+            else:
+                size += (self._attachments[part[0]].size + 2) // 3 * 4
+        return size
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for part in self._parts:
             if isinstance(part, bytes):
                 yield part
             else:
-                attachment_id, plain = part
-                for piece in _encoded(self._attachments[attachment_id], plain=plain):
+                async for piece in self._encoded(*part):
                     yield piece
+
+    def _encoded(self, attachment_id: str, plain: bool) -> AsyncIterator[bytes]:
+        return (_escaped if plain else _base64)(self._attachments[attachment_id].pieces())
 
     def clear(self) -> None:
         """Drops the content. The SDK keeps a reference to the body as long as the reply is read."""
@@ -120,10 +130,27 @@ def _serialized(request: Mapping[str, Any]) -> bytes:
         return json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _encoded(data: bytes | bytearray, *, plain: bool) -> Iterator[bytes]:
-    """Yields data as the content of a JSON string, in pieces: base64, or escaped text."""
-    view = memoryview(data)
+async def _base64(pieces: AsyncIterator[bytes | memoryview]) -> AsyncIterator[bytes]:
+    """Yields data in base64, in steps."""
+    held = bytearray()
+    async for step in _steps(pieces):
+        held += step
+        # Three bytes are four characters, so that what is encoded in steps can be joined.
+        whole = len(held) // 3 * 3
+        yield b2a_base64(held[:whole], newline=False)
+        del held[:whole]
+    yield b2a_base64(held, newline=False)
+
+
+async def _escaped(pieces: AsyncIterator[bytes | memoryview]) -> AsyncIterator[bytes]:
+    """Yields text in UTF-8 as the content of a JSON string, in steps."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for start in range(0, len(data), STEP_BYTES):
-        step = view[start : start + STEP_BYTES]
-        yield orjson.dumps(decoder.decode(step))[1:-1] if plain else b2a_base64(step, newline=False)
+    async for step in _steps(pieces):
+        yield orjson.dumps(decoder.decode(step))[1:-1]
+
+
+async def _steps(pieces: AsyncIterator[bytes | memoryview]) -> AsyncIterator[memoryview]:
+    async for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), STEP_BYTES):
+            yield view[start : start + STEP_BYTES]

@@ -20,15 +20,15 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An attachment to store, with its bytes."""
+    """An attachment to store, with its bytes, which may be a view of the request that they came in."""
 
     attachment_id: str
     media_type: str
     sha256: str
-    data: bytes
+    data: bytes | memoryview
 
     @classmethod
-    def of(cls, media_type: str, data: bytes) -> "Upload":
+    def of(cls, media_type: str, data: bytes | memoryview) -> "Upload":
         """Returns bytes as an attachment. Its id is a hash, so equal bytes are the same attachment within a vault."""
         digest = hashlib.sha256(media_type.encode() + b"\0")
         digest.update(data)

@@ -1,7 +1,6 @@
 """Images and documents: their bytes, and the messages that hold them."""
 
-import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
@@ -240,20 +239,23 @@ async def get_chunk(tx: Transaction, *, attachment_id: str, number: int) -> byte
     return chunk
 
 
-async def load_attachments(tx: Transaction, *, attachment_ids: Iterable[str]) -> dict[str, bytes | bytearray]:
-    """The bytes of attachments, by their ids; those that are not there are left out."""
-    loaded: dict[str, bytes | bytearray] = {}
-    for attachment_id in attachment_ids:
-        # Chunk by chunk, so that there are never two copies of all.
-        data = bytearray()
-        for number in itertools.count():
-            chunk = await tx.one(READ_CHUNK, attachment_id=attachment_id, number=number)
-            if chunk is None:
-                break
-            data += chunk.data
-        if data:
-            loaded[attachment_id] = data
-    return loaded
+async def complete_attachments(tx: Transaction, *, sizes: Mapping[str, int]) -> set[str]:
+    """Returns the ids of those attachments that are there as a whole, hidden ones included. Sizes are by id."""
+    complete = set()
+    for attachment_id, size in sizes.items():
+        stored = await tx.one(COUNT_CHUNKS, attachment_id=attachment_id)
+        if stored is not None and stored.chunks == chunk_count(size):
+            complete.add(attachment_id)
+    return complete
+
+
+async def read_chunk(tx: Transaction, *, attachment_id: str, number: int) -> bytes:
+    """Reads one chunk of an attachment that a message holds, or held. Raises AttachmentNotFound if it was erased."""
+    row = await tx.one(READ_CHUNK, attachment_id=attachment_id, number=number)
+    if row is None:
+        raise AttachmentNotFound(attachment_id=attachment_id)
+    chunk: bytes = row.data
+    return chunk
 
 
 async def describe_attachments(tx: Transaction, *, content: Content) -> Content:

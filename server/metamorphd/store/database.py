@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-SqlValue = None | int | float | str | bytes
+SqlValue = None | int | float | str | bytes | memoryview
 
 
 class Row(Protocol):

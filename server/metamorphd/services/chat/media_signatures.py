@@ -1,5 +1,6 @@
 """Checks bytes against a media type."""
 
+import codecs
 import re
 
 # File signatures, from the WHATWG MIME Sniffing Standard (section 6).
@@ -12,16 +13,24 @@ SIGNATURES = {
 }
 
 
-def is_media(media_type: str, data: bytes) -> bool:
+# In bytes; what takes a while to decode and keeps the GIL.
+STEP_BYTES = 256 * 1024
+
+
+def is_media(media_type: str, data: bytes | memoryview) -> bool:
     """Returns whether `data` has the signature of `media_type`; `text/plain` must be valid UTF-8 without NUL."""
     if media_type == "text/plain":
-        return b"\0" not in data and _is_utf8(data)
+        return _is_text(data)
     return SIGNATURES[media_type].match(data) is not None
 
 
-def _is_utf8(data: bytes) -> bool:
+def _is_text(data: bytes | memoryview) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        data.decode()
+        for start in range(0, len(data), STEP_BYTES):
+            if "\0" in decoder.decode(data[start : start + STEP_BYTES]):
+                return False
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
     return True

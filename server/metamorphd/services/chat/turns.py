@@ -1,7 +1,6 @@
 """ChatService: turns."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from metamorph.chat.v1 import chat_service_pb2 as pb
 
@@ -19,7 +18,6 @@ from metamorphd.services.convert.turn import status_from_proto, turn_to_proto, w
 from metamorphd.services.idempotency import idempotency_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
-from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.turns.read import get_turn, list_turns
 
 
@@ -32,18 +30,22 @@ class ChatTurns:
     _uploads: Uploads
     _max_content_bytes: int
 
-    async def SendMessage(self, request: pb.SendMessageRequest, scope: Scope) -> AsyncIterator[pb.SendMessageResponse]:
-        send = await self._send(request, scope.actor.user_id)
-        # Both may be of megabytes, and the turn takes minutes.
-        del request
+    async def SendMessage(
+        self, request: pb.SendMessageRequest, scope: Scope, carried: Sequence[memoryview]
+    ) -> AsyncIterator[pb.SendMessageResponse]:
+        send = await self._send(request, carried, scope.actor.user_id)
+        # They may be of megabytes, and the turn takes minutes.
+        del request, carried
         turn = await self._engine.send_message(scope, send=send)
         del send
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
             yield with_event(pb.SendMessageResponse(), event)
 
-    async def CountTokens(self, request: pb.CountTokensRequest, scope: Scope) -> pb.CountTokensResponse:
+    async def CountTokens(
+        self, request: pb.CountTokensRequest, scope: Scope, carried: Sequence[memoryview]
+    ) -> pb.CountTokensResponse:
         with within("message"):
-            send = await self._send(request.message, scope.actor.user_id)
+            send = await self._send(request.message, carried, scope.actor.user_id)
             tokens = await self._engine.count_tokens(scope, send=send)
         return pb.CountTokensResponse(input_tokens=tokens)
 
@@ -89,11 +91,16 @@ class ChatTurns:
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
             yield with_event(pb.RegenerateReplyResponse(), event)
 
-    async def _send(self, request: pb.SendMessageRequest, creator: str) -> Send:
-        content, carried = content_from_proto(request.content)
+    async def _send(self, request: pb.SendMessageRequest, carried: Sequence[memoryview], creator: str) -> Send:
+        content, included = content_from_proto(request.content, carried)
         if text_size(content) > self._max_content_bytes:
             raise ContentTooLarge(limit_bytes=self._max_content_bytes)
-        uploads = [await self._uploads.checked(block.media_type, block.data) for block in carried]
+        uploads = []
+        for block, data in included:
+            upload = await self._uploads.checked(block.media_type, data)
+            # Part of the request's identity, as the bytes are.
+            block.data = bytes.fromhex(upload.sha256)
+            uploads.append(upload)
         message = Message(
             message_id=self._clock.new_id("msg"),
             session_id=request.session_id,
@@ -106,16 +113,10 @@ class ChatTurns:
             usage=None,
             create_time=self._clock.now(),
         )
-        # Twenty megabytes would block the event loop for too long.
-        key = await asyncio.to_thread(_key, request) if uploads else _key(request)
         return Send(
             message=message,
             uploads=tuple(uploads),
             parent_message_id=request.parent_message_id if request.HasField("parent_message_id") else None,
             options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
-            request=key,
+            request=idempotency_key("SendMessage", request),
         )
-
-
-def _key(request: pb.SendMessageRequest) -> IdempotencyKey | None:
-    return idempotency_key("SendMessage", request)

@@ -51,16 +51,16 @@ class Uploads:
             raise _invalid("header", "must be sent first")
         return await self.checked(first.header.media_type, await self._rest(requests))
 
-    async def checked(self, media_type: str, data: bytes) -> Upload:
+    async def checked(self, media_type: str, data: bytes | memoryview) -> Upload:
         """Returns the upload if it may be stored. Raises AttachmentTooLarge, AttachmentTypeMismatch."""
         if len(data) > self._limit:
             raise AttachmentTooLarge(limit_bytes=self._limit)
         # Twenty megabytes would block the event loop for too long.
         return await asyncio.to_thread(_checked, media_type, data)
 
-    async def _rest(self, requests: AsyncIterator[pb.UploadAttachmentRequest]) -> bytes:
-        chunks = []
-        left = self._limit
+    async def _rest(self, requests: AsyncIterator[pb.UploadAttachmentRequest]) -> memoryview:
+        # Not joined at the end, which would hold the event loop for as long as twenty megabytes take to copy.
+        received = bytearray()
         count = 0
         async for request in requests:
             if request.HasField("header"):
@@ -68,19 +68,15 @@ class Uploads:
             count += 1
             if count > MOST_CHUNKS:
                 raise _invalid("chunk", f"must be sent at most {MOST_CHUNKS} times")
-            left -= len(request.chunk)
-            if left < 0:
+            received += request.chunk
+            if len(received) > self._limit:
                 raise AttachmentTooLarge(limit_bytes=self._limit)
-            # Empty chunks would use memory without counting toward the limit.
-            if request.chunk:
-                chunks.append(request.chunk)
-        if not chunks:
+        if not received:
             raise _invalid("chunk", "must be sent at least once, and not be empty")
-        return b"".join(chunks)
+        return memoryview(received)
 
 
-def _checked(media_type: str, data: bytes) -> Upload:
-    # A rule of the proto would cost 0.2 s for 20 MB: protovalidate copies what it measures.
+def _checked(media_type: str, data: bytes | memoryview) -> Upload:
     if not data or not is_media(media_type, data):
         raise AttachmentTypeMismatch(media_type=media_type)
     return Upload.of(media_type, data)

@@ -1,6 +1,6 @@
 """Converts content to protobuf and back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from metamorph.chat.v1 import message_pb2
@@ -23,23 +23,28 @@ from metamorphd.models.content import (
 
 ProtoAttachment = message_pb2.ImageBlock | message_pb2.DocumentBlock
 ProtoPart = message_pb2.ContentBlock | message_pb2.ToolResultPart
+# A block, and its bytes.
+Included = tuple[ProtoAttachment, memoryview]
 
 
-def content_from_proto(blocks: Iterable[message_pb2.ContentBlock]) -> tuple[Content, tuple[ProtoAttachment, ...]]:
+def content_from_proto(
+    blocks: Iterable[message_pb2.ContentBlock], carried: Sequence[memoryview]
+) -> tuple[Content, tuple[Included, ...]]:
     """Returns a user's content, which has passed the rules of its proto, and the attachments included as bytes.
 
+    Their bytes are in `carried`, at the place that is in `data` as a big-endian number.
     Their blocks have no id until `with_uploads` sets it. Blocks that refer to a stored attachment have no size or hash
     yet.
     """
-    included: list[ProtoAttachment] = []
+    included: list[Included] = []
     content: list[Block] = []
     for block in blocks:
         if block.HasField("tool_result"):
             result = block.tool_result
-            parts = tuple([_part_from_proto(part, included) for part in result.content])
+            parts = tuple([_part_from_proto(part, carried, included) for part in result.content])
             content.append(ToolResultBlock(result.tool_use_id, parts, result.is_error))
         else:
-            content.append(_part_from_proto(block, included))
+            content.append(_part_from_proto(block, carried, included))
     return tuple(content), tuple(included)
 
 
@@ -61,12 +66,12 @@ def content_to_proto(content: Content) -> list[message_pb2.ContentBlock]:
     return [_block_to_proto(block) for block in content]
 
 
-def _part_from_proto(part: ProtoPart, included: list[ProtoAttachment]) -> Part:
+def _part_from_proto(part: ProtoPart, carried: Sequence[memoryview], included: list[Included]) -> Part:
     if part.HasField("text"):
         return TextBlock(part.text.text)
     block, kind = (part.image, ImageBlock) if part.HasField("image") else (part.document, DocumentBlock)
     if block.HasField("data"):
-        included.append(block)
+        included.append((block, carried[int.from_bytes(block.data)]))
     return kind(block.attachment_id, block.media_type, 0, "")
 
 
