@@ -14,7 +14,7 @@ from metamorphd.models.revocation import Revocation
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
 from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
-from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
+from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import masked
 from metamorphd.store.database import Database
 from metamorphd.store.erasures import get_backlog
@@ -105,7 +105,7 @@ class AdminService:
             max_size=PAGE_BYTES,
         )
         return pb.ListRevocationsResponse(
-            revocations=map(revocation_to_proto, page.items),
+            revocations=await convert_items(revocation_to_proto, page.items),
             next_page_token=encode_page_token(request, "", page.next_after),
         )
 

@@ -15,7 +15,7 @@ from metamorphd.services.convert.vault import (
     usage_row_to_proto,
     vault_to_proto,
 )
-from metamorphd.services.paging import clamp_page_size, decode_page_token, encode_page_token
+from metamorphd.services.paging import clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import masked
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
@@ -85,7 +85,7 @@ class VaultService:
         budgets = await self._database.read(get_budgets, scope, now=now)
         storage = await self._database.read(get_storage, scope, default_limit=self._storage_limit)
         return pb.GetUsageResponse(
-            rows=map(usage_row_to_proto, page.items),
+            rows=await convert_items(usage_row_to_proto, page.items),
             next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
             total=usage_row_to_proto(total),
             budgets=map(budget_status_to_proto, budgets),

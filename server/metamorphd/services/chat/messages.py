@@ -8,7 +8,7 @@ from metamorphd.clock import Clock
 from metamorphd.errors import FieldViolation, RequestInvalid
 from metamorphd.models.caller import Scope
 from metamorphd.services.convert.message import match_to_proto, message_to_proto
-from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
+from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
 from metamorphd.store.messages import delete_message, get_message, list_messages
 from metamorphd.store.search.query import MOST_PHRASES, Phrase, phrases_of, search_messages
@@ -36,7 +36,7 @@ class ChatMessages:
             max_size=PAGE_BYTES,
         )
         return pb.ListMessagesResponse(
-            messages=map(message_to_proto, page.items),
+            messages=await convert_items(message_to_proto, page.items),
             next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
         )
 
@@ -60,7 +60,7 @@ class ChatMessages:
             page_size=min(clamp_page_size(request.page_size), LARGEST_SEARCH_PAGE),
         )
         return pb.SearchMessagesResponse(
-            results=map(match_to_proto, page.items),
+            results=await convert_items(match_to_proto, page.items),
             next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
         )
 

@@ -8,7 +8,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.session import SessionChanges
 from metamorphd.services.convert.session import session_to_proto
 from metamorphd.services.idempotency import idempotency_key
-from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
+from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import masked
 from metamorphd.store.database import Database
 from metamorphd.store.session_lists import list_sessions
@@ -58,7 +58,7 @@ class ChatSessions:
             metadata=request.metadata,
         )
         return pb.ListSessionsResponse(
-            sessions=map(session_to_proto, page.items),
+            sessions=await convert_items(session_to_proto, page.items),
             next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
         )
 

@@ -16,7 +16,7 @@ from metamorphd.services.convert.field_path import within
 from metamorphd.services.convert.generation import options_from_proto
 from metamorphd.services.convert.turn import status_from_proto, turn_to_proto, with_event
 from metamorphd.services.idempotency import idempotency_key
-from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, decode_page_token, encode_page_token
+from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
 from metamorphd.store.turns.read import get_turn, list_turns
 
@@ -69,7 +69,7 @@ class ChatTurns:
             max_size=PAGE_BYTES,
         )
         return pb.ListTurnsResponse(
-            turns=map(turn_to_proto, page.items),
+            turns=await convert_items(turn_to_proto, page.items),
             next_page_token=encode_page_token(request, scope.vault_id, page.next_after),
         )
 
