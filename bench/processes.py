@@ -24,7 +24,12 @@ ALLOWANCE = 1_000_000_000
 # Beside a round's length: its process imports the SDK, and slow replies begin one after the other.
 PATIENCE_SECONDS = 60.0
 # As in the image.
-ALLOCATOR = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
+ALLOCATOR = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "67108864",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
 
 
 @dataclass(frozen=True)

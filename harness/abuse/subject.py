@@ -96,7 +96,12 @@ def subject(
     one. `patience_seconds` is how long it waits for a caller to read, by default as long as in production. `wrapper` is
     as for `service`."""
     # As in the image.
-    allocator = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    allocator = {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": "67108864",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
+    }
     module = ["metamorphd", "serve"]
     if mutant or patience_seconds is not None:
         patience = [] if patience_seconds is None else [f"--patience-seconds={patience_seconds}"]
