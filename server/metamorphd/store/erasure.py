@@ -48,7 +48,7 @@ DELETE_TURN = "DELETE FROM turns WHERE vault_id = :vault_id AND turn_id = :turn_
 DELETE_SESSION = "DELETE FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
 
 # The most that a step erases, but one message whole. Measured: docs/decisions/0029-deletion-hides-and-then-erases.md.
-STEP_MESSAGES, STEP_WORDS, STEP_BYTES = 4, 128, 65_536
+STEP_MESSAGES, STEP_WORDS, STEP_BYTES = 4, 96, 65_536
 STEP_TURNS, STEP_EVENTS = 16, 200
 
 

@@ -1,5 +1,6 @@
 """The cost of operations does not grow with stored data: plans of statements, and the steps that operations take."""
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -21,6 +22,8 @@ from metamorphd.store.idempotency import BEGINNING, prune_requests
 from metamorphd.store.messages import delete_message, get_branch, get_message, list_messages
 from metamorphd.store.revocations import list_revocations
 from metamorphd.store.search.indexing import find_vault_to_index, index_earlier_messages, read_earlier_messages
+from metamorphd.store.search.postings import BLOCK_BITS, GROUP_BITS, GROUPS, hasher
+from metamorphd.store.search.query import phrases_of, search_messages
 from metamorphd.store.session_lists import list_sessions
 from metamorphd.store.session_titles import wants_title
 from metamorphd.store.sessions import create_session, delete_session, get_session, update_session
@@ -218,8 +221,28 @@ def seeded(messages: int) -> apsw.Connection:
     run("""
         INSERT INTO events (vault_id, turn_id, sequence, block_index, kind, text)
         SELECT vault_id, turn_id, 2, 0, 'text', 'a' FROM turns WHERE turn_id LIKE 'turn_%0_1'""")
+    index(connection)
     run("PRAGMA foreign_keys = ON").fetchall()
     return connection
+
+
+def index(connection: apsw.Connection) -> None:
+    """Indexes the vault `acme`: all messages by `COMMON`, and the oldest one by `RARE`."""
+    connection.execute("""
+        INSERT INTO indexed_messages (vault_id, number, message_id, word_count, pending)
+        SELECT vault_id, ROW_NUMBER() OVER (), message_id, 1, 0 FROM messages WHERE vault_id = 'acme'""")
+    connection.execute("""
+        UPDATE vaults SET last_message_number = (SELECT MAX(number) FROM indexed_messages) WHERE vault_id = 'acme'""")
+    ((last,),) = connection.execute("SELECT MAX(number) FROM indexed_messages")
+    last_block, term = last >> BLOCK_BITS, hasher(bytes(32))
+    last_group = last_block >> GROUP_BITS
+    rows = [(block, COMMON, 1 << BLOCK_BITS) for block in range(last_block + 1)]
+    rows += [(GROUPS + group, COMMON, 1 << GROUP_BITS) for group in range(last_group)]
+    rows += [(GROUPS + last_group, COMMON, (last_block & (1 << GROUP_BITS) - 1) + 1), (0, RARE, 2), (GROUPS, RARE, 1)]
+    connection.executemany(
+        "INSERT INTO postings VALUES ('acme', ?, ?, ?)",
+        ((block, term(word), struct.pack(f">{count}H", *range(count))) for block, word, count in rows),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +258,8 @@ SHORT = replace(TERMS.catalog.model("claude-sonnet-5-5"), context_tokens=1000)
 SHORT_TERMS = replace(TERMS, catalog=Catalog([SHORT]))
 IMAGE, LARGE_IMAGE = (Upload.of("image/png", bytes(size)) for size in (1, 2 * CHUNK_BYTES))
 Operation = Callable[[Any], Coroutine[Any, Any, Any]]
+# Words of the full-text index, whatever the texts are.
+COMMON, RARE = "common", "rare"
 
 
 def listed(newest_first: bool, after: int | None, all_branches: bool = False) -> Operation:
@@ -380,6 +405,14 @@ async def finish(tx: Any) -> None:
     )
 
 
+def search(query: str, found: int) -> Operation:
+    async def operation(tx: Any) -> None:
+        page = await search_messages(tx, phrases=phrases_of(query), session_id=None, after=None, page_size=50)
+        assert len(page.items) == found
+
+    return operation
+
+
 def erase(resource: Resource, resource_id: str) -> Operation:
     async def operation(tx: Any) -> None:
         erasure = Erasure("acme", 1, resource, resource_id, 1)
@@ -455,6 +488,10 @@ OPERATIONS: dict[str, Operation] = {
     "erase an attachment": erase(Resource.ATTACHMENT, "att_ses_10"),
     "storage": lambda tx: get_storage(tx, default_limit=0),
     "indexing": index_earlier,
+    "search, a common word": search(COMMON, 50),
+    "search, a rare word": search(RARE, 1),
+    "search, a common and a rare word": search(f"{COMMON} {RARE}", 1),
+    "search, a common and an absent word": search(f"{COMMON} absent", 0),
 }
 # A page visits at most so many rows that a filter leaves out, at most 100 steps each.
 VISITS = {

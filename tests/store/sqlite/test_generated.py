@@ -1,5 +1,6 @@
 """Generated files hold what the store's operations write for the same vaults."""
 
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from metamorphd.models.message import Message, Role
 from metamorphd.models.page import Page
 from metamorphd.models.turn import StopReason, TextDelta, TurnStatus
 from metamorphd.store.messages import list_messages
+from metamorphd.store.search.postings import GROUPS, unpack
 from metamorphd.store.search.query import search_messages
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.create import create_turn
@@ -22,6 +24,7 @@ from metamorphd.store.turns.finish import finish_turn
 from metamorphd.store.usage import list_usage
 from rich.progress import Progress
 
+from tests.support.generated import postings
 from tests.support.generated.corpus import COMMON_WORDS, RARE_WORD
 from tests.support.generated.generate import generate
 from tests.support.generated.layout import DEEP_VAULT, LARGE_VAULT, Layout, SessionPlan, time_of
@@ -120,6 +123,24 @@ async def test_every_row_is_as_the_operations_write_it(generated: Path, tmp_path
     assert {table for table, stored in expected.items() if stored} >= {"messages", "turns", "usage", "attachment_uses"}
     for table, stored in expected.items():
         assert found[table] == stored, table
+
+
+def test_groups_have_the_blocks_that_have_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "GROUP", 2)
+    generated = postings.Postings("large", bytes(32), 5_000)
+    groups: dict[tuple[int, bytes], tuple[int, ...]] = {}
+    expected: defaultdict[tuple[int, bytes], tuple[int, ...]] = defaultdict(tuple)
+    for number in range(1, 5_001):
+        for _, block, term, offsets in generated.add(number, f"ses_{number // 1_500}", f"n{number}"):
+            assert isinstance(block, int)
+            assert isinstance(term, bytes)
+            assert isinstance(offsets, bytes)
+            if block > GROUPS // 2:
+                groups[block - GROUPS, term] = unpack(offsets)
+            else:
+                expected[block // 2, term] += (block % 2,)
+    assert {group for group, _ in groups} == {0, 1, 2}
+    assert groups == expected
 
 
 async def test_a_branch_leaves_out_what_its_forks_left(database: SqliteDatabase) -> None:

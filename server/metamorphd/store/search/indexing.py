@@ -21,9 +21,9 @@ from metamorphd.store.search.postings import (
 from metamorphd.store.search.words import SEARCHED_CHARACTERS, words_of
 
 # Each about 5 ms of the writer.
-PENDING_WORDS = 256
+PENDING_WORDS = 128
 EARLIER_MESSAGES = 8
-EARLIER_CHARACTERS = 8_192
+EARLIER_CHARACTERS = 4_096
 
 FIND_VAULT = """
 SELECT MIN(found.vault_id) AS vault_id FROM (

@@ -11,7 +11,17 @@ from metamorphd.models.page import Page
 from metamorphd.store.codec import decode_content
 from metamorphd.store.database import Row, Transaction, search_read
 from metamorphd.store.search.excerpts import excerpt
-from metamorphd.store.search.postings import BLOCK_BITS, hasher, session_word, unpack
+from metamorphd.store.search.postings import (
+    BLOCK_BITS,
+    GET_OFFSETS,
+    GROUP_BITS,
+    GROUPS,
+    OFFSET_BYTES,
+    hasher,
+    place_of,
+    session_word,
+    unpack,
+)
 from metamorphd.store.search.words import SEARCHED_CHARACTERS, words_of
 from metamorphd.store.sessions import get_session
 
@@ -32,9 +42,8 @@ STORED_A_UNIT = 4_000
 SEARCHED_A_UNIT = 100
 # Other alphabets take five times as long.
 UNICODE_FACTOR = 5
-# Blocks are read in portions, larger ones as long as little is found.
-MOST_BLOCKS = 64
-LISTS_AT_ONCE = 512
+# So few offsets are looked for in another list, which is not unpacked.
+FEW_OFFSETS = 8
 
 GET_NUMBERS = """
 SELECT first_message_number, last_message_number, hash_key FROM vaults WHERE vault_id = :vault_id
@@ -50,16 +59,6 @@ SELECT
      WHERE messages.vault_id = :vault_id AND messages.session_id = :session_id
          AND indexed_messages.vault_id = :vault_id AND indexed_messages.message_id = messages.message_id
      ORDER BY ordinal DESC LIMIT 1) AS last_message_number
-"""
-LIST_OFFSETS = """
-WITH RECURSIVE blocks (block) AS (
-    SELECT CAST(:newest AS INTEGER)
-    UNION ALL
-    SELECT block - 1 FROM blocks WHERE block > :oldest
-)
-SELECT postings.block, offsets
-FROM blocks CROSS JOIN postings
-WHERE postings.vault_id = :vault_id AND postings.block = blocks.block AND term = :term
 """
 GET_CANDIDATE = """
 SELECT messages.message_id, messages.session_id, role, content, messages.create_time
@@ -112,9 +111,9 @@ async def search_messages(
     words = {word for phrase in phrases for word in phrase}
     # A session's word is looked for first, because few blocks have it.
     names = [*([] if session_id is None else [session_word(session_id)]), *sorted(words)]
+    terms = list(map(hasher(vault.hash_key), names))
     effort, matches = Effort(EFFORT), list[MessageMatch]()
-    blocks = _blocks(tx, list(map(hasher(vault.hash_key), names)), newest=newest, oldest=oldest, effort=effort)
-    async for numbers, reached in blocks:
+    async for numbers, reached in _candidates(tx, terms, newest=newest, oldest=oldest, effort=effort):
         for number in numbers:
             found = await _find(tx, number=number, phrases=phrases, effort=effort)
             if found is not None and len(matches) == page_size:
@@ -128,46 +127,45 @@ async def search_messages(
     return Page(tuple(matches), None)
 
 
-async def _blocks(
+async def _candidates(
     tx: Transaction, terms: list[bytes], *, newest: int, oldest: int, effort: Effort
 ) -> AsyncIterator[tuple[list[int], int]]:
-    """Yields the numbers up to `newest` of messages with all terms, newest first, by portions of blocks.
+    """Yields the numbers up to `newest` of messages with all terms, newest first.
 
-    With them comes the lowest number that they could have had.
+    They come by blocks that have all terms, and none at the end of a group, each time with the lowest number that they
+    could have had.
     """
-    first, last = oldest >> BLOCK_BITS, newest >> BLOCK_BITS
+    first, last = (number >> BLOCK_BITS + GROUP_BITS for number in (oldest, newest))
     # How often each was found: the rarest is looked for first, and the others where it is.
     counts = dict.fromkeys(terms, 0)
-    portion = 1
-    while last >= first:
-        begin = max(first, last - portion + 1)
-        found = await _intersect(tx, sorted(terms, key=counts.__getitem__), last, begin, counts=counts, effort=effort)
-        numbers = (block << BLOCK_BITS | offset for block, offsets in found.items() for offset in offsets)
-        yield sorted((number for number in numbers if number <= newest), reverse=True), begin << BLOCK_BITS
-        last = begin - 1
-        portion = min(portion * 2, MOST_BLOCKS, max(1, LISTS_AT_ONCE // len(terms)))
+    for group in range(last, first - 1, -1):
+        for place in await _common_offsets(tx, GROUPS + group, counts, effort):
+            block = group << GROUP_BITS | place
+            if block <= newest >> BLOCK_BITS:
+                offsets = await _common_offsets(tx, block, counts, effort)
+                numbers = [block << BLOCK_BITS | offset for offset in offsets]
+                yield [number for number in numbers if number <= newest], block << BLOCK_BITS
+        yield [], group << GROUP_BITS + BLOCK_BITS
 
 
-async def _intersect(
-    tx: Transaction, terms: list[bytes], newest: int, oldest: int, *, counts: dict[bytes, int], effort: Effort
-) -> dict[int, set[int]]:
-    """Returns the offsets that all terms have, by block."""
-    found: dict[int, set[int]] | None = None
-    for term in terms:
-        rows = await tx.all(LIST_OFFSETS, term=term, newest=newest, oldest=oldest)
-        size = sum(len(row.offsets) for row in rows) // 2
+async def _common_offsets(tx: Transaction, block: int, counts: dict[bytes, int], effort: Effort) -> list[int]:
+    """Returns the offsets that all terms have in a block, or in a group, the highest first. Adds to the counts."""
+    found: set[int] | None = None
+    for term in sorted(counts, key=counts.__getitem__):
+        row = await tx.one(GET_OFFSETS, block=block, term=term)
+        size = 0 if row is None else len(row.offsets) // OFFSET_BYTES
+        effort.left -= 1 + size // OFFSETS_A_UNIT
+        if row is None:
+            return []
         counts[term] += size
-        effort.left -= newest - oldest + 1 + size // OFFSETS_A_UNIT
-        lists = ((row.block, unpack(row.offsets)) for row in rows)
-        if found is None:
-            found = {block: set(offsets) for block, offsets in lists}
+        if found is not None and len(found) <= FEW_OFFSETS:
+            found = {offset for offset in found if place_of(offset, row.offsets) >= 0}
         else:
-            common = ((block, found[block].intersection(offsets)) for block, offsets in lists if block in found)
-            found = {block: offsets for block, offsets in common if offsets}
+            offsets = unpack(row.offsets)
+            found = set(offsets) if found is None else found.intersection(offsets)
         if not found:
-            return {}
-        newest, oldest = max(found), min(found)
-    return found or {}
+            return []
+    return sorted(found or (), reverse=True)
 
 
 async def _find(tx: Transaction, *, number: int, phrases: Sequence[Phrase], effort: Effort) -> tuple[Row, str] | None:

@@ -19,8 +19,8 @@ CREATE INDEX indexed_messages_pending ON indexed_messages (vault_id, pending) WH
 
 CREATE TABLE postings (
     vault_id TEXT NOT NULL,
-    block INTEGER NOT NULL,             -- of 1,024 numbers
+    block INTEGER NOT NULL,             -- of 1,024 numbers; from 2^30 on, a group of 256 blocks
     term BLOB NOT NULL,                 -- a keyed hash of a word, 8 bytes
-    offsets BLOB NOT NULL,              -- numbers within the block, two bytes each, big-endian, in no order
+    offsets BLOB NOT NULL,              -- numbers in the block, or blocks in the group: two bytes each, big-endian
     PRIMARY KEY (vault_id, block, term)
 ) STRICT, WITHOUT ROWID;
