@@ -70,9 +70,14 @@ async def _repeat(vault: Vault, name: str, make: Attack) -> None:
     async with calling(vault.target, vault.token) as caller:
         while True:
             try:
-                await asyncio.wait_for(make(vault, caller), TIMEOUT_SECONDS)
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    await make(vault, caller)
                 vault.ended[name, "OK"] += 1
             except grpc.aio.AioRpcError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # The call was cancelled with this task.
+                    raise asyncio.CancelledError from None
                 vault.ended[name, error.code().name] += 1
             except TimeoutError:
                 vault.ended[name, "TIMEOUT"] += 1
@@ -190,9 +195,8 @@ async def _send_images(vault: Vault, caller: Caller) -> None:
         await caller.chat.SendMessage(send_request(session_id, content=[block]), metadata=caller.metadata).read()
 
     ended = await asyncio.gather(*(send() for _ in range(IMAGE_SENDS)), return_exceptions=True)
-    for error in ended:
-        if isinstance(error, BaseException):
-            raise error
+    for error in filter(None, ended):
+        raise error
     await asyncio.sleep(RARE_PAUSE_SECONDS)
 
 
