@@ -21,14 +21,12 @@ LABEL org.opencontainers.image.title="metamorph" \
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin metamorph \
     && install -d -o metamorph -g metamorph /data
 COPY --from=build /opt/metamorph /opt/metamorph
-# Two arenas: glibc would give each thread its own, and keep what they free. Set, the thresholds stay where they are:
-# glibc would raise them with every large block that is freed, and keep what a burst of calls took. Large blocks are in
-# the heap, in huge pages: alone they would be in pages of 4 KiB, whose faults take most of the time in which a request
-# of megabytes is copied.
+# Two arenas: glibc would give each thread its own, and keep what they free. Set, the threshold stays where it is: glibc
+# would raise it with every large block that is freed, and keep what a burst of calls took. Large blocks are in huge
+# pages: the faults of pages of 4 KiB take most of the time in which a request of megabytes is copied.
 ENV PATH=/opt/metamorph/bin:$PATH \
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
     MALLOC_ARENA_MAX=2 \
-    MALLOC_MMAP_THRESHOLD_=67108864 \
     MALLOC_TRIM_THRESHOLD_=131072 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -99,7 +99,6 @@ def subject(
     allocator = {
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": "67108864",
         "MALLOC_TRIM_THRESHOLD_": "131072",
     }
     module = ["metamorphd", "serve"]
