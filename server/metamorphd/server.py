@@ -64,7 +64,7 @@ NAMES = [service.full_name for service in SERVICES]
 LAST_SEND_SECONDS = 2.0
 # Time for a server that failed to answer its callers.
 LAST_STOP_SECONDS = 5.0
-SWITCH_SECONDS = 0.0002
+SWITCH_SECONDS = 0.0001
 # Of the memory for requests, as much for the texts of prompts.
 TEXTS_SHARE = 0.5
 SWEEP_SECONDS = 2.0

@@ -111,5 +111,5 @@ async def _of_upload(upload: Upload) -> AsyncGenerator[bytes | memoryview]:
 
 def _messages(branch: Branch) -> tuple[tuple[PromptMessage, ...], dict[str, int]]:
     """Returns the messages of a prompt, and the sizes of their attachments, by id."""
-    messages = within_limit(prompt_messages(branch.messages or ()))
+    messages = within_limit(prompt_messages(tuple(branch.messages or ())))
     return messages, attachment_sizes(messages)

@@ -1,5 +1,6 @@
 """Messages and search results."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,11 +59,12 @@ class BranchMessage:
 class Branch:
     """The end of a branch, oldest first. `size` is that of its stored content in bytes.
 
-    `messages` is None if they were not read because of their size.
+    `messages` is None if they were not read because of their size. They can be read once, since to decode thousands
+    takes long and is left to the reader.
     """
 
     size: int
-    messages: tuple[BranchMessage, ...] | None
+    messages: Iterable[BranchMessage] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Messages."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 
 from metamorphd.errors import BranchBusy, MessageNotFound, SessionNotFound
@@ -248,12 +249,17 @@ async def get_branch(
         return Branch(size, None)
     rows = await tx.all(GET_BRANCH, **branch)
     rows.sort(key=lambda row: row.depth, reverse=True)
-    messages = []
+    return Branch(size, _decoded(rows))
+
+
+def _decoded(rows: list[Row]) -> Iterator[BranchMessage]:
+    """Yields the messages of rows, the last one first. Later, because to decode thousands would prolong the snapshot.
+
+    Each row is dropped when it is decoded, because together they may be of megabytes.
+    """
     while rows:
-        # Each row is dropped when it is decoded, because together they may be of megabytes.
         row = rows.pop()
-        messages.append(BranchMessage(ROLES[row.role], decode_content(row.content), is_root=row.depth == 1))
-    return Branch(size, tuple(messages))
+        yield BranchMessage(ROLES[row.role], decode_content(row.content), is_root=row.depth == 1)
 
 
 async def list_messages(

@@ -365,7 +365,7 @@ async def regenerate(tx: Any) -> None:
 async def prompt(tx: Any) -> None:
     leaf = (await get_session(tx, session_id=DEEP)).current_leaf_message_id or ""
     branch = await get_branch(tx, session_id=DEEP, leaf_message_id=leaf, max_bytes=SHORT.context_bytes)
-    assert len(branch.messages or ()) > 50
+    assert len(tuple(branch.messages or ())) > 50
 
 
 async def create(tx: Any) -> None:

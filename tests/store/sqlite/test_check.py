@@ -246,7 +246,7 @@ def test_a_step_waits_while_the_gate_is_closed(path: Path) -> None:
         done.set()
 
     with checking(path, gate=gate) as checked:
-        with gate.closed():
+        with gate.closed(hurry=True):
             thread = threading.Thread(target=step)
             thread.start()
             assert not done.wait(0.05)

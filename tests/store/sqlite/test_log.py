@@ -122,7 +122,8 @@ async def test_a_long_read_is_run_again_when_the_log_must_be_emptied(
     await asyncio.to_thread(begun.wait, 5)
 
     def close() -> int:
-        with database._readers._gate.closed():
+        with database._readers._gate.closed(hurry=True) as alone:
+            assert alone
             return len(runs)
 
     assert await asyncio.to_thread(close) == 1
@@ -157,7 +158,8 @@ def test_a_closed_gate_waits_for_the_open_snapshots_and_keeps_new_ones_away() ->
     early.start()
     opened.wait(5)
     threading.Timer(0.02, first.set).start()
-    with passing.closed():
+    with passing.closed(hurry=True) as alone:
+        assert alone
         order.append("closed")
         late = threading.Thread(target=read, args=("late", first))
         late.start()
@@ -166,6 +168,15 @@ def test_a_closed_gate_waits_for_the_open_snapshots_and_keeps_new_ones_away() ->
     for thread in (early, late):
         thread.join()
     assert order == ["early", "closed", "open", "late"]
+
+
+def test_a_gate_that_need_not_be_empty_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "PATIENCE_SECONDS", 0.01)
+    passing = Gate()
+    with passing.snapshot(), passing.closed(hurry=False) as alone:
+        assert (alone, passing.hurried) == (False, False)
+    with passing.closed(hurry=False) as alone:
+        assert alone
 
 
 async def test_the_size_of_the_log_is_a_metric(running: Serving) -> None:

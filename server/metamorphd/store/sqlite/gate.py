@@ -4,8 +4,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Snapshots have so long to end by themselves once the gate is closed; then their operations are asked to.
-PATIENCE_SECONDS = 0.1
+# Snapshots have so long to end by themselves once the gate is closed, while all other reads wait.
+PATIENCE_SECONDS = 0.02
 # Asked every few thousand steps of a statement, they end within milliseconds. One that does not is not waited for.
 HURRY_SECONDS = 1.0
 
@@ -35,15 +35,19 @@ class Gate:
                     self._changed.notify_all()
 
     @contextmanager
-    def closed(self) -> Iterator[None]:
-        """Keeps the gate closed during the block, which begins once no snapshot is open, or none will end soon."""
+    def closed(self, *, hurry: bool) -> Iterator[bool]:
+        """Keeps the gate closed during the block. Yields whether no snapshot is open.
+
+        With `hurry`, operations whose snapshots do not end by themselves are asked to stop.
+        """
         with self._changed:
             self._closed = True
-            if not self._changed.wait_for(self._is_empty, PATIENCE_SECONDS):
+            empty = self._changed.wait_for(self._is_empty, PATIENCE_SECONDS)
+            if not empty and hurry:
                 self.hurried = True
-                self._changed.wait_for(self._is_empty, HURRY_SECONDS)
+                empty = self._changed.wait_for(self._is_empty, HURRY_SECONDS)
         try:
-            yield
+            yield empty
         finally:
             with self._changed:
                 self._closed = self.hurried = False

@@ -19,8 +19,8 @@ from metamorphd.store.sqlite.gate import Gate
 FRAME_BYTES = FRAME_HEADER_BYTES + PAGE_BYTES
 # So much is copied at a time, while commits and reads go on.
 COPY_BYTES = 4 * 2**20
-# The log is begun anew once it has so much and nearly all is copied.
-EMPTY_BYTES = 16 * 2**20
+# The log is begun anew once it has so much, nearly all is copied, and no snapshot is open for longer than a moment.
+EMPTY_BYTES = 12 * 2**20
 # So often, and when it is full, it is cut to nothing too, so that no frame of what was erased stays. That takes some
 # 20 ms more.
 TRUNCATE_SECONDS = 60.0
@@ -124,9 +124,10 @@ class Log:
         # First all that can be copied while snapshots are taken, so that they wait for the rest only.
         self._copied = self._run(self._connection, "PASSIVE", self._copied)
         self._connection.set_busy_timeout(BUSY_MILLISECONDS)
-        truncate = self._is_old() or self._pages * FRAME_BYTES >= FULL_BYTES
-        with self._gate.closed():
-            left = self._run(self._connection, "TRUNCATE" if truncate else "RESTART", -1)
+        full = self._pages * FRAME_BYTES >= FULL_BYTES
+        truncate = full or self._is_old()
+        with self._gate.closed(hurry=truncate) as alone:
+            left = self._run(self._connection, "TRUNCATE" if truncate else "RESTART", -1) if alone or full else -1
         self._connection.set_busy_timeout(BUSY_TIMEOUT)
         self._tried = time.monotonic()
         if left >= 0:

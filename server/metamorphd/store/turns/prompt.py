@@ -1,6 +1,7 @@
 """Reads what the model is asked with."""
 
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 from metamorphd.models.message import Branch, Message
@@ -70,5 +71,5 @@ async def plan_prompt(
         )
     if branch.messages is not None:
         last = replace(message, parent_message_id=follows, content=plan.content).in_branch
-        branch = replace(branch, messages=(*branch.messages, last))
+        branch = replace(branch, messages=chain(branch.messages, (last,)))
     return PlannedPrompt(plan.system_prompt, branch, plan.options)
