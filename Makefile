@@ -38,10 +38,8 @@ check: $(VENV)/.installed tools ## Lint, types, layers, contract, generated code
 bench: $(VENV)/.installed ## What is claimed about speed and memory, measured side by side
 	@$(BIN)/python -m bench $(BENCH)
 
-# Not expensive-neighbour: it takes minutes with its mutants, and its bounds are not met yet (decision 32).
-HARNESSES = tokens isolation rapid-reset unread-streams idle-streams half-open fuzz torture
-harness: $(VENV)/.installed ## The short form of the quick harnesses, and that each finds its mutants
-	@$(BIN)/python -m harness --short --mutants $(HARNESSES)
+harness: $(VENV)/.installed ## The short form of the harnesses, and that each finds its mutants
+	@$(BIN)/python -m harness --short --mutants
 
 abuse: $(VENV)/.installed ## Hostile callers, half an hour of them, and how the server fares
 	@$(BIN)/python -m harness abuse

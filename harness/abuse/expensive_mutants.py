@@ -6,13 +6,11 @@ from metamorphd.edge import guards
 from metamorphd.edge.grpc import port
 from metamorphd.store import erasure
 from metamorphd.store.sqlite import log, readers, writer
-from metamorphd.store.sqlite.fair_queue import FairQueue
 
 from harness.mutants import Patch, mutant
 
 # Untyped, because none of it is meant to be changed.
 READERS: Any = readers
-QUEUE: Any = FairQueue
 GUARDS: Any = guards
 PORT: Any = port
 ERASURE: Any = erasure
@@ -25,14 +23,9 @@ GAP = "longest gap in a stream, beyond the pace"
 MEMORY = "memory growth"
 COMPRESSED = "compressed requests that were read"
 WAL = "largest write-ahead log"
-
-
-@mutant("first-come-first-served", harness=HARNESS, shown_by={P99}, alone=True)
-def _first_come_first_served(patch: Patch) -> None:
-    put = QUEUE.put
-    patch(QUEUE, "put", lambda self, _, item: put(self, "", item))
-    for name in ("SEARCH_READERS", "VAULT_READERS", "VAULT_SEARCHES"):
-        patch(READERS, name, READERS.READERS)
+FOREVER_SECONDS = 3_600.0
+# A tenth of the session that is deleted, whose words take the writer seconds.
+LONG_STEP = {"STEP_MESSAGES": 2_000, "STEP_WORDS": 2**31, "STEP_BYTES": 2**31}
 
 
 @mutant("any-request-is-parsed", harness=HARNESS, shown_by={GAP, MEMORY}, alone=True)
@@ -41,12 +34,14 @@ def _any_request_is_parsed(patch: Patch) -> None:
     patch(GUARDS, "LARGEST_INLINE", float("inf"))
 
 
-@mutant("deletion-in-one-step", harness=HARNESS, shown_by={P99, GAP}, alone=True)
-def _deletion_in_one_step(patch: Patch) -> None:
+@mutant("deletion-in-long-steps", harness=HARNESS, shown_by={P99, GAP}, alone=True)
+def _deletion_in_long_steps(patch: Patch) -> None:
     for name in ("STEP_MESSAGES", "STEP_WORDS", "STEP_BYTES"):
-        patch(ERASURE, name, 2**31)
-    patch(WRITER, "JOB_SECONDS", float("inf"))
-    patch(READERS, "READ_SECONDS", float("inf"))
+        patch(ERASURE, name, LONG_STEP[name])
+    # Nor is it stopped, neither while it reads nor while it writes.
+    patch(READERS, "READ_STEPS", 2**31 - 1)
+    patch(WRITER, "JOB_SECONDS", FOREVER_SECONDS)
+    patch(READERS, "READ_SECONDS", FOREVER_SECONDS)
 
 
 @mutant("log-is-never-copied", harness=HARNESS, shown_by={WAL}, alone=True)
