@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
 
@@ -104,6 +104,10 @@ class Server:
             await self._open(parts)
             self._parts = parts.pop_all()
 
+    async def opened(self) -> None:
+        """Returns once everything that is made at the start is there: the server serves before the model is ready."""
+        await self._model.opened()
+
     async def failed(self) -> None:
         """Returns once the server cannot go on, and must be stopped and started again."""
         await self._database.failed()
@@ -143,7 +147,8 @@ class Server:
         add_reflection(port.server, [*NAMES, HEALTH])
         await parts.enter_async_context(port)
         self.http_port, self.grpc_port = http.port, port.port
-        await _enter_together(parts, self._database, self._model)
+        await parts.enter_async_context(self._model)
+        await parts.enter_async_context(self._database)
         # Calls in progress use the store, so they end before it closes.
         parts.push_async_callback(port.stop)
         parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
@@ -240,16 +245,6 @@ class Server:
             database=self._database, clock=self._clock, storage_limit=self._settings.vault_storage_bytes
         )
         return dict(zip(SERVICES, (chat, vault, admin), strict=True))
-
-
-async def _enter_together(parts: AsyncExitStack, *contexts: AbstractAsyncContextManager[Any]) -> None:
-    """Enters independent contexts concurrently. Raises the exception of the first one that fails."""
-    entering = [asyncio.ensure_future(parts.enter_async_context(context)) for context in contexts]
-    try:
-        await asyncio.gather(*entering)
-    finally:
-        # The stack can only exit contexts that have been entered.
-        await asyncio.wait(entering)
 
 
 def _catalog(settings: Settings) -> Catalog:
@@ -360,11 +355,10 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
     raise_descriptor_limit()
     server = Server(settings)
     await server.start()
-    # Objects made at startup live as long as the process; scanning them would delay every call by 0.1 s.
-    gc.collect()
-    gc.freeze()
+    settling = asyncio.create_task(_settle(server))
     announce(server)
     failed = await _first(stopping.wait(), server.failed())
+    settling.cancel()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(signum)
     if failed:
@@ -379,6 +373,13 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
         raise ServerFailed("the server failed and must be started again; the log has the reason")
     await server.stop()
     logger.info("stopped")
+
+
+async def _settle(server: Server) -> None:
+    """Exempts from garbage collections what is made at the start: scanning it would delay every call by 0.1 s."""
+    await server.opened()
+    gc.collect()
+    gc.freeze()
 
 
 async def _first(*waits: Coroutine[Any, Any, object]) -> int:

@@ -30,7 +30,7 @@ from metamorphd.llm.event_stream import EventStream
 from metamorphd.llm.interface import LARGE_TEXT, Prompt, ReplyEvent
 from metamorphd.llm.messages_api import Body, Reply, body_of, count_body_of
 
-# Importing anthropic takes seconds and tens of megabytes, so it happens on entry, when health checks are served.
+# Importing anthropic takes a second or more and tens of megabytes, so the server begins to serve meanwhile.
 if TYPE_CHECKING:
     from anthropic import APIStatusError, AsyncAnthropic
     from httpx2 import Response
@@ -66,6 +66,14 @@ class Claude:
         self._stall_seconds = stall_seconds
 
     async def __aenter__(self) -> Self:
+        self._opening = asyncio.create_task(self._open())
+        return self
+
+    async def opened(self) -> None:
+        # A call that is cancelled must not cancel it.
+        await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
         anthropic = await asyncio.to_thread(importlib.import_module, "anthropic")
         httpx2 = importlib.import_module("httpx2")
         timeout = httpx2.Timeout(self._stall_seconds, connect=CONNECT_SECONDS)
@@ -80,12 +88,13 @@ class Claude:
             http_client=anthropic.DefaultAioHttpClient(timeout=timeout, event_hooks={"response": [_refuse_long_waits]}),
             middleware=[self._errors.end_at_silence],
         )
-        return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._opening
         await self._client.close()
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
+        await self.opened()
         answered = False
         # Outside the try block, which would blame the provider for an error of ours.
         body, headers = await _built(partial(body_of, compact_above=self._compact_above), prompt)
@@ -116,6 +125,7 @@ class Claude:
                 raise UpstreamInterrupted
 
     async def count_tokens(self, prompt: Prompt) -> int:
+        await self.opened()
         body, headers = await _built(count_body_of, prompt)
         del prompt
         try:

@@ -118,7 +118,10 @@ class Model(Protocol):
     """`claude` or `offline`."""
 
     async def __aenter__(self) -> Self:
-        """Prepares the model. Is called once, before all other methods."""
+        """Begins to prepare the model. Is called once, before all other methods."""
+
+    async def opened(self) -> None:
+        """Returns once the model is prepared. Until then other methods wait."""
 
     async def __aexit__(self, *_: object) -> None:
         """Closes every connection."""

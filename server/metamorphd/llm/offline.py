@@ -23,6 +23,9 @@ class Offline:
     async def __aenter__(self) -> Self:
         return self
 
+    async def opened(self) -> None:
+        pass
+
     async def __aexit__(self, *_: object) -> None:
         pass
 
