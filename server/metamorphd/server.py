@@ -65,7 +65,7 @@ LAST_SEND_SECONDS = 2.0
 # Time for a server that failed to answer its callers.
 LAST_STOP_SECONDS = 5.0
 SWITCH_SECONDS = 0.0001
-# Of the memory for requests, as much for the texts of prompts.
+# The texts of prompts have this share of the memory for requests, besides.
 TEXTS_SHARE = 0.5
 SWEEP_SECONDS = 2.0
 LEASE_MICROSECONDS = 30_000_000

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from metamorphd.errors import AttachmentNotFound
 from metamorphd.llm.interface import AttachmentData
 from metamorphd.llm.request_body import STEP_BYTES, AttachmentSlots, RequestBody
 
@@ -38,6 +39,22 @@ async def test_a_body_is_the_same_in_whatever_pieces_its_attachments_are_read(si
     assert await body.size() == len(first)
     expected = {"image": base64.b64encode(b"".join(pieces)).decode(), "text": text}
     assert json.loads(first) == {"model": "m", "messages": [expected] * 2}
+
+
+async def test_a_body_whose_attachment_is_gone_fails_again_at_once() -> None:
+    reads: list[None] = []
+
+    async def read() -> AsyncIterator[bytes]:
+        reads.append(None)
+        yield b"first"
+        raise AttachmentNotFound(attachment_id="att_1")
+
+    slots = AttachmentSlots()
+    body = RequestBody({"model": "m"}, [{"a": slots.base64("att_1")}], slots, {"att_1": AttachmentData(10, read)})
+    for _ in range(2):
+        with pytest.raises(AttachmentNotFound):
+            await sent(body)
+    assert (len(reads), type(body.failure)) == (1, AttachmentNotFound)
 
 
 async def test_a_body_that_was_cleared_holds_nothing() -> None:

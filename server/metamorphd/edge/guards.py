@@ -38,7 +38,7 @@ DEV_VAULT = "dev-vault"
 VIOLATIONS_SHOWN = 32
 # In bytes. The fields of a request of this size are not counted, and all its violations are found, within 50 ms.
 SMALL = 1024
-# In bytes. Larger requests are parsed and validated on a thread, since the event loop serves all callers.
+# In bytes, with attachments. Larger requests are parsed and validated on a thread: the event loop serves all callers.
 LARGEST_INLINE = 65_536
 
 
@@ -236,18 +236,21 @@ class Validate:
         self._parsing = asyncio.Lock()
 
     def __call__(self, call: Call) -> Awaitable[None] | None:
+        if len(call.raw) > LARGEST_INLINE:
+            return self._parse_later(call)
+        self._parse(call)
+        return None
+
+    async def _parse_later(self, call: Call) -> None:
+        # One after another: each one holds the GIL, and what is no attachment exists several times meanwhile.
+        async with self._parsing:
+            await asyncio.to_thread(self._parse, call)
+
+    def _parse(self, call: Call) -> None:
         raw, places = call.take_raw(), call.method.attachments
         if places:
             raw, call.carried = take_carried(raw, places)
-        if len(raw) > LARGEST_INLINE:
-            return self._parse_later(call, raw)
         call.request = self._parsed(call.method.request_type, raw)
-        return None
-
-    async def _parse_later(self, call: Call, raw: bytes) -> None:
-        # One after another: each one holds the GIL, and exists twice while it is parsed.
-        async with self._parsing:
-            call.request = await asyncio.to_thread(self._parsed, call.method.request_type, raw)
 
     def _parsed(self, request_type: type[Message], raw: bytes) -> Message:
         try:

@@ -120,7 +120,7 @@ class Claude:
                     if failure is not None:
                         raise failure
             except self._errors.all as exc:
-                raise self._errors.translate(exc, answered=answered) from exc
+                raise body.failure or self._errors.translate(exc, answered=answered) from exc
             if not reply.complete:
                 raise UpstreamInterrupted
 
@@ -135,7 +135,7 @@ class Claude:
             # Checked here, because the SDK does not check that it is a number.
             return operator.index(counted.input_tokens)
         except self._errors.all as exc:
-            raise self._errors.translate(exc, answered=False) from exc
+            raise body.failure or self._errors.translate(exc, answered=False) from exc
 
 
 async def _built(build: Callable[[Prompt], Body], prompt: Prompt) -> Body:

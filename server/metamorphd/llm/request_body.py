@@ -4,6 +4,7 @@ A body is larger than its attachments by a third, and several copies of it would
 attachments are read piece by piece, and encoded in small steps, between which other calls run.
 """
 
+import asyncio
 import codecs
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from metamorphd.errors import DomainError
 from metamorphd.llm.interface import AttachmentData
 
 STEP_BYTES = 48 * 1024
@@ -51,7 +53,7 @@ class RequestBody:
     """A JSON body: a request, which is not empty, and its messages.
 
     An iterable, because a retry sends it again. Messages are serialized one by one, since all at once would hold the
-    GIL for milliseconds.
+    GIL for milliseconds. `failure` is why an attachment could not be read, which ends the call and all its retries.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class RequestBody:
         slots: AttachmentSlots,
         attachments: Mapping[str, AttachmentData],
     ) -> None:
+        self.failure: DomainError | None = None
         self._attachments = attachments
         self._parts = list(_joined(_pieces(request, messages, slots)))
 
@@ -77,12 +80,18 @@ class RequestBody:
         return size
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self.failure is not None:
+            raise self.failure
         for part in self._parts:
             if isinstance(part, bytes):
                 yield part
-            else:
+                continue
+            try:
                 async for piece in self._encoded(*part):
                     yield piece
+            except DomainError as exc:
+                self.failure = exc
+                raise
 
     def _encoded(self, attachment_id: str, plain: bool) -> AsyncIterator[bytes]:
         return (_escaped if plain else _base64)(self._attachments[attachment_id].pieces())
@@ -154,3 +163,5 @@ async def _steps(pieces: AsyncIterator[bytes | memoryview]) -> AsyncIterator[mem
         view = memoryview(piece)
         for start in range(0, len(view), STEP_BYTES):
             yield view[start : start + STEP_BYTES]
+            # A socket that takes all of it would not let other calls run.
+            await asyncio.sleep(0)

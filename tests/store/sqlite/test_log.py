@@ -179,6 +179,29 @@ def test_a_gate_that_need_not_be_empty_keeps_nobody_waiting(monkeypatch: pytest.
         assert alone
 
 
+async def test_a_log_that_cannot_be_emptied_yet_does_not_close_the_gate_after_every_commit(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "PATIENCE_SECONDS", 0.001)
+    monkeypatch.setattr(log, "FULL_BYTES", 1 << 30)
+    closings: list[bool] = []
+    closed = Gate.closed
+
+    def counted(self: Gate, *, hurry: bool) -> Any:
+        closings.append(hurry)
+        return closed(self, hurry=hurry)
+
+    monkeypatch.setattr(Gate, "closed", counted)
+    reading = asyncio.create_task(database.read(snapshot, EVIL, seconds=1.5))
+    await asyncio.sleep(0.1)
+    for _ in range(40):
+        await new_session(database, title=LARGE)
+        await asyncio.sleep(0.01)
+    await reading
+    assert 1 <= len(closings) <= 4
+    assert not any(closings)
+
+
 async def test_the_size_of_the_log_is_a_metric(running: Serving) -> None:
     async with httpx.AsyncClient(base_url=running.http) as http:
         text = (await http.get("/metrics")).text

@@ -18,7 +18,8 @@ from metamorphd.store.search.words import words_of
 
 BLOCK_BITS = 10
 GROUP_BITS = 8
-# Groups are numbered from here, where no block is: those of a vault with 10^12 messages would be.
+# Added to the numbers of groups, so that they are where no block is: those of a vault with 10^12 messages would be.
+# With blocks below 0, groups begin a little lower.
 GROUPS = 1 << 30
 TERM_BYTES = 8
 OFFSET_BYTES = 2

@@ -22,13 +22,16 @@ COPY_BYTES = 4 * 2**20
 # The log is begun anew once it has so much, nearly all is copied, and no snapshot is open for longer than a moment.
 EMPTY_BYTES = 12 * 2**20
 # So often, and when it is full, it is cut to nothing too, so that no frame of what was erased stays. That takes some
-# 20 ms more.
+# 20 ms more, and reads that take longer have to begin again.
 TRUNCATE_SECONDS = 60.0
 # Commits wait for it at this size. A batch may add the largest request, of 32 MiB, and all stays below 64 MiB.
 FULL_BYTES = 24 * 2**20
 # The longest wait for a snapshot that is not ours, as that of a backup, and the pause before the next attempt.
 BUSY_MILLISECONDS = 100
 RETRY_SECONDS = 1.0
+# The pause after a snapshot was in the way, while the log may still grow, and after one that did not end when asked to.
+PUT_OFF_SECONDS = 0.5
+HURRIED_SECONDS = 5.0
 BUSY_TIMEOUT = 5000
 
 logger = structlog.get_logger(__name__)
@@ -53,6 +56,7 @@ class Log:
         self._pages = self._copied = 0
         self._has_old_frames = False
         self._truncated = self._tried = time.monotonic()
+        self._put_off = float("-inf")
         # Two checkpoints at once are an error.
         self._checkpoint = threading.Lock()
         self._copy: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -114,7 +118,8 @@ class Log:
                     continue
             self._copied = self._run(connection, "PASSIVE", self._copied)
             self._copying = False
-            if self._pages * FRAME_BYTES >= EMPTY_BYTES or self._is_old():
+            due = self._pages * FRAME_BYTES >= EMPTY_BYTES or self._is_old()
+            if due and time.monotonic() > self._put_off:
                 self._between_writes(self._empty)
 
     def _is_old(self) -> bool:
@@ -129,12 +134,15 @@ class Log:
         with self._gate.closed(hurry=truncate) as alone:
             left = self._run(self._connection, "TRUNCATE" if truncate else "RESTART", -1) if alone or full else -1
         self._connection.set_busy_timeout(BUSY_TIMEOUT)
-        self._tried = time.monotonic()
-        if left >= 0:
+        if full:
+            self._tried = time.monotonic()
+        if left < 0:
+            self._put_off = time.monotonic() + (HURRIED_SECONDS if truncate else PUT_OFF_SECONDS)
+        else:
             self._pages = self._copied = 0
             self._has_old_frames = not truncate
             if truncate:
-                self._truncated = self._tried
+                self._truncated = time.monotonic()
             # Its cache has copies of deleted rows, which it would write again.
             self._connection.execute("PRAGMA shrink_memory").fetchall()
             self._gaps.sync()
