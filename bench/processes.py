@@ -16,19 +16,13 @@ from pathlib import Path
 import jwt
 
 from tests.support.paths import ROOT
-from tests.support.processes import Service, service
+from tests.support.processes import ALLOCATOR, Service, service
 
 SIGNING_KEY = "for-measuring-on-loopback-and-nothing-else"
 # So many that nothing is refused, while the guard counts every call.
 ALLOWANCE = 1_000_000_000
 # Beside a round's length: its process imports the SDK, and slow replies begin one after the other.
 PATIENCE_SECONDS = 60.0
-# As in the image.
-ALLOCATOR = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "MALLOC_ARENA_MAX": "2",
-    "MALLOC_TRIM_THRESHOLD_": "131072",
-}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.caller import Caller, calling
 from tests.support.paths import ROOT
-from tests.support.processes import Service, environment_of, service
+from tests.support.processes import ALLOCATOR, Service, environment_of, service
 from tests.support.tokens import mint
 
 LOOK_SECONDS = 0.2
@@ -95,17 +95,11 @@ def subject(
     """Starts a server without a rate limit, so that the attack reaches what lies behind it, with `mutant` if there is
     one. `patience_seconds` is how long it waits for a caller to read, by default as long as in production. `wrapper` is
     as for `service`."""
-    # As in the image.
-    allocator = {
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        "MALLOC_ARENA_MAX": "2",
-        "MALLOC_TRIM_THRESHOLD_": "131072",
-    }
     module = ["metamorphd", "serve"]
     if mutant or patience_seconds is not None:
         patience = [] if patience_seconds is None else [f"--patience-seconds={patience_seconds}"]
         module = ["harness.abuse.serve", *patience, f"--mutant={mutant}"]
-    variables = environment_of(directory) | allocator | dict(environment or {})
+    variables = environment_of(directory) | ALLOCATOR | dict(environment or {})
     with service(module, directory, variables, wrapper=wrapper) as running:
         yield Subject(running, f"http://127.0.0.1:{running.http_port}")
 

@@ -25,6 +25,7 @@ from metamorphd.settings import Settings
 from tests.deploy.dockerfile import stages
 from tests.support.engines import ENGINES
 from tests.support.paths import ROOT
+from tests.support.processes import ALLOCATOR
 from tests.support.programs import require
 from tests.support.tokens import SECRET
 
@@ -62,6 +63,10 @@ def test_the_image_runs_in_production_mode_on_the_default_ports() -> None:
     ports = [Settings.model_fields[name].default for name in ("port", "grpc_port")]
     assert [int(port) for port in FINAL.all("EXPOSE")[0].words()] == ports
     assert FINAL.environment()["NODE_ENV"] == "production"
+
+
+def test_memory_is_measured_with_the_allocator_of_the_image() -> None:
+    assert FINAL.environment().items() >= ALLOCATOR.items()
 
 
 def test_no_secret_is_built_in() -> None:

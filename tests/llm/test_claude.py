@@ -1,8 +1,11 @@
 """The Claude adapter and the real SDK against a Messages API over HTTP."""
 
 import asyncio
+import importlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from metamorphd import errors
@@ -35,6 +38,24 @@ async def test_a_reply_streams_with_its_usage_and_ends_once(api: FakeMessagesApi
     assert text(events) == "You said: who?"
     assert events[-1] == ReplyStop(StopReason.END_TURN)
     assert [event for event in events if isinstance(event, ReplyUsage)][-1] == ReplyUsage(Usage(11, 3, 5, 3))
+
+
+async def test_a_call_waits_until_the_sdk_is_imported(api: FakeMessagesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    released, imported = threading.Event(), importlib.import_module
+
+    def slow(name: str) -> Any:
+        assert released.wait(10)
+        return imported(name)
+
+    monkeypatch.setattr(importlib, "import_module", slow)
+    # Entered at once.
+    async with opened(api) as claude:
+        replying = asyncio.create_task(outcome(claude))
+        await asyncio.sleep(0.1)
+        assert (replying.done(), api.requests) == (False, [])
+        released.set()
+        events, error = await replying
+    assert (text(events), error) == ("You said: Hello", None)
 
 
 async def test_the_request_matches_the_prompt_and_enables_caching(api: FakeMessagesApi) -> None:

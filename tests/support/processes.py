@@ -17,6 +17,12 @@ from tests.support.paths import ROOT
 from tests.support.tokens import SECRET
 
 START_SECONDS = 60
+# As in the image.
+ALLOCATOR = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Takes the bytes of attachments out of serialized requests.
 
-To parse, to validate and to read twenty megabytes copies them each time, for 10 ms or more in which the GIL is held and
-every other call waits. So what is parsed has numbers in their place, and they are views of the request as it came.
+Parsing, validating and reading twenty megabytes copies them each time, and holds the GIL for 10 ms or more while every
+other call waits. So the parsed message has an index in place of each attachment, and the attachments are views of the
+request as it arrived.
 """
 
 from collections.abc import Sequence

@@ -242,7 +242,7 @@ class Validate:
         return None
 
     async def _parse_later(self, call: Call) -> None:
-        # One after another: each one holds the GIL, and what is no attachment exists several times meanwhile.
+        # One after another: each one holds the GIL, and all but its attachments exists several times meanwhile.
         async with self._parsing:
             await asyncio.to_thread(self._parse, call)
 

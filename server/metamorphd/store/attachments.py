@@ -232,11 +232,7 @@ def _attachment(row: Row) -> Attachment:
 
 async def get_chunk(tx: Transaction, *, attachment_id: str, number: int) -> bytes:
     """Reads one chunk. Raises AttachmentNotFound, also when the attachment has gone since it was read."""
-    row = await tx.one(GET_CHUNK, attachment_id=attachment_id, number=number)
-    if row is None:
-        raise AttachmentNotFound(attachment_id=attachment_id)
-    chunk: bytes = row.data
-    return chunk
+    return _chunk(await tx.one(GET_CHUNK, attachment_id=attachment_id, number=number), attachment_id)
 
 
 async def complete_attachments(tx: Transaction, *, sizes: Mapping[str, int]) -> set[str]:
@@ -251,7 +247,10 @@ async def complete_attachments(tx: Transaction, *, sizes: Mapping[str, int]) -> 
 
 async def read_chunk(tx: Transaction, *, attachment_id: str, number: int) -> bytes:
     """Reads one chunk of an attachment that a message holds, or held. Raises AttachmentNotFound if it was erased."""
-    row = await tx.one(READ_CHUNK, attachment_id=attachment_id, number=number)
+    return _chunk(await tx.one(READ_CHUNK, attachment_id=attachment_id, number=number), attachment_id)
+
+
+def _chunk(row: Row | None, attachment_id: str) -> bytes:
     if row is None:
         raise AttachmentNotFound(attachment_id=attachment_id)
     chunk: bytes = row.data

@@ -32,9 +32,8 @@ def content_from_proto(
 ) -> tuple[Content, tuple[Included, ...]]:
     """Returns a user's content, which has passed the rules of its proto, and the attachments included as bytes.
 
-    Their bytes are in `carried`, at the place that is in `data` as a big-endian number.
-    Their blocks have no id until `with_uploads` sets it. Blocks that refer to a stored attachment have no size or hash
-    yet.
+    In such a block `data` is an index of `carried`, a big-endian number, and the block has no id until `with_uploads`
+    sets it. Blocks that refer to a stored attachment have no size or hash yet.
     """
     included: list[Included] = []
     content: list[Block] = []
