@@ -103,7 +103,8 @@ def _summary(results: Sequence[Result], seconds: float) -> str:
     sound, mutants = ([result for result in results if bool(result.job.mutant) == of] for of in (False, True))
     met, found = (sum(result.good for result in some) for some in (sound, mutants))
     verdict = f"{met} of {len(sound)} harnesses met their figures, {found} of {len(mutants)} mutants were found"
-    return f"{verdict}, {seconds:.0f} s"
+    bad = [f"  {result.job}" for result in results if not result.good]
+    return "\n".join([f"{verdict}, {seconds:.0f} s", *bad])
 
 
 def _numbers(overrides: Sequence[str]) -> dict[str, float]:

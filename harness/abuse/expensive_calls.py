@@ -192,7 +192,12 @@ async def _send_images(vault: Vault, caller: Caller) -> None:
 
     async def send() -> None:
         session_id = (await caller.create_session()).session_id
-        await caller.chat.SendMessage(send_request(session_id, content=[block]), metadata=caller.metadata).read()
+        call = caller.chat.SendMessage(send_request(session_id, content=[block]), metadata=caller.metadata)
+        try:
+            await call.read()
+        finally:
+            # A call that is not read to its end keeps its place on the connection, which then stalls at 100 of them.
+            call.cancel()
 
     ended = await asyncio.gather(*(send() for _ in range(IMAGE_SENDS)), return_exceptions=True)
     for error in filter(None, ended):
