@@ -1,8 +1,10 @@
 """Large requests, and the attachments of prompts, take up a limited amount of memory, and not for long."""
 
 import asyncio
+import contextlib
 import gc
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,11 @@ from typing import Any
 import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
-from metamorphd.edge import streams
+from metamorphd.auth.revoked_tokens import RevokedTokens
+from metamorphd.clock import Clock
+from metamorphd.edge import pipeline
+from metamorphd.edge.streams import Streams
+from metamorphd.errors import RateLimited
 
 from tests.support.caller import Caller, text_block, upload_requests
 from tests.support.fakes.messages_api import FakeMessagesApi
@@ -57,6 +63,8 @@ async def test_a_turn_that_runs_holds_no_bytes_of_its_images(tight: Serving, api
     release = asyncio.Event()
     api.default = Reply(("Nice", "!"), hold=release)
     session = await alice.create_session()
+    # It imports the SDK.
+    await tight.server.opened()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -109,7 +117,7 @@ async def test_requests_that_take_long_to_arrive_count_as_the_largest(
     tight: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise each connection could make the server hold almost 32 MiB for every stream."""
-    monkeypatch.setattr(streams, "SOON_SECONDS", 0.02)
+    monkeypatch.setattr(pipeline, "SOON_SECONDS", 0.02)
     alice = tight.caller()
     session = await alice.create_session()
     started = b"a" * 50
@@ -120,6 +128,53 @@ async def test_requests_that_take_long_to_arrive_count_as_the_largest(
         assert len(connection.ended & set(slow)) == 1
         # A small request arrives at once, and needs nothing.
         await alice.send(session.session_id, "Hello")
+
+
+async def test_large_requests_of_a_vault_have_a_rate(running: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC joins their pieces on the event loop, while all others wait."""
+    alice, bob = running.caller(), running.caller(vault_id="bob")
+    session = await alice.create_session()
+    for _ in range(3):
+        # Refused, because it is larger than CreateSession accepts, but gRPC has read it.
+        call: Any = alice.channel.unary_unary(CHAT + "CreateSession")
+        await refused(call(bytes(IMAGE_BYTES), metadata=alice.metadata))
+    async with Connection(running.target) as connection, asyncio.timeout(20):
+        for path in (SEND, CHAT + "GetSession"):
+            slow = connection.begin(block(headers(path, mint())), message(b"a" * 50, size=IMAGE_BYTES))
+            await connection.until(lambda slow=slow: slow in connection.ended)
+        others = connection.begin(block(headers(SEND, mint(vault_id="bob"))), message(b"a" * 50, size=IMAGE_BYTES))
+        await asyncio.sleep(0.3)
+        assert others not in connection.ended
+    # Small ones arrive at once.
+    await alice.chat.GetSession(pb.GetSessionRequest(session_id=session.session_id), metadata=alice.metadata)
+    assert (await alice.send(session.session_id, "Hello"))[-1].HasField("turn_finished")
+    await bob.create_session()
+
+
+async def test_what_was_read_for_a_refused_request_is_not_kept_for_a_garbage_collection() -> None:
+    class Megabytes:
+        pass
+
+    class Unfinished:
+        async def read(self) -> None:
+            read = Megabytes()
+            self.kept = weakref.ref(read)
+            await asyncio.Event().wait()
+
+    def refuse() -> None:
+        raise RateLimited(retry_delay=1)
+
+    exchange: Any = Unfinished()
+    streams = Streams(revoked_tokens=RevokedTokens(), clock=Clock(), patience_seconds=60)
+    gc.disable()
+    try:
+        with contextlib.suppress(RateLimited):
+            await asyncio.create_task(streams.read(exchange, late=refuse))
+        # The task's last step has ended.
+        await asyncio.sleep(0)
+        assert exchange.kept() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_large_request_is_parsed_and_refused_like_a_small_one(running: Serving) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -13,8 +14,9 @@ import structlog
 from metamorphd.edge.call import CALL_ID_KEY, Call, Exchange
 from metamorphd.edge.guards import LARGEST_INLINE, Guard, ordered
 from metamorphd.edge.methods import Method
+from metamorphd.edge.rate_limit import RateLimit
 from metamorphd.edge.streams import Stream, Streams
-from metamorphd.errors import DomainError, Internal, RequestMalformed
+from metamorphd.errors import DomainError, Internal, RateLimited, RequestMalformed
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.observe import CallLog, Metrics
 
@@ -24,6 +26,13 @@ Behavior = Callable[..., Any]
 
 # Large requests of a vault that may be on their way without being counted. An ordinary one is there at once.
 ARRIVING = 1
+# After this time, a request that has not arrived is large.
+SOON_SECONDS = 0.1
+# grpc.aio joins a request's pieces on the event loop, which takes 10 to 20 ms for one of 20 MB. So each vault's large
+# requests have a rate; beyond it, one that has not arrived after the shorter time is refused without being joined.
+LARGE_BYTES_PER_SECOND = 8 * 1024 * 1024
+LARGE_BURST_SECONDS = 2
+VERY_SOON_SECONDS = 0.005
 
 logger = structlog.get_logger(__name__)
 
@@ -56,6 +65,9 @@ class Pipeline:
         self._metrics = metrics
         self._log = log
         self._arriving: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._large_bytes = RateLimit(
+            requests=LARGE_BYTES_PER_SECOND * LARGE_BURST_SECONDS, window_seconds=LARGE_BURST_SECONDS
+        )
         self._calls_in_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -137,15 +149,21 @@ class Pipeline:
         How large it is, is known once it has been read. One that takes long to arrive therefore counts as the largest
         that the method accepts until then.
         """
-        largest = call.method.max_request_bytes
+        vault_id, largest = call.scope.vault_id, call.method.max_request_bytes
         if largest > LARGEST_INLINE:
             call.raw = await self._read_large(call, largest)
+        elif self._large_bytes.wait(vault_id):
+            # Whatever the method accepts, gRPC reads up to the size that any does.
+            late = partial(self._refuse_large, vault_id)
+            call.raw = await self._streams.read(call.exchange, late=late, soon=VERY_SOON_SECONDS)
         else:
             call.raw = await self._streams.read(call.exchange, late=None)
         if call.raw is call.exchange.end:
             raise RequestMalformed
+        size = len(call.raw)
+        if size > LARGEST_INLINE:
+            self._large_bytes.charge(vault_id, size)
         if call.hold is not None:
-            size = len(call.raw)
             call.hold.resize(size if size > LARGEST_INLINE else 0)
         await _pass(call, self._request_guards)
 
@@ -154,19 +172,28 @@ class Pipeline:
 
         Until it is late and counts, a call has a place among those of its vault. Others wait for one.
         """
-        hold = call.hold = self._in_flight.hold(call.scope.vault_id)
-        places = self._arriving.setdefault(call.scope.vault_id, asyncio.Semaphore(ARRIVING))
+        vault_id = call.scope.vault_id
+        hold = call.hold = self._in_flight.hold(vault_id)
+        places = self._arriving.setdefault(vault_id, asyncio.Semaphore(ARRIVING))
         await places.acquire()
         leave = Once(places.release)
 
         def late() -> None:
+            self._refuse_large(vault_id)
             hold.resize(largest)
             leave()
 
+        soon = VERY_SOON_SECONDS if self._large_bytes.wait(vault_id) else SOON_SECONDS
         try:
-            return await self._streams.read(call.exchange, late=late)
+            return await self._streams.read(call.exchange, late=late, soon=soon)
         finally:
             leave()
+
+    def _refuse_large(self, vault_id: str) -> None:
+        """Raises RateLimited if the large requests of a vault arrive faster than they may."""
+        wait = self._large_bytes.wait(vault_id)
+        if wait > 0:
+            raise RateLimited(retry_delay=wait)
 
     async def _requests(self, call: Call, stream: Stream) -> AsyncGenerator[Any]:
         """Yields the requests of a stream, each checked. Ends if the caller has finished, and raises if it is gone.

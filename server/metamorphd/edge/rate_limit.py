@@ -47,6 +47,13 @@ class RateLimit:
             self._forget(now)
         return 0.0
 
+    def charge(self, key: Hashable, count: int) -> None:
+        """Takes `count` requests from a key's allowance, which may leave less than none."""
+        now = self._now()
+        self._arrivals[key] = max(self._arrivals.get(key, now), now) + count * self._interval
+        if len(self._arrivals) > KEYS:
+            self._forget(now)
+
     def wait(self, key: Hashable) -> float:
         """Returns what `take` would return, without taking a request."""
         now = self._now()

@@ -15,9 +15,8 @@ from metamorphd.models.caller import Caller
 # How long a read may wait for the caller to send, and a write for it to read: HTTP/2 buffers about 64 KiB.
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
-# A request usually arrives together with its call.
-SOON_SECONDS = 0.1
-SETTLE_SECONDS = 0.01
+# While the event loop is busy, a request that is here is handled so much later than a timer.
+SETTLE_SECONDS = 0.005
 
 
 class Stream:
@@ -99,10 +98,10 @@ class Streams:
         self._looking: asyncio.TimerHandle | None = None
         revoked_tokens.listen(self._end_revoked)
 
-    async def read(self, exchange: Exchange, *, late: Callable[[], None] | None) -> Any:
+    async def read(self, exchange: Exchange, *, late: Callable[[], None] | None, soon: float = 0) -> Any:
         """Returns a call's first request as bytes, or `exchange.end`. Raises SenderTooSlow.
 
-        If the request does not arrive soon, calls `late`, and raises the DomainError that it raises.
+        If the request does not arrive within `soon` seconds, calls `late`, and raises the DomainError that it raises.
         """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
@@ -111,7 +110,7 @@ class Streams:
         self._reading[task] = loop.time()
         if self._looking is None:
             self._look_later()
-        timer = None if late is None else loop.call_later(SOON_SECONDS, self._late, task, late)
+        timer = None if late is None else loop.call_later(soon, self._late, task, late)
         try:
             return await exchange.read()
         except asyncio.CancelledError:
@@ -119,11 +118,16 @@ class Streams:
             # If both the check and the caller cancelled the task, the caller takes precedence.
             if not isinstance(refusal, DomainError) or task.uncancel():
                 raise
-            raise refusal from None
+            try:
+                raise refusal from None
+            finally:
+                del refusal
         finally:
             del self._reading[task]
             if timer is not None:
                 timer.cancel()
+            # The refusal refers to this frame, which would refer to it, and keep what was read, possibly megabytes.
+            del task
 
     def opened(self, exchange: Exchange, caller: Caller) -> Stream:
         """Returns a stream, which raises TokenExpired, TokenRevoked, ReaderTooSlow or SenderTooSlow while entered."""
@@ -147,7 +151,6 @@ class Streams:
                 stream.end(TokenRevoked())
 
     def _late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
-        # While the event loop is busy, the timer is due although the request is here. It is handled first.
         asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._count_late, task, late)
 
     def _count_late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
@@ -156,7 +159,8 @@ class Streams:
         try:
             late()
         except DomainError as refusal:
-            self._reading[task] = refusal
+            # Its traceback refers to the task.
+            self._reading[task] = refusal.with_traceback(None)
             task.cancel()
 
     def _look_later(self) -> None:

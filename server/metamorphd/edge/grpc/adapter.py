@@ -31,8 +31,16 @@ class GrpcExchange:
     def peer(self) -> str:
         return self._context.peer()
 
-    def read(self) -> Awaitable[Any]:
-        return self._context.read()
+    async def read(self) -> Any:
+        # It goes on if its caller is cancelled: of a read that is cancelled, grpc.aio frees neither what it has made
+        # for it nor a message that arrives (https://github.com/grpc/grpc/issues/43360). The call's end ends it.
+        reading = asyncio.ensure_future(self._context.read())
+        reading.add_done_callback(_retrieve)
+        try:
+            return await asyncio.shield(reading)
+        finally:
+            # Exceptions refer to this frame, and may last until the next garbage collection.
+            del reading
 
     def write(self, response: bytes) -> Awaitable[None]:
         return self._context.write(response)
@@ -51,6 +59,12 @@ class GrpcExchange:
         except (TimeoutError, CallerGone):
             # Ends the call without another attempt to send. grpc would treat an AbortError of ours as a failure.
             raise asyncio.CancelledError from None
+
+
+def _retrieve(reading: asyncio.Future[Any]) -> None:
+    """Takes a read's exception, so that the event loop does not report it if nobody waits for it any more."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 def register(server: grpc.aio.Server, handlers: Mapping[str, Handler]) -> None:

@@ -34,6 +34,8 @@ WAITING_CALLS = 10_000
 # share the port.
 OPTIONS = [
     ("grpc.so_reuseport", 0),
+    # Otherwise the core lets a fast connection send megabytes of every request before anybody reads it.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_concurrent_streams", CONCURRENT_STREAMS),
     ("grpc.http2.max_deallocating_streams", ENDED_STREAMS),
     ("grpc.max_metadata_size", LARGEST_METADATA),
