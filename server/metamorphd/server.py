@@ -64,7 +64,7 @@ NAMES = [service.full_name for service in SERVICES]
 LAST_SEND_SECONDS = 2.0
 # Time for a server that failed to answer its callers.
 LAST_STOP_SECONDS = 5.0
-SWITCH_SECONDS = 0.0001
+SWITCH_SECONDS = 0.0002
 # The texts of prompts have this share of the memory for requests, besides.
 TEXTS_SHARE = 0.5
 SWEEP_SECONDS = 2.0

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from metamorphd.errors import OperationTimeout, SearchTooBroad, StoreBusy
-from metamorphd.store.database import Transaction, is_search_read, search_read
+from metamorphd.models.caller import server_scope
+from metamorphd.store.database import SystemTransaction, Transaction, is_search_read, search_read
 from metamorphd.store.search.query import search_messages
 from metamorphd.store.sqlite import readers
 from metamorphd.store.sqlite.database import SqliteDatabase
@@ -55,6 +56,10 @@ async def endless_search(tx: Transaction) -> None:
     await tx.one(ENDLESS)
 
 
+async def look(tx: SystemTransaction) -> None:
+    await tx.one("SELECT 1 AS one")
+
+
 async def endless(tx: Transaction) -> None:
     await tx.one(ENDLESS)
 
@@ -85,11 +90,37 @@ async def test_searches_of_one_vault_leave_a_reader_to_those_of_others(database:
     await asyncio.gather(*searches)
 
 
-async def test_a_vault_has_at_most_half_of_the_readers(database: SqliteDatabase, held: Held) -> None:
+async def test_a_vault_leaves_a_reader_to_others(database: SqliteDatabase, held: Held) -> None:
     reads = start(20, lambda: database.read(held.read, EVIL))
     await asyncio.sleep(0.1)
-    assert held.running == readers.READERS // 2
+    assert held.running == readers.VAULT_READERS < readers.READERS
     assert await within(database.read(quick, ACME)) == "acme"
+    held.release.set()
+    await asyncio.gather(*reads)
+
+
+async def test_a_vault_has_one_reader_while_others_read_too(
+    database: SqliteDatabase, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "COMPANY_SECONDS", 0.3)
+    await database.read(quick, ACME)
+    reads = start(20, lambda: database.read(held.read, EVIL))
+    await asyncio.sleep(0.1)
+    assert held.running == 1
+    # Its own reads are no company.
+    await asyncio.sleep(0.3)
+    reads += start(1, lambda: database.read(held.read, EVIL))
+    await asyncio.sleep(0.1)
+    assert held.running == readers.VAULT_READERS
+    held.release.set()
+    await asyncio.gather(*reads)
+
+
+async def test_the_reads_of_the_server_are_no_company(database: SqliteDatabase, held: Held) -> None:
+    await database.read_system(look, server_scope())
+    reads = start(20, lambda: database.read(held.read, EVIL))
+    await asyncio.sleep(0.1)
+    assert held.running == readers.VAULT_READERS
     held.release.set()
     await asyncio.gather(*reads)
 

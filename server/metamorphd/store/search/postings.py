@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import orjson
+
 from metamorphd.store.database import Transaction
 from metamorphd.store.search.words import words_of
 
@@ -52,16 +54,37 @@ UPDATE indexed_messages SET word_count = :word_count, pending = :pending
 WHERE vault_id = :vault_id AND number = :number
 """
 DELETE_INDEXED = "DELETE FROM indexed_messages WHERE vault_id = :vault_id AND number = :number"
-APPEND_OFFSET = """
-UPDATE postings SET offsets = CAST(offsets || :place AS BLOB)
-WHERE vault_id = :vault_id AND block = :block AND term = :term
-"""
-CREATE_OFFSETS = "INSERT INTO postings (vault_id, block, term, offsets) VALUES (:vault_id, :block, :term, :place)"
 GET_OFFSETS = "SELECT offsets FROM postings WHERE vault_id = :vault_id AND block = :block AND term = :term"
-PUT_OFFSETS = """
-UPDATE postings SET offsets = :offsets WHERE vault_id = :vault_id AND block = :block AND term = :term
+# These are for all words of a message, as JSON arrays of hexadecimal numbers. Each statement takes the GIL anew, which
+# the threads that build a prompt keep for as long as a hundred of these take.
+ADD_OFFSET = """
+INSERT INTO postings (vault_id, block, term, offsets)
+SELECT :vault_id, :block, unhex(value), :place FROM json_each(:terms) WHERE true
+ON CONFLICT DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
 """
-DELETE_OFFSETS = "DELETE FROM postings WHERE vault_id = :vault_id AND block = :block AND term = :term"
+# The block itself, for the terms that no other message of it has.
+ADD_BLOCK = """
+INSERT INTO postings (vault_id, block, term, offsets)
+SELECT :vault_id, :group, term, :place
+FROM json_each(:terms) CROSS JOIN postings
+WHERE vault_id = :vault_id AND block = :block AND term = unhex(value) AND length(offsets) = :one
+ON CONFLICT DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
+"""
+# In one row, as an array of [term, offsets].
+LIST_OFFSETS = """
+SELECT json_group_array(json_array(value, hex(offsets))) AS lists
+FROM json_each(:terms) CROSS JOIN postings
+WHERE vault_id = :vault_id AND block = :block AND term = unhex(value)
+"""
+PUT_OFFSETS = """
+INSERT INTO postings (vault_id, block, term, offsets)
+SELECT :vault_id, :block, unhex(value ->> 0), unhex(value ->> 1) FROM json_each(:lists) WHERE true
+ON CONFLICT DO UPDATE SET offsets = excluded.offsets
+"""
+DELETE_OFFSETS = """
+DELETE FROM postings
+WHERE vault_id = :vault_id AND block = :block AND term IN (SELECT unhex(value) FROM json_each(:terms))
+"""
 
 
 def session_word(session_id: str) -> str:
@@ -102,51 +125,47 @@ def place_of(offset: int, offsets: bytes) -> int:
 
 async def add_words(tx: Transaction, *, number: int, words: Sequence[str], hash_key: bytes) -> None:
     """Adds a message to the postings of words, which it is not in yet."""
-    hashed = hasher(hash_key)
+    terms = _json([hashed.hex() for hashed in map(hasher(hash_key), words)])
     block, offset = split(number, BLOCK_BITS)
+    await tx.run(ADD_OFFSET, block=block, terms=terms, place=_packed(offset))
     group, place = split(block, GROUP_BITS)
-    for word in words:
-        term = hashed(word)
-        if await _add_offset(tx, block, term, offset):
-            await _add_offset(tx, GROUPS + group, term, place)
-
-
-async def _add_offset(tx: Transaction, block: int, term: bytes, offset: int) -> bool:
-    """Adds an offset to a list, and returns whether it is the first."""
-    place = _packed(offset)
-    # Most words are in the block. A statement for both cases that says which it was takes half as long again.
-    if await tx.run(APPEND_OFFSET, block=block, term=term, place=place):
-        return False
-    await tx.run(CREATE_OFFSETS, block=block, term=term, place=place)
-    return True
+    await tx.run(ADD_BLOCK, block=block, group=GROUPS + group, terms=terms, place=_packed(place), one=OFFSET_BYTES)
 
 
 async def remove_words(tx: Transaction, *, number: int, words: Sequence[str], hash_key: bytes) -> None:
     """Removes a message from the postings of words."""
-    hashed = hasher(hash_key)
+    terms = [hashed.hex() for hashed in map(hasher(hash_key), words)]
     block, offset = split(number, BLOCK_BITS)
     group, place = split(block, GROUP_BITS)
-    for word in words:
-        term = hashed(word)
-        if await _remove_offset(tx, block, term, offset):
-            await _remove_offset(tx, GROUPS + group, term, place)
+    emptied = await _remove_offset(tx, block, terms, offset)
+    await _remove_offset(tx, GROUPS + group, emptied, place)
 
 
-async def _remove_offset(tx: Transaction, block: int, term: bytes, offset: int) -> bool:
-    """Removes an offset from a list, and returns whether it was the last."""
-    row = await tx.one(GET_OFFSETS, block=block, term=term)
-    if row is None:
-        return False
-    offsets: bytes = row.offsets
-    at = place_of(offset, offsets)
-    if at < 0:
-        return False
-    left = offsets[:at] + offsets[at + OFFSET_BYTES :]
-    if left:
-        await tx.run(PUT_OFFSETS, offsets=left, block=block, term=term)
-        return False
-    await tx.run(DELETE_OFFSETS, block=block, term=term)
-    return True
+async def _remove_offset(tx: Transaction, block: int, terms: Sequence[str], offset: int) -> list[str]:
+    """Removes an offset from the lists of terms, and returns the terms whose last one it was."""
+    if not terms:
+        return []
+    row = await tx.one(LIST_OFFSETS, block=block, terms=_json(terms))
+    changed, emptied = [], []
+    for term, stored in orjson.loads(row.lists) if row else ():
+        offsets = bytes.fromhex(stored)
+        at = place_of(offset, offsets)
+        if at < 0:
+            continue
+        left = offsets[:at] + offsets[at + OFFSET_BYTES :]
+        if left:
+            changed.append((term, left.hex()))
+        else:
+            emptied.append(term)
+    if changed:
+        await tx.run(PUT_OFFSETS, block=block, lists=_json(changed))
+    if emptied:
+        await tx.run(DELETE_OFFSETS, block=block, terms=_json(emptied))
+    return emptied
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
 
 
 def split(number: int, bits: int) -> tuple[int, int]:

@@ -19,11 +19,15 @@ from metamorphd.store.sqlite.waiting import Waiting
 
 T = TypeVar("T")
 
-READERS = 4
+READERS = 3
 # The most readers that searches have, that one vault has, and that the searches of one vault have.
 SEARCH_READERS = 2
 VAULT_READERS = 2
 VAULT_SEARCHES = 1
+# While others read too, a vault has one reader. They share the GIL and few processors, and a second reader of one vault
+# makes the calls of all others take twice as long. A vault has company for so long after another one's last read.
+SHARED_READERS = 1
+COMPANY_SECONDS = 1.0
 # The most operations that wait, of all vaults and of one.
 READ_QUEUE = 8192
 VAULT_QUEUE = 1024
@@ -70,6 +74,7 @@ class Readers:
         self._running = {False: 0, True: 0}
         self._running_of: Counter[tuple[str, bool]] = Counter()
         self._next_is_search = False
+        self._latest = _Latest()
         self._idle = asyncio.Event()
         self._idle.set()
         self._threads = [
@@ -86,6 +91,7 @@ class Readers:
         """
         if self._waiting_count >= READ_QUEUE or self._waiting_of[vault_id] >= VAULT_QUEUE:
             raise StoreBusy(retry_delay=BUSY_SECONDS)
+        self._latest.note(vault_id, self._loop.time())
         read = Read(vault_id, bound, self._loop.create_future(), search=search)
         self._waiting[search].put(vault_id, read)
         self._waiting_of[vault_id] += 1
@@ -126,7 +132,9 @@ class Readers:
         return None
 
     def _has_reader(self, vault_id: str) -> bool:
-        return self._running_of[vault_id, False] + self._running_of[vault_id, True] < VAULT_READERS
+        company = self._loop.time() < self._latest.of_others(vault_id) + COMPANY_SECONDS
+        share = SHARED_READERS if company else VAULT_READERS
+        return self._running_of[vault_id, False] + self._running_of[vault_id, True] < share
 
     def _has_search(self, vault_id: str) -> bool:
         return self._running_of[vault_id, True] < VAULT_SEARCHES and self._has_reader(vault_id)
@@ -144,6 +152,26 @@ class Readers:
             self._loop.call_soon_threadsafe(self._ended, read)
             # Its result, possibly megabytes, would stay in memory until the next one.
             del read
+
+
+class _Latest:
+    """The vault that read last, when it did, and when another one last did. The server's own reads have no vault."""
+
+    def __init__(self) -> None:
+        self._vault_id = ""
+        self._at = self._of_others = float("-inf")
+
+    def note(self, vault_id: str, now: float) -> None:
+        """Notes that a vault reads."""
+        if not vault_id:
+            return
+        if vault_id != self._vault_id:
+            self._vault_id, self._of_others = vault_id, self._at
+        self._at = now
+
+    def of_others(self, vault_id: str) -> float:
+        """Returns when a vault other than this one last read."""
+        return self._of_others if vault_id == self._vault_id else self._at
 
 
 class _Reader:
