@@ -90,7 +90,7 @@ DECLARED = (
             "floor_milliseconds": 15,
             "most_ratio": 60,
             "most_gap_milliseconds": 2_000,
-            "most_mebibytes": 800,
+            "most_mebibytes": 256,
         },
         alone=True,
     ),

@@ -1,6 +1,7 @@
 """The composition root: a failure while starting or stopping leaves nothing open."""
 
 import asyncio
+import importlib
 import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ from metamorphd.edge.grpc.port import GrpcPort
 from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, LimitSize, Validate, ordered
 from metamorphd.edge.http.server import HttpServer
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
-from metamorphd.errors import StartupRefused
+from metamorphd.errors import ServerFailed, StartupRefused
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.llm.offline import Offline
 from metamorphd.observe import CallLog
@@ -34,8 +35,8 @@ class Broken(Exception):
     """Raised by the part that is made to fail."""
 
 
-def new_server(directory: Path) -> Server:
-    loaded = settings.load(
+def loaded(directory: Path, **overrides: Any) -> settings.Settings:
+    return settings.load(
         emblem_jwt_secret=SECRET,
         emblem_api_url="",
         listen_address="127.0.0.1",
@@ -44,8 +45,12 @@ def new_server(directory: Path) -> Server:
         database_path=directory / "metamorph.db",
         shutdown_grace_seconds=0,
         storage_floor_bytes=0,
+        **overrides,
     )
-    return Server(loaded)
+
+
+def new_server(directory: Path) -> Server:
+    return Server(loaded(directory))
 
 
 async def left_open(directory: Path, http_port: int, grpc_port: int) -> list[str]:
@@ -187,3 +192,26 @@ def test_a_server_with_guards_out_of_order_refuses_to_start(order: tuple[int, ..
     right = guards()
     with pytest.raises(StartupRefused, match=r"must (follow|come before)"):
         ordered([right[place] for place in order])
+
+
+async def test_a_server_without_the_models_library_ends_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It serves before the library is there, but a server whose every reply fails must not look healthy."""
+    imported = importlib.import_module
+
+    def without_sdk(name: str) -> Any:
+        if name == "anthropic":
+            raise ImportError(name)
+        return imported(name)
+
+    monkeypatch.setattr(importlib, "import_module", without_sdk)
+    ports = []
+
+    def announce(server: Server) -> None:
+        ports.append((server.http_port, server.grpc_port))
+
+    with pytest.raises(ServerFailed):
+        async with asyncio.timeout(20):
+            await root.serve(loaded(tmp_path, anthropic_api_key="sk-test"), announce=announce)
+    assert await left_open(tmp_path, *ports[0]) == []

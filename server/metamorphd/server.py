@@ -1,6 +1,7 @@
 """The composition root, the only module that knows every part."""
 
 import asyncio
+import contextlib
 import gc
 import importlib
 import os
@@ -110,7 +111,15 @@ class Server:
 
     async def failed(self) -> None:
         """Returns once the server cannot go on, and must be stopped and started again."""
-        await self._database.failed()
+        await _first(self._database.failed(), self._model_failed())
+
+    async def _model_failed(self) -> None:
+        try:
+            await self._model.opened()
+        except Exception:
+            logger.exception("the model's library cannot be loaded")
+        else:
+            await asyncio.Event().wait()
 
     async def stop(self, *, grace_seconds: float | None = None) -> None:
         """Drains, then closes every part. Draining refuses new turns, lets running ones finish, and ends every stream.
@@ -377,7 +386,9 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
 
 async def _settle(server: Server) -> None:
     """Exempts from garbage collections what is made at the start: scanning it would delay every call by 0.1 s."""
-    await server.opened()
+    with contextlib.suppress(Exception):
+        # The server ends with it.
+        await server.opened()
     gc.collect()
     gc.freeze()
 

@@ -71,6 +71,8 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
     }
     server = Server(settings.load(**(base | overrides)), clock=clock, database=database)
     await server.start()
+    # The first server of a process imports the model's library, for a second or more.
+    await server.opened()
     running = Serving(server)
     try:
         yield running

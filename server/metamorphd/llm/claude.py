@@ -90,7 +90,11 @@ class Claude:
         )
 
     async def __aexit__(self, *_: object) -> None:
-        await self._opening
+        try:
+            await self._opening
+        except Exception:
+            # `opened` raises it. There is no client to close.
+            return
         await self._client.close()
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:

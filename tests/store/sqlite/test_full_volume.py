@@ -24,7 +24,7 @@ from metamorphd.store.sqlite.space import Space
 from tests.support.caller import Caller, calling
 from tests.support.media import FILES
 from tests.support.processes import Service, serving_process
-from tests.support.refusal import refused
+from tests.support.refusal import Refusal, refused
 from tests.support.rows import ACME, CLOCK, new_session, stored_message
 from tests.support.tokens import mint
 
@@ -97,16 +97,23 @@ async def test_a_full_volume_refuses_growth_only_and_recovers(volume: Path) -> N
 
 
 async def store_images(caller: Caller, session_id: str) -> int:
-    """Sends messages with an image each until one is refused, and returns how many were stored."""
-    for stored in range(MEGABYTES):
+    """Sends messages with an image each until one finds no room, and returns how many were stored."""
+    stored = 0
+    while stored < MEGABYTES:
         image = ImageBlock(data=FILES["image/png"] + os.urandom(IMAGE_BYTES), media_type="image/png")
         # Beside each other, so that none waits for another one's reply.
         call = caller.start(session_id, content=[ContentBlock(image=image)], parent_message_id="")
         try:
             await call.next()
-        except grpc.aio.AioRpcError:
-            return stored
-        call.call.cancel()
+        except grpc.aio.AioRpcError as error:
+            refusal = Refusal(error)
+            if refusal.reason != "RATE_LIMITED":
+                return stored
+            assert refusal.retry is not None
+            await asyncio.sleep(refusal.retry)
+        else:
+            call.call.cancel()
+            stored += 1
     raise AssertionError("more was stored than the volume holds")
 
 

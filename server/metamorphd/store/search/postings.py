@@ -60,7 +60,7 @@ GET_OFFSETS = "SELECT offsets FROM postings WHERE vault_id = :vault_id AND block
 ADD_OFFSET = """
 INSERT INTO postings (vault_id, block, term, offsets)
 SELECT :vault_id, :block, unhex(value), :place FROM json_each(:terms) WHERE true
-ON CONFLICT DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
+ON CONFLICT (vault_id, block, term) DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
 """
 # The block itself, for the terms that no other message of it has.
 ADD_BLOCK = """
@@ -68,7 +68,7 @@ INSERT INTO postings (vault_id, block, term, offsets)
 SELECT :vault_id, :group, term, :place
 FROM json_each(:terms) CROSS JOIN postings
 WHERE vault_id = :vault_id AND block = :block AND term = unhex(value) AND length(offsets) = :one
-ON CONFLICT DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
+ON CONFLICT (vault_id, block, term) DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
 """
 # In one row, as an array of [term, offsets].
 LIST_OFFSETS = """
@@ -79,7 +79,7 @@ WHERE vault_id = :vault_id AND block = :block AND term = unhex(value)
 PUT_OFFSETS = """
 INSERT INTO postings (vault_id, block, term, offsets)
 SELECT :vault_id, :block, unhex(value ->> 0), unhex(value ->> 1) FROM json_each(:lists) WHERE true
-ON CONFLICT DO UPDATE SET offsets = excluded.offsets
+ON CONFLICT (vault_id, block, term) DO UPDATE SET offsets = excluded.offsets
 """
 DELETE_OFFSETS = """
 DELETE FROM postings

@@ -61,8 +61,8 @@ const (
 	ErrorReason_ERROR_REASON_VAULT_HEADER_NOT_ALLOWED ErrorReason = 13
 	// PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat.
 	ErrorReason_ERROR_REASON_PERMISSION_MISSING ErrorReason = 14
-	// RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
-	// RetryInfo.
+	// RESOURCE_EXHAUSTED. Too many calls by this caller, too many refused tokens from its network, or large requests of
+	// its vault that arrive too fast. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 15
 	// UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn.
 	ErrorReason_ERROR_REASON_TOKEN_REVOKED ErrorReason = 16

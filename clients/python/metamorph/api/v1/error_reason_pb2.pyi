@@ -59,8 +59,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PERMISSION_MISSING: _ErrorReason.ValueType  # 14
     """PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 15
-    """RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
-    RetryInfo.
+    """RESOURCE_EXHAUSTED. Too many calls by this caller, too many refused tokens from its network, or large requests of
+    its vault that arrive too fast. Repeat after RetryInfo.
     """
     ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 16
     """UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn."""
@@ -209,8 +209,8 @@ ERROR_REASON_VAULT_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 13
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 15
-"""RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
-RetryInfo.
+"""RESOURCE_EXHAUSTED. Too many calls by this caller, too many refused tokens from its network, or large requests of
+its vault that arrive too fast. Repeat after RetryInfo.
 """
 ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 16
 """UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn."""

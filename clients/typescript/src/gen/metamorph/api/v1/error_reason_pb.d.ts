@@ -117,8 +117,8 @@ export enum ErrorReason {
   PERMISSION_MISSING = 14,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
-   * RetryInfo.
+   * RESOURCE_EXHAUSTED. Too many calls by this caller, too many refused tokens from its network, or large requests of
+   * its vault that arrive too fast. Repeat after RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_RATE_LIMITED = 15;
    */
