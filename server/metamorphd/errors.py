@@ -259,6 +259,11 @@ class BytesInFlightExceeded(ResourceExhausted):
     message = "requests in progress take up the {limit_bytes} bytes that they share"
 
 
+class ByteRateExceeded(ResourceExhausted):
+    reason = ErrorReason.ERROR_REASON_BYTE_RATE_EXCEEDED
+    message = "large requests of this vault arrive faster than {bytes_per_second} bytes a second"
+
+
 class RequestIdReused(AlreadyExists):
     reason, message = ErrorReason.ERROR_REASON_REQUEST_ID_REUSED, "request_id {request_id} was used for another request"
 

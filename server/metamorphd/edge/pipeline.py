@@ -16,7 +16,7 @@ from metamorphd.edge.guards import LARGEST_INLINE, Guard, ordered
 from metamorphd.edge.methods import Method
 from metamorphd.edge.rate_limit import RateLimit
 from metamorphd.edge.streams import Stream, Streams
-from metamorphd.errors import DomainError, Internal, RateLimited, RequestMalformed
+from metamorphd.errors import ByteRateExceeded, DomainError, Internal, RequestMalformed
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.observe import CallLog, Metrics
 
@@ -190,10 +190,10 @@ class Pipeline:
             leave()
 
     def _refuse_large(self, vault_id: str) -> None:
-        """Raises RateLimited if the large requests of a vault arrive faster than they may."""
+        """Raises ByteRateExceeded if the large requests of a vault arrive faster than they may."""
         wait = self._large_bytes.wait(vault_id)
         if wait > 0:
-            raise RateLimited(retry_delay=wait)
+            raise ByteRateExceeded(bytes_per_second=LARGE_BYTES_PER_SECOND, retry_delay=wait)
 
     async def _requests(self, call: Call, stream: Stream) -> AsyncGenerator[Any]:
         """Yields the requests of a stream, each checked. Ends if the caller has finished, and raises if it is gone.

@@ -107,7 +107,7 @@ async def store_images(caller: Caller, session_id: str) -> int:
             await call.next()
         except grpc.aio.AioRpcError as error:
             refusal = Refusal(error)
-            if refusal.reason != "RATE_LIMITED":
+            if refusal.reason != "BYTE_RATE_EXCEEDED":
                 return stored
             assert refusal.retry is not None
             await asyncio.sleep(refusal.retry)

@@ -61,8 +61,8 @@ const (
 	ErrorReason_ERROR_REASON_VAULT_HEADER_NOT_ALLOWED ErrorReason = 13
 	// PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat.
 	ErrorReason_ERROR_REASON_PERMISSION_MISSING ErrorReason = 14
-	// RESOURCE_EXHAUSTED. Too many calls by this caller, too many refused tokens from its network, or large requests of
-	// its vault that arrive too fast. Repeat after RetryInfo.
+	// RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
+	// RetryInfo.
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 15
 	// UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn.
 	ErrorReason_ERROR_REASON_TOKEN_REVOKED ErrorReason = 16
@@ -155,6 +155,9 @@ const (
 	// RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
 	// Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED ErrorReason = 65
+	// RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
+	// upload attachments with UploadAttachment.
+	ErrorReason_ERROR_REASON_BYTE_RATE_EXCEEDED ErrorReason = 67
 )
 
 // Enum value maps for ErrorReason.
@@ -214,6 +217,7 @@ var (
 		63: "ERROR_REASON_REQUEST_TOO_LARGE",
 		64: "ERROR_REASON_TOO_MANY_FIELDS",
 		65: "ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED",
+		67: "ERROR_REASON_BYTE_RATE_EXCEEDED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -270,6 +274,7 @@ var (
 		"ERROR_REASON_REQUEST_TOO_LARGE":        63,
 		"ERROR_REASON_TOO_MANY_FIELDS":          64,
 		"ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED": 65,
+		"ERROR_REASON_BYTE_RATE_EXCEEDED":       67,
 	}
 )
 
@@ -304,7 +309,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x91\x0f\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xb6\x0f\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -360,7 +365,8 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"#ERROR_REASON_STORAGE_QUOTA_EXCEEDED\x10B\x12\"\n" +
 	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10?\x12 \n" +
 	"\x1cERROR_REASON_TOO_MANY_FIELDS\x10@\x12)\n" +
-	"%ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED\x10AB\xb7\x01\n" +
+	"%ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED\x10A\x12#\n" +
+	"\x1fERROR_REASON_BYTE_RATE_EXCEEDED\x10CB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

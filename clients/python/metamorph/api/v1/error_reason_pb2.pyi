@@ -59,8 +59,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PERMISSION_MISSING: _ErrorReason.ValueType  # 14
     """PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 15
-    """RESOURCE_EXHAUSTED. Too many calls by this caller, too many refused tokens from its network, or large requests of
-    its vault that arrive too fast. Repeat after RetryInfo.
+    """RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
+    RetryInfo.
     """
     ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 16
     """UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn."""
@@ -164,6 +164,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
     Repeat after RetryInfo.
     """
+    ERROR_REASON_BYTE_RATE_EXCEEDED: _ErrorReason.ValueType  # 67
+    """RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
+    upload attachments with UploadAttachment.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -209,8 +213,8 @@ ERROR_REASON_VAULT_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 13
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED (permission). The token lacks a permission that the method requires. Do not repeat."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 15
-"""RESOURCE_EXHAUSTED. Too many calls by this caller, too many refused tokens from its network, or large requests of
-its vault that arrive too fast. Repeat after RetryInfo.
+"""RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
+RetryInfo.
 """
 ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 16
 """UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn."""
@@ -313,5 +317,9 @@ or the whole request has. Do not repeat unchanged.
 ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED: ErrorReason.ValueType  # 65
 """RESOURCE_EXHAUSTED (limit_bytes). Requests of this vault, or of all vaults, take up the memory that they share.
 Repeat after RetryInfo.
+"""
+ERROR_REASON_BYTE_RATE_EXCEEDED: ErrorReason.ValueType  # 67
+"""RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
+upload attachments with UploadAttachment.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

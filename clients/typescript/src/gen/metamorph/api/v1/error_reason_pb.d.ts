@@ -117,8 +117,8 @@ export enum ErrorReason {
   PERMISSION_MISSING = 14,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many calls by this caller, too many refused tokens from its network, or large requests of
-   * its vault that arrive too fast. Repeat after RetryInfo.
+   * RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
+   * RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_RATE_LIMITED = 15;
    */
@@ -414,6 +414,14 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED = 65;
    */
   BYTES_IN_FLIGHT_EXCEEDED = 65,
+
+  /**
+   * RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
+   * upload attachments with UploadAttachment.
+   *
+   * @generated from enum value: ERROR_REASON_BYTE_RATE_EXCEEDED = 67;
+   */
+  BYTE_RATE_EXCEEDED = 67,
 }
 
 /**
