@@ -29,7 +29,8 @@ ARRIVING = 1
 # After this time, a request that has not arrived is large.
 SOON_SECONDS = 0.1
 # grpc.aio joins a request's pieces on the event loop, which takes 10 to 20 ms for one of 20 MB. So each vault's large
-# requests have a rate; beyond it, one that has not arrived after the shorter time is refused without being joined.
+# requests have a rate. Beyond it, one that has not arrived after the shorter time is refused without being joined, if
+# it is for a method that received large ones: a small one may be late on a busy connection.
 LARGE_BYTES_PER_SECOND = 8 * 1024 * 1024
 LARGE_BURST_SECONDS = 2
 VERY_SOON_SECONDS = 0.005
@@ -149,12 +150,12 @@ class Pipeline:
         How large it is, is known once it has been read. One that takes long to arrive therefore counts as the largest
         that the method accepts until then.
         """
-        vault_id, largest = call.scope.vault_id, call.method.max_request_bytes
+        largest = call.method.max_request_bytes
         if largest > LARGEST_INLINE:
             call.raw = await self._read_large(call, largest)
-        elif self._large_bytes.wait(vault_id):
+        elif self._too_fast(call):
             # Whatever the method accepts, gRPC reads up to the size that any does.
-            late = partial(self._refuse_large, vault_id)
+            late = partial(self._refuse_too_fast, call)
             call.raw = await self._streams.read(call.exchange, late=late, soon=VERY_SOON_SECONDS)
         else:
             call.raw = await self._streams.read(call.exchange, late=None)
@@ -162,7 +163,8 @@ class Pipeline:
             raise RequestMalformed
         size = len(call.raw)
         if size > LARGEST_INLINE:
-            self._large_bytes.charge(vault_id, size)
+            self._large_bytes.charge(call.scope.vault_id, size)
+            self._large_bytes.charge((call.scope.vault_id, call.method.path), size)
         if call.hold is not None:
             call.hold.resize(size if size > LARGEST_INLINE else 0)
         await _pass(call, self._request_guards)
@@ -179,20 +181,26 @@ class Pipeline:
         leave = Once(places.release)
 
         def late() -> None:
-            self._refuse_large(vault_id)
+            self._refuse_too_fast(call)
             hold.resize(largest)
             leave()
 
-        soon = VERY_SOON_SECONDS if self._large_bytes.wait(vault_id) else SOON_SECONDS
+        soon = VERY_SOON_SECONDS if self._too_fast(call) else SOON_SECONDS
         try:
             return await self._streams.read(call.exchange, late=late, soon=soon)
         finally:
             leave()
 
-    def _refuse_large(self, vault_id: str) -> None:
-        """Raises ByteRateExceeded if the large requests of a vault arrive faster than they may."""
+    def _too_fast(self, call: Call) -> float:
+        """Returns for how long large requests of a call's vault and method are refused."""
+        vault_id = call.scope.vault_id
         wait = self._large_bytes.wait(vault_id)
-        if wait > 0:
+        return wait if wait and self._large_bytes.charged((vault_id, call.method.path)) else 0.0
+
+    def _refuse_too_fast(self, call: Call) -> None:
+        """Raises ByteRateExceeded if large requests of a call's vault and method are refused."""
+        wait = self._too_fast(call)
+        if wait:
             raise ByteRateExceeded(bytes_per_second=LARGE_BYTES_PER_SECOND, retry_delay=wait)
 
     async def _requests(self, call: Call, stream: Stream) -> AsyncGenerator[Any]:

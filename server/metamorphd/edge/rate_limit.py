@@ -54,6 +54,10 @@ class RateLimit:
         if len(self._arrivals) > KEYS:
             self._forget(now)
 
+    def charged(self, key: Hashable) -> bool:
+        """Returns whether something of a key's allowance is taken."""
+        return self._arrivals.get(key, 0.0) > self._now()
+
     def wait(self, key: Hashable) -> float:
         """Returns what `take` would return, without taking a request."""
         now = self._now()
