@@ -94,7 +94,9 @@ def _run(jobs: Sequence[Job], at_a_time: int, *, as_json: bool) -> list[Result]:
 def _text(result: Result) -> str:
     seconds = f"{result.job}, {result.seconds:.0f} s"
     if result.job.mutant and result.good:
-        return "\n  ".join([f"{seconds}: found", *map(str, result.found)])
+        return "\n  ".join(
+            [f"{seconds}: found{' at the second attempt' if result.job.again else ''}", *map(str, result.found)]
+        )
     failed = result.error or (f"MUTANT NOT FOUND\n{result.notes}" if result.job.mutant else "")
     return "\n  ".join([seconds, *map(str, result.figures), *failed.splitlines()])
 

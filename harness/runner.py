@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ SHORT_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Job:
-    """A harness to run with a form, against the server as it is or with a mutant."""
+    """A harness to run with a form, against the server as it is or with a mutant. `again` is a second attempt."""
 
     harness: str
     form: Mapping[str, float]
@@ -36,6 +36,7 @@ class Job:
     mutant: str = ""
     alone: bool = False
     limit_seconds: float | None = None
+    again: bool = False
 
     def __str__(self) -> str:
         return f"{self.harness}, {self.mutant}" if self.mutant else self.harness
@@ -101,7 +102,10 @@ class Plan:
 
 
 def run(jobs: Sequence[Job], *, at_a_time: int, begins: Callable[[Job], None]) -> Iterator[Result]:
-    """Yields each result as it comes, first those of jobs that run alone. Calls `begins` when a job begins."""
+    """Yields each result as it comes, first those of jobs that run alone. Calls `begins` when a job begins.
+
+    A mutant that is not found is tried once more: on a busy machine an attack may not get as far as the fault.
+    """
     for count, some in ((1, [job for job in jobs if job.alone]), (at_a_time, [job for job in jobs if not job.alone])):
         waiting = iter(some)
         pending: set[Future[Result]] = set()
@@ -113,7 +117,11 @@ def run(jobs: Sequence[Job], *, at_a_time: int, begins: Callable[[Job], None]) -
                 if not pending:
                     break
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (each.result() for each in done)
+                for result in (each.result() for each in done):
+                    if result.job.mutant and not (result.good or result.job.again):
+                        pending.add(pool.submit(perform, replace(result.job, again=True)))
+                    else:
+                        yield result
 
 
 @contextlib.contextmanager

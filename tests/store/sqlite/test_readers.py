@@ -99,10 +99,14 @@ async def test_a_vault_leaves_a_reader_to_others(database: SqliteDatabase, held:
     await asyncio.gather(*reads)
 
 
-async def test_a_vault_has_one_reader_while_others_read_too(
+async def test_a_vault_that_reads_much_has_one_reader_while_others_read_too(
     database: SqliteDatabase, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "COMPANY_SECONDS", 0.3)
+    monkeypatch.setattr(readers, "MUCH", 0.05)
+    monkeypatch.setattr(readers, "READ_SECONDS", 0.2)
+    with pytest.raises(OperationTimeout):
+        await database.read(endless, EVIL)
     await database.read(quick, ACME)
     reads = start(20, lambda: database.read(held.read, EVIL))
     await asyncio.sleep(0.1)
@@ -116,7 +120,20 @@ async def test_a_vault_has_one_reader_while_others_read_too(
     await asyncio.gather(*reads)
 
 
-async def test_the_reads_of_the_server_are_no_company(database: SqliteDatabase, held: Held) -> None:
+async def test_a_vault_that_reads_little_has_as_many_as_alone(database: SqliteDatabase, held: Held) -> None:
+    await database.read(quick, EVIL)
+    await database.read(quick, ACME)
+    reads = start(20, lambda: database.read(held.read, EVIL))
+    await asyncio.sleep(0.1)
+    assert held.running == readers.VAULT_READERS
+    held.release.set()
+    await asyncio.gather(*reads)
+
+
+async def test_the_reads_of_the_server_are_no_company(
+    database: SqliteDatabase, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MUCH", -1)
     await database.read_system(look, server_scope())
     reads = start(20, lambda: database.read(held.read, EVIL))
     await asyncio.sleep(0.1)

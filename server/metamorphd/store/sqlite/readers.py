@@ -1,6 +1,7 @@
 """The readers: a few threads that run operations, each on one snapshot."""
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -24,10 +25,14 @@ READERS = 3
 SEARCH_READERS = 2
 VAULT_READERS = 2
 VAULT_SEARCHES = 1
-# While others read too, a vault has one reader. They share the GIL and few processors, and a second reader of one vault
-# makes the calls of all others take twice as long. A vault has company for so long after another one's last read.
+# A vault that reads much has one reader while others read too. They share the GIL and few processors, and a second reader
+# of such a vault makes the calls of all others take twice as long. It is one that has used so much processor time, a
+# second, lately; and it has company for so long after another one's last read.
 SHARED_READERS = 1
+MUCH = 0.25
+LATELY_SECONDS = 2.0
 COMPANY_SECONDS = 1.0
+KEPT = 1_000
 # The most operations that wait, of all vaults and of one.
 READ_QUEUE = 8192
 VAULT_QUEUE = 1024
@@ -40,10 +45,11 @@ BUSY_SECONDS = 1.0
 
 @dataclass(slots=True, eq=False)
 class Read(Waiting):
-    """An operation that waits for a reader. `until` is when it is stopped."""
+    """An operation that waits for a reader. `until` is when it is stopped, `used` the processor time it took."""
 
     search: bool = False
     until: float = 0
+    used: float = 0
 
     @property
     def seconds(self) -> float:
@@ -75,6 +81,7 @@ class Readers:
         self._running_of: Counter[tuple[str, bool]] = Counter()
         self._next_is_search = False
         self._latest = _Latest()
+        self._used = _Used()
         self._idle = asyncio.Event()
         self._idle.set()
         self._threads = [
@@ -132,8 +139,9 @@ class Readers:
         return None
 
     def _has_reader(self, vault_id: str) -> bool:
-        company = self._loop.time() < self._latest.of_others(vault_id) + COMPANY_SECONDS
-        share = SHARED_READERS if company else VAULT_READERS
+        now = self._loop.time()
+        company = now < self._latest.of_others(vault_id) + COMPANY_SECONDS
+        share = SHARED_READERS if company and self._used.of(vault_id, now) > MUCH else VAULT_READERS
         return self._running_of[vault_id, False] + self._running_of[vault_id, True] < share
 
     def _has_search(self, vault_id: str) -> bool:
@@ -142,6 +150,7 @@ class Readers:
     def _ended(self, read: Read) -> None:
         self._running[read.search] -= 1
         _discount(self._running_of, (read.vault_id, read.search))
+        self._used.add(read.vault_id, read.used, self._loop.time())
         read.answer()
         self._start_ready()
 
@@ -174,6 +183,24 @@ class _Latest:
         return self._of_others if vault_id == self._vault_id else self._at
 
 
+class _Used:
+    """The processor time that each vault has used lately, in seconds a second: an average that decays exponentially."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, tuple[float, float]] = {}
+
+    def add(self, vault_id: str, seconds: float, now: float) -> None:
+        """Adds the time of a read. Forgets vaults that have not read lately."""
+        self._of[vault_id] = self.of(vault_id, now) + seconds / LATELY_SECONDS, now
+        if len(self._of) > KEPT:
+            self._of = {vault_id: used for vault_id, used in self._of.items() if used[1] > now - 10 * LATELY_SECONDS}
+
+    def of(self, vault_id: str, now: float) -> float:
+        """Returns the average of a vault."""
+        used, at = self._of.get(vault_id, (0.0, now))
+        return used * math.exp((at - now) / LATELY_SECONDS)
+
+
 class _Reader:
     """A thread's connection, which is opened when it is first needed."""
 
@@ -187,6 +214,7 @@ class _Reader:
     def run(self, read: Read) -> None:
         """Runs an operation, and sets its result or its error. If it was hurried, it runs again."""
         self._reading = read
+        began = time.thread_time()
         read.until = time.monotonic() + read.seconds
         try:
             read.result = self._run(read, again=False)
@@ -195,6 +223,7 @@ class _Reader:
             read.error.__cause__ = exc
         except BaseException as exc:  # Whatever it is, it belongs to the caller, not to this thread.
             read.error = exc
+        read.used = time.thread_time() - began
         self._reading = None
 
     def _run(self, read: Read, *, again: bool) -> Any:
