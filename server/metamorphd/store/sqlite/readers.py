@@ -25,9 +25,9 @@ READERS = 3
 SEARCH_READERS = 2
 VAULT_READERS = 2
 VAULT_SEARCHES = 1
-# A vault that reads much has one reader while others read too. They share the GIL and few processors, and a second reader
-# of such a vault makes the calls of all others take twice as long. It is one that has used so much processor time, a
-# second, lately; and it has company for so long after another one's last read.
+# A vault that reads much has one reader while others read too. They share the GIL and few processors, and a second
+# reader of such a vault makes the calls of all others take twice as long. It is one that has used so many seconds of
+# processor time a second lately, and it has company for so long after another one's last read.
 SHARED_READERS = 1
 MUCH = 0.25
 LATELY_SECONDS = 2.0
