@@ -15,8 +15,13 @@ from metamorphd.models.caller import Caller
 # How long a read may wait for the caller to send, and a write for it to read: HTTP/2 buffers about 64 KiB.
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
-# While the event loop is busy, a request that is here is handled so much later than a timer.
-SETTLE_SECONDS = 0.005
+# While the event loop is busy, a request that is here is handled later than a timer, by some steps of the loop. So many
+# timers, one after the other, are later than it. If they take this long, the loop is so busy that they may not be, and
+# are repeated, at most until a read has lasted for so long.
+SETTLE_STEPS = 10
+SETTLE_SECONDS = 0.0005
+BUSY_SECONDS = 0.02
+MOST_SETTLE_SECONDS = 2.0
 
 
 class Stream:
@@ -151,10 +156,19 @@ class Streams:
                 stream.end(TokenRevoked())
 
     def _late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
-        asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._count_late, task, late)
+        self._settle(task, late, SETTLE_STEPS, asyncio.get_running_loop().time())
 
-    def _count_late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
-        if task not in self._reading:
+    def _settle(self, task: asyncio.Task[Any], late: Callable[[], None], steps: int, began: float) -> None:
+        since = self._reading.get(task)
+        if not isinstance(since, float):
+            return
+        loop = asyncio.get_running_loop()
+        if steps:
+            loop.call_later(SETTLE_SECONDS, self._settle, task, late, steps - 1, began)
+            return
+        now = loop.time()
+        if now > began + BUSY_SECONDS and now < since + MOST_SETTLE_SECONDS:
+            self._late(task, late)
             return
         try:
             late()
