@@ -118,7 +118,7 @@ def run(jobs: Sequence[Job], *, at_a_time: int, begins: Callable[[Job], None]) -
                     break
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for result in (each.result() for each in done):
-                    if result.job.mutant and not (result.good or result.job.again):
+                    if result.job.mutant and not (result.good or result.error or result.job.again):
                         pending.add(pool.submit(perform, replace(result.job, again=True)))
                     else:
                         yield result

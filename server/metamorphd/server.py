@@ -387,7 +387,7 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
 async def _settle(server: Server) -> None:
     """Exempts from garbage collections what is made at the start: scanning it would delay every call by 0.1 s."""
     with contextlib.suppress(Exception):
-        # The server ends with it.
+        # If it fails, the server ends.
         await server.opened()
     gc.collect()
     gc.freeze()
@@ -396,7 +396,9 @@ async def _settle(server: Server) -> None:
 async def _first(*waits: Coroutine[Any, Any, object]) -> int:
     """Waits until one of them ends, and returns its place."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    return next(place for place, task in enumerate(tasks) if task.done())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(place for place, task in enumerate(tasks) if task.done())
+    finally:
+        for task in tasks:
+            task.cancel()

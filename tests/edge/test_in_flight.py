@@ -213,3 +213,21 @@ async def test_serving_still_works_at_the_least_limits(tmp_path: Path) -> None:
         alice = running.caller()
         session = await alice.create_session()
         assert (await alice.send(session.session_id, "Hello"))[-1].HasField("turn_finished")
+
+
+async def test_late_reads_are_counted_by_one_timer() -> None:
+    """With one each, a thousand keep the event loop busy, and none is ever decided."""
+
+    class Never:
+        async def read(self) -> None:
+            await asyncio.Event().wait()
+
+    def refuse() -> None:
+        raise RateLimited(retry_delay=1)
+
+    exchange: Any = Never()
+    streams = Streams(revoked_tokens=RevokedTokens(), clock=Clock(), patience_seconds=60)
+    async with asyncio.timeout(1.5):
+        reads = (streams.read(exchange, late=refuse) for _ in range(1_000))
+        ended = await asyncio.gather(*reads, return_exceptions=True)
+    assert {type(error) for error in ended} == {RateLimited}

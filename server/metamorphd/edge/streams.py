@@ -1,6 +1,7 @@
 """Calls that wait for their callers, and end early if the token expires or is revoked or the caller is too slow."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -16,12 +17,9 @@ from metamorphd.models.caller import Caller
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 # While the event loop is busy, a request that is here is handled later than a timer, by some steps of the loop. So many
-# timers, one after the other, are later than it. If they take this long, the loop is so busy that they may not be, and
-# are repeated, at most until a read has lasted for so long.
+# timers, one after the other, are later than it.
 SETTLE_STEPS = 10
 SETTLE_SECONDS = 0.0005
-BUSY_SECONDS = 0.02
-MOST_SETTLE_SECONDS = 2.0
 
 
 class Stream:
@@ -101,6 +99,9 @@ class Streams:
         # When each task started to wait for its call's request, or why it no longer does.
         self._reading: dict[asyncio.Task[Any], float | DomainError] = {}
         self._looking: asyncio.TimerHandle | None = None
+        # Late reads, with the step at which each is counted.
+        self._settling: deque[tuple[int, asyncio.Task[Any], Callable[[], None]]] = deque()
+        self._step = 0
         revoked_tokens.listen(self._end_revoked)
 
     async def read(self, exchange: Exchange, *, late: Callable[[], None] | None, soon: float = 0) -> Any:
@@ -156,19 +157,21 @@ class Streams:
                 stream.end(TokenRevoked())
 
     def _late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
-        self._settle(task, late, SETTLE_STEPS, asyncio.get_running_loop().time())
+        if not self._settling:
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle)
+        self._settling.append((self._step + SETTLE_STEPS, task, late))
 
-    def _settle(self, task: asyncio.Task[Any], late: Callable[[], None], steps: int, began: float) -> None:
-        since = self._reading.get(task)
-        if not isinstance(since, float):
-            return
-        loop = asyncio.get_running_loop()
-        if steps:
-            loop.call_later(SETTLE_SECONDS, self._settle, task, late, steps - 1, began)
-            return
-        now = loop.time()
-        if now > began + BUSY_SECONDS and now < since + MOST_SETTLE_SECONDS:
-            self._late(task, late)
+    def _settle(self) -> None:
+        """Counts the reads whose time to settle has passed. One timer for all of them, or they would be the work."""
+        self._step += 1
+        while self._settling and self._settling[0][0] <= self._step:
+            _, task, late = self._settling.popleft()
+            self._count_late(task, late)
+        if self._settling:
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle)
+
+    def _count_late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
+        if task not in self._reading:
             return
         try:
             late()

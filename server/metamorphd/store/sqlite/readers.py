@@ -150,7 +150,8 @@ class Readers:
     def _ended(self, read: Read) -> None:
         self._running[read.search] -= 1
         _discount(self._running_of, (read.vault_id, read.search))
-        self._used.add(read.vault_id, read.used, self._loop.time())
+        if read.vault_id:
+            self._used.add(read.vault_id, read.used, self._loop.time())
         read.answer()
         self._start_ready()
 
@@ -184,16 +185,21 @@ class _Latest:
 
 
 class _Used:
-    """The processor time that each vault has used lately, in seconds a second: an average that decays exponentially."""
+    """The processor time that each vault has used lately, in seconds a second: an average that decays exponentially.
+
+    Vaults that have used next to nothing are forgotten.
+    """
 
     def __init__(self) -> None:
         self._of: dict[str, tuple[float, float]] = {}
+        self._most = KEPT
 
     def add(self, vault_id: str, seconds: float, now: float) -> None:
-        """Adds the time of a read. Forgets vaults that have not read lately."""
+        """Adds the time of a read."""
         self._of[vault_id] = self.of(vault_id, now) + seconds / LATELY_SECONDS, now
-        if len(self._of) > KEPT:
-            self._of = {vault_id: used for vault_id, used in self._of.items() if used[1] > now - 10 * LATELY_SECONDS}
+        if len(self._of) > self._most:
+            self._of = {vault_id: used for vault_id, used in self._of.items() if self.of(vault_id, now) > MUCH / 10}
+            self._most = max(KEPT, 2 * len(self._of))
 
     def of(self, vault_id: str, now: float) -> float:
         """Returns the average of a vault."""
