@@ -3,7 +3,7 @@
 from typing import Any
 
 from metamorphd.edge import guards
-from metamorphd.edge.grpc import adapter, port
+from metamorphd.edge.grpc import port
 from metamorphd.store import erasure
 from metamorphd.store.sqlite import log, readers, writer
 
@@ -13,7 +13,6 @@ from harness.mutants import Patch, mutant
 READERS: Any = readers
 GUARDS: Any = guards
 PORT: Any = port
-ADAPTER: Any = adapter
 ERASURE: Any = erasure
 LOG: Any = log
 WRITER: Any = writer
@@ -33,11 +32,6 @@ LONG_STEP = {"STEP_MESSAGES": 2_000, "STEP_WORDS": 2**31, "STEP_BYTES": 2**31}
 def _any_request_is_parsed(patch: Patch) -> None:
     patch(GUARDS.LimitSize, "__call__", lambda *_: None)
     patch(GUARDS, "LARGEST_INLINE", float("inf"))
-
-
-@mutant("cancelled-reads-are-not-freed", harness=HARNESS, shown_by={MEMORY}, alone=True)
-def _cancelled_reads_are_not_freed(patch: Patch) -> None:
-    patch(ADAPTER.GrpcExchange, "read", lambda exchange: exchange._context.read())
 
 
 @mutant("deletion-in-long-steps", harness=HARNESS, shown_by={P99, GAP}, alone=True)
