@@ -2,6 +2,8 @@
 
 import asyncio
 import importlib
+import os
+import signal
 import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -214,4 +216,16 @@ async def test_a_server_without_the_models_library_ends_with_an_error(
     with pytest.raises(ServerFailed):
         async with asyncio.timeout(20):
             await root.serve(loaded(tmp_path, anthropic_api_key="sk-test"), announce=announce)
+    assert await left_open(tmp_path, *ports[0]) == []
+
+
+async def test_a_server_that_is_stopped_by_a_signal_leaves_nothing_open(tmp_path: Path) -> None:
+    ports = []
+
+    def announce(server: Server) -> None:
+        ports.append((server.http_port, server.grpc_port))
+        asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+
+    async with asyncio.timeout(20):
+        await root.serve(loaded(tmp_path), announce=announce)
     assert await left_open(tmp_path, *ports[0]) == []

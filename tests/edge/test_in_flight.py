@@ -14,7 +14,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
-from metamorphd.edge import pipeline
+from metamorphd.edge import arrivals
 from metamorphd.edge.streams import Streams
 from metamorphd.errors import RateLimited
 
@@ -115,7 +115,7 @@ async def test_requests_that_take_long_to_arrive_count_as_the_largest(
     tight: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise each connection could make the server hold almost 32 MiB for every stream."""
-    monkeypatch.setattr(pipeline, "SOON_SECONDS", 0.02)
+    monkeypatch.setattr(arrivals, "SOON_SECONDS", 0.02)
     alice = tight.caller()
     session = await alice.create_session()
     started = b"a" * 50
@@ -213,6 +213,34 @@ async def test_serving_still_works_at_the_least_limits(tmp_path: Path) -> None:
         alice = running.caller()
         session = await alice.create_session()
         assert (await alice.send(session.session_id, "Hello"))[-1].HasField("turn_finished")
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (field(3, LENGTH_DELIMITED, bytes(LEAST - 100)), "TOO_MANY_FIELDS"),
+        (field(1, LENGTH_DELIMITED, b"\xff" * IMAGE_BYTES), "REQUEST_MALFORMED"),
+        (image_request("", IMAGE_BYTES), "REQUEST_INVALID"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_refused_request_is_not_kept_for_a_garbage_collection(
+    running: Serving, body: bytes, reason: str
+) -> None:
+    alice = running.caller()
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        assert (await refused(raw(alice, body))).reason == reason
+        await asyncio.sleep(0.1)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert peak - before > IMAGE_BYTES
+    assert after - before < IMAGE_BYTES // 4
 
 
 async def test_late_reads_are_counted_by_one_timer() -> None:

@@ -11,7 +11,7 @@ from harness.__main__ import main
 from harness.figure import Figure
 from harness.harnesses import HARNESSES
 from harness.mutants import MUTANTS
-from harness.runner import Job, Plan, Result, perform
+from harness.runner import Job, Plan, Result, perform, run
 from tests.support.paths import ROOT
 
 MET, UNMET = Figure("faults", 0, "", "=", 0), Figure("faults", 3, "", "=", 0)
@@ -86,6 +86,16 @@ def test_a_failing_harness_is_reported_with_its_traceback() -> None:
     result = perform(Job("race", {"no_such": 1}, 1))
     assert not result.good
     assert "no_such" in result.error
+
+
+def test_a_mutant_that_is_not_found_is_tried_once_more() -> None:
+    begun: list[Job] = []
+    # Not one of this harness.
+    job = Job("race", {"rounds": 1}, 1, "resets-are-free")
+    (result,) = run([job], at_a_time=1, begins=begun.append)
+    assert (result.good, result.error, result.job.again) == (False, "", True)
+    (sound,) = run([Job("race", {"rounds": 1}, 1)], at_a_time=1, begins=begun.append)
+    assert (sound.good, sound.job.again) == (True, False)
 
 
 def test_a_run_prints_its_figures() -> None:

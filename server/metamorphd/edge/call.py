@@ -120,8 +120,6 @@ class Call:
 
     def release(self) -> None:
         """Gives back the memory that the requests took up."""
-        # An exception that refers to the call may last until the next garbage collection.
-        self.raw, self.request, self.carried = b"", None, ()
         if self.hold is not None:
             self.hold.release()
 

@@ -5,35 +5,22 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 import structlog
 
+from metamorphd.edge.arrivals import Arrivals
 from metamorphd.edge.call import CALL_ID_KEY, Call, Exchange
-from metamorphd.edge.guards import LARGEST_INLINE, Guard, ordered
+from metamorphd.edge.guards import Guard, ordered
 from metamorphd.edge.methods import Method
-from metamorphd.edge.rate_limit import RateLimit
 from metamorphd.edge.streams import Stream, Streams
-from metamorphd.errors import ByteRateExceeded, DomainError, Internal, RequestMalformed
+from metamorphd.errors import DomainError, Internal
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.observe import CallLog, Metrics
 
 # A servicer's method. Takes a request, or an iterator of requests, and a scope, and if requests of the method may have
 # attachments, those; returns a coroutine of a response, or an async generator of responses.
 Behavior = Callable[..., Any]
-
-# Large requests of a vault that may be on their way without being counted. An ordinary one is there at once.
-ARRIVING = 1
-# After this time, a request that has not arrived is large.
-SOON_SECONDS = 0.1
-# grpc.aio joins a request's pieces on the event loop, which takes 10 to 20 ms for one of 20 MB. So each vault's large
-# requests have a rate. Beyond it, one that has not arrived after the shorter time is refused without being joined, if
-# it is for a method that received large ones: a small one may be late on a busy connection.
-LARGE_BYTES_PER_SECOND = 8 * 1024 * 1024
-LARGE_BURST_SECONDS = 2
-VERY_SOON_SECONDS = 0.005
 
 logger = structlog.get_logger(__name__)
 
@@ -65,10 +52,7 @@ class Pipeline:
         self._in_flight = in_flight
         self._metrics = metrics
         self._log = log
-        self._arriving: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._large_bytes = RateLimit(
-            requests=LARGE_BYTES_PER_SECOND * LARGE_BURST_SECONDS, window_seconds=LARGE_BURST_SECONDS
-        )
+        self._arrivals = Arrivals(streams=streams, in_flight=in_flight)
         self._calls_in_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -110,7 +94,8 @@ class Pipeline:
             if call.call_id_was_sent:
                 await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
-            await self._request(call)
+            await self._arrivals.read(call)
+            await _pass(call, self._request_guards)
             response = await _behave(behavior, call)
             serialized: bytes = response.SerializeToString()
             return serialized
@@ -121,7 +106,8 @@ class Pipeline:
         async def answer(call: Call) -> None:
             await call.exchange.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
             await _pass(call, self._guards)
-            await self._request(call)
+            await self._arrivals.read(call)
+            await _pass(call, self._request_guards)
             async with (
                 self._streams.opened(call.exchange, call.scope.actor) as stream,
                 contextlib.aclosing(_behave(behavior, call)) as responses,
@@ -143,65 +129,6 @@ class Pipeline:
             return serialized
 
         return answer
-
-    async def _request(self, call: Call) -> None:
-        """Reads and checks the only request of a call.
-
-        How large it is, is known once it has been read. One that takes long to arrive therefore counts as the largest
-        that the method accepts until then.
-        """
-        largest = call.method.max_request_bytes
-        if largest > LARGEST_INLINE:
-            call.raw = await self._read_large(call, largest)
-        elif self._too_fast(call):
-            # Whatever the method accepts, gRPC reads up to the size that any does.
-            late = partial(self._refuse_too_fast, call)
-            call.raw = await self._streams.read(call.exchange, late=late, soon=VERY_SOON_SECONDS)
-        else:
-            call.raw = await self._streams.read(call.exchange, late=None)
-        if call.raw is call.exchange.end:
-            raise RequestMalformed
-        size = len(call.raw)
-        if size > LARGEST_INLINE:
-            self._large_bytes.charge(call.scope.vault_id, size)
-            self._large_bytes.charge((call.scope.vault_id, call.method.path), size)
-        if call.hold is not None:
-            call.hold.resize(size if size > LARGEST_INLINE else 0)
-        await _pass(call, self._request_guards)
-
-    async def _read_large(self, call: Call, largest: int) -> Any:
-        """Returns the request of a call that may be of megabytes.
-
-        Until it is late and counts, a call has a place among those of its vault. Others wait for one.
-        """
-        vault_id = call.scope.vault_id
-        hold = call.hold = self._in_flight.hold(vault_id)
-        places = self._arriving.setdefault(vault_id, asyncio.Semaphore(ARRIVING))
-        await places.acquire()
-        leave = Once(places.release)
-
-        def late() -> None:
-            self._refuse_too_fast(call)
-            hold.resize(largest)
-            leave()
-
-        soon = VERY_SOON_SECONDS if self._too_fast(call) else SOON_SECONDS
-        try:
-            return await self._streams.read(call.exchange, late=late, soon=soon)
-        finally:
-            leave()
-
-    def _too_fast(self, call: Call) -> float:
-        """Returns for how long large requests of a call's vault and method are refused."""
-        vault_id = call.scope.vault_id
-        wait = self._large_bytes.wait(vault_id)
-        return wait if wait and self._large_bytes.charged((vault_id, call.method.path)) else 0.0
-
-    def _refuse_too_fast(self, call: Call) -> None:
-        """Raises ByteRateExceeded if large requests of a call's vault and method are refused."""
-        wait = self._too_fast(call)
-        if wait:
-            raise ByteRateExceeded(bytes_per_second=LARGE_BYTES_PER_SECOND, retry_delay=wait)
 
     async def _requests(self, call: Call, stream: Stream) -> AsyncGenerator[Any]:
         """Yields the requests of a stream, each checked. Ends if the caller has finished, and raises if it is gone.
@@ -272,20 +199,6 @@ class Pipeline:
             write(line)
 
         return end
-
-
-class Once:
-    """Calls a function the first time that it is called."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function: Callable[[], None] | None = function
-
-    def __call__(self) -> None:
-        function, self._function = self._function, None
-        if function is not None:
-            function()
 
 
 def _behave(behavior: Behavior, call: Call) -> Any:

@@ -171,7 +171,8 @@ class Streams:
             asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle)
 
     def _count_late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
-        if task not in self._reading:
+        # Not one that has been refused as too slow: cancelled twice, it would look like the caller's doing.
+        if not isinstance(self._reading.get(task), float):
             return
         try:
             late()

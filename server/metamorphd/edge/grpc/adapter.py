@@ -10,7 +10,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from metamorphd.edge.call import Metadata
-from metamorphd.edge.grpc.hardened_server import CallerGone
+from metamorphd.edge.grpc.hardened_server import Aborted, CallerGone
 from metamorphd.edge.pipeline import Handler
 
 LAST_SEND_SECONDS = 2.0
@@ -76,7 +76,13 @@ def register(server: grpc.aio.Server, handlers: Mapping[str, Handler]) -> None:
 
 def _method_handler(handler: Handler) -> Any:
     async def run(_requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        return await handler.run(GrpcExchange(context))
+        try:
+            return await handler.run(GrpcExchange(context))
+        except Aborted as aborted:
+            # grpc.aio's state of the call refers to it, and frames of its traceback to that state and to the request,
+            # possibly megabytes, which would last until the next garbage collection.
+            aborted.__context__ = None
+            raise aborted.with_traceback(None) from None
 
     # Declared as request streams even for unary requests, which look the same on the wire: grpc reads a stream only on
     # demand, so a caller that is refused cannot make the server hold a request in memory.

@@ -12,6 +12,8 @@ from grpc.aio._server import Server
 
 # Raised by sending if the caller is gone.
 CallerGone = cygrpc.ExecuteBatchError
+# Raised by `abort`, for grpc.aio.
+Aborted = cygrpc.AbortError
 
 Options = Sequence[tuple[str, Any]]
 

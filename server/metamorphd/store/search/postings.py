@@ -55,8 +55,8 @@ WHERE vault_id = :vault_id AND number = :number
 """
 DELETE_INDEXED = "DELETE FROM indexed_messages WHERE vault_id = :vault_id AND number = :number"
 GET_OFFSETS = "SELECT offsets FROM postings WHERE vault_id = :vault_id AND block = :block AND term = :term"
-# These are for all words of a message, as JSON arrays of hexadecimal numbers. Each statement takes the GIL anew, which
-# the threads that build a prompt keep for as long as a hundred of these take.
+# These are for all words of a message, as JSON arrays of hexadecimal numbers: after each statement a thread may have to
+# wait for the GIL (decision 11).
 ADD_OFFSET = """
 INSERT INTO postings (vault_id, block, term, offsets)
 SELECT :vault_id, :block, unhex(value), :place FROM json_each(:terms) WHERE true
