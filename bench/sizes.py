@@ -32,6 +32,8 @@ LEAST_CALLS = 3
 STARTS = 3
 MOST_RATIO = 1.5
 MOST_START_SECONDS = 2.0
+# A server sweeps a file that was not closed cleanly: of 15 GB for minutes.
+SWEEP_SECONDS = 1800
 
 
 @dataclass
@@ -75,6 +77,8 @@ class Sizes:
                     running.enter_context(_side(layout, file))
                     for layout, file in zip(self._layouts, files, strict=True)
                 ]
+                for side in sides:
+                    self._await_sweep(side.file)
                 for operation in self._operations:
                     self._step(operation.name)
                     yield self._attempted(operation, sides)
@@ -93,6 +97,17 @@ class Sizes:
             large,
             small,
         )
+
+    def _await_sweep(self, file: Path) -> None:
+        """Waits until the server has swept a file that the run before left by kill -9. Raises RuntimeError."""
+        until = time.monotonic() + SWEEP_SECONDS
+        marker = file.with_name(file.name + "-unswept")
+        if marker.exists():
+            self._step("waiting for the sweep of a file that was not closed cleanly")
+        while marker.exists():
+            if time.monotonic() > until:
+                raise RuntimeError(f"{file} is still not swept after {SWEEP_SECONDS} s")
+            time.sleep(0.5)
 
     def _attempted(self, operation: Operation, sides: Sequence[Side]) -> Figure:
         name = f"(g) {operation.name}"
