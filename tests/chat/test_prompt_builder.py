@@ -77,8 +77,15 @@ def test_thinking_is_included_only_if_signed_and_never_alone() -> None:
     signed, unsigned = ThinkingBlock("a", signature="s"), ThinkingBlock("b")
     redacted = ThinkingBlock("", redacted="r")
     spoken = TextBlock("said")
-    assert prompt(reply(signed, unsigned, redacted, spoken)) == [(Role.ASSISTANT, (signed, redacted, spoken))]
+    assert prompt(reply(signed, redacted, spoken, unsigned)) == [(Role.ASSISTANT, (signed, redacted, spoken))]
     assert prompt(reply(signed, redacted)) == []
+
+
+def test_thinking_of_a_reply_that_lacks_something_before_it_is_left_out() -> None:
+    signed, unsigned, redacted = ThinkingBlock("a", signature="s"), ThinkingBlock("b"), ThinkingBlock("", redacted="r")
+    spoken = TextBlock("said")
+    for lacking in (unsigned, TextBlock(" "), CALL):
+        assert prompt(reply(signed, lacking, redacted, spoken)) == [(Role.ASSISTANT, (spoken,))]
 
 
 def test_messages_before_the_last_summary_are_omitted_except_the_one_it_answers() -> None:

@@ -20,7 +20,8 @@ from metamorphd.llm.interface import (
     ReplyThinkingEnd,
     ReplyUsage,
 )
-from metamorphd.models.content import TextBlock, ThinkingBlock
+from metamorphd.llm.prefix import DIGEST_BYTES
+from metamorphd.models.content import TextBlock
 from metamorphd.models.generation import EffectiveOptions, Tool
 from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
@@ -28,7 +29,7 @@ from metamorphd.models.usage import Usage
 
 from tests.llm.claude import REFUSALS, opened, outcome, prompt, text
 from tests.support.fakes.messages_api import COUNT_PATH, FakeMessagesApi
-from tests.support.fakes.replies import Behaviour, Count, Reply, thinking
+from tests.support.fakes.replies import Behaviour, Count, Refusal, Reply, thinking
 
 
 async def test_a_reply_streams_with_its_usage_and_ends_once(api: FakeMessagesApi) -> None:
@@ -110,11 +111,13 @@ async def test_blocks_are_numbered_from_0_in_reply_order(api: FakeMessagesApi) -
     api.default = Reply(("a", thinking("hmm", "sig"), "b", "c"))
     async with opened(api) as claude:
         events, _ = await outcome(claude)
+    (ended,) = [event for event in events if isinstance(event, ReplyThinkingEnd)]
+    assert (ended.block.signature, len(ended.block.bound_to)) == ("sig", 2 * DIGEST_BYTES)
     assert [event for event in events if not isinstance(event, (ReplyUsage, ReplyStop))] == [
         ReplyText(0, "a"),
         ReplyThinking(1, "hmm"),
         ReplyThinking(1, ""),
-        ReplyThinkingEnd(1, ThinkingBlock("", signature="sig")),
+        ended,
         ReplyText(2, "b"),
         ReplyText(2, "c"),
     ]
@@ -189,3 +192,27 @@ async def test_count_failures_are_reported_like_reply_failures(
             await claude.count_tokens(prompt())
     assert type(error.value) is expected
     assert "provider's own words" not in str(error.value)
+
+
+async def test_a_prompt_whose_thinking_is_rejected_is_sent_again_without_it(api: FakeMessagesApi) -> None:
+    rejected = Refusal(400, "invalid_request_error", message="messages.1.content.0: Invalid `signature` in `thinking`")
+    api.script.extend([Reply((thinking("hmm", "sig"), "a"))])
+    async with opened(api) as claude:
+        events, _ = await outcome(claude)
+        (ended,) = [event.block for event in events if isinstance(event, ReplyThinkingEnd)]
+        asked = prompt()
+        said = (replace(ended, text="hmm"), TextBlock("a"))
+        messages = (*asked.messages, PromptMessage(Role.ASSISTANT, said), *asked.messages)
+        asked = replace(asked, messages=messages)
+        api.script.append(rejected)
+        events, error = await outcome(claude, asked)
+        assert (text(events), error) == ("You said: Hello", None)
+        api.script.append(rejected)
+        assert await claude.count_tokens(asked) > 0
+        # Once only, and not where there is nothing to leave out.
+        api.script.extend([rejected, rejected])
+        assert isinstance((await outcome(claude, asked))[1], errors.UpstreamRejected)
+        api.script.append(rejected)
+        assert isinstance((await outcome(claude))[1], errors.UpstreamRejected)
+    sent = [[block["type"] for block in received.body["messages"][1]["content"]] for received in api.requests[1:-1]]
+    assert sent == [["thinking", "text"], ["text"]] * 3

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from metamorphd.errors import AttachmentNotFound
 from metamorphd.llm.interface import AttachmentData
-from metamorphd.llm.request_body import STEP_BYTES, AttachmentSlots, RequestBody
+from metamorphd.llm.request_body import STEP_BYTES, AttachmentSlots, RequestBody, serialized
 
 
 def attachment(pieces: Sequence[bytes]) -> AttachmentData:
@@ -31,7 +31,7 @@ async def test_a_body_is_the_same_in_whatever_pieces_its_attachments_are_read(si
     # In the midst of a character.
     cut = [encoded[: 7 * sizes[0] + 1], encoded[7 * sizes[0] + 1 :]]
     slots = AttachmentSlots()
-    message = {"image": slots.base64("att_1"), "text": slots.text("att_2")}
+    message = serialized({"image": slots.base64("att_1"), "text": slots.text("att_2")})
     body = RequestBody({"model": "m"}, [message] * 2, slots, {"att_1": attachment(pieces), "att_2": attachment(cut)})
     # A retry sends it again.
     first, second = await sent(body), await sent(body)
@@ -50,7 +50,9 @@ async def test_a_body_whose_attachment_is_gone_fails_again_at_once() -> None:
         raise AttachmentNotFound(attachment_id="att_1")
 
     slots = AttachmentSlots()
-    body = RequestBody({"model": "m"}, [{"a": slots.base64("att_1")}], slots, {"att_1": AttachmentData(10, read)})
+    body = RequestBody(
+        {"model": "m"}, [serialized({"a": slots.base64("att_1")})], slots, {"att_1": AttachmentData(10, read)}
+    )
     for _ in range(2):
         with pytest.raises(AttachmentNotFound):
             await sent(body)
@@ -59,6 +61,6 @@ async def test_a_body_whose_attachment_is_gone_fails_again_at_once() -> None:
 
 async def test_a_body_that_was_cleared_holds_nothing() -> None:
     slots = AttachmentSlots()
-    body = RequestBody({"model": "m"}, [{"a": slots.text("att_1")}], slots, {"att_1": attachment([b"a"])})
+    body = RequestBody({"model": "m"}, [serialized({"a": slots.text("att_1")})], slots, {"att_1": attachment([b"a"])})
     body.clear()
     assert await sent(body) == b""

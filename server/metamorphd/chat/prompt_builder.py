@@ -21,6 +21,7 @@ from metamorphd.models.content import (
     ToolUseBlock,
     attachment_blocks,
     map_attachments,
+    spoken,
 )
 from metamorphd.models.message import BranchMessage, Role
 
@@ -40,7 +41,7 @@ def prompt_messages(branch: Sequence[BranchMessage]) -> tuple[PromptMessage, ...
         if not _is_plain(content):
             asks = message.role is Role.ASSISTANT
             answered = _answered(content, after) if asks else _answered(before, content)
-            content = tuple(block for block in content if _sendable(block, answered))
+            content = _sent(content, answered)
         if message.role is Role.USER:
             messages.append(PromptMessage(message.role, content or (GONE,)))
         elif any(not isinstance(block, ThinkingBlock) for block in content):
@@ -74,6 +75,19 @@ def _answered(reply: Content, answer: Content) -> AbstractSet[str]:
     calls = {block.tool_use_id for block in reply if isinstance(block, ToolUseBlock)}
     results = {block.tool_use_id for block in answer if isinstance(block, ToolResultBlock)}
     return calls if calls == results else set()
+
+
+def _sent(content: Content, answered: AbstractSet[str]) -> Content:
+    """Returns what of a message's content is sent: of a reply that lacks something before its thinking, none of it."""
+    sent, lacks = [], False
+    for block in content:
+        if not _sendable(block, answered):
+            lacks = True
+        elif lacks and isinstance(block, ThinkingBlock):
+            return spoken(tuple(block for block in content if _sendable(block, answered)))
+        else:
+            sent.append(block)
+    return tuple(sent)
 
 
 def _sendable(block: Block, answered: AbstractSet[str]) -> bool:

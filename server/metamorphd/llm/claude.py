@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
+import structlog
 
 from metamorphd.errors import (
     DomainError,
@@ -28,7 +29,7 @@ from metamorphd.errors import (
 )
 from metamorphd.llm.event_stream import EventStream
 from metamorphd.llm.interface import LARGE_TEXT, Prompt, ReplyEvent
-from metamorphd.llm.messages_api import Body, Reply, body_of, count_body_of
+from metamorphd.llm.messages_api import Reply, Request, count_request, reply_request, without_thinking
 
 # Importing anthropic takes a second or more and tens of megabytes, so the server begins to serve meanwhile.
 if TYPE_CHECKING:
@@ -40,9 +41,13 @@ CONNECT_SECONDS = 10.0
 LONGEST_RETRY_WAIT = 20.0
 # Makes the SDK return a response whose bytes have not been read, like its own `with_streaming_response`.
 STREAMED = {"X-Stainless-Raw-Response": "stream"}
+_THINKING = re.compile(r"thinking|signature", re.IGNORECASE)
 _ERROR_TYPE = re.compile(r"[a-z_]{1,64}")
 SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached"}
 _SPENT = re.compile(r"You have reached your specified (workspace )?API usage limits|Your credit balance is too low")
+
+
+logger = structlog.get_logger(__name__)
 
 
 class Claude:
@@ -99,24 +104,21 @@ class Claude:
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
         await self.opened()
-        answered = False
-        # Outside the try block, which would blame the provider for an error of ours.
-        body, headers = await _built(partial(body_of, compact_above=self._compact_above), prompt)
-        # Attachments are not needed once they are sent, and a reply takes minutes.
+        # The SDK sends, retries and raises. The stream is read here, with a third of the SDK's own work.
+        sending = self._answer(
+            "/v1/messages",
+            partial(reply_request, compact_above=self._compact_above),
+            prompt,
+            cast_to=self._streamed,
+            headers=STREAMED,
+        )
+        # A reply takes minutes, and the prompt is not needed once it is sent.
         del prompt
-        reply, stream = Reply(), EventStream()
+        response, prefix = await sending
+        reply, stream = Reply(prefix=prefix), EventStream()
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(response.close)
             try:
-                # The SDK sends, retries and raises. The stream is read here, with a third of the SDK's own work.
-                response = await self._client.post(
-                    "/v1/messages",
-                    cast_to=self._streamed,
-                    content=body,
-                    options={"headers": headers | STREAMED},
-                )
-                stack.push_async_callback(response.close)
-                body.clear()
-                answered = True
                 async for chunk in response.iter_bytes():
                     events, failure = _read(chunk, stream, reply)
                     if events:
@@ -124,28 +126,54 @@ class Claude:
                     if failure is not None:
                         raise failure
             except self._errors.all as exc:
-                raise body.failure or self._errors.translate(exc, answered=answered) from exc
+                raise self._errors.translate(exc, answered=True) from exc
             if not reply.complete:
                 raise UpstreamInterrupted
 
     async def count_tokens(self, prompt: Prompt) -> int:
         await self.opened()
-        body, headers = await _built(count_body_of, prompt)
-        del prompt
+        counted, _ = await self._answer(
+            "/v1/messages/count_tokens", count_request, prompt, cast_to=self._counted, headers={}
+        )
         try:
-            counted: Any = await self._client.post(
-                "/v1/messages/count_tokens", cast_to=self._counted, content=body, options={"headers": headers}
-            )
             # Checked here, because the SDK does not check that it is a number.
             return operator.index(counted.input_tokens)
         except self._errors.all as exc:
-            raise body.failure or self._errors.translate(exc, answered=False) from exc
+            raise self._errors.translate(exc, answered=False) from exc
+
+    async def _answer(
+        self, path: str, build: Callable[[Prompt], Request], prompt: Prompt, *, cast_to: Any, headers: dict[str, str]
+    ) -> tuple[Any, str]:
+        """Sends a prompt. Returns the answer, and what identifies the request.
+
+        If thinking of earlier replies is rejected, the prompt is sent once more without it: whatever the provider
+        holds against it, the conversation can go on.
+        """
+        request = await _built(build, prompt)
+        retry = without_thinking(prompt) if request.thinks else None
+        del prompt
+        while True:
+            # Outside the try block, which would blame the provider for an error of ours.
+            length = {"Content-Length": str(await request.body.size())}
+            try:
+                answer = await self._client.post(
+                    path, cast_to=cast_to, content=request.body, options={"headers": request.headers | headers | length}
+                )
+            except self._errors.all as exc:
+                if retry is None or not self._errors.rejects_thinking(exc):
+                    raise request.body.failure or self._errors.translate(exc, answered=False) from exc
+                logger.warning("the thinking of earlier replies was rejected; sending again without it")
+            else:
+                return answer, request.prefix
+            finally:
+                # The SDK keeps a reference to it as long as the reply is read.
+                request.body.clear()
+            request, retry = await _built(build, retry), None
 
 
-async def _built(build: Callable[[Prompt], Body], prompt: Prompt) -> Body:
-    """Returns a prompt's body, and its headers. A body that takes milliseconds is built on a thread."""
-    body, headers = await asyncio.to_thread(build, prompt) if prompt.text_bytes > LARGE_TEXT else build(prompt)
-    return body, headers | {"Content-Length": str(await body.size())}
+async def _built(build: Callable[[Prompt], Request], prompt: Prompt) -> Request:
+    """Returns the call for a prompt. One that takes milliseconds is built on a thread."""
+    return await asyncio.to_thread(build, prompt) if prompt.text_bytes > LARGE_TEXT else build(prompt)
 
 
 class _Errors:
@@ -166,6 +194,12 @@ class _Errors:
                 # Not from `exc`: the SDK retries errors that have one of its own among their causes.
                 raise UpstreamStalled from exc.__cause__
             raise
+
+    def rejects_thinking(self, exc: Exception) -> bool:
+        """Returns whether a request was rejected because of thinking in it, as only the error's text tells."""
+        if not isinstance(exc, self._anthropic.BadRequestError):
+            return False
+        return isinstance(exc.api_message, str) and _THINKING.search(exc.api_message) is not None
 
     def translate(self, exc: Exception, *, answered: bool) -> DomainError:
         """Returns our error for an exception. `answered`: the reply had begun, so the request cannot be the cause."""

@@ -6,10 +6,12 @@ https://platform.claude.com/docs/en/api/messages
 import json
 import operator
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from metamorphd.llm.interface import (
     Prompt,
+    PromptMessage,
     ReplyCompaction,
     ReplyEvent,
     ReplyStop,
@@ -20,7 +22,8 @@ from metamorphd.llm.interface import (
     ReplyUsage,
 )
 from metamorphd.llm.json_object import json_object
-from metamorphd.llm.request_body import AttachmentSlots, RequestBody
+from metamorphd.llm.prefix import Prefix
+from metamorphd.llm.request_body import AttachmentSlots, RequestBody, serialized
 from metamorphd.models.content import (
     CONTENT_BYTES,
     Block,
@@ -32,6 +35,7 @@ from metamorphd.models.content import (
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
+    spoken,
 )
 from metamorphd.models.generation import EffectiveOptions, ToolChoice
 from metamorphd.models.message import Role
@@ -57,40 +61,76 @@ COUNTS = {
 LARGEST_COUNT = 2**31 - 1
 COMPACTION_BETA = "compact-2026-01-12"
 COMPACTION = "compact_20260112"
+# What precedes the messages, for the provider that signs thinking.
+BEGINNING = ("model", "system", "tools")
+UNCOUNTED = ("max_tokens", "stop_sequences")
 
 
-Body = tuple[RequestBody, dict[str, str]]
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call: its body and its headers. `prefix` identifies all that it says, to which thinking in the reply is bound.
+
+    `thinks`: it sends thinking of earlier replies.
+    """
+
+    body: RequestBody
+    headers: dict[str, str]
+    prefix: str
+    thinks: bool
 
 
-def body_of(prompt: Prompt, *, compact_above: int) -> Body:
-    """Returns the body of a call that streams a reply, and its headers.
+def reply_request(prompt: Prompt, *, compact_above: int) -> Request:
+    """Returns the call that streams a reply.
 
     Schemas and tool inputs are sent unchanged, with members in the same order.
     """
-    return _body(request_of(prompt, compact_above=compact_above) | {"stream": True}, prompt)
+    return _request(parameters_of(prompt, compact_above=compact_above) | {"stream": True}, prompt)
 
 
-def count_body_of(prompt: Prompt) -> Body:
-    """Returns the body of a call that counts the input tokens of the request of `body_of`, and its headers."""
-    request = request_of(prompt, compact_above=0)
-    counted = {name: value for name, value in request.items() if name not in ("max_tokens", "stop_sequences")}
-    return _body(counted, prompt)
+def count_request(prompt: Prompt) -> Request:
+    """Returns the call that counts the input tokens of that of `reply_request`."""
+    parameters = parameters_of(prompt, compact_above=0)
+    return _request({name: parameters[name] for name in parameters if name not in UNCOUNTED}, prompt)
 
 
-def _body(request: dict[str, Any], prompt: Prompt) -> Body:
+def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
     slots = AttachmentSlots()
+    prefix = Prefix(serialized({name: parameters.get(name) for name in BEGINNING}))
     blocks = (block for message in prompt.messages for block in message.content)
-    messages = (
-        {"role": ROLES[message.role], "content": _content(message.content, slots)} for message in prompt.messages
-    )
-    body = RequestBody(request, messages, slots, prompt.attachments)
     headers = {}
-    if "context_management" in request or any(isinstance(block, CompactionBlock) for block in blocks):
+    if "context_management" in parameters or any(isinstance(block, CompactionBlock) for block in blocks):
         headers["anthropic-beta"] = COMPACTION_BETA
-    return body, headers
+    messages = list(_messages(prompt.messages, slots, prefix))
+    body = RequestBody(parameters, (message for message, _ in messages), slots, prompt.attachments)
+    return Request(body, headers, prefix.digest, thinks=any(thinks for _, thinks in messages))
 
 
-def request_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
+def without_thinking(prompt: Prompt) -> Prompt:
+    """Returns a prompt without the thinking of earlier replies."""
+    messages = tuple(replace(message, content=spoken(message.content)) for message in prompt.messages)
+    return replace(prompt, messages=messages)
+
+
+def _messages(
+    messages: Iterable[PromptMessage], slots: AttachmentSlots, prefix: Prefix
+) -> Iterator[tuple[bytes, bool]]:
+    """Yields messages as they are sent, and whether they have thinking. Adds each to `prefix`.
+
+    Thinking is left out of a reply to a request that said something else before it. That changes what precedes later
+    replies, so their thinking is left out as well.
+    """
+    for message in messages:
+        content = message.content
+        bound_to = {block.bound_to for block in content if isinstance(block, ThinkingBlock)}
+        if bound_to and bound_to != {prefix.digest}:
+            content = spoken(content)
+            bound_to = set()
+        written = serialized({"role": ROLES[message.role], "content": _content(content, slots)})
+        prefix.add(slots.without_mark(written))
+        yield written, bool(bound_to)
+
+
+def parameters_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
     """Returns the parameters of a call, without its messages."""
     options = prompt.options
     request: dict[str, Any] = {
@@ -184,10 +224,14 @@ def _source(media_type: str, attachment_id: str, slots: AttachmentSlots) -> dict
 
 
 class Reply:
-    """Reads the raw events of one reply. `complete` once the reply has ended properly."""
+    """Reads the raw events of one reply. `complete` once the reply has ended properly.
 
-    def __init__(self) -> None:
+    `prefix` identifies the request that it answers.
+    """
+
+    def __init__(self, *, prefix: str = "") -> None:
         self.complete = False
+        self._prefix = prefix
         self._reported = dict.fromkeys(COUNTS, 0)
         self._compaction = dict.fromkeys(COUNTS, 0)
         self._stop_reason = StopReason.OTHER
@@ -253,10 +297,10 @@ class Reply:
                 place = self._place(opened)
                 # The block's only event if the provider does not show its thinking.
                 yield ReplyThinking(place, "")
-                yield ReplyThinkingEnd(place, ThinkingBlock("", signature=opened.signature))
+                yield ReplyThinkingEnd(place, ThinkingBlock("", signature=opened.signature, bound_to=self._prefix))
             case "redacted_thinking":
                 redacted = _text(opened.block["data"])
-                yield ReplyThinkingEnd(self._place(opened), ThinkingBlock("", redacted=redacted))
+                yield ReplyThinkingEnd(self._place(opened), ThinkingBlock("", redacted=redacted, bound_to=self._prefix))
             case "tool_use":
                 block = opened.tool_use()
                 self._inputs.append(block.input)

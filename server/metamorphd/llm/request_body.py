@@ -36,6 +36,10 @@ class AttachmentSlots:
         """Returns the string that stands for an attachment's data in base64."""
         return f"{self._mark}:base64:{attachment_id}"
 
+    def without_mark(self, serialized: bytes) -> bytes:
+        """Returns what was serialized with the ids of attachments alone, the same in every request."""
+        return serialized.replace(self._mark.encode(), b"")
+
     def split(self, serialized: bytes) -> Iterator[bytes | tuple[str, bool]]:
         """Yields the bytes between slots, and for each slot the id of its attachment and whether it is sent as text."""
         if self._mark.encode() not in serialized:
@@ -50,7 +54,7 @@ class AttachmentSlots:
 
 
 class RequestBody:
-    """A JSON body: a request, which is not empty, and its messages.
+    """A JSON body: a request, which is not empty, and its messages, which are serialized.
 
     An iterable, because a retry sends it again. Messages are serialized one by one, since all at once would hold the
     GIL for milliseconds. `failure` is why an attachment could not be read, which ends the call and all its retries.
@@ -59,7 +63,7 @@ class RequestBody:
     def __init__(
         self,
         request: Mapping[str, Any],
-        messages: Iterable[Mapping[str, Any]],
+        messages: Iterable[bytes],
         slots: AttachmentSlots,
         attachments: Mapping[str, AttachmentData],
     ) -> None:
@@ -103,13 +107,13 @@ class RequestBody:
 
 
 def _pieces(
-    request: Mapping[str, Any], messages: Iterable[Mapping[str, Any]], slots: AttachmentSlots
+    request: Mapping[str, Any], messages: Iterable[bytes], slots: AttachmentSlots
 ) -> Iterator[bytes | tuple[str, bool]]:
-    yield _serialized(request)[:-1] + b',"messages":['
+    yield serialized(request)[:-1] + b',"messages":['
     separator = b""
     for message in messages:
         yield separator
-        yield from slots.split(_serialized(message))
+        yield from slots.split(message)
         separator = b","
     yield b"]}"
 
@@ -131,7 +135,8 @@ def _joined(pieces: Iterable[bytes | tuple[str, bool]]) -> Iterator[bytes | tupl
         yield bytes(held)
 
 
-def _serialized(request: Mapping[str, Any]) -> bytes:
+def serialized(request: Mapping[str, Any]) -> bytes:
+    """Returns JSON, with members in the given order."""
     try:
         return orjson.dumps(request)
     except TypeError:

@@ -51,11 +51,15 @@ class ToolResultBlock:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingBlock:
-    """Thinking. `signature` and `redacted` are the provider's, sent back to it unchanged; empty if it sent none."""
+    """Thinking. `signature` and `redacted` are the provider's, sent back to it unchanged; empty if it sent none.
+
+    `bound_to` identifies the request that it answered, without which the provider refuses it; empty if unknown.
+    """
 
     text: str
     signature: str = ""
     redacted: str = ""
+    bound_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,11 @@ def attachment_blocks(content: Content) -> Iterator[AttachmentBlock]:
 def text_of(content: Content) -> str:
     """Returns the text of the text blocks, joined by line breaks, without that of tool results."""
     return "\n".join(block.text for block in content if isinstance(block, TextBlock))
+
+
+def spoken(content: Content) -> Content:
+    """Returns content without blocks of thinking."""
+    return tuple(block for block in content if not isinstance(block, ThinkingBlock))
 
 
 def text_size(content: Content) -> int:

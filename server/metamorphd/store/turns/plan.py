@@ -33,11 +33,13 @@ ORDER BY turn_id
 LIMIT 1
 """
 # Of a turn that ended otherwise, tool calls are for display only.
-GET_PENDING = """
-SELECT CASE WHEN messages.delete_time IS NULL THEN messages.content ELSE '[]' END AS content, turns.options
+GET_BEFORE = """
+SELECT turns.options, CASE
+    WHEN role = 'ASSISTANT' AND turns.status = 'COMPLETED' AND turns.stop_reason = 'TOOL_USE'
+    THEN CASE WHEN messages.delete_time IS NULL THEN messages.content ELSE '[]' END
+END AS calls
 FROM messages JOIN turns ON turns.vault_id = :vault_id AND turns.turn_id = messages.turn_id
-WHERE messages.vault_id = :vault_id AND message_id = :message_id AND role = 'ASSISTANT'
-    AND turns.status = 'COMPLETED' AND turns.stop_reason = 'TOOL_USE'
+WHERE messages.vault_id = :vault_id AND message_id = :message_id
 """
 
 
@@ -121,21 +123,23 @@ async def _refuse_busy(tx: Transaction, *, session_id: str, user_message_id: str
 
 
 async def _options_before(tx: Transaction, *, follows: str | None, content: Content) -> EffectiveOptions:
-    """Returns what holds for `content` where its options are absent: with a tool's results the tools, the thinking and
-    the schema of the turn before, which the provider wants as they were; else the defaults.
+    """Returns what holds for `content` where its options are absent: the tools of the turn before, since thinking is
+    bound to them; with a tool's results also its thinking and its schema, which the provider wants as they were.
 
     Raises ToolResultRequired, ToolResultUnexpected.
     """
     results = [block.tool_use_id for block in content if isinstance(block, ToolResultBlock)]
-    asked = None if follows is None else await tx.one(GET_PENDING, message_id=follows)
-    if asked is not None:
-        _refuse_other_results(decode_content(asked.content), results)
+    before = None if follows is None else await tx.one(GET_BEFORE, message_id=follows)
+    if before is not None and before.calls is not None:
+        _refuse_other_results(decode_content(before.calls), results)
     elif results:
         raise ToolResultUnexpected(tool_use_ids=",".join(results))
-    if asked is None or not results:
+    if before is None:
         return EffectiveOptions()
-    before = decode_options(asked.options)
-    return EffectiveOptions(tools=before.tools, thinking=before.thinking, response_schema=before.response_schema)
+    options = decode_options(before.options)
+    if not results:
+        return EffectiveOptions(tools=options.tools)
+    return EffectiveOptions(tools=options.tools, thinking=options.thinking, response_schema=options.response_schema)
 
 
 def _refuse_other_results(reply: Content, results: Sequence[str]) -> None:

@@ -437,8 +437,7 @@ type GenerationOptions struct {
 	// Whether and how the model thinks. If absent in SendMessage: as in the previous turn if the message has tool
 	// results, else the provider's default.
 	Thinking *ThinkingConfig `protobuf:"bytes,4,opt,name=thinking,proto3" json:"thinking,omitempty"`
-	// The tools that the model may call. If absent in SendMessage: those of the previous turn if the message has tool
-	// results, else none. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
+	// The tools that the model may call. If absent in SendMessage: those of the previous turn. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
 	// server's limit on content.
 	Tools *ToolList `protobuf:"bytes,5,opt,name=tools,proto3" json:"tools,omitempty"`
 	// How the model chooses among the tools. If absent in SendMessage: the model decides. Fails with INVALID_ARGUMENT /

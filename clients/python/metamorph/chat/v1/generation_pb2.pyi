@@ -259,8 +259,7 @@ class GenerationOptions(_message.Message):
 
     @_builtins.property
     def tools(self) -> Global___ToolList:
-        """The tools that the model may call. If absent in SendMessage: those of the previous turn if the message has tool
-        results, else none. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
+        """The tools that the model may call. If absent in SendMessage: those of the previous turn. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
         server's limit on content.
         """
 

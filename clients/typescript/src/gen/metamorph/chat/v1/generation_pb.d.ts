@@ -191,8 +191,7 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
   thinking?: ThinkingConfig | undefined;
 
   /**
-   * The tools that the model may call. If absent in SendMessage: those of the previous turn if the message has tool
-   * results, else none. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
+   * The tools that the model may call. If absent in SendMessage: those of the previous turn. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
    * server's limit on content.
    *
    * @generated from field: metamorph.chat.v1.ToolList tools = 5;

@@ -1,0 +1,215 @@
+"""Whatever happens to a conversation, the provider accepts what is sent next.
+
+Random conversations with a provider that enforces its rules: docs/decisions/0033-thinking-is-bound-to-its-prompt.md.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1 import generation_pb2, message_pb2, session_pb2
+from metamorph.vault.v1 import vault_service_pb2 as vault_pb
+
+from tests.support.caller import Caller, Events, text_block
+from tests.support.fakes.messages_api import COUNT_PATH, FakeMessagesApi, Received
+from tests.support.fakes.replies import Behaviour, Block, Count, Refusal, Reply, compaction, thinking, tool_use
+from tests.support.fakes.rules import broken, sign
+from tests.support.media import FILES
+from tests.support.refusal import Refusal as Refused
+from tests.support.tools import CALL, WEATHER, result
+from tests.support.turns import regenerate
+
+STEPS = 60
+MODELS = ("",) * 20 + ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5")
+FORECAST = generation_pb2.Tool(name="forecast", description="Looks ahead.", input_schema='{"type": "object"}')
+# A tool call that is pending, which other calls than a message with its results run into.
+EXPECTED = ("TOOL_RESULT_REQUIRED",)
+ENDINGS = ("stop",) * 12 + ("drop", "tear", "error", "truncate")
+
+
+class Provider:
+    """A provider that enforces its rules, and replies at random: with thinking, text, tool calls, summaries."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.faults: list[str] = []
+        self.thoughts_sent = 0
+        self._chance = chance
+        self._calls = 0
+
+    def __call__(self, received: Received) -> Behaviour:
+        if (refusal := self._refusal(received)) is not None:
+            return refusal
+        if received.path == COUNT_PATH:
+            return Count(7)
+        sent = [block["type"] for message in received.body["messages"] for block in message["content"]]
+        self.thoughts_sent += sent.count("thinking")
+        return self._reply(received.body)
+
+    def thinking(self, received: Received, *, tool: bool) -> Behaviour:
+        """Returns a reply that thinks, and calls a tool if `tool`."""
+        signature = sign(received.body, [], "Hmm.")
+        chunks = (thinking("Hmm.", signature), CALL if tool else "Well.")
+        return self._refusal(received) or Reply(chunks, stop_reason="tool_use" if tool else "end_turn")
+
+    def _refusal(self, received: Received) -> Refusal | None:
+        fault = broken(received.body, received.headers)
+        if fault is None:
+            return None
+        self.faults.append(fault)
+        return Refusal(400, "invalid_request_error", message=fault)
+
+    def _reply(self, body: dict[str, Any]) -> Reply:
+        chance = self._chance
+        blocks: list[dict[str, Any]] = []
+        chunks: list[str | Block] = []
+        if "context_management" in body and len(body["messages"]) > 6 and chance.random() < 0.1:
+            blocks.append({"type": "compaction", "content": "So far."})
+            chunks.append(compaction("So far."))
+        for number in range(chance.randint(1, 2)):
+            thought = chance.choice(("", "Hmm. ", "Well, well. "))
+            signature = sign(body, blocks, thought)
+            blocks.append({"type": "thinking", "thinking": thought, "signature": signature})
+            chunks.append(thinking(thought, signature))
+            text = f"Number {number}."
+            blocks.append({"type": "text", "text": text})
+            chunks.append(text)
+        stop = chance.choice(("end_turn",) * 6 + ("max_tokens", "stop_sequence"))
+        if body.get("tools") and chance.random() < 0.5:
+            stop = "tool_use"
+            for _ in range(chance.randint(1, 2)):
+                self._calls += 1
+                chunks.append(tool_use(f"toolu_{self._calls}", body["tools"][0]["name"], "{}"))
+        return Reply(tuple(chunks), stop_reason=stop, ending=chance.choice(ENDINGS))
+
+
+class Conversation:
+    """A session in which anything happens, in an order that `chance` decides."""
+
+    def __init__(self, alice: Caller, session_id: str, chance: random.Random) -> None:
+        self._alice = alice
+        self._session_id = session_id
+        self._chance = chance
+        self._steps: tuple[Callable[[], Awaitable[None]], ...] = (
+            *(self._send,) * 20,
+            self._regenerate,
+            self._delete,
+            self._prompt_of_session,
+            self._prompt_of_vault,
+            self._count,
+        )
+
+    async def step(self) -> None:
+        try:
+            await self._chance.choice(self._steps)()
+        except grpc.aio.AioRpcError as error:
+            refused = Refused(error)
+            assert refused.reason in EXPECTED, (refused.reason, refused.message)
+
+    async def _send(self) -> None:
+        request = await self._request()
+        try:
+            await Events(self._alice.chat.SendMessage(request, metadata=self._alice.metadata)).rest()
+        except grpc.aio.AioRpcError as error:
+            refused = Refused(error)
+            if refused.reason != "TOOL_RESULT_REQUIRED":
+                raise
+            results = [result(call) for call in refused.info.metadata["tool_use_ids"].split(",")]
+            del request.content[:]
+            request.content.extend([*results, text_block("Well?")] if self._chance.random() < 0.3 else results)
+            await Events(self._alice.chat.SendMessage(request, metadata=self._alice.metadata)).rest()
+
+    async def _request(self) -> pb.SendMessageRequest:
+        chance = self._chance
+        content = [text_block(f"Say {chance.random()}")]
+        if chance.random() < 0.2:
+            image = message_pb2.ImageBlock(media_type="image/png", data=FILES["image/png"])
+            content.append(message_pb2.ContentBlock(image=image))
+        options = generation_pb2.GenerationOptions()
+        if chance.random() < 0.15:
+            options.tools.CopyFrom(generation_pb2.ToolList(values=chance.choice(([], [WEATHER], [FORECAST, WEATHER]))))
+        if model := chance.choice(MODELS):
+            options.model = model
+        if chance.random() < 0.3:
+            options.thinking.mode = generation_pb2.THINKING_MODE_ADAPTIVE
+        request = pb.SendMessageRequest(session_id=self._session_id, content=content, options=options)
+        if chance.random() < 0.15 and (messages := await self._messages()):
+            request.parent_message_id = chance.choice(messages).message_id
+        return request
+
+    async def _messages(self) -> list[message_pb2.Message]:
+        return await self._alice.messages(self._session_id, all_branches=True, page_size=200)
+
+    async def _regenerate(self) -> None:
+        asked = [message for message in await self._messages() if message.role == message_pb2.ROLE_USER]
+        kept = [message for message in asked if not message.HasField("delete_time")]
+        if kept:
+            await regenerate(self._alice, self._chance.choice(kept).message_id).rest()
+
+    async def _delete(self) -> None:
+        if messages := await self._messages():
+            request = pb.DeleteMessageRequest(message_id=self._chance.choice(messages).message_id)
+            await self._alice.chat.DeleteMessage(request, metadata=self._alice.metadata)
+
+    async def _prompt_of_session(self) -> None:
+        session = session_pb2.Session(session_id=self._session_id, system_prompt=self._chance.choice(("", "A", "B")))
+        request = pb.UpdateSessionRequest(session=session, update_mask=FieldMask(paths=["system_prompt"]))
+        await self._alice.chat.UpdateSession(request, metadata=self._alice.metadata)
+
+    async def _prompt_of_vault(self) -> None:
+        vault = vault_pb.Vault(system_prompt=self._chance.choice(("", "C", "D")))
+        request = vault_pb.UpdateVaultRequest(vault=vault, update_mask=FieldMask(paths=["system_prompt"]))
+        await self._alice.vault.UpdateVault(request, metadata=self._alice.metadata)
+
+    async def _count(self) -> None:
+        request = pb.CountTokensRequest(message=await self._request())
+        await self._alice.chat.CountTokens(request, metadata=self._alice.metadata)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_nothing_that_happens_to_a_conversation_makes_the_provider_refuse_it(
+    alice: Caller, api: FakeMessagesApi, seed: int
+) -> None:
+    chance = random.Random(seed)
+    provider = Provider(chance)
+    api.default = provider
+    session = await alice.create_session(title="Set, so that no call is for a title")
+    conversation = Conversation(alice, session.session_id, chance)
+    for _ in range(STEPS):
+        await conversation.step()
+    assert provider.faults == []
+    # Not because all thinking was left out.
+    assert provider.thoughts_sent > STEPS
+
+
+async def test_thinking_is_sent_back_as_long_as_nothing_before_it_changed(alice: Caller, api: FakeMessagesApi) -> None:
+    provider = Provider(random.Random())
+    api.default = lambda received: provider.thinking(received, tool=len(api.requests) == 1)
+    session = await alice.create_session(title="Set", system_prompt="A")
+
+    async def thoughts(*content: message_pb2.ContentBlock, **fields: Any) -> list[int]:
+        """Sends a message, and returns how many thoughts of each earlier reply were sent with it."""
+        await alice.send(session.session_id, **({"content": content} if content else {}), **fields)
+        messages = api.requests[-1].body["messages"]
+        replies = [message["content"] for message in messages if message["role"] == "assistant"]
+        return [sum(block["type"] == "thinking" for block in reply) for reply in replies]
+
+    assert await thoughts(tools=[WEATHER]) == []
+    assert await thoughts(result()) == [1]
+    # The commonest of all: a plain message after a tool exchange.
+    assert await thoughts() == [1, 1]
+    assert await thoughts(tools=[]) == [0, 0, 0]
+    assert await thoughts() == [0, 0, 0, 1]
+    # As in the beginning, so is what precedes the first three.
+    assert await thoughts(tools=[WEATHER]) == [1, 1, 1, 0, 0]
+    assert await thoughts(model="claude-opus-5-5") == [0] * 6
+    assert await thoughts() == [1, 1, 1, 0, 0, 1, 0]
+    mask = FieldMask(paths=["system_prompt"])
+    changed = session_pb2.Session(session_id=session.session_id, system_prompt="B")
+    await alice.chat.UpdateSession(pb.UpdateSessionRequest(session=changed, update_mask=mask), metadata=alice.metadata)
+    assert await thoughts() == [0] * 8
+    assert await thoughts() == [0] * 8 + [1]
+    assert provider.faults == []

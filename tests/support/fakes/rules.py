@@ -1,0 +1,102 @@
+"""The rules of the Messages API that a conversation can break, as its documentation states them.
+
+Stricter than the provider where it would drop something without an error: what may not be sent is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+LARGEST_REQUEST = 32_000_000
+BLANK = " \t\n\f\r"
+# Of an image or document in base64.
+LARGEST_SOURCE = {"image": 10 * 1024 * 1024, "document": 32_000_000}
+MOST_IMAGES = 100
+BETAS = {"compaction": "compact-2026-01-12"}
+
+
+def sign(body: Mapping[str, Any], reply: Sequence[Mapping[str, Any]], thought: str) -> str:
+    """Returns the signature of thinking that follows the blocks of `reply`, in a reply to the request `body`."""
+    return _signature(body, body["messages"], reply, thought)
+
+
+def broken(body: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
+    """Returns the first rule that a request breaks, in the provider's way to say so, or None."""
+    return next(_broken(body, headers), None)
+
+
+def _broken(body: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
+    messages = body["messages"]
+    if len(json.dumps(body)) > LARGEST_REQUEST:
+        yield "Request exceeds the maximum size"
+    if not messages or messages[0]["role"] != "user":
+        yield "messages: first message must use the user role"
+    elif messages[-1]["role"] != "user":
+        yield "messages: the conversation must end with a user message"
+    for number, (message, after) in enumerate(pairwise(messages), start=1):
+        if message["role"] == after["role"] == "assistant":
+            yield f"messages.{number}: two messages of the assistant"
+    for number, message in enumerate(messages):
+        yield from _of_message(body, number, message, headers)
+    images = [block for message in messages for _, block in _blocks(message["content"]) if block["type"] == "image"]
+    if len(images) > MOST_IMAGES:
+        yield f"messages: at most {MOST_IMAGES} images"
+
+
+def _of_message(
+    body: Mapping[str, Any], number: int, message: Mapping[str, Any], headers: Mapping[str, str]
+) -> Iterator[str]:
+    content, messages = message["content"], body["messages"]
+    where = f"messages.{number}"
+    if not content:
+        yield f"{where}: content must not be empty"
+    for path, block in _blocks(content):
+        yield from (f"{where}.{path}{fault}" for fault in _of_block(block, headers))
+    calls = [block["id"] for block in content if block["type"] == "tool_use"]
+    if calls:
+        answer = messages[number + 1]["content"] if number + 1 < len(messages) else []
+        results = [block["tool_use_id"] for block in answer if block["type"] == "tool_result"]
+        if sorted(calls) != sorted(results):
+            yield f"{where}: `tool_use` ids were found without `tool_result` blocks immediately after: {calls}"
+    results = [block["tool_use_id"] for block in content if block["type"] == "tool_result"]
+    asked = [block.get("id") for block in messages[number - 1]["content"]] if number else []
+    if set(results) - set(asked):
+        yield f"{where}: unexpected `tool_use_id` found in `tool_result` blocks: {results}"
+    if any(block["type"] == "tool_result" for block in content[len(results) :]):
+        yield f"{where}: `tool_result` blocks must come first"
+    for place, block in enumerate(content):
+        if block["type"] in ("thinking", "redacted_thinking"):
+            thought = block.get("thinking", "")
+            signed = block["signature"] if block["type"] == "thinking" else block["data"]
+            if signed != _signature(body, messages[:number], content[:place], thought):
+                yield f"{where}.content.{place}: Invalid `signature`: the block is bound to a different conversation"
+
+
+def _blocks(content: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for place, block in enumerate(content):
+        yield f"content.{place}", block
+        if block["type"] == "tool_result":
+            for inner, part in enumerate(block["content"]):
+                yield f"content.{place}.tool_result.content.{inner}", part
+
+
+def _of_block(block: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
+    kind = block["type"]
+    if kind == "text" and not block["text"].strip(BLANK):
+        yield ": text content blocks must contain non-whitespace text"
+    if kind in BETAS and BETAS[kind] not in headers.get("anthropic-beta", ""):
+        yield f": {kind} blocks require a beta header"
+    if kind in LARGEST_SOURCE and len(block["source"]["data"]) > LARGEST_SOURCE[kind]:
+        yield f".{kind}.source.base64: {kind} exceeds the maximum size"
+    if kind == "tool_result" and block.get("is_error") and any(part["type"] != "text" for part in block["content"]):
+        yield ".tool_result: all content must be type `text` if `is_error` is true"
+
+
+def _signature(
+    body: Mapping[str, Any], messages: Sequence[Any], reply: Sequence[Mapping[str, Any]], thought: str
+) -> str:
+    """Returns what the provider alone could compute; the fake has no secret."""
+    prefix = [body["model"], body.get("system"), body.get("tools"), list(messages), list(reply), thought]
+    return hashlib.sha256(json.dumps(prefix, sort_keys=True).encode()).hexdigest()
