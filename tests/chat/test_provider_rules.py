@@ -173,7 +173,7 @@ class Conversation:
 async def test_nothing_that_happens_to_a_conversation_makes_the_provider_refuse_it(
     alice: Caller, api: FakeMessagesApi, seed: int
 ) -> None:
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311, not for secrets
     provider = Provider(chance)
     api.default = provider
     session = await alice.create_session(title="Set, so that no call is for a title")
@@ -186,7 +186,7 @@ async def test_nothing_that_happens_to_a_conversation_makes_the_provider_refuse_
 
 
 async def test_thinking_is_sent_back_as_long_as_nothing_before_it_changed(alice: Caller, api: FakeMessagesApi) -> None:
-    provider = Provider(random.Random())
+    provider = Provider(random.Random())  # noqa: S311, not for secrets
     api.default = lambda received: provider.thinking(received, tool=len(api.requests) == 1)
     session = await alice.create_session(title="Set", system_prompt="A")
 
