@@ -39,6 +39,7 @@ class Provider:
         self.thoughts_sent = 0
         self._chance = chance
         self._calls = 0
+        self._declined: set[str] = set()
 
     def __call__(self, received: Received) -> Behaviour:
         if (refusal := self._refusal(received)) is not None:
@@ -47,6 +48,14 @@ class Provider:
             return Count(7)
         sent = [block["type"] for message in received.body["messages"] for block in message["content"]]
         self.thoughts_sent += sent.count("thinking")
+        asked = _texts(received.body["messages"][-1])
+        if any(self._declined & _texts(message) for message in received.body["messages"][:-1]):
+            self.faults.append("what was declined is sent again")
+        if asked and self._chance.random() < 0.08:
+            self._declined |= asked
+            chunks = self._chance.choice(((), ("I can",)))
+            return Reply(chunks, stop_reason="refusal", stop_details={"type": "refusal", "category": None})
+        self._declined -= asked
         return self._reply(received.body)
 
     def thinking(self, received: Received, *, tool: bool) -> Behaviour:
@@ -86,6 +95,10 @@ class Provider:
         return Reply(tuple(chunks), stop_reason=stop, ending=chance.choice(ENDINGS))
 
 
+def _texts(message: dict[str, Any]) -> set[str]:
+    return {block["text"] for block in message["content"] if block["type"] == "text"}
+
+
 class Conversation:
     """A session in which anything happens, in an order that `chance` decides."""
 
@@ -119,7 +132,9 @@ class Conversation:
                 raise
             results = [result(call) for call in refused.info.metadata["tool_use_ids"].split(",")]
             del request.content[:]
-            request.content.extend([*results, text_block("Well?")] if self._chance.random() < 0.3 else results)
+            request.content.extend(
+                [*results, text_block(f"Well {self._chance.random()}")] if self._chance.random() < 0.3 else results
+            )
             await Events(self._alice.chat.SendMessage(request, metadata=self._alice.metadata)).rest()
 
     async def _request(self) -> pb.SendMessageRequest:
@@ -192,7 +207,7 @@ async def test_thinking_is_sent_back_as_long_as_nothing_before_it_changed(alice:
 
     async def thoughts(*content: message_pb2.ContentBlock, **fields: Any) -> list[int]:
         """Sends a message, and returns how many thoughts of each earlier reply were sent with it."""
-        await alice.send(session.session_id, **({"content": content} if content else {}), **fields)
+        await alice.send(session.session_id, **(fields | ({"content": content} if content else {})))
         messages = api.requests[-1].body["messages"]
         replies = [message["content"] for message in messages if message["role"] == "assistant"]
         return [sum(block["type"] == "thinking" for block in reply) for reply in replies]
@@ -212,4 +227,25 @@ async def test_thinking_is_sent_back_as_long_as_nothing_before_it_changed(alice:
     await alice.chat.UpdateSession(pb.UpdateSessionRequest(session=changed, update_mask=mask), metadata=alice.metadata)
     assert await thoughts() == [0] * 8
     assert await thoughts() == [0] * 8 + [1]
+    assert provider.faults == []
+
+
+async def test_thinking_after_a_summary_is_sent_back_with_it(alice: Caller, api: FakeMessagesApi) -> None:
+    provider = Provider(random.Random())  # noqa: S311, not for secrets
+    api.default = lambda received: provider.thinking(received, tool=False)
+    session = await alice.create_session(title="Set")
+    await alice.send(session.session_id)
+
+    def summarizes(received: Received) -> Reply:
+        so_far = {"type": "compaction", "content": "So far."}
+        signature = sign(received.body, [so_far], "Hmm.")
+        return Reply((compaction("So far."), thinking("Hmm.", signature), "Well."))
+
+    api.default = summarizes
+    await alice.send(session.session_id)
+    api.default = lambda received: provider.thinking(received, tool=False)
+    for _ in range(2):
+        await alice.send(session.session_id)
+    sent = [[block["type"] for block in message["content"]] for message in api.requests[-1].body["messages"]]
+    assert sent == [["text"], ["compaction", "thinking", "text"], ["text"], ["thinking", "text"], ["text"]]
     assert provider.faults == []

@@ -259,7 +259,9 @@ async def test_counting_tokens_of_a_summarised_session_sends_the_compaction_beta
     await send(alice, session.session_id)
     await alice.chat.CountTokens(CountTokensRequest(message=send_request(session.session_id)), metadata=alice.metadata)
     assert "compact-2026-01-12" in api.requests[-1].headers["anthropic-beta"]
-    assert "context_management" not in api.requests[-1].body
+    # The provider accepts no summary without it. No further one is made.
+    (edit,) = api.requests[-1].body["context_management"]["edits"]
+    assert edit["trigger"]["value"] == 100_000_000
 
 
 async def test_a_turn_that_fails_while_thinking_stores_no_reply(alice: Caller, api: FakeMessagesApi) -> None:

@@ -92,6 +92,7 @@ class EventLog:
             closed=closed,
             status=outcome.status,
             stop_reason=outcome.stop_reason,
+            stop_details=outcome.stop_details,
             usage=usage,
             model_calls=model_calls,
             error=outcome.error,

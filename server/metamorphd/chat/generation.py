@@ -14,7 +14,7 @@ from metamorphd.chat.reply_size import ReplySize
 from metamorphd.errors import DomainError, Internal, TurnInterrupted, TurnTimeout
 from metamorphd.llm.interface import Model, Prompt, ReplyBlock, ReplyEvent, ReplyStop, ReplyThinkingEnd, ReplyUsage
 from metamorphd.models.content import ThinkingBlock
-from metamorphd.models.turn import MiddleEvent, StopReason, TurnError, TurnStatus
+from metamorphd.models.turn import MiddleEvent, StopDetails, StopReason, TurnError, TurnStatus
 from metamorphd.models.usage import Usage
 
 FIRST_COMMIT_SECONDS = 0.05
@@ -32,6 +32,7 @@ class Outcome:
     status: TurnStatus
     stop_reason: StopReason | None = None
     error: TurnError | None = None
+    stop_details: StopDetails | None = None
 
     @classmethod
     def of(cls, status: TurnStatus, error: DomainError) -> "Outcome":
@@ -141,8 +142,8 @@ class Generation:
                         case ReplyUsage(usage):
                             self.usage = replace(usage, cost_usd_nanos=self._cost(usage))
                             self._pending.set_usage(self.usage)
-                        case ReplyStop(stop_reason):
-                            return Outcome(TurnStatus.COMPLETED, stop_reason)
+                        case ReplyStop(stop_reason, details):
+                            return Outcome(TurnStatus.COMPLETED, stop_reason, stop_details=details)
                         case _:
                             self._add(event)
                             if not shown and self._pending:

@@ -32,6 +32,7 @@ GONE = TextBlock("[This message is not available any more.]")
 
 def prompt_messages(branch: Sequence[BranchMessage]) -> tuple[PromptMessage, ...]:
     """Returns the messages of the prompt for a branch, oldest first."""
+    branch = _without_refused(branch)
     recent = branch[_beginning(branch) :]
     messages = []
     for place, message in enumerate(recent):
@@ -47,6 +48,25 @@ def prompt_messages(branch: Sequence[BranchMessage]) -> tuple[PromptMessage, ...
         elif any(not isinstance(block, ThinkingBlock) for block in content):
             messages.append(PromptMessage(message.role, content))
     return tuple(messages)
+
+
+def _without_refused(branch: Sequence[BranchMessage]) -> Sequence[BranchMessage]:
+    """Returns a branch without the exchanges in which the model declined to reply, up to what the user asked.
+
+    With them in its context it goes on declining:
+    https://platform.claude.com/docs/en/test-and-evaluate/strengthen-guardrails/handle-streaming-refusals.
+    """
+    if not any(message.refused for message in branch):
+        return branch
+    kept: list[BranchMessage] = []
+    for message, after in zip(branch, (*branch[1:], None), strict=True):
+        kept.append(message)
+        declined = message.role is Role.ASSISTANT or (after is not None and after.role is Role.USER)
+        while kept and message.refused and declined:
+            last = kept.pop()
+            if last.role is Role.USER and not any(isinstance(block, ToolResultBlock) for block in last.content):
+                break
+    return kept
 
 
 def _beginning(branch: Sequence[BranchMessage]) -> int:

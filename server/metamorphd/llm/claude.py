@@ -30,6 +30,7 @@ from metamorphd.errors import (
 from metamorphd.llm.event_stream import EventStream
 from metamorphd.llm.interface import LARGE_TEXT, Prompt, ReplyEvent
 from metamorphd.llm.messages_api import Reply, Request, count_request, reply_request, without_thinking
+from metamorphd.llm.prefix import Prefix
 
 # Importing anthropic takes a second or more and tens of megabytes, so the server begins to serve meanwhile.
 if TYPE_CHECKING:
@@ -143,8 +144,8 @@ class Claude:
 
     async def _answer(
         self, path: str, build: Callable[[Prompt], Request], prompt: Prompt, *, cast_to: Any, headers: dict[str, str]
-    ) -> tuple[Any, str]:
-        """Sends a prompt. Returns the answer, and what identifies the request.
+    ) -> tuple[Any, Prefix]:
+        """Sends a prompt. Returns the answer, and what the request said.
 
         If thinking of earlier replies is rejected, the prompt is sent once more without it: whatever the provider
         holds against it, the conversation can go on.

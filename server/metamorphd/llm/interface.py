@@ -12,7 +12,7 @@ from metamorphd.models.content import (
 )
 from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Role
-from metamorphd.models.turn import StopReason
+from metamorphd.models.turn import StopDetails, StopReason
 from metamorphd.models.usage import Usage
 
 # In bytes. A prompt of more text takes milliseconds to build, so it is done on a thread.
@@ -102,9 +102,10 @@ class ReplyUsage:
 
 @dataclass(frozen=True, slots=True)
 class ReplyStop:
-    """The reply is complete. Always the last event, exactly once per reply."""
+    """The reply is complete. Always the last event, exactly once per reply. `details` are those of a refusal."""
 
     stop_reason: StopReason
+    details: StopDetails | None = None
 
 
 ReplyBlock = ReplyText | ReplyThinking | ReplyThinkingEnd | ReplyToolUse | ReplyCompaction

@@ -36,10 +36,11 @@ from metamorphd.models.content import (
     ToolResultBlock,
     ToolUseBlock,
     spoken,
+    text_within,
 )
 from metamorphd.models.generation import EffectiveOptions, ToolChoice
 from metamorphd.models.message import Role
-from metamorphd.models.turn import StopReason
+from metamorphd.models.turn import StopDetails, StopReason
 from metamorphd.models.usage import Usage
 
 STOP_REASONS = {
@@ -58,9 +59,13 @@ COUNTS = {
     "cache_read_input_tokens": "cache_read_tokens",
     "cache_creation_input_tokens": "cache_write_tokens",
 }
+# In bytes, of each text of a refusal.
+LARGEST_DETAIL = 4096
 LARGEST_COUNT = 2**31 - 1
 COMPACTION_BETA = "compact-2026-01-12"
 COMPACTION = "compact_20260112"
+# More tokens than a model can read.
+NEVER_COMPACT = 100_000_000
 # What precedes the messages, for the provider that signs thinking.
 BEGINNING = ("model", "system", "tools")
 UNCOUNTED = ("max_tokens", "stop_sequences")
@@ -68,14 +73,14 @@ UNCOUNTED = ("max_tokens", "stop_sequences")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call: its body and its headers. `prefix` identifies all that it says, to which thinking in the reply is bound.
+    """A call: its body and its headers. `prefix` is all that it says, to which thinking in the reply is bound.
 
     `thinks`: it sends thinking of earlier replies.
     """
 
     body: RequestBody
     headers: dict[str, str]
-    prefix: str
+    prefix: Prefix
     thinks: bool
 
 
@@ -90,19 +95,27 @@ def reply_request(prompt: Prompt, *, compact_above: int) -> Request:
 def count_request(prompt: Prompt) -> Request:
     """Returns the call that counts the input tokens of that of `reply_request`."""
     parameters = parameters_of(prompt, compact_above=0)
-    return _request({name: parameters[name] for name in parameters if name not in UNCOUNTED}, prompt)
+    return _request({name: value for name, value in parameters.items() if name not in UNCOUNTED}, prompt)
 
 
 def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
     slots = AttachmentSlots()
     prefix = Prefix(serialized({name: parameters.get(name) for name in BEGINNING}))
-    blocks = (block for message in prompt.messages for block in message.content)
-    headers = {}
-    if "context_management" in parameters or any(isinstance(block, CompactionBlock) for block in blocks):
-        headers["anthropic-beta"] = COMPACTION_BETA
+    if any(map(_summarizes, prompt.messages)):
+        # Summaries are not accepted without it, even if no further one is to be made.
+        parameters = {"context_management": _compaction(NEVER_COMPACT)} | parameters
+    headers = {"anthropic-beta": COMPACTION_BETA} if "context_management" in parameters else {}
     messages = list(_messages(prompt.messages, slots, prefix))
     body = RequestBody(parameters, (message for message, _ in messages), slots, prompt.attachments)
-    return Request(body, headers, prefix.digest, thinks=any(thinks for _, thinks in messages))
+    return Request(body, headers, prefix, thinks=any(thinks for _, thinks in messages))
+
+
+def _summarizes(message: PromptMessage) -> bool:
+    return message.role is Role.ASSISTANT and any(isinstance(block, CompactionBlock) for block in message.content)
+
+
+def _compaction(above: int) -> dict[str, Any]:
+    return {"edits": [{"type": COMPACTION, "trigger": {"type": "input_tokens", "value": above}}]}
 
 
 def without_thinking(prompt: Prompt) -> Prompt:
@@ -121,6 +134,8 @@ def _messages(
     """
     for message in messages:
         content = message.content
+        if _summarizes(message):
+            prefix.restart()
         bound_to = {block.bound_to for block in content if isinstance(block, ThinkingBlock)}
         if bound_to and bound_to != {prefix.digest}:
             content = spoken(content)
@@ -146,8 +161,7 @@ def parameters_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
         schema = json.loads(options.response_schema)
         request["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     if compact_above:
-        edit = {"type": COMPACTION, "trigger": {"type": "input_tokens", "value": compact_above}}
-        request["context_management"] = {"edits": [edit]}
+        request["context_management"] = _compaction(compact_above)
     return request | _thinking(options) | _tools(options)
 
 
@@ -226,15 +240,16 @@ def _source(media_type: str, attachment_id: str, slots: AttachmentSlots) -> dict
 class Reply:
     """Reads the raw events of one reply. `complete` once the reply has ended properly.
 
-    `prefix` identifies the request that it answers.
+    `prefix` is the request that it answers.
     """
 
-    def __init__(self, *, prefix: str = "") -> None:
+    def __init__(self, *, prefix: Prefix) -> None:
         self.complete = False
         self._prefix = prefix
         self._reported = dict.fromkeys(COUNTS, 0)
         self._compaction = dict.fromkeys(COUNTS, 0)
         self._stop_reason = StopReason.OTHER
+        self._details: StopDetails | None = None
         # By the provider's index, which differs from ours: empty blocks are not counted here.
         self._open: dict[int, _OpenBlock] = {}
         self._count = 0
@@ -261,12 +276,13 @@ class Reply:
             case "message_start":
                 yield self._usage(event["message"]["usage"])
             case "message_delta":
+                self._details = _stop_details(event["delta"].get("stop_details")) or self._details
                 self._stop_reason = STOP_REASONS.get(event["delta"]["stop_reason"], StopReason.OTHER)
                 yield self._usage(event["usage"])
             case "message_stop":
                 self._refuse_unreadable_calls()
                 self.complete = True
-                yield ReplyStop(self._stop_reason)
+                yield ReplyStop(self._stop_reason, self._details)
 
     def _begin(self, index: int, block: Any) -> Iterator[ReplyEvent]:
         opened = self._open[index] = _OpenBlock(block)
@@ -297,15 +313,20 @@ class Reply:
                 place = self._place(opened)
                 # The block's only event if the provider does not show its thinking.
                 yield ReplyThinking(place, "")
-                yield ReplyThinkingEnd(place, ThinkingBlock("", signature=opened.signature, bound_to=self._prefix))
+                yield ReplyThinkingEnd(
+                    place, ThinkingBlock("", signature=opened.signature, bound_to=self._prefix.digest)
+                )
             case "redacted_thinking":
                 redacted = _text(opened.block["data"])
-                yield ReplyThinkingEnd(self._place(opened), ThinkingBlock("", redacted=redacted, bound_to=self._prefix))
+                yield ReplyThinkingEnd(
+                    self._place(opened), ThinkingBlock("", redacted=redacted, bound_to=self._prefix.digest)
+                )
             case "tool_use":
                 block = opened.tool_use()
                 self._inputs.append(block.input)
                 yield ReplyToolUse(self._place(opened), block)
             case "compaction" if opened.compaction.get("content"):
+                self._prefix.restart()
                 yield ReplyCompaction(self._place(opened), opened.compacted())
 
     def _text_events(self, opened: "_OpenBlock", text: Any) -> list[ReplyEvent]:
@@ -336,6 +357,17 @@ class Reply:
             self._compaction = {name: sum(_tokens(entry[name]) for entry in summaries) for name in COUNTS}
         counts = {ours: self._reported[name] + self._compaction[name] for name, ours in COUNTS.items()}
         return ReplyUsage(Usage(**counts))
+
+
+def _stop_details(details: Any) -> StopDetails | None:
+    """Returns what is known of a refusal. Either of its texts may be null."""
+    if not isinstance(details, dict):
+        return None
+    category, explanation = (
+        text_within(_text(value), LARGEST_DETAIL) if isinstance(value, str) else ""
+        for value in (details.get("category"), details.get("explanation"))
+    )
+    return StopDetails(category, explanation) if category or explanation else None
 
 
 def _tokens(value: Any) -> int:

@@ -14,8 +14,12 @@ class Prefix:
 
     def __init__(self, beginning: bytes) -> None:
         """`beginning` is what precedes the messages, serialized: the model, the system prompt and the tools."""
-        self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        self.add(beginning)
+        self._beginning = hashlib.blake2b(beginning, digest_size=DIGEST_BYTES)
+        self._hash = self._beginning.copy()
+
+    def restart(self) -> None:
+        """Forgets all messages, as the provider does before a summary of them."""
+        self._hash = self._beginning.copy()
 
     def add(self, message: bytes) -> None:
         """Adds a message, serialized as it is sent, but for its attachments, whose ids stand for them."""
@@ -26,4 +30,4 @@ class Prefix:
     @property
     def digest(self) -> str:
         """Returns what identifies all of it, in hexadecimal."""
-        return self._hash.copy().hexdigest()
+        return self._hash.hexdigest()

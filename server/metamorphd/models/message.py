@@ -15,7 +15,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message. `partial`: a reply whose turn ended with a status other than COMPLETED."""
+    """A message. `partial`: a reply whose turn ended with a status other than COMPLETED.
+
+    `refused`: a reply that the model declined to give, or a user's message whose newest reply is one.
+    """
 
     message_id: str
     session_id: str
@@ -29,20 +32,23 @@ class Message:
     create_time: int
     delete_time: int | None = None
     partial: bool = False
+    refused: bool = False
 
     @property
     def in_branch(self) -> "BranchMessage":
         """Returns what a prompt needs of it."""
-        return BranchMessage(self.role, self.content, is_root=self.parent_message_id is None)
+        is_root = self.parent_message_id is None
+        return BranchMessage(self.role, self.content, is_root=is_root, refused=self.refused)
 
 
 @dataclass(frozen=True, slots=True)
 class BranchMessage:
-    """The part of a message that a prompt needs. A root follows no other one."""
+    """The part of a message that a prompt needs. A root follows no other one. `refused` is as in a message."""
 
     role: Role
     content: Content
     is_root: bool
+    refused: bool = False
 
     @property
     def opens_prompt(self) -> bool:
@@ -52,7 +58,7 @@ class BranchMessage:
     @property
     def summarizes(self) -> bool:
         """Returns whether it has a summary, which replaces everything before it in a prompt."""
-        return any(isinstance(block, CompactionBlock) for block in self.content)
+        return not self.refused and any(isinstance(block, CompactionBlock) for block in self.content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,14 @@ class StopReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class StopDetails:
+    """Why the model declined to reply, in the provider's words. Either may be empty."""
+
+    category: str
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnError:
     """Why a turn did not complete. `retry_delay` is in seconds, None if unknown or if waiting does not help."""
 
@@ -59,6 +67,7 @@ class Turn:
     finish_time: int | None
     options: EffectiveOptions
     pruned: bool
+    stop_details: StopDetails | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,7 @@ class TurnFinished:
     stop_reason: StopReason | None
     usage: Usage
     error: TurnError | None
+    stop_details: StopDetails | None = None
 
 
 # Events between a turn's first and last.

@@ -36,10 +36,10 @@ RETURNING message_count
 CREATE_MESSAGE = """
 INSERT INTO messages (vault_id, message_id, session_id, ordinal, parent_message_id, role, content, size, turn_id,
     creator, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, create_time,
-    partial)
+    partial, refused)
 VALUES (:vault_id, :message_id, :session_id, :ordinal, :parent_message_id, :role, :content, :size, :turn_id,
     :creator, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :cost_usd_nanos,
-    :create_time, :partial)
+    :create_time, :partial, :refused)
 """
 GET_MESSAGE = (
     "SELECT "
@@ -136,7 +136,7 @@ MEASURE_BRANCH = PROMPT_BRANCH + " SELECT COALESCE(SUM(size), 0) AS bytes FROM b
 GET_BRANCH = (
     PROMPT_BRANCH
     + """
-SELECT role, CASE WHEN delete_time IS NULL THEN content ELSE '[]' END AS content, branch.depth
+SELECT role, CASE WHEN delete_time IS NULL THEN content ELSE '[]' END AS content, branch.depth, refused
 FROM branch CROSS JOIN messages
 WHERE messages.vault_id = :vault_id AND messages.message_id = branch.id
 """
@@ -193,6 +193,7 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
         model=message.model,
         create_time=message.create_time,
         partial=message.partial,
+        refused=message.refused,
         **(dict.fromkeys(USAGE) if message.usage is None else asdict(message.usage)),
     )
     await create_link(tx, message=message, size=size)
@@ -259,7 +260,9 @@ def _decoded(rows: list[Row]) -> Iterator[BranchMessage]:
     """
     while rows:
         row = rows.pop()
-        yield BranchMessage(ROLES[row.role], decode_content(row.content), is_root=row.depth == 1)
+        yield BranchMessage(
+            ROLES[row.role], decode_content(row.content), is_root=row.depth == 1, refused=bool(row.refused)
+        )
 
 
 async def list_messages(

@@ -59,6 +59,7 @@ class Reply:
     error_type: str = "api_error"
     garbage: bytes = b"{no json"
     stop_reason: str = "end_turn"
+    stop_details: dict[str, Any] | None = None
     delay: float = 0.0
     uneven: bool = False
     hold: asyncio.Event | None = None
@@ -151,7 +152,9 @@ def _block(index: int, block: Block) -> bytes:
 def _ending(reply: Reply, open_block: int | None) -> bytes:
     match reply.ending:
         case "stop":
-            delta = {"stop_reason": reply.stop_reason, "stop_sequence": None}
+            delta: dict[str, Any] = {"stop_reason": reply.stop_reason, "stop_sequence": None}
+            if reply.stop_details is not None:
+                delta["stop_details"] = reply.stop_details
             usage: dict[str, Any] = {"output_tokens": len(reply.chunks)}
             if reply.iterations:
                 usage["iterations"] = list(reply.iterations)

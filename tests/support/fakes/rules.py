@@ -29,6 +29,8 @@ def broken(body: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
 
 def _broken(body: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
     messages = body["messages"]
+    if any(_summary(message["content"]) is not None for message in messages) and "context_management" not in body:
+        yield "`compaction` blocks require a `compact_20260112` strategy in `context_management.edits`"
     if len(json.dumps(body)) > LARGEST_REQUEST:
         yield "Request exceeds the maximum size"
     if not messages or messages[0]["role"] != "user":
@@ -82,6 +84,12 @@ def _blocks(content: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping
                 yield f"content.{place}.tool_result.content.{inner}", part
 
 
+def _summary(content: Sequence[Mapping[str, Any]]) -> int | None:
+    """Returns the place of the last summary in a message."""
+    places = [place for place, block in enumerate(content) if block["type"] == "compaction"]
+    return places[-1] if places else None
+
+
 def _of_block(block: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str]:
     kind = block["type"]
     if kind == "text" and not block["text"].strip(BLANK):
@@ -97,6 +105,12 @@ def _of_block(block: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[
 def _signature(
     body: Mapping[str, Any], messages: Sequence[Any], reply: Sequence[Mapping[str, Any]], thought: str
 ) -> str:
-    """Returns what the provider alone could compute; the fake has no secret."""
+    """Returns what the provider alone could compute; the fake has no secret. A summary replaces what precedes it."""
+    summarized = [number for number, message in enumerate(messages) if _summary(message["content"]) is not None]
+    if (start := _summary(reply)) is not None:
+        messages, reply = (), reply[start:]
+    elif summarized:
+        first, *others = messages[summarized[-1] :]
+        messages = (first | {"content": first["content"][_summary(first["content"]) :]}, *others)
     prefix = [body["model"], body.get("system"), body.get("tools"), list(messages), list(reply), thought]
     return hashlib.sha256(json.dumps(prefix, sort_keys=True).encode()).hexdigest()

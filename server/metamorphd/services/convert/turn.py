@@ -6,6 +6,7 @@ from metamorph.chat.v1 import chat_service_pb2, turn_pb2
 
 from metamorphd.models.turn import (
     Compaction,
+    StopDetails,
     StopReason,
     TextDelta,
     ThinkingDelta,
@@ -56,6 +57,7 @@ def turn_to_proto(turn: Turn) -> turn_pb2.Turn:
         creator=turn.creator,
         create_time=timestamp(turn.create_time),
         finish_time=timestamp(turn.finish_time),
+        stop_details=_stop_details(turn.stop_details),
     )
 
 
@@ -93,6 +95,7 @@ def with_event(response: ResponseT, event: TurnEvent) -> ResponseT:
                     stop_reason=_stop_reason(event.stop_reason),
                     usage=usage_to_proto(event.usage),
                     error=_turn_error(event.error),
+                    stop_details=_stop_details(event.stop_details),
                 )
             )
     return response
@@ -100,6 +103,12 @@ def with_event(response: ResponseT, event: TurnEvent) -> ResponseT:
 
 def _stop_reason(reason: StopReason | None) -> turn_pb2.StopReason.ValueType:
     return turn_pb2.STOP_REASON_UNSPECIFIED if reason is None else STOP_REASONS[reason]
+
+
+def _stop_details(details: StopDetails | None) -> turn_pb2.StopDetails | None:
+    if details is None:
+        return None
+    return turn_pb2.StopDetails(category=details.category, explanation=details.explanation)
 
 
 def _turn_error(error: TurnError | None) -> turn_pb2.TurnError | None:

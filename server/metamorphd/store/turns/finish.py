@@ -12,6 +12,7 @@ from metamorphd.models.content import ThinkingBlock
 from metamorphd.models.message import Message, Role
 from metamorphd.models.turn import (
     MiddleEvent,
+    StopDetails,
     StopReason,
     Turn,
     TurnError,
@@ -26,7 +27,8 @@ from metamorphd.store.usage import count_usage
 
 FINISH_TURN = """
 UPDATE turns
-SET status = :status, stop_reason = :stop_reason, reply_message_id = :reply_message_id, error = :error,
+SET status = :status, stop_reason = :stop_reason, stop_details = :stop_details,
+    reply_message_id = :reply_message_id, error = :error,
     input_tokens = :input_tokens, output_tokens = :output_tokens, cache_read_tokens = :cache_read_tokens,
     cache_write_tokens = :cache_write_tokens, cost_usd_nanos = :cost_usd_nanos, model_calls = :model_calls,
     finish_time = :now,
@@ -35,6 +37,11 @@ SET status = :status, stop_reason = :stop_reason, reply_message_id = :reply_mess
         last_sequence)
 WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
 RETURNING last_sequence
+"""
+# Of the newest reply, for messages that follow the user's.
+MARK_ASKED = """
+UPDATE messages SET refused = :refused
+WHERE vault_id = :vault_id AND message_id = :message_id AND refused <> :refused
 """
 
 
@@ -46,6 +53,7 @@ async def finish_turn(
     closed: Mapping[int, ThinkingBlock],
     status: TurnStatus,
     stop_reason: StopReason | None,
+    stop_details: StopDetails | None,
     usage: Usage | None,
     model_calls: int,
     error: TurnError | None,
@@ -61,8 +69,11 @@ async def finish_turn(
     content = await reply_content(tx, turn_id=turn.turn_id, closed=closed)
     cost = await reported_usage(tx, turn_id=turn.turn_id) if usage is None else usage
     reply = None
-    # Of a turn that fails, thinking alone is no reply: the next message follows the user's.
-    if content and (status is not TurnStatus.FAILED or any(not isinstance(block, ThinkingBlock) for block in content)):
+    refused = stop_reason is StopReason.REFUSAL
+    # Of a turn that fails, thinking alone is no reply: the next message follows the user's. A refusal is one without
+    # content too.
+    spoken = any(not isinstance(block, ThinkingBlock) for block in content)
+    if refused or (content and (status is not TurnStatus.FAILED or spoken)):
         reply = Message(
             message_id=reply_message_id,
             session_id=turn.session_id,
@@ -75,12 +86,14 @@ async def finish_turn(
             usage=cost,
             create_time=now,
             partial=status is not TurnStatus.COMPLETED,
+            refused=refused,
         )
     finished = await tx.one(
         FINISH_TURN,
         turn_id=turn.turn_id,
         status=status,
         stop_reason=stop_reason,
+        stop_details=None if stop_details is None else orjson.dumps(stop_details).decode(),
         reply_message_id=None if reply is None else reply.message_id,
         error=None if error is None else orjson.dumps(error).decode(),
         model_calls=model_calls,
@@ -92,4 +105,5 @@ async def finish_turn(
     await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=cost, now=now)
     if reply is not None:
         await create_message(tx, message=reply)
-    return TurnFinished(turn.turn_id, finished.last_sequence, status, reply, stop_reason, cost, error)
+        await tx.run(MARK_ASKED, message_id=turn.user_message_id, refused=refused)
+    return TurnFinished(turn.turn_id, finished.last_sequence, status, reply, stop_reason, cost, error, stop_details)

@@ -7,7 +7,16 @@ from metamorphd.errors import (
     TurnNotFound,
 )
 from metamorphd.models.page import Page
-from metamorphd.models.turn import StopReason, Turn, TurnError, TurnEvent, TurnFinished, TurnStarted, TurnStatus
+from metamorphd.models.turn import (
+    StopDetails,
+    StopReason,
+    Turn,
+    TurnError,
+    TurnEvent,
+    TurnFinished,
+    TurnStarted,
+    TurnStatus,
+)
 from metamorphd.store.codec import decode_options, decode_usage
 from metamorphd.store.database import Row, Transaction, point_read
 from metamorphd.store.messages import get_message
@@ -22,7 +31,7 @@ _COLUMNS = """
     CASE WHEN status = 'RUNNING' THEN COALESCE(
         (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = turns.turn_id),
         last_sequence) ELSE last_sequence END AS last_sequence,
-    creator, create_time, finish_time, pruned"""
+    creator, create_time, finish_time, pruned, stop_details"""
 COLUMNS = _COLUMNS + ", options"
 GET_TURN = (
     "SELECT "
@@ -93,6 +102,7 @@ def turn_of(row: Row) -> Turn:
         finish_time=row.finish_time,
         options=decode_options(row.options),
         pruned=bool(row.pruned),
+        stop_details=row.stop_details and StopDetails(**orjson.loads(row.stop_details)),
     )
 
 
@@ -166,7 +176,14 @@ async def list_events(
         reply = turn.reply_message_id and await get_message(tx, message_id=turn.reply_message_id)
         events.append(
             TurnFinished(
-                turn_id, turn.last_sequence, turn.status, reply or None, turn.stop_reason, turn.usage, turn.error
+                turn_id,
+                turn.last_sequence,
+                turn.status,
+                reply or None,
+                turn.stop_reason,
+                turn.usage,
+                turn.error,
+                turn.stop_details,
             )
         )
     return turn, events

@@ -106,7 +106,8 @@ const (
 	StopReason_STOP_REASON_TOOL_USE StopReason = 4
 	// The provider paused a long turn.
 	StopReason_STOP_REASON_PAUSE StopReason = 5
-	// The model declined to reply.
+	// The model declined to reply; see stop_details. The exchange, up to what the user asked, is kept for display and is
+	// not sent to the model again, since it would go on declining.
 	StopReason_STOP_REASON_REFUSAL StopReason = 6
 	// The model's context is full.
 	StopReason_STOP_REASON_CONTEXT_EXCEEDED StopReason = 7
@@ -167,6 +168,61 @@ func (StopReason) EnumDescriptor() ([]byte, []int) {
 	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{1}
 }
 
+// Why the model declined to reply, in the provider's words.
+type StopDetails struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A kind of content that the provider names. Empty if it names none.
+	Category string `protobuf:"bytes,1,opt,name=category,proto3" json:"category,omitempty"`
+	// For people to read. Empty if there is none.
+	Explanation   string `protobuf:"bytes,2,opt,name=explanation,proto3" json:"explanation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopDetails) Reset() {
+	*x = StopDetails{}
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopDetails) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopDetails) ProtoMessage() {}
+
+func (x *StopDetails) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopDetails.ProtoReflect.Descriptor instead.
+func (*StopDetails) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *StopDetails) GetCategory() string {
+	if x != nil {
+		return x.Category
+	}
+	return ""
+}
+
+func (x *StopDetails) GetExplanation() string {
+	if x != nil {
+		return x.Explanation
+	}
+	return ""
+}
+
 // Why a turn did not complete.
 type TurnError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -184,7 +240,7 @@ type TurnError struct {
 
 func (x *TurnError) Reset() {
 	*x = TurnError{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[0]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -196,7 +252,7 @@ func (x *TurnError) String() string {
 func (*TurnError) ProtoMessage() {}
 
 func (x *TurnError) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[0]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -209,7 +265,7 @@ func (x *TurnError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnError.ProtoReflect.Descriptor instead.
 func (*TurnError) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{0}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *TurnError) GetReason() string {
@@ -271,14 +327,16 @@ type Turn struct {
 	// When it was stored.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it ended. Absent while it is running.
-	FinishTime    *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=finish_time,json=finishTime,proto3" json:"finish_time,omitempty"`
+	FinishTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=finish_time,json=finishTime,proto3" json:"finish_time,omitempty"`
+	// Why the model declined to reply. Absent unless the provider says so.
+	StopDetails   *StopDetails `protobuf:"bytes,15,opt,name=stop_details,json=stopDetails,proto3" json:"stop_details,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Turn) Reset() {
 	*x = Turn{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[1]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -290,7 +348,7 @@ func (x *Turn) String() string {
 func (*Turn) ProtoMessage() {}
 
 func (x *Turn) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[1]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -303,7 +361,7 @@ func (x *Turn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Turn.ProtoReflect.Descriptor instead.
 func (*Turn) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{1}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Turn) GetTurnId() string {
@@ -404,6 +462,13 @@ func (x *Turn) GetFinishTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Turn) GetStopDetails() *StopDetails {
+	if x != nil {
+		return x.StopDetails
+	}
+	return nil
+}
+
 // The turn is stored and the model is about to be called. Always sequence 1.
 type TurnStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -419,7 +484,7 @@ type TurnStarted struct {
 
 func (x *TurnStarted) Reset() {
 	*x = TurnStarted{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[2]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +496,7 @@ func (x *TurnStarted) String() string {
 func (*TurnStarted) ProtoMessage() {}
 
 func (x *TurnStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[2]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +509,7 @@ func (x *TurnStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnStarted.ProtoReflect.Descriptor instead.
 func (*TurnStarted) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{2}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TurnStarted) GetSessionId() string {
@@ -481,7 +546,7 @@ type TextDelta struct {
 
 func (x *TextDelta) Reset() {
 	*x = TextDelta{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[3]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +558,7 @@ func (x *TextDelta) String() string {
 func (*TextDelta) ProtoMessage() {}
 
 func (x *TextDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[3]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +571,7 @@ func (x *TextDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextDelta.ProtoReflect.Descriptor instead.
 func (*TextDelta) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{3}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TextDelta) GetBlockIndex() int32 {
@@ -536,7 +601,7 @@ type ThinkingDelta struct {
 
 func (x *ThinkingDelta) Reset() {
 	*x = ThinkingDelta{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[4]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +613,7 @@ func (x *ThinkingDelta) String() string {
 func (*ThinkingDelta) ProtoMessage() {}
 
 func (x *ThinkingDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[4]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +626,7 @@ func (x *ThinkingDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThinkingDelta.ProtoReflect.Descriptor instead.
 func (*ThinkingDelta) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{4}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ThinkingDelta) GetBlockIndex() int32 {
@@ -595,7 +660,7 @@ type ToolUse struct {
 
 func (x *ToolUse) Reset() {
 	*x = ToolUse{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[5]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +672,7 @@ func (x *ToolUse) String() string {
 func (*ToolUse) ProtoMessage() {}
 
 func (x *ToolUse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[5]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +685,7 @@ func (x *ToolUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolUse.ProtoReflect.Descriptor instead.
 func (*ToolUse) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{5}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ToolUse) GetBlockIndex() int32 {
@@ -662,7 +727,7 @@ type UsageUpdate struct {
 
 func (x *UsageUpdate) Reset() {
 	*x = UsageUpdate{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[6]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +739,7 @@ func (x *UsageUpdate) String() string {
 func (*UsageUpdate) ProtoMessage() {}
 
 func (x *UsageUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[6]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +752,7 @@ func (x *UsageUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageUpdate.ProtoReflect.Descriptor instead.
 func (*UsageUpdate) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{6}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UsageUpdate) GetUsage() *Usage {
@@ -710,7 +775,7 @@ type Compaction struct {
 
 func (x *Compaction) Reset() {
 	*x = Compaction{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[7]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +787,7 @@ func (x *Compaction) String() string {
 func (*Compaction) ProtoMessage() {}
 
 func (x *Compaction) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[7]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +800,7 @@ func (x *Compaction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Compaction.ProtoReflect.Descriptor instead.
 func (*Compaction) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{7}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Compaction) GetBlockIndex() int32 {
@@ -757,21 +822,23 @@ type TurnFinished struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How it ended. Never RUNNING.
 	Status TurnStatus `protobuf:"varint,1,opt,name=status,proto3,enum=metamorph.chat.v1.TurnStatus" json:"status,omitempty"`
-	// The stored reply. Replaces the accumulated deltas. Absent if nothing was generated.
+	// The stored reply. Replaces the accumulated deltas. Absent if nothing was generated. That of a refusal may be empty.
 	Message *Message `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// Why the model ended its reply.
 	StopReason StopReason `protobuf:"varint,3,opt,name=stop_reason,json=stopReason,proto3,enum=metamorph.chat.v1.StopReason" json:"stop_reason,omitempty"`
 	// The turn's tokens and cost.
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	// Why the turn did not complete.
-	Error         *TurnError `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Error *TurnError `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// Why the model declined to reply. Absent unless the provider says so.
+	StopDetails   *StopDetails `protobuf:"bytes,6,opt,name=stop_details,json=stopDetails,proto3" json:"stop_details,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TurnFinished) Reset() {
 	*x = TurnFinished{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[8]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +850,7 @@ func (x *TurnFinished) String() string {
 func (*TurnFinished) ProtoMessage() {}
 
 func (x *TurnFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[8]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +863,7 @@ func (x *TurnFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnFinished.ProtoReflect.Descriptor instead.
 func (*TurnFinished) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{8}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TurnFinished) GetStatus() TurnStatus {
@@ -834,6 +901,13 @@ func (x *TurnFinished) GetError() *TurnError {
 	return nil
 }
 
+func (x *TurnFinished) GetStopDetails() *StopDetails {
+	if x != nil {
+		return x.StopDetails
+	}
+	return nil
+}
+
 // A step of a turn. Immutable: a replay returns the same events. Where one delta ends and the next begins has no
 // meaning.
 type TurnEvent struct {
@@ -860,7 +934,7 @@ type TurnEvent struct {
 
 func (x *TurnEvent) Reset() {
 	*x = TurnEvent{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +946,7 @@ func (x *TurnEvent) String() string {
 func (*TurnEvent) ProtoMessage() {}
 
 func (x *TurnEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +959,7 @@ func (x *TurnEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnEvent.ProtoReflect.Descriptor instead.
 func (*TurnEvent) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{9}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TurnEvent) GetTurnId() string {
@@ -1029,7 +1103,10 @@ var File_metamorph_chat_v1_turn_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"\n" +
-	"\x1cmetamorph/chat/v1/turn.proto\x12\x11metamorph.chat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"\xfe\x01\n" +
+	"\x1cmetamorph/chat/v1/turn.proto\x12\x11metamorph.chat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"K\n" +
+	"\vStopDetails\x12\x1a\n" +
+	"\bcategory\x18\x01 \x01(\tR\bcategory\x12 \n" +
+	"\vexplanation\x18\x02 \x01(\tR\vexplanation\"\xfe\x01\n" +
 	"\tTurnError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12F\n" +
@@ -1038,7 +1115,7 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"retryDelay\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdb\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x05\n" +
 	"\x04Turn\x12\x17\n" +
 	"\aturn_id\x18\x01 \x01(\tR\x06turnId\x12\x1d\n" +
 	"\n" +
@@ -1059,7 +1136,8 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"\vcreate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vfinish_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"finishTime\"j\n" +
+	"finishTime\x12A\n" +
+	"\fstop_details\x18\x0f \x01(\v2\x1e.metamorph.chat.v1.StopDetailsR\vstopDetails\"j\n" +
 	"\vTurnStarted\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12&\n" +
@@ -1085,14 +1163,15 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"Compaction\x12\x1f\n" +
 	"\vblock_index\x18\x01 \x01(\x05R\n" +
 	"blockIndex\x12\x18\n" +
-	"\asummary\x18\x02 \x01(\tR\asummary\"\x9f\x02\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\"\xe2\x02\n" +
 	"\fTurnFinished\x125\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusR\x06status\x124\n" +
 	"\amessage\x18\x02 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\x12>\n" +
 	"\vstop_reason\x18\x03 \x01(\x0e2\x1d.metamorph.chat.v1.StopReasonR\n" +
 	"stopReason\x12.\n" +
 	"\x05usage\x18\x04 \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\x122\n" +
-	"\x05error\x18\x05 \x01(\v2\x1c.metamorph.chat.v1.TurnErrorR\x05error\"\x9f\x04\n" +
+	"\x05error\x18\x05 \x01(\v2\x1c.metamorph.chat.v1.TurnErrorR\x05error\x12A\n" +
+	"\fstop_details\x18\x06 \x01(\v2\x1e.metamorph.chat.v1.StopDetailsR\vstopDetails\"\x9f\x04\n" +
 	"\tTurnEvent\x12\x17\n" +
 	"\aturn_id\x18\x01 \x01(\tR\x06turnId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x05R\bsequence\x12C\n" +
@@ -1141,53 +1220,56 @@ func file_metamorph_chat_v1_turn_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_chat_v1_turn_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_metamorph_chat_v1_turn_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_metamorph_chat_v1_turn_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_metamorph_chat_v1_turn_proto_goTypes = []any{
 	(TurnStatus)(0),               // 0: metamorph.chat.v1.TurnStatus
 	(StopReason)(0),               // 1: metamorph.chat.v1.StopReason
-	(*TurnError)(nil),             // 2: metamorph.chat.v1.TurnError
-	(*Turn)(nil),                  // 3: metamorph.chat.v1.Turn
-	(*TurnStarted)(nil),           // 4: metamorph.chat.v1.TurnStarted
-	(*TextDelta)(nil),             // 5: metamorph.chat.v1.TextDelta
-	(*ThinkingDelta)(nil),         // 6: metamorph.chat.v1.ThinkingDelta
-	(*ToolUse)(nil),               // 7: metamorph.chat.v1.ToolUse
-	(*UsageUpdate)(nil),           // 8: metamorph.chat.v1.UsageUpdate
-	(*Compaction)(nil),            // 9: metamorph.chat.v1.Compaction
-	(*TurnFinished)(nil),          // 10: metamorph.chat.v1.TurnFinished
-	(*TurnEvent)(nil),             // 11: metamorph.chat.v1.TurnEvent
-	nil,                           // 12: metamorph.chat.v1.TurnError.MetadataEntry
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
-	(*Usage)(nil),                 // 14: metamorph.chat.v1.Usage
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*Message)(nil),               // 16: metamorph.chat.v1.Message
+	(*StopDetails)(nil),           // 2: metamorph.chat.v1.StopDetails
+	(*TurnError)(nil),             // 3: metamorph.chat.v1.TurnError
+	(*Turn)(nil),                  // 4: metamorph.chat.v1.Turn
+	(*TurnStarted)(nil),           // 5: metamorph.chat.v1.TurnStarted
+	(*TextDelta)(nil),             // 6: metamorph.chat.v1.TextDelta
+	(*ThinkingDelta)(nil),         // 7: metamorph.chat.v1.ThinkingDelta
+	(*ToolUse)(nil),               // 8: metamorph.chat.v1.ToolUse
+	(*UsageUpdate)(nil),           // 9: metamorph.chat.v1.UsageUpdate
+	(*Compaction)(nil),            // 10: metamorph.chat.v1.Compaction
+	(*TurnFinished)(nil),          // 11: metamorph.chat.v1.TurnFinished
+	(*TurnEvent)(nil),             // 12: metamorph.chat.v1.TurnEvent
+	nil,                           // 13: metamorph.chat.v1.TurnError.MetadataEntry
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(*Usage)(nil),                 // 15: metamorph.chat.v1.Usage
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*Message)(nil),               // 17: metamorph.chat.v1.Message
 }
 var file_metamorph_chat_v1_turn_proto_depIdxs = []int32{
-	12, // 0: metamorph.chat.v1.TurnError.metadata:type_name -> metamorph.chat.v1.TurnError.MetadataEntry
-	13, // 1: metamorph.chat.v1.TurnError.retry_delay:type_name -> google.protobuf.Duration
+	13, // 0: metamorph.chat.v1.TurnError.metadata:type_name -> metamorph.chat.v1.TurnError.MetadataEntry
+	14, // 1: metamorph.chat.v1.TurnError.retry_delay:type_name -> google.protobuf.Duration
 	0,  // 2: metamorph.chat.v1.Turn.status:type_name -> metamorph.chat.v1.TurnStatus
 	1,  // 3: metamorph.chat.v1.Turn.stop_reason:type_name -> metamorph.chat.v1.StopReason
-	14, // 4: metamorph.chat.v1.Turn.usage:type_name -> metamorph.chat.v1.Usage
-	2,  // 5: metamorph.chat.v1.Turn.error:type_name -> metamorph.chat.v1.TurnError
-	15, // 6: metamorph.chat.v1.Turn.create_time:type_name -> google.protobuf.Timestamp
-	15, // 7: metamorph.chat.v1.Turn.finish_time:type_name -> google.protobuf.Timestamp
-	14, // 8: metamorph.chat.v1.UsageUpdate.usage:type_name -> metamorph.chat.v1.Usage
-	0,  // 9: metamorph.chat.v1.TurnFinished.status:type_name -> metamorph.chat.v1.TurnStatus
-	16, // 10: metamorph.chat.v1.TurnFinished.message:type_name -> metamorph.chat.v1.Message
-	1,  // 11: metamorph.chat.v1.TurnFinished.stop_reason:type_name -> metamorph.chat.v1.StopReason
-	14, // 12: metamorph.chat.v1.TurnFinished.usage:type_name -> metamorph.chat.v1.Usage
-	2,  // 13: metamorph.chat.v1.TurnFinished.error:type_name -> metamorph.chat.v1.TurnError
-	4,  // 14: metamorph.chat.v1.TurnEvent.turn_started:type_name -> metamorph.chat.v1.TurnStarted
-	5,  // 15: metamorph.chat.v1.TurnEvent.text_delta:type_name -> metamorph.chat.v1.TextDelta
-	6,  // 16: metamorph.chat.v1.TurnEvent.thinking_delta:type_name -> metamorph.chat.v1.ThinkingDelta
-	7,  // 17: metamorph.chat.v1.TurnEvent.tool_use:type_name -> metamorph.chat.v1.ToolUse
-	8,  // 18: metamorph.chat.v1.TurnEvent.usage_update:type_name -> metamorph.chat.v1.UsageUpdate
-	10, // 19: metamorph.chat.v1.TurnEvent.turn_finished:type_name -> metamorph.chat.v1.TurnFinished
-	9,  // 20: metamorph.chat.v1.TurnEvent.compaction:type_name -> metamorph.chat.v1.Compaction
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	15, // 4: metamorph.chat.v1.Turn.usage:type_name -> metamorph.chat.v1.Usage
+	3,  // 5: metamorph.chat.v1.Turn.error:type_name -> metamorph.chat.v1.TurnError
+	16, // 6: metamorph.chat.v1.Turn.create_time:type_name -> google.protobuf.Timestamp
+	16, // 7: metamorph.chat.v1.Turn.finish_time:type_name -> google.protobuf.Timestamp
+	2,  // 8: metamorph.chat.v1.Turn.stop_details:type_name -> metamorph.chat.v1.StopDetails
+	15, // 9: metamorph.chat.v1.UsageUpdate.usage:type_name -> metamorph.chat.v1.Usage
+	0,  // 10: metamorph.chat.v1.TurnFinished.status:type_name -> metamorph.chat.v1.TurnStatus
+	17, // 11: metamorph.chat.v1.TurnFinished.message:type_name -> metamorph.chat.v1.Message
+	1,  // 12: metamorph.chat.v1.TurnFinished.stop_reason:type_name -> metamorph.chat.v1.StopReason
+	15, // 13: metamorph.chat.v1.TurnFinished.usage:type_name -> metamorph.chat.v1.Usage
+	3,  // 14: metamorph.chat.v1.TurnFinished.error:type_name -> metamorph.chat.v1.TurnError
+	2,  // 15: metamorph.chat.v1.TurnFinished.stop_details:type_name -> metamorph.chat.v1.StopDetails
+	5,  // 16: metamorph.chat.v1.TurnEvent.turn_started:type_name -> metamorph.chat.v1.TurnStarted
+	6,  // 17: metamorph.chat.v1.TurnEvent.text_delta:type_name -> metamorph.chat.v1.TextDelta
+	7,  // 18: metamorph.chat.v1.TurnEvent.thinking_delta:type_name -> metamorph.chat.v1.ThinkingDelta
+	8,  // 19: metamorph.chat.v1.TurnEvent.tool_use:type_name -> metamorph.chat.v1.ToolUse
+	9,  // 20: metamorph.chat.v1.TurnEvent.usage_update:type_name -> metamorph.chat.v1.UsageUpdate
+	11, // 21: metamorph.chat.v1.TurnEvent.turn_finished:type_name -> metamorph.chat.v1.TurnFinished
+	10, // 22: metamorph.chat.v1.TurnEvent.compaction:type_name -> metamorph.chat.v1.Compaction
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_turn_proto_init() }
@@ -1196,7 +1278,7 @@ func file_metamorph_chat_v1_turn_proto_init() {
 		return
 	}
 	file_metamorph_chat_v1_message_proto_init()
-	file_metamorph_chat_v1_turn_proto_msgTypes[9].OneofWrappers = []any{
+	file_metamorph_chat_v1_turn_proto_msgTypes[10].OneofWrappers = []any{
 		(*TurnEvent_TurnStarted)(nil),
 		(*TurnEvent_TextDelta)(nil),
 		(*TurnEvent_ThinkingDelta)(nil),
@@ -1211,7 +1293,7 @@ func file_metamorph_chat_v1_turn_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_turn_proto_rawDesc), len(file_metamorph_chat_v1_turn_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

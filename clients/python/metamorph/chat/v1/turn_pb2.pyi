@@ -77,7 +77,9 @@ class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason
     STOP_REASON_PAUSE: _StopReason.ValueType  # 5
     """The provider paused a long turn."""
     STOP_REASON_REFUSAL: _StopReason.ValueType  # 6
-    """The model declined to reply."""
+    """The model declined to reply; see stop_details. The exchange, up to what the user asked, is kept for display and is
+    not sent to the model again, since it would go on declining.
+    """
     STOP_REASON_CONTEXT_EXCEEDED: _StopReason.ValueType  # 7
     """The model's context is full."""
     STOP_REASON_OTHER: _StopReason.ValueType  # 8
@@ -99,12 +101,40 @@ STOP_REASON_TOOL_USE: StopReason.ValueType  # 4
 STOP_REASON_PAUSE: StopReason.ValueType  # 5
 """The provider paused a long turn."""
 STOP_REASON_REFUSAL: StopReason.ValueType  # 6
-"""The model declined to reply."""
+"""The model declined to reply; see stop_details. The exchange, up to what the user asked, is kept for display and is
+not sent to the model again, since it would go on declining.
+"""
 STOP_REASON_CONTEXT_EXCEEDED: StopReason.ValueType  # 7
 """The model's context is full."""
 STOP_REASON_OTHER: StopReason.ValueType  # 8
 """A reason that this version does not know."""
 Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
+
+@_typing.final
+class StopDetails(_message.Message):
+    """Why the model declined to reply, in the provider's words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """A kind of content that the provider names. Empty if it names none."""
+    explanation: _builtins.str
+    """For people to read. Empty if there is none."""
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        explanation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "explanation", b"explanation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopDetails: _TypeAlias = StopDetails  # noqa: Y015
 
 @_typing.final
 class TurnError(_message.Message):
@@ -186,6 +216,7 @@ class Turn(_message.Message):
     CREATOR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    STOP_DETAILS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Assigned by the server."""
     session_id: _builtins.str
@@ -222,6 +253,10 @@ class Turn(_message.Message):
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended. Absent while it is running."""
 
+    @_builtins.property
+    def stop_details(self) -> Global___StopDetails:
+        """Why the model declined to reply. Absent unless the provider says so."""
+
     def __init__(
         self,
         *,
@@ -239,10 +274,11 @@ class Turn(_message.Message):
         creator: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        stop_details: Global___StopDetails | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "stop_details", b"stop_details", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "error", b"error", "finish_time", b"finish_time", "last_sequence", b"last_sequence", "model", b"model", "model_calls", b"model_calls", "reply_message_id", b"reply_message_id", "session_id", b"session_id", "status", b"status", "stop_reason", b"stop_reason", "turn_id", b"turn_id", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "error", b"error", "finish_time", b"finish_time", "last_sequence", b"last_sequence", "model", b"model", "model_calls", b"model_calls", "reply_message_id", b"reply_message_id", "session_id", b"session_id", "status", b"status", "stop_details", b"stop_details", "stop_reason", b"stop_reason", "turn_id", b"turn_id", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -425,13 +461,14 @@ class TurnFinished(_message.Message):
     STOP_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    STOP_DETAILS_FIELD_NUMBER: _builtins.int
     status: Global___TurnStatus.ValueType
     """How it ended. Never RUNNING."""
     stop_reason: Global___StopReason.ValueType
     """Why the model ended its reply."""
     @_builtins.property
     def message(self) -> _message_pb2.Message:
-        """The stored reply. Replaces the accumulated deltas. Absent if nothing was generated."""
+        """The stored reply. Replaces the accumulated deltas. Absent if nothing was generated. That of a refusal may be empty."""
 
     @_builtins.property
     def usage(self) -> _message_pb2.Usage:
@@ -441,6 +478,10 @@ class TurnFinished(_message.Message):
     def error(self) -> Global___TurnError:
         """Why the turn did not complete."""
 
+    @_builtins.property
+    def stop_details(self) -> Global___StopDetails:
+        """Why the model declined to reply. Absent unless the provider says so."""
+
     def __init__(
         self,
         *,
@@ -449,10 +490,11 @@ class TurnFinished(_message.Message):
         stop_reason: Global___StopReason.ValueType = ...,
         usage: _message_pb2.Usage | None = ...,
         error: Global___TurnError | None = ...,
+        stop_details: Global___StopDetails | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "stop_details", b"stop_details", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "status", b"status", "stop_reason", b"stop_reason", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "message", b"message", "status", b"status", "stop_details", b"stop_details", "stop_reason", b"stop_reason", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,33 @@ import type { Message as Message$1, Usage } from "./message_pb.js";
 export declare const file_metamorph_chat_v1_turn: GenFile;
 
 /**
+ * Why the model declined to reply, in the provider's words.
+ *
+ * @generated from message metamorph.chat.v1.StopDetails
+ */
+export declare type StopDetails = Message<"metamorph.chat.v1.StopDetails"> & {
+  /**
+   * A kind of content that the provider names. Empty if it names none.
+   *
+   * @generated from field: string category = 1;
+   */
+  category: string;
+
+  /**
+   * For people to read. Empty if there is none.
+   *
+   * @generated from field: string explanation = 2;
+   */
+  explanation: string;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.StopDetails.
+ * Use `create(StopDetailsSchema)` to create a new message.
+ */
+export declare const StopDetailsSchema: GenMessage<StopDetails>;
+
+/**
  * Why a turn did not complete.
  *
  * @generated from message metamorph.chat.v1.TurnError
@@ -159,6 +186,13 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
    * @generated from field: google.protobuf.Timestamp finish_time = 14;
    */
   finishTime?: Timestamp | undefined;
+
+  /**
+   * Why the model declined to reply. Absent unless the provider says so.
+   *
+   * @generated from field: metamorph.chat.v1.StopDetails stop_details = 15;
+   */
+  stopDetails?: StopDetails | undefined;
 };
 
 /**
@@ -357,7 +391,7 @@ export declare type TurnFinished = Message<"metamorph.chat.v1.TurnFinished"> & {
   status: TurnStatus;
 
   /**
-   * The stored reply. Replaces the accumulated deltas. Absent if nothing was generated.
+   * The stored reply. Replaces the accumulated deltas. Absent if nothing was generated. That of a refusal may be empty.
    *
    * @generated from field: metamorph.chat.v1.Message message = 2;
    */
@@ -383,6 +417,13 @@ export declare type TurnFinished = Message<"metamorph.chat.v1.TurnFinished"> & {
    * @generated from field: metamorph.chat.v1.TurnError error = 5;
    */
   error?: TurnError | undefined;
+
+  /**
+   * Why the model declined to reply. Absent unless the provider says so.
+   *
+   * @generated from field: metamorph.chat.v1.StopDetails stop_details = 6;
+   */
+  stopDetails?: StopDetails | undefined;
 };
 
 /**
@@ -585,7 +626,8 @@ export enum StopReason {
   PAUSE = 5,
 
   /**
-   * The model declined to reply.
+   * The model declined to reply; see stop_details. The exchange, up to what the user asked, is kept for display and is
+   * not sent to the model again, since it would go on declining.
    *
    * @generated from enum value: STOP_REASON_REFUSAL = 6;
    */
