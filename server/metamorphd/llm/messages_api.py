@@ -313,14 +313,10 @@ class Reply:
                 place = self._place(opened)
                 # The block's only event if the provider does not show its thinking.
                 yield ReplyThinking(place, "")
-                yield ReplyThinkingEnd(
-                    place, ThinkingBlock("", signature=opened.signature, bound_to=self._prefix.digest)
-                )
+                yield self._thought(place, ThinkingBlock("", signature=opened.signature))
             case "redacted_thinking":
                 redacted = _text(opened.block["data"])
-                yield ReplyThinkingEnd(
-                    self._place(opened), ThinkingBlock("", redacted=redacted, bound_to=self._prefix.digest)
-                )
+                yield self._thought(self._place(opened), ThinkingBlock("", redacted=redacted))
             case "tool_use":
                 block = opened.tool_use()
                 self._inputs.append(block.input)
@@ -328,6 +324,9 @@ class Reply:
             case "compaction" if opened.compaction.get("content"):
                 self._prefix.restart()
                 yield ReplyCompaction(self._place(opened), opened.compacted())
+
+    def _thought(self, place: int, block: ThinkingBlock) -> ReplyThinkingEnd:
+        return ReplyThinkingEnd(place, replace(block, bound_to=self._prefix.digest))
 
     def _text_events(self, opened: "_OpenBlock", text: Any) -> list[ReplyEvent]:
         return [ReplyText(self._place(opened), text)] if _text(text) else []

@@ -53,7 +53,7 @@ async def finish_turn(
     closed: Mapping[int, ThinkingBlock],
     status: TurnStatus,
     stop_reason: StopReason | None,
-    stop_details: StopDetails | None,
+    stop_details: StopDetails | None = None,
     usage: Usage | None,
     model_calls: int,
     error: TurnError | None,
