@@ -1,6 +1,9 @@
 """The catalog: its models, the cost of calls, and the validation of a catalog file."""
 
 import json
+from datetime import date
+from decimal import Decimal
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +60,40 @@ def test_the_built_in_catalog_lists_its_models_in_order() -> None:
     assert (rfc3339(retiring.retire_time or 0), retiring.successor) == ("2026-11-30T00:00:00Z", "claude-sonnet-5-5")
 
 
-@pytest.mark.parametrize("model", [model.model for model in CATALOG.models])
-def test_built_in_cache_prices_are_multiples_of_the_input_price(model: str) -> None:
-    for price in CATALOG.model(model).prices:
-        assert price.cache_read_usd_nanos * 10 == price.input_usd_nanos
-        assert price.cache_write_usd_nanos * 100 == price.input_usd_nanos * 125
+# Input, output, cache read and cache write in US dollars per million tokens, of calls above a number of tokens. Typed
+# from the provider's list, so that a typo in the catalog is not one here.
+PRICES = {
+    "claude-fable-5-2": {0: ("8", "40", "0.20", "10")},
+    "claude-haiku-5-5": {0: ("0.10", "0.50", "0.01", "0.125"), 100_000: ("0.50", "2.50", "0.05", "0.625")},
+    "claude-opus-5-5": {0: ("4", "20", "0.20", "5")},
+    "claude-sonnet-4-5": {0: ("3", "15", "0.30", "3.75")},
+    "claude-sonnet-5-5": {0: ("2", "10", "0.10", "2.50")},
+}
+
+
+def test_built_in_prices_are_those_of_the_list() -> None:
+    def nanos(*dollars: str) -> tuple[int, ...]:
+        return tuple(int(Decimal(price) * 1000) for price in dollars)
+
+    assert {
+        model.model: {
+            price.above_input_tokens: (
+                price.input_usd_nanos,
+                price.output_usd_nanos,
+                price.cache_read_usd_nanos,
+                price.cache_write_usd_nanos,
+            )
+            for price in model.prices
+        }
+        for model in CATALOG.models
+    } == {model: {above: nanos(*price) for above, price in tiers.items()} for model, tiers in PRICES.items()}
+
+
+def test_built_in_prices_say_where_they_are_from() -> None:
+    entries = json.loads(resources.files("metamorphd").joinpath("catalog.json").read_text())["models"]
+    for entry in entries:
+        assert entry["prices_source"].startswith("https://platform.claude.com/")
+        assert date(2026, 10, 1) <= date.fromisoformat(entry["prices_date"])
 
 
 @pytest.mark.parametrize(
@@ -69,9 +101,9 @@ def test_built_in_cache_prices_are_multiples_of_the_input_price(model: str) -> N
     [
         ("claude-sonnet-5-5", Usage(input_tokens=1_000_000), 2 * DOLLAR),
         ("claude-sonnet-5-5", Usage(output_tokens=1_000_000), 10 * DOLLAR),
-        ("claude-opus-5-5", Usage(cache_read_tokens=1_000_000), 4 * DOLLAR // 10),
+        ("claude-opus-5-5", Usage(cache_read_tokens=1_000_000), DOLLAR // 5),
         ("claude-fable-5-2", Usage(cache_write_tokens=1_000_000), 10 * DOLLAR),
-        ("claude-sonnet-5-5", Usage(1, 1, 1, 1), 2000 + 10_000 + 200 + 2500),
+        ("claude-sonnet-5-5", Usage(1, 1, 1, 1), 2000 + 10_000 + 100 + 2500),
         (HAIKU, Usage(), 0),
         (HAIKU, Usage(input_tokens=100_000), 100_000 * 100),
         (HAIKU, Usage(input_tokens=100_001), 100_001 * 500),

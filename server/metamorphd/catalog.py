@@ -7,15 +7,16 @@ give prices in US dollars per million tokens, as providers do; here they are in 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from metamorphd.errors import StartupRefused
+from metamorphd.models.capabilities import Capabilities
 from metamorphd.models.content import AttachmentBlock, DocumentBlock
 from metamorphd.models.usage import Usage
 
@@ -53,6 +54,7 @@ class CatalogModel:
     prices: tuple[Price, ...]
     retire_time: int | None
     successor: str
+    capabilities: Capabilities
 
     @property
     def context_bytes(self) -> int:
@@ -197,12 +199,30 @@ class _Price(_Form):
     usd_per_million_tokens: _Dollars
 
 
+class _Capabilities(_Form):
+    thinking: tuple[Literal["adaptive", "enabled", "disabled", "between_tools"], ...]
+    thinks_by_default: bool
+    forced_tool_choice: bool
+    efforts: tuple[Literal["low", "medium", "high", "xhigh", "max"], ...]
+    images: bool
+    documents: bool
+    response_schema: bool
+
+    def value(self) -> Capabilities:
+        return Capabilities(**self.model_dump())
+
+
 class _Model(_Form):
     model: _Name
     display_name: Annotated[str, Field(min_length=1, max_length=200)]
     context_tokens: _Tokens
     max_output_tokens: _Tokens
     prices: Annotated[list[_Price], Field(min_length=1)]
+    # For people: where the prices are from, and when they were read.
+    prices_source: str = ""
+    prices_date: date | None = None
+    # Without them everything is passed on, for the provider to judge.
+    capabilities: _Capabilities | None = None
     retire_time: AwareDatetime | None = None
     successor: _Name | None = None
 
@@ -215,6 +235,7 @@ class _Model(_Form):
             prices=tuple(_price(price) for price in self.prices),
             retire_time=None if self.retire_time is None else _microseconds(self.retire_time),
             successor=self.successor or "",
+            capabilities=Capabilities() if self.capabilities is None else self.capabilities.value(),
         )
 
 

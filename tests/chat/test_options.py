@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from metamorph.chat.v1.generation_pb2 import ThinkingConfig, ToolChoice
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 
 from tests.support.caller import Caller, send_request
+from tests.support.catalogs import permissive
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.refusal import refused
@@ -25,10 +27,11 @@ ALL: dict[str, Any] = {
     "model": "claude-haiku-5-5",
     "max_output_tokens": 4096,
     "stop_sequences": ["END"],
-    "thinking": THINKS,
+    "thinking": ThinkingConfig(mode=generation_pb2.THINKING_MODE_DISABLED),
     "tools": [WEATHER],
     "tool_choice": NAMED,
     "response_schema": '{"type": "object"}',
+    "effort": generation_pb2.EFFORT_LOW,
 }
 EMPTY: dict[str, Any] = {
     "model": "",
@@ -38,6 +41,7 @@ EMPTY: dict[str, Any] = {
     "tools": [],
     "tool_choice": ToolChoice(),
     "response_schema": "",
+    "effort": generation_pb2.EFFORT_UNSPECIFIED,
 }
 # The field of the provider's request for each option.
 SENT = {
@@ -47,14 +51,21 @@ SENT = {
     "thinking": "thinking",
     "tools": "tools",
     "tool_choice": "tool_choice",
-    "response_schema": "output_config",
+    "response_schema": "output_config.format",
+    "effort": "output_config.effort",
 }
 DEFAULTS = {"model": "claude-sonnet-5-5", "max_tokens": 32_000}
 
 
 def sent(body: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of a provider request that come from options."""
-    return {name: body.get(key) for name, key in SENT.items()}
+    values = dict(body) | {f"output_config.{key}": value for key, value in body.get("output_config", {}).items()}
+    return {name: values.get(key) for name, key in SENT.items()}
+
+
+@pytest.fixture
+def overrides(tmp_path: Path) -> dict[str, Any]:
+    return {"model_catalog": permissive(tmp_path)}
 
 
 async def test_every_option_is_in_the_contract_and_in_both_dataclasses() -> None:

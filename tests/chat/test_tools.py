@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from metamorph.chat.v1 import generation_pb2, message_pb2, turn_pb2
 from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CountTokensRequest
 
 from tests.support.caller import Caller, send_request, text_block, text_of
+from tests.support.catalogs import permissive
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply, compaction, redacted_thinking, thinking, tool_use
 from tests.support.refusal import refused
@@ -20,6 +22,11 @@ ADAPTIVE, ENABLED = generation_pb2.THINKING_MODE_ADAPTIVE, generation_pb2.THINKI
 THINKS = generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=2048)
 # The server's limit, which applies if a request sets none.
 THINKS_LONG = generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=32_000)
+
+
+@pytest.fixture
+def overrides(tmp_path: Path) -> dict[str, Any]:
+    return {"model_catalog": permissive(tmp_path)}
 
 
 async def send(caller: Caller, session_id: str, *content: message_pb2.ContentBlock, **fields: Any) -> Any:

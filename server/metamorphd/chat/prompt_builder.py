@@ -10,10 +10,12 @@ from dataclasses import replace
 from itertools import accumulate, count
 
 from metamorphd.llm.interface import PromptMessage
+from metamorphd.models.capabilities import Capabilities
 from metamorphd.models.content import (
     AttachmentBlock,
     Block,
     Content,
+    ImageBlock,
     Part,
     TextBlock,
     ThinkingBlock,
@@ -125,6 +127,13 @@ def _sendable(block: Block, answered: AbstractSet[str]) -> bool:
 # The provider accepts requests of at most 32 MB. In base64, this many bytes leave a megabyte for text.
 PROMPT_BYTES = 22 * 1024 * 1024
 LEFT_OUT = TextBlock("[An attachment that was here is not available any more.]")
+
+
+def readable(messages: Sequence[PromptMessage], can: Capabilities) -> Sequence[PromptMessage]:
+    """Returns messages with only the attachments that the model can read. Others are replaced."""
+    if can.images and can.documents:
+        return messages
+    return _only(messages, lambda block: can.images if isinstance(block, ImageBlock) else can.documents)
 
 
 def within_limit(messages: Sequence[PromptMessage]) -> tuple[PromptMessage, ...]:

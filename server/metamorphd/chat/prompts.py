@@ -3,15 +3,21 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from metamorphd.chat.prompt_builder import attachment_sizes, prompt_messages, within_limit, without_missing
+from metamorphd.chat.prompt_builder import (
+    attachment_sizes,
+    prompt_messages,
+    readable,
+    within_limit,
+    without_missing,
+)
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.interface import LARGE_TEXT, AttachmentData, Prompt, PromptMessage
 from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope
+from metamorphd.models.capabilities import Capabilities
 from metamorphd.models.message import Branch, Message
 from metamorphd.models.turn import Turn
 from metamorphd.store.attachments import chunk_count, complete_attachments, read_chunk
@@ -66,10 +72,11 @@ class Prompts:
             if planned.branch.messages is None:
                 await memory.enter_async_context(self._memory.reserved(scope.vault_id, COPIES * size))
                 planned = await self._database.read(read, scope, **arguments)
+            can = self._terms.catalog.model(planned.options.model).capabilities
             if size > LARGE_TEXT:
-                messages, sizes = await asyncio.to_thread(_messages, planned.branch)
+                messages, sizes = await asyncio.to_thread(_messages, planned.branch, can)
             else:
-                messages, sizes = _messages(planned.branch)
+                messages, sizes = _messages(planned.branch, can)
             system_prompt, options = planned.system_prompt, planned.options
             # It may be of megabytes, and a provider may take long to answer.
             del planned
@@ -91,7 +98,7 @@ class Prompts:
                     system_prompt=system_prompt,
                     messages=messages,
                     attachments=attachments,
-                    options=replace(options, max_output_tokens=self._terms.output_tokens(options)),
+                    options=self._terms.stated(options),
                     text_bytes=size,
                 )
             ]
@@ -109,7 +116,7 @@ async def _of_upload(upload: Upload) -> AsyncGenerator[bytes | memoryview]:
     yield upload.data
 
 
-def _messages(branch: Branch) -> tuple[tuple[PromptMessage, ...], dict[str, int]]:
+def _messages(branch: Branch, can: Capabilities) -> tuple[tuple[PromptMessage, ...], dict[str, int]]:
     """Returns the messages of a prompt, and the sizes of their attachments, by id."""
-    messages = within_limit(prompt_messages(tuple(branch.messages or ())))
+    messages = within_limit(readable(prompt_messages(tuple(branch.messages or ())), can))
     return messages, attachment_sizes(messages)

@@ -157,9 +157,11 @@ def parameters_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
         request["system"] = prompt.system_prompt
     if options.stop_sequences:
         request["stop_sequences"] = list(options.stop_sequences)
+    output: dict[str, Any] = {"effort": options.effort} if options.effort else {}
     if options.response_schema:
-        schema = json.loads(options.response_schema)
-        request["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        output["format"] = {"type": "json_schema", "schema": json.loads(options.response_schema)}
+    if output:
+        request["output_config"] = output
     if compact_above:
         request["context_management"] = _compaction(compact_above)
     return request | _thinking(options) | _tools(options)
@@ -171,7 +173,7 @@ def _thinking(options: EffectiveOptions) -> dict[str, Any]:
     thinking: dict[str, Any] = {"type": options.thinking.mode}
     if options.thinking.budget_tokens:
         thinking["budget_tokens"] = options.thinking.budget_tokens
-    if options.thinking.mode != "disabled":
+    if options.thinking.mode not in ("disabled", "between_tools"):
         # Some models omit their thinking by default.
         thinking["display"] = "summarized"
     return {"thinking": thinking}

@@ -22,9 +22,14 @@ class ToolChoice:
     disable_parallel_tool_use: bool = False
 
 
+THINKING_MODES = ("adaptive", "enabled", "disabled", "between_tools")
+# From the least to the most.
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
+
+
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """`mode` is adaptive, enabled, disabled, or empty for the provider's default; `budget_tokens` is for enabled."""
+    """`mode` is one of THINKING_MODES, or empty for the model's default; `budget_tokens` is for enabled."""
 
     mode: str = ""
     budget_tokens: int = 0
@@ -34,7 +39,8 @@ class Thinking:
 class EffectiveOptions:
     """The options in force; a default means none.
 
-    An empty `model` and a `max_output_tokens` of 0 stand for the server's defaults. Schemas are JSON, verbatim.
+    An empty `model` and a `max_output_tokens` of 0 stand for the server's defaults, an empty `effort` for the model's.
+    Schemas are JSON, verbatim.
     """
 
     model: str = ""
@@ -44,6 +50,7 @@ class EffectiveOptions:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     response_schema: str = ""
+    effort: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class GenerationOptions:
     tools: tuple[Tool, ...] | None = None
     tool_choice: ToolChoice | None = None
     response_schema: str | None = None
+    effort: str | None = None
 
     def over(self, before: EffectiveOptions) -> EffectiveOptions:
         """Returns `before`, with the options that are set replaced."""
@@ -77,5 +85,7 @@ def contradictions(
             yield "tool_choice.mode", "requires tools, but none are in force"
         elif choice.name and choice.name not in {tool.name for tool in tools}:
             yield "tool_choice.name", "is not among the tools in force"
+        if thinking is not None and thinking.mode in ("adaptive", "enabled"):
+            yield "tool_choice.mode", f"must not force a tool with thinking {thinking.mode.upper()}"
     if thinking is not None and output_tokens is not None and thinking.budget_tokens >= output_tokens:
         yield "thinking.budget_tokens", f"must be less than max_output_tokens, which is {output_tokens}"

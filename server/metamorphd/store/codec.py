@@ -96,4 +96,5 @@ def decode_options(text: str) -> EffectiveOptions:
         tools=tuple(Tool(**tool) for tool in stored.get("tools", ())),
         tool_choice=ToolChoice(**stored.get("tool_choice", {})),
         response_schema=stored.get("response_schema", ""),
+        effort=stored.get("effort", ""),
     )

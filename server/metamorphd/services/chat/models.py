@@ -5,6 +5,8 @@ from metamorph.chat.v1 import model_pb2
 
 from metamorphd.catalog import Catalog, CatalogModel, Price
 from metamorphd.models.caller import Scope
+from metamorphd.models.capabilities import Capabilities
+from metamorphd.services.convert.generation import EFFORTS, THINKING
 from metamorphd.services.convert.time import timestamp
 
 
@@ -31,6 +33,19 @@ def _model_to_proto(model: CatalogModel, *, is_default: bool) -> model_pb2.Model
         retire_time=timestamp(model.retire_time),
         successor=model.successor,
         is_default=is_default,
+        capabilities=_capabilities_to_proto(model.capabilities),
+    )
+
+
+def _capabilities_to_proto(can: Capabilities) -> model_pb2.ModelCapabilities:
+    return model_pb2.ModelCapabilities(
+        thinking_modes=[mode for mode, name in THINKING.items() if name in can.thinking],
+        thinks_by_default=can.thinks_by_default,
+        forced_tool_choice=can.forced_tool_choice,
+        efforts=[effort for effort, name in EFFORTS.items() if name in can.efforts],
+        images=can.images,
+        documents=can.documents,
+        response_schema=can.response_schema,
     )
 
 

@@ -20,6 +20,15 @@ THINKING = {
     generation_pb2.THINKING_MODE_ADAPTIVE: "adaptive",
     generation_pb2.THINKING_MODE_ENABLED: "enabled",
     generation_pb2.THINKING_MODE_DISABLED: "disabled",
+    generation_pb2.THINKING_MODE_BETWEEN_TOOLS: "between_tools",
+}
+EFFORTS = {
+    generation_pb2.EFFORT_UNSPECIFIED: "",
+    generation_pb2.EFFORT_LOW: "low",
+    generation_pb2.EFFORT_MEDIUM: "medium",
+    generation_pb2.EFFORT_HIGH: "high",
+    generation_pb2.EFFORT_XHIGH: "xhigh",
+    generation_pb2.EFFORT_MAX: "max",
 }
 
 
@@ -39,6 +48,7 @@ def options_from_proto(proto: generation_pb2.GenerationOptions, *, limit_bytes: 
         tools=tuple(map(_tool, proto.tools.values)) if proto.HasField("tools") else None,
         tool_choice=_tool_choice(proto.tool_choice) if proto.HasField("tool_choice") else None,
         response_schema=proto.response_schema if proto.HasField("response_schema") else None,
+        effort=EFFORTS[proto.effort] if proto.HasField("effort") else None,
     )
     violations = [FieldViolation(f"options.{path}", description) for path, description in _faults(options)]
     if violations:

@@ -14,11 +14,11 @@ from metamorphd.errors import (
     ToolResultRequired,
     ToolResultUnexpected,
 )
-from metamorphd.models.content import Content, ToolResultBlock, ToolUseBlock
+from metamorphd.models.content import Content, ImageBlock, ToolResultBlock, ToolUseBlock, attachment_blocks
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions, contradictions
 from metamorphd.models.message import Message, Role
 from metamorphd.store.attachments import describe_attachments
-from metamorphd.store.codec import decode_content, decode_options
+from metamorphd.store.codec import DEFAULTS, decode_content, decode_options
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import get_message
 from metamorphd.store.turns.read import get_turn
@@ -77,8 +77,8 @@ async def plan_turn(
             raise MessageNotFound(message_id=parent)
     follows = defaults.leaf_message_id if parent is None else parent or None
     before = await _options_before(tx, follows=follows, content=content)
-    effective = replace(options.over(before), model=model)
-    _refuse_contradictions(effective, terms)
+    effective = _effective(options, before, model=model, terms=terms)
+    _refuse_attachments(content, model, terms)
     return Plan(follows, content, effective, defaults.system_prompt)
 
 
@@ -93,11 +93,12 @@ async def plan_regeneration(tx: Transaction, *, message: Message, options: Gener
         raise MessageDeleted(message_id=message.message_id)
     original = await get_turn(tx, turn_id=message.turn_id)
     defaults = await get_session_defaults(tx, session_id=message.session_id)
-    effective = options.over(replace(original.options, model=original.model))
-    effective = replace(effective, model=effective.model or defaults.model or terms.default_model)
-    _refuse_model(effective.model, terms)
+    asked = original.model if options.model is None else options.model
+    model = asked or defaults.model or terms.default_model
+    _refuse_model(model, terms)
     await _refuse_busy(tx, session_id=message.session_id, user_message_id=message.message_id)
-    _refuse_contradictions(effective, terms)
+    effective = _effective(options, original.options, model=model, terms=terms)
+    _refuse_attachments(message.content, model, terms)
     return Plan(message.parent_message_id, message.content, effective, defaults.system_prompt)
 
 
@@ -107,10 +108,34 @@ def _refuse_model(model: str, terms: Terms) -> None:
         raise ModelNotAccepted(model=model)
 
 
-def _refuse_contradictions(options: EffectiveOptions, terms: Terms) -> None:
-    """Raises RequestInvalid for options that contradict each other. The catalog has their model."""
-    faults = contradictions(options, output_tokens=terms.output_tokens(options))
-    violations = [FieldViolation(f"options.{path}", description) for path, description in faults]
+def _effective(options: GenerationOptions, before: EffectiveOptions, *, model: str, terms: Terms) -> EffectiveOptions:
+    """Returns the options in force: those of the request over those of before, which are dropped if `model`, which the
+    catalog has, does not accept them.
+
+    Raises RequestInvalid for options of the request that the model does not accept, and for contradictory ones.
+    """
+    effective = replace(options.over(before), model=model)
+    unsupported = list(terms.catalog.model(model).capabilities.unsupported(effective))
+    kept = {name: getattr(DEFAULTS, name) for name, _, _ in unsupported if getattr(options, name) is None}
+    effective = replace(effective, **kept)
+    faults = [(path, description) for name, path, description in unsupported if name not in kept]
+    faults += contradictions(effective, output_tokens=terms.output_tokens(effective))
+    if faults:
+        raise RequestInvalid(
+            violations=[FieldViolation(f"options.{path}", description) for path, description in faults]
+        )
+    return effective
+
+
+def _refuse_attachments(content: Content, model: str, terms: Terms) -> None:
+    """Raises RequestInvalid for images and documents that the model, which the catalog has, cannot read."""
+    can = terms.catalog.model(model).capabilities
+    violations = [
+        FieldViolation(f"content[{place}]", f"has an attachment that the model {model} cannot read")
+        for place, block in enumerate(content)
+        for attachment in attachment_blocks((block,))
+        if not (can.images if isinstance(attachment, ImageBlock) else can.documents)
+    ]
     if violations:
         raise RequestInvalid(violations=violations)
 

@@ -1,9 +1,9 @@
 """Server-wide limits on turns, and who runs them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metamorphd.catalog import Catalog
-from metamorphd.models.generation import EffectiveOptions
+from metamorphd.models.generation import EffectiveOptions, Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +28,11 @@ class Terms:
         """Returns the most tokens that a reply may have. `options` name the model."""
         cap = min(self.max_output_tokens, self.catalog.model(options.model).max_output_tokens)
         return min(options.max_output_tokens or cap, cap)
+
+    def stated(self, options: EffectiveOptions) -> EffectiveOptions:
+        """Returns options with what holds where they state nothing. They name the model."""
+        thinking = options.thinking
+        if not thinking.mode and self.catalog.model(options.model).capabilities.thinks_by_default:
+            # Said, because some models show their thinking only if asked to.
+            thinking = Thinking("adaptive")
+        return replace(options, max_output_tokens=self.output_tokens(options), thinking=thinking)

@@ -85,11 +85,11 @@ func (ToolChoiceMode) EnumDescriptor() ([]byte, []int) {
 	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{0}
 }
 
-// Whether the model thinks before it replies.
+// Whether the model thinks before it replies. ListModels shows which modes a model accepts.
 type ThinkingMode int32
 
 const (
-	// The provider's default for the model.
+	// The model's default.
 	ThinkingMode_THINKING_MODE_UNSPECIFIED ThinkingMode = 0
 	// The model decides how much.
 	ThinkingMode_THINKING_MODE_ADAPTIVE ThinkingMode = 1
@@ -97,6 +97,8 @@ const (
 	ThinkingMode_THINKING_MODE_ENABLED ThinkingMode = 2
 	// The model does not think.
 	ThinkingMode_THINKING_MODE_DISABLED ThinkingMode = 3
+	// The model does not think before it replies, only between calls of tools.
+	ThinkingMode_THINKING_MODE_BETWEEN_TOOLS ThinkingMode = 4
 )
 
 // Enum value maps for ThinkingMode.
@@ -106,12 +108,14 @@ var (
 		1: "THINKING_MODE_ADAPTIVE",
 		2: "THINKING_MODE_ENABLED",
 		3: "THINKING_MODE_DISABLED",
+		4: "THINKING_MODE_BETWEEN_TOOLS",
 	}
 	ThinkingMode_value = map[string]int32{
-		"THINKING_MODE_UNSPECIFIED": 0,
-		"THINKING_MODE_ADAPTIVE":    1,
-		"THINKING_MODE_ENABLED":     2,
-		"THINKING_MODE_DISABLED":    3,
+		"THINKING_MODE_UNSPECIFIED":   0,
+		"THINKING_MODE_ADAPTIVE":      1,
+		"THINKING_MODE_ENABLED":       2,
+		"THINKING_MODE_DISABLED":      3,
+		"THINKING_MODE_BETWEEN_TOOLS": 4,
 	}
 )
 
@@ -140,6 +144,71 @@ func (x ThinkingMode) Number() protoreflect.EnumNumber {
 // Deprecated: Use ThinkingMode.Descriptor instead.
 func (ThinkingMode) EnumDescriptor() ([]byte, []int) {
 	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{1}
+}
+
+// How much a model does for a reply, in thinking and in words. ListModels shows which levels a model accepts.
+type Effort int32
+
+const (
+	// The model's default.
+	Effort_EFFORT_UNSPECIFIED Effort = 0
+	// The least.
+	Effort_EFFORT_LOW Effort = 1
+	// Less than HIGH.
+	Effort_EFFORT_MEDIUM Effort = 2
+	// Much.
+	Effort_EFFORT_HIGH Effort = 3
+	// More than HIGH.
+	Effort_EFFORT_XHIGH Effort = 4
+	// As much as the model can.
+	Effort_EFFORT_MAX Effort = 5
+)
+
+// Enum value maps for Effort.
+var (
+	Effort_name = map[int32]string{
+		0: "EFFORT_UNSPECIFIED",
+		1: "EFFORT_LOW",
+		2: "EFFORT_MEDIUM",
+		3: "EFFORT_HIGH",
+		4: "EFFORT_XHIGH",
+		5: "EFFORT_MAX",
+	}
+	Effort_value = map[string]int32{
+		"EFFORT_UNSPECIFIED": 0,
+		"EFFORT_LOW":         1,
+		"EFFORT_MEDIUM":      2,
+		"EFFORT_HIGH":        3,
+		"EFFORT_XHIGH":       4,
+		"EFFORT_MAX":         5,
+	}
+)
+
+func (x Effort) Enum() *Effort {
+	p := new(Effort)
+	*p = x
+	return p
+}
+
+func (x Effort) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Effort) Descriptor() protoreflect.EnumDescriptor {
+	return file_metamorph_chat_v1_generation_proto_enumTypes[2].Descriptor()
+}
+
+func (Effort) Type() protoreflect.EnumType {
+	return &file_metamorph_chat_v1_generation_proto_enumTypes[2]
+}
+
+func (x Effort) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Effort.Descriptor instead.
+func (Effort) EnumDescriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_generation_proto_rawDescGZIP(), []int{2}
 }
 
 // A tool that the model may call. The caller runs it and sends a ToolResultBlock.
@@ -419,7 +488,9 @@ func (x *StopSequenceList) GetValues() []string {
 	return nil
 }
 
-// How to generate a reply. If a field is absent, SendMessage uses the default in the field's comment, and
+// How to generate a reply. An option that the model does not accept (ListModels) fails with INVALID_ARGUMENT /
+// REQUEST_INVALID, which names the field, and nothing is stored; one that was kept from an earlier turn is dropped. If a
+// field is absent, SendMessage uses the default in the field's comment, and
 // RegenerateReply uses the value of the original turn. A field that is set replaces it, even with nothing (0, an empty
 // string, an empty message), so a regeneration can clear tools, stop sequences or a schema. If the resulting options
 // contradict each other, the call fails with INVALID_ARGUMENT / REQUEST_INVALID, which names the fields, and nothing is
@@ -446,8 +517,10 @@ type GenerationOptions struct {
 	// A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters. If
 	// absent in SendMessage: that of the previous turn if the message has tool results, else free text.
 	ResponseSchema *string `protobuf:"bytes,7,opt,name=response_schema,json=responseSchema,proto3,oneof" json:"response_schema,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How much the model does for the reply. If absent in SendMessage: the model's default.
+	Effort        *Effort `protobuf:"varint,8,opt,name=effort,proto3,enum=metamorph.chat.v1.Effort,oneof" json:"effort,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GenerationOptions) Reset() {
@@ -529,6 +602,13 @@ func (x *GenerationOptions) GetResponseSchema() string {
 	return ""
 }
 
+func (x *GenerationOptions) GetEffort() Effort {
+	if x != nil && x.Effort != nil {
+		return *x.Effort
+	}
+	return Effort_EFFORT_UNSPECIFIED
+}
+
 var File_metamorph_chat_v1_generation_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_generation_proto_rawDesc = "" +
@@ -552,7 +632,7 @@ const file_metamorph_chat_v1_generation_proto_rawDesc = "" +
 	"\rbudget_tokens\x18\x02 \x01(\x05R\fbudgetTokens:\xa8\x01\xbaH\xa4\x01\x1a\xa1\x01\n" +
 	"\x16thinking_config.budget\x12@budget_tokens, 1024 or more, is for mode ENABLED, which needs it\x1aEthis.mode == 2 ? this.budget_tokens >= 1024 : this.budget_tokens == 0\"A\n" +
 	"\x10StopSequenceList\x12-\n" +
-	"\x06values\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\SR\x06values\"\x84\x04\n" +
+	"\x06values\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\"\vr\t\x10\x01\x18\x80\x022\x02\\SR\x06values\"\xd1\x04\n" +
 	"\x11GenerationOptions\x12J\n" +
 	"\x05model\x18\x01 \x01(\tB/\xbaH,r*2(^([A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})?$H\x00R\x05model\x88\x01\x01\x128\n" +
 	"\x11max_output_tokens\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x01R\x0fmaxOutputTokens\x88\x01\x01\x12J\n" +
@@ -561,21 +641,33 @@ const file_metamorph_chat_v1_generation_proto_rawDesc = "" +
 	"\x05tools\x18\x05 \x01(\v2\x1b.metamorph.chat.v1.ToolListR\x05tools\x12>\n" +
 	"\vtool_choice\x18\x06 \x01(\v2\x1d.metamorph.chat.v1.ToolChoiceR\n" +
 	"toolChoice\x127\n" +
-	"\x0fresponse_schema\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06H\x02R\x0eresponseSchema\x88\x01\x01B\b\n" +
+	"\x0fresponse_schema\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06H\x02R\x0eresponseSchema\x88\x01\x01\x12@\n" +
+	"\x06effort\x18\b \x01(\x0e2\x19.metamorph.chat.v1.EffortB\b\xbaH\x05\x82\x01\x02\x10\x01H\x03R\x06effort\x88\x01\x01B\b\n" +
 	"\x06_modelB\x14\n" +
 	"\x12_max_output_tokensB\x12\n" +
-	"\x10_response_schema*\x9d\x01\n" +
+	"\x10_response_schemaB\t\n" +
+	"\a_effort*\x9d\x01\n" +
 	"\x0eToolChoiceMode\x12 \n" +
 	"\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x18\n" +
 	"\x14TOOL_CHOICE_MODE_ANY\x10\x02\x12\x19\n" +
 	"\x15TOOL_CHOICE_MODE_TOOL\x10\x03\x12\x19\n" +
-	"\x15TOOL_CHOICE_MODE_NONE\x10\x04*\x80\x01\n" +
+	"\x15TOOL_CHOICE_MODE_NONE\x10\x04*\xa1\x01\n" +
 	"\fThinkingMode\x12\x1d\n" +
 	"\x19THINKING_MODE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16THINKING_MODE_ADAPTIVE\x10\x01\x12\x19\n" +
 	"\x15THINKING_MODE_ENABLED\x10\x02\x12\x1a\n" +
-	"\x16THINKING_MODE_DISABLED\x10\x03B\xbd\x01\n" +
+	"\x16THINKING_MODE_DISABLED\x10\x03\x12\x1f\n" +
+	"\x1bTHINKING_MODE_BETWEEN_TOOLS\x10\x04*v\n" +
+	"\x06Effort\x12\x16\n" +
+	"\x12EFFORT_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"EFFORT_LOW\x10\x01\x12\x11\n" +
+	"\rEFFORT_MEDIUM\x10\x02\x12\x0f\n" +
+	"\vEFFORT_HIGH\x10\x03\x12\x10\n" +
+	"\fEFFORT_XHIGH\x10\x04\x12\x0e\n" +
+	"\n" +
+	"EFFORT_MAX\x10\x05B\xbd\x01\n" +
 	"\x15com.metamorph.chat.v1B\x0fGenerationProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
 var (
@@ -590,31 +682,33 @@ func file_metamorph_chat_v1_generation_proto_rawDescGZIP() []byte {
 	return file_metamorph_chat_v1_generation_proto_rawDescData
 }
 
-var file_metamorph_chat_v1_generation_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_metamorph_chat_v1_generation_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_metamorph_chat_v1_generation_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_metamorph_chat_v1_generation_proto_goTypes = []any{
 	(ToolChoiceMode)(0),       // 0: metamorph.chat.v1.ToolChoiceMode
 	(ThinkingMode)(0),         // 1: metamorph.chat.v1.ThinkingMode
-	(*Tool)(nil),              // 2: metamorph.chat.v1.Tool
-	(*ToolList)(nil),          // 3: metamorph.chat.v1.ToolList
-	(*ToolChoice)(nil),        // 4: metamorph.chat.v1.ToolChoice
-	(*ThinkingConfig)(nil),    // 5: metamorph.chat.v1.ThinkingConfig
-	(*StopSequenceList)(nil),  // 6: metamorph.chat.v1.StopSequenceList
-	(*GenerationOptions)(nil), // 7: metamorph.chat.v1.GenerationOptions
+	(Effort)(0),               // 2: metamorph.chat.v1.Effort
+	(*Tool)(nil),              // 3: metamorph.chat.v1.Tool
+	(*ToolList)(nil),          // 4: metamorph.chat.v1.ToolList
+	(*ToolChoice)(nil),        // 5: metamorph.chat.v1.ToolChoice
+	(*ThinkingConfig)(nil),    // 6: metamorph.chat.v1.ThinkingConfig
+	(*StopSequenceList)(nil),  // 7: metamorph.chat.v1.StopSequenceList
+	(*GenerationOptions)(nil), // 8: metamorph.chat.v1.GenerationOptions
 }
 var file_metamorph_chat_v1_generation_proto_depIdxs = []int32{
-	2, // 0: metamorph.chat.v1.ToolList.values:type_name -> metamorph.chat.v1.Tool
+	3, // 0: metamorph.chat.v1.ToolList.values:type_name -> metamorph.chat.v1.Tool
 	0, // 1: metamorph.chat.v1.ToolChoice.mode:type_name -> metamorph.chat.v1.ToolChoiceMode
 	1, // 2: metamorph.chat.v1.ThinkingConfig.mode:type_name -> metamorph.chat.v1.ThinkingMode
-	6, // 3: metamorph.chat.v1.GenerationOptions.stop_sequences:type_name -> metamorph.chat.v1.StopSequenceList
-	5, // 4: metamorph.chat.v1.GenerationOptions.thinking:type_name -> metamorph.chat.v1.ThinkingConfig
-	3, // 5: metamorph.chat.v1.GenerationOptions.tools:type_name -> metamorph.chat.v1.ToolList
-	4, // 6: metamorph.chat.v1.GenerationOptions.tool_choice:type_name -> metamorph.chat.v1.ToolChoice
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	7, // 3: metamorph.chat.v1.GenerationOptions.stop_sequences:type_name -> metamorph.chat.v1.StopSequenceList
+	6, // 4: metamorph.chat.v1.GenerationOptions.thinking:type_name -> metamorph.chat.v1.ThinkingConfig
+	4, // 5: metamorph.chat.v1.GenerationOptions.tools:type_name -> metamorph.chat.v1.ToolList
+	5, // 6: metamorph.chat.v1.GenerationOptions.tool_choice:type_name -> metamorph.chat.v1.ToolChoice
+	2, // 7: metamorph.chat.v1.GenerationOptions.effort:type_name -> metamorph.chat.v1.Effort
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_generation_proto_init() }
@@ -628,7 +722,7 @@ func file_metamorph_chat_v1_generation_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_generation_proto_rawDesc), len(file_metamorph_chat_v1_generation_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -106,6 +106,106 @@ func (x *ModelPrice) GetCacheWriteUsdNanos() int64 {
 	return 0
 }
 
+// What a model accepts.
+type ModelCapabilities struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The modes of ThinkingConfig that can be set.
+	ThinkingModes []ThinkingMode `protobuf:"varint,1,rep,packed,name=thinking_modes,json=thinkingModes,proto3,enum=metamorph.chat.v1.ThinkingMode" json:"thinking_modes,omitempty"`
+	// Whether it thinks if no mode is set.
+	ThinksByDefault bool `protobuf:"varint,2,opt,name=thinks_by_default,json=thinksByDefault,proto3" json:"thinks_by_default,omitempty"`
+	// Whether ToolChoice may force it to use a tool.
+	ForcedToolChoice bool `protobuf:"varint,3,opt,name=forced_tool_choice,json=forcedToolChoice,proto3" json:"forced_tool_choice,omitempty"`
+	// The levels of GenerationOptions.effort that can be set.
+	Efforts []Effort `protobuf:"varint,4,rep,packed,name=efforts,proto3,enum=metamorph.chat.v1.Effort" json:"efforts,omitempty"`
+	// Whether it reads images.
+	Images bool `protobuf:"varint,5,opt,name=images,proto3" json:"images,omitempty"`
+	// Whether it reads documents.
+	Documents bool `protobuf:"varint,6,opt,name=documents,proto3" json:"documents,omitempty"`
+	// Whether GenerationOptions.response_schema can be set.
+	ResponseSchema bool `protobuf:"varint,7,opt,name=response_schema,json=responseSchema,proto3" json:"response_schema,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ModelCapabilities) Reset() {
+	*x = ModelCapabilities{}
+	mi := &file_metamorph_chat_v1_model_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelCapabilities) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelCapabilities) ProtoMessage() {}
+
+func (x *ModelCapabilities) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_model_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelCapabilities.ProtoReflect.Descriptor instead.
+func (*ModelCapabilities) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_model_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ModelCapabilities) GetThinkingModes() []ThinkingMode {
+	if x != nil {
+		return x.ThinkingModes
+	}
+	return nil
+}
+
+func (x *ModelCapabilities) GetThinksByDefault() bool {
+	if x != nil {
+		return x.ThinksByDefault
+	}
+	return false
+}
+
+func (x *ModelCapabilities) GetForcedToolChoice() bool {
+	if x != nil {
+		return x.ForcedToolChoice
+	}
+	return false
+}
+
+func (x *ModelCapabilities) GetEfforts() []Effort {
+	if x != nil {
+		return x.Efforts
+	}
+	return nil
+}
+
+func (x *ModelCapabilities) GetImages() bool {
+	if x != nil {
+		return x.Images
+	}
+	return false
+}
+
+func (x *ModelCapabilities) GetDocuments() bool {
+	if x != nil {
+		return x.Documents
+	}
+	return false
+}
+
+func (x *ModelCapabilities) GetResponseSchema() bool {
+	if x != nil {
+		return x.ResponseSchema
+	}
+	return false
+}
+
 // A model that can be used.
 type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -124,14 +224,16 @@ type Model struct {
 	// The model to use in its place, if it is going to be retired.
 	Successor string `protobuf:"bytes,7,opt,name=successor,proto3" json:"successor,omitempty"`
 	// Whether it is the server's default model.
-	IsDefault     bool `protobuf:"varint,8,opt,name=is_default,json=isDefault,proto3" json:"is_default,omitempty"`
+	IsDefault bool `protobuf:"varint,8,opt,name=is_default,json=isDefault,proto3" json:"is_default,omitempty"`
+	// What it accepts.
+	Capabilities  *ModelCapabilities `protobuf:"bytes,9,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_metamorph_chat_v1_model_proto_msgTypes[1]
+	mi := &file_metamorph_chat_v1_model_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -143,7 +245,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_model_proto_msgTypes[1]
+	mi := &file_metamorph_chat_v1_model_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -156,7 +258,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_model_proto_rawDescGZIP(), []int{1}
+	return file_metamorph_chat_v1_model_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Model) GetModel() string {
@@ -215,18 +317,33 @@ func (x *Model) GetIsDefault() bool {
 	return false
 }
 
+func (x *Model) GetCapabilities() *ModelCapabilities {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
 var File_metamorph_chat_v1_model_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_model_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmetamorph/chat/v1/model.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x01\n" +
+	"\x1dmetamorph/chat/v1/model.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"metamorph/chat/v1/generation.proto\"\xf0\x01\n" +
 	"\n" +
 	"ModelPrice\x12,\n" +
 	"\x12above_input_tokens\x18\x01 \x01(\x03R\x10aboveInputTokens\x12&\n" +
 	"\x0finput_usd_nanos\x18\x02 \x01(\x03R\rinputUsdNanos\x12(\n" +
 	"\x10output_usd_nanos\x18\x03 \x01(\x03R\x0eoutputUsdNanos\x12/\n" +
 	"\x14cache_read_usd_nanos\x18\x04 \x01(\x03R\x11cacheReadUsdNanos\x121\n" +
-	"\x15cache_write_usd_nanos\x18\x05 \x01(\x03R\x12cacheWriteUsdNanos\"\xc4\x02\n" +
+	"\x15cache_write_usd_nanos\x18\x05 \x01(\x03R\x12cacheWriteUsdNanos\"\xc9\x02\n" +
+	"\x11ModelCapabilities\x12F\n" +
+	"\x0ethinking_modes\x18\x01 \x03(\x0e2\x1f.metamorph.chat.v1.ThinkingModeR\rthinkingModes\x12*\n" +
+	"\x11thinks_by_default\x18\x02 \x01(\bR\x0fthinksByDefault\x12,\n" +
+	"\x12forced_tool_choice\x18\x03 \x01(\bR\x10forcedToolChoice\x123\n" +
+	"\aefforts\x18\x04 \x03(\x0e2\x19.metamorph.chat.v1.EffortR\aefforts\x12\x16\n" +
+	"\x06images\x18\x05 \x01(\bR\x06images\x12\x1c\n" +
+	"\tdocuments\x18\x06 \x01(\bR\tdocuments\x12'\n" +
+	"\x0fresponse_schema\x18\a \x01(\bR\x0eresponseSchema\"\x8e\x03\n" +
 	"\x05Model\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12%\n" +
@@ -237,7 +354,8 @@ const file_metamorph_chat_v1_model_proto_rawDesc = "" +
 	"retireTime\x12\x1c\n" +
 	"\tsuccessor\x18\a \x01(\tR\tsuccessor\x12\x1d\n" +
 	"\n" +
-	"is_default\x18\b \x01(\bR\tisDefaultB\xb8\x01\n" +
+	"is_default\x18\b \x01(\bR\tisDefault\x12H\n" +
+	"\fcapabilities\x18\t \x01(\v2$.metamorph.chat.v1.ModelCapabilitiesR\fcapabilitiesB\xb8\x01\n" +
 	"\x15com.metamorph.chat.v1B\n" +
 	"ModelProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
 
@@ -253,20 +371,26 @@ func file_metamorph_chat_v1_model_proto_rawDescGZIP() []byte {
 	return file_metamorph_chat_v1_model_proto_rawDescData
 }
 
-var file_metamorph_chat_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_metamorph_chat_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_metamorph_chat_v1_model_proto_goTypes = []any{
 	(*ModelPrice)(nil),            // 0: metamorph.chat.v1.ModelPrice
-	(*Model)(nil),                 // 1: metamorph.chat.v1.Model
-	(*timestamppb.Timestamp)(nil), // 2: google.protobuf.Timestamp
+	(*ModelCapabilities)(nil),     // 1: metamorph.chat.v1.ModelCapabilities
+	(*Model)(nil),                 // 2: metamorph.chat.v1.Model
+	(ThinkingMode)(0),             // 3: metamorph.chat.v1.ThinkingMode
+	(Effort)(0),                   // 4: metamorph.chat.v1.Effort
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
 }
 var file_metamorph_chat_v1_model_proto_depIdxs = []int32{
-	0, // 0: metamorph.chat.v1.Model.prices:type_name -> metamorph.chat.v1.ModelPrice
-	2, // 1: metamorph.chat.v1.Model.retire_time:type_name -> google.protobuf.Timestamp
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 0: metamorph.chat.v1.ModelCapabilities.thinking_modes:type_name -> metamorph.chat.v1.ThinkingMode
+	4, // 1: metamorph.chat.v1.ModelCapabilities.efforts:type_name -> metamorph.chat.v1.Effort
+	0, // 2: metamorph.chat.v1.Model.prices:type_name -> metamorph.chat.v1.ModelPrice
+	5, // 3: metamorph.chat.v1.Model.retire_time:type_name -> google.protobuf.Timestamp
+	1, // 4: metamorph.chat.v1.Model.capabilities:type_name -> metamorph.chat.v1.ModelCapabilities
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_model_proto_init() }
@@ -274,13 +398,14 @@ func file_metamorph_chat_v1_model_proto_init() {
 	if File_metamorph_chat_v1_model_proto != nil {
 		return
 	}
+	file_metamorph_chat_v1_generation_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_model_proto_rawDesc), len(file_metamorph_chat_v1_model_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

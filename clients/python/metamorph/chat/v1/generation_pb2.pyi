@@ -58,26 +58,66 @@ class _ThinkingMode:
 class _ThinkingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ThinkingMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     THINKING_MODE_UNSPECIFIED: _ThinkingMode.ValueType  # 0
-    """The provider's default for the model."""
+    """The model's default."""
     THINKING_MODE_ADAPTIVE: _ThinkingMode.ValueType  # 1
     """The model decides how much."""
     THINKING_MODE_ENABLED: _ThinkingMode.ValueType  # 2
     """The model may think, for at most budget_tokens."""
     THINKING_MODE_DISABLED: _ThinkingMode.ValueType  # 3
     """The model does not think."""
+    THINKING_MODE_BETWEEN_TOOLS: _ThinkingMode.ValueType  # 4
+    """The model does not think before it replies, only between calls of tools."""
 
 class ThinkingMode(_ThinkingMode, metaclass=_ThinkingModeEnumTypeWrapper):
-    """Whether the model thinks before it replies."""
+    """Whether the model thinks before it replies. ListModels shows which modes a model accepts."""
 
 THINKING_MODE_UNSPECIFIED: ThinkingMode.ValueType  # 0
-"""The provider's default for the model."""
+"""The model's default."""
 THINKING_MODE_ADAPTIVE: ThinkingMode.ValueType  # 1
 """The model decides how much."""
 THINKING_MODE_ENABLED: ThinkingMode.ValueType  # 2
 """The model may think, for at most budget_tokens."""
 THINKING_MODE_DISABLED: ThinkingMode.ValueType  # 3
 """The model does not think."""
+THINKING_MODE_BETWEEN_TOOLS: ThinkingMode.ValueType  # 4
+"""The model does not think before it replies, only between calls of tools."""
 Global___ThinkingMode: _TypeAlias = ThinkingMode  # noqa: Y015
+
+class _Effort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EffortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Effort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EFFORT_UNSPECIFIED: _Effort.ValueType  # 0
+    """The model's default."""
+    EFFORT_LOW: _Effort.ValueType  # 1
+    """The least."""
+    EFFORT_MEDIUM: _Effort.ValueType  # 2
+    """Less than HIGH."""
+    EFFORT_HIGH: _Effort.ValueType  # 3
+    """Much."""
+    EFFORT_XHIGH: _Effort.ValueType  # 4
+    """More than HIGH."""
+    EFFORT_MAX: _Effort.ValueType  # 5
+    """As much as the model can."""
+
+class Effort(_Effort, metaclass=_EffortEnumTypeWrapper):
+    """How much a model does for a reply, in thinking and in words. ListModels shows which levels a model accepts."""
+
+EFFORT_UNSPECIFIED: Effort.ValueType  # 0
+"""The model's default."""
+EFFORT_LOW: Effort.ValueType  # 1
+"""The least."""
+EFFORT_MEDIUM: Effort.ValueType  # 2
+"""Less than HIGH."""
+EFFORT_HIGH: Effort.ValueType  # 3
+"""Much."""
+EFFORT_XHIGH: Effort.ValueType  # 4
+"""More than HIGH."""
+EFFORT_MAX: Effort.ValueType  # 5
+"""As much as the model can."""
+Global___Effort: _TypeAlias = Effort  # noqa: Y015
 
 @_typing.final
 class Tool(_message.Message):
@@ -219,7 +259,9 @@ Global___StopSequenceList: _TypeAlias = StopSequenceList  # noqa: Y015
 
 @_typing.final
 class GenerationOptions(_message.Message):
-    """How to generate a reply. If a field is absent, SendMessage uses the default in the field's comment, and
+    """How to generate a reply. An option that the model does not accept (ListModels) fails with INVALID_ARGUMENT /
+    REQUEST_INVALID, which names the field, and nothing is stored; one that was kept from an earlier turn is dropped. If a
+    field is absent, SendMessage uses the default in the field's comment, and
     RegenerateReply uses the value of the original turn. A field that is set replaces it, even with nothing (0, an empty
     string, an empty message), so a regeneration can clear tools, stop sequences or a schema. If the resulting options
     contradict each other, the call fails with INVALID_ARGUMENT / REQUEST_INVALID, which names the fields, and nothing is
@@ -235,6 +277,7 @@ class GenerationOptions(_message.Message):
     TOOLS_FIELD_NUMBER: _builtins.int
     TOOL_CHOICE_FIELD_NUMBER: _builtins.int
     RESPONSE_SCHEMA_FIELD_NUMBER: _builtins.int
+    EFFORT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model to use. If empty, or absent in SendMessage: the session's, else the vault's, else the server's default.
     Fails with INVALID_ARGUMENT / MODEL_NOT_ACCEPTED if ListModels does not list it.
@@ -247,6 +290,8 @@ class GenerationOptions(_message.Message):
     """A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters. If
     absent in SendMessage: that of the previous turn if the message has tool results, else free text.
     """
+    effort: Global___Effort.ValueType
+    """How much the model does for the reply. If absent in SendMessage: the model's default."""
     @_builtins.property
     def stop_sequences(self) -> Global___StopSequenceList:
         """Generation ends before any of these texts. If absent in SendMessage: none."""
@@ -279,17 +324,22 @@ class GenerationOptions(_message.Message):
         tools: Global___ToolList | None = ...,
         tool_choice: Global___ToolChoice | None = ...,
         response_schema: _builtins.str | None = ...,
+        effort: Global___Effort.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_model", b"_model", "_response_schema", b"_response_schema", "max_output_tokens", b"max_output_tokens", "model", b"model", "response_schema", b"response_schema", "stop_sequences", b"stop_sequences", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_effort", b"_effort", "_max_output_tokens", b"_max_output_tokens", "_model", b"_model", "_response_schema", b"_response_schema", "effort", b"effort", "max_output_tokens", b"max_output_tokens", "model", b"model", "response_schema", b"response_schema", "stop_sequences", b"stop_sequences", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_model", b"_model", "_response_schema", b"_response_schema", "max_output_tokens", b"max_output_tokens", "model", b"model", "response_schema", b"response_schema", "stop_sequences", b"stop_sequences", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effort", b"_effort", "_max_output_tokens", b"_max_output_tokens", "_model", b"_model", "_response_schema", b"_response_schema", "effort", b"effort", "max_output_tokens", b"max_output_tokens", "model", b"model", "response_schema", b"response_schema", "stop_sequences", b"stop_sequences", "thinking", b"thinking", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__effort: _TypeAlias = _typing.Literal["effort"]  # noqa: Y015
+    _WhichOneofArgType__effort: _TypeAlias = _typing.Literal["_effort", b"_effort"]  # noqa: Y015
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__response_schema: _TypeAlias = _typing.Literal["response_schema"]  # noqa: Y015
     _WhichOneofArgType__response_schema: _TypeAlias = _typing.Literal["_response_schema", b"_response_schema"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__effort) -> _WhichOneofReturnType__effort | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
     @_typing.overload

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from metamorph.chat.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -58,6 +59,56 @@ class ModelPrice(_message.Message):
 Global___ModelPrice: _TypeAlias = ModelPrice  # noqa: Y015
 
 @_typing.final
+class ModelCapabilities(_message.Message):
+    """What a model accepts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THINKING_MODES_FIELD_NUMBER: _builtins.int
+    THINKS_BY_DEFAULT_FIELD_NUMBER: _builtins.int
+    FORCED_TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    EFFORTS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    RESPONSE_SCHEMA_FIELD_NUMBER: _builtins.int
+    thinks_by_default: _builtins.bool
+    """Whether it thinks if no mode is set."""
+    forced_tool_choice: _builtins.bool
+    """Whether ToolChoice may force it to use a tool."""
+    images: _builtins.bool
+    """Whether it reads images."""
+    documents: _builtins.bool
+    """Whether it reads documents."""
+    response_schema: _builtins.bool
+    """Whether GenerationOptions.response_schema can be set."""
+    @_builtins.property
+    def thinking_modes(self) -> _containers.RepeatedScalarFieldContainer[_generation_pb2.ThinkingMode.ValueType]:
+        """The modes of ThinkingConfig that can be set."""
+
+    @_builtins.property
+    def efforts(self) -> _containers.RepeatedScalarFieldContainer[_generation_pb2.Effort.ValueType]:
+        """The levels of GenerationOptions.effort that can be set."""
+
+    def __init__(
+        self,
+        *,
+        thinking_modes: _abc.Iterable[_generation_pb2.ThinkingMode.ValueType] | None = ...,
+        thinks_by_default: _builtins.bool = ...,
+        forced_tool_choice: _builtins.bool = ...,
+        efforts: _abc.Iterable[_generation_pb2.Effort.ValueType] | None = ...,
+        images: _builtins.bool = ...,
+        documents: _builtins.bool = ...,
+        response_schema: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "efforts", b"efforts", "forced_tool_choice", b"forced_tool_choice", "images", b"images", "response_schema", b"response_schema", "thinking_modes", b"thinking_modes", "thinks_by_default", b"thinks_by_default"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelCapabilities: _TypeAlias = ModelCapabilities  # noqa: Y015
+
+@_typing.final
 class Model(_message.Message):
     """A model that can be used."""
 
@@ -71,6 +122,7 @@ class Model(_message.Message):
     RETIRE_TIME_FIELD_NUMBER: _builtins.int
     SUCCESSOR_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Its name, as in GenerationOptions.model."""
     display_name: _builtins.str
@@ -91,6 +143,10 @@ class Model(_message.Message):
     def retire_time(self) -> _timestamp_pb2.Timestamp:
         """When its provider stops serving it. Absent until that is announced."""
 
+    @_builtins.property
+    def capabilities(self) -> Global___ModelCapabilities:
+        """What it accepts."""
+
     def __init__(
         self,
         *,
@@ -102,10 +158,11 @@ class Model(_message.Message):
         retire_time: _timestamp_pb2.Timestamp | None = ...,
         successor: _builtins.str = ...,
         is_default: _builtins.bool = ...,
+        capabilities: Global___ModelCapabilities | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retire_time", b"retire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "retire_time", b"retire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "display_name", b"display_name", "is_default", b"is_default", "max_output_tokens", b"max_output_tokens", "model", b"model", "prices", b"prices", "retire_time", b"retire_time", "successor", b"successor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "context_tokens", b"context_tokens", "display_name", b"display_name", "is_default", b"is_default", "max_output_tokens", b"max_output_tokens", "model", b"model", "prices", b"prices", "retire_time", b"retire_time", "successor", b"successor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -150,7 +150,9 @@ export declare type StopSequenceList = Message<"metamorph.chat.v1.StopSequenceLi
 export declare const StopSequenceListSchema: GenMessage<StopSequenceList>;
 
 /**
- * How to generate a reply. If a field is absent, SendMessage uses the default in the field's comment, and
+ * How to generate a reply. An option that the model does not accept (ListModels) fails with INVALID_ARGUMENT /
+ * REQUEST_INVALID, which names the field, and nothing is stored; one that was kept from an earlier turn is dropped. If a
+ * field is absent, SendMessage uses the default in the field's comment, and
  * RegenerateReply uses the value of the original turn. A field that is set replaces it, even with nothing (0, an empty
  * string, an empty message), so a regeneration can clear tools, stop sequences or a schema. If the resulting options
  * contradict each other, the call fails with INVALID_ARGUMENT / REQUEST_INVALID, which names the fields, and nothing is
@@ -213,6 +215,13 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
    * @generated from field: optional string response_schema = 7;
    */
   responseSchema?: string | undefined;
+
+  /**
+   * How much the model does for the reply. If absent in SendMessage: the model's default.
+   *
+   * @generated from field: optional metamorph.chat.v1.Effort effort = 8;
+   */
+  effort?: Effort | undefined;
 };
 
 /**
@@ -269,13 +278,13 @@ export enum ToolChoiceMode {
 export declare const ToolChoiceModeSchema: GenEnum<ToolChoiceMode>;
 
 /**
- * Whether the model thinks before it replies.
+ * Whether the model thinks before it replies. ListModels shows which modes a model accepts.
  *
  * @generated from enum metamorph.chat.v1.ThinkingMode
  */
 export enum ThinkingMode {
   /**
-   * The provider's default for the model.
+   * The model's default.
    *
    * @generated from enum value: THINKING_MODE_UNSPECIFIED = 0;
    */
@@ -301,10 +310,71 @@ export enum ThinkingMode {
    * @generated from enum value: THINKING_MODE_DISABLED = 3;
    */
   DISABLED = 3,
+
+  /**
+   * The model does not think before it replies, only between calls of tools.
+   *
+   * @generated from enum value: THINKING_MODE_BETWEEN_TOOLS = 4;
+   */
+  BETWEEN_TOOLS = 4,
 }
 
 /**
  * Describes the enum metamorph.chat.v1.ThinkingMode.
  */
 export declare const ThinkingModeSchema: GenEnum<ThinkingMode>;
+
+/**
+ * How much a model does for a reply, in thinking and in words. ListModels shows which levels a model accepts.
+ *
+ * @generated from enum metamorph.chat.v1.Effort
+ */
+export enum Effort {
+  /**
+   * The model's default.
+   *
+   * @generated from enum value: EFFORT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The least.
+   *
+   * @generated from enum value: EFFORT_LOW = 1;
+   */
+  LOW = 1,
+
+  /**
+   * Less than HIGH.
+   *
+   * @generated from enum value: EFFORT_MEDIUM = 2;
+   */
+  MEDIUM = 2,
+
+  /**
+   * Much.
+   *
+   * @generated from enum value: EFFORT_HIGH = 3;
+   */
+  HIGH = 3,
+
+  /**
+   * More than HIGH.
+   *
+   * @generated from enum value: EFFORT_XHIGH = 4;
+   */
+  XHIGH = 4,
+
+  /**
+   * As much as the model can.
+   *
+   * @generated from enum value: EFFORT_MAX = 5;
+   */
+  MAX = 5,
+}
+
+/**
+ * Describes the enum metamorph.chat.v1.Effort.
+ */
+export declare const EffortSchema: GenEnum<Effort>;
 

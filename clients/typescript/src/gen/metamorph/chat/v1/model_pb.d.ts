@@ -6,6 +6,7 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
+import type { Effort, ThinkingMode } from "./generation_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 
 /**
@@ -60,6 +61,68 @@ export declare type ModelPrice = Message<"metamorph.chat.v1.ModelPrice"> & {
  * Use `create(ModelPriceSchema)` to create a new message.
  */
 export declare const ModelPriceSchema: GenMessage<ModelPrice>;
+
+/**
+ * What a model accepts.
+ *
+ * @generated from message metamorph.chat.v1.ModelCapabilities
+ */
+export declare type ModelCapabilities = Message<"metamorph.chat.v1.ModelCapabilities"> & {
+  /**
+   * The modes of ThinkingConfig that can be set.
+   *
+   * @generated from field: repeated metamorph.chat.v1.ThinkingMode thinking_modes = 1;
+   */
+  thinkingModes: ThinkingMode[];
+
+  /**
+   * Whether it thinks if no mode is set.
+   *
+   * @generated from field: bool thinks_by_default = 2;
+   */
+  thinksByDefault: boolean;
+
+  /**
+   * Whether ToolChoice may force it to use a tool.
+   *
+   * @generated from field: bool forced_tool_choice = 3;
+   */
+  forcedToolChoice: boolean;
+
+  /**
+   * The levels of GenerationOptions.effort that can be set.
+   *
+   * @generated from field: repeated metamorph.chat.v1.Effort efforts = 4;
+   */
+  efforts: Effort[];
+
+  /**
+   * Whether it reads images.
+   *
+   * @generated from field: bool images = 5;
+   */
+  images: boolean;
+
+  /**
+   * Whether it reads documents.
+   *
+   * @generated from field: bool documents = 6;
+   */
+  documents: boolean;
+
+  /**
+   * Whether GenerationOptions.response_schema can be set.
+   *
+   * @generated from field: bool response_schema = 7;
+   */
+  responseSchema: boolean;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ModelCapabilities.
+ * Use `create(ModelCapabilitiesSchema)` to create a new message.
+ */
+export declare const ModelCapabilitiesSchema: GenMessage<ModelCapabilities>;
 
 /**
  * A model that can be used.
@@ -122,6 +185,13 @@ export declare type Model = Message<"metamorph.chat.v1.Model"> & {
    * @generated from field: bool is_default = 8;
    */
   isDefault: boolean;
+
+  /**
+   * What it accepts.
+   *
+   * @generated from field: metamorph.chat.v1.ModelCapabilities capabilities = 9;
+   */
+  capabilities?: ModelCapabilities | undefined;
 };
 
 /**
