@@ -1,0 +1,5 @@
+-- Whether some of the usage is an upper estimate.
+ALTER TABLE turns ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE messages ADD COLUMN estimated INTEGER;
+ALTER TABLE usage ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE daily_usage ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;
