@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from metamorph.chat.v1 import turn_pb2
+from metamorph.chat.v1.message_pb2 import Usage
+from metamorphd.catalog import FRAME_TOKENS
 from metamorphd.llm.claude import LONGEST_RETRY_WAIT
 
 from tests.support.fakes.replies import Behaviour, Hangup, Refusal, Reply, Silence, thinking
@@ -13,6 +15,8 @@ MAX_RETRIES = 2
 TURN_SECONDS = 9.0
 # Never silent for long, but longer than a turn may last.
 SLOW_WORDS, SLOW_SECONDS = 44, 0.25
+THOUGHT, SIGNATURE = "It is a greeting.", "signature"
+THINKING_BYTES = len(THOUGHT) + len(SIGNATURE)
 COMPLETED, CANCELLED = turn_pb2.TURN_STATUS_COMPLETED, turn_pb2.TURN_STATUS_CANCELLED
 RETRIED = {
     Refusal(429, "rate_limit_error"): "UPSTREAM_RATE_LIMITED",
@@ -47,17 +51,41 @@ ENDINGS = {
 
 
 @dataclass(frozen=True)
-class End:
-    """How a turn must end: after so many requests, for this reason (empty if it completes), with this text and usage.
+class Used:
+    """What a call may have used: the input that the provider has reported, and from `least` to `most` output tokens.
 
-    `usages` are the (input, output) tokens that the provider has reported by then; each of them may be the last.
+    `received` is the upper estimate of the output, had the call been cancelled. An unanswered one counts its prompt.
     """
+
+    input_tokens: int = 0
+    least: int = 0
+    most: int = 0
+    received: int = 0
+    answered: bool = True
+
+    def allows(self, usage: Usage) -> bool:
+        """Returns whether this is the usage of a turn that ended by itself."""
+        if not self.answered:
+            return usage.estimated and usage.input_tokens > FRAME_TOKENS and not usage.output_tokens
+        return usage.input_tokens == self.input_tokens and self.least <= usage.output_tokens <= self.most
+
+    def allows_cancelled(self, usage: Usage) -> bool:
+        """Returns whether this is the usage of a turn that was cancelled, perhaps before its call was answered."""
+        unanswered = replace(self, answered=False).allows(usage)
+        return (
+            usage == Usage() or unanswered or replace(self, least=1, most=max(self.most, self.received)).allows(usage)
+        )
+
+
+@dataclass(frozen=True)
+class End:
+    """How a turn must end: after so many requests, for this reason (empty if it completes), with text and usage."""
 
     requests: int
     reason: str
     retry_delay: float | None = None
     text: str = ""
-    usages: tuple[tuple[int, int], ...] = ((0, 0),)
+    usage: "Used" = Used()
 
 
 @dataclass(frozen=True)
@@ -117,7 +145,7 @@ def _reply(source: random.Random) -> Reply:
     ending, error_type = source.choices(list(ENDINGS), weights=(8, *[1] * (len(ENDINGS) - 1)))[0]
     slow = source.random() < 0.01
     words = [f"word{number} " for number in range(SLOW_WORDS if slow else source.randint(0, 12))]
-    thoughts = [thinking("It is a greeting.", "signature")] if source.random() < 0.2 else []
+    thoughts = [thinking(THOUGHT, SIGNATURE)] if source.random() < 0.2 else []
     return Reply(
         (*thoughts, *words),
         ending=ending,
@@ -142,20 +170,22 @@ def _end(answer: Behaviour, requests: int) -> End | None:
             if kind in FINAL or requests > MAX_RETRIES or (wait or 0) > LONGEST_RETRY_WAIT:
                 return End(requests, REASONS[kind], wait)
             if (wait or 0) > TURN_SECONDS:
-                return End(requests, "TURN_TIMEOUT")
+                return End(requests, "TURN_TIMEOUT", usage=Used(answered=False))
             return None
     raise AssertionError(answer)
 
 
 def _end_of_reply(reply: Reply, requests: int) -> End:
-    began = (reply.usage["input_tokens"], 1)
+    read = reply.usage["input_tokens"]
+    # A token for each byte of the text, of the thinking and of its signature.
+    received = sum(len(chunk) if isinstance(chunk, str) else THINKING_BYTES for chunk in reply.chunks)
+    most = max(1, received)
     text = "".join(chunk for chunk in reply.chunks if isinstance(chunk, str))
     if reply.delay * len(reply.chunks) > TURN_SECONDS:
-        return End(requests, "TURN_TIMEOUT", text=text, usages=(began,))
-    reported = (began, (reply.usage["input_tokens"], len(reply.chunks))) if reply.ending == "stop" else (began,)
-    return End(
-        requests, ENDINGS[reply.ending, reply.error_type if reply.ending == "error" else ""], None, text, reported
-    )
+        return End(requests, "TURN_TIMEOUT", text=text, usage=Used(read, 1, most, most))
+    count = len(reply.chunks)
+    used = Used(read, count, count, most) if reply.ending == "stop" else Used(read, most, most, most)
+    return End(requests, ENDINGS[reply.ending, reply.error_type if reply.ending == "error" else ""], None, text, used)
 
 
 def _wait(headers: Sequence[tuple[str, str]]) -> float | None:

@@ -138,13 +138,12 @@ class Upstream:
 
     def _check_end(self, name: str, trouble: Trouble, finished: TurnFinished) -> None:
         end, error, usage = trouble.end, finished.error, finished.usage
-        reported = (usage.input_tokens, usage.output_tokens)
         text = text_of(finished.message)
         if finished.status == CANCELLED and trouble.cancelled_after is not None:
             if not end.text.startswith(text):
                 self._fault(TEXT, name, text)
-            if reported not in ((0, 0), *end.usages) or (text and reported == (0, 0)):
-                self._fault(USAGE, name, f"{reported} of {end.usages}")
+            if not end.usage.allows_cancelled(usage) or (text and not usage.output_tokens):
+                self._fault(USAGE, name, f"{usage} of {end.usage}")
             return
         if error.reason != end.reason or (finished.status == COMPLETED) != (not end.reason):
             self._fault(REASON, name, f"{error.reason} instead of {end.reason}")
@@ -152,8 +151,8 @@ class Upstream:
         delay = error.retry_delay.ToTimedelta().total_seconds() if error.HasField("retry_delay") else None
         if delay != end.retry_delay:
             self._fault(DELAY, name, f"{delay} instead of {end.retry_delay}")
-        if reported != end.usages[-1]:
-            self._fault(USAGE, name, f"{reported} instead of {end.usages[-1]}")
+        if not end.usage.allows(usage):
+            self._fault(USAGE, name, f"{usage} instead of {end.usage}")
         if text != end.text and not (end.reason == "TURN_TIMEOUT" and text and end.text.startswith(text)):
             self._fault(TEXT, name, text)
 

@@ -374,6 +374,20 @@ class UpstreamInterrupted(Unavailable):
     reason, message = ErrorReason.ERROR_REASON_UPSTREAM_INTERRUPTED, "the reply was cut off"
 
 
+class UpstreamFailed(Unavailable):
+    reason, message = ErrorReason.ERROR_REASON_UPSTREAM_FAILED, "the model provider reported an error without a type"
+
+
+class UpstreamNotAStream(Unavailable):
+    reason = ErrorReason.ERROR_REASON_UPSTREAM_NOT_A_STREAM
+    message = "the model provider's address answers with {content_type}, not with a reply; the operator must act"
+
+
+class UpstreamRedirected(Unavailable):
+    reason = ErrorReason.ERROR_REASON_UPSTREAM_REDIRECTED
+    message = "the model provider's address redirects to another one; the operator must act"
+
+
 class UpstreamStalled(DeadlineExceeded):
     reason, message = ErrorReason.ERROR_REASON_UPSTREAM_STALLED, "the model provider stopped sending"
 

@@ -1,28 +1,31 @@
 """Generated session titles."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1.message_pb2 import Usage
 from metamorph.chat.v1.session_pb2 import Session
-from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL
+from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL, UsageRow
 from metamorph.vault.v1.vault_service_pb2 import GetUsageRequest
 
 from tests.support.caller import Caller
-from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.fakes.replies import Refusal, Reply
+from tests.support.fakes.messages_api import FakeMessagesApi, Received
+from tests.support.fakes.replies import Behaviour, Refusal, Reply, thinking
 from tests.support.serving import asking
 from tests.support.turns import get_session
 
+TITLE_MODEL = "claude-haiku-5-5"
 TITLE = Reply((" “Two birds”\n",), usage={"input_tokens": 100})
 
 
 @pytest.fixture
 def overrides() -> dict[str, Any]:
-    return {"session_title_model": "claude-haiku-5-5"}
+    return {"session_title_model": TITLE_MODEL}
 
 
 async def titled(caller: Caller, session_id: str) -> str:
@@ -41,7 +44,7 @@ async def test_a_session_without_a_title_gets_one_at_the_cost_of_its_vault(alice
     await alice.send(session.session_id, "Name two birds")
     assert await titled(alice, session.session_id) == "Two birds"
     body = api.requests[1].body
-    assert (body["model"], body["max_tokens"], len(body["messages"])) == ("claude-haiku-5-5", 64, 1)
+    assert (body["model"], body["max_tokens"], len(body["messages"])) == ("claude-haiku-5-5", 2048, 1)
     assert "Name two birds" in body["messages"][0]["content"][0]["text"]
     usage = (await alice.vault.GetUsage(GetUsageRequest(group_by=[USAGE_GROUPING_MODEL]), metadata=alice.metadata)).rows
     costs = {row.model: (row.usage.input_tokens, row.turns) for row in usage}
@@ -81,6 +84,93 @@ async def test_an_incomplete_title_is_discarded(alice: Caller, api: FakeMessages
     await alice.send(session.session_id)
     await asyncio.sleep(0.3)
     assert (await get_session(alice, session.session_id)).title == ""
+    await alice.send(session.session_id)
+    assert await titled(alice, session.session_id) == "Two birds"
+
+
+def used(model: str, rows: Sequence[UsageRow]) -> Usage:
+    return next(row.usage for row in rows if row.model == model)
+
+
+async def by_model(caller: Caller) -> Sequence[UsageRow]:
+    request = GetUsageRequest(group_by=[USAGE_GROUPING_MODEL])
+    return (await caller.vault.GetUsage(request, metadata=caller.metadata)).rows
+
+
+THOUGHT = thinking("What are they about?", "signed")
+FAILURES: list[tuple[Behaviour, str]] = [
+    (Reply((THOUGHT,), stop_reason="max_tokens"), "MAX_TOKENS"),
+    (Reply(("Two birds, and",), stop_reason="max_tokens"), "MAX_TOKENS"),
+    (Reply(("I cannot",), stop_reason="refusal"), "REFUSAL"),
+    (Reply(("Two birds",), stop_reason="something_new"), "OTHER"),
+    (Reply((THOUGHT,)), "NO_TEXT"),
+    (Reply((" “”\n",)), "NO_TEXT"),
+    (Reply(("Two",), ending="drop"), "UPSTREAM_INTERRUPTED"),
+]
+
+
+@pytest.mark.parametrize(("reply", "reason"), FAILURES)
+async def test_a_reply_that_is_no_title_is_paid_twice_at_most_and_logged(
+    alice: Caller, api: FakeMessagesApi, capsys: pytest.CaptureFixture[str], reply: Behaviour, reason: str
+) -> None:
+    session = await alice.create_session()
+
+    def answer(received: Received) -> Behaviour:
+        return reply if received.body["model"] == TITLE_MODEL else Reply(("Owls.",))
+
+    api.default = answer
+    logged = ""
+    for turns, calls in ((1, 1), (2, 2), (3, 2)):
+        await alice.send(session.session_id)
+        for _ in range(500):
+            logged += capsys.readouterr().out
+            if logged.count("stays without a title") == calls and len(api.requests) == turns + calls:
+                break
+            await asyncio.sleep(0.01)
+    # One more turn would have asked for the title before its reply is stored.
+    await alice.send(session.session_id)
+    titles = [received for received in api.requests if received.body["model"] == TITLE_MODEL]
+    assert (len(titles), (await get_session(alice, session.session_id)).title) == (2, "")
+    lines = [line for line in logged.splitlines() if "stays without a title" in line]
+    assert ["warning" in line and f"reason={reason}" in line for line in lines] == [True, True]
+    # Each was paid for.
+    assert used(TITLE_MODEL, await by_model(alice)).input_tokens == 22
+
+
+async def test_a_title_that_is_cut_off_counts_the_most_that_it_can_have_used(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session()
+    api.script.extend([Reply(("Owls.",)), Reply(("How to",), ending="drop")])
+    await alice.send(session.session_id)
+    for _ in range(500):
+        rows = await by_model(alice)
+        if len(rows) > 1:
+            break
+        await asyncio.sleep(0.01)
+    spent = used(TITLE_MODEL, rows)
+    assert (spent.input_tokens, spent.output_tokens, spent.estimated) == (11, 6, True)
+
+
+async def test_refusals_of_the_provider_are_free_and_do_not_count_as_attempts(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session()
+    for _ in range(3):
+        api.script.extend([Reply(("Owls.",)), Refusal(529, "overloaded_error")])
+        await alice.send(session.session_id)
+        for _ in range(500):
+            if not api.script:
+                break
+            await asyncio.sleep(0.01)
+    api.script.extend([Reply(("Owls.",)), TITLE])
+    await alice.send(session.session_id)
+    assert await titled(alice, session.session_id) == "Two birds"
+
+
+async def test_a_title_may_follow_any_thinking(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.extend([Reply(("Owls.",)), Reply((THOUGHT, "Two birds"))])
     await alice.send(session.session_id)
     assert await titled(alice, session.session_id) == "Two birds"
 

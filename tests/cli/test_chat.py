@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.caller import text_of
+from tests.support.caller import Events, text_of
 from tests.support.command import METAMORPH, run
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.proxy import CuttingProxy
-from tests.support.serving import Serving
+from tests.support.serving import Serving, asking
 from tests.support.tokens import mint
+from tests.support.turns import cancel, stream
 
 
 async def test_a_message_gets_a_reply_and_the_session_can_be_continued(running: Serving) -> None:
@@ -51,6 +54,31 @@ async def test_a_dropped_connection_loses_none_of_the_reply(running: Serving) ->
     assert "trying again" in err
     (session,) = await alice.sessions()
     assert out.strip() == text_of((await alice.messages(session.session_id))[1])
+
+
+async def test_what_a_cancelled_reply_has_used_at_most_is_shown(tmp_path: Path, api: FakeMessagesApi) -> None:
+    api.default = Reply(("word " * 2400, "end"), hold=asyncio.Event())
+    async with asking(api, tmp_path / "asking") as running:
+        talking = asyncio.create_task(run("chat", "--target", running.target, "--token", mint(), "Hi"))
+        await api.until_answering()
+        alice = running.caller()
+        (session,) = await alice.sessions()
+        (turn_id,) = session.running_turn_ids
+        events = Events(stream(alice, turn_id))
+        while not (await events.next()).HasField("text_delta"):
+            pass
+        await cancel(alice, turn_id)
+        code, _, err = await talking
+        assert code == 1
+        shown = "At most 11 tokens in, 12000 out, 5 read from cache, 3 written to cache, $0.1200 (estimated) CANCELLED"
+        assert f"{shown} Continue" in " ".join(err.split())
+
+
+async def test_a_cost_that_would_be_shown_as_nothing_is_not(tmp_path: Path, api: FakeMessagesApi) -> None:
+    async with asking(api, tmp_path / "asking") as running:
+        _, _, err = await run("chat", "--target", running.target, "--token", mint(), "Hi")
+    assert "11 tokens in, 3 out, 5 read from cache, 3 written to cache, less than $0.0001\n" in err
+    assert "At most" not in err
 
 
 async def test_a_terminal_shows_the_reply_and_prompts_for_more(running: Serving) -> None:

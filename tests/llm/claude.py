@@ -17,8 +17,9 @@ from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Role
 
 from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.fakes.replies import Behaviour, Hangup, Refusal, Reply, Silence
+from tests.support.fakes.replies import Behaviour, Hangup, Raw, Refusal, Reply, Silence
 
+ELSEWHERE = (("location", "/v1/messages"),)
 SPENT = "You have reached your specified workspace API usage limits"
 REFUSALS: list[tuple[Behaviour, type[DomainError]]] = [
     (Refusal(401, "authentication_error"), errors.UpstreamUnauthenticated),
@@ -47,6 +48,12 @@ REFUSALS: list[tuple[Behaviour, type[DomainError]]] = [
     (Reply(("ab", "cd"), ending="truncate"), errors.UpstreamInterrupted),
     (Reply(("ab", "cd"), ending="garbage"), errors.UpstreamInterrupted),
     (Reply(("ab", "cd"), ending="stall"), errors.UpstreamStalled),
+    (Raw(b"<html>", "text/html"), errors.UpstreamNotAStream),
+    (Raw(b'{"id": "msg_1", "content": []}', "application/json"), errors.UpstreamNotAStream),
+    (Raw(b"", "Application/Problem+JSON; charset=utf-8"), errors.UpstreamNotAStream),
+    (Raw(b"", status=301, headers=ELSEWHERE), errors.UpstreamRedirected),
+    (Raw(b"", status=307, headers=ELSEWHERE), errors.UpstreamRedirected),
+    (Raw(b"", status=308), errors.UpstreamRedirected),
 ]
 
 

@@ -27,9 +27,9 @@ from metamorphd.models.message import Role
 from metamorphd.models.turn import StopReason
 from metamorphd.models.usage import Usage
 
-from tests.llm.claude import REFUSALS, opened, outcome, prompt, text
+from tests.llm.claude import ELSEWHERE, REFUSALS, opened, outcome, prompt, text
 from tests.support.fakes.messages_api import COUNT_PATH, FakeMessagesApi
-from tests.support.fakes.replies import Behaviour, Count, Refusal, Reply, thinking
+from tests.support.fakes.replies import Behaviour, Count, Raw, Refusal, Reply, thinking
 
 
 async def test_a_reply_streams_with_its_usage_and_ends_once(api: FakeMessagesApi) -> None:
@@ -175,7 +175,8 @@ async def test_a_count_request_equals_a_reply_request_except_for_its_length(api:
 
 
 COUNTING: list[tuple[Behaviour, type[DomainError]]] = [
-    *((behaviour, expected) for behaviour, expected in REFUSALS if not isinstance(behaviour, Reply)),
+    *((behaviour, expected) for behaviour, expected in REFUSALS if not isinstance(behaviour, Reply | Raw)),
+    (Raw(b"", status=307, headers=ELSEWHERE), errors.UpstreamRedirected),
     (Count("many"), errors.UpstreamUnavailable),
     (Count(None), errors.UpstreamUnavailable),
     (Count(1.5), errors.UpstreamUnavailable),

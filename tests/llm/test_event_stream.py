@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from metamorphd.llm import event_stream
-from metamorphd.llm.event_stream import EventStream
+from metamorphd.llm.event_stream import BOM, ErrorData, EventStream
 
 STREAM = 'event: a\ndata: {"text": "ü"}\n\n: a comment\n\nid: 7\ndata:two\ndata: lines\n\ndata: last\n\n'.encode()
 EVENTS = ['{"text": "ü"}'.encode(), b"two\nlines", b"last"]
@@ -20,9 +20,16 @@ def fed(*chunks: bytes) -> list[bytes]:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @given(cuts=st.lists(st.integers(0, 2 * len(STREAM)), max_size=12))
 def test_chunk_boundaries_do_not_change_the_events(end: bytes, cuts: list[int]) -> None:
-    text = STREAM.replace(b"\n", end) + b": trailing"
+    text = BOM + STREAM.replace(b"\n", end) + b": trailing"
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     assert fed(*(text[begin:stop] for begin, stop in pairwise(places))) == EVENTS
+
+
+def test_data_is_marked_if_its_event_is_named_error() -> None:
+    stream = (
+        b"event: error\ndata: one\n\nevent:error\ndata: two\n\nevent: errors\ndata: three\n\ndata: event: error\n\n"
+    )
+    assert [isinstance(data, ErrorData) for data in fed(stream)] == [True, True, False, False]
 
 
 def test_an_unterminated_event_is_dropped() -> None:

@@ -21,6 +21,7 @@ from tests.support.fakes.replies import Reply
 from tests.support.refusal import Refusal as Refused
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, replies_from
+from tests.support.turns import cancel
 from tests.support.usage import CATALOG, MODEL, SetClock, allow, budgets, limit, usage
 
 
@@ -127,6 +128,35 @@ async def test_a_hundred_sends_at_95_percent_exceed_a_budget_by_at_most_one_rese
     assert status.reserved == 0
     assert allowed <= status.used < allowed + reservation
     assert len(await alice.sessions(page_size=1000)) == 101
+
+
+WORDS = 2400
+
+
+@pytest.mark.parametrize("stop", ["cancel", "delete", "drop"])
+async def test_stopping_turns_does_not_evade_a_budget(alice: Caller, api: FakeMessagesApi, stop: str) -> None:
+    words = ("word " * WORDS,)
+    api.default = Reply(words, ending="drop") if stop == "drop" else Reply((*words, "end"), hold=asyncio.Event())
+    await allow(alice, tokens_per_day=5000)
+    session = await alice.create_session()
+    call = alice.start(session.session_id)
+    seen = [await call.next(), await call.next()]
+    assert len(seen[1].text_delta.text) == len(words[0])
+    match stop:
+        case "cancel":
+            await cancel(alice, seen[0].turn_id)
+        case "delete":
+            delete = pb.DeleteSessionRequest(session_id=session.session_id)
+            await alice.chat.DeleteSession(delete, metadata=alice.metadata)
+            for _ in range(500):
+                if (await budgets(alice))["tokens_per_day"].used:
+                    break
+                await asyncio.sleep(0.01)
+        case "drop":
+            await call.rest()
+    assert (await budgets(alice))["tokens_per_day"].used >= WORDS
+    refusal = await refused(alice.start((await alice.create_session()).session_id).call)
+    assert refusal.reason == "BUDGET_EXCEEDED"
 
 
 async def test_a_refused_send_stores_nothing_and_a_replay_is_not_refused(alice: Caller) -> None:

@@ -1,6 +1,7 @@
 """Costs and usage in a whole server whose replies come from a Messages API."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import message_pb2, turn_pb2
 from metamorph.vault.v1 import usage_pb2
 from metamorph.vault.v1 import vault_service_pb2 as vault_pb
+from metamorphd.catalog import FRAME_TOKENS
 from metamorphd.clock import Clock, day_of
 from metamorphd.models.usage import Usage
 
 from tests.support.caller import Caller, calling
 from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.fakes.replies import Refusal, Reply
+from tests.support.fakes.replies import Raw, Refusal, Reply, Silence, sse, thinking
 from tests.support.processes import serving_process
 from tests.support.refusal import refused
-from tests.support.serving import Serving, asking, replies_from
-from tests.support.usage import BEGUN, MODEL, SetClock, allow, budgets, priced, usage
+from tests.support.serving import Serving, asking, replies_from, serving
+from tests.support.usage import CATALOG, MODEL, SetClock, allow, budgets, priced, usage
 
 DAY, MODEL_, SESSION = usage_pb2.USAGE_GROUPING_DAY, usage_pb2.USAGE_GROUPING_MODEL, usage_pb2.USAGE_GROUPING_SESSION
 
@@ -138,11 +140,39 @@ async def recorded(caller: Caller) -> message_pb2.Usage:
     return total.usage
 
 
-async def test_a_failed_turn_costs_its_reported_usage(alice: Caller, api: FakeMessagesApi) -> None:
-    api.default = Reply(("a", "b"), ending="drop")
+# Of this many bytes. Tokens have at least one.
+SAID = "Well, 😀"
+REPORTED = {"input_tokens": 11, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3}
+SHOWN = "Hm"
+HIDDEN = {"type": "thinking", "thinking": "", "signature": ""}
+
+
+def cut(output_tokens: int, model: str = MODEL) -> message_pb2.Usage:
+    """Returns the usage of a reply of the fake that was cut, with the most that it can have."""
+    return priced(Usage(11, output_tokens, 5, 3, estimated=True), model)
+
+
+def begun(*events: dict[str, Any]) -> Raw:
+    """Returns a reply that begins with `SHOWN` and these events, and does not end."""
+    start = {"type": "message_start", "message": {"id": "msg_1", "usage": {**REPORTED, "output_tokens": 1}}}
+    return Raw(sse(start, started(9, {"type": "text", "text": SHOWN}), *events), ending="stall")
+
+
+def started(index: int, block: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": index, "content_block": block}
+
+
+async def cancelled(caller: Caller, turn_id: str) -> turn_pb2.Turn:
+    turn = (await caller.chat.CancelTurn(pb.CancelTurnRequest(turn_id=turn_id), metadata=caller.metadata)).turn
+    assert turn.status == turn_pb2.TURN_STATUS_CANCELLED
+    return turn
+
+
+async def test_a_failed_turn_costs_the_most_that_it_can_have_used(alice: Caller, api: FakeMessagesApi) -> None:
+    api.default = Reply((SAID, "b"), ending="drop")
     finished = (await alice.send((await alice.create_session()).session_id))[-1].turn_finished
     assert finished.status == turn_pb2.TURN_STATUS_FAILED
-    assert finished.usage == await recorded(alice) == priced(BEGUN)
+    assert finished.usage == finished.message.usage == await recorded(alice) == cut(11)
 
 
 async def test_a_turn_that_fails_before_its_reply_costs_nothing(alice: Caller, api: FakeMessagesApi) -> None:
@@ -152,54 +182,177 @@ async def test_a_turn_that_fails_before_its_reply_costs_nothing(alice: Caller, a
     assert finished.usage == await recorded(alice) == message_pb2.Usage()
 
 
-async def test_a_cancelled_turn_costs_its_reported_usage(alice: Caller, api: FakeMessagesApi) -> None:
-    api.default = Reply(("a", "b"), hold=asyncio.Event())
-    call = alice.start((await alice.create_session()).session_id)
+async def test_a_cancelled_turn_costs_the_most_that_it_can_have_used(alice: Caller, api: FakeMessagesApi) -> None:
+    api.default = Reply((SAID, "b"), hold=asyncio.Event())
+    session = await alice.create_session()
+    call = alice.start(session.session_id)
     turn_id = (await call.next()).turn_id
-    assert (await call.next()).text_delta.text == "a"
-    request = pb.CancelTurnRequest(turn_id=turn_id)
-    turn = (await alice.chat.CancelTurn(request, metadata=alice.metadata)).turn
-    assert turn.status == turn_pb2.TURN_STATUS_CANCELLED
-    assert turn.usage == await recorded(alice) == priced(BEGUN)
+    assert (await call.next()).text_delta.text == SAID
+    turn = await cancelled(alice, turn_id)
+    assert turn.usage == (await alice.messages(session.session_id))[1].usage == await recorded(alice) == cut(10)
+    (row,) = (await usage(alice, SESSION, session_id=session.session_id)).rows
+    assert row.usage == cut(10)
 
 
-async def test_a_turn_of_a_deleted_session_costs_its_reported_usage(alice: Caller, api: FakeMessagesApi) -> None:
+@pytest.mark.parametrize(
+    ("reply", "most"),
+    [
+        (begun(started(0, HIDDEN)), 500),
+        (
+            begun(
+                *(started(0, HIDDEN), {"type": "content_block_stop", "index": 0}),
+                started(1, {"type": "text", "text": "a"}),
+            ),
+            500,
+        ),
+        (begun(started(0, {"type": "redacted_thinking", "data": "r" * 90})), 92),
+        (begun(started(0, {"type": "text", "text": "a" * 999})), 500),
+        (begun(started(0, {"type": "tool_use", "id": "t", "name": "look", "input": {}})), 62),
+    ],
+    ids=["hidden thinking", "thinking without a signature", "redacted thinking", "a long text", "a tool call"],
+)
+async def test_a_cancelled_turn_costs_its_thinking_and_its_tool_calls(
+    alice: Caller, api: FakeMessagesApi, reply: Raw, most: int
+) -> None:
+    api.default = reply
+    call = alice.start((await alice.create_session()).session_id, max_output_tokens=500)
+    turn_id = (await call.next()).turn_id
+    # The text arrived with the rest.
+    assert (await call.next()).text_delta.text == SHOWN
+    assert (await cancelled(alice, turn_id)).usage == cut(most)
+
+
+async def test_a_turn_that_is_cancelled_before_it_is_answered_costs_its_prompt(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    api.default = Silence()
+    call = alice.start((await alice.create_session(system_prompt="x" * 1000)).session_id, "y" * 1000)
+    turn_id = (await call.next()).turn_id
+    await api.until_answering()
+    spent = (await cancelled(alice, turn_id)).usage
+    assert 2000 + FRAME_TOKENS < spent.input_tokens < 2500 + FRAME_TOKENS
+    dearest = CATALOG.most_cost(MODEL, input_tokens=spent.input_tokens, output_tokens=0)
+    assert (spent.output_tokens, spent.cost_usd_nanos, spent.estimated) == (0, dearest, True)
+    assert spent == await recorded(alice)
+
+
+async def test_a_call_that_is_repeated_is_counted_once(tmp_path: Path, api: FakeMessagesApi) -> None:
+    refusal = Refusal(529, "overloaded_error", (("retry-after-ms", "1"),))
+    api.script.extend([refusal, refusal, Reply((SAID,), ending="drop")])
+    async with asking(api, tmp_path / "retries", compaction_trigger_tokens=0, anthropic_max_retries=2) as running:
+        alice = running.caller()
+        finished = (await alice.send((await alice.create_session()).session_id))[-1].turn_finished
+        assert (len(api.requests), finished.usage) == (3, cut(10))
+
+
+async def test_a_complete_reply_without_usage_costs_the_most_that_it_can_have_used(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    text = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": SAID}}
+    stop = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    api.default = Raw(sse({"type": "message_start"}, text, {"type": "content_block_stop", "index": 0}, stop))
+    finished = (await alice.send((await alice.create_session()).session_id))[-1].turn_finished
+    assert finished.status == turn_pb2.TURN_STATUS_COMPLETED
+    assert finished.usage.input_tokens > FRAME_TOKENS
+    assert (finished.usage.output_tokens, finished.usage.estimated) == (10, True)
+    assert finished.usage == await recorded(alice)
+    # One turn of two makes the sum an estimate.
+    api.default = Reply(("a",))
+    await alice.send((await alice.create_session()).session_id)
+    assert (await usage(alice)).total.usage.estimated
+    assert [row.usage.estimated for row in (await usage(alice, SESSION)).rows] == [True, False]
+
+
+async def test_a_turn_of_a_deleted_session_costs_the_most_that_it_can_have_used(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
     await allow(alice, tokens_per_day=10**6)
-    api.default = Reply(("a", "b"), hold=asyncio.Event())
+    api.default = Reply((SAID, "b"), hold=asyncio.Event())
     session = await alice.create_session()
     call = alice.start(session.session_id)
     assert [(await call.next()).sequence for _ in range(2)] == [1, 2]
     delete = pb.DeleteSessionRequest(session_id=session.session_id)
     await alice.chat.DeleteSession(delete, metadata=alice.metadata)
-    assert await recorded(alice) == priced(BEGUN)
+    assert await recorded(alice) == cut(10)
     assert [row.session_id for row in (await usage(alice, SESSION)).rows] == [session.session_id]
     status = (await budgets(alice))["tokens_per_day"]
-    assert (status.used, status.reserved) == (20, 0)
+    assert (status.used, status.reserved) == (29, 0)
 
 
-async def test_a_turn_interrupted_by_a_shutdown_costs_its_reported_usage(api: FakeMessagesApi, tmp_path: Path) -> None:
-    api.default = Reply(("a", "b"), hold=asyncio.Event())
+async def test_a_turn_interrupted_by_a_shutdown_costs_the_most_that_it_can_have_used(
+    api: FakeMessagesApi, tmp_path: Path
+) -> None:
+    api.default = Reply((SAID, "b"), hold=asyncio.Event())
     async with asking(api, tmp_path, compaction_trigger_tokens=0) as running:
         alice = running.caller()
         call = alice.start((await alice.create_session()).session_id)
         assert [(await call.next()).sequence for _ in range(2)] == [1, 2]
     async with asking(api, tmp_path, compaction_trigger_tokens=0) as running:
-        assert await recorded(running.caller()) == priced(BEGUN)
+        assert await recorded(running.caller()) == cut(10)
 
 
-async def test_after_kill_9_reported_usage_is_counted_and_no_reservation_is_left(tmp_path: Path) -> None:
-    async with FakeMessagesApi(Reply(("a", "b"), hold=asyncio.Event())) as api:
+@pytest.mark.parametrize(
+    ("reply", "events", "output"),
+    [
+        (Reply((SAID, "b"), hold=asyncio.Event()), 3, 10),
+        (Reply((thinking("Hm", "signed"), SAID), hold=asyncio.Event()), 3, 700),
+        (Raw(sse({"type": "message_start"}, started(0, HIDDEN)), ending="stall"), 1, 700),
+    ],
+    ids=["text", "thinking", "nothing yet"],
+)
+async def test_after_kill_9_what_was_stored_is_counted_and_no_reservation_is_left(
+    tmp_path: Path, reply: Reply | Raw, events: int, output: int
+) -> None:
+    async with FakeMessagesApi(reply) as api:
         upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
         with serving_process(tmp_path, **upstream) as server:
             async with calling(server.target) as alice:
                 await allow(alice, tokens_per_day=10**6)
-                call = alice.start((await alice.create_session()).session_id)
-                assert [(await call.next()).sequence for _ in range(3)] == [1, 2, 3]
-                assert (await budgets(alice))["tokens_per_day"].reserved > 32_000
+                call = alice.start((await alice.create_session()).session_id, max_output_tokens=700)
+                assert [(await call.next()).sequence for _ in range(events)] == [*range(1, events + 1)]
+                reserved = (await budgets(alice))["tokens_per_day"].reserved
                 server.process.kill()
                 assert (await refused(call.call)).code is grpc.StatusCode.UNAVAILABLE
         async with asking(api, tmp_path, compaction_trigger_tokens=0) as running:
             alice = running.caller()
-            assert await recorded(alice) == priced(BEGUN)
+            spent = await recorded(alice)
+            if events > 1:
+                assert spent == cut(output)
+            else:
+                # Its prompt was not reported either: it costs what it has reserved.
+                assert (spent.input_tokens + 700, spent.output_tokens, spent.estimated) == (reserved, output, True)
+            used = spent.input_tokens + spent.output_tokens + spent.cache_read_tokens + spent.cache_write_tokens
             status = (await budgets(alice))["tokens_per_day"]
-            assert (status.used, status.reserved) == (20, 0)
+            assert (status.used, status.reserved) == (used, 0)
+
+
+async def test_a_turn_left_with_a_model_that_the_catalog_lacks_is_ended(tmp_path: Path) -> None:
+    catalog = {"model": "other", "display_name": "Other", "context_tokens": 1000, "max_output_tokens": 100}
+    dollars = {"input": 1, "output": 1, "cache_read": 1, "cache_write": 1}
+    prices = [{"above_input_tokens": 0, "usd_per_million_tokens": dollars}]
+    (tmp_path / "catalog.json").write_text(json.dumps({"models": [catalog | {"prices": prices}]}))
+    async with FakeMessagesApi(Reply((SAID, "b"), hold=asyncio.Event())) as api:
+        upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
+        with serving_process(tmp_path, **upstream) as server:
+            async with calling(server.target) as alice:
+                call = alice.start((await alice.create_session()).session_id)
+                assert [(await call.next()).sequence for _ in range(3)] == [1, 2, 3]
+                server.process.kill()
+        lacking = {"model_catalog": tmp_path / "catalog.json", "default_model": "other"}
+        async with asking(api, tmp_path, **lacking) as running:
+            spent = await recorded(running.caller())
+            assert (spent.input_tokens, spent.output_tokens, spent.cost_usd_nanos, spent.estimated) == (11, 10, 0, True)
+
+
+async def test_offline_replies_cost_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path / "offline") as running:
+        alice = running.caller()
+        finished = (await alice.send((await alice.create_session()).session_id))[-1].turn_finished
+        assert finished.usage.output_tokens > 10
+        assert (finished.usage.cost_usd_nanos, finished.usage.estimated) == (0, False)
+        call = alice.start((await alice.create_session()).session_id)
+        while not (event := await call.next()).HasField("text_delta"):
+            pass
+        spent = (await cancelled(alice, event.turn_id)).usage
+        assert 0 < spent.output_tokens < finished.usage.output_tokens
+        assert (spent.cost_usd_nanos, spent.estimated) == (0, False)

@@ -59,7 +59,7 @@ TURNS = st.lists(
         model=st.sampled_from(MODELS),
         day=st.sampled_from(DAYS),
         status=st.sampled_from([status for status in TurnStatus if status is not TurnStatus.RUNNING]),
-        usage=st.builds(Usage, counts(10**6), counts(10**6), counts(10**6), counts(10**6), counts(10**12)),
+        usage=st.builds(Usage, *[counts(10**6)] * 4, counts(10**12), st.booleans()),
     ),
     max_size=12,
 )
@@ -98,7 +98,9 @@ def summed(usages: Sequence[Usage]) -> Usage:
     totals = Counter[str]()
     for one in usages:
         totals.update(asdict(one))
-    return Usage(**totals)
+    # A sum of usage is estimated if a part of it is.
+    counts: dict[str, Any] = dict(totals)
+    return Usage(**counts | {"estimated": bool(totals["estimated"])})
 
 
 async def check_sums(engine: Engine, turns: Sequence[Ended], grouped: tuple[bool, bool, bool]) -> None:

@@ -17,8 +17,6 @@ from tests.support.caller import Caller
 
 MODEL = "claude-sonnet-5-5"
 CATALOG = load_catalog(None)
-# The usage that the fake reports for an interrupted reply, sent at its start.
-BEGUN = Usage(11, 1, 5, 3)
 
 
 class SetClock(Clock):
@@ -42,6 +40,7 @@ def priced(usage: Usage, model: str = MODEL) -> message_pb2.Usage:
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         cost_usd_nanos=CATALOG.cost(model, usage),
+        estimated=usage.estimated,
     )
 
 

@@ -12,12 +12,13 @@ from metamorphd.chat.event_log import EventLog
 from metamorphd.chat.follower import Follower
 from metamorphd.chat.generation import Generation, Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
+from metamorphd.chat.meter import Tariff
 from metamorphd.chat.pace import Pace
 from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
 from metamorphd.clock import Clock
-from metamorphd.errors import ServerDraining, StoreNotReady, TurnNotFound
-from metamorphd.llm.interface import Model
+from metamorphd.errors import ServerDraining, SessionNotFound, StoreNotReady, TurnNotFound
+from metamorphd.llm.interface import Model, ReplyUsage
 from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.generation import GenerationOptions
@@ -29,6 +30,7 @@ from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
+from metamorphd.store.turns.left import get_left_usage
 from metamorphd.store.turns.read import get_turn, started_event
 from metamorphd.store.turns.terms import Terms
 
@@ -89,6 +91,7 @@ class TurnEngine:
         self._titles = titles
         self._prompts = prompts
         self._time_limit = time_limit
+        self._tariff = Tariff(catalog=terms.catalog, charges=model.charges)
         self._log = EventLog(database=database, clock=clock)
         self._pace = Pace(running_turns=lambda: len(self._live))
         self._live: dict[tuple[str, str], LiveTurn] = {}
@@ -227,15 +230,18 @@ class TurnEngine:
         return len(left)
 
     async def _end_left(self, scope: Scope, turn_id: str) -> None:
-        turn = await self._database.read(get_turn, scope, turn_id=turn_id)
-        await self._end(scope, turn, interrupted())
+        with contextlib.suppress(TurnNotFound):
+            turn = await self._database.read(get_turn, scope, turn_id=turn_id)
+            await self._end(scope, turn, interrupted())
 
     async def _end(self, scope: Scope, turn: Turn, outcome: Outcome) -> None:
         """Ends a turn that this process does not run, unless it has already ended."""
-        with contextlib.suppress(TurnNotFound):
-            # A turn with more events than its first has called the model. How often is unknown.
-            model_calls = int(turn.last_sequence > 1)
-            await self._log.finish(scope, turn, outcome, model_calls=model_calls)
+        with contextlib.suppress(TurnNotFound, SessionNotFound):
+            left = await self._database.read(get_left_usage, scope, turn=turn, terms=self._terms)
+            used = ReplyUsage(left.reported, left.most_output_tokens, left.unreported_reads)
+            usage = self._tariff.priced(turn.model, used, most_input_tokens=left.most_input_tokens)
+            # It calls the model first of all. How often is unknown.
+            await self._log.finish(scope, turn, outcome, usage=usage, model_calls=1)
 
     async def drain(self, *, grace_seconds: float) -> None:
         """Refuses new turns, waits `grace_seconds` for running ones to end, and ends the rest as INTERRUPTED."""
@@ -280,7 +286,7 @@ class TurnEngine:
             generation = Generation(
                 model=self._model,
                 prompt=lambda: self._prompts.of_turn(scope, turn),
-                cost=lambda usage: self._terms.catalog.cost(turn.model, usage),
+                tariff=self._tariff,
                 time_limit=self._time_limit,
                 pace=self._pace,
             )

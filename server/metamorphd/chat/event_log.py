@@ -79,10 +79,10 @@ class EventLog:
         *,
         events: Sequence[MiddleEvent] = (),
         closed: Mapping[int, ThinkingBlock] = NOTHING_CLOSED,
-        usage: Usage | None = None,
+        usage: Usage,
         model_calls: int,
     ) -> TurnFinished:
-        """Ends a turn with its last events; `usage` defaults to theirs. Raises TurnNotFound if it has already ended."""
+        """Ends a turn with its last events. Raises TurnNotFound if it has already ended."""
         now = self._clock.now()
         finished = await self._durably(
             finish_turn,

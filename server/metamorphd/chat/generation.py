@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
+from metamorphd.chat.meter import Meter, Tariff
 from metamorphd.chat.pace import Pace
 from metamorphd.chat.pending_events import Pending
 from metamorphd.chat.reply_size import ReplySize
@@ -52,8 +53,7 @@ class Generation:
 
     A reply that reaches the largest size of a message ends there, as MAX_TOKENS, and so does the call.
 
-    `usage` is what the provider reported, with its `cost`. `closed` has the completed thinking blocks, without their
-    text, by block index.
+    `usage` is what it has used so far. `closed` has the completed thinking blocks, without their text, by block index.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Generation:
         *,
         model: Model,
         prompt: Callable[[], AbstractAsyncContextManager[Prompt]],
-        cost: Callable[[Usage], int],
+        tariff: Tariff,
         time_limit: float,
         pace: Pace,
     ) -> None:
-        self.usage = Usage()
         self.model_calls = 0
         self.closed: dict[int, ThinkingBlock] = {}
         self.outcome: Outcome | None = None
         self._model = model
         self._prompt = prompt
-        self._cost = cost
+        self._tariff = tariff
+        self._meter: Meter | None = None
         self._time_limit = time_limit
         self._pace = pace
         self._pending = Pending()
@@ -84,6 +84,11 @@ class Generation:
         self._task = asyncio.create_task(self._run())
         # A callback, because a task that is cancelled before its first step runs none of its own code.
         self._task.add_done_callback(self._end)
+
+    @property
+    def usage(self) -> Usage:
+        """Returns the usage so far, also that of a reply that was cut off."""
+        return Usage() if self._meter is None else self._meter.usage
 
     def stop(self, outcome: Outcome) -> None:
         """Ends the call to the model. The turn ends with `outcome`, unless the reply is already complete."""
@@ -125,11 +130,21 @@ class Generation:
 
     async def _read(self) -> Outcome:
         async with AsyncExitStack() as sending:
-            reply = self._model.generate(await sending.enter_async_context(self._prompt()))
+            prompt = await sending.enter_async_context(self._prompt())
+            meter = self._meter = Meter(self._tariff, prompt)
+            reply = self._model.generate(prompt)
+            # It may be of megabytes.
+            del prompt
             self.model_calls += 1
-            return await self._read_reply(reply, sending)
+            try:
+                return await self._read_reply(reply, meter, sending)
+            except DomainError:
+                meter.fail()
+                raise
 
-    async def _read_reply(self, reply: AsyncGenerator[Sequence[ReplyEvent]], sending: AsyncExitStack) -> Outcome:
+    async def _read_reply(
+        self, reply: AsyncGenerator[Sequence[ReplyEvent]], meter: Meter, sending: AsyncExitStack
+    ) -> Outcome:
         """Reads a reply to its end. Leaves `sending`, which holds the prompt, once the reply has begun."""
         async with aclosing(reply) as batches:
             begun = shown = False
@@ -139,9 +154,10 @@ class Generation:
                     await sending.aclose()
                 for event in batch:
                     match event:
-                        case ReplyUsage(usage):
-                            self.usage = replace(usage, cost_usd_nanos=self._cost(usage))
-                            self._pending.set_usage(self.usage)
+                        case ReplyUsage():
+                            meter.read(event)
+                            if self._pending.wants_usage:
+                                self._pending.set_usage(meter.reported)
                         case ReplyStop(stop_reason, details):
                             return Outcome(TurnStatus.COMPLETED, stop_reason, stop_details=details)
                         case _:

@@ -41,8 +41,13 @@ class Pending:
             case _:
                 self._items.append(_Whole(event))
 
-    def set_usage(self, usage: Usage) -> None:
-        """Sets the usage of the turn so far."""
+    @property
+    def wants_usage(self) -> bool:
+        """Returns whether the usage has not become an event yet."""
+        return not self._usage_sent
+
+    def set_usage(self, usage: Usage | None) -> None:
+        """Sets the usage of the turn so far, None if it is unknown."""
         self._usage = usage
 
     def take(self, turn_id: str, *, first_sequence: int, ended: bool) -> list[MiddleEvent]:

@@ -2,11 +2,11 @@
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import replace
 
 import structlog
 
 from metamorphd.catalog import Catalog
+from metamorphd.chat.meter import Meter, Tariff
 from metamorphd.clock import Clock
 from metamorphd.errors import DomainError
 from metamorphd.llm.interface import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
@@ -14,8 +14,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.content import TextBlock, text_of
 from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Message, Role
-from metamorphd.models.turn import TurnFinished, TurnStatus
-from metamorphd.models.usage import Usage
+from metamorphd.models.turn import StopReason, TurnFinished, TurnStatus
 from metamorphd.store.database import Database
 from metamorphd.store.messages import get_message
 from metamorphd.store.session_titles import set_title, wants_title
@@ -25,7 +24,11 @@ INSTRUCTIONS = (
     "without quotation marks or a full stop, and with nothing else."
 )
 LONGEST_TITLE = 100
-TITLE_TOKENS = 64
+# A title has a few, but a model that thinks before it answers needs far more.
+TITLE_TOKENS = 2048
+# The stop reasons of a whole reply.
+COMPLETE = (StopReason.END_TURN, StopReason.STOP_SEQUENCE)
+NO_TEXT = "NO_TEXT"
 # The beginning of each message that the model reads, which is enough to find a title.
 READ_CHARACTERS = 2000
 LONGEST_SECONDS = 30.0
@@ -39,7 +42,7 @@ class Titles:
     def __init__(self, *, database: Database, model: Model, catalog: Catalog, clock: Clock, title_model: str) -> None:
         self._database = database
         self._model = model
-        self._catalog = catalog
+        self._tariff = Tariff(catalog=catalog, charges=model.charges)
         self._clock = clock
         self._title_model = title_model
 
@@ -51,24 +54,26 @@ class Titles:
         if reply is None or not text_of(reply.content):
             return
         try:
-            if await self._database.read(wants_title, scope, session_id=reply.session_id, now=self._clock.now()):
-                await self._name(scope, reply)
+            if not await self._database.read(wants_title, scope, session_id=reply.session_id, now=self._clock.now()):
+                return
+            missing = await self._name(scope, reply)
         except DomainError as exc:
-            logger.info("session stays without a title", vaultId=scope.vault_id, reason=exc.reason_name())
+            missing = exc.reason_name()
         except TimeoutError:
-            logger.info("session stays without a title", vaultId=scope.vault_id, reason="TURN_TIMEOUT")
+            missing = "TURN_TIMEOUT"
         except Exception:
             logger.exception("session stays without a title", vaultId=scope.vault_id)
+            return
+        if missing:
+            logger.warning(
+                "session stays without a title", vaultId=scope.vault_id, session_id=reply.session_id, reason=missing
+            )
 
-    async def _name(self, scope: Scope, reply: Message) -> None:
-        user_message = await self._database.read(get_message, scope, message_id=reply.parent_message_id or "")
-        excerpt = "\n\n".join(
-            f"<{role}>\n{text_of(message.content)[:READ_CHARACTERS]}\n</{role}>"
-            for role, message in (("user", user_message), ("assistant", reply))
-        )
-        options = EffectiveOptions(model=self._title_model, max_output_tokens=TITLE_TOKENS)
-        prompt = Prompt(INSTRUCTIONS, (PromptMessage(Role.USER, (TextBlock(excerpt),)),), {}, options)
-        text, title, usage = "", "", Usage()
+    async def _name(self, scope: Scope, reply: Message) -> str:
+        """Returns why there is no title, or nothing if there is one."""
+        prompt = await self._prompt(scope, reply)
+        meter = Meter(self._tariff, prompt)
+        text, stop_reason = "", None
         try:
             async with asyncio.timeout(LONGEST_SECONDS), aclosing(self._model.generate(prompt)) as batches:
                 async for event in (event async for batch in batches for event in batch):
@@ -76,11 +81,15 @@ class Titles:
                         case ReplyText():
                             text += event.text
                         case ReplyUsage():
-                            usage = event.usage
+                            meter.read(event)
                         case ReplyStop():
-                            # A title that was cut off is not used.
-                            title = " ".join(text.split()).strip("\"“”'")[:LONGEST_TITLE]
+                            stop_reason = event.stop_reason
+        except DomainError:
+            meter.fail()
+            raise
         finally:
+            # A title that was cut off is not used, and neither is a refusal.
+            title = " ".join(text.split()).strip("\"“”'")[:LONGEST_TITLE] if stop_reason in COMPLETE else ""
             # The provider charges for failed calls too.
             await self._database.write(
                 set_title,
@@ -88,6 +97,17 @@ class Titles:
                 session_id=reply.session_id,
                 title=title,
                 model=self._title_model,
-                usage=replace(usage, cost_usd_nanos=self._catalog.cost(self._title_model, usage)),
+                usage=meter.usage,
                 now=self._clock.now(),
             )
+        return "" if title else NO_TEXT if stop_reason in COMPLETE else str(stop_reason)
+
+    async def _prompt(self, scope: Scope, reply: Message) -> Prompt:
+        user_message = await self._database.read(get_message, scope, message_id=reply.parent_message_id or "")
+        excerpt = "\n\n".join(
+            f"<{role}>\n{text_of(message.content)[:READ_CHARACTERS]}\n</{role}>"
+            for role, message in (("user", user_message), ("assistant", reply))
+        )
+        options = EffectiveOptions(model=self._title_model, max_output_tokens=TITLE_TOKENS)
+        messages = (PromptMessage(Role.USER, (TextBlock(excerpt),)),)
+        return Prompt(INSTRUCTIONS, messages, {}, options, text_bytes=len(excerpt.encode()))

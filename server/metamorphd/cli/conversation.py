@@ -29,6 +29,7 @@ HINTS = {
 REPLAY_REFRESHES = 12
 GIVE_UP_SECONDS = 30.0
 TITLE_CHARACTERS = 80
+SHOWN_NANOS = 100_000
 
 
 class Terminal:
@@ -103,15 +104,22 @@ class Conversation:
         self._terminal.note(_cost(finished.usage))
         if finished.status != TURN_STATUS_COMPLETED:
             status = TurnStatus.Name(finished.status).removeprefix("TURN_STATUS_")
-            self._terminal.note(f"{status}: {finished.error.reason}: {finished.error.message}")
+            # A cancelled turn has no error.
+            error = f": {finished.error.reason}: {finished.error.message}" if finished.HasField("error") else ""
+            self._terminal.note(f"{status}{error}")
         return finished.status == TURN_STATUS_COMPLETED
 
 
 def _cost(usage: Usage) -> str:
     cached = f", {usage.cache_read_tokens} read from cache" if usage.cache_read_tokens else ""
     written = f", {usage.cache_write_tokens} written to cache" if usage.cache_write_tokens else ""
-    price = f", ${usage.cost_usd_nanos / 1e9:.4f}" if usage.cost_usd_nanos else ""
-    return f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cached}{written}{price}"
+    price = f", {_dollars(usage.cost_usd_nanos)}" if usage.cost_usd_nanos else ""
+    counts = f"{usage.input_tokens} tokens in, {usage.output_tokens} out{cached}{written}{price}"
+    return f"At most {counts} (estimated)" if usage.estimated else counts
+
+
+def _dollars(nanos: int) -> str:
+    return f"${nanos / 1e9:.4f}" if nanos >= SHOWN_NANOS else f"less than ${SHOWN_NANOS / 1e9:.4f}"
 
 
 async def _session(client: MetamorphClient, session_id: str, title: str) -> str:

@@ -6,7 +6,7 @@ import json
 import operator
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -18,16 +18,19 @@ import structlog
 
 from metamorphd.errors import (
     DomainError,
+    UpstreamFailed,
     UpstreamInterrupted,
+    UpstreamNotAStream,
     UpstreamOverloaded,
     UpstreamRateLimited,
+    UpstreamRedirected,
     UpstreamRejected,
     UpstreamSpendLimit,
     UpstreamStalled,
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
-from metamorphd.llm.event_stream import EventStream
+from metamorphd.llm.event_stream import ErrorData, EventStream
 from metamorphd.llm.interface import LARGE_TEXT, Prompt, ReplyEvent
 from metamorphd.llm.messages_api import Reply, Request, count_request, reply_request, without_thinking
 from metamorphd.llm.prefix import Prefix
@@ -40,10 +43,14 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 # The SDK would wait for the whole `retry-after`, even hours. Above this limit the call fails with the delay instead.
 LONGEST_RETRY_WAIT = 20.0
+# Some gateways leave out the last event of a reply, or hold the connection open instead.
+LAST_EVENT_SECONDS = 2.0
 # Makes the SDK return a response whose bytes have not been read, like its own `with_streaming_response`.
 STREAMED = {"X-Stainless-Raw-Response": "stream"}
 _THINKING = re.compile(r"thinking|signature", re.IGNORECASE)
 _ERROR_TYPE = re.compile(r"[a-z_]{1,64}")
+_MEDIA_TYPE = re.compile(r"[a-z]{1,16}/[a-z0-9.+-]{1,64}")
+NOT_STREAMS = ("html", "json", "xml")
 SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached"}
 _SPENT = re.compile(r"You have reached your specified (workspace )?API usage limits|Your credit balance is too low")
 
@@ -61,6 +68,7 @@ class Claude:
     """
 
     source = "claude"
+    charges = True
 
     def __init__(
         self, *, api_key: str, base_url: str | None, max_retries: int, stall_seconds: float, compact_above: int
@@ -91,7 +99,10 @@ class Claude:
             max_retries=self._max_retries,
             timeout=timeout,
             # Costs less per packet than the default client: docs/decisions/0014-aiohttp-under-the-sdk.md.
-            http_client=anthropic.DefaultAioHttpClient(timeout=timeout, event_hooks={"response": [_refuse_long_waits]}),
+            # A redirect would send the key and the conversation to wherever it points.
+            http_client=anthropic.DefaultAioHttpClient(
+                timeout=timeout, follow_redirects=False, event_hooks={"response": [_refuse_long_waits]}
+            ),
             middleware=[self._errors.end_at_silence],
         )
 
@@ -105,6 +116,7 @@ class Claude:
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
         await self.opened()
+        most = prompt.options.max_output_tokens
         # The SDK sends, retries and raises. The stream is read here, with a third of the SDK's own work.
         sending = self._answer(
             "/v1/messages",
@@ -116,20 +128,22 @@ class Claude:
         # A reply takes minutes, and the prompt is not needed once it is sent.
         del prompt
         response, prefix = await sending
-        reply, stream = Reply(prefix=prefix), EventStream()
+        reply, stream = Reply(prefix=prefix, max_output_tokens=most), EventStream()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(response.close)
+            _refuse_documents(response)
             try:
-                async for chunk in response.iter_bytes():
+                async for chunk in _until_whole(response.iter_bytes(), reply):
                     events, failure = _read(chunk, stream, reply)
-                    if events:
-                        yield events
+                    yield [reply.usage, *events]
+                    if reply.complete:
+                        return
                     if failure is not None:
                         raise failure
             except self._errors.all as exc:
-                raise self._errors.translate(exc, answered=True) from exc
-            if not reply.complete:
-                raise UpstreamInterrupted
+                if not reply.whole:
+                    raise self._errors.translate(exc, answered=True) from exc
+            yield [reply.usage, *_ended(reply)]
 
     async def count_tokens(self, prompt: Prompt) -> int:
         await self.opened()
@@ -208,8 +222,47 @@ class _Errors:
             never_connected = isinstance(exc.__cause__, (self._httpx2.ConnectTimeout, self._httpx2.PoolTimeout))
             return UpstreamUnavailable() if never_connected else UpstreamStalled()
         if isinstance(exc, self._anthropic.APIStatusError) and not answered:
-            return _before_reply(exc)
+            redirected = HTTPStatus.MULTIPLE_CHOICES <= exc.status_code < HTTPStatus.BAD_REQUEST
+            return UpstreamRedirected() if redirected else _before_reply(exc)
         return UpstreamInterrupted() if answered else UpstreamUnavailable()
+
+
+def _refuse_documents(response: Any) -> None:
+    """Raises UpstreamNotAStream for a page or a JSON document, with which other servers answer than the provider's."""
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type.endswith(NOT_STREAMS):
+        raise UpstreamNotAStream(content_type=media_type if _MEDIA_TYPE.fullmatch(media_type) else "unknown")
+
+
+async def _until_whole(chunks: AsyncIterator[bytes], reply: Reply) -> AsyncGenerator[bytes]:
+    """Yields the chunks of a stream. Ends LAST_EVENT_SECONDS after the reply has all but its last event."""
+    deadline = None
+    while True:
+        if not reply.whole:
+            deadline = None
+        elif deadline is None:
+            deadline = asyncio.get_running_loop().time() + LAST_EVENT_SECONDS
+        waiting = asyncio.timeout_at(deadline)
+        try:
+            async with waiting:
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            if waiting.expired():
+                return
+            raise
+        if chunk is None:
+            return
+        yield chunk
+
+
+def _ended(reply: Reply) -> list[ReplyEvent]:
+    """Returns the last events of a reply whose stream has ended. Raises UpstreamInterrupted if it is not complete."""
+    if not reply.whole:
+        raise UpstreamInterrupted
+    try:
+        return list(reply.end())
+    except ValueError as exc:
+        raise UpstreamInterrupted from exc
 
 
 def _read(chunk: bytes, stream: EventStream, reply: Reply) -> tuple[list[ReplyEvent], Exception | None]:
@@ -226,25 +279,37 @@ def _read(chunk: bytes, stream: EventStream, reply: Reply) -> tuple[list[ReplyEv
 def _event(data: bytes) -> Any:
     """Returns an event of a reply. Raises an Upstream… error for an error event, ValueError for invalid JSON."""
     try:
-        event = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        # orjson rejects lone surrogates, which JSON can express and the standard library reads.
-        event = json.loads(data)
-    if event["type"] == "error":
-        raise _within_reply(event["error"]["type"])
+        event = _parsed(data)
+    except ValueError:
+        if isinstance(data, ErrorData):
+            raise UpstreamFailed from None
+        raise
+    if isinstance(data, ErrorData) or event.get("type") == "error" or ("error" in event and "type" not in event):
+        raise _within_reply(event)
     return event
 
 
-def _within_reply(kind: str) -> DomainError:
-    """Returns the error for an error event. The response's status is 200, so only the event's type is known."""
-    match kind:
-        case "billing_error":
+def _parsed(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        # orjson rejects lone surrogates, which JSON can express and the standard library reads. Invalid UTF-8 is
+        # decoded as event streams are.
+        return json.loads(data.decode(errors="replace"))
+
+
+def _within_reply(event: Any) -> DomainError:
+    """Returns the error for an error event. The response's status is 200, so only the type of the error is known."""
+    match event:
+        case {"error": {"type": "billing_error"}}:
             return UpstreamSpendLimit()
-        case "overloaded_error":
+        case {"error": {"type": "overloaded_error"}}:
             return UpstreamOverloaded()
-        case "rate_limit_error":
+        case {"error": {"type": "rate_limit_error"}}:
             return UpstreamRateLimited()
-    return UpstreamInterrupted()
+        case {"error": {"type": str()}}:
+            return UpstreamInterrupted()
+    return UpstreamFailed()
 
 
 def _before_reply(exc: "APIStatusError") -> DomainError:

@@ -8,11 +8,19 @@ all other work for a word.
 LARGEST_EVENT = 8 * 1024 * 1024
 
 
+BOM = b"\xef\xbb\xbf"
+
+
+class ErrorData(bytes):
+    """The data of an event named `error`, which need not say so."""
+
+
 class EventStream:
     """Decodes a stream of bytes, chunk by chunk."""
 
     def __init__(self) -> None:
         self._rest = b""
+        self._begun = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Returns the data of the events that end in `chunk`, in order. Events without data are omitted.
@@ -20,6 +28,12 @@ class EventStream:
         Raises ValueError for an event of more than `LARGEST_EVENT` bytes.
         """
         unread = self._rest + chunk
+        if not self._begun:
+            if len(unread) < len(BOM) and BOM.startswith(unread):
+                self._rest = unread
+                return []
+            self._begun = True
+            unread = unread.removeprefix(BOM)
         if b"\r" in unread:
             # A final "\r" may be the first half of a line break.
             held = unread[-1:] == b"\r"
@@ -31,6 +45,7 @@ class EventStream:
 
 
 def _data(event: bytes) -> bytes:
-    """Returns the data of an event, which has one field per line. The data has the type, so the name is ignored."""
-    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-    return lines[0] if len(lines) == 1 else b"\n".join(lines)
+    """Returns the data of an event, which has one field per line. Names but `error` are ignored: it has a type."""
+    lines = event.split(b"\n")
+    data = b"\n".join([line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")])
+    return ErrorData(data) if b"event: error" in lines or b"event:error" in lines else data

@@ -95,9 +95,15 @@ class ReplyCompaction:
 
 @dataclass(frozen=True, slots=True)
 class ReplyUsage:
-    """The usage of the call so far. Replaces earlier ones."""
+    """The usage of the call up to the end of its batch. Replaces earlier ones.
+
+    `usage` is what was reported. `most_output_tokens` is the most that the reply can have used, None if `usage` has it
+    all. `unreported_reads` is how often the prompt was read without a report of its tokens.
+    """
 
     usage: Usage
+    most_output_tokens: int | None = None
+    unreported_reads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,9 @@ class Model(Protocol):
     source: str
     """`claude` or `offline`."""
 
+    charges: bool
+    """Whether its replies cost what the catalog says."""
+
     async def __aenter__(self) -> Self:
         """Begins to prepare the model. Is called once, before all other methods."""
 
@@ -128,7 +137,7 @@ class Model(Protocol):
         """Closes every connection."""
 
     def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
-        """Yields the events of one reply in order, in batches of those that arrived together.
+        """Yields the events of one reply in order, in batches of those that arrived together, after their usage.
 
         A call that has yielded an event is never retried. `aclose()` ends the upstream connection.
         Raises one of the Upstream… errors of `metamorphd.errors`, before or during the reply.

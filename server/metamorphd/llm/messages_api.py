@@ -4,10 +4,9 @@ https://platform.claude.com/docs/en/api/messages
 """
 
 import json
-import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from metamorphd.llm.interface import (
     Prompt,
@@ -61,6 +60,9 @@ COUNTS = {
 }
 # In bytes, of each text of a refusal.
 LARGEST_DETAIL = 4096
+INPUT, OUTPUT = "input_tokens", "output_tokens"
+INPUTS = COUNTS.keys() - {OUTPUT}
+DELTAS = {"thinking_delta", "signature_delta", "input_json_delta", "compaction_delta"}
 LARGEST_COUNT = 2**31 - 1
 COMPACTION_BETA = "compact-2026-01-12"
 COMPACTION = "compact_20260112"
@@ -240,101 +242,151 @@ def _source(media_type: str, attachment_id: str, slots: AttachmentSlots) -> dict
 
 
 class Reply:
-    """Reads the raw events of one reply. `complete` once the reply has ended properly.
+    """Reads the raw events of one reply to a request that says `prefix`. `complete` once it has ended.
 
-    `prefix` is the request that it answers.
+    Events may leave out fields, and repeat themselves. Unknown ones are ignored, as are unknown blocks and deltas.
     """
 
-    def __init__(self, *, prefix: Prefix) -> None:
+    def __init__(self, *, prefix: Prefix, max_output_tokens: int) -> None:
         self.complete = False
         self._prefix = prefix
-        self._reported = dict.fromkeys(COUNTS, 0)
-        self._compaction = dict.fromkeys(COUNTS, 0)
-        self._stop_reason = StopReason.OTHER
+        self._message_id: Any = None
+        self._counts = _Counts(max_output_tokens)
+        self._stop_reason: StopReason | None = None
         self._details: StopDetails | None = None
         # By the provider's index, which differs from ours: empty blocks are not counted here.
         self._open: dict[int, _OpenBlock] = {}
         self._count = 0
         self._inputs: list[str] = []
 
+    @property
+    def whole(self) -> bool:
+        """Returns whether the stop reason is known and no block is open: only the last event is missing."""
+        return self._stop_reason is not None and not self._open
+
+    @property
+    def usage(self) -> ReplyUsage:
+        """Returns the usage so far."""
+        return self._counts.usage(hidden=any(opened.hides for opened in self._open.values()))
+
     def read(self, event: Any) -> Iterable[ReplyEvent]:
         """Returns the events of a raw event. Raises KeyError, TypeError or ValueError if it is malformed."""
+        if self.complete:
+            return ()
         if event["type"] == "content_block_delta" and event["delta"]["type"] == "text_delta":
             # Nearly all events are of this kind.
             return self._text_events(self._open[event["index"]], event["delta"]["text"])
         return self._read(event)
 
+    def end(self) -> Iterator[ReplyEvent]:
+        """Yields the last events of a reply. Raises ValueError if it cannot be complete."""
+        for index in list(self._open):
+            yield from self._end(self._open.pop(index))
+        self._refuse_unreadable_calls()
+        self.complete = True
+        yield ReplyStop(self._stop_reason or StopReason.OTHER, self._details)
+
     def _read(self, event: Any) -> Iterator[ReplyEvent]:
         match event["type"]:
-            case "content_block_delta":
+            case "content_block_delta" if event["delta"]["type"] in DELTAS:
                 yield from self._more(self._open[event["index"]], event["delta"])
                 if sum(opened.held for opened in self._open.values()) > CONTENT_BYTES:
                     # Not yielded before the block is complete, so nobody else could limit it.
+                    self.complete = True
                     yield ReplyStop(StopReason.MAX_TOKENS)
-            case "content_block_start":
+            case "content_block_delta":
+                self._counts.receive(_size(event["delta"]))
+            case "content_block_start" if event["index"] not in self._open:
                 yield from self._begin(event["index"], event["content_block"])
-            case "content_block_stop":
+            case "content_block_stop" if event["index"] in self._open:
                 yield from self._end(self._open.pop(event["index"]))
             case "message_start":
-                yield self._usage(event["message"]["usage"])
+                self._start(event.get("message") or {})
             case "message_delta":
-                self._details = _stop_details(event["delta"].get("stop_details")) or self._details
-                self._stop_reason = STOP_REASONS.get(event["delta"]["stop_reason"], StopReason.OTHER)
-                yield self._usage(event["usage"])
+                delta = event.get("delta") or {}
+                if (reason := delta.get("stop_reason")) is not None:
+                    self._stop_reason = STOP_REASONS.get(reason, StopReason.OTHER)
+                self._details = _stop_details(delta.get("stop_details")) or self._details
+                self._counts.report(event.get("usage"), ends=True)
             case "message_stop":
-                self._refuse_unreadable_calls()
-                self.complete = True
-                yield ReplyStop(self._stop_reason, self._details)
+                yield from self.end()
+
+    def _start(self, message: Any) -> None:
+        """Reads the start of the message. Raises ValueError if it is another message, whose text would be repeated."""
+        message_id = message.get("id")
+        if self._count and message_id != self._message_id:
+            raise ValueError("another message within a reply")
+        self._message_id = message_id
+        self._counts.report(message.get("usage"), ends=False)
 
     def _begin(self, index: int, block: Any) -> Iterator[ReplyEvent]:
         opened = self._open[index] = _OpenBlock(block)
         match opened.kind:
             case "text":
-                yield from self._text_events(opened, block["text"])
+                yield from self._text_events(opened, block.get("text") or "")
             case "thinking":
-                yield from self._thinking_events(opened, block["thinking"])
+                yield from self._thinking_events(opened, block.get("thinking") or "")
             case "redacted_thinking":
+                self._counts.receive(len(_text(block["data"])))
                 yield ReplyThinking(self._place(opened), "")
+            case "compaction":
+                self._counts.summarize("")
+            case _:
+                self._counts.receive(_size(block))
 
     def _more(self, opened: "_OpenBlock", delta: Any) -> Iterator[ReplyEvent]:
         match delta["type"]:
-            case "thinking_delta":
+            case "thinking_delta" if opened.kind == "thinking":
                 yield from self._thinking_events(opened, delta["thinking"])
             case "signature_delta":
+                self._counts.receive(len(delta["signature"]))
                 opened.signature += _text(delta["signature"])
                 opened.held += len(delta["signature"])
             case "input_json_delta":
-                opened.input.append(_text(delta["partial_json"]))
-                opened.held += len(delta["partial_json"])
+                piece = opened.paired(delta["partial_json"])
+                self._counts.receive(len(piece.encode()))
+                opened.input.append(piece)
+                opened.held += len(piece)
             case "compaction_delta":
                 opened.compaction |= {name: value for name, value in delta.items() if name != "type"}
 
     def _end(self, opened: "_OpenBlock") -> Iterator[ReplyEvent]:
+        rest = opened.rest()
         match opened.kind:
+            case "text" if rest:
+                yield ReplyText(self._place(opened), rest)
             case "thinking":
                 place = self._place(opened)
                 # The block's only event if the provider does not show its thinking.
-                yield ReplyThinking(place, "")
+                yield ReplyThinking(place, rest)
                 yield self._thought(place, ThinkingBlock("", signature=opened.signature))
+                self._counts.endless |= opened.hides
             case "redacted_thinking":
                 redacted = _text(opened.block["data"])
                 yield self._thought(self._place(opened), ThinkingBlock("", redacted=redacted))
             case "tool_use":
+                opened.input.append(rest)
                 block = opened.tool_use()
                 self._inputs.append(block.input)
                 yield ReplyToolUse(self._place(opened), block)
             case "compaction" if opened.compaction.get("content"):
+                compacted = opened.compacted()
+                self._counts.summarize(compacted.summary)
                 self._prefix.restart()
-                yield ReplyCompaction(self._place(opened), opened.compacted())
+                yield ReplyCompaction(self._place(opened), compacted)
 
     def _thought(self, place: int, block: ThinkingBlock) -> ReplyThinkingEnd:
         return ReplyThinkingEnd(place, replace(block, bound_to=self._prefix.digest))
 
     def _text_events(self, opened: "_OpenBlock", text: Any) -> list[ReplyEvent]:
-        return [ReplyText(self._place(opened), text)] if _text(text) else []
+        text = opened.paired(text)
+        self._counts.receive(len(text.encode()))
+        return [ReplyText(self._place(opened), text)] if text and opened.kind == "text" else []
 
     def _thinking_events(self, opened: "_OpenBlock", text: Any) -> list[ReplyEvent]:
-        return [ReplyThinking(self._place(opened), text)] if _text(text) else []
+        text = opened.paired(text)
+        self._counts.receive(len(text.encode()))
+        return [ReplyThinking(self._place(opened), text)] if text else []
 
     def _refuse_unreadable_calls(self) -> None:
         """Raises ValueError if the input of a tool call is incomplete, unless the reply was cut short."""
@@ -349,15 +401,88 @@ class Reply:
             self._count += 1
         return opened.place
 
-    def _usage(self, usage: dict[str, Any]) -> ReplyUsage:
-        """Returns the usage so far. Counts are cumulative, and an event may omit those that have not changed."""
-        self._reported |= {name: _tokens(usage[name]) for name in COUNTS if usage.get(name) is not None}
-        if usage.get("iterations"):
-            # The only place that reports the usage of compaction.
-            summaries = [entry for entry in usage["iterations"] if entry["type"] == "compaction"]
-            self._compaction = {name: sum(_tokens(entry[name]) for entry in summaries) for name in COUNTS}
-        counts = {ours: self._reported[name] + self._compaction[name] for name, ours in COUNTS.items()}
-        return ReplyUsage(Usage(**counts))
+
+class _Counts:
+    """The tokens of a reply: what the provider has reported, and the most that the rest can be.
+
+    Text has at most one token per byte. How long thinking was is seen from its signature, which contains all of it
+    (https://platform.claude.com/docs/en/build-with-claude/extended-thinking): what is shown is a summary, or nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._reported: dict[str, int] = {}
+        self._unreadable: set[str] = set()
+        # Whether the number of output tokens is that of all that was received.
+        self._final = False
+        self._received = 0
+        # Whether there was thinking without a signature.
+        self.endless = False
+        # The bytes of summaries, None without one, and what was reported of them.
+        self._summary: int | None = None
+        self._summaries: dict[str, int] = {}
+
+    def receive(self, size: int) -> None:
+        """Adds bytes that were received."""
+        self._received += size
+        self._final = False
+
+    def summarize(self, summary: str) -> None:
+        """Adds a summary, which is empty before it is received."""
+        self._summary = (self._summary or 0) + len(summary.encode())
+
+    def report(self, usage: Any, *, ends: bool) -> None:
+        """Merges what an event reports. Counts are cumulative, and it may omit those that have not changed.
+
+        `ends`: its number of output tokens is not provisional.
+        """
+        if not isinstance(usage, dict):
+            return
+        for name in COUNTS:
+            value = usage.get(name)
+            if _is_count(value):
+                self._reported[name] = value
+                self._unreadable.discard(name)
+            elif value is not None:
+                self._unreadable.add(name)
+        if ends and usage.get("output_tokens") is not None:
+            # None at all is not the number of what was received.
+            self._final = OUTPUT not in self._unreadable and (usage[OUTPUT] > 0 or not self._received)
+        self._report_summaries(usage.get("iterations"))
+
+    def _report_summaries(self, iterations: Any) -> None:
+        """Reads the only place that reports the usage of compaction."""
+        if not isinstance(iterations, list):
+            return
+        counts = [
+            {name: entry.get(name) or 0 for name in COUNTS}
+            for entry in iterations
+            if isinstance(entry, dict) and entry.get("type") == "compaction"
+        ]
+        if counts and all(_is_count(value) for entry in counts for value in entry.values()):
+            self._summaries = {name: sum(entry[name] for entry in counts) for name in COUNTS}
+
+    def usage(self, *, hidden: bool) -> ReplyUsage:
+        """Returns the usage so far. `hidden`: there is thinking that has not ended."""
+        counts = {ours: self._reported.get(name, 0) + self._summaries.get(name, 0) for name, ours in COUNTS.items()}
+        usage = Usage(
+            input_tokens=counts["input_tokens"],
+            output_tokens=counts["output_tokens"],
+            cache_read_tokens=counts["cache_read_tokens"],
+            cache_write_tokens=counts["cache_write_tokens"],
+        )
+        # Gateways report 0 where they do not know yet, but no prompt is empty.
+        read = not self._unreadable & INPUTS and INPUT in self._reported and any(map(self._reported.get, INPUTS))
+        reads = 0 if read else 1
+        more = 0
+        if not self._final:
+            most = self._limit if hidden or self.endless else min(self._received, self._limit)
+            more = max(0, most - self._reported.get(OUTPUT, 0))
+        if self._summary is not None and not self._summaries:
+            reads += 1
+            more += min(self._summary or self._limit, self._limit)
+        known = self._final and not reads
+        return ReplyUsage(usage, None if known else usage.output_tokens + more, reads)
 
 
 def _stop_details(details: Any) -> StopDetails | None:
@@ -371,18 +496,20 @@ def _stop_details(details: Any) -> StopDetails | None:
     return StopDetails(category, explanation) if category or explanation else None
 
 
-def _tokens(value: Any) -> int:
-    """Returns a count of tokens. Raises TypeError or ValueError for other values, which would be stored and priced."""
-    count = operator.index(value)
-    if not 0 <= count <= LARGEST_COUNT:
-        raise ValueError("not a count of tokens")
-    return count
+def _is_count(value: Any) -> TypeGuard[int]:
+    """Returns whether a value is a count of tokens. It is stored and priced."""
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
+
+
+def _size(value: Any) -> int:
+    """Returns the bytes of a value as JSON."""
+    return len(json.dumps(value))
 
 
 class _OpenBlock:
     """A block that is not complete yet. `held` is the length of what is yielded only when it is."""
 
-    __slots__ = ("block", "compaction", "held", "input", "kind", "place", "signature")
+    __slots__ = ("_half", "block", "compaction", "held", "input", "kind", "place", "signature")
 
     def __init__(self, block: Any) -> None:
         self.block = block
@@ -392,15 +519,45 @@ class _OpenBlock:
         self.signature = _text(block.get("signature") or "")
         self.input: list[str] = []
         self.compaction = {name: value for name, value in block.items() if name != "type" and value is not None}
+        self._half = ""
+
+    @property
+    def hides(self) -> bool:
+        """Returns whether it is thinking whose length is not known yet."""
+        return self.kind == "thinking" and not self.signature
+
+    def paired(self, text: Any) -> str:
+        """Returns the text of a delta without halves of surrogate pairs, which JSON can express.
+
+        A half at its end is kept for the next delta, others become U+FFFD. Raises TypeError for other types.
+        """
+        if not self._half:
+            try:
+                str.encode(text)
+                return str(text)
+            except UnicodeEncodeError:
+                pass
+        text = self._half + text
+        self._half = text[-1] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return _mended(text.removesuffix(self._half))
+
+    def rest(self) -> str:
+        """Returns the half that no delta has completed, as U+FFFD, or nothing."""
+        return _mended(self._half)
 
     def tool_use(self) -> ToolUseBlock:
         # For a tool without parameters there is no delta, and the block's start has the input.
-        written = "".join(self.input) or json.dumps(self.block["input"])
+        written = "".join(self.input) or json.dumps(self.block.get("input") or {})
         return ToolUseBlock(_text(self.block["id"]), _text(self.block["name"]), written)
 
     def compacted(self) -> CompactionBlock:
         opaque = {name: value for name, value in self.compaction.items() if name != "content"}
-        return CompactionBlock(_text(self.compaction["content"]), json.dumps(opaque))
+        return CompactionBlock(_mended(self.compaction["content"]), json.dumps(opaque))
+
+
+def _mended(text: str) -> str:
+    """Returns text in which halves of surrogate pairs are joined, and single ones are U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _text(value: Any) -> str:

@@ -16,9 +16,10 @@ QUOTED_CHARACTERS = 100
 
 
 class Offline:
-    """Streams a reply that describes itself, word by word. Words count as tokens."""
+    """Streams a reply that describes itself, word by word. Words count as tokens, and cost nothing."""
 
     source = "offline"
+    charges = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -36,10 +37,10 @@ class Offline:
         words = re.findall(r"\S+\s*|\s+", text)
         if len(words) > prompt.options.max_output_tokens:
             words, stop_reason = words[: prompt.options.max_output_tokens], StopReason.MAX_TOKENS
-        for word in words:
-            yield [ReplyText(0, word)]
+        for count, word in enumerate(words, start=1):
+            yield [ReplyUsage(Usage(input_tokens=input_tokens, output_tokens=count)), ReplyText(0, word)]
             await asyncio.sleep(WORD_SECONDS)
-        yield [ReplyUsage(Usage(input_tokens=input_tokens, output_tokens=len(words))), ReplyStop(stop_reason)]
+        yield [ReplyStop(stop_reason)]
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return sum(len(text_of(message.content).split()) for message in prompt.messages)

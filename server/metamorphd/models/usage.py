@@ -5,13 +5,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of the model provider, and their cost; `input_tokens` excludes both cache counts."""
+    """Token counts of the model provider, and their cost; `input_tokens` excludes both cache counts.
+
+    `estimated`: some of them are the most that they can be, because the provider has not reported them.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd_nanos: int = 0
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

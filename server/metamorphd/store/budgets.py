@@ -106,6 +106,29 @@ async def reserve(
     `options` name the model and the reply has at most `output_tokens`. A call that reads more than `compact_above` is
     summarized first, unless that is 0.
     """
+    read = await most_input_tokens(
+        tx,
+        session_id=session_id,
+        user_message_id=user_message_id,
+        system_prompt=system_prompt,
+        options=options,
+        catalog=catalog,
+    )
+    calls = 2 if 0 < compact_above < read else 1
+    cost = catalog.most_cost(options.model, input_tokens=read, output_tokens=output_tokens)
+    return calls * (read + output_tokens), calls * cost
+
+
+async def most_input_tokens(
+    tx: Transaction,
+    *,
+    session_id: str,
+    user_message_id: str,
+    system_prompt: str,
+    options: EffectiveOptions,
+    catalog: Catalog,
+) -> int:
+    """Returns the most tokens that the prompt of a turn can have. `options` name the model."""
     model = catalog.model(options.model)
     branch = await tx.all(
         GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=user_message_id, max_bytes=model.context_bytes
@@ -113,10 +136,7 @@ async def reserve(
     text_bytes = len(system_prompt.encode()) + len(orjson.dumps(options)) + sum(message.size for message in branch)
     contents = [decode_content(message.content) for message in branch if message.content is not None]
     attachments = [block for content in contents for block in attachment_blocks(content)]
-    read = model.most_input_tokens(text_bytes=text_bytes, attachments=attachments)
-    calls = 2 if 0 < compact_above < read else 1
-    cost = catalog.most_cost(model.model, input_tokens=read, output_tokens=output_tokens)
-    return calls * (read + output_tokens), calls * cost
+    return model.most_input_tokens(text_bytes=text_bytes, attachments=attachments)
 
 
 def _budget_exceeded(exceeded: Sequence[BudgetStatus], now: int) -> BudgetExceeded:

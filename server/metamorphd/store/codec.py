@@ -51,6 +51,7 @@ def decode_usage(row: Row) -> Usage:
         cache_read_tokens=row.cache_read_tokens,
         cache_write_tokens=row.cache_write_tokens,
         cost_usd_nanos=row.cost_usd_nanos,
+        estimated=bool(row.estimated),
     )
 
 

@@ -21,7 +21,7 @@ COLUMNS = """
     message_id, session_id, parent_message_id, role,
     CASE WHEN delete_time IS NULL THEN content ELSE '[]' END AS content, turn_id, creator, model,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
-    COALESCE(cost_usd_nanos, 0) AS cost_usd_nanos,
+    COALESCE(cost_usd_nanos, 0) AS cost_usd_nanos, estimated,
     create_time, delete_time, partial
 """
 
@@ -35,11 +35,11 @@ RETURNING message_count
 """
 CREATE_MESSAGE = """
 INSERT INTO messages (vault_id, message_id, session_id, ordinal, parent_message_id, role, content, size, turn_id,
-    creator, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, create_time,
-    partial, refused)
+    creator, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, estimated,
+    create_time, partial, refused)
 VALUES (:vault_id, :message_id, :session_id, :ordinal, :parent_message_id, :role, :content, :size, :turn_id,
     :creator, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :cost_usd_nanos,
-    :create_time, :partial, :refused)
+    :estimated, :create_time, :partial, :refused)
 """
 GET_MESSAGE = (
     "SELECT "

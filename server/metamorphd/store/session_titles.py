@@ -11,16 +11,31 @@ SET_TITLE = """
 UPDATE sessions SET title = :title, revision = revision + 1, update_time = :now
 WHERE vault_id = :vault_id AND session_id = :session_id AND title = ''
 """
+GET_TITLE_CALLS = "SELECT title_calls FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
+COUNT_TITLE_CALL = """
+UPDATE sessions SET title_calls = title_calls + 1 WHERE vault_id = :vault_id AND session_id = :session_id
+"""
+
+# A model that finds no title twice will not find one.
+MOST_TITLE_CALLS = 2
 
 
 async def wants_title(tx: Transaction, *, session_id: str, now: int) -> bool:
-    """Whether a session has none, and its vault can pay for one. Raises SessionNotFound."""
+    """Whether a session has none, and its vault can pay for one. Raises SessionNotFound.
+
+    A session for which MOST_TITLE_CALLS have been paid wants none any more.
+    """
     session = await get_session(tx, session_id=session_id)
-    return not session.title and all(budget.left > 0 for budget in await get_budgets(tx, now=now))
+    paid = await tx.one(GET_TITLE_CALLS, session_id=session_id)
+    if session.title or paid is None or paid.title_calls >= MOST_TITLE_CALLS:
+        return False
+    return all(budget.left > 0 for budget in await get_budgets(tx, now=now))
 
 
 async def set_title(tx: Transaction, *, session_id: str, title: str, model: str, usage: Usage, now: int) -> None:
     """Gives a session its title if it has none, and counts what that has cost."""
     if title:
         await tx.run(SET_TITLE, session_id=session_id, title=title, now=now)
+    if usage != Usage():
+        await tx.run(COUNT_TITLE_CALL, session_id=session_id)
     await count_usage(tx, session_id=session_id, model=model, usage=usage, now=now, turns=0)

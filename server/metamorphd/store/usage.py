@@ -14,28 +14,30 @@ from metamorphd.store.database import Row, SqlValue, Transaction
 
 COUNT_USAGE = """
 INSERT INTO usage (vault_id, day, session_id, model, input_tokens, output_tokens, cache_read_tokens,
-    cache_write_tokens, cost_usd_nanos, turns)
+    cache_write_tokens, cost_usd_nanos, estimated, turns)
 VALUES (:vault_id, :day, :session_id, :model, :input_tokens, :output_tokens, :cache_read_tokens,
-    :cache_write_tokens, :cost_usd_nanos, :turns)
+    :cache_write_tokens, :cost_usd_nanos, :estimated, :turns)
 ON CONFLICT (vault_id, day, session_id, model) DO UPDATE SET
     input_tokens = usage.input_tokens + excluded.input_tokens,
     output_tokens = usage.output_tokens + excluded.output_tokens,
     cache_read_tokens = usage.cache_read_tokens + excluded.cache_read_tokens,
     cache_write_tokens = usage.cache_write_tokens + excluded.cache_write_tokens,
     cost_usd_nanos = usage.cost_usd_nanos + excluded.cost_usd_nanos,
+    estimated = usage.estimated | excluded.estimated,
     turns = usage.turns + excluded.turns
 """
 COUNT_DAILY_USAGE = """
 INSERT INTO daily_usage (vault_id, day, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,
-    cost_usd_nanos, turns)
+    cost_usd_nanos, estimated, turns)
 VALUES (:vault_id, :day, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens,
-    :cost_usd_nanos, :turns)
+    :cost_usd_nanos, :estimated, :turns)
 ON CONFLICT (vault_id, day, model) DO UPDATE SET
     input_tokens = daily_usage.input_tokens + excluded.input_tokens,
     output_tokens = daily_usage.output_tokens + excluded.output_tokens,
     cache_read_tokens = daily_usage.cache_read_tokens + excluded.cache_read_tokens,
     cache_write_tokens = daily_usage.cache_write_tokens + excluded.cache_write_tokens,
     cost_usd_nanos = daily_usage.cost_usd_nanos + excluded.cost_usd_nanos,
+    estimated = daily_usage.estimated | excluded.estimated,
     turns = daily_usage.turns + excluded.turns
 """
 HAS_TURN = """
@@ -47,7 +49,8 @@ _SUMS = """
     COALESCE(SUM(input_tokens), 0) AS input_tokens, COALESCE(SUM(output_tokens), 0) AS output_tokens,
     COALESCE(SUM(cache_read_tokens), 0) AS cache_read_tokens,
     COALESCE(SUM(cache_write_tokens), 0) AS cache_write_tokens,
-    COALESCE(SUM(cost_usd_nanos), 0) AS cost_usd_nanos, COALESCE(SUM(turns), 0) AS turns"""
+    COALESCE(SUM(cost_usd_nanos), 0) AS cost_usd_nanos, COALESCE(MAX(estimated), 0) AS estimated,
+    COALESCE(SUM(turns), 0) AS turns"""
 _OF_VAULT = """
 FROM daily_usage
 WHERE vault_id = :vault_id AND day BETWEEN :start_day AND :end_day AND (:model IS NULL OR model = :model)"""

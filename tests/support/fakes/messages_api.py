@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import uvloop
 
-from tests.support.fakes.replies import STAMP, Behaviour, Count, Hangup, Refusal, Reply, Silence, parts
+from tests.support.fakes.replies import STAMP, Behaviour, Count, Hangup, Raw, Refusal, Reply, Silence, parts, sse
 
 LARGEST_BODY = 64 * 1024 * 1024
 RANDOM = random.SystemRandom()
@@ -109,6 +109,8 @@ class FakeMessagesApi:
                 await writer.drain()
             case Hangup():
                 writer.transport.abort()
+            case Raw():
+                await _unless_left(reader, _send(behaviour, writer))
             case Silence():
                 await _unless_left(reader, asyncio.Event().wait())
             case Reply():
@@ -160,6 +162,32 @@ class FakeMessagesApi:
         """Returns once no reply is being streamed."""
         async with asyncio.timeout(5):
             await self._idle.wait()
+
+
+async def _send(raw: Raw, writer: asyncio.StreamWriter) -> None:
+    headers = [*raw.headers, ("transfer-encoding", "chunked")]
+    headers += [("content-type", raw.content_type)] if raw.content_type else []
+    lines = [f"HTTP/1.1 {raw.status} Answered", *(f"{name}: {value}" for name, value in headers), "", ""]
+    writer.write("\r\n".join(lines).encode() + _chunk(raw.body))
+    await writer.drain()
+    match raw.ending:
+        case "end":
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+        case "drop":
+            # Waits for written data to arrive, because a reset would discard it.
+            await asyncio.sleep(0.05)
+            writer.transport.abort()
+        case "ping":
+            while True:
+                await asyncio.sleep(0.01)
+                writer.write(_chunk(sse({"type": "ping"})))
+        case _:
+            await asyncio.Event().wait()
+
+
+def _chunk(part: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(part), part) if part else b""
 
 
 async def _unless_left(reader: asyncio.StreamReader, answer: Coroutine[Any, Any, Any]) -> None:

@@ -99,7 +99,19 @@ class Hangup:
     """A connection reset before any response."""
 
 
-Behaviour = Reply | Refusal | Count | Silence | Hangup
+@dataclass(frozen=True)
+class Raw:
+    """Any response. `ending` after its body: "end", "drop" (the connection is reset), "stall" (silence until the client
+    leaves), "ping" (the same, but with a ping every 10 ms)."""
+
+    body: bytes
+    content_type: str = "text/event-stream"
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    ending: str = "end"
+
+
+Behaviour = Reply | Refusal | Count | Silence | Hangup | Raw
 
 
 @lru_cache(maxsize=16)
@@ -167,6 +179,11 @@ def _ending(reply: Reply, open_block: int | None) -> bytes:
         case "garbage":
             return b"event: content_block_delta\ndata: " + reply.garbage + b"\n\n"
     return b""
+
+
+def sse(*events: dict[str, Any]) -> bytes:
+    """Returns events of a stream, each named by its type."""
+    return b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events)
 
 
 def _sse(name: str, **data: Any) -> bytes:

@@ -27,8 +27,8 @@ MODEL = "claude-sonnet-5-5"
 OWNER = "srv_generated"
 LEASE = 30_000_000
 USAGE = Usage(input_tokens=60, output_tokens=50, cost_usd_nanos=620_000)
-REPLY_USAGE = (USAGE.input_tokens, USAGE.output_tokens, 0, 0, USAGE.cost_usd_nanos)
-NO_USAGE = (None,) * 5
+REPLY_USAGE = (USAGE.input_tokens, USAGE.output_tokens, 0, 0, USAGE.cost_usd_nanos, False)
+NO_USAGE = (None,) * 6
 DAY_SECONDS = 86_400
 # Of a turn with one delta: its first event, that one, and its last.
 LAST_SEQUENCE = 3
@@ -47,7 +47,7 @@ COLUMNS = {
         current_leaf_message_id create_time update_time last_message_time last_activity_time revision""",
     "session_metadata": "vault_id key value session_id",
     "messages": """vault_id message_id session_id ordinal parent_message_id role content size turn_id creator model
-        input_tokens output_tokens cache_read_tokens cache_write_tokens cost_usd_nanos create_time""",
+        input_tokens output_tokens cache_read_tokens cache_write_tokens cost_usd_nanos estimated create_time""",
     "message_links": """vault_id message_id session_id parent_message_id depth jump_message_id jump_depth size opens
         summarizes""",
     "turns": """vault_id turn_id session_id user_message_id reply_message_id status stop_reason input_tokens

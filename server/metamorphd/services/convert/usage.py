@@ -13,4 +13,5 @@ def usage_to_proto(usage: Usage) -> message_pb2.Usage:
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         cost_usd_nanos=usage.cost_usd_nanos,
+        estimated=usage.estimated,
     )

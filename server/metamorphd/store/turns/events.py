@@ -40,12 +40,6 @@ WHERE vault_id = :vault_id AND turn_id = :turn_id AND kind <> 'usage'
 GROUP BY block_index, kind
 ORDER BY block_index
 """
-GET_USAGE = """
-SELECT text FROM events
-WHERE vault_id = :vault_id AND turn_id = :turn_id AND kind = 'usage'
-ORDER BY sequence DESC
-LIMIT 1
-"""
 MARK_TO_PRUNE = """
 UPDATE turns SET pruned = 1
 WHERE (vault_id, turn_id) IN (
@@ -136,12 +130,6 @@ async def reply_content(tx: Transaction, *, turn_id: str, closed: Mapping[int, T
             case "compaction":
                 blocks.append(CompactionBlock(**orjson.loads(row.text)))
     return tuple(blocks)
-
-
-async def reported_usage(tx: Transaction, *, turn_id: str) -> Usage:
-    """Returns the usage of a turn so far, as its last usage event reports it."""
-    row = await tx.one(GET_USAGE, turn_id=turn_id)
-    return Usage() if row is None else Usage(**orjson.loads(row.text))
 
 
 async def prune_events(tx: SystemTransaction, *, before: int, limit: int) -> bool:

@@ -22,7 +22,7 @@ from metamorphd.models.turn import (
 from metamorphd.models.usage import Usage
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import create_message
-from metamorphd.store.turns.events import append_events, reply_content, reported_usage
+from metamorphd.store.turns.events import append_events, reply_content
 from metamorphd.store.usage import count_usage
 
 FINISH_TURN = """
@@ -30,8 +30,8 @@ UPDATE turns
 SET status = :status, stop_reason = :stop_reason, stop_details = :stop_details,
     reply_message_id = :reply_message_id, error = :error,
     input_tokens = :input_tokens, output_tokens = :output_tokens, cache_read_tokens = :cache_read_tokens,
-    cache_write_tokens = :cache_write_tokens, cost_usd_nanos = :cost_usd_nanos, model_calls = :model_calls,
-    finish_time = :now,
+    cache_write_tokens = :cache_write_tokens, cost_usd_nanos = :cost_usd_nanos, estimated = :estimated,
+    model_calls = :model_calls, finish_time = :now,
     last_sequence = 1 + COALESCE(
         (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = :turn_id),
         last_sequence)
@@ -54,7 +54,7 @@ async def finish_turn(
     status: TurnStatus,
     stop_reason: StopReason | None,
     stop_details: StopDetails | None = None,
-    usage: Usage | None,
+    usage: Usage,
     model_calls: int,
     error: TurnError | None,
     reply_message_id: str,
@@ -62,12 +62,10 @@ async def finish_turn(
 ) -> TurnFinished:
     """Appends the last events and ends a running turn; what its events add up to is the reply, stored if it is any.
 
-    `closed` is as for `reply_content`; a `usage` of None is what the events say. Raises TurnNotFound when it is not
-    running any more.
+    `closed` is as for `reply_content`. Raises TurnNotFound when it is not running any more.
     """
     await append_events(tx, events=events)
     content = await reply_content(tx, turn_id=turn.turn_id, closed=closed)
-    cost = await reported_usage(tx, turn_id=turn.turn_id) if usage is None else usage
     reply = None
     refused = stop_reason is StopReason.REFUSAL
     # Of a turn that fails, thinking alone is no reply: the next message follows the user's. A refusal is one without
@@ -83,7 +81,7 @@ async def finish_turn(
             turn_id=turn.turn_id,
             creator=turn.creator,
             model=turn.model,
-            usage=cost,
+            usage=usage,
             create_time=now,
             partial=status is not TurnStatus.COMPLETED,
             refused=refused,
@@ -98,12 +96,12 @@ async def finish_turn(
         error=None if error is None else orjson.dumps(error).decode(),
         model_calls=model_calls,
         now=now,
-        **asdict(cost),
+        **asdict(usage),
     )
     if finished is None:
         raise TurnNotFound(turn_id=turn.turn_id)
-    await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=cost, now=now)
+    await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=usage, now=now)
     if reply is not None:
         await create_message(tx, message=reply)
         await tx.run(MARK_ASKED, message_id=turn.user_message_id, refused=refused)
-    return TurnFinished(turn.turn_id, finished.last_sequence, status, reply, stop_reason, cost, error, stop_details)
+    return TurnFinished(turn.turn_id, finished.last_sequence, status, reply, stop_reason, usage, error, stop_details)

@@ -27,7 +27,8 @@ from metamorphd.store.turns.events import list_middle_events
 # Of a running turn the newest event is in `events` only, so that a delta costs one insert and no update.
 _COLUMNS = """
     turn_id, session_id, user_message_id, reply_message_id, status, stop_reason,
-    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, model, model_calls, error,
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, estimated, model, model_calls,
+    error,
     CASE WHEN status = 'RUNNING' THEN COALESCE(
         (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = turns.turn_id),
         last_sequence) ELSE last_sequence END AS last_sequence,

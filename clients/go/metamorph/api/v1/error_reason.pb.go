@@ -138,6 +138,15 @@ const (
 	ErrorReason_ERROR_REASON_TURN_INTERRUPTED ErrorReason = 48
 	// In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act.
 	ErrorReason_ERROR_REASON_UPSTREAM_SPEND_LIMIT ErrorReason = 49
+	// In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept. Send
+	// again.
+	ErrorReason_ERROR_REASON_UPSTREAM_FAILED ErrorReason = 68
+	// In a turn: UNAVAILABLE (content_type). The model provider's address answers with a page or a document instead of a
+	// reply: it is not that of the Messages API, or a gateway does not stream. The operator must act.
+	ErrorReason_ERROR_REASON_UPSTREAM_NOT_A_STREAM ErrorReason = 69
+	// In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed. The operator
+	// must act.
+	ErrorReason_ERROR_REASON_UPSTREAM_REDIRECTED ErrorReason = 70
 	// FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat.
 	ErrorReason_ERROR_REASON_MESSAGE_DELETED ErrorReason = 60
 	// RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
@@ -211,6 +220,9 @@ var (
 		47: "ERROR_REASON_TURN_TIMEOUT",
 		48: "ERROR_REASON_TURN_INTERRUPTED",
 		49: "ERROR_REASON_UPSTREAM_SPEND_LIMIT",
+		68: "ERROR_REASON_UPSTREAM_FAILED",
+		69: "ERROR_REASON_UPSTREAM_NOT_A_STREAM",
+		70: "ERROR_REASON_UPSTREAM_REDIRECTED",
 		60: "ERROR_REASON_MESSAGE_DELETED",
 		61: "ERROR_REASON_BUDGET_EXCEEDED",
 		66: "ERROR_REASON_STORAGE_QUOTA_EXCEEDED",
@@ -268,6 +280,9 @@ var (
 		"ERROR_REASON_TURN_TIMEOUT":             47,
 		"ERROR_REASON_TURN_INTERRUPTED":         48,
 		"ERROR_REASON_UPSTREAM_SPEND_LIMIT":     49,
+		"ERROR_REASON_UPSTREAM_FAILED":          68,
+		"ERROR_REASON_UPSTREAM_NOT_A_STREAM":    69,
+		"ERROR_REASON_UPSTREAM_REDIRECTED":      70,
 		"ERROR_REASON_MESSAGE_DELETED":          60,
 		"ERROR_REASON_BUDGET_EXCEEDED":          61,
 		"ERROR_REASON_STORAGE_QUOTA_EXCEEDED":   66,
@@ -309,7 +324,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xb6\x0f\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xa6\x10\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -360,6 +375,9 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x19ERROR_REASON_TURN_TIMEOUT\x10/\x12!\n" +
 	"\x1dERROR_REASON_TURN_INTERRUPTED\x100\x12%\n" +
 	"!ERROR_REASON_UPSTREAM_SPEND_LIMIT\x101\x12 \n" +
+	"\x1cERROR_REASON_UPSTREAM_FAILED\x10D\x12&\n" +
+	"\"ERROR_REASON_UPSTREAM_NOT_A_STREAM\x10E\x12$\n" +
+	" ERROR_REASON_UPSTREAM_REDIRECTED\x10F\x12 \n" +
 	"\x1cERROR_REASON_MESSAGE_DELETED\x10<\x12 \n" +
 	"\x1cERROR_REASON_BUDGET_EXCEEDED\x10=\x12'\n" +
 	"#ERROR_REASON_STORAGE_QUOTA_EXCEEDED\x10B\x12\"\n" +

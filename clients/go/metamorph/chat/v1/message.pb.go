@@ -867,7 +867,8 @@ func (*ContentBlock_Thinking) isContentBlock_Block() {}
 
 func (*ContentBlock_Compaction) isContentBlock_Block() {}
 
-// The tokens and the cost of a reply, as the model provider reported them.
+// The tokens and the cost of a reply, as the model provider reported them. Of a reply that ended before the provider's
+// last report, the most that it can have used.
 type Usage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Input tokens, without both cache counts.
@@ -879,7 +880,9 @@ type Usage struct {
 	// Tokens written to the prompt cache.
 	CacheWriteTokens int64 `protobuf:"varint,4,opt,name=cache_write_tokens,json=cacheWriteTokens,proto3" json:"cache_write_tokens,omitempty"`
 	// The cost of all of them in billionths of a US dollar, at the prices in ListModels.
-	CostUsdNanos  int64 `protobuf:"varint,5,opt,name=cost_usd_nanos,json=costUsdNanos,proto3" json:"cost_usd_nanos,omitempty"`
+	CostUsdNanos int64 `protobuf:"varint,5,opt,name=cost_usd_nanos,json=costUsdNanos,proto3" json:"cost_usd_nanos,omitempty"`
+	// Whether any of these figures is an upper estimate, because the provider has not reported it.
+	Estimated     bool `protobuf:"varint,6,opt,name=estimated,proto3" json:"estimated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -947,6 +950,13 @@ func (x *Usage) GetCostUsdNanos() int64 {
 		return x.CostUsdNanos
 	}
 	return 0
+}
+
+func (x *Usage) GetEstimated() bool {
+	if x != nil {
+		return x.Estimated
+	}
+	return false
 }
 
 // A message of a session. Immutable, except that its content can be deleted.
@@ -1155,13 +1165,14 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\n" +
 	"compaction\x18\a \x01(\v2\".metamorph.chat.v1.CompactionBlockH\x00R\n" +
 	"compactionB\x0e\n" +
-	"\x05block\x12\x05\xbaH\x02\b\x01\"\xcf\x01\n" +
+	"\x05block\x12\x05\xbaH\x02\b\x01\"\xed\x01\n" +
 	"\x05Usage\x12!\n" +
 	"\finput_tokens\x18\x01 \x01(\x03R\vinputTokens\x12#\n" +
 	"\routput_tokens\x18\x02 \x01(\x03R\foutputTokens\x12*\n" +
 	"\x11cache_read_tokens\x18\x03 \x01(\x03R\x0fcacheReadTokens\x12,\n" +
 	"\x12cache_write_tokens\x18\x04 \x01(\x03R\x10cacheWriteTokens\x12$\n" +
-	"\x0ecost_usd_nanos\x18\x05 \x01(\x03R\fcostUsdNanos\"\xe8\x03\n" +
+	"\x0ecost_usd_nanos\x18\x05 \x01(\x03R\fcostUsdNanos\x12\x1c\n" +
+	"\testimated\x18\x06 \x01(\bR\testimated\"\xe8\x03\n" +
 	"\aMessage\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x1d\n" +

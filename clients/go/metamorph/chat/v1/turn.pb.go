@@ -719,7 +719,7 @@ func (x *ToolUse) GetInput() string {
 // The turn's tokens and cost so far. Replaces earlier updates.
 type UsageUpdate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The provider's count and its cost.
+	// The provider's count so far, and its cost. TurnFinished has the whole.
 	Usage         *Usage `protobuf:"bytes,1,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

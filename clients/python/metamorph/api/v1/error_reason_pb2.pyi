@@ -142,6 +142,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UPSTREAM_SPEND_LIMIT: _ErrorReason.ValueType  # 49
     """In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act."""
+    ERROR_REASON_UPSTREAM_FAILED: _ErrorReason.ValueType  # 68
+    """In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept. Send
+    again.
+    """
+    ERROR_REASON_UPSTREAM_NOT_A_STREAM: _ErrorReason.ValueType  # 69
+    """In a turn: UNAVAILABLE (content_type). The model provider's address answers with a page or a document instead of a
+    reply: it is not that of the Messages API, or a gateway does not stream. The operator must act.
+    """
+    ERROR_REASON_UPSTREAM_REDIRECTED: _ErrorReason.ValueType  # 70
+    """In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed. The operator
+    must act.
+    """
     ERROR_REASON_MESSAGE_DELETED: _ErrorReason.ValueType  # 60
     """FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat."""
     ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 61
@@ -296,6 +308,18 @@ continue.
 """
 ERROR_REASON_UPSTREAM_SPEND_LIMIT: ErrorReason.ValueType  # 49
 """In a turn: RESOURCE_EXHAUSTED. The server's own account with the model provider is out of credit. The operator must act."""
+ERROR_REASON_UPSTREAM_FAILED: ErrorReason.ValueType  # 68
+"""In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept. Send
+again.
+"""
+ERROR_REASON_UPSTREAM_NOT_A_STREAM: ErrorReason.ValueType  # 69
+"""In a turn: UNAVAILABLE (content_type). The model provider's address answers with a page or a document instead of a
+reply: it is not that of the Messages API, or a gateway does not stream. The operator must act.
+"""
+ERROR_REASON_UPSTREAM_REDIRECTED: ErrorReason.ValueType  # 70
+"""In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed. The operator
+must act.
+"""
 ERROR_REASON_MESSAGE_DELETED: ErrorReason.ValueType  # 60
 """FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat."""
 ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 61

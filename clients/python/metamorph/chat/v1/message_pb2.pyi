@@ -364,7 +364,9 @@ Global___ContentBlock: _TypeAlias = ContentBlock  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """The tokens and the cost of a reply, as the model provider reported them."""
+    """The tokens and the cost of a reply, as the model provider reported them. Of a reply that ended before the provider's
+    last report, the most that it can have used.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -373,6 +375,7 @@ class Usage(_message.Message):
     CACHE_READ_TOKENS_FIELD_NUMBER: _builtins.int
     CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
     COST_USD_NANOS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Input tokens, without both cache counts."""
     output_tokens: _builtins.int
@@ -383,6 +386,8 @@ class Usage(_message.Message):
     """Tokens written to the prompt cache."""
     cost_usd_nanos: _builtins.int
     """The cost of all of them in billionths of a US dollar, at the prices in ListModels."""
+    estimated: _builtins.bool
+    """Whether any of these figures is an upper estimate, because the provider has not reported it."""
     def __init__(
         self,
         *,
@@ -391,10 +396,11 @@ class Usage(_message.Message):
         cache_read_tokens: _builtins.int = ...,
         cache_write_tokens: _builtins.int = ...,
         cost_usd_nanos: _builtins.int = ...,
+        estimated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "cost_usd_nanos", b"cost_usd_nanos", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "cost_usd_nanos", b"cost_usd_nanos", "estimated", b"estimated", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

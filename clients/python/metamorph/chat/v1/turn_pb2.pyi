@@ -409,7 +409,7 @@ class UsageUpdate(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def usage(self) -> _message_pb2.Usage:
-        """The provider's count and its cost."""
+        """The provider's count so far, and its cost. TurnFinished has the whole."""
 
     def __init__(
         self,

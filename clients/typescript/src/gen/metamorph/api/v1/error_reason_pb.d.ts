@@ -369,6 +369,30 @@ export enum ErrorReason {
   UPSTREAM_SPEND_LIMIT = 49,
 
   /**
+   * In a turn: UNAVAILABLE. The model provider reported an error that has no type. The partial reply is kept. Send
+   * again.
+   *
+   * @generated from enum value: ERROR_REASON_UPSTREAM_FAILED = 68;
+   */
+  UPSTREAM_FAILED = 68,
+
+  /**
+   * In a turn: UNAVAILABLE (content_type). The model provider's address answers with a page or a document instead of a
+   * reply: it is not that of the Messages API, or a gateway does not stream. The operator must act.
+   *
+   * @generated from enum value: ERROR_REASON_UPSTREAM_NOT_A_STREAM = 69;
+   */
+  UPSTREAM_NOT_A_STREAM = 69,
+
+  /**
+   * In a turn: UNAVAILABLE. The model provider's address redirects to another one, which is not followed. The operator
+   * must act.
+   *
+   * @generated from enum value: ERROR_REASON_UPSTREAM_REDIRECTED = 70;
+   */
+  UPSTREAM_REDIRECTED = 70,
+
+  /**
    * FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_DELETED = 60;

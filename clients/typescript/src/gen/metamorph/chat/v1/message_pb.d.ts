@@ -391,7 +391,8 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
 export declare const ContentBlockSchema: GenMessage<ContentBlock>;
 
 /**
- * The tokens and the cost of a reply, as the model provider reported them.
+ * The tokens and the cost of a reply, as the model provider reported them. Of a reply that ended before the provider's
+ * last report, the most that it can have used.
  *
  * @generated from message metamorph.chat.v1.Usage
  */
@@ -430,6 +431,13 @@ export declare type Usage = Message$1<"metamorph.chat.v1.Usage"> & {
    * @generated from field: int64 cost_usd_nanos = 5;
    */
   costUsdNanos: bigint;
+
+  /**
+   * Whether any of these figures is an upper estimate, because the provider has not reported it.
+   *
+   * @generated from field: bool estimated = 6;
+   */
+  estimated: boolean;
 };
 
 /**

@@ -337,7 +337,7 @@ export declare const ToolUseSchema: GenMessage<ToolUse>;
  */
 export declare type UsageUpdate = Message<"metamorph.chat.v1.UsageUpdate"> & {
   /**
-   * The provider's count and its cost.
+   * The provider's count so far, and its cost. TurnFinished has the whole.
    *
    * @generated from field: metamorph.chat.v1.Usage usage = 1;
    */

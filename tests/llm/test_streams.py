@@ -1,0 +1,377 @@
+"""Streams as gateways and future versions of the API send them: incomplete, repeated, extended, unfinished."""
+
+import json
+from typing import Any
+
+import pytest
+from metamorphd import errors
+from metamorphd.errors import DomainError
+from metamorphd.llm import claude as claude_module
+from metamorphd.llm.interface import (
+    ReplyEvent,
+    ReplyStop,
+    ReplyText,
+    ReplyThinking,
+    ReplyThinkingEnd,
+    ReplyToolUse,
+    ReplyUsage,
+)
+from metamorphd.models.content import ToolUseBlock
+from metamorphd.models.turn import StopReason
+from metamorphd.models.usage import Usage
+
+from tests.llm.claude import opened, outcome, text
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Raw, sse
+
+Event = dict[str, Any]
+# The most that a reply may have: see `tests.llm.claude.prompt`.
+LIMIT = 100
+STOP = {"type": "message_stop"}
+PING = {"type": "ping"}
+THINKING = {"type": "thinking", "thinking": "", "signature": ""}
+TOOL = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+
+
+def start(usage: object = None, **message: object) -> Event:
+    known = {"input_tokens": 11, "output_tokens": 1}
+    return {"type": "message_start", "message": {"id": "msg_1", "usage": usage or known, **message}}
+
+
+def block(index: int = 0, content_block: Event | None = None) -> Event:
+    return {
+        "type": "content_block_start",
+        "index": index,
+        "content_block": content_block or {"type": "text", "text": ""},
+    }
+
+
+def delta(kind: str, value: object, index: int = 0) -> Event:
+    name = {"input_json_delta": "partial_json"}.get(kind, kind.removesuffix("_delta"))
+    return {"type": "content_block_delta", "index": index, "delta": {"type": kind, name: value}}
+
+
+def said(value: object, index: int = 0) -> Event:
+    return delta("text_delta", value, index)
+
+
+def end(index: int = 0) -> Event:
+    return {"type": "content_block_stop", "index": index}
+
+
+def message_delta(stop_reason: str | None = "end_turn", **usage: object) -> Event:
+    return {"type": "message_delta", "delta": {"stop_reason": stop_reason}, "usage": usage}
+
+
+FINAL = message_delta(output_tokens=7)
+HELLO = (block(), said("Hello"), end())
+
+
+async def read(api: FakeMessagesApi, *events: Event, **raw: Any) -> tuple[list[ReplyEvent], DomainError | None]:
+    """Returns the events of a reply of these raw events, and the error that ended it."""
+    api.default = Raw(sse(*events), **raw)
+    async with opened(api) as claude:
+        return await outcome(claude)
+
+
+def used(events: list[ReplyEvent]) -> ReplyUsage:
+    return [event for event in events if isinstance(event, ReplyUsage)][-1]
+
+
+def content(events: list[ReplyEvent]) -> list[ReplyEvent]:
+    return [event for event in events if not isinstance(event, ReplyUsage)]
+
+
+async def test_partial_message_deltas_are_merged(api: FakeMessagesApi) -> None:
+    first = message_delta("max_tokens", output_tokens=7)
+    second: Event = {"type": "message_delta", "delta": {}, "usage": {"input_tokens": 12}}
+    third: Event = {"type": "message_delta", "delta": None, "usage": None}
+    events, error = await read(api, start(), *HELLO, first, second, third, {"type": "message_delta"}, STOP)
+    assert (content(events), error) == ([ReplyText(0, "Hello"), ReplyStop(StopReason.MAX_TOKENS)], None)
+    assert used(events) == ReplyUsage(Usage(12, 7))
+
+
+UNREAD: Any = {"output_tokens": 1}
+BAD_COUNTS: list[Any] = [None, "7", -1, 2**63, 1.5, True, [7], {}]
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        {"type": "message_start"},
+        {"type": "message_start", "message": None},
+        {"type": "message_start", "message": {"usage": None}},
+        start(UNREAD),
+        start([5]),
+        start("none"),
+        start({"input_tokens": 0, "output_tokens": 1}),
+        *(start({"input_tokens": bad}) for bad in BAD_COUNTS),
+        *(start({"input_tokens": 5, "cache_read_input_tokens": bad}) for bad in BAD_COUNTS[1:]),
+    ],
+    ids=str,
+)
+async def test_unusable_input_usage_is_unreported_and_fails_nothing(api: FakeMessagesApi, begin: Event) -> None:
+    events, error = await read(api, begin, *HELLO, FINAL, STOP)
+    assert (text(events), error, events[-1]) == ("Hello", None, ReplyStop(StopReason.END_TURN))
+    assert (used(events).unreported_reads, used(events).most_output_tokens) == (1, 7)
+    # It may come late.
+    events, _ = await read(
+        api, begin, *HELLO, FINAL, message_delta(None, input_tokens=9, cache_read_input_tokens=2), STOP
+    )
+    assert used(events) == ReplyUsage(Usage(9, 7, 2))
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": None},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": [7]},
+        *(message_delta(output_tokens=bad) for bad in BAD_COUNTS),
+        message_delta(output_tokens=0),
+    ],
+    ids=str,
+)
+async def test_unusable_output_usage_is_bounded_by_what_was_received(api: FakeMessagesApi, final: Event) -> None:
+    events, error = await read(api, start(), *HELLO, final, STOP)
+    assert (text(events), error, events[-1]) == ("Hello", None, ReplyStop(StopReason.END_TURN))
+    assert (used(events).unreported_reads, used(events).most_output_tokens) == (0, len("Hello"))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "most"),
+    [
+        ((block(),), 1),
+        ((block(), said("é😀")), 6),
+        ((block(), said("x" * 60), said("x" * 60)), LIMIT),
+        ((block(0, THINKING),), LIMIT),
+        ((block(0, THINKING), delta("thinking_delta", "Hm")), LIMIT),
+        ((block(0, THINKING), end(), block(1), said("a", 1)), LIMIT),
+        ((block(0, THINKING), delta("thinking_delta", "Hm"), delta("signature_delta", "s" * 40)), 42),
+        ((block(0, {"type": "redacted_thinking", "data": "r" * 30}),), 30),
+        ((block(0, TOOL), delta("input_json_delta", '{"a": ')), len(json.dumps(TOOL)) + 6),
+        (
+            (block(0, {"type": "new"}), delta("new_delta", "abc")),
+            len(json.dumps({"type": "new"})) + len(json.dumps({"type": "new_delta", "new": "abc"})),
+        ),
+        ((*HELLO, FINAL, block(1), said("more!", 1)), 10),
+    ],
+    ids=str,
+)
+async def test_what_was_received_bounds_the_output_of_a_reply_that_is_cut(
+    api: FakeMessagesApi, blocks: tuple[Event, ...], most: int
+) -> None:
+    events, error = await read(api, start(), *blocks)
+    assert type(error) is errors.UpstreamInterrupted
+    assert (used(events).most_output_tokens, used(events).unreported_reads) == (most, 0)
+
+
+async def test_a_summary_that_is_not_reported_is_read_and_written_once_more(api: FakeMessagesApi) -> None:
+    summary = {"type": "compaction", "content": None}
+    delivered = {"type": "content_block_delta", "index": 0, "delta": {"type": "compaction_delta", "content": "S" * 20}}
+    whole = (block(0, summary), delivered, end(), block(1), said("Hello", 1), end(1))
+    events, _ = await read(api, start(), block(0, summary))
+    assert (used(events).most_output_tokens, used(events).unreported_reads) == (1 + LIMIT, 1)
+    for iterations in (None, "none", [{"type": "compaction", "input_tokens": -1}], [{"type": "message"}, 5]):
+        events, error = await read(api, start(), *whole, message_delta(output_tokens=7, iterations=iterations), STOP)
+        assert (error, used(events)) == (None, ReplyUsage(Usage(11, 7), 27, 1))
+    reported = [{"type": "compaction", "input_tokens": 100, "output_tokens": 20, "cache_read_input_tokens": None}]
+    events, error = await read(api, start(), *whole, message_delta(output_tokens=7, iterations=reported), STOP)
+    assert (error, used(events)) == (None, ReplyUsage(Usage(111, 27)))
+
+
+PAIRS = [
+    (["a\ud83d", "\ude00b"], "a😀b"),
+    (["\ud83d", "", "\ude00"], "😀"),
+    (["a\ud83d", "b"], "a\ufffdb"),
+    (["\ude00a"], "\ufffda"),
+    (["\ud83d\ud83d", "\ude00"], "\ufffd😀"),
+    (["a\ud83d"], "a\ufffd"),
+    (["\ud83d"], "\ufffd"),
+]
+
+
+@pytest.mark.parametrize(("pieces", "whole"), PAIRS, ids=ascii)
+async def test_halves_of_pairs_are_joined_across_deltas_or_replaced(
+    api: FakeMessagesApi, pieces: list[str], whole: str
+) -> None:
+    thought = [delta("thinking_delta", piece, 1) for piece in pieces]
+    written = [delta("input_json_delta", piece, 2) for piece in ('{"a": "', *pieces)]
+    events, error = await read(
+        api,
+        start(),
+        *(block(), *map(said, pieces), end()),
+        *(block(1, THINKING), *thought, end(1)),
+        *(block(2, TOOL), *written, end(2)),
+        *(FINAL, STOP),
+    )
+    assert (text(events), error) == (whole, None)
+    assert "".join(event.text for event in events if isinstance(event, ReplyThinking)) == whole
+    (call,) = [event.block for event in events if isinstance(event, ReplyToolUse)]
+    assert call.input == '{"a": "' + whole
+
+
+async def test_a_tool_input_may_be_cut_within_an_escape(api: FakeMessagesApi) -> None:
+    written = [delta("input_json_delta", piece) for piece in ('{"a": "\\ud8', "3d\\u", 'de00"}')]
+    events, error = await read(
+        api, start(), block(0, TOOL), *written, end(), message_delta("tool_use", output_tokens=7), STOP
+    )
+    assert error is None
+    assert content(events) == [
+        ReplyToolUse(0, ToolUseBlock("t1", "look", '{"a": "\\ud83d\\ude00"}')),
+        ReplyStop(StopReason.TOOL_USE),
+    ]
+
+
+async def test_invalid_utf_8_is_replaced(api: FakeMessagesApi) -> None:
+    body = sse(start(), block(), said("a?b"), end(), FINAL, STOP).replace(b"a?b", b"a\xffb")
+    api.default = Raw(body)
+    async with opened(api) as claude:
+        events, error = await outcome(claude)
+    assert (text(events), error) == ("a\ufffdb", None)
+
+
+async def test_repeated_starts_and_stops_of_blocks_are_ignored(api: FakeMessagesApi) -> None:
+    events, error = await read(
+        api, start(), start(), block(), said("a"), block(), said("b"), start(), end(), end(), end(5), FINAL, STOP, STOP
+    )
+    assert (content(events), error) == (
+        [ReplyText(0, "a"), ReplyText(0, "b"), ReplyStop(StopReason.END_TURN)],
+        None,
+    )
+
+
+@pytest.mark.parametrize("ending", ["end", "drop", "stall", "ping"])
+async def test_a_reply_that_lacks_only_its_last_event_is_complete(
+    api: FakeMessagesApi, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(claude_module, "LAST_EVENT_SECONDS", 0.05)
+    events, error = await read(api, start(), *HELLO, FINAL, ending=ending)
+    assert (content(events), error) == ([ReplyText(0, "Hello"), ReplyStop(StopReason.END_TURN)], None)
+    assert used(events) == ReplyUsage(Usage(11, 7))
+
+
+async def test_what_follows_a_whole_reply_does_not_fail_it(api: FakeMessagesApi) -> None:
+    for last in (b"data: [DONE]\n\n", sse(STOP) + b"data: [DONE]\n\n"):
+        api.default = Raw(sse(start(), *HELLO, FINAL) + last)
+        async with opened(api) as claude:
+            events, error = await outcome(claude)
+        assert (content(events), error) == ([ReplyText(0, "Hello"), ReplyStop(StopReason.END_TURN)], None)
+
+
+async def test_an_error_after_the_stop_reason_is_an_error(api: FakeMessagesApi) -> None:
+    overloaded = {"type": "error", "error": {"type": "overloaded_error"}}
+    events, error = await read(api, start(), *HELLO, FINAL, overloaded)
+    assert (text(events), type(error)) == ("Hello", errors.UpstreamOverloaded)
+
+
+@pytest.mark.parametrize(
+    "unfinished",
+    [
+        (start(), block(), said("Hello"), FINAL),
+        (start(), *HELLO),
+        (start(), *HELLO, message_delta(None, output_tokens=7)),
+        (start(), block(0, TOOL), delta("input_json_delta", '{"a'), end(), message_delta("tool_use", output_tokens=7)),
+    ],
+    ids=["an open block", "no message_delta", "no stop reason", "an incomplete tool call"],
+)
+async def test_a_reply_that_lacks_more_than_its_last_event_is_interrupted(
+    api: FakeMessagesApi, unfinished: tuple[Event, ...]
+) -> None:
+    events, error = await read(api, *unfinished)
+    assert type(error) is errors.UpstreamInterrupted
+    assert not any(isinstance(event, ReplyStop) for event in events)
+
+
+async def test_content_after_the_stop_reason_belongs_to_the_reply(
+    api: FakeMessagesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claude_module, "LAST_EVENT_SECONDS", 0.0)
+    more = (block(1), said(" again", 1), end(1))
+    events, error = await read(api, start(), *HELLO, FINAL, *more, message_delta(None, output_tokens=9), STOP)
+    assert (text(events), error, events[-1]) == ("Hello again", None, ReplyStop(StopReason.END_TURN))
+    assert used(events) == ReplyUsage(Usage(11, 9))
+
+
+async def test_blocks_that_are_open_at_the_end_are_ended(api: FakeMessagesApi) -> None:
+    thought = (block(0, THINKING), delta("thinking_delta", "Hm"), delta("signature_delta", "sig"))
+    called = (block(1, TOOL), delta("input_json_delta", "{}", 1))
+    events, error = await read(api, start(), *thought, *called, message_delta("tool_use", output_tokens=7), STOP)
+    assert error is None
+    _, last, ended, *others = content(events)
+    assert (last, type(ended)) == (ReplyThinking(0, ""), ReplyThinkingEnd)
+    assert others == [
+        ReplyToolUse(1, ToolUseBlock("t1", "look", "{}")),
+        ReplyStop(StopReason.TOOL_USE),
+    ]
+
+
+async def test_unknown_events_blocks_deltas_and_fields_are_ignored(api: FakeMessagesApi) -> None:
+    events, error = await read(
+        api,
+        {"type": "new_event", "index": "x"},
+        start(new_field=5),
+        PING,
+        *(block(0, {"type": "new_block", "text": "a"}), said("b"), delta("new_delta", "c"), end()),
+        *(block(1), delta("citations_delta", {}, 1), delta("thinking_delta", "d", 1), said("Hello", 1), end(1)),
+        delta("new_delta", "e", 9),
+        end(9),
+        FINAL,
+        STOP,
+    )
+    assert (content(events), error) == ([ReplyText(0, "Hello"), ReplyStop(StopReason.END_TURN)], None)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'event: error\ndata: {"type":"error","error":{"message":"the provider\'s own words"}}',
+        b'event: error\ndata: {"type":"error","error":"the provider\'s own words"}',
+        b'event: error\ndata: {"type":"error","error":{"type":5}}',
+        b'data: {"type":"error"}',
+        b'data: {"error":{"message":"the provider\'s own words","code":500}}',
+        b'event: error\ndata: {"message":"the provider\'s own words"}',
+        b"event: error\ndata: the provider's own words",
+        b'event: error\ndata: "the provider\'s own words"',
+        b"event: error\ndata: null",
+        b"event: error\ndata: [1]",
+    ],
+    ids=lambda frame: str(frame)[:70],
+)
+async def test_an_error_event_without_a_type_has_its_own_reason(api: FakeMessagesApi, frame: bytes) -> None:
+    api.default = Raw(sse(start(), block(), said("Hello")) + frame + b"\n\n")
+    async with opened(api) as claude:
+        events, error = await outcome(claude)
+    assert (text(events), type(error)) == ("Hello", errors.UpstreamFailed)
+    assert "provider's own words" not in str(error)
+
+
+async def test_an_error_event_may_be_typed_by_its_name_only(api: FakeMessagesApi) -> None:
+    api.default = Raw(b'event: error\ndata: {"error":{"type":"overloaded_error"}}\n\n')
+    async with opened(api) as claude:
+        _, error = await outcome(claude)
+    assert type(error) is errors.UpstreamOverloaded
+
+
+@pytest.mark.parametrize(
+    ("content_type", "shown"),
+    [("text/html; charset=utf-8", "text/html"), ("application/json", "application/json"), ("secret json", "unknown")],
+)
+async def test_an_answer_that_is_no_stream_is_named_by_its_type(
+    api: FakeMessagesApi, content_type: str, shown: str
+) -> None:
+    _, error = await read(api, start(), *HELLO, FINAL, STOP, content_type=content_type)
+    assert type(error) is errors.UpstreamNotAStream
+    assert error.metadata == {"content_type": shown}
+
+
+@pytest.mark.parametrize("content_type", ["", "text/event-stream;charset=utf-8", "text/plain"])
+async def test_a_stream_may_have_other_types(api: FakeMessagesApi, content_type: str) -> None:
+    events, error = await read(api, start(), *HELLO, FINAL, STOP, content_type=content_type)
+    assert (text(events), error) == ("Hello", None)
+
+
+async def test_a_redirect_is_not_followed(api: FakeMessagesApi) -> None:
+    async with FakeMessagesApi() as elsewhere:
+        _, error = await read(api, status=307, headers=(("location", f"{elsewhere.base_url}/v1/messages"),))
+        assert (type(error), elsewhere.requests, len(api.requests)) == (errors.UpstreamRedirected, [], 1)
