@@ -9,7 +9,7 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import server_scope
 from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
-from metamorphd.store.attachments import complete_attachments, create_attachment
+from metamorphd.store.attachments import sendable_attachments, create_attachment
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import BEGINNING, IdempotencyKey, claim_request, prune_requests
 from metamorphd.store.sessions import delete_session
@@ -95,7 +95,7 @@ async def test_an_unused_attachment_is_deleted_a_day_after_its_upload(database: 
 
 async def there(database: Database, uploads: list[Upload]) -> set[str]:
     sizes = {upload.attachment_id: len(upload.data) for upload in uploads}
-    complete = await database.read(complete_attachments, ACME, sizes=sizes)
+    complete = await database.read(sendable_attachments, ACME, sizes=sizes)
     return {bytes(upload.data).decode() for upload in uploads if upload.attachment_id in complete}
 
 

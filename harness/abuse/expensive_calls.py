@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
+from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock
 
 from tests.support.caller import Caller, calling, send_request, upload_requests
 from tests.support.generated.corpus import COMMON_WORDS, word
@@ -21,7 +21,7 @@ PAUSE_SECONDS = 0.05
 RARE_PAUSE_SECONDS = 2.0
 TIMEOUT_SECONDS = 60.0
 LARGEST_REQUEST = 32 * 1024 * 1024
-IMAGE_BYTES = 20_000_000
+DOCUMENT_BYTES = 20_000_000
 IMAGE_SENDS = 8
 MASK_PATHS = 4_500_000
 LONG_MESSAGE_WORDS = 12_000
@@ -187,8 +187,8 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 @_attack
-async def _send_images(vault: Vault, caller: Caller) -> None:
-    block = ContentBlock(image=ImageBlock(media_type="image/png", data=_image(IMAGE_BYTES)))
+async def _send_documents(vault: Vault, caller: Caller) -> None:
+    block = ContentBlock(document=DocumentBlock(media_type="application/pdf", data=_document(DOCUMENT_BYTES)))
 
     async def send() -> None:
         session_id = (await caller.create_session()).session_id
@@ -207,7 +207,7 @@ async def _send_images(vault: Vault, caller: Caller) -> None:
 
 @_attack
 async def _upload(_: Vault, caller: Caller) -> None:
-    data = _image(IMAGE_BYTES)
+    data = _document(DOCUMENT_BYTES)
 
     async def requests() -> AsyncIterator[pb.UploadAttachmentRequest]:
         for request in upload_requests(data):
@@ -217,6 +217,6 @@ async def _upload(_: Vault, caller: Caller) -> None:
     await asyncio.sleep(RARE_PAUSE_SECONDS)
 
 
-def _image(size: int) -> bytes:
-    """Returns bytes that begin as a PNG does; no two are equal."""
-    return FILES["image/png"] + os.urandom(16) + bytes(size - 128)
+def _document(size: int) -> bytes:
+    """Returns bytes that begin as a PDF does; no two are equal."""
+    return FILES["application/pdf"] + os.urandom(16) + bytes(size - 128)

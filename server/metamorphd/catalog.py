@@ -206,6 +206,7 @@ class _Capabilities(_Form):
     efforts: tuple[Literal["low", "medium", "high", "xhigh", "max"], ...]
     images: bool
     documents: bool
+    attachments: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
     response_schema: bool
 
     def value(self) -> Capabilities:

@@ -128,7 +128,7 @@ def test_attachments_beyond_the_limit_are_replaced_by_a_note_oldest_first() -> N
     old, middle, new = picture("old", 1), picture("middle", half + 1), DocumentBlock("new", "text/plain", half, "")
     result = ToolResultBlock("t1", (old, TextBlock("b"), middle), False)
     branch = prompt_messages((user(TextBlock("a"), old), reply(CALL), user(result, new)))
-    kept = within_limit(branch)
+    kept = within_limit(branch, most=100)
     assert [message.content for message in kept] == [
         (TextBlock("a"), LEFT_OUT),
         (CALL,),
@@ -136,7 +136,7 @@ def test_attachments_beyond_the_limit_are_replaced_by_a_note_oldest_first() -> N
     ]
     assert attachment_sizes(kept).keys() == {"new"}
     fitting = (user(old), user(picture("middle", half - 1), new))
-    assert within_limit(prompt_messages(fitting)) == prompt_messages(fitting)
+    assert within_limit(prompt_messages(fitting), most=100) == prompt_messages(fitting)
 
 
 def test_a_deleted_attachment_is_replaced_by_a_note() -> None:

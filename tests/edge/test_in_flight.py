@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
+from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
 from metamorphd.edge import arrivals
@@ -22,6 +22,7 @@ from tests.support.caller import Caller, text_block, upload_requests
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.http2 import Connection, block, headers, message
+from tests.support.media import FILES
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, serving
 from tests.support.tokens import mint
@@ -30,17 +31,20 @@ from tests.support.wire import LENGTH_DELIMITED, field
 CHAT = "/metamorph.chat.v1.ChatService/"
 SEND = CHAT + "SendMessage"
 LEAST = 32 << 20
-IMAGE_BYTES = 12 << 20
+DOCUMENT_BYTES = 12 << 20
 
 
-def image(size: int) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + bytes(size)
+def document(size: int) -> bytes:
+    return FILES["application/pdf"] + bytes(size)
 
 
-def image_request(session_id: str, size: int) -> bytes:
+def document_request(session_id: str, size: int) -> bytes:
     request = pb.SendMessageRequest(
         session_id=session_id,
-        content=[ContentBlock(image=ImageBlock(data=image(size), media_type="image/png")), text_block("Look")],
+        content=[
+            ContentBlock(document=DocumentBlock(data=document(size), media_type="application/pdf")),
+            text_block("Look"),
+        ],
     )
     return request.SerializeToString()
 
@@ -66,7 +70,7 @@ async def test_a_turn_that_runs_holds_no_bytes_of_its_images(tight: Serving, api
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        body = image_request(session.session_id, IMAGE_BYTES)
+        body = document_request(session.session_id, DOCUMENT_BYTES)
         call = raw(alice, body)
         async for response in call:
             if response.event.HasField("text_delta"):
@@ -78,10 +82,10 @@ async def test_a_turn_that_runs_holds_no_bytes_of_its_images(tight: Serving, api
         tracemalloc.stop()
     # The client and the provider are in this process too.
     theirs = len(body) + len(source["data"])
-    assert theirs > 2 * IMAGE_BYTES
-    assert now - before - theirs < IMAGE_BYTES // 4
+    assert theirs > 2 * DOCUMENT_BYTES
+    assert now - before - theirs < DOCUMENT_BYTES // 4
     # The provider reads the body and parses it: four copies, a third larger.
-    assert peak - before < 14 * IMAGE_BYTES
+    assert peak - before < 14 * DOCUMENT_BYTES
     release.set()
     *_, response = [response async for response in call]
     assert response.event.HasField("turn_finished")
@@ -89,7 +93,7 @@ async def test_a_turn_that_runs_holds_no_bytes_of_its_images(tight: Serving, api
 
 async def test_uploads_beyond_a_vaults_share_are_refused_until_others_end(tight: Serving) -> None:
     alice, bob = tight.caller(), tight.caller(vault_id="bob")
-    chunks = upload_requests(image(18 << 20), piece=1 << 20)
+    chunks = upload_requests(document(18 << 20), "application/pdf", piece=1 << 20)
     go_on = asyncio.Event()
 
     async def slow(begin: int) -> AsyncIterator[pb.UploadAttachmentRequest]:
@@ -136,11 +140,11 @@ async def test_large_requests_of_a_vault_have_a_rate(running: Serving) -> None:
     create, get = CHAT + "CreateSession", CHAT + "GetSession"
     for path in (create, get):
         call: Any = alice.channel.unary_unary(path)
-        assert (await refused(call(bytes(IMAGE_BYTES), metadata=alice.metadata))).reason == "REQUEST_TOO_LARGE"
+        assert (await refused(call(bytes(DOCUMENT_BYTES), metadata=alice.metadata))).reason == "REQUEST_TOO_LARGE"
     async with Connection(running.target) as connection, asyncio.timeout(20):
 
         def begin(path: str, **claims: Any) -> int:
-            return connection.begin(block(headers(path, mint(**claims))), message(b"a" * 50, size=IMAGE_BYTES))
+            return connection.begin(block(headers(path, mint(**claims))), message(b"a" * 50, size=DOCUMENT_BYTES))
 
         large = [begin(create), begin(get)]
         await connection.until(lambda: connection.ended >= {*large})
@@ -194,11 +198,11 @@ async def test_images_that_do_not_fit_together_are_sent_one_after_the_other(
 ) -> None:
     alice = tight.caller()
     api.default = Reply(("Nice",))
-    uploaded = [await alice.upload(image(18 << 20) + bytes([each]), "image/png") for each in range(3)]
+    uploaded = [await alice.upload(document(18 << 20) + bytes([each]), "application/pdf") for each in range(3)]
     sessions = [await alice.create_session() for _ in uploaded]
 
     async def look(session_id: str, attachment_id: str) -> Any:
-        block_ = ContentBlock(image=ImageBlock(attachment_id=attachment_id, media_type="image/png"))
+        block_ = ContentBlock(document=DocumentBlock(attachment_id=attachment_id, media_type="application/pdf"))
         request = pb.SendMessageRequest(session_id=session_id, content=[block_, text_block("Look")])
         return [each.event async for each in alice.chat.SendMessage(request, metadata=alice.metadata)][-1]
 
@@ -219,8 +223,8 @@ async def test_serving_still_works_at_the_least_limits(tmp_path: Path) -> None:
     ("body", "reason"),
     [
         (field(3, LENGTH_DELIMITED, bytes(LEAST - 100)), "TOO_MANY_FIELDS"),
-        (field(1, LENGTH_DELIMITED, b"\xff" * IMAGE_BYTES), "REQUEST_MALFORMED"),
-        (image_request("", IMAGE_BYTES), "REQUEST_INVALID"),
+        (field(1, LENGTH_DELIMITED, b"\xff" * DOCUMENT_BYTES), "REQUEST_MALFORMED"),
+        (document_request("", DOCUMENT_BYTES), "REQUEST_INVALID"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -239,8 +243,8 @@ async def test_a_refused_request_is_not_kept_for_a_garbage_collection(
     finally:
         tracemalloc.stop()
         gc.enable()
-    assert peak - before > IMAGE_BYTES
-    assert after - before < IMAGE_BYTES // 4
+    assert peak - before > DOCUMENT_BYTES
+    assert after - before < DOCUMENT_BYTES // 4
 
 
 async def test_late_reads_are_counted_by_one_timer() -> None:

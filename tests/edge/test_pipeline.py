@@ -19,11 +19,12 @@ from metamorphd.edge.methods import SERVICES, methods_of
 from metamorphd.edge.pipeline import Handler
 
 from tests.support.caller import send_request, upload_requests
+from tests.support.media import FILES
 from tests.support.serving import serving
 from tests.support.tokens import mint
 
 CHAT = "/metamorph.chat.v1.ChatService/"
-PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 1000
+PNG = FILES["image/png"] + b"x" * 1000
 
 
 class Ended(Exception):

@@ -126,6 +126,10 @@ def _sendable(block: Block, answered: AbstractSet[str]) -> bool:
 
 # The provider accepts requests of at most 32 MB. In base64, this many bytes leave a megabyte for text.
 PROMPT_BYTES = 22 * 1024 * 1024
+# With more attachments than this, an image may have at most so many pixels on a side:
+# https://platform.claude.com/docs/en/build-with-claude/vision.
+FEW_IMAGES = 20
+MANY_IMAGES_SIDE = 2000
 LEFT_OUT = TextBlock("[An attachment that was here is not available any more.]")
 
 
@@ -136,14 +140,21 @@ def readable(messages: Sequence[PromptMessage], can: Capabilities) -> Sequence[P
     return _only(messages, lambda block: can.images if isinstance(block, ImageBlock) else can.documents)
 
 
-def within_limit(messages: Sequence[PromptMessage]) -> tuple[PromptMessage, ...]:
-    """Returns messages with the newest attachments, up to `PROMPT_BYTES` in total. Older ones are replaced."""
-    sizes = [
-        block.size for message in filter(_has_attachments, messages) for block in attachment_blocks(message.content)
-    ]
-    kept = sum(size <= PROMPT_BYTES for size in accumulate(reversed(sizes)))
-    places = count(kept - len(sizes))
-    return _only(messages, lambda _: next(places) >= 0)
+def within_limit(messages: Sequence[PromptMessage], *, most: int) -> tuple[PromptMessage, ...]:
+    """Returns messages with the newest attachments, at most `most` and `PROMPT_BYTES` in total. Others are replaced.
+
+    So are images that are too large in a prompt with many.
+    """
+    blocks = [block for message in filter(_has_attachments, messages) for block in attachment_blocks(message.content)]
+    kept = sum(size <= PROMPT_BYTES for size in accumulate(block.size for block in reversed(blocks)))
+    kept = min(kept, most)
+    places = count(kept - len(blocks))
+
+    def keep(block: AttachmentBlock) -> bool:
+        small = kept <= FEW_IMAGES or not isinstance(block, ImageBlock) or block.longest_side <= MANY_IMAGES_SIDE
+        return next(places) >= 0 and small
+
+    return _only(messages, keep)
 
 
 def without_missing(messages: Iterable[PromptMessage], attachment_ids: AbstractSet[str]) -> tuple[PromptMessage, ...]:

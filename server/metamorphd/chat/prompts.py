@@ -20,7 +20,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.capabilities import Capabilities
 from metamorphd.models.message import Branch, Message
 from metamorphd.models.turn import Turn
-from metamorphd.store.attachments import chunk_count, complete_attachments, read_chunk
+from metamorphd.store.attachments import chunk_count, read_chunk, sendable_attachments
 from metamorphd.store.database import Database
 from metamorphd.store.turns.prompt import PlannedPrompt, get_prompt, plan_prompt
 from metamorphd.store.turns.terms import Terms
@@ -86,7 +86,7 @@ class Prompts:
             }
             stored = {attachment_id: size for attachment_id, size in sizes.items() if attachment_id not in attachments}
             if stored:
-                complete = await self._database.read(complete_attachments, scope, sizes=stored)
+                complete = await self._database.read(sendable_attachments, scope, sizes=stored)
                 for attachment_id in complete:
                     length = stored[attachment_id]
                     pieces = partial(self._of_store, scope, attachment_id, length)
@@ -118,5 +118,5 @@ async def _of_upload(upload: Upload) -> AsyncGenerator[bytes | memoryview]:
 
 def _messages(branch: Branch, can: Capabilities) -> tuple[tuple[PromptMessage, ...], dict[str, int]]:
     """Returns the messages of a prompt, and the sizes of their attachments, by id."""
-    messages = within_limit(readable(prompt_messages(tuple(branch.messages or ())), can))
+    messages = within_limit(readable(prompt_messages(tuple(branch.messages or ())), can), most=can.attachments)
     return messages, attachment_sizes(messages)

@@ -176,7 +176,7 @@ class Claude:
                 )
             except self._errors.all as exc:
                 if retry is None or not self._errors.rejects_thinking(exc):
-                    raise request.body.failure or self._errors.translate(exc, answered=False) from exc
+                    raise request.body.failure or self._errors.rejection(exc, request) from exc
                 logger.warning("the thinking of earlier replies was rejected; sending again without it")
             else:
                 return answer, request.prefix
@@ -215,6 +215,13 @@ class _Errors:
         if not isinstance(exc, self._anthropic.BadRequestError):
             return False
         return isinstance(exc.api_message, str) and _THINKING.search(exc.api_message) is not None
+
+    def rejection(self, exc: Exception, request: Request) -> DomainError:
+        """Returns our error for a request that was not answered, with the attachments that it blames."""
+        error = self.translate(exc, answered=False)
+        text = getattr(exc, "api_message", None)
+        blamed = request.blamed(text) if isinstance(error, UpstreamRejected) and isinstance(text, str) else []
+        return UpstreamRejected(type=error.metadata["type"], attachment_ids=",".join(blamed)) if blamed else error
 
     def translate(self, exc: Exception, *, answered: bool) -> DomainError:
         """Returns our error for an exception. `answered`: the reply had begun, so the request cannot be the cause."""

@@ -4,7 +4,8 @@ https://platform.claude.com/docs/en/api/messages
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -25,6 +26,7 @@ from metamorphd.llm.prefix import Prefix
 from metamorphd.llm.request_body import AttachmentSlots, RequestBody, serialized
 from metamorphd.models.content import (
     CONTENT_BYTES,
+    AttachmentBlock,
     Block,
     CompactionBlock,
     Content,
@@ -68,6 +70,11 @@ COMPACTION_BETA = "compact-2026-01-12"
 COMPACTION = "compact_20260112"
 # More tokens than a model can read.
 NEVER_COMPACT = 100_000_000
+# In errors that name a block, and in those that blame an image or a document without naming it.
+_PLACE = re.compile(
+    r"messages\.(\d+)\.content\.(\d+)(?:\.tool_result\.content\.(\d+))?\.(?:image|document|pdf|tool_result)"
+)
+_UNREADABLE = re.compile(r"[Cc]ould not process (image|PDF)|PDF pages may be provided")
 # What precedes the messages, for the provider that signs thinking.
 BEGINNING = ("model", "system", "tools")
 UNCOUNTED = ("max_tokens", "stop_sequences")
@@ -77,13 +84,30 @@ UNCOUNTED = ("max_tokens", "stop_sequences")
 class Request:
     """A call: its body and its headers. `prefix` is all that it says, to which thinking in the reply is bound.
 
-    `thinks`: it sends thinking of earlier replies.
+    `thinks`: it sends thinking of earlier replies. `places` are those of its attachments, in order: the numbers of the
+    message, of its block and of the part of that block, and the attachment's id.
     """
 
     body: RequestBody
     headers: dict[str, str]
     prefix: Prefix
     thinks: bool
+    places: tuple[tuple[int, int, int, str], ...]
+
+    def blamed(self, message: str) -> list[str]:
+        """Returns the ids of the attachments that an error's message blames.
+
+        It names a place, `messages.4.content.1.image.source` for instance, or only says that an image or a document
+        cannot be read: then it is one of the newest message that has any.
+        """
+        if (place := _PLACE.search(message)) is not None:
+            number, block, part = (None if digits is None else int(digits) for digits in place.groups())
+            found = [at for at in self.places if at[:2] == (number, block) and part in (None, at[2])]
+        elif _UNREADABLE.search(message) is not None:
+            found = [at for at in self.places if at[0] == self.places[-1][0]]
+        else:
+            found = []
+        return [attachment_id for *_, attachment_id in found]
 
 
 def reply_request(prompt: Prompt, *, compact_above: int) -> Request:
@@ -109,7 +133,16 @@ def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
     headers = {"anthropic-beta": COMPACTION_BETA} if "context_management" in parameters else {}
     messages = list(_messages(prompt.messages, slots, prefix))
     body = RequestBody(parameters, (message for message, _ in messages), slots, prompt.attachments)
-    return Request(body, headers, prefix, thinks=any(thinks for _, thinks in messages))
+    places = tuple(_places(prompt.messages))
+    return Request(body, headers, prefix, thinks=any(thinks for _, thinks in messages), places=places)
+
+
+def _places(messages: Sequence[PromptMessage]) -> Iterator[tuple[int, int, int, str]]:
+    for number, message in enumerate(messages):
+        for place, block in enumerate(message.content):
+            for part, attachment in enumerate(block.content if isinstance(block, ToolResultBlock) else (block,)):
+                if isinstance(attachment, AttachmentBlock):
+                    yield number, place, part, attachment.attachment_id
 
 
 def _summarizes(message: PromptMessage) -> bool:

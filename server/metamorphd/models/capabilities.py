@@ -8,7 +8,10 @@ from metamorphd.models.generation import EFFORTS, THINKING_MODES, EffectiveOptio
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a model accepts. `thinking` has the modes that can be named, `efforts` those from the least to the most."""
+    """What a model accepts. `thinking` has the modes that can be named, `efforts` those from the least to the most.
+
+    `attachments` is the most images and documents that a prompt may have.
+    """
 
     thinking: tuple[str, ...] = THINKING_MODES
     thinks_by_default: bool = False
@@ -16,6 +19,7 @@ class Capabilities:
     efforts: tuple[str, ...] = EFFORTS
     images: bool = True
     documents: bool = True
+    attachments: int = 100
     response_schema: bool = True
 
     def unsupported(self, options: EffectiveOptions) -> Iterator[tuple[str, str, str]]:
@@ -24,6 +28,8 @@ class Capabilities:
             yield "thinking", "thinking.mode", _accepts("modes", self.thinking)
         if options.effort and options.effort not in self.efforts:
             yield "effort", "effort", _accepts("levels", self.efforts)
+        elif options.effort in ("xhigh", "max") and options.thinking.mode in ("disabled", "between_tools"):
+            yield "effort", "effort", f"must be at most HIGH with thinking {options.thinking.mode.upper()}"
         if options.response_schema and not self.response_schema:
             yield "response_schema", "response_schema", "is not supported by the model"
         if options.tool_choice.mode in ("any", "tool") and not self.forced_tool_choice:

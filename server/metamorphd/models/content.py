@@ -15,12 +15,13 @@ class TextBlock:
 
 @dataclass(frozen=True, slots=True)
 class ImageBlock:
-    """An image stored in the vault."""
+    """An image stored in the vault. `longest_side` is in pixels, 0 if unknown."""
 
     attachment_id: str
     media_type: str
     size: int
     sha256: str
+    longest_side: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,13 @@ def _most_bytes(block: Block) -> int:
 def _bytes(block: Block) -> int:
     """Returns the size of a block as a protobuf message, or a little more."""
     return _overhead(block) + sum(len(text.encode()) for text in _texts(block))
+
+
+def described(block: AttachmentBlock, *, size: int, sha256: str, longest_side: int) -> AttachmentBlock:
+    """Returns a block with what is known of its attachment."""
+    if isinstance(block, ImageBlock):
+        return replace(block, size=size, sha256=sha256, longest_side=longest_side)
+    return replace(block, size=size, sha256=sha256)
 
 
 def map_attachments(content: Content, change: Callable[[AttachmentBlock], Part]) -> Content:

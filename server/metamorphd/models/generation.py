@@ -85,7 +85,7 @@ def contradictions(
             yield "tool_choice.mode", "requires tools, but none are in force"
         elif choice.name and choice.name not in {tool.name for tool in tools}:
             yield "tool_choice.name", "is not among the tools in force"
-        if thinking is not None and thinking.mode in ("adaptive", "enabled"):
-            yield "tool_choice.mode", f"must not force a tool with thinking {thinking.mode.upper()}"
+        if thinking is not None and thinking.mode == "enabled":
+            yield "tool_choice.mode", "must not force a tool with thinking ENABLED"
     if thinking is not None and output_tokens is not None and thinking.budget_tokens >= output_tokens:
         yield "thinking.budget_tokens", f"must be less than max_output_tokens, which is {output_tokens}"

@@ -1,11 +1,10 @@
 """Images and documents: their bytes, and the messages that hold them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
 from metamorphd.models.attachment import Attachment, Upload
-from metamorphd.models.content import AttachmentBlock, Content, Part, attachment_blocks, map_attachments
+from metamorphd.models.content import AttachmentBlock, Content, Part, attachment_blocks, described, map_attachments
 from metamorphd.store.database import Row, SystemTransaction, Transaction, grows, point_read
 from metamorphd.store.erasures import Resource, end_queued, queue_erasure
 from metamorphd.store.storage import require_storage
@@ -15,11 +14,11 @@ CHUNK_BYTES = 1_048_576
 # After which the chunks of an upload that was never completed are erased.
 STAGED_MICROSECONDS = 3_600_000_000
 
-COLUMNS = "attachment_id, media_type, size, sha256, create_time"
+COLUMNS = "attachment_id, media_type, size, sha256, create_time, longest_side"
 
 CREATE_ATTACHMENT = """
-INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time)
-VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, :now)
+INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side)
+VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, :now, :longest_side)
 ON CONFLICT (vault_id, attachment_id) DO NOTHING
 """
 CREATE_CHUNK = """
@@ -31,19 +30,27 @@ SELECT COUNT(*) AS chunks FROM attachment_chunks WHERE vault_id = :vault_id AND 
 """
 # Hidden, as one that only deleted sessions hold.
 STAGE_ATTACHMENT = """
-INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time)
-VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, NULL)
+INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side)
+VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, NULL, :longest_side)
 ON CONFLICT (vault_id, attachment_id) DO NOTHING
 """
 COUNT_ATTACHMENT = """
 SELECT COUNT(*) AS stored FROM attachments WHERE vault_id = :vault_id AND attachment_id = :attachment_id
 """
+COUNT_SENDABLE = """
+SELECT COUNT(*) AS chunks FROM attachment_chunks
+WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND NOT EXISTS (
+    SELECT 1 FROM attachments
+    WHERE attachments.vault_id = :vault_id AND attachments.attachment_id = :attachment_id AND rejected = 1)
+"""
+REJECT = "UPDATE attachments SET rejected = 1 WHERE vault_id = :vault_id AND attachment_id = :attachment_id"
 READ_CHUNK = """
 SELECT data FROM attachment_chunks
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
 """
+# The provider may take it by now.
 UPLOAD_AGAIN = """
-UPDATE attachments SET upload_time = :now
+UPDATE attachments SET upload_time = :now, rejected = 0
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id
 """
 # Not one that only deleted sessions hold.
@@ -164,6 +171,7 @@ async def stage_upload(tx: Transaction, *, upload: Upload, hash_key: bytes, now:
             media_type=upload.media_type,
             size=len(upload.data),
             sha256=upload.sha256,
+            longest_side=upload.longest_side,
             now=now,
         )
     await _store_chunk(tx, upload, number)
@@ -190,6 +198,7 @@ async def store_upload(tx: Transaction, *, upload: Upload, now: int) -> None:
         media_type=upload.media_type,
         size=len(upload.data),
         sha256=upload.sha256,
+        longest_side=upload.longest_side,
         now=now,
     )
     stored = None
@@ -227,6 +236,7 @@ def _attachment(row: Row) -> Attachment:
         size=row.size,
         sha256=row.sha256,
         create_time=row.create_time,
+        longest_side=row.longest_side,
     )
 
 
@@ -235,14 +245,21 @@ async def get_chunk(tx: Transaction, *, attachment_id: str, number: int) -> byte
     return _chunk(await tx.one(GET_CHUNK, attachment_id=attachment_id, number=number), attachment_id)
 
 
-async def complete_attachments(tx: Transaction, *, sizes: Mapping[str, int]) -> set[str]:
-    """Returns the ids of those attachments that are there as a whole, hidden ones included. Sizes are by id."""
+async def sendable_attachments(tx: Transaction, *, sizes: Mapping[str, int]) -> set[str]:
+    """Returns the ids of those attachments that are there as a whole, hidden ones included, and that the provider has
+    not rejected. Sizes are by id.
+    """
     complete = set()
     for attachment_id, size in sizes.items():
-        stored = await tx.one(COUNT_CHUNKS, attachment_id=attachment_id)
+        stored = await tx.one(COUNT_SENDABLE, attachment_id=attachment_id)
         if stored is not None and stored.chunks == chunk_count(size):
             complete.add(attachment_id)
     return complete
+
+
+async def reject_attachment(tx: Transaction, *, attachment_id: str) -> None:
+    """Records that the provider has rejected an attachment, which is not sent again until it is uploaded again."""
+    await tx.run(REJECT, attachment_id=attachment_id)
 
 
 async def read_chunk(tx: Transaction, *, attachment_id: str, number: int) -> bytes:
@@ -269,13 +286,13 @@ async def describe_attachments(tx: Transaction, *, content: Content) -> Content:
             if attachment.media_type != block.media_type:
                 raise AttachmentTypeMismatch(media_type=block.media_type)
 
-    def described(block: AttachmentBlock) -> Part:
+    def completed(block: AttachmentBlock) -> Part:
         if block.sha256:
             return block
-        attachment = stored[block.attachment_id]
-        return replace(block, size=attachment.size, sha256=attachment.sha256)
+        found = stored[block.attachment_id]
+        return described(block, size=found.size, sha256=found.sha256, longest_side=found.longest_side)
 
-    return map_attachments(content, described)
+    return map_attachments(content, completed)
 
 
 async def use_attachments(tx: Transaction, *, session_id: str, message_id: str, content: Content) -> None:

@@ -1,7 +1,11 @@
 """Checks bytes against a media type."""
 
 import codecs
+import io
 import re
+import struct
+
+import imagesize
 
 # File signatures, from the WHATWG MIME Sniffing Standard (section 6).
 SIGNATURES = {
@@ -15,6 +19,8 @@ SIGNATURES = {
 
 # In bytes; what takes a while to decode and keeps the GIL.
 STEP_BYTES = 256 * 1024
+# The size of an image comes after its metadata, which may be of a megabyte.
+HEADER_BYTES = 2 * 1024 * 1024
 
 
 def is_media(media_type: str, data: bytes | memoryview) -> bool:
@@ -22,6 +28,15 @@ def is_media(media_type: str, data: bytes | memoryview) -> bool:
     if media_type == "text/plain":
         return _is_text(data)
     return SIGNATURES[media_type].match(data) is not None
+
+
+def longest_side(data: bytes | memoryview) -> int | None:
+    """Returns the longer side of an image, in pixels, or None if it is broken."""
+    try:
+        sides = imagesize.get(io.BytesIO(data[:HEADER_BYTES]))
+    except (ValueError, struct.error, IndexError, KeyError):
+        return None
+    return int(max(sides)) if min(sides) > 0 else None
 
 
 def _is_text(data: bytes | memoryview) -> bool:

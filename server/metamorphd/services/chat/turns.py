@@ -6,9 +6,9 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 
 from metamorphd.chat.engine import Regeneration, Send, TurnEngine
 from metamorphd.clock import Clock
-from metamorphd.errors import ContentTooLarge
+from metamorphd.errors import ContentTooLarge, FieldViolation, RequestInvalid
 from metamorphd.models.caller import Scope
-from metamorphd.models.content import text_size
+from metamorphd.models.content import Content, TextBlock, ToolResultBlock, text_size
 from metamorphd.models.message import Message, Role
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.content import content_from_proto, with_uploads
@@ -96,8 +96,9 @@ class ChatTurns:
         if text_size(content) > self._max_content_bytes:
             raise ContentTooLarge(limit_bytes=self._max_content_bytes)
         uploads = []
-        for block, data in included:
-            upload = await self._uploads.checked(block.media_type, data)
+        _refuse_errors_with_attachments(content)
+        for block, path, data in included:
+            upload = await self._uploads.checked(block.media_type, data, field=path)
             # Part of the request's identity, as the bytes are.
             block.data = bytes.fromhex(upload.sha256)
             uploads.append(upload)
@@ -120,3 +121,15 @@ class ChatTurns:
             options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
             request=idempotency_key("SendMessage", request),
         )
+
+
+def _refuse_errors_with_attachments(content: Content) -> None:
+    """Raises RequestInvalid for results that report an error with more than text, which the provider rejects."""
+    violations = [
+        FieldViolation(f"content[{place}].tool_result.content", "must be text, since is_error is set")
+        for place, block in enumerate(content)
+        if isinstance(block, ToolResultBlock) and block.is_error
+        if any(not isinstance(part, TextBlock) for part in block.content)
+    ]
+    if violations:
+        raise RequestInvalid(violations=violations)

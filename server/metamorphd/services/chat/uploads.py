@@ -9,8 +9,11 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 
 from metamorphd.errors import AttachmentTooLarge, AttachmentTypeMismatch, FieldViolation, RequestInvalid, SenderTooSlow
 from metamorphd.models.attachment import Upload
-from metamorphd.services.chat.media_signatures import is_media
+from metamorphd.services.chat.media_signatures import is_media, longest_side
 
+# The provider's limits: https://platform.claude.com/docs/en/build-with-claude/vision. 10 MiB in base64.
+IMAGE_BYTES = 10 * 1024 * 1024 // 4 * 3
+LONGEST_SIDE = 8000
 # Uploads are held in memory until they are stored. Further ones of the vault wait, and so do their senders.
 UPLOADS_OF_A_VAULT = 4
 # A chunk costs the server as much as a small call, but is not rate limited. The largest attachment fits in chunks of
@@ -49,14 +52,18 @@ class Uploads:
         first = await anext(requests, None)
         if first is None or not first.HasField("header"):
             raise _invalid("header", "must be sent first")
-        return await self.checked(first.header.media_type, await self._rest(requests))
+        return await self.checked(first.header.media_type, await self._rest(requests), field="chunk")
 
-    async def checked(self, media_type: str, data: bytes | memoryview) -> Upload:
-        """Returns the upload if it may be stored. Raises AttachmentTooLarge, AttachmentTypeMismatch."""
-        if len(data) > self._limit:
-            raise AttachmentTooLarge(limit_bytes=self._limit)
+    async def checked(self, media_type: str, data: bytes | memoryview, *, field: str) -> Upload:
+        """Returns the upload if it may be stored. `field` is where it came from.
+
+        Raises AttachmentTooLarge, AttachmentTypeMismatch, RequestInvalid.
+        """
+        limit = min(self._limit, IMAGE_BYTES) if media_type.startswith("image/") else self._limit
+        if len(data) > limit:
+            raise AttachmentTooLarge(limit_bytes=limit)
         # Twenty megabytes would block the event loop for too long.
-        return await asyncio.to_thread(_checked, media_type, data)
+        return await asyncio.to_thread(_checked, media_type, data, field)
 
     async def _rest(self, requests: AsyncIterator[pb.UploadAttachmentRequest]) -> memoryview:
         # Not joined at the end, which would hold the event loop for as long as twenty megabytes take to copy.
@@ -76,10 +83,15 @@ class Uploads:
         return memoryview(received)
 
 
-def _checked(media_type: str, data: bytes | memoryview) -> Upload:
+def _checked(media_type: str, data: bytes | memoryview, field: str) -> Upload:
     if not data or not is_media(media_type, data):
         raise AttachmentTypeMismatch(media_type=media_type)
-    return Upload.of(media_type, data)
+    side = longest_side(data) if media_type.startswith("image/") else 0
+    if side is None:
+        raise _invalid(field, "is not an image that can be read")
+    if side > LONGEST_SIDE:
+        raise _invalid(field, f"is {side} pixels wide or high; the most is {LONGEST_SIDE}")
+    return Upload.of(media_type, data, longest_side=side)
 
 
 def _invalid(field: str, description: str) -> RequestInvalid:

@@ -18,13 +18,14 @@ from metamorphd.models.content import (
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
+    described,
     map_attachments,
 )
 
 ProtoAttachment = message_pb2.ImageBlock | message_pb2.DocumentBlock
 ProtoPart = message_pb2.ContentBlock | message_pb2.ToolResultPart
-# A block, and its bytes.
-Included = tuple[ProtoAttachment, memoryview]
+# A block, its path in the request, and its bytes.
+Included = tuple[ProtoAttachment, str, memoryview]
 
 
 def content_from_proto(
@@ -37,13 +38,19 @@ def content_from_proto(
     """
     included: list[Included] = []
     content: list[Block] = []
-    for block in blocks:
+    for place, block in enumerate(blocks):
+        path = f"content[{place}]"
         if block.HasField("tool_result"):
             result = block.tool_result
-            parts = tuple([_part_from_proto(part, carried, included) for part in result.content])
+            parts = tuple(
+                [
+                    _part_from_proto(part, f"{path}.tool_result.content[{inner}]", carried, included)
+                    for inner, part in enumerate(result.content)
+                ]
+            )
             content.append(ToolResultBlock(result.tool_use_id, parts, result.is_error))
         else:
-            content.append(_part_from_proto(block, carried, included))
+            content.append(_part_from_proto(block, path, carried, included))
     return tuple(content), tuple(included)
 
 
@@ -55,7 +62,8 @@ def with_uploads(content: Content, uploads: Iterable[Upload]) -> Content:
         if block.attachment_id:
             return block
         upload = next(remaining)
-        return replace(block, attachment_id=upload.attachment_id, size=len(upload.data), sha256=upload.sha256)
+        named = replace(block, attachment_id=upload.attachment_id)
+        return described(named, size=len(upload.data), sha256=upload.sha256, longest_side=upload.longest_side)
 
     return map_attachments(content, completed)
 
@@ -65,12 +73,13 @@ def content_to_proto(content: Content) -> list[message_pb2.ContentBlock]:
     return [_block_to_proto(block) for block in content]
 
 
-def _part_from_proto(part: ProtoPart, carried: Sequence[memoryview], included: list[Included]) -> Part:
+def _part_from_proto(part: ProtoPart, path: str, carried: Sequence[memoryview], included: list[Included]) -> Part:
     if part.HasField("text"):
         return TextBlock(part.text.text)
     block, kind = (part.image, ImageBlock) if part.HasField("image") else (part.document, DocumentBlock)
     if block.HasField("data"):
-        included.append((block, carried[int.from_bytes(block.data)]))
+        name = "image" if kind is ImageBlock else "document"
+        included.append((block, f"{path}.{name}.data", carried[int.from_bytes(block.data)]))
     return kind(block.attachment_id, block.media_type, 0, "")
 
 

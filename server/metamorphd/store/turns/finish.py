@@ -20,6 +20,7 @@ from metamorphd.models.turn import (
     TurnStatus,
 )
 from metamorphd.models.usage import Usage
+from metamorphd.store.attachments import reject_attachment
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import create_message
 from metamorphd.store.turns.events import append_events, reply_content
@@ -101,6 +102,8 @@ async def finish_turn(
     if finished is None:
         raise TurnNotFound(turn_id=turn.turn_id)
     await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=usage, now=now)
+    for attachment_id in filter(None, ("" if error is None else error.metadata.get("attachment_ids", "")).split(",")):
+        await reject_attachment(tx, attachment_id=attachment_id)
     if reply is not None:
         await create_message(tx, message=reply)
         await tx.run(MARK_ASKED, message_id=turn.user_message_id, refused=refused)

@@ -1,0 +1,132 @@
+"""Images and documents that the provider rejects: before they are sent, if that is known, else once."""
+
+from typing import Any
+
+import pytest
+from metamorph.chat.v1 import message_pb2
+from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock, ImageBlock, ToolResultBlock, ToolResultPart
+from metamorphd.services.chat.uploads import IMAGE_BYTES
+
+from tests.support.caller import Caller, text_block
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Refusal
+from tests.support.media import FILES, gif, jpeg, png, webp
+from tests.support.refusal import refused
+from tests.support.tools import ASKS, WEATHER
+
+AT = "messages.2.content.1"
+
+
+def picture(data: bytes, media_type: str = "image/png") -> ContentBlock:
+    return ContentBlock(image=ImageBlock(media_type=media_type, data=data))
+
+
+def paper(data: bytes) -> ContentBlock:
+    return ContentBlock(document=DocumentBlock(media_type="application/pdf", data=data))
+
+
+def rejection(message: str) -> Refusal:
+    return Refusal(400, "invalid_request_error", message=message)
+
+
+def sent(api: FakeMessagesApi) -> list[str]:
+    return [block["type"] for message in api.requests[-1].body["messages"] for block in message["content"]]
+
+
+@pytest.mark.parametrize(
+    ("message", "left"),
+    [
+        (f"{AT}.image.source.base64.data: At least one of the image dimensions exceed max allowed size", ["document"]),
+        (f"{AT}.image: image exceeds 10 MB maximum: 23 bytes > 10485760 bytes", ["document"]),
+        ("messages.2.content.2.pdf.source.base64.data: The PDF specified is password protected.", ["image"]),
+        ("Could not process image", []),
+        ("prompt is too long: 1000001 tokens > 1000000 maximum", ["image", "document"]),
+        ("messages.2.content.0.text: something else", ["image", "document"]),
+        ("messages.0.content.1.image: not what was sent", ["image", "document"]),
+    ],
+)
+async def test_what_the_provider_rejected_is_named_and_not_sent_again(
+    alice: Caller, api: FakeMessagesApi, message: str, left: list[str]
+) -> None:
+    session = await alice.create_session()
+    await alice.send(session.session_id, "Hi")
+    content = [text_block("Look"), picture(FILES["image/png"]), paper(FILES["application/pdf"])]
+    api.script.append(rejection(message))
+    finished = (await alice.send(session.session_id, content=content))[-1].turn_finished
+    assert finished.error.reason == "UPSTREAM_REJECTED"
+    stored = (await alice.messages(session.session_id))[2].content
+    ids = {"image": stored[1].image.attachment_id, "document": stored[2].document.attachment_id}
+    blamed = [attachment_id for kind, attachment_id in ids.items() if kind not in left]
+    assert finished.error.metadata.get("attachment_ids", "") == ",".join(blamed)
+    await alice.send(session.session_id)
+    assert [kind for kind in sent(api) if kind != "text"] == left
+
+
+async def test_what_was_rejected_in_a_result_is_found(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.append(ASKS)
+    await alice.send(session.session_id, tools=[WEATHER])
+    parts = [ToolResultPart(image=ImageBlock(media_type="image/png", data=png(1, side))) for side in (1, 2)]
+    answer = ContentBlock(tool_result=ToolResultBlock(tool_use_id="toolu_1", content=parts))
+    api.script.append(rejection("messages.2.content.0.tool_result.content.1.image.source.base64: too large"))
+    await alice.send(session.session_id, content=[answer])
+    await alice.send(session.session_id)
+    (result,) = [block for block in api.requests[-1].body["messages"][2]["content"] if block["type"] == "tool_result"]
+    assert [part["type"] for part in result["content"]] == ["image", "text"]
+
+
+async def test_what_was_rejected_is_tried_again_if_it_is_uploaded_again(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.append(rejection("messages.0.content.0.image: no"))
+    await alice.send(session.session_id, content=[picture(FILES["image/png"])])
+    await alice.send(session.session_id)
+    assert "image" not in sent(api)
+    await alice.send(session.session_id, content=[picture(FILES["image/png"])])
+    assert sent(api).count("image") == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [(kind, make(*sides)) for kind, make in (("png", png), ("jpeg", jpeg), ("gif", gif), ("webp", webp))
+     for sides in ((8001, 1), (1, 8001), (0, 1))] + [("png", png()[:20]), ("jpeg", b"\xff\xd8\xff")],
+)  # fmt: skip
+async def test_an_image_that_the_provider_would_reject_is_refused(
+    alice: Caller, api: FakeMessagesApi, kind: str, data: bytes
+) -> None:
+    session = await alice.create_session()
+    refusal = await refused(alice.send(session.session_id, content=[text_block("a"), picture(data, f"image/{kind}")]))
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
+    assert refusal.fields == ["content[1].image.data"]
+    refusal = await refused(alice.upload(data, f"image/{kind}"))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["chunk"])
+    assert (await alice.messages(session.session_id), api.requests) == ([], [])
+
+
+@pytest.mark.parametrize("make", [png, jpeg, gif, webp])
+async def test_an_image_of_the_largest_size_is_accepted(alice: Caller, make: Any) -> None:
+    kind = make.__name__
+    await alice.upload(make(8000, 8000), f"image/{kind}")
+    await alice.upload(FILES["image/png"] + bytes(IMAGE_BYTES - len(FILES["image/png"])))
+    refusal = await refused(alice.upload(FILES["image/png"] + bytes(IMAGE_BYTES)))
+    assert (refusal.reason, refusal.info.metadata["limit_bytes"]) == ("ATTACHMENT_TOO_LARGE", str(IMAGE_BYTES))
+
+
+async def test_an_image_in_a_result_that_is_an_error_is_refused(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.append(ASKS)
+    await alice.send(session.session_id, tools=[WEATHER])
+    part = ToolResultPart(image=ImageBlock(media_type="image/png", data=FILES["image/png"]))
+    answer = ContentBlock(tool_result=ToolResultBlock(tool_use_id="toolu_1", content=[part], is_error=True))
+    refusal = await refused(alice.send(session.session_id, content=[answer]))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["content[0].tool_result.content"])
+
+
+async def test_large_images_are_left_out_of_a_prompt_with_many(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    stored = (await alice.upload(png(2001, 1))).attachment_id
+    large = message_pb2.ContentBlock(image=ImageBlock(media_type="image/png", attachment_id=stored))
+    small = [picture(png(2000, side)) for side in range(1, 21)]
+    await alice.send(session.session_id, content=[large, picture(png(1, 2001)), *small[:18]])
+    assert sent(api) == ["image"] * 20
+    await alice.send(session.session_id, content=small[18:])
+    assert sent(api) == ["text"] * 2 + ["image"] * 18 + ["text"] + ["image"] * 2
