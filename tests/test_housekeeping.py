@@ -9,7 +9,7 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import server_scope
 from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
-from metamorphd.store.attachments import sendable_attachments, create_attachment
+from metamorphd.store.attachments import create_attachment, sendable_attachments
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import BEGINNING, IdempotencyKey, claim_request, prune_requests
 from metamorphd.store.sessions import delete_session

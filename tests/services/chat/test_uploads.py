@@ -164,7 +164,7 @@ async def test_uploads_beyond_the_concurrency_limit_of_a_vault_wait(running: Ser
 
 async def test_a_download_ends_when_its_attachment_is_deleted(alice: Caller) -> None:
     session = await alice.create_session()
-    sent = await send(alice, session.session_id, document(PDF + bytes(8 * MIB)))
+    sent = await send(alice, session.session_id, document(PDF + bytes(8 * MIB), "application/pdf"))
     pieces = aiter(download(alice, sent.content[0].document.attachment_id))
     await anext(pieces)
     await delete_session(alice, session.session_id)

@@ -9,11 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+# By model: modes of thinking, the mode without one, levels of effort, whether a tool can be forced, most attachments.
+LEVELS = ("low", "medium", "high", "xhigh", "max")
+MODELS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...], bool, int]] = {
+    "claude-fable-5-2": (("adaptive",), "adaptive", LEVELS, False, 600),
+    "claude-opus-5-5": (("adaptive",), "adaptive", LEVELS, False, 600),
+    "claude-sonnet-5-5": (("adaptive", "between_tools"), "adaptive", LEVELS, False, 600),
+    "claude-haiku-5-5": (("adaptive", "disabled"), "adaptive", LEVELS, True, 600),
+    "claude-sonnet-4-5": (("enabled", "disabled"), "disabled", (), True, 100),
+}
 LARGEST_REQUEST = 32_000_000
 BLANK = " \t\n\f\r"
 # Of an image or document in base64.
 LARGEST_SOURCE = {"image": 10 * 1024 * 1024, "document": 32_000_000}
-MOST_IMAGES = 100
 BETAS = {"compaction": "compact-2026-01-12"}
 
 
@@ -42,9 +50,31 @@ def _broken(body: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str
             yield f"messages.{number}: two messages of the assistant"
     for number, message in enumerate(messages):
         yield from _of_message(body, number, message, headers)
-    images = [block for message in messages for _, block in _blocks(message["content"]) if block["type"] == "image"]
-    if len(images) > MOST_IMAGES:
-        yield f"messages: at most {MOST_IMAGES} images"
+    yield from _of_options(body)
+
+
+def _of_options(body: Mapping[str, Any]) -> Iterator[str]:
+    modes, default, levels, forced, most = MODELS[body["model"]]
+    thinking, choice = body.get("thinking", {}), body.get("tool_choice", {"type": "auto"})["type"]
+    mode, effort = thinking.get("type", default), body.get("output_config", {}).get("effort")
+    if mode not in modes:
+        yield f'"thinking.type.{mode}" is not supported for this model'
+    if mode == "enabled" and not 1024 <= thinking["budget_tokens"] < body.get("max_tokens", 2**31):
+        yield "thinking.budget_tokens: must be at least 1024 and less than max_tokens"
+    if thinking and mode in ("disabled", "between_tools") and thinking.keys() != {"type"}:
+        yield f"thinking: unexpected fields with {mode}"
+    if effort is not None and effort not in levels:
+        yield f"output_config.effort: {effort} is not supported for this model"
+    if effort in ("xhigh", "max") and mode in ("disabled", "between_tools"):
+        yield f"output_config.effort: {effort} is not supported with {mode}"
+    if choice in ("any", "tool") and not (forced and mode != "enabled"):
+        yield f'tool_choice: type "{choice}" is not supported for this model'
+    if choice != "auto" and not body.get("tools"):
+        yield "tool_choice: may only be specified with tools"
+    kinds = [block["type"] for message in body["messages"] for _, block in _blocks(message["content"])]
+    attachments = sum(kind in LARGEST_SOURCE for kind in kinds)
+    if attachments > most:
+        yield f"too many images and documents: {attachments} > {most}"
 
 
 def _of_message(
