@@ -282,7 +282,7 @@ async def test_a_turn_that_fails_while_thinking_stores_no_reply(alice: Caller, a
 
 async def test_usage_is_reported_while_a_turn_runs(alice: Caller, api: FakeMessagesApi) -> None:
     hold = asyncio.Event()
-    api.default = Reply(("a", "b"), hold=hold)
+    api.default = Reply(("aaa", "b"), hold=hold)
     session = await alice.create_session()
     call = alice.start(session.session_id)
     events = [await call.next(), await call.next(), await call.next()]
@@ -290,4 +290,5 @@ async def test_usage_is_reported_while_a_turn_runs(alice: Caller, api: FakeMessa
     events += await call.rest()
     (update,) = [event.usage_update.usage for event in events[:3] if event.HasField("usage_update")]
     assert (update.input_tokens, update.cache_read_tokens, update.cache_write_tokens) == (11, 5, 3)
+    assert (update.output_tokens, update.estimated) == (1, False)
     assert (await get_turn(alice, events[0].turn_id)).usage == events[-1].turn_finished.usage

@@ -20,7 +20,7 @@ from metamorphd.models.content import ToolUseBlock
 from metamorphd.models.turn import StopReason
 from metamorphd.models.usage import Usage
 
-from tests.llm.claude import opened, outcome, text
+from tests.llm.claude import opened, outcome, prompt, text
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Raw, sse
 
@@ -164,6 +164,14 @@ async def test_what_was_received_bounds_the_output_of_a_reply_that_is_cut(
     events, error = await read(api, start(), *blocks)
     assert type(error) is errors.UpstreamInterrupted
     assert (used(events).most_output_tokens, used(events).unreported_reads) == (most, 0)
+
+
+async def test_the_usage_precedes_the_events_that_it_includes(api: FakeMessagesApi) -> None:
+    api.default = Raw(sse(start(), *HELLO, FINAL, STOP))
+    async with opened(api) as claude:
+        batches = [batch async for batch in claude.generate(prompt())]
+    assert all(isinstance(batch[0], ReplyUsage) for batch in batches)
+    assert batches[-1][0] == ReplyUsage(Usage(11, 7))
 
 
 async def test_a_summary_that_is_not_reported_is_read_and_written_once_more(api: FakeMessagesApi) -> None:

@@ -7,7 +7,7 @@ import operator
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
@@ -133,7 +133,8 @@ class Claude:
             stack.push_async_callback(response.close)
             _refuse_documents(response)
             try:
-                async for chunk in _until_whole(response.iter_bytes(), reply):
+                chunks = await stack.enter_async_context(aclosing(_until_whole(response.iter_bytes(), reply)))
+                async for chunk in chunks:
                     events, failure = _read(chunk, stream, reply)
                     yield [reply.usage, *events]
                     if reply.complete:
