@@ -21,6 +21,7 @@ from metamorphd.store.search.indexing import (
     read_earlier_messages,
     read_pending_words,
 )
+from metamorphd.store.search.refolding import read_earlier_folded, refold_messages
 from metamorphd.store.turns.events import prune_events
 
 ROUND_SECONDS = 60.0
@@ -169,6 +170,8 @@ class Housekeeping:
         scope = server_scope(vault_id)
         if pending := await self._database.read(read_pending_words, scope):
             await self._database.write(add_pending_words, scope, pending=pending)
+        elif refoldings := await self._database.read(read_earlier_folded, scope):
+            await self._database.write(refold_messages, scope, messages=refoldings)
         elif (messages := await self._database.read(read_earlier_messages, scope)) is not None:
             await self._database.write(index_earlier_messages, scope, messages=messages)
 

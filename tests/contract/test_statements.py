@@ -33,6 +33,7 @@ NOT_GROWING = {
     "erase_step": "deletes",
     "index_earlier_messages": "indexes what is stored",
     "postpone_erasure": "belongs to deleting",
+    "refold_messages": "indexes what is stored",
     "operation": "the events and the end of a running turn, which chat/event_log.py repeats until they are stored",
     "revoke_token": "must always be possible, and is the operator's",
     "revoke_user": "must always be possible, and is the operator's",
@@ -47,6 +48,7 @@ GROWING = {
     "create_session",
     "create_turn",
     "index_earlier_messages",
+    "refold_messages",
     "update_session",
     "update_vault",
 }

@@ -24,6 +24,7 @@ from metamorphd.store.revocations import list_revocations
 from metamorphd.store.search.indexing import find_vault_to_index, index_earlier_messages, read_earlier_messages
 from metamorphd.store.search.postings import BLOCK_BITS, GROUP_BITS, GROUPS, hasher
 from metamorphd.store.search.query import phrases_of, search_messages
+from metamorphd.store.search.refolding import read_earlier_folded, refold_messages
 from metamorphd.store.session_lists import list_sessions
 from metamorphd.store.session_titles import wants_title
 from metamorphd.store.sessions import create_session, delete_session, get_session, update_session
@@ -229,8 +230,9 @@ def seeded(messages: int) -> apsw.Connection:
 def index(connection: apsw.Connection) -> None:
     """Indexes the vault `acme`: all messages by `COMMON`, and the oldest one by `RARE`."""
     connection.execute("""
-        INSERT INTO indexed_messages (vault_id, number, message_id, word_count, pending)
-        SELECT vault_id, ROW_NUMBER() OVER (), message_id, 1, 0 FROM messages WHERE vault_id = 'acme'""")
+        INSERT INTO indexed_messages (vault_id, number, message_id, word_count, pending, folding)
+        SELECT vault_id, ROW_NUMBER() OVER (), message_id, 1, 0, 1 + (message_id <= 'msg_deep_1')
+        FROM messages WHERE vault_id = 'acme'""")
     connection.execute("""
         UPDATE vaults SET last_message_number = (SELECT MAX(number) FROM indexed_messages) WHERE vault_id = 'acme'""")
     ((last,),) = connection.execute("SELECT MAX(number) FROM indexed_messages")
@@ -429,6 +431,12 @@ async def index_earlier(tx: Any) -> None:
     await index_earlier_messages(tx, messages=messages)
 
 
+async def refold(tx: Any) -> None:
+    messages = await read_earlier_folded(tx)
+    assert messages
+    await refold_messages(tx, messages=messages)
+
+
 async def prune_marked(tx: Any) -> None:
     await prune_events(tx, before=NOW, limit=4)
     await prune_events(tx, before=NOW, limit=4)
@@ -488,6 +496,7 @@ OPERATIONS: dict[str, Operation] = {
     "erase an attachment": erase(Resource.ATTACHMENT, "att_ses_10"),
     "storage": lambda tx: get_storage(tx, default_limit=0),
     "indexing": index_earlier,
+    "indexing anew": refold,
     "search, a common word": search(COMMON, 50),
     "search, a rare word": search(RARE, 1),
     "search, a common and a rare word": search(f"{COMMON} {RARE}", 1),

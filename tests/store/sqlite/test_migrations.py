@@ -1,5 +1,6 @@
 """Migrations of rows that an earlier server stored."""
 
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from metamorphd.store import fills, migrations
 from metamorphd.store.codec import encode_content
 from metamorphd.store.fills import FILLS
 from metamorphd.store.messages import create_message, delete_message
+from metamorphd.store.search.earlier import earlier_words_of
 from metamorphd.store.search.indexing import EARLIER_MESSAGES, index_earlier_messages, read_earlier_messages
+from metamorphd.store.search.postings import GROUPS, hasher, session_word
 from metamorphd.store.search.query import phrases_of, search_messages
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.migrate import APPLICATION_ID
@@ -157,6 +160,21 @@ def test_a_fill_that_is_interrupted_goes_on_where_it_was(tmp_path: Path, monkeyp
     connection.close()
 
 
+ADD_EARLIER = """
+INSERT INTO postings VALUES (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
+WHERE instr(offsets, excluded.offsets) = 0
+"""
+
+
+async def found(database: SqliteDatabase, word: str) -> list[str]:
+    """Returns the snippets of a search, newest first."""
+    page = await database.read(
+        search_messages, ACME, phrases=phrases_of(word), session_id=None, after=None, page_size=200
+    )
+    return [match.snippet for match in page.items]
+
+
 async def index_some(database: SqliteDatabase, steps: int) -> None:
     for _ in range(steps):
         messages = await database.read(read_earlier_messages, ACME)
@@ -185,12 +203,6 @@ async def test_messages_stored_before_the_migration_are_indexed_in_steps(tmp_pat
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 10").fetchall()
     connection.close()
 
-    async def found(database: SqliteDatabase, word: str) -> list[str]:
-        page = await database.read(
-            search_messages, ACME, phrases=phrases_of(word), session_id=None, after=None, page_size=200
-        )
-        return [match.snippet for match in page.items]
-
     everything = [f"old {number}" for number in range(100, 0, -1)]
     async with SqliteDatabase(path=path, synchronous="FULL") as database:
         message = new_message("ses_1", "newest, not old")
@@ -217,6 +229,40 @@ async def test_messages_stored_before_the_migration_are_indexed_in_steps(tmp_pat
     connection = apsw.Connection(str(path))
     assert connection.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'message_search%'").fetchall() == []
     assert connection.execute("SELECT unindexed_before FROM vaults").fetchall() == [(None,)]
+    connection.close()
+
+
+async def test_messages_indexed_before_the_migration_are_indexed_anew(tmp_path: Path) -> None:
+    path = tmp_path / "metamorph.db"
+    connection = apsw.Connection(str(path))
+    migrate(connection, last=15)
+    texts = {1: "Łódź stoi", 2: "plain stoi", 3: "我们去公园"}
+    insert(connection, "vaults", hash_key=bytes(32), last_message_number=len(texts))
+    insert(connection, "sessions", session_id="ses_1", metadata="{}", message_count=len(texts), delete_time=None)
+    term = hasher(bytes(32))
+    for number, text in texts.items():
+        message = {"message_id": f"msg_{number}", "session_id": "ses_1", "role": "USER", "delete_time": None}
+        insert(connection, "messages", ordinal=number, content=encode_content((TextBlock(text),)), **message)
+        words = [session_word("ses_1"), *earlier_words_of(text)]
+        insert(connection, "indexed_messages", message_id=f"msg_{number}", number=number, word_count=len(words))
+        for word in words:
+            for block, place in ((0, number), (GROUPS, 0)):
+                connection.execute(ADD_EARLIER, ("acme", block, term(word), struct.pack(">H", place)))
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 15").fetchall()
+    connection.close()
+
+    async with SqliteDatabase(path=path, synchronous="FULL") as database:
+        assert await found(database, "stoi") == ["plain stoi", "Łódź stoi"]
+        assert await found(database, "公园") == ["我们去公园"]
+        assert await found(database, "lodz") == []
+        await Housekeeping(database=database, clock=Clock(), event_retention_hours=1, request_retention_days=7).sweep()
+        assert await found(database, "stoi") == ["plain stoi", "Łódź stoi"]
+        assert await found(database, "公园") == ["我们去公园"]
+        assert await found(database, "lodz") == ["Łódź stoi"]
+    connection = apsw.Connection(str(path))
+    assert connection.execute("SELECT DISTINCT folding, pending FROM indexed_messages").fetchall() == [(2, 0)]
+    removed = connection.execute("SELECT COUNT(*) FROM postings WHERE term = ?", (term("łodz"),)).get
+    assert removed == 0
     connection.close()
 
 

@@ -17,6 +17,7 @@ from metamorphd.models.turn import StopReason, TurnStatus
 from metamorphd.models.usage import Usage
 from metamorphd.store.codec import encode_content
 from metamorphd.store.database import SqlValue
+from metamorphd.store.search.postings import FOLDING
 
 from tests.support.generated.corpus import CORPUS
 from tests.support.generated.layout import LARGE_VAULT, SessionPlan, VaultPlan, time_of
@@ -60,7 +61,7 @@ COLUMNS = {
     "attachments": "vault_id attachment_id media_type size sha256 create_time",
     "attachment_chunks": "vault_id attachment_id number data",
     "attachment_uses": "vault_id attachment_id message_id session_id",
-    "indexed_messages": "vault_id number message_id word_count pending",
+    "indexed_messages": "vault_id number message_id word_count pending folding",
     "postings": "vault_id block term offsets",
 }
 SQL = {
@@ -150,7 +151,7 @@ class Stock:
         )
         # Its text's words, its session, and what it has beside.
         words = text_words(text_number) + 1 + bool(added)
-        self._rows["indexed_messages"].append((vault.vault_id, number + 1, message_id, words, 0))
+        self._rows["indexed_messages"].append((vault.vault_id, number + 1, message_id, words, 0, FOLDING))
         self._rows["postings"] += self._postings.add(number + 1, plan.session_id, added)
 
     def _turn(self, plan: SessionPlan, place: int) -> None:

@@ -11,7 +11,8 @@ from metamorphd.services.convert.message import match_to_proto, message_to_proto
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.store.database import Database
 from metamorphd.store.messages import delete_message, get_message, list_messages
-from metamorphd.store.search.query import MOST_PHRASES, Phrase, phrases_of, search_messages
+from metamorphd.store.search.query import MOST_PHRASES, phrases_of, search_messages
+from metamorphd.store.search.words import Phrase
 
 # Lower than for lists, because the full text of every match is read to make its excerpt.
 LARGEST_SEARCH_PAGE = 100

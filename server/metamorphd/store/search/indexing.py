@@ -18,7 +18,7 @@ from metamorphd.store.search.postings import (
     index_message,
     indexed_words,
 )
-from metamorphd.store.search.words import SEARCHED_CHARACTERS, words_of
+from metamorphd.store.search.words import SEARCHED_CHARACTERS
 
 # Each about 5 ms of the writer.
 PENDING_WORDS = 128
@@ -30,10 +30,12 @@ SELECT MIN(found.vault_id) AS vault_id FROM (
     SELECT MIN(vault_id) AS vault_id FROM vaults WHERE unindexed_before IS NOT NULL AND vault_id > :after
     UNION ALL
     SELECT MIN(vault_id) AS vault_id FROM indexed_messages WHERE pending = 1 AND vault_id > :after
+    UNION ALL
+    SELECT MIN(vault_id) AS vault_id FROM indexed_messages WHERE folding = 1 AND vault_id > :after
 ) AS found
 """
 GET_PENDING = """
-SELECT indexed_messages.message_id, indexed_messages.number, word_count, session_id, content
+SELECT indexed_messages.message_id, indexed_messages.number, word_count, folding, session_id, content
 FROM indexed_messages LEFT JOIN messages
     ON messages.vault_id = :vault_id AND messages.message_id = indexed_messages.message_id
 WHERE indexed_messages.vault_id = :vault_id
@@ -59,6 +61,7 @@ class PendingWords:
     """Words of a message that is indexed by its first `word_count` ones. `last` if no others follow."""
 
     message_id: str
+    folding: int
     word_count: int
     words: Sequence[str]
     last: bool
@@ -84,16 +87,18 @@ async def read_pending_words(tx: Transaction) -> PendingWords | None:
     row = await tx.one(GET_PENDING)
     if row is None:
         return None
-    every = [] if row.content is None else indexed_words(row.session_id, words_of(text_of(decode_content(row.content))))
-    end = row.word_count + PENDING_WORDS
-    return PendingWords(row.message_id, row.word_count, every[row.word_count : end], last=end >= len(every))
+    every = []
+    if row.content is not None:
+        every = indexed_words(row.session_id, text_of(decode_content(row.content)), folding=row.folding)
+    end, words = row.word_count + PENDING_WORDS, every[row.word_count : row.word_count + PENDING_WORDS]
+    return PendingWords(row.message_id, row.folding, row.word_count, words, last=end >= len(every))
 
 
 @grows
 async def add_pending_words(tx: Transaction, *, pending: PendingWords) -> None:
     """Indexes a message by further words, unless it was indexed or deleted since they were read."""
     row = await tx.one(GET_INDEXED, message_id=pending.message_id)
-    if row is None or not row.pending or row.word_count != pending.word_count:
+    if row is None or not row.pending or (row.folding, row.word_count) != (pending.folding, pending.word_count):
         return
     words = pending.words if await tx.one(GET_LIVE, message_id=pending.message_id) else ()
     await add_words(tx, number=row.number, words=words, hash_key=row.hash_key)
@@ -102,6 +107,7 @@ async def add_pending_words(tx: Transaction, *, pending: PendingWords) -> None:
         number=row.number,
         word_count=row.word_count + len(words),
         pending=bool(words) and not pending.last,
+        folding=row.folding,
     )
 
 

@@ -1,5 +1,7 @@
 """Postings: by vault, block of 1,024 messages and word, the messages of the block that have the word.
 
+Beside its words, a message is found by pairs of neighbours in scripts without spaces, which are stored like words.
+
 By group of 256 blocks and word, the blocks of the group that have the word are stored likewise, in the same table, so
 that a search looks into no others.
 
@@ -16,7 +18,8 @@ from hashlib import blake2b
 import orjson
 
 from metamorphd.store.database import Transaction
-from metamorphd.store.search.words import words_of
+from metamorphd.store.search.earlier import earlier_words_of
+from metamorphd.store.search.words import with_pairs, words_of
 
 BLOCK_BITS = 10
 GROUP_BITS = 8
@@ -28,6 +31,8 @@ OFFSET_BYTES = 2
 # A long message is indexed by its beginning when it is stored, and then in steps: 12,000 new words take 170 ms.
 CHARACTERS_AT_ONCE = 8_192
 WORDS_AT_ONCE = 512
+# How the words of a message were made, by which it must be removed. Messages of the first are indexed anew in steps.
+EARLIER_FOLDING, FOLDING = 1, 2
 
 NUMBER_UP = """
 UPDATE vaults SET last_message_number = last_message_number + 1
@@ -41,16 +46,16 @@ WHERE vault_id = :vault_id
 RETURNING first_message_number AS number, hash_key
 """
 CREATE_INDEXED = """
-INSERT INTO indexed_messages (vault_id, number, message_id, word_count, pending)
-VALUES (:vault_id, :number, :message_id, :word_count, :pending)
+INSERT INTO indexed_messages (vault_id, number, message_id, word_count, pending, folding)
+VALUES (:vault_id, :number, :message_id, :word_count, :pending, :folding)
 """
 GET_INDEXED = """
-SELECT number, word_count, pending, hash_key
+SELECT number, word_count, pending, folding, hash_key
 FROM indexed_messages CROSS JOIN vaults
 WHERE indexed_messages.vault_id = :vault_id AND message_id = :message_id AND vaults.vault_id = :vault_id
 """
 COUNT_WORDS = """
-UPDATE indexed_messages SET word_count = :word_count, pending = :pending
+UPDATE indexed_messages SET word_count = :word_count, pending = :pending, folding = :folding
 WHERE vault_id = :vault_id AND number = :number
 """
 DELETE_INDEXED = "DELETE FROM indexed_messages WHERE vault_id = :vault_id AND number = :number"
@@ -92,8 +97,12 @@ def session_word(session_id: str) -> str:
     return f"@{session_id}"
 
 
-def indexed_words(session_id: str, words: Iterable[str]) -> list[str]:
-    """Returns what a message is found by: each word once, in order, after its session."""
+def indexed_words(session_id: str, text: str, *, folding: int) -> list[str]:
+    """Returns what a message is found by: each word and pair once, in order, after its session."""
+    return _indexed(session_id, earlier_words_of(text) if folding == EARLIER_FOLDING else with_pairs(words_of(text)))
+
+
+def _indexed(session_id: str, words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys((session_word(session_id), *words)))
 
 
@@ -189,7 +198,7 @@ async def index_message(tx: Transaction, *, session_id: str, message_id: str, te
         del words[-1:]
     if not words and beginning == text:
         return
-    every = indexed_words(session_id, words)
+    every = _indexed(session_id, with_pairs(words))
     now = every[:WORDS_AT_ONCE]
     row = await tx.one(NUMBER_DOWN if earlier else NUMBER_UP)
     if row is None:
@@ -201,6 +210,7 @@ async def index_message(tx: Transaction, *, session_id: str, message_id: str, te
         message_id=message_id,
         word_count=len(now),
         pending=len(now) < len(every) or len(beginning) < len(text),
+        folding=FOLDING,
     )
 
 
@@ -209,6 +219,7 @@ class LastWords:
     """The last of the `word_count` words by which a message is indexed. `preceding` is the number of the others."""
 
     message_id: str
+    folding: int
     word_count: int
     words: Sequence[str]
     preceding: int
@@ -222,8 +233,8 @@ async def read_last_words(
     if row is None:
         return None
     preceding = max(0, row.word_count - limit)
-    words = indexed_words(session_id, words_of(text))[preceding : row.word_count]
-    return LastWords(message_id, row.word_count, words, preceding)
+    words = indexed_words(session_id, text, folding=row.folding)[preceding : row.word_count]
+    return LastWords(message_id, row.folding, row.word_count, words, preceding)
 
 
 async def remove_last_words(tx: Transaction, *, last: LastWords) -> bool:
@@ -231,11 +242,11 @@ async def remove_last_words(tx: Transaction, *, last: LastWords) -> bool:
     row = await tx.one(GET_INDEXED, message_id=last.message_id)
     if row is None:
         return False
-    if row.word_count != last.word_count:
+    if (row.folding, row.word_count) != (last.folding, last.word_count):
         return True
     await remove_words(tx, number=row.number, words=last.words, hash_key=row.hash_key)
     if last.preceding:
-        await tx.run(COUNT_WORDS, number=row.number, word_count=last.preceding, pending=False)
+        await tx.run(COUNT_WORDS, number=row.number, word_count=last.preceding, pending=False, folding=row.folding)
     else:
         await tx.run(DELETE_INDEXED, number=row.number)
     return bool(last.preceding)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from metamorphd.models.content import text_of
@@ -22,11 +21,8 @@ from metamorphd.store.search.postings import (
     session_word,
     unpack,
 )
-from metamorphd.store.search.words import SEARCHED_CHARACTERS, words_of
+from metamorphd.store.search.words import SEARCHED_CHARACTERS, Phrase, joined, rarest_of, words_of
 from metamorphd.store.sessions import get_session
-
-# Words that follow each other in a text.
-Phrase = tuple[str, ...]
 
 MOST_PHRASES = 16
 # A NUL is as good as a space.
@@ -46,7 +42,9 @@ UNICODE_FACTOR = 5
 FEW_OFFSETS = 8
 
 GET_NUMBERS = """
-SELECT first_message_number, last_message_number, hash_key FROM vaults WHERE vault_id = :vault_id
+SELECT first_message_number, last_message_number, hash_key,
+    EXISTS (SELECT 1 FROM indexed_messages WHERE vault_id = :vault_id AND folding = 1) AS refolding
+FROM vaults WHERE vault_id = :vault_id
 """
 # The lowest and the highest number of a session, from its first and its last message that is indexed.
 GET_SESSION_NUMBERS = """
@@ -108,18 +106,22 @@ async def search_messages(
     oldest, newest = within.first_message_number, within.last_message_number
     if after:
         newest = min(int(after[0]) - 1, newest)
-    words = {word for phrase in phrases for word in phrase}
+    # Messages of the earlier folding are not indexed by pairs.
+    by_phrase = {phrase: phrase if vault.refolding else rarest_of(phrase) for phrase in phrases}
+    words = {word for found in by_phrase.values() for word in found}
+    # What is one word, or one pair, needs no comparison.
+    longer = [phrase for phrase, found in by_phrase.items() if len(found) > 1]
     # A session's word is looked for first, because few blocks have it.
     names = [*([] if session_id is None else [session_word(session_id)]), *sorted(words)]
     terms = list(map(hasher(vault.hash_key), names))
     effort, matches = Effort(EFFORT), list[MessageMatch]()
     async for numbers, reached in _candidates(tx, terms, newest=newest, oldest=oldest, effort=effort):
         for number in numbers:
-            found = await _find(tx, number=number, phrases=phrases, effort=effort)
+            found = await _find(tx, number=number, phrases=longer, effort=effort)
             if found is not None and len(matches) == page_size:
                 return Page(tuple(matches), (number + 1,))
             if found is not None:
-                matches.append(_match(*found, words))
+                matches.append(_match(*found, phrases))
             if effort.left <= 0:
                 return Page(tuple(matches), (number,))
         if effort.left <= 0 and reached > oldest:
@@ -177,17 +179,15 @@ async def _find(tx: Transaction, *, number: int, phrases: Sequence[Phrase], effo
     text = text_of(decode_content(row.content))[:SEARCHED_CHARACTERS]
     effort.left -= len(row.content) // STORED_A_UNIT
     effort.left -= len(text) * (1 if text.isascii() else UNICODE_FACTOR) // SEARCHED_A_UNIT
-    longer = [phrase for phrase in phrases if len(phrase) > 1]
-    if longer:
-        # Words have no spaces.
-        joined = f" {' '.join(words_of(text))} "
-        if not all(f" {' '.join(phrase)} " in joined for phrase in longer):
+    if phrases:
+        words = joined(words_of(text))
+        if not all(joined(phrase) in words for phrase in phrases):
             return None
     return row, text
 
 
-def _match(row: Row, text: str, words: AbstractSet[str]) -> MessageMatch:
-    snippet, highlights = excerpt(text, words)
+def _match(row: Row, text: str, phrases: Sequence[Phrase]) -> MessageMatch:
+    snippet, highlights = excerpt(text, phrases)
     return MessageMatch(
         message_id=row.message_id,
         session_id=row.session_id,
