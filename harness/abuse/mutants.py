@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 from metamorphd import server
 from metamorphd.auth import jwks, tokens
-from metamorphd.auth.tokens import Token, TokenVerifier
+from metamorphd.auth.decoding import Token
+from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.edge import guards, streams
 from metamorphd.edge.grpc import port
 from metamorphd.edge.grpc.port import OPTIONS

@@ -42,7 +42,7 @@ class EmblemApi:
         self._permissions = permissions
         self._flight = SingleFlight[Caller]()
         # By digest: ten thousand tokens of eight kilobytes can be sent without an account.
-        self._refused: dict[bytes, float] = {}
+        self._refused: dict[bytes, tuple[float, str]] = {}
         self._failures = 0
         self._closed_at = 0.0
         self._second = 0
@@ -50,8 +50,9 @@ class EmblemApi:
 
     async def caller(self, token: str) -> Caller:
         """Returns the caller that the API identifies by the token. Raises TokenInvalid, IdentityUnavailable."""
-        if self._refused.get(_digest(token), 0.0) > time.monotonic():
-            raise TokenInvalid
+        until, why = self._refused.get(_digest(token), (0.0, ""))
+        if until > time.monotonic():
+            raise TokenInvalid(why)
         return await self._flight.do(token, lambda: self._fetch(token))
 
     async def _fetch(self, token: str) -> Caller:
@@ -66,10 +67,10 @@ class EmblemApi:
         self._failures, self._closed_at = 0, 0.0
         try:
             if status not in HTTP_SUCCESS:
-                raise TokenInvalid
+                raise TokenInvalid(f"the Emblem API answered {status}")
             return _caller(body, self._permissions)
-        except TokenInvalid:
-            self._refuse(token)
+        except TokenInvalid as refusal:
+            self._refuse(token, refusal.why)
             raise
 
     def _admit(self) -> None:
@@ -91,10 +92,10 @@ class EmblemApi:
             self._closed_at = time.monotonic() + OPEN_SECONDS
             logger.warning("the Emblem API is unavailable", url=self._url, failures=self._failures)
 
-    def _refuse(self, token: str) -> None:
+    def _refuse(self, token: str, why: str) -> None:
         if len(self._refused) >= CACHED_REFUSALS:
             self._refused.pop(next(iter(self._refused)))
-        self._refused[_digest(token)] = time.monotonic() + REFUSED_SECONDS
+        self._refused[_digest(token)] = time.monotonic() + REFUSED_SECONDS, why
 
 
 def _digest(token: str) -> bytes:
@@ -105,17 +106,21 @@ def _caller(body: bytes, permissions: AbstractSet[str]) -> Caller:
     try:
         response: Mapping[str, Any] = json.loads(body)
     except (ValueError, RecursionError):
-        raise TokenInvalid from None
+        raise TokenInvalid("the Emblem API's answer is not JSON") from None
     if not isinstance(response, dict):
-        raise TokenInvalid
-    return Caller(
-        vault_id=vault_id_of({"vaultId": response.get("vaultId")}),
-        user_id="" if response.get("userId") is None else user_id_of({"sub": response["userId"]}),
-        email="" if response.get("email") is None else email_of(response),
-        permissions=permissions_of({"permissions": response.get("permissions") or []}, known=permissions),
-        operator=False,
-        auth_method="emblem",
-        token_id=None,
-        issue_time=None,
-        expire_time=None,
-    )
+        raise TokenInvalid("the Emblem API's answer is not a JSON object")
+    given = {name: value for name, value in response.items() if value is not None}
+    try:
+        return Caller(
+            vault_id=vault_id_of({"vaultId": given["vaultId"]} if "vaultId" in given else {}),
+            user_id=user_id_of({"userId": given["userId"]}) if "userId" in given else "",
+            email=email_of(given),
+            permissions=permissions_of({"permissions": given.get("permissions") or []}, known=permissions),
+            operator=False,
+            auth_method="emblem",
+            token_id=None,
+            issue_time=None,
+            expire_time=None,
+        )
+    except TokenInvalid as refusal:
+        raise TokenInvalid(f"in the Emblem API's answer, {refusal.why}") from None

@@ -71,8 +71,10 @@ class KeySet:
 
 
 def _for(algorithm: str, key: jwt.PyJWK | None) -> Any:
-    if key is None or key.algorithm_name != algorithm:
-        raise TokenInvalid
+    if key is None:
+        raise TokenInvalid("kid is not in the key set")
+    if key.algorithm_name != algorithm:
+        raise TokenInvalid("alg is not that of the key")
     return key.key
 
 

@@ -1,8 +1,5 @@
 """Verifies bearer tokens: JSON Web Tokens (RFC 7519, RFC 8725) with our keys, others with the Emblem API."""
 
-import base64
-import binascii
-import json
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -10,34 +7,30 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jwt
+from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
-from metamorphd.auth.claims import caller_of
+from metamorphd.auth.claims import LEEWAY, caller_of, times_of, token_id_of
+from metamorphd.auth.decoding import Token, decode
 from metamorphd.auth.emblem import ACCEPTED_SECONDS, EmblemApi
 from metamorphd.auth.jwks import ALGORITHMS, KeySet
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
-from metamorphd.errors import TokenExpired, TokenInvalid, TokenRevoked
+from metamorphd.errors import TokenInvalid, TokenRevoked
 from metamorphd.models.caller import Caller
 
 # The only algorithm accepted for a shared secret.
 SHARED = "HS256"
 LONGEST_TOKEN = 8192
-LEEWAY_SECONDS = 30
 CACHED_TOKENS = 10_000
 # Syntax of a Bearer token (RFC 6750, section 2.1).
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-# A JWT has three parts. Other kinds of tokens with three parts have another `typ` (RFC 8725, section 3.11).
-_PARTS = 3
-_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A decoded JWT, not verified."""
-
-    text: str
-    header: Mapping[str, Any]
-    claims: Mapping[str, Any]
+# What PyJWT finds wrong with claims that it checks itself.
+_CLAIM_FAULTS: dict[type[Exception], str] = {
+    jwt.InvalidIssuerError: "iss is another issuer",
+    jwt.InvalidAudienceError: "aud is another audience",
+    InvalidSubjectError: "sub is not text",
+    InvalidJTIError: "jti is not text",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +82,22 @@ class TokenVerifier:
             if self._clock.now() < known.until:
                 return self._admit(known.caller)
             del self._verified[text]
-        if len(text) > LONGEST_TOKEN or not _BEARER.fullmatch(text):
-            raise TokenInvalid
-        token = _read(text)
+        if len(text) > LONGEST_TOKEN:
+            raise TokenInvalid(f"it is longer than {LONGEST_TOKEN} bytes")
+        if not _BEARER.fullmatch(text):
+            raise TokenInvalid("a character is not one of a bearer token")
+        token = decode(text)
         if self._foreign(token):
             return self._introspect(text, token)
         if token is None:
-            raise TokenInvalid
+            raise TokenInvalid("it is not a JSON Web Token")
         algorithm, key_id = token.header.get("alg"), token.header.get("kid")
         if algorithm == SHARED:
             return self._accept(token, self._decode(token, self._secrets, SHARED))
-        if self._key_set is None or algorithm not in ALGORITHMS or not isinstance(key_id, str):
-            raise TokenInvalid
+        if self._key_set is None or algorithm not in ALGORITHMS:
+            raise TokenInvalid("alg is not accepted")
+        if not isinstance(key_id, str):
+            raise TokenInvalid("kid is missing, or not text")
         key = self._key_set.known(key_id, algorithm)
         if key is None:
             return self._fetch(self._key_set, token, key_id, algorithm)
@@ -117,16 +114,14 @@ class TokenVerifier:
 
     async def _introspect(self, text: str, token: Token | None) -> Caller:
         if self._emblem is None:
-            raise TokenInvalid
+            raise TokenInvalid("it is not one of this server")
         caller = await self._emblem.caller(text)
         now = self._clock.now()
-        if token is not None and "exp" in token.claims:
-            # The API has verified the whole token, so its other claims can be trusted too.
-            named = {"vault_id": caller.vault_id, "vaultId": caller.vault_id, "user_id": "unused"}
-            claimed = caller_of({**token.claims, **named}, permissions=self._permissions, now=now)
-            caller = replace(
-                caller, token_id=claimed.token_id, issue_time=claimed.issue_time, expire_time=claimed.expire_time
-            )
+        if token is not None:
+            # The API has verified the whole token, so its other claims can be trusted too. They end it, and by `jti`
+            # and `iat` it is revoked, whether or not it expires.
+            issue_time, expire_time = times_of(token.claims, now=now)
+            caller = replace(caller, token_id=token_id_of(token.claims), issue_time=issue_time, expire_time=expire_time)
         return self._keep(text, caller, longest=now + int(ACCEPTED_SECONDS * 1e6))
 
     def _accept(self, token: Token, claims: Mapping[str, Any]) -> Caller:
@@ -134,10 +129,8 @@ class TokenVerifier:
         return self._keep(token.text, caller, longest=None)
 
     def _keep(self, text: str, caller: Caller, *, longest: int | None) -> Caller:
-        ends = [] if caller.expire_time is None else [caller.expire_time + LEEWAY_SECONDS * 1_000_000]
+        ends = [] if caller.expire_time is None else [caller.expire_time + LEEWAY]
         until = min(ends + ([] if longest is None else [longest]))
-        if self._clock.now() >= until:
-            raise TokenExpired
         if len(self._verified) >= CACHED_TOKENS:
             self._verified.pop(next(iter(self._verified)))
         self._verified[text] = Verified(caller, until)
@@ -145,84 +138,38 @@ class TokenVerifier:
 
     def _admit(self, caller: Caller) -> Caller:
         if self._revoked_tokens.revoked(caller):
-            raise TokenRevoked
+            raise TokenRevoked("jti, or iat for this user, is revoked")
         return caller
 
     def _decode(self, token: Token, keys: Sequence[Any], algorithm: str) -> Mapping[str, Any]:
-        """Returns the claims if one of the keys signed them with `algorithm`. Raises TokenInvalid, TokenExpired."""
+        """Returns the claims if one of the keys signed them with `algorithm`. Raises TokenInvalid."""
         for key in keys:
             try:
                 return self._verified_claims(token, key, algorithm)
             except jwt.InvalidSignatureError:
                 continue
-            except jwt.ExpiredSignatureError:
-                raise TokenExpired from None
+            except jwt.MissingRequiredClaimError as exc:
+                raise TokenInvalid(f"{exc.claim} is missing") from None
             # The built-in ones: numbers too large for Python's own conversions.
-            except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
-                raise TokenInvalid from None
-        raise TokenInvalid
+            except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as exc:
+                raise TokenInvalid(_CLAIM_FAULTS.get(type(exc), "it is malformed")) from None
+        raise TokenInvalid("the signature is not that of an accepted key")
 
     def _verified_claims(self, token: Token, key: Any, algorithm: str) -> Mapping[str, Any]:
-        required = ["exp"] + (["iss"] if self._issuer else []) + (["aud"] if self._audience else [])
         return jwt.decode(
             token.text,
             key,
             algorithms=[algorithm],
-            leeway=LEEWAY_SECONDS,
             issuer=self._issuer,
             audience=self._audience,
             options={
-                "require": required,
+                "require": (["iss"] if self._issuer else []) + (["aud"] if self._audience else []),
                 "verify_aud": self._audience is not None,
                 "verify_iss": self._issuer is not None,
+                # `caller_of` does, by our clock.
+                "verify_exp": False,
+                "verify_nbf": False,
+                "verify_iat": False,
                 "enforce_minimum_key_length": True,
             },
         )
-
-
-def _read(text: str) -> Token | None:
-    """Returns a decoded JWT, or None for a token of another kind. Raises TokenInvalid for a malformed JWT."""
-    parts = text.split(".")
-    if len(parts) != _PARTS:
-        return None
-    header, claims, _ = (_decoded(part) for part in parts)
-    token = Token(text, _object(header), _object(claims))
-    kind = token.header.get("typ", "JWT")
-    if not isinstance(token.header.get("alg"), str):
-        raise TokenInvalid
-    # `crit` lists extensions that must be understood (RFC 7515, section 4.1.11), and we implement none.
-    if not isinstance(kind, str) or kind.lower() not in _TYPES or "crit" in token.header or "b64" in token.header:
-        raise TokenInvalid
-    return token
-
-
-def _decoded(part: str) -> bytes:
-    """Decodes unpadded base64url (RFC 7515, section 2). Raises TokenInvalid unless it is the canonical encoding."""
-    try:
-        data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-    except (binascii.Error, ValueError):
-        raise TokenInvalid from None
-    if not data or base64.urlsafe_b64encode(data).rstrip(b"=").decode() != part:
-        raise TokenInvalid
-    return data
-
-
-def _object(data: bytes) -> Mapping[str, Any]:
-    """Parses a JSON object. Raises TokenInvalid for duplicate members: the issuer may have meant either of them."""
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({name for name, _ in pairs}) != len(pairs):
-            raise TokenInvalid
-        return dict(pairs)
-
-    def refuse(constant: str) -> None:
-        raise TokenInvalid
-
-    try:
-        # Strictly UTF-8: `loads` would guess at other encodings.
-        value = json.loads(data.decode(), object_pairs_hook=members, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        raise TokenInvalid from None
-    if not isinstance(value, dict):
-        raise TokenInvalid
-    return value

@@ -29,6 +29,7 @@ from metamorphd.errors import (
     StartupRefused,
     TokenInvalid,
     TokenMissing,
+    TokenRefused,
     VaultHeaderNotAllowed,
 )
 from metamorphd.models.caller import Caller
@@ -75,7 +76,8 @@ class Verifier(Protocol):
 class Authenticate:
     """Sets the caller. The first guard: refusing a call here costs almost nothing, and all others need the caller.
 
-    In dev mode a call without a token acts on the vault in `x-vault-id`. `failures` limits refused tokens per network.
+    In dev mode a call without a token acts on the vault in `x-vault-id`, and a refusal names the claim at fault, which
+    otherwise only the log does. `failures` limits refused tokens per network.
     Above the limit, refusals are RateLimited, and tokens that need a request to another server are not verified. Tokens
     that this server verifies itself are still accepted, so sharing an address with a hostile caller locks no one out.
     """
@@ -97,8 +99,8 @@ class Authenticate:
             return None
         try:
             verified = self._verifier.verify(_bearer(authorization))
-        except (TokenInvalid, TokenMissing) as refusal:
-            raise self._count(call, refusal) from None
+        except (TokenRefused, TokenMissing) as refusal:
+            raise self._refusal(call, refusal) from None
         if not isinstance(verified, Caller):
             return self._wait(call, verified)
         call.caller = verified
@@ -111,10 +113,16 @@ class Authenticate:
             raise RateLimited(retry_delay=wait)
         try:
             call.caller = await verifying
-        except (TokenInvalid, TokenMissing) as refusal:
-            raise self._count(call, refusal) from None
+        except (TokenRefused, TokenMissing) as refusal:
+            raise self._refusal(call, refusal) from None
 
-    def _count(self, call: Call, refusal: DomainError) -> DomainError:
+    def _refusal(self, call: Call, refusal: DomainError) -> DomainError:
+        if isinstance(refusal, TokenRefused):
+            call.why = refusal.why
+            if self._dev_mode:
+                refusal.explain()
+        if not isinstance(refusal, TokenInvalid | TokenMissing):
+            return refusal
         wait = self._failures.take(call.network)
         return RateLimited(retry_delay=wait) if wait > 0 else refusal
 

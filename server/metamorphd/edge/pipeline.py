@@ -196,6 +196,8 @@ class Pipeline:
                 line["userId"] = call.caller.user_id
             if call.reason is not None:
                 line["reason"] = call.reason
+            if call.why:
+                line["why"] = call.why
             write(line)
 
         return end

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
+from metamorphd.auth.claims import LEEWAY_SECONDS
 from metamorphd.auth.revoked_tokens import RevokedTokens
-from metamorphd.auth.tokens import LEEWAY_SECONDS
 from metamorphd.clock import Clock
 from metamorphd.edge.call import Exchange
 from metamorphd.errors import DomainError, ReaderTooSlow, SenderTooSlow, TokenExpired, TokenRevoked
