@@ -9,6 +9,7 @@ from typing import Any
 
 import jwt
 import pytest
+from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
 from metamorph.chat.v1.chat_service_pb2 import CreateSessionRequest
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest, WhoAmIResponse
 from metamorphd.auth import emblem, http_client, tokens
@@ -168,6 +169,25 @@ async def test_a_token_of_a_declared_foreign_issuer_is_sent_to_the_api(tmp_path:
         assert await reason(running, mint(secret="z" * 32)) == "TOKEN_INVALID"
         assert len(api.requests) == 1
         assert await reason(running, mint(iss="https://theirs", exp=int(time.time()) - 60)) == "TOKEN_EXPIRED"
+
+
+async def test_a_token_that_the_api_verified_is_revoked_by_its_own_claims(tmp_path: Path) -> None:
+    async with asking(tmp_path, answering(YES), emblem_jwt_issuer="https://ours") as (running, _):
+        now = int(time.time())
+        operator = running.caller(iss="https://ours", operator=True)
+        lasting = mint(iss="https://theirs", exp=None, jti="t1")
+        later = mint(iss="https://theirs", exp=None, iat=now + 25)
+        assert (await who_am_i(running, lasting)).vault_id == (await who_am_i(running, later)).vault_id == "remote"
+        revoked: dict[str, Any]
+        for revoked in ({"token_id": "t1"}, {"user_tokens": UserTokens(user_id="rita")}):
+            request = RevokeTokensRequest(vault_id="remote", **revoked)
+            await operator.admin.RevokeTokens(request, metadata=operator.metadata)
+            assert await reason(running, lasting) == "TOKEN_REVOKED"
+        assert await reason(running, later) == "TOKEN_REVOKED"
+        # Dated beyond the leeway it would outlive every revocation until then.
+        for claim, value in (("iat", now + 600), ("nbf", now + 600), ("exp", now + 367 * 86_400), ("jti", 7)):
+            claims: dict[str, Any] = {"exp": None, claim: value}
+            assert await reason(running, mint(iss="https://theirs", **claims)) == "TOKEN_INVALID"
 
 
 async def test_without_a_secret_every_token_is_sent_to_the_api(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from metamorphd.auth.claims import LEEWAY
 from metamorphd.errors import StoreNotReady
 from metamorphd.models.caller import Caller
 from metamorphd.models.revocation import Revocation
@@ -35,7 +36,8 @@ class RevokedTokens:
     def revoked(self, caller: Caller) -> bool:
         """Returns whether the caller's token is revoked. A token without an issue time counts as issued before.
 
-        Raises StoreNotReady before `load`.
+        So does one whose issue time is after the revocation by no more than the leeway: its issuer's clock may be
+        ahead, and the token may be older. Raises StoreNotReady before `load`.
         """
         if not self._loaded:
             raise StoreNotReady(retry_delay=1.0)
@@ -44,7 +46,7 @@ class RevokedTokens:
         if not self._issued_before:
             return False
         before = self._issued_before.get((caller.vault_id, caller.user_id))
-        return before is not None and (caller.issue_time is None or caller.issue_time < before)
+        return before is not None and (caller.issue_time is None or caller.issue_time <= before + LEEWAY)
 
     def _keep(self, revocation: Revocation) -> None:
         if revocation.token_id is not None:

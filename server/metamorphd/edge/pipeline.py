@@ -96,6 +96,7 @@ class Pipeline:
             await _pass(call, self._guards)
             await self._arrivals.read(call)
             await _pass(call, self._request_guards)
+            self._streams.check(call.scope.actor)
             response = await _behave(behavior, call)
             serialized: bytes = response.SerializeToString()
             return serialized

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
-from metamorphd.auth.claims import LEEWAY_SECONDS
+from metamorphd.auth.claims import LEEWAY
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
 from metamorphd.edge.call import Exchange
@@ -41,6 +41,7 @@ class Stream:
         self._streams = streams
 
     async def __aenter__(self) -> Self:
+        self._streams.check(self.caller)
         await self._lasting.__aenter__()
         self._streams.add(self)
         return self
@@ -138,8 +139,15 @@ class Streams:
     def opened(self, exchange: Exchange, caller: Caller) -> Stream:
         """Returns a stream, which raises TokenExpired, TokenRevoked, ReaderTooSlow or SenderTooSlow while entered."""
         expire_time = caller.expire_time
-        seconds = None if expire_time is None else (expire_time - self._clock.now()) / 1e6 + LEEWAY_SECONDS
+        seconds = None if expire_time is None else (expire_time + LEEWAY - self._clock.now()) / 1e6
         return Stream(exchange, caller, seconds=seconds, streams=self)
+
+    def check(self, caller: Caller) -> None:
+        """Raises TokenExpired, TokenRevoked: a request may arrive long after its call was authenticated."""
+        if caller.expire_time is not None and self._clock.now() >= caller.expire_time + LEEWAY:
+            raise TokenExpired
+        if self._revoked_tokens.revoked(caller):
+            raise TokenRevoked
 
     def add(self, stream: Stream) -> None:
         """Starts checking a stream."""
