@@ -98,7 +98,7 @@ def _algorithm_unpinned(patch: Patch) -> None:
 
     patch(VERIFIER, "_verified_claims", trusting)
     patch(TOKENS, "ALGORITHMS", _Everything())
-    patch(JWKS, "_for", lambda _, key: key.key)
+    patch(JWKS, "_for", lambda _, keys: keys)
 
 
 def _of_all_vaults(sql: str) -> str:

@@ -25,9 +25,12 @@ VAULT_CLAIMS = ("vault_id", "vaultId")
 USER_CLAIMS = ("user_id", "userId", "sub")
 
 
-def caller_of(claims: Mapping[str, Any], *, permissions: AbstractSet[str], now: int) -> Caller:
+def caller_of(
+    claims: Mapping[str, Any], *, permissions: AbstractSet[str], operators: bool, key: str | None, now: int
+) -> Caller:
     """Returns the caller named by the claims; `exp` is required. `permissions` are those that a token can grant.
 
+    The caller is an operator only if the token may name `operators`. `key` is the caller's.
     Raises TokenInvalid, TokenExpired.
     """
     issue_time, expire_time = times_of(claims, now=now)
@@ -38,11 +41,12 @@ def caller_of(claims: Mapping[str, Any], *, permissions: AbstractSet[str], now: 
         user_id=user_id_of(claims),
         email=email_of(claims),
         permissions=permissions_of(claims, known=permissions),
-        operator=claims.get("operator") is True,
+        operator=operators and claims.get("operator") is True,
         auth_method="jwt",
         token_id=token_id_of(claims),
         issue_time=issue_time,
         expire_time=expire_time,
+        key=key,
     )
 
 

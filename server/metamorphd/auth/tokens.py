@@ -1,10 +1,10 @@
 """Verifies bearer tokens: JSON Web Tokens (RFC 7519, RFC 8725) with our keys, others with the Emblem API."""
 
 import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import jwt
 from jwt.exceptions import InvalidJTIError, InvalidSubjectError
@@ -12,7 +12,7 @@ from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 from metamorphd.auth.claims import LEEWAY, caller_of, times_of, token_id_of
 from metamorphd.auth.decoding import Token, decode
 from metamorphd.auth.emblem import ACCEPTED_SECONDS, EmblemApi
-from metamorphd.auth.jwks import ALGORITHMS, KeySet
+from metamorphd.auth.jwks import ALGORITHMS, Key, KeySet
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
 from metamorphd.errors import TokenInvalid, TokenRevoked
@@ -22,6 +22,7 @@ from metamorphd.models.caller import Caller
 SHARED = "HS256"
 LONGEST_TOKEN = 8192
 CACHED_TOKENS = 10_000
+UNKNOWN_SIGNATURE = "the signature is not that of an accepted key"
 # Syntax of a Bearer token (RFC 6750, section 2.1).
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 # What PyJWT finds wrong with claims that it checks itself.
@@ -41,8 +42,21 @@ class Verified:
     until: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A token that cannot be verified without a request to another server, which `verify` makes.
+
+    With `asks`, each token needs one of its own, and so the tokens that a client may send are limited.
+    """
+
+    verify: Callable[[], Coroutine[Any, Any, Caller]]
+    asks: bool
+
+
 class TokenVerifier:
-    """Verifies tokens, and caches the callers, never past the token's expiry.
+    """Verifies tokens, and caches the callers, never past the token's expiry, nor past the end of its key.
+
+    An async context manager: while it is entered, the key set is kept fresh.
 
     `permissions` are those that a token can grant. `secrets` have at least 32 bytes each, the current one first. A
     token must have the `issuer` and `audience` if they are given. `emblem` verifies the tokens that are not ours:
@@ -72,45 +86,57 @@ class TokenVerifier:
         self._audience = audience
         self._verified: dict[str, Verified] = {}
 
-    def verify(self, text: str) -> Caller | Coroutine[Any, Any, Caller]:
-        """Returns the caller that a token names, or a coroutine of it if a request to another server is needed first.
+    async def __aenter__(self) -> Self:
+        if self._key_set is not None:
+            await self._key_set.__aenter__()
+        return self
 
-        Raises TokenInvalid, TokenExpired, TokenRevoked; the coroutine also raises IdentityUnavailable.
+    async def __aexit__(self, *details: object) -> None:
+        """Ends the requests to other servers."""
+        if self._key_set is not None:
+            await self._key_set.__aexit__(*details)
+
+    def verify(self, text: str) -> Caller | Pending:
+        """Returns the caller that a token names, or a Pending if a request to another server is needed first.
+
+        Raises TokenInvalid, TokenExpired, TokenRevoked; the Pending also raises IdentityUnavailable.
         """
         known = self._verified.get(text)
-        if known is not None:
-            if self._clock.now() < known.until:
-                return self._admit(known.caller)
-            del self._verified[text]
+        if known is not None and self._clock.now() < known.until and self._counts(known.caller):
+            return self._admit(known.caller)
         if len(text) > LONGEST_TOKEN:
             raise TokenInvalid(f"it is longer than {LONGEST_TOKEN} bytes")
         if not _BEARER.fullmatch(text):
             raise TokenInvalid("a character is not one of a bearer token")
         token = decode(text)
         if self._foreign(token):
-            return self._introspect(text, token)
+            return Pending(lambda: self._introspect(text, token), asks=True)
         if token is None:
             raise TokenInvalid("it is not a JSON Web Token")
         algorithm, key_id = token.header.get("alg"), token.header.get("kid")
         if algorithm == SHARED:
-            return self._accept(token, self._decode(token, self._secrets, SHARED))
-        if self._key_set is None or algorithm not in ALGORITHMS:
+            return self._by_secret(token)
+        key_set = self._key_set
+        if key_set is None or algorithm not in ALGORITHMS:
             raise TokenInvalid("alg is not accepted")
         if not isinstance(key_id, str):
             raise TokenInvalid("kid is missing, or not text")
-        key = self._key_set.known(key_id, algorithm)
-        if key is None:
-            return self._fetch(self._key_set, token, key_id, algorithm)
-        return self._accept(token, self._decode(token, [key], algorithm))
+        keys = key_set.known(key_id, algorithm)
+        if keys is not None:
+            return self._by_key(key_set, token, keys)
+
+        async def fetch() -> Caller:
+            return self._by_key(key_set, token, await key_set.fetched(key_id, algorithm))
+
+        return Pending(fetch, asks=False)
+
+    def _counts(self, caller: Caller) -> bool:
+        return caller.key is None or (self._key_set is not None and self._key_set.counts(caller.key))
 
     def _foreign(self, token: Token | None) -> bool:
         if token is None or (not self._secrets and self._key_set is None):
             return self._emblem is not None
         return self._emblem is not None and bool(self._issuer) and token.claims.get("iss", self._issuer) != self._issuer
-
-    async def _fetch(self, key_set: KeySet, token: Token, key_id: str, algorithm: str) -> Caller:
-        key = await key_set.key(key_id, algorithm)
-        return self._accept(token, self._decode(token, [key], algorithm))
 
     async def _introspect(self, text: str, token: Token | None) -> Caller:
         if self._emblem is None:
@@ -124,9 +150,25 @@ class TokenVerifier:
             caller = replace(caller, token_id=token_id_of(token.claims), issue_time=issue_time, expire_time=expire_time)
         return self._keep(text, caller, longest=now + int(ACCEPTED_SECONDS * 1e6))
 
-    def _accept(self, token: Token, claims: Mapping[str, Any]) -> Caller:
-        caller = caller_of(claims, permissions=self._permissions, now=self._clock.now())
-        return self._keep(token.text, caller, longest=None)
+    def _by_secret(self, token: Token) -> Caller:
+        for secret in self._secrets:
+            claims = self._claims(token, secret, SHARED)
+            if claims is not None:
+                return self._keep(token.text, self._caller(claims, operators=True, key=None), longest=None)
+        raise TokenInvalid(UNKNOWN_SIGNATURE)
+
+    def _by_key(self, key_set: KeySet, token: Token, keys: Sequence[Key]) -> Caller:
+        for key in keys:
+            claims = self._claims(token, key.public, key.algorithm)
+            if claims is not None:
+                caller = self._caller(claims, operators=key_set.operators, key=key.digest)
+                if not key_set.serves(caller.vault_id):
+                    raise TokenInvalid("vault_id is not one that the key set may name")
+                return self._keep(token.text, caller, longest=None)
+        raise TokenInvalid(UNKNOWN_SIGNATURE)
+
+    def _caller(self, claims: Mapping[str, Any], *, operators: bool, key: str | None) -> Caller:
+        return caller_of(claims, permissions=self._permissions, operators=operators, key=key, now=self._clock.now())
 
     def _keep(self, text: str, caller: Caller, *, longest: int | None) -> Caller:
         ends = [] if caller.expire_time is None else [caller.expire_time + LEEWAY]
@@ -141,19 +183,17 @@ class TokenVerifier:
             raise TokenRevoked("jti, or iat for this user, is revoked")
         return caller
 
-    def _decode(self, token: Token, keys: Sequence[Any], algorithm: str) -> Mapping[str, Any]:
-        """Returns the claims if one of the keys signed them with `algorithm`. Raises TokenInvalid."""
-        for key in keys:
-            try:
-                return self._verified_claims(token, key, algorithm)
-            except jwt.InvalidSignatureError:
-                continue
-            except jwt.MissingRequiredClaimError as exc:
-                raise TokenInvalid(f"{exc.claim} is missing") from None
-            # The built-in ones: numbers too large for Python's own conversions.
-            except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as exc:
-                raise TokenInvalid(_CLAIM_FAULTS.get(type(exc), "it is malformed")) from None
-        raise TokenInvalid("the signature is not that of an accepted key")
+    def _claims(self, token: Token, key: Any, algorithm: str) -> Mapping[str, Any] | None:
+        """Returns the claims, or None if the key did not sign them. Raises TokenInvalid."""
+        try:
+            return self._verified_claims(token, key, algorithm)
+        except jwt.InvalidSignatureError:
+            return None
+        except jwt.MissingRequiredClaimError as exc:
+            raise TokenInvalid(f"{exc.claim} is missing") from None
+        # The built-in ones: numbers too large for Python's own conversions.
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as exc:
+            raise TokenInvalid(_CLAIM_FAULTS.get(type(exc), "it is malformed")) from None
 
     def _verified_claims(self, token: Token, key: Any, algorithm: str) -> Mapping[str, Any]:
         return jwt.decode(

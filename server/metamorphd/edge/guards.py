@@ -5,14 +5,15 @@ awaitable. Each guard lists those that it must follow, and a list in another ord
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Hashable, Iterable
-from typing import Any, ClassVar, Protocol, Self
+from collections.abc import Awaitable, Hashable, Iterable
+from typing import ClassVar, Protocol, Self
 
 import protovalidate
 from google.protobuf.message import DecodeError, Message
 from metamorph.api.v1.options_pb2 import RateClass
 
 from metamorphd.auth.claims import VAULT_ID
+from metamorphd.auth.tokens import Pending
 from metamorphd.edge.call import Call
 from metamorphd.edge.carried import take_carried
 from metamorphd.edge.methods import OPERATOR, PERMISSIONS
@@ -70,7 +71,7 @@ def ordered(guards: Iterable[Guard]) -> tuple[list[Guard], list[Guard]]:
 
 
 class Verifier(Protocol):
-    def verify(self, text: str) -> Caller | Coroutine[Any, Any, Caller]: ...
+    def verify(self, text: str) -> Caller | Pending: ...
 
 
 class Authenticate:
@@ -78,8 +79,9 @@ class Authenticate:
 
     In dev mode a call without a token acts on the vault in `x-vault-id`, and a refusal names the claim at fault, which
     otherwise only the log does. `failures` limits refused tokens per network.
-    Above the limit, refusals are RateLimited, and tokens that need a request to another server are not verified. Tokens
-    that this server verifies itself are still accepted, so sharing an address with a hostile caller locks no one out.
+    Above the limit, refusals are RateLimited, and tokens that each need a request to another server are not verified.
+    Tokens that this server verifies itself, also with a key set, are still accepted, so sharing an address with a
+    hostile caller does not lock them out.
     """
 
     follows: ClassVar[frozenset[type]] = frozenset()
@@ -106,13 +108,11 @@ class Authenticate:
         call.caller = verified
         return None
 
-    async def _wait(self, call: Call, verifying: Coroutine[Any, Any, Caller]) -> None:
-        wait = self._failures.wait(call.network)
-        if wait > 0:
-            verifying.close()
+    async def _wait(self, call: Call, pending: Pending) -> None:
+        if pending.asks and (wait := self._failures.wait(call.network)) > 0:
             raise RateLimited(retry_delay=wait)
         try:
-            call.caller = await verifying
+            call.caller = await pending.verify()
         except (TokenRefused, TokenMissing) as refusal:
             raise self._refusal(call, refusal) from None
 
