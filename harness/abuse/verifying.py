@@ -32,7 +32,7 @@ async def outcome(verifier: TokenVerifier, text: str) -> str:
     try:
         verified = verifier.verify(text)
         if not isinstance(verified, Caller):
-            await verified.verify()
+            await verified.verify("")
     except Unauthenticated as refusal:
         return refusal.reason_name()
     # Any other exception: finding one is the point.

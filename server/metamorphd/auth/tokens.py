@@ -14,6 +14,7 @@ from metamorphd.auth.decoding import Token, decode
 from metamorphd.auth.emblem import ACCEPTED_SECONDS, EmblemApi
 from metamorphd.auth.jwks import ALGORITHMS, Key, KeySet
 from metamorphd.auth.revoked_tokens import RevokedTokens
+from metamorphd.auth.verified_tokens import Verified, VerifiedTokens
 from metamorphd.clock import Clock
 from metamorphd.errors import TokenInvalid, TokenRevoked
 from metamorphd.models.caller import Caller
@@ -35,22 +36,14 @@ _CLAIM_FAULTS: dict[type[Exception], str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """A verified caller; valid until `until`, in microseconds since the epoch."""
-
-    caller: Caller
-    until: int
-
-
-@dataclass(frozen=True, slots=True)
 class Pending:
-    """A token that cannot be verified without a request to another server, which `verify` makes.
+    """A token that cannot be verified without a request to another server. `verify` makes it, for a caller's network.
 
-    With `asks`, each token needs one of its own, and so the tokens that a client may send are limited.
+    Nothing is known of a `stranger`, which needs a request of its own: so those that a network may send are limited.
     """
 
-    verify: Callable[[], Coroutine[Any, Any, Caller]]
-    asks: bool
+    verify: Callable[[str], Coroutine[Any, Any, Caller]]
+    stranger: bool
 
 
 class TokenVerifier:
@@ -84,7 +77,7 @@ class TokenVerifier:
         self._clock = clock
         self._issuer = issuer
         self._audience = audience
-        self._verified: dict[str, Verified] = {}
+        self._verified = VerifiedTokens(size=CACHED_TOKENS)
 
     async def __aenter__(self) -> Self:
         if self._key_set is not None:
@@ -110,7 +103,12 @@ class TokenVerifier:
             raise TokenInvalid("a character is not one of a bearer token")
         token = decode(text)
         if self._foreign(token):
-            return Pending(lambda: self._introspect(text, token), asks=True)
+            vault_id = None if known is None else known.caller.vault_id
+
+            def introspect(network: str) -> Coroutine[Any, Any, Caller]:
+                return self._introspect(text, token, network, vault_id)
+
+            return Pending(introspect, stranger=known is None)
         if token is None:
             raise TokenInvalid("it is not a JSON Web Token")
         algorithm, key_id = token.header.get("alg"), token.header.get("kid")
@@ -125,10 +123,10 @@ class TokenVerifier:
         if keys is not None:
             return self._by_key(key_set, token, keys)
 
-        async def fetch() -> Caller:
+        async def fetch(_network: str) -> Caller:
             return self._by_key(key_set, token, await key_set.fetched(key_id, algorithm))
 
-        return Pending(fetch, asks=False)
+        return Pending(fetch, stranger=False)
 
     def _counts(self, caller: Caller) -> bool:
         return caller.key is None or (self._key_set is not None and self._key_set.counts(caller.key))
@@ -138,10 +136,14 @@ class TokenVerifier:
             return self._emblem is not None
         return self._emblem is not None and bool(self._issuer) and token.claims.get("iss", self._issuer) != self._issuer
 
-    async def _introspect(self, text: str, token: Token | None) -> Caller:
+    async def _introspect(self, text: str, token: Token | None, network: str, vault_id: str | None) -> Caller:
         if self._emblem is None:
             raise TokenInvalid("it is not one of this server")
-        caller = await self._emblem.caller(text)
+        try:
+            caller = await self._emblem.caller(text, network=network, vault_id=vault_id)
+        except TokenInvalid:
+            self._verified.forget(text)
+            raise
         now = self._clock.now()
         if token is not None:
             # The API has verified the whole token, so its other claims can be trusted too. They end it, and by `jti`
@@ -173,9 +175,7 @@ class TokenVerifier:
     def _keep(self, text: str, caller: Caller, *, longest: int | None) -> Caller:
         ends = [] if caller.expire_time is None else [caller.expire_time + LEEWAY]
         until = min(ends + ([] if longest is None else [longest]))
-        if len(self._verified) >= CACHED_TOKENS:
-            self._verified.pop(next(iter(self._verified)))
-        self._verified[text] = Verified(caller, until)
+        self._verified.keep(text, Verified(caller, until))
         return self._admit(caller)
 
     def _admit(self, caller: Caller) -> Caller:

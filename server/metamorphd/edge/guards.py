@@ -79,9 +79,9 @@ class Authenticate:
 
     In dev mode a call without a token acts on the vault in `x-vault-id`, and a refusal names the claim at fault, which
     otherwise only the log does. `failures` limits refused tokens per network.
-    Above the limit, refusals are RateLimited, and tokens that each need a request to another server are not verified.
-    Tokens that this server verifies itself, also with a key set, are still accepted, so sharing an address with a
-    hostile caller does not lock them out.
+    Above the limit, refusals are RateLimited, and unknown tokens that each need a request to another server are not
+    verified. Tokens that this server verifies itself, also with a key set, and those that were accepted before still
+    are, so sharing an address with a hostile caller does not lock them out.
     """
 
     follows: ClassVar[frozenset[type]] = frozenset()
@@ -109,10 +109,11 @@ class Authenticate:
         return None
 
     async def _wait(self, call: Call, pending: Pending) -> None:
-        if pending.asks and (wait := self._failures.wait(call.network)) > 0:
+        network = call.network
+        if pending.stranger and (wait := self._failures.wait(network)) > 0:
             raise RateLimited(retry_delay=wait)
         try:
-            call.caller = await pending.verify()
+            call.caller = await pending.verify(network)
         except (TokenRefused, TokenMissing) as refusal:
             raise self._refusal(call, refusal) from None
 
