@@ -1,6 +1,7 @@
 """Revoked tokens are refused immediately and permanently."""
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -222,11 +223,11 @@ async def test_a_revocation_survives_a_restart(tmp_path: Path) -> None:
         assert await user_of(running.caller()) == "alice"
 
 
-async def test_open_streams_end_and_resume_with_a_new_token(tmp_path: Path) -> None:
+async def test_open_streams_end_and_resume_with_a_new_token(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     hold = asyncio.Event()
     async with (
         FakeMessagesApi(Reply(("first ", "second"), hold=hold)) as api,
-        asking(api, tmp_path) as running,
+        asking(api, tmp_path, log_level="info") as running,
     ):
         session = await running.caller().create_session()
         events = running.caller(jti="t1").start(session.session_id)
@@ -239,6 +240,9 @@ async def test_open_streams_end_and_resume_with_a_new_token(tmp_path: Path) -> N
         hold.set()
         rest = await followed(running.caller(), seen[0].turn_id, seen[-1].sequence)
         assert deltas(seen + rest) == "first second"
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if '"message":"call"' in line]
+    (sent,) = [line for line in lines if line["endpoint"].endswith("/SendMessage")]
+    assert (sent["reason"], sent["why"]) == ("TOKEN_REVOKED", "jti is revoked")
 
 
 async def test_revocations_are_listed_newest_first_and_repeating_one_adds_none(running: Serving) -> None:

@@ -5,10 +5,12 @@ import hmac
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import jwt
 import pytest
+from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
 from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest, WhoAmIResponse
 from metamorphd.auth.claims import LEEWAY_SECONDS
 
@@ -172,6 +174,23 @@ async def test_in_dev_mode_a_refusal_names_the_claim_and_not_its_value(tmp_path:
             assert (refusal.reason, dict(refusal.info.metadata)) == ("TOKEN_INVALID", {})
         refusal = await refused(who_am_i(running.caller(exp=int(time.time()) - 31)))
         assert (refusal.reason, refusal.message) == ("TOKEN_EXPIRED", "the token has expired: exp is past")
+
+
+async def test_in_dev_mode_a_refusal_names_the_claim_by_which_a_token_is_revoked(tmp_path: Path) -> None:
+    async with serving(tmp_path, emblem_dev_mode=True) as running:
+        operator = running.caller(user="root", operator=True)
+        revoked: dict[str, Any]
+        for revoked in ({"token_id": "canary"}, {"user_tokens": UserTokens(user_id="bob")}):
+            request = RevokeTokensRequest(vault_id="acme", **revoked)
+            await operator.admin.RevokeTokens(request, metadata=operator.metadata)
+        claims: dict[str, Any]
+        for claims, why in (
+            ({"jti": "canary"}, "jti is revoked"),
+            ({"user": "bob"}, "iat is missing, and tokens of the user are revoked"),
+            ({"user": "bob", "iat": 1}, "iat is not 30 seconds after the revocation of the user's tokens"),
+        ):
+            refusal = await refused(who_am_i(running.caller(**claims)))
+            assert (refusal.reason, refusal.message) == ("TOKEN_REVOKED", f"the token is revoked: {why}")
 
 
 @pytest.mark.parametrize("settings", [{}, {"EMBLEM_DEV_MODE": "true"}], ids=["as in production", "dev mode"])

@@ -23,6 +23,8 @@ LONGEST_TEXT = {"user": 256, "email": 320, "jti": 256}
 VAULT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 VAULT_CLAIMS = ("vault_id", "vaultId")
 USER_CLAIMS = ("user_id", "userId", "sub")
+# Why a token has expired, which may also happen while it is in use.
+EXPIRED = "exp is past"
 
 
 def caller_of(
@@ -66,7 +68,7 @@ def times_of(claims: Mapping[str, Any], *, now: int) -> tuple[int | None, int | 
         if issue_time is not None and issue_time > expire_time:
             raise TokenInvalid("iat is after exp")
         if now >= expire_time + LEEWAY:
-            raise TokenExpired("exp is past")
+            raise TokenExpired(EXPIRED)
     return issue_time, expire_time
 
 

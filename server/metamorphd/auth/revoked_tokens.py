@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 
-from metamorphd.auth.claims import LEEWAY
-from metamorphd.errors import StoreNotReady
+from metamorphd.auth.claims import LEEWAY, LEEWAY_SECONDS
+from metamorphd.errors import StoreNotReady, TokenRevoked
 from metamorphd.models.caller import Caller
 from metamorphd.models.revocation import Revocation
 
@@ -43,8 +43,8 @@ class RevokedTokens:
         """Registers `listener`, which is called after every `add`, and when a key is no longer trusted."""
         self._listeners.append(listener)
 
-    def revoked(self, caller: Caller) -> bool:
-        """Returns whether the caller's token is revoked. A token without an issue time counts as issued before.
+    def check(self, caller: Caller) -> None:
+        """Raises TokenRevoked if the caller's token is revoked. One without an issue time counts as issued before.
 
         So does one whose issue time is after the revocation by no more than the leeway: its issuer's clock may be
         ahead, and the token may be older. Raises StoreNotReady before `load`.
@@ -52,13 +52,18 @@ class RevokedTokens:
         if not self._loaded:
             raise StoreNotReady(retry_delay=1.0)
         if caller.key is not None and caller.key not in self._trusted:
-            return True
+            raise TokenRevoked("kid is not in the key set any more")
         if self._tokens and (caller.vault_id, caller.token_id) in self._tokens:
-            return True
+            raise TokenRevoked("jti is revoked")
         if not self._issued_before:
-            return False
+            return
         before = self._issued_before.get((caller.vault_id, caller.user_id))
-        return before is not None and (caller.issue_time is None or caller.issue_time <= before + LEEWAY)
+        if before is None:
+            return
+        if caller.issue_time is None:
+            raise TokenRevoked("iat is missing, and tokens of the user are revoked")
+        if caller.issue_time <= before + LEEWAY:
+            raise TokenRevoked(f"iat is not {LEEWAY_SECONDS} seconds after the revocation of the user's tokens")
 
     def _notify(self) -> None:
         for listener in self._listeners:

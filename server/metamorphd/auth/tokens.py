@@ -16,7 +16,7 @@ from metamorphd.auth.jwks import ALGORITHMS, Key, KeySet
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.verified_tokens import Verified, VerifiedTokens
 from metamorphd.clock import Clock
-from metamorphd.errors import TokenInvalid, TokenRevoked
+from metamorphd.errors import TokenInvalid
 from metamorphd.models.caller import Caller
 
 # The only algorithm accepted for a shared secret.
@@ -179,8 +179,7 @@ class TokenVerifier:
         return self._admit(caller)
 
     def _admit(self, caller: Caller) -> Caller:
-        if self._revoked_tokens.revoked(caller):
-            raise TokenRevoked("jti, or iat for this user, is revoked")
+        self._revoked_tokens.check(caller)
         return caller
 
     def _claims(self, token: Token, key: Any, algorithm: str) -> Mapping[str, Any] | None:

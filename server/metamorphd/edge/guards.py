@@ -119,6 +119,7 @@ class Authenticate:
 
     def _refusal(self, call: Call, refusal: DomainError) -> DomainError:
         if isinstance(refusal, TokenRefused):
+            # Here too, because the caller may be refused for another reason.
             call.why = refusal.why
             if self._dev_mode:
                 refusal.explain()

@@ -14,7 +14,7 @@ from metamorphd.edge.call import CALL_ID_KEY, Call, Exchange
 from metamorphd.edge.guards import Guard, ordered
 from metamorphd.edge.methods import Method
 from metamorphd.edge.streams import Stream, Streams
-from metamorphd.errors import DomainError, Internal
+from metamorphd.errors import DomainError, Internal, TokenRefused
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.observe import CallLog, Metrics
 
@@ -174,6 +174,8 @@ class Pipeline:
 
     async def _abort(self, call: Call, error: DomainError) -> None:
         call.code, call.reason = error.code.name, error.reason_name()
+        if isinstance(error, TokenRefused):
+            call.why = error.why
         await call.exchange.abort(error.to_status(call_id=call.call_id))
 
     def _end_of(self, method: Method) -> Callable[[Call], None]:

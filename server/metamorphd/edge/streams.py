@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
-from metamorphd.auth.claims import LEEWAY
+from metamorphd.auth.claims import EXPIRED, LEEWAY
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
 from metamorphd.edge.call import Exchange
@@ -33,7 +33,7 @@ class Stream:
 
     def __init__(self, exchange: Exchange, caller: Caller, *, seconds: float | None, streams: "Streams") -> None:
         self.caller = caller
-        self.error: DomainError = TokenExpired()
+        self.error: DomainError = TokenExpired(EXPIRED)
         self.too_slow: DomainError = ReaderTooSlow()
         self.waiting_since: float | None = None
         self._exchange = exchange
@@ -145,9 +145,8 @@ class Streams:
     def check(self, caller: Caller) -> None:
         """Raises TokenExpired, TokenRevoked: a request may arrive long after its call was authenticated."""
         if caller.expire_time is not None and self._clock.now() >= caller.expire_time + LEEWAY:
-            raise TokenExpired
-        if self._revoked_tokens.revoked(caller):
-            raise TokenRevoked
+            raise TokenExpired(EXPIRED)
+        self._revoked_tokens.check(caller)
 
     def add(self, stream: Stream) -> None:
         """Starts checking a stream."""
@@ -161,8 +160,11 @@ class Streams:
 
     def _end_revoked(self) -> None:
         for stream in list(self._open):
-            if self._revoked_tokens.revoked(stream.caller):
-                stream.end(TokenRevoked())
+            try:
+                self._revoked_tokens.check(stream.caller)
+            except TokenRevoked as refusal:
+                # Its traceback refers to this frame.
+                stream.end(refusal.with_traceback(None))
 
     def _late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
         if not self._settling:
