@@ -14,6 +14,7 @@ import pytest
 from metamorphd import server as root
 from metamorphd import settings
 from metamorphd.auth.http_client import HttpClient
+from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.grpc.port import GrpcPort
 from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, LimitSize, Validate, ordered
@@ -30,7 +31,18 @@ from tests.support.engines import ENGINES
 from tests.support.tokens import SECRET
 
 ENGINE = ENGINES[0]
-PARTS = [HttpServer, CallLog, MemoryLimits, HttpClient, GrpcPort, ENGINE.database_class, Offline, Housekeeping, Health]
+PARTS = [
+    HttpServer,
+    CallLog,
+    MemoryLimits,
+    HttpClient,
+    TokenVerifier,
+    GrpcPort,
+    ENGINE.database_class,
+    Offline,
+    Housekeeping,
+    Health,
+]
 
 
 class Broken(Exception):

@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 from metamorphd import server
 from metamorphd.auth import jwks, tokens
-from metamorphd.auth.tokens import Token, TokenVerifier
+from metamorphd.auth.decoding import Token
+from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.edge import guards, streams
 from metamorphd.edge.grpc import port
 from metamorphd.edge.grpc.port import OPTIONS
@@ -97,7 +98,7 @@ def _algorithm_unpinned(patch: Patch) -> None:
 
     patch(VERIFIER, "_verified_claims", trusting)
     patch(TOKENS, "ALGORITHMS", _Everything())
-    patch(JWKS, "_for", lambda _, key: key.key)
+    patch(JWKS, "_for", lambda _, keys: keys)
 
 
 def _of_all_vaults(sql: str) -> str:

@@ -24,7 +24,8 @@ Each setting is an environment variable, or a line of a `.env` file in the worki
 variable that is set to nothing counts as not set, except `EMBLEM_API_URL`. If a setting keeps the server from starting,
 one line on standard error names it and says what to do.
 
-Production (`NODE_ENV=production`) needs two settings: `ANTHROPIC_API_KEY` and `EMBLEM_JWT_SECRET`.
+Production (`NODE_ENV=production`) needs two settings: `ANTHROPIC_API_KEY` and `EMBLEM_JWT_SECRET`. With a key set,
+`EMBLEM_JWKS_URL`, it also needs `EMBLEM_JWT_ISSUER` and `EMBLEM_JWT_AUDIENCE`.
 [.env.example](../.env.example) is a file to copy. An operator can read the settings in force with
 AdminService/GetServerInfo, which shows of a secret only whether it is set.
 """

@@ -185,15 +185,39 @@ class TokenMissing(Unauthenticated):
     message = "exactly one authorization entry, `Bearer <token>`, is required"
 
 
-class TokenInvalid(Unauthenticated):
+class TokenRefused(Unauthenticated):
+    """The base of refusals of a token that was sent.
+
+    `why` names the claim or header parameter at fault and what is wrong with it, and contains nothing of the token. It
+    is for the log, and for callers in dev mode.
+    """
+
+    def __init__(
+        self,
+        why: str = "",
+        *,
+        retry_delay: float | None = None,
+        violations: Sequence[FieldViolation] = (),
+        quotas: Sequence[QuotaViolation] = (),
+        **metadata: str | int,
+    ) -> None:
+        super().__init__(retry_delay=retry_delay, violations=violations, quotas=quotas, **metadata)
+        self.why = why
+
+    def explain(self) -> None:
+        """Adds `why` to the message that the caller sees."""
+        self.args = (f"{self.message}: {self.why}" if self.why else self.message,)
+
+
+class TokenInvalid(TokenRefused):
     reason, message = ErrorReason.ERROR_REASON_TOKEN_INVALID, "the token is invalid"
 
 
-class TokenExpired(Unauthenticated):
+class TokenExpired(TokenRefused):
     reason, message = ErrorReason.ERROR_REASON_TOKEN_EXPIRED, "the token has expired"
 
 
-class TokenRevoked(Unauthenticated):
+class TokenRevoked(TokenRefused):
     reason, message = ErrorReason.ERROR_REASON_TOKEN_REVOKED, "the token is revoked"
 
 

@@ -149,7 +149,10 @@ class Server:
             address=settings.listen_address, port=settings.grpc_port, tls=_tls(settings), limits=connections
         )
         engine = self._engine()
-        pipeline = self._pipeline(limits, client, log)
+        verifier = await parts.enter_async_context(
+            _verifier(settings, clock=self._clock, http=client, revoked_tokens=self._revoked_tokens)
+        )
+        pipeline = self._pipeline(limits, verifier, log)
         for service, servicer in self._servicers(engine).items():
             register(port.server, pipeline.handlers(methods_of([service]), servicer))
         await health.serve_on(port.server)
@@ -219,8 +222,7 @@ class Server:
             Gauge(name, about, registry=self._metrics.registry).set_function(read)
         return engine
 
-    def _pipeline(self, limits: Limits, client: HttpClient, log: CallLog) -> Pipeline:
-        verifier = _verifier(self._settings, clock=self._clock, http=client, revoked_tokens=self._revoked_tokens)
+    def _pipeline(self, limits: Limits, verifier: TokenVerifier, log: CallLog) -> Pipeline:
         return Pipeline(
             guards=_guards(self._settings, verifier=verifier, limits=limits),
             streams=Streams(revoked_tokens=self._revoked_tokens, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
@@ -312,10 +314,19 @@ def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revoked_tok
     emblem = None
     if settings.emblem_api_url:
         emblem = EmblemApi(url=settings.emblem_api_url, http=http, permissions=PERMISSIONS)
+    key_set = None
+    if settings.emblem_jwks_url:
+        key_set = KeySet(
+            url=settings.emblem_jwks_url,
+            http=http,
+            revoked_tokens=revoked_tokens,
+            vaults=settings.jwks_vaults,
+            operators=settings.emblem_jwks_operators,
+        )
     return TokenVerifier(
         permissions=PERMISSIONS,
         secrets=settings.jwt_secrets,
-        key_set=KeySet(url=settings.emblem_jwks_url, http=http) if settings.emblem_jwks_url else None,
+        key_set=key_set,
         emblem=emblem,
         revoked_tokens=revoked_tokens,
         clock=clock,

@@ -16,7 +16,7 @@ MISSING_SIGNING_KEY = "EMBLEM_JWT_SECRET is not set; make one with `openssl rand
 
 
 def _exact_boolean(value: object) -> object:
-    """Accepts only `true` and `false`, so that other spellings neither turn dev mode on nor seem to turn it off."""
+    """Accepts only `true` and `false`, so that other spellings neither turn a risk on nor seem to turn it off."""
     if isinstance(value, str) and value not in ("true", "false"):
         raise ValueError("must be exactly true or false")
     return value
@@ -34,6 +34,12 @@ def _rate_limit_storage(value: object) -> object:
         return None
     if isinstance(value, str) and not value.startswith(("redis://", "rediss://")):
         raise ValueError("must be memory, redis://… or rediss://…")
+    return value
+
+
+def _vault_patterns(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9._:*-]+( *, *[A-Za-z0-9._:*-]+)*", value):
+        raise ValueError("must be vault IDs separated by commas, in which * stands for any characters")
     return value
 
 
@@ -70,7 +76,24 @@ class Settings(BaseSettings):
     emblem_jwt_issuer: str | None = Field(default=None, description="If set, tokens must have this issuer (`iss`).")
     emblem_jwt_audience: str | None = Field(default=None, description="If set, tokens must have this audience (`aud`).")
     emblem_jwks_url: str | None = Field(
-        default=None, description="HTTPS URL of a JSON Web Key Set, for tokens signed with RS256, ES256 or EdDSA."
+        default=None,
+        description=(
+            "HTTPS URL of a JSON Web Key Set, for tokens signed with RS256, ES256 or EdDSA. In production it requires "
+            "EMBLEM_JWT_ISSUER and EMBLEM_JWT_AUDIENCE."
+        ),
+    )
+    emblem_jwks_vaults: Annotated[str | None, AfterValidator(_vault_patterns)] = Field(
+        default=None,
+        description=(
+            "Vaults that tokens of the key set may name, separated by commas; `*` stands for any characters. Default: "
+            "all."
+        ),
+    )
+    emblem_jwks_operators: Annotated[bool, BeforeValidator(_exact_boolean)] = Field(
+        default=False,
+        description=(
+            "`true` lets tokens of the key set name operators. Otherwise only tokens signed with EMBLEM_JWT_SECRET can."
+        ),
     )
     emblem_api_url: str | None = Field(
         default="https://api.emblemvault.ai",
@@ -206,6 +229,13 @@ class Settings(BaseSettings):
         return current + [secret.strip() for secret in older if secret.strip()]
 
     @property
+    def jwks_vaults(self) -> re.Pattern[str] | None:
+        """Returns a pattern that matches the whole of each vault ID that the key set may name, or None for all."""
+        if self.emblem_jwks_vaults is None:
+            return None
+        return re.compile(re.sub(r" *, *", "|", self.emblem_jwks_vaults).replace(".", r"\.").replace("*", ".*"))
+
+    @property
     def production(self) -> bool:
         """Returns whether `NODE_ENV` is `production`, in any capitalization."""
         return self.node_env.strip().lower() == PRODUCTION
@@ -314,6 +344,14 @@ def _refuse_unsafe_web(settings: Settings) -> None:
         raise StartupRefused("EMBLEM_API_URL must begin with https://, or be empty to use no Emblem API")
     if settings.emblem_jwks_url is not None and not settings.emblem_jwks_url.startswith("https://"):
         raise StartupRefused("EMBLEM_JWKS_URL must begin with https://")
+    # A key set is often shared: without them, a token that was issued for another service would count here.
+    required = {"EMBLEM_JWT_ISSUER": settings.emblem_jwt_issuer, "EMBLEM_JWT_AUDIENCE": settings.emblem_jwt_audience}
+    missing = [name for name, value in required.items() if not value]
+    if settings.production and settings.emblem_jwks_url is not None and missing:
+        raise StartupRefused(f"{' and '.join(missing)} must be set in production if EMBLEM_JWKS_URL is; set them too")
+    if settings.emblem_jwks_url is None and (settings.emblem_jwks_vaults or settings.emblem_jwks_operators):
+        name = "EMBLEM_JWKS_VAULTS" if settings.emblem_jwks_vaults else "EMBLEM_JWKS_OPERATORS"
+        raise StartupRefused(f"{name} has no effect without EMBLEM_JWKS_URL; set both or neither")
 
 
 def _refuse_unsafe_port(settings: Settings) -> None:

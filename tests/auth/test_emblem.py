@@ -9,9 +9,13 @@ from typing import Any
 
 import jwt
 import pytest
+from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
 from metamorph.chat.v1.chat_service_pb2 import CreateSessionRequest
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest, WhoAmIResponse
 from metamorphd.auth import emblem, http_client, tokens
+from metamorphd.auth.emblem import EmblemApi
+from metamorphd.auth.http_client import HttpClient
+from metamorphd.errors import IdentityUnavailable
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -103,21 +107,119 @@ async def test_an_outage_is_reported_as_such_and_not_cached(tmp_path: Path, answ
         assert (await who_am_i(running, "opaque")).vault_id == "remote"
 
 
-async def test_an_api_that_is_down_is_not_called_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_that_makes_the_api_fail_is_not_sent_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with asking(tmp_path, answering({}, 503)) as (running, api):
-        for number in range(20):
-            assert await reason(running, f"opaque-{number}") == "IDENTITY_UNAVAILABLE"
+        for _ in range(20):
+            assert await reason(running, "opaque") == "IDENTITY_UNAVAILABLE"
         assert len(api.requests) == emblem.FAILURES
         assert (await who_am_i(running, mint())).vault_id == "acme"
         monotonic, ahead = time.monotonic, 2 * emblem.OPEN_SECONDS
         monkeypatch.setattr(time, "monotonic", lambda: monotonic() + ahead)
         # One call tries again and fails, which starts another pause, until a call succeeds.
-        assert await reason(running, "opaque-a") == "IDENTITY_UNAVAILABLE"
-        assert await reason(running, "opaque-b") == "IDENTITY_UNAVAILABLE"
+        assert await reason(running, "opaque") == "IDENTITY_UNAVAILABLE"
+        assert await reason(running, "opaque") == "IDENTITY_UNAVAILABLE"
         assert len(api.requests) == emblem.FAILURES + 1
         ahead += 2 * emblem.OPEN_SECONDS
         api.answer = answering(YES)
-        assert [(await who_am_i(running, f"opaque-{name}")).vault_id for name in "cde"] == ["remote"] * 3
+        assert [(await who_am_i(running, "opaque")).vault_id for _ in range(3)] == ["remote"] * 3
+
+
+async def failing_for_the_bad(request: Request) -> Response:
+    good = request.headers["authorization"].startswith("Bearer good")
+    return JSONResponse(YES if good else {}, status_code=200 if good else 503)
+
+
+async def test_tokens_that_make_the_api_fail_lock_out_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each call of a token that was accepted is verified again.
+    monkeypatch.setattr(tokens, "ACCEPTED_SECONDS", 0.0)
+    async with asking(tmp_path, failing_for_the_bad, auth_failure_requests=5) as (running, api):
+        assert (await who_am_i(running, "good-before")).vault_id == "remote"
+        for number in range(3 * emblem.FAILURES):
+            assert await reason(running, f"bad-{number}") == "IDENTITY_UNAVAILABLE"
+        for _ in range(2 * emblem.FAILURES):
+            assert await reason(running, "bad") == "IDENTITY_UNAVAILABLE"
+        # From the same address, which may be that of a proxy.
+        assert (await who_am_i(running, "good-after")).vault_id == "remote"
+        assert (await who_am_i(running, "good-before")).vault_id == "remote"
+        assert len(api.requests) == 1 + 3 * emblem.FAILURES + emblem.FAILURES + 2
+
+
+async def test_a_token_that_was_accepted_is_verified_again_from_the_address_of_a_flood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "ACCEPTED_SECONDS", 0.0)
+    async with asking(tmp_path, answering(YES), auth_failure_requests=3) as (running, api):
+        assert (await who_am_i(running, "good")).vault_id == "remote"
+        for _ in range(5):
+            await reason(running, mint(secret="b" * 32))
+        assert await reason(running, "stranger") == "RATE_LIMITED"
+        assert (await who_am_i(running, "good")).vault_id == "remote"
+        # Once refused, it is a stranger's again.
+        api.answer = answering({}, 401)
+        assert await reason(running, "good") == "RATE_LIMITED"
+        assert len(api.requests) == 3
+        monkeypatch.setattr(emblem, "REFUSED_SECONDS", 0.0)
+        assert await reason(running, "good") == "RATE_LIMITED"
+        assert len(api.requests) == 3
+
+
+async def test_tokens_that_make_the_api_hang_take_no_place_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The API hangs as long as the test says, not as long as the client waits.
+    monkeypatch.setattr(http_client, "TIMEOUT_SECONDS", 60.0)
+    going = asyncio.Event()
+
+    async def answer(request: Request) -> Response:
+        if "good" not in request.headers["authorization"]:
+            await going.wait()
+        return JSONResponse(YES)
+
+    async with FakeWeb(answer) as web, HttpClient() as http:
+        api = EmblemApi(url=web.url, http=http, permissions=frozenset())
+        strangers = [api.caller(f"bad-{n}", network="192.0.2.1", vault_id=None) for n in range(emblem.IN_FLIGHT_EACH)]
+        known = [api.caller(f"bad-known-{n}", network="", vault_id="evil") for n in range(emblem.IN_FLIGHT_EACH)]
+        hanging = [asyncio.create_task(caller) for caller in strangers + known]
+        while len(web.requests) < len(hanging):  # noqa: ASYNC110, the API has no event for it
+            await asyncio.sleep(0.01)
+        with pytest.raises(IdentityUnavailable):
+            await api.caller("good-1", network="192.0.2.1", vault_id=None)
+        with pytest.raises(IdentityUnavailable):
+            await api.caller("good-2", network="192.0.2.2", vault_id="evil")
+        assert (await api.caller("good-3", network="192.0.2.2", vault_id=None)).vault_id == "remote"
+        assert (await api.caller("good-4", network="192.0.2.1", vault_id="remote")).vault_id == "remote"
+        going.set()
+        await asyncio.gather(*hanging)
+        assert (await api.caller("good-1", network="192.0.2.1", vault_id=None)).vault_id == "remote"
+
+
+async def test_the_tokens_of_one_network_are_limited_for_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = time.monotonic()
+    monkeypatch.setattr(emblem, "CALLS_PER_SECOND", 3)
+    async with FakeWeb(answering(YES)) as web, HttpClient() as http:
+        api = EmblemApi(url=web.url, http=http, permissions=frozenset())
+        with monkeypatch.context() as stopped:
+            stopped.setattr(emblem, "time", Stopped(moment))
+            for number in range(3):
+                await api.caller(f"a-{number}", network="192.0.2.1", vault_id=None)
+            with pytest.raises(IdentityUnavailable):
+                await api.caller("a-3", network="192.0.2.1", vault_id=None)
+            assert (await api.caller("b", network="192.0.2.2", vault_id=None)).vault_id == "remote"
+            assert (await api.caller("a-0", network="192.0.2.1", vault_id="remote")).vault_id == "remote"
+            stopped.setattr(emblem, "time", Stopped(moment + 1))
+            assert (await api.caller("a-3", network="192.0.2.1", vault_id=None)).vault_id == "remote"
+
+
+class Stopped:
+    """The time module, at a moment."""
+
+    def __init__(self, moment: float) -> None:
+        self._moment = moment
+
+    def monotonic(self) -> float:
+        return self._moment
 
 
 async def test_a_flood_of_one_token_makes_one_call_and_of_many_a_bounded_number(
@@ -168,6 +270,25 @@ async def test_a_token_of_a_declared_foreign_issuer_is_sent_to_the_api(tmp_path:
         assert await reason(running, mint(secret="z" * 32)) == "TOKEN_INVALID"
         assert len(api.requests) == 1
         assert await reason(running, mint(iss="https://theirs", exp=int(time.time()) - 60)) == "TOKEN_EXPIRED"
+
+
+async def test_a_token_that_the_api_verified_is_revoked_by_its_own_claims(tmp_path: Path) -> None:
+    async with asking(tmp_path, answering(YES), emblem_jwt_issuer="https://ours") as (running, _):
+        now = int(time.time())
+        operator = running.caller(iss="https://ours", operator=True)
+        lasting = mint(iss="https://theirs", exp=None, jti="t1")
+        later = mint(iss="https://theirs", exp=None, iat=now + 25)
+        assert (await who_am_i(running, lasting)).vault_id == (await who_am_i(running, later)).vault_id == "remote"
+        revoked: dict[str, Any]
+        for revoked in ({"token_id": "t1"}, {"user_tokens": UserTokens(user_id="rita")}):
+            request = RevokeTokensRequest(vault_id="remote", **revoked)
+            await operator.admin.RevokeTokens(request, metadata=operator.metadata)
+            assert await reason(running, lasting) == "TOKEN_REVOKED"
+        assert await reason(running, later) == "TOKEN_REVOKED"
+        # Dated beyond the leeway it would outlive every revocation until then.
+        for claim, value in (("iat", now + 600), ("nbf", now + 600), ("exp", now + 367 * 86_400), ("jti", 7)):
+            claims: dict[str, Any] = {"exp": None, claim: value}
+            assert await reason(running, mint(iss="https://theirs", **claims)) == "TOKEN_INVALID"
 
 
 async def test_without_a_secret_every_token_is_sent_to_the_api(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tokens signed with private keys whose public keys come from a JWKS."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import time
@@ -14,14 +15,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
-from metamorphd.auth import jwks
+from metamorphd.auth import http_client, jwks
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from tests.support.certificates import Authority
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 from tests.support.fakes.web import FakeWeb, answering
 from tests.support.refusal import refused
-from tests.support.serving import Serving, serving
+from tests.support.serving import Serving, replies_from, serving
 from tests.support.tokens import SECRET, encoded, mint
+from tests.support.turns import deltas, followed
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 SHORT_KEY = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505
@@ -120,13 +127,27 @@ async def test_a_key_is_accepted_for_one_algorithm_only(tmp_path: Path, monkeypa
     [
         public("r1", use="enc"),
         public("r1", alg="RS512"),
+        public("r1", key_ops=["sign"]),
+        public("r1", key_ops="verify"),
+        json.loads(RSAAlgorithm.to_jwk(RSA_KEY)) | {"kid": "r1", "alg": "RS256"},
         {"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I", "kid": "r1", "alg": "HS256"},
         json.loads(RSAAlgorithm.to_jwk(SHORT_KEY.public_key())) | {"kid": "r1", "alg": "RS256"},
         {"kid": "r1"},
         {"kid": "r1", "kty": "RSA", "n": 5},
         "r1",
     ],
-    ids=["encrypts", "RS512", "secret", "1024 bits", "empty", "broken", "no object"],
+    ids=[
+        "encrypts",
+        "RS512",
+        "signs",
+        "no operations",
+        "private",
+        "secret",
+        "1024 bits",
+        "empty",
+        "broken",
+        "no object",
+    ],
 )
 async def test_an_unsuitable_key_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: dict[str, Any]
@@ -136,21 +157,158 @@ async def test_an_unsuitable_key_is_ignored(
         assert await vault_of(running, signed("e1")) == "acme"
 
 
-async def test_a_flood_of_unknown_key_ids_fetches_keys_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def unknown(number: int) -> str:
+    claims = {"vault_id": "acme", "sub": "a", "exp": int(time.time()) + 60}
+    return jwt.encode(claims, EC_KEY, "ES256", headers={"kid": f"k{number}"})
+
+
+async def test_a_flood_of_unknown_key_ids_fetches_keys_rarely_and_keeps_nobody_from_a_new_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with trusting(tmp_path, monkeypatch, [public("e1")]) as (running, provider):
-        provider.answer = answering({"keys": [public("e1")]}, after=0.2)
-        tokens = [
-            jwt.encode({"vault_id": "acme", "sub": "a", "exp": 2**31}, EC_KEY, "ES256", headers={"kid": f"k{number}"})
-            for number in range(50)
-        ]
-        assert set(await asyncio.gather(*(reason(running, token) for token in tokens))) == {"TOKEN_INVALID"}
-        assert len(provider.requests) == 1
-        # A new key is found after the cooldown.
+        assert await vault_of(running, signed("e1")) == "acme"
+        # Within the cooldown: all of them, and a token of a key that is newer than the set, wait for one fetch.
+        monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 1.0)
+        flood = asyncio.gather(*(reason(running, unknown(number)) for number in range(50)))
         provider.answer = answering({"keys": [public("e1"), public("d1")]})
-        assert await reason(running, signed("d1")) == "TOKEN_INVALID"
-        monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.0)
         assert await vault_of(running, signed("d1")) == "acme"
-        assert len(provider.requests) == 2
+        assert set(await flood) == {"TOKEN_INVALID"}
+        # One that was asked for while the second was on its way waits for a third.
+        assert len(provider.requests) <= 3
+
+
+async def test_an_unknown_key_id_during_an_outage_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with trusting(tmp_path, monkeypatch, [public("e1")]) as (running, provider):
+        assert await vault_of(running, signed("e1")) == "acme"
+        monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.0)
+        provider.answer = answering({}, 503)
+        # The key may be a new one.
+        assert await reason(running, signed("d1")) == "IDENTITY_UNAVAILABLE"
+        assert await vault_of(running, signed("e1", sub="bob")) == "acme"
+
+
+async def test_bad_tokens_from_an_address_refuse_no_token_of_a_key_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with trusting(tmp_path, monkeypatch, [public("e1")], auth_failure_requests=3) as (running, provider):
+        bad = mint(secret="b" * 32)
+        assert [await reason(running, bad) for _ in range(5)] == ["TOKEN_INVALID"] * 3 + ["RATE_LIMITED"] * 2
+        # Its key must be fetched first.
+        assert await vault_of(running, signed("e1")) == "acme"
+        monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.0)
+        provider.answer = answering({"keys": [public("e1"), public("d1")]})
+        assert await reason(running, unknown(1)) == "RATE_LIMITED"
+        assert await vault_of(running, signed("d1")) == "acme"
+        # The set is too old, and fetched again.
+        monkeypatch.setattr(jwks, "STALE_SECONDS", -1.0)
+        asked = len(provider.requests)
+        pending = asyncio.create_task(vault_of(running, signed("e1", sub="bob")))
+        while len(provider.requests) == asked:  # noqa: ASYNC110, the provider has no event for it
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(jwks, "STALE_SECONDS", 3600.0)
+        assert await pending == "acme"
+
+
+async def until_refused(running: Serving, token: str) -> str:
+    """Returns the reason once the token is refused."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(AssertionError):
+                return await reason(running, token)
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["without it", "with another key of its id"])
+async def test_a_key_that_left_the_set_ends_the_tokens_that_it_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    monkeypatch.setattr(jwks, "FRESH_SECONDS", 0.05)
+    monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.0)
+    hold = asyncio.Event()
+    another = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()))
+    async with (
+        FakeMessagesApi(Reply(("first ", "second"), hold=hold)) as api,
+        trusting(tmp_path, monkeypatch, [public("e1"), public("d1")], **replies_from(api)) as (running, provider),
+    ):
+        token = signed("e1", permissions=["read", "write"])
+        caller = running.caller(token)
+        session = await caller.create_session()
+        events = caller.start(session.session_id)
+        seen = [await events.next(), await events.next()]
+        provider.answer = answering({"keys": [public("d1")] + ([another | {"kid": "e1"}] if replaced else [])})
+        # Revoked, if the key left while the call waited for its request.
+        assert await until_refused(running, token) in ("TOKEN_INVALID", "TOKEN_REVOKED")
+        assert await reason(running, token) == "TOKEN_INVALID"
+        refusal = await asyncio.wait_for(refused(events.rest()), 20)
+        assert (refusal.code.name, refusal.reason) == ("UNAUTHENTICATED", "TOKEN_REVOKED")
+        assert await vault_of(running, signed("d1")) == "acme"
+        # The turn goes on, and a key that comes back counts again.
+        hold.set()
+        rest = await followed(running.caller(), seen[0].turn_id, seen[-1].sequence)
+        assert deltas(seen + rest) == "first second"
+        provider.answer = answering({"keys": [public("e1")]})
+        await until_refused(running, signed("d1"))
+        assert await vault_of(running, token) == "acme"
+
+
+async def test_known_keys_are_used_while_others_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks, "FRESH_SECONDS", 0.05)
+    monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.0)
+    # The provider hangs as long as the test says, not as long as the client waits.
+    monkeypatch.setattr(http_client, "TIMEOUT_SECONDS", 60.0)
+    going, asked = asyncio.Event(), asyncio.Event()
+
+    async def answer(_: Request) -> Response:
+        asked.set()
+        await going.wait()
+        return JSONResponse({"keys": [public("e1")]})
+
+    async with trusting(tmp_path, monkeypatch, [public("e1")]) as (running, provider):
+        cached = signed("e1")
+        assert await vault_of(running, cached) == "acme"
+        provider.answer = answer
+        await asyncio.wait_for(asked.wait(), 20)
+        assert await vault_of(running, cached) == "acme"
+        assert await vault_of(running, signed("e1", sub="bob")) == "acme"
+        going.set()
+
+
+async def test_one_id_may_be_that_of_several_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    same_id = [public("r1", kid="k"), json.loads(ECAlgorithm.to_jwk(other.public_key())) | {"kid": "k"}]
+    async with trusting(tmp_path, monkeypatch, [*same_id, public("e1", kid="k")]) as (running, _):
+        claims = {"vault_id": "acme", "sub": "a", "exp": int(time.time()) + 60}
+        for key, algorithm in ((RSA_KEY, "RS256"), (other, "ES256"), (EC_KEY, "ES256")):
+            assert await vault_of(running, jwt.encode(claims, key, algorithm, headers={"kid": "k"})) == "acme"
+        assert await reason(running, jwt.encode(claims, ED_KEY, "EdDSA", headers={"kid": "k"})) == "TOKEN_INVALID"
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_a_key_names_operators_only_if_a_setting_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    keys = [public("e1")]
+    async with trusting(tmp_path, monkeypatch, keys, emblem_jwks_operators=trusted) as (running, _):
+        for token, operator in ((signed("e1", operator=True), trusted), (mint(operator=True), True)):
+            caller = running.caller(token)
+            identity = await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
+            assert ("operator" in identity.permissions) == operator
+            answer = caller.admin.GetServerInfo(GetServerInfoRequest(), metadata=caller.metadata)
+            if operator:
+                assert await answer
+            else:
+                assert (await refused(answer)).reason == "PERMISSION_MISSING"
+
+
+async def test_a_key_set_can_be_confined_to_vaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"emblem_jwks_vaults": "acme-*, a.b", "emblem_dev_mode": True}
+    async with trusting(tmp_path, monkeypatch, [public("e1")], **settings) as (running, _):
+        for vault in ("acme-", "acme-1:2", "a.b"):
+            assert await vault_of(running, signed("e1", vault_id=vault)) == vault
+        for vault in ("acme", "not-acme-1", "a-b", "a.b.c", "ACME-1", "other"):
+            refusal = await refused(vault_of(running, signed("e1", vault_id=vault)))
+            why = "vault_id is not one that the key set may name"
+            assert (refusal.reason, refusal.message) == ("TOKEN_INVALID", f"the token is invalid: {why}")
+            assert await vault_of(running, mint(vault)) == vault
 
 
 @pytest.mark.parametrize(
@@ -183,12 +341,14 @@ async def test_keys_stay_valid_during_an_outage_for_a_limited_time(
 ) -> None:
     async with trusting(tmp_path, monkeypatch, [public("e1")]) as (running, provider):
         assert await vault_of(running, signed("e1")) == "acme"
-        monkeypatch.setattr(jwks, "FRESH_SECONDS", 0.0)
         monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.0)
         provider.answer = answering({}, 500)
-        assert await vault_of(running, signed("e1", sub="bob")) == "acme"
+        expire = int(time.time()) + 600
+        assert await vault_of(running, signed("e1", sub="bob", exp=expire)) == "acme"
         monkeypatch.setattr(jwks, "STALE_SECONDS", 0.0)
         assert await reason(running, signed("e1", sub="carol")) == "IDENTITY_UNAVAILABLE"
+        # Nor does a token count that was verified before.
+        assert await reason(running, signed("e1", sub="bob", exp=expire)) == "IDENTITY_UNAVAILABLE"
         # A key that the provider has withdrawn is no longer accepted.
         provider.answer = answering({"keys": [public("d1")]})
         assert await reason(running, signed("e1", sub="dave")) == "TOKEN_INVALID"

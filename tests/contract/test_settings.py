@@ -14,6 +14,10 @@ PRODUCTION = {"NODE_ENV": "production", "ANTHROPIC_API_KEY": "sk-canary", "EMBLE
 DEV = {"EMBLEM_DEV_MODE": "true", "LISTEN_ADDRESS": "127.0.0.1"}
 
 
+KEY_SET = {"EMBLEM_JWKS_URL": "https://id.example/keys"}
+ISSUED = {"EMBLEM_JWT_ISSUER": "https://id.example", "EMBLEM_JWT_AUDIENCE": "chat"}
+
+
 @pytest.mark.parametrize("group", [Settings, ClientSettings])
 def test_every_setting_is_described(group: type[Settings | ClientSettings]) -> None:
     assert [name for name, field in group.model_fields.items() if not field.description] == []
@@ -43,7 +47,9 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) 
         {"EMBLEM_JWT_SECRET": SECRET},
         {"EMBLEM_API_URL": "https://id.example"},
         {"EMBLEM_API_URL": "http://127.0.0.1:8000"},
-        {"EMBLEM_JWKS_URL": "https://id.example/keys"},
+        KEY_SET,
+        KEY_SET | {"EMBLEM_JWKS_VAULTS": "acme-*, a.b:c", "EMBLEM_JWKS_OPERATORS": "true"},
+        PRODUCTION | KEY_SET | ISSUED,
         {"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": "memory"},
         {"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": "rediss://redis:6379/0"},
         PRODUCTION | PROXIED | CERTIFICATE,
@@ -88,6 +94,14 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
         ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_API_URL": "http://id.example"}, "EMBLEM_API_URL"),
         ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "http://id.example"}, "EMBLEM_JWKS_URL"),
         ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "http://127.0.0.1/keys"}, "EMBLEM_JWKS_URL"),
+        (PRODUCTION | KEY_SET, "EMBLEM_JWT_ISSUER and EMBLEM_JWT_AUDIENCE"),
+        (PRODUCTION | KEY_SET | ISSUED | {"EMBLEM_JWT_ISSUER": ""}, "EMBLEM_JWT_ISSUER"),
+        (PRODUCTION | KEY_SET | ISSUED | {"EMBLEM_JWT_AUDIENCE": ""}, "EMBLEM_JWT_AUDIENCE"),
+        (KEY_SET | {"EMBLEM_JWKS_OPERATORS": "yes"}, "EMBLEM_JWKS_OPERATORS"),
+        (KEY_SET | {"EMBLEM_JWKS_VAULTS": "(canary)"}, "EMBLEM_JWKS_VAULTS"),
+        (KEY_SET | {"EMBLEM_JWKS_VAULTS": "acme,"}, "EMBLEM_JWKS_VAULTS"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_VAULTS": "acme"}, "EMBLEM_JWKS_VAULTS"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_OPERATORS": "true"}, "EMBLEM_JWKS_OPERATORS"),
         ({"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": "canary"}, "RATE_LIMIT_STORAGE"),
         ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_CERT": "cert.pem"}, "GRPC_TLS_KEY"),
         ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_KEY": "canary"}, "GRPC_TLS_CERT"),

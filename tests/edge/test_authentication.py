@@ -2,17 +2,22 @@
 
 import asyncio
 import hmac
+import json
 import time
 from pathlib import Path
+from typing import Any
 
+import grpc
 import jwt
 import pytest
+from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
 from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest, WhoAmIResponse
-from metamorphd.auth.tokens import LEEWAY_SECONDS
+from metamorphd.auth.claims import LEEWAY_SECONDS
 
 from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
+from tests.support.processes import serving_process
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, serving
 from tests.support.tokens import SECRET, encoded, mint
@@ -82,54 +87,134 @@ def signed(payload: str, header: bytes = b'{"alg":"HS256","typ":"JWT"}') -> str:
     return head + "." + encoded(hmac.digest(SECRET.encode(), head.encode(), "sha256"))
 
 
-def crafted() -> dict[str, str]:
+def crafted() -> dict[str, tuple[str, str]]:
+    """Returns tokens by what is wrong with them, each with how its refusal says so."""
     head, body, signature = mint().split(".")
     now = int(time.time())
     return {
-        "empty": " ",
-        "no token": "token",
-        "padded signature": f"{head}.{body}.{signature}=",
-        "no signature": f"{head}.{body}.",
-        "unsigned": jwt.encode({"vault_id": "v", "sub": "u", "exp": now + 60}, "", algorithm="none"),
-        "another secret": mint(secret="b" * 32),
-        "another algorithm": jwt.encode({"vault_id": "v", "sub": "u", "exp": now + 60}, SECRET * 2, algorithm="HS512"),
-        "no expiry": mint(exp=None),
-        "expiry as text": mint(exp=str(now + 60)),
-        "expiry in ten thousand years": mint(exp=now + 2**42),
-        "expiry in 367 days": mint(exp=now + 367 * 86_400),
-        "expiry at infinity": signed('{"vault_id":"v","sub":"u","exp":1e999}'),
-        "a claim twice": signed(f'{{"vault_id":"v","vault_id":"w","sub":"u","exp":{now + 60}}}'),
-        "a claim twice, deeper": signed(f'{{"vault_id":"v","sub":"u","exp":{now + 60},"x":{{"a":1,"a":2}}}}'),
-        "algorithm is a list": signed("{}", b'{"alg":["HS256"]}'),
-        "algorithm is an object": signed("{}", b'{"alg":{}}'),
-        "no object": signed(f'["v","u",{now + 60}]'),
-        "nested without end": signed("[" * 3000),
-        "header nested without end": f"{encoded(b'[' * 4000)}.{body}.{signature}",
-        "not valid yet": mint(nbf=now + 600),
-        "issued in the future": mint(iat=now + 600),
-        "not valid before text": mint(nbf="yesterday"),
-        "not valid before a time as text": mint(nbf=str(now)),
-        "not valid before true": mint(nbf=True),
-        "no vault": mint(vault_id=None),
-        "no user": mint(sub=None),
-        "vault is a number": mint(vault_id=7),
-        "vault with a slash": mint("a/b"),
-        "vault too long": mint("a" * 129),
-        "vault with a line end": mint("acme\n"),
-        "user empty": mint(user=""),
-        "user with NUL": mint(user="a\0b"),
-        "user too long": mint(user="u" * 257),
-        "permissions as text": encode(permissions="read"),
-        "permissions of numbers": encode(permissions=[1]),
-        "email is a list": mint(email=["a"]),
+        "empty": (" ", "a character is not one of a bearer token"),
+        "no token": ("token", "it is not a JSON Web Token"),
+        "padded signature": (f"{head}.{body}.{signature}=", "a part is not base64url"),
+        "no signature": (f"{head}.{body}.", "a part is not base64url"),
+        "unsigned": (
+            jwt.encode({"vault_id": "v", "sub": "u", "exp": now + 60}, "", algorithm="none"),
+            "a part is not base64url",
+        ),
+        "another secret": (mint(secret="b" * 32), "the signature is not that of an accepted key"),
+        "another algorithm": (
+            jwt.encode({"vault_id": "v", "sub": "u", "exp": now + 60}, SECRET * 2, algorithm="HS512"),
+            "alg is not accepted",
+        ),
+        "no expiry": (mint(exp=None), "exp is missing"),
+        "expiry as text": (mint(exp=str(now + 60)), "exp is not a number"),
+        "expiry in ten thousand years": (mint(exp=now + 2**42), "exp is not a time between 1970 and 9999"),
+        "expiry in 367 days": (mint(exp=now + 367 * 86_400), "exp is more than 366 days ahead"),
+        "expiry at infinity": (
+            signed('{"vault_id":"v","sub":"u","exp":1e999}'),
+            "exp is not a time between 1970 and 9999",
+        ),
+        "a claim twice": (
+            signed(f'{{"vault_id":"v","vault_id":"w","sub":"u","exp":{now + 60}}}'),
+            "a member is there twice",
+        ),
+        "a claim twice, deeper": (
+            signed(f'{{"vault_id":"v","sub":"u","exp":{now + 60},"x":{{"a":1,"a":2}}}}'),
+            "a member is there twice",
+        ),
+        "algorithm is a list": (signed("{}", b'{"alg":["HS256"]}'), "alg is missing, or not text"),
+        "algorithm is an object": (signed("{}", b'{"alg":{}}'), "alg is missing, or not text"),
+        "no object": (signed(f'["v","u",{now + 60}]'), "a part is not a JSON object"),
+        "nested without end": (signed("[" * 3000), "a part is not JSON"),
+        "header nested without end": (f"{encoded(b'[' * 4000)}.{body}.{signature}", "a part is not JSON"),
+        "not valid yet": (mint(nbf=now + 600), "nbf is ahead"),
+        "issued in the future": (mint(iat=now + 600), "iat is ahead"),
+        "not valid before text": (mint(nbf="yesterday"), "nbf is not a number"),
+        "not valid before a time as text": (mint(nbf=str(now)), "nbf is not a number"),
+        "not valid before true": (mint(nbf=True), "nbf is not a number"),
+        "no vault": (mint(vault_id=None), "vault_id is missing"),
+        "no user": (mint(sub=None), "sub is missing"),
+        "vault is a number": (mint(vault_id=7), "vault_id is not text"),
+        "vault with a slash": (mint("a/b"), "vault_id is not a vault ID"),
+        "vault too long": (mint("a" * 129), "vault_id is not a vault ID"),
+        "vault with a line end": (mint("acme\n"), "vault_id is not a vault ID"),
+        "user empty": (mint(user=""), "sub is blank"),
+        "user with NUL": (mint(user="a\0b"), "sub has a character that is not printable"),
+        "user too long": (mint(user="u" * 257), "sub has more than 256 characters"),
+        "permissions as text": (encode(permissions="read"), "permissions is not an array of text"),
+        "permissions of numbers": (encode(permissions=[1]), "permissions is not an array of text"),
+        "email is a list": (mint(email=["a"]), "email is not text"),
+        "another kind": (signed("{}", b'{"alg":"HS256","typ":"logout+jwt"}'), "typ is not that of a JWT"),
+        "an extension": (signed("{}", b'{"alg":"HS256","crit":["canary"]}'), "crit is not supported"),
+        "not a number": (signed('{"exp":NaN}'), "a number is not finite"),
+        "vaults that differ": (encode(vaultId="canary"), "vault_id and vaultId differ"),
+        "the second vault is a number": (encode(vaultId=7), "vaultId is not text"),
+        "the first user is blank": (encode(user_id=" ", userId="canary"), "user_id is blank"),
+        "the second user is a list": (encode(userId=["canary"]), "userId is not text"),
+        "subject is a number": (encode(sub=7, user_id="canary"), "sub is not text"),
+        "id is a number": (encode(jti=7), "jti is not text"),
+        "id too long": (encode(jti="canary" * 50), "jti has more than 256 characters"),
+        "scope is a list": (encode(scope=["canary"]), "scope is not text"),
+        "issued after its expiry": (mint(iat=now, exp=now - 5), "iat is after exp"),
+        "an unknown algorithm": (signed("{}", b'{"alg":"canary"}'), "alg is not accepted"),
     }
 
 
-async def test_every_crafted_token_is_refused(running: Serving) -> None:
-    for name, token in crafted().items():
+async def test_every_crafted_token_is_refused_without_saying_why(running: Serving) -> None:
+    for name, (token, _) in crafted().items():
         refusal = await refused(who_am_i(running.caller(token)))
         assert (name, refusal.code.name, refusal.reason) == (name, "UNAUTHENTICATED", "TOKEN_INVALID")
         assert refusal.message == "the token is invalid"
+
+
+async def test_in_dev_mode_a_refusal_names_the_claim_and_not_its_value(tmp_path: Path) -> None:
+    async with serving(tmp_path, emblem_dev_mode=True) as running:
+        for name, (token, why) in crafted().items():
+            refusal = await refused(who_am_i(running.caller(token)))
+            assert (name, refusal.message) == (name, f"the token is invalid: {why}")
+            assert (refusal.reason, dict(refusal.info.metadata)) == ("TOKEN_INVALID", {})
+        refusal = await refused(who_am_i(running.caller(exp=int(time.time()) - 31)))
+        assert (refusal.reason, refusal.message) == ("TOKEN_EXPIRED", "the token has expired: exp is past")
+
+
+async def test_in_dev_mode_a_refusal_names_the_claim_by_which_a_token_is_revoked(tmp_path: Path) -> None:
+    async with serving(tmp_path, emblem_dev_mode=True) as running:
+        operator = running.caller(user="root", operator=True)
+        revoked: dict[str, Any]
+        for revoked in ({"token_id": "canary"}, {"user_tokens": UserTokens(user_id="bob")}):
+            request = RevokeTokensRequest(vault_id="acme", **revoked)
+            await operator.admin.RevokeTokens(request, metadata=operator.metadata)
+        claims: dict[str, Any]
+        for claims, why in (
+            ({"jti": "canary"}, "jti is revoked"),
+            ({"user": "bob"}, "iat is missing, and tokens of the user are revoked"),
+            ({"user": "bob", "iat": 1}, "iat is not 30 seconds after the revocation of the user's tokens"),
+        ):
+            refusal = await refused(who_am_i(running.caller(**claims)))
+            assert (refusal.reason, refusal.message) == ("TOKEN_REVOKED", f"the token is revoked: {why}")
+
+
+@pytest.mark.parametrize("settings", [{}, {"EMBLEM_DEV_MODE": "true"}], ids=["as in production", "dev mode"])
+async def test_the_log_always_says_why_a_token_was_refused_and_contains_nothing_of_it(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    tokens = [*crafted().values(), (mint(user="canary", exp=int(time.time()) - 31), "exp is past")]
+    # The last ones are refused by the limit on refused tokens: the log says why also then.
+    with serving_process(tmp_path, AUTH_FAILURE_REQUESTS=str(len(tokens) // 2), **settings) as server:
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            for token, _ in tokens:
+                await refused(who_am_i(Caller(channel, [("authorization", f"Bearer {token}")])))
+        server.process.terminate()
+        server.process.wait(10)
+    text = server.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line.get("why") for line in lines if line["message"] == "call"] == [why for _, why in tokens]
+    assert {line["reason"] for line in lines if line["message"] == "call"} == {
+        "TOKEN_INVALID",
+        "TOKEN_EXPIRED",
+        "RATE_LIMITED",
+    }
+    assert "canary" not in text
+    assert not [token for token, _ in tokens if len(token) > 20 and token in text]
 
 
 async def test_an_expired_token_is_refused_as_expired(running: Serving) -> None:
@@ -190,6 +275,20 @@ async def test_issuer_and_audience_are_required_if_configured(tmp_path: Path) ->
         assert (await who_am_i(running.caller(iss="https://id", aud=["chat", "other"]))).vault_id == "acme"
         for claims in ({}, {"iss": "https://id"}, {"aud": "chat"}, {"iss": "https://no", "aud": "chat"}):
             assert (await refused(who_am_i(running.caller(**claims)))).reason == "TOKEN_INVALID"
+
+
+async def test_in_dev_mode_a_refusal_names_the_issuer_or_the_audience(tmp_path: Path) -> None:
+    issued = {"emblem_jwt_issuer": "https://id", "emblem_jwt_audience": "chat"}
+    async with serving(tmp_path, emblem_dev_mode=True, **issued) as running:
+        for claims, why in (
+            ({"aud": "chat"}, "iss is missing"),
+            ({"iss": "https://id"}, "aud is missing"),
+            ({"iss": "https://canary", "aud": "chat"}, "iss is another issuer"),
+            ({"iss": "https://id", "aud": ["canary"]}, "aud is another audience"),
+            ({"iss": "https://id", "aud": {"canary": 1}}, "aud is another audience"),
+        ):
+            refusal = await refused(who_am_i(running.caller(**claims)))
+            assert refusal.message == f"the token is invalid: {why}"
 
 
 async def test_a_stream_ends_when_its_token_expires_and_resumes_with_a_new_one(tmp_path: Path) -> None:

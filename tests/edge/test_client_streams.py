@@ -12,7 +12,7 @@ import pytest
 from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorphd import server
-from metamorphd.auth.tokens import LEEWAY_SECONDS
+from metamorphd.auth.claims import LEEWAY_SECONDS
 
 from tests.support.caller import Caller, upload_requests
 from tests.support.refusal import refused

@@ -66,6 +66,7 @@ class Connection:
         self._frames_of_late = 1
         self.closed = asyncio.Event()
         self.received: dict[int, int] = {}
+        self.begun: set[int] = set()
         self.ended: set[int] = set()
         self.first_data = asyncio.Event()
 
@@ -167,6 +168,8 @@ class Connection:
             self.first_data.set()
             if payload and self._window:
                 self.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", len(payload))))
+        elif kind == HEADERS:
+            self.begun.add(stream)
         if (kind in (HEADERS, DATA) and flags & END_STREAM) or kind == RST_STREAM:
             self.ended.add(stream)
         if kind == GOAWAY:

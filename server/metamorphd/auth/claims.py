@@ -1,6 +1,7 @@
 """Converts the claims of a verified token (RFC 7519, section 4) to a Caller.
 
-Stricter than PyJWT, which accepts the year 10,000, text in place of numbers, and invisible characters.
+Stricter than PyJWT, which accepts the year 10,000, text in place of numbers, and invisible characters. A refusal names
+the claim and what is wrong with it, never its value.
 """
 
 import re
@@ -8,9 +9,12 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from metamorphd.errors import TokenInvalid
+from metamorphd.errors import TokenExpired, TokenInvalid
 from metamorphd.models.caller import Caller
 
+# How far the clocks of issuers may differ from ours (RFC 7519, sections 4.1.4 and 4.1.5).
+LEEWAY_SECONDS = 30
+LEEWAY = LEEWAY_SECONDS * 1_000_000
 # Longer-lived tokens don't get rotated, and their revocations could not expire either.
 LONGEST_LIFE_SECONDS = 366 * 86_400
 # The end of the year 9999. The bound also keeps infinity and thousand-digit numbers out of the arithmetic.
@@ -19,43 +23,68 @@ LONGEST_TEXT = {"user": 256, "email": 320, "jti": 256}
 VAULT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 VAULT_CLAIMS = ("vault_id", "vaultId")
 USER_CLAIMS = ("user_id", "userId", "sub")
+# Why a token has expired, which may also happen while it is in use.
+EXPIRED = "exp is past"
 
 
-def caller_of(claims: Mapping[str, Any], *, permissions: AbstractSet[str], now: int) -> Caller:
+def caller_of(
+    claims: Mapping[str, Any], *, permissions: AbstractSet[str], operators: bool, key: str | None, now: int
+) -> Caller:
     """Returns the caller named by the claims; `exp` is required. `permissions` are those that a token can grant.
 
-    Raises TokenInvalid.
+    The caller is an operator only if the token may name `operators`. `key` is the caller's.
+    Raises TokenInvalid, TokenExpired.
     """
-    expire_time = _time(claims, "exp")
-    issue_time = _time(claims, "iat")
-    # PyJWT has compared it, but accepts text and `true` as a time.
-    _time(claims, "nbf")
-    if expire_time is None or expire_time > now + LONGEST_LIFE_SECONDS * 1_000_000:
-        raise TokenInvalid
-    if issue_time is not None and issue_time > expire_time:
-        raise TokenInvalid
+    issue_time, expire_time = times_of(claims, now=now)
+    if expire_time is None:
+        raise TokenInvalid("exp is missing")
     return Caller(
         vault_id=vault_id_of(claims),
         user_id=user_id_of(claims),
         email=email_of(claims),
         permissions=permissions_of(claims, known=permissions),
-        operator=claims.get("operator") is True,
+        operator=operators and claims.get("operator") is True,
         auth_method="jwt",
-        token_id=_text(claims, "jti", kind="jti") if "jti" in claims else None,
+        token_id=token_id_of(claims),
         issue_time=issue_time,
         expire_time=expire_time,
+        key=key,
     )
+
+
+def times_of(claims: Mapping[str, Any], *, now: int) -> tuple[int | None, int | None]:
+    """Returns `iat` and `exp`, in microseconds. `LEEWAY_SECONDS` are allowed for at each bound.
+
+    Raises TokenInvalid, also for a token that is not valid yet, and TokenExpired.
+    """
+    issue_time, expire_time, begin_time = (_time(claims, name) for name in ("iat", "exp", "nbf"))
+    if issue_time is not None and issue_time > now + LEEWAY:
+        raise TokenInvalid("iat is ahead")
+    if begin_time is not None and begin_time > now + LEEWAY:
+        raise TokenInvalid("nbf is ahead")
+    if expire_time is not None:
+        if expire_time > now + LONGEST_LIFE_SECONDS * 1_000_000 + LEEWAY:
+            raise TokenInvalid(f"exp is more than {LONGEST_LIFE_SECONDS // 86_400} days ahead")
+        if issue_time is not None and issue_time > expire_time:
+            raise TokenInvalid("iat is after exp")
+        if now >= expire_time + LEEWAY:
+            raise TokenExpired(EXPIRED)
+    return issue_time, expire_time
 
 
 def vault_id_of(claims: Mapping[str, Any]) -> str:
     """Returns the vault id. Raises TokenInvalid if the two claims for it disagree."""
-    values = {claims[name] for name in VAULT_CLAIMS if name in claims and isinstance(claims[name], str)}
-    if len(values) != 1 or any(not isinstance(claims.get(name, ""), str) for name in VAULT_CLAIMS):
-        raise TokenInvalid
-    (vault_id,) = values
-    if not VAULT_ID.fullmatch(vault_id):
-        raise TokenInvalid
-    return str(vault_id)
+    names = [name for name in VAULT_CLAIMS if name in claims]
+    if not names:
+        raise TokenInvalid("vault_id is missing")
+    for name in names:
+        if not isinstance(claims[name], str):
+            raise TokenInvalid(f"{name} is not text")
+        if not VAULT_ID.fullmatch(claims[name]):
+            raise TokenInvalid(f"{name} is not a vault ID")
+    if len({claims[name] for name in names}) > 1:
+        raise TokenInvalid(f"{' and '.join(names)} differ")
+    return str(claims[names[0]])
 
 
 def user_id_of(claims: Mapping[str, Any]) -> str:
@@ -68,23 +97,37 @@ def email_of(claims: Mapping[str, Any]) -> str:
     return _text(claims, "email", kind="email") if claims.get("email", "") != "" else ""
 
 
+def token_id_of(claims: Mapping[str, Any]) -> str | None:
+    """Returns the token's id, `jti`, or None."""
+    return _text(claims, "jti", kind="jti") if "jti" in claims else None
+
+
 def permissions_of(claims: Mapping[str, Any], *, known: AbstractSet[str]) -> frozenset[str]:
     """Returns the `known` permissions in `permissions` (an array) or else in `scope` (space-separated, RFC 8693)."""
-    if "permissions" in claims:
-        granted = claims["permissions"]
-    else:
+    if "permissions" not in claims:
         scope = claims.get("scope", "")
-        granted = scope.split(" ") if isinstance(scope, str) else None
+        if not isinstance(scope, str):
+            raise TokenInvalid("scope is not text")
+        return frozenset(scope.split(" ")) & known
+    granted = claims["permissions"]
     if not isinstance(granted, list) or not all(isinstance(permission, str) for permission in granted):
-        raise TokenInvalid
+        raise TokenInvalid("permissions is not an array of text")
     return frozenset(granted) & known
 
 
 def _text(claims: Mapping[str, Any], name: str, *, kind: str) -> str:
     """Returns a claim's text. Raises TokenInvalid for unprintable characters, lone surrogates and blank text."""
-    value = claims.get(name)
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > LONGEST_TEXT[kind]:
-        raise TokenInvalid
+    if name not in claims:
+        raise TokenInvalid(f"{name} is missing")
+    value = claims[name]
+    if not isinstance(value, str):
+        raise TokenInvalid(f"{name} is not text")
+    if not value.strip():
+        raise TokenInvalid(f"{name} is blank")
+    if len(value) > LONGEST_TEXT[kind]:
+        raise TokenInvalid(f"{name} has more than {LONGEST_TEXT[kind]} characters")
+    if not value.isprintable():
+        raise TokenInvalid(f"{name} has a character that is not printable")
     return value
 
 
@@ -93,6 +136,8 @@ def _time(claims: Mapping[str, Any], name: str) -> int | None:
     if name not in claims:
         return None
     value: Any = claims[name]
-    if type(value) not in (int, float) or not 0 <= value <= LATEST_SECONDS:
-        raise TokenInvalid
+    if type(value) not in (int, float):
+        raise TokenInvalid(f"{name} is not a number")
+    if not 0 <= value <= LATEST_SECONDS:
+        raise TokenInvalid(f"{name} is not a time between 1970 and 9999")
     return int(value * 1_000_000)

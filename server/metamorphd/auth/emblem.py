@@ -3,9 +3,12 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import structlog
 
@@ -17,23 +20,43 @@ from metamorphd.models.caller import Caller
 
 ACCEPTED_SECONDS = 60.0
 REFUSED_SECONDS = 10.0
-CACHED_REFUSALS = 10_000
+CACHED_DIGESTS = 10_000
+# Requests for strangers' tokens from one network.
 CALLS_PER_SECOND = 50
-# Circuit breaker: after this many consecutive failures no requests are sent for a while, then one is let through.
+# Requests in flight: for strangers' tokens, of which one network may have a part, and for those that were accepted
+# before, of which one vault may.
+IN_FLIGHT = 200
+IN_FLIGHT_EACH = 20
+# Circuit breaker of a token: after this many consecutive failures it is not sent for a while, and then once.
 FAILURES = 5
 OPEN_SECONDS = 10.0
 HTTP_SUCCESS = range(200, 300)
 HTTP_SERVER_ERROR = 500
 HTTP_TOO_MANY_REQUESTS = 429
 
+T = TypeVar("T")
+
 logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A token that made the API fail so many times, one after the other, and is not sent until `until`."""
+
+    failures: int
+    until: float
+
+
+NOT_FAILING = Failing(0, 0.0)
 
 
 class EmblemApi:
     """Client of `POST {url}/vault/info`, which takes the caller's own token.
 
-    Sends one request per token at a time, and a limited number per second. `permissions` are those that the API can
-    grant.
+    Sends one request per token at a time. A token that makes the API fail is not sent for a while; others are, since
+    anyone can send such tokens. Strangers' tokens, of which nothing is known, are limited for each network, and those
+    that were accepted before for each vault, so that neither takes the other's place. `permissions` are those that the
+    API can grant.
     """
 
     def __init__(self, *, url: str, http: HttpClient, permissions: AbstractSet[str]) -> None:
@@ -42,59 +65,95 @@ class EmblemApi:
         self._permissions = permissions
         self._flight = SingleFlight[Caller]()
         # By digest: ten thousand tokens of eight kilobytes can be sent without an account.
-        self._refused: dict[bytes, float] = {}
-        self._failures = 0
-        self._closed_at = 0.0
+        self._refused: dict[bytes, tuple[float, str]] = {}
+        self._failing: dict[bytes, Failing] = {}
+        self._strangers = Places(total=IN_FLIGHT, each=IN_FLIGHT_EACH)
+        self._known = Places(total=IN_FLIGHT, each=IN_FLIGHT_EACH)
         self._second = 0
-        self._calls = 0
+        self._calls: dict[str, int] = {}
+        self._warned = float("-inf")
 
-    async def caller(self, token: str) -> Caller:
-        """Returns the caller that the API identifies by the token. Raises TokenInvalid, IdentityUnavailable."""
-        if self._refused.get(_digest(token), 0.0) > time.monotonic():
-            raise TokenInvalid
-        return await self._flight.do(token, lambda: self._fetch(token))
+    async def caller(self, token: str, *, network: str, vault_id: str | None) -> Caller:
+        """Returns the caller that the API identifies by the token. Raises TokenInvalid, IdentityUnavailable.
 
-    async def _fetch(self, token: str) -> Caller:
-        self._admit()
-        try:
-            status, body = await self._http.request("POST", self._url, bearer=token)
-            if status >= HTTP_SERVER_ERROR or status == HTTP_TOO_MANY_REQUESTS:
-                raise IdentityUnavailable(retry_delay=1.0)
-        except IdentityUnavailable:
-            self._fail()
-            raise
-        self._failures, self._closed_at = 0, 0.0
+        `vault_id` is that of a token that was accepted before, or None for a stranger's, who is in `network`.
+        """
+        until, why = self._refused.get(_digest(token), (0.0, ""))
+        if until > time.monotonic():
+            raise TokenInvalid(why)
+        return await self._flight.do(token, lambda: self._fetch(token, network, vault_id))
+
+    async def _fetch(self, token: str, network: str, vault_id: str | None) -> Caller:
+        digest = _digest(token)
+        failing = self._failing.get(digest, NOT_FAILING)
+        now = time.monotonic()
+        if now < failing.until:
+            raise IdentityUnavailable(retry_delay=failing.until - now)
+        with self._place(network, vault_id, now):
+            try:
+                status, body = await self._http.request("POST", self._url, bearer=token)
+                if status >= HTTP_SERVER_ERROR or status == HTTP_TOO_MANY_REQUESTS:
+                    raise IdentityUnavailable(retry_delay=1.0)
+            except IdentityUnavailable:
+                self._fail(digest, failing.failures + 1)
+                raise
+        self._failing.pop(digest, None)
         try:
             if status not in HTTP_SUCCESS:
-                raise TokenInvalid
+                raise TokenInvalid(f"the Emblem API answered {status}")
             return _caller(body, self._permissions)
-        except TokenInvalid:
-            self._refuse(token)
+        except TokenInvalid as refusal:
+            _put(self._refused, digest, (time.monotonic() + REFUSED_SECONDS, refusal.why))
             raise
 
-    def _admit(self) -> None:
-        now = time.monotonic()
-        if now < self._closed_at:
-            raise IdentityUnavailable(retry_delay=self._closed_at - now)
-        if self._failures >= FAILURES:
-            # This request probes the API; others are refused until its outcome is known.
-            self._closed_at = now + OPEN_SECONDS
+    def _place(self, network: str, vault_id: str | None, now: float) -> AbstractContextManager[None]:
+        if vault_id is not None:
+            return self._known.place(vault_id)
         if int(now) != self._second:
-            self._second, self._calls = int(now), 0
-        self._calls += 1
-        if self._calls > CALLS_PER_SECOND:
+            self._second, self._calls = int(now), {}
+        calls = self._calls.get(network, 0)
+        if calls >= CALLS_PER_SECOND:
             raise IdentityUnavailable(retry_delay=1.0)
+        self._calls[network] = calls + 1
+        return self._strangers.place(network)
 
-    def _fail(self) -> None:
-        self._failures += 1
-        if self._failures >= FAILURES:
-            self._closed_at = time.monotonic() + OPEN_SECONDS
-            logger.warning("the Emblem API is unavailable", url=self._url, failures=self._failures)
+    def _fail(self, digest: bytes, failures: int) -> None:
+        now = time.monotonic()
+        _put(self._failing, digest, Failing(failures, now + OPEN_SECONDS if failures >= FAILURES else 0.0))
+        # Not for each token, or anyone could fill the log.
+        if now - self._warned >= OPEN_SECONDS:
+            self._warned = now
+            logger.warning("the Emblem API fails", url=self._url)
 
-    def _refuse(self, token: str) -> None:
-        if len(self._refused) >= CACHED_REFUSALS:
-            self._refused.pop(next(iter(self._refused)))
-        self._refused[_digest(token)] = time.monotonic() + REFUSED_SECONDS
+
+class Places:
+    """Places for requests in flight: `total`, of which one key may take `each`."""
+
+    def __init__(self, *, total: int, each: int) -> None:
+        self._total = total
+        self._each = each
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, key: str) -> Iterator[None]:
+        """Takes a place for the block. Raises IdentityUnavailable if there is none."""
+        if self._taken[key] >= self._each or self._taken.total() >= self._total:
+            raise IdentityUnavailable(retry_delay=1.0)
+        self._taken[key] += 1
+        try:
+            yield
+        finally:
+            self._taken[key] -= 1
+            if not self._taken[key]:
+                del self._taken[key]
+
+
+def _put(table: dict[bytes, T], digest: bytes, value: T) -> None:
+    """Puts a value into a bounded table. The oldest makes room; its token is merely sent again."""
+    table.pop(digest, None)
+    if len(table) >= CACHED_DIGESTS:
+        table.pop(next(iter(table)))
+    table[digest] = value
 
 
 def _digest(token: str) -> bytes:
@@ -105,17 +164,21 @@ def _caller(body: bytes, permissions: AbstractSet[str]) -> Caller:
     try:
         response: Mapping[str, Any] = json.loads(body)
     except (ValueError, RecursionError):
-        raise TokenInvalid from None
+        raise TokenInvalid("the Emblem API's answer is not JSON") from None
     if not isinstance(response, dict):
-        raise TokenInvalid
-    return Caller(
-        vault_id=vault_id_of({"vaultId": response.get("vaultId")}),
-        user_id="" if response.get("userId") is None else user_id_of({"sub": response["userId"]}),
-        email="" if response.get("email") is None else email_of(response),
-        permissions=permissions_of({"permissions": response.get("permissions") or []}, known=permissions),
-        operator=False,
-        auth_method="emblem",
-        token_id=None,
-        issue_time=None,
-        expire_time=None,
-    )
+        raise TokenInvalid("the Emblem API's answer is not a JSON object")
+    given = {name: value for name, value in response.items() if value is not None}
+    try:
+        return Caller(
+            vault_id=vault_id_of({"vaultId": given["vaultId"]} if "vaultId" in given else {}),
+            user_id=user_id_of({"userId": given["userId"]}) if "userId" in given else "",
+            email=email_of(given),
+            permissions=permissions_of({"permissions": given.get("permissions") or []}, known=permissions),
+            operator=False,
+            auth_method="emblem",
+            token_id=None,
+            issue_time=None,
+            expire_time=None,
+        )
+    except TokenInvalid as refusal:
+        raise TokenInvalid(f"in the Emblem API's answer, {refusal.why}") from None

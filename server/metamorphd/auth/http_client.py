@@ -9,13 +9,17 @@ from metamorphd.errors import IdentityUnavailable
 
 TIMEOUT_SECONDS = 2.0
 LARGEST_RESPONSE = 65_536
+KEPT_CONNECTIONS = 20
 
 
 class HttpClient:
     """HTTP client that trusts the system's certificate authorities (`SSL_CERT_FILE`)."""
 
     def __init__(self) -> None:
-        self._client = httpx2.AsyncClient(follow_redirects=False, timeout=TIMEOUT_SECONDS)
+        # Those who use it limit their requests in flight, each by itself: a limit on the connections of all would let
+        # one kind of request wait for the other.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS)
+        self._client = httpx2.AsyncClient(follow_redirects=False, timeout=TIMEOUT_SECONDS, limits=limits)
 
     async def __aenter__(self) -> Self:
         return self

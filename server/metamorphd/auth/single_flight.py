@@ -13,9 +13,12 @@ class SingleFlight(Generic[T]):
     def __init__(self) -> None:
         self._in_flight: dict[Hashable, asyncio.Task[T]] = {}
 
-    def busy(self, key: Hashable) -> bool:
-        """Returns whether a call for `key` is in flight."""
-        return key in self._in_flight
+    async def close(self) -> None:
+        """Cancels every call in flight, and returns once they have ended."""
+        tasks = list(self._in_flight.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def do(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
         """Returns the result of `call`, or of the call in flight for `key`. Raises what that raises."""

@@ -1,55 +1,55 @@
 """Verifies bearer tokens: JSON Web Tokens (RFC 7519, RFC 8725) with our keys, others with the Emblem API."""
 
-import base64
-import binascii
-import json
 import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import jwt
+from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
-from metamorphd.auth.claims import caller_of
+from metamorphd.auth.claims import LEEWAY, caller_of, times_of, token_id_of
+from metamorphd.auth.decoding import Token, decode
 from metamorphd.auth.emblem import ACCEPTED_SECONDS, EmblemApi
-from metamorphd.auth.jwks import ALGORITHMS, KeySet
+from metamorphd.auth.jwks import ALGORITHMS, Key, KeySet
 from metamorphd.auth.revoked_tokens import RevokedTokens
+from metamorphd.auth.verified_tokens import Verified, VerifiedTokens
 from metamorphd.clock import Clock
-from metamorphd.errors import TokenExpired, TokenInvalid, TokenRevoked
+from metamorphd.errors import TokenInvalid
 from metamorphd.models.caller import Caller
 
 # The only algorithm accepted for a shared secret.
 SHARED = "HS256"
 LONGEST_TOKEN = 8192
-LEEWAY_SECONDS = 30
 CACHED_TOKENS = 10_000
+UNKNOWN_SIGNATURE = "the signature is not that of an accepted key"
 # Syntax of a Bearer token (RFC 6750, section 2.1).
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-# A JWT has three parts. Other kinds of tokens with three parts have another `typ` (RFC 8725, section 3.11).
-_PARTS = 3
-_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+# What PyJWT finds wrong with claims that it checks itself.
+_CLAIM_FAULTS: dict[type[Exception], str] = {
+    jwt.InvalidIssuerError: "iss is another issuer",
+    jwt.InvalidAudienceError: "aud is another audience",
+    InvalidSubjectError: "sub is not text",
+    InvalidJTIError: "jti is not text",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """A decoded JWT, not verified."""
+class Pending:
+    """A token that cannot be verified without a request to another server. `verify` makes it, for a caller's network.
 
-    text: str
-    header: Mapping[str, Any]
-    claims: Mapping[str, Any]
+    Nothing is known of a `stranger`, which needs a request of its own: so those that a network may send are limited.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A verified caller; valid until `until`, in microseconds since the epoch."""
-
-    caller: Caller
-    until: int
+    verify: Callable[[str], Coroutine[Any, Any, Caller]]
+    stranger: bool
 
 
 class TokenVerifier:
-    """Verifies tokens, and caches the callers, never past the token's expiry.
+    """Verifies tokens, and caches the callers, never past the token's expiry, nor past the end of its key.
+
+    An async context manager: while it is entered, the key set is kept fresh.
 
     `permissions` are those that a token can grant. `secrets` have at least 32 bytes each, the current one first. A
     token must have the `issuer` and `audience` if they are given. `emblem` verifies the tokens that are not ours:
@@ -77,152 +77,138 @@ class TokenVerifier:
         self._clock = clock
         self._issuer = issuer
         self._audience = audience
-        self._verified: dict[str, Verified] = {}
+        self._verified = VerifiedTokens(size=CACHED_TOKENS)
 
-    def verify(self, text: str) -> Caller | Coroutine[Any, Any, Caller]:
-        """Returns the caller that a token names, or a coroutine of it if a request to another server is needed first.
+    async def __aenter__(self) -> Self:
+        if self._key_set is not None:
+            await self._key_set.__aenter__()
+        return self
 
-        Raises TokenInvalid, TokenExpired, TokenRevoked; the coroutine also raises IdentityUnavailable.
+    async def __aexit__(self, *details: object) -> None:
+        """Ends the requests to other servers."""
+        if self._key_set is not None:
+            await self._key_set.__aexit__(*details)
+
+    def verify(self, text: str) -> Caller | Pending:
+        """Returns the caller that a token names, or a Pending if a request to another server is needed first.
+
+        Raises TokenInvalid, TokenExpired, TokenRevoked; the Pending also raises IdentityUnavailable.
         """
         known = self._verified.get(text)
-        if known is not None:
-            if self._clock.now() < known.until:
-                return self._admit(known.caller)
-            del self._verified[text]
-        if len(text) > LONGEST_TOKEN or not _BEARER.fullmatch(text):
-            raise TokenInvalid
-        token = _read(text)
+        if known is not None and self._clock.now() < known.until and self._counts(known.caller):
+            return self._admit(known.caller)
+        if len(text) > LONGEST_TOKEN:
+            raise TokenInvalid(f"it is longer than {LONGEST_TOKEN} bytes")
+        if not _BEARER.fullmatch(text):
+            raise TokenInvalid("a character is not one of a bearer token")
+        token = decode(text)
         if self._foreign(token):
-            return self._introspect(text, token)
+            vault_id = None if known is None else known.caller.vault_id
+
+            def introspect(network: str) -> Coroutine[Any, Any, Caller]:
+                return self._introspect(text, token, network, vault_id)
+
+            return Pending(introspect, stranger=known is None)
         if token is None:
-            raise TokenInvalid
+            raise TokenInvalid("it is not a JSON Web Token")
         algorithm, key_id = token.header.get("alg"), token.header.get("kid")
         if algorithm == SHARED:
-            return self._accept(token, self._decode(token, self._secrets, SHARED))
-        if self._key_set is None or algorithm not in ALGORITHMS or not isinstance(key_id, str):
-            raise TokenInvalid
-        key = self._key_set.known(key_id, algorithm)
-        if key is None:
-            return self._fetch(self._key_set, token, key_id, algorithm)
-        return self._accept(token, self._decode(token, [key], algorithm))
+            return self._by_secret(token)
+        key_set = self._key_set
+        if key_set is None or algorithm not in ALGORITHMS:
+            raise TokenInvalid("alg is not accepted")
+        if not isinstance(key_id, str):
+            raise TokenInvalid("kid is missing, or not text")
+        keys = key_set.known(key_id, algorithm)
+        if keys is not None:
+            return self._by_key(key_set, token, keys)
+
+        async def fetch(_network: str) -> Caller:
+            return self._by_key(key_set, token, await key_set.fetched(key_id, algorithm))
+
+        return Pending(fetch, stranger=False)
+
+    def _counts(self, caller: Caller) -> bool:
+        return caller.key is None or (self._key_set is not None and self._key_set.counts(caller.key))
 
     def _foreign(self, token: Token | None) -> bool:
         if token is None or (not self._secrets and self._key_set is None):
             return self._emblem is not None
         return self._emblem is not None and bool(self._issuer) and token.claims.get("iss", self._issuer) != self._issuer
 
-    async def _fetch(self, key_set: KeySet, token: Token, key_id: str, algorithm: str) -> Caller:
-        key = await key_set.key(key_id, algorithm)
-        return self._accept(token, self._decode(token, [key], algorithm))
-
-    async def _introspect(self, text: str, token: Token | None) -> Caller:
+    async def _introspect(self, text: str, token: Token | None, network: str, vault_id: str | None) -> Caller:
         if self._emblem is None:
-            raise TokenInvalid
-        caller = await self._emblem.caller(text)
+            raise TokenInvalid("it is not one of this server")
+        try:
+            caller = await self._emblem.caller(text, network=network, vault_id=vault_id)
+        except TokenInvalid:
+            self._verified.forget(text)
+            raise
         now = self._clock.now()
-        if token is not None and "exp" in token.claims:
-            # The API has verified the whole token, so its other claims can be trusted too.
-            named = {"vault_id": caller.vault_id, "vaultId": caller.vault_id, "user_id": "unused"}
-            claimed = caller_of({**token.claims, **named}, permissions=self._permissions, now=now)
-            caller = replace(
-                caller, token_id=claimed.token_id, issue_time=claimed.issue_time, expire_time=claimed.expire_time
-            )
+        if token is not None:
+            # The API has verified the whole token, so its other claims can be trusted too. They end it, and by `jti`
+            # and `iat` it is revoked, whether or not it expires.
+            issue_time, expire_time = times_of(token.claims, now=now)
+            caller = replace(caller, token_id=token_id_of(token.claims), issue_time=issue_time, expire_time=expire_time)
         return self._keep(text, caller, longest=now + int(ACCEPTED_SECONDS * 1e6))
 
-    def _accept(self, token: Token, claims: Mapping[str, Any]) -> Caller:
-        caller = caller_of(claims, permissions=self._permissions, now=self._clock.now())
-        return self._keep(token.text, caller, longest=None)
+    def _by_secret(self, token: Token) -> Caller:
+        for secret in self._secrets:
+            claims = self._claims(token, secret, SHARED)
+            if claims is not None:
+                return self._keep(token.text, self._caller(claims, operators=True, key=None), longest=None)
+        raise TokenInvalid(UNKNOWN_SIGNATURE)
+
+    def _by_key(self, key_set: KeySet, token: Token, keys: Sequence[Key]) -> Caller:
+        for key in keys:
+            claims = self._claims(token, key.public, key.algorithm)
+            if claims is not None:
+                caller = self._caller(claims, operators=key_set.operators, key=key.digest)
+                if not key_set.serves(caller.vault_id):
+                    raise TokenInvalid("vault_id is not one that the key set may name")
+                return self._keep(token.text, caller, longest=None)
+        raise TokenInvalid(UNKNOWN_SIGNATURE)
+
+    def _caller(self, claims: Mapping[str, Any], *, operators: bool, key: str | None) -> Caller:
+        return caller_of(claims, permissions=self._permissions, operators=operators, key=key, now=self._clock.now())
 
     def _keep(self, text: str, caller: Caller, *, longest: int | None) -> Caller:
-        ends = [] if caller.expire_time is None else [caller.expire_time + LEEWAY_SECONDS * 1_000_000]
+        ends = [] if caller.expire_time is None else [caller.expire_time + LEEWAY]
         until = min(ends + ([] if longest is None else [longest]))
-        if self._clock.now() >= until:
-            raise TokenExpired
-        if len(self._verified) >= CACHED_TOKENS:
-            self._verified.pop(next(iter(self._verified)))
-        self._verified[text] = Verified(caller, until)
+        self._verified.keep(text, Verified(caller, until))
         return self._admit(caller)
 
     def _admit(self, caller: Caller) -> Caller:
-        if self._revoked_tokens.revoked(caller):
-            raise TokenRevoked
+        self._revoked_tokens.check(caller)
         return caller
 
-    def _decode(self, token: Token, keys: Sequence[Any], algorithm: str) -> Mapping[str, Any]:
-        """Returns the claims if one of the keys signed them with `algorithm`. Raises TokenInvalid, TokenExpired."""
-        for key in keys:
-            try:
-                return self._verified_claims(token, key, algorithm)
-            except jwt.InvalidSignatureError:
-                continue
-            except jwt.ExpiredSignatureError:
-                raise TokenExpired from None
-            # The built-in ones: numbers too large for Python's own conversions.
-            except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
-                raise TokenInvalid from None
-        raise TokenInvalid
+    def _claims(self, token: Token, key: Any, algorithm: str) -> Mapping[str, Any] | None:
+        """Returns the claims, or None if the key did not sign them. Raises TokenInvalid."""
+        try:
+            return self._verified_claims(token, key, algorithm)
+        except jwt.InvalidSignatureError:
+            return None
+        except jwt.MissingRequiredClaimError as exc:
+            raise TokenInvalid(f"{exc.claim} is missing") from None
+        # The built-in ones: numbers too large for Python's own conversions.
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as exc:
+            raise TokenInvalid(_CLAIM_FAULTS.get(type(exc), "it is malformed")) from None
 
     def _verified_claims(self, token: Token, key: Any, algorithm: str) -> Mapping[str, Any]:
-        required = ["exp"] + (["iss"] if self._issuer else []) + (["aud"] if self._audience else [])
         return jwt.decode(
             token.text,
             key,
             algorithms=[algorithm],
-            leeway=LEEWAY_SECONDS,
             issuer=self._issuer,
             audience=self._audience,
             options={
-                "require": required,
+                "require": (["iss"] if self._issuer else []) + (["aud"] if self._audience else []),
                 "verify_aud": self._audience is not None,
                 "verify_iss": self._issuer is not None,
+                # `caller_of` does, by our clock.
+                "verify_exp": False,
+                "verify_nbf": False,
+                "verify_iat": False,
                 "enforce_minimum_key_length": True,
             },
         )
-
-
-def _read(text: str) -> Token | None:
-    """Returns a decoded JWT, or None for a token of another kind. Raises TokenInvalid for a malformed JWT."""
-    parts = text.split(".")
-    if len(parts) != _PARTS:
-        return None
-    header, claims, _ = (_decoded(part) for part in parts)
-    token = Token(text, _object(header), _object(claims))
-    kind = token.header.get("typ", "JWT")
-    if not isinstance(token.header.get("alg"), str):
-        raise TokenInvalid
-    # `crit` lists extensions that must be understood (RFC 7515, section 4.1.11), and we implement none.
-    if not isinstance(kind, str) or kind.lower() not in _TYPES or "crit" in token.header or "b64" in token.header:
-        raise TokenInvalid
-    return token
-
-
-def _decoded(part: str) -> bytes:
-    """Decodes unpadded base64url (RFC 7515, section 2). Raises TokenInvalid unless it is the canonical encoding."""
-    try:
-        data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-    except (binascii.Error, ValueError):
-        raise TokenInvalid from None
-    if not data or base64.urlsafe_b64encode(data).rstrip(b"=").decode() != part:
-        raise TokenInvalid
-    return data
-
-
-def _object(data: bytes) -> Mapping[str, Any]:
-    """Parses a JSON object. Raises TokenInvalid for duplicate members: the issuer may have meant either of them."""
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({name for name, _ in pairs}) != len(pairs):
-            raise TokenInvalid
-        return dict(pairs)
-
-    def refuse(constant: str) -> None:
-        raise TokenInvalid
-
-    try:
-        # Strictly UTF-8: `loads` would guess at other encodings.
-        value = json.loads(data.decode(), object_pairs_hook=members, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        raise TokenInvalid from None
-    if not isinstance(value, dict):
-        raise TokenInvalid
-    return value

@@ -58,8 +58,8 @@ class Call:
     """One call. The guards set the caller, then the request. `call_id` is the one that the caller sent, or a new one.
 
     If requests are streamed, `raw` and `request` are the latest one. `carried` are the attachments of the request.
-    `hold` is the memory that large requests take up. `code` and `reason` are the outcome, `began` is the start time by
-    the performance counter.
+    `hold` is the memory that large requests take up. `code` and `reason` are the outcome, `why` is for the log:
+    what is wrong with a refused token. `began` is the start time by the performance counter.
     """
 
     __slots__ = (
@@ -77,6 +77,7 @@ class Call:
         "reason",
         "request",
         "vault_header",
+        "why",
     )
 
     def __init__(self, method: Method, exchange: Exchange) -> None:
@@ -92,6 +93,7 @@ class Call:
         self.carried: Sequence[memoryview] = ()
         self.code = "OK"
         self.reason: str | None = None
+        self.why = ""
         sent: list[str | bytes] = []
         for key, value in exchange.metadata():
             if key == "authorization":

@@ -5,14 +5,15 @@ awaitable. Each guard lists those that it must follow, and a list in another ord
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Hashable, Iterable
-from typing import Any, ClassVar, Protocol, Self
+from collections.abc import Awaitable, Hashable, Iterable
+from typing import ClassVar, Protocol, Self
 
 import protovalidate
 from google.protobuf.message import DecodeError, Message
 from metamorph.api.v1.options_pb2 import RateClass
 
 from metamorphd.auth.claims import VAULT_ID
+from metamorphd.auth.tokens import Pending
 from metamorphd.edge.call import Call
 from metamorphd.edge.carried import take_carried
 from metamorphd.edge.methods import OPERATOR, PERMISSIONS
@@ -29,6 +30,7 @@ from metamorphd.errors import (
     StartupRefused,
     TokenInvalid,
     TokenMissing,
+    TokenRefused,
     VaultHeaderNotAllowed,
 )
 from metamorphd.models.caller import Caller
@@ -69,15 +71,17 @@ def ordered(guards: Iterable[Guard]) -> tuple[list[Guard], list[Guard]]:
 
 
 class Verifier(Protocol):
-    def verify(self, text: str) -> Caller | Coroutine[Any, Any, Caller]: ...
+    def verify(self, text: str) -> Caller | Pending: ...
 
 
 class Authenticate:
     """Sets the caller. The first guard: refusing a call here costs almost nothing, and all others need the caller.
 
-    In dev mode a call without a token acts on the vault in `x-vault-id`. `failures` limits refused tokens per network.
-    Above the limit, refusals are RateLimited, and tokens that need a request to another server are not verified. Tokens
-    that this server verifies itself are still accepted, so sharing an address with a hostile caller locks no one out.
+    In dev mode a call without a token acts on the vault in `x-vault-id`, and a refusal names the claim at fault, which
+    otherwise only the log does. `failures` limits refused tokens per network.
+    Above the limit, refusals are RateLimited, and unknown tokens that each need a request to another server are not
+    verified. Tokens that this server verifies itself, also with a key set, and those that were accepted before still
+    are, so sharing an address with a hostile caller does not lock them out.
     """
 
     follows: ClassVar[frozenset[type]] = frozenset()
@@ -97,24 +101,30 @@ class Authenticate:
             return None
         try:
             verified = self._verifier.verify(_bearer(authorization))
-        except (TokenInvalid, TokenMissing) as refusal:
-            raise self._count(call, refusal) from None
+        except (TokenRefused, TokenMissing) as refusal:
+            raise self._refusal(call, refusal) from None
         if not isinstance(verified, Caller):
             return self._wait(call, verified)
         call.caller = verified
         return None
 
-    async def _wait(self, call: Call, verifying: Coroutine[Any, Any, Caller]) -> None:
-        wait = self._failures.wait(call.network)
-        if wait > 0:
-            verifying.close()
+    async def _wait(self, call: Call, pending: Pending) -> None:
+        network = call.network
+        if pending.stranger and (wait := self._failures.wait(network)) > 0:
             raise RateLimited(retry_delay=wait)
         try:
-            call.caller = await verifying
-        except (TokenInvalid, TokenMissing) as refusal:
-            raise self._count(call, refusal) from None
+            call.caller = await pending.verify(network)
+        except (TokenRefused, TokenMissing) as refusal:
+            raise self._refusal(call, refusal) from None
 
-    def _count(self, call: Call, refusal: DomainError) -> DomainError:
+    def _refusal(self, call: Call, refusal: DomainError) -> DomainError:
+        if isinstance(refusal, TokenRefused):
+            # Here too, because the caller may be refused for another reason.
+            call.why = refusal.why
+            if self._dev_mode:
+                refusal.explain()
+        if not isinstance(refusal, TokenInvalid | TokenMissing):
+            return refusal
         wait = self._failures.take(call.network)
         return RateLimited(retry_delay=wait) if wait > 0 else refusal
 

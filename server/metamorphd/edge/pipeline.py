@@ -14,7 +14,7 @@ from metamorphd.edge.call import CALL_ID_KEY, Call, Exchange
 from metamorphd.edge.guards import Guard, ordered
 from metamorphd.edge.methods import Method
 from metamorphd.edge.streams import Stream, Streams
-from metamorphd.errors import DomainError, Internal
+from metamorphd.errors import DomainError, Internal, TokenRefused
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.observe import CallLog, Metrics
 
@@ -96,6 +96,7 @@ class Pipeline:
             await _pass(call, self._guards)
             await self._arrivals.read(call)
             await _pass(call, self._request_guards)
+            self._streams.check(call.scope.actor)
             response = await _behave(behavior, call)
             serialized: bytes = response.SerializeToString()
             return serialized
@@ -173,6 +174,8 @@ class Pipeline:
 
     async def _abort(self, call: Call, error: DomainError) -> None:
         call.code, call.reason = error.code.name, error.reason_name()
+        if isinstance(error, TokenRefused):
+            call.why = error.why
         await call.exchange.abort(error.to_status(call_id=call.call_id))
 
     def _end_of(self, method: Method) -> Callable[[Call], None]:
@@ -196,6 +199,8 @@ class Pipeline:
                 line["userId"] = call.caller.user_id
             if call.reason is not None:
                 line["reason"] = call.reason
+            if call.why:
+                line["why"] = call.why
             write(line)
 
         return end

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
+from metamorphd.auth.claims import EXPIRED, LEEWAY
 from metamorphd.auth.revoked_tokens import RevokedTokens
-from metamorphd.auth.tokens import LEEWAY_SECONDS
 from metamorphd.clock import Clock
 from metamorphd.edge.call import Exchange
 from metamorphd.errors import DomainError, ReaderTooSlow, SenderTooSlow, TokenExpired, TokenRevoked
@@ -33,7 +33,7 @@ class Stream:
 
     def __init__(self, exchange: Exchange, caller: Caller, *, seconds: float | None, streams: "Streams") -> None:
         self.caller = caller
-        self.error: DomainError = TokenExpired()
+        self.error: DomainError = TokenExpired(EXPIRED)
         self.too_slow: DomainError = ReaderTooSlow()
         self.waiting_since: float | None = None
         self._exchange = exchange
@@ -41,6 +41,7 @@ class Stream:
         self._streams = streams
 
     async def __aenter__(self) -> Self:
+        self._streams.check(self.caller)
         await self._lasting.__aenter__()
         self._streams.add(self)
         return self
@@ -138,8 +139,14 @@ class Streams:
     def opened(self, exchange: Exchange, caller: Caller) -> Stream:
         """Returns a stream, which raises TokenExpired, TokenRevoked, ReaderTooSlow or SenderTooSlow while entered."""
         expire_time = caller.expire_time
-        seconds = None if expire_time is None else (expire_time - self._clock.now()) / 1e6 + LEEWAY_SECONDS
+        seconds = None if expire_time is None else (expire_time + LEEWAY - self._clock.now()) / 1e6
         return Stream(exchange, caller, seconds=seconds, streams=self)
+
+    def check(self, caller: Caller) -> None:
+        """Raises TokenExpired, TokenRevoked: a request may arrive long after its call was authenticated."""
+        if caller.expire_time is not None and self._clock.now() >= caller.expire_time + LEEWAY:
+            raise TokenExpired(EXPIRED)
+        self._revoked_tokens.check(caller)
 
     def add(self, stream: Stream) -> None:
         """Starts checking a stream."""
@@ -153,8 +160,11 @@ class Streams:
 
     def _end_revoked(self) -> None:
         for stream in list(self._open):
-            if self._revoked_tokens.revoked(stream.caller):
-                stream.end(TokenRevoked())
+            try:
+                self._revoked_tokens.check(stream.caller)
+            except TokenRevoked as refusal:
+                # Its traceback refers to this frame.
+                stream.end(refusal.with_traceback(None))
 
     def _late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
         if not self._settling:

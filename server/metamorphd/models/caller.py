@@ -8,7 +8,7 @@ class Caller:
     """The identity that a call is made with, from its token or from dev mode.
 
     `token_id` is the token's `jti` and `issue_time` its `iat`, or None if it has none. `expire_time` is None if the
-    identity does not expire.
+    identity does not expire. `key` is the digest of the public key that verified the token, if it is one of a key set.
     """
 
     vault_id: str
@@ -20,6 +20,7 @@ class Caller:
     token_id: str | None
     issue_time: int | None
     expire_time: int | None
+    key: str | None = None
 
 
 # The server itself, for operations that no caller requested.

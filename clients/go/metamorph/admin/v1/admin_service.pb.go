@@ -34,7 +34,8 @@ type UserTokens struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The user, as WhoAmI returns it.
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	// Tokens with an `iat` before this time are revoked, and so are those without one. If absent, or later than now: now.
+	// Tokens with an `iat` before this time or up to 30 s after it, which issuers' clocks may be ahead, are revoked, and so
+	// are those without one. If absent, or later than now: now.
 	IssuedBefore  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=issued_before,json=issuedBefore,proto3" json:"issued_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -64,7 +64,8 @@ const (
 	// RESOURCE_EXHAUSTED. Too many calls by this caller, or too many refused tokens from its network. Repeat after
 	// RetryInfo.
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 15
-	// UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn.
+	// UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set. Repeat with a new token, or
+	// resume with StreamTurn.
 	ErrorReason_ERROR_REASON_TOKEN_REVOKED ErrorReason = 16
 	// UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached. Repeat after
 	// RetryInfo.

@@ -34,7 +34,9 @@ class UserTokens(_message.Message):
     """Required. The user, as WhoAmI returns it."""
     @_builtins.property
     def issued_before(self) -> _timestamp_pb2.Timestamp:
-        """Tokens with an `iat` before this time are revoked, and so are those without one. If absent, or later than now: now."""
+        """Tokens with an `iat` before this time or up to 30 s after it, which issuers' clocks may be ahead, are revoked, and so
+        are those without one. If absent, or later than now: now.
+        """
 
     def __init__(
         self,

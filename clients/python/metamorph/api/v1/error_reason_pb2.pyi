@@ -63,7 +63,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     RetryInfo.
     """
     ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 16
-    """UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn."""
+    """UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set. Repeat with a new token, or
+    resume with StreamTurn.
+    """
     ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 17
     """UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached. Repeat after
     RetryInfo.
@@ -232,7 +234,9 @@ ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 15
 RetryInfo.
 """
 ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 16
-"""UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn."""
+"""UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set. Repeat with a new token, or
+resume with StreamTurn.
+"""
 ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 17
 """UNAVAILABLE. The key set or the Emblem API, which is needed to verify this token, cannot be reached. Repeat after
 RetryInfo.

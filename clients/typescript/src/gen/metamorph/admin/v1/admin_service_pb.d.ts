@@ -28,7 +28,8 @@ export declare type UserTokens = Message<"metamorph.admin.v1.UserTokens"> & {
   userId: string;
 
   /**
-   * Tokens with an `iat` before this time are revoked, and so are those without one. If absent, or later than now: now.
+   * Tokens with an `iat` before this time or up to 30 s after it, which issuers' clocks may be ahead, are revoked, and so
+   * are those without one. If absent, or later than now: now.
    *
    * @generated from field: google.protobuf.Timestamp issued_before = 2;
    */

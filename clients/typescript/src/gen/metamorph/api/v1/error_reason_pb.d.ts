@@ -125,7 +125,8 @@ export enum ErrorReason {
   RATE_LIMITED = 15,
 
   /**
-   * UNAUTHENTICATED. An operator has revoked the token. Repeat with a new one, or resume with StreamTurn.
+   * UNAUTHENTICATED. An operator has revoked the token, or its key has left the key set. Repeat with a new token, or
+   * resume with StreamTurn.
    *
    * @generated from enum value: ERROR_REASON_TOKEN_REVOKED = 16;
    */
