@@ -20,7 +20,7 @@ PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
 	--no-annotate --no-emit-package metamorph-client
 
-.PHONY: help run test check harness bench abuse torture install tools generate baseline lock format clean
+.PHONY: help run test mutants check harness bench abuse torture install tools generate baseline lock format clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,10 @@ run: $(VENV)/.installed ## Serve in dev mode on loopback, data under ./data
 # By file: what a module's tests share is made once.
 test: $(VENV)/.installed ## Run the tests, JOBS at a time
 	@$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+
+# MUTANTS="--count 20 --only chat" and so on, see --help.
+mutants: $(VENV)/.installed ## Change conditions of the server at random: do the tests notice?
+	@$(BIN)/python -m scripts.mutants $(MUTANTS)
 
 check: $(VENV)/.installed tools ## Lint, types, layers, contract, generated code, docs
 	@bash scripts/check

@@ -26,6 +26,10 @@ def test_a_vault_has_a_share_of_the_whole(shared: BytesInFlight) -> None:
     assert refusal.value.metadata == {"limit_bytes": "100"}
     other.resize(40)
     assert shared.used == 100
+    # Not a byte more.
+    for hold, size in ((second, 21), (other, 41)):
+        with pytest.raises(BytesInFlightExceeded):
+            hold.resize(size)
     first.resize(10)
     assert shared.used == 70
 

@@ -66,7 +66,7 @@ class Chatter:
 
     async def _create_session(self) -> str:
         request = pb.CreateSessionRequest(request_id=self._uuid(), session=session_pb2.Session(title="torture"))
-        made = await _until_answered(lambda: self._client.chat.CreateSession(request, metadata=self._client.metadata))
+        made = await _until_answered(lambda: self._client.chat.CreateSession(request))
         return str(made.session.session_id)
 
     def _uuid(self) -> str:
@@ -109,7 +109,7 @@ class Chatter:
         """Cancels a turn; the status in the answer must be final."""
         request = pb.CancelTurnRequest(turn_id=sent.turn_id)
         try:
-            answer = await _until_answered(lambda: self._other.chat.CancelTurn(request, metadata=self._other.metadata))
+            answer = await _until_answered(lambda: self._other.chat.CancelTurn(request))
         except MetamorphError as refusal:
             self._refused(sent, refusal)
         else:
@@ -159,11 +159,11 @@ class Chatter:
 
     async def _get_turn(self, turn_id: str) -> turn_pb2.Turn:
         request = pb.GetTurnRequest(turn_id=turn_id)
-        return (await self._client.chat.GetTurn(request, metadata=self._client.metadata)).turn
+        return (await self._client.chat.GetTurn(request)).turn
 
     async def _list_messages(self, session_id: str) -> list[message_pb2.Message]:
         request = pb.ListMessagesRequest(session_id=session_id, all_branches=True, page_size=1000)
-        return list((await self._client.chat.ListMessages(request, metadata=self._client.metadata)).messages)
+        return list((await self._client.chat.ListMessages(request)).messages)
 
     async def _check_session(self, session_id: str) -> None:
         try:

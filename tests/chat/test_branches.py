@@ -156,6 +156,27 @@ async def test_a_deleted_message_keeps_its_place_without_its_content(alice: Call
     assert (refusal.code.name, refusal.reason) == ("FAILED_PRECONDITION", "MESSAGE_DELETED")
 
 
+async def test_deleting_a_reply_ends_the_replay_of_its_events(alice: Caller, api: FakeMessagesApi) -> None:
+    api.script.append(Reply(("the ", "swordfish ", "reply"), delay=0.01))
+    session = await alice.create_session()
+    request_id = str(uuid.uuid4())
+    events = await alice.send(session.session_id, "Hello", request_id=request_id)
+    await delete(alice, events[-1].turn_finished.message.message_id)
+    replays = [await followed(alice, events[0].turn_id, after) for after in (0, 1, events[-1].sequence - 1)]
+    replays.append(await alice.send(session.session_id, "Hello", request_id=request_id))
+    for (finished,) in replays:
+        assert finished.sequence == events[-1].sequence
+        assert list(finished.turn_finished.message.content) == []
+        assert b"swordfish" not in finished.SerializeToString()
+
+
+async def test_deleting_a_question_leaves_the_replay_of_its_answer(alice: Caller) -> None:
+    session = await alice.create_session()
+    events = await alice.send(session.session_id, "Hello")
+    await delete(alice, events[0].turn_started.user_message_id)
+    assert await followed(alice, events[0].turn_id) == events
+
+
 async def test_a_message_with_a_running_turn_cannot_be_deleted(alice: Caller, api: FakeMessagesApi) -> None:
     api.script.append(Reply(("a",), ending="stall"))
     session = await alice.create_session()

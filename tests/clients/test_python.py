@@ -140,5 +140,5 @@ async def test_the_client_sends_its_vault_in_dev_mode(tmp_path: Path) -> None:
         serving(tmp_path, emblem_dev_mode=True) as running,
         MetamorphClient(running.target, vault="mine") as client,
     ):
-        response = await client.vault.WhoAmI(WhoAmIRequest(), metadata=client.metadata)
+        response = await client.vault.WhoAmI(WhoAmIRequest())
     assert response.vault_id == "mine"

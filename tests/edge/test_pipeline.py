@@ -16,7 +16,7 @@ from metamorphd import server as root
 from metamorphd.edge.call import Metadata
 from metamorphd.edge.grpc import adapter
 from metamorphd.edge.methods import SERVICES, methods_of
-from metamorphd.edge.pipeline import Handler
+from metamorphd.edge.pipeline import Handler, Pipeline
 
 from tests.support.caller import send_request, upload_requests
 from tests.support.media import FILES
@@ -147,12 +147,42 @@ async def test_a_refusal_ends_the_exchange_with_a_status(
     assert refused.responses == []
 
 
-async def test_a_cancelled_call_ends(handlers: Mapping[str, Handler]) -> None:
-    class Silent(MemoryExchange):
-        async def read(self) -> bytes | None:
-            await asyncio.Event().wait()
-            return None
+class Silent(MemoryExchange):
+    """An exchange whose request never comes."""
 
+    async def read(self) -> bytes | None:
+        await asyncio.Event().wait()
+        return None
+
+
+async def test_it_is_idle_when_the_last_of_its_calls_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipelines: list[Pipeline] = []
+    given: dict[str, Handler] = {}
+
+    class Noted(Pipeline):
+        def handlers(self, *args: Any) -> dict[str, Handler]:
+            pipelines.append(self)
+            given.update(made := super().handlers(*args))
+            return made
+
+    monkeypatch.setattr(root, "Pipeline", Noted)
+    async with serving(tmp_path):
+        pipeline = pipelines[0]
+        await pipeline.idle(seconds=60)
+        calls = [asyncio.create_task(call_once(given, Silent())) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        idle = asyncio.create_task(pipeline.idle(seconds=3600))
+        for running in calls:
+            await asyncio.sleep(0.01)
+            assert not idle.done()
+            running.cancel()
+            await asyncio.wait([running])
+        await asyncio.wait_for(idle, 60)
+        # Nobody has waited out the time.
+        await asyncio.wait_for(pipeline.idle(seconds=3600), 60)
+
+
+async def test_a_cancelled_call_ends(handlers: Mapping[str, Handler]) -> None:
     exchange = Silent()
     running = asyncio.create_task(call_once(handlers, exchange))
     await asyncio.sleep(0.05)

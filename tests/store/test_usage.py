@@ -144,6 +144,27 @@ def test_usage_in_any_grouping_is_the_sum_of_its_turns(
     asyncio.run(check_sums(engine, turns, grouped))
 
 
+@pytest.mark.parametrize("of_session", [False, True])
+async def test_a_page_that_is_full_and_the_last_names_no_next_one(database: Database, of_session: bool) -> None:
+    ended = [Ended(0, MODELS[0], day, TurnStatus.COMPLETED, Usage(1, 1, 0, 0, 1)) for day in DAYS[:2]]
+    (session_id, *_) = await stored(database, ended)
+    for size, has_next in ((1, True), (2, False), (3, False)):
+        page, _ = await database.read(
+            list_usage,
+            ACME,
+            start_day=DAYS[0],
+            end_day=DAYS[-1],
+            session_id=session_id if of_session else None,
+            model=None,
+            by_day=True,
+            by_model=False,
+            by_session=True,
+            after=None,
+            page_size=size,
+        )
+        assert (len(page.items), page.next_after is not None) == (min(size, 2), has_next)
+
+
 async def test_usage_is_filtered_by_days_model_and_session(database: Database) -> None:
     turns = [
         Ended(number % 3, MODELS[number % 2], DAYS[number % 4], TurnStatus.COMPLETED, Usage(1)) for number in range(12)

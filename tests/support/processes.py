@@ -17,6 +17,8 @@ from tests.support.paths import ROOT
 from tests.support.tokens import SECRET
 
 START_SECONDS = 60
+# Of this tree, which may be a copy of the one that is installed.
+SOURCES = os.pathsep.join(str(ROOT / part) for part in ("", "server", "clients/python"))
 # As in the image.
 ALLOCATOR = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
@@ -62,7 +64,7 @@ def service(
             [*wrapper, sys.executable, "-m", *module],
             # Not the source tree, where a developer may have a .env.
             cwd=directory,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": SOURCES, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=stderr,

@@ -12,10 +12,12 @@ import (
 	vaultv1 "metamorph/clients/go/metamorph/vault/v1"
 )
 
-// Caller identifies the caller by a token or, in dev mode only, by the vault alone.
+// Caller identifies the caller by a token or, in dev mode only, by the vault alone. FreshToken, if it is set, is called
+// for every call and replaces Token. A call whose outgoing context has the same metadata keeps its own.
 type Caller struct {
-	Token string
-	Vault string
+	Token      string
+	FreshToken func(ctx context.Context) (string, error)
+	Vault      string
 }
 
 // Client has a stub for each service, all on one connection.
@@ -61,26 +63,45 @@ func Text(text string) []*chatv1.ContentBlock {
 	return []*chatv1.ContentBlock{{Block: &chatv1.ContentBlock_Text{Text: &chatv1.TextBlock{Text: text}}}}
 }
 
-func (caller Caller) identify(ctx context.Context) context.Context {
-	if caller.Token != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+caller.Token)
+func (caller Caller) identify(ctx context.Context) (context.Context, error) {
+	given, _ := metadata.FromOutgoingContext(ctx)
+	if len(given.Get("authorization")) == 0 {
+		token := caller.Token
+		if caller.FreshToken != nil {
+			fresh, err := caller.FreshToken(ctx)
+			if err != nil {
+				return nil, err
+			}
+			token = fresh
+		}
+		if token != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+		}
 	}
-	if caller.Vault != "" {
+	if caller.Vault != "" && len(given.Get("x-vault-id")) == 0 {
 		ctx = metadata.AppendToOutgoingContext(ctx, "x-vault-id", caller.Vault)
 	}
-	return ctx
+	return ctx, nil
 }
 
 func (caller Caller) unary(
 	ctx context.Context, method string, request, reply any,
 	connection *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption,
 ) error {
-	return invoke(caller.identify(ctx), method, request, reply, connection, options...)
+	identified, err := caller.identify(ctx)
+	if err != nil {
+		return err
+	}
+	return invoke(identified, method, request, reply, connection, options...)
 }
 
 func (caller Caller) stream(
 	ctx context.Context, description *grpc.StreamDesc,
 	connection *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
-	return open(caller.identify(ctx), description, connection, method, options...)
+	identified, err := caller.identify(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return open(identified, description, connection, method, options...)
 }

@@ -7,7 +7,7 @@ import random
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
@@ -16,6 +16,7 @@ from metamorph.admin.v1.admin_service_pb2_grpc import AdminServiceStub
 from metamorph.chat.v1.chat_service_pb2 import (
     CreateSessionRequest,
     CreateSessionResponse,
+    GetTurnRequest,
     RegenerateReplyRequest,
     SendMessageRequest,
     StreamTurnRequest,
@@ -23,7 +24,7 @@ from metamorph.chat.v1.chat_service_pb2 import (
 from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 from metamorph.chat.v1.session_pb2 import Session
-from metamorph.chat.v1.turn_pb2 import TurnEvent
+from metamorph.chat.v1.turn_pb2 import TURN_STATUS_RUNNING, TurnEvent
 from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 
 FIRST_BACKOFF = 0.1
@@ -39,6 +40,7 @@ RESUMABLE = {
 }
 # A new token helps with the first two, and waiting with the others.
 RESUMABLE_REASONS = {"TOKEN_EXPIRED", "TOKEN_REVOKED", "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"}
+Metadata = tuple[tuple[str, str], ...]
 _CHANNEL = json.loads(importlib.resources.files("metamorph").joinpath("channel.json").read_text())
 # Pings detect a dead connection, and short backoffs reconnect within a second once the server is back.
 OPTIONS: list[tuple[str, Any]] = [
@@ -79,10 +81,48 @@ class MetamorphError(Exception):
                         delay = retry.retry_delay.ToTimedelta().total_seconds()
         return cls(error.code(), info.reason, error.details() or "", dict(info.metadata), delay)
 
+    @classmethod
+    def incomplete(cls, message: str) -> Self:
+        """Returns the error of a stream that has ended OK, or goes on, without an event that it must have."""
+        return cls(grpc.StatusCode.INTERNAL, "", message)
+
     @property
     def resumable(self) -> bool:
         """Returns whether the same call, or StreamTurn, may succeed later."""
         return self.code in RESUMABLE or self.reason in RESUMABLE_REASONS
+
+
+class _IdentifyingChannel:
+    """Makes the calls of stubs, and adds what identifies the caller, unless the call's own metadata has the same key.
+
+    An interceptor of grpc.aio would handle one of the four kinds of calls, and run each call in a task of its own.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, identity: Callable[[], Metadata]) -> None:
+        self._channel = channel
+        self._identity = identity
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return self._identified(self._channel.unary_unary(*args, **kwargs))
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return self._identified(self._channel.unary_stream(*args, **kwargs))
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return self._identified(self._channel.stream_unary(*args, **kwargs))
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return self._identified(self._channel.stream_stream(*args, **kwargs))
+
+    def _identified(self, start: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, metadata: Iterable[tuple[str, Any]] | None = None, **kwargs: Any) -> Any:
+            own = dict(self._identity())
+            given = tuple(metadata or ())
+            for key, _ in given:
+                own.pop(key, None)
+            return start(*args, metadata=(*own.items(), *given), **kwargs)
+
+        return call
 
 
 class MetamorphClient:
@@ -90,7 +130,7 @@ class MetamorphClient:
 
     `token` is sent as a Bearer token; a callable is called for every call, so that it can return a fresh token. `vault`
     selects a vault in dev mode. `on_retry` is called with each error before a retry.
-    The stubs `chat`, `vault` and `admin` take `metadata=client.metadata`.
+    Calls of the stubs `chat`, `vault` and `admin` identify the caller so, unless their own `metadata=` does.
     """
 
     def __init__(
@@ -112,9 +152,10 @@ class MetamorphClient:
             if credentials is None
             else grpc.aio.secure_channel(target, credentials, options=OPTIONS)
         )
-        self.chat = ChatServiceStub(self._channel)
-        self.vault = VaultServiceStub(self._channel)
-        self.admin = AdminServiceStub(self._channel)
+        identifying = cast(grpc.aio.Channel, _IdentifyingChannel(self._channel, lambda: self.metadata))
+        self.chat = ChatServiceStub(identifying)
+        self.vault = VaultServiceStub(identifying)
+        self.admin = AdminServiceStub(identifying)
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,8 +164,8 @@ class MetamorphClient:
         await self._channel.close()
 
     @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Returns the metadata that identifies the caller, with a current token."""
+    def metadata(self) -> Metadata:
+        """Returns the metadata that identifies the caller, with a current token. The stubs send it by themselves."""
         token = self._token() if callable(self._token) else self._token
         return (
             *([("authorization", f"Bearer {token}")] if token else []),
@@ -135,7 +176,7 @@ class MetamorphClient:
         """Creates a session. `fields` are the fields of Session that a caller can set. Raises MetamorphError."""
         request = CreateSessionRequest(session=Session(**fields), request_id=str(uuid.uuid4()))
         try:
-            response: CreateSessionResponse = await self.chat.CreateSession(request, metadata=self.metadata)
+            response: CreateSessionResponse = await self.chat.CreateSession(request)
         except grpc.aio.AioRpcError as error:
             raise MetamorphError.of(error) from error
         return response.session
@@ -147,14 +188,14 @@ class MetamorphClient:
 
         `fields` are the fields of SendMessageRequest, such as `options=GenerationOptions(model=…)`. A `request_id` is
         generated if there is none, so that a send whose response was lost can be repeated. Raises MetamorphError if the
-        server refuses the call, or cannot be reached for `give_up_after` seconds. The turn may be running even so, and
-        can be followed with `follow`.
+        server refuses the call, or if for `give_up_after` seconds it cannot be reached or its streams end before the
+        turn does, without a further event. The turn may be running even so, and can be followed with `follow`.
         """
         blocks = [ContentBlock(text=TextBlock(text=content))] if isinstance(content, str) else list(content)
         request_id = fields.pop("request_id", None) or str(uuid.uuid4())
         request = SendMessageRequest(session_id=session_id, content=blocks, request_id=request_id, **fields)
         # The same request_id replays the turn from its first event.
-        async for event in self._resuming(lambda: self.chat.SendMessage(request, metadata=self.metadata), "", 0):
+        async for event in self._resuming(lambda: self.chat.SendMessage(request), "", 0):
             yield event
 
     async def regenerate(self, user_message_id: str, **fields: Any) -> AsyncGenerator[TurnEvent]:
@@ -164,7 +205,7 @@ class MetamorphClient:
         """
         request_id = fields.pop("request_id", None) or str(uuid.uuid4())
         request = RegenerateReplyRequest(user_message_id=user_message_id, request_id=request_id, **fields)
-        async for event in self._resuming(lambda: self.chat.RegenerateReply(request, metadata=self.metadata), "", 0):
+        async for event in self._resuming(lambda: self.chat.RegenerateReply(request), "", 0):
             yield event
 
     async def follow(self, turn_id: str, after_sequence: int = 0) -> AsyncGenerator[TurnEvent]:
@@ -177,17 +218,27 @@ class MetamorphClient:
     ) -> AsyncGenerator[TurnEvent]:
         loop = asyncio.get_running_loop()
         attempts, failing_since = 0, None
+        finished = False
         while True:
             call = start() if start is not None and not turn_id else self._stream_turn(turn_id, sequence)
+            first = True
             try:
                 async for response in call:
                     event = response.event
+                    is_next, first = _is_next(event, sequence, first=first), False
+                    if not is_next:
+                        continue
                     turn_id, sequence = event.turn_id, event.sequence
                     attempts, failing_since = 0, None
+                    finished = event.HasField("turn_finished")
                     yield event
-                return
-            except grpc.aio.AioRpcError as error:
-                refusal = MetamorphError.of(error)
+                if finished or (start is None and await self._ended(turn_id, sequence)):
+                    return
+                raise MetamorphError.incomplete(f"the stream ended after event {sequence}, before TurnFinished")
+            except (grpc.aio.AioRpcError, MetamorphError) as error:
+                if finished:
+                    return
+                refusal = error if isinstance(error, MetamorphError) else MetamorphError.of(error)
                 failing_since = failing_since or loop.time()
                 delay = _backoff(attempts) if refusal.retry_delay is None else refusal.retry_delay
                 if not refusal.resumable or loop.time() + delay - failing_since > self._give_up_after:
@@ -199,8 +250,25 @@ class MetamorphClient:
             attempts += 1
 
     def _stream_turn(self, turn_id: str, sequence: int) -> Any:
-        request = StreamTurnRequest(turn_id=turn_id, after_sequence=sequence)
-        return self.chat.StreamTurn(request, metadata=self.metadata)
+        return self.chat.StreamTurn(StreamTurnRequest(turn_id=turn_id, after_sequence=sequence))
+
+    async def _ended(self, turn_id: str, sequence: int) -> bool:
+        """Returns whether a turn has no event after a sequence, and will have none.
+
+        StreamTurn ends OK without an event then, and no other stream does.
+        """
+        turn = (await self.chat.GetTurn(GetTurnRequest(turn_id=turn_id))).turn
+        return turn.status != TURN_STATUS_RUNNING and turn.last_sequence <= sequence
+
+
+def _is_next(event: TurnEvent, sequence: int, *, first: bool) -> bool:
+    """Returns whether an event continues a sequence, or False for a repeated one. Raises MetamorphError for a gap.
+
+    TurnFinished may be the first of a stream whatever the sequence, because the others may have expired.
+    """
+    if event.sequence > sequence + 1 and not (first and event.HasField("turn_finished")):
+        raise MetamorphError.incomplete(f"event {event.sequence} follows event {sequence}")
+    return event.sequence > sequence
 
 
 def _backoff(attempts: int) -> float:

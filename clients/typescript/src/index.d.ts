@@ -13,9 +13,12 @@ export * from "./gen/metamorph/chat/v1/turn_pb.js";
 export * from "./gen/metamorph/vault/v1/usage_pb.js";
 export * from "./gen/metamorph/vault/v1/vault_service_pb.js";
 
-/** Identifies the caller by a token or, in dev mode only, by the vault alone. */
+/**
+ * Identifies the caller by a token or, in dev mode only, by the vault alone. A function is called for every call, so
+ * that it can return a fresh token. A call whose `headers` have the same entry keeps its own.
+ */
 export interface Caller {
-  token?: string;
+  token?: string | (() => string | Promise<string>);
   vault?: string;
 }
 

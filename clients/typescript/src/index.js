@@ -18,9 +18,12 @@ export * from "./gen/metamorph/vault/v1/vault_service_pb.js";
 const channel = JSON.parse(readFileSync(new URL("./gen/channel.json", import.meta.url), "utf8"));
 
 export function connect(baseUrl, { token, vault } = {}) {
-  const identify = (next) => (request) => {
-    if (token) request.header.set("authorization", `Bearer ${token}`);
-    if (vault) request.header.set("x-vault-id", vault);
+  const identify = (next) => async (request) => {
+    if (token && !request.header.has("authorization")) {
+      const fresh = typeof token === "function" ? await token() : token;
+      request.header.set("authorization", `Bearer ${fresh}`);
+    }
+    if (vault && !request.header.has("x-vault-id")) request.header.set("x-vault-id", vault);
     return next(request);
   };
   const transport = createGrpcTransport({

@@ -125,10 +125,10 @@ def _dollars(nanos: int) -> str:
 async def _session(client: MetamorphClient, session_id: str, title: str) -> str:
     """Returns the id of the session: the given one, which must exist, or that of a new one."""
     if session_id:
-        await client.chat.GetSession(GetSessionRequest(session_id=session_id), metadata=client.metadata)
+        await client.chat.GetSession(GetSessionRequest(session_id=session_id))
         return session_id
     request = CreateSessionRequest(session=Session(title=title[:TITLE_CHARACTERS]))
-    created = await client.chat.CreateSession(request, metadata=client.metadata)
+    created = await client.chat.CreateSession(request)
     return created.session.session_id
 
 

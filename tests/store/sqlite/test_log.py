@@ -144,39 +144,29 @@ async def test_a_snapshot_that_is_not_ours_does_not_stop_writes(
     assert (tmp_path / "metamorph.db-wal").stat().st_size < log.FULL_BYTES + 4 * len(LARGE)
 
 
-def test_a_closed_gate_waits_for_the_open_snapshots_and_keeps_new_ones_away() -> None:
-    passing, order = Gate(), []
-    first, opened = threading.Event(), threading.Event()
+async def test_a_full_log_that_cannot_be_emptied_is_not_tried_again_at_once(
+    database: SqliteDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "BUSY_MILLISECONDS", 0)
+    monkeypatch.setattr(log, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(log, "EMPTY_BYTES", 1 << 40)
+    await asyncio.sleep(log.RETRY_SECONDS)
+    closings: list[bool] = []
+    closed = Gate.closed
 
-    def read(name: str, until: threading.Event) -> None:
-        with passing.snapshot():
-            opened.set()
-            until.wait(5)
-            order.append(name)
+    def counted(self: Gate, *, hurry: bool) -> Any:
+        closings.append(hurry)
+        return closed(self, hurry=hurry)
 
-    early = threading.Thread(target=read, args=("early", first))
-    early.start()
-    opened.wait(5)
-    threading.Timer(0.02, first.set).start()
-    with passing.closed(hurry=True) as alone:
-        assert alone
-        order.append("closed")
-        late = threading.Thread(target=read, args=("late", first))
-        late.start()
-        time.sleep(0.05)
-        order.append("open")
-    for thread in (early, late):
-        thread.join()
-    assert order == ["early", "closed", "open", "late"]
-
-
-def test_a_gate_that_need_not_be_empty_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "PATIENCE_SECONDS", 0.01)
-    passing = Gate()
-    with passing.snapshot(), passing.closed(hurry=False) as alone:
-        assert (alone, passing.hurried) == (False, False)
-    with passing.closed(hurry=False) as alone:
-        assert alone
+    monkeypatch.setattr(Gate, "closed", counted)
+    other = apsw.Connection(str(tmp_path / "metamorph.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    other.execute("BEGIN")
+    other.execute("SELECT COUNT(*) FROM sessions").fetchall()
+    began = time.monotonic()
+    assert await largest_log(database, tmp_path / "metamorph.db-wal") > log.FULL_BYTES
+    other.close()
+    assert 1 <= len(closings) <= 1 + (time.monotonic() - began) / log.RETRY_SECONDS
+    assert all(closings)
 
 
 async def test_a_log_that_cannot_be_emptied_yet_does_not_close_the_gate_after_every_commit(

@@ -1,0 +1,44 @@
+// Prints the vault that each of several calls acts on.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"metamorph/clients/go/metamorph"
+	chatv1 "metamorph/clients/go/metamorph/chat/v1"
+	vaultv1 "metamorph/clients/go/metamorph/vault/v1"
+)
+
+func main() {
+	plain, target := context.Background(), os.Getenv("METAMORPH_TARGET")
+	tokens := []string{os.Getenv("ALICE"), os.Getenv("BOB")}
+	alice := must(metamorph.Connect(target, metamorph.Caller{Token: tokens[0]}))
+	explicit := metadata.AppendToOutgoingContext(plain, "authorization", "Bearer "+tokens[1])
+	fresh := must(metamorph.Connect(target, metamorph.Caller{FreshToken: func(context.Context) (string, error) {
+		token := tokens[0]
+		tokens = tokens[1:]
+		return token, nil
+	}}))
+	for _, call := range []struct {
+		client *metamorph.Client
+		ctx    context.Context
+	}{{alice, plain}, {alice, explicit}, {fresh, plain}, {fresh, plain}} {
+		fmt.Println(must(call.client.Vault.WhoAmI(call.ctx, &vaultv1.WhoAmIRequest{})).VaultId)
+	}
+	stream := must(alice.Chat.StreamTurn(plain, &chatv1.StreamTurnRequest{TurnId: "turn_none"}))
+	_, err := stream.Recv()
+	fmt.Println(status.Convert(err).Message())
+}
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		log.Fatal(err)
+	}
+	return value
+}

@@ -1,0 +1,93 @@
+"""Clients identify the caller on every call, unless the call itself does."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.client import MetamorphClient
+from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+
+from tests.support.caller import Events, send_request, upload_requests
+from tests.support.media import FILES
+from tests.support.paths import ROOT
+from tests.support.programs import require
+from tests.support.serving import Serving, serving
+from tests.support.tokens import mint
+
+PROGRAMS = Path(__file__).parent / "programs"
+TYPESCRIPT = ROOT / "clients" / "typescript"
+
+
+async def vault_of(client: MetamorphClient, *metadata: tuple[str, str]) -> str:
+    return (await client.vault.WhoAmI(WhoAmIRequest(), metadata=metadata)).vault_id
+
+
+async def test_every_kind_of_call_identifies_the_caller(running: Serving) -> None:
+    async with MetamorphClient(running.target, token=mint()) as client:
+        assert (await client.vault.WhoAmI(WhoAmIRequest())).vault_id == "acme"
+        session = await client.create_session()
+        events = await Events(client.chat.SendMessage(send_request(session.session_id, "Hello"))).rest()
+        assert events[-1].HasField("turn_finished")
+        uploaded = await client.chat.UploadAttachment(iter(upload_requests(FILES["image/png"])))
+        writing = client.chat.UploadAttachment()
+        for request in upload_requests(FILES["image/png"]):
+            await writing.write(request)
+        await writing.done_writing()
+        assert (await writing).attachment == uploaded.attachment
+
+
+async def test_the_metadata_of_a_call_takes_precedence(running: Serving) -> None:
+    other = ("authorization", f"Bearer {mint(vault='other')}")
+    async with MetamorphClient(running.target, token=mint()) as client:
+        assert await vault_of(client, other) == "other"
+        assert await vault_of(client, *client.metadata) == "acme"
+        request = pb.CreateSessionRequest()
+        call = client.chat.CreateSession(request, metadata=[("x-request-id", "mine")])
+        assert dict(await call.trailing_metadata() or ())["x-request-id"] == "mine"
+        await call
+
+
+async def test_the_vault_of_a_call_takes_precedence_in_dev_mode(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, emblem_dev_mode=True) as running,
+        MetamorphClient(running.target, vault="mine") as client,
+    ):
+        assert [await vault_of(client), await vault_of(client, ("x-vault-id", "yours"))] == ["mine", "yours"]
+
+
+async def test_each_call_asks_for_a_token(running: Serving) -> None:
+    vaults = (f"vault-{number}" for number in itertools.count())
+    async with MetamorphClient(running.target, token=lambda: mint(vault=next(vaults))) as client:
+        assert [await vault_of(client) for _ in range(3)] == ["vault-0", "vault-1", "vault-2"]
+
+
+def node() -> list[str]:
+    require("node", hint="install Node 20, then `make tools`", installed=TYPESCRIPT / "node_modules")
+    return ["node", "--input-type=module", "--eval", (PROGRAMS / "credentials.js").read_text()]
+
+
+def go() -> list[str]:
+    return [require("go", hint="install Go"), "run", str(PROGRAMS / "credentials.go")]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("language", "command"), [("typescript", node), ("go", go)], ids=["TypeScript", "Go"])
+async def test_another_language_does_the_same(
+    running: Serving, language: str, command: Callable[[], list[str]]
+) -> None:
+    tokens = {"ALICE": mint(vault="alice"), "BOB": mint(vault="bob")}
+    process = await asyncio.create_subprocess_exec(
+        *command(),
+        cwd=ROOT / "clients" / language,
+        env={**os.environ, "METAMORPH_TARGET": running.target, **tokens},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    # Its own, the call's, a fresh one for each call, and a stream, which is refused for its turn and not its caller.
+    assert out.decode().split("\n") == ["alice", "bob", "alice", "bob", "no turn turn_none", ""]
