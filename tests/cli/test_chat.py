@@ -74,6 +74,15 @@ async def test_what_a_cancelled_reply_has_used_at_most_is_shown(tmp_path: Path, 
         assert f"{shown} Continue" in " ".join(err.split())
 
 
+async def test_a_reply_that_the_model_declines_says_so(tmp_path: Path, api: FakeMessagesApi) -> None:
+    details = {"type": "refusal", "category": "cyber", "explanation": "Not this."}
+    api.default = Reply((), stop_reason="refusal", stop_details=details)
+    async with asking(api, tmp_path) as running:
+        code, _, err = await run("chat", "--target", running.target, "--token", mint(), "Hi")
+    assert code == 0
+    assert "The model declined to reply: cyber: Not this." in err
+
+
 async def test_a_cost_that_would_be_shown_as_nothing_is_not(tmp_path: Path, api: FakeMessagesApi) -> None:
     async with asking(api, tmp_path / "asking") as running:
         _, _, err = await run("chat", "--target", running.target, "--token", mint(), "Hi")

@@ -13,7 +13,7 @@ from metamorph.chat.v1.chat_service_pb2 import CreateSessionRequest, GetSessionR
 from metamorph.chat.v1.generation_pb2 import GenerationOptions
 from metamorph.chat.v1.message_pb2 import Usage
 from metamorph.chat.v1.session_pb2 import Session
-from metamorph.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED, TurnEvent, TurnFinished, TurnStatus
+from metamorph.chat.v1.turn_pb2 import STOP_REASON_REFUSAL, TURN_STATUS_COMPLETED, TurnEvent, TurnFinished, TurnStatus
 from metamorph.client import MetamorphClient, MetamorphError
 from rich.console import Console
 from rich.live import Live
@@ -107,6 +107,9 @@ class Conversation:
             # A cancelled turn has no error.
             error = f": {finished.error.reason}: {finished.error.message}" if finished.HasField("error") else ""
             self._terminal.note(f"{status}{error}")
+        elif finished.stop_reason == STOP_REASON_REFUSAL:
+            details = [finished.stop_details.category, finished.stop_details.explanation]
+            self._terminal.note(": ".join(["The model declined to reply", *filter(None, details)]))
         return finished.status == TURN_STATUS_COMPLETED
 
 
