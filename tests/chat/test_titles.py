@@ -47,6 +47,8 @@ async def test_a_session_without_a_title_gets_one_at_the_cost_of_its_vault(alice
     assert await titled(alice, session.session_id) == "Two birds"
     body = api.requests[1].body
     assert (body["model"], body["max_tokens"], len(body["messages"])) == ("claude-haiku-5-5", 2048, 1)
+    # The least that the model accepts.
+    assert body["thinking"] == {"type": "disabled"}
     assert "Name two birds" in body["messages"][0]["content"][0]["text"]
     usage = (await alice.vault.GetUsage(GetUsageRequest(group_by=[USAGE_GROUPING_MODEL]), metadata=alice.metadata)).rows
     costs = {row.model: (row.usage.input_tokens, row.turns) for row in usage}

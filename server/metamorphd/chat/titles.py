@@ -12,7 +12,7 @@ from metamorphd.errors import DomainError
 from metamorphd.llm.interface import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
 from metamorphd.models.caller import Scope
 from metamorphd.models.content import TextBlock, text_of
-from metamorphd.models.generation import EffectiveOptions
+from metamorphd.models.generation import EffectiveOptions, Thinking
 from metamorphd.models.message import Message, Role
 from metamorphd.models.turn import StopReason, TurnFinished, TurnStatus
 from metamorphd.store.database import Database
@@ -42,6 +42,7 @@ class Titles:
     def __init__(self, *, database: Database, model: Model, catalog: Catalog, clock: Clock, title_model: str) -> None:
         self._database = database
         self._model = model
+        self._catalog = catalog
         self._tariff = Tariff(catalog=catalog, charges=model.charges)
         self._clock = clock
         self._title_model = title_model
@@ -108,6 +109,11 @@ class Titles:
             f"<{role}>\n{text_of(message.content)[:READ_CHARACTERS]}\n</{role}>"
             for role, message in (("user", user_message), ("assistant", reply))
         )
-        options = EffectiveOptions(model=self._title_model, max_output_tokens=TITLE_TOKENS)
+        options = EffectiveOptions(model=self._title_model, max_output_tokens=TITLE_TOKENS, thinking=self._thinking())
         messages = (PromptMessage(Role.USER, (TextBlock(excerpt),)),)
         return Prompt(INSTRUCTIONS, messages, {}, options, text_bytes=len(excerpt.encode()))
+
+    def _thinking(self) -> Thinking:
+        """Returns the least thinking that the model accepts."""
+        accepted = self._catalog.model(self._title_model).capabilities.thinking
+        return Thinking(next((mode for mode in ("disabled", "between_tools") if mode in accepted), ""))
