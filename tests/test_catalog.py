@@ -17,33 +17,12 @@ from metamorphd.errors import StartupRefused
 from metamorphd.models.usage import Usage
 from metamorphd.server import Server
 
+from tests.support.catalogs import dollars, entry, written
 from tests.support.tokens import SECRET
 
 CATALOG = load_catalog(None)
 HAIKU = "claude-haiku-5-5"
 DOLLAR = 1_000_000_000
-
-
-def dollars(**prices: float) -> dict[str, float]:
-    return {"input": 2, "output": 10, "cache_read": 0.2, "cache_write": 2.5} | prices
-
-
-def entry(**fields: Any) -> dict[str, Any]:
-    """Returns a model entry of a file, without the fields that are None."""
-    values: dict[str, Any] = {
-        "model": "m",
-        "display_name": "M",
-        "context_tokens": 1000,
-        "max_output_tokens": 100,
-        "prices": [{"above_input_tokens": 0, "usd_per_million_tokens": dollars()}],
-    }
-    return {name: value for name, value in (values | fields).items() if value is not None}
-
-
-def written(directory: Path, *models: dict[str, Any]) -> Path:
-    path = directory / "catalog.json"
-    path.write_text(json.dumps({"models": models}))
-    return path
 
 
 def test_the_built_in_catalog_lists_its_models_in_order() -> None:

@@ -9,13 +9,13 @@ from metamorph.chat.v1 import generation_pb2, message_pb2
 from metamorph.chat.v1.generation_pb2 import ThinkingConfig, ToolChoice
 
 from tests.support.caller import Caller, text_block
+from tests.support.catalogs import entry, written
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.media import FILES
 from tests.support.refusal import refused
 from tests.support.serving import asking
 from tests.support.tools import ASKS, WEATHER, result
 from tests.support.turns import regenerate
-from tests.test_catalog import entry, written
 
 OPUS, SONNET, HAIKU, OLD = "claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-sonnet-4-5"
 ENABLED = ThinkingConfig(mode=generation_pb2.THINKING_MODE_ENABLED, budget_tokens=2048)

@@ -3,6 +3,7 @@
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 
 def permissive(directory: Path) -> Path:
@@ -12,4 +13,28 @@ def permissive(directory: Path) -> Path:
         del model["capabilities"]
     path = directory / "permissive.json"
     path.write_text(json.dumps(catalog))
+    return path
+
+
+def dollars(**prices: float) -> dict[str, float]:
+    """Returns the prices of a file, with the given ones replaced."""
+    return {"input": 2, "output": 10, "cache_read": 0.2, "cache_write": 2.5} | prices
+
+
+def entry(**fields: Any) -> dict[str, Any]:
+    """Returns a model entry of a file, without the fields that are None."""
+    values: dict[str, Any] = {
+        "model": "m",
+        "display_name": "M",
+        "context_tokens": 1000,
+        "max_output_tokens": 100,
+        "prices": [{"above_input_tokens": 0, "usd_per_million_tokens": dollars()}],
+    }
+    return {name: value for name, value in (values | fields).items() if value is not None}
+
+
+def written(directory: Path, *models: dict[str, Any]) -> Path:
+    """Returns a file of models."""
+    path = directory / "catalog.json"
+    path.write_text(json.dumps({"models": models}))
     return path

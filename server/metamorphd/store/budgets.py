@@ -36,10 +36,13 @@ FROM (
     WHERE vault_id = :vault_id AND day >= :month AND day < :next_month
 ) AS spent
 """
+# Found by the index of running turns alone, in which there is no other column.
 GET_RESERVED = """
-SELECT COALESCE(SUM(reserved_tokens), 0) AS tokens, COALESCE(SUM(reserved_cost_usd_nanos), 0) AS cost_usd_nanos
-FROM turns
-WHERE vault_id = :vault_id AND status = 'RUNNING'
+SELECT COALESCE(SUM(turn.reserved_tokens), 0) AS tokens,
+    COALESCE(SUM(turn.reserved_cost_usd_nanos), 0) AS cost_usd_nanos
+FROM turns AS running CROSS JOIN turns AS turn
+WHERE running.vault_id = :vault_id AND running.status = 'RUNNING'
+    AND turn.vault_id = :vault_id AND turn.turn_id = running.turn_id
 """
 # The messages that the model will read; content only of those with attachments, whose size in bytes is not enough.
 GET_BRANCH_SIZES = (

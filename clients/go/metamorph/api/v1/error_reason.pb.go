@@ -123,9 +123,9 @@ const (
 	ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED ErrorReason = 41
 	// In a turn: UNAVAILABLE. The model provider is overloaded. Send again after retry_delay.
 	ErrorReason_ERROR_REASON_UPSTREAM_OVERLOADED ErrorReason = 42
-	// In a turn: INVALID_ARGUMENT (type, attachment_ids). The model provider refused the request. Do not repeat unchanged.
-	// attachment_ids, separated by commas, are of the images and documents that it refused, if it says so. They are left
-	// out of later prompts until they are uploaded again.
+	// In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
+	// images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
+	// until they are uploaded again.
 	ErrorReason_ERROR_REASON_UPSTREAM_REJECTED ErrorReason = 43
 	// In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again.
 	ErrorReason_ERROR_REASON_UPSTREAM_UNAVAILABLE ErrorReason = 44

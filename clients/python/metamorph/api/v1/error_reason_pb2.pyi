@@ -127,9 +127,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UPSTREAM_OVERLOADED: _ErrorReason.ValueType  # 42
     """In a turn: UNAVAILABLE. The model provider is overloaded. Send again after retry_delay."""
     ERROR_REASON_UPSTREAM_REJECTED: _ErrorReason.ValueType  # 43
-    """In a turn: INVALID_ARGUMENT (type, attachment_ids). The model provider refused the request. Do not repeat unchanged.
-    attachment_ids, separated by commas, are of the images and documents that it refused, if it says so. They are left
-    out of later prompts until they are uploaded again.
+    """In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
+    images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
+    until they are uploaded again.
     """
     ERROR_REASON_UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 44
     """In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again."""
@@ -298,9 +298,9 @@ ERROR_REASON_UPSTREAM_RATE_LIMITED: ErrorReason.ValueType  # 41
 ERROR_REASON_UPSTREAM_OVERLOADED: ErrorReason.ValueType  # 42
 """In a turn: UNAVAILABLE. The model provider is overloaded. Send again after retry_delay."""
 ERROR_REASON_UPSTREAM_REJECTED: ErrorReason.ValueType  # 43
-"""In a turn: INVALID_ARGUMENT (type, attachment_ids). The model provider refused the request. Do not repeat unchanged.
-attachment_ids, separated by commas, are of the images and documents that it refused, if it says so. They are left
-out of later prompts until they are uploaded again.
+"""In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
+images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
+until they are uploaded again.
 """
 ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 44
 """In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again."""

@@ -319,9 +319,9 @@ export enum ErrorReason {
   UPSTREAM_OVERLOADED = 42,
 
   /**
-   * In a turn: INVALID_ARGUMENT (type, attachment_ids). The model provider refused the request. Do not repeat unchanged.
-   * attachment_ids, separated by commas, are of the images and documents that it refused, if it says so. They are left
-   * out of later prompts until they are uploaded again.
+   * In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
+   * images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
+   * until they are uploaded again.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_REJECTED = 43;
    */
