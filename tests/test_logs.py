@@ -41,6 +41,20 @@ async def test_each_call_logs_one_json_line_with_the_fields_of_the_guide_and_no_
         assert secret not in text
 
 
+def test_what_grpc_logs_of_a_callers_metadata_is_left_out(tmp_path: Path) -> None:
+    program = """
+import logging
+from metamorphd.log_output import STANDARD_OUTPUT
+from metamorphd.observe import configure_logging
+configure_logging("info")
+for message in ("Invalid encoding on key of metadata", "Another Invalid encoding on key"):
+    logging.getLogger("grpc._cython.cygrpc").error(message)
+STANDARD_OUTPUT.close()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in ended.stdout.splitlines()] == ["Another Invalid encoding on key"]
+
+
 def refused_start(directory: Path, **environment: str) -> str:
     """Returns the output of a `metamorph serve` that does not start."""
     base = {"EMBLEM_JWT_SECRET": SECRET, "LISTEN_ADDRESS": "127.0.0.1", "PORT": "0", "GRPC_PORT": "0"}

@@ -23,7 +23,7 @@ from scripts.mutants.trial import Result, Tree
 ROOT = Path(__file__).parents[2]
 EXPLAINED = Path("scripts", "mutants", "explained.toml")
 # They take long, and say nothing about a condition that others do not.
-SLOW = ("tests/bench", "tests/deploy", "tests/docs", "tests/harness", "tests/scripts")
+SLOW = ("tests/bench", "tests/deploy", "tests/docs/test_blocks.py", "tests/harness", "tests/scripts")
 
 
 @click.command()

@@ -45,7 +45,7 @@ class Tracing:
             self._failed.add(report.nodeid)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "subprocess.Popen" and "-m" in arguments[1]:
+        if event == "subprocess.Popen" and sys.executable in arguments[1]:
             self._starting.add(self._running)
 
     def pytest_sessionfinish(self) -> None:

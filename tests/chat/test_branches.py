@@ -61,6 +61,7 @@ async def test_cancelling_before_the_first_token_stores_no_reply(alice: Caller, 
     call = alice.start(session.session_id)
     started = await call.next()
     await api.until_answering()
+    assert (await get_session(alice, session.session_id)).running_turn_ids == [started.turn_id]
     assert (await cancel(alice, started.turn_id)).status == turn_pb2.TURN_STATUS_CANCELLED
     (finished,) = await call.rest()
     assert not finished.turn_finished.HasField("message")

@@ -85,6 +85,26 @@ async def test_a_connection_beyond_its_networks_share_replaces_the_oldest_that_w
             writer.close()
 
 
+async def test_a_connection_that_is_being_answered_is_not_replaced() -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> None:
+        asked.set()
+        await answer.wait()
+
+    app = application(failing=slowly, degraded=lambda: None, registry=Metrics().registry)
+    async with HttpServer(app, address="127.0.0.1", port=0, limits=LIMITS) as http:
+        answered, writer = await connect(http.port, HEALTH + b"connection: close\r\n\r\n")
+        await asked.wait()
+        others = [await connect(http.port) for _ in range(4)]
+        # The oldest of those that wait.
+        assert await received(others[0][0]) == b""
+        answer.set()
+        assert b"200 OK" in await received(answered)
+        for _, each in [*others, (answered, writer)]:
+            each.close()
+
+
 async def test_requests_may_be_pipelined_and_of_http_1_0() -> None:
     async with listening() as port:
         reader, writer = await connect(port, (HEALTH + b"\r\n") * 2 + HEALTH + b"connection: close\r\n\r\n")
