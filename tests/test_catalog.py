@@ -70,9 +70,9 @@ def test_built_in_prices_are_those_of_the_list() -> None:
 
 def test_built_in_prices_say_where_they_are_from() -> None:
     entries = json.loads(resources.files("metamorphd").joinpath("catalog.json").read_text())["models"]
-    for entry in entries:
-        assert entry["prices_source"].startswith("https://")
-        assert date(2026, 10, 1) <= date.fromisoformat(entry["prices_date"])
+    for each in entries:
+        assert each["prices_source"].startswith("https://")
+        assert date(2026, 10, 1) <= date.fromisoformat(each["prices_date"])
 
 
 @pytest.mark.parametrize(

@@ -1597,7 +1597,9 @@ type SearchMessagesRequest struct {
 	// Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
 	// and 1000 characters. The first 65,536 characters of a message are searched. The first 500 different words of its
 	// first 8,192 characters are found as soon as it is stored, the others some seconds later. In scripts that put no
-	// spaces between words, such as Chinese, Japanese and Thai, a word is found wherever its characters follow each other.
+	// spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) any part of a run is found, from one character
+	// on, wherever its characters follow each other; a character counts as two words there. In all others a word is found
+	// as a whole, not by its beginning. Symbols and emoji are not found.
 	Query string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
 	// The maximum number to return. 0 means 50; the maximum is 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -1734,9 +1736,11 @@ type MessageMatch struct {
 	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=metamorph.chat.v1.Role" json:"role,omitempty"`
 	// When it was stored.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// The part of its text around the first match. `…` marks where text was left out.
+	// The part of its text around the first match, as it was stored. `…` marks where text was left out, which is never
+	// between a letter and its marks.
 	Snippet string `protobuf:"bytes,5,opt,name=snippet,proto3" json:"snippet,omitempty"`
-	// The matching words and phrases in snippet, in order.
+	// Where the words, phrases and runs of the query are in snippet, in order, each as a whole. Those that overlap are one
+	// range. A range has whole characters: letters with all of their marks, and both letters of a ligature.
 	Highlights    []*TextRange `protobuf:"bytes,6,rep,name=highlights,proto3" json:"highlights,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -70,9 +70,11 @@ type ChatServiceClient interface {
 	// erased as by DeleteSession. Its place in the tree stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
 	// answered.
 	DeleteMessage(ctx context.Context, in *DeleteMessageRequest, opts ...grpc.CallOption) (*DeleteMessageResponse, error)
-	// Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
-	// forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
-	// is, in this vault or in others.
+	// Finds messages by their text, newest first. All words must occur, in any order. Words are compared in one folding,
+	// in every script: without case (Unicode's full case folding), compatibility forms (NFKC), accents, strokes and
+	// invisible characters, whether composed or not. Vowels and tones that are marks, as in Hindi and Thai, and voicing in
+	// Japanese are compared. The page on conversations says by script what is found and what is not. The order depends on
+	// nothing but the matching messages: not on how common a word is, in this vault or in others.
 	SearchMessages(ctx context.Context, in *SearchMessagesRequest, opts ...grpc.CallOption) (*SearchMessagesResponse, error)
 	// Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
 	// creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.
@@ -368,9 +370,11 @@ type ChatServiceServer interface {
 	// erased as by DeleteSession. Its place in the tree stays. Can be repeated. NOT_FOUND / MESSAGE_NOT_FOUND, FAILED_PRECONDITION / BRANCH_BUSY while it is being
 	// answered.
 	DeleteMessage(context.Context, *DeleteMessageRequest) (*DeleteMessageResponse, error)
-	// Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
-	// forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
-	// is, in this vault or in others.
+	// Finds messages by their text, newest first. All words must occur, in any order. Words are compared in one folding,
+	// in every script: without case (Unicode's full case folding), compatibility forms (NFKC), accents, strokes and
+	// invisible characters, whether composed or not. Vowels and tones that are marks, as in Hindi and Thai, and voicing in
+	// Japanese are compared. The page on conversations says by script what is found and what is not. The order depends on
+	// nothing but the matching messages: not on how common a word is, in this vault or in others.
 	SearchMessages(context.Context, *SearchMessagesRequest) (*SearchMessagesResponse, error)
 	// Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
 	// creates no turn. If this stream ends early, the turn continues: resume it with StreamTurn.

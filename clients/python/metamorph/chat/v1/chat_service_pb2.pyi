@@ -860,7 +860,9 @@ class SearchMessagesRequest(_message.Message):
     """Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
     and 1000 characters. The first 65,536 characters of a message are searched. The first 500 different words of its
     first 8,192 characters are found as soon as it is stored, the others some seconds later. In scripts that put no
-    spaces between words, such as Chinese, Japanese and Thai, a word is found wherever its characters follow each other.
+    spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) any part of a run is found, from one character
+    on, wherever its characters follow each other; a character counts as two words there. In all others a word is found
+    as a whole, not by its beginning. Symbols and emoji are not found.
     """
     page_size: _builtins.int
     """The maximum number to return. 0 means 50; the maximum is 100."""
@@ -933,14 +935,18 @@ class MessageMatch(_message.Message):
     role: _message_pb2.Role.ValueType
     """The author: a user or the model."""
     snippet: _builtins.str
-    """The part of its text around the first match. `…` marks where text was left out."""
+    """The part of its text around the first match, as it was stored. `…` marks where text was left out, which is never
+    between a letter and its marks.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was stored."""
 
     @_builtins.property
     def highlights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextRange]:
-        """The matching words and phrases in snippet, in order."""
+        """Where the words, phrases and runs of the query are in snippet, in order, each as a whole. Those that overlap are one
+        range. A range has whole characters: letters with all of their marks, and both letters of a ligature.
+        """
 
     def __init__(
         self,

@@ -200,9 +200,11 @@ class ChatServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchMessages(self, request, context):
-        """Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
-        forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
-        is, in this vault or in others.
+        """Finds messages by their text, newest first. All words must occur, in any order. Words are compared in one folding,
+        in every script: without case (Unicode's full case folding), compatibility forms (NFKC), accents, strokes and
+        invisible characters, whether composed or not. Vowels and tones that are marks, as in Hindi and Thai, and voicing in
+        Japanese are compared. The page on conversations says by script what is found and what is not. The order depends on
+        nothing but the matching messages: not on how common a word is, in this vault or in others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

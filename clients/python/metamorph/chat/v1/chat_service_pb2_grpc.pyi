@@ -60,9 +60,11 @@ class ChatServiceStub:
     answered.
     """
     SearchMessages: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.SearchMessagesRequest, _chat_service_pb2.SearchMessagesResponse]
-    """Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
-    forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
-    is, in this vault or in others.
+    """Finds messages by their text, newest first. All words must occur, in any order. Words are compared in one folding,
+    in every script: without case (Unicode's full case folding), compatibility forms (NFKC), accents, strokes and
+    invisible characters, whether composed or not. Vowels and tones that are marks, as in Hindi and Thai, and voicing in
+    Japanese are compared. The page on conversations says by script what is found and what is not. The order depends on
+    nothing but the matching messages: not on how common a word is, in this vault or in others.
     """
     SendMessage: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.SendMessageRequest, _chat_service_pb2.SendMessageResponse]
     """Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
@@ -129,9 +131,11 @@ class ChatServiceAsyncStub(ChatServiceStub):
     answered.
     """
     SearchMessages: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.SearchMessagesRequest, _chat_service_pb2.SearchMessagesResponse]  # type: ignore[assignment]
-    """Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
-    forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
-    is, in this vault or in others.
+    """Finds messages by their text, newest first. All words must occur, in any order. Words are compared in one folding,
+    in every script: without case (Unicode's full case folding), compatibility forms (NFKC), accents, strokes and
+    invisible characters, whether composed or not. Vowels and tones that are marks, as in Hindi and Thai, and voicing in
+    Japanese are compared. The page on conversations says by script what is found and what is not. The order depends on
+    nothing but the matching messages: not on how common a word is, in this vault or in others.
     """
     SendMessage: _aio.UnaryStreamMultiCallable[_chat_service_pb2.SendMessageRequest, _chat_service_pb2.SendMessageResponse]  # type: ignore[assignment]
     """Stores a message and a turn in one transaction, then streams the turn's events. A call that is refused before that
@@ -249,9 +253,11 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_service_pb2.SearchMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_service_pb2.SearchMessagesResponse, _abc.Awaitable[_chat_service_pb2.SearchMessagesResponse]]:
-        """Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
-        forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
-        is, in this vault or in others.
+        """Finds messages by their text, newest first. All words must occur, in any order. Words are compared in one folding,
+        in every script: without case (Unicode's full case folding), compatibility forms (NFKC), accents, strokes and
+        invisible characters, whether composed or not. Vowels and tones that are marks, as in Hindi and Thai, and voicing in
+        Japanese are compared. The page on conversations says by script what is found and what is not. The order depends on
+        nothing but the matching messages: not on how common a word is, in this vault or in others.
         """
 
     @_abc_1.abstractmethod

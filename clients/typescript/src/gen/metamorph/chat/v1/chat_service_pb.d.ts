@@ -765,7 +765,9 @@ export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMes
    * Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
    * and 1000 characters. The first 65,536 characters of a message are searched. The first 500 different words of its
    * first 8,192 characters are found as soon as it is stored, the others some seconds later. In scripts that put no
-   * spaces between words, such as Chinese, Japanese and Thai, a word is found wherever its characters follow each other.
+   * spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) any part of a run is found, from one character
+   * on, wherever its characters follow each other; a character counts as two words there. In all others a word is found
+   * as a whole, not by its beginning. Symbols and emoji are not found.
    *
    * @generated from field: string query = 1;
    */
@@ -862,14 +864,16 @@ export declare type MessageMatch = Message<"metamorph.chat.v1.MessageMatch"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * The part of its text around the first match. `…` marks where text was left out.
+   * The part of its text around the first match, as it was stored. `…` marks where text was left out, which is never
+   * between a letter and its marks.
    *
    * @generated from field: string snippet = 5;
    */
   snippet: string;
 
   /**
-   * The matching words and phrases in snippet, in order.
+   * Where the words, phrases and runs of the query are in snippet, in order, each as a whole. Those that overlap are one
+   * range. A range has whole characters: letters with all of their marks, and both letters of a ligature.
    *
    * @generated from field: repeated metamorph.chat.v1.TextRange highlights = 6;
    */
@@ -1243,9 +1247,11 @@ export declare const ChatService: GenService<{
     output: typeof DeleteMessageResponseSchema;
   },
   /**
-   * Finds messages by their text, newest first. All words must occur, in any order. Case, accents and compatibility
-   * forms of characters are ignored. The order depends on nothing but the matching messages: not on how common a word
-   * is, in this vault or in others.
+   * Finds messages by their text, newest first. All words must occur, in any order. Words are compared in one folding,
+   * in every script: without case (Unicode's full case folding), compatibility forms (NFKC), accents, strokes and
+   * invisible characters, whether composed or not. Vowels and tones that are marks, as in Hindi and Thai, and voicing in
+   * Japanese are compared. The page on conversations says by script what is found and what is not. The order depends on
+   * nothing but the matching messages: not on how common a word is, in this vault or in others.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.SearchMessages
    */
