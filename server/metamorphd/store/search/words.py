@@ -134,7 +134,9 @@ def words_of(text: str) -> list[str]:
 
 
 def with_pairs(words: Sequence[str]) -> list[str]:
-    """Returns the words of a text and, behind the second one of each, its pairs of neighbours of unspaced scripts."""
+    """Returns the words of a text and, after the second one of each, its pairs of neighbours of unspaced scripts."""
+    if "".join(words).isascii():
+        return list(words)
     found: list[str] = []
     before = ""
     for word in words:
