@@ -25,6 +25,7 @@ from harness.abuse.subject import Subject, subject
 from harness.abuse.tenant import Tenant
 from harness.figure import Figure
 from harness.run import Run
+from tests.support.catalogs import permissive
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.tokens import mint
 
@@ -64,7 +65,12 @@ async def attack(run: Run, *, operations: int) -> list[Figure]:
     """Performs operations, then compares pairs of answers for every field that takes an id."""
     tenants, rpcs = (Tenant(), Tenant()), rpcs_of(SERVICES)
     async with FakeMessagesApi() as model:
-        environment = {"ANTHROPIC_API_KEY": "key", "ANTHROPIC_BASE_URL": model.base_url}
+        environment = {
+            "ANTHROPIC_API_KEY": "key",
+            "ANTHROPIC_BASE_URL": model.base_url,
+            # Random options are seldom all that one model accepts.
+            "MODEL_CATALOG": str(permissive(run.directory)),
+        }
         with subject(run.directory, mutant=run.mutant, environment=environment) as server:
             performed = Operations(server, rpcs, count=operations, seed=run.seed)
             await performed.run(tenants)
