@@ -166,7 +166,7 @@ class Claude:
         holds against it, the conversation can go on.
         """
         request = await _built(build, prompt)
-        retry = without_thinking(prompt) if request.thinks else None
+        kept = [prompt] if request.thinks else []
         del prompt
         while True:
             # Outside the try block, which would blame the provider for an error of ours.
@@ -176,7 +176,7 @@ class Claude:
                     path, cast_to=cast_to, content=request.body, options={"headers": request.headers | headers | length}
                 )
             except self._errors.all as exc:
-                if retry is None or not self._errors.rejects_thinking(exc):
+                if not kept or not self._errors.rejects_thinking(exc):
                     raise request.body.failure or self._errors.rejection(exc, request) from exc
                 logger.warning("the thinking of earlier replies was rejected; sending again without it")
             else:
@@ -184,7 +184,7 @@ class Claude:
             finally:
                 # The SDK keeps a reference to it as long as the reply is read.
                 request.body.clear()
-            request, retry = await _built(build, retry), None
+            request = await _built(build, without_thinking(kept.pop()))
 
 
 async def _built(build: Callable[[Prompt], Request], prompt: Prompt) -> Request:
@@ -212,7 +212,7 @@ class _Errors:
             raise
 
     def rejects_thinking(self, exc: Exception) -> bool:
-        """Returns whether a request was rejected because of thinking in it, as only the error's text tells."""
+        """Returns whether a request was rejected because of thinking in it, which only the error's text says."""
         if not isinstance(exc, self._anthropic.BadRequestError):
             return False
         return isinstance(exc.api_message, str) and _THINKING.search(exc.api_message) is not None

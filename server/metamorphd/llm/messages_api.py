@@ -71,9 +71,7 @@ COMPACTION = "compact_20260112"
 # More tokens than a model can read.
 NEVER_COMPACT = 100_000_000
 # In errors that name a block, and in those that blame an image or a document without naming it.
-_PLACE = re.compile(
-    r"messages\.(\d+)\.content\.(\d+)(?:\.tool_result\.content\.(\d+))?\.(?:image|document|pdf|tool_result)"
-)
+_PLACE = re.compile(r"messages\.(\d+)\.content\.(\d+)(?:\.tool_result\.content\.(\d+))?\.(?:image|document|pdf)")
 _UNREADABLE = re.compile(r"[Cc]ould not process (image|PDF)|PDF pages may be provided")
 # What precedes the messages, for the provider that signs thinking.
 BEGINNING = ("model", "system", "tools")
@@ -101,8 +99,8 @@ class Request:
         cannot be read: then it is one of the newest message that has any.
         """
         if (place := _PLACE.search(message)) is not None:
-            number, block, part = (None if digits is None else int(digits) for digits in place.groups())
-            found = [at for at in self.places if at[:2] == (number, block) and part in (None, at[2])]
+            named = tuple(int(digits or 0) for digits in place.groups())
+            found = [at for at in self.places if at[:3] == named]
         elif _UNREADABLE.search(message) is not None:
             found = [at for at in self.places if at[0] == self.places[-1][0]]
         else:
@@ -131,10 +129,11 @@ def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
         # Summaries are not accepted without it, even if no further one is to be made.
         parameters = {"context_management": _compaction(NEVER_COMPACT)} | parameters
     headers = {"anthropic-beta": COMPACTION_BETA} if "context_management" in parameters else {}
-    messages = list(_messages(prompt.messages, slots, prefix))
-    body = RequestBody(parameters, (message for message, _ in messages), slots, prompt.attachments)
-    places = tuple(_places(prompt.messages))
-    return Request(body, headers, prefix, thinks=any(thinks for _, thinks in messages), places=places)
+    messages = _Messages(prompt.messages, slots, prefix)
+    body = RequestBody(parameters, messages, slots, prompt.attachments)
+    # Most prompts have none, and thousands of messages.
+    places = tuple(_places(prompt.messages)) if prompt.attachments else ()
+    return Request(body, headers, prefix, thinks=messages.thinks, places=places)
 
 
 def _places(messages: Sequence[PromptMessage]) -> Iterator[tuple[int, int, int, str]]:
@@ -159,25 +158,32 @@ def without_thinking(prompt: Prompt) -> Prompt:
     return replace(prompt, messages=messages)
 
 
-def _messages(
-    messages: Iterable[PromptMessage], slots: AttachmentSlots, prefix: Prefix
-) -> Iterator[tuple[bytes, bool]]:
-    """Yields messages as they are sent, and whether they have thinking. Adds each to `prefix`.
+class _Messages:
+    """Messages as they are sent, serialized one by one. Each is added to `prefix`.
 
     Thinking is left out of a reply to a request that said something else before it. That changes what precedes later
-    replies, so their thinking is left out as well.
+    replies, so their thinking is left out as well. `thinks`: some was sent.
     """
-    for message in messages:
-        content = message.content
-        if _summarizes(message):
-            prefix.restart()
-        bound_to = {block.bound_to for block in content if isinstance(block, ThinkingBlock)}
-        if bound_to and bound_to != {prefix.digest}:
-            content = spoken(content)
-            bound_to = set()
-        written = serialized({"role": ROLES[message.role], "content": _content(content, slots)})
-        prefix.add(slots.without_mark(written))
-        yield written, bool(bound_to)
+
+    def __init__(self, messages: Iterable[PromptMessage], slots: AttachmentSlots, prefix: Prefix) -> None:
+        self.thinks = False
+        self._messages = messages
+        self._slots = slots
+        self._prefix = prefix
+
+    def __iter__(self) -> Iterator[bytes]:
+        for message in self._messages:
+            content = message.content
+            if _summarizes(message):
+                self._prefix.restart()
+            bound_to = {block.bound_to for block in content if isinstance(block, ThinkingBlock)}
+            if bound_to == {self._prefix.digest}:
+                self.thinks = True
+            elif bound_to:
+                content = spoken(content)
+            written = serialized({"role": ROLES[message.role], "content": _content(content, self._slots)})
+            self._prefix.add(self._slots.without_mark(written))
+            yield written
 
 
 def parameters_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
