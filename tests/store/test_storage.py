@@ -1,9 +1,13 @@
 """The bytes that a vault stores are counted whatever stores and deletes them."""
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
+from metamorphd.errors import StorageQuotaExceeded
 from metamorphd.models.attachment import Upload
 from metamorphd.models.content import ImageBlock, TextBlock
+from metamorphd.models.generation import Tool
 from metamorphd.models.session import SessionChanges
 from metamorphd.store.attachments import CHUNK_BYTES, create_attachment
 from metamorphd.store.database import Database, Transaction
@@ -11,7 +15,7 @@ from metamorphd.store.messages import delete_message
 from metamorphd.store.sessions import delete_session, update_session
 from metamorphd.store.storage import get_storage
 
-from tests.support.rows import ACME, CLOCK, KEY, append, erase_next, finish, new_message, new_session, new_turn
+from tests.support.rows import ACME, CLOCK, KEY, TERMS, append, erase_next, finish, new_message, new_session, new_turn
 
 IMAGES = [Upload.of("image/png", bytes([number]) * (CHUNK_BYTES + 1)) for number in range(2)]
 # Of each table by itself.
@@ -19,6 +23,7 @@ STORED = """
 SELECT
     (SELECT COALESCE(SUM(octet_length(content)), 0) FROM messages WHERE vault_id = :vault_id)
     + (SELECT COALESCE(SUM(size), 0) FROM attachments WHERE vault_id = :vault_id)
+    + (SELECT COALESCE(SUM(octet_length(options)), 0) FROM turns WHERE vault_id = :vault_id AND options <> '{}')
     + (SELECT COALESCE(SUM(octet_length(title) + octet_length(system_prompt) + octet_length(metadata)), 0)
        FROM sessions WHERE vault_id = :vault_id) AS stored_bytes
 """
@@ -47,6 +52,24 @@ async def send(database: Database, session_id: str, *content: Any) -> str:
     await append(database, turn, "Antwort ", "mit Umlauten: äöü")
     await finish(database, turn)
     return turn.user_message_id
+
+
+async def test_tools_that_are_kept_from_turn_to_turn_are_counted_with_each(database: Database) -> None:
+    session = await new_session(database)
+    tools: tuple[Tool, ...] | None = (Tool("a", "x" * 1000, "{}"),)
+    for _ in range(3):
+        before = await counted(database)
+        turn = await new_turn(database, session.session_id, tools=tools)
+        tools = None
+        await finish(database, turn)
+        assert await counted(database) > before + 1000
+    full = await counted(database) + 500
+    with pytest.raises(StorageQuotaExceeded):
+        await new_turn(database, session.session_id, terms=replace(TERMS, storage_limit=full))
+    await database.write(delete_session, ACME, session_id=session.session_id, etag="", now=CLOCK.now())
+    while await erase_next(database):
+        pass
+    assert await counted(database) == 0
 
 
 async def test_what_is_stored_and_erased_is_counted_step_by_step(database: Database) -> None:

@@ -12,7 +12,7 @@ from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn
 from metamorphd.store.attachments import added_bytes, store_upload
 from metamorphd.store.budgets import admit_turn, reserve
-from metamorphd.store.codec import encode_content, encode_options
+from metamorphd.store.codec import DEFAULTS, encode_content, encode_options
 from metamorphd.store.database import Transaction, grows
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
 from metamorphd.store.messages import create_message, get_message
@@ -66,7 +66,9 @@ async def create_turn(
         options=options,
         terms=terms,
     )
-    added = len(encode_content(plan.content)) + await added_bytes(tx, uploads=uploads)
+    added = len(encode_content(plan.content).encode()) + await added_bytes(tx, uploads=uploads)
+    stored_options = encode_options(plan.options)
+    added += _counted(stored_options)
     await require_storage(tx, added_bytes=added, default_limit=terms.storage_limit)
     budgeted = await _admit(tx, terms, now=message.create_time)
     for upload in uploads:
@@ -74,7 +76,14 @@ async def create_turn(
     message = replace(message, parent_message_id=plan.parent_message_id, content=plan.content)
     await create_message(tx, message=message)
     return await _insert(
-        tx, message, turn_id=message.turn_id, plan=plan, terms=terms, budgeted=budgeted, now=message.create_time
+        tx,
+        message,
+        turn_id=message.turn_id,
+        plan=plan,
+        stored_options=stored_options,
+        terms=terms,
+        budgeted=budgeted,
+        now=message.create_time,
     )
 
 
@@ -99,10 +108,25 @@ async def create_regeneration(
         return made
     message = await get_message(tx, message_id=user_message_id)
     plan = await plan_regeneration(tx, message=message, options=options, terms=terms)
-    await require_storage(tx, added_bytes=1, default_limit=terms.storage_limit)
+    stored_options = encode_options(plan.options)
+    await require_storage(tx, added_bytes=1 + _counted(stored_options), default_limit=terms.storage_limit)
     budgeted = await _admit(tx, terms, now=now)
     message = replace(message, creator=tx.scope.actor.user_id)
-    return await _insert(tx, message, turn_id=turn_id, plan=plan, terms=terms, budgeted=budgeted, now=now)
+    return await _insert(
+        tx,
+        message,
+        turn_id=turn_id,
+        plan=plan,
+        stored_options=stored_options,
+        terms=terms,
+        budgeted=budgeted,
+        now=now,
+    )
+
+
+def _counted(stored_options: str) -> int:
+    """Returns the bytes of options, with the tools that are kept from the turn before, as the schema counts them."""
+    return 0 if stored_options == encode_options(DEFAULTS) else len(stored_options.encode())
 
 
 async def _made_before(tx: Transaction, *, request: IdempotencyKey | None, turn_id: str, now: int) -> Turn | None:
@@ -126,6 +150,7 @@ async def _insert(
     *,
     turn_id: str,
     plan: Plan,
+    stored_options: str,
     terms: Terms,
     budgeted: bool,
     now: int,
@@ -150,7 +175,7 @@ async def _insert(
         model=plan.options.model,
         creator=message.creator,
         now=now,
-        options=encode_options(plan.options),
+        options=stored_options,
         reserved_tokens=reserved_tokens,
         reserved_cost_usd_nanos=reserved_cost,
         owner=terms.owner,
