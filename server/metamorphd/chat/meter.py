@@ -1,4 +1,4 @@
-"""What a call to a model has used: docs/decisions/0036-what-is-not-reported-is-estimated.md."""
+"""The usage of a call to a model: docs/decisions/0036-what-is-not-reported-is-estimated.md."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -5,39 +5,29 @@ import importlib
 import json
 import operator
 import re
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from email.utils import parsedate_to_datetime
 from functools import partial
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 import structlog
 
 from metamorphd.errors import (
-    DomainError,
     UpstreamFailed,
     UpstreamInterrupted,
     UpstreamNotAStream,
-    UpstreamOverloaded,
-    UpstreamRateLimited,
-    UpstreamRedirected,
-    UpstreamRejected,
-    UpstreamSpendLimit,
-    UpstreamStalled,
-    UpstreamUnauthenticated,
-    UpstreamUnavailable,
 )
 from metamorphd.llm.event_stream import ErrorData, EventStream
+from metamorphd.llm.failures import Failures, retry_after, within_reply
 from metamorphd.llm.interface import LARGE_TEXT, Prompt, ReplyEvent
-from metamorphd.llm.messages_api import Reply, Request, count_request, reply_request, without_thinking
 from metamorphd.llm.prefix import Prefix
+from metamorphd.llm.reply import Reply
+from metamorphd.llm.request import Request, count_request, reply_request, without_thinking
 
 # Importing anthropic takes a second or more and tens of megabytes, so the server begins to serve meanwhile.
 if TYPE_CHECKING:
-    from anthropic import APIStatusError, AsyncAnthropic
+    from anthropic import AsyncAnthropic
     from httpx2 import Response
 
 CONNECT_SECONDS = 10.0
@@ -47,12 +37,8 @@ LONGEST_RETRY_WAIT = 20.0
 LAST_EVENT_SECONDS = 2.0
 # Makes the SDK return a response whose bytes have not been read, like its own `with_streaming_response`.
 STREAMED = {"X-Stainless-Raw-Response": "stream"}
-_THINKING = re.compile(r"thinking|signature", re.IGNORECASE)
-_ERROR_TYPE = re.compile(r"[a-z_]{1,64}")
 _MEDIA_TYPE = re.compile(r"[a-z]{1,16}/[a-z0-9.+-]{1,64}")
 NOT_STREAMS = ("html", "json", "xml")
-SPEND_CODES = {"enforced_spend_limit_reached", "contract_spend_limit_reached"}
-_SPENT = re.compile(r"You have reached your specified (workspace )?API usage limits|Your credit balance is too low")
 
 
 logger = structlog.get_logger(__name__)
@@ -92,7 +78,7 @@ class Claude:
         httpx2 = importlib.import_module("httpx2")
         timeout = httpx2.Timeout(self._stall_seconds, connect=CONNECT_SECONDS)
         self._streamed, self._counted = anthropic.AsyncAPIResponse[Any], anthropic.types.MessageTokensCount
-        self._errors = _Errors(anthropic=anthropic, httpx2=httpx2)
+        self._failures = Failures(anthropic=anthropic, httpx2=httpx2)
         self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
             api_key=self._api_key,
             base_url=self._base_url,
@@ -103,7 +89,7 @@ class Claude:
             http_client=anthropic.DefaultAioHttpClient(
                 timeout=timeout, follow_redirects=False, event_hooks={"response": [_refuse_long_waits]}
             ),
-            middleware=[self._errors.end_at_silence],
+            middleware=[self._failures.end_at_silence],
         )
 
     async def __aexit__(self, *_: object) -> None:
@@ -141,9 +127,9 @@ class Claude:
                         return
                     if failure is not None:
                         raise failure
-            except self._errors.all as exc:
+            except self._failures.all as exc:
                 if not reply.whole:
-                    raise self._errors.translate(exc, answered=True) from exc
+                    raise self._failures.translate(exc, answered=True) from exc
             yield [reply.usage, *_ended(reply)]
 
     async def count_tokens(self, prompt: Prompt) -> int:
@@ -154,8 +140,8 @@ class Claude:
         try:
             # Checked here, because the SDK does not check that it is a number.
             return operator.index(counted.input_tokens)
-        except self._errors.all as exc:
-            raise self._errors.translate(exc, answered=False) from exc
+        except self._failures.all as exc:
+            raise self._failures.translate(exc, answered=False) from exc
 
     async def _answer(
         self, path: str, build: Callable[[Prompt], Request], prompt: Prompt, *, cast_to: Any, headers: dict[str, str]
@@ -175,9 +161,9 @@ class Claude:
                 answer = await self._client.post(
                     path, cast_to=cast_to, content=request.body, options={"headers": request.headers | headers | length}
                 )
-            except self._errors.all as exc:
-                if not kept or not self._errors.rejects_thinking(exc):
-                    raise request.body.failure or self._errors.rejection(exc, request) from exc
+            except self._failures.all as exc:
+                if not kept or not self._failures.rejects_thinking(exc):
+                    raise request.body.failure or self._failures.rejection(exc, request) from exc
                 logger.warning("the thinking of earlier replies was rejected; sending again without it")
             else:
                 return answer, request.prefix
@@ -190,49 +176,6 @@ class Claude:
 async def _built(build: Callable[[Prompt], Request], prompt: Prompt) -> Request:
     """Returns the call for a prompt. One that takes milliseconds is built on a thread."""
     return await asyncio.to_thread(build, prompt) if prompt.text_bytes > LARGE_TEXT else build(prompt)
-
-
-class _Errors:
-    """Translates the exceptions of the SDK and its HTTP client to our errors, without the provider's own text."""
-
-    def __init__(self, *, anthropic: Any, httpx2: Any) -> None:
-        self._anthropic = anthropic
-        self._httpx2 = httpx2
-        # The built-in ones: a stream that is not JSON, or whose events are inconsistent or have unexpected types.
-        self.all = (anthropic.APIError, httpx2.HTTPError, ValueError, KeyError, AttributeError, TypeError)
-
-    async def end_at_silence(self, request: Any, call_next: Any) -> Any:
-        """Raises UpstreamStalled for an attempt that times out in silence. A middleware of the SDK."""
-        try:
-            return await call_next(request)
-        except self._anthropic.APITimeoutError as exc:
-            if isinstance(exc.__cause__, (self._httpx2.ReadTimeout, self._httpx2.WriteTimeout)):
-                # Not from `exc`: the SDK retries errors that have one of its own among their causes.
-                raise UpstreamStalled from exc.__cause__
-            raise
-
-    def rejects_thinking(self, exc: Exception) -> bool:
-        """Returns whether a request was rejected because of thinking in it, which only the error's text says."""
-        if not isinstance(exc, self._anthropic.BadRequestError):
-            return False
-        return isinstance(exc.api_message, str) and _THINKING.search(exc.api_message) is not None
-
-    def rejection(self, exc: Exception, request: Request) -> DomainError:
-        """Returns our error for a request that was not answered, with the attachments that it blames."""
-        error = self.translate(exc, answered=False)
-        text = getattr(exc, "api_message", None)
-        blamed = request.blamed(text) if isinstance(error, UpstreamRejected) and isinstance(text, str) else []
-        return UpstreamRejected(type=error.metadata["type"], attachment_ids=",".join(blamed)) if blamed else error
-
-    def translate(self, exc: Exception, *, answered: bool) -> DomainError:
-        """Returns our error for an exception. `answered`: the reply had begun, so the request cannot be the cause."""
-        if isinstance(exc, (self._anthropic.APITimeoutError, self._httpx2.TimeoutException)):
-            never_connected = isinstance(exc.__cause__, (self._httpx2.ConnectTimeout, self._httpx2.PoolTimeout))
-            return UpstreamUnavailable() if never_connected else UpstreamStalled()
-        if isinstance(exc, self._anthropic.APIStatusError) and not answered:
-            redirected = HTTPStatus.MULTIPLE_CHOICES <= exc.status_code < HTTPStatus.BAD_REQUEST
-            return UpstreamRedirected() if redirected else _before_reply(exc)
-        return UpstreamInterrupted() if answered else UpstreamUnavailable()
 
 
 def _refuse_documents(response: Any) -> None:
@@ -293,7 +236,7 @@ def _event(data: bytes) -> Any:
             raise UpstreamFailed from None
         raise
     if isinstance(data, ErrorData) or event.get("type") == "error" or ("error" in event and "type" not in event):
-        raise _within_reply(event)
+        raise within_reply(event)
     return event
 
 
@@ -306,62 +249,9 @@ def _parsed(data: bytes) -> Any:
         return json.loads(data.decode(errors="replace"))
 
 
-def _within_reply(event: Any) -> DomainError:
-    """Returns the error for an error event. The response's status is 200, so only the type of the error is known."""
-    match event:
-        case {"error": {"type": "billing_error"}}:
-            return UpstreamSpendLimit()
-        case {"error": {"type": "overloaded_error"}}:
-            return UpstreamOverloaded()
-        case {"error": {"type": "rate_limit_error"}}:
-            return UpstreamRateLimited()
-        case {"error": {"type": str()}}:
-            return UpstreamInterrupted()
-    return UpstreamFailed()
-
-
-def _before_reply(exc: "APIStatusError") -> DomainError:
-    if _out_of_credit(exc):
-        return UpstreamSpendLimit()
-    match exc.status_code:
-        case 401 | 403:
-            return UpstreamUnauthenticated()
-        case 429:
-            return UpstreamRateLimited(retry_delay=_retry_after(exc.response))
-        case 529:
-            return UpstreamOverloaded(retry_delay=_retry_after(exc.response))
-        case code if code >= HTTPStatus.INTERNAL_SERVER_ERROR or code in (408, 409):
-            return UpstreamUnavailable(retry_delay=_retry_after(exc.response))
-    named = isinstance(exc.type, str) and _ERROR_TYPE.fullmatch(exc.type)
-    return UpstreamRejected(type=named.group() if named else "unknown")
-
-
-def _out_of_credit(exc: "APIStatusError") -> bool:
-    """Returns whether the account has reached a spending limit.
-
-    https://platform.claude.com/docs/en/api/errors, …/api/rate-limits. Spending caps are reported as rate limits with
-    their own codes. Limits set by the account itself are reported as invalid requests, recognizable only by their text.
-    """
-    spent = exc.status_code == HTTPStatus.PAYMENT_REQUIRED or exc.type == "billing_error"
-    message = exc.api_message if exc.status_code == HTTPStatus.BAD_REQUEST else None
-    return spent or exc.error_code in SPEND_CODES or (isinstance(message, str) and _SPENT.match(message) is not None)
-
-
-def _retry_after(response: "Response") -> float | None:
-    """Returns the seconds in `retry-after-ms` or `retry-after` (RFC 9110, section 10.2.3: seconds or a date)."""
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        value = response.headers.get(name, "")
-        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
-            return float(value) / unit
-    try:
-        return max(0.0, parsedate_to_datetime(response.headers.get("retry-after", "")).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
-
-
 async def _refuse_long_waits(response: "Response") -> None:
     """Sets the headers that the SDK obeys so that it does not wait for long."""
-    wait = _retry_after(response)
+    wait = retry_after(response)
     # Only values that we can parse are passed on to the SDK, which would wait 49 days for `inf`.
     for name in ("retry-after-ms", "retry-after"):
         response.headers.pop(name, None)

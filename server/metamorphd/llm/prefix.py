@@ -1,4 +1,4 @@
-"""What thinking is bound to: the model, and all that a request said before the reply.
+"""The part of a request that thinking is bound to: the model, and all that a request said before the reply.
 
 The provider signs thinking, and refuses it in a request that begins otherwise than the one that it answered:
 https://platform.claude.com/docs/en/build-with-claude/preserved-thinking.

@@ -1,4 +1,4 @@
-"""What a model can do."""
+"""The capabilities of models."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from metamorphd.models.generation import EFFORTS, THINKING_MODES, EffectiveOptio
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a model accepts. `thinking` has the modes that can be named, `efforts` those from the least to the most.
+    """The options and content that a model accepts.
 
-    `attachments` is the most images and documents that a prompt may have.
+    `thinking` has the modes that can be named, `efforts` the levels from the least to the most. `attachments` is the
+    most images and documents that a prompt may have.
     """
 
     thinking: tuple[str, ...] = THINKING_MODES

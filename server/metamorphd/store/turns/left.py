@@ -28,7 +28,7 @@ WHERE vault_id = :vault_id AND turn_id = :turn_id
 
 @dataclass(frozen=True, slots=True)
 class LeftUsage:
-    """What is known of the usage of a turn that nobody runs: what was reported, and the most that the rest can be.
+    """The known usage of a turn that nobody runs: what was reported, and the most that the rest can be.
 
     `unreported_reads` is how often its prompt, of at most `most_input_tokens`, was read without a report.
     """

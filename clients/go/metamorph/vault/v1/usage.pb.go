@@ -252,7 +252,7 @@ func (x *BudgetStatus) GetResetTime() *timestamppb.Timestamp {
 // The storage of a vault.
 type StorageStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The bytes stored: contents of messages, attachments, and the fields of sessions. What is deleted counts until it is
+	// The bytes stored: contents of messages, attachments, options of turns, and the fields of sessions. What is deleted counts until it is
 	// erased, soon after.
 	StoredBytes int64 `protobuf:"varint,1,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	// The limit. Beyond it, calls that store more fail with RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED. Absent: none.

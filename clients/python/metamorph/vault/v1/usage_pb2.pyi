@@ -152,7 +152,7 @@ class StorageStatus(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     stored_bytes: _builtins.int
-    """The bytes stored: contents of messages, attachments, and the fields of sessions. What is deleted counts until it is
+    """The bytes stored: contents of messages, attachments, options of turns, and the fields of sessions. What is deleted counts until it is
     erased, soon after.
     """
     limit_bytes: _builtins.int

@@ -119,7 +119,7 @@ export declare const BudgetStatusSchema: GenMessage<BudgetStatus>;
  */
 export declare type StorageStatus = Message<"metamorph.vault.v1.StorageStatus"> & {
   /**
-   * The bytes stored: contents of messages, attachments, and the fields of sessions. What is deleted counts until it is
+   * The bytes stored: contents of messages, attachments, options of turns, and the fields of sessions. What is deleted counts until it is
    * erased, soon after.
    *
    * @generated from field: int64 stored_bytes = 1;
