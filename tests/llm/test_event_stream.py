@@ -25,6 +25,13 @@ def test_chunk_boundaries_do_not_change_the_events(end: bytes, cuts: list[int]) 
     assert fed(*(text[begin:stop] for begin, stop in pairwise(places))) == EVENTS
 
 
+def test_a_byte_order_mark_before_data_is_removed_also_in_pieces() -> None:
+    for cut in range(len(BOM) + 1):
+        assert fed(BOM[:cut], BOM[cut:] + b"data: a\n\n") == [b"a"]
+    # Only at the beginning.
+    assert fed(b"data: a\n\n" + BOM + b"data: b\n\n") == [b"a"]
+
+
 def test_data_is_marked_if_its_event_is_named_error() -> None:
     stream = (
         b"event: error\ndata: one\n\nevent:error\ndata: two\n\nevent: errors\ndata: three\n\ndata: event: error\n\n"

@@ -249,6 +249,14 @@ async def test_repeated_starts_and_stops_of_blocks_are_ignored(api: FakeMessages
     )
 
 
+async def test_another_message_within_a_reply_cuts_it_off(api: FakeMessagesApi) -> None:
+    another = start(id="msg_2")
+    events, error = await read(
+        api, start(), another, block(), said("a"), another, start(id="msg_3"), end(), FINAL, STOP
+    )
+    assert (text(events), type(error)) == ("a", errors.UpstreamInterrupted)
+
+
 @pytest.mark.parametrize("ending", ["end", "drop", "stall", "ping"])
 async def test_a_reply_that_lacks_only_its_last_event_is_complete(
     api: FakeMessagesApi, monkeypatch: pytest.MonkeyPatch, ending: str
