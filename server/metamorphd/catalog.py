@@ -13,11 +13,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
+import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from metamorphd.errors import StartupRefused
 from metamorphd.models.capabilities import Capabilities
 from metamorphd.models.content import AttachmentBlock, DocumentBlock
+from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.usage import Usage
 
 
@@ -61,9 +63,16 @@ class CatalogModel:
         """Returns a number of bytes of text that surely exceeds the model's context."""
         return self.context_tokens * MOST_BYTES_PER_TOKEN
 
-    def most_input_tokens(self, *, text_bytes: int, attachments: Iterable[AttachmentBlock]) -> int:
-        """Returns the maximum number of tokens of a prompt with `text_bytes` of text and the attachments."""
-        tokens = FRAME_TOKENS + text_bytes
+    def most_input_tokens(
+        self,
+        *,
+        system_prompt: str,
+        options: EffectiveOptions,
+        message_bytes: int,
+        attachments: Iterable[AttachmentBlock],
+    ) -> int:
+        """Returns the maximum number of tokens of a prompt whose messages have `message_bytes` and the attachments."""
+        tokens = FRAME_TOKENS + len(system_prompt.encode()) + len(orjson.dumps(options)) + message_bytes
         for block in attachments:
             tokens += IMAGE_TOKENS
             if isinstance(block, DocumentBlock):

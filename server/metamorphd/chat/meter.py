@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import orjson
-
 from metamorphd.catalog import Catalog
 from metamorphd.llm.interface import Prompt, ReplyUsage
 from metamorphd.models.content import AttachmentBlock, attachment_blocks
@@ -49,7 +47,9 @@ class Meter:
         self._tariff = tariff
         self._model = prompt.options.model
         self._most_input_tokens = tariff.catalog.model(self._model).most_input_tokens(
-            text_bytes=prompt.text_bytes + len(prompt.system_prompt.encode()) + len(orjson.dumps(prompt.options)),
+            system_prompt=prompt.system_prompt,
+            options=prompt.options,
+            message_bytes=prompt.text_bytes,
             attachments=_attachments(prompt),
         )
         self._last: ReplyUsage | None = UNANSWERED

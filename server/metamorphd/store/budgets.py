@@ -6,8 +6,6 @@ A reservation is two columns of the running turn and nothing else, so it ends wi
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-import orjson
-
 from metamorphd.catalog import Catalog
 from metamorphd.clock import beginning, day_of, next_day, next_month, rfc3339
 from metamorphd.errors import BudgetExceeded, QuotaViolation
@@ -136,10 +134,14 @@ async def most_input_tokens(
     branch = await tx.all(
         GET_BRANCH_SIZES, session_id=session_id, leaf_message_id=user_message_id, max_bytes=model.context_bytes
     )
-    text_bytes = len(system_prompt.encode()) + len(orjson.dumps(options)) + sum(message.size for message in branch)
     contents = [decode_content(message.content) for message in branch if message.content is not None]
     attachments = [block for content in contents for block in attachment_blocks(content)]
-    return model.most_input_tokens(text_bytes=text_bytes, attachments=attachments)
+    return model.most_input_tokens(
+        system_prompt=system_prompt,
+        options=options,
+        message_bytes=sum(message.size for message in branch),
+        attachments=attachments,
+    )
 
 
 def _budget_exceeded(exceeded: Sequence[BudgetStatus], now: int) -> BudgetExceeded:
