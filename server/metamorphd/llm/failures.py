@@ -19,6 +19,7 @@ from metamorphd.errors import (
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
+from metamorphd.llm.blame import blamed
 from metamorphd.llm.request import Request
 
 _THINKING = re.compile(r"thinking|signature", re.IGNORECASE)
@@ -53,11 +54,14 @@ class Failures:
         return isinstance(exc.api_message, str) and _THINKING.search(exc.api_message) is not None
 
     def rejection(self, exc: Exception, request: Request) -> DomainError:
-        """Returns our error for a request that was not answered, with the attachments that it blames."""
+        """Returns our error for a request that was not answered, with what it blames, as `blamed` has it."""
         error = self.translate(exc, answered=False)
+        if not isinstance(error, UpstreamRejected):
+            return error
         text = getattr(exc, "api_message", None)
-        blamed = request.blamed(text) if isinstance(error, UpstreamRejected) and isinstance(text, str) else []
-        return UpstreamRejected(type=error.metadata["type"], attachment_ids=",".join(blamed)) if blamed else error
+        message = text if isinstance(text, str) else ""
+        error.metadata |= blamed(request, rejected=error.metadata["type"], message=message)
+        return error
 
     def translate(self, exc: Exception, *, answered: bool) -> DomainError:
         """Returns our error for an exception. `answered`: the reply had begun, so the request cannot be the cause."""

@@ -1,7 +1,6 @@
 """The wire format of the Messages API: requests from prompts. https://platform.claude.com/docs/en/api/messages."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,9 +32,6 @@ COMPACTION_BETA = "compact-2026-01-12"
 COMPACTION = "compact_20260112"
 # More tokens than a model can read.
 NEVER_COMPACT = 100_000_000
-# In errors that name a block, and in those that blame an image or a document without naming it.
-_PLACE = re.compile(r"messages\.(\d+)\.content\.(\d+)(?:\.tool_result\.content\.(\d+))?\.(?:image|document|pdf)")
-_UNREADABLE = re.compile(r"[Cc]ould not process (image|PDF)|PDF pages may be provided")
 # What precedes the messages, for the provider that signs thinking.
 BEGINNING = ("model", "system", "tools")
 UNCOUNTED = ("max_tokens", "stop_sequences")
@@ -46,7 +42,8 @@ class Request:
     """A call: its body and its headers. `prefix` is all that it says, to which thinking in the reply is bound.
 
     `thinks`: it sends thinking of earlier replies. `places` are those of its attachments, in order: the numbers of the
-    message, of its block and of the part of that block, and the attachment's id.
+    message, of its block and of the part of that block, and the attachment's id. `last` is the number of its last
+    message, the one to be answered.
     """
 
     body: RequestBody
@@ -54,21 +51,7 @@ class Request:
     prefix: Prefix
     thinks: bool
     places: tuple[tuple[int, int, int, str], ...]
-
-    def blamed(self, message: str) -> list[str]:
-        """Returns the ids of the attachments that an error's message blames.
-
-        It names a place, `messages.4.content.1.image.source` for instance, or only says that an image or a document
-        cannot be read: then it is one of the newest message that has any.
-        """
-        if (place := _PLACE.search(message)) is not None:
-            named = tuple(int(digits or 0) for digits in place.groups())
-            found = [at for at in self.places if at[:3] == named]
-        elif _UNREADABLE.search(message) is not None:
-            found = [at for at in self.places if at[0] == self.places[-1][0]]
-        else:
-            found = []
-        return [attachment_id for *_, attachment_id in found]
+    last: int
 
 
 def reply_request(prompt: Prompt, *, compact_above: int) -> Request:
@@ -96,7 +79,7 @@ def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
     body = RequestBody(parameters, messages, slots, prompt.attachments)
     # Most prompts have none, and thousands of messages.
     places = tuple(_places(prompt.messages)) if prompt.attachments else ()
-    return Request(body, headers, prefix, thinks=messages.thinks, places=places)
+    return Request(body, headers, prefix, thinks=messages.thinks, places=places, last=len(prompt.messages) - 1)
 
 
 def _places(messages: Sequence[PromptMessage]) -> Iterator[tuple[int, int, int, str]]:

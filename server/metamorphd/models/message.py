@@ -17,7 +17,8 @@ class Role(StrEnum):
 class Message:
     """A message. `partial`: a reply whose turn ended with a status other than COMPLETED.
 
-    `refused`: a reply that the model declined to give, or a user's message whose newest reply is one.
+    `refused`: a reply that the model declined to give, or a user's message whose newest reply is one, or which the
+    provider has rejected since.
     """
 
     message_id: str

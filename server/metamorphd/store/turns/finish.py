@@ -39,7 +39,7 @@ SET status = :status, stop_reason = :stop_reason, stop_details = :stop_details,
 WHERE vault_id = :vault_id AND turn_id = :turn_id AND status = 'RUNNING'
 RETURNING last_sequence
 """
-# Of the newest reply, for messages that follow the user's.
+# Of the newest reply, for messages that follow the user's. So is what the provider rejected.
 MARK_ASKED = """
 UPDATE messages SET refused = :refused
 WHERE vault_id = :vault_id AND message_id = :message_id AND refused <> :refused
@@ -102,9 +102,12 @@ async def finish_turn(
     if finished is None:
         raise TurnNotFound(turn_id=turn.turn_id)
     await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=usage, now=now)
-    for attachment_id in filter(None, ("" if error is None else error.metadata.get("attachment_ids", "")).split(",")):
+    blamed = {} if error is None else error.metadata
+    for attachment_id in filter(None, blamed.get("attachment_ids", "").split(",")):
         await reject_attachment(tx, attachment_id=attachment_id)
     if reply is not None:
         await create_message(tx, message=reply)
-        await tx.run(MARK_ASKED, message_id=turn.user_message_id, refused=refused)
+    rejected = blamed.get("field", "").startswith("content")
+    if reply is not None or rejected:
+        await tx.run(MARK_ASKED, message_id=turn.user_message_id, refused=refused or rejected)
     return TurnFinished(turn.turn_id, finished.last_sequence, status, reply, stop_reason, usage, error, stop_details)

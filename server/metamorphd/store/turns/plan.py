@@ -37,10 +37,13 @@ GET_BEFORE = """
 SELECT turns.options, CASE
     WHEN role = 'ASSISTANT' AND turns.status = 'COMPLETED' AND turns.stop_reason = 'TOOL_USE'
     THEN CASE WHEN messages.delete_time IS NULL THEN messages.content ELSE '[]' END
-END AS calls
+END AS calls, role = 'USER' AND COALESCE(turns.error, '') LIKE '%"field":"options.tools"%' AS rejected,
+    parent_message_id
 FROM messages JOIN turns ON turns.vault_id = :vault_id AND turns.turn_id = messages.turn_id
 WHERE messages.vault_id = :vault_id AND message_id = :message_id
 """
+# So many messages in a row, whose tools the provider has rejected, are looked past.
+MOST_REJECTED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,8 @@ async def _refuse_busy(tx: Transaction, *, session_id: str, user_message_id: str
 
 async def _options_before(tx: Transaction, *, follows: str | None, content: Content) -> EffectiveOptions:
     """Returns what holds for `content` where its options are absent: the tools of the turn before, since thinking is
-    bound to them; with a tool's results also its thinking and its schema, which the provider wants as they were.
+    bound to them, unless the provider has rejected them; with a tool's results also its thinking and its schema, which
+    the provider wants as they were.
 
     Raises ToolResultRequired, ToolResultUnexpected.
     """
@@ -159,7 +163,12 @@ async def _options_before(tx: Transaction, *, follows: str | None, content: Cont
         _refuse_other_results(decode_content(before.calls), results)
     elif results:
         raise ToolResultUnexpected(tool_use_ids=",".join(results))
-    if before is None:
+    for _ in range(MOST_REJECTED):
+        if before is None or not before.rejected:
+            break
+        follows = before.parent_message_id
+        before = None if follows is None else await tx.one(GET_BEFORE, message_id=follows)
+    if before is None or before.rejected:
         return EffectiveOptions()
     options = decode_options(before.options)
     if not results:
