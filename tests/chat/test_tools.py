@@ -24,6 +24,11 @@ THINKS = generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=2048)
 THINKS_LONG = generation_pb2.ThinkingConfig(mode=ENABLED, budget_tokens=32_000)
 
 
+def nested(levels: int) -> str:
+    """Returns a JSON object of so many levels."""
+    return '{"z": ' + "[" * (levels - 1) + "]" * (levels - 1) + "}"
+
+
 @pytest.fixture
 def overrides(tmp_path: Path) -> dict[str, Any]:
     return {"model_catalog": permissive(tmp_path)}
@@ -127,7 +132,7 @@ async def test_tool_calls_of_an_unfinished_turn_are_stored_but_not_sent_to_the_m
     assert sent[1] == {"role": "assistant", "content": [{"type": "text", "text": "Well, "}]}
 
 
-@pytest.mark.parametrize("written", ['{"z": ', '{"z": "\\ud83d"}', '{"z": Infinity}', "[]"])
+@pytest.mark.parametrize("written", ['{"z": ', '{"z": "\\ud83d"}', '{"z": Infinity}', "[]", nested(501)])
 async def test_a_malformed_tool_call_fails_the_turn(alice: Caller, api: FakeMessagesApi, written: str) -> None:
     session = await alice.create_session()
     api.script.append(Reply((tool_use("toolu_1", "weather", written),), stop_reason="tool_use"))
@@ -188,6 +193,8 @@ async def test_a_response_schema_and_a_tool_choice_are_passed_on(alice: Caller, 
         ({"response_schema": '{"a": 1e400}'}, "response_schema"),
         ({"response_schema": '{"a": "\\ud800"}'}, "response_schema"),
         ({"response_schema": "[" * 50_000}, "response_schema"),
+        ({"response_schema": nested(501)}, "response_schema"),
+        ({"tools": [generation_pb2.Tool(name="a", input_schema=nested(501))]}, "tools.values[0].input_schema"),
         ({"tools": [generation_pb2.Tool(name="a", input_schema="{]")]}, "tools.values[0].input_schema"),
         ({"tools": [generation_pb2.Tool(name="a b", input_schema="{}")]}, "tools.values[0].name"),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
@@ -208,6 +215,15 @@ async def test_invalid_options_are_refused(alice: Caller, fields: dict[str, Any]
     assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
     assert refusal.fields == [f"options.{field}"]
     assert await alice.messages(session.session_id) == []
+
+
+async def test_what_is_nested_as_deeply_as_accepted_can_be_sent(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    tool = generation_pb2.Tool(name="weather", input_schema=nested(500))
+    api.script.append(Reply((tool_use("toolu_1", "weather", nested(500)),), stop_reason="tool_use"))
+    for content in ([], [result()]):
+        events = await send(alice, session.session_id, *content, tools=[tool], response_schema=nested(500))
+        assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
 
 
 async def test_a_user_message_with_forbidden_content_is_refused(alice: Caller) -> None:

@@ -218,7 +218,8 @@ type Tool struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Describes to the model what the tool does and when to use it. At most 20,000 characters.
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
-	// Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters.
+	// Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters, and
+	// 500 levels.
 	InputSchema   string `protobuf:"bytes,3,opt,name=input_schema,json=inputSchema,proto3" json:"input_schema,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -508,14 +509,15 @@ type GenerationOptions struct {
 	// Whether and how the model thinks. If absent in SendMessage: as in the previous turn if the message has tool
 	// results, else the provider's default.
 	Thinking *ThinkingConfig `protobuf:"bytes,4,opt,name=thinking,proto3" json:"thinking,omitempty"`
-	// The tools that the model may call. If absent in SendMessage: those of the previous turn. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
+	// The tools that the model may call. If absent in SendMessage: those of the previous turn, or of the one before if the
+	// provider rejected them. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
 	// server's limit on content.
 	Tools *ToolList `protobuf:"bytes,5,opt,name=tools,proto3" json:"tools,omitempty"`
 	// How the model chooses among the tools. If absent in SendMessage: the model decides. Fails with INVALID_ARGUMENT /
 	// REQUEST_INVALID if it requires a tool that is not in force.
 	ToolChoice *ToolChoice `protobuf:"bytes,6,opt,name=tool_choice,json=toolChoice,proto3" json:"tool_choice,omitempty"`
-	// A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters. If
-	// absent in SendMessage: that of the previous turn if the message has tool results, else free text.
+	// A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters, and
+	// 500 levels. If absent in SendMessage: that of the previous turn if the message has tool results, else free text.
 	ResponseSchema *string `protobuf:"bytes,7,opt,name=response_schema,json=responseSchema,proto3,oneof" json:"response_schema,omitempty"`
 	// How much the model does for the reply. If absent in SendMessage: the model's default.
 	Effort        *Effort `protobuf:"varint,8,opt,name=effort,proto3,enum=metamorph.chat.v1.Effort,oneof" json:"effort,omitempty"`

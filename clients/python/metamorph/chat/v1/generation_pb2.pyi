@@ -133,7 +133,9 @@ class Tool(_message.Message):
     description: _builtins.str
     """Describes to the model what the tool does and when to use it. At most 20,000 characters."""
     input_schema: _builtins.str
-    """Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters."""
+    """Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters, and
+    500 levels.
+    """
     def __init__(
         self,
         *,
@@ -287,8 +289,8 @@ class GenerationOptions(_message.Message):
     server's limit (GetServerInfo) and the model's (ListModels). A higher value is lowered to that.
     """
     response_schema: _builtins.str
-    """A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters. If
-    absent in SendMessage: that of the previous turn if the message has tool results, else free text.
+    """A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters, and
+    500 levels. If absent in SendMessage: that of the previous turn if the message has tool results, else free text.
     """
     effort: Global___Effort.ValueType
     """How much the model does for the reply. If absent in SendMessage: the model's default."""
@@ -304,7 +306,8 @@ class GenerationOptions(_message.Message):
 
     @_builtins.property
     def tools(self) -> Global___ToolList:
-        """The tools that the model may call. If absent in SendMessage: those of the previous turn. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
+        """The tools that the model may call. If absent in SendMessage: those of the previous turn, or of the one before if the
+        provider rejected them. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
         server's limit on content.
         """
 

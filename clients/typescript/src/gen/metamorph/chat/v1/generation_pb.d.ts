@@ -33,7 +33,8 @@ export declare type Tool = Message<"metamorph.chat.v1.Tool"> & {
   description: string;
 
   /**
-   * Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters.
+   * Required. The JSON schema of its input, an object, passed on unchanged. At most 100,000 characters, and
+   * 500 levels.
    *
    * @generated from field: string input_schema = 3;
    */
@@ -193,7 +194,8 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
   thinking?: ThinkingConfig | undefined;
 
   /**
-   * The tools that the model may call. If absent in SendMessage: those of the previous turn. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
+   * The tools that the model may call. If absent in SendMessage: those of the previous turn, or of the one before if the
+   * provider rejected them. Together with response_schema they fail with INVALID_ARGUMENT / CONTENT_TOO_LARGE above the
    * server's limit on content.
    *
    * @generated from field: metamorph.chat.v1.ToolList tools = 5;
@@ -209,8 +211,8 @@ export declare type GenerationOptions = Message<"metamorph.chat.v1.GenerationOpt
   toolChoice?: ToolChoice | undefined;
 
   /**
-   * A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters. If
-   * absent in SendMessage: that of the previous turn if the message has tool results, else free text.
+   * A JSON schema, an object, that the reply's text conforms to. Empty means free text. At most 100,000 characters, and
+   * 500 levels. If absent in SendMessage: that of the previous turn if the message has tool results, else free text.
    *
    * @generated from field: optional string response_schema = 7;
    */
