@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1 import generation_pb2, message_pb2, session_pb2
+from metamorph.chat.v1 import generation_pb2, message_pb2, session_pb2, turn_pb2
 from metamorph.vault.v1 import vault_service_pb2 as vault_pb
 
 from tests.support.caller import Caller, Events, text_block
@@ -260,3 +260,35 @@ async def test_thinking_after_a_summary_is_sent_back_with_it(alice: Caller, api:
     sent = [[block["type"] for block in message["content"]] for message in api.requests[-1].body["messages"]]
     assert sent == [["text"], ["compaction", "thinking", "text"], ["text"], ["thinking", "text"], ["text"]]
     assert provider.faults == []
+
+
+async def test_thinking_that_the_provider_rejected_is_not_sent_again(alice: Caller, api: FakeMessagesApi) -> None:
+    # That of another account for instance, which nothing in the request tells.
+    rejected: set[str] = set()
+
+    def provider(received: Received) -> Behaviour:
+        if rejected & set(_signatures(received)):
+            return Refusal(400, "invalid_request_error", message="messages.1.content.0: Invalid `signature`")
+        return Reply((thinking("Hmm.", sign(received.body, [], "Hmm.")), "Well."))
+
+    api.default = provider
+    session = await alice.create_session(title="Set")
+
+    async def calls() -> int:
+        """Sends a message, and returns for how many calls to the provider."""
+        before = len(api.requests)
+        finished = (await alice.send(session.session_id))[-1].turn_finished
+        assert finished.status == turn_pb2.TURN_STATUS_COMPLETED
+        assert broken(api.requests[-1].body, api.requests[-1].headers) is None
+        return len(api.requests) - before
+
+    assert [await calls() for _ in range(3)] == [1, 1, 1]
+    for _ in range(2):
+        rejected.update(_signatures(api.requests[-1]))
+        assert len(_signatures(api.requests[-1])) == 2
+        assert [await calls() for _ in range(3)] == [2, 1, 1]
+
+
+def _signatures(received: Received) -> list[str]:
+    messages = received.body["messages"]
+    return [block["signature"] for message in messages for block in message["content"] if "signature" in block]

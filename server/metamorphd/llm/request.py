@@ -70,16 +70,18 @@ def count_request(prompt: Prompt) -> Request:
 
 def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
     slots = AttachmentSlots()
-    prefix = Prefix(serialized({name: parameters.get(name) for name in BEGINNING}))
+    beginning = serialized({name: parameters.get(name) for name in BEGINNING})
     if any(map(_summarizes, prompt.messages)):
         # Summaries are not accepted without it, even if no further one is to be made.
         parameters = {"context_management": _compaction(NEVER_COMPACT)} | parameters
     headers = {"anthropic-beta": COMPACTION_BETA} if "context_management" in parameters else {}
-    messages = _Messages(prompt.messages, slots, prefix)
+    messages = _Messages(prompt.messages, slots, Prefix(beginning))
     body = RequestBody(parameters, messages, slots, prompt.attachments)
+    if messages.doubtful and (before := _made_without(prompt.messages, slots, Prefix(beginning))):
+        return _request(parameters, without_thinking(prompt, before=before))
     # Most prompts have none, and thousands of messages.
     places = tuple(_places(prompt.messages)) if prompt.attachments else ()
-    return Request(body, headers, prefix, thinks=messages.thinks, places=places, last=len(prompt.messages) - 1)
+    return Request(body, headers, messages.prefix, thinks=messages.thinks, places=places, last=len(prompt.messages) - 1)
 
 
 def _places(messages: Sequence[PromptMessage]) -> Iterator[tuple[int, int, int, str]]:
@@ -98,38 +100,66 @@ def _compaction(above: int) -> dict[str, Any]:
     return {"edits": [{"type": COMPACTION, "trigger": {"type": "input_tokens", "value": above}}]}
 
 
-def without_thinking(prompt: Prompt) -> Prompt:
-    """Returns a prompt without the thinking of earlier replies."""
-    messages = tuple(replace(message, content=spoken(message.content)) for message in prompt.messages)
-    return replace(prompt, messages=messages)
+def without_thinking(prompt: Prompt, *, before: int | None = None) -> Prompt:
+    """Returns a prompt without the thinking of earlier replies, or of those `before` a message."""
+    messages = tuple(replace(message, content=spoken(message.content)) for message in prompt.messages[:before])
+    return replace(prompt, messages=messages if before is None else messages + prompt.messages[before:])
 
 
 class _Messages:
     """Messages as they are sent, serialized one by one. Each is added to `prefix`.
 
     Thinking is left out of a reply to a request that said something else before it. That changes what precedes later
-    replies, so their thinking is left out as well. `thinks`: some was sent.
+    replies, so their thinking is left out as well. `thinks`: some was sent. `doubtful`: some was left out after it.
     """
 
     def __init__(self, messages: Iterable[PromptMessage], slots: AttachmentSlots, prefix: Prefix) -> None:
         self.thinks = False
+        self.doubtful = False
+        self.prefix = prefix
         self._messages = messages
         self._slots = slots
-        self._prefix = prefix
 
     def __iter__(self) -> Iterator[bytes]:
         for message in self._messages:
             content = message.content
             if _summarizes(message):
-                self._prefix.restart()
-            bound_to = {block.bound_to for block in content if isinstance(block, ThinkingBlock)}
-            if bound_to == {self._prefix.digest}:
+                self.prefix.restart()
+            bound_to = _bound_to(message)
+            if bound_to == {self.prefix.digest}:
                 self.thinks = True
             elif bound_to:
+                self.doubtful = self.thinks
                 content = spoken(content)
-            written = serialized({"role": ROLES[message.role], "content": _content(content, self._slots)})
-            self._prefix.add(self._slots.without_mark(written))
+            written = _written(message, content, self._slots)
+            self.prefix.add(self._slots.without_mark(written))
             yield written
+
+
+def _made_without(messages: Sequence[PromptMessage], slots: AttachmentSlots, prefix: Prefix) -> int:
+    """Returns the number of the newest reply that was made without the thinking before it, though there is some, or 0.
+
+    The provider had rejected that thinking, which it would reject again each time.
+    """
+    newest, some = 0, False
+    for number, message in enumerate(messages):
+        if _summarizes(message):
+            prefix.restart()
+            newest, some = 0, False
+        bound_to = _bound_to(message)
+        if some and bound_to == {prefix.digest}:
+            newest = number
+        some = some or bool(bound_to)
+        prefix.add(slots.without_mark(_written(message, spoken(message.content), slots)))
+    return newest
+
+
+def _bound_to(message: PromptMessage) -> set[str]:
+    return {block.bound_to for block in message.content if isinstance(block, ThinkingBlock)}
+
+
+def _written(message: PromptMessage, content: Content, slots: AttachmentSlots) -> bytes:
+    return serialized({"role": ROLES[message.role], "content": _content(content, slots)})
 
 
 def parameters_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
