@@ -34,7 +34,8 @@ ENDINGS = ("stop",) * 12 + ("drop", "tear", "error", "truncate")
 
 
 class Provider:
-    """A provider that enforces its rules, and replies at random: with thinking, text, tool calls, summaries."""
+    """A provider that enforces its rules, and replies at random: with thinking, text, tool calls, summaries,
+    or not at all."""
 
     def __init__(self, chance: random.Random) -> None:
         self.faults: list[str] = []
@@ -54,7 +55,10 @@ class Provider:
         for message, after in pairwise(received.body["messages"]):
             # Unless another reply to it is there.
             if DECLINED in _texts(message) or (self._declined & _texts(message) and after["role"] == "user"):
-                self.faults.append("what was declined is sent again")
+                self.faults.append("what was declined or rejected is sent again")
+        if asked and self._chance.random() < 0.05:
+            self._declined |= asked
+            return Refusal(400, "invalid_request_error", message="prompt is too long")
         if asked and self._chance.random() < 0.08:
             self._declined |= asked
             chunks = self._chance.choice(((), (DECLINED,)))
