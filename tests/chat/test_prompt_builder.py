@@ -3,12 +3,12 @@
 from metamorphd.chat.prompt_builder import (
     GONE,
     LEFT_OUT,
-    PROMPT_BYTES,
     attachment_sizes,
     prompt_messages,
     within_limit,
     without_missing,
 )
+from metamorphd.models.capabilities import PROMPT_BYTES
 from metamorphd.models.content import (
     Block,
     CompactionBlock,

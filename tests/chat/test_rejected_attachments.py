@@ -9,7 +9,7 @@ from metamorphd.services.chat.uploads import IMAGE_BYTES
 
 from tests.support.caller import Caller, text_block
 from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.fakes.replies import Refusal
+from tests.support.fakes.replies import Refusal, Reply, tool_use
 from tests.support.media import FILES, gif, jpeg, png, webp
 from tests.support.refusal import refused
 from tests.support.tools import ASKS, WEATHER
@@ -117,6 +117,63 @@ async def test_an_image_in_a_result_that_is_an_error_is_refused(alice: Caller, a
     answer = ContentBlock(tool_result=ToolResultBlock(tool_use_id="toolu_1", content=[part], is_error=True))
     refusal = await refused(alice.send(session.session_id, content=[answer]))
     assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["content[0].tool_result.content"])
+
+
+async def test_what_was_rejected_cannot_be_named_until_it_is_uploaded_again(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session()
+    stored = (await alice.upload(FILES["image/png"])).attachment_id
+    named = [text_block("Look"), ContentBlock(image=ImageBlock(media_type="image/png", attachment_id=stored))]
+    api.script.append(rejection("messages.0.content.1.image: no"))
+    await alice.send(session.session_id, content=named)
+    refusal = await refused(alice.send(session.session_id, content=named))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["content[1]"])
+    assert len(await alice.messages(session.session_id)) == 1
+    await alice.upload(FILES["image/png"])
+    await alice.send(session.session_id, content=named)
+    assert sent(api).count("image") == 2
+
+
+async def test_a_message_with_more_than_the_model_reads_at_once_is_refused(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session(title="Set")
+    api.script.append(
+        Reply((tool_use("toolu_1", "weather", "{}"), tool_use("toolu_2", "weather", "{}")), stop_reason="tool_use")
+    )
+    await alice.send(session.session_id, tools=[WEATHER])
+    stored = (await alice.upload(FILES["image/png"])).attachment_id
+    many = [ToolResultPart(image=ImageBlock(media_type="image/png", attachment_id=stored))] * 64
+    answers = [
+        ContentBlock(tool_result=ToolResultBlock(tool_use_id=f"toolu_{number}", content=many)) for number in (1, 2)
+    ]
+    # 128 images, of which claude-sonnet-4-5 reads 100.
+    refusal = await refused(alice.send(session.session_id, content=answers, model="claude-sonnet-4-5"))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["content"])
+    large = (await alice.upload(png(2001, 1))).attachment_id
+    answers[1].tool_result.content[7].image.attachment_id = large
+    refusal = await refused(alice.send(session.session_id, content=answers))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["content[1]"])
+    papers = [
+        (await alice.upload(FILES["application/pdf"] + bytes(12 * 1024 * 1024) + bytes([number]), "application/pdf"))
+        for number in range(2)
+    ]
+    content = [
+        ContentBlock(document=DocumentBlock(media_type="application/pdf", attachment_id=each.attachment_id))
+        for each in papers
+    ]
+    refusal = await refused(alice.send(session.session_id, content=content, parent_message_id=""))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["content"])
+    assert (len(await alice.messages(session.session_id)), len(api.requests)) == (2, 1)
+
+
+async def test_a_large_image_is_sent_though_many_precede_it(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    small = [picture(png(2000, side)) for side in range(1, 26)]
+    await alice.send(session.session_id, content=small)
+    assert sent(api) == ["image"] * 25
+    for content in ([picture(png(4000, 3000))], [text_block("And?")]):
+        await alice.send(session.session_id, content=content)
+        assert sent(api)[:27] == ["text"] * 6 + ["image"] * 19 + ["text", "image"]
 
 
 async def test_large_images_are_left_out_of_a_prompt_with_many(alice: Caller, api: FakeMessagesApi) -> None:

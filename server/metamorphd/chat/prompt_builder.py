@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import accumulate, count
 
 from metamorphd.llm.interface import PromptMessage
-from metamorphd.models.capabilities import Capabilities
+from metamorphd.models.capabilities import FEW_IMAGES, PROMPT_BYTES, Capabilities, is_large
 from metamorphd.models.content import (
     AttachmentBlock,
     Block,
@@ -124,12 +124,6 @@ def _sendable(block: Block, answered: AbstractSet[str]) -> bool:
     return True
 
 
-# The provider accepts requests of at most 32 MB. In base64, this many bytes leave a megabyte for text.
-PROMPT_BYTES = 22 * 1024 * 1024
-# With more attachments than this, an image may have at most so many pixels on a side:
-# https://platform.claude.com/docs/en/build-with-claude/vision.
-FEW_IMAGES = 20
-MANY_IMAGES_SIDE = 2000
 LEFT_OUT = TextBlock("[An attachment that was here is not available any more.]")
 
 
@@ -143,18 +137,16 @@ def readable(messages: Sequence[PromptMessage], can: Capabilities) -> Sequence[P
 def within_limit(messages: Sequence[PromptMessage], *, most: int) -> tuple[PromptMessage, ...]:
     """Returns messages with the newest attachments, at most `most` and `PROMPT_BYTES` in total. Others are replaced.
 
-    So are images that are too large in a prompt with many.
+    An image that is too large in a prompt with many is kept if it is among the `FEW_IMAGES` newest, which then are all
+    that is kept, and replaced otherwise.
     """
     blocks = [block for message in filter(_has_attachments, messages) for block in attachment_blocks(message.content)]
     kept = sum(size <= PROMPT_BYTES for size in accumulate(block.size for block in reversed(blocks)))
     kept = min(kept, most)
+    if any(map(is_large, blocks[-FEW_IMAGES:])):
+        kept = min(kept, FEW_IMAGES)
     places = count(kept - len(blocks))
-
-    def keep(block: AttachmentBlock) -> bool:
-        small = kept <= FEW_IMAGES or not isinstance(block, ImageBlock) or block.longest_side <= MANY_IMAGES_SIDE
-        return next(places) >= 0 and small
-
-    return _only(messages, keep)
+    return _only(messages, lambda block: next(places) >= 0 and (kept <= FEW_IMAGES or not is_large(block)))
 
 
 def without_missing(messages: Iterable[PromptMessage], attachment_ids: AbstractSet[str]) -> tuple[PromptMessage, ...]:

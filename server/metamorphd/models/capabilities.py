@@ -3,7 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from metamorphd.models.content import AttachmentBlock, Content, ImageBlock, attachment_blocks
 from metamorphd.models.generation import EFFORTS, THINKING_MODES, EffectiveOptions
+
+# The provider accepts requests of at most 32 MB. In base64, this many bytes leave a megabyte for text.
+PROMPT_BYTES = 22 * 1024 * 1024
+# With more attachments than this, an image may have at most so many pixels on a side:
+# https://platform.claude.com/docs/en/build-with-claude/vision.
+FEW_IMAGES = 20
+MANY_IMAGES_SIDE = 2000
+
+
+def is_large(block: AttachmentBlock) -> bool:
+    """Returns whether an attachment is an image that is too large for a prompt with more than FEW_IMAGES."""
+    return isinstance(block, ImageBlock) and block.longest_side > MANY_IMAGES_SIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,22 @@ class Capabilities:
             yield "response_schema", "response_schema", "is not supported by the model"
         if options.tool_choice.mode in ("any", "tool") and not self.forced_tool_choice:
             yield "tool_choice", "tool_choice.mode", "is not supported by the model, which decides itself"
+
+    def unreadable(self, content: Content) -> Iterator[tuple[str, str]]:
+        """Yields (field path, description) of what the model cannot read of a message's described attachments."""
+        attachments = list(attachment_blocks(content))
+        size = sum(block.size for block in attachments)
+        if len(attachments) > self.attachments:
+            yield "content", f"has {len(attachments)} attachments; the model reads at most {self.attachments}"
+        if size > PROMPT_BYTES:
+            yield "content", f"has {size} bytes of attachments; the model reads at most {PROMPT_BYTES}"
+        for place, block in enumerate(content):
+            within = list(attachment_blocks((block,)))
+            if not all(self.images if isinstance(part, ImageBlock) else self.documents for part in within):
+                yield f"content[{place}]", "has an attachment that the model cannot read"
+            if len(attachments) > FEW_IMAGES and any(map(is_large, within)):
+                large = f"has an image of more than {MANY_IMAGES_SIDE} pixels a side"
+                yield f"content[{place}]", f"{large}; with more than {FEW_IMAGES} attachments that is the most"
 
 
 def _accepts(what: str, accepted: tuple[str, ...]) -> str:

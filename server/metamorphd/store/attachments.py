@@ -44,6 +44,10 @@ WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND NOT EXISTS (
     WHERE attachments.vault_id = :vault_id AND attachments.attachment_id = :attachment_id AND rejected = 1)
 """
 REJECT = "UPDATE attachments SET rejected = 1 WHERE vault_id = :vault_id AND attachment_id = :attachment_id"
+COUNT_REJECTED = """
+SELECT COUNT(*) AS rejected FROM attachments
+WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND rejected = 1
+"""
 READ_CHUNK = """
 SELECT data FROM attachment_chunks
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
@@ -260,6 +264,16 @@ async def sendable_attachments(tx: Transaction, *, sizes: Mapping[str, int]) -> 
 async def reject_attachment(tx: Transaction, *, attachment_id: str) -> None:
     """Records that the provider has rejected an attachment, which is not sent again until it is uploaded again."""
     await tx.run(REJECT, attachment_id=attachment_id)
+
+
+async def rejected_attachments(tx: Transaction, *, attachment_ids: Iterable[str]) -> set[str]:
+    """Returns the ids of those attachments that the provider has rejected."""
+    rejected = set()
+    for attachment_id in attachment_ids:
+        counted = await tx.one(COUNT_REJECTED, attachment_id=attachment_id)
+        if counted is not None and counted.rejected:
+            rejected.add(attachment_id)
+    return rejected
 
 
 async def read_chunk(tx: Transaction, *, attachment_id: str, number: int) -> bytes:

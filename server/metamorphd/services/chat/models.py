@@ -46,6 +46,7 @@ def _capabilities_to_proto(can: Capabilities) -> model_pb2.ModelCapabilities:
         images=can.images,
         documents=can.documents,
         response_schema=can.response_schema,
+        attachments=can.attachments,
     )
 
 

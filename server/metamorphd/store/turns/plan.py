@@ -1,6 +1,7 @@
 """Planning turns: what a message follows and how it is answered, before anything is stored."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from metamorphd.errors import (
@@ -14,10 +15,10 @@ from metamorphd.errors import (
     ToolResultRequired,
     ToolResultUnexpected,
 )
-from metamorphd.models.content import Content, ImageBlock, ToolResultBlock, ToolUseBlock, attachment_blocks
+from metamorphd.models.content import Content, ToolResultBlock, ToolUseBlock, attachment_blocks
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions, contradictions
 from metamorphd.models.message import Message, Role
-from metamorphd.store.attachments import describe_attachments
+from metamorphd.store.attachments import describe_attachments, rejected_attachments
 from metamorphd.store.codec import DEFAULTS, decode_content, decode_options
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import get_message
@@ -67,10 +68,13 @@ async def plan_turn(
 
     `parent`: None is the current leaf, empty a new root, otherwise a message of the session. Raises SessionNotFound,
     AttachmentNotFound, AttachmentTypeMismatch, ModelNotAccepted, MessageNotFound for the parent, BranchBusy,
-    ToolResultRequired, ToolResultUnexpected, RequestInvalid for options that contradict each other.
+    ToolResultRequired, ToolResultUnexpected, RequestInvalid for options that contradict each other, and for attachments
+    that the model cannot read or that the provider has rejected.
     """
     defaults = await get_session_defaults(tx, session_id=session_id)
+    named = {block.attachment_id for block in attachment_blocks(content) if not block.sha256}
     content = await describe_attachments(tx, content=content)
+    await _refuse_rejected(tx, content=content, named=named)
     model = options.model or defaults.model or terms.default_model
     _refuse_model(model, terms)
     await _refuse_busy(tx, session_id=session_id, user_message_id=parent)
@@ -133,11 +137,18 @@ def _effective(options: GenerationOptions, before: EffectiveOptions, *, model: s
 def _refuse_attachments(content: Content, model: str, terms: Terms) -> None:
     """Raises RequestInvalid for images and documents that the model, which the catalog has, cannot read."""
     can = terms.catalog.model(model).capabilities
+    violations = [FieldViolation(path, description) for path, description in can.unreadable(content)]
+    if violations:
+        raise RequestInvalid(violations=violations)
+
+
+async def _refuse_rejected(tx: Transaction, *, content: Content, named: AbstractSet[str]) -> None:
+    """Raises RequestInvalid for attachments that are named, not included, and that the provider has rejected."""
+    rejected = await rejected_attachments(tx, attachment_ids=named)
     violations = [
-        FieldViolation(f"content[{place}]", f"has an attachment that the model {model} cannot read")
+        FieldViolation(f"content[{place}]", "has an attachment that the provider rejected; upload it to try it again")
         for place, block in enumerate(content)
-        for attachment in attachment_blocks((block,))
-        if not (can.images if isinstance(attachment, ImageBlock) else can.documents)
+        if any(attachment.attachment_id in rejected for attachment in attachment_blocks((block,)))
     ]
     if violations:
         raise RequestInvalid(violations=violations)

@@ -116,6 +116,14 @@ export declare type ModelCapabilities = Message<"metamorph.chat.v1.ModelCapabili
    * @generated from field: bool response_schema = 7;
    */
   responseSchema: boolean;
+
+  /**
+   * The most images and documents that it reads at once. A message with more fails with INVALID_ARGUMENT /
+   * REQUEST_INVALID; of a conversation with more it reads the newest.
+   *
+   * @generated from field: int32 attachments = 8;
+   */
+  attachments: number;
 };
 
 /**
