@@ -1,17 +1,31 @@
 """Replies that the model declines to give."""
 
+from typing import Any
+
 import pytest
 from metamorph.chat.v1 import turn_pb2
 from metamorph.chat.v1.message_pb2 import ContentBlock
 
 from tests.support.caller import Caller, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.fakes.replies import Reply, compaction
+from tests.support.fakes.replies import Raw, Reply, compaction, sse
 from tests.support.tools import ASKS, WEATHER, result
 from tests.support.turns import followed, get_turn, regenerate
 
 DETAILS = {"type": "refusal", "category": "cyber", "explanation": "Not this."}
 DECLINES = Reply(("I ca",), stop_reason="refusal", stop_details=DETAILS)
+
+OPEN: list[dict[str, Any]] = [
+    {"type": "message_start", "message": {"id": "msg_1", "usage": {"input_tokens": 7}}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "I ca"}},
+    {
+        "type": "message_delta",
+        "delta": {"stop_reason": "refusal", "stop_details": DETAILS},
+        "usage": {"output_tokens": 3},
+    },
+    {"type": "message_stop"},
+]
 
 
 async def sent(caller: Caller, api: FakeMessagesApi, session_id: str, *content: ContentBlock) -> list[str]:
@@ -66,6 +80,23 @@ async def test_details_of_a_refusal_may_be_incomplete(
     assert finished.HasField("stop_details") == (expected is not None)
     if expected is not None:
         assert (finished.stop_details.category, finished.stop_details.explanation) == expected
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_refusal_may_leave_its_text_open(alice: Caller, api: FakeMessagesApi, ends: bool) -> None:
+    session = await alice.create_session()
+    api.script.append(Raw(sse(*(OPEN if ends else OPEN[:-1]))))
+    finished = (await alice.send(session.session_id, "Bad"))[-1].turn_finished
+    assert (finished.stop_reason, text_of(finished.message)) == (turn_pb2.STOP_REASON_REFUSAL, "I ca")
+    assert finished.stop_details == turn_pb2.StopDetails(category="cyber", explanation="Not this.")
+    assert await sent(alice, api, session.session_id) == ["And now?"]
+
+
+async def test_only_a_refusal_has_details(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.append(Reply(("Well.",), stop_details=DETAILS))
+    finished = (await alice.send(session.session_id))[-1].turn_finished
+    assert (finished.stop_reason, finished.HasField("stop_details")) == (turn_pb2.STOP_REASON_END_TURN, False)
 
 
 async def test_a_refusal_in_a_tool_exchange_leaves_out_all_of_the_exchange(alice: Caller, api: FakeMessagesApi) -> None:

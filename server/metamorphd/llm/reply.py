@@ -64,8 +64,11 @@ class Reply:
 
     @property
     def whole(self) -> bool:
-        """Returns whether the stop reason is known and no block is open: only the last event is missing."""
-        return self._stop_reason is not None and not self._open
+        """Returns whether the stop reason is known and no block is open: only the last event is missing.
+
+        What was said before a refusal is not needed, so its blocks may be open.
+        """
+        return self._stop_reason is StopReason.REFUSAL or (self._stop_reason is not None and not self._open)
 
     @property
     def usage(self) -> ReplyUsage:
@@ -87,7 +90,8 @@ class Reply:
             yield from self._end(self._open.pop(index))
         self._refuse_unreadable_calls()
         self.complete = True
-        yield ReplyStop(self._stop_reason or StopReason.OTHER, self._details)
+        details = self._details if self._stop_reason is StopReason.REFUSAL else None
+        yield ReplyStop(self._stop_reason or StopReason.OTHER, details)
 
     def _read(self, event: Any) -> Iterator[ReplyEvent]:
         match event["type"]:
