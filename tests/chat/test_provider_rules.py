@@ -21,7 +21,7 @@ from tests.support.fakes.replies import Behaviour, Block, Count, Refusal, Reply,
 from tests.support.fakes.rules import broken, sign
 from tests.support.media import FILES
 from tests.support.refusal import Refusal as Refused
-from tests.support.tools import CALL, WEATHER, result
+from tests.support.tools import ASKS, CALL, WEATHER, result
 from tests.support.turns import regenerate
 
 STEPS = 60
@@ -264,6 +264,31 @@ async def test_thinking_after_a_summary_is_sent_back_with_it(alice: Caller, api:
     sent = [[block["type"] for block in message["content"]] for message in api.requests[-1].body["messages"]]
     assert sent == [["text"], ["compaction", "thinking", "text"], ["text"], ["thinking", "text"], ["text"]]
     assert provider.faults == []
+
+
+@pytest.mark.filterwarnings("ignore:The model 'claude-sonnet-4-5' is deprecated")
+@pytest.mark.parametrize("changed", ["system prompt", "model", "thinking"])
+async def test_a_tool_exchange_whose_thinking_is_left_out_goes_on(
+    alice: Caller, api: FakeMessagesApi, changed: str
+) -> None:
+    provider = Provider(random.Random())  # noqa: S311, not for secrets
+    enabled = generation_pb2.ThinkingConfig(mode=generation_pb2.THINKING_MODE_ENABLED, budget_tokens=2048)
+    options: dict[str, Any] = {"model": "claude-sonnet-4-5", "thinking": enabled}
+    session = await alice.create_session(title="Set", system_prompt="A")
+    api.default = ASKS if changed == "thinking" else lambda received: provider.thinking(received, tool=True)
+    asks = {"tools": [WEATHER]} | {"model": {"model": "claude-opus-5-5"}, "thinking": {}}.get(changed, options)
+    await alice.send(session.session_id, **asks)
+    if changed == "system prompt":
+        mask = FieldMask(paths=["system_prompt"])
+        update = session_pb2.Session(session_id=session.session_id, system_prompt="B")
+        request = pb.UpdateSessionRequest(session=update, update_mask=mask)
+        await alice.chat.UpdateSession(request, metadata=alice.metadata)
+    api.default = lambda received: provider.thinking(received, tool=False)
+    events = await alice.send(session.session_id, content=[result()], **options)
+    assert (provider.faults, events[-1].turn_finished.status) == ([], turn_pb2.TURN_STATUS_COMPLETED)
+    assert "thinking" not in api.requests[-1].body
+    await alice.send(session.session_id, **options)
+    assert api.requests[-1].body["thinking"]["type"] == "enabled"
 
 
 async def test_thinking_that_the_provider_rejected_is_not_sent_again(alice: Caller, api: FakeMessagesApi) -> None:

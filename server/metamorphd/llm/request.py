@@ -79,6 +79,9 @@ def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
     body = RequestBody(parameters, messages, slots, prompt.attachments)
     if messages.doubtful and (before := _made_without(prompt.messages, slots, Prefix(beginning))):
         return _request(parameters, without_thinking(prompt, before=before))
+    if parameters.get("thinking", {}).get("type") == "enabled" and messages.resumes_unthinking:
+        # The provider refuses to go on thinking after calls of tools whose thinking is left out.
+        return _request({name: value for name, value in parameters.items() if name != "thinking"}, prompt)
     # Most prompts have none, and thousands of messages.
     places = tuple(_places(prompt.messages)) if prompt.attachments else ()
     return Request(body, headers, messages.prefix, thinks=messages.thinks, places=places, last=len(prompt.messages) - 1)
@@ -111,16 +114,19 @@ class _Messages:
 
     Thinking is left out of a reply to a request that said something else before it. That changes what precedes later
     replies, so their thinking is left out as well. `thinks`: some was sent. `doubtful`: some was left out after it.
+    `resumes_unthinking`: the last one has the results of tools that a reply without thinking called.
     """
 
     def __init__(self, messages: Iterable[PromptMessage], slots: AttachmentSlots, prefix: Prefix) -> None:
         self.thinks = False
         self.doubtful = False
+        self.resumes_unthinking = False
         self.prefix = prefix
         self._messages = messages
         self._slots = slots
 
     def __iter__(self) -> Iterator[bytes]:
+        began_thinking = True
         for message in self._messages:
             content = message.content
             if _summarizes(message):
@@ -131,6 +137,9 @@ class _Messages:
             elif bound_to:
                 self.doubtful = self.thinks
                 content = spoken(content)
+            if message.role is Role.ASSISTANT:
+                began_thinking = isinstance(content[0], ThinkingBlock)
+            self.resumes_unthinking = not began_thinking and isinstance(content[0], ToolResultBlock)
             written = _written(message, content, self._slots)
             self.prefix.add(self._slots.without_mark(written))
             yield written

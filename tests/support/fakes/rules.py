@@ -87,6 +87,10 @@ def _of_message(
     for path, block in _blocks(content):
         yield from (f"{where}.{path}{fault}" for fault in _of_block(block, headers))
     calls = [block["id"] for block in content if block["type"] == "tool_use"]
+    enabled = body.get("thinking", {}).get("type") == "enabled"
+    if calls and enabled and number == len(messages) - 2 and "thinking" not in content[0]["type"]:
+        # https://platform.claude.com/docs/en/build-with-claude/thinking-tool-workflows: a loop is one turn of its own.
+        yield f"{where}.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`"
     if calls:
         answer = messages[number + 1]["content"] if number + 1 < len(messages) else []
         results = [block["tool_use_id"] for block in answer if block["type"] == "tool_result"]
