@@ -128,7 +128,7 @@ def test_attachments_beyond_the_limit_are_replaced_by_a_note_oldest_first() -> N
     old, middle, new = picture("old", 1), picture("middle", half + 1), DocumentBlock("new", "text/plain", half, "")
     result = ToolResultBlock("t1", (old, TextBlock("b"), middle), False)
     branch = prompt_messages((user(TextBlock("a"), old), reply(CALL), user(result, new)))
-    kept = within_limit(branch, most=100)
+    kept = within_limit(branch, most=100, text_bytes=0)
     assert [message.content for message in kept] == [
         (TextBlock("a"), LEFT_OUT),
         (CALL,),
@@ -136,7 +136,17 @@ def test_attachments_beyond_the_limit_are_replaced_by_a_note_oldest_first() -> N
     ]
     assert attachment_sizes(kept).keys() == {"new"}
     fitting = (user(old), user(picture("middle", half - 1), new))
-    assert within_limit(prompt_messages(fitting), most=100) == prompt_messages(fitting)
+    assert within_limit(prompt_messages(fitting), most=100, text_bytes=0) == prompt_messages(fitting)
+
+
+def test_attachments_leave_room_for_text_in_the_largest_request() -> None:
+    size = 1024 * 1024
+    branch = prompt_messages((user(*[picture(str(number), size) for number in range(22)]),))
+    # In base64, and beside a megabyte for tools and the system prompt.
+    for text_bytes, kept in ((0, 22), (2_000_000, 20), (8_000_000, 16)):
+        sizes = attachment_sizes(within_limit(branch, most=100, text_bytes=text_bytes))
+        assert len(sizes) == kept
+        assert sum(sizes.values()) * 4 // 3 + text_bytes < 31_000_000
 
 
 def test_a_deleted_attachment_is_replaced_by_a_note() -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import accumulate, count
 
 from metamorphd.llm.interface import PromptMessage
-from metamorphd.models.capabilities import FEW_IMAGES, PROMPT_BYTES, Capabilities, is_large
+from metamorphd.models.capabilities import FEW_IMAGES, PROMPT_BYTES, REQUEST_BYTES, Capabilities, is_large
 from metamorphd.models.content import (
     AttachmentBlock,
     Block,
@@ -134,14 +134,17 @@ def readable(messages: Sequence[PromptMessage], can: Capabilities) -> Sequence[P
     return _only(messages, lambda block: can.images if isinstance(block, ImageBlock) else can.documents)
 
 
-def within_limit(messages: Sequence[PromptMessage], *, most: int) -> tuple[PromptMessage, ...]:
-    """Returns messages with the newest attachments, at most `most` and `PROMPT_BYTES` in total. Others are replaced.
+def within_limit(messages: Sequence[PromptMessage], *, most: int, text_bytes: int) -> tuple[PromptMessage, ...]:
+    """Returns messages with the newest attachments, at most `most` and `PROMPT_BYTES` in total, and what fits in a
+    request beside `text_bytes`. Others are replaced.
 
     An image that is too large in a prompt with many is kept if it is among the `FEW_IMAGES` newest, which then are all
     that is kept, and replaced otherwise.
     """
     blocks = [block for message in filter(_has_attachments, messages) for block in attachment_blocks(message.content)]
-    kept = sum(size <= PROMPT_BYTES for size in accumulate(block.size for block in reversed(blocks)))
+    # In base64, three bytes are four.
+    room = min(PROMPT_BYTES, (REQUEST_BYTES - text_bytes) // 4 * 3)
+    kept = sum(size <= room for size in accumulate(block.size for block in reversed(blocks)))
     kept = min(kept, most)
     if any(map(is_large, blocks[-FEW_IMAGES:])):
         kept = min(kept, FEW_IMAGES)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from metamorphd.models.content import AttachmentBlock, Content, ImageBlock, attachment_blocks
 from metamorphd.models.generation import EFFORTS, THINKING_MODES, EffectiveOptions
 
-# The provider accepts requests of at most 32 MB. In base64, this many bytes leave a megabyte for text.
+# The provider accepts requests of at most 32 MB. A megabyte is for all that is not in messages.
+REQUEST_BYTES = 31_000_000
+# Of attachments in a prompt. In base64, so many leave little for text; with more text there is less room for them.
 PROMPT_BYTES = 22 * 1024 * 1024
 # With more attachments than this, an image may have at most so many pixels on a side:
 # https://platform.claude.com/docs/en/build-with-claude/vision.
