@@ -217,6 +217,7 @@ class _Capabilities(_Form):
     documents: bool
     attachments: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
     response_schema: bool
+    summaries: bool = True
 
     def value(self) -> Capabilities:
         return Capabilities(**self.model_dump())

@@ -321,3 +321,17 @@ async def test_thinking_that_the_provider_rejected_is_not_sent_again(alice: Call
 def _signatures(received: Received) -> list[str]:
     messages = received.body["messages"]
     return [block["signature"] for message in messages for block in message["content"] if "signature" in block]
+
+
+@pytest.mark.filterwarnings("ignore:The model 'claude-sonnet-4-5' is deprecated")
+async def test_a_summary_is_text_for_a_model_that_has_none(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session(title="Set")
+    await alice.send(session.session_id)
+    api.default = Reply((compaction("So far."), "Well."))
+    await alice.send(session.session_id)
+    api.default = Reply(("Well.",))
+    await alice.send(session.session_id, "And now?", model="claude-sonnet-4-5")
+    body, headers = api.requests[-1].body, api.requests[-1].headers
+    assert (broken(body, headers), "anthropic-beta" in headers) == (None, False)
+    sent = [[block["text"] for block in message["content"]] for message in body["messages"]]
+    assert sent == [["Hello"], ["So far.", "Well."], ["And now?"]]

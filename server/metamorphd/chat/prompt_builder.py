@@ -14,6 +14,7 @@ from metamorphd.models.capabilities import FEW_IMAGES, PROMPT_BYTES, REQUEST_BYT
 from metamorphd.models.content import (
     AttachmentBlock,
     Block,
+    CompactionBlock,
     Content,
     ImageBlock,
     Part,
@@ -128,10 +129,25 @@ LEFT_OUT = TextBlock("[An attachment that was here is not available any more.]")
 
 
 def readable(messages: Sequence[PromptMessage], can: Capabilities) -> Sequence[PromptMessage]:
-    """Returns messages with only the attachments that the model can read. Others are replaced."""
+    """Returns messages with only the attachments that the model can read. Others are replaced.
+
+    Summaries become text for a model that has none of its own.
+    """
+    if not can.summaries:
+        messages = [replace(message, content=_told(message.content)) for message in messages]
     if can.images and can.documents:
         return messages
     return _only(messages, lambda block: can.images if isinstance(block, ImageBlock) else can.documents)
+
+
+def _told(content: Content) -> Content:
+    """Returns content whose summaries are text."""
+    return tuple(
+        (TextBlock(block.summary) if block.summary.strip(BLANK) else GONE)
+        if isinstance(block, CompactionBlock)
+        else block
+        for block in content
+    )
 
 
 def within_limit(messages: Sequence[PromptMessage], *, most: int, text_bytes: int) -> tuple[PromptMessage, ...]:

@@ -100,6 +100,7 @@ class Prompts:
                     attachments=attachments,
                     options=self._terms.stated(options),
                     text_bytes=size,
+                    summarized=can.summaries,
                 )
             ]
             del messages

@@ -39,7 +39,7 @@ class Prompt:
 
     `messages` are sorted oldest first, and the last one is the user's. `attachments` are the images and
     documents in them, by id. `options` always have a model and a maximum length of the reply. `text_bytes` is the size
-    of the messages, about.
+    of the messages, about. `summarized`: earlier messages may be summarized; otherwise there are no summaries in them.
     """
 
     system_prompt: str
@@ -47,6 +47,7 @@ class Prompt:
     attachments: Mapping[str, AttachmentData]
     options: EffectiveOptions
     text_bytes: int = 0
+    summarized: bool = True
 
 
 # In the events below, `block_index` is the position of the block in the reply's content, from 0, in order and without

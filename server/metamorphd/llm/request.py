@@ -188,7 +188,7 @@ def parameters_of(prompt: Prompt, *, compact_above: int) -> dict[str, Any]:
         output["format"] = {"type": "json_schema", "schema": json.loads(options.response_schema)}
     if output:
         request["output_config"] = output
-    if compact_above:
+    if compact_above and prompt.summarized:
         request["context_management"] = _compaction(compact_above)
     return request | _thinking(options) | _tools(options)
 

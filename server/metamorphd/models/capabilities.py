@@ -26,7 +26,7 @@ class Capabilities:
     """The options and content that a model accepts.
 
     `thinking` has the modes that can be named, `efforts` the levels from the least to the most. `attachments` is the
-    most images and documents that a prompt may have.
+    most images and documents that a prompt may have. `summaries`: the provider summarizes earlier messages for it.
     """
 
     thinking: tuple[str, ...] = THINKING_MODES
@@ -37,6 +37,7 @@ class Capabilities:
     documents: bool = True
     attachments: int = 100
     response_schema: bool = True
+    summaries: bool = True
 
     def unsupported(self, options: EffectiveOptions) -> Iterator[tuple[str, str, str]]:
         """Yields (name of the option, field path, description) of the options that the model does not accept."""

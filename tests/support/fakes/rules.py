@@ -18,6 +18,8 @@ MODELS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...], bool, int]] = {
     "claude-haiku-5-5": (("adaptive", "disabled"), "adaptive", LEVELS, True, 600),
     "claude-sonnet-4-5": (("enabled", "disabled"), "disabled", (), True, 100),
 }
+# https://platform.claude.com/docs/en/build-with-claude/compaction.
+WITHOUT_SUMMARIES = {"claude-sonnet-4-5"}
 LARGEST_REQUEST = 32_000_000
 BLANK = " \t\n\f\r"
 # Of an image or document in base64.
@@ -73,6 +75,8 @@ def _of_options(body: Mapping[str, Any]) -> Iterator[str]:
         yield "tool_choice: may only be specified with tools"
     kinds = [block["type"] for message in body["messages"] for _, block in _blocks(message["content"])]
     attachments = sum(kind in LARGEST_SOURCE for kind in kinds)
+    if "context_management" in body and body["model"] in WITHOUT_SUMMARIES:
+        yield "context_management: compact_20260112 is not supported for this model"
     if attachments > most:
         yield f"too many images and documents: {attachments} > {most}"
 

@@ -47,6 +47,7 @@ def _capabilities_to_proto(can: Capabilities) -> model_pb2.ModelCapabilities:
         documents=can.documents,
         response_schema=can.response_schema,
         attachments=can.attachments,
+        summaries=can.summaries,
     )
 
 

@@ -165,7 +165,7 @@ async def _insert(
             options=plan.options,
             catalog=terms.catalog,
             output_tokens=terms.output_tokens(plan.options),
-            compact_above=terms.compact_above,
+            compact_above=terms.summarizes_above(plan.options),
         )
     row = await tx.one(
         CREATE_TURN,

@@ -29,6 +29,10 @@ class Terms:
         cap = min(self.max_output_tokens, self.catalog.model(options.model).max_output_tokens)
         return min(options.max_output_tokens or cap, cap)
 
+    def summarizes_above(self, options: EffectiveOptions) -> int:
+        """Returns the tokens of a call above which it is summarized first, 0 if never. `options` name the model."""
+        return self.compact_above if self.catalog.model(options.model).capabilities.summaries else 0
+
     def stated(self, options: EffectiveOptions) -> EffectiveOptions:
         """Returns options with what holds where they state nothing. They name the model."""
         thinking = options.thinking

@@ -124,6 +124,13 @@ export declare type ModelCapabilities = Message<"metamorph.chat.v1.ModelCapabili
    * @generated from field: int32 attachments = 8;
    */
   attachments: number;
+
+  /**
+   * Whether earlier messages are summarized for it when the context is full. If not, a longer conversation fails.
+   *
+   * @generated from field: bool summaries = 9;
+   */
+  summaries: boolean;
 };
 
 /**
