@@ -21,7 +21,7 @@ from tests.support.fakes.replies import Behaviour, Block, Count, Refusal, Reply,
 from tests.support.fakes.rules import broken, sign
 from tests.support.media import FILES
 from tests.support.refusal import Refusal as Refused
-from tests.support.tools import ASKS, CALL, WEATHER, result
+from tests.support.tools import CALL, WEATHER, result
 from tests.support.turns import regenerate
 
 STEPS = 60
@@ -267,7 +267,7 @@ async def test_thinking_after_a_summary_is_sent_back_with_it(alice: Caller, api:
 
 
 @pytest.mark.filterwarnings("ignore:The model 'claude-sonnet-4-5' is deprecated")
-@pytest.mark.parametrize("changed", ["system prompt", "model", "thinking"])
+@pytest.mark.parametrize("changed", ["system prompt", "model", "account"])
 async def test_a_tool_exchange_whose_thinking_is_left_out_goes_on(
     alice: Caller, api: FakeMessagesApi, changed: str
 ) -> None:
@@ -275,9 +275,11 @@ async def test_a_tool_exchange_whose_thinking_is_left_out_goes_on(
     enabled = generation_pb2.ThinkingConfig(mode=generation_pb2.THINKING_MODE_ENABLED, budget_tokens=2048)
     options: dict[str, Any] = {"model": "claude-sonnet-4-5", "thinking": enabled}
     session = await alice.create_session(title="Set", system_prompt="A")
-    api.default = ASKS if changed == "thinking" else lambda received: provider.thinking(received, tool=True)
-    asks = {"tools": [WEATHER]} | {"model": {"model": "claude-opus-5-5"}, "thinking": {}}.get(changed, options)
-    await alice.send(session.session_id, **asks)
+    api.default = lambda received: provider.thinking(received, tool=True)
+    asks = options | ({"model": "claude-opus-5-5", "thinking": None} if changed == "model" else {})
+    await alice.send(session.session_id, tools=[WEATHER], **asks)
+    if changed == "account":
+        api.script.append(Refusal(400, "invalid_request_error", message="messages.1.content.0: Invalid `signature`"))
     if changed == "system prompt":
         mask = FieldMask(paths=["system_prompt"])
         update = session_pb2.Session(session_id=session.session_id, system_prompt="B")

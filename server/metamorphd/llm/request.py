@@ -24,7 +24,7 @@ from metamorphd.models.content import (
     ToolUseBlock,
     spoken,
 )
-from metamorphd.models.generation import EffectiveOptions, ToolChoice
+from metamorphd.models.generation import EffectiveOptions, Thinking, ToolChoice
 from metamorphd.models.message import Role
 
 ROLES = {Role.USER: "user", Role.ASSISTANT: "assistant"}
@@ -106,7 +106,13 @@ def _compaction(above: int) -> dict[str, Any]:
 def without_thinking(prompt: Prompt, *, before: int | None = None) -> Prompt:
     """Returns a prompt without the thinking of earlier replies, or of those `before` a message."""
     messages = tuple(replace(message, content=spoken(message.content)) for message in prompt.messages[:before])
-    return replace(prompt, messages=messages if before is None else messages + prompt.messages[before:])
+    if before is not None:
+        return replace(prompt, messages=messages + prompt.messages[before:])
+    options = prompt.options
+    if options.thinking.mode == "enabled" and isinstance(messages[-1].content[0], ToolResultBlock):
+        # As in `_request`.
+        options = replace(options, thinking=Thinking())
+    return replace(prompt, messages=messages, options=options)
 
 
 class _Messages:
@@ -114,7 +120,7 @@ class _Messages:
 
     Thinking is left out of a reply to a request that said something else before it. That changes what precedes later
     replies, so their thinking is left out as well. `thinks`: some was sent. `doubtful`: some was left out after it.
-    `resumes_unthinking`: the last one has the results of tools that a reply without thinking called.
+    `resumes_unthinking`: the last one has the results of tools, and the thinking of the reply that called them is out.
     """
 
     def __init__(self, messages: Iterable[PromptMessage], slots: AttachmentSlots, prefix: Prefix) -> None:
@@ -126,7 +132,7 @@ class _Messages:
         self._slots = slots
 
     def __iter__(self) -> Iterator[bytes]:
-        began_thinking = True
+        lost = False
         for message in self._messages:
             content = message.content
             if _summarizes(message):
@@ -138,8 +144,8 @@ class _Messages:
                 self.doubtful = self.thinks
                 content = spoken(content)
             if message.role is Role.ASSISTANT:
-                began_thinking = isinstance(content[0], ThinkingBlock)
-            self.resumes_unthinking = not began_thinking and isinstance(content[0], ToolResultBlock)
+                lost = content is not message.content
+            self.resumes_unthinking = lost and isinstance(content[0], ToolResultBlock)
             written = _written(message, content, self._slots)
             self.prefix.add(self._slots.without_mark(written))
             yield written
