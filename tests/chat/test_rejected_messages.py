@@ -9,7 +9,7 @@ from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
 
 from tests.support.caller import Caller, text_block
 from tests.support.fakes.messages_api import FakeMessagesApi, Received
-from tests.support.fakes.replies import Behaviour, Refusal, Reply
+from tests.support.fakes.replies import Behaviour, Raw, Refusal, Reply, sse
 from tests.support.media import png
 from tests.support.tools import ASKS, WEATHER, result
 from tests.support.turns import regenerate
@@ -84,6 +84,21 @@ async def test_a_message_that_is_not_to_blame_is_sent_again(
     assert "field" not in finished.error.metadata
     await alice.send(session.session_id, "Who am I?")
     assert sent(api) == ["Hi", "You said: Hi", "I am Bob", "Who am I?"]
+
+
+async def test_a_rejection_may_come_as_an_event(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session(title="Set")
+    event = {"type": "error", "error": {"type": "invalid_request_error", "message": "messages.0.content.0.text: no"}}
+    api.script.append(Raw(sse(event)))
+    assert (await rejected(alice, session.session_id, text="Poison"))["field"] == "content[0]"
+    await alice.send(session.session_id, "And now?")
+    assert sent(api) == ["And now?"]
+    # Not the request's fault if the reply has begun.
+    api.script.append(Reply(("We", "ll"), ending="error", error_type="invalid_request_error"))
+    finished = (await alice.send(session.session_id, "I am Bob"))[-1].turn_finished
+    assert finished.error.reason == "UPSTREAM_INTERRUPTED"
+    await alice.send(session.session_id, "Who am I?")
+    assert sent(api)[2:] == ["I am Bob", "Well", "Who am I?"]
 
 
 async def test_a_reply_to_what_was_rejected_brings_it_back(alice: Caller, api: FakeMessagesApi) -> None:

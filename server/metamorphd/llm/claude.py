@@ -19,9 +19,8 @@ from metamorphd.errors import (
     UpstreamNotAStream,
 )
 from metamorphd.llm.event_stream import ErrorData, EventStream
-from metamorphd.llm.failures import Failures, retry_after, within_reply
+from metamorphd.llm.failures import Failures, RejectedInReply, retry_after, within_reply
 from metamorphd.llm.interface import LARGE_TEXT, Prompt, ReplyEvent
-from metamorphd.llm.prefix import Prefix
 from metamorphd.llm.reply import Reply
 from metamorphd.llm.request import Request, count_request, reply_request, without_thinking
 
@@ -113,8 +112,8 @@ class Claude:
         )
         # A reply takes minutes, and the prompt is not needed once it is sent.
         del prompt
-        response, prefix = await sending
-        reply, stream = Reply(prefix=prefix, max_output_tokens=most), EventStream()
+        response, request = await sending
+        reply, stream = Reply(prefix=request.prefix, max_output_tokens=most), EventStream()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(response.close)
             _refuse_documents(response)
@@ -125,6 +124,8 @@ class Claude:
                     yield [reply.usage, *events]
                     if reply.complete:
                         return
+                    if isinstance(failure, RejectedInReply):
+                        raise failure.error(request, begun=reply.begun)
                     if failure is not None:
                         raise failure
             except self._failures.all as exc:
@@ -145,8 +146,8 @@ class Claude:
 
     async def _answer(
         self, path: str, build: Callable[[Prompt], Request], prompt: Prompt, *, cast_to: Any, headers: dict[str, str]
-    ) -> tuple[Any, Prefix]:
-        """Sends a prompt. Returns the answer, and what the request said.
+    ) -> tuple[Any, Request]:
+        """Sends a prompt. Returns the answer and the request, without its body.
 
         If thinking of earlier replies is rejected, the prompt is sent once more without it: whatever the provider
         holds against it, the conversation can go on.
@@ -166,7 +167,7 @@ class Claude:
                     raise request.body.failure or self._failures.rejection(exc, request) from exc
                 logger.warning("the thinking of earlier replies was rejected; sending again without it")
             else:
-                return answer, request.prefix
+                return answer, request
             finally:
                 # The SDK keeps a reference to it as long as the reply is read.
                 request.body.clear()

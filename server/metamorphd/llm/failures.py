@@ -58,10 +58,7 @@ class Failures:
         error = self.translate(exc, answered=False)
         if not isinstance(error, UpstreamRejected):
             return error
-        text = getattr(exc, "api_message", None)
-        message = text if isinstance(text, str) else ""
-        error.metadata |= blamed(request, rejected=error.metadata["type"], message=message)
-        return error
+        return _rejected(request, rejected=error.metadata["type"], text=getattr(exc, "api_message", None))
 
     def translate(self, exc: Exception, *, answered: bool) -> DomainError:
         """Returns our error for an exception. `answered`: the reply had begun, so the request cannot be the cause."""
@@ -74,9 +71,29 @@ class Failures:
         return UpstreamInterrupted() if answered else UpstreamUnavailable()
 
 
-def within_reply(event: Any) -> DomainError:
+class RejectedInReply(Exception):
+    """An error event that rejects the request, which gateways send in place of a status."""
+
+    def __init__(self, rejected: str, text: Any) -> None:
+        self._rejected = rejected
+        self._text = text
+
+    def error(self, request: Request, *, begun: bool) -> DomainError:
+        """Returns our error, with what it blames. `begun`: the reply had, so the request cannot be the cause."""
+        return UpstreamInterrupted() if begun else _rejected(request, rejected=self._rejected, text=self._text)
+
+
+def _rejected(request: Request, *, rejected: str, text: Any) -> DomainError:
+    error = UpstreamRejected(type=rejected)
+    error.metadata |= blamed(request, rejected=rejected, message=text if isinstance(text, str) else "")
+    return error
+
+
+def within_reply(event: Any) -> DomainError | RejectedInReply:
     """Returns the error for an error event. The response's status is 200, so only the type of the error is known."""
     match event:
+        case {"error": {"type": "invalid_request_error" | "request_too_large" as rejected, **error}}:
+            return RejectedInReply(rejected, error.get("message"))
         case {"error": {"type": "billing_error"}}:
             return UpstreamSpendLimit()
         case {"error": {"type": "overloaded_error"}}:
