@@ -309,6 +309,27 @@ async def test_content_after_the_stop_reason_belongs_to_the_reply(
     assert used(events) == ReplyUsage(Usage(11, 9))
 
 
+WHOLE_BLOCK = (block(1), said(" and", 1), end(1))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ((block(1), said(" and", 1)), (said(" again", 1), end(1))),
+        (WHOLE_BLOCK, (block(2), said(" again", 2), end(2))),
+        ((*WHOLE_BLOCK, FINAL), (block(2), said(" again", 2), end(2))),
+    ],
+    ids=["a block in two parts", "two blocks", "two blocks and their usage"],
+)
+async def test_content_after_the_stop_reason_restarts_the_wait_for_the_last_event(
+    api: FakeMessagesApi, monkeypatch: pytest.MonkeyPatch, more: tuple[tuple[Event, ...], ...]
+) -> None:
+    monkeypatch.setattr(claude_module, "LAST_EVENT_SECONDS", 0.6)
+    later = tuple(sse(*events) for events in more)
+    events, error = await read(api, start(), *HELLO, FINAL, later=later, pause=0.4, ending="stall")
+    assert (text(events), error, events[-1]) == ("Hello and again", None, ReplyStop(StopReason.END_TURN))
+
+
 async def test_blocks_that_are_open_at_the_end_are_ended(api: FakeMessagesApi) -> None:
     thought = (block(0, THINKING), delta("thinking_delta", "Hm"), delta("signature_delta", "sig"))
     called = (block(1, TOOL), delta("input_json_delta", "{}", 1))

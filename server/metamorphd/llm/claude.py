@@ -188,11 +188,12 @@ def _refuse_documents(response: Any) -> None:
 
 async def _until_whole(chunks: AsyncIterator[bytes], reply: Reply) -> AsyncGenerator[bytes]:
     """Yields the chunks of a stream. Ends LAST_EVENT_SECONDS after the reply has all but its last event."""
-    deadline = None
+    deadline, blocks = None, 0
     while True:
         if not reply.whole:
             deadline = None
-        elif deadline is None:
+        elif deadline is None or reply.blocks > blocks:
+            blocks = reply.blocks
             deadline = asyncio.get_running_loop().time() + LAST_EVENT_SECONDS
         waiting = asyncio.timeout_at(deadline)
         try:

@@ -47,11 +47,14 @@ DELTAS = {"thinking_delta", "signature_delta", "input_json_delta", "compaction_d
 class Reply:
     """Reads the raw events of one reply to a request that says `prefix`. `complete` once it has ended.
 
+    `blocks` is the number of blocks that have begun.
+
     Events may leave out fields, and repeat themselves. Unknown ones are ignored, as are unknown blocks and deltas.
     """
 
     def __init__(self, *, prefix: Prefix, max_output_tokens: int) -> None:
         self.complete = False
+        self.blocks = 0
         self._prefix = prefix
         self._message_id: Any = None
         self._counts = ReportedUsage(max_output_tokens)
@@ -133,6 +136,7 @@ class Reply:
 
     def _begin(self, index: int, block: Any) -> Iterator[ReplyEvent]:
         opened = self._open[index] = _OpenBlock(block)
+        self.blocks += 1
         match opened.kind:
             case "text":
                 yield from self._text_events(opened, block.get("text") or "")

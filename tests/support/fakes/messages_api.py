@@ -170,6 +170,10 @@ async def _send(raw: Raw, writer: asyncio.StreamWriter) -> None:
     lines = [f"HTTP/1.1 {raw.status} Answered", *(f"{name}: {value}" for name, value in headers), "", ""]
     writer.write("\r\n".join(lines).encode() + _chunk(raw.body))
     await writer.drain()
+    for part in raw.later:
+        await asyncio.sleep(raw.pause)
+        writer.write(_chunk(part))
+        await writer.drain()
     match raw.ending:
         case "end":
             writer.write(b"0\r\n\r\n")

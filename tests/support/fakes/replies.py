@@ -101,14 +101,17 @@ class Hangup:
 
 @dataclass(frozen=True)
 class Raw:
-    """Any response. `ending` after its body: "end", "drop" (the connection is reset), "stall" (silence until the client
-    leaves), "ping" (the same, but with a ping every 10 ms)."""
+    """Any response, whose `later` parts follow its body, each after `pause` seconds. `ending` after them: "end", "drop"
+    (the connection is reset), "stall" (silence until the client leaves), "ping" (the same, but with a ping every
+    10 ms)."""
 
     body: bytes
     content_type: str = "text/event-stream"
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     ending: str = "end"
+    later: tuple[bytes, ...] = ()
+    pause: float = 0.0
 
 
 Behaviour = Reply | Refusal | Count | Silence | Hangup | Raw
