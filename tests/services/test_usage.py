@@ -236,6 +236,16 @@ async def test_a_turn_that_is_cancelled_before_it_is_answered_costs_its_prompt(
     assert spent == await recorded(alice)
 
 
+async def test_no_usage_is_shown_while_the_input_is_not_reported(alice: Caller, api: FakeMessagesApi) -> None:
+    api.default = Raw(sse({"type": "message_start"}, started(0, {"type": "text", "text": SAID})), ending="stall")
+    call = alice.start((await alice.create_session()).session_id)
+    turn_id = (await call.next()).turn_id
+    assert (await call.next()).text_delta.text == SAID
+    await cancelled(alice, turn_id)
+    # Nothing in between.
+    assert (await call.next()).turn_finished.usage.estimated
+
+
 async def test_a_call_that_is_repeated_is_counted_once(tmp_path: Path, api: FakeMessagesApi) -> None:
     refusal = Refusal(529, "overloaded_error", (("retry-after-ms", "1"),))
     api.script.extend([refusal, refusal, Reply((SAID,), ending="drop")])
