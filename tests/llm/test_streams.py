@@ -17,7 +17,7 @@ from metamorphd.llm.interface import (
     ReplyUsage,
 )
 from metamorphd.models.content import ToolUseBlock
-from metamorphd.models.turn import StopReason
+from metamorphd.models.turn import StopDetails, StopReason
 from metamorphd.models.usage import Usage
 
 from tests.llm.claude import opened, outcome, prompt, text
@@ -89,6 +89,50 @@ async def test_partial_message_deltas_are_merged(api: FakeMessagesApi) -> None:
     events, error = await read(api, start(), *HELLO, first, second, third, {"type": "message_delta"}, STOP)
     assert (content(events), error) == ([ReplyText(0, "Hello"), ReplyStop(StopReason.MAX_TOKENS)], None)
     assert used(events) == ReplyUsage(Usage(12, 7))
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        *({"delta": {"stop_reason": reason}} for reason in (None, "", 5, [], {}, ["end_turn"])),
+        *({"delta": delta} for delta in (None, [], [1], "end_turn", 5)),
+        {"delta": {"stop_reason": "", "stop_details": [5]}},
+    ],
+    ids=str,
+)
+async def test_what_is_no_stop_reason_replaces_none(api: FakeMessagesApi, later: Event) -> None:
+    for before, after in (((), FINAL), ((FINAL,), later)):
+        usage = {"input_tokens": 12}
+        events, error = await read(
+            api, start(), *HELLO, *before, {"type": "message_delta", **later, "usage": usage}, {**FINAL, **after}, STOP
+        )
+        assert (content(events), error) == ([ReplyText(0, "Hello"), ReplyStop(StopReason.END_TURN)], None)
+        assert used(events) == ReplyUsage(Usage(12, 7))
+
+
+ZEROS = {"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
+
+
+async def test_zeros_in_place_of_omitted_counts_replace_none(api: FakeMessagesApi) -> None:
+    begin = start({"input_tokens": 11, "cache_read_input_tokens": 5, "output_tokens": 1})
+    final = message_delta(**ZEROS, output_tokens=7)
+    for more in ((), (message_delta(None, **ZEROS, output_tokens=0),), (message_delta(None, output_tokens=0),)):
+        events, error = await read(api, begin, *HELLO, final, *more, STOP)
+        assert (error, used(events)) == (None, ReplyUsage(Usage(11, 7, 5)))
+    # Here 0 is a number: all was read from the cache.
+    events, _ = await read(
+        api, begin, *HELLO, message_delta(**(ZEROS | {"cache_read_input_tokens": 16}), output_tokens=7)
+    )
+    assert used(events) == ReplyUsage(Usage(0, 7, 16))
+
+
+async def test_details_of_a_refusal_are_merged(api: FakeMessagesApi) -> None:
+    def details(**texts: object) -> Event:
+        return {"type": "message_delta", "delta": {"stop_reason": "refusal", "stop_details": texts}, "usage": None}
+
+    parts = (details(category="cyber"), details(category=None, explanation="No\ud83d"), details())
+    events, error = await read(api, start(), *parts, STOP)
+    assert (error, events[-1]) == (None, ReplyStop(StopReason.REFUSAL, StopDetails("cyber", "No\ufffd")))
 
 
 UNREAD: Any = {"output_tokens": 1}
@@ -231,6 +275,24 @@ async def test_a_tool_input_may_be_cut_within_an_escape(api: FakeMessagesApi) ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "whole"),
+    [
+        (r'{"a": "\ud83d"}', r'{"a": "\ufffd"}'),
+        (r'{"a": "\uDE00\ud83d\ude00"}', r'{"a": "\ufffd\ud83d\ude00"}'),
+        (r'{"a": "\ud83d\n\u00e9"}', r'{"a": "\ufffd\n\u00e9"}'),
+        (r'{"a": "\\ud83d"}', r'{"a": "\\ud83d"}'),
+    ],
+)
+async def test_half_an_escaped_pair_in_a_tool_input_is_replaced(api: FakeMessagesApi, written: str, whole: str) -> None:
+    begun = {**TOOL, "input": json.loads(written)}
+    for call in ((block(0, TOOL), delta("input_json_delta", written)), (block(0, begun),)):
+        events, error = await read(api, start(), *call, end(), message_delta("tool_use", output_tokens=7), STOP)
+        assert error is None
+        (tool,) = [event.block for event in events if isinstance(event, ReplyToolUse)]
+        assert json.loads(tool.input) == json.loads(whole)
+
+
 async def test_invalid_utf_8_is_replaced(api: FakeMessagesApi) -> None:
     body = sse(start(), block(), said("a?b"), end(), FINAL, STOP).replace(b"a?b", b"a\xffb")
     api.default = Raw(body)
@@ -247,6 +309,15 @@ async def test_repeated_starts_and_stops_of_blocks_are_ignored(api: FakeMessages
         [ReplyText(0, "a"), ReplyText(0, "b"), ReplyStop(StopReason.END_TURN)],
         None,
     )
+
+
+@pytest.mark.parametrize("message", [None, [1], {}, {"id": None}, {"usage": {"input_tokens": 12}}], ids=str)
+async def test_a_repeated_start_may_be_incomplete(api: FakeMessagesApi, message: Any) -> None:
+    again: Event = {"type": "message_start", "message": message}
+    for first, second in ((start(), again), (again, start())):
+        events, error = await read(api, first, block(), said("Hello"), second, end(), FINAL, STOP)
+        assert (text(events), error) == ("Hello", None)
+        assert used(events).most_output_tokens is None
 
 
 async def test_another_message_within_a_reply_cuts_it_off(api: FakeMessagesApi) -> None:

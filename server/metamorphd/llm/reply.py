@@ -4,6 +4,7 @@ https://platform.claude.com/docs/en/build-with-claude/streaming
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -41,6 +42,10 @@ STOP_REASONS = {
 }
 # In bytes, of each text of a refusal.
 LARGEST_DETAIL = 4096
+# An escape of JSON: a pair, half a pair or anything else, such as a backslash.
+_ESCAPE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+)
 DELTAS = {"thinking_delta", "signature_delta", "input_json_delta", "compaction_delta"}
 
 
@@ -116,20 +121,21 @@ class Reply:
             case "content_block_stop" if event["index"] in self._open:
                 yield from self._end(self._open.pop(event["index"]))
             case "message_start":
-                self._start(event.get("message") or {})
+                self._start(_object(event.get("message")))
             case "message_delta":
-                delta = event.get("delta") or {}
-                if (reason := delta.get("stop_reason")) is not None:
+                delta = _object(event.get("delta"))
+                reason = delta.get("stop_reason")
+                if isinstance(reason, str) and reason:
                     self._stop_reason = STOP_REASONS.get(reason, StopReason.OTHER)
-                self._details = _stop_details(delta.get("stop_details")) or self._details
+                self._details = _stop_details(_object(delta.get("stop_details")), self._details)
                 self._counts.report(event.get("usage"), ends=True)
             case "message_stop":
                 yield from self.end()
 
     def _start(self, message: Any) -> None:
         """Reads the start of the message. Raises ValueError if it is another message, whose text would be repeated."""
-        message_id = message.get("id")
-        if self._count and message_id != self._message_id:
+        message_id = message.get("id") or self._message_id
+        if self._count and self._message_id and message_id != self._message_id:
             raise ValueError("another message within a reply")
         self._message_id = message_id
         self._counts.report(message.get("usage"), ends=False)
@@ -218,15 +224,21 @@ class Reply:
         return opened.place
 
 
-def _stop_details(details: Any) -> StopDetails | None:
-    """Returns what is known of a refusal. Either of its texts may be null."""
-    if not isinstance(details, dict):
-        return None
+def _object(value: Any) -> dict[str, Any]:
+    """Returns an object, which is empty where there is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def _stop_details(details: dict[str, Any], known: StopDetails | None) -> StopDetails | None:
+    """Returns what is known of a refusal, with what these details add to it. Either of its texts may be null."""
     category, explanation = (
-        text_within(_text(value), LARGEST_DETAIL) if isinstance(value, str) else ""
+        text_within(_mended(value), LARGEST_DETAIL) if isinstance(value, str) else ""
         for value in (details.get("category"), details.get("explanation"))
     )
-    return StopDetails(category, explanation) if category or explanation else None
+    if not (category or explanation):
+        return known
+    known = known or StopDetails("", "")
+    return StopDetails(category or known.category, explanation or known.explanation)
 
 
 def _size(value: Any) -> int:
@@ -276,7 +288,7 @@ class _OpenBlock:
     def tool_use(self) -> ToolUseBlock:
         # For a tool without parameters there is no delta, and the block's start has the input.
         written = "".join(self.input) or json.dumps(self.block.get("input") or {})
-        return ToolUseBlock(_text(self.block["id"]), _text(self.block["name"]), written)
+        return ToolUseBlock(_text(self.block["id"]), _text(self.block["name"]), _ESCAPE.sub(_whole_escape, written))
 
     def compacted(self) -> CompactionBlock:
         opaque = {name: value for name, value in self.compaction.items() if name != "content"}
@@ -286,6 +298,11 @@ class _OpenBlock:
 def _mended(text: str) -> str:
     """Returns text in which halves of surrogate pairs are joined, and single ones are U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _whole_escape(escape: re.Match[str]) -> str:
+    """Returns an escape of JSON, U+FFFD for half a pair."""
+    return "\\ufffd" if escape["half"] else escape.group()
 
 
 def _text(value: Any) -> str:

@@ -48,20 +48,25 @@ class ReportedUsage:
     def report(self, usage: Any, *, ends: bool) -> None:
         """Merges what an event reports. Counts are cumulative, and it may omit those that have not changed.
 
+        Gateways send 0 instead of omitting them: after another number, 0 says nothing, unless other input is known.
         `ends`: its number of output tokens is not provisional.
         """
         if not isinstance(usage, dict):
             return
+        read = any(usage.get(name) for name in INPUTS)
         for name in COUNTS:
             value = usage.get(name)
             if _is_count(value):
-                self._reported[name] = value
+                if value or (read and name != OUTPUT):
+                    self._reported[name] = value
+                self._reported.setdefault(name, 0)
                 self._unreadable.discard(name)
             elif value is not None:
                 self._unreadable.add(name)
-        if ends and usage.get("output_tokens") is not None:
+        if ends and usage.get(OUTPUT) is not None:
             # None at all is not the number of what was received.
-            self._final = OUTPUT not in self._unreadable and (usage[OUTPUT] > 0 or not self._received)
+            known = OUTPUT not in self._unreadable
+            self._final = known and (usage[OUTPUT] > 0 or self._final or not self._received)
         self._report_summaries(usage.get("iterations"))
 
     def _report_summaries(self, iterations: Any) -> None:
