@@ -440,6 +440,9 @@ async def test_unknown_events_blocks_deltas_and_fields_are_ignored(api: FakeMess
         b'data: {"error":{"message":"the provider\'s own words","code":500}}',
         b'event: error\ndata: {"message":"the provider\'s own words"}',
         b"event: error\ndata: the provider's own words",
+        b'data: {"message":"the provider\'s own words"}',
+        b'data: {"detail":"the provider\'s own words","type":null}',
+        b'data: {"type":"error","error":{"type":""}}',
         b'event: error\ndata: "the provider\'s own words"',
         b"event: error\ndata: null",
         b"event: error\ndata: [1]",
@@ -454,8 +457,17 @@ async def test_an_error_event_without_a_type_has_its_own_reason(api: FakeMessage
     assert "provider's own words" not in str(error)
 
 
-async def test_an_error_event_may_be_typed_by_its_name_only(api: FakeMessagesApi) -> None:
-    api.default = Raw(b'event: error\ndata: {"error":{"type":"overloaded_error"}}\n\n')
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'event: error\ndata: {"error":{"type":"overloaded_error"}}\n\n',
+        b'event: error\ndata: {"type":"overloaded_error","message":"x"}\n\n',
+        b'data: {"type":"overloaded_error","message":"x"}\n\n',
+        b'data: {"error":{"type":"overloaded_error"}}\n\n',
+    ],
+)
+async def test_an_error_event_may_have_its_name_and_its_type_elsewhere(api: FakeMessagesApi, frame: bytes) -> None:
+    api.default = Raw(frame)
     async with opened(api) as claude:
         _, error = await outcome(claude)
     assert type(error) is errors.UpstreamOverloaded
@@ -471,6 +483,44 @@ async def test_an_answer_that_is_no_stream_is_named_by_its_type(
     _, error = await read(api, start(), *HELLO, FINAL, STOP, content_type=content_type)
     assert type(error) is errors.UpstreamNotAStream
     assert error.metadata == {"content_type": shown}
+
+
+PAGE = b"<!DOCTYPE html><p>Sign in</p>\n\ndata: x\n\n"
+MESSAGE = b'{"type": "message", "content": [{"type": "text", "text": "Hello"}]}'
+
+
+@pytest.mark.parametrize("content_type", ["", "text/event-stream", "text/plain", "application/octet-stream"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\r\n\n \t"])
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [(PAGE, "text/html"), (MESSAGE, "application/json"), (b"[1]", "application/json")],
+    ids=["page", "message", "list"],
+)
+async def test_a_document_is_recognized_whatever_its_headers_say(
+    api: FakeMessagesApi, content_type: str, before: bytes, document: bytes, shown: str
+) -> None:
+    for body, later in ((before + document, ()), (before, (document,))):
+        api.default = Raw(body, content_type, later=later, pause=0.05, ending="stall")
+        async with opened(api) as claude:
+            events, error = await outcome(claude)
+        assert (events, type(error)) == ([], errors.UpstreamNotAStream)
+        assert error is not None
+        assert error.metadata == {"content_type": shown}
+
+
+@pytest.mark.parametrize("before", [b"\n\n", b"\r\n", b": hello\n\n", b"\ndata:\n\n"])
+async def test_a_stream_may_begin_with_nothing(api: FakeMessagesApi, before: bytes) -> None:
+    api.default = Raw(before, later=(sse(start(), *HELLO, FINAL, STOP),), pause=0.05)
+    async with opened(api) as claude:
+        events, error = await outcome(claude)
+    assert (text(events), error) == ("Hello", None)
+
+
+async def test_an_event_that_is_nested_too_deeply_cuts_a_reply_off(api: FakeMessagesApi) -> None:
+    api.default = Raw(sse(start(), *HELLO) + b"data: " + b"[" * 200_000 + b"\n\n")
+    async with opened(api) as claude:
+        events, error = await outcome(claude)
+    assert (text(events), type(error)) == ("Hello", errors.UpstreamInterrupted)
 
 
 @pytest.mark.parametrize("content_type", ["", "text/event-stream;charset=utf-8", "text/plain"])

@@ -17,7 +17,7 @@ from metamorphd.models.usage import Usage
 
 from tests.support.caller import Caller, calling
 from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.fakes.replies import Raw, Refusal, Reply, Silence, sse, thinking
+from tests.support.fakes.replies import Behaviour, Raw, Refusal, Reply, Silence, sse, thinking
 from tests.support.processes import serving_process
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, replies_from, serving
@@ -175,10 +175,26 @@ async def test_a_failed_turn_costs_the_most_that_it_can_have_used(alice: Caller,
     assert finished.usage == finished.message.usage == await recorded(alice) == cut(11)
 
 
-async def test_a_turn_that_fails_before_its_reply_costs_nothing(alice: Caller, api: FakeMessagesApi) -> None:
-    api.default = Refusal(402, "billing_error")
+BILLING = {"type": "error", "error": {"type": "billing_error"}}
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (Refusal(402, "billing_error"), "UPSTREAM_SPEND_LIMIT"),
+        (Raw(sse(BILLING)), "UPSTREAM_SPEND_LIMIT"),
+        (Raw(sse({"type": "ping"}), later=(sse(BILLING),)), "UPSTREAM_SPEND_LIMIT"),
+        (Raw(sse({"type": "ping"})), "UPSTREAM_INTERRUPTED"),
+        (Raw(b"<p>Sign in</p>"), "UPSTREAM_NOT_A_STREAM"),
+    ],
+    ids=["refused", "in the stream", "after a ping", "nothing but a ping", "a page"],
+)
+async def test_a_turn_that_fails_before_its_reply_costs_nothing(
+    alice: Caller, api: FakeMessagesApi, failure: Behaviour, reason: str
+) -> None:
+    api.default = failure
     finished = (await alice.send((await alice.create_session()).session_id))[-1].turn_finished
-    assert finished.error.reason == "UPSTREAM_SPEND_LIMIT"
+    assert finished.error.reason == reason
     assert finished.usage == await recorded(alice) == message_pb2.Usage()
 
 

@@ -37,6 +37,8 @@ LAST_EVENT_SECONDS = 2.0
 # Makes the SDK return a response whose bytes have not been read, like its own `with_streaming_response`.
 STREAMED = {"X-Stainless-Raw-Response": "stream"}
 _MEDIA_TYPE = re.compile(r"[a-z]{1,16}/[a-z0-9.+-]{1,64}")
+# How errors of gateways begin, which are not events of the Messages API.
+ERROR_FIELDS = {"error", "message", "detail"}
 NOT_STREAMS = ("html", "json", "xml")
 
 
@@ -121,7 +123,9 @@ class Claude:
                 chunks = await stack.enter_async_context(aclosing(_until_whole(response.iter_bytes(), reply)))
                 async for chunk in chunks:
                     events, failure = _read(chunk, stream, reply)
-                    yield [reply.usage, *events]
+                    # What fails before its reply begins costs nothing.
+                    if reply.begun or events:
+                        yield [reply.usage, *events]
                     if reply.complete:
                         return
                     if isinstance(failure, RejectedInReply):
@@ -237,9 +241,17 @@ def _event(data: bytes) -> Any:
         if isinstance(data, ErrorData):
             raise UpstreamFailed from None
         raise
-    if isinstance(data, ErrorData) or event.get("type") == "error" or ("error" in event and "type" not in event):
+    if isinstance(data, ErrorData) or _is_error(event):
         raise within_reply(event)
     return event
+
+
+def _is_error(event: Any) -> bool:
+    """Returns whether an event is an error, by its type, or without one by what only errors have."""
+    kind = event.get("type")
+    if kind is None:
+        return not ERROR_FIELDS.isdisjoint(event)
+    return kind == "error" or (isinstance(kind, str) and kind.endswith("_error"))
 
 
 def _parsed(data: bytes) -> Any:

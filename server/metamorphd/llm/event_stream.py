@@ -4,11 +4,15 @@ The SDK's own decoder reads line by line and creates an object for each event. I
 all other work for a word.
 """
 
+from metamorphd.errors import UpstreamNotAStream
+
 # Far more than any event of the Messages API. Without a bound, an endless event would fill the memory.
 LARGEST_EVENT = 8 * 1024 * 1024
 
 
 BOM = b"\xef\xbb\xbf"
+# By their first character, which begins no line of a stream that anybody sends.
+DOCUMENTS = {b"<": "text/html", b"{": "application/json", b"[": "application/json"}
 
 
 class ErrorData(bytes):
@@ -25,15 +29,18 @@ class EventStream:
     def feed(self, chunk: bytes) -> list[bytes]:
         """Returns the data of the events that end in `chunk`, in order. Events without data are omitted.
 
-        Raises ValueError for an event of more than `LARGEST_EVENT` bytes.
+        Raises ValueError for an event of more than `LARGEST_EVENT` bytes, and UpstreamNotAStream for a page or a JSON
+        document, whatever its headers say that it is.
         """
         unread = self._rest + chunk
         if not self._begun:
             if len(unread) < len(BOM) and BOM.startswith(unread):
                 self._rest = unread
                 return []
-            self._begun = True
-            unread = unread.removeprefix(BOM)
+            unread = unread.removeprefix(BOM).lstrip(b" \t\r\n")
+            self._begun = unread != b""
+            if document := DOCUMENTS.get(unread[:1]):
+                raise UpstreamNotAStream(content_type=document)
         if b"\r" in unread:
             # A final "\r" may be the first half of a line break.
             held = unread[-1:] == b"\r"

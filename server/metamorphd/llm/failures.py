@@ -34,8 +34,10 @@ class Failures:
     def __init__(self, *, anthropic: Any, httpx2: Any) -> None:
         self._anthropic = anthropic
         self._httpx2 = httpx2
-        # The built-in ones: a stream that is not JSON, or whose events are inconsistent or have unexpected types.
-        self.all = (anthropic.APIError, httpx2.HTTPError, ValueError, KeyError, AttributeError, TypeError)
+        # The built-in ones: a stream that is not JSON, or whose events are inconsistent, have unexpected types
+        # or are nested too deeply.
+        built_in = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
+        self.all = (anthropic.APIError, httpx2.HTTPError, *built_in)
 
     async def end_at_silence(self, request: Any, call_next: Any) -> Any:
         """Raises UpstreamStalled for an attempt that times out in silence. A middleware of the SDK."""
@@ -92,17 +94,22 @@ def _rejected(request: Request, *, rejected: str, text: Any) -> DomainError:
 def within_reply(event: Any) -> DomainError | RejectedInReply:
     """Returns the error for an error event. The response's status is 200, so only the type of the error is known."""
     match event:
-        case {"error": {"type": "invalid_request_error" | "request_too_large" as rejected, **error}}:
-            return RejectedInReply(rejected, error.get("message"))
-        case {"error": {"type": "billing_error"}}:
+        case {"error": {"type": str(kind), **error}} | {"type": str(kind), **error}:
+            text = error.get("message")
+        case _:
+            kind, text = "", None
+    match kind:
+        case "invalid_request_error" | "request_too_large":
+            return RejectedInReply(kind, text)
+        case "billing_error":
             return UpstreamSpendLimit()
-        case {"error": {"type": "overloaded_error"}}:
+        case "overloaded_error":
             return UpstreamOverloaded()
-        case {"error": {"type": "rate_limit_error"}}:
+        case "rate_limit_error":
             return UpstreamRateLimited()
-        case {"error": {"type": str()}}:
-            return UpstreamInterrupted()
-    return UpstreamFailed()
+        case "" | "error":
+            return UpstreamFailed()
+    return UpstreamInterrupted()
 
 
 def _before_reply(exc: Any) -> DomainError:

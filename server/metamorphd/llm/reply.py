@@ -46,19 +46,21 @@ LARGEST_DETAIL = 4096
 _ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
 )
+BEGINNINGS = {"message_start", "content_block_start", "message_delta"}
 DELTAS = {"thinking_delta", "signature_delta", "input_json_delta", "compaction_delta"}
 
 
 class Reply:
     """Reads the raw events of one reply to a request that says `prefix`. `complete` once it has ended.
 
-    `blocks` is the number of blocks that have begun.
+    `begun` once anything of it was received, and `blocks` is the number of blocks that have begun.
 
     Events may leave out fields, and repeat themselves. Unknown ones are ignored, as are unknown blocks and deltas.
     """
 
     def __init__(self, *, prefix: Prefix, max_output_tokens: int) -> None:
         self.complete = False
+        self.begun = False
         self.blocks = 0
         self._prefix = prefix
         self._message_id: Any = None
@@ -107,6 +109,7 @@ class Reply:
         yield ReplyStop(self._stop_reason or StopReason.OTHER, details)
 
     def _read(self, event: Any) -> Iterator[ReplyEvent]:
+        self.begun |= event["type"] in BEGINNINGS
         match event["type"]:
             case "content_block_delta" if event["delta"]["type"] in DELTAS:
                 yield from self._more(self._open[event["index"]], event["delta"])
