@@ -11,7 +11,16 @@ from metamorphd.store.database import Database
 from metamorphd.store.search.earlier import earlier_words_of
 from metamorphd.store.search.excerpts import BEFORE, CHARACTERS, excerpt
 from metamorphd.store.search.query import phrases_of
-from metamorphd.store.search.words import CLUSTER, PIECE, folded, joined, rarest_of, with_pairs, words_of
+from metamorphd.store.search.words import (
+    CLUSTER,
+    PIECE,
+    SEARCHED_CHARACTERS,
+    folded,
+    joined,
+    rarest_of,
+    with_pairs,
+    words_of,
+)
 
 from tests.support.rows import ACME
 from tests.support.searching import Vault
@@ -257,3 +266,12 @@ def test_a_pattern_of_one_plane_finds_the_same_words() -> None:
     for text, _, _ in FOUND:
         assert words_of(text) == words_of(f"{text} \U00020bb7")[:-1]
         assert re.sub(r"\s", "", text)
+
+
+@pytest.mark.parametrize("filler", ["e\u0301 ", "\u1112\u1161\u11ab ", "\u0628\u0651\u064e ", "ab "])
+def test_the_word_at_which_the_searched_part_of_a_text_ends_is_highlighted(filler: str) -> None:
+    before = filler * (SEARCHED_CHARACTERS // len(filler) - 2)
+    text = before + " " * (SEARCHED_CHARACTERS - len(before) - 4) + "wordthatgoeson"
+    assert words_of(text)[-1] == "word"
+    shown, highlights = excerpt(text, phrases_of("word"))
+    assert [shown[found.start : found.end] for found in highlights] == ["word"]

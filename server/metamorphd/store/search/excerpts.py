@@ -44,7 +44,8 @@ class _Folding:
         # Where pieces of the text begin and the last one ends, and where their foldings do.
         self._pieces, self._folded_pieces = [0], [0]
         foldings = []
-        for piece in PIECE.finditer(text):
+        # No further than the index reads, or the word at which that ends would be another one here.
+        for piece in PIECE.finditer(text, 0, SEARCHED_CHARACTERS):
             foldings.append(folded(piece[0]))
             self._pieces.append(piece.end())
             self._folded_pieces.append(self._folded_pieces[-1] + len(foldings[-1]))
