@@ -275,3 +275,10 @@ def test_the_word_at_which_the_searched_part_of_a_text_ends_is_highlighted(fille
     assert words_of(text)[-1] == "word"
     shown, highlights = excerpt(text, phrases_of("word"))
     assert [shown[found.start : found.end] for found in highlights] == ["word"]
+
+
+@pytest.mark.parametrize("character", ["\u00e9", "\ufdfa", "\ud55c"])
+def test_a_word_that_ends_with_the_searched_part_of_its_decomposition_is_highlighted(character: str) -> None:
+    text = character * SEARCHED_CHARACTERS
+    last = words_of(text)[-1]
+    assert excerpt(text, [(last,)])[1]

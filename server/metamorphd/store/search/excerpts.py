@@ -51,7 +51,8 @@ class _Folding:
             self._folded_pieces.append(self._folded_pieces[-1] + len(foldings[-1]))
             if self._folded_pieces[-1] >= SEARCHED_CHARACTERS:
                 break
-        self._folded = "".join(foldings)
+        # One character can become many, and a text that is folded in one piece ends there.
+        self._folded = "".join(foldings)[: len(folded(text[:SEARCHED_CHARACTERS]))]
         self._pattern = pattern_for(self._folded)
         self.words: list[str] = self._pattern.findall(normalize("NFC", self._folded))
 
