@@ -129,7 +129,7 @@ class Claude:
                     if reply.complete:
                         return
                     if isinstance(failure, RejectedInReply):
-                        raise failure.error(request, begun=reply.begun)
+                        raise failure.error(request, begun=reply.blocks > 0)
                     if failure is not None:
                         raise failure
             except self._failures.all as exc:

@@ -81,11 +81,6 @@ class Reply:
         return self._stop_reason is StopReason.REFUSAL or (self._stop_reason is not None and not self._open)
 
     @property
-    def begun(self) -> bool:
-        """Returns whether a block of it has begun."""
-        return bool(self._open or self._count)
-
-    @property
     def usage(self) -> ReplyUsage:
         """Returns the usage so far."""
         return self._counts.usage(hidden=any(opened.hides for opened in self._open.values()))
