@@ -59,7 +59,7 @@ def end(index: int = 0) -> Event:
     return {"type": "content_block_stop", "index": index}
 
 
-def message_delta(stop_reason: str | None = "end_turn", **usage: object) -> Event:
+def message_delta(stop_reason: str | None = "end_turn", /, **usage: object) -> Event:
     return {"type": "message_delta", "delta": {"stop_reason": stop_reason}, "usage": usage}
 
 
@@ -91,11 +91,14 @@ async def test_partial_message_deltas_are_merged(api: FakeMessagesApi) -> None:
     assert used(events) == ReplyUsage(Usage(12, 7))
 
 
+NO_STOP_REASONS: list[object] = [None, "", 5, [], {}, ["end_turn"]]
+
+
 @pytest.mark.parametrize(
     "later",
     [
-        *({"delta": {"stop_reason": reason}} for reason in (None, "", 5, [], {}, ["end_turn"])),
-        *({"delta": delta} for delta in (None, [], [1], "end_turn", 5)),
+        *[{"delta": {"stop_reason": reason}} for reason in NO_STOP_REASONS],
+        *[{"delta": delta} for delta in (None, [], [1], "end_turn", 5)],
         {"delta": {"stop_reason": "", "stop_details": [5]}},
     ],
     ids=str,
