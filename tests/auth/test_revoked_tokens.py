@@ -21,6 +21,7 @@ from metamorph.chat.v1.chat_service_pb2 import (
 )
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.auth.claims import LONGEST_LIFE_SECONDS
+from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
 
 from tests.support.caller import Caller, send_request
@@ -54,6 +55,15 @@ async def listed(running: Serving, **fields: Any) -> list[Revocation]:
         token = page.next_page_token
         if not token:
             return revocations
+
+
+def test_listeners_are_called_when_a_key_is_no_longer_trusted_and_only_then() -> None:
+    tokens, calls = RevokedTokens(), list[set[str]]()
+    trusted: set[str] = set()
+    tokens.listen(lambda: calls.append(trusted))
+    for trusted in ({"a", "b"}, {"a", "b"}, {"b", "c"}, {"b", "c", "d"}):
+        tokens.trust(trusted)
+    assert calls == [{"b", "c"}]
 
 
 async def test_revoking_a_token_id_refuses_only_that_token(running: Serving) -> None:

@@ -19,6 +19,7 @@ from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi, Received
 from tests.support.fakes.replies import Behaviour, Refusal, Reply, thinking
 from tests.support.serving import asking
+from tests.support.tools import CALL, WEATHER, result
 from tests.support.turns import get_session
 
 TITLE_MODEL = "claude-haiku-5-5"
@@ -175,6 +176,16 @@ async def test_a_title_may_follow_any_thinking(alice: Caller, api: FakeMessagesA
     api.script.extend([Reply(("Owls.",)), Reply((THOUGHT, "Two birds"))])
     await alice.send(session.session_id)
     assert await titled(alice, session.session_id) == "Two birds"
+
+
+async def test_a_reply_without_text_asks_for_no_title(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    api.script.append(Reply((CALL,), stop_reason="tool_use"))
+    await alice.send(session.session_id, tools=[WEATHER])
+    api.script.extend([Reply(("Sunny.",)), TITLE])
+    await alice.send(session.session_id, content=[result()])
+    assert await titled(alice, session.session_id) == "Two birds"
+    assert [request.body["model"] for request in api.requests].count(TITLE_MODEL) == 1
 
 
 async def test_a_title_does_not_delay_a_drain(tmp_path: Path, api: FakeMessagesApi) -> None:

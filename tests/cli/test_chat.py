@@ -13,7 +13,7 @@ from tests.support.command import METAMORPH, run
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.proxy import CuttingProxy
-from tests.support.serving import Serving, asking
+from tests.support.serving import Serving, asking, serving
 from tests.support.tokens import mint
 from tests.support.turns import cancel, stream
 
@@ -38,6 +38,23 @@ async def test_target_and_token_can_come_from_the_environment(running: Serving) 
     assert code == 0
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     assert events[-1]["turn_finished"]["status"] == "TURN_STATUS_COMPLETED"
+
+
+async def test_in_dev_mode_the_vault_can_be_given_or_come_from_the_environment(tmp_path: Path) -> None:
+    async with serving(tmp_path / "dev", emblem_dev_mode=True) as running:
+        reach = ["chat", "--target", running.target]
+        for arguments, environment in (
+            (["--vault", "given"], {}),
+            ([], {"METAMORPH_VAULT": "environment"}),
+            (["--vault", "given"], {"METAMORPH_VAULT": "other"}),
+        ):
+            code, _, _ = await run(*reach, *arguments, "Hi", **environment)
+            assert code == 0
+        assert [len(await running.caller(vault=vault).sessions()) for vault in ("given", "environment", "other")] == [
+            2,
+            1,
+            0,
+        ]
 
 
 async def test_a_dropped_connection_loses_none_of_the_reply(running: Serving) -> None:

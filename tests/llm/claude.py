@@ -33,6 +33,7 @@ REFUSALS: list[tuple[Behaviour, type[DomainError]]] = [
     (Refusal(413, "request_too_large"), errors.UpstreamRejected),
     (Refusal(422, "invalid_request_error"), errors.UpstreamRejected),
     (Refusal(402, "billing_error"), errors.UpstreamSpendLimit),
+    (Refusal(403, "billing_error"), errors.UpstreamSpendLimit),
     (Refusal(429, "rate_limit_error", error_code="enforced_spend_limit_reached"), errors.UpstreamSpendLimit),
     (Refusal(429, "rate_limit_error", error_code="contract_spend_limit_reached"), errors.UpstreamSpendLimit),
     (Refusal(429, "rate_limit_error", error_code="ramp_limit_exceeded"), errors.UpstreamRateLimited),

@@ -8,6 +8,7 @@ from metamorphd import errors
 from metamorphd.errors import DomainError
 from metamorphd.llm import claude as claude_module
 from metamorphd.llm.interface import (
+    ReplyCompaction,
     ReplyEvent,
     ReplyStop,
     ReplyText,
@@ -16,7 +17,7 @@ from metamorphd.llm.interface import (
     ReplyToolUse,
     ReplyUsage,
 )
-from metamorphd.models.content import ToolUseBlock
+from metamorphd.models.content import CompactionBlock, ToolUseBlock
 from metamorphd.models.turn import StopDetails, StopReason
 from metamorphd.models.usage import Usage
 
@@ -233,6 +234,13 @@ async def test_a_summary_that_is_not_reported_is_read_and_written_once_more(api:
     reported = [{"type": "compaction", "input_tokens": 100, "output_tokens": 20, "cache_read_input_tokens": None}]
     events, error = await read(api, start(), *whole, message_delta(output_tokens=7, iterations=reported), STOP)
     assert (error, used(events)) == (None, ReplyUsage(Usage(111, 27)))
+
+
+async def test_a_summary_may_come_with_the_beginning_of_its_block(api: FakeMessagesApi) -> None:
+    summary = {"type": "compaction", "content": "Owls", "encrypted_content": "opaque", "id": None}
+    events, error = await read(api, start(), block(0, summary), end(), block(1), said("Hello", 1), end(1), FINAL, STOP)
+    assert error is None
+    assert content(events)[0] == ReplyCompaction(0, CompactionBlock("Owls", '{"encrypted_content": "opaque"}'))
 
 
 PAIRS = [

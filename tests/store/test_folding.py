@@ -248,6 +248,11 @@ def test_an_excerpt_shows_what_was_found_and_cuts_no_character_from_its_marks(te
     assert first <= 2 * BEFORE
 
 
+def test_a_word_that_begins_where_an_excerpt_ends_is_not_highlighted() -> None:
+    text = "word".ljust(CHARACTERS) + "word and more"
+    assert [(part.start, part.end) for part in excerpt(text, phrases_of("word"))[1]] == [(0, 4)]
+
+
 def test_runs_of_marks_of_any_plane_are_cut() -> None:
     # Putting them into order would take time by the square of their number.
     for marks in ("\u0e38\u0e48", "\u0301\u0323", "\U0001133b\U00011070", "\u3099\U00011070", "\U0001d165\U0001d16d"):

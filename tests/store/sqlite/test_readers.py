@@ -12,6 +12,7 @@ from metamorphd.store.database import SystemTransaction, Transaction, is_search_
 from metamorphd.store.search.query import search_messages
 from metamorphd.store.sqlite import readers
 from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.readers import KEPT, Used
 
 from tests.store.sqlite.writer import ENDLESS
 from tests.support.rows import ACME, EVIL, scope_of
@@ -140,6 +141,17 @@ async def test_the_reads_of_the_server_are_no_company(
     assert held.running == readers.VAULT_READERS
     held.release.set()
     await asyncio.gather(*reads)
+
+
+def test_vaults_that_have_read_little_are_forgotten_once_there_are_many() -> None:
+    used = Used()
+    used.add("much", 1000.0, 0.0)
+    for number in range(KEPT - 1):
+        used.add(f"little-{number}", 1e-6, 0.0)
+    assert used.of("little-0", 0.0) > 0
+    used.add("one more", 1e-6, 0.0)
+    assert used.of("little-0", 0.0) == 0
+    assert used.of("much", 0.0) > 0
 
 
 async def test_vaults_take_turns(database: SqliteDatabase, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:

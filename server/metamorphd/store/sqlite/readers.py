@@ -81,7 +81,7 @@ class Readers:
         self._running_of: Counter[tuple[str, bool]] = Counter()
         self._next_is_search = False
         self._latest = _Latest()
-        self._used = _Used()
+        self._used = Used()
         self._idle = asyncio.Event()
         self._idle.set()
         self._threads = [
@@ -184,7 +184,7 @@ class _Latest:
         return self._of_others if vault_id == self._vault_id else self._at
 
 
-class _Used:
+class Used:
     """The processor time that each vault has used lately, in seconds a second: an average that decays exponentially.
 
     Vaults that have used next to nothing are forgotten.
