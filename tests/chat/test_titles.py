@@ -23,7 +23,7 @@ from tests.support.tools import CALL, WEATHER, result
 from tests.support.turns import get_session
 
 TITLE_MODEL = "claude-haiku-5-5"
-TITLE = Reply((" “Two birds”\n",), usage={"input_tokens": 100})
+TITLE = Reply((" “ Two birds ”\n",), usage={"input_tokens": 100})
 
 
 @pytest.fixture
@@ -110,6 +110,7 @@ FAILURES: list[tuple[Behaviour, str]] = [
     (Reply(("Two birds",), stop_reason="something_new"), "OTHER"),
     (Reply((THOUGHT,)), "NO_TEXT"),
     (Reply((" “”\n",)), "NO_TEXT"),
+    (Reply((" “ ' ”\n",)), "NO_TEXT"),
     (Reply(("Two",), ending="drop"), "UPSTREAM_INTERRUPTED"),
 ]
 

@@ -90,7 +90,7 @@ class Titles:
             raise
         finally:
             # A title that was cut off is not used, and neither is a refusal.
-            title = " ".join(text.split()).strip("\"“”'")[:LONGEST_TITLE] if stop_reason in COMPLETE else ""
+            title = _title(text) if stop_reason in COMPLETE else ""
             # The provider charges for failed calls too.
             await self._database.write(
                 set_title,
@@ -117,3 +117,8 @@ class Titles:
         """Returns the least thinking that the model accepts."""
         accepted = self._catalog.model(self._title_model).capabilities.thinking
         return Thinking(next((mode for mode in ("disabled", "between_tools") if mode in accepted), ""))
+
+
+def _title(text: str) -> str:
+    """Returns the title in a model's text, without what it puts around it, or nothing."""
+    return " ".join(text.split()).strip("\"“”' ")[:LONGEST_TITLE].rstrip()
