@@ -214,6 +214,11 @@ async def test_what_was_received_bounds_the_output_of_a_reply_that_is_cut(
     assert (used(events).most_output_tokens, used(events).unreported_reads) == (most, 0)
 
 
+async def test_a_reply_without_anything_in_it_may_have_used_no_output(api: FakeMessagesApi) -> None:
+    events, error = await read(api, start(), message_delta(output_tokens=0), STOP)
+    assert (error, used(events)) == (None, ReplyUsage(Usage(11, 0)))
+
+
 async def test_the_usage_precedes_the_events_that_it_includes(api: FakeMessagesApi) -> None:
     api.default = Raw(sse(start(), *HELLO, FINAL, STOP))
     async with opened(api) as claude:

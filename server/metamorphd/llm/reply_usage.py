@@ -48,16 +48,18 @@ class ReportedUsage:
     def report(self, usage: Any, *, ends: bool) -> None:
         """Merges what an event reports. Counts are cumulative, and it may omit those that have not changed.
 
-        Gateways send 0 instead of omitting them: after another number, 0 says nothing, unless other input is known.
+        Gateways send 0 instead of omitting them: after another number, 0 says nothing, unless other input is known, or
+        at the end of a reply in which there was nothing.
         `ends`: its number of output tokens is not provisional.
         """
         if not isinstance(usage, dict):
             return
         read = any(usage.get(name) for name in INPUTS)
+        empty = ends and not self._received and not self._final
         for name in COUNTS:
             value = usage.get(name)
             if _is_count(value):
-                if value or (read and name != OUTPUT):
+                if value or (empty if name == OUTPUT else read):
                     self._reported[name] = value
                 self._reported.setdefault(name, 0)
                 self._unreadable.discard(name)
