@@ -132,7 +132,7 @@ async def test_tool_calls_of_an_unfinished_turn_are_stored_but_not_sent_to_the_m
     assert sent[1] == {"role": "assistant", "content": [{"type": "text", "text": "Well, "}]}
 
 
-@pytest.mark.parametrize("written", ['{"z": ', '{"z": "\\ud83d"}', '{"z": Infinity}', "[]", nested(501)])
+@pytest.mark.parametrize("written", ['{"z": ', '{"z": Infinity}', "[]", nested(501)])
 async def test_a_malformed_tool_call_fails_the_turn(alice: Caller, api: FakeMessagesApi, written: str) -> None:
     session = await alice.create_session()
     api.script.append(Reply((tool_use("toolu_1", "weather", written),), stop_reason="tool_use"))

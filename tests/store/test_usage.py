@@ -305,7 +305,7 @@ async def test_a_reservation_covers_the_maximum_possible_usage(database: Databas
     assert await reserved(database, DocumentBlock("att_1", "application/pdf", 10**5, "00")) > plain + 10**5
     assert await reserved(database, tools=(Tool("t", "d" * 1000, "{}"),)) > plain + 1000
     # Never more than the context and output limits of the model.
-    huge = DocumentBlock("att_1", "application/pdf", 10**8, "00")
+    huge = DocumentBlock("att_1", "application/pdf", 2 * 10**7, "00")
     assert await reserved(database, huge, model="claude-sonnet-4-5") == 200_000 + TERMS.max_output_tokens
     generous = replace(TERMS, max_output_tokens=131_072)
     cut = await reserved(database, huge, model="claude-sonnet-4-5", terms=generous)
