@@ -7,7 +7,16 @@ from itertools import accumulate, islice
 from unicodedata import normalize
 
 from metamorphd.models.message import Highlight
-from metamorphd.store.search.words import CLUSTER, PIECE, SEARCHED_CHARACTERS, Phrase, folded, joined, pattern_for
+from metamorphd.store.search.words import (
+    CLUSTER,
+    MOST_OF_A_CHARACTER,
+    PIECE,
+    SEARCHED_CHARACTERS,
+    Phrase,
+    folded,
+    joined,
+    pattern_for,
+)
 
 CHARACTERS = 400
 BEFORE = 100
@@ -51,8 +60,10 @@ class _Folding:
             self._folded_pieces.append(self._folded_pieces[-1] + len(foldings[-1]))
             if self._folded_pieces[-1] >= SEARCHED_CHARACTERS:
                 break
-        # One character can become many, and a text that is folded in one piece ends there.
-        self._folded = "".join(foldings)[: len(folded(text[:SEARCHED_CHARACTERS]))]
+        self._folded = "".join(foldings)
+        if not text.isascii() and len(text) * MOST_OF_A_CHARACTER > SEARCHED_CHARACTERS:
+            # The index reads a text folded in one piece, whose decomposition may be cut.
+            self._folded = self._folded[: len(folded(text[:SEARCHED_CHARACTERS]))]
         self._pattern = pattern_for(self._folded)
         self.words: list[str] = self._pattern.findall(normalize("NFC", self._folded))
 

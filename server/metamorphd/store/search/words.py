@@ -14,6 +14,8 @@ from itertools import pairwise
 
 # A message is searched by its beginning, so that it costs no more than this to store, search and delete.
 SEARCHED_CHARACTERS = 65_536
+# One character can become so many when it is decomposed, U+FDFA for instance.
+MOST_OF_A_CHARACTER = 18
 # Runs of combining marks are cut: putting a run into canonical order takes time by the square of its length.
 LONGEST_RUN_OF_MARKS = 8
 
@@ -177,7 +179,6 @@ def folded(text: str) -> str:
     # Marks go first, since a text can have any number of them, and once more when characters are decomposed.
     plain = _without_ignored(text)
     long_runs = LONG_RUNS_OF_MARKS if BEYOND_BASIC.search(plain) else LONG_RUNS_OF_BASIC_MARKS
-    # One character can become eighteen.
     decomposed = unicodedata.normalize("NFKD", long_runs.sub(r"\1", plain))[:SEARCHED_CHARACTERS]
     return NOT_PLAIN.sub(lambda found: PLAIN[ord(found[0])], _without_ignored(decomposed.casefold()))
 
