@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+import orjson
+
 from metamorphd.errors import (
     BranchBusy,
     FieldViolation,
@@ -18,6 +20,7 @@ from metamorphd.errors import (
 from metamorphd.models.content import Content, ToolResultBlock, ToolUseBlock, attachment_blocks
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions, contradictions
 from metamorphd.models.message import Message, Role
+from metamorphd.models.turn import TurnError
 from metamorphd.store.attachments import describe_attachments, rejected_attachments
 from metamorphd.store.codec import DEFAULTS, decode_content, decode_options
 from metamorphd.store.database import Transaction
@@ -38,8 +41,7 @@ GET_BEFORE = """
 SELECT turns.options, CASE
     WHEN role = 'ASSISTANT' AND turns.status = 'COMPLETED' AND turns.stop_reason = 'TOOL_USE'
     THEN CASE WHEN messages.delete_time IS NULL THEN messages.content ELSE '[]' END
-END AS calls, role = 'USER' AND COALESCE(turns.error, '') LIKE '%"field":"options.tools"%' AS rejected,
-    parent_message_id
+END AS calls, CASE WHEN role = 'USER' THEN turns.error END AS error, parent_message_id
 FROM messages JOIN turns ON turns.vault_id = :vault_id AND turns.turn_id = messages.turn_id
 WHERE messages.vault_id = :vault_id AND message_id = :message_id
 """
@@ -175,16 +177,21 @@ async def _options_before(tx: Transaction, *, follows: str | None, content: Cont
     elif results:
         raise ToolResultUnexpected(tool_use_ids=",".join(results))
     for _ in range(MOST_REJECTED):
-        if before is None or not before.rejected:
+        if before is None or not _rejects_tools(before.error):
             break
         follows = before.parent_message_id
         before = None if follows is None else await tx.one(GET_BEFORE, message_id=follows)
-    if before is None or before.rejected:
+    if before is None or _rejects_tools(before.error):
         return EffectiveOptions()
     options = decode_options(before.options)
     if not results:
         return EffectiveOptions(tools=options.tools)
     return EffectiveOptions(tools=options.tools, thinking=options.thinking, response_schema=options.response_schema)
+
+
+def _rejects_tools(error: str | None) -> bool:
+    """Returns whether a turn's stored error blames its tools."""
+    return error is not None and TurnError(**orjson.loads(error)).metadata.get("field") == "options.tools"
 
 
 def _refuse_other_results(reply: Content, results: Sequence[str]) -> None:
