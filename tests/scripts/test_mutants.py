@@ -68,6 +68,28 @@ def test_a_change_that_a_test_notices_is_found_and_one_without_effect_survives(t
     assert (tree / PACKAGE / "first.py").read_text() == MODULE
 
 
+def test_a_test_that_fails_by_chance_hides_no_other(tree: Path) -> None:
+    # It fails when it is run the first time after a change.
+    chance = """
+from pathlib import Path
+
+import metamorphd.first
+
+def test_that_fails_once():
+    metamorphd.first.first([], 2)
+    changed = Path(metamorphd.first.__file__).read_text() != ORIGINAL
+    ran = Path(__file__).with_suffix(".ran")
+    before = ran.exists()
+    if changed:
+        ran.touch()
+    assert before or not changed
+"""
+    (tree / "tests" / "test_chance.py").write_text(chance.replace("ORIGINAL", repr(MODULE)))
+    result = run(tree, "--json", "--change", "→ len(items) >= limit")
+    (tried,) = json.loads(result.stdout)
+    assert "test_the_first_items_are_returned" in tried["found"]
+
+
 def test_a_survivor_that_is_explained_is_none(tree: Path) -> None:
     explain(tree, REASON)
     result = run(tree, "--json")
