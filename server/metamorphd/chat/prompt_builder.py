@@ -134,14 +134,13 @@ def readable(messages: Sequence[PromptMessage], can: Capabilities) -> Sequence[P
     Summaries become text for a model that has none of its own.
     """
     if not can.summaries:
-        messages = [replace(message, content=_told(message.content)) for message in messages]
+        messages = [replace(message, content=_with_summaries_as_text(message.content)) for message in messages]
     if can.images and can.documents:
         return messages
     return _only(messages, lambda block: can.images if isinstance(block, ImageBlock) else can.documents)
 
 
-def _told(content: Content) -> Content:
-    """Returns content whose summaries are text."""
+def _with_summaries_as_text(content: Content) -> Content:
     return tuple(
         (TextBlock(block.summary) if block.summary.strip(BLANK) else GONE)
         if isinstance(block, CompactionBlock)

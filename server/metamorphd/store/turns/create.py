@@ -35,6 +35,7 @@ RETURNING """
     + """
 """
 )
+NO_OPTIONS = encode_options(DEFAULTS)
 
 
 @grows
@@ -126,7 +127,7 @@ async def create_regeneration(
 
 def _counted(stored_options: str) -> int:
     """Returns the bytes of options, with the tools that are kept from the turn before, as the schema counts them."""
-    return 0 if stored_options == encode_options(DEFAULTS) else len(stored_options.encode())
+    return 0 if stored_options == NO_OPTIONS else len(stored_options.encode())
 
 
 async def _made_before(tx: Transaction, *, request: IdempotencyKey | None, turn_id: str, now: int) -> Turn | None:
