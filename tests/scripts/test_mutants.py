@@ -69,22 +69,21 @@ def test_a_change_that_a_test_notices_is_found_and_one_without_effect_survives(t
 
 
 def test_a_test_that_fails_by_chance_hides_no_other(tree: Path) -> None:
-    # It fails when it is run the first time after a change.
-    chance = """
+    # The quicker of the two, so it is the first to run; it fails once.
+    chance = f"""
 from pathlib import Path
 
-import metamorphd.first
+from metamorphd import first as module
 
 def test_that_fails_once():
-    metamorphd.first.first([], 2)
-    changed = Path(metamorphd.first.__file__).read_text() != ORIGINAL
+    module.first([], 2)
     ran = Path(__file__).with_suffix(".ran")
-    before = ran.exists()
-    if changed:
+    if Path(module.__file__).read_text() != {MODULE!r} and not ran.exists():
         ran.touch()
-    assert before or not changed
+        raise AssertionError
 """
-    (tree / "tests" / "test_chance.py").write_text(chance.replace("ORIGINAL", repr(MODULE)))
+    slow = TESTS.replace("    assert", "    import time; time.sleep(0.2)\n    assert", 1)
+    (tree / "tests" / "test_first.py").write_text(slow + chance)
     result = run(tree, "--json", "--change", "→ len(items) >= limit")
     (tried,) = json.loads(result.stdout)
     assert "test_the_first_items_are_returned" in tried["found"]
