@@ -78,9 +78,12 @@ def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
     messages = _Messages(prompt.messages, slots, Prefix(beginning))
     body = RequestBody(parameters, messages, slots, prompt.attachments)
     if messages.doubtful and (before := _made_without(prompt.messages, slots, Prefix(beginning))):
+        # Or it would be held beside the other one.
+        body.clear()
         return _request(parameters, without_thinking(prompt, before=before))
     if parameters.get("thinking", {}).get("type") == "enabled" and messages.resumes_unthinking:
         # The provider refuses to go on thinking after calls of tools whose thinking is left out.
+        body.clear()
         return _request({name: value for name, value in parameters.items() if name != "thinking"}, prompt)
     # Most prompts have none, and thousands of messages.
     places = tuple(_places(prompt.messages)) if prompt.attachments else ()
