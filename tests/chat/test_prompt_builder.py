@@ -27,11 +27,11 @@ RESULT = ToolResultBlock("t1", (), False)
 
 
 def user(*content: Block) -> BranchMessage:
-    return BranchMessage(Role.USER, content, is_root=True)
+    return BranchMessage("", Role.USER, content, is_root=True)
 
 
 def reply(*content: Block) -> BranchMessage:
-    return BranchMessage(Role.ASSISTANT, content, is_root=False)
+    return BranchMessage("", Role.ASSISTANT, content, is_root=False)
 
 
 def prompt(*branch: BranchMessage) -> list[tuple[Role, Content]]:

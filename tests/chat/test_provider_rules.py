@@ -43,6 +43,7 @@ class Provider:
         self._chance = chance
         self._calls = 0
         self._declined: set[str] = set()
+        self._rejected: set[str] = set()
 
     def __call__(self, received: Received) -> Behaviour:
         if (refusal := self._refusal(received)) is not None:
@@ -56,6 +57,14 @@ class Provider:
             # Unless another reply to it is there.
             if DECLINED in _texts(message) or (self._declined & _texts(message) and after["role"] == "user"):
                 self.faults.append("what was declined or rejected is sent again")
+            if self._rejected & _texts(message):
+                self.faults.append("an earlier message that was rejected is sent again")
+        if asked and self._chance.random() < 0.05:
+            number = self._chance.randrange(len(received.body["messages"]))
+            if number < len(received.body["messages"]) - 1:
+                # Only users' texts are unique.
+                self._rejected |= {text for text in _texts(received.body["messages"][number]) if text.startswith("Say")}
+                return Refusal(400, "invalid_request_error", message=f"messages.{number}.content.0: not accepted")
         if asked and self._chance.random() < 0.05:
             self._declined |= asked
             return Refusal(400, "invalid_request_error", message="prompt is too long")
@@ -64,6 +73,7 @@ class Provider:
             chunks = self._chance.choice(((), (DECLINED,)))
             return Reply(chunks, stop_reason="refusal", stop_details={"type": "refusal", "category": None})
         self._declined -= asked
+        self._rejected -= asked
         return self._reply(received.body)
 
     def thinking(self, received: Received, *, tool: bool) -> Behaviour:

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from metamorph.chat.v1 import generation_pb2, turn_pb2
 from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
+from metamorphd.chat.prompt_builder import GONE
 
 from tests.support.caller import Caller, text_block
 from tests.support.fakes.messages_api import FakeMessagesApi, Received
-from tests.support.fakes.replies import Behaviour, Raw, Refusal, Reply, sse
+from tests.support.fakes.replies import Behaviour, Raw, Refusal, Reply, compaction, sse
 from tests.support.media import png
 from tests.support.tools import ASKS, WEATHER, result
 from tests.support.turns import regenerate
@@ -65,10 +66,67 @@ async def test_a_message_that_the_provider_rejected_is_not_sent_again(
     assert len(await alice.messages(session.session_id)) == 7
 
 
+async def test_an_earlier_message_that_the_provider_rejects_is_replaced_by_a_note(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session(title="Set")
+    first = (await alice.send(session.session_id, "Poison"))[-1].turn_finished.message
+    await alice.send(session.session_id, "Hi")
+
+    def provider(received: Received) -> Behaviour:
+        for number, message in enumerate(received.body["messages"]):
+            if "Poison" in str(message):
+                return rejection(f"messages.{number}.content.0.text: no longer")
+        return Reply(("Well.",))
+
+    api.default = provider
+    blamed = await rejected(alice, session.session_id, text="And now?")
+    assert blamed == {"type": "invalid_request_error", "message_id": first.parent_message_id}
+    # A reply that quotes it.
+    blamed = await rejected(alice, session.session_id, text="And then?")
+    assert blamed["message_id"] == first.message_id
+    assert sent(api) == [GONE.text, "You said: Poison", "Hi", "You said: Hi", "And now?", "And then?"]
+    for _ in range(2):
+        finished = (await alice.send(session.session_id, "Well?"))[-1].turn_finished
+        assert finished.status == turn_pb2.TURN_STATUS_COMPLETED
+    assert sent(api) == [GONE.text, "Hi", "You said: Hi", "And now?", "And then?", "Well?", "Well.", "Well?"]
+    # It is shown as before, and a regeneration of its reply tries it again.
+    assert (await alice.messages(session.session_id))[0].content[0].text.text == "Poison"
+    api.default = None
+    await regenerate(alice, first.parent_message_id).rest()
+    await alice.send(session.session_id, "So?")
+    assert sent(api) == ["Poison", "You said: Poison", "So?"]
+
+
+async def test_results_of_an_earlier_message_that_are_rejected_leave_out_the_calls(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session(title="Set")
+    api.script.append(ASKS)
+    await alice.send(session.session_id, "Weather?", tools=[WEATHER])
+    await alice.send(session.session_id, content=[result(text="Storm")])
+    api.default = rejects("Storm", rejection("messages.2.content.0.tool_result.content.0.text: no"))
+    assert "message_id" in await rejected(alice, session.session_id, text="And now?")
+    events = await alice.send(session.session_id, "And now?")
+    assert events[-1].turn_finished.status == turn_pb2.TURN_STATUS_COMPLETED
+    assert sent(api)[:3] == ["Weather?", "Let me look. ", GONE.text]
+
+
+async def test_what_a_rejected_summary_stood_for_is_sent_again(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session(title="Set")
+    await alice.send(session.session_id, "Hi")
+    api.script.append(Reply((compaction("A summary."), "Well.")))
+    await alice.send(session.session_id, "Go on")
+    api.default = rejects("A summary.", rejection("messages.1.content.0.content: no"))
+    assert "message_id" in await rejected(alice, session.session_id, text="And now?")
+    await alice.send(session.session_id, "And then?")
+    assert sent(api) == ["Hi", "You said: Hi", "Go on", "And now?", "And then?"]
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
-        rejection("messages.0.content.0.text: an earlier one"),
+        rejection("messages.7.content.0.text: one that was not sent"),
         rejection("system: no"),
         Refusal(404, "not_found_error"),
         Refusal(500, "api_error", (("x-should-retry", "false"),)),

@@ -36,7 +36,7 @@ GONE = TextBlock("[This message is not available any more.]")
 def prompt_messages(branch: Sequence[BranchMessage]) -> tuple[PromptMessage, ...]:
     """Returns the messages of the prompt for a branch, oldest first."""
     branch = _without_refused(branch)
-    recent = branch[_beginning(branch) :]
+    recent = _without_rejected(branch[_beginning(branch) :])
     messages = []
     for place, message in enumerate(recent):
         before = recent[place - 1].content if place else ()
@@ -47,9 +47,9 @@ def prompt_messages(branch: Sequence[BranchMessage]) -> tuple[PromptMessage, ...
             answered = _answered(content, after) if asks else _answered(before, content)
             content = _sent(content, answered)
         if message.role is Role.USER:
-            messages.append(PromptMessage(message.role, content or (GONE,)))
+            messages.append(PromptMessage(message.role, content or (GONE,), message.message_id))
         elif any(not isinstance(block, ThinkingBlock) for block in content):
-            messages.append(PromptMessage(message.role, content))
+            messages.append(PromptMessage(message.role, content, message.message_id))
     return tuple(messages)
 
 
@@ -70,6 +70,13 @@ def _without_refused(branch: Sequence[BranchMessage]) -> Sequence[BranchMessage]
             if last.role is Role.USER and not any(isinstance(block, ToolResultBlock) for block in last.content):
                 break
     return kept
+
+
+def _without_rejected(branch: Sequence[BranchMessage]) -> Sequence[BranchMessage]:
+    """Returns a branch without the content of messages that were rejected. The last one is tried again."""
+    if not any(message.rejected for message in branch):
+        return branch
+    return [*(replace(message, content=()) if message.rejected else message for message in branch[:-1]), branch[-1]]
 
 
 def _beginning(branch: Sequence[BranchMessage]) -> int:

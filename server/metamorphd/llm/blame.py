@@ -37,7 +37,8 @@ def blamed(request: Request, *, rejected: str, message: str) -> dict[str, str]:
 
     `attachment_ids` are those of images and documents, at most MOST_NAMED, separated by commas: the one that is named,
     or those of the newest message that has any. Else `field` is the field of a SendMessageRequest: a block of the
-    message that was to be answered, all of its content if nothing says more, or an option. Empty if neither is known.
+    message that was to be answered, all of its content if nothing says more, or an option. `message_id` is that of an
+    earlier message. Empty if none is known.
     """
     place = _PLACE.search(message)
     # One that occurs twice is named once.
@@ -45,7 +46,11 @@ def blamed(request: Request, *, rejected: str, message: str) -> dict[str, str]:
     if found and (len(found) <= MOST_NAMED or not _in_last(request)):
         return {"attachment_ids": ",".join(found[:MOST_NAMED])}
     if place is not None:
-        return _of_block(place) if int(place["message"]) == request.last else {}
+        number = int(place["message"])
+        if number == request.last:
+            return _of_block(place)
+        earlier = request.message_ids[number] if number < request.last else ""
+        return {"message_id": earlier} if earlier else {}
     if (option := _OPTION.match(message)) is not None:
         name, member = option.groups()
         field = _FIELDS.get(f"{name}.{member}") or _FIELDS.get(name)

@@ -114,6 +114,7 @@ class Claude:
         )
         # A reply takes minutes, and the prompt is not needed once it is sent.
         del prompt
+        request: Request | None
         response, request = await sending
         reply, stream = Reply(prefix=request.prefix, max_output_tokens=most), EventStream()
         async with AsyncExitStack() as stack:
@@ -128,8 +129,11 @@ class Claude:
                         yield [reply.usage, *events]
                     if reply.complete:
                         return
+                    if reply.blocks:
+                        # It has the ids of thousands of messages.
+                        request = None
                     if isinstance(failure, RejectedInReply):
-                        raise failure.error(request, begun=reply.blocks > 0)
+                        raise failure.error(request)
                     if failure is not None:
                         raise failure
             except self._failures.all as exc:

@@ -80,9 +80,11 @@ class RejectedInReply(Exception):
         self._rejected = rejected
         self._text = text
 
-    def error(self, request: Request, *, begun: bool) -> DomainError:
-        """Returns our error, with what it blames. `begun`: the reply had, so the request cannot be the cause."""
-        return UpstreamInterrupted() if begun else _rejected(request, rejected=self._rejected, text=self._text)
+    def error(self, request: Request | None) -> DomainError:
+        """Returns our error, with what it blames. None: the reply had begun, so the request cannot be the cause."""
+        if request is None:
+            return UpstreamInterrupted()
+        return _rejected(request, rejected=self._rejected, text=self._text)
 
 
 def _rejected(request: Request, *, rejected: str, text: Any) -> DomainError:

@@ -21,8 +21,11 @@ LARGE_TEXT = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
+    """A message as it is sent. `message_id` is that of the message in the store, empty if it is of none."""
+
     role: Role
     content: Content
+    message_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

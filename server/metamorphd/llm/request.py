@@ -42,8 +42,8 @@ class Request:
     """A call: its body and its headers. `prefix` is all that it says, to which thinking in the reply is bound.
 
     `thinks`: it sends thinking of earlier replies. `places` are those of its attachments, in order: the numbers of the
-    message, of its block and of the part of that block, and the attachment's id. `last` is the number of its last
-    message, the one to be answered.
+    message, of its block and of the part of that block, and the attachment's id. `message_ids` are those of its
+    messages, the last of which is the one to be answered.
     """
 
     body: RequestBody
@@ -51,7 +51,12 @@ class Request:
     prefix: Prefix
     thinks: bool
     places: tuple[tuple[int, int, int, str], ...]
-    last: int
+    message_ids: tuple[str, ...]
+
+    @property
+    def last(self) -> int:
+        """Returns the number of its last message."""
+        return len(self.message_ids) - 1
 
 
 def reply_request(prompt: Prompt, *, compact_above: int) -> Request:
@@ -87,7 +92,8 @@ def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
         return _request({name: value for name, value in parameters.items() if name != "thinking"}, prompt)
     # Most prompts have none, and thousands of messages.
     places = tuple(_places(prompt.messages)) if prompt.attachments else ()
-    return Request(body, headers, messages.prefix, thinks=messages.thinks, places=places, last=len(prompt.messages) - 1)
+    message_ids = tuple(message.message_id for message in prompt.messages)
+    return Request(body, headers, messages.prefix, thinks=messages.thinks, places=places, message_ids=message_ids)
 
 
 def _places(messages: Sequence[PromptMessage]) -> Iterator[tuple[int, int, int, str]]:

@@ -18,7 +18,7 @@ class Message:
     """A message. `partial`: a reply whose turn ended with a status other than COMPLETED.
 
     `refused`: a reply that the model declined to give, or a user's message whose newest reply is one, or which the
-    provider has rejected since.
+    provider has rejected since. `rejected`: the provider has rejected a later message because of this one.
     """
 
     message_id: str
@@ -34,22 +34,31 @@ class Message:
     delete_time: int | None = None
     partial: bool = False
     refused: bool = False
+    rejected: bool = False
 
     @property
     def in_branch(self) -> "BranchMessage":
         """Returns what a prompt needs of it."""
-        is_root = self.parent_message_id is None
-        return BranchMessage(self.role, self.content, is_root=is_root, refused=self.refused)
+        return BranchMessage(
+            self.message_id,
+            self.role,
+            self.content,
+            is_root=self.parent_message_id is None,
+            refused=self.refused,
+            rejected=self.rejected,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class BranchMessage:
-    """The part of a message that a prompt needs. A root follows no other one. `refused` is as in a message."""
+    """The part of a message that a prompt needs. A root follows no other one. Its flags are those of a message."""
 
+    message_id: str
     role: Role
     content: Content
     is_root: bool
     refused: bool = False
+    rejected: bool = False
 
     @property
     def opens_prompt(self) -> bool:
@@ -59,7 +68,7 @@ class BranchMessage:
     @property
     def summarizes(self) -> bool:
         """Returns whether it has a summary, which replaces everything before it in a prompt."""
-        return not self.refused and any(isinstance(block, CompactionBlock) for block in self.content)
+        return not (self.refused or self.rejected) and any(isinstance(block, CompactionBlock) for block in self.content)
 
 
 @dataclass(frozen=True, slots=True)

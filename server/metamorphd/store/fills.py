@@ -64,7 +64,7 @@ def _link_session(execute: Execute, vault_id: str, session_id: str) -> int:
             both = depth - jump_depth == jump_depth - far_depth
             link = (depth + 1, *((far_message_id, far_depth) if both else (parent_message_id, depth)))
         links[message_id] = link
-        message = BranchMessage(Role(role), decode_content(content), is_root=parent_message_id is None)
+        message = BranchMessage(message_id, Role(role), decode_content(content), is_root=parent_message_id is None)
         flags = (size, message.opens_prompt, message.summarizes)
         execute(CREATE_LINK, (vault_id, message_id, session_id, parent_message_id, *link, *flags))
     return len(links)

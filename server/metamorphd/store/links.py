@@ -30,6 +30,10 @@ CLEAR_LINK = """
 UPDATE message_links SET size = 2, opens = 0, summarizes = 0
 WHERE vault_id = :vault_id AND message_id = :message_id
 """
+UNLINK_SUMMARY = """
+UPDATE message_links SET summarizes = 0
+WHERE vault_id = :vault_id AND message_id = :message_id AND summarizes = 1
+"""
 GET_ANCESTOR = """
 WITH RECURSIVE hops (id, depth, parent_id, jump_id, jump_depth) AS (
     SELECT message_id, depth, parent_message_id, jump_message_id, jump_depth FROM message_links
@@ -62,6 +66,11 @@ async def create_link(tx: Transaction, *, message: Message, size: int) -> None:
 async def clear_link(tx: Transaction, *, message_id: str) -> None:
     """Records that a message has no content any more. Its place in the tree stays."""
     await tx.run(CLEAR_LINK, message_id=message_id)
+
+
+async def unlink_summary(tx: Transaction, *, message_id: str) -> None:
+    """Records that a message has no summary that prompts can begin with."""
+    await tx.run(UNLINK_SUMMARY, message_id=message_id)
 
 
 async def find_ancestor(tx: Transaction, *, session_id: str, message_id: str, depth: int) -> tuple[str, int] | None:

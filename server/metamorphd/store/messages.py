@@ -12,7 +12,7 @@ from metamorphd.store.attachments import release_message, use_attachments
 from metamorphd.store.codec import decode_content, decode_usage, encode_content
 from metamorphd.store.database import Row, SqlValue, Transaction, point_read
 from metamorphd.store.erasures import Resource, queue_erasure
-from metamorphd.store.links import clear_link, create_link, find_ancestor
+from metamorphd.store.links import clear_link, create_link, find_ancestor, unlink_summary
 from metamorphd.store.paging import page_of
 from metamorphd.store.search.postings import index_message
 from metamorphd.store.vaults import lock_vault
@@ -61,6 +61,7 @@ HIDE_CONTENT = """
 UPDATE messages SET delete_time = :now
 WHERE vault_id = :vault_id AND message_id = :message_id AND delete_time IS NULL
 """
+REJECT_MESSAGE = "UPDATE messages SET rejected = 1 WHERE vault_id = :vault_id AND message_id = :message_id"
 # As those that have expired: they are read no more, and deleted in steps.
 EXPIRE_EVENTS = "UPDATE turns SET pruned = 1 WHERE vault_id = :vault_id AND turn_id = :turn_id AND pruned = 0"
 GET_LEAF = """
@@ -136,7 +137,8 @@ MEASURE_BRANCH = PROMPT_BRANCH + " SELECT COALESCE(SUM(size), 0) AS bytes FROM b
 GET_BRANCH = (
     PROMPT_BRANCH
     + """
-SELECT role, CASE WHEN delete_time IS NULL THEN content ELSE '[]' END AS content, branch.depth, refused
+SELECT role, CASE WHEN delete_time IS NULL THEN content ELSE '[]' END AS content, branch.depth, branch.id,
+    refused, rejected
 FROM branch CROSS JOIN messages
 WHERE messages.vault_id = :vault_id AND messages.message_id = branch.id
 """
@@ -231,6 +233,12 @@ async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Messa
     return await get_message(tx, message_id=message_id)
 
 
+async def reject_message(tx: Transaction, *, message_id: str) -> None:
+    """Keeps the content of a message out of later prompts, and its summary from standing for what precedes it."""
+    await tx.run(REJECT_MESSAGE, message_id=message_id)
+    await unlink_summary(tx, message_id=message_id)
+
+
 async def get_branch(
     tx: Transaction, *, session_id: str, leaf_message_id: str, max_bytes: int, read_bytes: int | None = None
 ) -> Branch:
@@ -261,7 +269,12 @@ def _decoded(rows: list[Row]) -> Iterator[BranchMessage]:
     while rows:
         row = rows.pop()
         yield BranchMessage(
-            ROLES[row.role], decode_content(row.content), is_root=row.depth == 1, refused=bool(row.refused)
+            row.id,
+            ROLES[row.role],
+            decode_content(row.content),
+            is_root=row.depth == 1,
+            refused=bool(row.refused),
+            rejected=bool(row.rejected),
         )
 
 

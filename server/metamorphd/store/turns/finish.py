@@ -22,7 +22,7 @@ from metamorphd.models.turn import (
 from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import reject_attachment
 from metamorphd.store.database import Transaction
-from metamorphd.store.messages import create_message
+from metamorphd.store.messages import create_message, reject_message
 from metamorphd.store.turns.events import append_events, reply_content
 from metamorphd.store.usage import count_usage
 
@@ -41,8 +41,8 @@ RETURNING last_sequence
 """
 # Of the newest reply, for messages that follow the user's. So is what the provider rejected.
 MARK_ASKED = """
-UPDATE messages SET refused = :refused
-WHERE vault_id = :vault_id AND message_id = :message_id AND refused <> :refused
+UPDATE messages SET refused = :refused, rejected = 0
+WHERE vault_id = :vault_id AND message_id = :message_id AND (refused <> :refused OR rejected = 1)
 """
 
 
@@ -107,6 +107,8 @@ async def finish_turn(
         await reject_attachment(tx, attachment_id=attachment_id)
     if reply is not None:
         await create_message(tx, message=reply)
+    if "message_id" in blamed:
+        await reject_message(tx, message_id=blamed["message_id"])
     rejected = blamed.get("field", "").startswith("content")
     if reply is not None or rejected:
         await tx.run(MARK_ASKED, message_id=turn.user_message_id, refused=refused or rejected)

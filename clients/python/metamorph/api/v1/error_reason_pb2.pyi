@@ -129,9 +129,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UPSTREAM_REJECTED: _ErrorReason.ValueType  # 43
     """In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
     images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
-    until they are uploaded again. Otherwise it may have the field to blame. If that is content, or a block of it, the
-    message is left out of the prompts of messages that follow it, until a regeneration of its reply succeeds. If it is
-    options.tools, the tools of before stay in force.
+    until they are uploaded again. If it blames an earlier message, the metadata has its message_id: a note stands for
+    it in later prompts, so that the message can be sent again. Otherwise it may have the field to blame. If that is
+    content, or a block of it, the message is left out of the prompts of messages that follow it, until a regeneration
+    of its reply succeeds. If it is options.tools, the tools of before stay in force.
     """
     ERROR_REASON_UPSTREAM_UNAVAILABLE: _ErrorReason.ValueType  # 44
     """In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again."""
@@ -302,9 +303,10 @@ ERROR_REASON_UPSTREAM_OVERLOADED: ErrorReason.ValueType  # 42
 ERROR_REASON_UPSTREAM_REJECTED: ErrorReason.ValueType  # 43
 """In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
 images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
-until they are uploaded again. Otherwise it may have the field to blame. If that is content, or a block of it, the
-message is left out of the prompts of messages that follow it, until a regeneration of its reply succeeds. If it is
-options.tools, the tools of before stay in force.
+until they are uploaded again. If it blames an earlier message, the metadata has its message_id: a note stands for
+it in later prompts, so that the message can be sent again. Otherwise it may have the field to blame. If that is
+content, or a block of it, the message is left out of the prompts of messages that follow it, until a regeneration
+of its reply succeeds. If it is options.tools, the tools of before stay in force.
 """
 ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 44
 """In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again."""

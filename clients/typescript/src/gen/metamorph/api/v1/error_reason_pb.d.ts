@@ -321,9 +321,10 @@ export enum ErrorReason {
   /**
    * In a turn: INVALID_ARGUMENT (type). The model provider refused the request. Do not repeat unchanged. If it blames
    * images or documents, the metadata has their attachment_ids, separated by commas: they are left out of later prompts
-   * until they are uploaded again. Otherwise it may have the field to blame. If that is content, or a block of it, the
-   * message is left out of the prompts of messages that follow it, until a regeneration of its reply succeeds. If it is
-   * options.tools, the tools of before stay in force.
+   * until they are uploaded again. If it blames an earlier message, the metadata has its message_id: a note stands for
+   * it in later prompts, so that the message can be sent again. Otherwise it may have the field to blame. If that is
+   * content, or a block of it, the message is left out of the prompts of messages that follow it, until a regeneration
+   * of its reply succeeds. If it is options.tools, the tools of before stay in force.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_REJECTED = 43;
    */
