@@ -107,6 +107,19 @@ async def test_an_outage_is_reported_as_such_and_not_cached(tmp_path: Path, answ
         assert (await who_am_i(running, "opaque")).vault_id == "remote"
 
 
+async def test_what_the_api_sets_for_one_token_does_not_go_along_with_another(tmp_path: Path) -> None:
+    """Nor does a cookie that cannot be sent back, since it is not of ASCII, keep others from being asked for."""
+    cookies = iter(["session=of-the-first; Path=/", "odd=\xe9; Path=/"])
+
+    async def answer(_: Request) -> Response:
+        return JSONResponse(YES, headers={"set-cookie": next(cookies, "last=1")})
+
+    async with asking(tmp_path, answer) as (running, api):
+        for token in ("first", "second", "third"):
+            assert (await who_am_i(running, token)).vault_id == "remote"
+        assert [request.headers.get("cookie") for request in api.requests] == [None] * 3
+
+
 async def test_a_token_that_makes_the_api_fail_is_not_sent_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from tests.support.certificates import Authority
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
-from tests.support.fakes.web import FakeWeb, answering
+from tests.support.fakes.web import Answer, FakeWeb, answering
 from tests.support.refusal import refused
 from tests.support.serving import Serving, replies_from, serving
 from tests.support.tokens import SECRET, encoded, mint
@@ -127,6 +127,7 @@ async def test_a_key_is_accepted_for_one_algorithm_only(tmp_path: Path, monkeypa
     [
         public("r1", use="enc"),
         public("r1", alg="RS512"),
+        public("r1", alg="none"),
         public("r1", key_ops=["sign"]),
         public("r1", key_ops="verify"),
         json.loads(RSAAlgorithm.to_jwk(RSA_KEY)) | {"kid": "r1", "alg": "RS256"},
@@ -139,6 +140,7 @@ async def test_a_key_is_accepted_for_one_algorithm_only(tmp_path: Path, monkeypa
     ids=[
         "encrypts",
         "RS512",
+        "no algorithm",
         "signs",
         "no operations",
         "private",
@@ -270,6 +272,50 @@ async def test_known_keys_are_used_while_others_are_fetched(tmp_path: Path, monk
         assert await vault_of(running, cached) == "acme"
         assert await vault_of(running, signed("e1", sub="bob")) == "acme"
         going.set()
+
+
+async def hanging(_: Request) -> Response:
+    await asyncio.sleep(1)
+    return Response()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answering(b"<html>"),
+        answering({}),
+        answering({"keys": {}}),
+        answering(b""),
+        answering(b"[" * 60_000),
+        answering(b"x" * 100_000),
+        answering({"keys": []}, 503),
+        answering({"keys": []}, 302, location="/elsewhere"),
+        answering(b"", 304),
+        answering(b"", 200, **{"set-cookie": "a=\xe9; Path=/"}),
+        hanging,
+    ],
+    ids=["html", "no keys", "object", "empty", "deep", "huge", "503", "redirect", "304", "cookie", "hanging"],
+)
+async def test_the_keys_are_used_and_fetched_again_whatever_the_provider_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    monkeypatch.setattr(jwks, "FRESH_SECONDS", 0.05)
+    monkeypatch.setattr(jwks, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(jwks, "COOLDOWN_SECONDS", 0.0)
+    async with trusting(tmp_path, monkeypatch, [public("e1"), public("d1")]) as (running, provider):
+        assert await vault_of(running, signed("e1")) == "acme"
+        monkeypatch.setattr(http_client, "TIMEOUT_SECONDS", 0.5)
+        provider.answer = answer
+        asked = len(provider.requests)
+        async with asyncio.timeout(20):
+            while len(provider.requests) < asked + 3:  # noqa: ASYNC110, the provider has no event for it
+                await asyncio.sleep(0.01)
+        token = signed("e1", sub="bob")
+        assert await vault_of(running, token) == "acme"
+        monkeypatch.setattr(http_client, "TIMEOUT_SECONDS", 30.0)
+        provider.answer = answering({"keys": [public("d1")]})
+        assert await until_refused(running, token) in ("TOKEN_INVALID", "TOKEN_REVOKED")
+        assert await vault_of(running, signed("d1")) == "acme"
 
 
 async def test_one_id_may_be_that_of_several_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

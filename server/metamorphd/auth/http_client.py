@@ -1,6 +1,7 @@
-"""Restricted HTTP client: no redirects, a short timeout, small responses."""
+"""Restricted HTTP client: no redirects, no cookies, a short timeout, small responses."""
 
 import asyncio
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Self
 
 import httpx2
@@ -19,7 +20,11 @@ class HttpClient:
         # Those who use it limit their requests in flight, each by itself: a limit on the connections of all would let
         # one kind of request wait for the other.
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS)
-        self._client = httpx2.AsyncClient(follow_redirects=False, timeout=TIMEOUT_SECONDS, limits=limits)
+        # A cookie that is set for one caller's token would go along with the next caller's.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        self._client = httpx2.AsyncClient(
+            follow_redirects=False, cookies=cookies, timeout=TIMEOUT_SECONDS, limits=limits
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -44,6 +49,9 @@ class HttpClient:
                     body += chunk
                     if len(body) > LARGEST_RESPONSE:
                         raise IdentityUnavailable(retry_delay=1.0)
-        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as exc:
+        except IdentityUnavailable:
+            raise
+        # Whatever the other server does to the client, it is that server which fails.
+        except Exception as exc:
             raise IdentityUnavailable(retry_delay=1.0) from exc
         return response.status_code, bytes(body)
