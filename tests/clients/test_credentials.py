@@ -59,6 +59,16 @@ async def test_the_vault_of_a_call_takes_precedence_in_dev_mode(tmp_path: Path) 
         assert [await vault_of(client), await vault_of(client, ("x-vault-id", "yours"))] == ["mine", "yours"]
 
 
+async def test_a_call_that_identifies_its_caller_is_sent_without_what_identifies_the_client(tmp_path: Path) -> None:
+    """The server refuses a vault beside a token."""
+    token, vault = ("authorization", f"Bearer {mint(vault='yours')}"), ("x-vault-id", "yours")
+    async with serving(tmp_path, emblem_dev_mode=True) as running:
+        async with MetamorphClient(running.target, vault="mine") as client:
+            assert await vault_of(client, token) == "yours"
+        async with MetamorphClient(running.target, token=mint()) as client:
+            assert await vault_of(client, vault) == "yours"
+
+
 async def test_each_call_asks_for_a_token(running: Serving) -> None:
     vaults = (f"vault-{number}" for number in itertools.count())
     async with MetamorphClient(running.target, token=lambda: mint(vault=next(vaults))) as client:
@@ -76,18 +86,23 @@ def go() -> list[str]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("language", "command"), [("typescript", node), ("go", go)], ids=["TypeScript", "Go"])
-async def test_another_language_does_the_same(
-    running: Serving, language: str, command: Callable[[], list[str]]
-) -> None:
+async def test_another_language_does_the_same(tmp_path: Path, language: str, command: Callable[[], list[str]]) -> None:
     tokens = {"ALICE": mint(vault="alice"), "BOB": mint(vault="bob")}
-    process = await asyncio.create_subprocess_exec(
-        *command(),
-        cwd=ROOT / "clients" / language,
-        env={**os.environ, "METAMORPH_TARGET": running.target, **tokens},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
+    async with serving(tmp_path, emblem_dev_mode=True) as running:
+        process = await asyncio.create_subprocess_exec(
+            *command(),
+            cwd=ROOT / "clients" / language,
+            env={**os.environ, "METAMORPH_TARGET": running.target, **tokens},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
-    # Its own, the call's, a fresh one for each call, and a stream, which is refused for its turn and not its caller.
-    assert out.decode().split("\n") == ["alice", "bob", "alice", "bob", "no turn turn_none", ""]
+    # Alice's own, the call's, and the call's vault.
+    vaults = ["alice", "bob", "yours"]
+    # A fresh one for each call, and none once there are no more.
+    vaults += ["alice", "bob", "dev-vault"]
+    # The client's vault, the call's, and the call's token.
+    vaults += ["mine", "yours", "bob"]
+    # A stream of responses, which is refused for its turn and not its caller, and one of requests.
+    assert out.decode().splitlines() == [*vaults, "no turn turn_none", "text/plain"]

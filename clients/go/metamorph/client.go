@@ -13,7 +13,7 @@ import (
 )
 
 // Caller identifies the caller by a token or, in dev mode only, by the vault alone. FreshToken, if it is set, is called
-// for every call and replaces Token. A call whose outgoing context has the same metadata keeps its own.
+// for every call and replaces Token. A call whose outgoing context has a token or a vault is sent with those alone.
 type Caller struct {
 	Token      string
 	FreshToken func(ctx context.Context) (string, error)
@@ -65,20 +65,22 @@ func Text(text string) []*chatv1.ContentBlock {
 
 func (caller Caller) identify(ctx context.Context) (context.Context, error) {
 	given, _ := metadata.FromOutgoingContext(ctx)
-	if len(given.Get("authorization")) == 0 {
-		token := caller.Token
-		if caller.FreshToken != nil {
-			fresh, err := caller.FreshToken(ctx)
-			if err != nil {
-				return nil, err
-			}
-			token = fresh
-		}
-		if token != "" {
-			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
-		}
+	// Not one of each: the server refuses a vault beside a token.
+	if len(given.Get("authorization"))+len(given.Get("x-vault-id")) > 0 {
+		return ctx, nil
 	}
-	if caller.Vault != "" && len(given.Get("x-vault-id")) == 0 {
+	token := caller.Token
+	if caller.FreshToken != nil {
+		fresh, err := caller.FreshToken(ctx)
+		if err != nil {
+			return nil, err
+		}
+		token = fresh
+	}
+	if token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	}
+	if caller.Vault != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "x-vault-id", caller.Vault)
 	}
 	return ctx, nil

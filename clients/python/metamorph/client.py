@@ -41,6 +41,7 @@ RESUMABLE = {
 # A new token helps with the first two, and waiting with the others.
 RESUMABLE_REASONS = {"TOKEN_EXPIRED", "TOKEN_REVOKED", "RATE_LIMITED", "READER_TOO_SLOW", "STORE_BUSY"}
 Metadata = tuple[tuple[str, str], ...]
+IDENTITY_KEYS = {"authorization", "x-vault-id"}
 _CHANNEL = json.loads(importlib.resources.files("metamorph").joinpath("channel.json").read_text())
 # Pings detect a dead connection, and short backoffs reconnect within a second once the server is back.
 OPTIONS: list[tuple[str, Any]] = [
@@ -93,7 +94,7 @@ class MetamorphError(Exception):
 
 
 class _IdentifyingChannel:
-    """Makes the calls of stubs, and adds what identifies the caller, unless the call's own metadata has the same key.
+    """Makes the calls of stubs, and adds what identifies the caller, unless the call's own metadata identifies one.
 
     An interceptor of grpc.aio would handle one of the four kinds of calls, and run each call in a task of its own.
     """
@@ -116,11 +117,10 @@ class _IdentifyingChannel:
 
     def _identified(self, start: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, metadata: Iterable[tuple[str, Any]] | None = None, **kwargs: Any) -> Any:
-            own = dict(self._identity())
             given = tuple(metadata or ())
-            for key, _ in given:
-                own.pop(key, None)
-            return start(*args, metadata=(*own.items(), *given), **kwargs)
+            # Not one of each: the server refuses a vault beside a token.
+            own = () if any(key in IDENTITY_KEYS for key, _ in given) else self._identity()
+            return start(*args, metadata=(*own, *given), **kwargs)
 
         return call
 
@@ -130,7 +130,8 @@ class MetamorphClient:
 
     `token` is sent as a Bearer token; a callable is called for every call, so that it can return a fresh token. `vault`
     selects a vault in dev mode. `on_retry` is called with each error before a retry.
-    Calls of the stubs `chat`, `vault` and `admin` identify the caller so, unless their own `metadata=` does.
+    Calls of the stubs `chat`, `vault` and `admin` identify the caller so, unless their own `metadata=` has a token or a
+    vault.
     """
 
     def __init__(

@@ -19,11 +19,11 @@ const channel = JSON.parse(readFileSync(new URL("./gen/channel.json", import.met
 
 export function connect(baseUrl, { token, vault } = {}) {
   const identify = (next) => async (request) => {
-    if (token && !request.header.has("authorization")) {
-      const fresh = typeof token === "function" ? await token() : token;
-      request.header.set("authorization", `Bearer ${fresh}`);
-    }
-    if (vault && !request.header.has("x-vault-id")) request.header.set("x-vault-id", vault);
+    // Not one of each: the server refuses a vault beside a token.
+    if (request.header.has("authorization") || request.header.has("x-vault-id")) return next(request);
+    const fresh = typeof token === "function" ? await token() : token;
+    if (fresh) request.header.set("authorization", `Bearer ${fresh}`);
+    if (vault) request.header.set("x-vault-id", vault);
     return next(request);
   };
   const transport = createGrpcTransport({

@@ -6,14 +6,31 @@ const baseUrl = `http://${METAMORPH_TARGET}`;
 const tokens = [ALICE, BOB];
 const fresh = connect(baseUrl, { token: async () => tokens.shift() });
 const alice = connect(baseUrl, { token: ALICE });
-const headers = { authorization: `Bearer ${BOB}` };
-const vaults = [];
-for (const [{ vault }, options] of [[alice], [alice, { headers }], [fresh], [fresh]]) {
-  vaults.push((await vault.whoAmI({}, options)).vaultId);
+const mine = connect(baseUrl, { vault: "mine" });
+const token = { headers: { authorization: `Bearer ${BOB}` } };
+const yours = { headers: { "x-vault-id": "yours" } };
+const printed = [];
+for (const [{ vault }, options] of [
+  [alice],
+  [alice, token],
+  [alice, yours],
+  [fresh],
+  [fresh],
+  [fresh],
+  [mine],
+  [mine, yours],
+  [mine, token],
+]) {
+  printed.push((await vault.whoAmI({}, options)).vaultId);
 }
 try {
   for await (const _ of alice.chat.streamTurn({ turnId: "turn_none" }));
 } catch (error) {
-  vaults.push(error.rawMessage);
+  printed.push(error.rawMessage);
 }
-console.log(vaults.join("\n"));
+async function* upload() {
+  yield { part: { case: "header", value: { mediaType: "text/plain" } } };
+  yield { part: { case: "chunk", value: new TextEncoder().encode("Hello") } };
+}
+printed.push((await alice.chat.uploadAttachment(upload())).attachment.mediaType);
+console.log(printed.join("\n"));
