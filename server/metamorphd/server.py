@@ -229,6 +229,7 @@ class Server:
             in_flight=_in_flight(self._settings, self._allocator),
             metrics=self._metrics,
             log=log,
+            explains=self._settings.emblem_dev_mode,
         )
 
     def _servicers(self, engine: TurnEngine) -> dict[ServiceDescriptor, object]:

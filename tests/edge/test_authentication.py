@@ -11,10 +11,11 @@ import grpc
 import jwt
 import pytest
 from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
+from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
 from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest, WhoAmIResponse
 from metamorphd.auth.claims import LEEWAY_SECONDS
 
-from tests.support.caller import Caller
+from tests.support.caller import Caller, Events
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.processes import serving_process
@@ -191,6 +192,30 @@ async def test_in_dev_mode_a_refusal_names_the_claim_by_which_a_token_is_revoked
         ):
             refusal = await refused(who_am_i(running.caller(**claims)))
             assert (refusal.reason, refusal.message) == ("TOKEN_REVOKED", f"the token is revoked: {why}")
+
+
+@pytest.mark.parametrize("dev_mode", [False, True], ids=["as in production", "dev mode"])
+async def test_an_open_stream_ends_with_the_claim_in_dev_mode_only(tmp_path: Path, dev_mode: bool) -> None:
+    async with (
+        FakeMessagesApi(Reply(("first ", "second"), hold=asyncio.Event())) as api,
+        asking(api, tmp_path, emblem_dev_mode=dev_mode) as running,
+    ):
+        operator, session = running.caller(operator=True), await running.caller().create_session()
+        started = await running.caller().start(session.session_id).next()
+        streams = {
+            "the token has expired": ("exp is past", running.caller(exp=int(time.time()) - LEEWAY_SECONDS + 3)),
+            "the token is revoked": ("jti is revoked", running.caller(jti="canary")),
+        }
+        request = StreamTurnRequest(turn_id=started.turn_id)
+        calls = [Events(caller.chat.StreamTurn(request, metadata=caller.metadata)) for _, caller in streams.values()]
+        for call in calls:
+            await call.next()
+        tokens = RevokeTokensRequest(vault_id="acme", token_id="canary")
+        await operator.admin.RevokeTokens(tokens, metadata=operator.metadata)
+        for call, (message, (why, _)) in zip(calls, streams.items(), strict=True):
+            refusal = await refused(call.rest())
+            assert refusal.message == (f"{message}: {why}" if dev_mode else message)
+            assert dict(refusal.info.metadata) == {}
 
 
 @pytest.mark.parametrize("settings", [{}, {"EMBLEM_DEV_MODE": "true"}], ids=["as in production", "dev mode"])

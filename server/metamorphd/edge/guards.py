@@ -77,8 +77,7 @@ class Verifier(Protocol):
 class Authenticate:
     """Sets the caller. The first guard: refusing a call here costs almost nothing, and all others need the caller.
 
-    In dev mode a call without a token acts on the vault in `x-vault-id`, and a refusal names the claim at fault, which
-    otherwise only the log does. `failures` limits refused tokens per network.
+    In dev mode a call without a token acts on the vault in `x-vault-id`. `failures` limits refused tokens per network.
     Above the limit, refusals are RateLimited, and unknown tokens that each need a request to another server are not
     verified. Tokens that this server verifies itself, also with a key set, and those that were accepted before still
     are, so sharing an address with a hostile caller does not lock them out.
@@ -121,8 +120,6 @@ class Authenticate:
         if isinstance(refusal, TokenRefused):
             # Here too, because the caller may be refused for another reason.
             call.why = refusal.why
-            if self._dev_mode:
-                refusal.explain()
         if not isinstance(refusal, TokenInvalid | TokenMissing):
             return refusal
         wait = self._failures.take(call.network)

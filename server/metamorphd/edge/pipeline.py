@@ -40,18 +40,27 @@ class Handler:
 class Pipeline:
     """Creates the handlers of methods, once each, and tracks the calls in progress.
 
-    The guards of calls run before any request is read, then the guards of requests run for each request. Raises
-    StartupRefused for guards in a wrong order.
+    The guards of calls run before any request is read, then the guards of requests run for each request. A refusal of a
+    token names the claim at fault in the log, and in the status too if `explains` is set. Raises StartupRefused for
+    guards in a wrong order.
     """
 
     def __init__(
-        self, *, guards: Iterable[Guard], streams: Streams, in_flight: BytesInFlight, metrics: Metrics, log: CallLog
+        self,
+        *,
+        guards: Iterable[Guard],
+        streams: Streams,
+        in_flight: BytesInFlight,
+        metrics: Metrics,
+        log: CallLog,
+        explains: bool,
     ) -> None:
         self._guards, self._request_guards = ordered(guards)
         self._streams = streams
         self._in_flight = in_flight
         self._metrics = metrics
         self._log = log
+        self._explains = explains
         self._arrivals = Arrivals(streams=streams, in_flight=in_flight)
         self._calls_in_progress = 0
         self._idle = asyncio.Event()
@@ -176,6 +185,8 @@ class Pipeline:
         call.code, call.reason = error.code.name, error.reason_name()
         if isinstance(error, TokenRefused):
             call.why = error.why
+            if self._explains:
+                error.explain()
         await call.exchange.abort(error.to_status(call_id=call.call_id))
 
     def _end_of(self, method: Method) -> Callable[[Call], None]:
