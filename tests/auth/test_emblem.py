@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,72 @@ async def test_tokens_that_make_the_api_hang_take_no_place_of_others(monkeypatch
         going.set()
         await asyncio.gather(*hanging)
         assert (await api.caller("good-1", network="192.0.2.1", vault_id=None)).vault_id == "remote"
+
+
+def addresses(number: int) -> str:
+    return f"192.0.2.{number}"
+
+
+def networks(number: int) -> str:
+    return f"2001:db8:1:{number:x}::/64"
+
+
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [(addresses, 10), (addresses, 100), (networks, 10), (networks, 200)],
+    ids=["ten addresses", "a hundred addresses", "ten networks of a site", "two hundred networks of a site"],
+)
+@pytest.mark.parametrize("others", ["198.51.100.1", "2001:db8:2::/64"], ids=["IPv4", "IPv6"])
+async def test_hanging_tokens_of_many_networks_keep_no_other_network_out(
+    monkeypatch: pytest.MonkeyPatch, network: Callable[[int], str], count: int, others: str
+) -> None:
+    monkeypatch.setattr(http_client, "TIMEOUT_SECONDS", 60.0)
+    going = asyncio.Event()
+
+    async def answer(request: Request) -> Response:
+        if "good" not in request.headers["authorization"]:
+            await going.wait()
+        return JSONResponse(YES)
+
+    async with FakeWeb(answer) as web, HttpClient() as http:
+        api = EmblemApi(url=web.url, http=http, permissions=frozenset())
+        bad = [api.caller(f"bad-{n}", network=network(n % count), vault_id=None) for n in range(emblem.IN_FLIGHT)]
+        bad += [api.caller(f"bad-known-{n}", network="", vault_id=f"evil-{n % 10}") for n in range(emblem.IN_FLIGHT)]
+        hanging = [asyncio.create_task(caller) for caller in bad]
+        while len(web.requests) < len(hanging):  # noqa: ASYNC110, the API has no event for it
+            await asyncio.sleep(0.01)
+        assert (await api.caller("good", network=others, vault_id=None)).vault_id == "remote"
+        assert (await api.caller("good-known", network="", vault_id="remote")).vault_id == "remote"
+        going.set()
+        ended = await asyncio.gather(*hanging, return_exceptions=True)
+        # One of each kind has lost its place, and may ask again.
+        assert [type(error) for error in ended if isinstance(error, BaseException)] == [IdentityUnavailable] * 2
+        again = [api.caller(f"again-{n}", network=network(0), vault_id=None) for n in range(emblem.IN_FLIGHT_EACH)]
+        assert {caller.vault_id for caller in await asyncio.gather(*again)} == {"remote"}
+
+
+async def test_networks_that_have_equally_many_requests_take_no_place_from_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(emblem, "IN_FLIGHT", 3)
+    going = asyncio.Event()
+
+    async def answer(_: Request) -> Response:
+        await going.wait()
+        return JSONResponse(YES)
+
+    async with FakeWeb(answer) as web, HttpClient() as http:
+        api = EmblemApi(url=web.url, http=http, permissions=frozenset())
+        each = [api.caller(f"each-{number}", network=addresses(number), vault_id=None) for number in (1, 2, 3)]
+        hanging = [asyncio.create_task(caller) for caller in each]
+        while len(web.requests) < len(hanging):  # noqa: ASYNC110, the API has no event for it
+            await asyncio.sleep(0.01)
+        with pytest.raises(IdentityUnavailable):
+            await api.caller("a fourth", network=addresses(4), vault_id=None)
+        with pytest.raises(IdentityUnavailable):
+            await api.caller("a second", network=addresses(1), vault_id=None)
+        going.set()
+        assert {caller.vault_id for caller in await asyncio.gather(*hanging)} == {"remote"}
 
 
 async def test_the_tokens_of_one_network_are_limited_for_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:

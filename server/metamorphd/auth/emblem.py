@@ -1,12 +1,14 @@
 """Authentication by the Emblem API, for tokens that this server cannot verify itself."""
 
+import asyncio
 import hashlib
+import ipaddress
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +26,7 @@ CACHED_DIGESTS = 10_000
 # Requests for strangers' tokens from one network.
 CALLS_PER_SECOND = 50
 # Requests in flight: for strangers' tokens, of which one network may have a part, and for those that were accepted
-# before, of which one vault may.
+# before, of which one vault may. When all are taken, those with the most make room for others.
 IN_FLIGHT = 200
 IN_FLIGHT_EACH = 20
 # Circuit breaker of a token: after this many consecutive failures it is not sent for a while, and then once.
@@ -89,7 +91,7 @@ class EmblemApi:
         now = time.monotonic()
         if now < failing.until:
             raise IdentityUnavailable(retry_delay=failing.until - now)
-        with self._place(network, vault_id, now):
+        async with self._place(network, vault_id, now):
             try:
                 status, body = await self._http.request("POST", self._url, bearer=token)
                 if status >= HTTP_SERVER_ERROR or status == HTTP_TOO_MANY_REQUESTS:
@@ -106,16 +108,16 @@ class EmblemApi:
             _put(self._refused, digest, (time.monotonic() + REFUSED_SECONDS, refusal.why))
             raise
 
-    def _place(self, network: str, vault_id: str | None, now: float) -> AbstractContextManager[None]:
+    def _place(self, network: str, vault_id: str | None, now: float) -> AbstractAsyncContextManager[None]:
         if vault_id is not None:
-            return self._known.place(vault_id)
+            return self._known.place(vault_id, group=vault_id)
         if int(now) != self._second:
             self._second, self._calls = int(now), {}
         calls = self._calls.get(network, 0)
         if calls >= CALLS_PER_SECOND:
             raise IdentityUnavailable(retry_delay=1.0)
         self._calls[network] = calls + 1
-        return self._strangers.place(network)
+        return self._strangers.place(network, group=_site(network))
 
     def _fail(self, digest: bytes, failures: int) -> None:
         now = time.monotonic()
@@ -127,25 +129,59 @@ class EmblemApi:
 
 
 class Places:
-    """Places for requests in flight: `total`, of which one key may take `each`."""
+    """Places for requests in flight: `total`, of which one key may take `each`.
+
+    Keys belong to groups. When every place is taken, a group takes one of the group with the most, unless it would then
+    have as many itself: so one that takes all keeps nobody else out.
+    """
 
     def __init__(self, *, total: int, each: int) -> None:
         self._total = total
         self._each = each
-        self._taken: Counter[str] = Counter()
+        self._keys: Counter[str] = Counter()
+        # The requests that have places, the oldest first.
+        self._groups: dict[str, dict[asyncio.Timeout, None]] = {}
 
-    @contextmanager
-    def place(self, key: str) -> Iterator[None]:
-        """Takes a place for the block. Raises IdentityUnavailable if there is none."""
-        if self._taken[key] >= self._each or self._taken.total() >= self._total:
+    @asynccontextmanager
+    async def place(self, key: str, *, group: str) -> AsyncIterator[None]:
+        """Takes a place for the block. Raises IdentityUnavailable if there is none, or if another group takes it."""
+        if self._keys[key] >= self._each:
             raise IdentityUnavailable(retry_delay=1.0)
-        self._taken[key] += 1
+        self._make_room(group)
         try:
-            yield
-        finally:
-            self._taken[key] -= 1
-            if not self._taken[key]:
-                del self._taken[key]
+            async with asyncio.timeout(None) as lasting:
+                self._keys[key] += 1
+                self._groups.setdefault(group, {})[lasting] = None
+                try:
+                    yield
+                finally:
+                    self._keys -= Counter([key])
+                    self._leave(group, lasting)
+        except TimeoutError:
+            raise IdentityUnavailable(retry_delay=1.0) from None
+
+    def _make_room(self, group: str) -> None:
+        if sum(map(len, self._groups.values())) < self._total:
+            return
+        largest = max(self._groups, key=lambda each: len(self._groups[each]))
+        if len(self._groups[largest]) <= len(self._groups.get(group, ())) + 1:
+            raise IdentityUnavailable(retry_delay=1.0)
+        oldest = next(iter(self._groups[largest]))
+        self._leave(largest, oldest)
+        oldest.reschedule(asyncio.get_running_loop().time())
+
+    def _leave(self, group: str, request: asyncio.Timeout) -> None:
+        requests = self._groups.get(group, {})
+        requests.pop(request, None)
+        if not requests:
+            self._groups.pop(group, None)
+
+
+def _site(network: str) -> str:
+    """Returns the /48 of an IPv6 network, which one site may have (RFC 6177), or else the network itself."""
+    if not network.endswith("/64"):
+        return network
+    return str(ipaddress.IPv6Network(network).supernet(new_prefix=48))
 
 
 def _put(table: dict[bytes, T], digest: bytes, value: T) -> None:
