@@ -18,3 +18,12 @@ def require(name: str, *, hint: str, installed: Path | None = None) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def client_program(language: str, source: Path) -> list[str]:
+    """Returns a command that runs a program of a client, in its directory. Skips the test if it cannot."""
+    if language == "go":
+        return [require("go", hint="install Go"), "run", str(source.with_suffix(".go"))]
+    installed = ROOT / "clients" / "typescript" / "node_modules"
+    require("node", hint="install Node 20, then `make tools`", installed=installed)
+    return ["node", "--input-type=module", "--eval", source.with_suffix(".js").read_text()]

@@ -31,6 +31,9 @@ type Client struct {
 
 // Connect returns a client of the server at target, set up with DialOptions. It does not use TLS unless options contain
 // transport credentials.
+//
+// A turn's stream that ends OK before TurnFinished is resumed, and one without an event is repeated if it has a
+// request ID. It fails with codes.Internal if it gets no further. One that ends with an error is not resumed.
 func Connect(target string, caller Caller, options ...grpc.DialOption) (*Client, error) {
 	defaults, err := DialOptions()
 	if err != nil {
@@ -39,7 +42,7 @@ func Connect(target string, caller Caller, options ...grpc.DialOption) (*Client,
 	defaults = append(defaults,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithChainUnaryInterceptor(caller.unary),
-		grpc.WithChainStreamInterceptor(caller.stream),
+		grpc.WithChainStreamInterceptor(resuming, caller.stream),
 	)
 	connection, err := grpc.NewClient(target, append(defaults, options...)...)
 	if err != nil {

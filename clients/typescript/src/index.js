@@ -4,6 +4,7 @@ import { createGrpcTransport } from "@connectrpc/connect-node";
 import { AdminService } from "./gen/metamorph/admin/v1/admin_service_pb.js";
 import { ChatService } from "./gen/metamorph/chat/v1/chat_service_pb.js";
 import { VaultService } from "./gen/metamorph/vault/v1/vault_service_pb.js";
+import { resuming } from "./resuming.js";
 
 export * from "./gen/metamorph/admin/v1/admin_service_pb.js";
 export * from "./gen/metamorph/api/v1/error_reason_pb.js";
@@ -28,13 +29,14 @@ export function connect(baseUrl, { token, vault } = {}) {
   };
   const transport = createGrpcTransport({
     baseUrl,
-    interceptors: [identify],
+    interceptors: [resuming(() => chat), identify],
     pingIntervalMs: channel.keepaliveTimeMs,
     pingTimeoutMs: channel.keepaliveTimeoutMs,
     pingIdleConnection: true,
   });
+  const chat = createClient(ChatService, transport);
   return {
-    chat: createClient(ChatService, transport),
+    chat,
     vault: createClient(VaultService, transport),
     admin: createClient(AdminService, transport),
   };
