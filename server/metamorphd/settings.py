@@ -1,9 +1,11 @@
 """The settings, each read from the environment variable of the same name. No other module reads the environment."""
 
+import fnmatch
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -233,7 +235,9 @@ class Settings(BaseSettings):
         """Returns a pattern that matches the whole of each vault ID that the key set may name, or None for all."""
         if self.emblem_jwks_vaults is None:
             return None
-        return re.compile(re.sub(r" *, *", "|", self.emblem_jwks_vaults).replace(".", r"\.").replace("*", ".*"))
+        # `translate` knows more than `*`, which the setting does not accept. Its patterns do not backtrack, however
+        # many stars they have: whoever signs tokens chooses the vault IDs.
+        return re.compile("|".join(map(fnmatch.translate, re.split(" *, *", self.emblem_jwks_vaults))))
 
     @property
     def production(self) -> bool:
@@ -337,16 +341,24 @@ def _refuse_short_secret(settings: Settings) -> None:
         )
 
 
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return url.startswith("https://") and bool(parts.hostname and parts.hostname.strip()) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _refuse_unsafe_web(settings: Settings) -> None:
     """Raises StartupRefused if tokens would be sent or keys fetched over plain HTTP, except on this machine."""
     api = settings.emblem_api_url
     if api is not None and not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/]", api):
         raise StartupRefused("EMBLEM_API_URL must begin with https://, or be empty to use no Emblem API")
-    if settings.emblem_jwks_url is not None and not settings.emblem_jwks_url.startswith("https://"):
-        raise StartupRefused("EMBLEM_JWKS_URL must begin with https://")
+    if settings.emblem_jwks_url is not None and not _has_host(settings.emblem_jwks_url):
+        raise StartupRefused("EMBLEM_JWKS_URL must begin with https:// and a host")
     # A key set is often shared: without them, a token that was issued for another service would count here.
     required = {"EMBLEM_JWT_ISSUER": settings.emblem_jwt_issuer, "EMBLEM_JWT_AUDIENCE": settings.emblem_jwt_audience}
-    missing = [name for name, value in required.items() if not value]
+    missing = [name for name, value in required.items() if not (value and value.strip())]
     if settings.production and settings.emblem_jwks_url is not None and missing:
         raise StartupRefused(f"{' and '.join(missing)} must be set in production if EMBLEM_JWKS_URL is; set them too")
     if settings.emblem_jwks_url is None and (settings.emblem_jwks_vaults or settings.emblem_jwks_operators):

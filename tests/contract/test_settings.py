@@ -94,7 +94,12 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
         ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_API_URL": "http://id.example"}, "EMBLEM_API_URL"),
         ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "http://id.example"}, "EMBLEM_JWKS_URL"),
         ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "http://127.0.0.1/keys"}, "EMBLEM_JWKS_URL"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "https://"}, "EMBLEM_JWKS_URL"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "https:///keys"}, "EMBLEM_JWKS_URL"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "https://id.example:port/keys"}, "EMBLEM_JWKS_URL"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_URL": "https://[id.example/keys"}, "EMBLEM_JWKS_URL"),
         (PRODUCTION | KEY_SET, "EMBLEM_JWT_ISSUER and EMBLEM_JWT_AUDIENCE"),
+        (PRODUCTION | KEY_SET | ISSUED | {"EMBLEM_JWT_ISSUER": " "}, "EMBLEM_JWT_ISSUER"),
         (PRODUCTION | KEY_SET | ISSUED | {"EMBLEM_JWT_ISSUER": ""}, "EMBLEM_JWT_ISSUER"),
         (PRODUCTION | KEY_SET | ISSUED | {"EMBLEM_JWT_AUDIENCE": ""}, "EMBLEM_JWT_AUDIENCE"),
         (KEY_SET | {"EMBLEM_JWKS_OPERATORS": "yes"}, "EMBLEM_JWKS_OPERATORS"),
@@ -199,3 +204,26 @@ def test_plaintext_beyond_loopback_causes_a_warning() -> None:
     assert settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1").warnings == []
     tls = {"grpc_tls_cert": "cert.pem", "grpc_tls_key": "key.pem"}
     assert settings.load(emblem_jwt_secret=SECRET, **tls).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("patterns", "vault", "matches"),
+    [
+        ("acme-*", "acme-1:2", True),
+        ("acme-*", "acme", False),
+        ("acme-*,a.b", "a.b", True),
+        ("a.b , c", "axb", False),
+        ("a.b , c", "c", True),
+        ("*", "any", True),
+        ("*-*", "a-b", True),
+        # Whoever signs tokens chooses the vault ID, and it must not take hours.
+        ("*-*-*-*-*-*-*-*-*-*-*-*-x", "a-" * 63 + "y", False),
+        ("*-*-*-*-*-*-*-*-*-*-*-*-x", "a-" * 63 + "x", True),
+    ],
+)
+def test_a_pattern_of_vaults_matches_whole_ids_however_many_stars_it_has(
+    patterns: str, vault: str, matches: bool
+) -> None:
+    given = settings.load(**{name.lower(): value for name, value in KEY_SET.items()}, emblem_jwks_vaults=patterns)
+    assert given.jwks_vaults is not None
+    assert bool(given.jwks_vaults.fullmatch(vault)) == matches
