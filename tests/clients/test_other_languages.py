@@ -1,4 +1,4 @@
-"""The TypeScript and Go clients, and streams that end OK before their turn does."""
+"""The TypeScript and Go clients, and streams that end OK without an event that they must have."""
 
 import asyncio
 import contextlib
@@ -24,6 +24,10 @@ STREAMS = [
     ("send/", [turn(1, 2), turn(3), turn(3, 4, 5)], RUNNING, WHOLE, "SendMessage StreamTurn StreamTurn"),
     ("regenerate/", [turn(1), turn(2, 3, 4, 5)], RUNNING, WHOLE, "RegenerateReply StreamTurn"),
     ("send/id", [[], turn(1, 2, 3, 4, 5)], RUNNING, WHOLE, "SendMessage SendMessage"),
+    ("send/id", [turn(1, 2, 4, 5), turn(3, 4, 5)], RUNNING, WHOLE, "SendMessage StreamTurn"),
+    ("send/id", [turn(1, 2, 2, 1, 3, 4, 5)], RUNNING, WHOLE, "SendMessage"),
+    # The others have expired.
+    ("follow/1", [turn(5)], ENDED, "5", "StreamTurn"),
     # Without a request ID, it would be another turn.
     ("send/", [[]], RUNNING, "the stream ended after event 0, before TurnFinished", "SendMessage"),
     ("follow/3", [turn(4), turn(5)], RUNNING, "4 5", "StreamTurn GetTurn StreamTurn"),

@@ -32,8 +32,9 @@ type Client struct {
 // Connect returns a client of the server at target, set up with DialOptions. It does not use TLS unless options contain
 // transport credentials.
 //
-// A turn's stream that ends OK before TurnFinished is resumed, and one without an event is repeated if it has a
-// request ID. It fails with codes.Internal if it gets no further. One that ends with an error is not resumed.
+// A turn's stream that ends OK before TurnFinished, or leaves out an event, is resumed, and one without an event is
+// repeated if it has a request ID. It fails with codes.Internal if it gets no further. One that ends with an error is
+// not resumed.
 func Connect(target string, caller Caller, options ...grpc.DialOption) (*Client, error) {
 	defaults, err := DialOptions()
 	if err != nil {

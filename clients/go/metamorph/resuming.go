@@ -24,7 +24,7 @@ type hasEvent interface {
 	GetEvent() *chatv1.TurnEvent
 }
 
-// turnStream is a turn's stream that is resumed if it ends OK before TurnFinished.
+// turnStream is a turn's stream that is resumed if it ends OK before TurnFinished or leaves out an event.
 type turnStream struct {
 	grpc.ClientStream
 	// The call's own context: that of a stream is cancelled once it has ended.
@@ -37,6 +37,8 @@ type turnStream struct {
 	turn     string
 	sequence int32
 	failed   int
+	// Whether an event of the current stream has been received.
+	begun    bool
 	finished bool
 }
 
@@ -83,11 +85,15 @@ func (stream *turnStream) RecvMsg(message any) error {
 			return err
 		}
 		event := message.(hasEvent).GetEvent()
-		if event.GetSequence() <= stream.sequence {
+		last, first := event.GetTurnFinished() != nil, !stream.begun
+		stream.begun = true
+		// After one that is left out, the others come again. The last one may be alone, because the others have expired.
+		gap := event.GetSequence() > stream.sequence+1 && !(first && last)
+		if gap || event.GetSequence() <= stream.sequence {
 			continue
 		}
 		stream.turn, stream.sequence, stream.failed = event.GetTurnId(), event.GetSequence(), 0
-		stream.finished = event.GetTurnFinished() != nil
+		stream.finished = last
 		return nil
 	}
 }
@@ -122,7 +128,7 @@ func (stream *turnStream) resume() error {
 	if err != nil {
 		return err
 	}
-	stream.ClientStream = next
+	stream.ClientStream, stream.begun = next, false
 	// After io.EOF, RecvMsg returns the status.
 	if err := next.SendMsg(request); err != nil && err != io.EOF {
 		return err

@@ -29,8 +29,9 @@ export function text(text: string): { block: { case: "text"; value: { text: stri
 /**
  * Returns clients of the three services on one HTTP/2 connection to `baseUrl`, such as `http://localhost:50051`.
  *
- * A turn's stream that ends OK before `turnFinished` is resumed, and one that yielded nothing is repeated if it has a
- * `requestId`. It fails with Code.Internal if it gets no further. One that ends with an error is not resumed.
+ * A turn's stream that ends OK before `turnFinished`, or leaves out an event, is resumed, and one that yielded nothing is
+ * repeated if it has a `requestId`. It fails with Code.Internal if it gets no further. One that ends with an error is
+ * not resumed.
  */
 export function connect(
   baseUrl: string,

@@ -11,7 +11,7 @@ const ATTEMPTS = 5;
 const FIRST_BACKOFF_MS = 100;
 const isAttempt = createContextKey(false);
 
-// An interceptor that resumes a turn's stream which ends OK before TurnFinished. `chat` returns a client of the service.
+// An interceptor that resumes a turn's stream which ends OK before TurnFinished or leaves out an event. `chat` returns a client of the service.
 export function resuming(chat) {
   return (next) => async (request) => {
     const { method, header, signal } = request;
@@ -33,11 +33,16 @@ async function* whole(messages, { chat, method, asked, options }) {
   let turnId, sequence;
   for (let attempts = 0; ; attempts++) {
     let finished = false;
+    let first = true;
     for await (const { event } of messages) {
       sequence ??= following ? asked().afterSequence : 0;
-      if (event.sequence <= sequence) continue;
+      const last = event.event.case === "turnFinished";
+      // After one that is left out, the others come again. The last one may be alone, because the others have expired.
+      const gap = event.sequence > sequence + 1 && !(first && last);
+      first = false;
+      if (gap || event.sequence <= sequence) continue;
       ({ turnId, sequence } = event);
-      finished = event.event.case === "turnFinished";
+      finished = last;
       attempts = 0;
       yield create(method.output, { event });
     }
