@@ -274,6 +274,10 @@ async def test_known_keys_are_used_while_others_are_fetched(tmp_path: Path, monk
         going.set()
 
 
+async def odd_cookie(_: Request) -> Response:
+    return Response(headers={"set-cookie": "a=\xe9; Path=/"})
+
+
 async def hanging(_: Request) -> Response:
     await asyncio.sleep(1)
     return Response()
@@ -291,7 +295,7 @@ async def hanging(_: Request) -> Response:
         answering({"keys": []}, 503),
         answering({"keys": []}, 302, location="/elsewhere"),
         answering(b"", 304),
-        answering(b"", 200, **{"set-cookie": "a=\xe9; Path=/"}),
+        odd_cookie,
         hanging,
     ],
     ids=["html", "no keys", "object", "empty", "deep", "huge", "503", "redirect", "304", "cookie", "hanging"],

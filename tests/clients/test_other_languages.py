@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 import pytest
 from metamorph.chat.v1 import turn_pb2
 
-from tests.support.fakes.chat_service import FakeChatService, turn
+from tests.support.fakes.chat_service import FakeChatService, Script, turn
 from tests.support.paths import ROOT
 from tests.support.programs import client_program
 
@@ -19,7 +20,7 @@ ENDED = turn_pb2.TURN_STATUS_COMPLETED
 RUNNING = turn_pb2.TURN_STATUS_RUNNING
 # For each stream: the call, what the server sends for each attempt, the turn's status, what the program prints, and the
 # calls that the client makes.
-STREAMS = [
+STREAMS: list[tuple[str, Sequence[Script], turn_pb2.TurnStatus.ValueType, str, str]] = [
     ("send/id", [turn(1, 2, 3, 4, 5)], RUNNING, WHOLE, "SendMessage"),
     ("send/", [turn(1, 2), turn(3), turn(3, 4, 5)], RUNNING, WHOLE, "SendMessage StreamTurn StreamTurn"),
     ("regenerate/", [turn(1), turn(2, 3, 4, 5)], RUNNING, WHOLE, "RegenerateReply StreamTurn"),
