@@ -10,7 +10,7 @@ from metamorphd.services.chat.uploads import IMAGE_BYTES
 from tests.support.caller import Caller, text_block
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Refusal, Reply, tool_use
-from tests.support.media import FILES, gif, jpeg, png, webp
+from tests.support.media import FILES, gif, jpeg, pdf, png, webp
 from tests.support.refusal import refused
 from tests.support.tools import ASKS, WEATHER
 
@@ -86,7 +86,9 @@ async def test_what_was_rejected_is_tried_again_if_it_is_uploaded_again(alice: C
 @pytest.mark.parametrize(
     ("kind", "data"),
     [(kind, make(*sides)) for kind, make in (("png", png), ("jpeg", jpeg), ("gif", gif), ("webp", webp))
-     for sides in ((8001, 1), (1, 8001), (0, 1))] + [("png", png()[:20]), ("jpeg", b"\xff\xd8\xff")],
+     for sides in ((8001, 1), (1, 8001))]
+    + [(kind, make(0, 1)) for kind, make in (("png", png), ("jpeg", jpeg), ("gif", gif))]
+    + [(kind, make(64, 64)[:-1]) for kind, make in (("png", png), ("jpeg", jpeg), ("gif", gif), ("webp", webp))],
 )  # fmt: skip
 async def test_an_image_that_the_provider_would_reject_is_refused(
     alice: Caller, api: FakeMessagesApi, kind: str, data: bytes
@@ -96,6 +98,28 @@ async def test_an_image_that_the_provider_would_reject_is_refused(
     assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
     assert refusal.fields == ["content[1].image.data"]
     refusal = await refused(alice.upload(data, f"image/{kind}"))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["chunk"])
+    assert (await alice.messages(session.session_id), api.requests) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("media_type", "data"),
+    [
+        ("text/plain", b" \t\n\f\r" * 100_000),
+        ("application/pdf", pdf()[:-20]),
+        ("application/pdf", pdf(trailer=b"/Encrypt 4 0 R")),
+    ],
+    ids=["blank", "truncated", "encrypted"],
+)
+async def test_a_document_that_the_provider_would_reject_is_refused(
+    alice: Caller, api: FakeMessagesApi, media_type: str, data: bytes
+) -> None:
+    session = await alice.create_session()
+    document = ContentBlock(document=DocumentBlock(media_type=media_type, data=data))
+    refusal = await refused(alice.send(session.session_id, content=[text_block("a"), document]))
+    assert (refusal.code.name, refusal.reason) == ("INVALID_ARGUMENT", "REQUEST_INVALID")
+    assert refusal.fields == ["content[1].document.data"]
+    refusal = await refused(alice.upload(data, media_type))
     assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["chunk"])
     assert (await alice.messages(session.session_id), api.requests) == ([], [])
 

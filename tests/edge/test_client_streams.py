@@ -15,6 +15,7 @@ from metamorphd import server
 from metamorphd.auth.claims import LEEWAY_SECONDS
 
 from tests.support.caller import Caller, upload_requests
+from tests.support.media import FILES
 from tests.support.refusal import refused
 from tests.support.rows import row_counts
 from tests.support.serving import Serving, serving
@@ -119,7 +120,7 @@ async def test_a_stream_ends_when_its_token_is_revoked(running: Serving, tmp_pat
 @pytest.mark.parametrize("how", ["cancelled", "deadline", "disconnected"])
 async def test_an_abandoned_upload_is_not_stored(running: Serving, tmp_path: Path, how: str) -> None:
     """Also if the caller disconnects during validation, when grpc reports the end of the stream first."""
-    pieces = upload_requests(b"%PDF-" + bytes(2_000_000), "application/pdf", piece=500_000)
+    pieces = upload_requests(FILES["application/pdf"] + bytes(2_000_000), "application/pdf", piece=500_000)
     for number in range(60):
         caller = running.caller()
         timeout = 0.005 + number * 0.0005 if how == "deadline" else None

@@ -1,7 +1,7 @@
 """Media types are recognized by the signature of a file."""
 
 import pytest
-from metamorphd.services.chat.media_signatures import is_media
+from metamorphd.services.chat.media_signatures import STEP_BYTES, is_blank, is_media
 
 from tests.support.media import FILES
 
@@ -24,3 +24,11 @@ def test_a_partial_or_misplaced_signature_does_not_match(media_type: str) -> Non
 @pytest.mark.parametrize("data", [b"a\0b", b"\xff\xfe", "é".encode()[:1], "é".encode("latin-1")])
 def test_text_is_utf_8_without_nul(data: bytes) -> None:
     assert not is_media("text/plain", data)
+
+
+@pytest.mark.parametrize("blank", [b" ", b" \t\n\f\r", b" " * 3 * STEP_BYTES])
+def test_text_is_blank_if_it_is_only_ascii_white_space(blank: bytes) -> None:
+    assert is_blank(blank)
+    for text in (b"a", b"\v", "\N{NO-BREAK SPACE}".encode()):
+        assert not is_blank(memoryview(blank + text + blank))
+        assert not is_blank(memoryview(blank + text))

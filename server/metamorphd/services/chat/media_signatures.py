@@ -1,11 +1,7 @@
 """Checks bytes against a media type."""
 
 import codecs
-import io
 import re
-import struct
-
-import imagesize
 
 # File signatures, from the WHATWG MIME Sniffing Standard (section 6).
 SIGNATURES = {
@@ -19,8 +15,8 @@ SIGNATURES = {
 
 # In bytes; what takes a while to decode and keeps the GIL.
 STEP_BYTES = 256 * 1024
-# The size of an image comes after its metadata, which may be of a megabyte.
-HEADER_BYTES = 2 * 1024 * 1024
+# ASCII white space is what the provider and the contract take for blank.
+NOT_BLANK = re.compile(rb"[^ \t\n\f\r]")
 
 
 def is_media(media_type: str, data: bytes | memoryview) -> bool:
@@ -30,13 +26,10 @@ def is_media(media_type: str, data: bytes | memoryview) -> bool:
     return SIGNATURES[media_type].match(data) is not None
 
 
-def longest_side(data: bytes | memoryview) -> int | None:
-    """Returns the longer side of an image, in pixels, or None if it is broken."""
-    try:
-        sides = imagesize.get(io.BytesIO(data[:HEADER_BYTES]))
-    except (ValueError, struct.error, IndexError, KeyError):
-        return None
-    return int(max(sides)) if min(sides) > 0 else None
+def is_blank(text: bytes | memoryview) -> bool:
+    """Returns whether a text in UTF-8 is only white space, as a text block may not be."""
+    starts = range(0, len(text), STEP_BYTES)
+    return not any(NOT_BLANK.search(text, start, start + STEP_BYTES) for start in starts)
 
 
 def _is_text(data: bytes | memoryview) -> bool:

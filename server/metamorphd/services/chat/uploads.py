@@ -9,7 +9,9 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 
 from metamorphd.errors import AttachmentTooLarge, AttachmentTypeMismatch, FieldViolation, RequestInvalid, SenderTooSlow
 from metamorphd.models.attachment import Upload
-from metamorphd.services.chat.media_signatures import is_media, longest_side
+from metamorphd.services.chat import pdf
+from metamorphd.services.chat.images import BrokenImage, size_of
+from metamorphd.services.chat.media_signatures import is_blank, is_media
 
 # The provider's limits: https://platform.claude.com/docs/en/build-with-claude/vision. 10 MiB in base64.
 IMAGE_BYTES = 10 * 1024 * 1024 // 4 * 3
@@ -86,12 +88,30 @@ class Uploads:
 def _checked(media_type: str, data: bytes | memoryview, field: str) -> Upload:
     if not data or not is_media(media_type, data):
         raise AttachmentTypeMismatch(media_type=media_type)
-    side = longest_side(data) if media_type.startswith("image/") else 0
-    if side is None:
-        raise _invalid(field, "is not an image that can be read")
+    side = _longest_side(media_type, data, field) if media_type.startswith("image/") else 0
+    if media_type == "text/plain" and is_blank(data):
+        raise _invalid(field, "must not be only white space")
+    if media_type == "application/pdf":
+        _check_pdf(data, field)
+    return Upload.of(media_type, data, longest_side=side)
+
+
+def _longest_side(media_type: str, data: bytes | memoryview, field: str) -> int:
+    try:
+        side = max(size_of(media_type, data))
+    except BrokenImage:
+        raise _invalid(field, "is not a whole image") from None
     if side > LONGEST_SIDE:
         raise _invalid(field, f"is {side} pixels wide or high; the most is {LONGEST_SIDE}")
-    return Upload.of(media_type, data, longest_side=side)
+    return side
+
+
+def _check_pdf(data: bytes | memoryview, field: str) -> None:
+    # https://platform.claude.com/docs/en/build-with-claude/pdf-support: no passwords, no encryption.
+    if not pdf.is_whole(data):
+        raise _invalid(field, "is not a whole PDF")
+    if pdf.is_encrypted(data):
+        raise _invalid(field, "is an encrypted PDF")
 
 
 def _invalid(field: str, description: str) -> RequestInvalid:

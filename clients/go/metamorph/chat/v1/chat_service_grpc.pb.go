@@ -95,9 +95,11 @@ type ChatServiceClient interface {
 	// Counts the input tokens that sending a message would use, including history, system prompt and tools. Sends and
 	// stores nothing. Fails like SendMessage, and like a turn if the provider has to be asked.
 	CountTokens(ctx context.Context, in *CountTokensRequest, opts ...grpc.CallOption) (*CountTokensResponse, error)
-	// Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE, or
-	// ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type. Nothing is stored before the stream has ended. Can
-	// be repeated: for bytes that the vault already has, it returns the existing attachment.
+	// Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
+	// ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type, or REQUEST_INVALID for a broken or truncated image or
+	// PDF, an image of more than 8,000 pixels a side, an encrypted PDF, and a text of only white space. The pages of a PDF
+	// are not counted: a turn with more than the model reads fails with UPSTREAM_REJECTED. Nothing is stored before the
+	// stream has ended. Can be repeated: for bytes that the vault already has, it returns the existing attachment.
 	UploadAttachment(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadAttachmentRequest, UploadAttachmentResponse], error)
 	// Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND.
 	DownloadAttachment(ctx context.Context, in *DownloadAttachmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadAttachmentResponse], error)
@@ -395,9 +397,11 @@ type ChatServiceServer interface {
 	// Counts the input tokens that sending a message would use, including history, system prompt and tools. Sends and
 	// stores nothing. Fails like SendMessage, and like a turn if the provider has to be asked.
 	CountTokens(context.Context, *CountTokensRequest) (*CountTokensResponse, error)
-	// Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE, or
-	// ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type. Nothing is stored before the stream has ended. Can
-	// be repeated: for bytes that the vault already has, it returns the existing attachment.
+	// Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
+	// ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type, or REQUEST_INVALID for a broken or truncated image or
+	// PDF, an image of more than 8,000 pixels a side, an encrypted PDF, and a text of only white space. The pages of a PDF
+	// are not counted: a turn with more than the model reads fails with UPSTREAM_REJECTED. Nothing is stored before the
+	// stream has ended. Can be repeated: for bytes that the vault already has, it returns the existing attachment.
 	UploadAttachment(grpc.ClientStreamingServer[UploadAttachmentRequest, UploadAttachmentResponse]) error
 	// Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND.
 	DownloadAttachment(*DownloadAttachmentRequest, grpc.ServerStreamingServer[DownloadAttachmentResponse]) error

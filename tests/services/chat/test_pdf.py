@@ -1,0 +1,75 @@
+"""The end of a PDF tells whether it is whole and encrypted."""
+
+import time
+
+import pytest
+from metamorphd.services.chat.pdf import is_encrypted, is_whole
+
+from tests.support.media import pdf
+
+STEP = 256 * 1024
+LARGEST = 20 * 1024 * 1024
+# As a linearized document begins: the end of its first part names no place.
+FIRST_PART = b"%PDF-1.7\n1 0 obj<</Linearized 1/L 9999>>endobj\ntrailer<</Prev 99>>\nstartxref\n0\n%%EOF\n"
+
+
+def in_a_stream(entries: bytes) -> bytes:
+    """Returns a document whose trailer is that of a cross-reference stream."""
+    return b"%PDF-1.7\n5 0 obj<</Type/XRef/Root 1 0 R" + entries + b">>stream\n/Encrypt 4 0 R\nendstream\nstartxref 9"
+
+
+def linearized(entries: bytes) -> bytes:
+    """Returns a document whose end names the table at its beginning."""
+    at = b"xref\n0 1\n" + b"0000000000 65535 f \n" * 20_000
+    first = b"%PDF-1.7\n" + at + b"trailer<</Root 1 0 R" + entries + b">>\nstartxref\n0\n%%EOF\n"
+    return first + bytes(STEP) + b"trailer<</Size 4>>\nstartxref\n9\n%%EOF"
+
+
+@pytest.mark.parametrize("after", [b"", b"\r\n" * 1000, bytes(STEP - 5), bytes(STEP - 300), b"x" * 3 * STEP])
+def test_a_pdf_is_whole_whatever_follows_it(after: bytes) -> None:
+    assert is_whole(pdf() + after)
+    assert is_whole(memoryview(bytearray(pdf() + after)))
+    assert is_whole(FIRST_PART + pdf() + after)
+
+
+@pytest.mark.parametrize("data", [b"%PDF-1.7\n", pdf()[: pdf().rindex(b"startxref") + 9], FIRST_PART + b"4 0 obj<<>>"])
+def test_a_pdf_without_its_end_is_not_whole(data: bytes) -> None:
+    assert not is_whole(data)
+    assert not is_encrypted(data)
+
+
+@pytest.mark.parametrize("encrypt", [b"/Encrypt 4 0 R", b"/Encrypt\n4\n0\nR", b"/ID[<1>]/Encrypt<</Filter/Standard>>"])
+def test_an_encrypted_pdf_says_so_in_its_trailer(encrypt: bytes) -> None:
+    for data in (pdf(trailer=encrypt), in_a_stream(encrypt), linearized(encrypt)):
+        assert is_whole(data)
+        assert is_encrypted(data)
+    # The place of the table is wrong.
+    assert is_encrypted(pdf(trailer=encrypt).replace(b"startxref\n", b"startxref\n7"))
+
+
+def test_a_pdf_that_mentions_encryption_elsewhere_is_not_encrypted() -> None:
+    for entries in (b"/Info(/Encrypt)", b"/EncryptMetadata 4 0 R"):
+        assert not any(map(is_encrypted, (pdf(trailer=entries), in_a_stream(entries), linearized(entries))))
+    assert not is_encrypted(b"%PDF-1.7\n5 0 obj<</Encrypt 4 0 R>>endobj\nstartxref 7")
+    # A revision replaces the trailer before it.
+    first = pdf(trailer=b"/Encrypt 4 0 R")
+    assert not is_encrypted(first + b"xref\n0 0\ntrailer<</Size 4>>\nstartxref\n%d" % len(first))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%PDF-" + bytes(LARGEST),
+        b"%PDF-startxref" + b" " * LARGEST,
+        b"%PDF-\nxref\n" + b"startxre" * (LARGEST // 8) + b"startxref 6",
+        b"%PDF-" + b"1" * LARGEST + b"startxref 6",
+        b"%PDF-" + b" " * LARGEST + b"startxref 6",
+        b"%PDF-\n1 0 obj" + b"/Encrypt " * (LARGEST // 9) + b"startxref 6",
+    ],
+    ids=["nothing", "spaces after", "almost", "digits", "spaces before", "names"],
+)
+def test_the_largest_pdf_is_read_in_a_moment(data: bytes) -> None:
+    began = time.thread_time()
+    is_whole(data)
+    is_encrypted(data)
+    assert time.thread_time() - began < 0.2
