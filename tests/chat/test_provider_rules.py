@@ -19,7 +19,7 @@ from tests.support.caller import Caller, Events, text_block
 from tests.support.fakes.messages_api import COUNT_PATH, FakeMessagesApi, Received
 from tests.support.fakes.replies import Behaviour, Block, Count, Refusal, Reply, compaction, thinking, tool_use
 from tests.support.fakes.rules import broken, sign
-from tests.support.media import FILES
+from tests.support.media import FILES, pdf
 from tests.support.refusal import Refusal as Refused
 from tests.support.tools import CALL, WEATHER, result
 from tests.support.turns import regenerate
@@ -30,6 +30,15 @@ FORECAST = generation_pb2.Tool(name="forecast", description="Looks ahead.", inpu
 # A tool call that is pending, which other calls than a message with its results run into, and options of other models.
 EXPECTED = ("TOOL_RESULT_REQUIRED", "REQUEST_INVALID")
 DECLINED = "I can"
+# The others must be refused before they are sent.
+ATTACHED = (
+    *(("image/png", FILES["image/png"]),) * 6,
+    *((media_type, data[:-4]) for media_type, data in FILES.items() if media_type.startswith("image/")),
+    ("application/pdf", pdf()),
+    ("application/pdf", pdf()[:-20]),
+    ("application/pdf", pdf(trailer=b"/Encrypt 4 0 R")),
+    ("text/plain", b" \n"),
+)
 ENDINGS = ("stop",) * 12 + ("drop", "tear", "error", "truncate")
 
 
@@ -117,6 +126,12 @@ def _texts(message: dict[str, Any]) -> set[str]:
     return {block["text"] for block in message["content"] if block["type"] == "text"}
 
 
+def attached(media_type: str, data: bytes) -> message_pb2.ContentBlock:
+    if media_type.startswith("image/"):
+        return message_pb2.ContentBlock(image=message_pb2.ImageBlock(media_type=media_type, data=data))
+    return message_pb2.ContentBlock(document=message_pb2.DocumentBlock(media_type=media_type, data=data))
+
+
 class Conversation:
     """A session in which anything happens, in an order that `chance` decides."""
 
@@ -159,8 +174,7 @@ class Conversation:
         chance = self._chance
         content = [text_block(f"Say {chance.random()}")]
         if chance.random() < 0.2:
-            image = message_pb2.ImageBlock(media_type="image/png", data=FILES["image/png"])
-            content.append(message_pb2.ContentBlock(image=image))
+            content.append(attached(*chance.choice(ATTACHED)))
         options = generation_pb2.GenerationOptions()
         if chance.random() < 0.15:
             options.tools.CopyFrom(generation_pb2.ToolList(values=chance.choice(([], [WEATHER], [FORECAST, WEATHER]))))

@@ -3,6 +3,7 @@
 Stricter than the provider where it would drop something without an error: what may not be sent is refused.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,13 @@ LARGEST_REQUEST = 32_000_000
 BLANK = " \t\n\f\r"
 # Of an image or document in base64.
 LARGEST_SOURCE = {"image": 10 * 1024 * 1024, "document": 32_000_000}
+# How a whole file of a media type ends, of those whose end does not depend on their content.
+ENDS = {
+    "image/png": b"IEND\xae\x42\x60\x82",
+    "image/jpeg": b"\xff\xd9",
+    "image/gif": b"\0\x3b",
+    "application/pdf": b"%%EOF",
+}
 BETAS = {"compaction": "compact-2026-01-12"}
 
 
@@ -136,8 +144,20 @@ def _of_block(block: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[
         yield f": {kind} blocks require a beta header"
     if kind in LARGEST_SOURCE and len(block["source"]["data"]) > LARGEST_SOURCE[kind]:
         yield f".{kind}.source.base64: {kind} exceeds the maximum size"
+    if kind in LARGEST_SOURCE and (fault := _unreadable(block["source"])):
+        yield f".{kind}.source: {fault}"
     if kind == "tool_result" and block.get("is_error") and any(part["type"] != "text" for part in block["content"]):
         yield ".tool_result: all content must be type `text` if `is_error` is true"
+
+
+def _unreadable(source: Mapping[str, Any]) -> str | None:
+    """https://platform.claude.com/docs/en/build-with-claude/pdf-support: no passwords, no encryption."""
+    if source["type"] == "text":
+        return None if source["data"].strip(BLANK) else "text documents must contain non-whitespace text"
+    data = base64.b64decode(source["data"])
+    if ENDS.get(source["media_type"], b"") not in data:
+        return "Could not process the file"
+    return "The PDF specified is password protected." if b"/Encrypt" in data else None
 
 
 def _signature(
