@@ -108,8 +108,9 @@ async def test_an_image_that_the_provider_would_reject_is_refused(
         ("text/plain", b" \t\n\f\r" * 100_000),
         ("application/pdf", pdf()[:-20]),
         ("application/pdf", pdf(trailer=b"/Encrypt 4 0 R")),
+        ("application/pdf", pdf(pages=601)),
     ],
-    ids=["blank", "truncated", "encrypted"],
+    ids=["blank", "truncated", "encrypted", "long"],
 )
 async def test_a_document_that_the_provider_would_reject_is_refused(
     alice: Caller, api: FakeMessagesApi, media_type: str, data: bytes
@@ -122,6 +123,10 @@ async def test_a_document_that_the_provider_would_reject_is_refused(
     refusal = await refused(alice.upload(data, media_type))
     assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["chunk"])
     assert (await alice.messages(session.session_id), api.requests) == ([], [])
+
+
+async def test_a_document_of_the_most_pages_is_accepted(alice: Caller) -> None:
+    await alice.upload(pdf(pages=600), "application/pdf")
 
 
 @pytest.mark.parametrize("make", [png, jpeg, gif, webp])

@@ -55,18 +55,19 @@ def riff(*chunks: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def pdf(*, trailer: bytes = b"") -> bytes:
-    """Returns a document of one empty page. `trailer` has further entries of its trailer."""
+def pdf(*, trailer: bytes = b"", pages: int = 1) -> bytes:
+    """Returns a document of empty pages. `trailer` has further entries of its trailer."""
+    kids = b" ".join(b"%d 0 R" % number for number in range(3, 3 + pages))
     objects = (
         b"<</Type/Catalog/Pages 2 0 R>>",
-        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>",
+        b"<</Type/Pages/Kids[%b]/Count %d>>" % (kids, pages),
+        *[b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>"] * pages,
     )
-    file, table = b"%PDF-1.7\n", b"xref\n0 4\n0000000000 65535 f \n"
+    file, table = b"%PDF-1.7\n", b"xref\n0 %d\n0000000000 65535 f \n" % (3 + pages)
     for number, content in enumerate(objects, start=1):
         table += b"%010d 00000 n \n" % len(file)
         file += b"%d 0 obj%bendobj\n" % (number, content)
-    end = b"trailer<</Size 4/Root 1 0 R%b>>\nstartxref\n%d\n%%%%EOF\n" % (trailer, len(file))
+    end = b"trailer<</Size %d/Root 1 0 R%b>>\nstartxref\n%d\n%%%%EOF\n" % (3 + pages, trailer, len(file))
     return file + table + end
 
 

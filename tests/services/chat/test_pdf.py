@@ -1,9 +1,9 @@
-"""The end of a PDF tells whether it is whole and encrypted."""
+"""A PDF tells whether it is whole and encrypted, and how many pages it has."""
 
 import time
 
 import pytest
-from metamorphd.services.chat.pdf import is_encrypted, is_whole
+from metamorphd.services.chat.pdf import is_encrypted, is_whole, pages_of
 
 from tests.support.media import pdf
 
@@ -56,6 +56,23 @@ def test_a_pdf_that_mentions_encryption_elsewhere_is_not_encrypted() -> None:
     assert not is_encrypted(first + b"xref\n0 0\ntrailer<</Size 4>>\nstartxref\n%d" % len(first))
 
 
+@pytest.mark.parametrize("pages", [1, 600, 5000])
+@pytest.mark.parametrize("between", [0, STEP - 70, 3 * STEP])
+def test_the_pages_of_a_pdf_are_counted(pages: int, between: int) -> None:
+    data = pdf(pages=pages).replace(b"\n2 0 obj", bytes(between) + b"\n2 0 obj")
+    assert pages_of(data) == pages
+    assert pages_of(memoryview(bytearray(data + bytes(STEP)))) == pages
+    # A revision has fewer pages.
+    revision = b"2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\nxref\n0 0\ntrailer<</Root 1 0 R>>\nstartxref\n%d"
+    assert pages_of(data + revision % (len(data) + 49)) == 1
+
+
+def test_the_pages_of_a_pdf_that_states_them_where_it_is_compressed_are_not_counted() -> None:
+    for data in (in_a_stream(b""), pdf().replace(b"\n2 0 obj", b"\n12 0 obj"), pdf().replace(b"/Catalog", b"/Other")):
+        assert pages_of(data) == 0
+    assert pages_of(pdf().replace(b"/Count 1>>", b"/Count 9 0 R>>")) == 0
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -64,12 +81,15 @@ def test_a_pdf_that_mentions_encryption_elsewhere_is_not_encrypted() -> None:
         b"%PDF-\nxref\n" + b"startxre" * (LARGEST // 8) + b"startxref 6",
         b"%PDF-" + b"1" * LARGEST + b"startxref 6",
         b"%PDF-" + b" " * LARGEST + b"startxref 6",
+        pdf() + b"11 0 obj " * (LARGEST // 9) + b"trailer<</Root 1 0 R>>startxref 6",
+        pdf() + b"1 0 obj " * (LARGEST // 8) + b"trailer<</Root 1 0 R>>startxref 6",
         b"%PDF-\n1 0 obj" + b"/Encrypt " * (LARGEST // 9) + b"startxref 6",
     ],
-    ids=["nothing", "spaces after", "almost", "digits", "spaces before", "names"],
+    ids=["nothing", "spaces after", "almost", "digits", "spaces before", "other objects", "objects", "names"],
 )
 def test_the_largest_pdf_is_read_in_a_moment(data: bytes) -> None:
     began = time.thread_time()
     is_whole(data)
     is_encrypted(data)
+    pages_of(data)
     assert time.thread_time() - began < 0.2

@@ -1,17 +1,26 @@
-"""Reads the end of a PDF: whether it is whole, and whether it is encrypted. Names of sections are of ISO 32000-1."""
+"""Reads a PDF from its end: whether it is whole, whether it is encrypted, how many pages it has. Sections are of ISO
+32000-1.
+
+Nothing is decompressed, because a PDF decides how much that takes.
+"""
 
 import re
 
 # In bytes; what is copied or searched at once, and keeps the GIL.
 STEP_BYTES = 256 * 1024
-# A dictionary of a trailer has a dozen entries.
+# The dictionary of a trailer has a dozen entries.
 TRAILER_BYTES = 16 * 1024
 # The dictionary that says so is at the beginning (F.3.1).
 LINEARIZED_BYTES = 1024
+# The beginning of an object: two numbers, a word, and white space.
+NAME_BYTES = 160
 
 START = re.compile(rb"startxref\s{0,64}(\d{1,10})")
 TABLE = re.compile(rb"\s{0,64}xref\b")
 STREAM = re.compile(rb"\s{0,64}\d{1,10}\s{1,64}\d{1,10}\s{1,64}obj\b")
+REFERENCE = rb"\s{0,64}(\d{1,10})\s{1,64}(\d{1,5})\s{1,64}R\b"
+ROOT, PAGES = re.compile(rb"/Root" + REFERENCE), re.compile(rb"/Pages" + REFERENCE)
+COUNT = re.compile(rb"/Count\s{0,64}(\d{1,9})(?![\d.]|\s{1,64}\d{1,10}\s{1,64}R\b)")
 ENCRYPT = re.compile(rb"/Encrypt\s{0,64}(?:\d{1,10}\s{1,64}\d{1,10}\s{1,64}R\b|<<)")
 
 Data = bytes | memoryview
@@ -31,19 +40,39 @@ def is_whole(data: Data) -> bool:
 
 def is_encrypted(data: Data) -> bool:
     """Returns whether the trailer of a PDF names an encryption, with a password or without one (7.6.1)."""
+    return ENCRYPT.search(_trailer(data)) is not None
+
+
+def pages_of(data: Data) -> int:
+    """Returns how many pages a PDF states that it has (7.7.3.2), 0 if it states that in what is compressed."""
+    root = ROOT.search(_trailer(data))
+    catalog = _object(data, root) if root else b""
+    pages = PAGES.search(catalog) if b"/Catalog" in catalog else None
+    count = COUNT.search(_object(data, pages)) if pages else None
+    return int(count[1]) if count else 0
+
+
+def _trailer(data: Data) -> bytes:
     end = _last(data, b"startxref", len(data))
     if end is None or (start := START.match(data, end)) is None:
-        return False
+        return b""
     at = int(start[1])
     if STREAM.match(data, at):
-        return _names_encryption(data, at, b"stream")
+        return bytes(data[at : at + TRAILER_BYTES]).split(b"stream")[0]
     # If the place is wrong, viewers look for the trailer.
     trailer = _first(data, b"trailer", at) if TABLE.match(data, at) else _last(data, b"trailer", end)
-    return trailer is not None and _names_encryption(data, trailer, b"startxref")
+    return b"" if trailer is None else bytes(data[trailer : trailer + TRAILER_BYTES]).split(b"startxref")[0]
 
 
-def _names_encryption(data: Data, at: int, stop: bytes) -> bool:
-    return ENCRYPT.search(bytes(data[at : at + TRAILER_BYTES]).split(stop)[0]) is not None
+def _object(data: Data, reference: re.Match[bytes]) -> bytes:
+    """Returns the last object with a number and a generation: later ones replace earlier ones (7.5.6)."""
+    number, generation = int(reference[1]), int(reference[2])
+    name = re.compile(rb"(?<![\d])0{0,9}%d\s{1,64}0{0,4}%d\s{1,64}obj\b" % (number, generation))
+    for start in range((len(data) - 1) // STEP_BYTES * STEP_BYTES, -1, -STEP_BYTES):
+        part = data[start : start + STEP_BYTES + NAME_BYTES]
+        if ends := [found.end() for found in name.finditer(part)]:
+            return bytes(data[start + ends[-1] :][:STEP_BYTES]).split(b"endobj")[0]
+    return b""
 
 
 def _first(data: Data, word: bytes, start: int) -> int | None:

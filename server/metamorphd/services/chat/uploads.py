@@ -16,6 +16,8 @@ from metamorphd.services.chat.media_signatures import is_blank, is_media
 # The provider's limits: https://platform.claude.com/docs/en/build-with-claude/vision. 10 MiB in base64.
 IMAGE_BYTES = 10 * 1024 * 1024 // 4 * 3
 LONGEST_SIDE = 8000
+# Of a request to any model. No encryption: https://platform.claude.com/docs/en/build-with-claude/pdf-support.
+MOST_PAGES = 600
 # Uploads are held in memory until they are stored. Further ones of the vault wait, and so do their senders.
 UPLOADS_OF_A_VAULT = 4
 # A chunk costs the server as much as a small call, but is not rate limited. The largest attachment fits in chunks of
@@ -107,11 +109,12 @@ def _longest_side(media_type: str, data: bytes | memoryview, field: str) -> int:
 
 
 def _check_pdf(data: bytes | memoryview, field: str) -> None:
-    # https://platform.claude.com/docs/en/build-with-claude/pdf-support: no passwords, no encryption.
     if not pdf.is_whole(data):
         raise _invalid(field, "is not a whole PDF")
     if pdf.is_encrypted(data):
         raise _invalid(field, "is an encrypted PDF")
+    if (pages := pdf.pages_of(data)) > MOST_PAGES:
+        raise _invalid(field, f"has {pages} pages; the most is {MOST_PAGES}")
 
 
 def _invalid(field: str, description: str) -> RequestInvalid:

@@ -97,9 +97,9 @@ type ChatServiceClient interface {
 	CountTokens(ctx context.Context, in *CountTokensRequest, opts ...grpc.CallOption) (*CountTokensResponse, error)
 	// Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
 	// ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type, or REQUEST_INVALID for a broken or truncated image or
-	// PDF, an image of more than 8,000 pixels a side, an encrypted PDF, and a text of only white space. The pages of a PDF
-	// are not counted: a turn with more than the model reads fails with UPSTREAM_REJECTED. Nothing is stored before the
-	// stream has ended. Can be repeated: for bytes that the vault already has, it returns the existing attachment.
+	// PDF, an image of more than 8,000 pixels a side, a PDF that is encrypted or states more than 600 pages, and a text of
+	// only white space. Nothing is stored before the stream has ended. Can be repeated: for bytes that the vault already
+	// has, it returns the existing attachment.
 	UploadAttachment(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadAttachmentRequest, UploadAttachmentResponse], error)
 	// Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND.
 	DownloadAttachment(ctx context.Context, in *DownloadAttachmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadAttachmentResponse], error)
@@ -399,9 +399,9 @@ type ChatServiceServer interface {
 	CountTokens(context.Context, *CountTokensRequest) (*CountTokensResponse, error)
 	// Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
 	// ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type, or REQUEST_INVALID for a broken or truncated image or
-	// PDF, an image of more than 8,000 pixels a side, an encrypted PDF, and a text of only white space. The pages of a PDF
-	// are not counted: a turn with more than the model reads fails with UPSTREAM_REJECTED. Nothing is stored before the
-	// stream has ended. Can be repeated: for bytes that the vault already has, it returns the existing attachment.
+	// PDF, an image of more than 8,000 pixels a side, a PDF that is encrypted or states more than 600 pages, and a text of
+	// only white space. Nothing is stored before the stream has ended. Can be repeated: for bytes that the vault already
+	// has, it returns the existing attachment.
 	UploadAttachment(grpc.ClientStreamingServer[UploadAttachmentRequest, UploadAttachmentResponse]) error
 	// Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND.
 	DownloadAttachment(*DownloadAttachmentRequest, grpc.ServerStreamingServer[DownloadAttachmentResponse]) error

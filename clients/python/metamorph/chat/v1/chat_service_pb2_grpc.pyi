@@ -92,9 +92,9 @@ class ChatServiceStub:
     UploadAttachment: _grpc.StreamUnaryMultiCallable[_chat_service_pb2.UploadAttachmentRequest, _chat_service_pb2.UploadAttachmentResponse]
     """Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
     ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type, or REQUEST_INVALID for a broken or truncated image or
-    PDF, an image of more than 8,000 pixels a side, an encrypted PDF, and a text of only white space. The pages of a PDF
-    are not counted: a turn with more than the model reads fails with UPSTREAM_REJECTED. Nothing is stored before the
-    stream has ended. Can be repeated: for bytes that the vault already has, it returns the existing attachment.
+    PDF, an image of more than 8,000 pixels a side, a PDF that is encrypted or states more than 600 pages, and a text of
+    only white space. Nothing is stored before the stream has ended. Can be repeated: for bytes that the vault already
+    has, it returns the existing attachment.
     """
     DownloadAttachment: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.DownloadAttachmentRequest, _chat_service_pb2.DownloadAttachmentResponse]
     """Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
@@ -165,9 +165,9 @@ class ChatServiceAsyncStub(ChatServiceStub):
     UploadAttachment: _aio.StreamUnaryMultiCallable[_chat_service_pb2.UploadAttachmentRequest, _chat_service_pb2.UploadAttachmentResponse]  # type: ignore[assignment]
     """Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
     ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type, or REQUEST_INVALID for a broken or truncated image or
-    PDF, an image of more than 8,000 pixels a side, an encrypted PDF, and a text of only white space. The pages of a PDF
-    are not counted: a turn with more than the model reads fails with UPSTREAM_REJECTED. Nothing is stored before the
-    stream has ended. Can be repeated: for bytes that the vault already has, it returns the existing attachment.
+    PDF, an image of more than 8,000 pixels a side, a PDF that is encrypted or states more than 600 pages, and a text of
+    only white space. Nothing is stored before the stream has ended. Can be repeated: for bytes that the vault already
+    has, it returns the existing attachment.
     """
     DownloadAttachment: _aio.UnaryStreamMultiCallable[_chat_service_pb2.DownloadAttachmentRequest, _chat_service_pb2.DownloadAttachmentResponse]  # type: ignore[assignment]
     """Reads an attachment: its description, then its bytes in chunks. NOT_FOUND / ATTACHMENT_NOT_FOUND."""
@@ -337,9 +337,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_chat_service_pb2.UploadAttachmentResponse, _abc.Awaitable[_chat_service_pb2.UploadAttachmentResponse]]:
         """Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
         ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type, or REQUEST_INVALID for a broken or truncated image or
-        PDF, an image of more than 8,000 pixels a side, an encrypted PDF, and a text of only white space. The pages of a PDF
-        are not counted: a turn with more than the model reads fails with UPSTREAM_REJECTED. Nothing is stored before the
-        stream has ended. Can be repeated: for bytes that the vault already has, it returns the existing attachment.
+        PDF, an image of more than 8,000 pixels a side, a PDF that is encrypted or states more than 600 pages, and a text of
+        only white space. Nothing is stored before the stream has ended. Can be repeated: for bytes that the vault already
+        has, it returns the existing attachment.
         """
 
     @_abc_1.abstractmethod

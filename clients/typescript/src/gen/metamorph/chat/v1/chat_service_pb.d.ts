@@ -1338,9 +1338,9 @@ export declare const ChatService: GenService<{
   /**
    * Stores an image or a document: send a header, then the bytes in chunks. INVALID_ARGUMENT / ATTACHMENT_TOO_LARGE,
    * ATTACHMENT_TYPE_MISMATCH if the bytes do not match media_type, or REQUEST_INVALID for a broken or truncated image or
-   * PDF, an image of more than 8,000 pixels a side, an encrypted PDF, and a text of only white space. The pages of a PDF
-   * are not counted: a turn with more than the model reads fails with UPSTREAM_REJECTED. Nothing is stored before the
-   * stream has ended. Can be repeated: for bytes that the vault already has, it returns the existing attachment.
+   * PDF, an image of more than 8,000 pixels a side, a PDF that is encrypted or states more than 600 pages, and a text of
+   * only white space. Nothing is stored before the stream has ended. Can be repeated: for bytes that the vault already
+   * has, it returns the existing attachment.
    *
    * @generated from rpc metamorph.chat.v1.ChatService.UploadAttachment
    */
