@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 import pytest
-from metamorphd.services.chat.images import BrokenImage, size_of
+from metamorphd.services.chat.images import STEP_BYTES, BrokenImage, size_of
 
 from tests.support.media import gif, jpeg, jpeg_segment, png, png_chunk, riff, webp
 
@@ -70,6 +70,7 @@ WHOLE = [
     ("gif", gif().replace(b"GIF89a", b"GIF87a").replace(b"\0\x3b", b"\0\0\0\x3b"), (1, 1)),
     ("gif", gif(5, 5)[:-15] + struct.pack("<HHHHB", 3, 0, 4, 9, 0) + gif()[-6:], (7, 9)),
     ("webp", riff(b"VP8 ", VP8), (1, 1)),
+    ("webp", riff(b"VP8 ", VP8.replace(b"\x2a\1\0\1\0", b"\x2a\1\x40\2\x80")), (1, 2)),
     ("webp", riff(b"VP8X", EXTENDED, b"ICCP", b"abc", b"VP8L", webp(9, 5)[20:-1]), (9, 5)),
     ("webp", riff(b"VP8X", EXTENDED, b"ANIM", bytes(6), b"ANMF", bytes(40), b"ANMF", bytes(40)), (9, 5)),
     ("webp", riff(b"VP8L", webp(9, 5)[20:] + b"\0")[:-1], (9, 5)),
@@ -80,7 +81,7 @@ BROKEN = [
     ("png", png_of((b"IDAT", zlib.compress(bytes(49))))),
     ("png", png_of((b"IDAT", ROWS[:-9]))),
     ("png", png_of((b"IDAT", ROWS), color=5)),
-    ("png", SIGNATURE + png_chunk(b"IDAT", ROWS) + END),
+    ("png", png(9, 9)[:8] + png_chunk(b"tEXt", png(9, 9)[16:29]) + png(9, 9)[33:]),
     ("png", png(9, 9).replace(b"IDAT", b"IDAt")),
     ("png", png(9, 9)[:-1] + b"a"),
     ("png", interlaced(17, 6, missing=1)),
@@ -94,9 +95,13 @@ BROKEN = [
     ("gif", gif()[:19] + b"\x3b"),
     ("gif", gif()[:19] + b"a" + gif()[19:]),
     ("gif", animated_gif(3)[:-1]),
+    ("gif", gif(0, 1)),
+    ("gif", gif(1, 0)),
     ("webp", riff(b"ICCP", b"abc")),
     ("webp", riff(b"VP8X", EXTENDED)),
-    ("webp", riff(b"VP8 ", b"\x30\1\0" + bytes(21))),
+    ("webp", riff(b"VP8 ", VP8.replace(b"\x9d", b"\x9c"))),
+    ("webp", webp()[:4] + b"\x20" + webp()[5:]),
+    ("webp", webp()[:16] + b"\x10" + webp()[17:]),
     ("webp", riff(b"VP8L", b"\x2e" + webp()[21:])),
     ("webp", riff(b"VP8 ", VP8.replace(b"\x2a\1\0\1", b"\x2a\0\0\1"))),
     ("webp", webp()[:-2]),
@@ -158,8 +163,15 @@ def test_the_time_to_read_an_image_grows_with_its_size_at_most(kind: str, start:
     assert more < 24 * less + 0.05
 
 
+@pytest.mark.parametrize("shift", range(-3, 4))
+def test_a_marker_is_found_wherever_a_search_ends(shift: int) -> None:
+    assert size_of("image/jpeg", jpeg()[:-2] + bytes(STEP_BYTES + shift) + jpeg()[-2:]) == (1, 1)
+
+
 def test_only_the_first_pixels_of_an_image_are_decompressed() -> None:
-    data = png_of((b"IDAT", zlib.compress(bytes(192_008_000))), size=(8000, 8000))
+    rows = zlib.compress(bytes(192_008_000))
+    pieces = [(b"IDAT", rows[start : start + 8192]) for start in range(0, len(rows), 8192)]
+    data = png_of(*pieces, size=(8000, 8000))
     began = time.thread_time()
     assert size_of("image/png", data) == (8000, 8000)
     assert time.thread_time() - began < 0.1

@@ -18,10 +18,11 @@ def in_a_stream(entries: bytes) -> bytes:
     return b"%PDF-1.7\n5 0 obj<</Type/XRef/Root 1 0 R" + entries + b">>stream\n/Encrypt 4 0 R\nendstream\nstartxref 9"
 
 
-def linearized(entries: bytes) -> bytes:
-    """Returns a document whose end names the table at its beginning."""
-    at = b"xref\n0 1\n" + b"0000000000 65535 f \n" * 20_000
-    first = b"%PDF-1.7\n" + at + b"trailer<</Root 1 0 R" + entries + b">>\nstartxref\n0\n%%EOF\n"
+def linearized(entries: bytes, *, table: int = 400_000) -> bytes:
+    """Returns a document whose end names the table at its beginning, of `table` bytes."""
+    first = (
+        b"%PDF-1.7\n" + b"xref\n0 1\n".ljust(table) + b"trailer<</Root 1 0 R" + entries + b">>\nstartxref\n0\n%%EOF\n"
+    )
     return first + bytes(STEP) + b"trailer<</Size 4>>\nstartxref\n9\n%%EOF"
 
 
@@ -30,6 +31,15 @@ def test_a_pdf_is_whole_whatever_follows_it(after: bytes) -> None:
     assert is_whole(pdf() + after)
     assert is_whole(memoryview(bytearray(pdf() + after)))
     assert is_whole(FIRST_PART + pdf() + after)
+    # Wrong, and viewers look for the table.
+    assert is_whole(pdf().replace(b"startxref\n", b"startxref\n0 ") + after)
+
+
+def test_words_are_found_wherever_a_step_ends() -> None:
+    for size in range(STEP - 24, STEP + 1):
+        assert is_whole(pdf() + bytes(size))
+        assert is_encrypted(linearized(b"/Encrypt 4 0 R", table=size))
+        assert pages_of(pdf().replace(b"\n2 0 obj", bytes(size - 50) + b"\n2 0 obj")) == 1
 
 
 @pytest.mark.parametrize("data", [b"%PDF-1.7\n", pdf()[: pdf().rindex(b"startxref") + 9], FIRST_PART + b"4 0 obj<<>>"])
@@ -51,6 +61,7 @@ def test_a_pdf_that_mentions_encryption_elsewhere_is_not_encrypted() -> None:
     for entries in (b"/Info(/Encrypt)", b"/EncryptMetadata 4 0 R"):
         assert not any(map(is_encrypted, (pdf(trailer=entries), in_a_stream(entries), linearized(entries))))
     assert not is_encrypted(b"%PDF-1.7\n5 0 obj<</Encrypt 4 0 R>>endobj\nstartxref 7")
+    assert not is_encrypted(pdf() + b"/Encrypt 4 0 R")
     # A revision replaces the trailer before it.
     first = pdf(trailer=b"/Encrypt 4 0 R")
     assert not is_encrypted(first + b"xref\n0 0\ntrailer<</Size 4>>\nstartxref\n%d" % len(first))
@@ -70,7 +81,8 @@ def test_the_pages_of_a_pdf_are_counted(pages: int, between: int) -> None:
 def test_the_pages_of_a_pdf_that_states_them_where_it_is_compressed_are_not_counted() -> None:
     for data in (in_a_stream(b""), pdf().replace(b"\n2 0 obj", b"\n12 0 obj"), pdf().replace(b"/Catalog", b"/Other")):
         assert pages_of(data) == 0
-    assert pages_of(pdf().replace(b"/Count 1>>", b"/Count 9 0 R>>")) == 0
+    for count in (b"/Count 9 0 R>>", b">>endobj\n9 0 obj<</Type/Outlines/Count 9>>"):
+        assert pages_of(pdf().replace(b"/Count 1>>", count)) == 0
 
 
 @pytest.mark.parametrize(

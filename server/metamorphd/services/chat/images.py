@@ -102,11 +102,11 @@ def _jpeg(data: memoryview) -> Size:
                 break
             return size
         (length,) = struct.unpack_from(">H", data, at)
-        if marker in START_OF_FRAME and size is None:
+        if marker in START_OF_FRAME:
             height, width = struct.unpack_from(">HH", data, at + 3)
             size = width, height
         scans += marker == START_OF_SCAN
-        at += max(length, 2)
+        at += length
     raise BrokenImage
 
 
