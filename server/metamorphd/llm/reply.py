@@ -4,7 +4,6 @@ https://platform.claude.com/docs/en/build-with-claude/streaming
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -21,12 +20,11 @@ from metamorphd.llm.interface import (
 )
 from metamorphd.llm.json_object import json_object
 from metamorphd.llm.prefix import Prefix
+from metamorphd.llm.reply_blocks import DELTAS, Block, Blocks, as_object, delta_kind, mended, said
 from metamorphd.llm.reply_usage import ReportedUsage
 from metamorphd.models.content import (
     CONTENT_BYTES,
-    CompactionBlock,
     ThinkingBlock,
-    ToolUseBlock,
     text_within,
 )
 from metamorphd.models.turn import StopDetails, StopReason
@@ -42,35 +40,36 @@ STOP_REASONS = {
 }
 # In bytes, of each text of a refusal.
 LARGEST_DETAIL = 4096
-# An escape of JSON: a pair, half a pair or anything else, such as a backslash.
-_ESCAPE = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
-)
 BEGINNINGS = {"message_start", "content_block_start", "message_delta"}
-DELTAS = {"thinking_delta", "signature_delta", "input_json_delta", "compaction_delta"}
 
 
 class Reply:
     """Reads the raw events of one reply to a request that says `prefix`. `complete` once it has ended.
 
-    `begun` once anything of it was received, and `blocks` is the number of blocks that have begun.
+    `begun` once anything of it was received.
 
-    Events may leave out fields, and repeat themselves. Unknown ones are ignored, as are unknown blocks and deltas.
+    Events may leave out fields, repeat themselves and come late, and null is as good as left out. Unknown ones are
+    ignored, as are unknown blocks and deltas. What is there but cannot be read makes a reply malformed, because leaving
+    it out would show another reply as a whole one: text that is no text, or a delta of a block that has not begun.
     """
 
     def __init__(self, *, prefix: Prefix, max_output_tokens: int) -> None:
         self.complete = False
         self.begun = False
-        self.blocks = 0
         self._prefix = prefix
         self._message_id: Any = None
         self._counts = ReportedUsage(max_output_tokens)
         self._stop_reason: StopReason | None = None
         self._details: StopDetails | None = None
         # By the provider's index, which differs from ours: empty blocks are not counted here.
-        self._open: dict[int, _OpenBlock] = {}
+        self._blocks = Blocks()
         self._count = 0
         self._inputs: list[str] = []
+
+    @property
+    def blocks(self) -> int:
+        """Returns how many blocks have begun."""
+        return self._blocks.begun
 
     @property
     def whole(self) -> bool:
@@ -78,54 +77,57 @@ class Reply:
 
         What was said before a refusal is not needed, so its blocks may be open.
         """
-        return self._stop_reason is StopReason.REFUSAL or (self._stop_reason is not None and not self._open)
+        return self._stop_reason is StopReason.REFUSAL or (self._stop_reason is not None and not self._blocks.open)
 
     @property
     def usage(self) -> ReplyUsage:
         """Returns the usage so far."""
-        return self._counts.usage(hidden=any(opened.hides for opened in self._open.values()))
+        return self._counts.usage(hidden=any(block.hides for block in self._blocks.open.values()))
 
     def read(self, event: Any) -> Iterable[ReplyEvent]:
-        """Returns the events of a raw event. Raises KeyError, TypeError or ValueError if it is malformed."""
+        """Returns the events of a raw event. Raises AttributeError, TypeError or ValueError if it is malformed."""
         if self.complete:
             return ()
-        if event["type"] == "content_block_delta" and event["delta"]["type"] == "text_delta":
-            # Nearly all events are of this kind.
-            return self._text_events(self._open[event["index"]], event["delta"]["text"])
+        if event.get("type") == "content_block_delta":
+            delta, index = event.get("delta"), event.get("index")
+            if type(delta) is dict and delta.get("type") == "text_delta" and type(index) is int:
+                # Nearly all events are of this kind.
+                block, text = self._blocks.open.get(index), delta.get("text")
+                if block is not None and block.kind == "text" and isinstance(text, str):
+                    return self._text_events(block, text)
         return self._read(event)
 
     def end(self) -> Iterator[ReplyEvent]:
-        """Yields the last events of a reply. Raises ValueError if it cannot be complete."""
-        for index in list(self._open):
-            yield from self._end(self._open.pop(index))
+        """Yields the last events of a reply. Raises TypeError or ValueError if it cannot be complete."""
+        for block in self._blocks.end_all():
+            yield from self._end(block)
         self._refuse_unreadable_calls()
         self.complete = True
         details = self._details if self._stop_reason is StopReason.REFUSAL else None
         yield ReplyStop(self._stop_reason or StopReason.OTHER, details)
 
-    def _read(self, event: Any) -> Iterator[ReplyEvent]:
-        self.begun |= event["type"] in BEGINNINGS
-        match event["type"]:
-            case "content_block_delta" if event["delta"]["type"] in DELTAS:
-                yield from self._more(self._open[event["index"]], event["delta"])
-                if sum(opened.held for opened in self._open.values()) > CONTENT_BYTES:
-                    # Not yielded before the block is complete, so nobody else could limit it.
-                    self.complete = True
-                    yield ReplyStop(StopReason.MAX_TOKENS)
+    def _read(self, event: dict[str, Any]) -> Iterator[ReplyEvent]:
+        kind = event.get("type")
+        if not isinstance(kind, str):
+            return
+        self.begun |= kind in BEGINNINGS
+        match kind:
             case "content_block_delta":
-                self._counts.receive(_size(event["delta"]))
-            case "content_block_start" if event["index"] not in self._open:
-                yield from self._begin(event["index"], event["content_block"])
-            case "content_block_stop" if event["index"] in self._open:
-                yield from self._end(self._open.pop(event["index"]))
+                yield from self._continue(event, as_object(event.get("delta")))
+            case "content_block_start":
+                if (begun := self._blocks.begin(event)) is not None:
+                    yield from self._begin(begun, as_object(event.get("content_block")))
+            case "content_block_stop":
+                if (ended := self._blocks.end(event)) is not None:
+                    yield from self._end(ended)
             case "message_start":
-                self._start(_object(event.get("message")))
+                self._start(as_object(event.get("message")))
             case "message_delta":
-                delta = _object(event.get("delta"))
+                delta = as_object(event.get("delta"))
                 reason = delta.get("stop_reason")
                 if isinstance(reason, str) and reason:
                     self._stop_reason = STOP_REASONS.get(reason, StopReason.OTHER)
-                self._details = _stop_details(_object(delta.get("stop_details")), self._details)
+                self._details = _stop_details(as_object(delta.get("stop_details")), self._details)
                 self._counts.report(event.get("usage"), ends=True)
             case "message_stop":
                 yield from self.end()
@@ -138,75 +140,98 @@ class Reply:
         self._message_id = message_id
         self._counts.report(message.get("usage"), ends=False)
 
-    def _begin(self, index: int, block: Any) -> Iterator[ReplyEvent]:
-        opened = self._open[index] = _OpenBlock(block)
-        self.blocks += 1
-        match opened.kind:
+    def _begin(self, block: Block, fields: dict[str, Any]) -> Iterator[ReplyEvent]:
+        match block.kind:
             case "text":
-                yield from self._text_events(opened, block.get("text") or "")
+                yield from self._text_events(block, said(fields.get("text")))
             case "thinking":
-                yield from self._thinking_events(opened, block.get("thinking") or "")
+                yield from self._thinking_events(block, said(fields.get("thinking")))
             case "redacted_thinking":
-                self._counts.receive(len(_text(block["data"])))
-                yield ReplyThinking(self._place(opened), "")
+                self._counts.receive(len(block.redacted.encode()))
+                if block.redacted:
+                    yield ReplyThinking(self._place(block), "")
             case "compaction":
                 self._counts.summarize("")
             case _:
-                self._counts.receive(_size(block))
+                self._counts.receive(_size(fields))
 
-    def _more(self, opened: "_OpenBlock", delta: Any) -> Iterator[ReplyEvent]:
-        match delta["type"]:
-            case "thinking_delta" if opened.kind == "thinking":
-                yield from self._thinking_events(opened, delta["thinking"])
+    def _continue(self, event: dict[str, Any], delta: dict[str, Any]) -> Iterator[ReplyEvent]:
+        kind = delta_kind(delta)
+        if kind not in DELTAS:
+            self._counts.receive(_size(delta))
+            return
+        block = self._blocks.find(event)
+        if block is None:
+            raise ValueError("a delta of a block that has not begun")
+        if not block.takes(kind):
+            self._counts.receive(_size(delta))
+            if block.kind == "tool_use" and delta.get("partial_json"):
+                # The call was yielded without it.
+                self._inputs.append("")
+            return
+        yield from self._more(block, kind, delta)
+        if sum(opened.held for opened in self._blocks.open.values()) > CONTENT_BYTES:
+            # Not yielded before the block is complete, so nobody else could limit it.
+            self.complete = True
+            yield ReplyStop(StopReason.MAX_TOKENS)
+
+    def _more(self, block: Block, kind: str, delta: dict[str, Any]) -> Iterator[ReplyEvent]:
+        match kind:
+            case "text_delta":
+                yield from self._text_events(block, said(delta.get("text")))
+            case "thinking_delta":
+                yield from self._thinking_events(block, said(delta.get("thinking")))
             case "signature_delta":
-                self._counts.receive(len(delta["signature"]))
-                opened.signature += _text(delta["signature"])
-                opened.held += len(delta["signature"])
+                signature = mended(said(delta.get("signature")))
+                self._counts.receive(len(signature))
+                block.signature += signature
+                block.held += len(signature)
             case "input_json_delta":
-                piece = opened.paired(delta["partial_json"])
+                piece = block.paired(said(delta.get("partial_json")))
                 self._counts.receive(len(piece.encode()))
-                opened.input.append(piece)
-                opened.held += len(piece)
+                block.input.append(piece)
+                block.held += len(piece)
             case "compaction_delta":
-                opened.compaction |= {name: value for name, value in delta.items() if name != "type"}
+                block.add_compaction(delta)
 
-    def _end(self, opened: "_OpenBlock") -> Iterator[ReplyEvent]:
-        rest = opened.rest()
-        match opened.kind:
+    def _end(self, block: Block) -> Iterator[ReplyEvent]:
+        rest = block.rest()
+        match block.kind:
             case "text" if rest:
-                yield ReplyText(self._place(opened), rest)
+                yield ReplyText(self._place(block), rest)
             case "thinking":
-                place = self._place(opened)
+                place = self._place(block)
                 # The block's only event if the provider does not show its thinking.
                 yield ReplyThinking(place, rest)
-                yield self._thought(place, ThinkingBlock("", signature=opened.signature))
-                self._counts.endless |= opened.hides
-            case "redacted_thinking":
-                redacted = _text(opened.block["data"])
-                yield self._thought(self._place(opened), ThinkingBlock("", redacted=redacted))
+                yield self._thought(place, ThinkingBlock("", signature=block.signature))
+                self._counts.endless |= block.hides
+            case "redacted_thinking" if block.redacted:
+                yield self._thought(self._place(block), ThinkingBlock("", redacted=block.redacted))
             case "tool_use":
-                opened.input.append(rest)
-                block = opened.tool_use()
-                self._inputs.append(block.input)
-                yield ReplyToolUse(self._place(opened), block)
-            case "compaction" if opened.compaction.get("content"):
-                compacted = opened.compacted()
+                block.input.append(rest)
+                called = block.tool_use()
+                # One that names no tool is as unreadable as one without an input.
+                self._inputs.append("" if called is None else called.input)
+                if called is not None:
+                    yield ReplyToolUse(self._place(block), called)
+            case "compaction" if (compacted := block.compacted()) is not None:
                 self._counts.summarize(compacted.summary)
                 self._prefix.restart()
-                yield ReplyCompaction(self._place(opened), compacted)
+                yield ReplyCompaction(self._place(block), compacted)
+        block.end()
 
     def _thought(self, place: int, block: ThinkingBlock) -> ReplyThinkingEnd:
         return ReplyThinkingEnd(place, replace(block, bound_to=self._prefix.digest))
 
-    def _text_events(self, opened: "_OpenBlock", text: Any) -> list[ReplyEvent]:
-        text = opened.paired(text)
+    def _text_events(self, block: Block, text: str) -> list[ReplyEvent]:
+        text = block.paired(text)
         self._counts.receive(len(text.encode()))
-        return [ReplyText(self._place(opened), text)] if text and opened.kind == "text" else []
+        return [ReplyText(self._place(block), text)] if text else []
 
-    def _thinking_events(self, opened: "_OpenBlock", text: Any) -> list[ReplyEvent]:
-        text = opened.paired(text)
+    def _thinking_events(self, block: Block, text: str) -> list[ReplyEvent]:
+        text = block.paired(text)
         self._counts.receive(len(text.encode()))
-        return [ReplyThinking(self._place(opened), text)] if text else []
+        return [ReplyThinking(self._place(block), text)] if text else []
 
     def _refuse_unreadable_calls(self) -> None:
         """Raises ValueError if the input of a tool call is incomplete, unless the reply was cut short."""
@@ -214,23 +239,18 @@ class Reply:
             for written in self._inputs:
                 json_object(written)
 
-    def _place(self, opened: "_OpenBlock") -> int:
+    def _place(self, block: Block) -> int:
         """Returns our index of the block, which is assigned with its first content."""
-        if opened.place is None:
-            opened.place = self._count
+        if block.place is None:
+            block.place = self._count
             self._count += 1
-        return opened.place
-
-
-def _object(value: Any) -> dict[str, Any]:
-    """Returns an object, which is empty where there is none."""
-    return value if isinstance(value, dict) else {}
+        return block.place
 
 
 def _stop_details(details: dict[str, Any], known: StopDetails | None) -> StopDetails | None:
     """Returns what is known of a refusal, with what these details add to it. Either of its texts may be null."""
     category, explanation = (
-        text_within(_mended(value), LARGEST_DETAIL) if isinstance(value, str) else ""
+        text_within(mended(value), LARGEST_DETAIL) if isinstance(value, str) else ""
         for value in (details.get("category"), details.get("explanation"))
     )
     if not (category or explanation):
@@ -242,68 +262,3 @@ def _stop_details(details: dict[str, Any], known: StopDetails | None) -> StopDet
 def _size(value: Any) -> int:
     """Returns the bytes of a value as JSON."""
     return len(json.dumps(value))
-
-
-class _OpenBlock:
-    """A block that is not complete yet. `held` is the length of what is yielded only when it is."""
-
-    __slots__ = ("_half", "block", "compaction", "held", "input", "kind", "place", "signature")
-
-    def __init__(self, block: Any) -> None:
-        self.block = block
-        self.kind: str = block["type"]
-        self.place: int | None = None
-        self.held = 0
-        self.signature = _text(block.get("signature") or "")
-        self.input: list[str] = []
-        self.compaction = {name: value for name, value in block.items() if name != "type" and value is not None}
-        self._half = ""
-
-    @property
-    def hides(self) -> bool:
-        """Returns whether it is thinking whose length is not known yet."""
-        return self.kind == "thinking" and not self.signature
-
-    def paired(self, text: Any) -> str:
-        """Returns the text of a delta without halves of surrogate pairs, which JSON can express.
-
-        A half at its end is kept for the next delta, others become U+FFFD. Raises TypeError for other types.
-        """
-        if not self._half:
-            try:
-                str.encode(text)
-                return str(text)
-            except UnicodeEncodeError:
-                pass
-        text = self._half + text
-        self._half = text[-1] if "\ud800" <= text[-1:] <= "\udbff" else ""
-        return _mended(text.removesuffix(self._half))
-
-    def rest(self) -> str:
-        """Returns the half that no delta has completed, as U+FFFD, or nothing."""
-        return _mended(self._half)
-
-    def tool_use(self) -> ToolUseBlock:
-        # For a tool without parameters there is no delta, and the block's start has the input.
-        written = "".join(self.input) or json.dumps(self.block.get("input") or {})
-        return ToolUseBlock(_text(self.block["id"]), _text(self.block["name"]), _ESCAPE.sub(_whole_escape, written))
-
-    def compacted(self) -> CompactionBlock:
-        opaque = {name: value for name, value in self.compaction.items() if name != "content"}
-        return CompactionBlock(_mended(self.compaction["content"]), json.dumps(opaque))
-
-
-def _mended(text: str) -> str:
-    """Returns text in which halves of surrogate pairs are joined, and single ones are U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _whole_escape(escape: re.Match[str]) -> str:
-    """Returns an escape of JSON, U+FFFD for half a pair."""
-    return "\\ufffd" if escape["half"] else escape.group()
-
-
-def _text(value: Any) -> str:
-    """Returns text. Raises TypeError for other types, ValueError for lone surrogates: neither could be stored."""
-    str.encode(value)
-    return str(value)
