@@ -177,9 +177,13 @@ async def test_a_count_request_equals_a_reply_request_except_for_its_length(api:
 COUNTING: list[tuple[Behaviour, type[DomainError]]] = [
     *((behaviour, expected) for behaviour, expected in REFUSALS if not isinstance(behaviour, Reply | Raw)),
     (Raw(b"", status=307, headers=ELSEWHERE), errors.UpstreamRedirected),
-    (Count("many"), errors.UpstreamUnavailable),
-    (Count(None), errors.UpstreamUnavailable),
-    (Count(1.5), errors.UpstreamUnavailable),
+    (Raw(b'{"input_tokens', "application/json", ending="drop"), errors.UpstreamUnavailable),
+    (Raw(b'{"input_tokens', "application/json", ending="stall"), errors.UpstreamStalled),
+    (Raw(b'{"type":"error","error":{"type":"overloaded_error"}}', "application/json"), errors.UpstreamOverloaded),
+    (Raw(b'{"error":{"type":"rate_limit_error"}}', "application/json"), errors.UpstreamRateLimited),
+    (Raw(b'{"type":"error","error":{"type":"api_error"}}', "application/json"), errors.UpstreamUnavailable),
+    (Raw(b'{"type":"error","error":{"type":"invalid_request_error"}}', "text/plain"), errors.UpstreamRejected),
+    (Raw(b'{"error":{"message":"the provider\'s own words"}}', "application/json"), errors.UpstreamFailed),
 ]
 
 
@@ -193,6 +197,52 @@ async def test_count_failures_are_reported_like_reply_failures(
             await claude.count_tokens(prompt())
     assert type(error.value) is expected
     assert "provider's own words" not in str(error.value)
+
+
+NO_COUNTS: list[object] = ["many", None, 1.5, -1, True, 2**31, [1], {}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        *((Count(tokens), "application/json") for tokens in NO_COUNTS),
+        *(
+            (Raw(body, "application/json"), "application/json")
+            for body in (b"{}", b"[1]", b'{"id": "msg_1"}', b"7", b"")
+        ),
+        (Raw(b"{" * 100_000, "application/json"), "application/json"),
+        (Raw(b"<html>Sign in</html>", "text/html; charset=utf-8"), "text/html"),
+        (Raw(b"\xef\xbb\xbf\n<html>", "application/json"), "text/html"),
+        (Raw(b"<html>", ""), "text/html"),
+        (Raw(b'{"tokens": 5}', ""), "application/json"),
+        (Raw(b"data: {}\n\n", "text/event-stream"), "text/event-stream"),
+        (Raw(b"", ""), "unknown"),
+        (Raw(b"\xff", "secret json"), "unknown"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+async def test_an_answer_that_is_no_count_is_named_by_its_type(
+    api: FakeMessagesApi, answer: Behaviour, named: str
+) -> None:
+    api.default = answer
+    async with opened(api) as claude:
+        with pytest.raises(errors.UpstreamNotAStream) as error:
+            await claude.count_tokens(prompt())
+    assert error.value.metadata == {"content_type": named}
+
+
+async def test_a_count_may_have_any_type_and_other_fields(api: FakeMessagesApi) -> None:
+    for content_type in ("", "text/plain", "application/json"):
+        api.default = Raw(b'\xef\xbb\xbf{"input_tokens": 7, "type": null, "message": "x"}', content_type)
+        async with opened(api) as claude:
+            assert await claude.count_tokens(prompt()) == 7
+
+
+async def test_an_answer_that_does_not_end_is_not_read_to_its_end(api: FakeMessagesApi) -> None:
+    api.default = Raw(b'{"input_tokens": 7, "rest": "', "application/json", later=(b"x" * 100_000,), ending="stall")
+    async with opened(api) as claude, asyncio.timeout(2):
+        with pytest.raises(errors.UpstreamNotAStream):
+            await claude.count_tokens(prompt())
 
 
 async def test_a_prompt_whose_thinking_is_rejected_is_sent_again_without_it(api: FakeMessagesApi) -> None:

@@ -91,7 +91,8 @@ async def test_a_delta_or_a_block_without_a_type_has_that_of_its_field(api: Fake
     assert await whole(api, block(), more(**kind, text="a"), end()) == [ReplyText(0, "a")]
     thought = (begun(THINKING), more(**kind, thinking="Hm"), more(**kind, signature="s"), end())
     shown, _, ended = await whole(api, *thought)
-    assert (shown, getattr(ended, "block", THINKING).signature) == (ReplyThinking(0, "Hm"), "s")
+    assert isinstance(ended, ReplyThinkingEnd)
+    assert (shown, ended.block.signature) == (ReplyThinking(0, "Hm"), "s")
     called = (begun({**TOOL, "type": None} | kind), more(**kind, partial_json='{"a": 1}'), end())
     assert await whole(api, *called) == [ReplyToolUse(0, ToolUseBlock("t1", "look", '{"a": 1}'))]
     assert await whole(api, begun({"text": "a", **kind}), said("b"), end()) == [ReplyText(0, "a"), ReplyText(0, "b")]

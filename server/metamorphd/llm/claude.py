@@ -2,24 +2,17 @@
 
 import asyncio
 import importlib
-import json
-import operator
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-import orjson
 import structlog
 
-from metamorphd.errors import (
-    UpstreamFailed,
-    UpstreamInterrupted,
-    UpstreamNotAStream,
-)
-from metamorphd.llm.event_stream import ErrorData, EventStream
-from metamorphd.llm.failures import Failures, RejectedInReply, retry_after, within_reply
+from metamorphd.errors import UpstreamInterrupted
+from metamorphd.llm.answers import count_in, event_of, refuse_documents
+from metamorphd.llm.event_stream import EventStream
+from metamorphd.llm.failures import Failures, RejectedInReply, retry_after
 from metamorphd.llm.interface import LARGE_TEXT, Prompt, ReplyEvent
 from metamorphd.llm.reply import Reply
 from metamorphd.llm.request import Request, count_request, reply_request, without_thinking
@@ -36,11 +29,6 @@ LONGEST_RETRY_WAIT = 20.0
 LAST_EVENT_SECONDS = 2.0
 # Makes the SDK return a response whose bytes have not been read, like its own `with_streaming_response`.
 STREAMED = {"X-Stainless-Raw-Response": "stream"}
-_MEDIA_TYPE = re.compile(r"[a-z]{1,16}/[a-z0-9.+-]{1,64}")
-# How errors of gateways begin, which are not events of the Messages API.
-ERROR_FIELDS = {"error", "message", "detail"}
-NOT_STREAMS = ("html", "json", "xml")
-
 
 logger = structlog.get_logger(__name__)
 
@@ -78,7 +66,7 @@ class Claude:
         anthropic = await asyncio.to_thread(importlib.import_module, "anthropic")
         httpx2 = importlib.import_module("httpx2")
         timeout = httpx2.Timeout(self._stall_seconds, connect=CONNECT_SECONDS)
-        self._streamed, self._counted = anthropic.AsyncAPIResponse[Any], anthropic.types.MessageTokensCount
+        self._streamed = anthropic.AsyncAPIResponse[Any]
         self._failures = Failures(anthropic=anthropic, httpx2=httpx2)
         self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
             api_key=self._api_key,
@@ -109,8 +97,6 @@ class Claude:
             "/v1/messages",
             partial(reply_request, compact_above=self._compact_above),
             prompt,
-            cast_to=self._streamed,
-            headers=STREAMED,
         )
         # A reply takes minutes, and the prompt is not needed once it is sent.
         del prompt
@@ -119,7 +105,7 @@ class Claude:
         reply, stream = Reply(prefix=request.prefix, max_output_tokens=most), EventStream()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(response.close)
-            _refuse_documents(response)
+            refuse_documents(response)
             try:
                 chunks = await stack.enter_async_context(aclosing(_until_whole(response.iter_bytes(), reply)))
                 async for chunk in chunks:
@@ -143,19 +129,17 @@ class Claude:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         await self.opened()
-        counted, _ = await self._answer(
-            "/v1/messages/count_tokens", count_request, prompt, cast_to=self._counted, headers={}
-        )
-        try:
-            # Checked here, because the SDK does not check that it is a number.
-            return operator.index(counted.input_tokens)
-        except self._failures.all as exc:
-            raise self._failures.translate(exc, answered=False) from exc
+        # Read here, because the SDK would read a page of any size, and does not check that a count is a number.
+        response, request = await self._answer("/v1/messages/count_tokens", count_request, prompt)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(response.close)
+            try:
+                return await count_in(response, request)
+            except self._failures.all as exc:
+                raise self._failures.translate(exc, answered=False) from exc
 
-    async def _answer(
-        self, path: str, build: Callable[[Prompt], Request], prompt: Prompt, *, cast_to: Any, headers: dict[str, str]
-    ) -> tuple[Any, Request]:
-        """Sends a prompt. Returns the answer and the request, without its body.
+    async def _answer(self, path: str, build: Callable[[Prompt], Request], prompt: Prompt) -> tuple[Any, Request]:
+        """Sends a prompt. Returns the response, whose bytes have not been read, and the request, without its body.
 
         If thinking of earlier replies is rejected, the prompt is sent once more without it: whatever the provider
         holds against it, the conversation can go on.
@@ -167,15 +151,18 @@ class Claude:
             # Outside the try block, which would blame the provider for an error of ours.
             length = {"Content-Length": str(await request.body.size())}
             try:
-                answer = await self._client.post(
-                    path, cast_to=cast_to, content=request.body, options={"headers": request.headers | headers | length}
+                response = await self._client.post(
+                    path,
+                    cast_to=self._streamed,
+                    content=request.body,
+                    options={"headers": request.headers | STREAMED | length},
                 )
             except self._failures.all as exc:
                 if not kept or not self._failures.rejects_thinking(exc):
                     raise request.body.failure or self._failures.rejection(exc, request) from exc
                 logger.warning("the thinking of earlier replies was rejected; sending again without it")
             else:
-                return answer, request
+                return response, request
             finally:
                 # The SDK keeps a reference to it as long as the reply is read.
                 request.body.clear()
@@ -185,13 +172,6 @@ class Claude:
 async def _built(build: Callable[[Prompt], Request], prompt: Prompt) -> Request:
     """Returns the call for a prompt. One that takes milliseconds is built on a thread."""
     return await asyncio.to_thread(build, prompt) if prompt.text_bytes > LARGE_TEXT else build(prompt)
-
-
-def _refuse_documents(response: Any) -> None:
-    """Raises UpstreamNotAStream for a page or a JSON document, with which other servers answer than the provider's."""
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type.endswith(NOT_STREAMS):
-        raise UpstreamNotAStream(content_type=media_type if _MEDIA_TYPE.fullmatch(media_type) else "unknown")
 
 
 async def _until_whole(chunks: AsyncIterator[bytes], reply: Reply) -> AsyncGenerator[bytes]:
@@ -231,40 +211,10 @@ def _read(chunk: bytes, stream: EventStream, reply: Reply) -> tuple[list[ReplyEv
     events: list[ReplyEvent] = []
     try:
         for data in stream.feed(chunk):
-            events.extend(reply.read(_event(data)))
+            events.extend(reply.read(event_of(data)))
     except Exception as exc:
         return events, exc
     return events, None
-
-
-def _event(data: bytes) -> Any:
-    """Returns an event of a reply. Raises an Upstream… error for an error event, ValueError for invalid JSON."""
-    try:
-        event = _parsed(data)
-    except ValueError:
-        if isinstance(data, ErrorData):
-            raise UpstreamFailed from None
-        raise
-    if isinstance(data, ErrorData) or _is_error(event):
-        raise within_reply(event)
-    return event
-
-
-def _is_error(event: Any) -> bool:
-    """Returns whether an event is an error, by its type, or without one by what only errors have."""
-    kind = event.get("type")
-    if kind is None:
-        return not ERROR_FIELDS.isdisjoint(event)
-    return kind == "error" or (isinstance(kind, str) and kind.endswith("_error"))
-
-
-def _parsed(data: bytes) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        # orjson rejects lone surrogates, which JSON can express and the standard library reads. Invalid UTF-8 is
-        # decoded as event streams are.
-        return json.loads(data.decode(errors="replace"))
 
 
 async def _refuse_long_waits(response: "Response") -> None:

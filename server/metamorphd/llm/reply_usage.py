@@ -58,7 +58,7 @@ class ReportedUsage:
         empty = ends and not self._received and not self._final
         for name in COUNTS:
             value = usage.get(name)
-            if _is_count(value):
+            if is_count(value):
                 if value or (empty if name == OUTPUT else read):
                     self._reported[name] = value
                 self._reported.setdefault(name, 0)
@@ -80,7 +80,7 @@ class ReportedUsage:
             for entry in iterations
             if isinstance(entry, dict) and entry.get("type") == "compaction"
         ]
-        if counts and all(_is_count(value) for entry in counts for value in entry.values()):
+        if counts and all(is_count(value) for entry in counts for value in entry.values()):
             self._summaries = {name: sum(entry[name] for entry in counts) for name in COUNTS}
 
     def usage(self, *, hidden: bool) -> ReplyUsage:
@@ -106,6 +106,6 @@ class ReportedUsage:
         return ReplyUsage(usage, None if known else usage.output_tokens + more, reads)
 
 
-def _is_count(value: Any) -> TypeGuard[int]:
+def is_count(value: Any) -> TypeGuard[int]:
     """Returns whether a value is a count of tokens. It is stored and priced."""
     return type(value) is int and 0 <= value <= LARGEST_COUNT
