@@ -74,6 +74,68 @@ async def test_what_is_no_stop_reason_replaces_none(api: FakeMessagesApi, later:
         assert used(events) == ReplyUsage(Usage(12, 7))
 
 
+@pytest.mark.parametrize(
+    ("counts", "kept", "agreed"),
+    [
+        ((7, 5), 7, False),
+        ((7, 5, 6), 7, False),
+        ((7, 5, None), 7, False),
+        ((7, 5, "9"), 7, False),
+        ((7, 5, 0), 7, False),
+        ((7, 5, 7), 7, True),
+        ((7, 5, 9), 9, True),
+        ((5, 7), 7, True),
+        ((7, 0), 7, True),
+    ],
+    ids=str,
+)
+async def test_a_later_smaller_output_is_not_believed(
+    api: FakeMessagesApi, counts: tuple[object, ...], kept: int, agreed: bool
+) -> None:
+    reports = [message_delta(output_tokens=count) for count in counts]
+    events, error = await read(api, start(), *HELLO, *reports, STOP)
+    assert (error, used(events).usage, used(events).unreported_reads) == (None, Usage(11, kept), 0)
+    assert (used(events).most_output_tokens is None) is (agreed and isinstance(counts[-1], int))
+
+
+async def test_an_output_that_is_less_than_its_provisional_number_is_not_believed(api: FakeMessagesApi) -> None:
+    events, error = await read(api, start({"input_tokens": 11, "output_tokens": 50}), *HELLO, FINAL, STOP)
+    assert (error, used(events)) == (None, ReplyUsage(Usage(11, 50), 50))
+    # A start that is repeated is provisional too.
+    events, _ = await read(api, start(), *HELLO, FINAL, start({"input_tokens": 3, "output_tokens": 1}), STOP)
+    assert used(events) == ReplyUsage(Usage(11, 7))
+    # More than was said to be there may still be received.
+    parts = (message_delta(None, output_tokens=7), message_delta(None, output_tokens=5))
+    events, _ = await read(api, start(), *HELLO, *parts, block(1), said("x" * 20, 1))
+    assert used(events) == ReplyUsage(Usage(11, 7), 25)
+
+
+@pytest.mark.parametrize(
+    ("later", "kept", "agreed"),
+    [
+        ({"input_tokens": 4}, Usage(11, 7, 5), False),
+        ({"input_tokens": 4, "cache_read_input_tokens": 11}, Usage(11, 7, 5), False),
+        ({"cache_read_input_tokens": 2, "input_tokens": "4"}, Usage(11, 7, 5), False),
+        ({"input_tokens": 4, "cache_read_input_tokens": 12}, Usage(4, 7, 12), True),
+        ({"input_tokens": 12}, Usage(12, 7, 5), True),
+        ({"input_tokens": 4, "cache_creation_input_tokens": 7}, Usage(4, 7, 5, 7), True),
+    ],
+    ids=str,
+)
+async def test_input_that_becomes_less_is_not_believed_unless_more_of_it_was_cached(
+    api: FakeMessagesApi, later: Event, kept: Usage, agreed: bool
+) -> None:
+    begin = start({"input_tokens": 11, "cache_read_input_tokens": 5, "output_tokens": 1})
+    for more in ((), (message_delta(None, output_tokens=7),)):
+        events, error = await read(api, begin, *HELLO, message_delta(**later, output_tokens=7), *more, STOP)
+        assert (error, used(events).usage) == (None, kept)
+        assert (used(events).most_output_tokens is None) is agreed
+    events, _ = await read(
+        api, begin, *HELLO, message_delta(**later), message_delta(input_tokens=99, output_tokens=7), STOP
+    )
+    assert used(events).most_output_tokens is None
+
+
 ZEROS = {"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
 
 

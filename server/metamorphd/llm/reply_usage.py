@@ -1,5 +1,6 @@
 """The tokens that a reply of the Messages API has used, from what it reports and what was received."""
 
+from collections.abc import Collection
 from typing import Any, TypeGuard
 
 from metamorphd.llm.interface import ReplyUsage
@@ -27,6 +28,8 @@ class ReportedUsage:
         self._limit = limit
         self._reported: dict[str, int] = {}
         self._unreadable: set[str] = set()
+        # What has been reported as less than before.
+        self._shrunk: set[str] = set()
         # Whether the number of output tokens is that of all that was received.
         self._final = False
         self._received = 0
@@ -50,26 +53,44 @@ class ReportedUsage:
 
         Gateways send 0 instead of omitting them: after another number, 0 says nothing, unless other input is known, or
         at the end of a reply in which there was nothing.
+
+        A cumulative count does not become less, so of two that disagree one is wrong. The larger one is kept, and the
+        usage is an estimate until a report is no less: to believe the smaller one could let what was charged pass a
+        budget. All input is compared as one number, as a later report may say that more of it was cached.
         `ends`: its number of output tokens is not provisional.
         """
         if not isinstance(usage, dict):
             return
-        read = any(usage.get(name) for name in INPUTS)
+        counts = {name: value for name in COUNTS if is_count(value := usage.get(name))}
+        self._unreadable -= counts.keys()
+        self._unreadable |= {name for name in COUNTS if name not in counts and usage.get(name) is not None}
+        read = any(counts.get(name) for name in INPUTS)
+        # In which nothing came of the output that its start provided for.
         empty = ends and not self._received and not self._final
-        for name in COUNTS:
-            value = usage.get(name)
-            if is_count(value):
-                if value or (empty if name == OUTPUT else read):
-                    self._reported[name] = value
-                self._reported.setdefault(name, 0)
-                self._unreadable.discard(name)
-            elif value is not None:
-                self._unreadable.add(name)
+        reported = dict.fromkeys(counts, 0) | self._reported
+        reported |= {name: value for name, value in counts.items() if value or (empty if name == OUTPUT else read)}
+        if read:
+            self._keep_larger(INPUT, INPUTS, reported, ends=ends)
+        if counts.get(OUTPUT):
+            self._keep_larger(OUTPUT, {OUTPUT}, reported, ends=ends)
+        self._reported = reported
         if ends and usage.get(OUTPUT) is not None:
             # None at all is not the number of what was received.
             known = OUTPUT not in self._unreadable
             self._final = known and (usage[OUTPUT] > 0 or self._final or not self._received)
         self._report_summaries(usage.get("iterations"))
+
+    def _keep_larger(self, kind: str, names: Collection[str], reported: dict[str, int], *, ends: bool) -> None:
+        """Puts the counts of before back if, together, they were more than those `reported`.
+
+        Those of a start are provisional, so they need not agree.
+        """
+        before, now = (sum(counts.get(name, 0) for name in names) for counts in (self._reported, reported))
+        if now < before:
+            self._shrunk |= {kind} if ends else set()
+            reported |= {name: count for name, count in self._reported.items() if name in names}
+        else:
+            self._shrunk.discard(kind)
 
     def _report_summaries(self, iterations: Any) -> None:
         """Reads the only place that reports the usage of compaction."""
@@ -102,7 +123,7 @@ class ReportedUsage:
         if self._summary is not None and not self._summaries:
             reads += 1
             more += min(self._summary or self._limit, self._limit)
-        known = self._final and not reads
+        known = self._final and not reads and not self._shrunk
         return ReplyUsage(usage, None if known else usage.output_tokens + more, reads)
 
 
