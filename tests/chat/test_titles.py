@@ -112,6 +112,9 @@ FAILURES: list[tuple[Behaviour, str]] = [
     (Reply((" “”\n",)), "NO_TEXT"),
     (Reply((" “ ' ”\n",)), "NO_TEXT"),
     (Reply(("Two",), ending="drop"), "UPSTREAM_INTERRUPTED"),
+    # More than a title can have. It is not read on, though it has not ended.
+    (Reply(("Two birds " * 500,) * 20, ending="stall"), "MAX_TOKENS"),
+    (Reply((thinking("What are they about? " * 5000),), ending="stall"), "MAX_TOKENS"),
 ]
 
 

@@ -7,6 +7,7 @@ import structlog
 
 from metamorphd.catalog import Catalog
 from metamorphd.chat.meter import Meter, Tariff
+from metamorphd.chat.reply_size import ReplySize
 from metamorphd.clock import Clock
 from metamorphd.errors import DomainError
 from metamorphd.llm.interface import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
@@ -32,6 +33,8 @@ NO_TEXT = "NO_TEXT"
 # The beginning of each message that the model reads, which is enough to find a title.
 READ_CHARACTERS = 2000
 LONGEST_SECONDS = 30.0
+# In bytes, thinking included: far more than TITLE_TOKENS have. A provider that does not stop there is left.
+LARGEST_REPLY = 64 * 1024
 
 logger = structlog.get_logger(__name__)
 
@@ -76,15 +79,8 @@ class Titles:
         meter = Meter(self._tariff, prompt)
         text, stop_reason = "", None
         try:
-            async with asyncio.timeout(LONGEST_SECONDS), aclosing(self._model.generate(prompt)) as batches:
-                async for event in (event async for batch in batches for event in batch):
-                    match event:
-                        case ReplyText():
-                            text += event.text
-                        case ReplyUsage():
-                            meter.read(event)
-                        case ReplyStop():
-                            stop_reason = event.stop_reason
+            async with asyncio.timeout(LONGEST_SECONDS):
+                text, stop_reason = await self._read(prompt, meter)
         except DomainError:
             meter.fail()
             raise
@@ -102,6 +98,24 @@ class Titles:
                 now=self._clock.now(),
             )
         return "" if title else NO_TEXT if stop_reason in COMPLETE else str(stop_reason)
+
+    async def _read(self, prompt: Prompt, meter: Meter) -> tuple[str, StopReason]:
+        """Returns the text of a reply and why it ended. Ends one that is larger than LARGEST_REPLY, as MAX_TOKENS."""
+        text, size = "", ReplySize(LARGEST_REPLY)
+        async with aclosing(self._model.generate(prompt)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    match event:
+                        case ReplyUsage():
+                            meter.read(event)
+                        case ReplyStop():
+                            return text, event.stop_reason
+                        case _:
+                            fitting = size.fitting(event)
+                            text += fitting.text if isinstance(fitting, ReplyText) else ""
+                if size.full:
+                    return text, StopReason.MAX_TOKENS
+        raise RuntimeError("the model ended a reply without ReplyStop")
 
     async def _prompt(self, scope: Scope, reply: Message) -> Prompt:
         user_message = await self._database.read(get_message, scope, message_id=reply.parent_message_id or "")
