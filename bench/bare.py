@@ -43,7 +43,7 @@ CHAT = "/metamorph.chat.v1.ChatService/"
 
 async def _servicer(directory: Path) -> ChatService:
     clock = Clock()
-    catalog = load_catalog(None)
+    catalog = load_catalog(None, now=clock.now())
     database = SqliteDatabase(path=directory / "bare.db", synchronous="FULL")
     await database.__aenter__()
     terms = Terms(

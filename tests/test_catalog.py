@@ -20,7 +20,8 @@ from metamorphd.server import Server
 from tests.support.catalogs import dollars, entry, written
 from tests.support.tokens import SECRET
 
-CATALOG = load_catalog(None)
+NOW = 1_795_780_800_000_000  # 2026-11-27T12:00Z
+CATALOG = load_catalog(None, now=NOW)
 HAIKU = "claude-haiku-5-5"
 DOLLAR = 1_000_000_000
 
@@ -114,10 +115,23 @@ def test_more_tokens_never_cost_less_and_costs_fit_64_bits(model: Any, usage: Us
 
 
 def test_a_configured_file_replaces_the_built_in_catalog(tmp_path: Path) -> None:
-    catalog: Catalog = load_catalog(written(tmp_path, entry(model="mine", retire_time="2027-01-01T02:00:00+02:00")))
+    catalog: Catalog = load_catalog(
+        written(tmp_path, entry(model="mine", retire_time="2027-01-01T02:00:00+02:00")), now=NOW
+    )
     assert [model.model for model in catalog.models] == ["mine"]
     assert catalog.model("mine").retire_time == 1_798_761_600_000_000
     assert catalog.cost("mine", Usage(input_tokens=1)) == 2000
+
+
+@pytest.mark.parametrize("day", ["2026-11-28", "2026-11-27", "2025-01-01"])
+def test_prices_may_have_been_read_where_tomorrow_has_begun(tmp_path: Path, day: str) -> None:
+    assert load_catalog(written(tmp_path, entry(prices_date=day)), now=NOW).accepts("m")
+
+
+def test_the_server_does_not_start_with_prices_of_the_future(tmp_path: Path) -> None:
+    loaded = settings.load(emblem_jwt_secret=SECRET, model_catalog=written(tmp_path, entry(prices_date="9999-12-31")))
+    with pytest.raises(StartupRefused, match=r"catalog\.json is invalid: models\.0\.prices_date"):
+        Server(loaded)
 
 
 TIER = {"above_input_tokens": 5, "usd_per_million_tokens": dollars()}
@@ -145,13 +159,16 @@ FIRST = entry()["prices"][0]
         ([entry(prices=[FIRST | {"usd_per_million_tokens": {"input": 2}}])], "output"),
         ([entry(retire_time="2026-11-30")], "retire_time"),
         ([entry(retire_time="2026-11-30T00:00:00")], "retire_time"),
+        ([entry(prices_date="2026-11-29")], "models.0.prices_date: Value error, must not be in the future"),
+        ([entry(), entry(model="n", prices_date="9999-12-31")], "models.1.prices_date"),
+        ([entry(prices_date="soon")], "models.0.prices_date"),
         ([entry(successor="n")], "the successor of m, n, is not"),
     ],
 )
 def test_an_inconsistent_file_is_refused_in_one_line(tmp_path: Path, models: list[dict[str, Any]], named: str) -> None:
     path = written(tmp_path, *models)
     with pytest.raises(StartupRefused) as refusal:
-        load_catalog(path)
+        load_catalog(path, now=NOW)
     assert named in str(refusal.value)
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -162,13 +179,13 @@ def test_a_file_that_is_not_a_catalog_is_refused_in_one_line(tmp_path: Path, tex
     path = tmp_path / "catalog.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(StartupRefused, match="MODEL_CATALOG") as refusal:
-        load_catalog(path)
+        load_catalog(path, now=NOW)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StartupRefused, match="cannot be read"):
-        load_catalog(tmp_path / "nowhere.json")
+        load_catalog(tmp_path / "nowhere.json", now=NOW)
 
 
 def test_the_server_does_not_start_with_an_unknown_default_model(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from metamorph.vault.v1.usage_pb2 import Budget
 from metamorphd.catalog import load_catalog
+from metamorphd.clock import Clock
 
 from harness.abuse.rpcs import Rpc
 from harness.abuse.tenant import OWN_WORDS, Tenant, kind_of, strings_of
@@ -27,7 +28,7 @@ INTEGERS = frozenset(
     }
 )  # fmt: skip
 # Values that keep a vault usable: one without models or budget would refuse everything.
-MODELS = tuple(model.model for model in load_catalog(None).models)
+MODELS = tuple(model.model for model in load_catalog(None, now=Clock().now()).models)
 LARGE_BUDGET = 10**15
 JSON_OBJECTS = ("input_schema", "response_schema")
 # The usual choice of each oneof.

@@ -7,14 +7,23 @@ give prices in US dollars per million tokens, as providers do; here they are in 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+)
 
 from metamorphd.errors import StartupRefused
 from metamorphd.models.capabilities import Capabilities
@@ -129,13 +138,16 @@ class Catalog:
         return max(self.cost(model, read), self.cost(model, cached))
 
 
-def load_catalog(path: Path | None) -> Catalog:
-    """Reads the catalog at `path`, or the built-in one if it is None. Raises StartupRefused, in one line."""
+def load_catalog(path: Path | None, *, now: int) -> Catalog:
+    """Reads the catalog at `path`, or the built-in one if it is None. Raises StartupRefused, in one line.
+
+    `now` is in microseconds since the epoch. Prices cannot have been read after tomorrow, wherever that has begun.
+    """
     file = resources.files(__package__).joinpath("catalog.json") if path is None else path
     try:
         # Decimal, because a price must not be rounded.
         content = json.loads(file.read_text(), parse_float=Decimal, parse_constant=_refuse_constant)
-        entries = _File.model_validate(content).models
+        entries = _File.model_validate(content, context=_tomorrow(now)).models
     except OSError as exc:
         raise StartupRefused(
             f"MODEL_CATALOG {file} cannot be read ({exc.strerror}); set it to a readable file"
@@ -149,6 +161,10 @@ def load_catalog(path: Path | None) -> Catalog:
     models = [entry.value() for entry in entries]
     _refuse_contradictions(models, file)
     return Catalog(models)
+
+
+def _tomorrow(now: int) -> date:
+    return datetime.fromtimestamp(now / 1_000_000, UTC).date() + timedelta(days=1)
 
 
 def _refuse_constant(name: str) -> None:
@@ -182,6 +198,13 @@ def _nanos(value: object) -> int:
     if nanos != int(nanos):
         raise ValueError("must be a whole number of billionths of a US dollar per token")
     return int(nanos)
+
+
+def _past(value: date, info: ValidationInfo) -> date:
+    """Returns a day that is not later than the latest, which is the context."""
+    if info.context is not None and value > info.context:
+        raise ValueError(f"must not be in the future, after {info.context}")
+    return value
 
 
 # The format of the file.
@@ -231,7 +254,7 @@ class _Model(_Form):
     prices: Annotated[list[_Price], Field(min_length=1)]
     # For people: where the prices are from, and when they were read.
     prices_source: str = ""
-    prices_date: date | None = None
+    prices_date: Annotated[date, AfterValidator(_past)] | None = None
     # Without them everything is passed on, for the provider to judge.
     capabilities: _Capabilities | None = None
     retire_time: AwareDatetime | None = None

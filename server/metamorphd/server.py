@@ -87,7 +87,7 @@ class Server:
             synchronous=settings.sqlite_synchronous,
             floor_bytes=settings.storage_floor_bytes,
         )
-        self._catalog = _catalog(settings)
+        self._catalog = _catalog(settings, self._clock)
         self._model = _model(settings)
         self._metrics = Metrics()
         self._revoked_tokens = RevokedTokens()
@@ -259,8 +259,8 @@ class Server:
         return dict(zip(SERVICES, (chat, vault, admin), strict=True))
 
 
-def _catalog(settings: Settings) -> Catalog:
-    catalog = load_catalog(settings.model_catalog)
+def _catalog(settings: Settings, clock: Clock) -> Catalog:
+    catalog = load_catalog(settings.model_catalog, now=clock.now())
     for name, model in (
         ("DEFAULT_MODEL", settings.default_model),
         ("SESSION_TITLE_MODEL", settings.session_title_model or settings.default_model),

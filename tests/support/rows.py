@@ -28,7 +28,7 @@ from tests.support.engines import ENGINES
 
 CLOCK = Clock()
 TERMS = Terms(
-    catalog=load_catalog(None),
+    catalog=load_catalog(None, now=CLOCK.now()),
     default_model="claude-sonnet-5-5",
     max_output_tokens=1000,
     max_running_turns=100,

@@ -16,7 +16,7 @@ from metamorphd.models.usage import Usage
 from tests.support.caller import Caller
 
 MODEL = "claude-sonnet-5-5"
-CATALOG = load_catalog(None)
+CATALOG = load_catalog(None, now=Clock().now())
 
 
 class SetClock(Clock):
