@@ -317,6 +317,20 @@ async def test_a_tool_exchange_whose_thinking_is_left_out_goes_on(
     assert api.requests[-1].body["thinking"]["type"] == "enabled"
 
 
+async def test_a_call_with_an_id_and_a_name_that_are_none_goes_on(alice: Caller, api: FakeMessagesApi) -> None:
+    # Both are the model's, or a gateway's.
+    api.default = Reply((tool_use("call:1", "look\ud83d", "{}"),), stop_reason="tool_use")
+    session = await alice.create_session()
+    finished = (await alice.send(session.session_id, tools=[WEATHER]))[-1].turn_finished
+    called = finished.message.content[0].tool_use
+    assert (called.tool_use_id, called.name) == ("call:1", "look\ufffd")
+    api.default = Reply(("Sunny",))
+    await alice.send(session.session_id, content=[result(called.tool_use_id)])
+    received = api.requests[-1]
+    assert broken(received.body, received.headers) is None
+    assert received.body["messages"][2]["content"][0]["tool_use_id"] == "call_1"
+
+
 async def test_thinking_that_the_provider_rejected_is_not_sent_again(alice: Caller, api: FakeMessagesApi) -> None:
     # That of another account for instance, which nothing in the request tells.
     rejected: set[str] = set()

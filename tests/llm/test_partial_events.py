@@ -150,17 +150,28 @@ async def test_a_call_that_cannot_be_made_cuts_a_reply_off_that_waits_for_it(
     assert (error, events[-1]) == (None, ReplyStop(StopReason.MAX_TOKENS))
 
 
-@pytest.mark.parametrize("nothing", [{"id": None}, {"id": ""}, {}], ids=str)
-async def test_a_call_without_an_id_gets_one_of_its_own(api: FakeMessagesApi, nothing: Event) -> None:
+@pytest.mark.parametrize(
+    "nothing", [{"id": None}, {"id": ""}, {}, {"id": "t\ud83d"}, {"id": "t 1"}, {"id": "t" * 129}], ids=ascii
+)
+async def test_a_call_without_an_id_that_a_result_can_have_gets_one(api: FakeMessagesApi, nothing: Event) -> None:
     calls = await whole(api, *(event for n in (0, 1) for event in (begun(without("id", TOOL) | nothing, n), end(n))))
     ids = {event.block.tool_use_id for event in calls if isinstance(event, ReplyToolUse)}
     assert len(ids) == 2
     assert all(each.startswith("toolu_") for each in ids)
 
 
+async def test_a_call_that_is_repeated_with_its_id_is_one_call(api: FakeMessagesApi) -> None:
+    calls = [(begun(TOOL, index), delta("input_json_delta", "{}", index), end(index)) for index in (0, 0, 1)]
+    other = (begun({**TOOL, "id": "t2"}, 2), end(2))
+    assert await whole(api, *(event for call in (*calls, other) for event in call)) == [
+        ReplyToolUse(0, ToolUseBlock("t1", "look", "{}")),
+        ReplyToolUse(1, ToolUseBlock("t2", "look", "{}")),
+    ]
+
+
 async def test_half_a_pair_is_replaced_wherever_it_is(api: FakeMessagesApi) -> None:
-    (call,) = await whole(api, begun({**TOOL, "id": "t\ud83d", "name": "\ude00look"}), end())
-    assert call == ReplyToolUse(0, ToolUseBlock("t\ufffd", "\ufffdlook", "{}"))
+    (call,) = await whole(api, begun({**TOOL, "name": "\ude00look"}), end())
+    assert call == ReplyToolUse(0, ToolUseBlock("t1", "\ufffdlook", "{}"))
     for thought in (
         (begun(THINKING), delta("signature_delta", "s\ud83d")),
         (begun({**THINKING, "signature": "s\ud83d"}),),

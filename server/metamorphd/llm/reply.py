@@ -25,6 +25,7 @@ from metamorphd.llm.reply_usage import ReportedUsage
 from metamorphd.models.content import (
     CONTENT_BYTES,
     ThinkingBlock,
+    ToolUseBlock,
     text_within,
 )
 from metamorphd.models.turn import StopDetails, StopReason
@@ -65,6 +66,8 @@ class Reply:
         self._blocks = Blocks()
         self._count = 0
         self._inputs: list[str] = []
+        # One that is repeated, with its id, would be made twice.
+        self._calls: list[ToolUseBlock] = []
 
     @property
     def blocks(self) -> int:
@@ -212,7 +215,8 @@ class Reply:
                 called = block.tool_use()
                 # One that names no tool is as unreadable as one without an input.
                 self._inputs.append("" if called is None else called.input)
-                if called is not None:
+                if called is not None and called not in self._calls:
+                    self._calls.append(called)
                     yield ReplyToolUse(self._place(block), called)
             case "compaction" if (compacted := block.compacted()) is not None:
                 self._counts.summarize(compacted.summary)

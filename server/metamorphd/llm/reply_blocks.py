@@ -12,6 +12,8 @@ _ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
 )
 _NUMBER = re.compile(r"[0-9]{1,9}")
+# The rule of ToolResultBlock.tool_use_id.
+_CALL_ID = re.compile(r"[!-~]{1,128}")
 # What only a block, or a delta, of a kind has, for those that do not say theirs.
 _BLOCK_FIELDS = {"text": "text", "thinking": "thinking", "name": "tool_use"}
 _DELTA_FIELDS = {
@@ -104,11 +106,12 @@ class Block:
         self.compaction |= {name: value for name, value in fields.items() if name != "type" and value is not None}
 
     def tool_use(self) -> ToolUseBlock | None:
-        """Returns the tool call, or None if it names no tool. One without an id gets one, as results refer to it."""
+        """Returns the tool call, or None if it names no tool. One whose id no result could have gets another."""
         name, call_id = (mended(said(self._fields.get(field))) for field in ("name", "id"))
+        call_id = call_id if _CALL_ID.fullmatch(call_id) else f"toolu_{uuid4().hex}"
         # For a tool without parameters there is no delta, and the block's start has the input.
         written = "".join(self.input) or json.dumps(self._fields.get("input") or {})
-        return ToolUseBlock(call_id or f"toolu_{uuid4().hex}", name, _whole(written)) if name else None
+        return ToolUseBlock(call_id, name, _whole(written)) if name else None
 
     def compacted(self) -> CompactionBlock | None:
         """Returns the summary, or None if there is none. Raises TypeError if it is not text."""

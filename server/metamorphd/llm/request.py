@@ -1,6 +1,7 @@
 """The wire format of the Messages API: requests from prompts. https://platform.claude.com/docs/en/api/messages."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,7 @@ COMPACTION = "compact_20260112"
 NEVER_COMPACT = 100_000_000
 # What precedes the messages, for the provider that signs thinking.
 BEGINNING = ("model", "system", "tools")
+_NO_IDENTIFIER = re.compile(r"[^a-zA-Z0-9_-]")
 UNCOUNTED = ("max_tokens", "stop_sequences")
 
 
@@ -253,19 +255,24 @@ def _block(block: Block, slots: AttachmentSlots) -> dict[str, Any]:
         case ToolUseBlock():
             return {
                 "type": "tool_use",
-                "id": block.tool_use_id,
-                "name": block.name,
+                "id": _identifier(block.tool_use_id),
+                "name": _identifier(block.name),
                 "input": json.loads(block.input),
             }
         case ToolResultBlock():
             content = _content(block.content, slots)
-            result = {"type": "tool_result", "tool_use_id": block.tool_use_id, "content": content}
+            result = {"type": "tool_result", "tool_use_id": _identifier(block.tool_use_id), "content": content}
             return result | ({"is_error": True} if block.is_error else {})
         case ThinkingBlock():
             return _thinking_block(block)
         case CompactionBlock():
             return {"type": "compaction", "content": block.summary} | dict(json.loads(block.opaque))
     raise TypeError(f"the Messages API has no {type(block).__name__}")
+
+
+def _identifier(text: str) -> str:
+    """Returns the name of a tool or the id of a call, as the provider accepts it: other models write other ones."""
+    return _NO_IDENTIFIER.sub("_", text)
 
 
 def _thinking_block(block: ThinkingBlock) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Stricter than the provider where it would drop something without an error: what 
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -32,6 +33,7 @@ ENDS = {
     "image/gif": b"\0\x3b",
     "application/pdf": b"%%EOF",
 }
+IDENTIFIER = re.compile(r"[a-zA-Z0-9_-]+")
 BETAS = {"compaction": "compact-2026-01-12"}
 
 
@@ -146,6 +148,9 @@ def _of_block(block: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[
         yield f".{kind}.source.base64: {kind} exceeds the maximum size"
     if kind in LARGEST_SOURCE and (fault := _unreadable(block["source"])):
         yield f".{kind}.source: {fault}"
+    for field in ("id", "name", "tool_use_id"):
+        if field in block and not IDENTIFIER.fullmatch(block[field]):
+            yield f".{kind}.{field}: String should match pattern '^{IDENTIFIER.pattern}$'"
     if kind == "tool_result" and block.get("is_error") and any(part["type"] != "text" for part in block["content"]):
         yield ".tool_result: all content must be type `text` if `is_error` is true"
 
