@@ -144,6 +144,38 @@ async def test_a_reply_that_is_no_title_is_paid_twice_at_most_and_logged(
     assert used(TITLE_MODEL, await by_model(alice)).input_tokens == 22
 
 
+async def test_turns_that_end_while_a_title_is_asked_for_ask_for_none(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    hold = asyncio.Event()
+    refusal = Reply(("I cannot",), stop_reason="refusal", hold=hold, hold_after=0)
+
+    def answer(received: Received) -> Behaviour:
+        return refusal if received.body["model"] == TITLE_MODEL else Reply(("Owls.",))
+
+    def asked() -> int:
+        return sum(received.body["model"] == TITLE_MODEL for received in api.requests)
+
+    api.default = answer
+    for _ in range(4):
+        await alice.send(session.session_id)
+        for _ in range(500):
+            if asked():
+                break
+            await asyncio.sleep(0.01)
+    hold.set()
+    await api.until_idle()
+    assert asked() == 1
+    # The next one does, as nothing has come of it.
+    for _ in range(500):
+        if len(await by_model(alice)) > 1:
+            break
+        await asyncio.sleep(0.01)
+    api.default = None
+    api.script.extend([Reply(("Herons.",)), TITLE])
+    await alice.send(session.session_id)
+    assert await titled(alice, session.session_id) == "Two birds"
+
+
 async def test_a_title_that_is_cut_off_counts_the_most_that_it_can_have_used(
     alice: Caller, api: FakeMessagesApi
 ) -> None:

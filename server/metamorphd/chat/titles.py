@@ -49,14 +49,29 @@ class Titles:
         self._tariff = Tariff(catalog=catalog, charges=model.charges)
         self._clock = clock
         self._title_model = title_model
+        # The sessions that are being named, with their vaults.
+        self._naming: set[tuple[str, str]] = set()
 
     async def name_session(self, scope: Scope, finished: TurnFinished | None) -> None:
-        """Titles the session of a completed turn, if it has no title. Errors are only logged."""
+        """Titles the session of a completed turn, if it has no title. Errors are only logged.
+
+        One that is being named is not named twice: turns that end meanwhile would each pay for a call.
+        """
         if not self._title_model or finished is None or finished.status is not TurnStatus.COMPLETED:
             return
         reply = finished.message
         if reply is None or not text_of(reply.content):
             return
+        named = (scope.vault_id, reply.session_id)
+        if named in self._naming:
+            return
+        self._naming.add(named)
+        try:
+            await self._name_session(scope, reply)
+        finally:
+            self._naming.remove(named)
+
+    async def _name_session(self, scope: Scope, reply: Message) -> None:
         try:
             if not await self._database.read(wants_title, scope, session_id=reply.session_id, now=self._clock.now()):
                 return
