@@ -21,6 +21,7 @@ from tests.support.fakes.replies import Behaviour, Raw, Refusal, Reply, Silence,
 from tests.support.processes import serving_process
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, replies_from, serving
+from tests.support.tools import WEATHER
 from tests.support.usage import CATALOG, MODEL, SetClock, allow, budgets, priced, usage
 
 DAY, MODEL_, SESSION = usage_pb2.USAGE_GROUPING_DAY, usage_pb2.USAGE_GROUPING_MODEL, usage_pb2.USAGE_GROUPING_SESSION
@@ -350,6 +351,21 @@ async def test_after_kill_9_what_was_stored_is_counted_and_no_reservation_is_lef
             used = spent.input_tokens + spent.output_tokens + spent.cache_read_tokens + spent.cache_write_tokens
             status = (await budgets(alice))["tokens_per_day"]
             assert (status.used, status.reserved) == (used, 0)
+
+
+async def test_after_kill_9_a_tool_call_that_was_not_complete_counts_the_most_that_it_can_have(tmp_path: Path) -> None:
+    written = {"type": "input_json_delta", "partial_json": '{"a": "' + "x" * 600}
+    call = [started(0, {"type": "tool_use", "id": "t", "name": "weather", "input": {}})]
+    call += [{"type": "content_block_delta", "index": 0, "delta": written}]
+    async with FakeMessagesApi(begun(*call)) as api:
+        upstream = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
+        with serving_process(tmp_path, **upstream) as server:
+            async with calling(server.target) as alice:
+                turn = alice.start((await alice.create_session()).session_id, max_output_tokens=700, tools=[WEATHER])
+                assert [(await turn.next()).sequence for _ in range(2)] == [1, 2]
+                server.process.kill()
+        async with asking(api, tmp_path) as running:
+            assert (await recorded(running.caller())).output_tokens == 700
 
 
 async def test_a_turn_left_with_a_model_that_the_catalog_lacks_is_ended(tmp_path: Path) -> None:

@@ -48,8 +48,10 @@ async def get_left_usage(tx: Transaction, *, turn: Turn, terms: Terms) -> LeftUs
     received = (sizes.text or 0) + (sizes.thinking or 0)
     if accepted:
         most = terms.output_tokens(options)
-        # Only text shows that thinking, which may not be shown, has ended, and nothing shows how long it was.
-        received = most if sizes.text is None or sizes.thinking is not None else min(received, most)
+        # Only text shows that thinking, which may not be shown, has ended, and nothing shows how long it was. Nor how
+        # much there was of a tool call, which is stored when it is complete.
+        unseen = sizes.text is None or sizes.thinking is not None or options.tools
+        received = most if unseen else min(received, most)
     read = 0
     # Without a report, or if the model was taken out of the catalog meanwhile, which leaves no limits and no prices.
     if accepted and (row is None or sizes.summary is not None):
