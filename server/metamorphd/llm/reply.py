@@ -64,6 +64,7 @@ class Reply:
         self._details: StopDetails | None = None
         # By the provider's index, which differs from ours: empty blocks are not counted here.
         self._blocks = Blocks()
+        self._open = self._blocks.open
         self._count = 0
         self._inputs: list[str] = []
         # One that is repeated, with its id, would be made twice.
@@ -80,24 +81,27 @@ class Reply:
 
         What was said before a refusal is not needed, so its blocks may be open.
         """
-        return self._stop_reason is StopReason.REFUSAL or (self._stop_reason is not None and not self._blocks.open)
+        return self._stop_reason is StopReason.REFUSAL or (self._stop_reason is not None and not self._open)
 
     @property
     def usage(self) -> ReplyUsage:
         """Returns the usage so far."""
-        return self._counts.usage(hidden=any(block.hides for block in self._blocks.open.values()))
+        return self._counts.usage(hidden=any(block.hides for block in self._open.values()))
 
     def read(self, event: Any) -> Iterable[ReplyEvent]:
         """Returns the events of a raw event. Raises AttributeError, TypeError or ValueError if it is malformed."""
         if self.complete:
             return ()
-        if event.get("type") == "content_block_delta":
-            delta, index = event.get("delta"), event.get("index")
-            if type(delta) is dict and delta.get("type") == "text_delta" and type(index) is int:
+        try:
+            delta = event["delta"]
+            if delta["type"] == "text_delta" and event["type"] == "content_block_delta":
                 # Nearly all events are of this kind.
-                block, text = self._blocks.open.get(index), delta.get("text")
-                if block is not None and block.kind == "text" and isinstance(text, str):
+                block, text = self._open[event["index"]], delta["text"]
+                if block.kind == "text" and text.__class__ is str:
                     return self._text_events(block, text)
+        except (KeyError, TypeError):
+            # Something is missing or of another kind.
+            pass
         return self._read(event)
 
     def end(self) -> Iterator[ReplyEvent]:
@@ -173,7 +177,7 @@ class Reply:
                 self._inputs.append("")
             return
         yield from self._more(block, kind, delta)
-        if sum(opened.held for opened in self._blocks.open.values()) > CONTENT_BYTES:
+        if sum(opened.held for opened in self._open.values()) > CONTENT_BYTES:
             # Not yielded before the block is complete, so nobody else could limit it.
             self.complete = True
             yield ReplyStop(StopReason.MAX_TOKENS)

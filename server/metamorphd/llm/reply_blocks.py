@@ -167,7 +167,8 @@ class Blocks:
     def end_all(self) -> list[Block]:
         """Returns those that are open, which end, and the texts that have ended, to which something may have come."""
         ended = [*self.open.values(), *(block for block in self._ended.values() if block.kind == "text")]
-        self.open, self._ended = {}, {}
+        self.open.clear()
+        self._ended.clear()
         return ended
 
     def _index(self, event: dict[str, Any]) -> int:
