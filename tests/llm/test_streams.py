@@ -546,6 +546,26 @@ async def test_a_document_is_recognized_whatever_its_headers_say(
         assert error.metadata == {"content_type": shown}
 
 
+@pytest.mark.parametrize("content_type", ["", "text/event-stream", "text/plain"])
+@pytest.mark.parametrize("text", [b"upstream connect error", b"Bad gateway\n", b"error code: 1015", b"idle\r\nagain"])
+async def test_text_without_an_event_is_no_stream(api: FakeMessagesApi, content_type: str, text: bytes) -> None:
+    api.default = Raw(text[:3], content_type, later=(text[3:],), pause=0.05)
+    async with opened(api) as claude:
+        events, error = await outcome(claude)
+    assert (events, type(error)) == ([], errors.UpstreamNotAStream)
+    assert error is not None
+    assert error.metadata == {"content_type": "text/plain"}
+
+
+@pytest.mark.parametrize("begun", [b"", b"\n", b": hello", b"data: {", b"data", b"event: ping\n", b": a\n\n: b\n"])
+async def test_a_stream_that_ends_before_its_first_event_is_interrupted(api: FakeMessagesApi, begun: bytes) -> None:
+    for ending in ("end", "drop"):
+        api.default = Raw(begun, ending=ending)
+        async with opened(api) as claude:
+            events, error = await outcome(claude)
+        assert (events, type(error)) == ([], errors.UpstreamInterrupted)
+
+
 @pytest.mark.parametrize("before", [b"\n\n", b"\r\n", b": hello\n\n", b"\ndata:\n\n"])
 async def test_a_stream_may_begin_with_nothing(api: FakeMessagesApi, before: bytes) -> None:
     api.default = Raw(before, later=(sse(start(), *HELLO, FINAL, STOP),), pause=0.05)

@@ -125,6 +125,7 @@ class Claude:
             except self._failures.all as exc:
                 if not reply.whole:
                     raise self._failures.translate(exc, answered=True) from exc
+            stream.end()
             yield [reply.usage, *_ended(reply)]
 
     async def count_tokens(self, prompt: Prompt) -> int:

@@ -4,6 +4,8 @@ The SDK's own decoder reads line by line and creates an object for each event. I
 all other work for a word.
 """
 
+import re
+
 from metamorphd.errors import UpstreamNotAStream
 
 # Far more than any event of the Messages API. Without a bound, an endless event would fill the memory.
@@ -19,12 +21,18 @@ class ErrorData(bytes):
     """The data of an event named `error`, which need not say so."""
 
 
+# The names of its fields, and a comment (section 9.2.5).
+_FIELD = re.compile(rb"(?:data|event|id|retry)?[:\n]|(?:data|event|id|retry)\Z")
+
+
 class EventStream:
     """Decodes a stream of bytes, chunk by chunk."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._begun = False
+        # Whether no event has come.
+        self._silent = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Returns the data of the events that end in `chunk`, in order. Events without data are omitted.
@@ -48,7 +56,14 @@ class EventStream:
         *events, self._rest = unread.split(b"\n\n")
         if len(self._rest) > LARGEST_EVENT:
             raise ValueError("the event is too large")
-        return [data for event in events if (data := _data(event))]
+        found = [data for event in events if (data := _data(event))]
+        self._silent = self._silent and not found
+        return found
+
+    def end(self) -> None:
+        """Raises UpstreamNotAStream if what was fed is other text without an event, such as the error of a proxy."""
+        if self._silent and self._rest.strip() and _FIELD.match(self._rest) is None:
+            raise UpstreamNotAStream(content_type="text/plain")
 
 
 def _data(event: bytes) -> bytes:
