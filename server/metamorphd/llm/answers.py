@@ -70,7 +70,7 @@ def _document(body: bytes) -> Any:
 
 def _before_count(failure: DomainError | RejectedInReply, request: Request) -> DomainError:
     if isinstance(failure, RejectedInReply):
-        return failure.error(request, begun=False)
+        return failure.error(request)
     # There is no reply that could have been cut off.
     return UpstreamUnavailable() if isinstance(failure, UpstreamInterrupted) else failure
 
