@@ -4,16 +4,22 @@ An operation is one coroutine over a transaction that awaits nothing but the tra
 so time and ids are arguments and nothing but the transaction is changed. The database decides where it runs.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
+from metamorphd.models.backup import Inspection
 from metamorphd.models.caller import Scope
 from metamorphd.models.store_check import StoreCheck
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+# Is called with the share that is done, from 0 to 1.
+Progress = Callable[[float], None]
 
 SqlValue = None | int | float | str | bytes | memoryview
 
@@ -134,6 +140,15 @@ class Database(Protocol):
     @property
     def checked(self) -> StoreCheck:
         """The result of `check` so far."""
+
+    async def copy(self, path: Path, /, *, progress: Progress) -> None:
+        """Copies the store to a new file, as it is at the end, while operations go on. The file is durable then.
+
+        Raises StorageFull and StoreNotReady, and leaves no file then, nor when the caller is cancelled.
+        """
+
+    def inspect(self, path: Path, /, *, stopped: threading.Event) -> Inspection:
+        """Reads all of a copy, and returns what is in it. Blocks. Raises StoreNotReady once `stopped` is set."""
 
     async def versions(self) -> tuple[str, int]:
         """Returns the engine's version and the newest migration that is applied."""

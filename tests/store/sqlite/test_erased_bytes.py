@@ -185,3 +185,29 @@ async def test_what_a_crash_left_is_swept_once(tmp_path: Path) -> None:
         assert database._connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     async with SqliteDatabase(path=crashed / "metamorph.db", synchronous="OFF"):
         assert not (crashed / "metamorph.db-unswept").exists()
+
+
+async def left_in_copies(directory: Path) -> int:
+    """Returns how many words of rows that were deleted are in copies, made in between, whose gaps moved with pages."""
+    planted, count = Planted(), 0
+    copies = directory / "copies"
+    copies.mkdir()
+    async with SqliteDatabase(path=directory / "metamorph.db", synchronous="OFF") as database:
+        await database.write(create_scattered, ACME)
+        for _ in range(100):
+            words = planted.text(100, kept=False).split()
+            await database.write(scatter, ACME, words=words, randomness=planted.randomness)
+        while await database.write(delete_scattered, ACME):
+            pass
+        await database.copy(copies / "copy.db", progress=lambda _: None)
+        count += len(found(copies))
+    return count
+
+
+async def test_copies_have_nothing_of_rows_that_are_deleted(tmp_path: Path) -> None:
+    assert await left_in_copies(tmp_path) == 0
+
+
+async def test_without_clearing_their_gaps_copies_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gaps, "clear_copy", lambda *_: None)
+    assert await left_in_copies(tmp_path) > 0

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from metamorphd.store.search.query import phrases_of, search_messages
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.space import Space
 
+from tests.store.sqlite.conftest import MEGABYTES
 from tests.support.caller import Caller, calling
 from tests.support.media import FILES
 from tests.support.processes import Service, serving_process
@@ -28,22 +27,7 @@ from tests.support.refusal import Refusal, refused
 from tests.support.rows import ACME, CLOCK, new_session, stored_message
 from tests.support.tokens import mint
 
-MEGABYTES = 64
 IMAGE_BYTES = 2_000_000
-
-
-@pytest.fixture
-def volume(tmp_path: Path) -> Iterator[Path]:
-    """Yields a small volume of its own."""
-    mounted = tmp_path / "volume"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(mounted)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        if os.environ.get("CI") == "true":
-            pytest.fail("mounting a volume needs root")
-        pytest.skip("mounting a volume needs root")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
 def fill(file: Path, *, leave: int = 0) -> None:

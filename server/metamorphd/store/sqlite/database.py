@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,18 +12,22 @@ import apsw
 import structlog
 
 from metamorphd.errors import StartupRefused, StorageFull, StoreNotReady
+from metamorphd.models.backup import Inspection
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.store_check import StoreCheck
 from metamorphd.store import migrations
-from metamorphd.store.database import Operation, P, SystemOperation, is_growing, is_point_read, is_search_read
+from metamorphd.store.database import Operation, P, Progress, SystemOperation, is_growing, is_point_read, is_search_read
 from metamorphd.store.sqlite.check import Check
+from metamorphd.store.sqlite.copying import Copying
 from metamorphd.store.sqlite.gaps import Gaps
 from metamorphd.store.sqlite.gate import Gate
+from metamorphd.store.sqlite.inspection import inspect
 from metamorphd.store.sqlite.lock import Lock
 from metamorphd.store.sqlite.log import Log
 from metamorphd.store.sqlite.migrate import migrate
 from metamorphd.store.sqlite.old_index import remove_old_index
 from metamorphd.store.sqlite.readers import Readers
+from metamorphd.store.sqlite.replacement import finish_replacement
 from metamorphd.store.sqlite.space import Space
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
@@ -59,6 +64,7 @@ class SqliteDatabase:
         self._space = Space(self._path, floor_bytes=floor_bytes)
         self._gaps = Gaps(self._path)
         self._connections: list[apsw.Connection] = []
+        self._copyings: dict[Copying, asyncio.Future[None]] = {}
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -93,6 +99,10 @@ class SqliteDatabase:
         self._reserving.cancel()
         await asyncio.wait({self._reserving})
         self._open = False
+        for copying in self._copyings:
+            copying.stop()
+        if self._copyings:
+            await asyncio.wait(self._copyings.values())
         # First, because it gives the writer work.
         await asyncio.to_thread(self._log.stop)
         await self._writer.close()
@@ -199,6 +209,24 @@ class SqliteDatabase:
         except FileNotFoundError:
             return 0
 
+    async def copy(self, path: Path, /, *, progress: Progress) -> None:
+        if not self._open:
+            raise StoreNotReady(retry_delay=1.0)
+        fits = partial(self._space.fits, path.parent)
+        copying = Copying(path, writer=self._writer, gaps=self._gaps, fits=fits)
+        running = asyncio.ensure_future(asyncio.to_thread(copying.run, progress))
+        self._copyings[copying] = running
+        running.add_done_callback(lambda _: self._copyings.pop(copying))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            copying.stop()
+            await asyncio.wait({running})
+            raise
+
+    def inspect(self, path: Path, /, *, stopped: threading.Event) -> Inspection:
+        return inspect(path, stopped=stopped)
+
     async def versions(self) -> tuple[str, int]:
         return apsw.sqlite_lib_version(), migrations.load("sqlite")[-1][0]
 
@@ -247,6 +275,11 @@ class SqliteDatabase:
 
     def _open_files(self) -> None:
         self._lock.acquire()
+        if finish_replacement(self._path):
+            logger.warning("a restore that was interrupted is complete", path=str(self._path))
+            # Another file is there now.
+            self._lock.release()
+            self._lock.acquire()
         # SQLite deletes the log when the last connection is closed.
         self._clean = not Path(f"{self._path}-wal").exists()
         self._space.prepare()

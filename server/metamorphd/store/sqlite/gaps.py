@@ -9,6 +9,7 @@ page is copied there. Torn by a power failure, such a write still leaves every b
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -58,6 +59,8 @@ class Gaps:
         self._salt = b""
         self._begun = self._frames = 0
         self._next_swept = 1
+        # By page, 1 if it may differ from the file in its gap.
+        self._copied: bytearray | None = None
 
     def open(self, *, clean: bool) -> None:
         """Opens the file and its log, which the database has made. If it was not `clean`ly closed, it will be swept.
@@ -93,8 +96,34 @@ class Gaps:
                 self._salt, self._begun, self._frames = salt, self._begun + self._frames, 0
             for frame in range(self._frames, frames):
                 at = LOG_HEADER_BYTES + frame * (FRAME_HEADER_BYTES + PAGE_BYTES)
-                self._pages[int.from_bytes(os.pread(self._log, 4, at))] = self._begun + frame
+                page = int.from_bytes(os.pread(self._log, 4, at))
+                self._pages[page] = self._begun + frame
+                if self._copied is not None:
+                    _mark(self._copied, page)
             self._frames = max(self._frames, frames)
+
+    @property
+    def file(self) -> int:
+        """A descriptor of the database, which is open as long as the database is."""
+        return self._file
+
+    def watch(self) -> None:
+        """Begins to note which pages a copy of the database may have with uncleared gaps. Called between commits."""
+        with self._lock:
+            self._copied = bytearray()
+            for page in self._pages:
+                _mark(self._copied, page)
+
+    def unwatch(self) -> None:
+        """Ends what `watch` began."""
+        self._copied = None
+
+    def clear_copy(self, file: int) -> None:
+        """Clears the gaps of a copy, which is complete and in `file`. All of them, if the database is to be swept."""
+        noted = self._copied or b""
+        pages = range(1, os.fstat(file).st_size // PAGE_BYTES + 1) if self._marker.exists() else _marked(noted)
+        for page in pages:
+            self._clear(file, page)
 
     @property
     def begun(self) -> int:
@@ -107,7 +136,7 @@ class Gaps:
             due = {page: frame for page, frame in self._pages.items() if before is None or frame < before}
         try:
             for page in sorted(due):
-                self._clear(page)
+                self._clear(self._file, page)
         except OSError as exc:
             self._failed(exc)
         with self._lock:
@@ -128,7 +157,7 @@ class Gaps:
             return False
         end = min(self._next_swept + SWEPT_PAGES, os.fstat(self._file).st_size // PAGE_BYTES + 1)
         for page in range(self._next_swept, end):
-            self._clear(page)
+            self._clear(self._file, page)
         if end == self._next_swept:
             self.sync()
             self._marker.unlink()
@@ -145,11 +174,25 @@ class Gaps:
         with contextlib.suppress(OSError):
             self._marker.touch(mode=0o600)
 
-    def _clear(self, number: int) -> None:
+    @staticmethod
+    def _clear(file: int, number: int) -> None:
         at = (number - 1) * PAGE_BYTES
-        page = os.pread(self._file, PAGE_BYTES, at)
+        page = os.pread(file, PAGE_BYTES, at)
         if len(page) < PAGE_BYTES or number >= FIRST_AMBIGUOUS_PAGE:
             return
         gap = gap_of(page, first=number == 1)
         if gap is not None and page.count(0, *gap) < gap[1] - gap[0]:
-            os.pwrite(self._file, ZEROS[: gap[1] - gap[0]], at + gap[0])
+            os.pwrite(file, ZEROS[: gap[1] - gap[0]], at + gap[0])
+
+
+def _mark(marks: bytearray, page: int) -> None:
+    if page >= len(marks):
+        marks.extend(bytes(page + 1 - len(marks)))
+    marks[page] = 1
+
+
+def _marked(marks: bytes | bytearray) -> Iterator[int]:
+    page = marks.find(1)
+    while page >= 0:
+        yield page
+        page = marks.find(1, page + 1)

@@ -78,6 +78,11 @@ class Space:
         available = volume.free - (0 if self.reserved else volume.ballast)
         return volume.tight or available + room() < volume.floor
 
+    def fits(self, directory: Path, size: int) -> bool:
+        """Returns whether a file of a size fits in a directory, which may be on another volume, above the floor."""
+        stated = os.statvfs(directory)
+        return stated.f_bavail * stated.f_frsize >= size + self._floor(stated)
+
     @property
     def tight(self) -> bool:
         """Returns whether free space is too little for the log: a change takes it also where the database has room."""
@@ -135,5 +140,8 @@ class Space:
     def _volume(self) -> Volume:
         stated = os.statvfs(self._directory)
         share = stated.f_blocks * stated.f_frsize // SHARE
-        floor = min(LARGEST_FLOOR, share) if self._floor_bytes is None else self._floor_bytes
-        return Volume(stated.f_bavail * stated.f_frsize, min(LARGEST_BALLAST, share), floor)
+        return Volume(stated.f_bavail * stated.f_frsize, min(LARGEST_BALLAST, share), self._floor(stated))
+
+    def _floor(self, stated: os.statvfs_result) -> int:
+        share = stated.f_blocks * stated.f_frsize // SHARE
+        return min(LARGEST_FLOOR, share) if self._floor_bytes is None else self._floor_bytes

@@ -63,6 +63,9 @@ class Writer:
         self._unanswered: set[Job] = set()
         self._unanswered_of: Counter[str] = Counter()
         self._probe: asyncio.Task[None] | None = None
+        self.isolating = False
+        """Whether each operation has its own savepoint from the beginning, so that none spoils a batch. Only for the
+        writer's thread."""
         self.failed = asyncio.Event()
         connection.set_progress_handler(self._late, JOB_STEPS)
         self._thread = threading.Thread(target=self._write_forever, name="sqlite-writer", daemon=True)
@@ -157,7 +160,7 @@ class Writer:
         An operation that takes longer than a batch is its last, so it never runs twice because another one raised.
         """
         jobs: list[Job] = []
-        if self._commit(self._batch(jobs), isolated=False):
+        if self._commit(self._batch(jobs), isolated=self.isolating):
             return jobs
         again = [job for job in jobs if not job.refused]
         if len(again) == 1 or (again and not self._commit(again, isolated=True)):

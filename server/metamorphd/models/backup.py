@@ -1,0 +1,61 @@
+"""Backups of the whole store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a copy of a store has in it. `faults` say what is damaged; with any, the rest may be missing."""
+
+    schema_version: int
+    row_counts: Mapping[str, int]
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is known of a backup, kept in a file beside it. Times are microseconds since the epoch.
+
+    `begin_time` is when it was begun: all that was acknowledged before is in it. `create_time` is the moment whose
+    state it has. `size` and `sha256`, in hexadecimal digits, are those of its file. `verify_time` is when it was last
+    verified, and `faults` are what was found then.
+    """
+
+    name: str
+    begin_time: int
+    create_time: int
+    server_version: str
+    size: int
+    sha256: str
+    schema_version: int
+    row_counts: Mapping[str, int]
+    verify_time: int
+    faults: tuple[str, ...] = ()
+
+
+class BackupState(StrEnum):
+    """`UNKNOWN`: a file without a manifest, as another program makes them. `FAILED`: there is no file."""
+
+    CREATING = "CREATING"
+    READY = "READY"
+    VERIFYING = "VERIFYING"
+    DAMAGED = "DAMAGED"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup. `progress` is the share of its creation or verification that is done, 1.0 if there is none.
+
+    `size` is that of its file, 0 while it is created. `fault` says why it is DAMAGED or FAILED.
+    """
+
+    name: str
+    state: BackupState
+    size: int
+    progress: float = 1.0
+    manifest: Manifest | None = None
+    fault: str = ""

@@ -1,0 +1,73 @@
+"""Checks a file that is not in use: a copy of a database."""
+
+import threading
+from pathlib import Path
+
+import apsw
+
+from metamorphd.errors import StoreNotReady
+from metamorphd.models.backup import Inspection
+from metamorphd.store.sqlite.migrate import APPLICATION_ID
+
+# SQLite asks after so many steps of a statement whether to stop it.
+STEPS = 100_000
+MOST_FAULTS = 16
+
+
+def inspect(path: Path, *, stopped: threading.Event | None = None) -> Inspection:
+    """Returns what is in a database file, which is read whole and not changed. Blocks.
+
+    Raises StoreNotReady if it is stopped.
+    """
+    try:
+        return _inspect(path, stopped or threading.Event())
+    except apsw.InterruptError as exc:
+        raise StoreNotReady(retry_delay=None) from exc
+    except (apsw.NotADBError, apsw.CorruptError, apsw.CantOpenError, apsw.IOError, UnicodeDecodeError) as exc:
+        return Inspection(0, {}, (f"it cannot be read as a database ({exc})",))
+
+
+def _inspect(path: Path, stopped: threading.Event) -> Inspection:
+    # Immutable: nothing else has it open, and no write-ahead log is made beside it.
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(f"{path.resolve().as_uri()}?immutable=1", flags=flags)
+    try:
+        connection.set_progress_handler(stopped.is_set, STEPS)
+        if _number(connection, "PRAGMA application_id") != APPLICATION_ID:
+            return Inspection(0, {}, ("it is not a database of this server",))
+        faults = [
+            str(fault)
+            for (fault,) in connection.execute(f"PRAGMA integrity_check({MOST_FAULTS})").fetchall()
+            if fault != "ok"
+        ]
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+            if len(faults) < MOST_FAULTS:
+                faults.append(f"row {row} of {table} refers to a row of {parent} that is missing")
+        return Inspection(_number(connection, "PRAGMA user_version"), _row_counts(connection), tuple(faults))
+    finally:
+        connection.close()
+
+
+def _number(connection: apsw.Connection, sql: str) -> int:
+    ((value,),) = connection.execute(sql).fetchall()
+    return int(str(value or 0))
+
+
+def count_rows(path: Path) -> dict[str, int] | None:
+    """Returns the rows by table of a database that nobody has open, with those in its log; None if it is unreadable."""
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    except apsw.Error:
+        return None
+    try:
+        return _row_counts(connection)
+    except (apsw.Error, UnicodeDecodeError):
+        return None
+    finally:
+        connection.close()
+
+
+def _row_counts(connection: apsw.Connection) -> dict[str, int]:
+    tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+    names = [str(name) for (name,) in connection.execute(tables).fetchall()]
+    return {name: _number(connection, f'SELECT COUNT(*) FROM "{name}"') for name in names}
