@@ -342,6 +342,15 @@ class AttachmentNotFound(NotFound):
     reason, message = ErrorReason.ERROR_REASON_ATTACHMENT_NOT_FOUND, "no attachment {attachment_id}"
 
 
+class BackupNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_BACKUP_NOT_FOUND, "no backup {name}"
+
+
+class BackupBusy(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_BACKUP_BUSY
+    message = "{name} is being made or verified; wait until it is done"
+
+
 class ToolResultRequired(FailedPrecondition):
     reason = ErrorReason.ERROR_REASON_TOOL_RESULT_REQUIRED
     message = "the message must begin with the results of these tool calls, and no others: {tool_use_ids}"

@@ -23,6 +23,7 @@ from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.jwks import KeySet
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.auth.tokens import TokenVerifier
+from metamorphd.backups.backups import Backups
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts
@@ -49,7 +50,7 @@ from metamorphd.llm.interface import Model
 from metamorphd.llm.offline import Offline
 from metamorphd.models.caller import server_scope
 from metamorphd.observe import CallLog, Metrics
-from metamorphd.services.admin import AdminService, Build
+from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.vault import VaultService
@@ -91,6 +92,14 @@ class Server:
         self._model = _model(settings)
         self._metrics = Metrics()
         self._revoked_tokens = RevokedTokens()
+        self._backups = Backups(
+            database=self._database,
+            clock=self._clock,
+            path=settings.backup_path,
+            interval_hours=settings.backup_interval_hours,
+            retention_days=settings.backup_retention_days,
+            server_version=version("metamorphd"),
+        )
         self._parts = AsyncExitStack()
         self._grace_seconds = settings.shutdown_grace_seconds
         self.http_port = 0
@@ -168,6 +177,7 @@ class Server:
         parts.push_async_callback(self._drain, engine)
         swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
         await parts.enter_async_context(self._housekeeping())
+        await parts.enter_async_context(self._backups)
         await parts.enter_async_context(health)
         for warning in settings.warnings:
             logger.warning(warning)
@@ -218,7 +228,7 @@ class Server:
         running.set_function(lambda: engine.running_turns)
         free = Gauge("metamorph_disk_free_bytes", "Free space on the volume", registry=self._metrics.registry)
         free.set_function(lambda: self._database.free_bytes)
-        for name, (about, read) in self._database.gauges.items():
+        for name, (about, read) in {**self._database.gauges, **self._backups.gauges}.items():
             Gauge(name, about, registry=self._metrics.registry).set_function(read)
         return engine
 
@@ -251,7 +261,12 @@ class Server:
             start_time=self._clock.now(),
         )
         admin = AdminService(
-            database=self._database, engine=engine, revoked_tokens=self._revoked_tokens, clock=self._clock, build=build
+            database=self._database,
+            engine=engine,
+            revoked_tokens=self._revoked_tokens,
+            backups=self._backups,
+            clock=self._clock,
+            build=build,
         )
         vault = VaultService(
             database=self._database, clock=self._clock, storage_limit=self._settings.vault_storage_bytes

@@ -202,6 +202,15 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(
         default=25, ge=0, description="Seconds that running turns may take to end after SIGTERM."
     )
+    backup_dir: Path | None = Field(
+        default=None, description="Directory of backups. Default: `backups` beside the database."
+    )
+    backup_interval_hours: float = Field(
+        default=24, ge=0, description="Hours between scheduled backups. 0: none, and no daily verification."
+    )
+    backup_retention_days: float = Field(
+        default=7, gt=0, description="Days that backups are kept. The newest good one is always kept."
+    )
     sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
         default="FULL", description="NORMAL is faster, but a power cut may lose acknowledged writes."
     )
@@ -238,6 +247,11 @@ class Settings(BaseSettings):
         # `translate` knows more than `*`, which the setting does not accept. Its patterns do not backtrack, however
         # many stars they have: whoever signs tokens chooses the vault IDs.
         return re.compile("|".join(map(fnmatch.translate, re.split(" *, *", self.emblem_jwks_vaults))))
+
+    @property
+    def backup_path(self) -> Path:
+        """Returns the directory of backups."""
+        return self.backup_dir or self.database_path.parent / "backups"
 
     @property
     def production(self) -> bool:
@@ -299,6 +313,11 @@ def load_dev(**overrides: Any) -> Settings:
     if "rate_limit_requests" not in _read().model_fields_set:
         dev["rate_limit_requests"] = 0
     return load(**(dev | overrides))
+
+
+def load_paths() -> Settings:
+    """Reads the settings for work on the files of a server that does not run. Raises StartupRefused."""
+    return _read()
 
 
 def load_signing() -> Settings:

@@ -16,7 +16,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock
 from metamorphd.edge.methods import CLAIMS, SERVICES, Method
 from metamorphd.housekeeping import Housekeeping
-from metamorphd.services.admin import AdminService
+from metamorphd.services.admin.service import AdminService
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.vault import VaultService
 

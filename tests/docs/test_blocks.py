@@ -33,6 +33,7 @@ PRINTED = {
         "Hello from Go",
     ],
     "docs/authentication.md": ['"vault_id": "team-a"', 'user_id: "user-7"', '"mallory"'],
+    "docs/backup-and-restore.md": ["ready", "is restored from"],
     "docs/conversations.md": ['"turn_finished"', '"prices"', '"tokens_per_day"'],
     "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
     "docs/operating.md": ['{"status":"ok"', '"status": "SERVING"', "metamorph_calls_total{"],

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from metamorphd.cli.backup import backup
 from metamorphd.cli.chat import chat
 from metamorphd.cli.serve import dev, serve
 from metamorphd.cli.token import token
@@ -15,7 +16,7 @@ def cli() -> None:
     """Metamorph: a multi-tenant chat backend, served over gRPC."""
 
 
-for command in (dev, serve, token, chat):
+for command in (dev, serve, token, chat, backup):
     cli.add_command(command)
 
 

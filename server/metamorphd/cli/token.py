@@ -66,20 +66,25 @@ def token(
     *, vault: str, user: str, email: str | None, permissions: list[str], operator: bool, expires: int, as_json: bool
 ) -> None:
     """Mint a token, signed with EMBLEM_JWT_SECRET."""
+    claims: dict[str, object] = {"vault_id": vault, "sub": user, "permissions": permissions}
+    claims |= {"email": email} if email else {}
+    claims |= {"operator": True} if operator else {}
+    signed, claims = mint(claims, lifetime=expires)
+    click.echo(json.dumps({"token": signed, "claims": claims}) if as_json else signed)
+
+
+def mint(claims: dict[str, object], *, lifetime: int) -> tuple[str, dict[str, object]]:
+    """Returns a token for `lifetime` seconds, signed with EMBLEM_JWT_SECRET, and its claims. Raises StartupRefused."""
     import jwt
 
     from metamorphd.auth.tokens import SHARED
     from metamorphd.clock import Clock
     from metamorphd.settings import load_signing
 
-    claims: dict[str, object] = {"vault_id": vault, "sub": user, "permissions": permissions}
-    claims |= {"email": email} if email else {}
-    claims |= {"operator": True} if operator else {}
     signing = load_signing()
     claims |= {"iss": signing.emblem_jwt_issuer} if signing.emblem_jwt_issuer else {}
     claims |= {"aud": signing.emblem_jwt_audience} if signing.emblem_jwt_audience else {}
     now = int(time.time())
     # The id lets this token be revoked by itself, the issue time together with earlier ones.
-    claims |= {"jti": Clock().new_id("tok"), "iat": now, "exp": now + expires}
-    signed = jwt.encode(claims, signing.jwt_secrets[0], algorithm=SHARED)
-    click.echo(json.dumps({"token": signed, "claims": claims}) if as_json else signed)
+    claims |= {"jti": Clock().new_id("tok"), "iat": now, "exp": now + lifetime}
+    return jwt.encode(claims, signing.jwt_secrets[0], algorithm=SHARED), claims

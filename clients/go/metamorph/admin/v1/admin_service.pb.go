@@ -1113,11 +1113,572 @@ func (x *GetServerInfoResponse) GetErasureBacklog() *ErasureBacklog {
 	return nil
 }
 
+// Selects nothing: all of the store is backed up.
+type CreateBackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateBackupRequest) Reset() {
+	*x = CreateBackupRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateBackupRequest) ProtoMessage() {}
+
+func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateBackupRequest.ProtoReflect.Descriptor instead.
+func (*CreateBackupRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{16}
+}
+
+// The backup was begun.
+type CreateBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Backup        *Backup `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateBackupResponse) Reset() {
+	*x = CreateBackupResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateBackupResponse) ProtoMessage() {}
+
+func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateBackupResponse.ProtoReflect.Descriptor instead.
+func (*CreateBackupResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CreateBackupResponse) GetBackup() *Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+// Selects a backup.
+type GetBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The name of the backup.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBackupRequest) Reset() {
+	*x = GetBackupRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBackupRequest) ProtoMessage() {}
+
+func (x *GetBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBackupRequest.ProtoReflect.Descriptor instead.
+func (*GetBackupRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GetBackupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// The backup.
+type GetBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Backup        *Backup `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBackupResponse) Reset() {
+	*x = GetBackupResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBackupResponse) ProtoMessage() {}
+
+func (x *GetBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBackupResponse.ProtoReflect.Descriptor instead.
+func (*GetBackupResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GetBackupResponse) GetBackup() *Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+// A query for a page of backups.
+type ListBackupsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The maximum number to return. 0 means 50; the maximum is 1000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the previous page. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupsRequest) Reset() {
+	*x = ListBackupsRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupsRequest) ProtoMessage() {}
+
+func (x *ListBackupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupsRequest.ProtoReflect.Descriptor instead.
+func (*ListBackupsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListBackupsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListBackupsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// A page of backups.
+type ListBackupsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Backups []*Backup `protobuf:"bytes,1,rep,name=backups,proto3" json:"backups,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupsResponse) Reset() {
+	*x = ListBackupsResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupsResponse) ProtoMessage() {}
+
+func (x *ListBackupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupsResponse.ProtoReflect.Descriptor instead.
+func (*ListBackupsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListBackupsResponse) GetBackups() []*Backup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
+}
+
+func (x *ListBackupsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Selects a backup.
+type VerifyBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The name of the backup.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyBackupRequest) Reset() {
+	*x = VerifyBackupRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyBackupRequest) ProtoMessage() {}
+
+func (x *VerifyBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyBackupRequest.ProtoReflect.Descriptor instead.
+func (*VerifyBackupRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *VerifyBackupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// The verification was begun.
+type VerifyBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Backup        *Backup `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyBackupResponse) Reset() {
+	*x = VerifyBackupResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyBackupResponse) ProtoMessage() {}
+
+func (x *VerifyBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyBackupResponse.ProtoReflect.Descriptor instead.
+func (*VerifyBackupResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *VerifyBackupResponse) GetBackup() *Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+// Selects a backup, and where to begin.
+type DownloadBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The name of the backup.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How many bytes to leave out: those that an interrupted download has brought.
+	Offset        int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadBackupRequest) Reset() {
+	*x = DownloadBackupRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadBackupRequest) ProtoMessage() {}
+
+func (x *DownloadBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadBackupRequest.ProtoReflect.Descriptor instead.
+func (*DownloadBackupRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DownloadBackupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DownloadBackupRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// The next bytes of the file.
+type DownloadBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1 MiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadBackupResponse) Reset() {
+	*x = DownloadBackupResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadBackupResponse) ProtoMessage() {}
+
+func (x *DownloadBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadBackupResponse.ProtoReflect.Descriptor instead.
+func (*DownloadBackupResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DownloadBackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// Selects a backup.
+type DeleteBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The name of the backup.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteBackupRequest) Reset() {
+	*x = DeleteBackupRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteBackupRequest) ProtoMessage() {}
+
+func (x *DeleteBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteBackupRequest.ProtoReflect.Descriptor instead.
+func (*DeleteBackupRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DeleteBackupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// The backup is deleted.
+type DeleteBackupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteBackupResponse) Reset() {
+	*x = DeleteBackupResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteBackupResponse) ProtoMessage() {}
+
+func (x *DeleteBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteBackupResponse.ProtoReflect.Descriptor instead.
+func (*DeleteBackupResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{27}
+}
+
 var File_metamorph_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
+	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
 	"\n" +
 	"UserTokens\x12#\n" +
 	"\auser_id\x18\x01 \x01(\tB\n" +
@@ -1200,13 +1761,46 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x0ferasure_backlog\x18\t \x01(\v2\".metamorph.admin.v1.ErasureBacklogR\x0eerasureBacklog\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xef\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x15\n" +
+	"\x13CreateBackupRequest\"J\n" +
+	"\x14CreateBackupResponse\x122\n" +
+	"\x06backup\x18\x01 \x01(\v2\x1a.metamorph.admin.v1.BackupR\x06backup\"T\n" +
+	"\x10GetBackupRequest\x12@\n" +
+	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$R\x04name\"G\n" +
+	"\x11GetBackupResponse\x122\n" +
+	"\x06backup\x18\x01 \x01(\v2\x1a.metamorph.admin.v1.BackupR\x06backup\"c\n" +
+	"\x12ListBackupsRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"s\n" +
+	"\x13ListBackupsResponse\x124\n" +
+	"\abackups\x18\x01 \x03(\v2\x1a.metamorph.admin.v1.BackupR\abackups\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"W\n" +
+	"\x13VerifyBackupRequest\x12@\n" +
+	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$R\x04name\"J\n" +
+	"\x14VerifyBackupResponse\x122\n" +
+	"\x06backup\x18\x01 \x01(\v2\x1a.metamorph.admin.v1.BackupR\x06backup\"z\n" +
+	"\x15DownloadBackupRequest\x12@\n" +
+	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$R\x04name\x12\x1f\n" +
+	"\x06offset\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06offset\",\n" +
+	"\x16DownloadBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"W\n" +
+	"\x13DeleteBackupRequest\x12@\n" +
+	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$R\x04name\"\x16\n" +
+	"\x14DeleteBackupResponse2\x9d\n" +
+	"\n" +
 	"\fAdminService\x12t\n" +
 	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
 	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12z\n" +
 	"\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12w\n" +
 	"\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x80\x01\n" +
-	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x04\x90\x02\x02B\xc6\x01\n" +
+	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x04\x90\x02\x02\x12q\n" +
+	"\fCreateBackup\x12'.metamorph.admin.v1.CreateBackupRequest\x1a(.metamorph.admin.v1.CreateBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12h\n" +
+	"\tGetBackup\x12$.metamorph.admin.v1.GetBackupRequest\x1a%.metamorph.admin.v1.GetBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
+	"\vListBackups\x12&.metamorph.admin.v1.ListBackupsRequest\x1a'.metamorph.admin.v1.ListBackupsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
+	"\fVerifyBackup\x12'.metamorph.admin.v1.VerifyBackupRequest\x1a(.metamorph.admin.v1.VerifyBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12y\n" +
+	"\x0eDownloadBackup\x12).metamorph.admin.v1.DownloadBackupRequest\x1a*.metamorph.admin.v1.DownloadBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12q\n" +
+	"\fDeleteBackup\x12'.metamorph.admin.v1.DeleteBackupRequest\x1a(.metamorph.admin.v1.DeleteBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02B\xc6\x01\n" +
 	"\x16com.metamorph.admin.v1B\x11AdminServiceProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (
@@ -1221,7 +1815,7 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_admin_v1_admin_service_proto_rawDescData
 }
 
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*UserTokens)(nil),                // 0: metamorph.admin.v1.UserTokens
 	(*Revocation)(nil),                // 1: metamorph.admin.v1.Revocation
@@ -1239,48 +1833,77 @@ var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*ErasureBacklog)(nil),            // 13: metamorph.admin.v1.ErasureBacklog
 	(*GetServerInfoRequest)(nil),      // 14: metamorph.admin.v1.GetServerInfoRequest
 	(*GetServerInfoResponse)(nil),     // 15: metamorph.admin.v1.GetServerInfoResponse
-	nil,                               // 16: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),     // 17: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                 // 18: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),     // 19: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),       // 20: google.protobuf.Duration
+	(*CreateBackupRequest)(nil),       // 16: metamorph.admin.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),      // 17: metamorph.admin.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),          // 18: metamorph.admin.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),         // 19: metamorph.admin.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),        // 20: metamorph.admin.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),       // 21: metamorph.admin.v1.ListBackupsResponse
+	(*VerifyBackupRequest)(nil),       // 22: metamorph.admin.v1.VerifyBackupRequest
+	(*VerifyBackupResponse)(nil),      // 23: metamorph.admin.v1.VerifyBackupResponse
+	(*DownloadBackupRequest)(nil),     // 24: metamorph.admin.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil),    // 25: metamorph.admin.v1.DownloadBackupResponse
+	(*DeleteBackupRequest)(nil),       // 26: metamorph.admin.v1.DeleteBackupRequest
+	(*DeleteBackupResponse)(nil),      // 27: metamorph.admin.v1.DeleteBackupResponse
+	nil,                               // 28: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                 // 30: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),     // 31: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),       // 32: google.protobuf.Duration
+	(*Backup)(nil),                    // 33: metamorph.admin.v1.Backup
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	17, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	29, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	0,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	17, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	29, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	1,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	1,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	18, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	17, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	30, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	29, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
 	6,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	6,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	19, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	31, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
 	6,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	12, // 12: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
-	17, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
-	17, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	29, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	29, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
 	11, // 15: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	17, // 16: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	20, // 17: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	16, // 18: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	29, // 16: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	32, // 17: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	28, // 18: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
 	13, // 19: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
-	14, // 20: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	2,  // 21: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	4,  // 22: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	7,  // 23: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	9,  // 24: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	15, // 25: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	3,  // 26: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	5,  // 27: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	8,  // 28: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	10, // 29: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	25, // [25:30] is the sub-list for method output_type
-	20, // [20:25] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	33, // 20: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	33, // 21: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	33, // 22: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
+	33, // 23: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	14, // 24: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	2,  // 25: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	4,  // 26: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	7,  // 27: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	9,  // 28: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	16, // 29: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
+	18, // 30: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
+	20, // 31: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
+	22, // 32: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
+	24, // 33: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
+	26, // 34: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
+	15, // 35: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	3,  // 36: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	5,  // 37: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	8,  // 38: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	10, // 39: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	17, // 40: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
+	19, // 41: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
+	21, // 42: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
+	23, // 43: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
+	25, // 44: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
+	27, // 45: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
+	35, // [35:46] is the sub-list for method output_type
+	24, // [24:35] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -1288,6 +1911,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 	if File_metamorph_admin_v1_admin_service_proto != nil {
 		return
 	}
+	file_metamorph_admin_v1_backup_proto_init()
 	file_metamorph_admin_v1_admin_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*Revocation_TokenId)(nil),
 		(*Revocation_UserTokens)(nil),
@@ -1303,7 +1927,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

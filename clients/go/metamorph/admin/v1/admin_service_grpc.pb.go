@@ -26,6 +26,12 @@ const (
 	AdminService_ListRevocations_FullMethodName   = "/metamorph.admin.v1.AdminService/ListRevocations"
 	AdminService_GetVaultLimits_FullMethodName    = "/metamorph.admin.v1.AdminService/GetVaultLimits"
 	AdminService_UpdateVaultLimits_FullMethodName = "/metamorph.admin.v1.AdminService/UpdateVaultLimits"
+	AdminService_CreateBackup_FullMethodName      = "/metamorph.admin.v1.AdminService/CreateBackup"
+	AdminService_GetBackup_FullMethodName         = "/metamorph.admin.v1.AdminService/GetBackup"
+	AdminService_ListBackups_FullMethodName       = "/metamorph.admin.v1.AdminService/ListBackups"
+	AdminService_VerifyBackup_FullMethodName      = "/metamorph.admin.v1.AdminService/VerifyBackup"
+	AdminService_DownloadBackup_FullMethodName    = "/metamorph.admin.v1.AdminService/DownloadBackup"
+	AdminService_DeleteBackup_FullMethodName      = "/metamorph.admin.v1.AdminService/DeleteBackup"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -46,6 +52,21 @@ type AdminServiceClient interface {
 	// Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
 	// then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(ctx context.Context, in *UpdateVaultLimitsRequest, opts ...grpc.CallOption) (*UpdateVaultLimitsResponse, error)
+	// Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
+	// the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+	CreateBackup(ctx context.Context, in *CreateBackupRequest, opts ...grpc.CallOption) (*CreateBackupResponse, error)
+	// Reads what is known of a backup, or of its progress. NOT_FOUND / BACKUP_NOT_FOUND.
+	GetBackup(ctx context.Context, in *GetBackupRequest, opts ...grpc.CallOption) (*GetBackupResponse, error)
+	// Lists backups, newest first.
+	ListBackups(ctx context.Context, in *ListBackupsRequest, opts ...grpc.CallOption) (*ListBackupsResponse, error)
+	// Begins to verify a backup, and returns it as it is then; GetBackup returns its progress and the result. NOT_FOUND /
+	// BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+	VerifyBackup(ctx context.Context, in *VerifyBackupRequest, opts ...grpc.CallOption) (*VerifyBackupResponse, error)
+	// Downloads the file of a backup. NOT_FOUND / BACKUP_NOT_FOUND.
+	DownloadBackup(ctx context.Context, in *DownloadBackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadBackupResponse], error)
+	// Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
+	// made or verified.
+	DeleteBackup(ctx context.Context, in *DeleteBackupRequest, opts ...grpc.CallOption) (*DeleteBackupResponse, error)
 }
 
 type adminServiceClient struct {
@@ -106,6 +127,75 @@ func (c *adminServiceClient) UpdateVaultLimits(ctx context.Context, in *UpdateVa
 	return out, nil
 }
 
+func (c *adminServiceClient) CreateBackup(ctx context.Context, in *CreateBackupRequest, opts ...grpc.CallOption) (*CreateBackupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateBackupResponse)
+	err := c.cc.Invoke(ctx, AdminService_CreateBackup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetBackup(ctx context.Context, in *GetBackupRequest, opts ...grpc.CallOption) (*GetBackupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetBackupResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetBackup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListBackups(ctx context.Context, in *ListBackupsRequest, opts ...grpc.CallOption) (*ListBackupsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBackupsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListBackups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) VerifyBackup(ctx context.Context, in *VerifyBackupRequest, opts ...grpc.CallOption) (*VerifyBackupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyBackupResponse)
+	err := c.cc.Invoke(ctx, AdminService_VerifyBackup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DownloadBackup(ctx context.Context, in *DownloadBackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadBackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[0], AdminService_DownloadBackup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DownloadBackupRequest, DownloadBackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_DownloadBackupClient = grpc.ServerStreamingClient[DownloadBackupResponse]
+
+func (c *adminServiceClient) DeleteBackup(ctx context.Context, in *DeleteBackupRequest, opts ...grpc.CallOption) (*DeleteBackupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteBackupResponse)
+	err := c.cc.Invoke(ctx, AdminService_DeleteBackup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -124,6 +214,21 @@ type AdminServiceServer interface {
 	// Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
 	// then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error)
+	// Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
+	// the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+	CreateBackup(context.Context, *CreateBackupRequest) (*CreateBackupResponse, error)
+	// Reads what is known of a backup, or of its progress. NOT_FOUND / BACKUP_NOT_FOUND.
+	GetBackup(context.Context, *GetBackupRequest) (*GetBackupResponse, error)
+	// Lists backups, newest first.
+	ListBackups(context.Context, *ListBackupsRequest) (*ListBackupsResponse, error)
+	// Begins to verify a backup, and returns it as it is then; GetBackup returns its progress and the result. NOT_FOUND /
+	// BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+	VerifyBackup(context.Context, *VerifyBackupRequest) (*VerifyBackupResponse, error)
+	// Downloads the file of a backup. NOT_FOUND / BACKUP_NOT_FOUND.
+	DownloadBackup(*DownloadBackupRequest, grpc.ServerStreamingServer[DownloadBackupResponse]) error
+	// Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
+	// made or verified.
+	DeleteBackup(context.Context, *DeleteBackupRequest) (*DeleteBackupResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -148,6 +253,24 @@ func (UnimplementedAdminServiceServer) GetVaultLimits(context.Context, *GetVault
 }
 func (UnimplementedAdminServiceServer) UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateVaultLimits not implemented")
+}
+func (UnimplementedAdminServiceServer) CreateBackup(context.Context, *CreateBackupRequest) (*CreateBackupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateBackup not implemented")
+}
+func (UnimplementedAdminServiceServer) GetBackup(context.Context, *GetBackupRequest) (*GetBackupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetBackup not implemented")
+}
+func (UnimplementedAdminServiceServer) ListBackups(context.Context, *ListBackupsRequest) (*ListBackupsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBackups not implemented")
+}
+func (UnimplementedAdminServiceServer) VerifyBackup(context.Context, *VerifyBackupRequest) (*VerifyBackupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyBackup not implemented")
+}
+func (UnimplementedAdminServiceServer) DownloadBackup(*DownloadBackupRequest, grpc.ServerStreamingServer[DownloadBackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method DownloadBackup not implemented")
+}
+func (UnimplementedAdminServiceServer) DeleteBackup(context.Context, *DeleteBackupRequest) (*DeleteBackupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteBackup not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -260,6 +383,107 @@ func _AdminService_UpdateVaultLimits_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_CreateBackup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateBackupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CreateBackup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CreateBackup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CreateBackup(ctx, req.(*CreateBackupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetBackup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetBackupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetBackup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetBackup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetBackup(ctx, req.(*GetBackupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListBackups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBackupsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListBackups(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListBackups_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListBackups(ctx, req.(*ListBackupsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_VerifyBackup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyBackupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).VerifyBackup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_VerifyBackup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).VerifyBackup(ctx, req.(*VerifyBackupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DownloadBackup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DownloadBackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).DownloadBackup(m, &grpc.GenericServerStream[DownloadBackupRequest, DownloadBackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_DownloadBackupServer = grpc.ServerStreamingServer[DownloadBackupResponse]
+
+func _AdminService_DeleteBackup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteBackupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DeleteBackup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DeleteBackup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DeleteBackup(ctx, req.(*DeleteBackupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -287,7 +511,33 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "UpdateVaultLimits",
 			Handler:    _AdminService_UpdateVaultLimits_Handler,
 		},
+		{
+			MethodName: "CreateBackup",
+			Handler:    _AdminService_CreateBackup_Handler,
+		},
+		{
+			MethodName: "GetBackup",
+			Handler:    _AdminService_GetBackup_Handler,
+		},
+		{
+			MethodName: "ListBackups",
+			Handler:    _AdminService_ListBackups_Handler,
+		},
+		{
+			MethodName: "VerifyBackup",
+			Handler:    _AdminService_VerifyBackup_Handler,
+		},
+		{
+			MethodName: "DeleteBackup",
+			Handler:    _AdminService_DeleteBackup_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "DownloadBackup",
+			Handler:       _AdminService_DownloadBackup_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "metamorph/admin/v1/admin_service.proto",
 }

@@ -173,6 +173,10 @@ const (
 	// RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
 	// upload attachments with UploadAttachment.
 	ErrorReason_ERROR_REASON_BYTE_RATE_EXCEEDED ErrorReason = 67
+	// NOT_FOUND (name). There is no such backup. Do not repeat.
+	ErrorReason_ERROR_REASON_BACKUP_NOT_FOUND ErrorReason = 71
+	// FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done.
+	ErrorReason_ERROR_REASON_BACKUP_BUSY ErrorReason = 72
 )
 
 // Enum value maps for ErrorReason.
@@ -236,6 +240,8 @@ var (
 		64: "ERROR_REASON_TOO_MANY_FIELDS",
 		65: "ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED",
 		67: "ERROR_REASON_BYTE_RATE_EXCEEDED",
+		71: "ERROR_REASON_BACKUP_NOT_FOUND",
+		72: "ERROR_REASON_BACKUP_BUSY",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -296,6 +302,8 @@ var (
 		"ERROR_REASON_TOO_MANY_FIELDS":          64,
 		"ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED": 65,
 		"ERROR_REASON_BYTE_RATE_EXCEEDED":       67,
+		"ERROR_REASON_BACKUP_NOT_FOUND":         71,
+		"ERROR_REASON_BACKUP_BUSY":              72,
 	}
 )
 
@@ -330,7 +338,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xa6\x10\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xe7\x10\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -390,7 +398,9 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_REQUEST_TOO_LARGE\x10?\x12 \n" +
 	"\x1cERROR_REASON_TOO_MANY_FIELDS\x10@\x12)\n" +
 	"%ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED\x10A\x12#\n" +
-	"\x1fERROR_REASON_BYTE_RATE_EXCEEDED\x10CB\xb7\x01\n" +
+	"\x1fERROR_REASON_BYTE_RATE_EXCEEDED\x10C\x12!\n" +
+	"\x1dERROR_REASON_BACKUP_NOT_FOUND\x10G\x12\x1c\n" +
+	"\x18ERROR_REASON_BACKUP_BUSY\x10HB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

@@ -26,11 +26,12 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from metamorph.admin.v1 import backup_pb2 as metamorph_dot_admin_dot_v1_dot_backup__pb2
 from metamorph.api.v1 import options_pb2 as metamorph_dot_api_dot_v1_dot_options__pb2
 from metamorph.vault.v1 import usage_pb2 as metamorph_dot_vault_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"f\n\nUserTokens\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12;\n\rissued_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02\x32\x00\"\xda\x01\n\nRevocation\x12\x15\n\rrevocation_id\x18\x01 \x01(\t\x12\x10\n\x08vault_id\x18\x02 \x01(\t\x12\x12\n\x08token_id\x18\x03 \x01(\tH\x00\x12\x35\n\x0buser_tokens\x18\x04 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x0c\n\x04note\x18\x05 \x01(\t\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06tokens\"\xd3\x01\n\x13RevokeTokensRequest\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1e\n\x08token_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x12\x35\n\x0buser_tokens\x18\x03 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x16\n\x04note\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x42\x0f\n\x06tokens\x12\x05\xbaH\x02\x08\x01\"J\n\x14RevokeTokensResponse\x12\x32\n\nrevocation\x18\x01 \x01(\x0b\x32\x1e.metamorph.admin.v1.Revocation\"\x93\x01\n\x16ListRevocationsRequest\x12?\n\x08vault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x17ListRevocationsResponse\x12\x33\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1e.metamorph.admin.v1.Revocation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdf\x01\n\x0bVaultLimits\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12*\n\x06\x62udget\x18\x02 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\rstorage_bytes\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x42\x10\n\x0e_storage_bytes\"U\n\x15GetVaultLimitsRequest\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\"I\n\x16GetVaultLimitsResponse\x12/\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultLimits\"\x8c\x01\n\x18UpdateVaultLimitsRequest\x12\x37\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultLimitsB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"L\n\x19UpdateVaultLimitsResponse\x12/\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultLimits\"z\n\tStoreInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\x05\x12-\n\x05\x63heck\x18\x04 \x01(\x0b\x32\x1e.metamorph.admin.v1.StoreCheck\"a\n\nStoreCheck\x12\x31\n\rcomplete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66\x61ults\x18\x02 \x03(\t\x12\x10\n\x08progress\x18\x03 \x01(\x01\"w\n\x0e\x45rasureBacklog\x12\x16\n\x0eresource_count\x18\x01 \x01(\x05\x12\x15\n\rmessage_count\x18\x02 \x01(\x03\x12\x36\n\x12oldest_delete_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14GetServerInfoRequest\"\xa9\x03\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12,\n\x05store\x18\x02 \x01(\x0b\x32\x1d.metamorph.admin.v1.StoreInfo\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmodel_source\x18\x05 \x01(\t\x12I\n\x08settings\x18\x06 \x03(\x0b\x32\x37.metamorph.admin.v1.GetServerInfoResponse.SettingsEntry\x12\x15\n\rrunning_turns\x18\x07 \x01(\x05\x12\x10\n\x08warnings\x18\x08 \x03(\t\x12;\n\x0f\x65rasure_backlog\x18\t \x01(\x0b\x32\".metamorph.admin.v1.ErasureBacklog\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xef\x04\n\x0c\x41\x64minService\x12t\n\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12q\n\x0cRevokeTokens\x12\'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12z\n\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12w\n\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12\x80\x01\n\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"f\n\nUserTokens\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12;\n\rissued_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02\x32\x00\"\xda\x01\n\nRevocation\x12\x15\n\rrevocation_id\x18\x01 \x01(\t\x12\x10\n\x08vault_id\x18\x02 \x01(\t\x12\x12\n\x08token_id\x18\x03 \x01(\tH\x00\x12\x35\n\x0buser_tokens\x18\x04 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x0c\n\x04note\x18\x05 \x01(\t\x12\x0f\n\x07\x63reator\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06tokens\"\xd3\x01\n\x13RevokeTokensRequest\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1e\n\x08token_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x12\x35\n\x0buser_tokens\x18\x03 \x01(\x0b\x32\x1e.metamorph.admin.v1.UserTokensH\x00\x12\x16\n\x04note\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x42\x0f\n\x06tokens\x12\x05\xbaH\x02\x08\x01\"J\n\x14RevokeTokensResponse\x12\x32\n\nrevocation\x18\x01 \x01(\x0b\x32\x1e.metamorph.admin.v1.Revocation\"\x93\x01\n\x16ListRevocationsRequest\x12?\n\x08vault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"g\n\x17ListRevocationsResponse\x12\x33\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1e.metamorph.admin.v1.Revocation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdf\x01\n\x0bVaultLimits\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12*\n\x06\x62udget\x18\x02 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\rstorage_bytes\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x42\x10\n\x0e_storage_bytes\"U\n\x15GetVaultLimitsRequest\x12<\n\x08vault_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\"I\n\x16GetVaultLimitsResponse\x12/\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultLimits\"\x8c\x01\n\x18UpdateVaultLimitsRequest\x12\x37\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultLimitsB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"L\n\x19UpdateVaultLimitsResponse\x12/\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultLimits\"z\n\tStoreInfo\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x16\n\x0eschema_version\x18\x03 \x01(\x05\x12-\n\x05\x63heck\x18\x04 \x01(\x0b\x32\x1e.metamorph.admin.v1.StoreCheck\"a\n\nStoreCheck\x12\x31\n\rcomplete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66\x61ults\x18\x02 \x03(\t\x12\x10\n\x08progress\x18\x03 \x01(\x01\"w\n\x0e\x45rasureBacklog\x12\x16\n\x0eresource_count\x18\x01 \x01(\x05\x12\x15\n\rmessage_count\x18\x02 \x01(\x03\x12\x36\n\x12oldest_delete_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14GetServerInfoRequest\"\xa9\x03\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12,\n\x05store\x18\x02 \x01(\x0b\x32\x1d.metamorph.admin.v1.StoreInfo\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06uptime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmodel_source\x18\x05 \x01(\t\x12I\n\x08settings\x18\x06 \x03(\x0b\x32\x37.metamorph.admin.v1.GetServerInfoResponse.SettingsEntry\x12\x15\n\rrunning_turns\x18\x07 \x01(\x05\x12\x10\n\x08warnings\x18\x08 \x03(\t\x12;\n\x0f\x65rasure_backlog\x18\t \x01(\x0b\x32\".metamorph.admin.v1.ErasureBacklog\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x15\n\x13\x43reateBackupRequest\"B\n\x14\x43reateBackupResponse\x12*\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x1a.metamorph.admin.v1.Backup\"N\n\x10GetBackupRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$\"?\n\x11GetBackupResponse\x12*\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x1a.metamorph.admin.v1.Backup\"N\n\x12ListBackupsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"[\n\x13ListBackupsResponse\x12+\n\x07\x62\x61\x63kups\x18\x01 \x03(\x0b\x32\x1a.metamorph.admin.v1.Backup\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x13VerifyBackupRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$\"B\n\x14VerifyBackupResponse\x12*\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x1a.metamorph.admin.v1.Backup\"l\n\x15\x44ownloadBackupRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"&\n\x16\x44ownloadBackupResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"Q\n\x13\x44\x65leteBackupRequest\x12:\n\x04name\x18\x01 \x01(\tB,\xbaH)r\'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$\"\x16\n\x14\x44\x65leteBackupResponse2\x9d\n\n\x0c\x41\x64minService\x12t\n\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12q\n\x0cRevokeTokens\x12\'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12z\n\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12w\n\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12\x80\x01\n\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x04\x12q\n\x0c\x43reateBackup\x12\'.metamorph.admin.v1.CreateBackupRequest\x1a(.metamorph.admin.v1.CreateBackupResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12h\n\tGetBackup\x12$.metamorph.admin.v1.GetBackupRequest\x1a%.metamorph.admin.v1.GetBackupResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bListBackups\x12&.metamorph.admin.v1.ListBackupsRequest\x1a\'.metamorph.admin.v1.ListBackupsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12q\n\x0cVerifyBackup\x12\'.metamorph.admin.v1.VerifyBackupRequest\x1a(.metamorph.admin.v1.VerifyBackupResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x12y\n\x0e\x44ownloadBackup\x12).metamorph.admin.v1.DownloadBackupRequest\x1a*.metamorph.admin.v1.DownloadBackupResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x30\x01\x12q\n\x0c\x44\x65leteBackup\x12\'.metamorph.admin.v1.DeleteBackupRequest\x1a(.metamorph.admin.v1.DeleteBackupResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -67,6 +68,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEVAULTLIMITSREQUEST'].fields_by_name['update_mask']._serialized_options = b'\272H\003\310\001\001'
   _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._loaded_options = None
   _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_options = b'8\001'
+  _globals['_GETBACKUPREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETBACKUPREQUEST'].fields_by_name['name']._serialized_options = b'\272H)r\'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$'
+  _globals['_LISTBACKUPSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTBACKUPSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTBACKUPSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTBACKUPSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_VERIFYBACKUPREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_VERIFYBACKUPREQUEST'].fields_by_name['name']._serialized_options = b'\272H)r\'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$'
+  _globals['_DOWNLOADBACKUPREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DOWNLOADBACKUPREQUEST'].fields_by_name['name']._serialized_options = b'\272H)r\'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$'
+  _globals['_DOWNLOADBACKUPREQUEST'].fields_by_name['offset']._loaded_options = None
+  _globals['_DOWNLOADBACKUPREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_DELETEBACKUPREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEBACKUPREQUEST'].fields_by_name['name']._serialized_options = b'\272H)r\'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$'
   _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001\252\273\030\001\006\270\273\030\200\200\001'
   _globals['_ADMINSERVICE'].methods_by_name['RevokeTokens']._loaded_options = None
@@ -77,40 +92,76 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMINSERVICE'].methods_by_name['GetVaultLimits']._serialized_options = b'\220\002\001\252\273\030\001\006\270\273\030\200\200\001'
   _globals['_ADMINSERVICE'].methods_by_name['UpdateVaultLimits']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['UpdateVaultLimits']._serialized_options = b'\220\002\002\252\273\030\001\006\270\273\030\200\200\004'
-  _globals['_USERTOKENS']._serialized_start=254
-  _globals['_USERTOKENS']._serialized_end=356
-  _globals['_REVOCATION']._serialized_start=359
-  _globals['_REVOCATION']._serialized_end=577
-  _globals['_REVOKETOKENSREQUEST']._serialized_start=580
-  _globals['_REVOKETOKENSREQUEST']._serialized_end=791
-  _globals['_REVOKETOKENSRESPONSE']._serialized_start=793
-  _globals['_REVOKETOKENSRESPONSE']._serialized_end=867
-  _globals['_LISTREVOCATIONSREQUEST']._serialized_start=870
-  _globals['_LISTREVOCATIONSREQUEST']._serialized_end=1017
-  _globals['_LISTREVOCATIONSRESPONSE']._serialized_start=1019
-  _globals['_LISTREVOCATIONSRESPONSE']._serialized_end=1122
-  _globals['_VAULTLIMITS']._serialized_start=1125
-  _globals['_VAULTLIMITS']._serialized_end=1348
-  _globals['_GETVAULTLIMITSREQUEST']._serialized_start=1350
-  _globals['_GETVAULTLIMITSREQUEST']._serialized_end=1435
-  _globals['_GETVAULTLIMITSRESPONSE']._serialized_start=1437
-  _globals['_GETVAULTLIMITSRESPONSE']._serialized_end=1510
-  _globals['_UPDATEVAULTLIMITSREQUEST']._serialized_start=1513
-  _globals['_UPDATEVAULTLIMITSREQUEST']._serialized_end=1653
-  _globals['_UPDATEVAULTLIMITSRESPONSE']._serialized_start=1655
-  _globals['_UPDATEVAULTLIMITSRESPONSE']._serialized_end=1731
-  _globals['_STOREINFO']._serialized_start=1733
-  _globals['_STOREINFO']._serialized_end=1855
-  _globals['_STORECHECK']._serialized_start=1857
-  _globals['_STORECHECK']._serialized_end=1954
-  _globals['_ERASUREBACKLOG']._serialized_start=1956
-  _globals['_ERASUREBACKLOG']._serialized_end=2075
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=2077
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=2099
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=2102
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2527
-  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_start=2480
-  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_end=2527
-  _globals['_ADMINSERVICE']._serialized_start=2530
-  _globals['_ADMINSERVICE']._serialized_end=3153
+  _globals['_ADMINSERVICE'].methods_by_name['CreateBackup']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['CreateBackup']._serialized_options = b'\220\002\000\252\273\030\001\006\270\273\030\200\200\001'
+  _globals['_ADMINSERVICE'].methods_by_name['GetBackup']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['GetBackup']._serialized_options = b'\220\002\001\252\273\030\001\006\270\273\030\200\200\001'
+  _globals['_ADMINSERVICE'].methods_by_name['ListBackups']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListBackups']._serialized_options = b'\220\002\001\252\273\030\001\006\270\273\030\200\200\001'
+  _globals['_ADMINSERVICE'].methods_by_name['VerifyBackup']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['VerifyBackup']._serialized_options = b'\220\002\002\252\273\030\001\006\270\273\030\200\200\001'
+  _globals['_ADMINSERVICE'].methods_by_name['DownloadBackup']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['DownloadBackup']._serialized_options = b'\220\002\001\252\273\030\001\006\270\273\030\200\200\001'
+  _globals['_ADMINSERVICE'].methods_by_name['DeleteBackup']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['DeleteBackup']._serialized_options = b'\220\002\002\252\273\030\001\006\270\273\030\200\200\001'
+  _globals['_USERTOKENS']._serialized_start=287
+  _globals['_USERTOKENS']._serialized_end=389
+  _globals['_REVOCATION']._serialized_start=392
+  _globals['_REVOCATION']._serialized_end=610
+  _globals['_REVOKETOKENSREQUEST']._serialized_start=613
+  _globals['_REVOKETOKENSREQUEST']._serialized_end=824
+  _globals['_REVOKETOKENSRESPONSE']._serialized_start=826
+  _globals['_REVOKETOKENSRESPONSE']._serialized_end=900
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_start=903
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_end=1050
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_start=1052
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_end=1155
+  _globals['_VAULTLIMITS']._serialized_start=1158
+  _globals['_VAULTLIMITS']._serialized_end=1381
+  _globals['_GETVAULTLIMITSREQUEST']._serialized_start=1383
+  _globals['_GETVAULTLIMITSREQUEST']._serialized_end=1468
+  _globals['_GETVAULTLIMITSRESPONSE']._serialized_start=1470
+  _globals['_GETVAULTLIMITSRESPONSE']._serialized_end=1543
+  _globals['_UPDATEVAULTLIMITSREQUEST']._serialized_start=1546
+  _globals['_UPDATEVAULTLIMITSREQUEST']._serialized_end=1686
+  _globals['_UPDATEVAULTLIMITSRESPONSE']._serialized_start=1688
+  _globals['_UPDATEVAULTLIMITSRESPONSE']._serialized_end=1764
+  _globals['_STOREINFO']._serialized_start=1766
+  _globals['_STOREINFO']._serialized_end=1888
+  _globals['_STORECHECK']._serialized_start=1890
+  _globals['_STORECHECK']._serialized_end=1987
+  _globals['_ERASUREBACKLOG']._serialized_start=1989
+  _globals['_ERASUREBACKLOG']._serialized_end=2108
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=2110
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=2132
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=2135
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2560
+  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_start=2513
+  _globals['_GETSERVERINFORESPONSE_SETTINGSENTRY']._serialized_end=2560
+  _globals['_CREATEBACKUPREQUEST']._serialized_start=2562
+  _globals['_CREATEBACKUPREQUEST']._serialized_end=2583
+  _globals['_CREATEBACKUPRESPONSE']._serialized_start=2585
+  _globals['_CREATEBACKUPRESPONSE']._serialized_end=2651
+  _globals['_GETBACKUPREQUEST']._serialized_start=2653
+  _globals['_GETBACKUPREQUEST']._serialized_end=2731
+  _globals['_GETBACKUPRESPONSE']._serialized_start=2733
+  _globals['_GETBACKUPRESPONSE']._serialized_end=2796
+  _globals['_LISTBACKUPSREQUEST']._serialized_start=2798
+  _globals['_LISTBACKUPSREQUEST']._serialized_end=2876
+  _globals['_LISTBACKUPSRESPONSE']._serialized_start=2878
+  _globals['_LISTBACKUPSRESPONSE']._serialized_end=2969
+  _globals['_VERIFYBACKUPREQUEST']._serialized_start=2971
+  _globals['_VERIFYBACKUPREQUEST']._serialized_end=3052
+  _globals['_VERIFYBACKUPRESPONSE']._serialized_start=3054
+  _globals['_VERIFYBACKUPRESPONSE']._serialized_end=3120
+  _globals['_DOWNLOADBACKUPREQUEST']._serialized_start=3122
+  _globals['_DOWNLOADBACKUPREQUEST']._serialized_end=3230
+  _globals['_DOWNLOADBACKUPRESPONSE']._serialized_start=3232
+  _globals['_DOWNLOADBACKUPRESPONSE']._serialized_end=3270
+  _globals['_DELETEBACKUPREQUEST']._serialized_start=3272
+  _globals['_DELETEBACKUPREQUEST']._serialized_end=3353
+  _globals['_DELETEBACKUPRESPONSE']._serialized_start=3355
+  _globals['_DELETEBACKUPRESPONSE']._serialized_end=3377
+  _globals['_ADMINSERVICE']._serialized_start=3380
+  _globals['_ADMINSERVICE']._serialized_end=4689
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,36 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.FromString,
                 _registered_method=True)
+        self.CreateBackup = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/CreateBackup',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
+                _registered_method=True)
+        self.GetBackup = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/GetBackup',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetBackupRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetBackupResponse.FromString,
+                _registered_method=True)
+        self.ListBackups = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/ListBackups',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListBackupsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListBackupsResponse.FromString,
+                _registered_method=True)
+        self.VerifyBackup = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/VerifyBackup',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyBackupRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyBackupResponse.FromString,
+                _registered_method=True)
+        self.DownloadBackup = channel.unary_stream(
+                '/metamorph.admin.v1.AdminService/DownloadBackup',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DownloadBackupRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DownloadBackupResponse.FromString,
+                _registered_method=True)
+        self.DeleteBackup = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/DeleteBackup',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -103,6 +133,51 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateBackup(self, request, context):
+        """Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
+        the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBackup(self, request, context):
+        """Reads what is known of a backup, or of its progress. NOT_FOUND / BACKUP_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBackups(self, request, context):
+        """Lists backups, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyBackup(self, request, context):
+        """Begins to verify a backup, and returns it as it is then; GetBackup returns its progress and the result. NOT_FOUND /
+        BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadBackup(self, request, context):
+        """Downloads the file of a backup. NOT_FOUND / BACKUP_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBackup(self, request, context):
+        """Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
+        made or verified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +205,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.UpdateVaultLimits,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.SerializeToString,
+            ),
+            'CreateBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateBackup,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupResponse.SerializeToString,
+            ),
+            'GetBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBackup,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetBackupRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetBackupResponse.SerializeToString,
+            ),
+            'ListBackups': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBackups,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListBackupsRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListBackupsResponse.SerializeToString,
+            ),
+            'VerifyBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyBackup,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyBackupRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyBackupResponse.SerializeToString,
+            ),
+            'DownloadBackup': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadBackup,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DownloadBackupRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DownloadBackupResponse.SerializeToString,
+            ),
+            'DeleteBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBackup,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +373,168 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/UpdateVaultLimits',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/CreateBackup',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/GetBackup',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetBackupRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBackups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/ListBackups',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListBackupsRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListBackupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/VerifyBackup',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyBackupRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/DownloadBackup',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DownloadBackupRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DownloadBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/DeleteBackup',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

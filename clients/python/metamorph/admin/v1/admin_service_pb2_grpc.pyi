@@ -47,6 +47,24 @@ class AdminServiceStub:
     """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
     then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
     """
+    CreateBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]
+    """Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
+    the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+    """
+    GetBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetBackupRequest, _admin_service_pb2.GetBackupResponse]
+    """Reads what is known of a backup, or of its progress. NOT_FOUND / BACKUP_NOT_FOUND."""
+    ListBackups: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListBackupsRequest, _admin_service_pb2.ListBackupsResponse]
+    """Lists backups, newest first."""
+    VerifyBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.VerifyBackupRequest, _admin_service_pb2.VerifyBackupResponse]
+    """Begins to verify a backup, and returns it as it is then; GetBackup returns its progress and the result. NOT_FOUND /
+    BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+    """
+    DownloadBackup: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.DownloadBackupRequest, _admin_service_pb2.DownloadBackupResponse]
+    """Downloads the file of a backup. NOT_FOUND / BACKUP_NOT_FOUND."""
+    DeleteBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteBackupRequest, _admin_service_pb2.DeleteBackupResponse]
+    """Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
+    made or verified.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -66,6 +84,24 @@ class AdminServiceAsyncStub(AdminServiceStub):
     UpdateVaultLimits: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateVaultLimitsRequest, _admin_service_pb2.UpdateVaultLimitsResponse]  # type: ignore[assignment]
     """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
     then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+    """
+    CreateBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]  # type: ignore[assignment]
+    """Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
+    the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+    """
+    GetBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetBackupRequest, _admin_service_pb2.GetBackupResponse]  # type: ignore[assignment]
+    """Reads what is known of a backup, or of its progress. NOT_FOUND / BACKUP_NOT_FOUND."""
+    ListBackups: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListBackupsRequest, _admin_service_pb2.ListBackupsResponse]  # type: ignore[assignment]
+    """Lists backups, newest first."""
+    VerifyBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.VerifyBackupRequest, _admin_service_pb2.VerifyBackupResponse]  # type: ignore[assignment]
+    """Begins to verify a backup, and returns it as it is then; GetBackup returns its progress and the result. NOT_FOUND /
+    BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+    """
+    DownloadBackup: _aio.UnaryStreamMultiCallable[_admin_service_pb2.DownloadBackupRequest, _admin_service_pb2.DownloadBackupResponse]  # type: ignore[assignment]
+    """Downloads the file of a backup. NOT_FOUND / BACKUP_NOT_FOUND."""
+    DeleteBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteBackupRequest, _admin_service_pb2.DeleteBackupResponse]  # type: ignore[assignment]
+    """Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
+    made or verified.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -113,6 +149,60 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.UpdateVaultLimitsResponse, _abc.Awaitable[_admin_service_pb2.UpdateVaultLimitsResponse]]:
         """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
         then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateBackup(
+        self,
+        request: _admin_service_pb2.CreateBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.CreateBackupResponse, _abc.Awaitable[_admin_service_pb2.CreateBackupResponse]]:
+        """Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
+        the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBackup(
+        self,
+        request: _admin_service_pb2.GetBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetBackupResponse, _abc.Awaitable[_admin_service_pb2.GetBackupResponse]]:
+        """Reads what is known of a backup, or of its progress. NOT_FOUND / BACKUP_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListBackups(
+        self,
+        request: _admin_service_pb2.ListBackupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListBackupsResponse, _abc.Awaitable[_admin_service_pb2.ListBackupsResponse]]:
+        """Lists backups, newest first."""
+
+    @_abc_1.abstractmethod
+    def VerifyBackup(
+        self,
+        request: _admin_service_pb2.VerifyBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.VerifyBackupResponse, _abc.Awaitable[_admin_service_pb2.VerifyBackupResponse]]:
+        """Begins to verify a backup, and returns it as it is then; GetBackup returns its progress and the result. NOT_FOUND /
+        BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadBackup(
+        self,
+        request: _admin_service_pb2.DownloadBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.DownloadBackupResponse], _abc.AsyncIterator[_admin_service_pb2.DownloadBackupResponse]]:
+        """Downloads the file of a backup. NOT_FOUND / BACKUP_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def DeleteBackup(
+        self,
+        request: _admin_service_pb2.DeleteBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DeleteBackupResponse, _abc.Awaitable[_admin_service_pb2.DeleteBackupResponse]]:
+        """Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
+        made or verified.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -188,6 +188,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
     upload attachments with UploadAttachment.
     """
+    ERROR_REASON_BACKUP_NOT_FOUND: _ErrorReason.ValueType  # 71
+    """NOT_FOUND (name). There is no such backup. Do not repeat."""
+    ERROR_REASON_BACKUP_BUSY: _ErrorReason.ValueType  # 72
+    """FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -362,4 +366,8 @@ ERROR_REASON_BYTE_RATE_EXCEEDED: ErrorReason.ValueType  # 67
 """RESOURCE_EXHAUSTED (bytes_per_second). Large requests of this vault arrive too fast. Repeat after RetryInfo, or
 upload attachments with UploadAttachment.
 """
+ERROR_REASON_BACKUP_NOT_FOUND: ErrorReason.ValueType  # 71
+"""NOT_FOUND (name). There is no such backup. Do not repeat."""
+ERROR_REASON_BACKUP_BUSY: ErrorReason.ValueType  # 72
+"""FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

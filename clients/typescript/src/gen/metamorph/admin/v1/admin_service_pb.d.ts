@@ -8,6 +8,7 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import type { Message } from "@bufbuild/protobuf";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Budget } from "../../vault/v1/usage_pb.js";
+import type { Backup } from "./backup_pb.js";
 
 /**
  * Describes the file metamorph/admin/v1/admin_service.proto.
@@ -576,6 +577,255 @@ export declare type GetServerInfoResponse = Message<"metamorph.admin.v1.GetServe
 export declare const GetServerInfoResponseSchema: GenMessage<GetServerInfoResponse>;
 
 /**
+ * Selects nothing: all of the store is backed up.
+ *
+ * @generated from message metamorph.admin.v1.CreateBackupRequest
+ */
+export declare type CreateBackupRequest = Message<"metamorph.admin.v1.CreateBackupRequest"> & {
+};
+
+/**
+ * Describes the message metamorph.admin.v1.CreateBackupRequest.
+ * Use `create(CreateBackupRequestSchema)` to create a new message.
+ */
+export declare const CreateBackupRequestSchema: GenMessage<CreateBackupRequest>;
+
+/**
+ * The backup was begun.
+ *
+ * @generated from message metamorph.admin.v1.CreateBackupResponse
+ */
+export declare type CreateBackupResponse = Message<"metamorph.admin.v1.CreateBackupResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: metamorph.admin.v1.Backup backup = 1;
+   */
+  backup?: Backup | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.CreateBackupResponse.
+ * Use `create(CreateBackupResponseSchema)` to create a new message.
+ */
+export declare const CreateBackupResponseSchema: GenMessage<CreateBackupResponse>;
+
+/**
+ * Selects a backup.
+ *
+ * @generated from message metamorph.admin.v1.GetBackupRequest
+ */
+export declare type GetBackupRequest = Message<"metamorph.admin.v1.GetBackupRequest"> & {
+  /**
+   * Required. The name of the backup.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetBackupRequest.
+ * Use `create(GetBackupRequestSchema)` to create a new message.
+ */
+export declare const GetBackupRequestSchema: GenMessage<GetBackupRequest>;
+
+/**
+ * The backup.
+ *
+ * @generated from message metamorph.admin.v1.GetBackupResponse
+ */
+export declare type GetBackupResponse = Message<"metamorph.admin.v1.GetBackupResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: metamorph.admin.v1.Backup backup = 1;
+   */
+  backup?: Backup | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetBackupResponse.
+ * Use `create(GetBackupResponseSchema)` to create a new message.
+ */
+export declare const GetBackupResponseSchema: GenMessage<GetBackupResponse>;
+
+/**
+ * A query for a page of backups.
+ *
+ * @generated from message metamorph.admin.v1.ListBackupsRequest
+ */
+export declare type ListBackupsRequest = Message<"metamorph.admin.v1.ListBackupsRequest"> & {
+  /**
+   * The maximum number to return. 0 means 50; the maximum is 1000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the previous page. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListBackupsRequest.
+ * Use `create(ListBackupsRequestSchema)` to create a new message.
+ */
+export declare const ListBackupsRequestSchema: GenMessage<ListBackupsRequest>;
+
+/**
+ * A page of backups.
+ *
+ * @generated from message metamorph.admin.v1.ListBackupsResponse
+ */
+export declare type ListBackupsResponse = Message<"metamorph.admin.v1.ListBackupsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated metamorph.admin.v1.Backup backups = 1;
+   */
+  backups: Backup[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListBackupsResponse.
+ * Use `create(ListBackupsResponseSchema)` to create a new message.
+ */
+export declare const ListBackupsResponseSchema: GenMessage<ListBackupsResponse>;
+
+/**
+ * Selects a backup.
+ *
+ * @generated from message metamorph.admin.v1.VerifyBackupRequest
+ */
+export declare type VerifyBackupRequest = Message<"metamorph.admin.v1.VerifyBackupRequest"> & {
+  /**
+   * Required. The name of the backup.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.VerifyBackupRequest.
+ * Use `create(VerifyBackupRequestSchema)` to create a new message.
+ */
+export declare const VerifyBackupRequestSchema: GenMessage<VerifyBackupRequest>;
+
+/**
+ * The verification was begun.
+ *
+ * @generated from message metamorph.admin.v1.VerifyBackupResponse
+ */
+export declare type VerifyBackupResponse = Message<"metamorph.admin.v1.VerifyBackupResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: metamorph.admin.v1.Backup backup = 1;
+   */
+  backup?: Backup | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.VerifyBackupResponse.
+ * Use `create(VerifyBackupResponseSchema)` to create a new message.
+ */
+export declare const VerifyBackupResponseSchema: GenMessage<VerifyBackupResponse>;
+
+/**
+ * Selects a backup, and where to begin.
+ *
+ * @generated from message metamorph.admin.v1.DownloadBackupRequest
+ */
+export declare type DownloadBackupRequest = Message<"metamorph.admin.v1.DownloadBackupRequest"> & {
+  /**
+   * Required. The name of the backup.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * How many bytes to leave out: those that an interrupted download has brought.
+   *
+   * @generated from field: int64 offset = 2;
+   */
+  offset: bigint;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.DownloadBackupRequest.
+ * Use `create(DownloadBackupRequestSchema)` to create a new message.
+ */
+export declare const DownloadBackupRequestSchema: GenMessage<DownloadBackupRequest>;
+
+/**
+ * The next bytes of the file.
+ *
+ * @generated from message metamorph.admin.v1.DownloadBackupResponse
+ */
+export declare type DownloadBackupResponse = Message<"metamorph.admin.v1.DownloadBackupResponse"> & {
+  /**
+   * At most 1 MiB.
+   *
+   * @generated from field: bytes data = 1;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.DownloadBackupResponse.
+ * Use `create(DownloadBackupResponseSchema)` to create a new message.
+ */
+export declare const DownloadBackupResponseSchema: GenMessage<DownloadBackupResponse>;
+
+/**
+ * Selects a backup.
+ *
+ * @generated from message metamorph.admin.v1.DeleteBackupRequest
+ */
+export declare type DeleteBackupRequest = Message<"metamorph.admin.v1.DeleteBackupRequest"> & {
+  /**
+   * Required. The name of the backup.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.DeleteBackupRequest.
+ * Use `create(DeleteBackupRequestSchema)` to create a new message.
+ */
+export declare const DeleteBackupRequestSchema: GenMessage<DeleteBackupRequest>;
+
+/**
+ * The backup is deleted.
+ *
+ * @generated from message metamorph.admin.v1.DeleteBackupResponse
+ */
+export declare type DeleteBackupResponse = Message<"metamorph.admin.v1.DeleteBackupResponse"> & {
+};
+
+/**
+ * Describes the message metamorph.admin.v1.DeleteBackupResponse.
+ * Use `create(DeleteBackupResponseSchema)` to create a new message.
+ */
+export declare const DeleteBackupResponseSchema: GenMessage<DeleteBackupResponse>;
+
+/**
  * For operators of the server. Requires the claim `operator: true`.
  *
  * @generated from service metamorph.admin.v1.AdminService
@@ -632,6 +882,69 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof UpdateVaultLimitsRequestSchema;
     output: typeof UpdateVaultLimitsResponseSchema;
+  },
+  /**
+   * Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
+   * the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.CreateBackup
+   */
+  createBackup: {
+    methodKind: "unary";
+    input: typeof CreateBackupRequestSchema;
+    output: typeof CreateBackupResponseSchema;
+  },
+  /**
+   * Reads what is known of a backup, or of its progress. NOT_FOUND / BACKUP_NOT_FOUND.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.GetBackup
+   */
+  getBackup: {
+    methodKind: "unary";
+    input: typeof GetBackupRequestSchema;
+    output: typeof GetBackupResponseSchema;
+  },
+  /**
+   * Lists backups, newest first.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.ListBackups
+   */
+  listBackups: {
+    methodKind: "unary";
+    input: typeof ListBackupsRequestSchema;
+    output: typeof ListBackupsResponseSchema;
+  },
+  /**
+   * Begins to verify a backup, and returns it as it is then; GetBackup returns its progress and the result. NOT_FOUND /
+   * BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.VerifyBackup
+   */
+  verifyBackup: {
+    methodKind: "unary";
+    input: typeof VerifyBackupRequestSchema;
+    output: typeof VerifyBackupResponseSchema;
+  },
+  /**
+   * Downloads the file of a backup. NOT_FOUND / BACKUP_NOT_FOUND.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.DownloadBackup
+   */
+  downloadBackup: {
+    methodKind: "server_streaming";
+    input: typeof DownloadBackupRequestSchema;
+    output: typeof DownloadBackupResponseSchema;
+  },
+  /**
+   * Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
+   * made or verified.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.DeleteBackup
+   */
+  deleteBackup: {
+    methodKind: "unary";
+    input: typeof DeleteBackupRequestSchema;
+    output: typeof DeleteBackupResponseSchema;
   },
 }>;
 

@@ -452,6 +452,20 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_BYTE_RATE_EXCEEDED = 67;
    */
   BYTE_RATE_EXCEEDED = 67,
+
+  /**
+   * NOT_FOUND (name). There is no such backup. Do not repeat.
+   *
+   * @generated from enum value: ERROR_REASON_BACKUP_NOT_FOUND = 71;
+   */
+  BACKUP_NOT_FOUND = 71,
+
+  /**
+   * FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done.
+   *
+   * @generated from enum value: ERROR_REASON_BACKUP_BUSY = 72;
+   */
+  BACKUP_BUSY = 72,
 }
 
 /**

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from metamorph.admin.v1 import admin_service_pb2 as pb
 
 from metamorphd.auth.revoked_tokens import RevokedTokens
+from metamorphd.backups.backups import Backups
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
 from metamorphd.models.revocation import Revocation
+from metamorphd.services.admin.backups import AdminBackups
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
 from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
@@ -33,15 +35,23 @@ class Build:
     start_time: int
 
 
-class AdminService:
+class AdminService(AdminBackups):
     """Implements AdminService, for the operator of the server."""
 
     def __init__(
-        self, *, database: Database, engine: TurnEngine, revoked_tokens: RevokedTokens, clock: Clock, build: Build
+        self,
+        *,
+        database: Database,
+        engine: TurnEngine,
+        revoked_tokens: RevokedTokens,
+        backups: Backups,
+        clock: Clock,
+        build: Build,
     ) -> None:
         self._database = database
         self._engine = engine
         self._revoked_tokens = revoked_tokens
+        self._backups = backups
         self._clock = clock
         self._build = build
 

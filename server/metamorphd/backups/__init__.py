@@ -1,0 +1,1 @@
+"""Backups: files beside the database, each with a manifest."""

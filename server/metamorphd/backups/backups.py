@@ -1,0 +1,279 @@
+"""Backups of the running server: made, verified, kept for some days, one piece of work at a time."""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar
+
+import structlog
+
+from metamorphd.backups.directory import DAY, Directory, name_at, time_of
+from metamorphd.backups.verification import differences, digest
+from metamorphd.clock import Clock
+from metamorphd.errors import BackupBusy, BackupNotFound, DomainError
+from metamorphd.models.backup import Backup, BackupState, Manifest
+from metamorphd.store.database import Database
+
+T = TypeVar("T")
+
+HOUR = 3600 * 1_000_000
+# After the start, when a server has other things to do, and after a failure.
+FIRST_SECONDS = 300.0
+RETRY_SECONDS = 900.0
+LOOK_SECONDS = 30.0
+LOWEST_PRIORITY = 19
+CHUNK_BYTES = 2**20
+# Of the work: what copying, reading and inspecting are of it, about.
+COPIED, READ = 0.6, 0.2
+
+logger = structlog.get_logger(__name__)
+
+
+class Backups:
+    """Makes a backup every `interval_hours`, 0 for never, and verifies the newest one a day after it was verified.
+
+    Those older than `retention_days` are deleted, but never the newest good one.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        path: Path,
+        interval_hours: float,
+        retention_days: float,
+        server_version: str,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._directory = Directory(path)
+        self._interval = int(interval_hours * HOUR)
+        self._retention_days = retention_days
+        self._server_version = server_version
+        self._stopped = threading.Event()
+        # Verifying reads all of a backup, and others go first.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="backup", initializer=_lower_priority)
+        self._work: asyncio.Task[None] | None = None
+        self._current: Backup | None = None
+        self._failed: Backup | None = None
+        self._newest: Manifest | None = None
+
+    async def __aenter__(self) -> Self:
+        leftovers = await self._run(self._directory.prepare)
+        if leftovers:
+            logger.warning("incomplete backups were deleted", names=leftovers)
+        await self._find_newest()
+        self._due = self._clock.now() + int(FIRST_SECONDS * 1e6)
+        self._scheduling = asyncio.create_task(self._schedule())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopped.set()
+        tasks = {self._scheduling} | ({self._work} if self._work is not None else set())
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def create_backup(self) -> Backup:
+        """Begins a backup, and returns it as it is now. Raises BackupBusy."""
+        self._refuse_busy()
+        name, taken = "", {backup.name for backup in await self.list_backups()}
+        self._refuse_busy()
+        now = self._clock.now()
+        while not name or name in taken:
+            name = name_at(now)
+            now += 1_000_000
+        return self._begin(Backup(name, BackupState.CREATING, 0, 0.0), self._create)
+
+    async def verify_backup(self, name: str) -> Backup:
+        """Begins to verify a backup, and returns it as it is now. Raises BackupNotFound and BackupBusy."""
+        backup = await self._run(partial(self._directory.get_backup, name))
+        self._refuse_busy()
+        return self._begin(replace(backup, state=BackupState.VERIFYING, progress=0.0), self._verify)
+
+    async def list_backups(self) -> list[Backup]:
+        """Returns the backups, newest first, with the one that is being created or has failed since the last one."""
+        backups = await self._run(self._directory.list_backups)
+        added = [self._current] if self._current is not None else [self._failed] if self._failed is not None else []
+        names = {backup.name for backup in added if backup is not None}
+        return [*(b for b in added if b is not None), *(b for b in backups if b.name not in names)]
+
+    async def get_backup(self, name: str) -> Backup:
+        """Returns a backup. Raises BackupNotFound."""
+        for backup in (self._current, self._failed):
+            if backup is not None and backup.name == name:
+                return backup
+        return await self._run(partial(self._directory.get_backup, name))
+
+    async def delete_backup(self, name: str) -> None:
+        """Deletes a backup. Raises BackupNotFound, and BackupBusy while work on it goes on."""
+        if self._current is not None and self._current.name == name:
+            self._refuse_busy()
+        await self._run(partial(self._directory.delete_backup, name))
+        await self._find_newest()
+
+    async def read_backup(self, name: str, *, offset: int) -> AsyncGenerator[bytes]:
+        """Yields the bytes of a backup from an offset on. Raises BackupNotFound.
+
+        One that is deleted meanwhile is read to its end.
+        """
+        await self._run(partial(self._directory.get_backup, name))
+        try:
+            file = await asyncio.to_thread(open, self._directory.path / name, "rb", buffering=0)
+        except FileNotFoundError:
+            raise BackupNotFound(name=name) from None
+        with file:
+            while chunk := await asyncio.to_thread(os.pread, file.fileno(), CHUNK_BYTES, offset):
+                yield chunk
+                offset += len(chunk)
+
+    @property
+    def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        """Figures for metrics: by name, what each is and how it is read."""
+        return {
+            "metamorph_backup_timestamp_seconds": (
+                "When the newest good backup was made, 0 if there is none",
+                lambda: 0.0 if self._newest is None else self._newest.create_time / 1e6,
+            ),
+            "metamorph_backup_verified_timestamp_seconds": (
+                "When the newest good backup was verified, 0 if there is none",
+                lambda: 0.0 if self._newest is None else self._newest.verify_time / 1e6,
+            ),
+            "metamorph_backup_failed": ("1 if the last backup failed", lambda: float(self._failed is not None)),
+        }
+
+    def _refuse_busy(self) -> None:
+        if self._current is not None:
+            raise BackupBusy(name=self._current.name)
+
+    def _begin(self, backup: Backup, work: Callable[[str], Awaitable[None]]) -> Backup:
+        self._current = backup
+        self._work = asyncio.create_task(self._do(backup, work))
+        return backup
+
+    async def _do(self, backup: Backup, work: Callable[[str], Awaitable[None]]) -> None:
+        try:
+            await work(backup.name)
+        except Exception as exc:
+            # Ours say what happened. Others may have a path or SQL in them, which is for the log.
+            fault = str(exc) if isinstance(exc, DomainError) else "it failed; the log says why"
+            logger.exception("a backup failed", name=backup.name, state=backup.state)
+            if backup.state is BackupState.CREATING:
+                self._failed = replace(backup, state=BackupState.FAILED, progress=1.0, fault=fault)
+        finally:
+            self._current = None
+            await self._find_newest()
+
+    async def _create(self, name: str) -> None:
+        partial_file, begin_time = self._directory.partial(name), self._clock.now()
+        try:
+            await self._database.copy(partial_file, progress=self._progress(0.0, COPIED))
+            create_time = self._clock.now()
+            manifest = await self._run(partial(self._inspected, name, partial_file, begin_time, create_time))
+            await self._run(partial(self._directory.complete_backup, manifest))
+        except BaseException:
+            partial_file.unlink(missing_ok=True)
+            raise
+        self._failed = None
+        logger.info("a backup was made", name=name, size=manifest.size, duration=(self._clock.now() - begin_time) / 1e6)
+        if manifest.faults:
+            logger.critical("a backup is damaged, and so may be the database", name=name, faults=manifest.faults)
+        await self.prune_backups()
+
+    def _inspected(self, name: str, file: Path, begin_time: int, create_time: int) -> Manifest:
+        sha256 = digest(file, stopped=self._stopped, progress=self._progress(COPIED, READ))
+        inspection = self._database.inspect(file, stopped=self._stopped)
+        return Manifest(
+            name=name,
+            begin_time=begin_time,
+            create_time=create_time,
+            server_version=self._server_version,
+            size=file.stat().st_size,
+            sha256=sha256,
+            schema_version=inspection.schema_version,
+            row_counts=inspection.row_counts,
+            verify_time=self._clock.now(),
+            faults=inspection.faults,
+        )
+
+    async def _verify(self, name: str) -> None:
+        manifest = await self._run(partial(self._verified, name))
+        await self._run(partial(self._directory.write_manifest, manifest))
+        if manifest.faults:
+            logger.critical("a backup is damaged", name=name, faults=manifest.faults)
+        else:
+            logger.info("a backup was verified", name=name)
+
+    def _verified(self, name: str) -> Manifest:
+        file, known = self._directory.path / name, self._directory.get_backup(name).manifest
+        if known is None:
+            made = time_of(name)
+            return self._inspected(name, file, made, made)
+        sha256 = digest(file, stopped=self._stopped, progress=self._progress(0.0, 1 - READ))
+        inspection = self._database.inspect(file, stopped=self._stopped)
+        faults = differences(known, sha256=sha256, inspection=inspection)
+        return replace(known, verify_time=self._clock.now(), faults=faults)
+
+    async def prune_backups(self) -> list[str]:
+        """Deletes the backups that are too old. Returns their names."""
+        names = await self._run(
+            partial(self._directory.expired_backups, now=self._clock.now(), days=self._retention_days)
+        )
+        for name in names:
+            with contextlib.suppress(BackupNotFound):
+                await self._run(partial(self._directory.delete_backup, name))
+        if names:
+            logger.info("old backups were deleted", names=names)
+        return names
+
+    async def _schedule(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = self._clock.now()
+            if self._current is not None or now < self._due:
+                continue
+            try:
+                await self._next(now)
+            except Exception:
+                logger.exception("the schedule of backups failed; retrying")
+            self._due = now + int(RETRY_SECONDS * 1e6) if self._failed is not None else now
+
+    async def _next(self, now: int) -> None:
+        """Begins what is due: a backup, or else the verification of the newest one."""
+        backups = [backup for backup in await self._run(self._directory.list_backups) if backup.manifest is not None]
+        newest = next((backup for backup in backups if backup.state is BackupState.READY), None)
+        made = 0 if newest is None else time_of(newest.name)
+        # A clock that was set back counts as well.
+        if self._interval and not 0 <= now - made < self._interval:
+            await self.create_backup()
+        elif newest is not None and newest.manifest is not None and now - newest.manifest.verify_time >= DAY:
+            await self.verify_backup(newest.name)
+        else:
+            await self.prune_backups()
+
+    async def _find_newest(self) -> None:
+        backups = await self._run(self._directory.list_backups)
+        self._newest = next((backup.manifest for backup in backups if backup.state is BackupState.READY), None)
+
+    def _progress(self, begin: float, share: float) -> Callable[[float], None]:
+        def report(done: float) -> None:
+            current = self._current
+            if current is not None:
+                self._current = replace(current, progress=begin + share * min(done, 1.0))
+
+        return report
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _lower_priority() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

@@ -1,0 +1,114 @@
+"""Puts a backup in the place of a database that no server has open."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from metamorphd.backups.directory import MANIFEST, PARTIAL, read_manifest
+from metamorphd.errors import StartupRefused
+from metamorphd.models.backup import Manifest
+from metamorphd.store import migrations
+from metamorphd.store.sqlite.inspection import count_rows, inspect
+from metamorphd.store.sqlite.lock import Lock
+from metamorphd.store.sqlite.replacement import finish_replacement, replace_database
+
+READ_BYTES = 4 * 2**20
+SYNC_BYTES = 64 * 2**20
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Restorable:
+    """A backup that was copied beside the database, and is whole.
+
+    `manifest` is None if it has none. `rows` are those of the backup by table, and `lost` how many of the database
+    are not in it, by table: None if the database cannot be read.
+    """
+
+    manifest: Manifest | None
+    rows: Mapping[str, int]
+    lost: Mapping[str, int] | None
+
+
+class Restore:
+    """The restore of a backup's file to a database file. Blocks."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._source = source
+        self._target = Path(os.path.realpath(target))
+        self._copy = Path(f"{self._target}-restored{PARTIAL}")
+
+    @contextmanager
+    def prepared(self, *, progress: Progress) -> Iterator[Restorable]:
+        """Locks the database, copies the backup beside it, and verifies the copy. Yields what `apply` would do.
+
+        Raises StartupRefused if a server has the database open, or the backup is damaged or made by a newer server.
+        """
+        lock = Lock(self._target)
+        try:
+            lock.acquire()
+            finish_replacement(self._target)
+            yield self._prepare(progress)
+        finally:
+            self._copy.unlink(missing_ok=True)
+            lock.release()
+
+    def apply(self, *, aside: Path) -> Path | None:
+        """Puts the copy in the database's place. Returns where the old one is, or None if there was none.
+
+        To be called within `prepared`.
+        """
+        there = self._target.stat().st_size > 0
+        replace_database(self._target, self._copy, aside=aside)
+        if not there:
+            # The lock has made it.
+            aside.unlink()
+        return aside if there else None
+
+    def _prepare(self, progress: Progress) -> Restorable:
+        manifest = read_manifest(Path(f"{self._source}{MANIFEST}"))
+        sha256 = self._copied(progress)
+        if manifest is not None and manifest.sha256 == sha256 and not manifest.faults:
+            # The very file that was verified when it was made.
+            schema_version, rows = manifest.schema_version, manifest.row_counts
+        else:
+            faults = () if manifest is None else manifest.faults or ("its SHA-256 is not that of its manifest",)
+            inspection = inspect(self._copy)
+            schema_version, rows = inspection.schema_version, inspection.row_counts
+            if faults := (*inspection.faults, *faults):
+                raise StartupRefused(f"{self._source} is damaged ({faults[0]}); restore another backup")
+        newest = migrations.load("sqlite")[-1][0]
+        if schema_version > newest:
+            raise StartupRefused(
+                f"{self._source} was made by a newer server (schema {schema_version}, this one knows {newest}); "
+                "restore it with that version"
+            )
+        now = count_rows(self._target)
+        lost = (
+            None
+            if now is None
+            else {table: count - rows.get(table, 0) for table, count in now.items() if count > rows.get(table, 0)}
+        )
+        return Restorable(manifest, rows, lost)
+
+    def _copied(self, progress: Progress) -> str:
+        """Copies the backup, and returns its SHA-256 in hexadecimal digits. The copy is durable."""
+        hashed, done, synced = hashlib.sha256(), 0, 0
+        with self._source.open("rb", buffering=0) as source:
+            size = max(os.fstat(source.fileno()).st_size, 1)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            with os.fdopen(os.open(self._copy, flags, 0o600), "wb", buffering=0) as copy:
+                while chunk := source.read(READ_BYTES):
+                    hashed.update(chunk)
+                    copy.write(chunk)
+                    done += len(chunk)
+                    if done - synced >= SYNC_BYTES:
+                        os.fdatasync(copy.fileno())
+                        synced = done
+                    progress(done / size)
+                os.fsync(copy.fileno())
+        return hashed.hexdigest()

@@ -1,0 +1,100 @@
+"""`metamorph backup`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def _connected(command: Any) -> Any:
+    """Adds the options of commands that call a server."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option(
+            "--token",
+            help="Operator's token.  [default: METAMORPH_TOKEN, else one signed with EMBLEM_JWT_SECRET]",
+        ),
+        click.option("--target", help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def backup() -> None:
+    """Make, list, verify, download and restore backups of the whole store.
+
+    All but `restore` ask the running server, which needs no shell access. On Railway: `railway ssh -- metamorph backup
+    create`.
+    """
+
+
+@backup.command()
+@click.option("--no-wait", is_flag=True, help="Return once it is begun; the server goes on.")
+@_connected
+def create(*, no_wait: bool, **connection: Any) -> None:
+    """Make a backup and verify it, while the server serves."""
+    from metamorphd.cli.backups import run
+
+    run(lambda client: client.create(wait=not no_wait), **connection)
+
+
+@backup.command("list")
+@_connected
+def list_(**connection: Any) -> None:
+    """List the backups, newest first."""
+    from metamorphd.cli.backups import run
+
+    run(lambda client: client.list(), **connection)
+
+
+@backup.command()
+@click.argument("name", required=False)
+@_connected
+def verify(*, name: str | None, **connection: Any) -> None:
+    """Read all of backup NAME, by default the newest, check it for damage and compare it with its manifest."""
+    from metamorphd.cli.backups import run
+
+    run(lambda client: client.verify(name), **connection)
+
+
+@backup.command()
+@click.argument("name", required=False)
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="File to write.  [default: NAME, here]")
+@_connected
+def download(*, name: str | None, output: Path | None, **connection: Any) -> None:
+    """Download backup NAME, by default the newest good one, and verify its SHA-256.
+
+    Run again, it continues where it was interrupted.
+    """
+    from metamorphd.cli.backups import run
+
+    run(lambda client: client.download(name, output), **connection)
+
+
+@backup.command()
+@click.argument("name")
+@_connected
+def delete(*, name: str, **connection: Any) -> None:
+    """Delete backup NAME."""
+    from metamorphd.cli.backups import run
+
+    run(lambda client: client.delete(name), **connection)
+
+
+@backup.command()
+@click.argument("source", metavar="NAME|FILE")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="Database file.  [default: DATABASE_PATH]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; requires --yes.")
+def restore(*, source: str, target: Path | None, yes: bool, as_json: bool) -> None:
+    """Put a backup in the place of the database. Stop the server first.
+
+    The backup is verified before anything changes, and what is lost is shown. The old database is kept beside the new
+    one. Interrupted at any moment, the database is the old one or the new one.
+    """
+    if as_json and not yes:
+        raise click.UsageError("--json does not ask; add --yes")
+    from metamorphd.cli.restoring import restore_backup
+
+    restore_backup(source, target=target, ask=not yes, as_json=as_json)

@@ -1,0 +1,108 @@
+"""Backups that are made, verified, downloaded and deleted on a running server."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from metamorph.admin.v1 import admin_service_pb2 as pb
+from metamorph.admin.v1 import backup_pb2
+
+from tests.support.caller import Caller
+from tests.support.refusal import refused
+from tests.support.serving import Serving, serving
+
+READY, DAMAGED = backup_pb2.BACKUP_STATE_READY, backup_pb2.BACKUP_STATE_DAMAGED
+WORKING = (backup_pb2.BACKUP_STATE_CREATING, backup_pb2.BACKUP_STATE_VERIFYING)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Serving]:
+    async with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def operator(server: Serving) -> Caller:
+    return server.caller(operator=True)
+
+
+async def done(operator: Caller, name: str) -> backup_pb2.Backup:
+    """Returns a backup once nothing is done on it."""
+    while True:
+        request = pb.GetBackupRequest(name=name)
+        backup = (await operator.admin.GetBackup(request, metadata=operator.metadata)).backup
+        if backup.state not in WORKING:
+            return backup
+        await asyncio.sleep(0.02)
+
+
+async def created(operator: Caller) -> backup_pb2.Backup:
+    begun = (await operator.admin.CreateBackup(pb.CreateBackupRequest(), metadata=operator.metadata)).backup
+    assert begun.state == backup_pb2.BACKUP_STATE_CREATING
+    return await done(operator, begun.name)
+
+
+async def verified(operator: Caller, name: str) -> backup_pb2.Backup:
+    await operator.admin.VerifyBackup(pb.VerifyBackupRequest(name=name), metadata=operator.metadata)
+    return await done(operator, name)
+
+
+async def listed(operator: Caller) -> list[str]:
+    response = await operator.admin.ListBackups(pb.ListBackupsRequest(), metadata=operator.metadata)
+    return [backup.name for backup in response.backups]
+
+
+async def test_a_backup_has_what_was_stored_before_it_was_begun(
+    server: Serving, operator: Caller, tmp_path: Path
+) -> None:
+    alice = server.caller()
+    for number in range(20):
+        await alice.create_session(title=f"Session {number}")
+    backup = await created(operator)
+    assert (backup.state, backup.fault, backup.row_counts["sessions"]) == (READY, "", 20)
+    file = tmp_path / "backups" / backup.name
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == backup.sha256
+    assert sorted(path.name for path in file.parent.iterdir()) == [backup.name, f"{backup.name}.json"]
+
+
+async def test_a_damaged_backup_is_found(server: Serving, operator: Caller, tmp_path: Path) -> None:
+    backup = await created(operator)
+    assert (await verified(operator, backup.name)).state == READY
+    file = tmp_path / "backups" / backup.name
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+    damaged = await verified(operator, backup.name)
+    assert (damaged.state, "SHA-256" in damaged.fault) == (DAMAGED, True)
+
+
+async def test_a_download_can_be_continued(server: Serving, operator: Caller, tmp_path: Path) -> None:
+    backup = await created(operator)
+
+    async def downloaded(offset: int) -> bytes:
+        request = pb.DownloadBackupRequest(name=backup.name, offset=offset)
+        call = operator.admin.DownloadBackup(request, metadata=operator.metadata)
+        return b"".join([response.data async for response in call])
+
+    whole = await downloaded(0)
+    assert whole == (tmp_path / "backups" / backup.name).read_bytes()
+    assert await downloaded(100_001) == whole[100_001:]
+    assert await downloaded(len(whole)) == b""
+
+
+async def test_backups_are_listed_and_deleted(server: Serving, operator: Caller) -> None:
+    names = [(await created(operator)).name for _ in range(3)]
+    assert await listed(operator) == names[::-1]
+    first = await operator.admin.ListBackups(pb.ListBackupsRequest(page_size=2), metadata=operator.metadata)
+    rest = pb.ListBackupsRequest(page_size=2, page_token=first.next_page_token)
+    second = await operator.admin.ListBackups(rest, metadata=operator.metadata)
+    assert [backup.name for backup in (*first.backups, *second.backups)] == names[::-1]
+    await operator.admin.DeleteBackup(pb.DeleteBackupRequest(name=names[1]), metadata=operator.metadata)
+    assert await listed(operator) == [names[2], names[0]]
+    for gone in (names[1], "metamorph-20260231_000000.db"):
+        request = pb.GetBackupRequest(name=gone)
+        assert (
+            await refused(operator.admin.GetBackup(request, metadata=operator.metadata))
+        ).reason == "BACKUP_NOT_FOUND"
