@@ -14,11 +14,12 @@ CHUNK_BYTES = 1_048_576
 # After which the chunks of an upload that was never completed are erased.
 STAGED_MICROSECONDS = 3_600_000_000
 
-COLUMNS = "attachment_id, media_type, size, sha256, create_time, longest_side"
+COLUMNS = "attachment_id, media_type, size, sha256, create_time, longest_side, pages"
 
 CREATE_ATTACHMENT = """
-INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side)
-VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, :now, :longest_side)
+INSERT INTO attachments
+    (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side, pages)
+VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, :now, :longest_side, :pages)
 ON CONFLICT (vault_id, attachment_id) DO NOTHING
 """
 CREATE_CHUNK = """
@@ -30,8 +31,9 @@ SELECT COUNT(*) AS chunks FROM attachment_chunks WHERE vault_id = :vault_id AND 
 """
 # Hidden, as one that only deleted sessions hold.
 STAGE_ATTACHMENT = """
-INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side)
-VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, NULL, :longest_side)
+INSERT INTO attachments
+    (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side, pages)
+VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, NULL, :longest_side, :pages)
 ON CONFLICT (vault_id, attachment_id) DO NOTHING
 """
 COUNT_ATTACHMENT = """
@@ -176,6 +178,7 @@ async def stage_upload(tx: Transaction, *, upload: Upload, hash_key: bytes, now:
             size=len(upload.data),
             sha256=upload.sha256,
             longest_side=upload.longest_side,
+            pages=upload.pages,
             now=now,
         )
     await _store_chunk(tx, upload, number)
@@ -203,6 +206,7 @@ async def store_upload(tx: Transaction, *, upload: Upload, now: int) -> None:
         size=len(upload.data),
         sha256=upload.sha256,
         longest_side=upload.longest_side,
+        pages=upload.pages,
         now=now,
     )
     stored = None
@@ -241,6 +245,7 @@ def _attachment(row: Row) -> Attachment:
         sha256=row.sha256,
         create_time=row.create_time,
         longest_side=row.longest_side,
+        pages=row.pages,
     )
 
 
@@ -304,7 +309,9 @@ async def describe_attachments(tx: Transaction, *, content: Content) -> Content:
         if block.sha256:
             return block
         found = stored[block.attachment_id]
-        return described(block, size=found.size, sha256=found.sha256, longest_side=found.longest_side)
+        return described(
+            block, size=found.size, sha256=found.sha256, longest_side=found.longest_side, pages=found.pages
+        )
 
     return map_attachments(content, completed)
 
