@@ -78,6 +78,11 @@ def test_the_pages_of_a_pdf_are_counted(pages: int, between: int) -> None:
     assert pages_of(data + revision % (len(data) + 49)) == 1
 
 
+@pytest.mark.parametrize("space", [b" ", b"\0", b"\t", b"\n", b"\f", b"\r"])
+def test_the_pages_of_a_pdf_are_counted_whatever_space_is_in_the_names_of_its_objects(space: bytes) -> None:
+    assert pages_of(pdf(pages=3).replace(b"\n2 0 obj", space.join((b"", b"2", b"0", b"obj")))) == 3
+
+
 def test_the_pages_of_a_pdf_that_states_them_where_it_is_compressed_are_not_counted() -> None:
     for data in (in_a_stream(b""), pdf().replace(b"\n2 0 obj", b"\n12 0 obj"), pdf().replace(b"/Catalog", b"/Other")):
         assert pages_of(data) == 0
@@ -95,9 +100,22 @@ def test_the_pages_of_a_pdf_that_states_them_where_it_is_compressed_are_not_coun
         b"%PDF-" + b" " * LARGEST + b"startxref 6",
         pdf() + b"11 0 obj " * (LARGEST // 9) + b"trailer<</Root 1 0 R>>startxref 6",
         pdf() + b"1 0 obj " * (LARGEST // 8) + b"trailer<</Root 1 0 R>>startxref 6",
+        pdf() + bytes(LARGEST),
+        pdf().replace(b"\n2 0 obj", b"\n3 0 obj") + b"2 0 " * (LARGEST // 4),
         b"%PDF-\n1 0 obj" + b"/Encrypt " * (LARGEST // 9) + b"startxref 6",
     ],
-    ids=["nothing", "spaces after", "almost", "digits", "spaces before", "other objects", "objects", "names"],
+    ids=[
+        "nothing",
+        "spaces after",
+        "almost",
+        "digits",
+        "spaces before",
+        "other objects",
+        "objects",
+        "zeros",
+        "numbers",
+        "names",
+    ],
 )
 def test_the_largest_pdf_is_read_in_a_moment(data: bytes) -> None:
     began = time.thread_time()
