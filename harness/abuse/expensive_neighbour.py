@@ -31,6 +31,9 @@ NICENESS = 10
 # Neither must the provider's, which would be on another one.
 NICE = ["nice", "-n", str(NICENESS)]
 WARM_UP_SECONDS = 2.0
+# To refuse these is what costs.
+MEANT_TO_BE_REFUSED = {"empty blocks", "empty blocks compressed", "mask of many paths"}
+REFUSED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION"}
 OPERATIONS = (
     "CreateSession",
     "GetSession",
@@ -169,13 +172,17 @@ def _read_compressed(vault: Vault) -> int:
 
 
 def _ended(vault: Vault) -> list[Figure]:
-    """Returns how often each kind of call ended, and how many kinds never did."""
+    """Returns how often each kind of call ended, how many kinds never did, and how many cost nothing, because the
+    server refused what they say."""
     kinds = {name: {code: count for (of, code), count in vault.ended.items() if of == name} for name in ATTACKS}
     missing = [name for name, codes in kinds.items() if not codes]
+    refused = [name for name, codes in kinds.items() if codes and codes.keys() <= REFUSED]
+    cheap = sorted(set(refused) - MEANT_TO_BE_REFUSED)
     return [
         *(
             Figure("expensive calls", sum(codes.values()), detail=f"{name}: {codes}".replace("'", ""))
             for name, codes in kinds.items()
         ),
         Figure("kinds of expensive calls that never ended", len(missing), "", "=", 0, ", ".join(missing)),
+        Figure("kinds of expensive calls that were refused each time", len(cheap), "", "=", 0, ", ".join(cheap)),
     ]
