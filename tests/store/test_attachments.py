@@ -143,6 +143,16 @@ async def test_blocks_are_described_with_the_pages_of_their_document(database: D
     assert decode_content(encode_content((described,))) == (described,)
 
 
+async def test_what_is_known_of_an_attachment_is_that_of_its_last_upload(database: Database) -> None:
+    # As by a server that did not know it yet.
+    stored = await store(database, b"bytes")
+    await database.write(
+        create_attachment, ACME, upload=Upload.of("image/png", b"bytes", longest_side=8, pages=7), hash_key=KEY, now=2
+    )
+    again = await database.read(get_attachment, ACME, attachment_id=stored.attachment_id)
+    assert (stored.longest_side, stored.pages, again.longest_side, again.pages) == (0, 0, 8, 7)
+
+
 async def test_a_block_must_match_its_upload(database: Database) -> None:
     stored = await store(database, b"bytes")
     for block in (

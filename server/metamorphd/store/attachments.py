@@ -54,9 +54,9 @@ READ_CHUNK = """
 SELECT data FROM attachment_chunks
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
 """
-# The provider may take it by now.
+# The provider may take it by now, and more may be known of it.
 UPLOAD_AGAIN = """
-UPDATE attachments SET upload_time = :now, rejected = 0
+UPDATE attachments SET upload_time = :now, rejected = 0, longest_side = :longest_side, pages = :pages
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id
 """
 # Not one that only deleted sessions hold.
@@ -211,7 +211,13 @@ async def store_upload(tx: Transaction, *, upload: Upload, now: int) -> None:
     )
     stored = None
     if not created:
-        await tx.run(UPLOAD_AGAIN, attachment_id=upload.attachment_id, now=now)
+        await tx.run(
+            UPLOAD_AGAIN,
+            attachment_id=upload.attachment_id,
+            longest_side=upload.longest_side,
+            pages=upload.pages,
+            now=now,
+        )
         stored = await tx.one(COUNT_CHUNKS, attachment_id=upload.attachment_id)
     # Of an attachment that is being erased the first ones are there.
     for number in range(0 if stored is None else stored.chunks, chunk_count(len(upload.data))):
