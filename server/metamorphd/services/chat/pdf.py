@@ -21,6 +21,7 @@ STREAM = re.compile(rb"\s{0,64}\d{1,10}\s{1,64}\d{1,10}\s{1,64}obj\b")
 REFERENCE = rb"\s{0,64}(\d{1,10})\s{1,64}(\d{1,5})\s{1,64}R\b"
 ROOT, PAGES = re.compile(rb"/Root" + REFERENCE), re.compile(rb"/Pages" + REFERENCE)
 COUNT = re.compile(rb"/Count\s{0,64}(\d{1,9})(?![\d.]|\s{1,64}\d{1,10}\s{1,64}R\b)")
+LENGTH, LINEARIZED_COUNT = re.compile(rb"/L\s{0,64}(\d{1,10})\b"), re.compile(rb"/N\s{0,64}(\d{1,9})\b")
 ENCRYPT = re.compile(rb"/Encrypt\s{0,64}(?:\d{1,10}\s{1,64}\d{1,10}\s{1,64}R\b|<<)")
 
 Data = bytes | memoryview
@@ -44,12 +45,22 @@ def is_encrypted(data: Data) -> bool:
 
 
 def pages_of(data: Data) -> int:
-    """Returns how many pages a PDF states that it has (7.7.3.2), 0 if it states that in what is compressed."""
+    """Returns how many pages a PDF states that it has (7.7.3.2), 0 if it states that in what is compressed.
+
+    A linearized PDF also states it at its beginning (F.3.3), which is true if nothing was added since.
+    """
     root = ROOT.search(_trailer(data))
     catalog = _object(data, root) if root else b""
     pages = PAGES.search(catalog) if b"/Catalog" in catalog else None
     count = COUNT.search(_object(data, pages)) if pages else None
-    return int(count[1]) if count else 0
+    return int(count[1]) if count else _linearized_pages(data)
+
+
+def _linearized_pages(data: Data) -> int:
+    beginning = bytes(data[:LINEARIZED_BYTES]).partition(b"endobj")[0]
+    length, count = LENGTH.search(beginning), LINEARIZED_COUNT.search(beginning)
+    linearized = b"/Linearized" in beginning and length is not None and int(length[1]) == len(data)
+    return int(count[1]) if linearized and count else 0
 
 
 def _trailer(data: Data) -> bytes:
