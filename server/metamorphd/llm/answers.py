@@ -46,11 +46,12 @@ async def count_in(response: Any, request: Request) -> int:
     Raises the error that it has in place of a count, and UpstreamNotAStream for any other answer: a page, a document,
     or a count that is none.
     """
-    body = b""
+    received = bytearray()
     async for chunk in response.iter_bytes():
-        body += chunk
-        if len(body) > LARGEST_ANSWER:
+        received += chunk
+        if len(received) > LARGEST_ANSWER:
             break
+    body = bytes(received)
     answer = _document(body)
     if isinstance(answer, dict):
         if is_count(count := answer.get("input_tokens")):

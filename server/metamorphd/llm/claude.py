@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from metamorphd.errors import UpstreamInterrupted
+from metamorphd.errors import UpstreamInterrupted, UpstreamStalled
 from metamorphd.llm.answers import count_in, event_of, refuse_documents
 from metamorphd.llm.event_stream import EventStream
 from metamorphd.llm.failures import Failures, RejectedInReply, retry_after
@@ -135,7 +135,11 @@ class Claude:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(response.close)
             try:
-                return await count_in(response, request)
+                # Each byte ends the silence, and nothing else limits how many may come one by one.
+                async with asyncio.timeout(self._stall_seconds):
+                    return await count_in(response, request)
+            except TimeoutError:
+                raise UpstreamStalled from None
             except self._failures.all as exc:
                 raise self._failures.translate(exc, answered=False) from exc
 
