@@ -11,6 +11,7 @@ import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.message_pb2 import ROLE_ASSISTANT, ContentBlock, DocumentBlock
 
+from harness.abuse.rpcs import EARLY, LOST_STATUS
 from tests.support.caller import Caller, calling, send_request, upload_requests
 from tests.support.generated.corpus import COMMON_WORDS, word
 from tests.support.generated.layout import VaultPlan
@@ -80,7 +81,7 @@ async def _repeat(vault: Vault, name: str, make: Attack) -> None:
                 if task is not None and task.cancelling():
                     # The call was cancelled with this task.
                     raise asyncio.CancelledError from None
-                vault.ended[name, error.code().name] += 1
+                vault.ended[name, EARLY if error.details() == LOST_STATUS else error.code().name] += 1
             except TimeoutError:
                 vault.ended[name, "TIMEOUT"] += 1
             await asyncio.sleep(PAUSE_SECONDS)
