@@ -142,11 +142,13 @@ async def test_an_error_that_does_not_end_is_one_all_the_same(
     api: FakeMessagesApi, raw: Raw, status: int, expected: type[errors.DomainError]
 ) -> None:
     api.default = replace(raw, status=status, content_type="application/json")
-    async with opened(api, stall=0.3) as claude, asyncio.timeout(2):
-        _, error = await outcome(claude)
-        assert type(error) is expected
-        with pytest.raises(expected):
-            await claude.count_tokens(prompt())
+    async with opened(api, stall=0.3) as claude:
+        await claude.opened()
+        async with asyncio.timeout(3):
+            _, error = await outcome(claude)
+            assert type(error) is expected
+            with pytest.raises(expected):
+                await claude.count_tokens(prompt())
 
 
 async def test_a_stalled_request_is_not_retried(api: FakeMessagesApi) -> None:
