@@ -77,7 +77,8 @@ async def expensive_neighbour(
         server = stack.enter_context(subject(run.directory, mutant=run.mutant, environment=environment))
         vault = Vault(layout.deep, server.target, mint(layout.deep.vault_id))
         wal = _Largest(file.with_name(file.name + "-wal"))
-        async with _busy(server) as neighbour:
+        async with busy(server) as neighbour:
+            await neighbour.measured(0)
             await neighbour.measured(WARM_UP_SECONDS)
             idle = await neighbour.measured(idle_seconds)
             os.nice(NICENESS)
@@ -92,7 +93,7 @@ async def expensive_neighbour(
         ]
 
 
-class _Busy:
+class Busy:
     """The neighbour, in a process of its own."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -101,7 +102,7 @@ class _Busy:
         self._input, self._output = process.stdin, process.stdout
 
     async def measured(self, seconds: float) -> Measured:
-        """Returns what it measures in so many seconds."""
+        """Returns what it measures in so many seconds, once it is prepared."""
         await asyncio.sleep(seconds)
         self._input.write(b"\n")
         measured: Measured = json.loads(await self._output.readline())
@@ -109,13 +110,14 @@ class _Busy:
 
 
 @asynccontextmanager
-async def _busy(server: Subject) -> AsyncIterator[_Busy]:
+async def busy(server: Subject) -> AsyncIterator[Busy]:
+    """Runs the neighbour, until the block ends."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "harness.abuse.busy_neighbour", server.target, mint("neighbour", "neighbour"),
         cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=256 * MEBIBYTE,
     )  # fmt: skip
     try:
-        yield _Busy(process)
+        yield Busy(process)
     finally:
         process.kill()
         await process.wait()

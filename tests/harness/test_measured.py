@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc.aio import Metadata
 
-from harness.abuse import expensive_calls
+from harness.abuse import expensive_calls, expensive_neighbour
 from harness.abuse.busy_neighbour import PACE_SECONDS, Neighbour
 from harness.abuse.expensive_calls import Vault
 from harness.abuse.expensive_neighbour import OPERATIONS, Measured, compared
@@ -70,7 +70,7 @@ def test_totals_of_nothing_are_not_met() -> None:
 async def busy(server: Subject) -> AsyncIterator[Neighbour]:
     async with server.caller() as caller:
         neighbour = Neighbour(caller)
-        calling = asyncio.create_task(neighbour.busy())
+        calling = asyncio.create_task(neighbour.busy(await neighbour.prepared()))
         yield neighbour
         calling.cancel()
         with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
@@ -102,6 +102,17 @@ async def test_calls_and_gaps_of_a_server_that_stands_still_count_as_long_as_it_
                 stood = (time.monotonic() - began) * 1000
     assert {name for name in (*OPERATIONS, "gap") if max(measured[name]) < 1500} == set()
     assert max(measured["gap"]) < stood + 500
+
+
+async def test_nothing_is_measured_before_the_neighbour_is_prepared(tmp_path: Path) -> None:
+    slow = Reply((f"{STAMP.decode()} ",) * 4, delay=0.5, stamped=True)
+    async with FakeMessagesApi(slow) as api:
+        environment = {"ANTHROPIC_API_KEY": "sk-test", "ANTHROPIC_BASE_URL": api.base_url}
+        with subject(tmp_path, environment=environment) as server:
+            async with expensive_neighbour.busy(server) as neighbour:
+                await neighbour.measured(0)
+                measured = await neighbour.measured(0.5)
+    assert [name for name in OPERATIONS if not measured.get(name)] == []
 
 
 async def test_a_status_that_the_client_lost_is_not_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
