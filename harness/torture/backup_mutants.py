@@ -1,0 +1,90 @@
+"""Faults of backups and restores."""
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import apsw
+from metamorphd.models.backup import Inspection
+from metamorphd.store import migrations
+from metamorphd.store.sqlite.copying import Copying
+from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.gaps import PAGE_BYTES
+
+from harness.mutants import Patch, mutant
+
+# Figures that show several of them.
+LOST = "acknowledged rows missing from a backup begun after them"
+MIXED = "backups that are not of one moment"
+UNSERVED = "restored databases that a server does not serve as they were"
+LATER_SECONDS = 0.1
+
+
+@mutant("backup-is-a-file-copy", harness="backups", shown_by={LOST})
+def _backup_is_a_file_copy(patch: Patch) -> None:
+    """Without the write-ahead log, as by `cp` beside a running server."""
+
+    def copying(self: Copying, descriptor: int, progress: Any) -> None:
+        self._path.write_bytes(_database_of(self).read_bytes())
+        _without_log(self._path)
+
+    patch(Copying, "_copy", copying)
+
+
+@mutant("backup-of-two-moments", harness="backups", shown_by={LOST, MIXED, UNSERVED})
+def _backup_of_two_moments(patch: Patch) -> None:
+    """Pages that change once they are copied are not copied again, and nobody looks."""
+    copy = Copying._copy
+
+    def copying(self: Copying, descriptor: int, progress: Any) -> None:
+        copy(self, descriptor, progress)
+        early = self._path.read_bytes()
+        time.sleep(LATER_SECONDS)
+        copy(self, descriptor, progress)
+        pages = bytearray(self._path.read_bytes())
+        for begin in range(0, len(early), 2 * PAGE_BYTES):
+            pages[begin : begin + PAGE_BYTES] = early[begin : begin + PAGE_BYTES]
+        self._path.write_bytes(pages)
+
+    def believe(self: SqliteDatabase, path: Path, /, *, stopped: threading.Event) -> Inspection:
+        return Inspection(migrations.load("sqlite")[-1][0], {}, ())
+
+    patch(Copying, "_copy", copying)
+    patch(SqliteDatabase, "inspect", believe)
+
+
+@mutant("backup-of-an-old-snapshot", harness="backups", shown_by={LOST})
+def _backup_of_an_old_snapshot(patch: Patch) -> None:
+    """It is begun before it is asked for."""
+    snapshots: list[apsw.Connection] = []
+
+    def copying(self: Copying, descriptor: int, progress: Any) -> None:
+        snapshots.append(_snapshot(_database_of(self)))
+        destination = apsw.Connection(str(self._path))
+        with destination.backup("main", snapshots[0], "main") as backup:
+            backup.step(-1)
+        destination.close()
+        _without_log(self._path)
+        if len(snapshots) > 1:
+            snapshots.pop(0).close()
+
+    patch(Copying, "_copy", copying)
+
+
+def _database_of(copying: Copying) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{copying._gaps.file}"))
+
+
+def _snapshot(path: Path) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.execute("BEGIN").fetchall()
+    connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchall()
+    return connection
+
+
+def _without_log(path: Path) -> None:
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+    connection.close()
