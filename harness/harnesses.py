@@ -21,7 +21,7 @@ from harness.abuse import (
 )
 from harness.figure import Figure
 from harness.mutants import MUTANTS, Mutant
-from harness.torture import backups, crash, drain, race, upstream
+from harness.torture import backups, crash, drain, race, restores, upstream
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,14 @@ DECLARED = (
         backups.backups,
         {"count": 200},
         {"count": 4, "mebibytes": 6, "least_rate": 20},
+        alone=True,
+    ),
+    Harness(
+        "torture",
+        "restores",
+        restores.restores,
+        {"whole": 100, "kills": 50, "interrupts": 20},
+        {"whole": 3, "kills": 4, "interrupts": 2, "mebibytes": 4},
         alone=True,
     ),
 )

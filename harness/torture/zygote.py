@@ -83,7 +83,7 @@ class Zygote:
             "log_level": "warning",
         } | overrides
         self.target = f"127.0.0.1:{port}"
-        self.database = Path(self._settings["database_path"])
+        self.database = Path(str(self._settings["database_path"]))
         self._directory = directory
 
     async def __aenter__(self) -> Self:
@@ -165,6 +165,8 @@ def _restore(command: dict[str, Any], _reports: int) -> None:
     mutate(command["mutant"])
     if command["point"]:
         arm(command["point"], command["count"], by=signal.Signals(command["by"]))
+    # Where jobs in the background ignore it, Python does too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main(command["arguments"], prog_name="metamorph", standalone_mode=False)
 
 
