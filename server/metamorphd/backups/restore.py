@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from metamorphd.backups.directory import MANIFEST, PARTIAL, read_manifest
+from metamorphd.backups.directory import MANIFEST, read_manifest
 from metamorphd.errors import StartupRefused
 from metamorphd.models.backup import Manifest
 from metamorphd.store import migrations
 from metamorphd.store.sqlite.inspection import count_rows, inspect
 from metamorphd.store.sqlite.lock import Lock
-from metamorphd.store.sqlite.replacement import finish_replacement, replace_database
+from metamorphd.store.sqlite.replacement import abandon_copy, copy_beside, finish_replacement, replace_database
 
 READ_BYTES = 4 * 2**20
 SYNC_BYTES = 64 * 2**20
@@ -40,7 +40,7 @@ class Restore:
     def __init__(self, source: Path, target: Path) -> None:
         self._source = source
         self._target = Path(os.path.realpath(target))
-        self._copy = Path(f"{self._target}-restored{PARTIAL}")
+        self._copy = copy_beside(self._target)
 
     @contextmanager
     def prepared(self, *, progress: Progress) -> Iterator[Restorable]:
@@ -48,13 +48,21 @@ class Restore:
 
         Raises StartupRefused if a server has the database open, or the backup is damaged or made by a newer server.
         """
+        with self._locked():
+            finish_replacement(self._target)
+            try:
+                yield self._prepare(progress)
+            finally:
+                # Interrupted after it has begun, the next start completes it, for which the copy is needed.
+                abandon_copy(self._target)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         lock = Lock(self._target)
         try:
             lock.acquire()
-            finish_replacement(self._target)
-            yield self._prepare(progress)
+            yield
         finally:
-            self._copy.unlink(missing_ok=True)
             lock.release()
 
     def apply(self, *, aside: Path) -> Path | None:
