@@ -1,14 +1,17 @@
 """Faults of backups and restores."""
 
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import apsw
+from metamorphd.backups import restore
 from metamorphd.models.backup import Inspection
 from metamorphd.store import migrations
+from metamorphd.store.sqlite import database, replacement
 from metamorphd.store.sqlite.copying import Copying
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.gaps import PAGE_BYTES
@@ -19,7 +22,11 @@ from harness.mutants import Patch, mutant
 LOST = "acknowledged rows missing from a backup begun after them"
 MIXED = "backups that are not of one moment"
 UNSERVED = "restored databases that a server does not serve as they were"
+NEITHER = "databases that are neither the old nor the new one"
+LEFT = "files that an interrupted restore leaves for good"
+UNSTARTED = "databases with which no server starts"
 LATER_SECONDS = 0.1
+PIECE_SECONDS = 0.05
 
 
 @mutant("backup-is-a-file-copy", harness="backups", shown_by={LOST})
@@ -88,3 +95,51 @@ def _without_log(path: Path) -> None:
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA journal_mode = DELETE").fetchall()
     connection.close()
+
+
+@mutant("old-log-stays", harness="restores", shown_by={NEITHER, UNSTARTED}, whole=6, kills=0, interrupts=0)
+def _old_log_stays(patch: Patch) -> None:
+    """The write-ahead log of the database before is left beside the restored one."""
+    patch(replacement, "MOVED", ("",))
+    # Counting empties the log, if it can read the database.
+    patch(restore, "count_rows", lambda _: None)
+
+
+@mutant("restore-is-left-unfinished", harness="restores", shown_by={NEITHER, UNSTARTED, LEFT}, whole=0, kills=12)
+def _restore_is_left_unfinished(patch: Patch) -> None:
+    """The next start, or restore, does not complete what was begun."""
+    finish = replacement.finish_replacement
+
+    def leave(path: Path) -> bool:
+        return not Path(f"{path}-replacing").exists() and finish(path)
+
+    patch(restore, "finish_replacement", leave)
+    patch(database, "finish_replacement", leave)
+
+
+@mutant("restored-in-place", harness="restores", shown_by={NEITHER, UNSTARTED}, whole=1, kills=20, interrupts=0)
+def _restored_in_place(patch: Patch) -> None:
+    """The backup is written over the database."""
+
+    def overwrite(path: Path, new: Path, *, aside: Path) -> None:
+        shutil.copyfile(path, aside)
+        with new.open("rb") as backup, path.open("r+b") as over:
+            while piece := backup.read(64 * PAGE_BYTES):
+                over.write(piece)
+                over.flush()
+                time.sleep(PIECE_SECONDS)
+            over.truncate()
+
+    patch(restore, "replace_database", overwrite)
+
+
+@mutant(
+    "interrupted-copy-is-deleted", harness="restores", shown_by={NEITHER, UNSTARTED}, whole=0, kills=0, interrupts=12
+)
+def _interrupted_copy_is_deleted(patch: Patch) -> None:
+    """Ctrl-C takes away what the next start completes the restore with."""
+
+    def delete(path: Path) -> None:
+        replacement.copy_beside(path).unlink(missing_ok=True)
+
+    patch(restore, "abandon_copy", delete)

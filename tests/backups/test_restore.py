@@ -1,6 +1,7 @@
 """A restore that is interrupted, or that is not the only one."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -76,10 +77,8 @@ def steps(backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
             path.write_bytes(content)
         with monkeypatch.context() as patch:
             calls = interrupted(patch, at=at)
-            try:
+            with contextlib.suppress(KeyboardInterrupt):
                 restored(backup, tmp_path / "metamorph.db")
-            except KeyboardInterrupt:
-                pass
         if calls() < at:
             return
         yield at
@@ -117,7 +116,8 @@ async def test_of_two_restores_at_once_the_second_one_is_refused_and_the_first_o
 
 async def test_a_restore_whose_copy_is_gone_changes_nothing(backup: Path, tmp_path: Path) -> None:
     restore = Restore(backup, tmp_path / "metamorph.db")
-    with restore.prepared(progress=lambda _: None), pytest.raises(FileNotFoundError):
+    with restore.prepared(progress=lambda _: None):
         (tmp_path / "metamorph.db-restored.part").unlink()
-        restore.apply(aside=tmp_path / "metamorph.db.before")
+        with pytest.raises(FileNotFoundError):
+            restore.apply(aside=tmp_path / "metamorph.db.before")
     assert await titles(tmp_path) == {"Kept", "Newer"}
