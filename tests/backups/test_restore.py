@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,3 +122,30 @@ async def test_a_restore_whose_copy_is_gone_changes_nothing(backup: Path, tmp_pa
         with pytest.raises(FileNotFoundError):
             restore.apply(aside=tmp_path / "metamorph.db.before")
     assert await titles(tmp_path) == {"Kept", "Newer"}
+
+
+@contextlib.contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Lets no file grow beyond a size, as on a full disk: a write that has no room for all of it writes a part."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_backup_that_fits_in_part_is_not_restored(backup: Path, tmp_path: Path) -> None:
+    with file_limit(backup.stat().st_size - 4096), pytest.raises(StartupRefused, match="cannot be copied"):
+        restored(backup, tmp_path / "metamorph.db")
+    assert await titles(tmp_path) == {"Kept", "Newer"}
+
+
+async def test_a_database_that_has_a_log_beside_it_is_no_backup(tmp_path: Path) -> None:
+    killed = tmp_path / "killed.db"
+    async with serving(tmp_path) as server:
+        await server.caller().create_session(title="In the log only")
+        for suffix in ("", "-wal"):
+            shutil.copy(tmp_path / f"metamorph.db{suffix}", f"{killed}{suffix}")
+    with pytest.raises(StartupRefused, match="write-ahead log"):
+        restored(killed, tmp_path / "new" / "metamorph.db")

@@ -1,6 +1,7 @@
 """Puts a backup in the place of a database that no server has open."""
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,8 +79,12 @@ class Restore:
         return aside if there else None
 
     def _prepare(self, progress: Progress) -> Restorable:
+        self._refuse_log()
         manifest = read_manifest(Path(f"{self._source}{MANIFEST}"))
-        sha256 = self._copied(progress)
+        try:
+            sha256 = self._copied(progress)
+        except OSError as exc:
+            raise StartupRefused(f"{self._source} cannot be copied beside {self._target} ({exc.strerror})") from exc
         if manifest is not None and manifest.sha256 == sha256 and not manifest.faults:
             # The very file that was verified when it was made.
             schema_version, rows = manifest.schema_version, manifest.row_counts
@@ -103,6 +108,14 @@ class Restore:
         )
         return Restorable(manifest, rows, lost)
 
+    def _refuse_log(self) -> None:
+        log = Path(f"{self._source}-wal")
+        if log.exists() and log.stat().st_size:
+            raise StartupRefused(
+                f"{self._source} is no backup: it has a write-ahead log beside it, and is not complete without that; "
+                "to use it as the database, rename both"
+            )
+
     def _copied(self, progress: Progress) -> str:
         """Copies the backup, and returns its SHA-256 in hexadecimal digits. The copy is durable."""
         hashed, done, synced = hashlib.sha256(), 0, 0
@@ -112,7 +125,7 @@ class Restore:
             with os.fdopen(os.open(self._copy, flags, 0o600), "wb", buffering=0) as copy:
                 while chunk := source.read(READ_BYTES):
                     hashed.update(chunk)
-                    copy.write(chunk)
+                    _write(copy, chunk)
                     done += len(chunk)
                     if done - synced >= SYNC_BYTES:
                         os.fdatasync(copy.fileno())
@@ -120,3 +133,10 @@ class Restore:
                     progress(done / size)
                 os.fsync(copy.fileno())
         return hashed.hexdigest()
+
+
+def _write(file: io.FileIO, data: bytes) -> None:
+    """Writes all of it: a disk that is nearly full takes a part. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
