@@ -116,11 +116,12 @@ async def test_of_two_restores_at_once_the_second_one_is_refused_and_the_first_o
 
 
 async def test_a_restore_whose_copy_is_gone_changes_nothing(backup: Path, tmp_path: Path) -> None:
-    restore = Restore(backup, tmp_path / "metamorph.db")
-    with restore.prepared(progress=lambda _: None):
+    def deleting(_: float) -> None:
         (tmp_path / "metamorph.db-restored.part").unlink()
-        with pytest.raises(FileNotFoundError):
-            restore.apply(aside=tmp_path / "metamorph.db.before")
+
+    restore = Restore(backup, tmp_path / "metamorph.db")
+    with pytest.raises(StartupRefused, match="cannot be restored"), restore.prepared(progress=deleting):
+        restore.apply(aside=tmp_path / "metamorph.db.before")
     assert await titles(tmp_path) == {"Kept", "Newer"}
 
 
@@ -136,7 +137,7 @@ def file_limit(size: int) -> Iterator[None]:
 
 
 async def test_a_backup_that_fits_in_part_is_not_restored(backup: Path, tmp_path: Path) -> None:
-    with file_limit(backup.stat().st_size - 4096), pytest.raises(StartupRefused, match="cannot be copied"):
+    with file_limit(backup.stat().st_size - 4096), pytest.raises(StartupRefused, match="cannot be restored"):
         restored(backup, tmp_path / "metamorph.db")
     assert await titles(tmp_path) == {"Kept", "Newer"}
 
@@ -149,3 +150,16 @@ async def test_a_database_that_has_a_log_beside_it_is_no_backup(tmp_path: Path) 
             shutil.copy(tmp_path / f"metamorph.db{suffix}", f"{killed}{suffix}")
     with pytest.raises(StartupRefused, match="write-ahead log"):
         restored(killed, tmp_path / "new" / "metamorph.db")
+
+
+async def test_a_database_that_cannot_be_made_is_refused(backup: Path, tmp_path: Path) -> None:
+    with pytest.raises(StartupRefused, match="cannot be opened"):
+        restored(backup, backup / "metamorph.db")
+
+
+async def test_the_database_before_can_be_restored_again(backup: Path, tmp_path: Path) -> None:
+    restored(backup, tmp_path / "metamorph.db")
+    assert await titles(tmp_path) == {"Kept"}
+    (tmp_path / "metamorph.db.before").rename(tmp_path / "before.db")
+    restored(tmp_path / "before.db", tmp_path / "metamorph.db")
+    assert await titles(tmp_path) == {"Kept", "Newer"}

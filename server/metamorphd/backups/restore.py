@@ -47,12 +47,15 @@ class Restore:
     def prepared(self, *, progress: Progress) -> Iterator[Restorable]:
         """Locks the database, copies the backup beside it, and verifies the copy. Yields what `apply` would do.
 
-        Raises StartupRefused if a server has the database open, or the backup is damaged or made by a newer server.
+        Raises StartupRefused if a server has the database open, the backup is damaged or made by a newer server, or
+        files cannot be read or written, also within the block.
         """
         with self._locked():
-            finish_replacement(self._target)
             try:
+                finish_replacement(self._target)
                 yield self._prepare(progress)
+            except OSError as exc:
+                raise StartupRefused(f"{self._source} cannot be restored to {self._target} ({exc})") from exc
             finally:
                 # Interrupted after it has begun, the next start completes it, for which the copy is needed.
                 abandon_copy(self._target)
@@ -61,7 +64,10 @@ class Restore:
     def _locked(self) -> Iterator[None]:
         lock = Lock(self._target)
         try:
-            lock.acquire()
+            try:
+                lock.acquire()
+            except OSError as exc:
+                raise StartupRefused(f"{self._target} cannot be opened ({exc})") from exc
             yield
         finally:
             lock.release()
@@ -81,10 +87,7 @@ class Restore:
     def _prepare(self, progress: Progress) -> Restorable:
         self._refuse_log()
         manifest = read_manifest(Path(f"{self._source}{MANIFEST}"))
-        try:
-            sha256 = self._copied(progress)
-        except OSError as exc:
-            raise StartupRefused(f"{self._source} cannot be copied beside {self._target} ({exc.strerror})") from exc
+        sha256 = self._copied(progress)
         if manifest is not None and manifest.sha256 == sha256 and not manifest.faults:
             # The very file that was verified when it was made.
             schema_version, rows = manifest.schema_version, manifest.row_counts
