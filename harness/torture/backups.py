@@ -16,7 +16,7 @@ import grpc
 from metamorph.admin.v1 import admin_service_pb2 as admin
 from metamorph.admin.v1.backup_pb2 import BACKUP_STATE_CREATING, BACKUP_STATE_READY, Backup, BackupState
 
-from harness.figure import Figure
+from harness.figure import NOT_MEASURED, Figure, tried
 from harness.run import Run
 from harness.torture.authors import OPTIONS, VAULTS, Author, authors, writing
 from harness.torture.contents import titles
@@ -219,11 +219,13 @@ def _figures(making: Backups, count: int, seconds: float, least_rate: float) -> 
     return [
         Figure("backups made", seen.backups, "", "=", count),
         Figure("backups restored and checked", seen.compared, "", "=", count),
-        Figure("writes acknowledged", making.acknowledged, detail=f"{AUTHORS} clients of {VAULTS} vaults"),
+        tried("writes acknowledged", making.acknowledged, f"{AUTHORS} clients of {VAULTS} vaults"),
         Figure("writes acknowledged a second", making.acknowledged / seconds, "/s", "≥", least_rate),
-        Figure("writes acknowledged a second while a backup was made, median", median(seen.rates), "/s"),
-        Figure("from the call to a backup that is verified, median", median(seen.seconds), "s"),
-        Figure("from the call to a backup that is verified, longest", max(seen.seconds), "s"),
+        Figure(
+            "writes acknowledged a second while a backup was made, median", median(seen.rates or [NOT_MEASURED]), "/s"
+        ),
+        Figure("from the call to a backup that is verified, median", median(seen.seconds or [NOT_MEASURED]), "s"),
+        Figure("from the call to a backup that is verified, longest", max(seen.seconds, default=NOT_MEASURED), "s"),
         *(Figure(kind, seen.faults[kind], "", "=", 0) for kind in FAULTS),
     ]
 

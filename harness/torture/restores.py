@@ -15,7 +15,7 @@ import grpc
 from metamorph.admin.v1 import admin_service_pb2 as admin
 from metamorph.admin.v1.backup_pb2 import BACKUP_STATE_READY
 
-from harness.figure import Figure
+from harness.figure import NOT_MEASURED, Figure
 from harness.run import Run
 from harness.torture.authors import OPTIONS, Author, authors, writing
 from harness.torture.backups import backed_up, create_backup, fill, operating
@@ -39,6 +39,8 @@ NOTED_ROUNDS = 10
 # A kill that comes too late or too early does not count, and is tried again.
 MOST_TRIES = 4
 
+MOMENTS = ("while the backup was copied", "while files were renamed", "before or after that")
+OUTCOMES = OLD, NEW, DAMAGED_BEFORE = "the old one", "the new one", "damaged before the restore"
 GONE = "acknowledged rows missing after kill -9"
 FAILED = "restores that failed"
 MIXED = "databases that are neither the old nor the new one"
@@ -136,7 +138,7 @@ class Restores:
         if damaging:
             with self._database.open("r+b") as damaged:
                 damaged.write(self._random.randbytes(DAMAGED_BYTES))
-            self.outcomes["over a damaged one"] += 1
+            self.outcomes[DAMAGED_BEFORE] += 1
         return Before(file, old=old, new=new, damaged=damaging)
 
     def _digests(self, backup: Path, some: list[Author], acknowledged: list[int]) -> tuple[str, str]:
@@ -181,8 +183,8 @@ class Restores:
     def _moment(self) -> str:
         """When a restore was killed, by the files that it left."""
         if Path(f"{self._database}-replacing").exists():
-            return "while files were renamed"
-        return "while the backup was copied" if self._copy.exists() else "once the new one was there, or cleaning up"
+            return MOMENTS[1]
+        return MOMENTS[0] if self._copy.exists() else MOMENTS[2]
 
     async def _start(self) -> bool:
         life = self._zygote.start(mutant=self._mutant)
@@ -205,7 +207,7 @@ class Restores:
         if found not in ((before.new,) if must_be_new else (before.old, before.new)):
             self._fault(MIXED, f"it is the old one: {found == before.old}")
             return
-        self.outcomes["the new one" if found == before.new else "the old one"] += 1
+        self.outcomes[NEW if found == before.new else OLD] += 1
         if found == before.new and not before.damaged and not await asyncio.to_thread(self._kept, before.old):
             self._fault(NOT_KEPT, f"{[path.name for path in self._asides()]}")
         left = [path.name for path in self._database.parent.iterdir() if path.name.endswith((".part", "-replacing"))]
@@ -237,8 +239,8 @@ async def restores(run: Run, *, whole: int, kills: int, interrupts: int, mebibyt
         Figure("restores after kill -9 of the server", done[WHOLE], "", "=", wanted[WHOLE]),
         Figure("kill -9 in mid-restore", done[KILLED], "", "=", wanted[KILLED]),
         Figure("Ctrl-C in mid-restore", done[INTERRUPTED], "", "=", wanted[INTERRUPTED]),
-        *(Figure(f"restores ended {moment}", count) for moment, count in sorted(rounds.moments.items())),
-        *(Figure(f"databases restored {outcome}", count) for outcome, count in sorted(rounds.outcomes.items())),
-        Figure("a whole restore, median", median(rounds.seconds or [0]), "s"),
+        *(Figure(f"restores ended {moment}", rounds.moments[moment]) for moment in MOMENTS),
+        *(Figure(f"databases that were {outcome}", rounds.outcomes[outcome]) for outcome in OUTCOMES),
+        Figure("a whole restore, median", median(rounds.seconds or [NOT_MEASURED]), "s"),
         *(Figure(kind, rounds.faults[kind], "", "=", 0) for kind in FAULTS),
     ]
