@@ -152,6 +152,21 @@ async def test_a_database_that_has_a_log_beside_it_is_no_backup(tmp_path: Path) 
         restored(killed, tmp_path / "new" / "metamorph.db")
 
 
+async def test_the_database_may_be_a_link_to_a_file_elsewhere(backup: Path, tmp_path: Path) -> None:
+    link = tmp_path / "links" / "linked.db"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "metamorph.db")
+    restore = Restore(backup, link)
+    with restore.prepared(progress=lambda _: None):
+        assert restore.apply(aside=link.with_name("linked.db.before")) == tmp_path / "linked.db.before"
+    assert (tmp_path / "linked.db.before").exists()
+    assert (link.is_symlink(), await titles(tmp_path)) == (True, {"Kept"})
+    link.unlink()
+    link.symlink_to(tmp_path / "new.db")
+    with (new := Restore(backup, link)).prepared(progress=lambda _: None):
+        assert new.apply(aside=link.with_name("linked.db.before-1")) is None
+
+
 async def test_a_database_that_cannot_be_made_is_refused(backup: Path, tmp_path: Path) -> None:
     with pytest.raises(StartupRefused, match="cannot be opened"):
         restored(backup, backup / "metamorph.db")

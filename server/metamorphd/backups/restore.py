@@ -75,9 +75,10 @@ class Restore:
     def apply(self, *, aside: Path) -> Path | None:
         """Puts the copy in the database's place. Returns where the old one is, or None if there was none.
 
+        `aside` is its name; it stays in the directory of the file, even if the database is a link to one elsewhere.
         To be called within `prepared`.
         """
-        there = self._target.stat().st_size > 0
+        there, aside = self._target.stat().st_size > 0, self._target.with_name(aside.name)
         replace_database(self._target, self._copy, aside=aside)
         if not there:
             # The lock has made it.

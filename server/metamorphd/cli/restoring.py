@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from metamorphd.backups.restore import Restorable, Restore
 from metamorphd.settings import load_paths
 
-SHOWN_TABLES = ("sessions", "messages", "turns")
+SHOWN_TABLES = ("sessions", "messages", "turns", "revocations")
 
 
 def restore_backup(source: str, *, target: Path | None, ask: bool, as_json: bool) -> None:
