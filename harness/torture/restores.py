@@ -30,7 +30,7 @@ WHOLE, KILLED, INTERRUPTED = "whole", "killed", "interrupted"
 # How often a restore passes a point, at most.
 PASSES = {"rename": 4, "unlink": 2, "sync": 6}
 AT_A_POINT = 0.5
-BESIDE = DAMAGED = 0.25
+BESIDE = DAMAGED = AGAIN = 0.25
 SERVER_KILLED_TOO = 0.4
 DAMAGED_BYTES = 4096
 FIRST_SECONDS = 0.1
@@ -98,13 +98,13 @@ class Restores:
         """Returns whether another one can follow."""
         before = await self._killed_server(damaging=kind == WHOLE and self._random.random() < DAMAGED)
         life = await self._restore(kind, before.backup)
-        if kind == WHOLE and life.status:
-            self._fault(FAILED, f"status {life.status}")
         counts = life.status == {WHOLE: 0, KILLED: -signal.SIGKILL, INTERRUPTED: 1}[kind]
         if counts and kind != WHOLE:
             self.moments[self._moment()] += 1
         if kind != WHOLE and self._random.random() < SERVER_KILLED_TOO:
             await self._start_and_kill()
+        elif kind != WHOLE and self._random.random() < AGAIN:
+            life = await self._restore(WHOLE, before.backup)
         if not await self._start():
             return False
         await self._compare(before, must_be_new=life.status == 0)
@@ -158,6 +158,8 @@ class Restores:
             life = restore(backup, mutant=self._mutant)
             await life.ended.wait()
             self.seconds.append(time.monotonic() - began)
+            if life.status:
+                self._fault(FAILED, f"status {life.status}")
             return life
         by = signal.SIGKILL if kind == KILLED else signal.SIGINT
         if self._random.random() < AT_A_POINT:
@@ -210,7 +212,8 @@ class Restores:
         self.outcomes[NEW if found == before.new else OLD] += 1
         if found == before.new and not before.damaged and not await asyncio.to_thread(self._kept, before.old):
             self._fault(NOT_KEPT, f"{[path.name for path in self._asides()]}")
-        left = [path.name for path in self._database.parent.iterdir() if path.name.endswith((".part", "-replacing"))]
+        files = (self._database.parent, self._database.parent / "backups")
+        left = [path.name for where in files for path in where.iterdir() if path.name.endswith((".part", "-replacing"))]
         if left:
             self._fault(LEFT, f"{left}")
 
@@ -218,7 +221,8 @@ class Restores:
         for path in self._asides():
             if not path.name.endswith(("-wal", "-shm")):
                 with copied(path) as copy:
-                    return digest(copy) == old
+                    if digest(copy) == old:
+                        return True
         return False
 
     def _asides(self) -> list[Path]:
