@@ -134,7 +134,13 @@ def _restored_in_place(patch: Patch) -> None:
 
 
 @mutant(
-    "interrupted-copy-is-deleted", harness="restores", shown_by={NEITHER, UNSTARTED}, whole=0, kills=0, interrupts=12
+    "interrupted-copy-is-deleted",
+    harness="restores",
+    shown_by={NEITHER, UNSTARTED},
+    whole=0,
+    kills=0,
+    interrupts=40,
+    at_a_point=1,
 )
 def _interrupted_copy_is_deleted(patch: Patch) -> None:
     """Ctrl-C takes away what the next start completes the restore with."""

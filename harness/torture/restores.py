@@ -66,7 +66,7 @@ class Restores:
     Stops at the first fault when it looks for a mutant.
     """
 
-    def __init__(self, zygote: Zygote, *, seed: int, mutant: str) -> None:
+    def __init__(self, zygote: Zygote, *, seed: int, mutant: str, at_a_point: float) -> None:
         self.faults: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.moments: Counter[str] = Counter()
@@ -78,6 +78,7 @@ class Restores:
         self._random = random.Random(seed)  # noqa: S311, repeatable
         self._seed = seed
         self._mutant = mutant
+        self._at_a_point = at_a_point
 
     async def run(self, wanted: Counter[str], mebibytes: float) -> None:
         """Runs rounds until there were enough of each kind."""
@@ -162,7 +163,7 @@ class Restores:
                 self._fault(FAILED, f"status {life.status}")
             return life
         by = signal.SIGKILL if kind == KILLED else signal.SIGINT
-        if self._random.random() < AT_A_POINT:
+        if self._random.random() < self._at_a_point:
             point, passed = self._point()
             life = restore(backup, mutant=self._mutant, point=point, count=passed, by=by)
         else:
@@ -233,10 +234,15 @@ class Restores:
         sys.stderr.write(f"{kind}: round {self.rounds}, {where}\n{self._zygote.log.read_text()[-1000:]}\n")
 
 
-async def restores(run: Run, *, whole: int, kills: int, interrupts: int, mebibytes: float = 20) -> list[Figure]:
-    """Restores over databases of killed servers; kills some restores, and ends some as by Ctrl-C."""
+async def restores(
+    run: Run, *, whole: int, kills: int, interrupts: int, mebibytes: float = 20, at_a_point: float = AT_A_POINT
+) -> list[Figure]:
+    """Restores over databases of killed servers; kills some restores, and ends some as by Ctrl-C.
+
+    `at_a_point` is the share of those that end at a named point. The others end at a random moment.
+    """
     async with backed_up(run.directory / "server") as zygote:
-        rounds = Restores(zygote, seed=run.seed, mutant=run.mutant)
+        rounds = Restores(zygote, seed=run.seed, mutant=run.mutant, at_a_point=at_a_point)
         await rounds.run(Counter({WHOLE: whole, KILLED: kills, INTERRUPTED: interrupts}), mebibytes)
     done, wanted = rounds.done, {WHOLE: whole, KILLED: kills, INTERRUPTED: interrupts}
     return [
