@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -28,6 +29,7 @@ from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
+from metamorphd.checks.configuration import bad, check_settings
 from metamorphd.clock import Clock
 from metamorphd.edge.connections import connection_limits, raise_descriptor_limit
 from metamorphd.edge.grpc.adapter import register
@@ -49,6 +51,7 @@ from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
 from metamorphd.llm.offline import Offline
 from metamorphd.models.caller import server_scope
+from metamorphd.models.finding import Finding
 from metamorphd.observe import CallLog, Metrics
 from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
@@ -77,9 +80,19 @@ logger = structlog.get_logger(__name__)
 
 
 class Server:
-    """The server and its parts, from `start` to `stop`. `database` and `clock` default to the production ones."""
+    """The server and its parts, from `start` to `stop`. `database` and `clock` default to the production ones.
 
-    def __init__(self, settings: Settings, *, database: Database | None = None, clock: Clock | None = None) -> None:
+    `found` is what an operator should know of how the settings were given.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        database: Database | None = None,
+        clock: Clock | None = None,
+        found: Sequence[Finding] = (),
+    ) -> None:
         self._settings = settings
         self._clock = clock or Clock()
         self._allocator = Allocator()
@@ -100,6 +113,8 @@ class Server:
             retention_days=settings.backup_retention_days,
             server_version=version("metamorphd"),
         )
+        today = datetime.fromtimestamp(self._clock.now() / 1e6, UTC).date()
+        self._warnings = [*found, *bad(check_settings(settings, today=today))]
         self._parts = AsyncExitStack()
         self._grace_seconds = settings.shutdown_grace_seconds
         self.http_port = 0
@@ -179,8 +194,8 @@ class Server:
         await parts.enter_async_context(self._housekeeping())
         await parts.enter_async_context(self._backups)
         await parts.enter_async_context(health)
-        for warning in settings.warnings:
-            logger.warning(warning)
+        for finding in self._warnings:
+            logger.warning(finding.what, check=finding.name, remedy=finding.remedy)
         logger.info(
             "serving",
             grpc_port=self.grpc_port,
@@ -256,7 +271,7 @@ class Server:
         build = Build(
             version=version("metamorphd"),
             settings=self._settings.shown(),
-            warnings=self._settings.warnings,
+            warnings=[str(finding) for finding in self._warnings],
             model_source=self._model.source,
             start_time=self._clock.now(),
         )
@@ -377,7 +392,9 @@ def _limits(settings: Settings) -> Limits:
     return limits
 
 
-async def serve(settings: Settings, *, announce: Callable[[Server], None] = lambda _: None) -> None:
+async def serve(
+    settings: Settings, *, found: Sequence[Finding] = (), announce: Callable[[Server], None] = lambda _: None
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
 
     Raises StartupRefused, and ServerFailed if it cannot go on.
@@ -389,7 +406,7 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
     # The writer thread may wait this long for the GIL, several times per commit. The default of 5 ms is noticeable.
     sys.setswitchinterval(SWITCH_SECONDS)
     raise_descriptor_limit()
-    server = Server(settings)
+    server = Server(settings, found=found)
     await server.start()
     settling = asyncio.create_task(_settle(server))
     announce(server)

@@ -15,12 +15,15 @@ def _run(loaded: "Settings", *, announce: Any = None) -> None:
     import uvloop
 
     from metamorphd import server
+    from metamorphd.checks.configuration import bad
+    from metamorphd.cli.checking import name_findings
     from metamorphd.log_output import STANDARD_OUTPUT
     from metamorphd.observe import configure_logging
 
     configure_logging(loaded.log_level)
     try:
-        uvloop.run(server.serve(loaded, **({} if announce is None else {"announce": announce})))
+        found = bad(name_findings())
+        uvloop.run(server.serve(loaded, found=found, **({} if announce is None else {"announce": announce})))
     finally:
         STANDARD_OUTPUT.close()
 
