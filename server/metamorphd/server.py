@@ -30,6 +30,7 @@ from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
 from metamorphd.checks.configuration import bad, check_settings
+from metamorphd.checks.running import RunningServer
 from metamorphd.clock import Clock
 from metamorphd.edge.connections import connection_limits, raise_descriptor_limit
 from metamorphd.edge.grpc.adapter import register
@@ -114,7 +115,15 @@ class Server:
             server_version=version("metamorphd"),
         )
         today = datetime.fromtimestamp(self._clock.now() / 1e6, UTC).date()
-        self._warnings = [*found, *bad(check_settings(settings, today=today))]
+        checked = [*found, *check_settings(settings, today=today)]
+        self._warnings = [str(finding) for finding in bad(checked)]
+        self._checks = RunningServer(
+            database=self._database,
+            directory=settings.database_path.parent,
+            settings=checked,
+            memory_needed=int(settings.max_bytes_in_flight * (1 + TEXTS_SHARE)),
+            contained=settings.contained,
+        )
         self._parts = AsyncExitStack()
         self._grace_seconds = settings.shutdown_grace_seconds
         self.http_port = 0
@@ -194,7 +203,7 @@ class Server:
         await parts.enter_async_context(self._housekeeping())
         await parts.enter_async_context(self._backups)
         await parts.enter_async_context(health)
-        for finding in self._warnings:
+        for finding in bad(await self._checks.at_start()):
             logger.warning(finding.what, check=finding.name, remedy=finding.remedy)
         logger.info(
             "serving",
@@ -271,9 +280,10 @@ class Server:
         build = Build(
             version=version("metamorphd"),
             settings=self._settings.shown(),
-            warnings=[str(finding) for finding in self._warnings],
+            warnings=self._warnings,
             model_source=self._model.source,
             start_time=self._clock.now(),
+            findings=self._checks.findings,
         )
         admin = AdminService(
             database=self._database,

@@ -81,8 +81,8 @@ class Settings(BaseSettings):
     emblem_jwt_secret_date: date | None = Field(
         default=None,
         description=(
-            "Day since which EMBLEM_JWT_SECRET is in use, such as 2026-11-01. `metamorph check` then says when to rotate "
-            "it."
+            "Day since which EMBLEM_JWT_SECRET is in use, such as 2026-11-01. `metamorph check` then says when to "
+            "rotate it."
         ),
     )
     emblem_jwt_issuer: str | None = Field(default=None, description="If set, tokens must have this issuer (`iss`).")
@@ -267,6 +267,11 @@ class Settings(BaseSettings):
     def production(self) -> bool:
         """Returns whether `NODE_ENV` is `production`, in any capitalization."""
         return self.node_env.strip().lower() == PRODUCTION
+
+    @property
+    def contained(self) -> bool:
+        """Returns whether the environment is that of a container on Railway or Kubernetes."""
+        return any(name.startswith("RAILWAY_") or name == "KUBERNETES_SERVICE_HOST" for name in os.environ)
 
     @property
     def has_other_identities(self) -> bool:
