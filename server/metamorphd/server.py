@@ -169,7 +169,9 @@ class Server:
         connections = connection_limits()
         health = Health(database=self._database, services=NAMES)
         http = HttpServer(
-            application(failing=health.failing, degraded=health.degraded, registry=self._metrics.registry),
+            application(
+                failing=health.failing, degraded=health.degraded, registry=self._metrics.registry, clock=self._clock
+            ),
             address=settings.listen_address,
             port=settings.port,
             limits=connections,

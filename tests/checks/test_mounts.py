@@ -47,7 +47,7 @@ def test_what_is_no_list_of_mounts_says_nothing() -> None:
 def status(directory: str, *, contained: bool) -> FindingStatus | None:
     found = volume(Path(directory), contained=contained)
     assert found is None or found.status is FindingStatus.OK or "DATABASE_PATH" in found.remedy
-    return found and found.status
+    return None if found is None else found.status
 
 
 def test_a_container_without_a_volume_is_found_and_a_machine_is_not(

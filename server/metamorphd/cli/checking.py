@@ -1,5 +1,6 @@
-"""The checks of settings, before a deployment."""
+"""What `metamorph check` finds: of settings before a deployment, or of a running server."""
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from metamorphd.checks.configuration import bad, check_settings, of_faults
 from metamorphd.checks.env_file import overridden, read_env_file
 from metamorphd.checks.names import unknown_names
 from metamorphd.models.finding import Finding, failed
-from metamorphd.settings import environment, load_faulty, variable_names
+from metamorphd.settings import ClientSettings, environment, load_faulty, load_paths, variable_names
 
 DEFAULT_FILE = Path(".env")
 
@@ -40,3 +41,31 @@ def name_findings(path: Path = DEFAULT_FILE, *, explicit: bool = False) -> list[
     if explicit:
         findings += overridden(file.values, given)
     return findings
+
+
+def chosen_target(target: str | None, *, asked: bool) -> str | None:
+    """Returns the server to check, or None if it is settings that should be checked.
+
+    METAMORPH_TARGET chooses a server only in the environment: a `.env` that is yet to be deployed has it too.
+    """
+    if target:
+        return target
+    if not asked and not environment().get("METAMORPH_TARGET"):
+        return None
+    client = ClientSettings()
+    return client.target if "target" in client.model_fields_set else f"localhost:{load_paths().grpc_port}"
+
+
+def server_findings(target: str, *, http: str | None, token: str | None, authority: Path | None) -> list[Finding]:
+    """Returns what is found of a running server."""
+    from metamorphd.cli.trying import running_findings
+
+    given = ClientSettings().token
+    return asyncio.run(
+        running_findings(
+            target=target,
+            http=http or f"http://{target.rpartition(':')[0]}:{load_paths().port}",
+            token=token or (given.get_secret_value() if given else None),
+            authority=authority,
+        )
+    )
