@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -119,7 +120,8 @@ class Server:
         self._warnings = [str(finding) for finding in bad(checked)]
         self._checks = RunningServer(
             database=self._database,
-            directory=settings.database_path.parent,
+            # A link to it may be on another volume.
+            directory=Path(os.path.realpath(settings.database_path)).parent,
             settings=checked,
             memory_needed=int(settings.max_bytes_in_flight * (1 + TEXTS_SHARE)),
             contained=settings.contained,

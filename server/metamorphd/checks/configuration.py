@@ -1,5 +1,6 @@
 """What the settings in force mean for a deployment."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from datetime import date
@@ -181,7 +182,8 @@ def ports(settings: Settings) -> Iterator[Finding]:
 
 def storage(settings: Settings) -> Iterator[Finding]:
     """Checks that acknowledged data is kept: where, how safely, and in how many copies."""
-    if settings.database_path.is_dir():
+    # Unlike the method, it is not raised by a name that is too long.
+    if os.path.isdir(settings.database_path):
         yield failed("storage", "DATABASE_PATH is a directory", "add the file's name, such as metamorph.db")
     if not settings.production:
         return

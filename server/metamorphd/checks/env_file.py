@@ -12,15 +12,17 @@ from dotenv.parser import parse_stream
 from metamorphd.checks.names import shown
 from metamorphd.models.finding import Finding, failed, ok, warning
 
-LARGEST_BYTES = 1_048_576
+# All settings with their comments are a quarter of it.
+LARGEST_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class EnvFile:
-    """The names in a `.env` file with their values, and what was found of its lines."""
+    """The names in a `.env` file with their values, and what was found of its lines. Not all can be read."""
 
     values: dict[str, str]
     findings: tuple[Finding, ...]
+    readable: bool = True
 
 
 def read_env_file(path: Path) -> EnvFile:
@@ -88,4 +90,4 @@ def _secret(name: str) -> bool:
 
 
 def _unreadable(path: Path, what: str, remedy: str) -> EnvFile:
-    return EnvFile({}, (failed("env-file", f"{path} {what}", remedy),))
+    return EnvFile({}, (failed("env-file", f"{path} {what}", remedy),), readable=False)

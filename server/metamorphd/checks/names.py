@@ -24,6 +24,9 @@ FOREIGN = re.compile(
 # As difflib measures it: two letters exchanged or one left out in a name of twelve, not REPORT for PORT.
 SIMILARITY = 0.86
 LONGEST_NAME = 64
+# By which a misspelt name is longer or shorter.
+MOST_LETTERS = 3
+MOST_FOUND = 100
 
 
 def unknown_names(names: Iterable[str], *, known: Collection[str], whole: bool) -> Iterator[Finding]:
@@ -34,6 +37,9 @@ def unknown_names(names: Iterable[str], *, known: Collection[str], whole: bool) 
     """
     unknown = 0
     for name in sorted({name.upper() for name in names} - set(known)):
+        if unknown == MOST_FOUND:
+            yield warning("names", f"more than {MOST_FOUND} names are no setting", "correct these first")
+            return
         meant = _meant(name, known) if not FOREIGN.fullmatch(name) else None
         if name in UNUSED:
             yield ok("names", f"{name} has no effect: this server does not do what it is for")
@@ -59,4 +65,6 @@ def shown(text: str) -> str:
 def _meant(name: str, known: Collection[str]) -> str | None:
     if len(name) > LONGEST_NAME:
         return None
-    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=SIMILARITY)), None)
+    # Comparing is slow, and an environment may have thousands of names.
+    similar = [each for each in sorted(known) if abs(len(each) - len(name)) <= MOST_LETTERS]
+    return next(iter(difflib.get_close_matches(name, similar, n=1, cutoff=SIMILARITY)), None)

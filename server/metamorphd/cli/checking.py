@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from metamorphd.checks.configuration import bad, check_settings, of_faults
-from metamorphd.checks.env_file import overridden, read_env_file
+from metamorphd.checks.env_file import EnvFile, overridden, read_env_file
 from metamorphd.checks.names import unknown_names
 from metamorphd.models.finding import Finding, failed
 from metamorphd.settings import ClientSettings, environment, load_faulty, load_paths, variable_names
@@ -19,7 +19,10 @@ def settings_findings(env_file: Path | None) -> list[Finding]:
         # Reading it twice would find nothing the second time.
         return [failed("env-file", f"{env_file} is no regular file", "copy it to a file and check that")]
     path = env_file or DEFAULT_FILE
-    findings = name_findings(path, explicit=env_file is not None)
+    file = read_env_file(path) if path.is_file() else None
+    if file is not None and not file.readable:
+        return list(file.findings)
+    findings = name_findings(file, explicit=env_file is not None)
     settings, faults = load_faulty(path)
     findings += of_faults(faults)
     if settings is not None:
@@ -27,15 +30,19 @@ def settings_findings(env_file: Path | None) -> list[Finding]:
     return findings
 
 
-def name_findings(path: Path = DEFAULT_FILE, *, explicit: bool = False) -> list[Finding]:
+def start_findings() -> list[Finding]:
+    """Returns what an operator should know of the names in the environment and in `.env` when a server starts."""
+    return bad(name_findings(read_env_file(DEFAULT_FILE) if DEFAULT_FILE.is_file() else None))
+
+
+def name_findings(file: EnvFile | None, *, explicit: bool = False) -> list[Finding]:
     """Returns what is found of the names in the environment and in a file, if there is one.
 
     If the file is `explicit`, the names that the environment overrides are found too.
     """
     given, known = environment(), variable_names()
-    if not path.is_file():
+    if file is None:
         return list(unknown_names(given, known=known, whole=False))
-    file = read_env_file(path)
     findings = [*file.findings, *unknown_names(file.values, known=known, whole=True)]
     findings += bad(unknown_names(given.keys() - file.values.keys(), known=known, whole=False))
     if explicit:

@@ -15,15 +15,13 @@ def _run(loaded: "Settings", *, announce: Any = None) -> None:
     import uvloop
 
     from metamorphd import server
-    from metamorphd.checks.configuration import bad
-    from metamorphd.cli.checking import name_findings
+    from metamorphd.cli.checking import start_findings
     from metamorphd.log_output import STANDARD_OUTPUT
     from metamorphd.observe import configure_logging
 
     configure_logging(loaded.log_level)
     try:
-        found = bad(name_findings())
-        uvloop.run(server.serve(loaded, found=found, **({} if announce is None else {"announce": announce})))
+        uvloop.run(server.serve(loaded, found=start_findings(), **({} if announce is None else {"announce": announce})))
     finally:
         STANDARD_OUTPUT.close()
 
