@@ -60,6 +60,21 @@ def test_the_lowest_limit_around_a_group_counts(tmp_path: Path, monkeypatch: pyt
     ) == Memory(1000, 700, 3)
 
 
+@pytest.mark.parametrize(("outer", "inner"), [("1000", "2000"), ("2000", "1000")])
+def test_of_two_limits_the_lower_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outer: str, inner: str
+) -> None:
+    found = groups(
+        tmp_path,
+        monkeypatch,
+        "0::/pod/server\n",
+        cgroup_DOT_controllers="memory",
+        pod__memory_DOT_max=outer,
+        pod__server__memory_DOT_max=inner,
+    )
+    assert found.limit == 1000
+
+
 def test_the_first_version_of_groups_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert groups(
         tmp_path,

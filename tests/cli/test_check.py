@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.command import run
 from tests.support.paths import ROOT
+from tests.support.processes import serving_process
 from tests.support.tokens import SECRET
 
 Found = dict[tuple[str, str], str]
@@ -111,6 +112,13 @@ async def test_many_names_take_no_longer_than_a_moment_and_not_all_are_listed(tm
 async def test_a_database_path_that_no_system_has_is_no_crash(tmp_path: Path) -> None:
     code, findings = await of_file(tmp_path, f"{GOOD}DATABASE_PATH=/{'x' * 5000}/metamorph.db\n")
     assert (code, wrong(findings)) == (0, [])
+
+
+def test_a_server_logs_a_misspelt_name_when_it_starts(tmp_path: Path) -> None:
+    with serving_process(tmp_path, RATE_LIMT_REQUESTS="5") as server:
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    (line,) = [line for line in lines if line.get("check") == "names"]
+    assert (line["level"], line["remedy"]) == ("warning", "rename it to RATE_LIMIT_REQUESTS")
 
 
 async def test_a_file_of_secrets_that_others_can_read_is_found(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from metamorphd.clock import Clock
 
 from tests.support.certificates import Authority
 from tests.support.command import run
+from tests.support.fakes.leaking_server import LeakingServer
 from tests.support.ports import free_port
 from tests.support.serving import Serving, serving
 from tests.support.tokens import SECRET, mint
@@ -185,6 +186,21 @@ async def test_a_hostile_server_is_a_finding_and_ends_in_time(answer: bytes | No
         ended.set()
         assert (code, "Traceback" in err) == (1, False)
         assert all(finding["remedy"] for finding in json.loads(out)["findings"] if finding["status"] != "ok")
+
+
+@pytest.mark.parametrize("leak", ["read", "deleted", "listed"])
+async def test_a_server_that_does_not_isolate_vaults_or_check_tokens_fails(leak: str) -> None:
+    async with LeakingServer(leak) as server:
+        code, out, _ = await run("check", "--target", server.target, "--json", EMBLEM_JWT_SECRET=SECRET)
+    findings = json.loads(out)["findings"]
+    assert code == 1
+    assert (of(findings, "isolation")["status"], f"can be {leak} by" in of(findings, "isolation")["what"]) == (
+        "failed",
+        True,
+    )
+    assert of(findings, "authentication")["status"] == "failed"
+    # What fails in one part does not keep another from being tried.
+    assert "UNIMPLEMENTED" in of(findings, "operator")["what"]
 
 
 async def test_settings_and_a_server_are_not_checked_at_once(tmp_path: Path) -> None:

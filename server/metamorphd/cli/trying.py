@@ -41,6 +41,8 @@ from metamorphd.settings import load_signing
 from metamorphd.store import migrations
 
 CALL_SECONDS = 10.0
+# Of a text from a server, which may be another one.
+LONGEST_SHOWN = 200
 LOOPBACKS = ("localhost", "127.0.0.1", "::1")
 STATUSES = {
     FINDING_STATUS_OK: FindingStatus.OK,
@@ -59,42 +61,52 @@ async def running_findings(*, target: str, http: str, token: str | None, authori
     if not reached.usable:
         return findings
     async with MetamorphClient(target, credentials=reached.credentials) as client:
-        trial = Trial(client, local=target.rpartition(":")[0].strip("[]") in LOOPBACKS)
         skewed = any(each.name == "clock" and each.status is FindingStatus.FAILED for each in findings)
-        try:
-            findings += [each async for each in trial.findings(token, skewed=skewed)]
-        except grpc.aio.AioRpcError as exc:
-            refusal = MetamorphError.of(exc)
-            mend = "look into the server's log; if the port is another program's, name the gRPC port with --target"
-            findings.append(failed("server", f"a call fails: {str(refusal)[:200]}", mend))
+        local = target.rpartition(":")[0].strip("[]") in LOOPBACKS
+        trial = Trial(client, token=token, local=local, skewed=skewed)
+        for part in (trial.authentication, trial.operator, trial.isolation):
+            try:
+                findings += [each async for each in part()]
+            except grpc.aio.AioRpcError as exc:
+                mend = "look into the server's log; if this is another port of it, name that of gRPC with --target"
+                findings.append(failed(part.__name__, f"a call fails: {_shown(exc)}", mend))
     return findings
 
 
 class Trial:
-    """Calls of a server, with tokens that each call carries itself. `local` is whether it is on this machine."""
+    """Calls of a server, with tokens that each call carries itself. Parts raise AioRpcError.
 
-    def __init__(self, client: MetamorphClient, *, local: bool) -> None:
+    `token` is an operator's, or None. `local` is whether the server is on this machine, `skewed` whether its clock is
+    known to differ.
+    """
+
+    def __init__(self, client: MetamorphClient, *, token: str | None, local: bool, skewed: bool) -> None:
         self._client = client
+        self._token = token
         self._local = local
+        self._skewed = skewed
 
-    async def findings(self, token: str | None, *, skewed: bool) -> AsyncIterator[Finding]:
-        """Yields what is found. `skewed` is whether the clocks are known to differ. Raises AioRpcError."""
-        open_to_all = await self._accepted(())
-        yield await self._bad_tokens(open_to_all=open_to_all)
-        signing = _can_sign()
-        if token is None and not signing:
+    async def authentication(self) -> AsyncIterator[Finding]:
+        """Sends no token, and bad ones."""
+        yield await self._bad_tokens(open_to_all=await self._accepted(()))
+
+    async def operator(self) -> AsyncIterator[Finding]:
+        """Asks the server what only that can see."""
+        if self._token is None and not _can_sign():
             yield warning(
                 "operator",
                 "what only the server knows was not asked, for lack of an operator's token",
                 "set EMBLEM_JWT_SECRET as the server has it, or pass --token",
             )
-        else:
-            bearer = token or _signed("operator", operator=True)
-            async for finding in self._as_operator(bearer, skewed=skewed):
-                yield finding
-        if signing and await self._accepted(_bearer(_signed(VAULTS[0]))):
+            return
+        async for finding in self._as_operator(self._token or _signed("operator", operator=True)):
+            yield finding
+
+    async def isolation(self) -> AsyncIterator[Finding]:
+        """Tries to reach what is in one vault from another."""
+        if _can_sign() and await self._accepted(_bearer(_signed(VAULTS[0]))):
             yield await self._isolation([_bearer(_signed(vault)) for vault in VAULTS])
-        elif open_to_all:
+        elif await self._accepted(()):
             yield await self._isolation([(("x-vault-id", vault),) for vault in VAULTS])
         else:
             yield warning(
@@ -132,14 +144,14 @@ class Trial:
             raise
         return True
 
-    async def _as_operator(self, token: str, *, skewed: bool) -> AsyncIterator[Finding]:
+    async def _as_operator(self, token: str) -> AsyncIterator[Finding]:
         admin, carried = self._client.admin, _carried(_bearer(token))
         try:
             info = await admin.GetServerInfo(GetServerInfoRequest(), **carried)
         except grpc.aio.AioRpcError as exc:
             if exc.code() not in REFUSED | {grpc.StatusCode.PERMISSION_DENIED}:
                 raise
-            yield _refused(MetamorphError.of(exc), skewed=skewed)
+            yield _refused(MetamorphError.of(exc), skewed=self._skewed)
             return
         for finding in info.findings:
             # Of one that a newer server has, an operator should know too.
@@ -162,8 +174,7 @@ class Trial:
         try:
             made = await chat.CreateSession(CreateSessionRequest(session=Session(title="metamorph check")), **own)
         except grpc.aio.AioRpcError as exc:
-            refusal = str(MetamorphError.of(exc))[:200]
-            return warning("isolation", f"the isolation of vaults could not be tried: {refusal}", "mend that first")
+            return warning("isolation", f"the isolation of vaults could not be tried: {_shown(exc)}", "mend that first")
         session_id = made.session.session_id
         try:
             attempts: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -198,7 +209,7 @@ async def _answered(attempt: Callable[[], Awaitable[Any]]) -> bool:
 
 def _refused(refusal: MetamorphError, *, skewed: bool) -> Finding:
     """Says why a token that should be an operator's is refused."""
-    shown = f"the operator's token is refused: {str(refusal)[:200]}"
+    shown = f"the operator's token is refused: {str(refusal)[:LONGEST_SHOWN]}"
     if refusal.code is grpc.StatusCode.PERMISSION_DENIED:
         return failed("operator", shown, "`metamorph token --operator` mints one that is an operator's")
     if refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -213,6 +224,10 @@ def _refused(refusal: MetamorphError, *, skewed: bool) -> Finding:
     )
 
 
+def _shown(error: grpc.aio.AioRpcError) -> str:
+    return str(MetamorphError.of(error))[:LONGEST_SHOWN]
+
+
 def _backups(info: GetServerInfoResponse, listed: Any) -> list[Finding]:
     finished = [each for each in listed if each.state not in (BACKUP_STATE_CREATING, BACKUP_STATE_VERIFYING)]
     good = [each for each in listed if each.state in (BACKUP_STATE_READY, BACKUP_STATE_VERIFYING)]
@@ -223,7 +238,7 @@ def _backups(info: GetServerInfoResponse, listed: Any) -> list[Finding]:
         backups(
             newest=max((each.create_time.seconds for each in good), default=None),
             verified=max((each.verify_time.seconds for each in good if each.HasField("verify_time")), default=None),
-            fault=f"{first.name} is {state} {first.fault[:200]}".strip() if bad and first is not None else "",
+            fault=f"{first.name} is {state} {first.fault[:LONGEST_SHOWN]}".strip() if bad and first is not None else "",
             interval_hours=float(info.settings["BACKUP_INTERVAL_HOURS"]),
             uptime=info.uptime.seconds,
             # The server's time: this machine's may differ.
