@@ -76,6 +76,17 @@ async def test_a_good_server_passes_every_point_of_the_guides_checklist(tmp_path
         assert list(listed.sessions) == []
 
 
+async def test_two_checks_at_once_and_one_that_was_cut_off_do_not_disturb_each_other(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        own = server.caller(vault="metamorph-check-1")
+        for _ in range(40):
+            await own.create_session(title="metamorph check")
+        for code, findings in await asyncio.gather(*(checked(server) for _ in range(4))):
+            assert (code, wrong(findings)) == (0, [])
+        listed = await own.chat.ListSessions(ListSessionsRequest(), metadata=own.metadata)
+        assert list(listed.sessions) == []
+
+
 async def test_all_tokens_refused_by_a_skewed_clock_is_found_with_its_cause_and_cure(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

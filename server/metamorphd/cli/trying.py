@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -185,9 +186,10 @@ class Trial:
             listed = await chat.ListSessions(ListSessionsRequest(), **other)
             done += ["listed"] if any(each.session_id == session_id for each in listed.sessions) else []
         finally:
-            # Also those of a trial that was cut off.
+            # Also those of a trial that was cut off. Another one may do the same now.
             for session in (await chat.ListSessions(ListSessionsRequest(), **own)).sessions:
-                await chat.DeleteSession(DeleteSessionRequest(session_id=session.session_id), **own)
+                removal = DeleteSessionRequest(session_id=session.session_id)
+                await _answered(partial(chat.DeleteSession, removal, **own))
         if done:
             return failed(
                 "isolation",
