@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,13 @@ def test_a_volume_that_is_mounted_is_not(tmp_path: Path) -> None:
     ) as server:
         assert warnings(server.log) == []
     assert (tmp_path / "disk" / "metamorph.db").exists()
+
+
+def test_the_volume_of_a_link_is_that_of_the_file(tmp_path: Path) -> None:
+    if not Path("/dev/shm").is_mount():  # noqa: S108
+        pytest.skip("needs /dev/shm")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:  # noqa: S108
+        (tmp_path / "metamorph.db").symlink_to(Path(elsewhere) / "metamorph.db")
+        with serving_process(tmp_path) as server:
+            (line,) = warnings(server.log)
+        assert "is in memory" in line["message"]

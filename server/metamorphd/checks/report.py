@@ -9,16 +9,23 @@ MARKS = {FindingStatus.OK: "ok", FindingStatus.WARNING: "warning", FindingStatus
 
 
 def as_lines(findings: Iterable[Finding]) -> list[str]:
-    """Returns a line for each finding, one with its remedy if it has one, and one with the counts."""
+    """Returns a line for each finding, one with its remedy if it has one, and one with the counts.
+
+    A server's text cannot control the terminal, or add a line.
+    """
     lines = []
     counts = dict.fromkeys(FindingStatus, 0)
     for finding in findings:
         counts[finding.status] += 1
-        lines.append(f"{MARKS[finding.status]:<8} {finding.name}: {finding.what}")
+        lines.append(f"{MARKS[finding.status]:<8} {_printable(finding.name)}: {_printable(finding.what)}")
         if finding.remedy:
-            lines.append(f"{'':<8} → {finding.remedy}")
+            lines.append(f"{'':<8} → {_printable(finding.remedy)}")
     lines.append(", ".join(f"{count} {status}" for status, count in counts.items()))
     return lines
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def as_dict(findings: Sequence[Finding]) -> dict[str, Any]:
