@@ -104,7 +104,7 @@ def test_a_volume_that_is_mounted_is_not(tmp_path: Path) -> None:
 def test_the_volume_of_a_link_is_that_of_the_file(tmp_path: Path) -> None:
     if not Path("/dev/shm").is_mount():  # noqa: S108
         pytest.skip("needs /dev/shm")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:  # noqa: S108
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
         (tmp_path / "metamorph.db").symlink_to(Path(elsewhere) / "metamorph.db")
         with serving_process(tmp_path) as server:
             (line,) = warnings(server.log)

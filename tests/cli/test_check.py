@@ -121,6 +121,17 @@ def test_a_server_logs_a_misspelt_name_when_it_starts(tmp_path: Path) -> None:
     assert (line["level"], line["remedy"]) == ("warning", "rename it to RATE_LIMIT_REQUESTS")
 
 
+async def test_a_server_with_a_file_of_settings_that_is_no_text_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"EMBLEM_JWT_SECRET=\xffcanary\n")
+    code, out, err = await run("serve", EMBLEM_JWT_SECRET=SECRET)
+    assert (code, "the .env file cannot be read" in err, "canary" in out + err, "Traceback" in err) == (
+        1,
+        True,
+        False,
+        False,
+    )
+
+
 async def test_a_file_of_secrets_that_others_can_read_is_found(tmp_path: Path) -> None:
     file = tmp_path / "deployed.env"
     file.write_text(GOOD)
