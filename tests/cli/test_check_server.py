@@ -103,6 +103,18 @@ async def test_all_tokens_refused_by_a_skewed_clock_is_found_with_its_cause_and_
         assert all("NTP" in cure for cure in cures.values())
 
 
+async def test_a_full_volume_fails_and_what_could_not_be_tried_is_said(tmp_path: Path) -> None:
+    async with serving(tmp_path, storage_floor_bytes=10**15) as server:
+        code, findings = await checked(server)
+    assert (code, of(findings, "database")["status"]) == (1, "failed")
+    assert "almost full" in of(findings, "database")["what"]
+    assert of(findings, "health")["status"] == "warning"
+    assert (of(findings, "isolation")["status"], "STORAGE_FULL" in of(findings, "isolation")["what"]) == (
+        "warning",
+        True,
+    )
+
+
 @pytest.mark.parametrize(("seconds", "status"), [(3, "ok"), (15, "warning"), (-15, "warning")])
 async def test_clocks_that_differ_little_are_no_failure(tmp_path: Path, seconds: int, status: str) -> None:
     async with serving(tmp_path, clock=Shifted(seconds)) as server:
