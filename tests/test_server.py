@@ -15,6 +15,7 @@ from metamorphd import server as root
 from metamorphd import settings
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.tokens import TokenVerifier
+from metamorphd.backups.backups import Backups
 from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.grpc.port import GrpcPort
 from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, LimitSize, Validate, ordered
@@ -41,6 +42,7 @@ PARTS = [
     ENGINE.database_class,
     Offline,
     Housekeeping,
+    Backups,
     Health,
 ]
 
