@@ -5,14 +5,18 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyrage
 import pytest
+from metamorph.admin.v1 import admin_service_pb2 as pb
+from metamorph.admin.v1 import backup_pb2
 from metamorphd.backups.bucket import Bucket, Credentials
 from metamorphd.backups.copies import Copies
 from metamorphd.backups.directory import DAY, Directory, name_at
@@ -22,6 +26,8 @@ from metamorphd.clock import Clock
 from metamorphd.models.backup import Copy, Manifest
 
 from tests.support.buckets import Store, bucket_server
+from tests.support.caller import Caller
+from tests.support.serving import Serving, serving
 
 IDENTITY = pyrage.x25519.Identity.generate()
 NOW = 1_764_200_000_000_000
@@ -296,3 +302,94 @@ async def test_a_bucket_that_does_not_answer_does_not_keep_a_server_from_stoppin
             begun = time.monotonic()
         assert time.monotonic() - begun < 10
         connection.close()
+
+
+def operator_of(server: Serving) -> Caller:
+    # For a while after a clock that is set.
+    return server.caller(operator=True, exp=int(time.time()) + 30 * 24 * 3600)
+
+
+async def made(server: Serving) -> str:
+    operator = operator_of(server)
+    return (await operator.admin.CreateBackup(pb.CreateBackupRequest(), metadata=operator.metadata)).backup.name
+
+
+async def got(server: Serving, name: str, what: Callable[[backup_pb2.Backup], bool]) -> backup_pb2.Backup:
+    """Returns a backup once something is true of it."""
+    operator, request = operator_of(server), pb.GetBackupRequest(name=name)
+    async with asyncio.timeout(30):
+        while True:
+            backup = (await operator.admin.GetBackup(request, metadata=operator.metadata)).backup
+            if what(backup):
+                return backup
+            await asyncio.sleep(0.05)
+
+
+async def test_a_bucket_that_fails_does_not_fail_the_backup(store: Store, tmp_path: Path) -> None:
+    store.process.kill()
+    async with serving(tmp_path / "server", **store.settings) as server, httpx.AsyncClient() as http:
+        backup = await got(server, await made(server), lambda backup: bool(backup.copy_fault))
+        assert (backup.state, backup.HasField("copy")) == (backup_pb2.BACKUP_STATE_READY, False)
+        assert "the bucket cannot be reached" in backup.copy_fault
+        metrics = (await http.get(f"{server.http}/metrics")).text
+        assert "metamorph_backup_copy_failed 1.0" in metrics
+        assert "metamorph_backup_failed 0.0" in metrics
+
+
+async def test_health_is_degraded_while_the_newest_backup_or_copy_is_too_old_or_damaged(
+    store: Store, tmp_path: Path
+) -> None:
+    clock = SetClock()
+    clock.time = Clock().now()
+
+    async with serving(tmp_path / "server", clock=clock, **store.settings) as server, httpx.AsyncClient() as http:
+
+        async def check() -> str:
+            response = await http.get(f"{server.http}/health")
+            assert response.status_code == 200
+            return str(response.json().get("check", "ok"))
+
+        begun = clock.time
+        assert await check() == "ok"
+        clock.time = begun + 2 * DAY + 1_000_000
+        assert await check() == "backup"
+        await got(server, await made(server), lambda backup: backup.HasField("copy"))
+        assert await check() == "ok"
+        clock.time += 2 * DAY + 60_000_000
+        assert await check() == "backup"
+        store.process.kill()
+        await got(server, await made(server), lambda backup: bool(backup.copy_fault))
+        # The backup is new, and the copy is not.
+        assert await check() == "backup"
+
+
+async def test_a_copy_that_is_interrupted_by_a_kill_does_not_look_complete_and_is_made_at_the_next_start(
+    store: Store, directory: Directory, clock: SetClock
+) -> None:
+    manifest = backed_up(directory, NOW, size=60 * 2**20)
+    program = [sys.executable, "-c", INTERRUPTED, store.url, store.endpoint, str(directory.path)]
+    process = await asyncio.create_subprocess_exec(*program)
+    await until(lambda: store.unfinished)
+    process.kill()
+    await process.wait()
+    assert store.names == []
+    assert Remote(store.bucket).list_copies() == []
+    async with copying(store.bucket, directory, clock, packing=Packing()) as copies:
+        await read_back(copies, manifest)
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from metamorphd.backups.bucket import Bucket, Credentials
+from metamorphd.backups.directory import Directory
+from metamorphd.backups.packing import Packing
+from metamorphd.backups.remote import Remote
+
+url, endpoint, path = sys.argv[1:]
+bucket = Bucket(url, Credentials("test-key", "test-secret-of-a-bucket", "us-east-1", endpoint))
+(backup,) = Directory(Path(path)).list_backups()
+Remote(bucket).write_copy(
+    Path(path) / backup.name, backup.manifest, packing=Packing(), now=lambda: 1, step=lambda _: time.sleep(0.02)
+)
+"""

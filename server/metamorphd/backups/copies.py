@@ -171,6 +171,8 @@ class Copies:
             whole = self._verify_due(copies)
             self._prune(self._look() if not whole else copies)
         except (BucketFailed, Unreadable) as exc:
+            if self._stopped.is_set():
+                return
             self._failures += 1
             self._fault = ("" if backup is None else backup.name, str(exc))
             logger.error("a backup could not be copied or read back", name=self._fault[0], fault=str(exc))
