@@ -3,7 +3,10 @@
 import asyncio
 import hashlib
 import json
+import os
 import shutil
+import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from metamorph.admin.v1 import backup_pb2
 
 from tests.support.buckets import Store, bucket_server
 from tests.support.caller import Caller
-from tests.support.command import run
+from tests.support.command import METAMORPH, run
 from tests.support.serving import Serving, serving
 from tests.support.tokens import SECRET
 
@@ -151,3 +154,23 @@ async def test_a_restore_needs_room(tmp_path: Path) -> None:
     code, _, err = await restored(tmp_path / "none", str(huge))
     assert (code, "there is no room for" in err, "free some space" in err) == (1, True, True), err
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["metamorph.db", "metamorph.db.lock"]
+
+
+async def test_a_restore_from_a_bucket_that_does_not_answer_can_be_interrupted(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = await asyncio.create_subprocess_exec(
+            *METAMORPH,
+            *("backup", "restore", "s3://silent/here", "--yes", "--to", str(tmp_path / "metamorph.db")),
+            env={
+                **os.environ,
+                "AWS_ACCESS_KEY_ID": "id",
+                "AWS_SECRET_ACCESS_KEY": "secret",
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            },
+            stderr=asyncio.subprocess.PIPE,
+        )
+        connection, _ = await asyncio.to_thread(silent.accept)
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 20)
+        connection.close()
+    assert (process.returncode, "Aborted" in err.decode(), "Traceback" in err.decode()) == (1, True, False)

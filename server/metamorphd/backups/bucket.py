@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -28,6 +30,8 @@ RETRIES = 4
 RETRY_TIMEOUT = timedelta(minutes=3)
 REASON = re.compile(r"<Code>([^<]{1,100})</Code>(?:.*?<Message>([^<]{1,200})</Message>)?", re.DOTALL)
 LONGEST_REASON = 200
+
+T = TypeVar("T")
 
 Write = Callable[[bytes], object]
 
@@ -56,18 +60,18 @@ class Object:
 
     name: str
     size: int
-    version: str
+    version: str = ""
 
 
 class Reading:
-    """An object's bytes from its beginning on, and what was read so far: its size and its SHA-256."""
+    """An object's bytes from its beginning on, and the SHA-256 of those that were read."""
 
-    def __init__(self, store: S3Store, name: str, size: int) -> None:
-        # In parts, each of which can be asked for again.
-        self._file = obstore.open_reader(store, name, buffer_size=READ_BYTES, size=size)
-        self._left = size
+    def __init__(self, store: S3Store, about: Object) -> None:
+        self._store = store
+        self._about = about
+        self._at = 0
+        self._part = memoryview(b"")
         self._hashed = hashlib.sha256()
-        self.size = 0
 
     @property
     def sha256(self) -> str:
@@ -75,12 +79,16 @@ class Reading:
 
     def read(self, size: int, /) -> bytes:
         """Returns at most so many bytes, none at the end. Raises BucketFailed."""
-        with _failures():
-            chunk = bytes(self._file.read(min(size, self._left)))
-        self._left -= len(chunk)
-        self.size += len(chunk)
-        self._hashed.update(chunk)
-        return chunk
+        if not self._part and self._at < self._about.size:
+            # In parts, each of which can be asked for again.
+            end = min(self._at + READ_BYTES, self._about.size)
+            self._part = memoryview(
+                _asked(lambda: obstore.get_range(self._store, self._about.name, start=self._at, end=end))
+            )
+            self._at = end
+        taken, self._part = bytes(self._part[:size]), self._part[size:]
+        self._hashed.update(taken)
+        return taken
 
 
 class Bucket:
@@ -112,27 +120,27 @@ class Bucket:
 
     def list_objects(self) -> Iterator[Object]:
         """Yields the objects, also those further below, in no order. Raises BucketFailed."""
-        with _failures():
-            for page in obstore.list(self._store):
-                for found in page:
-                    version = found.get("e_tag") or str(found["last_modified"])
-                    yield Object(found["path"], found["size"], version)
+        pages = iter(obstore.list(self._store))
+        while (page := _asked(lambda: next(pages, None))) is not None:
+            for found in page:
+                yield Object(found["path"], found["size"], found.get("e_tag") or str(found["last_modified"]))
 
-    def read(self, name: str, *, size: int) -> Reading:
-        """Returns what reads an object of a size."""
-        with _failures():
-            return Reading(self._store, name, size)
+    def read(self, about: Object) -> Reading:
+        """Returns what reads an object."""
+        return Reading(self._store, about)
 
     def read_small(self, name: str, *, limit: int) -> bytes | None:
         """Returns an object's bytes, or None if it has more than the limit. Raises BucketFailed."""
-        with _failures():
+
+        def ask() -> bytes | None:
             result = obstore.get(self._store, name)
             return bytes(result.bytes()) if result.meta["size"] <= limit else None
 
+        return _asked(ask)
+
     def write_small(self, name: str, data: bytes) -> None:
         """Stores an object in place of the one that is there. Raises BucketFailed."""
-        with _failures():
-            obstore.put(self._store, name, data)
+        _asked(lambda: obstore.put(self._store, name, data))
 
     def write(self, name: str, produce: Callable[[Write], None], *, size: int) -> None:
         """Stores what `produce` writes, about `size` bytes. Raises BucketFailed, and what it raises.
@@ -158,11 +166,30 @@ class Bucket:
 
     def delete(self, name: str) -> None:
         """Deletes an object, if it is there. Raises BucketFailed."""
+        with contextlib.suppress(ObjectNotFound):
+            _asked(lambda: obstore.delete(self._store, name))
+
+
+def _asked(ask: Callable[[], T]) -> T:
+    """Returns what the bucket answers. Raises BucketFailed.
+
+    On the main thread, a signal ends the wait, which the library does not allow for.
+    """
+    if threading.current_thread() is not threading.main_thread():
         with _failures():
-            try:
-                obstore.delete(self._store, name)
-            except FileNotFoundError:
-                return
+            return ask()
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as exc:
+            answer.set_exception(exc)
+
+    # What is asked for in vain does not keep the process from ending.
+    threading.Thread(target=run, daemon=True).start()
+    with _failures():
+        return answer.result()
 
 
 @contextlib.contextmanager

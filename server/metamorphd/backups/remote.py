@@ -63,7 +63,7 @@ class Remote:
 
     def read_copy(self, about: Object) -> Reading:
         """Returns what reads the object of a copy."""
-        return self._bucket.read(about.name, size=about.size)
+        return self._bucket.read(about)
 
     def write_copy(
         self, file: Path, manifest: Manifest, *, packing: Packing, now: Callable[[], int], step: Step
@@ -105,7 +105,7 @@ class Remote:
         Unpacked, it must be the file that was verified when it was made, byte by byte. One that cannot be decrypted for
         want of an identity is compared as it was sent.
         """
-        reading, plain, faults = self._bucket.read(copy.name, size=copy.size), hashlib.sha256(), []
+        reading, plain, faults = self._bucket.read(Object(copy.name, copy.size)), hashlib.sha256(), []
         source, unpacks = Hashed(reading, step), bool(keys.identities) or not copy.name.endswith(ENCRYPTED)
         try:
             if unpacks:
