@@ -2,117 +2,17 @@
 
 import asyncio
 import hashlib
-import json
-import os
 import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pyrage
-import pytest
-from metamorph.admin.v1 import admin_service_pb2 as pb
-from metamorph.admin.v1 import backup_pb2
 from metamorphd.backups.bucket import Bucket, Credentials
-from metamorphd.backups.copies import Copies
+from metamorphd.backups.copies import retry_delay
 from metamorphd.backups.directory import DAY, Directory, name_at
 from metamorphd.backups.packing import Packing, parse_keys
-from metamorphd.backups.remote import Remote
-from metamorphd.clock import Clock
-from metamorphd.models.backup import Copy, Manifest
 
-from tests.support.buckets import Store, bucket_server
-from tests.support.caller import Caller
-from tests.support.serving import Serving, serving
-
-IDENTITY = pyrage.x25519.Identity.generate()
-NOW = 1_764_200_000_000_000
-
-
-class SetClock(Clock):
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = NOW
-
-    def now(self) -> int:
-        return self.time
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with bucket_server(tmp_path / "bucket") as running:
-        yield running
-
-
-@pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Directory:
-    made = Directory(tmp_path / "backups")
-    made.prepare()
-    return made
-
-
-def backed_up(directory: Directory, time: int, size: int = 300_000) -> Manifest:
-    """Stores a backup as the server does, of bytes that mean nothing."""
-    name, content = name_at(time), os.urandom(size)
-    directory.partial(name).write_bytes(content)
-    manifest = Manifest(
-        name=name,
-        begin_time=time,
-        create_time=time,
-        server_version="0",
-        size=size,
-        sha256=hashlib.sha256(content).hexdigest(),
-        schema_version=1,
-        row_counts={"sessions": 3},
-        verify_time=time,
-    )
-    directory.complete_backup(manifest)
-    return manifest
-
-
-@asynccontextmanager
-async def copying(
-    bucket: Bucket, directory: Directory, clock: Clock, *, packing: Packing | None = None, retry_seconds: float = 900
-) -> AsyncIterator[Copies]:
-    copies = Copies(
-        remote=Remote(bucket),
-        packing=packing or Packing(compressed=True, keys=parse_keys(str(IDENTITY))),
-        directory=directory,
-        clock=clock,
-        retention_days=7,
-        retry_seconds=retry_seconds,
-    )
-    async with copies:
-        copies.wake()
-        yield copies
-
-
-async def until(true: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
-    return found
-
-
-async def read_back(copies: Copies, manifest: Manifest, *, after: int = 0) -> Copy:
-    """Returns the copy of a backup once it was read back after a time."""
-
-    def found() -> Copy | None:
-        copy, _ = copies.copy_of(manifest.name)
-        return copy if copy is not None and copy.verify_time > after else None
-
-    copy: Copy = await until(found)
-    return copy
+from tests.support.buckets import Store
+from tests.support.copies import IDENTITY, NOW, SetClock, backed_up, copying, read_back, until
 
 
 async def test_a_backup_is_copied_and_read_back(store: Store, directory: Directory, clock: SetClock) -> None:
@@ -237,31 +137,6 @@ async def test_copies_are_kept_as_long_as_backups_but_never_the_newest_good_one(
             await until(lambda expected=expected: store.names == expected)
 
 
-async def test_manifests_that_make_no_sense_are_no_copies(store: Store, directory: Directory, clock: SetClock) -> None:
-    manifest = backed_up(directory, NOW)
-    async with copying(store.bucket, directory, clock, packing=Packing()) as copies:
-        await read_back(copies, manifest)
-    good = json.loads((store.objects / f"{manifest.name}.json").read_text())
-    texts = [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b" " * 2**21 + json.dumps(good).encode()]
-    changes: list[dict[str, Any]] = [
-        {"name": manifest.name},
-        {"size": "many"},
-        {"size": -1},
-        {"faults": 3},
-        {"manifest": 1},
-        {"manifest": good["manifest"] | {"name": "../../etc/passwd"}},
-        {"manifest": good["manifest"] | {"size": 10**400}},
-        {"manifest": good["manifest"] | {"row_counts": []}},
-    ]
-    for number, wrong in enumerate([*texts, *changes]):
-        name = name_at(NOW + (number + 1) * 1_000_000)
-        (store.objects / name).write_bytes(b"?" * good["size"])
-        made = good | {"name": name, "manifest": good["manifest"] | {"name": name}}
-        content = wrong if isinstance(wrong, bytes) else json.dumps(made | wrong).encode()
-        (store.objects / f"{name}.json").write_bytes(content)
-    assert [copy.name for copy in Remote(store.bucket).list_copies()] == [manifest.name]
-
-
 async def test_a_backup_that_is_damaged_is_not_copied(store: Store, directory: Directory, clock: SetClock) -> None:
     manifest = backed_up(directory, NOW, size=20 * 2**20)
     file = directory.path / manifest.name
@@ -304,92 +179,6 @@ async def test_a_bucket_that_does_not_answer_does_not_keep_a_server_from_stoppin
         connection.close()
 
 
-def operator_of(server: Serving) -> Caller:
-    # For a while after a clock that is set.
-    return server.caller(operator=True, exp=int(time.time()) + 30 * 24 * 3600)
-
-
-async def made(server: Serving) -> str:
-    operator = operator_of(server)
-    return (await operator.admin.CreateBackup(pb.CreateBackupRequest(), metadata=operator.metadata)).backup.name
-
-
-async def got(server: Serving, name: str, what: Callable[[backup_pb2.Backup], bool]) -> backup_pb2.Backup:
-    """Returns a backup once something is true of it."""
-    operator, request = operator_of(server), pb.GetBackupRequest(name=name)
-    async with asyncio.timeout(30):
-        while True:
-            backup = (await operator.admin.GetBackup(request, metadata=operator.metadata)).backup
-            if what(backup):
-                return backup
-            await asyncio.sleep(0.05)
-
-
-async def test_a_bucket_that_fails_does_not_fail_the_backup(store: Store, tmp_path: Path) -> None:
-    store.process.kill()
-    async with serving(tmp_path / "server", **store.settings) as server, httpx.AsyncClient() as http:
-        backup = await got(server, await made(server), lambda backup: bool(backup.copy_fault))
-        assert (backup.state, backup.HasField("copy")) == (backup_pb2.BACKUP_STATE_READY, False)
-        assert "the bucket cannot be reached" in backup.copy_fault
-        metrics = (await http.get(f"{server.http}/metrics")).text
-        assert "metamorph_backup_copy_failed 1.0" in metrics
-        assert "metamorph_backup_failed 0.0" in metrics
-
-
-async def test_health_is_degraded_while_the_newest_backup_or_copy_is_too_old_or_damaged(
-    store: Store, tmp_path: Path
-) -> None:
-    clock = SetClock()
-    clock.time = Clock().now()
-
-    async with serving(tmp_path / "server", clock=clock, **store.settings) as server, httpx.AsyncClient() as http:
-
-        async def check() -> str:
-            response = await http.get(f"{server.http}/health")
-            assert response.status_code == 200
-            return str(response.json().get("check", "ok"))
-
-        begun = clock.time
-        assert await check() == "ok"
-        clock.time = begun + 2 * DAY + 1_000_000
-        assert await check() == "backup"
-        await got(server, await made(server), lambda backup: backup.HasField("copy"))
-        assert await check() == "ok"
-        clock.time += 2 * DAY + 60_000_000
-        assert await check() == "backup"
-        store.process.kill()
-        await got(server, await made(server), lambda backup: bool(backup.copy_fault))
-        # The backup is new, and the copy is not.
-        assert await check() == "backup"
-
-
-async def test_a_copy_that_is_interrupted_by_a_kill_does_not_look_complete_and_is_made_at_the_next_start(
-    store: Store, directory: Directory, clock: SetClock
-) -> None:
-    manifest = backed_up(directory, NOW, size=60 * 2**20)
-    program = [sys.executable, "-c", INTERRUPTED, store.url, store.endpoint, str(directory.path)]
-    process = await asyncio.create_subprocess_exec(*program)
-    await until(lambda: store.unfinished)
-    process.kill()
-    await process.wait()
-    assert store.names == []
-    assert Remote(store.bucket).list_copies() == []
-    async with copying(store.bucket, directory, clock, packing=Packing()) as copies:
-        await read_back(copies, manifest)
-
-
-INTERRUPTED = """
-import sys, time
-from pathlib import Path
-from metamorphd.backups.bucket import Bucket, Credentials
-from metamorphd.backups.directory import Directory
-from metamorphd.backups.packing import Packing
-from metamorphd.backups.remote import Remote
-
-url, endpoint, path = sys.argv[1:]
-bucket = Bucket(url, Credentials("test-key", "test-secret-of-a-bucket", "us-east-1", endpoint))
-(backup,) = Directory(Path(path)).list_backups()
-Remote(bucket).write_copy(
-    Path(path) / backup.name, backup.manifest, packing=Packing(), now=lambda: 1, step=lambda _: time.sleep(0.02)
-)
-"""
+def test_what_fails_again_is_tried_later_each_time() -> None:
+    delays = [retry_delay(failures, first=900) for failures in (1, 2, 3, 4, 5, 6, 10_000)]
+    assert delays == [900, 1800, 3600, 7200, 14_400, 14_400, 14_400]

@@ -51,6 +51,11 @@ def copies_in(
     )
 
 
+def retry_delay(failures: int, *, first: float) -> float:
+    """Returns the seconds until the next attempt after so many failures in a row: doubled each time, to a limit."""
+    return min(first * 2.0 ** min(failures - 1, 100), LONGEST_RETRY_SECONDS)
+
+
 class Copies:
     """Keeps copies of the newest backup, and of those before, in a bucket.
 
@@ -156,9 +161,7 @@ class Copies:
             except Exception:
                 logger.exception("the copies of backups failed; retrying")
                 self._failures += 1
-            delay = LOOK_SECONDS
-            if self._failures:
-                delay = min(self._retry_seconds * 2 ** min(self._failures - 1, 10), LONGEST_RETRY_SECONDS)
+            delay = retry_delay(self._failures, first=self._retry_seconds) if self._failures else LOOK_SECONDS
 
     def _round(self) -> None:
         """Copies, reads back and deletes what is due. Blocks."""
