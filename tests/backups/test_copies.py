@@ -4,12 +4,14 @@ import asyncio
 import hashlib
 import socket
 import time
+from functools import partial
 
 import pyrage
 from metamorphd.backups.bucket import Bucket, Credentials
-from metamorphd.backups.copies import retry_delay
+from metamorphd.backups.copies import Copies, retry_delay
 from metamorphd.backups.directory import DAY, Directory, name_at
 from metamorphd.backups.packing import Packing, parse_keys
+from metamorphd.models.backup import Manifest
 
 from tests.support.buckets import Store
 from tests.support.copies import IDENTITY, NOW, SetClock, backed_up, copying, read_back, until
@@ -99,6 +101,14 @@ async def test_a_bucket_that_fails_is_tried_again(store: Store, directory: Direc
         assert copies.gauges["metamorph_backup_copy_failed"][1]() == 0.0
 
 
+def fault_of(copies: Copies, manifest: Manifest) -> str:
+    return copies.copy_of(manifest.name)[1]
+
+
+def has_names(store: Store, names: list[str]) -> bool:
+    return store.names == names
+
+
 async def test_what_a_bucket_answers_is_shown_without_secrets(
     store: Store, directory: Directory, clock: SetClock
 ) -> None:
@@ -109,7 +119,7 @@ async def test_what_a_bucket_answers_is_shown_without_secrets(
     ):
         bucket = Bucket(url, Credentials("test-key", secret, "us-east-1", store.endpoint))
         async with copying(bucket, directory, clock) as copies:
-            fault = await until(lambda copies=copies: copies.copy_of(manifest.name)[1])
+            fault = await until(partial(fault_of, copies, manifest))
             assert fault.startswith(expected)
             assert secret not in fault
 
@@ -122,7 +132,6 @@ async def test_copies_are_kept_as_long_as_backups_but_never_the_newest_good_one(
         clock.time = NOW + day * DAY
         made.append(backed_up(directory, clock.time))
         async with copying(store.bucket, directory, clock, packing=Packing()) as copies:
-            await until(lambda copies=copies, day=day: copies.copy_of(made[day].name)[0])
             await read_back(copies, made[day])
     theirs = ["other.db", f"{made[0].name}.bak", f"{name_at(NOW)[:-3]}x.db.json"]
     for name in theirs:
@@ -134,7 +143,7 @@ async def test_copies_are_kept_as_long_as_backups_but_never_the_newest_good_one(
         clock.time = NOW + days * DAY
         async with copying(store.bucket, directory, clock, packing=Packing()):
             expected = sorted([*theirs, *left, *(f"{name}.json" for name in left)])
-            await until(lambda expected=expected: store.names == expected)
+            await until(partial(has_names, store, expected))
 
 
 async def test_a_backup_that_is_damaged_is_not_copied(store: Store, directory: Directory, clock: SetClock) -> None:
