@@ -122,6 +122,7 @@ async def test_what_a_bucket_answers_is_shown_without_secrets(
             fault = await until(partial(fault_of, copies, manifest))
             assert fault.startswith(expected)
             assert secret not in fault
+            assert secret not in repr(Credentials("test-key", secret, "us-east-1"))
 
 
 async def test_copies_are_kept_as_long_as_backups_but_never_the_newest_good_one(

@@ -15,6 +15,7 @@ import pyrage
 import pytest
 from metamorph.admin.v1 import admin_service_pb2 as pb
 from metamorph.admin.v1 import backup_pb2
+from metamorphd.cli.backups import shown_time
 
 from tests.support.buckets import Store, bucket_server
 from tests.support.caller import Caller
@@ -70,8 +71,9 @@ async def test_a_copy_is_listed_and_restored_to_a_new_machine(store: Store, tmp_
     code, out, _ = await run("backup", "list", "--remote", "--json", **environment)
     copies = json.loads(out)
     assert (code, copies[0]["url"], len(copies)) == (0, backup.copy.url, 2)
+    assert [copy["verify_time"] > 0 for copy in copies] == [False, True]
     code, out, _ = await run("backup", "list", "--remote", **environment)
-    assert (code, backup.name in out) == (0, True)
+    assert (code, backup.name in out, shown_time(copies[1]["verify_time"] // 1_000_000) in out) == (0, True, True)
     # The newest one, one by the backup's name, and one by its own.
     for number, (source, expected) in enumerate((
         (store.url, ["Second", "First"]),

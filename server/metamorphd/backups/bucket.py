@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ CONNECT_TIMEOUT = "10s"
 RETRIES = 4
 RETRY_TIMEOUT = timedelta(minutes=3)
 REASON = re.compile(r"<Code>([^<]{1,100})</Code>(?:.*?<Message>([^<]{1,200})</Message>)?", re.DOTALL)
+STATUS = re.compile(r"status code: (\d{3} [A-Za-z ]{1,60})")
 LONGEST_REASON = 200
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class Credentials:
     """Who asks, and where. `endpoint` is None for AWS's own."""
 
     access_key_id: str
-    secret_access_key: str
+    secret_access_key: str = field(repr=False)
     region: str
     endpoint: str | None = None
 
@@ -209,6 +210,8 @@ def _reason(exc: Exception) -> str:
     text = str(exc)
     if (match := REASON.search(text)) is not None:
         return ": ".join(filter(None, match.groups()))
+    if (match := STATUS.search(text)) is not None:
+        return f"the bucket answered {match[1]}"
     # Without the request, which is for the log.
     first, _, _ = text.partition("\n")
     return f"the bucket cannot be reached ({first.rpartition(' - ')[2][:LONGEST_REASON]})"

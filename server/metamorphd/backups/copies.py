@@ -18,8 +18,8 @@ from metamorphd.clock import Clock
 from metamorphd.errors import StoreNotReady
 from metamorphd.models.backup import Backup, BackupState, Copy
 
-# After the start, when a server has other things to do.
-FIRST_SECONDS = 300.0
+# After the start, when a server has other things to do. Before, no copy is known.
+FIRST_SECONDS = 20.0
 LOOK_SECONDS = 3600.0
 # Doubled with every failure in a row.
 RETRY_SECONDS = 900.0

@@ -37,7 +37,7 @@ from metamorphd.cli.token import mint
 from metamorphd.settings import ClientSettings, load_paths
 
 LOOK_SECONDS = 0.2
-PRINTED_WIDTH = 160
+PRINTED_WIDTH = 220
 HINTS = {
     grpc.StatusCode.UNAVAILABLE: "is the server running? --target selects another",
     grpc.StatusCode.UNAUTHENTICATED: "pass an operator's --token, or set EMBLEM_JWT_SECRET as the server has it",
