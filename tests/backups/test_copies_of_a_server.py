@@ -103,3 +103,18 @@ async def test_a_server_with_settings_that_make_no_copies_does_not_start(
     with pytest.raises(StartupRefused, match=expected):
         async with serving(tmp_path, **(good | changed)):
             pass
+
+
+async def test_health_is_degraded_while_the_newest_backup_is_damaged(tmp_path: Path) -> None:
+    async with serving(tmp_path / "server") as server, httpx.AsyncClient() as http:
+        backup = await got(server, await made(server), lambda backup: backup.state == backup_pb2.BACKUP_STATE_READY)
+        file = tmp_path / "server" / "backups" / backup.name
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        assert (await http.get(f"{server.http}/health")).json()["status"] == "ok"
+        operator = operator_of(server)
+        await operator.admin.VerifyBackup(pb.VerifyBackupRequest(name=backup.name), metadata=operator.metadata)
+        await got(server, backup.name, lambda backup: backup.state == backup_pb2.BACKUP_STATE_DAMAGED)
+        health = (await http.get(f"{server.http}/health")).json()
+        assert (health["status"], health["check"]) == ("degraded", "backup")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from metamorphd.backups.directory import DAY, Directory, name_at
+from metamorphd.backups.packed_sources import RemoteCopy
 from metamorphd.backups.packing import Packing, parse_keys
 from metamorphd.backups.remote import Remote
 from metamorphd.errors import StoreNotReady
@@ -28,6 +29,7 @@ async def test_manifests_that_make_no_sense_are_no_copies(store: Store, director
     texts = [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b" " * 2**21 + json.dumps(good).encode()]
     changes: list[dict[str, Any]] = [
         {"name": manifest.name},
+        {"name": manifest.name, "manifest": good["manifest"]},
         {"size": "many"},
         {"size": -1},
         {"faults": 3},
@@ -120,3 +122,20 @@ async def test_a_copy_that_unpacks_to_more_than_its_manifest_says_is_damaged(
     read: list[int] = []
     verified = remote.verify_copy(copy, keys=keys, now=lambda: NOW, step=read.append)
     assert verified.faults == (f"it has more than the {manifest.size:,} bytes of its manifest",)
+
+
+def test_a_small_object_is_not_read_if_it_is_large(store: Store) -> None:
+    store.bucket.write_small("small", b"four")
+    assert (store.bucket.read_small("small", limit=4), store.bucket.read_small("small", limit=3)) == (b"four", None)
+
+
+def test_the_newest_good_copy_is_taken_if_none_is_named(store: Store, directory: Directory) -> None:
+    remote, keys = Remote(store.bucket), parse_keys("")
+    for day in range(3):
+        manifest = backed_up(directory, NOW + day * DAY)
+        file = directory.path / manifest.name
+        copy = remote.write_copy(file, manifest, packing=Packing(), now=lambda: NOW, step=lambda _: None)
+        if day == 2:
+            remote.write_manifest(replace(copy, faults=("damaged",)))
+    assert RemoteCopy(remote, "", keys=keys).name == f"{store.url}/{name_at(NOW + DAY)}"
+    assert RemoteCopy(remote, name_at(NOW), keys=keys).name == f"{store.url}/{name_at(NOW)}"
