@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import sizes
+from bench import backups, sizes
+from bench.backups import Backups
 from bench.figure import Figure
 from bench.parts import COMPARED, PARTS, STEPS, Bench
 from bench.processes import services
@@ -25,7 +26,7 @@ WIDTH = 170
 def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Iterator[Figure]:
     compared = [part for part in parts if part in COMPARED]
     with Progress(console=console, transient=True) as progress:
-        total = sum(STEPS[part] for part in compared) + sizes.STEPS * ("g" in parts)
+        total = sum(STEPS[part] for part in compared) + sizes.STEPS * ("g" in parts) + backups.STEPS * ("h" in parts)
         task = progress.add_task("starting", total=total)
 
         def step(kind: str) -> None:
@@ -34,8 +35,11 @@ def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Ite
         if compared:
             with tempfile.TemporaryDirectory() as directory, services(Path(directory)) as running:
                 yield from Bench(running, seconds=seconds, step=step).figures("".join(compared))
+        large = FULL if full else DEFAULT
         if "g" in parts:
-            yield from Sizes((SMALL, FULL if full else DEFAULT), progress=progress, step=step).figures()
+            yield from Sizes((SMALL, large), progress=progress, step=step).figures()
+        if "h" in parts:
+            yield from Backups(large, progress=progress, step=step).figures()
 
 
 def _table(figures: list[Figure]) -> Table:
@@ -57,7 +61,9 @@ def _table(figures: list[Figure]) -> Table:
     help="Measure this part alone; may be repeated.",
 )
 @click.option("--seconds", default=1.0, show_default=True, help="Length of a round, of parts a to c.")
-@click.option("--full", is_flag=True, help="Measure part g with ten million messages, which take minutes and 20 GB.")
+@click.option(
+    "--full", is_flag=True, help="Measure parts g and h with ten million messages, which take minutes and 50 GB."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def main(only: tuple[str, ...], seconds: float, full: bool, as_json: bool) -> None:
     """Measure the server beside what it is compared with.

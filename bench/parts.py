@@ -20,6 +20,7 @@ PARTS = {
     "f": "server CPU for a delta of a slow reply, against a bare echo's call",
     "d": "resident memory at start, and after the other parts",
     "g": "calls on a large file, against the same on a small one",
+    "h": "writers beside a backup of a large file, and its restore",
 }
 # Those that compare servers, beside each other and from the beginning.
 COMPARED = "abcefd"

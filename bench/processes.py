@@ -90,13 +90,14 @@ def sized_service(file: Path) -> AbstractContextManager[Service]:
     return service(["metamorphd", "serve"], file.parent, environment)
 
 
-def token(vault: str = "bench") -> str:
-    """Returns the token of a user who may do everything in a vault."""
+def token(vault: str = "bench", **more: object) -> str:
+    """Returns the token of a user who may do everything in a vault, with `more` claims."""
     claims = {
         "vault_id": vault,
         "sub": "bench",
         "permissions": ["read", "write", "delete"],
         "exp": int(time.time()) + 3600,
+        **more,
     }
     return jwt.encode(claims, SIGNING_KEY, algorithm="HS256")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import harness.abuse.expensive_mutants
 import harness.abuse.mutants
+import harness.torture.backup_mutants
 import harness.torture.mutants  # noqa: F401, they register theirs
 from harness.abuse import (
     expensive_neighbour,
@@ -20,7 +21,7 @@ from harness.abuse import (
 )
 from harness.figure import Figure
 from harness.mutants import MUTANTS, Mutant
-from harness.torture import crash, drain, race, upstream
+from harness.torture import backups, crash, drain, race, restores, upstream
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,22 @@ DECLARED = (
     Harness("torture", "race", race.race, {"rounds": 10_000}, {"rounds": 600}),
     Harness("torture", "upstream", upstream.upstream, {"rounds": 1000}, {"rounds": 120}, alone=True),
     Harness("torture", "drain", drain.drain, {"rounds": 20}, {"rounds": 1}, alone=True),
+    Harness(
+        "torture",
+        "backups",
+        backups.backups,
+        {"count": 200},
+        {"count": 4, "mebibytes": 6, "least_rate": 20},
+        alone=True,
+    ),
+    Harness(
+        "torture",
+        "restores",
+        restores.restores,
+        {"whole": 100, "kills": 50, "interrupts": 20},
+        {"whole": 3, "kills": 4, "interrupts": 2, "mebibytes": 4},
+        alone=True,
+    ),
 )
 HARNESSES = {harness.name: harness for harness in DECLARED}
 ROOMS = tuple(dict.fromkeys(harness.room for harness in DECLARED))

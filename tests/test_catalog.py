@@ -134,6 +134,23 @@ def test_the_server_does_not_start_with_prices_of_the_future(tmp_path: Path) -> 
         Server(loaded)
 
 
+CAN: dict[str, Any] = {"thinking": [], "efforts": []} | dict.fromkeys(
+    ("thinks_by_default", "forced_tool_choice", "images", "documents", "response_schema"), True
+)
+
+
+@pytest.mark.parametrize("capabilities", [None, CAN])
+def test_a_model_reads_as_many_pages_as_its_provider_accepts_for_its_context(
+    tmp_path: Path, capabilities: dict[str, Any] | None
+) -> None:
+    def pages(capabilities: dict[str, Any] | None, context_tokens: int) -> int:
+        path = written(tmp_path, entry(capabilities=capabilities, context_tokens=context_tokens))
+        return load_catalog(path, now=NOW).model("m").capabilities.document_pages
+
+    assert [pages(capabilities, tokens) for tokens in (200_000, 999_999, 1_000_000)] == [100, 100, 600]
+    assert pages(CAN | {"document_pages": 7}, 1_000_000) == 7
+
+
 TIER = {"above_input_tokens": 5, "usd_per_million_tokens": dollars()}
 FIRST = entry()["prices"][0]
 
@@ -157,6 +174,10 @@ FIRST = entry()["prices"][0]
         ([entry(prices=[FIRST | {"usd_per_million_tokens": dollars(output=1e30)}])], "output"),
         ([entry(prices=[FIRST | {"usd_per_million_tokens": dollars(output=True)}])], "output"),
         ([entry(prices=[FIRST | {"usd_per_million_tokens": {"input": 2}}])], "output"),
+        *(
+            ([entry(capabilities=CAN | {"document_pages": pages})], "models.0.capabilities.document_pages")
+            for pages in (0, 601, "7", True)
+        ),
         ([entry(retire_time="2026-11-30")], "retire_time"),
         ([entry(retire_time="2026-11-30T00:00:00")], "retire_time"),
         ([entry(prices_date="2026-11-29")], "models.0.prices_date: Value error, must not be in the future"),

@@ -3,7 +3,8 @@
 Creates, lists and searches sessions, sends messages and follows turns, all at the same time and each one after the
 other. For each line on standard input it prints what it has measured since the line before, as a line of JSON: by
 operation the milliseconds of each call, in `gap` how much later than the model's pace each delta of a turn came, and in
-`failed` the calls that failed, as text.
+`failed` the calls that failed, as text. What has not ended, a call or a gap, counts with its length so far: otherwise
+nothing would be measured of a server that stands still.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ PAUSE_SECONDS = 0.03
 # Turns take seconds, and go on when their caller has seen the first event.
 SEND_PAUSE_SECONDS = 0.1
 TIMEOUT_SECONDS = 30.0
+# Between the words of the model.
+PACE_SECONDS = 0.05
 WORD = "quokkas"
 TEXT = f"Where are the {WORD}?"
 
@@ -33,19 +36,31 @@ class Neighbour:
         self._caller = caller
         self._measured: defaultdict[str, list[float]] = defaultdict(list)
         self._failed: list[str] = []
+        # When what has not ended began, by operation, in seconds.
+        self._calling: dict[str, float] = {}
+        self._delta: float | None = None
 
     def taken(self) -> str:
         """Returns what was measured since the last time, as JSON."""
+        now = time.perf_counter()
+        for name, began in self._calling.items():
+            self._measured[name].append((now - began) * 1000)
+        if self._delta is not None:
+            self._measured["gap"].append((now - self._delta - PACE_SECONDS) * 1000)
         taken = json.dumps({**self._measured, "failed": self._failed})
         self._measured.clear()
         self._failed.clear()
         return taken
 
-    async def busy(self) -> None:
+    async def prepared(self) -> str:
+        """Returns a session with a turn, whose first may take seconds: the server imports what it needs for it."""
+        session_id = (await self._caller.create_session()).session_id
+        await self._caller.send(session_id, TEXT)
+        return session_id
+
+    async def busy(self, session_id: str) -> None:
         """Calls until it is cancelled."""
         caller = self._caller
-        session_id = (await caller.create_session()).session_id
-        await caller.send(session_id, TEXT)
         get = pb.GetSessionRequest(session_id=session_id)
         search = pb.SearchMessagesRequest(query=WORD)
         messages = pb.ListMessagesRequest(session_id=session_id)
@@ -64,10 +79,13 @@ class Neighbour:
 
     async def _repeat(self, name: str, call: Callable[[], Awaitable[float]], pause: float) -> None:
         while True:
+            self._calling[name] = time.perf_counter()
             try:
                 self._measured[name].append(await call() * 1000)
             except grpc.aio.AioRpcError as error:
                 self._failed.append(f"{name}: {error.code().name}: {error.details()}")
+            finally:
+                del self._calling[name]
             await asyncio.sleep(pause)
 
     def _unary(self, method: Callable[..., Awaitable[object]], request: object) -> Callable[[], Awaitable[float]]:
@@ -93,22 +111,25 @@ class Neighbour:
         session_id = (await self._caller.create_session()).session_id
         request = send_request(session_id, TEXT)
         began = time.perf_counter()
-        before, sent_before = 0.0, 0.0
-        async for response in self._caller.chat.SendMessage(
-            request, metadata=self._caller.metadata, timeout=TIMEOUT_SECONDS
-        ):
-            if response.event.HasField("text_delta"):
-                now, sent = time.monotonic(), int(response.event.text_delta.text.split()[-1]) / 1e9
-                if before:
-                    self._measured["gap"].append(((now - before) - (sent - sent_before)) * 1000)
-                before, sent_before = now, sent
+        sent_before = 0.0
+        events = self._caller.chat.SendMessage(request, metadata=self._caller.metadata, timeout=TIMEOUT_SECONDS)
+        try:
+            async for response in events:
+                if response.event.HasField("text_delta"):
+                    now, sent = time.perf_counter(), int(response.event.text_delta.text.split()[-1]) / 1e9
+                    if self._delta is not None:
+                        self._measured["gap"].append(((now - self._delta) - (sent - sent_before)) * 1000)
+                    self._delta, sent_before = now, sent
+        finally:
+            self._delta = None
         return time.perf_counter() - began
 
 
 async def main() -> None:
     async with grpc.aio.insecure_channel(sys.argv[1]) as channel:
         neighbour = Neighbour(Caller(channel, [("authorization", f"Bearer {sys.argv[2]}")]))
-        busy = asyncio.create_task(neighbour.busy())
+        # Nothing is printed before: what is measured first is of a server that is ready, and of all operations.
+        busy = asyncio.create_task(neighbour.busy(await neighbour.prepared()))
         while await asyncio.to_thread(sys.stdin.readline):
             if busy.done():
                 busy.result()

@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 from metamorph.chat.v1 import chat_service_pb2 as pb
-from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock
+from metamorph.chat.v1.message_pb2 import ROLE_ASSISTANT, ContentBlock, DocumentBlock
 
+from harness.abuse.rpcs import EARLY, LOST_STATUS
 from tests.support.caller import Caller, calling, send_request, upload_requests
 from tests.support.generated.corpus import COMMON_WORDS, word
 from tests.support.generated.layout import VaultPlan
@@ -80,7 +81,7 @@ async def _repeat(vault: Vault, name: str, make: Attack) -> None:
                 if task is not None and task.cancelling():
                     # The call was cancelled with this task.
                     raise asyncio.CancelledError from None
-                vault.ended[name, error.code().name] += 1
+                vault.ended[name, EARLY if error.details() == LOST_STATUS else error.code().name] += 1
             except TimeoutError:
                 vault.ended[name, "TIMEOUT"] += 1
             await asyncio.sleep(PAUSE_SECONDS)
@@ -120,7 +121,15 @@ async def _send_to_20000(vault: Vault, caller: Caller) -> None:
 
 @_attack
 async def _count_tokens(vault: Vault, caller: Caller) -> None:
-    request = pb.CountTokensRequest(message=send_request(vault.deep, "How many are they?"))
+    newest = pb.MESSAGE_ORDER_NEWEST_FIRST
+    replies = [
+        message.message_id
+        for message in await caller.messages(vault.deep, page_size=10, order_by=newest)
+        if message.role == ROLE_ASSISTANT
+    ]
+    # The current leaf is busy with `_send_to_20000`.
+    message = send_request(vault.deep, "How many are they?", parent_message_id=replies[0])
+    request = pb.CountTokensRequest(message=message)
     await caller.chat.CountTokens(request, metadata=caller.metadata)
 
 
@@ -211,7 +220,7 @@ async def _upload(_: Vault, caller: Caller) -> None:
     data = _document(DOCUMENT_BYTES)
 
     async def requests() -> AsyncIterator[pb.UploadAttachmentRequest]:
-        for request in upload_requests(data):
+        for request in upload_requests(data, "application/pdf"):
             yield request
 
     await caller.chat.UploadAttachment(requests(), metadata=caller.metadata)
@@ -219,5 +228,5 @@ async def _upload(_: Vault, caller: Caller) -> None:
 
 
 def _document(size: int) -> bytes:
-    """Returns bytes that begin as a PDF does; no two are equal."""
+    """Returns a PDF with bytes after its end, which are ignored; no two are equal."""
     return FILES["application/pdf"] + os.urandom(16) + bytes(size - 128)

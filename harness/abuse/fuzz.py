@@ -17,7 +17,7 @@ from metamorphd.edge.methods import SERVICES
 from harness.abuse.inputs import Exchange, drawn, exchanges, requests
 from harness.abuse.rpcs import EARLY, LOST_STATUS
 from harness.abuse.subject import Subject, neighbour, p99, subject
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from harness.run import Run
 from tests.support.http2 import Connection, Headers
 from tests.support.http2 import headers as call_headers
@@ -60,7 +60,7 @@ async def attack(run: Run, *, seconds: float) -> list[Figure]:
                 "calls that ended INTERNAL or UNKNOWN", failed + sum(map(codes.get, OURS_TO_AVOID, (0, 0))), "", "=", 0
             ),
             Figure("errors in the log", len(errors), "", "=", 0, _named(errors)),
-            Figure("neighbour's calls", len(calls)),
+            tried("neighbour's calls", len(calls)),
             Figure("neighbour's calls that failed", calls.count(float("inf")), "", "=", 0),
             Figure("neighbour's p99", p99(calls), "ms"),
         ]

@@ -12,7 +12,7 @@ from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.edge.connections import raise_descriptor_limit
 
 from harness.abuse.subject import Subject, neighbour, p99, subject
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from harness.run import Run
 from tests.support.caller import Caller
 from tests.support.tokens import mint
@@ -92,8 +92,8 @@ async def attack(
             async with newcomers(server) as afterwards:
                 await asyncio.sleep(1)
         return [
-            Figure("half-sent requests opened", http.opened),
-            Figure("silent connections opened", grpc_port.opened),
+            tried("half-sent requests opened", http.opened),
+            tried("silent connections opened", grpc_port.opened),
             Figure("descriptors at its end", most, detail=f"{before} before"),
             *_met("calls on an open connection", kept, most_milliseconds),
             *_met("calls on new connections", calls, most_milliseconds),

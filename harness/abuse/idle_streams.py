@@ -8,7 +8,7 @@ from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
 from metamorphd.edge.grpc.port import CONCURRENT_STREAMS
 
 from harness.abuse.subject import Subject, neighbour, p99, subject
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from harness.run import Run
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
@@ -50,7 +50,7 @@ async def attack(
             return [
                 Figure("connections", len(connections)),
                 Figure("idle streams that are still open", open_streams, "", "=", streams),
-                Figure("neighbour's calls", len(calls)),
+                tried("neighbour's calls", len(calls)),
                 Figure("neighbour's calls that failed", calls.count(float("inf")), "", "=", 0),
                 Figure("neighbour's p99", p99(calls), "ms", "≤", most_milliseconds),
                 Figure("memory growth", server.growth, "MB", "≤", most_megabytes),

@@ -23,7 +23,7 @@ from harness.abuse.requests import Requests
 from harness.abuse.rpcs import EARLY, Answer, Rpc, answer, begin, rpcs_of
 from harness.abuse.subject import Subject, subject
 from harness.abuse.tenant import Tenant
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from harness.run import Run
 from tests.support.catalogs import permissive
 from tests.support.fakes.messages_api import FakeMessagesApi
@@ -84,16 +84,16 @@ async def attack(run: Run, *, operations: int) -> list[Figure]:
     seen = performed.seen
     unreached = [rpc.name for rpc in rpcs if not rpc.operator and not seen.succeeded[rpc.name]]
     return [
-        Figure("operations", seen.codes.total()),
+        tried("operations", seen.codes.total()),
         *(Figure(f"answered {code}", count) for code, count in seen.codes.most_common()),
         Figure("RPCs that never succeeded", len(unreached), "", "=", 0, ", ".join(unreached)),
         Figure("calls that the server failed", seen.faults.total(), "", "=", 0, _named(seen.faults)),
         Figure("calls with x-vault-id that were let in", seen.let_in, "", "=", 0),
         Figure("foreign bytes in answers", seen.foreign.total(), "", "=", 0, _named(seen.foreign)),
-        Figure("log lines", len(lines)),
+        tried("log lines", len(lines)),
         Figure("foreign bytes in log lines", sum(_misplaced(tenants, lines)), "", "=", 0),
         Figure("foreign bytes in the metrics", sum(_named_bytes(tenants, metrics)), "", "=", 0),
-        Figure("prompts", len(asked)),
+        tried("prompts", len(asked)),
         Figure("foreign bytes in prompts", sum(_mixed(tenants, asked)), "", "=", 0),
         *noisy,
     ]

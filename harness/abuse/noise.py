@@ -13,7 +13,7 @@ import grpc
 from harness.abuse.rpcs import Rpc, begin
 from harness.abuse.subject import Subject
 from harness.abuse.tenant import kind_of
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from tests.support.caller import Caller
 from tests.support.refusal import Refusal, comparable, refused
 from tests.support.rpcs import ID_FIELDS, request_with
@@ -68,8 +68,8 @@ async def noise(
     slowest = max(measured, key=lambda name: measured[name].ratio)
     differing = {name: fields.differing for name, fields in measured.items() if fields.differing}
     return [
-        Figure("fields that take an id", len(measured)),
-        Figure("pairs of answers in each, at least", pairs),
+        tried("fields that take an id", len(measured)),
+        tried("pairs of answers in each, at least", pairs),
         Figure("pairs that differ", sum(differing.values()), "", "=", 0, ", ".join(differing)),
         Figure("largest ratio of their median times", measured[slowest].ratio, "", "≤", BOUND, slowest),
     ]

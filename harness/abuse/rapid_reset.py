@@ -8,7 +8,7 @@ import time
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 
 from harness.abuse.subject import neighbour, p99, subject
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from harness.run import Run
 from tests.support.http2 import (
     CANCEL,
@@ -49,10 +49,10 @@ async def attack(
                 counts = await asyncio.gather(*(_reset(server.target, header_block, until) for _ in range(CONNECTIONS)))
         resets, connections = (sum(column) for column in zip(*counts, strict=True))
         return [
-            Figure("resets", resets),
+            tried("resets", resets),
             Figure("connections that the server closed or stopped reading", connections),
             Figure("server has ended", float(not server.alive), "", "=", 0),
-            Figure("neighbour's calls", len(calls)),
+            tried("neighbour's calls", len(calls)),
             Figure("neighbour's calls that failed", calls.count(float("inf")), "", "=", 0),
             Figure("neighbour's p99", p99(calls), "ms", "≤", most_milliseconds),
             Figure("memory growth", server.growth, "MB", "≤", most_megabytes),

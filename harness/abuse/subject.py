@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.figure import NOT_MEASURED
 from tests.support.caller import Caller, calling
 from tests.support.paths import ROOT
 from tests.support.processes import ALLOCATOR, Service, environment_of, service
@@ -125,8 +126,8 @@ async def neighbour(subject: Subject) -> AsyncIterator[list[float]]:
 
 
 def p99(milliseconds: list[float]) -> float:
-    """Returns the 99th percentile."""
-    return sorted(milliseconds)[int(len(milliseconds) * 0.99)]
+    """Returns the 99th percentile, or NOT_MEASURED of nothing."""
+    return sorted(milliseconds)[int(len(milliseconds) * 0.99)] if milliseconds else NOT_MEASURED
 
 
 def since(began: float) -> float:

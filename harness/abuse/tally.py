@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from harness.figure import Figure
+from harness.figure import Figure, tried
 
 ACCEPTED = "accepted"
 REFUSALS = ("TOKEN_INVALID", "TOKEN_EXPIRED")
@@ -45,7 +45,7 @@ class Tally:
         unhandled = self.refused - sum(self.outcomes[reason] for reason in REFUSALS)
         bad = ", ".join(self.examples[:EXAMPLES])
         return [
-            Figure(name, self.outcomes.total(), detail=bad),
+            tried(name, self.outcomes.total(), bad),
             Figure(f"{name}: accepted", self.outcomes[ACCEPTED], "", "=", 0),
             Figure(f"{name}: unhandled", unhandled, "", "=", 0),
         ]

@@ -18,7 +18,7 @@ from harness.abuse.jose import AUDIENCE, ISSUER, OLDER_SECRET, SECRET, Keys
 from harness.abuse.mutations import Mutations
 from harness.abuse.subject import Subject, subject
 from harness.abuse.tally import ACCEPTED, Tally
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from harness.run import Run
 from tests.support.certificates import Authority
 from tests.support.fakes.web import FakeWeb, answering
@@ -55,6 +55,7 @@ async def attack(run: Run, *, mutants_count: int) -> list[Figure]:
         *mutated.figures("mutated tokens on the wire"),
         *verified["mutants"].figures("mutated tokens in the verifier"),
         Figure("log lines that report a failure", failures, "", "=", 0),
+        tried("valid tokens", valid.outcomes.total()),
         # Otherwise nothing above would mean anything.
         Figure("valid tokens that were refused", valid.refused + verified["valid"].refused, "", "=", 0),
     ]

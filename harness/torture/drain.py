@@ -13,7 +13,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_COMPLETED, TURN_STATUS_INTERRUPTED, TurnEvent
 from metamorph.client import MetamorphClient, MetamorphError
 
-from harness.figure import Figure
+from harness.figure import NOT_MEASURED, Figure, tried
 from harness.run import Run
 from harness.torture.zygote import Life, Zygote
 from tests.support.caller import Caller, Events, text_of
@@ -200,11 +200,11 @@ class Drain:
     def figures(self) -> list[Figure]:
         """Counts of what was tried, and of each kind of fault, which must be 0."""
         return [
-            Figure("servers drained", len(self.exits)),
-            Figure("streams open during the drains", self.streams),
+            tried("servers drained", len(self.exits)),
+            tried("streams open during the drains", self.streams),
             Figure(REPORTED, len(self.not_serving), "", "=", len(self.exits)),
-            Figure("from SIGTERM to NOT_SERVING, longest", max(self.not_serving, default=0), "ms", "≤", 100),
-            Figure("from SIGTERM to exit, longest", max(self.exits), "s"),
+            Figure("from SIGTERM to NOT_SERVING, longest", max(self.not_serving, default=NOT_MEASURED), "ms", "≤", 100),
+            Figure("from SIGTERM to exit, longest", max(self.exits, default=NOT_MEASURED), "s"),
             Figure("new turns refused", self.refused),
             *(Figure(kind, self.faults[kind], "", "=", 0) for kind in FAULTS),
         ]

@@ -17,12 +17,15 @@ STATEMENTS = {"BEGIN IMMEDIATE": "BEGIN", "COMMIT": "COMMIT"}
 OPERATIONS = {"create_turn": "start", "append_events": "append", "finish_turn": "finish"}
 NOUNS = (*STATEMENTS.values(), "send", *OPERATIONS.values())
 POINTS = tuple(f"{when} {noun}" for noun in NOUNS for when in ("before", "after"))
+FILES = {"replace": "rename", "unlink": "unlink", "fsync": "sync"}
+# Of work on files: those of a restore, and of a start that completes one.
+FILE_POINTS = tuple(f"{when} {noun}" for noun in FILES.values() for when in ("before", "after"))
 
 Pass = Callable[[str], None]
 
 
-def arm(point: str, count: int) -> None:
-    """Makes this process die when it passes `point`, one of POINTS, for the `count`-th time."""
+def arm(point: str, count: int, *, by: signal.Signals = signal.SIGKILL) -> None:
+    """Signals this process when it passes `point`, of POINTS or FILE_POINTS, for the `count`-th time."""
     left = count
 
     def passed(where: str) -> None:
@@ -30,8 +33,11 @@ def arm(point: str, count: int) -> None:
         if where == point:
             left -= 1
             if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
 
+    if point in FILE_POINTS:
+        _watch_files(passed)
+        return
     _watch_statements(passed)
     _watch_operations(passed)
     _watch_sends(passed)
@@ -75,6 +81,21 @@ def _watch_operations(passed: Pass) -> None:
         return written
 
     SqliteDatabase.write = writing  # type: ignore[method-assign]
+
+
+def _watch_files(passed: Pass) -> None:
+    for name, noun in FILES.items():
+        setattr(os, name, _watched(getattr(os, name), noun, passed))
+
+
+def _watched(real: Callable[..., Any], noun: str, passed: Pass) -> Callable[..., Any]:
+    def watched(*arguments: Any, **named: Any) -> Any:
+        passed(f"before {noun}")
+        returned = real(*arguments, **named)
+        passed(f"after {noun}")
+        return returned
+
+    return watched
 
 
 def _watch_sends(passed: Pass) -> None:

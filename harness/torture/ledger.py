@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from metamorph.chat.v1.turn_pb2 import TurnEvent
 
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from harness.torture.zygote import Life
 from tests.support.caller import text_of
 
@@ -83,9 +83,9 @@ class Ledger:
         """Counts of what was seen, and of each kind of fault, which must be 0."""
         counts = Counter(kind for kind, _ in self.faults)
         return [
-            Figure("turns", len(self.turns)),
-            Figure("events seen", sum(len(turn.events) for turn in self.turns)),
-            Figure("replays compared", self.replays),
+            tried("turns", len(self.turns)),
+            tried("events seen", sum(len(turn.events) for turn in self.turns)),
+            tried("replays compared", self.replays),
             Figure("retries by the client", self.retries.total()),
             *(Figure(kind, counts[kind], "", "=", 0) for kind in FAULTS),
         ]

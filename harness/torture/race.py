@@ -10,7 +10,7 @@ import grpc
 from metamorph.chat.v1.turn_pb2 import TurnEvent
 from metamorphd.chat import live_turn
 
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from harness.mutants import mutate, patching
 from harness.run import Run
 from tests.support.caller import Caller
@@ -102,9 +102,9 @@ class Race:
     def figures(self, seconds: float) -> list[Figure]:
         """Counts of what was tried, and of each kind of fault, which must be 0."""
         return [
-            Figure("followers", self.attached),
-            Figure("followers that attached while the turn ran", self.attached_live),
-            Figure("events that they saw", self.events),
+            tried("followers", self.attached),
+            tried("followers that attached while the turn ran", self.attached_live),
+            tried("events that they saw", self.events),
             *(Figure(kind, self.faults[kind], "", "=", 0) for kind in (GAP, REPEAT, WAITING, REFUSED)),
             Figure("time", seconds, "s"),
         ]

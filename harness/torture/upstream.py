@@ -12,7 +12,7 @@ from statistics import median
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.turn_pb2 import Turn, TurnEvent, TurnFinished
 
-from harness.figure import Figure
+from harness.figure import NOT_MEASURED, Figure, tried
 from harness.mutants import mutate, patching
 from harness.run import Run
 from harness.torture.trouble import CANCELLED, COMPLETED, MAX_RETRIES, TURN_SECONDS, Trouble, draw
@@ -165,15 +165,15 @@ class Upstream:
         """Counts of what was tried, and of each kind of fault, which must be 0."""
         counts = Counter(kind for kind, _ in self.faults)
         return [
-            Figure("runs", len(self._troubles) - len(self._left)),
-            Figure("requests to the provider", len(self.api.requests)),
+            tried("runs", len(self._troubles) - len(self._left)),
+            tried("requests to the provider", len(self.api.requests)),
             *(Figure(f"ended {reason}", count) for reason, count in sorted(self.reasons.items())),
             *(Figure(kind, counts[kind], "", "=", 0) for kind in FAULTS),
             Figure("upstream connections open at the end", len(self.api.answering), "", "=", 0),
             Figure("from CancelTurn to a closed connection under load, median", _median(self.cancelled), "ms"),
             Figure(
                 "from CancelTurn to a closed connection with nothing else running, longest",
-                max(self.cancelled_alone, default=0),
+                max(self.cancelled_alone, default=NOT_MEASURED),
                 "ms",
                 "≤",
                 100,

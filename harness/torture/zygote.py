@@ -1,6 +1,6 @@
-"""Servers that start fast and die on command: forked from a process that has imported everything.
+"""Servers and restores that start fast and die on command: forked from a process that has imported everything.
 
-`python -m harness.torture.zygote LOG` reads commands, one JSON object per line, and reports what becomes of servers.
+`python -m harness.torture.zygote LOG` reads commands, one JSON object per line, and reports what becomes of its forks.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -18,9 +19,11 @@ from typing import Any, NoReturn, Self
 import grpc.aio
 import uvloop
 from metamorphd import server, settings
+from metamorphd.cli import cli
 from metamorphd.observe import configure_logging
 
-import harness.torture.mutants  # noqa: F401, registers them
+import harness.torture.backup_mutants
+import harness.torture.mutants  # noqa: F401, they register theirs
 from harness.mutants import mutate
 from harness.torture.kill_points import arm
 from tests.support.paths import ROOT
@@ -31,7 +34,7 @@ END_SECONDS = 60.0
 
 @dataclass
 class Life:
-    """One server from its start to its end; times are wall-clock seconds."""
+    """One server, or one restore, from its start to its end; times are wall-clock seconds."""
 
     began: float
     pid: int = 0
@@ -61,7 +64,10 @@ class Life:
 
 
 class Zygote:
-    """Forks one server at a time, all on the same port and database; `overrides` change the settings of a test."""
+    """Forks one server at a time, all on the same port and database; `overrides` change the settings of a test.
+
+    It forks `metamorph backup restore` too, while no server runs.
+    """
 
     def __init__(self, directory: Path, *, port: int, **overrides: Any) -> None:
         self.log = directory / "servers.log"
@@ -77,6 +83,7 @@ class Zygote:
             "log_level": "warning",
         } | overrides
         self.target = f"127.0.0.1:{port}"
+        self.database = Path(str(self._settings["database_path"]))
         self._directory = directory
 
     async def __aenter__(self) -> Self:
@@ -101,6 +108,15 @@ class Zygote:
         """Starts a server; the one before must have ended. It dies at the `count`-th `point`, if one is given."""
         self._life = Life(time.time())
         self._command(do="start", mutant=mutant, point=point, count=count, settings=self._settings)
+        return self._life
+
+    def restore(
+        self, backup: Path, *, mutant: str = "", point: str = "", count: int = 0, by: signal.Signals = signal.SIGKILL
+    ) -> Life:
+        """Starts `metamorph backup restore` to the database. A `point` is as for `start`, `by` what is sent there."""
+        self._life = Life(time.time())
+        arguments = ["backup", "restore", str(backup), "--to", str(self.database), "--yes", "--json"]
+        self._command(do="restore", mutant=mutant, point=point, count=count, by=int(by), arguments=arguments)
         return self._life
 
     def signal(self, signum: signal.Signals) -> None:
@@ -145,14 +161,23 @@ def _serve(command: dict[str, Any], reports: int) -> None:
     uvloop.run(server.serve(loaded, announce=lambda _: _report(reports, **{"is": "serving"})))
 
 
+def _restore(command: dict[str, Any], _reports: int) -> None:
+    mutate(command["mutant"])
+    if command["point"]:
+        arm(command["point"], command["count"], by=signal.Signals(command["by"]))
+    # Where jobs in the background ignore it, Python does too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.main(command["arguments"], prog_name="metamorph", standalone_mode=False)
+
+
 class _Child:
-    """A forked server. `pidfd` (pidfd_open(2)) is readable once it has ended, and never means another process."""
+    """A forked process. `pidfd` (pidfd_open(2)) is readable once it has ended, and never means another process."""
 
     def __init__(self, command: dict[str, Any], reports: int) -> None:
         self._reports = reports
         self._pid = os.fork()
         if not self._pid:
-            _be_a_server(command, reports)
+            _be(_serve if command["do"] == "start" else _restore, command, reports)
         self.pidfd = os.pidfd_open(self._pid)
         _report(reports, **{"is": "forked", "pid": self._pid})
 
@@ -164,12 +189,12 @@ class _Child:
         _report(self._reports, **{"is": "ended", "status": code, "cpu_seconds": used.ru_utime + used.ru_stime})
 
 
-def _be_a_server(command: dict[str, Any], reports: int) -> NoReturn:
+def _be(work: Callable[[dict[str, Any], int], None], command: dict[str, Any], reports: int) -> NoReturn:
     status = 1
     try:
         # Not closed: the next file that is opened would become standard input.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        _serve(command, reports)
+        work(command, reports)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -181,6 +206,7 @@ def main() -> None:
     """Runs until standard input ends."""
     # Loads here, once for all forks, what otherwise takes time on first use.
     __import__("anthropic")
+    __import__("metamorphd.cli.restoring")
     assert grpc.aio is not None
     reports = os.dup(1)
     log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -197,7 +223,7 @@ def main() -> None:
             received = os.read(0, 65_536)
             *lines, buffered = (buffered + received).split(b"\n")
             for command in map(json.loads, lines):
-                if command["do"] == "start":
+                if command["do"] in ("start", "restore"):
                     child = _Child(command, reports)
                 elif child:
                     signal.pidfd_send_signal(child.pidfd, command["signum"])

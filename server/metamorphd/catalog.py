@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from metamorphd.errors import StartupRefused
-from metamorphd.models.capabilities import Capabilities
+from metamorphd.models.capabilities import MOST_PAGES, Capabilities, most_pages
 from metamorphd.models.content import AttachmentBlock, DocumentBlock
 from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.usage import Usage
@@ -239,11 +239,14 @@ class _Capabilities(_Form):
     images: bool
     documents: bool
     attachments: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
+    # By default as many as the provider accepts. It accepts no document of more than MOST_PAGES.
+    document_pages: Annotated[int, Field(strict=True, ge=1, le=MOST_PAGES)] | None = None
     response_schema: bool
     summaries: bool = True
 
-    def value(self) -> Capabilities:
-        return Capabilities(**self.model_dump())
+    def value(self, *, context_tokens: int) -> Capabilities:
+        values = self.model_dump(exclude_none=True)
+        return Capabilities(**({"document_pages": most_pages(context_tokens)} | values))
 
 
 class _Model(_Form):
@@ -269,7 +272,11 @@ class _Model(_Form):
             prices=tuple(_price(price) for price in self.prices),
             retire_time=None if self.retire_time is None else _microseconds(self.retire_time),
             successor=self.successor or "",
-            capabilities=Capabilities() if self.capabilities is None else self.capabilities.value(),
+            capabilities=(
+                Capabilities(document_pages=most_pages(self.context_tokens))
+                if self.capabilities is None
+                else self.capabilities.value(context_tokens=self.context_tokens)
+            ),
         )
 
 

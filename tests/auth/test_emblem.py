@@ -208,6 +208,37 @@ async def test_tokens_that_make_the_api_hang_take_no_place_of_others(monkeypatch
         assert (await api.caller("good-1", network="192.0.2.1", vault_id=None)).vault_id == "remote"
 
 
+async def test_callers_who_were_accepted_before_wait_for_one_of_their_vaults_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_a_time, most = 0, 0
+
+    async def answer(request: Request) -> Response:
+        nonlocal at_a_time, most
+        at_a_time += 1
+        most = max(most, at_a_time)
+        await asyncio.sleep(60 if "bad" in request.headers["authorization"] else 0.1)
+        at_a_time -= 1
+        return JSONResponse(YES)
+
+    async with FakeWeb(answer) as web, HttpClient() as http:
+        api = EmblemApi(url=web.url, http=http, permissions=frozenset())
+        lapsed = [api.caller(f"known-{n}", network="", vault_id="remote") for n in range(5 * emblem.IN_FLIGHT_EACH)]
+        assert {caller.vault_id for caller in await asyncio.gather(*lapsed)} == {"remote"}
+        assert most == emblem.IN_FLIGHT_EACH
+        # Not for long, and strangers not at all.
+        monkeypatch.setattr(emblem, "WAIT_SECONDS", 0.2)
+        for vault_id in ("remote", None):
+            asked = [api.caller(f"bad-{vault_id}-{n}", network="", vault_id=vault_id) for n in range(most)]
+            hanging = [asyncio.create_task(caller) for caller in asked]
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            with pytest.raises(IdentityUnavailable):
+                await api.caller(f"one-more-{vault_id}", network="", vault_id=vault_id)
+            assert (time.monotonic() - began >= 0.2) == (vault_id is not None)
+            await asyncio.gather(*hanging, return_exceptions=True)
+
+
 def addresses(number: int) -> str:
     return f"192.0.2.{number}"
 

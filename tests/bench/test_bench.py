@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
+from bench.backups import Backups
 from bench.operations import OPERATIONS
 from bench.parts import Bench
 from bench.processes import LoadFailed, Services, loading
@@ -56,6 +57,18 @@ def test_every_operation_is_measured_at_both_sizes(tmp_path: Path) -> None:
     assert [figure.ours for figure in figures if not figure.ours.startswith("p50 ")] == []
     # A copy was measured.
     assert [file.suffix for file in tmp_path.iterdir()] == [".db", ".db"]
+
+
+def test_a_backup_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
+    layout = Layout(2_000, vaults=3, erasable=1, deep_messages=120)
+    figures = Backups(
+        layout, progress=Progress(disable=True), step=lambda _: None, files=tmp_path, idle_seconds=0.3
+    ).figures()
+    beside, memory, log, backup, restore = (figure.ours for figure in figures)
+    assert beside.startswith("p50 ")
+    assert (memory.endswith("MiB"), log.endswith("MiB")) == (True, True)
+    assert (backup.endswith("MB/s"), restore.endswith("MB/s")) == (True, True)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".db"]
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 5), (90, 9), (99, 10)])

@@ -113,4 +113,5 @@ async def test_models_are_listed_with_what_they_can_do(alice: Caller) -> None:
     assert list(can[OLD].efforts) == []
     assert all(each.images and each.documents and each.response_schema for each in can.values())
     assert (can[SONNET].attachments, can[OLD].attachments) == (600, 100)
+    assert (can[SONNET].document_pages, can[OLD].document_pages) == (600, 100)
     assert (can[SONNET].summaries, can[OLD].summaries) == (True, False)

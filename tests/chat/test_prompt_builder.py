@@ -128,7 +128,7 @@ def test_attachments_beyond_the_limit_are_replaced_by_a_note_oldest_first() -> N
     old, middle, new = picture("old", 1), picture("middle", half + 1), DocumentBlock("new", "text/plain", half, "")
     result = ToolResultBlock("t1", (old, TextBlock("b"), middle), False)
     branch = prompt_messages((user(TextBlock("a"), old), reply(CALL), user(result, new)))
-    kept = within_limit(branch, most=100, text_bytes=0)
+    kept = within_limit(branch, most=100, pages=100, text_bytes=0)
     assert [message.content for message in kept] == [
         (TextBlock("a"), LEFT_OUT),
         (CALL,),
@@ -136,7 +136,38 @@ def test_attachments_beyond_the_limit_are_replaced_by_a_note_oldest_first() -> N
     ]
     assert attachment_sizes(kept).keys() == {"new"}
     fitting = (user(old), user(picture("middle", half - 1), new))
-    assert within_limit(prompt_messages(fitting), most=100, text_bytes=0) == prompt_messages(fitting)
+    assert within_limit(prompt_messages(fitting), most=100, pages=100, text_bytes=0) == prompt_messages(fitting)
+
+
+def paper(name: str, pages: int, size: int = 1) -> DocumentBlock:
+    return DocumentBlock(name, "application/pdf", size, "", pages)
+
+
+def test_documents_beyond_the_limit_of_pages_are_replaced_by_a_note_oldest_first() -> None:
+    def kept(*blocks: Block, pages: int = 100, most: int = 100) -> list[Block]:
+        """Returns what is kept of attachments, all of them in messages of their own but the last two."""
+        branch = prompt_messages((*map(user, blocks[:-2]), user(*blocks[-2:])))
+        return [block for each in within_limit(branch, most=most, pages=pages, text_bytes=0) for block in each.content]
+
+    oldest, old, middle, new = paper("oldest", 1), paper("old", 60), paper("middle", 1), paper("new", 99)
+    image, text, unknown = picture("image"), DocumentBlock("text", "text/plain", 1, ""), paper("unknown", 0)
+    assert kept(middle, new) == [middle, new]
+    assert kept(old, middle, new) == [LEFT_OUT, middle, new]
+    # Once one is left out, no older one is there, however small: the newest are what is kept.
+    assert kept(oldest, old, new) == [LEFT_OUT, LEFT_OUT, new]
+    # What has no pages, or does not state them, is not left out for them.
+    assert kept(image, text, unknown, old, new) == [image, text, unknown, LEFT_OUT, new]
+    # The same one twice is read twice.
+    assert kept(old, old) == [LEFT_OUT, old]
+    assert kept(old, old, pages=120) == [old, old]
+    assert kept(image, middle, new, most=2) == [LEFT_OUT, middle, new]
+    result = ToolResultBlock("t1", (new, TextBlock("a"), old), False)
+    branch = prompt_messages((user(TextBlock("a"), middle), reply(CALL), user(result)))
+    assert [message.content for message in within_limit(branch, most=100, pages=100, text_bytes=0)] == [
+        (TextBlock("a"), LEFT_OUT),
+        (CALL,),
+        (ToolResultBlock("t1", (LEFT_OUT, TextBlock("a"), old), False),),
+    ]
 
 
 def test_attachments_leave_room_for_text_in_the_largest_request() -> None:
@@ -144,7 +175,7 @@ def test_attachments_leave_room_for_text_in_the_largest_request() -> None:
     branch = prompt_messages((user(*[picture(str(number), size) for number in range(22)]),))
     # In base64, and beside a megabyte for tools and the system prompt.
     for text_bytes, kept in ((0, 22), (2_000_000, 20), (8_000_000, 16)):
-        sizes = attachment_sizes(within_limit(branch, most=100, text_bytes=text_bytes))
+        sizes = attachment_sizes(within_limit(branch, most=100, pages=100, text_bytes=text_bytes))
         assert len(sizes) == kept
         assert sum(sizes.values()) * 4 // 3 + text_bytes < 31_000_000
 

@@ -35,6 +35,8 @@ ATTACHED = (
     *(("image/png", FILES["image/png"]),) * 6,
     *((media_type, data[:-4]) for media_type, data in FILES.items() if media_type.startswith("image/")),
     ("application/pdf", pdf()),
+    # Two have more pages than a prompt may have, for one model or for all.
+    *(("application/pdf", pdf(pages=pages)) for pages in (60, 70, 310, 320, 600)),
     ("application/pdf", pdf()[:-20]),
     ("application/pdf", pdf(trailer=b"/Encrypt 4 0 R")),
     ("text/plain", b" \n"),
@@ -173,7 +175,7 @@ class Conversation:
     async def _request(self) -> pb.SendMessageRequest:
         chance = self._chance
         content = [text_block(f"Say {chance.random()}")]
-        if chance.random() < 0.2:
+        while chance.random() < 0.3:
             content.append(attached(*chance.choice(ATTACHED)))
         options = generation_pb2.GenerationOptions()
         if chance.random() < 0.15:

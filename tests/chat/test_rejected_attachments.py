@@ -3,16 +3,19 @@
 from typing import Any
 
 import pytest
+from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import message_pb2
 from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock, ImageBlock, ToolResultBlock, ToolResultPart
 from metamorphd.services.chat.uploads import IMAGE_BYTES
 
-from tests.support.caller import Caller, text_block
+from tests.support.caller import Caller, send_request, text_block
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Refusal, Reply, tool_use
+from tests.support.fakes.rules import broken
 from tests.support.media import FILES, gif, jpeg, pdf, png, webp
 from tests.support.refusal import refused
 from tests.support.tools import ASKS, WEATHER
+from tests.support.turns import regenerate
 
 AT = "messages.2.content.1"
 
@@ -23,6 +26,12 @@ def picture(data: bytes, media_type: str = "image/png") -> ContentBlock:
 
 def paper(data: bytes) -> ContentBlock:
     return ContentBlock(document=DocumentBlock(media_type="application/pdf", data=data))
+
+
+async def named(alice: Caller, data: bytes) -> ContentBlock:
+    """Uploads a PDF, and returns a block that names it."""
+    stored = await alice.upload(data, "application/pdf")
+    return ContentBlock(document=DocumentBlock(media_type="application/pdf", attachment_id=stored.attachment_id))
 
 
 def rejection(message: str) -> Refusal:
@@ -127,6 +136,79 @@ async def test_a_document_that_the_provider_would_reject_is_refused(
 
 async def test_a_document_of_the_most_pages_is_accepted(alice: Caller) -> None:
     await alice.upload(pdf(pages=600), "application/pdf")
+
+
+@pytest.mark.filterwarnings("ignore:The model 'claude-sonnet-4-5' is deprecated")
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(("model", "most"), [("claude-sonnet-4-5", 100), ("claude-sonnet-5-5", 600)])
+async def test_documents_of_more_pages_than_the_model_reads_are_refused_together(
+    alice: Caller, api: FakeMessagesApi, model: str, most: int, stored: bool
+) -> None:
+    session = await alice.create_session(title="Set", model=model)
+
+    async def paper_of(pages: int) -> ContentBlock:
+        return await named(alice, pdf(pages=pages)) if stored else paper(pdf(pages=pages))
+
+    half, other = await paper_of(most // 2), await paper_of(most // 2 + 1)
+    refusal = await refused(alice.send(session.session_id, content=[half, other]))
+    assert (refusal.code.name, refusal.reason, refusal.fields) == ("INVALID_ARGUMENT", "REQUEST_INVALID", ["content"])
+    request = pb.CountTokensRequest(message=send_request(session.session_id, content=[half, other]))
+    assert (await refused(alice.chat.CountTokens(request, metadata=alice.metadata))).fields == ["message.content"]
+    assert (await alice.messages(session.session_id), api.requests) == ([], [])
+    # One that is there twice is sent twice.
+    await alice.send(session.session_id, content=[half, half])
+    assert sent(api) == ["document", "document"]
+    refusal = await refused(alice.send(session.session_id, content=[half, half, await paper_of(1)]))
+    assert refusal.fields == ["content"]
+
+
+@pytest.mark.filterwarnings("ignore:The model 'claude-sonnet-4-5' is deprecated")
+async def test_documents_of_more_pages_than_the_model_reads_are_refused_in_results(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session(title="Set")
+    api.script.append(ASKS)
+    await alice.send(session.session_id, tools=[WEATHER])
+    parts = [ToolResultPart(document=paper(pdf(pages=pages)).document) for pages in (60, 41)]
+    answer = ContentBlock(tool_result=ToolResultBlock(tool_use_id="toolu_1", content=parts))
+    refusal = await refused(alice.send(session.session_id, content=[answer], model="claude-sonnet-4-5"))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["content"])
+    await alice.send(session.session_id, content=[answer])
+    assert len(api.requests) == 2
+
+
+@pytest.mark.filterwarnings("ignore:The model 'claude-sonnet-4-5' is deprecated")
+async def test_older_documents_are_left_out_of_a_prompt_of_too_many_pages(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session(title="Set")
+    events = await alice.send(session.session_id, content=[paper(pdf(pages=101)), picture(FILES["image/png"])])
+    await alice.send(session.session_id, content=[await named(alice, pdf(pages=499))])
+    assert sent(api) == ["document", "image", "text", "document"]
+    await alice.send(session.session_id, content=[paper(pdf())])
+    assert sent(api) == ["text", "image", "text", "document", "text", "document"]
+    # Of another model's conversation it reads what it can.
+    await alice.send(session.session_id, model="claude-sonnet-4-5")
+    assert sent(api) == ["text", "image", "text", "text", "text", "document", "text", "text"]
+    asked = events[0].turn_started.user_message_id
+    refusal = await refused(regenerate(alice, asked, model="claude-sonnet-4-5").rest())
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["content"])
+
+
+async def test_a_document_that_does_not_state_its_pages_is_named_when_it_is_rejected(
+    alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session(title="Set")
+    compressed = pdf(pages=601).replace(b"/Count 601", b"/Count 9 0 R")
+    api.default = lambda received: (
+        Refusal(400, "invalid_request_error", message=fault)
+        if (fault := broken(received.body, received.headers))
+        else Reply(("Well.",))
+    )
+    finished = (await alice.send(session.session_id, content=[text_block("Read"), paper(compressed)]))[-1].turn_finished
+    (message,) = await alice.messages(session.session_id)
+    named = message.content[1].document.attachment_id
+    assert (finished.error.reason, finished.error.metadata["attachment_ids"]) == ("UPSTREAM_REJECTED", named)
+    await alice.send(session.session_id)
+    assert sent(api) == ["text"] * 3
 
 
 @pytest.mark.parametrize("make", [png, jpeg, gif, webp])

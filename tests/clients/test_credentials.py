@@ -3,7 +3,9 @@
 import asyncio
 import itertools
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from metamorph.chat.v1 import chat_service_pb2 as pb
@@ -73,6 +75,29 @@ async def test_each_call_asks_for_a_token(running: Serving) -> None:
         assert [await vault_of(client) for _ in range(3)] == ["vault-0", "vault-1", "vault-2"]
 
 
+async def an_async_token() -> str:
+    return mint()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("token", [an_async_token, partial(an_async_token), b"bytes", lambda: b"bytes", lambda: 5])
+async def test_a_token_that_is_no_text_is_refused_before_anything_is_sent(running: Serving, token: Any) -> None:
+    async with MetamorphClient(running.target, token=token) as client:
+        with pytest.raises(TypeError, match="the token must be text"):
+            await vault_of(client)
+        with pytest.raises(TypeError, match="the token must be text"):
+            await anext(client.send("session", "Hello"))
+        # A call that identifies its caller asks for no other token.
+        assert await vault_of(client, ("authorization", f"Bearer {mint()}")) == "acme"
+
+
+async def test_a_vault_that_is_no_text_is_refused(running: Serving) -> None:
+    vault: Any = an_async_token
+    async with MetamorphClient(running.target, vault=vault) as client:
+        with pytest.raises(TypeError, match="the vault must be text"):
+            await vault_of(client)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("language", ["typescript", "go"])
 async def test_another_language_does_the_same(tmp_path: Path, language: str) -> None:
@@ -94,5 +119,8 @@ async def test_another_language_does_the_same(tmp_path: Path, language: str) -> 
     vaults += ["alice", "bob", "dev-vault"]
     # The client's vault, the call's, and the call's token.
     vaults += ["mine", "yours", "bob"]
+    if language == "typescript":
+        # A promise of a token, and what is none.
+        vaults += ["alice", *["the token must be a string, not of type object"] * 2, "the vault must be a string"]
     # A stream of responses, which is refused for its turn and not its caller, and one of requests.
     assert out.decode().splitlines() == [*vaults, "no turn turn_none", "text/plain"]

@@ -1,6 +1,7 @@
 """The jobs, output and exit status of `python -m harness`."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.__main__ import main
-from harness.figure import Figure
+from harness.figure import Figure, tried
 from harness.harnesses import HARNESSES
 from harness.mutants import MUTANTS
 from harness.runner import Job, Plan, Result, perform, run
@@ -33,6 +34,19 @@ def test_a_figure_is_met_within_its_bound(relation: str, value: float, met: bool
     assert figure.met == met
     assert str(figure).startswith(f"time (the slowest): {value} s")
     assert ("NOT MET" in str(figure)) != met
+
+
+@pytest.mark.parametrize("relation", ["≤", "≥", "="])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_was_not_measured_is_within_no_bound(value: float, relation: str) -> None:
+    assert not Figure("time", value, "s", relation, value).met
+    assert not Figure("time", value, "s", relation, 5).met
+    assert Figure("time", value).met
+
+
+def test_what_was_never_tried_had_no_faults_to_count() -> None:
+    assert tried("followers", 1).met
+    assert not tried("followers", 0).met
 
 
 def test_a_sound_server_must_meet_every_figure() -> None:

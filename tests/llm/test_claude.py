@@ -245,6 +245,15 @@ async def test_an_answer_that_does_not_end_is_not_read_to_its_end(api: FakeMessa
             await claude.count_tokens(prompt())
 
 
+async def test_an_answer_that_comes_byte_by_byte_takes_no_longer_than_silence(api: FakeMessagesApi) -> None:
+    api.default = Raw(b'{"input_tokens": 7}', "application/json", later=(b" ",) * 60, pause=0.05)
+    async with opened(api, stall=0.3) as claude:
+        await claude.opened()
+        async with asyncio.timeout(2):
+            with pytest.raises(errors.UpstreamStalled):
+                await claude.count_tokens(prompt())
+
+
 async def test_a_prompt_whose_thinking_is_rejected_is_sent_again_without_it(api: FakeMessagesApi) -> None:
     rejected = Refusal(400, "invalid_request_error", message="messages.1.content.0: Invalid `signature` in `thinking`")
     api.script.extend([Reply((thinking("hmm", "sig"), "a"))])

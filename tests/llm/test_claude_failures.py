@@ -13,9 +13,9 @@ from metamorphd.llm.interface import (
     ReplyStop,
 )
 
-from tests.llm.claude import REFUSALS, opened, outcome, text
+from tests.llm.claude import REFUSALS, opened, outcome, prompt, text
 from tests.support.fakes.messages_api import FakeMessagesApi
-from tests.support.fakes.replies import Behaviour, Hangup, Refusal, Reply, Silence
+from tests.support.fakes.replies import Behaviour, Hangup, Raw, Refusal, Reply, Silence
 
 
 @pytest.mark.parametrize(("behaviour", "expected"), REFUSALS, ids=lambda value: str(value)[:60])
@@ -117,6 +117,38 @@ async def test_an_unreadable_retry_delay_does_not_delay_the_call(api: FakeMessag
     async with opened(api, retries=1) as claude, asyncio.timeout(5):
         events, error = await outcome(claude)
     assert (text(events), error) == ("You said: Hello", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (307, errors.UpstreamRedirected),
+        (400, errors.UpstreamRejected),
+        (401, errors.UpstreamUnauthenticated),
+        (529, errors.UpstreamOverloaded),
+    ],
+)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        Raw(b'{"type": "error"', later=(b" ",) * 100, pause=0.05),
+        Raw(b'{"type": "error"', later=(b" " * 65_536,) * 100, pause=0.05),
+        Raw(b'{"type": "error"', ending="stall"),
+        Raw(b'{"type": "error"', ending="drop"),
+    ],
+    ids=["byte by byte", "endless", "silent", "dropped"],
+)
+async def test_an_error_that_does_not_end_is_one_all_the_same(
+    api: FakeMessagesApi, raw: Raw, status: int, expected: type[errors.DomainError]
+) -> None:
+    api.default = replace(raw, status=status, content_type="application/json")
+    async with opened(api, stall=0.3) as claude:
+        await claude.opened()
+        async with asyncio.timeout(3):
+            _, error = await outcome(claude)
+            assert type(error) is expected
+            with pytest.raises(expected):
+                await claude.count_tokens(prompt())
 
 
 async def test_a_stalled_request_is_not_retried(api: FakeMessagesApi) -> None:

@@ -1,5 +1,6 @@
 """Server-sent events, split into chunks at any point."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -47,3 +48,13 @@ def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "LARGEST_EVENT", 1000)
     with pytest.raises(ValueError, match="the event is too large"):
         fed(*[b"data: " + b"x" * 100] * 20)
+
+
+@pytest.mark.parametrize("piece", [b"x" * 64, b"x: 1234\n" * 8, b"x: 123\r\n" * 8])
+def test_an_event_in_small_chunks_costs_as_much_as_its_size(piece: bytes) -> None:
+    stream, began = EventStream(), time.process_time()
+    for chunk in [b"data: ", *[piece] * 16_384, b"\n\n"]:
+        last = stream.feed(chunk)
+    assert len(last) == 1
+    # Otherwise ten: all that has come is copied for each chunk.
+    assert time.process_time() - began < 2

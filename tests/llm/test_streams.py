@@ -263,6 +263,33 @@ async def test_a_summary_that_is_not_reported_is_read_and_written_once_more(api:
     assert (error, used(events)) == (None, ReplyUsage(Usage(111, 27)))
 
 
+@pytest.mark.parametrize(
+    ("later", "kept", "agreed"),
+    [
+        ([(40, 20)], Usage(111, 27), False),
+        ([(100, 2)], Usage(111, 27), False),
+        ([(40, 20), (100, 20)], Usage(111, 27), True),
+        ([(120, 30)], Usage(131, 37), True),
+        ([(0, 0)], Usage(111, 27), False),
+        ([], Usage(111, 27), True),
+    ],
+    ids=str,
+)
+async def test_the_usage_of_summaries_that_becomes_less_is_not_believed(
+    api: FakeMessagesApi, later: list[tuple[int, int]], kept: Usage, agreed: bool
+) -> None:
+    summary = {"type": "compaction", "content": "Owls"}
+    reports = [
+        message_delta(
+            output_tokens=7, iterations=[{"type": "compaction", "input_tokens": given, "output_tokens": written}]
+        )
+        for given, written in [(100, 20), *later]
+    ]
+    events, error = await read(api, start(), block(0, summary), end(), *reports, STOP)
+    assert (error, used(events).usage) == (None, kept)
+    assert (used(events).most_output_tokens is None) is agreed
+
+
 async def test_a_summary_may_come_with_the_beginning_of_its_block(api: FakeMessagesApi) -> None:
     summary = {"type": "compaction", "content": "Owls", "encrypted_content": "opaque", "id": None}
     events, error = await read(api, start(), block(0, summary), end(), block(1), said("Hello", 1), end(1), FINAL, STOP)

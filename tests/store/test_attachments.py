@@ -19,6 +19,7 @@ from metamorphd.store.attachments import (
     stage_upload,
     use_attachments,
 )
+from metamorphd.store.codec import decode_content, encode_content
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.erasures import find_erasure
 
@@ -128,6 +129,28 @@ async def test_blocks_in_tool_results_are_described(database: Database) -> None:
         ImageBlock(image.attachment_id, "image/png", 5, image.sha256),
         TextBlock("b"),
     )
+
+
+@pytest.mark.parametrize("size", [1, 2 * CHUNK_BYTES])
+async def test_blocks_are_described_with_the_pages_of_their_document(database: Database, size: int) -> None:
+    upload = Upload.of("application/pdf", b"x" * size, pages=7)
+    # The first chunk of one with several is stored by itself.
+    await database.write(stage_upload, ACME, upload=upload, hash_key=KEY, now=1)
+    stored = await database.write(create_attachment, ACME, upload=upload, hash_key=KEY, now=1)
+    block = DocumentBlock(stored.attachment_id, "application/pdf", 0, "")
+    described = DocumentBlock(stored.attachment_id, "application/pdf", size, stored.sha256, pages=7)
+    assert await database.read(describe_attachments, ACME, content=(block,)) == (described,)
+    assert decode_content(encode_content((described,))) == (described,)
+
+
+async def test_what_is_known_of_an_attachment_is_that_of_its_last_upload(database: Database) -> None:
+    # As by a server that did not know it yet.
+    stored = await store(database, b"bytes")
+    await database.write(
+        create_attachment, ACME, upload=Upload.of("image/png", b"bytes", longest_side=8, pages=7), hash_key=KEY, now=2
+    )
+    again = await database.read(get_attachment, ACME, attachment_id=stored.attachment_id)
+    assert (stored.longest_side, stored.pages, again.longest_side, again.pages) == (0, 0, 8, 7)
 
 
 async def test_a_block_must_match_its_upload(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.resources
+import inspect
 import json
 import random
 import uuid
@@ -128,8 +129,9 @@ class _IdentifyingChannel:
 class MetamorphClient:
     """A client of one server. Use it as an async context manager.
 
-    `token` is sent as a Bearer token; a callable is called for every call, so that it can return a fresh token. `vault`
-    selects a vault in dev mode. `on_retry` is called with each error before a retry.
+    `token` is sent as a Bearer token; a callable is called for every call, so that it can return a fresh token. It must
+    not be async: calls with a token that is no text raise TypeError. `vault` selects a vault in dev mode. `on_retry` is
+    called with each error before a retry.
     Calls of the stubs `chat`, `vault` and `admin` identify the caller so, unless their own `metadata=` has a token or a
     vault.
     """
@@ -166,11 +168,15 @@ class MetamorphClient:
 
     @property
     def metadata(self) -> Metadata:
-        """Returns the metadata that identifies the caller, with a current token. The stubs send it by themselves."""
-        token = self._token() if callable(self._token) else self._token
+        """Returns the metadata that identifies the caller, with a current token. The stubs send it by themselves.
+
+        Raises TypeError for a token, or a vault, that is neither text nor None.
+        """
+        token = _text("token", self._token() if callable(self._token) else self._token)
+        vault = _text("vault", self._vault)
         return (
             *([("authorization", f"Bearer {token}")] if token else []),
-            *([("x-vault-id", self._vault)] if self._vault else []),
+            *([("x-vault-id", vault)] if vault else []),
         )
 
     async def create_session(self, **fields: Any) -> Session:
@@ -270,6 +276,18 @@ def _is_next(event: TurnEvent, sequence: int, *, first: bool) -> bool:
     if event.sequence > sequence + 1 and not (first and event.HasField("turn_finished")):
         raise MetamorphError.incomplete(f"event {event.sequence} follows event {sequence}")
     return event.sequence > sequence
+
+
+def _text(name: str, value: object) -> str:
+    """Returns text, which is empty if there is none. Raises TypeError for others, of which no server knows anything."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            # Or Python warns that nobody has awaited it.
+            value.close()
+        raise TypeError(f"the {name} must be text, or a function that returns text and is not async")
+    raise TypeError(f"the {name} must be text, not {type(value).__name__}")
 
 
 def _backoff(attempts: int) -> float:

@@ -15,8 +15,8 @@ export * from "./gen/metamorph/vault/v1/vault_service_pb.js";
 
 /**
  * Identifies the caller by a token or, in dev mode only, by the vault alone. A function is called for every call, so
- * that it can return a fresh token, or an empty one to send none. A call whose `headers` have a token or a vault is sent
- * with those alone.
+ * that it can return a fresh token, or a promise of one, or an empty one to send none. Calls fail if what it returns is no
+ * string. A call whose `headers` have a token or a vault is sent with those alone.
  */
 export interface Caller {
   token?: string | (() => string | Promise<string>);

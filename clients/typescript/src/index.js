@@ -22,9 +22,10 @@ export function connect(baseUrl, { token, vault } = {}) {
   const identify = (next) => async (request) => {
     // Not one of each: the server refuses a vault beside a token.
     if (request.header.has("authorization") || request.header.has("x-vault-id")) return next(request);
-    const fresh = typeof token === "function" ? await token() : token;
+    const fresh = textOf("token", await (typeof token === "function" ? token() : token));
+    const chosen = textOf("vault", vault);
     if (fresh) request.header.set("authorization", `Bearer ${fresh}`);
-    if (vault) request.header.set("x-vault-id", vault);
+    if (chosen) request.header.set("x-vault-id", chosen);
     return next(request);
   };
   const transport = createGrpcTransport({
@@ -40,6 +41,12 @@ export function connect(baseUrl, { token, vault } = {}) {
     vault: createClient(VaultService, transport),
     admin: createClient(AdminService, transport),
   };
+}
+
+// Others would be sent as their name, such as "[object Object]", of which no server knows anything.
+function textOf(name, value) {
+  if (value === undefined || value === null || typeof value === "string") return value;
+  throw new TypeError(`the ${name} must be a string, not of type ${typeof value}`);
 }
 
 export function text(text) {

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -29,6 +30,9 @@ CALLS_PER_SECOND = 50
 # before, of which one vault may. When all are taken, those with the most make room for others.
 IN_FLIGHT = 200
 IN_FLIGHT_EACH = 20
+# How long those that were accepted before wait for one of their vault's places, which are free again within
+# http_client.TIMEOUT_SECONDS: what is known of many callers may lapse at the same moment.
+WAIT_SECONDS = 2.0
 # Circuit breaker of a token: after this many consecutive failures it is not sent for a while, and then once.
 FAILURES = 5
 OPEN_SECONDS = 10.0
@@ -71,6 +75,7 @@ class EmblemApi:
         self._failing: dict[bytes, Failing] = {}
         self._strangers = Places(total=IN_FLIGHT, each=IN_FLIGHT_EACH)
         self._known = Places(total=IN_FLIGHT, each=IN_FLIGHT_EACH)
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._second = 0
         self._calls: dict[str, int] = {}
         self._warned = float("-inf")
@@ -110,7 +115,7 @@ class EmblemApi:
 
     def _place(self, network: str, vault_id: str | None, now: float) -> AbstractAsyncContextManager[None]:
         if vault_id is not None:
-            return self._known.place(vault_id, group=vault_id)
+            return self._known_place(vault_id)
         if int(now) != self._second:
             self._second, self._calls = int(now), {}
         calls = self._calls.get(network, 0)
@@ -118,6 +123,21 @@ class EmblemApi:
             raise IdentityUnavailable(retry_delay=1.0)
         self._calls[network] = calls + 1
         return self._strangers.place(network, group=_site(network))
+
+    @asynccontextmanager
+    async def _known_place(self, vault_id: str) -> AsyncIterator[None]:
+        """Waits for a place of those that the vault may have, first come, first served."""
+        turns = self._turns.setdefault(vault_id, asyncio.Semaphore(IN_FLIGHT_EACH))
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await turns.acquire()
+        except TimeoutError:
+            raise IdentityUnavailable(retry_delay=1.0) from None
+        try:
+            async with self._known.place(vault_id, group=vault_id):
+                yield
+        finally:
+            turns.release()
 
     def _fail(self, digest: bytes, failures: int) -> None:
         now = time.monotonic()

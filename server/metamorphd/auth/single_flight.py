@@ -23,13 +23,15 @@ class SingleFlight(Generic[T]):
     async def do(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
         """Returns the result of `call`, or of the call in flight for `key`. Raises what that raises."""
         task = self._in_flight.get(key)
-        if task is None:
+        # One that has ended stays here until the event loop gets to its callback, and to wait for it does not wait.
+        if task is None or task.done():
             task = self._in_flight[key] = asyncio.ensure_future(_run(call))
             task.add_done_callback(lambda done: self._end(key, done))
         return await asyncio.shield(task)
 
     def _end(self, key: Hashable, task: asyncio.Task[T]) -> None:
-        del self._in_flight[key]
+        if self._in_flight.get(key) is task:
+            del self._in_flight[key]
         # Read the exception: asyncio would log it if every caller was cancelled.
         if not task.cancelled():
             task.exception()

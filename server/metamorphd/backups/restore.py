@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -9,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from metamorphd.backups.directory import PARTIAL
 from metamorphd.backups.sources import Source
 from metamorphd.errors import StartupRefused
 from metamorphd.models.backup import Manifest
 from metamorphd.store import migrations
 from metamorphd.store.sqlite.inspection import count_rows, inspect
 from metamorphd.store.sqlite.lock import Lock
-from metamorphd.store.sqlite.replacement import finish_replacement, replace_database
+from metamorphd.store.sqlite.replacement import abandon_copy, copy_beside, finish_replacement, replace_database
 
 SYNC_BYTES = 64 * 2**20
 
@@ -42,30 +42,44 @@ class Restore:
     def __init__(self, source: Source, target: Path) -> None:
         self._source = source
         self._target = Path(os.path.realpath(target))
-        self._copy = Path(f"{self._target}-restored{PARTIAL}")
+        self._copy = copy_beside(self._target)
 
     @contextmanager
     def prepared(self, *, progress: Progress) -> Iterator[Restorable]:
         """Locks the database, copies the backup beside it, and verifies the copy. Yields what `apply` would do.
 
-        Raises StartupRefused if a server has the database open, the backup is damaged or made by a newer server, or
-        there is no room for it.
+        Raises StartupRefused if a server has the database open, the backup is damaged or made by a newer server,
+        there is no room for it, or files cannot be read or written, also within the block.
         """
+        with self._locked():
+            try:
+                finish_replacement(self._target)
+                yield self._prepare(progress)
+            except OSError as exc:
+                raise StartupRefused(f"{self._source.name} cannot be restored to {self._target} ({exc})") from exc
+            finally:
+                # Interrupted after it has begun, the next start completes it, for which the copy is needed.
+                abandon_copy(self._target)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         lock = Lock(self._target)
         try:
-            lock.acquire()
-            finish_replacement(self._target)
-            yield self._prepare(progress)
+            try:
+                lock.acquire()
+            except OSError as exc:
+                raise StartupRefused(f"{self._target} cannot be opened ({exc})") from exc
+            yield
         finally:
-            self._copy.unlink(missing_ok=True)
             lock.release()
 
     def apply(self, *, aside: Path) -> Path | None:
         """Puts the copy in the database's place. Returns where the old one is, or None if there was none.
 
+        `aside` is its name; it stays in the directory of the file, even if the database is a link to one elsewhere.
         To be called within `prepared`.
         """
-        there = self._target.stat().st_size > 0
+        there, aside = self._target.stat().st_size > 0, self._target.with_name(aside.name)
         replace_database(self._target, self._copy, aside=aside)
         if not there:
             # The lock has made it.
@@ -113,9 +127,7 @@ class Restore:
             def write(data: bytes) -> None:
                 nonlocal written, synced
                 hashed.update(data)
-                left = memoryview(data)
-                while left:
-                    left = left[copy.write(left) :]
+                _write(copy, data)
                 written += len(data)
                 if written - synced >= SYNC_BYTES:
                     os.fdatasync(copy.fileno())
@@ -139,3 +151,10 @@ class Restore:
         return StartupRefused(
             f"there is no room for {self._source.name} in {self._copy.parent}: {about}; free some space"
         )
+
+
+def _write(file: io.FileIO, data: bytes) -> None:
+    """Writes all of it: a disk that is nearly full takes a part. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from metamorphd.backups.directory import MANIFEST, read_manifest
+from metamorphd.errors import StartupRefused
 from metamorphd.models.backup import Manifest
 
 READ_BYTES = 4 * 2**20
@@ -50,6 +51,12 @@ class PlainFile:
         self.manifest = read_manifest(Path(f"{path}{MANIFEST}"))
 
     def read_into(self, write: Write, *, step: Step) -> None:
+        log = Path(f"{self._path}-wal")
+        if log.exists() and log.stat().st_size:
+            raise StartupRefused(
+                f"{self.name} is no backup: it has a write-ahead log beside it, and is not complete without that; "
+                "to use it as the database, rename both"
+            )
         with self._path.open("rb", buffering=0) as file:
             while chunk := file.read(READ_BYTES):
                 write(chunk)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import accumulate, count
+from operator import sub
 
 from metamorphd.llm.interface import PromptMessage
-from metamorphd.models.capabilities import FEW_IMAGES, PROMPT_BYTES, REQUEST_BYTES, Capabilities, is_large
+from metamorphd.models.capabilities import FEW_IMAGES, PROMPT_BYTES, REQUEST_BYTES, Capabilities, is_large, pages_of
 from metamorphd.models.content import (
     AttachmentBlock,
     Block,
@@ -156,9 +157,12 @@ def _with_summaries_as_text(content: Content) -> Content:
     )
 
 
-def within_limit(messages: Sequence[PromptMessage], *, most: int, text_bytes: int) -> tuple[PromptMessage, ...]:
+def within_limit(
+    messages: Sequence[PromptMessage], *, most: int, pages: int, text_bytes: int
+) -> tuple[PromptMessage, ...]:
     """Returns messages with the newest attachments, at most `most` and `PROMPT_BYTES` in total, and what fits in a
-    request beside `text_bytes`. Others are replaced.
+    request beside `text_bytes`, and of documents with pages the newest ones, at most `pages` in total. Others are
+    replaced.
 
     An image that is too large in a prompt with many is kept if it is among the `FEW_IMAGES` newest, which then are all
     that is kept, and replaced otherwise.
@@ -171,7 +175,15 @@ def within_limit(messages: Sequence[PromptMessage], *, most: int, text_bytes: in
     if any(map(is_large, blocks[-FEW_IMAGES:])):
         kept = min(kept, FEW_IMAGES)
     places = count(kept - len(blocks))
-    return _only(messages, lambda block: next(places) >= 0 and (kept <= FEW_IMAGES or not is_large(block)))
+    total = sum(map(pages_of, blocks))
+    # Those of a block and of all that are newer.
+    newer = accumulate(map(pages_of, blocks), sub, initial=total)
+
+    def keep(block: AttachmentBlock) -> bool:
+        is_paged_out = next(newer) > pages and pages_of(block) > 0
+        return next(places) >= 0 and not is_paged_out and (kept <= FEW_IMAGES or not is_large(block))
+
+    return _only(messages, keep)
 
 
 def without_missing(messages: Iterable[PromptMessage], attachment_ids: AbstractSet[str]) -> tuple[PromptMessage, ...]:

@@ -120,6 +120,9 @@ async def _of_upload(upload: Upload) -> AsyncGenerator[bytes | memoryview]:
 def _messages(branch: Branch, can: Capabilities) -> tuple[tuple[PromptMessage, ...], dict[str, int]]:
     """Returns the messages of a prompt, and the sizes of their attachments, by id."""
     messages = within_limit(
-        readable(prompt_messages(tuple(branch.messages or ())), can), most=can.attachments, text_bytes=branch.size
+        readable(prompt_messages(tuple(branch.messages or ())), can),
+        most=can.attachments,
+        pages=can.document_pages,
+        text_bytes=branch.size,
     )
     return messages, attachment_sizes(messages)

@@ -12,7 +12,7 @@ from metamorphd.backups.restore import Restorable, Restore
 from metamorphd.backups.sources import PlainFile, Source
 from metamorphd.settings import Settings, load_paths
 
-SHOWN_TABLES = ("sessions", "messages", "turns")
+SHOWN_TABLES = ("sessions", "messages", "turns", "revocations")
 
 
 def restore_backup(source: str, *, target: Path | None, ask: bool, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import AsyncIterable
 from typing import Any
 
 import orjson
@@ -46,11 +47,7 @@ async def count_in(response: Any, request: Request) -> int:
     Raises the error that it has in place of a count, and UpstreamNotAStream for any other answer: a page, a document,
     or a count that is none.
     """
-    body = b""
-    async for chunk in response.iter_bytes():
-        body += chunk
-        if len(body) > LARGEST_ANSWER:
-            break
+    body = await start_of(response.iter_bytes())
     answer = _document(body)
     if isinstance(answer, dict):
         if is_count(count := answer.get("input_tokens")):
@@ -58,6 +55,16 @@ async def count_in(response: Any, request: Request) -> int:
         if _is_error(answer):
             raise _before_count(within_reply(answer), request)
     raise _named(DOCUMENTS.get(body.removeprefix(BOM).lstrip()[:1]) or _media_type(response))
+
+
+async def start_of(chunks: AsyncIterable[bytes]) -> bytes:
+    """Returns the bytes of an answer, up to the chunk with which they are more than LARGEST_ANSWER."""
+    received = bytearray()
+    async for chunk in chunks:
+        received += chunk
+        if len(received) > LARGEST_ANSWER:
+            break
+    return bytes(received)
 
 
 def _document(body: bytes) -> Any:

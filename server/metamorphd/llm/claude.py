@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from metamorphd.errors import UpstreamInterrupted
-from metamorphd.llm.answers import count_in, event_of, refuse_documents
+from metamorphd.errors import UpstreamInterrupted, UpstreamStalled
+from metamorphd.llm.answers import count_in, event_of, refuse_documents, start_of
 from metamorphd.llm.event_stream import EventStream
 from metamorphd.llm.failures import Failures, RejectedInReply, retry_after
 from metamorphd.llm.interface import LARGE_TEXT, Prompt, ReplyEvent
@@ -67,6 +67,7 @@ class Claude:
         httpx2 = importlib.import_module("httpx2")
         timeout = httpx2.Timeout(self._stall_seconds, connect=CONNECT_SECONDS)
         self._streamed = anthropic.AsyncAPIResponse[Any]
+        self._httpx2 = httpx2
         self._failures = Failures(anthropic=anthropic, httpx2=httpx2)
         self._client: AsyncAnthropic = anthropic.AsyncAnthropic(
             api_key=self._api_key,
@@ -76,7 +77,9 @@ class Claude:
             # Costs less per packet than the default client: docs/decisions/0014-aiohttp-under-the-sdk.md.
             # A redirect would send the key and the conversation to wherever it points.
             http_client=anthropic.DefaultAioHttpClient(
-                timeout=timeout, follow_redirects=False, event_hooks={"response": [_refuse_long_waits]}
+                timeout=timeout,
+                follow_redirects=False,
+                event_hooks={"response": [_refuse_long_waits, self._limit_error]},
             ),
             middleware=[self._failures.end_at_silence],
         )
@@ -135,9 +138,28 @@ class Claude:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(response.close)
             try:
-                return await count_in(response, request)
+                # Each byte ends the silence, and nothing else limits how many may come one by one.
+                async with asyncio.timeout(self._stall_seconds):
+                    return await count_in(response, request)
+            except TimeoutError:
+                raise UpstreamStalled from None
             except self._failures.all as exc:
                 raise self._failures.translate(exc, answered=False) from exc
+
+    async def _limit_error(self, response: Any) -> None:
+        """Reads what an error or a redirect says. The SDK would read all of it, however long and late."""
+        if response.is_success:
+            return
+        body, stream = b"", response.stream
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                body = await start_of(stream)
+        except (TimeoutError, self._httpx2.HTTPError):
+            # Its status says enough.
+            pass
+        finally:
+            await stream.aclose()
+        response.stream = self._httpx2.ByteStream(body)
 
     async def _answer(self, path: str, build: Callable[[Prompt], Request], prompt: Prompt) -> tuple[Any, Request]:
         """Sends a prompt. Returns the response, whose bytes have not been read, and the request, without its body.

@@ -3,7 +3,6 @@
 https://platform.claude.com/docs/en/build-with-claude/streaming
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from metamorphd.llm.interface import (
 )
 from metamorphd.llm.json_object import json_object
 from metamorphd.llm.prefix import Prefix
-from metamorphd.llm.reply_blocks import DELTAS, Block, Blocks, as_object, delta_kind, mended, said
+from metamorphd.llm.reply_blocks import DELTAS, Block, Blocks, as_object, delta_kind, mended, said, size_of
 from metamorphd.llm.reply_usage import ReportedUsage
 from metamorphd.models.content import (
     CONTENT_BYTES,
@@ -68,7 +67,7 @@ class Reply:
         self._count = 0
         self._inputs: list[str] = []
         # One that is repeated, with its id, would be made twice.
-        self._calls: list[ToolUseBlock] = []
+        self._calls: set[ToolUseBlock] = set()
 
     @property
     def blocks(self) -> int:
@@ -86,7 +85,7 @@ class Reply:
     @property
     def usage(self) -> ReplyUsage:
         """Returns the usage so far."""
-        return self._counts.usage(hidden=any(block.hides for block in self._open.values()))
+        return self._counts.usage(hidden=self._blocks.hiding > 0)
 
     def read(self, event: Any) -> Iterable[ReplyEvent]:
         """Returns the events of a raw event. Raises AttributeError, TypeError or ValueError if it is malformed."""
@@ -124,6 +123,7 @@ class Reply:
             case "content_block_start":
                 if (begun := self._blocks.begin(event)) is not None:
                     yield from self._begin(begun, as_object(event.get("content_block")))
+                    yield from self._limit()
             case "content_block_stop":
                 if (ended := self._blocks.end(event)) is not None:
                     yield from self._end(ended)
@@ -160,25 +160,32 @@ class Reply:
             case "compaction":
                 self._counts.summarize("")
             case _:
-                self._counts.receive(_size(fields))
+                self._counts.receive(size_of(fields))
 
     def _continue(self, event: dict[str, Any], delta: dict[str, Any]) -> Iterator[ReplyEvent]:
         kind = delta_kind(delta)
         if kind not in DELTAS:
-            self._counts.receive(_size(delta))
+            self._counts.receive(size_of(delta))
             return
         block = self._blocks.find(event)
         if block is None:
             raise ValueError("a delta of a block that has not begun")
         if not block.takes(kind):
-            self._counts.receive(_size(delta))
+            self._counts.receive(size_of(delta))
             if block.kind == "tool_use" and delta.get("partial_json"):
                 # The call was yielded without it.
                 self._inputs.append("")
             return
-        yield from self._more(block, kind, delta)
-        if sum(opened.held for opened in self._open.values()) > CONTENT_BYTES:
-            # Not yielded before the block is complete, so nobody else could limit it.
+        try:
+            yield from self._more(block, kind, delta)
+        finally:
+            if not block.ended:
+                self._blocks.count(block)
+        yield from self._limit()
+
+    def _limit(self) -> Iterator[ReplyEvent]:
+        """Ends a reply whose blocks hold too much: it is not yielded before they end, so nobody else could limit it."""
+        if self._blocks.held > CONTENT_BYTES:
             self.complete = True
             yield ReplyStop(StopReason.MAX_TOKENS)
 
@@ -191,8 +198,7 @@ class Reply:
             case "signature_delta":
                 signature = mended(said(delta.get("signature")))
                 self._counts.receive(len(signature))
-                block.signature += signature
-                block.held += len(signature)
+                block.sign(signature)
             case "input_json_delta":
                 piece = block.paired(said(delta.get("partial_json")))
                 self._counts.receive(len(piece.encode()))
@@ -217,10 +223,12 @@ class Reply:
             case "tool_use":
                 block.input.append(rest)
                 called = block.tool_use()
-                # One that names no tool is as unreadable as one without an input.
-                self._inputs.append("" if called is None else called.input)
-                if called is not None and called not in self._calls:
-                    self._calls.append(called)
+                if called is None:
+                    # One that names no tool is as unreadable as one without an input.
+                    self._inputs.append("")
+                elif called not in self._calls:
+                    self._inputs.append(called.input)
+                    self._calls.add(called)
                     yield ReplyToolUse(self._place(block), called)
             case "compaction" if (compacted := block.compacted()) is not None:
                 self._counts.summarize(compacted.summary)
@@ -265,8 +273,3 @@ def _stop_details(details: dict[str, Any], known: StopDetails | None) -> StopDet
         return known
     known = known or StopDetails("", "")
     return StopDetails(category or known.category, explanation or known.explanation)
-
-
-def _size(value: Any) -> int:
-    """Returns the bytes of a value as JSON."""
-    return len(json.dumps(value))

@@ -44,28 +44,50 @@ def _kind(value: dict[str, Any], by_field: dict[str, str]) -> str:
     return next((of for name, of in by_field.items() if isinstance(value.get(name), str)), "")
 
 
-class Block:
-    """A block that has begun. `held` is the length of what is yielded only when it has `ended`."""
+# The kinds of blocks whose first fields are needed at their end. One that has not said its kind may be of any.
+_KEPT = {"", "tool_use", "redacted_thinking"}
 
-    __slots__ = ("_fields", "_half", "compaction", "ended", "held", "input", "kind", "place", "signature")
+
+class Block:
+    """A block that has begun. `held` is the size of what is yielded only when it has `ended`.
+
+    `counted` is what `Blocks` has counted of it: `held`, and whether it `hides`.
+    """
+
+    __slots__ = ("_fields", "_half", "_signature", "compaction", "counted", "ended", "held", "input", "kind", "place")
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.kind = _kind(fields, _BLOCK_FIELDS)
         self.place: int | None = None
         self.ended = False
         self.held = 0
-        self.signature = mended(said(fields.get("signature")))
+        self.counted = (0, False)
         self.input: list[str] = []
         self.compaction: dict[str, Any] = {}
-        self._fields = fields
+        self._signature: list[str] = []
+        self._fields = fields if self.kind in _KEPT else {}
         self._half = ""
+        self.sign(mended(said(fields.get("signature"))))
+        if self._fields:
+            self.held += size_of(fields)
         if self.kind == "compaction":
             self.add_compaction(fields)
 
     @property
     def hides(self) -> bool:
         """Returns whether it is thinking whose length is not known yet."""
-        return self.kind == "thinking" and not self.signature
+        return self.kind == "thinking" and not self._signature
+
+    @property
+    def signature(self) -> str:
+        """Returns the signature of thinking, which may come in pieces."""
+        return "".join(self._signature)
+
+    def sign(self, piece: str) -> None:
+        """Adds a piece of the signature."""
+        if piece:
+            self._signature.append(piece)
+            self.held += len(piece)
 
     @property
     def redacted(self) -> str:
@@ -103,6 +125,7 @@ class Block:
 
     def add_compaction(self, fields: dict[str, Any]) -> None:
         """Merges what is said of a summary. Null says nothing."""
+        self.held += size_of(fields)
         self.compaction |= {name: value for name, value in fields.items() if name != "type" and value is not None}
 
     def tool_use(self) -> ToolUseBlock | None:
@@ -123,17 +146,22 @@ class Block:
         """Forgets all but what later events may refer to."""
         self.ended = True
         self.held = 0
-        self.input, self.compaction, self._fields = [], {}, {}
+        self.input, self.compaction, self._signature, self._fields = [], {}, [], {}
 
 
 class Blocks:
     """The blocks of a reply, by the provider's index. `begun` is how many have begun.
+
+    Of those that are open, `held` is the sum of what they hold, and `hiding` is how many hide their length: a reply may
+    have thousands, at which nobody could look at every event.
 
     Events may repeat themselves or come late, and their index may be missing or unreadable, which means the newest one.
     """
 
     def __init__(self) -> None:
         self.begun = 0
+        self.held = 0
+        self.hiding = 0
         self.open: dict[int, Block] = {}
         self._ended: dict[int, Block] = {}
         self._newest = -1
@@ -149,6 +177,7 @@ class Blocks:
         self._ended.pop(index, None)
         self._newest, self._next = index, max(self._next, index + 1)
         self.begun += 1
+        self.count(block)
         return block
 
     def find(self, event: dict[str, Any]) -> Block | None:
@@ -162,13 +191,25 @@ class Blocks:
         block = self.open.pop(index, None)
         if block is not None:
             self._ended[index] = block
+            self._count(block, 0, hides=False)
         return block
+
+    def count(self, block: Block) -> None:
+        """Counts again an open block that may have changed."""
+        self._count(block, block.held, hides=block.hides)
+
+    def _count(self, block: Block, held: int, *, hides: bool) -> None:
+        before, hid = block.counted
+        self.held += held - before
+        self.hiding += hides - hid
+        block.counted = (held, hides)
 
     def end_all(self) -> list[Block]:
         """Returns those that are open, which end, and the texts that have ended, to which something may have come."""
         ended = [*self.open.values(), *(block for block in self._ended.values() if block.kind == "text")]
         self.open.clear()
         self._ended.clear()
+        self.held = self.hiding = 0
         return ended
 
     def _index(self, event: dict[str, Any]) -> int:
@@ -196,6 +237,11 @@ def said(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("not text")
     return value
+
+
+def size_of(value: Any) -> int:
+    """Returns the bytes of a value as JSON."""
+    return len(json.dumps(value))
 
 
 def mended(text: str) -> str:

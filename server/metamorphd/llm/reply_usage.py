@@ -70,30 +70,32 @@ class ReportedUsage:
         reported = dict.fromkeys(counts, 0) | self._reported
         reported |= {name: value for name, value in counts.items() if value or (empty if name == OUTPUT else read)}
         if read:
-            self._keep_larger(INPUT, INPUTS, reported, ends=ends)
+            self._keep_larger(INPUT, INPUTS, reported, self._reported, ends=ends)
         if counts.get(OUTPUT):
-            self._keep_larger(OUTPUT, {OUTPUT}, reported, ends=ends)
+            self._keep_larger(OUTPUT, {OUTPUT}, reported, self._reported, ends=ends)
         self._reported = reported
         if ends and usage.get(OUTPUT) is not None:
             # None at all is not the number of what was received.
             known = OUTPUT not in self._unreadable
             self._final = known and (usage[OUTPUT] > 0 or self._final or not self._received)
-        self._report_summaries(usage.get("iterations"))
+        self._report_summaries(usage.get("iterations"), ends=ends)
 
-    def _keep_larger(self, kind: str, names: Collection[str], reported: dict[str, int], *, ends: bool) -> None:
-        """Puts the counts of before back if, together, they were more than those `reported`.
+    def _keep_larger(
+        self, kind: str, names: Collection[str], reported: dict[str, int], known: dict[str, int], *, ends: bool
+    ) -> None:
+        """Puts the `known` counts back if, together, they were more than those `reported`.
 
         Those of a start are provisional, so they need not agree.
         """
-        before, now = (sum(counts.get(name, 0) for name in names) for counts in (self._reported, reported))
+        before, now = (sum(counts.get(name, 0) for name in names) for counts in (known, reported))
         if now < before:
             self._shrunk |= {kind} if ends else set()
-            reported |= {name: count for name, count in self._reported.items() if name in names}
+            reported |= {name: count for name, count in known.items() if name in names}
         else:
             self._shrunk.discard(kind)
 
-    def _report_summaries(self, iterations: Any) -> None:
-        """Reads the only place that reports the usage of compaction."""
+    def _report_summaries(self, iterations: Any, *, ends: bool) -> None:
+        """Reads the only place that reports the usage of compaction. It does not become less either."""
         if not isinstance(iterations, list):
             return
         counts = [
@@ -102,7 +104,10 @@ class ReportedUsage:
             if isinstance(entry, dict) and entry.get("type") == "compaction"
         ]
         if counts and all(is_count(value) for entry in counts for value in entry.values()):
-            self._summaries = {name: sum(entry[name] for entry in counts) for name in COUNTS}
+            summaries = {name: sum(entry[name] for entry in counts) for name in COUNTS}
+            for kind, names in (("summaries' input", INPUTS), ("summaries' output", {OUTPUT})):
+                self._keep_larger(kind, names, summaries, self._summaries, ends=ends)
+            self._summaries = summaries
 
     def usage(self, *, hidden: bool) -> ReplyUsage:
         """Returns the usage so far. `hidden`: there is thinking that has not ended."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from metamorphd.models.content import AttachmentBlock, Content, ImageBlock, attachment_blocks
+from metamorphd.models.content import AttachmentBlock, Content, DocumentBlock, ImageBlock, attachment_blocks
 from metamorphd.models.generation import EFFORTS, THINKING_MODES, EffectiveOptions
 
 # The provider accepts requests of at most 32 MB. A megabyte is for all that is not in messages.
@@ -14,6 +14,11 @@ PROMPT_BYTES = 22 * 1024 * 1024
 # https://platform.claude.com/docs/en/build-with-claude/vision.
 FEW_IMAGES = 20
 MANY_IMAGES_SIDE = 2000
+# Of the documents in a prompt, for models whose context has at least so many tokens, and for others:
+# https://platform.claude.com/docs/en/build-with-claude/pdf-support.
+MOST_PAGES = 600
+MOST_PAGES_CONTEXT = 1_000_000
+FEW_PAGES = 100
 
 
 def is_large(block: AttachmentBlock) -> bool:
@@ -21,12 +26,23 @@ def is_large(block: AttachmentBlock) -> bool:
     return isinstance(block, ImageBlock) and block.longest_side > MANY_IMAGES_SIDE
 
 
+def pages_of(block: AttachmentBlock) -> int:
+    """Returns how many pages an attachment states that it has, 0 if it has none or that is unknown."""
+    return block.pages if isinstance(block, DocumentBlock) else 0
+
+
+def most_pages(context_tokens: int) -> int:
+    """Returns how many pages of documents the provider accepts in a prompt, by the size of the model's context."""
+    return MOST_PAGES if context_tokens >= MOST_PAGES_CONTEXT else FEW_PAGES
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """The options and content that a model accepts.
 
     `thinking` has the modes that can be named, `efforts` the levels from the least to the most. `attachments` is the
-    most images and documents that a prompt may have. `summaries`: the provider summarizes earlier messages for it.
+    most images and documents that a prompt may have, `document_pages` the most pages that the documents may have
+    together. `summaries`: the provider summarizes earlier messages for it.
     """
 
     thinking: tuple[str, ...] = THINKING_MODES
@@ -36,6 +52,7 @@ class Capabilities:
     images: bool = True
     documents: bool = True
     attachments: int = 100
+    document_pages: int = FEW_PAGES
     response_schema: bool = True
     summaries: bool = True
 
@@ -60,6 +77,8 @@ class Capabilities:
             yield "content", f"has {len(attachments)} attachments; the model reads at most {self.attachments}"
         if size > PROMPT_BYTES:
             yield "content", f"has {size} bytes of attachments; the model reads at most {PROMPT_BYTES}"
+        if (pages := sum(map(pages_of, attachments))) > self.document_pages:
+            yield "content", f"has {pages} pages of documents; the model reads at most {self.document_pages}"
         for place, block in enumerate(content):
             within = list(attachment_blocks((block,)))
             if not all(self.images if isinstance(part, ImageBlock) else self.documents for part in within):

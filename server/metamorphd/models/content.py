@@ -26,12 +26,13 @@ class ImageBlock:
 
 @dataclass(frozen=True, slots=True)
 class DocumentBlock:
-    """A document stored in the vault."""
+    """A document stored in the vault. `pages` is how many a PDF states that it has, 0 if unknown."""
 
     attachment_id: str
     media_type: str
     size: int
     sha256: str
+    pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +170,11 @@ def _bytes(block: Block) -> int:
     return _overhead(block) + sum(len(text.encode()) for text in _texts(block))
 
 
-def described(block: AttachmentBlock, *, size: int, sha256: str, longest_side: int) -> AttachmentBlock:
+def described(block: AttachmentBlock, *, size: int, sha256: str, longest_side: int, pages: int) -> AttachmentBlock:
     """Returns a block with what is known of its attachment."""
     if isinstance(block, ImageBlock):
         return replace(block, size=size, sha256=sha256, longest_side=longest_side)
-    return replace(block, size=size, sha256=sha256)
+    return replace(block, size=size, sha256=sha256, pages=pages)
 
 
 def map_attachments(content: Content, change: Callable[[AttachmentBlock], Part]) -> Content:

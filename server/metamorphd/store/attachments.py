@@ -14,11 +14,12 @@ CHUNK_BYTES = 1_048_576
 # After which the chunks of an upload that was never completed are erased.
 STAGED_MICROSECONDS = 3_600_000_000
 
-COLUMNS = "attachment_id, media_type, size, sha256, create_time, longest_side"
+COLUMNS = "attachment_id, media_type, size, sha256, create_time, longest_side, pages"
 
 CREATE_ATTACHMENT = """
-INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side)
-VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, :now, :longest_side)
+INSERT INTO attachments
+    (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side, pages)
+VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, :now, :longest_side, :pages)
 ON CONFLICT (vault_id, attachment_id) DO NOTHING
 """
 CREATE_CHUNK = """
@@ -30,8 +31,9 @@ SELECT COUNT(*) AS chunks FROM attachment_chunks WHERE vault_id = :vault_id AND 
 """
 # Hidden, as one that only deleted sessions hold.
 STAGE_ATTACHMENT = """
-INSERT INTO attachments (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side)
-VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, NULL, :longest_side)
+INSERT INTO attachments
+    (vault_id, attachment_id, media_type, size, sha256, create_time, upload_time, longest_side, pages)
+VALUES (:vault_id, :attachment_id, :media_type, :size, :sha256, :now, NULL, :longest_side, :pages)
 ON CONFLICT (vault_id, attachment_id) DO NOTHING
 """
 COUNT_ATTACHMENT = """
@@ -52,9 +54,9 @@ READ_CHUNK = """
 SELECT data FROM attachment_chunks
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND number = :number
 """
-# The provider may take it by now.
+# The provider may take it by now, and more may be known of it.
 UPLOAD_AGAIN = """
-UPDATE attachments SET upload_time = :now, rejected = 0
+UPDATE attachments SET upload_time = :now, rejected = 0, longest_side = :longest_side, pages = :pages
 WHERE vault_id = :vault_id AND attachment_id = :attachment_id
 """
 # Not one that only deleted sessions hold.
@@ -176,6 +178,7 @@ async def stage_upload(tx: Transaction, *, upload: Upload, hash_key: bytes, now:
             size=len(upload.data),
             sha256=upload.sha256,
             longest_side=upload.longest_side,
+            pages=upload.pages,
             now=now,
         )
     await _store_chunk(tx, upload, number)
@@ -203,11 +206,18 @@ async def store_upload(tx: Transaction, *, upload: Upload, now: int) -> None:
         size=len(upload.data),
         sha256=upload.sha256,
         longest_side=upload.longest_side,
+        pages=upload.pages,
         now=now,
     )
     stored = None
     if not created:
-        await tx.run(UPLOAD_AGAIN, attachment_id=upload.attachment_id, now=now)
+        await tx.run(
+            UPLOAD_AGAIN,
+            attachment_id=upload.attachment_id,
+            longest_side=upload.longest_side,
+            pages=upload.pages,
+            now=now,
+        )
         stored = await tx.one(COUNT_CHUNKS, attachment_id=upload.attachment_id)
     # Of an attachment that is being erased the first ones are there.
     for number in range(0 if stored is None else stored.chunks, chunk_count(len(upload.data))):
@@ -241,6 +251,7 @@ def _attachment(row: Row) -> Attachment:
         sha256=row.sha256,
         create_time=row.create_time,
         longest_side=row.longest_side,
+        pages=row.pages,
     )
 
 
@@ -304,7 +315,9 @@ async def describe_attachments(tx: Transaction, *, content: Content) -> Content:
         if block.sha256:
             return block
         found = stored[block.attachment_id]
-        return described(block, size=found.size, sha256=found.sha256, longest_side=found.longest_side)
+        return described(
+            block, size=found.size, sha256=found.sha256, longest_side=found.longest_side, pages=found.pages
+        )
 
     return map_attachments(content, completed)
 

@@ -144,7 +144,8 @@ class Database(Protocol):
     async def copy(self, path: Path, /, *, progress: Progress) -> None:
         """Copies the store to a new file, as it is at the end, while operations go on. The file is durable then.
 
-        Raises StorageFull and StoreNotReady, and leaves no file then, nor when the caller is cancelled.
+        Raises StorageFull, StoreNotReady, and StoreBusy if it had to begin again too often. It leaves no file then, nor
+        when the caller is cancelled.
         """
 
     def inspect(self, path: Path, /, *, stopped: threading.Event) -> Inspection:

@@ -23,6 +23,19 @@ for (const [{ vault }, options] of [
 ]) {
   printed.push((await vault.whoAmI({}, options)).vaultId);
 }
+// What Go's types rule out.
+for (const caller of [
+  { token: Promise.resolve(ALICE) },
+  { token: async () => ({ token: ALICE }) },
+  { token: new Uint8Array([1]) },
+  { vault: async () => "mine" },
+]) {
+  try {
+    printed.push((await connect(baseUrl, caller).vault.whoAmI({})).vaultId);
+  } catch (error) {
+    printed.push(error.rawMessage.replace(", not of type function", ""));
+  }
+}
 try {
   for await (const _ of alice.chat.streamTurn({ turnId: "turn_none" }));
 } catch (error) {

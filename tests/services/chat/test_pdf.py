@@ -78,6 +78,31 @@ def test_the_pages_of_a_pdf_are_counted(pages: int, between: int) -> None:
     assert pages_of(data + revision % (len(data) + 49)) == 1
 
 
+def test_the_pages_of_a_linearized_pdf_are_those_at_its_beginning_if_others_are_compressed() -> None:
+    def of(entries: bytes, rest: bytes = in_a_stream(b"")) -> bytes:
+        """Returns a document whose length has the place of a plus sign."""
+        data = b"%PDF-1.7\n1 0 obj<<" + entries + b">>endobj\n" + rest
+        return data.replace(b"+", b"%d" % (len(data) + 2))
+
+    assert pages_of(of(b"/Linearized 1/L +/N 7/O 3")) == 7
+    assert pages_of(of(b"/N 7 /L + /Linearized 1.0")) == 7
+    # What a page tree says goes first.
+    assert pages_of(of(b"/Linearized 1/L +/N 7", pdf(pages=3).replace(b"%PDF-1.7\n1 0 obj", b"\n1 0 obj"))) == 3
+    assert pages_of(of(b"/Linearized 1/L +/N 7") + b"\n") == 0
+    for entries in (
+        b"/L +/N 7",
+        b"/Linearized 1/N 7",
+        b"/Linearized 1/L +",
+        b"/Linearized 1/L +>>endobj 2 0 obj<</N 7",
+    ):
+        assert pages_of(of(entries)) == 0
+
+
+@pytest.mark.parametrize("space", [b" ", b"\0", b"\t", b"\n", b"\f", b"\r"])
+def test_the_pages_of_a_pdf_are_counted_whatever_space_is_in_the_names_of_its_objects(space: bytes) -> None:
+    assert pages_of(pdf(pages=3).replace(b"\n2 0 obj", space.join((b"", b"2", b"0", b"obj")))) == 3
+
+
 def test_the_pages_of_a_pdf_that_states_them_where_it_is_compressed_are_not_counted() -> None:
     for data in (in_a_stream(b""), pdf().replace(b"\n2 0 obj", b"\n12 0 obj"), pdf().replace(b"/Catalog", b"/Other")):
         assert pages_of(data) == 0
@@ -95,9 +120,22 @@ def test_the_pages_of_a_pdf_that_states_them_where_it_is_compressed_are_not_coun
         b"%PDF-" + b" " * LARGEST + b"startxref 6",
         pdf() + b"11 0 obj " * (LARGEST // 9) + b"trailer<</Root 1 0 R>>startxref 6",
         pdf() + b"1 0 obj " * (LARGEST // 8) + b"trailer<</Root 1 0 R>>startxref 6",
+        pdf() + bytes(LARGEST),
+        pdf().replace(b"\n2 0 obj", b"\n3 0 obj") + b"2 0 " * (LARGEST // 4),
         b"%PDF-\n1 0 obj" + b"/Encrypt " * (LARGEST // 9) + b"startxref 6",
     ],
-    ids=["nothing", "spaces after", "almost", "digits", "spaces before", "other objects", "objects", "names"],
+    ids=[
+        "nothing",
+        "spaces after",
+        "almost",
+        "digits",
+        "spaces before",
+        "other objects",
+        "objects",
+        "zeros",
+        "numbers",
+        "names",
+    ],
 )
 def test_the_largest_pdf_is_read_in_a_moment(data: bytes) -> None:
     began = time.thread_time()

@@ -8,9 +8,9 @@ from typing import Any
 
 import apsw
 import pytest
-from metamorphd.errors import StorageFull, StoreNotReady
+from metamorphd.errors import OperationTimeout, StorageFull, StoreBusy, StoreNotReady
 from metamorphd.store.database import Transaction
-from metamorphd.store.sqlite import copying
+from metamorphd.store.sqlite import copying, writer
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.inspection import inspect
 from metamorphd.store.sqlite.space import Space
@@ -31,8 +31,25 @@ async def change_and_fail(tx: Transaction) -> None:
     raise Refused
 
 
+async def change_without_end(tx: Transaction) -> None:
+    """Changes something, and then more than there is time for: SQLite rolls back the transaction."""
+    await tx.run("UPDATE sessions SET title = 'changed' WHERE vault_id = :vault_id")
+    await tx.run(
+        "UPDATE sessions SET title = (WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+        " SELECT MAX(i) FROM n) WHERE vault_id = :vault_id"
+    )
+
+
 async def stored(database: SqliteDatabase, count: int = SESSIONS) -> None:
     await asyncio.gather(*(new_session(database, system_prompt="x" * 4000) for _ in range(count)))
+
+
+async def begun(database: SqliteDatabase, path: Path) -> "asyncio.Task[None]":
+    """Returns a copy that is being made."""
+    copied = threading.Event()
+    copy = asyncio.create_task(database.copy(path, progress=lambda _: copied.set()))
+    await asyncio.to_thread(copied.wait)
+    return copy
 
 
 def ignored(_: float) -> None:
@@ -92,12 +109,33 @@ async def test_operations_that_fail_do_not_begin_it_anew(database: SqliteDatabas
     assert not database._writer.isolating
 
 
+async def test_it_begins_anew_after_operations_that_are_stopped_and_gives_up(
+    database: SqliteDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stored(database)
+    monkeypatch.setattr(writer, "JOB_SECONDS", 0.02)
+
+    async def stopped_while(copy: "asyncio.Task[None]", times: int) -> None:
+        for _ in range(times):
+            if not copy.done():
+                with pytest.raises(OperationTimeout):
+                    await database.write(change_without_end, ACME)
+
+    once = await begun(database, tmp_path / "copy.db")
+    await stopped_while(once, 2)
+    await once
+    assert inspect(tmp_path / "copy.db").faults == ()
+    for_ever = await begun(database, tmp_path / "other.db")
+    await stopped_while(for_ever, 1_000)
+    with pytest.raises(StoreBusy):
+        await for_ever
+    assert not (tmp_path / "other.db").exists()
+
+
 async def test_it_ends_with_the_database_and_leaves_no_file(tmp_path: Path) -> None:
     async with SqliteDatabase(path=tmp_path / "metamorph.db", synchronous="NORMAL") as database:
         await stored(database)
-        begun = threading.Event()
-        running = asyncio.create_task(database.copy(tmp_path / "copy.db", progress=lambda _: begun.set()))
-        await asyncio.to_thread(begun.wait)
+        running = await begun(database, tmp_path / "copy.db")
     with pytest.raises(StoreNotReady):
         await running
     assert list(tmp_path.glob("copy.db*")) == []
@@ -105,9 +143,7 @@ async def test_it_ends_with_the_database_and_leaves_no_file(tmp_path: Path) -> N
 
 async def test_cancelled_it_leaves_no_file(database: SqliteDatabase, tmp_path: Path) -> None:
     await stored(database)
-    begun = threading.Event()
-    running = asyncio.create_task(database.copy(tmp_path / "copy.db", progress=lambda _: begun.set()))
-    await asyncio.to_thread(begun.wait)
+    running = await begun(database, tmp_path / "copy.db")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

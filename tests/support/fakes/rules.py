@@ -11,14 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-# By model: modes of thinking, the mode without one, levels of effort, whether a tool can be forced, most attachments.
+# By model: modes of thinking, the mode without one, levels of effort, whether a tool can be forced, most attachments,
+# most pages of PDFs: https://platform.claude.com/docs/en/build-with-claude/pdf-support.
 LEVELS = ("low", "medium", "high", "xhigh", "max")
-MODELS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...], bool, int]] = {
-    "claude-fable-5-2": (("adaptive",), "adaptive", LEVELS, False, 600),
-    "claude-opus-5-5": (("adaptive",), "adaptive", LEVELS, False, 600),
-    "claude-sonnet-5-5": (("adaptive", "between_tools"), "adaptive", LEVELS, False, 600),
-    "claude-haiku-5-5": (("adaptive", "disabled"), "adaptive", LEVELS, True, 600),
-    "claude-sonnet-4-5": (("enabled", "disabled"), "disabled", (), True, 100),
+MODELS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...], bool, int, int]] = {
+    "claude-fable-5-2": (("adaptive",), "adaptive", LEVELS, False, 600, 600),
+    "claude-opus-5-5": (("adaptive",), "adaptive", LEVELS, False, 600, 600),
+    "claude-sonnet-5-5": (("adaptive", "between_tools"), "adaptive", LEVELS, False, 600, 600),
+    "claude-haiku-5-5": (("adaptive", "disabled"), "adaptive", LEVELS, True, 600, 600),
+    "claude-sonnet-4-5": (("enabled", "disabled"), "disabled", (), True, 100, 100),
 }
 # https://platform.claude.com/docs/en/build-with-claude/compaction.
 WITHOUT_SUMMARIES = {"claude-sonnet-4-5"}
@@ -66,7 +67,7 @@ def _broken(body: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str
 
 
 def _of_options(body: Mapping[str, Any]) -> Iterator[str]:
-    modes, default, levels, forced, most = MODELS[body["model"]]
+    modes, default, levels, forced, most, most_pages = MODELS[body["model"]]
     thinking, choice = body.get("thinking", {}), body.get("tool_choice", {"type": "auto"})["type"]
     mode, effort = thinking.get("type", default), body.get("output_config", {}).get("effort")
     if mode not in modes:
@@ -83,12 +84,15 @@ def _of_options(body: Mapping[str, Any]) -> Iterator[str]:
         yield f'tool_choice: type "{choice}" is not supported for this model'
     if choice != "auto" and not body.get("tools"):
         yield "tool_choice: may only be specified with tools"
-    kinds = [block["type"] for message in body["messages"] for _, block in _blocks(message["content"])]
-    attachments = sum(kind in LARGEST_SOURCE for kind in kinds)
+    blocks = [block for message in body["messages"] for _, block in _blocks(message["content"])]
+    attachments = sum(block["type"] in LARGEST_SOURCE for block in blocks)
+    pages = sum(_pages(block["source"]) for block in blocks if block["type"] == "document")
     if "context_management" in body and body["model"] in WITHOUT_SUMMARIES:
         yield "context_management: compact_20260112 is not supported for this model"
     if attachments > most:
         yield f"too many images and documents: {attachments} > {most}"
+    if pages > most_pages:
+        yield f"A maximum of {most_pages} PDF pages may be provided."
 
 
 def _of_message(
@@ -163,6 +167,10 @@ def _unreadable(source: Mapping[str, Any]) -> str | None:
     if ENDS.get(source["media_type"], b"") not in data:
         return "Could not process the file"
     return "The PDF specified is password protected." if b"/Encrypt" in data else None
+
+
+def _pages(source: Mapping[str, Any]) -> int:
+    return base64.b64decode(source["data"]).count(b"/Type/Page/") if source["type"] == "base64" else 0
 
 
 def _signature(

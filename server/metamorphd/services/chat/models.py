@@ -48,6 +48,7 @@ def _capabilities_to_proto(can: Capabilities) -> model_pb2.ModelCapabilities:
         response_schema=can.response_schema,
         attachments=can.attachments,
         summaries=can.summaries,
+        document_pages=can.document_pages,
     )
 
 

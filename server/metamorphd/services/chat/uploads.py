@@ -9,6 +9,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 
 from metamorphd.errors import AttachmentTooLarge, AttachmentTypeMismatch, FieldViolation, RequestInvalid, SenderTooSlow
 from metamorphd.models.attachment import Upload
+from metamorphd.models.capabilities import MOST_PAGES
 from metamorphd.services.chat import pdf
 from metamorphd.services.chat.images import BrokenImage, size_of
 from metamorphd.services.chat.media_signatures import is_blank, is_media
@@ -16,8 +17,6 @@ from metamorphd.services.chat.media_signatures import is_blank, is_media
 # The provider's limits: https://platform.claude.com/docs/en/build-with-claude/vision. 10 MiB in base64.
 IMAGE_BYTES = 10 * 1024 * 1024 // 4 * 3
 LONGEST_SIDE = 8000
-# Of a request to any model. No encryption: https://platform.claude.com/docs/en/build-with-claude/pdf-support.
-MOST_PAGES = 600
 # Uploads are held in memory until they are stored. Further ones of the vault wait, and so do their senders.
 UPLOADS_OF_A_VAULT = 4
 # A chunk costs the server as much as a small call, but is not rate limited. The largest attachment fits in chunks of
@@ -93,9 +92,8 @@ def _checked(media_type: str, data: bytes | memoryview, field: str) -> Upload:
     side = _longest_side(media_type, data, field) if media_type.startswith("image/") else 0
     if media_type == "text/plain" and is_blank(data):
         raise _invalid(field, "must not be only white space")
-    if media_type == "application/pdf":
-        _check_pdf(data, field)
-    return Upload.of(media_type, data, longest_side=side)
+    pages = _pages(data, field) if media_type == "application/pdf" else 0
+    return Upload.of(media_type, data, longest_side=side, pages=pages)
 
 
 def _longest_side(media_type: str, data: bytes | memoryview, field: str) -> int:
@@ -108,13 +106,15 @@ def _longest_side(media_type: str, data: bytes | memoryview, field: str) -> int:
     return side
 
 
-def _check_pdf(data: bytes | memoryview, field: str) -> None:
+def _pages(data: bytes | memoryview, field: str) -> int:
+    # No encryption: https://platform.claude.com/docs/en/build-with-claude/pdf-support.
     if not pdf.is_whole(data):
         raise _invalid(field, "is not a whole PDF")
     if pdf.is_encrypted(data):
         raise _invalid(field, "is an encrypted PDF")
     if (pages := pdf.pages_of(data)) > MOST_PAGES:
         raise _invalid(field, f"has {pages} pages; the most is {MOST_PAGES}")
+    return pages
 
 
 def _invalid(field: str, description: str) -> RequestInvalid:

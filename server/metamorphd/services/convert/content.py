@@ -63,7 +63,13 @@ def with_uploads(content: Content, uploads: Iterable[Upload]) -> Content:
             return block
         upload = next(remaining)
         named = replace(block, attachment_id=upload.attachment_id)
-        return described(named, size=len(upload.data), sha256=upload.sha256, longest_side=upload.longest_side)
+        return described(
+            named,
+            size=len(upload.data),
+            sha256=upload.sha256,
+            longest_side=upload.longest_side,
+            pages=upload.pages,
+        )
 
     return map_attachments(content, completed)
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 import apsw
 import structlog
 
-from metamorphd.errors import StorageFull, StoreNotReady
+from metamorphd.errors import StorageFull, StoreBusy, StoreNotReady
 from metamorphd.store.database import Progress
 from metamorphd.store.sqlite.gaps import PAGE_BYTES, Gaps
 from metamorphd.store.sqlite.writer import Writer
@@ -37,6 +37,8 @@ SYNC_BYTES = 16 * 2**20
 CACHE_KIB = 2048
 READ_BYTES = 2**20
 LONGEST_STEP_SECONDS = 1.0
+# A transaction that is rolled back begins the copy anew. Operations that are stopped for taking too long do that.
+MOST_BEGINNINGS = 5
 
 logger = structlog.get_logger(__name__)
 
@@ -59,8 +61,8 @@ class Copying:
     def run(self, progress: Progress) -> None:
         """Copies the database as it is when the last page is copied. Blocks; to be called on a thread.
 
-        The file is durable, and without the gaps that `Gaps` clears. Raises StorageFull, StoreNotReady and OSError, and
-        then leaves no file.
+        The file is durable, and without the gaps that `Gaps` clears. Raises StorageFull, StoreBusy, StoreNotReady and
+        OSError, and then leaves no file.
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -106,15 +108,18 @@ class Copying:
         backup.finish()
 
     def _step_through(self, backup: apsw.Backup, descriptor: int, progress: Progress) -> None:
-        pages, copied, done = FEWEST, 0, False
+        pages, copied, done, beginnings = FEWEST, 0, False, 1
         while not done:
             self._read_ahead(copied)
             if self._stopped.is_set():
                 raise StoreNotReady(retry_delay=None)
             done, seconds = self._on_writer(partial(_step, backup, pages))
             before, copied = copied, backup.page_count - backup.remaining
-            if copied < before:
-                logger.warning("the copy of the database begins anew: a transaction was rolled back")
+            if not done and copied < before + pages:
+                beginnings += 1
+                logger.warning("the copy of the database begins anew: a transaction was rolled back", times=beginnings)
+                if beginnings > MOST_BEGINNINGS:
+                    raise StoreBusy(retry_delay=None)
                 self._synced = self._ahead = 0
             progress(copied / max(backup.page_count, 1))
             if seconds > STEP_SECONDS:

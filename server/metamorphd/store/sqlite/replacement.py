@@ -14,28 +14,45 @@ import orjson
 MOVED = ("-wal", "-shm", "")
 
 
+def copy_beside(path: Path) -> Path:
+    """Returns where a file that is to take a database's place is made."""
+    return Path(f"{path}-restored.part")
+
+
+def abandon_copy(path: Path) -> None:
+    """Deletes what is there of that file, unless it has begun to take the database's place."""
+    if not _plan_of(path).exists():
+        copy_beside(path).unlink(missing_ok=True)
+
+
 def replace_database(path: Path, new: Path, *, aside: Path) -> None:
     """Renames a database and its log to `aside`, and `new`, which is durable, to its place. All are in one directory.
 
-    Interrupted at any moment, the old database is there as it was, or `finish_replacement` completes it.
+    Interrupted at any moment, the old database is there as it was, or `finish_replacement` completes it. Raises
+    FileNotFoundError, and changes nothing, if `new` is missing.
     """
     plan = _plan_of(path)
-    partial = plan.with_name(f"{plan.name}.part")
-    with partial.open("wb") as file:
+    new.stat()
+    with _partial(plan).open("wb") as file:
         file.write(orjson.dumps({"new": new.name, "aside": aside.name}))
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, plan)
+    os.replace(_partial(plan), plan)
     _sync(path.parent)
     finish_replacement(path)
 
 
 def finish_replacement(path: Path) -> bool:
-    """Completes a replacement that was interrupted. Returns whether there was one. The database is not in use."""
+    """Completes a replacement that was interrupted. Returns whether there was one. The database is not in use.
+
+    If it was interrupted before it had begun, what is left of it is deleted.
+    """
     plan = _plan_of(path)
     try:
         names = orjson.loads(plan.read_bytes())
     except FileNotFoundError:
+        _partial(plan).unlink(missing_ok=True)
+        abandon_copy(path)
         return False
     new, aside = path.with_name(names["new"]), path.with_name(names["aside"])
     # Once it is in its place, what has the old names is not the old database any more.
@@ -56,6 +73,10 @@ def finish_replacement(path: Path) -> bool:
 
 def _plan_of(path: Path) -> Path:
     return Path(f"{path}-replacing")
+
+
+def _partial(plan: Path) -> Path:
+    return plan.with_name(f"{plan.name}.part")
 
 
 def _sync(directory: Path) -> None:

@@ -127,7 +127,11 @@ type ModelCapabilities struct {
 	// REQUEST_INVALID; of a conversation with more it reads the newest.
 	Attachments int32 `protobuf:"varint,8,opt,name=attachments,proto3" json:"attachments,omitempty"`
 	// Whether earlier messages are summarized for it when the context is full. If not, a longer conversation fails.
-	Summaries     bool `protobuf:"varint,9,opt,name=summaries,proto3" json:"summaries,omitempty"`
+	Summaries bool `protobuf:"varint,9,opt,name=summaries,proto3" json:"summaries,omitempty"`
+	// The most pages of documents that it reads at once. A PDF that compresses its number of pages counts as none. A
+	// message with more fails with INVALID_ARGUMENT / REQUEST_INVALID; of a conversation with more it reads the newest
+	// documents.
+	DocumentPages int32 `protobuf:"varint,10,opt,name=document_pages,json=documentPages,proto3" json:"document_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +227,13 @@ func (x *ModelCapabilities) GetSummaries() bool {
 		return x.Summaries
 	}
 	return false
+}
+
+func (x *ModelCapabilities) GetDocumentPages() int32 {
+	if x != nil {
+		return x.DocumentPages
+	}
+	return 0
 }
 
 // A model that can be used.
@@ -354,7 +365,7 @@ const file_metamorph_chat_v1_model_proto_rawDesc = "" +
 	"\x0finput_usd_nanos\x18\x02 \x01(\x03R\rinputUsdNanos\x12(\n" +
 	"\x10output_usd_nanos\x18\x03 \x01(\x03R\x0eoutputUsdNanos\x12/\n" +
 	"\x14cache_read_usd_nanos\x18\x04 \x01(\x03R\x11cacheReadUsdNanos\x121\n" +
-	"\x15cache_write_usd_nanos\x18\x05 \x01(\x03R\x12cacheWriteUsdNanos\"\x89\x03\n" +
+	"\x15cache_write_usd_nanos\x18\x05 \x01(\x03R\x12cacheWriteUsdNanos\"\xb0\x03\n" +
 	"\x11ModelCapabilities\x12F\n" +
 	"\x0ethinking_modes\x18\x01 \x03(\x0e2\x1f.metamorph.chat.v1.ThinkingModeR\rthinkingModes\x12*\n" +
 	"\x11thinks_by_default\x18\x02 \x01(\bR\x0fthinksByDefault\x12,\n" +
@@ -364,7 +375,9 @@ const file_metamorph_chat_v1_model_proto_rawDesc = "" +
 	"\tdocuments\x18\x06 \x01(\bR\tdocuments\x12'\n" +
 	"\x0fresponse_schema\x18\a \x01(\bR\x0eresponseSchema\x12 \n" +
 	"\vattachments\x18\b \x01(\x05R\vattachments\x12\x1c\n" +
-	"\tsummaries\x18\t \x01(\bR\tsummaries\"\x8e\x03\n" +
+	"\tsummaries\x18\t \x01(\bR\tsummaries\x12%\n" +
+	"\x0edocument_pages\x18\n" +
+	" \x01(\x05R\rdocumentPages\"\x8e\x03\n" +
 	"\x05Model\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12%\n" +

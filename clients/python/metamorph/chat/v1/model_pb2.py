@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from metamorph.chat.v1 import generation_pb2 as metamorph_dot_chat_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmetamorph/chat/v1/model.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"metamorph/chat/v1/generation.proto\"\x98\x01\n\nModelPrice\x12\x1a\n\x12\x61\x62ove_input_tokens\x18\x01 \x01(\x03\x12\x17\n\x0finput_usd_nanos\x18\x02 \x01(\x03\x12\x18\n\x10output_usd_nanos\x18\x03 \x01(\x03\x12\x1c\n\x14\x63\x61\x63he_read_usd_nanos\x18\x04 \x01(\x03\x12\x1d\n\x15\x63\x61\x63he_write_usd_nanos\x18\x05 \x01(\x03\"\x93\x02\n\x11ModelCapabilities\x12\x37\n\x0ethinking_modes\x18\x01 \x03(\x0e\x32\x1f.metamorph.chat.v1.ThinkingMode\x12\x19\n\x11thinks_by_default\x18\x02 \x01(\x08\x12\x1a\n\x12\x66orced_tool_choice\x18\x03 \x01(\x08\x12*\n\x07\x65\x66\x66orts\x18\x04 \x03(\x0e\x32\x19.metamorph.chat.v1.Effort\x12\x0e\n\x06images\x18\x05 \x01(\x08\x12\x11\n\tdocuments\x18\x06 \x01(\x08\x12\x17\n\x0fresponse_schema\x18\x07 \x01(\x08\x12\x13\n\x0b\x61ttachments\x18\x08 \x01(\x05\x12\x11\n\tsummaries\x18\t \x01(\x08\"\xa2\x02\n\x05Model\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x04 \x01(\x03\x12-\n\x06prices\x18\x05 \x03(\x0b\x32\x1d.metamorph.chat.v1.ModelPrice\x12/\n\x0bretire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsuccessor\x18\x07 \x01(\t\x12\x12\n\nis_default\x18\x08 \x01(\x08\x12:\n\x0c\x63\x61pabilities\x18\t \x01(\x0b\x32$.metamorph.chat.v1.ModelCapabilitiesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmetamorph/chat/v1/model.proto\x12\x11metamorph.chat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"metamorph/chat/v1/generation.proto\"\x98\x01\n\nModelPrice\x12\x1a\n\x12\x61\x62ove_input_tokens\x18\x01 \x01(\x03\x12\x17\n\x0finput_usd_nanos\x18\x02 \x01(\x03\x12\x18\n\x10output_usd_nanos\x18\x03 \x01(\x03\x12\x1c\n\x14\x63\x61\x63he_read_usd_nanos\x18\x04 \x01(\x03\x12\x1d\n\x15\x63\x61\x63he_write_usd_nanos\x18\x05 \x01(\x03\"\xab\x02\n\x11ModelCapabilities\x12\x37\n\x0ethinking_modes\x18\x01 \x03(\x0e\x32\x1f.metamorph.chat.v1.ThinkingMode\x12\x19\n\x11thinks_by_default\x18\x02 \x01(\x08\x12\x1a\n\x12\x66orced_tool_choice\x18\x03 \x01(\x08\x12*\n\x07\x65\x66\x66orts\x18\x04 \x03(\x0e\x32\x19.metamorph.chat.v1.Effort\x12\x0e\n\x06images\x18\x05 \x01(\x08\x12\x11\n\tdocuments\x18\x06 \x01(\x08\x12\x17\n\x0fresponse_schema\x18\x07 \x01(\x08\x12\x13\n\x0b\x61ttachments\x18\x08 \x01(\x05\x12\x11\n\tsummaries\x18\t \x01(\x08\x12\x16\n\x0e\x64ocument_pages\x18\n \x01(\x05\"\xa2\x02\n\x05Model\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x04 \x01(\x03\x12-\n\x06prices\x18\x05 \x03(\x0b\x32\x1d.metamorph.chat.v1.ModelPrice\x12/\n\x0bretire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsuccessor\x18\x07 \x01(\t\x12\x12\n\nis_default\x18\x08 \x01(\x08\x12:\n\x0c\x63\x61pabilities\x18\t \x01(\x0b\x32$.metamorph.chat.v1.ModelCapabilitiesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELPRICE']._serialized_start=122
   _globals['_MODELPRICE']._serialized_end=274
   _globals['_MODELCAPABILITIES']._serialized_start=277
-  _globals['_MODELCAPABILITIES']._serialized_end=552
-  _globals['_MODEL']._serialized_start=555
-  _globals['_MODEL']._serialized_end=845
+  _globals['_MODELCAPABILITIES']._serialized_end=576
+  _globals['_MODEL']._serialized_start=579
+  _globals['_MODEL']._serialized_end=869
 # @@protoc_insertion_point(module_scope)

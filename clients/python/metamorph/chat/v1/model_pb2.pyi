@@ -73,6 +73,7 @@ class ModelCapabilities(_message.Message):
     RESPONSE_SCHEMA_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     SUMMARIES_FIELD_NUMBER: _builtins.int
+    DOCUMENT_PAGES_FIELD_NUMBER: _builtins.int
     thinks_by_default: _builtins.bool
     """Whether it thinks if no mode is set."""
     forced_tool_choice: _builtins.bool
@@ -89,6 +90,11 @@ class ModelCapabilities(_message.Message):
     """
     summaries: _builtins.bool
     """Whether earlier messages are summarized for it when the context is full. If not, a longer conversation fails."""
+    document_pages: _builtins.int
+    """The most pages of documents that it reads at once. A PDF that compresses its number of pages counts as none. A
+    message with more fails with INVALID_ARGUMENT / REQUEST_INVALID; of a conversation with more it reads the newest
+    documents.
+    """
     @_builtins.property
     def thinking_modes(self) -> _containers.RepeatedScalarFieldContainer[_generation_pb2.ThinkingMode.ValueType]:
         """The modes of ThinkingConfig that can be set."""
@@ -109,10 +115,11 @@ class ModelCapabilities(_message.Message):
         response_schema: _builtins.bool = ...,
         attachments: _builtins.int = ...,
         summaries: _builtins.bool = ...,
+        document_pages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "documents", b"documents", "efforts", b"efforts", "forced_tool_choice", b"forced_tool_choice", "images", b"images", "response_schema", b"response_schema", "summaries", b"summaries", "thinking_modes", b"thinking_modes", "thinks_by_default", b"thinks_by_default"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "document_pages", b"document_pages", "documents", b"documents", "efforts", b"efforts", "forced_tool_choice", b"forced_tool_choice", "images", b"images", "response_schema", b"response_schema", "summaries", b"summaries", "thinking_modes", b"thinking_modes", "thinks_by_default", b"thinks_by_default"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,6 +131,15 @@ export declare type ModelCapabilities = Message<"metamorph.chat.v1.ModelCapabili
    * @generated from field: bool summaries = 9;
    */
   summaries: boolean;
+
+  /**
+   * The most pages of documents that it reads at once. A PDF that compresses its number of pages counts as none. A
+   * message with more fails with INVALID_ARGUMENT / REQUEST_INVALID; of a conversation with more it reads the newest
+   * documents.
+   *
+   * @generated from field: int32 document_pages = 10;
+   */
+  documentPages: number;
 };
 
 /**
