@@ -1,5 +1,6 @@
 """`.env.example` and docs/settings.md."""
 
+import datetime
 import textwrap
 import types
 import typing
@@ -17,6 +18,8 @@ GROUPS: tuple[tuple[type[Settings | ClientSettings], str], ...] = (
     (Settings, "The server"),
     (ClientSettings, "The `metamorph chat` command"),
 )
+# To set one, even to its default, is a choice that a copy of `.env.example` must not make: then no secret is required.
+CHOICES = {"EMBLEM_API_URL"}
 SETTINGS_INTRO = """\
 # Settings
 
@@ -40,7 +43,15 @@ def variables(group: type[Settings | ClientSettings]) -> Iterator[tuple[str, Fie
 
 def accepts(field: FieldInfo) -> str:
     """The values that a setting takes, for example `integer, 0 to 65535`."""
-    kinds = {bool: "`true` or `false`", int: "integer", float: "number", str: "text", Path: "path", SecretStr: "secret"}
+    kinds = {
+        bool: "`true` or `false`",
+        int: "integer",
+        float: "number",
+        str: "text",
+        Path: "path",
+        SecretStr: "secret",
+        datetime.date: "date",
+    }
     options = get_args(field.annotation) if get_origin(field.annotation) is types.UnionType else (field.annotation,)
     (kind,) = (option for option in options if option is not types.NoneType)
     if get_origin(kind) is typing.Literal:
@@ -61,7 +72,7 @@ def env_example() -> str:
     for group, _ in GROUPS:
         for name, field in variables(group):
             comment = textwrap.wrap(str(field.description), 118, initial_indent="# ", subsequent_indent="# ")
-            lines += ["", *comment, f"{name}={as_text(field.default)}"]
+            lines += ["", *comment, f"{'# ' if name in CHOICES else ''}{name}={as_text(field.default)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -28,6 +30,8 @@ from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
+from metamorphd.checks.configuration import bad, check_settings
+from metamorphd.checks.running import RunningServer
 from metamorphd.clock import Clock
 from metamorphd.edge.connections import connection_limits, raise_descriptor_limit
 from metamorphd.edge.grpc.adapter import register
@@ -49,6 +53,7 @@ from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
 from metamorphd.llm.offline import Offline
 from metamorphd.models.caller import server_scope
+from metamorphd.models.finding import Finding
 from metamorphd.observe import CallLog, Metrics
 from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
@@ -80,9 +85,19 @@ logger = structlog.get_logger(__name__)
 
 
 class Server:
-    """The server and its parts, from `start` to `stop`. `database` and `clock` default to the production ones."""
+    """The server and its parts, from `start` to `stop`. `database` and `clock` default to the production ones.
 
-    def __init__(self, settings: Settings, *, database: Database | None = None, clock: Clock | None = None) -> None:
+    `found` is what an operator should know of how the settings were given.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        database: Database | None = None,
+        clock: Clock | None = None,
+        found: Sequence[Finding] = (),
+    ) -> None:
         self._settings = settings
         self._clock = clock or Clock()
         self._allocator = Allocator()
@@ -103,6 +118,17 @@ class Server:
             retention_days=settings.backup_retention_days,
             server_version=version("metamorphd"),
             copies=_copies(settings, self._clock),
+        )
+        today = datetime.fromtimestamp(self._clock.now() / 1e6, UTC).date()
+        checked = [*found, *check_settings(settings, today=today)]
+        self._warnings = [str(finding) for finding in bad(checked)]
+        self._checks = RunningServer(
+            database=self._database,
+            # A link to it may be on another volume.
+            directory=Path(os.path.realpath(settings.database_path)).parent,
+            settings=checked,
+            memory_needed=int(settings.max_bytes_in_flight * (1 + TEXTS_SHARE)),
+            contained=settings.contained,
         )
         self._parts = AsyncExitStack()
         self._grace_seconds = settings.shutdown_grace_seconds
@@ -149,7 +175,9 @@ class Server:
         connections = connection_limits()
         health = Health(database=self._database, services=NAMES, backups=self._backups.degraded)
         http = HttpServer(
-            application(failing=health.failing, degraded=health.degraded, registry=self._metrics.registry),
+            application(
+                failing=health.failing, degraded=health.degraded, registry=self._metrics.registry, clock=self._clock
+            ),
             address=settings.listen_address,
             port=settings.port,
             limits=connections,
@@ -183,8 +211,8 @@ class Server:
         await parts.enter_async_context(self._housekeeping())
         await parts.enter_async_context(self._backups)
         await parts.enter_async_context(health)
-        for warning in settings.warnings:
-            logger.warning(warning)
+        for finding in bad(await self._checks.at_start()):
+            logger.warning(finding.what, check=finding.name, remedy=finding.remedy)
         logger.info(
             "serving",
             grpc_port=self.grpc_port,
@@ -260,9 +288,10 @@ class Server:
         build = Build(
             version=version("metamorphd"),
             settings=self._settings.shown(),
-            warnings=self._settings.warnings,
+            warnings=self._warnings,
             model_source=self._model.source,
             start_time=self._clock.now(),
+            findings=self._checks.findings,
         )
         admin = AdminService(
             database=self._database,
@@ -398,7 +427,9 @@ def _limits(settings: Settings) -> Limits:
     return limits
 
 
-async def serve(settings: Settings, *, announce: Callable[[Server], None] = lambda _: None) -> None:
+async def serve(
+    settings: Settings, *, found: Sequence[Finding] = (), announce: Callable[[Server], None] = lambda _: None
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
 
     Raises StartupRefused, and ServerFailed if it cannot go on.
@@ -410,7 +441,7 @@ async def serve(settings: Settings, *, announce: Callable[[Server], None] = lamb
     # The writer thread may wait this long for the GIL, several times per commit. The default of 5 ms is noticeable.
     sys.setswitchinterval(SWITCH_SECONDS)
     raise_descriptor_limit()
-    server = Server(settings)
+    server = Server(settings, found=found)
     await server.start()
     settling = asyncio.create_task(_settle(server))
     announce(server)

@@ -3,6 +3,8 @@
 import fnmatch
 import os
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ from metamorphd.errors import StartupRefused
 
 SHORTEST_SECRET = 32
 PRODUCTION = "production"
+UNREADABLE_FILE = "the .env file cannot be read; make it a readable UTF-8 file, or remove it"
 MISSING_SIGNING_KEY = "EMBLEM_JWT_SECRET is not set; make one with `openssl rand -hex 32` and set it"
 
 
@@ -74,6 +77,13 @@ class Settings(BaseSettings):
     emblem_jwt_secret_previous: SecretStr | None = Field(
         default=None,
         description="Previous secrets, separated by commas. Tokens signed with them stay valid during a rotation.",
+    )
+    emblem_jwt_secret_date: date | None = Field(
+        default=None,
+        description=(
+            "Day since which EMBLEM_JWT_SECRET is in use, such as 2026-11-01. `metamorph check` then says when to "
+            "rotate it."
+        ),
     )
     emblem_jwt_issuer: str | None = Field(default=None, description="If set, tokens must have this issuer (`iss`).")
     emblem_jwt_audience: str | None = Field(default=None, description="If set, tokens must have this audience (`aud`).")
@@ -301,6 +311,11 @@ class Settings(BaseSettings):
         return self.node_env.strip().lower() == PRODUCTION
 
     @property
+    def contained(self) -> bool:
+        """Returns whether the environment is that of a container on Railway or Kubernetes."""
+        return any(name.startswith("RAILWAY_") or name == "KUBERNETES_SERVICE_HOST" for name in os.environ)
+
+    @property
     def has_other_identities(self) -> bool:
         """Returns whether a source of identities besides our own secret was configured explicitly."""
         given = self.model_fields_set & {"emblem_jwks_url", "emblem_api_url"}
@@ -310,13 +325,6 @@ class Settings(BaseSettings):
     def loopback(self) -> bool:
         """Returns whether only this machine can connect."""
         return self.listen_address in ("127.0.0.1", "::1", "localhost")
-
-    @property
-    def warnings(self) -> list[str]:
-        """Returns warnings about settings in force that an operator should know about."""
-        if self.grpc_tls_cert is None and not self.loopback:
-            return ["gRPC is served without TLS; only a private, encrypted network may reach this port"]
-        return []
 
     def shown(self) -> dict[str, str]:
         """Returns every setting by the name of its environment variable. A secret is shown as `set`."""
@@ -345,7 +353,7 @@ def as_text(value: object) -> str:
 def load(**overrides: Any) -> Settings:
     """Reads the settings. `overrides` that are not None replace the environment's. Raises StartupRefused."""
     settings = _read(**{name: value for name, value in overrides.items() if value is not None})
-    _refuse_unsafe(settings)
+    _refuse(_unsafe(settings))
     return settings
 
 
@@ -365,38 +373,78 @@ def load_paths() -> Settings:
 def load_signing() -> Settings:
     """Reads the settings for minting tokens. Raises StartupRefused if the secret is missing or too short."""
     settings = _read()
-    _refuse_short_secret(settings)
+    _refuse(_short_secret(settings))
     if settings.emblem_jwt_secret is None:
         raise StartupRefused(MISSING_SIGNING_KEY)
     return settings
+
+
+def load_faulty(env_file: Path) -> tuple[Settings | None, list[str]]:
+    """Reads the settings with another file in the place of `.env`, and returns all that keeps a server from starting.
+
+    There are no settings if values are invalid. Each fault is as in the message of StartupRefused.
+    """
+    given: dict[str, Any] = {"_env_file": env_file}
+    try:
+        settings = Settings(**given)
+    except ValidationError as exc:
+        return None, list(_invalid(exc))
+    except (OSError, UnicodeDecodeError):
+        return None, [UNREADABLE_FILE]
+    return settings, list(_unsafe(settings))
+
+
+def environment() -> Mapping[str, str]:
+    """Returns the environment by names in capitals, in which settings are read."""
+    return {name.upper(): value for name, value in os.environ.items()}
+
+
+def variable_names() -> frozenset[str]:
+    """Returns the names of all variables that this program reads."""
+    groups: tuple[type[BaseSettings], ...] = (Settings, ClientSettings)
+    return frozenset(
+        f"{group.model_config.get('env_prefix', '')}{name}".upper() for group in groups for name in group.model_fields
+    )
 
 
 def _read(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as exc:
-        # The value is left out, because it may be a secret.
-        wrong = "; ".join(f"{str(error['loc'][0]).upper()}: {error['msg']}" for error in exc.errors())
-        raise StartupRefused(f"invalid settings: {wrong}") from None
+        raise StartupRefused(f"invalid settings: {'; '.join(_invalid(exc))}") from None
+    except (OSError, UnicodeDecodeError):
+        raise StartupRefused(UNREADABLE_FILE) from None
 
 
-def _refuse_unsafe(settings: Settings) -> None:
-    _refuse_short_secret(settings)
+def _invalid(exc: ValidationError) -> Iterator[str]:
+    """Yields what is wrong with each value. The value is left out, because it may be a secret."""
+    for error in exc.errors():
+        yield f"{str(error['loc'][0]).upper()}: {error['msg']}"
+
+
+def _refuse(faults: Iterable[str]) -> None:
+    for fault in faults:
+        raise StartupRefused(fault)
+
+
+def _unsafe(settings: Settings) -> Iterator[str]:
+    """Yields all that keeps a server from starting."""
+    yield from _short_secret(settings)
     if settings.production and settings.anthropic_api_key is None:
-        raise StartupRefused("ANTHROPIC_API_KEY is required in production; set it to a Claude API key")
+        yield "ANTHROPIC_API_KEY is required in production; set it to a Claude API key"
     if settings.emblem_dev_mode:
-        _refuse_public_dev_mode(settings)
+        yield from _public_dev_mode(settings)
     elif settings.emblem_jwt_secret is None and (settings.production or not settings.has_other_identities):
-        raise StartupRefused(f"{MISSING_SIGNING_KEY}, or run `metamorph dev`")
-    _refuse_unsafe_web(settings)
-    _refuse_unsafe_port(settings)
+        yield f"{MISSING_SIGNING_KEY}, or run `metamorph dev`"
+    yield from _unsafe_web(settings)
+    yield from _unsafe_port(settings)
 
 
-def _refuse_short_secret(settings: Settings) -> None:
+def _short_secret(settings: Settings) -> Iterator[str]:
     if any(len(secret) < SHORTEST_SECRET for secret in settings.jwt_secrets):
         current = settings.emblem_jwt_secret
         short = current is not None and len(current.get_secret_value()) < SHORTEST_SECRET
-        raise StartupRefused(
+        yield (
             f"EMBLEM_JWT_SECRET{'' if short else '_PREVIOUS'} has fewer than {SHORTEST_SECRET} characters; "
             "make one with `openssl rand -hex 32`"
         )
@@ -410,46 +458,44 @@ def _has_host(url: str) -> bool:
         return False
 
 
-def _refuse_unsafe_web(settings: Settings) -> None:
-    """Raises StartupRefused if tokens would be sent or keys fetched over plain HTTP, except on this machine."""
+def _unsafe_web(settings: Settings) -> Iterator[str]:
+    """Yields a fault if tokens would be sent or keys fetched over plain HTTP, except on this machine."""
     api = settings.emblem_api_url
     if api is not None and not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/]", api):
-        raise StartupRefused("EMBLEM_API_URL must begin with https://, or be empty to use no Emblem API")
+        yield "EMBLEM_API_URL must begin with https://, or be empty to use no Emblem API"
     if settings.emblem_jwks_url is not None and not _has_host(settings.emblem_jwks_url):
-        raise StartupRefused("EMBLEM_JWKS_URL must begin with https:// and a host")
+        yield "EMBLEM_JWKS_URL must begin with https:// and a host"
     # A key set is often shared: without them, a token that was issued for another service would count here.
     required = {"EMBLEM_JWT_ISSUER": settings.emblem_jwt_issuer, "EMBLEM_JWT_AUDIENCE": settings.emblem_jwt_audience}
     missing = [name for name, value in required.items() if not (value and value.strip())]
     if settings.production and settings.emblem_jwks_url is not None and missing:
-        raise StartupRefused(f"{' and '.join(missing)} must be set in production if EMBLEM_JWKS_URL is; set them too")
+        yield f"{' and '.join(missing)} must be set in production if EMBLEM_JWKS_URL is; set them too"
     if settings.emblem_jwks_url is None and (settings.emblem_jwks_vaults or settings.emblem_jwks_operators):
         name = "EMBLEM_JWKS_VAULTS" if settings.emblem_jwks_vaults else "EMBLEM_JWKS_OPERATORS"
-        raise StartupRefused(f"{name} has no effect without EMBLEM_JWKS_URL; set both or neither")
+        yield f"{name} has no effect without EMBLEM_JWKS_URL; set both or neither"
 
 
-def _refuse_unsafe_port(settings: Settings) -> None:
+def _unsafe_port(settings: Settings) -> Iterator[str]:
     tls = settings.grpc_tls_cert
     if (tls is None) != (settings.grpc_tls_key is None):
-        raise StartupRefused("GRPC_TLS_CERT and GRPC_TLS_KEY must be set together; set both or neither")
+        yield "GRPC_TLS_CERT and GRPC_TLS_KEY must be set together; set both or neither"
     if tls is None and settings.grpc_tls_client_ca is not None:
-        raise StartupRefused("GRPC_TLS_CLIENT_CA requires GRPC_TLS_CERT and GRPC_TLS_KEY; set them too")
+        yield "GRPC_TLS_CLIENT_CA requires GRPC_TLS_CERT and GRPC_TLS_KEY; set them too"
     # Railway's TCP proxy is open to the internet and forwards bytes unchanged.
     proxied = os.environ.get("RAILWAY_TCP_APPLICATION_PORT") == str(settings.grpc_port)
     if settings.production and proxied and tls is None:
-        raise StartupRefused(
+        yield (
             "the gRPC port is exposed by a public TCP proxy (RAILWAY_TCP_APPLICATION_PORT) without TLS; "
             "set GRPC_TLS_CERT and GRPC_TLS_KEY, or remove the proxy"
         )
 
 
-def _refuse_public_dev_mode(settings: Settings) -> None:
-    """Raises StartupRefused if dev mode, which accepts every caller, is reachable from outside or on in production."""
+def _public_dev_mode(settings: Settings) -> Iterator[str]:
+    """Yields a fault if dev mode, which accepts every caller, is reachable from outside or on in production."""
     if settings.production:
-        raise StartupRefused("EMBLEM_DEV_MODE=true is refused with NODE_ENV=production; set it to false")
+        yield "EMBLEM_DEV_MODE=true is refused with NODE_ENV=production; set it to false"
     railway = next((name for name in sorted(os.environ) if name.startswith("RAILWAY_")), None)
     if railway is not None:
-        raise StartupRefused(f"EMBLEM_DEV_MODE=true is refused on Railway ({railway} is set); set it to false")
+        yield f"EMBLEM_DEV_MODE=true is refused on Railway ({railway} is set); set it to false"
     if not settings.loopback:
-        raise StartupRefused(
-            "EMBLEM_DEV_MODE=true requires a loopback address; set LISTEN_ADDRESS=127.0.0.1 or run `metamorph dev`"
-        )
+        yield ("EMBLEM_DEV_MODE=true requires a loopback address; set LISTEN_ADDRESS=127.0.0.1 or run `metamorph dev`")

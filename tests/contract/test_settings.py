@@ -199,13 +199,6 @@ def test_dev_mode_is_off_unless_it_is_exactly_true(monkeypatch: pytest.MonkeyPat
             assert "EMBLEM_DEV_MODE" in str(refusal.value)
 
 
-def test_plaintext_beyond_loopback_causes_a_warning() -> None:
-    assert len(settings.load(emblem_jwt_secret=SECRET).warnings) == 1
-    assert settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1").warnings == []
-    tls = {"grpc_tls_cert": "cert.pem", "grpc_tls_key": "key.pem"}
-    assert settings.load(emblem_jwt_secret=SECRET, **tls).warnings == []
-
-
 @pytest.mark.parametrize(
     ("patterns", "vault", "matches"),
     [

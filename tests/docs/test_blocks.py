@@ -36,7 +36,7 @@ PRINTED = {
     "docs/backup-and-restore.md": ["ready", "is restored from"],
     "docs/conversations.md": ['"turn_finished"', '"prices"', '"tokens_per_day"'],
     "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
-    "docs/operating.md": ['{"status":"ok"', '"status": "SERVING"', "metamorph_calls_total{"],
+    "docs/operating.md": ['{"status":"ok"', '"status": "SERVING"', "metamorph_calls_total{", "0 failed"],
 }
 
 

@@ -6,6 +6,7 @@ import click
 
 from metamorphd.cli.backup import backup
 from metamorphd.cli.chat import chat
+from metamorphd.cli.check import check
 from metamorphd.cli.serve import dev, serve
 from metamorphd.cli.token import token
 
@@ -16,7 +17,7 @@ def cli() -> None:
     """Metamorph: a multi-tenant chat backend, served over gRPC."""
 
 
-for command in (dev, serve, token, chat, backup):
+for command in (dev, serve, token, chat, check, backup):
     cli.add_command(command)
 
 

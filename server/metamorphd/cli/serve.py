@@ -15,12 +15,13 @@ def _run(loaded: "Settings", *, announce: Any = None) -> None:
     import uvloop
 
     from metamorphd import server
+    from metamorphd.cli.checking import start_findings
     from metamorphd.log_output import STANDARD_OUTPUT
     from metamorphd.observe import configure_logging
 
     configure_logging(loaded.log_level)
     try:
-        uvloop.run(server.serve(loaded, **({} if announce is None else {"announce": announce})))
+        uvloop.run(server.serve(loaded, found=start_findings(), **({} if announce is None else {"announce": announce})))
     finally:
         STANDARD_OUTPUT.close()
 

@@ -73,8 +73,11 @@ def token(
     click.echo(json.dumps({"token": signed, "claims": claims}) if as_json else signed)
 
 
-def mint(claims: dict[str, object], *, lifetime: int) -> tuple[str, dict[str, object]]:
-    """Returns a token for `lifetime` seconds, signed with EMBLEM_JWT_SECRET, and its claims. Raises StartupRefused."""
+def mint(claims: dict[str, object], *, lifetime: int, age: int = 0) -> tuple[str, dict[str, object]]:
+    """Returns a token for `lifetime` seconds, signed with EMBLEM_JWT_SECRET, and its claims. Raises StartupRefused.
+
+    It is issued `age` seconds ago.
+    """
     import jwt
 
     from metamorphd.auth.tokens import SHARED
@@ -84,7 +87,7 @@ def mint(claims: dict[str, object], *, lifetime: int) -> tuple[str, dict[str, ob
     signing = load_signing()
     claims |= {"iss": signing.emblem_jwt_issuer} if signing.emblem_jwt_issuer else {}
     claims |= {"aud": signing.emblem_jwt_audience} if signing.emblem_jwt_audience else {}
-    now = int(time.time())
+    now = int(time.time()) - age
     # The id lets this token be revoked by itself, the issue time together with earlier ones.
     claims |= {"jti": Clock().new_id("tok"), "iat": now, "exp": now + lifetime}
     return jwt.encode(claims, signing.jwt_secrets[0], algorithm=SHARED), claims

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from metamorphd.auth.remedies import REMEDIES
 from metamorphd.edge.arrivals import Arrivals
 from metamorphd.edge.call import CALL_ID_KEY, Call, Exchange
 from metamorphd.edge.guards import Guard, ordered
@@ -212,6 +213,8 @@ class Pipeline:
                 line["reason"] = call.reason
             if call.why:
                 line["why"] = call.why
+                if remedy := REMEDIES.get(call.why):
+                    line["remedy"] = remedy
             write(line)
 
         return end

@@ -97,6 +97,13 @@ class Database(Protocol):
         Answers within a few seconds, and logs the error.
         """
 
+    def locked_by(self) -> str | None:
+        """Returns another program that keeps the store from being written, or None if none is known. Blocks."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether the store had been closed properly when it was opened. A new one had."""
+
     async def failed(self) -> None:
         """Returns once the store can never be written again, so that the process must end."""
 

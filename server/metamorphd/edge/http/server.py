@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from metamorphd.clock import Clock
 from metamorphd.edge.connections import ConnectionLimits
 from metamorphd.edge.http.protocol import IDLE_SECONDS, LARGEST_HEADERS, Connections, Protocol
 from metamorphd.errors import StartupRefused
@@ -53,15 +54,20 @@ def application(
     failing: Callable[[], Awaitable[str | None]],
     degraded: Callable[[], str | None],
     registry: CollectorRegistry,
+    clock: Clock | None = None,
 ) -> Starlette:
     """Returns the HTTP application. `failing` returns the name of a check that currently fails, or None.
 
     `degraded` does the same for checks with which the server still serves most calls, so that a deployment succeeds.
     """
 
+    served = clock or Clock()
+
     async def health(request: Request) -> Response:
         check = await failing()
-        timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        timestamp = (
+            datetime.fromtimestamp(served.now() / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        )
         if check is None and (limited := degraded()):
             return JSONResponse({"status": "degraded", "timestamp": timestamp, "check": limited})
         if check is None:

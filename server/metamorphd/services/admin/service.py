@@ -1,7 +1,7 @@
 """AdminService: convert, call, convert."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from metamorph.admin.v1 import admin_service_pb2 as pb
@@ -11,8 +11,10 @@ from metamorphd.backups.backups import Backups
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
+from metamorphd.models.finding import Finding
 from metamorphd.models.revocation import Revocation
 from metamorphd.services.admin.backups import AdminBackups
+from metamorphd.services.convert.finding import finding_to_proto
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
 from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
@@ -26,13 +28,17 @@ from metamorphd.store.vaults import get_vault_limits, update_vault_limits
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """The running server: its version, settings without secrets, warnings, source of replies, and start time."""
+    """The running server: its version, settings without secrets, warnings, source of replies, and start time.
+
+    `findings` returns what it finds of its deployment now.
+    """
 
     version: str
     settings: Mapping[str, str]
     warnings: Sequence[str]
     model_source: str
     start_time: int
+    findings: Callable[[], Awaitable[Sequence[Finding]]]
 
 
 class AdminService(AdminBackups):
@@ -74,6 +80,7 @@ class AdminService(AdminBackups):
             model_source=self._build.model_source,
             settings=self._build.settings,
             warnings=self._build.warnings,
+            findings=map(finding_to_proto, await self._build.findings()),
             running_turns=self._engine.running_turns,
             erasure_backlog=pb.ErasureBacklog(
                 resource_count=backlog.resources,

@@ -21,6 +21,7 @@ from metamorphd.store.sqlite.check import Check
 from metamorphd.store.sqlite.copying import Copying
 from metamorphd.store.sqlite.gaps import Gaps
 from metamorphd.store.sqlite.gate import Gate
+from metamorphd.store.sqlite.holder import holder_of
 from metamorphd.store.sqlite.inspection import inspect
 from metamorphd.store.sqlite.lock import Lock
 from metamorphd.store.sqlite.log import Log
@@ -66,6 +67,7 @@ class SqliteDatabase:
         self._connections: list[apsw.Connection] = []
         self._copyings: dict[Copying, asyncio.Future[None]] = {}
         self._open = False
+        self._clean = True
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -77,6 +79,10 @@ class SqliteDatabase:
             await asyncio.wait({opening})
             self._close_files()
             if isinstance(exc, (apsw.Error, OSError)):
+                if isinstance(exc, apsw.BusyError):
+                    raise StartupRefused(
+                        f"{self._path} is locked by {holder_of(self._path) or 'another program'}; end that program"
+                    ) from exc
                 raise StartupRefused(
                     f"{self._path} cannot be opened as a SQLite database ({exc}); is its directory writable for this "
                     "user?"
@@ -170,9 +176,23 @@ class SqliteDatabase:
             # With the ballast, all but growth still works.
             return None if self._space.low(self._room) and self._space.reserved else "write"
         except Exception:
-            logger.exception("the database cannot be written")
+            if (holder := await asyncio.to_thread(self.locked_by)) is None:
+                logger.exception("the database cannot be written")
+            else:
+                logger.exception(
+                    "the database cannot be written, because another program has locked it",
+                    locked_by=holder,
+                    remedy="end that program; none but the server may open the file for writing while it runs",
+                )
             return "write"
         return None
+
+    def locked_by(self) -> str | None:
+        return holder_of(self._path)
+
+    @property
+    def clean(self) -> bool:
+        return self._clean
 
     async def failed(self) -> None:
         await self._writer.failed.wait()

@@ -29,6 +29,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// How bad a finding is.
+type FindingStatus int32
+
+const (
+	// Not used.
+	FindingStatus_FINDING_STATUS_UNSPECIFIED FindingStatus = 0
+	// It is as it should be.
+	FindingStatus_FINDING_STATUS_OK FindingStatus = 1
+	// An operator should know of it.
+	FindingStatus_FINDING_STATUS_WARNING FindingStatus = 2
+	// It must be mended.
+	FindingStatus_FINDING_STATUS_FAILED FindingStatus = 3
+)
+
+// Enum value maps for FindingStatus.
+var (
+	FindingStatus_name = map[int32]string{
+		0: "FINDING_STATUS_UNSPECIFIED",
+		1: "FINDING_STATUS_OK",
+		2: "FINDING_STATUS_WARNING",
+		3: "FINDING_STATUS_FAILED",
+	}
+	FindingStatus_value = map[string]int32{
+		"FINDING_STATUS_UNSPECIFIED": 0,
+		"FINDING_STATUS_OK":          1,
+		"FINDING_STATUS_WARNING":     2,
+		"FINDING_STATUS_FAILED":      3,
+	}
+)
+
+func (x FindingStatus) Enum() *FindingStatus {
+	p := new(FindingStatus)
+	*p = x
+	return p
+}
+
+func (x FindingStatus) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FindingStatus) Descriptor() protoreflect.EnumDescriptor {
+	return file_metamorph_admin_v1_admin_service_proto_enumTypes[0].Descriptor()
+}
+
+func (FindingStatus) Type() protoreflect.EnumType {
+	return &file_metamorph_admin_v1_admin_service_proto_enumTypes[0]
+}
+
+func (x FindingStatus) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FindingStatus.Descriptor instead.
+func (FindingStatus) EnumDescriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{0}
+}
+
 // The tokens of a user, by when they were issued.
 type UserTokens struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -957,6 +1014,79 @@ func (x *ErasureBacklog) GetOldestDeleteTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// What the server has found of its own deployment.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was checked, such as `volume`. Several findings may have the same name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How bad it is.
+	Status FindingStatus `protobuf:"varint,2,opt,name=status,proto3,enum=metamorph.admin.v1.FindingStatus" json:"status,omitempty"`
+	// What was found, for an operator to read. Contains no secret.
+	What string `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	// What to do about it. Empty if it is as it should be.
+	Remedy        string `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Finding) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Finding) GetStatus() FindingStatus {
+	if x != nil {
+		return x.Status
+	}
+	return FindingStatus_FINDING_STATUS_UNSPECIFIED
+}
+
+func (x *Finding) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Finding) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
 // A query for information about the server.
 type GetServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -966,7 +1096,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1108,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1121,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{15}
 }
 
 // Information about the server.
@@ -1016,13 +1146,15 @@ type GetServerInfoResponse struct {
 	Warnings []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// What is left to be erased.
 	ErasureBacklog *ErasureBacklog `protobuf:"bytes,9,opt,name=erasure_backlog,json=erasureBacklog,proto3" json:"erasure_backlog,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the server finds of its own deployment at the time of the call: its settings, volume, memory and database.
+	Findings      []*Finding `protobuf:"bytes,10,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1166,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1179,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{15}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -1113,6 +1245,13 @@ func (x *GetServerInfoResponse) GetErasureBacklog() *ErasureBacklog {
 	return nil
 }
 
+func (x *GetServerInfoResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
 // Selects nothing: all of the store is backed up.
 type CreateBackupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1122,7 +1261,7 @@ type CreateBackupRequest struct {
 
 func (x *CreateBackupRequest) Reset() {
 	*x = CreateBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1273,7 @@ func (x *CreateBackupRequest) String() string {
 func (*CreateBackupRequest) ProtoMessage() {}
 
 func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1286,7 @@ func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupRequest.ProtoReflect.Descriptor instead.
 func (*CreateBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{16}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{17}
 }
 
 // The backup was begun.
@@ -1161,7 +1300,7 @@ type CreateBackupResponse struct {
 
 func (x *CreateBackupResponse) Reset() {
 	*x = CreateBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1312,7 @@ func (x *CreateBackupResponse) String() string {
 func (*CreateBackupResponse) ProtoMessage() {}
 
 func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1325,7 @@ func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupResponse.ProtoReflect.Descriptor instead.
 func (*CreateBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{17}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateBackupResponse) GetBackup() *Backup {
@@ -1207,7 +1346,7 @@ type GetBackupRequest struct {
 
 func (x *GetBackupRequest) Reset() {
 	*x = GetBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1358,7 @@ func (x *GetBackupRequest) String() string {
 func (*GetBackupRequest) ProtoMessage() {}
 
 func (x *GetBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1371,7 @@ func (x *GetBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupRequest.ProtoReflect.Descriptor instead.
 func (*GetBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{18}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetBackupRequest) GetName() string {
@@ -1253,7 +1392,7 @@ type GetBackupResponse struct {
 
 func (x *GetBackupResponse) Reset() {
 	*x = GetBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1404,7 @@ func (x *GetBackupResponse) String() string {
 func (*GetBackupResponse) ProtoMessage() {}
 
 func (x *GetBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1417,7 @@ func (x *GetBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupResponse.ProtoReflect.Descriptor instead.
 func (*GetBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{19}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetBackupResponse) GetBackup() *Backup {
@@ -1301,7 +1440,7 @@ type ListBackupsRequest struct {
 
 func (x *ListBackupsRequest) Reset() {
 	*x = ListBackupsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1452,7 @@ func (x *ListBackupsRequest) String() string {
 func (*ListBackupsRequest) ProtoMessage() {}
 
 func (x *ListBackupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1465,7 @@ func (x *ListBackupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackupsRequest.ProtoReflect.Descriptor instead.
 func (*ListBackupsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{20}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListBackupsRequest) GetPageSize() int32 {
@@ -1356,7 +1495,7 @@ type ListBackupsResponse struct {
 
 func (x *ListBackupsResponse) Reset() {
 	*x = ListBackupsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1507,7 @@ func (x *ListBackupsResponse) String() string {
 func (*ListBackupsResponse) ProtoMessage() {}
 
 func (x *ListBackupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1520,7 @@ func (x *ListBackupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackupsResponse.ProtoReflect.Descriptor instead.
 func (*ListBackupsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{21}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListBackupsResponse) GetBackups() []*Backup {
@@ -1409,7 +1548,7 @@ type VerifyBackupRequest struct {
 
 func (x *VerifyBackupRequest) Reset() {
 	*x = VerifyBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1560,7 @@ func (x *VerifyBackupRequest) String() string {
 func (*VerifyBackupRequest) ProtoMessage() {}
 
 func (x *VerifyBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1573,7 @@ func (x *VerifyBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyBackupRequest.ProtoReflect.Descriptor instead.
 func (*VerifyBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{22}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VerifyBackupRequest) GetName() string {
@@ -1455,7 +1594,7 @@ type VerifyBackupResponse struct {
 
 func (x *VerifyBackupResponse) Reset() {
 	*x = VerifyBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1606,7 @@ func (x *VerifyBackupResponse) String() string {
 func (*VerifyBackupResponse) ProtoMessage() {}
 
 func (x *VerifyBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1619,7 @@ func (x *VerifyBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyBackupResponse.ProtoReflect.Descriptor instead.
 func (*VerifyBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{23}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VerifyBackupResponse) GetBackup() *Backup {
@@ -1503,7 +1642,7 @@ type DownloadBackupRequest struct {
 
 func (x *DownloadBackupRequest) Reset() {
 	*x = DownloadBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1654,7 @@ func (x *DownloadBackupRequest) String() string {
 func (*DownloadBackupRequest) ProtoMessage() {}
 
 func (x *DownloadBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1667,7 @@ func (x *DownloadBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadBackupRequest.ProtoReflect.Descriptor instead.
 func (*DownloadBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{24}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DownloadBackupRequest) GetName() string {
@@ -1556,7 +1695,7 @@ type DownloadBackupResponse struct {
 
 func (x *DownloadBackupResponse) Reset() {
 	*x = DownloadBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1707,7 @@ func (x *DownloadBackupResponse) String() string {
 func (*DownloadBackupResponse) ProtoMessage() {}
 
 func (x *DownloadBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1720,7 @@ func (x *DownloadBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadBackupResponse.ProtoReflect.Descriptor instead.
 func (*DownloadBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{25}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DownloadBackupResponse) GetData() []byte {
@@ -1602,7 +1741,7 @@ type DeleteBackupRequest struct {
 
 func (x *DeleteBackupRequest) Reset() {
 	*x = DeleteBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1753,7 @@ func (x *DeleteBackupRequest) String() string {
 func (*DeleteBackupRequest) ProtoMessage() {}
 
 func (x *DeleteBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1766,7 @@ func (x *DeleteBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBackupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{26}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteBackupRequest) GetName() string {
@@ -1646,7 +1785,7 @@ type DeleteBackupResponse struct {
 
 func (x *DeleteBackupResponse) Reset() {
 	*x = DeleteBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1797,7 @@ func (x *DeleteBackupResponse) String() string {
 func (*DeleteBackupResponse) ProtoMessage() {}
 
 func (x *DeleteBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1810,7 @@ func (x *DeleteBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBackupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{27}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{28}
 }
 
 var File_metamorph_admin_v1_admin_service_proto protoreflect.FileDescriptor
@@ -1746,8 +1885,13 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x0eErasureBacklog\x12%\n" +
 	"\x0eresource_count\x18\x01 \x01(\x05R\rresourceCount\x12#\n" +
 	"\rmessage_count\x18\x02 \x01(\x03R\fmessageCount\x12H\n" +
-	"\x12oldest_delete_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x10oldestDeleteTime\"\x16\n" +
-	"\x14GetServerInfoRequest\"\x97\x04\n" +
+	"\x12oldest_delete_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x10oldestDeleteTime\"\x84\x01\n" +
+	"\aFinding\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
+	"\x06status\x18\x02 \x01(\x0e2!.metamorph.admin.v1.FindingStatusR\x06status\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12\x16\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\"\x16\n" +
+	"\x14GetServerInfoRequest\"\xd0\x04\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x123\n" +
 	"\x05store\x18\x02 \x01(\v2\x1d.metamorph.admin.v1.StoreInfoR\x05store\x129\n" +
@@ -1758,7 +1902,9 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\bsettings\x18\x06 \x03(\v27.metamorph.admin.v1.GetServerInfoResponse.SettingsEntryR\bsettings\x12#\n" +
 	"\rrunning_turns\x18\a \x01(\x05R\frunningTurns\x12\x1a\n" +
 	"\bwarnings\x18\b \x03(\tR\bwarnings\x12K\n" +
-	"\x0ferasure_backlog\x18\t \x01(\v2\".metamorph.admin.v1.ErasureBacklogR\x0eerasureBacklog\x1a;\n" +
+	"\x0ferasure_backlog\x18\t \x01(\v2\".metamorph.admin.v1.ErasureBacklogR\x0eerasureBacklog\x127\n" +
+	"\bfindings\x18\n" +
+	" \x03(\v2\x1b.metamorph.admin.v1.FindingR\bfindings\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x15\n" +
@@ -1787,7 +1933,12 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"W\n" +
 	"\x13DeleteBackupRequest\x12@\n" +
 	"\x04name\x18\x01 \x01(\tB,\xbaH)r'2%^metamorph-[0-9]{8}(_[0-9]{6})?[.]db$R\x04name\"\x16\n" +
-	"\x14DeleteBackupResponse2\x9d\n" +
+	"\x14DeleteBackupResponse*}\n" +
+	"\rFindingStatus\x12\x1e\n" +
+	"\x1aFINDING_STATUS_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11FINDING_STATUS_OK\x10\x01\x12\x1a\n" +
+	"\x16FINDING_STATUS_WARNING\x10\x02\x12\x19\n" +
+	"\x15FINDING_STATUS_FAILED\x10\x032\x9d\n" +
 	"\n" +
 	"\fAdminService\x12t\n" +
 	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
@@ -1815,95 +1966,100 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_admin_v1_admin_service_proto_rawDescData
 }
 
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_metamorph_admin_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
-	(*UserTokens)(nil),                // 0: metamorph.admin.v1.UserTokens
-	(*Revocation)(nil),                // 1: metamorph.admin.v1.Revocation
-	(*RevokeTokensRequest)(nil),       // 2: metamorph.admin.v1.RevokeTokensRequest
-	(*RevokeTokensResponse)(nil),      // 3: metamorph.admin.v1.RevokeTokensResponse
-	(*ListRevocationsRequest)(nil),    // 4: metamorph.admin.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),   // 5: metamorph.admin.v1.ListRevocationsResponse
-	(*VaultLimits)(nil),               // 6: metamorph.admin.v1.VaultLimits
-	(*GetVaultLimitsRequest)(nil),     // 7: metamorph.admin.v1.GetVaultLimitsRequest
-	(*GetVaultLimitsResponse)(nil),    // 8: metamorph.admin.v1.GetVaultLimitsResponse
-	(*UpdateVaultLimitsRequest)(nil),  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest
-	(*UpdateVaultLimitsResponse)(nil), // 10: metamorph.admin.v1.UpdateVaultLimitsResponse
-	(*StoreInfo)(nil),                 // 11: metamorph.admin.v1.StoreInfo
-	(*StoreCheck)(nil),                // 12: metamorph.admin.v1.StoreCheck
-	(*ErasureBacklog)(nil),            // 13: metamorph.admin.v1.ErasureBacklog
-	(*GetServerInfoRequest)(nil),      // 14: metamorph.admin.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),     // 15: metamorph.admin.v1.GetServerInfoResponse
-	(*CreateBackupRequest)(nil),       // 16: metamorph.admin.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),      // 17: metamorph.admin.v1.CreateBackupResponse
-	(*GetBackupRequest)(nil),          // 18: metamorph.admin.v1.GetBackupRequest
-	(*GetBackupResponse)(nil),         // 19: metamorph.admin.v1.GetBackupResponse
-	(*ListBackupsRequest)(nil),        // 20: metamorph.admin.v1.ListBackupsRequest
-	(*ListBackupsResponse)(nil),       // 21: metamorph.admin.v1.ListBackupsResponse
-	(*VerifyBackupRequest)(nil),       // 22: metamorph.admin.v1.VerifyBackupRequest
-	(*VerifyBackupResponse)(nil),      // 23: metamorph.admin.v1.VerifyBackupResponse
-	(*DownloadBackupRequest)(nil),     // 24: metamorph.admin.v1.DownloadBackupRequest
-	(*DownloadBackupResponse)(nil),    // 25: metamorph.admin.v1.DownloadBackupResponse
-	(*DeleteBackupRequest)(nil),       // 26: metamorph.admin.v1.DeleteBackupRequest
-	(*DeleteBackupResponse)(nil),      // 27: metamorph.admin.v1.DeleteBackupResponse
-	nil,                               // 28: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                 // 30: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),     // 31: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),       // 32: google.protobuf.Duration
-	(*Backup)(nil),                    // 33: metamorph.admin.v1.Backup
+	(FindingStatus)(0),                // 0: metamorph.admin.v1.FindingStatus
+	(*UserTokens)(nil),                // 1: metamorph.admin.v1.UserTokens
+	(*Revocation)(nil),                // 2: metamorph.admin.v1.Revocation
+	(*RevokeTokensRequest)(nil),       // 3: metamorph.admin.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),      // 4: metamorph.admin.v1.RevokeTokensResponse
+	(*ListRevocationsRequest)(nil),    // 5: metamorph.admin.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),   // 6: metamorph.admin.v1.ListRevocationsResponse
+	(*VaultLimits)(nil),               // 7: metamorph.admin.v1.VaultLimits
+	(*GetVaultLimitsRequest)(nil),     // 8: metamorph.admin.v1.GetVaultLimitsRequest
+	(*GetVaultLimitsResponse)(nil),    // 9: metamorph.admin.v1.GetVaultLimitsResponse
+	(*UpdateVaultLimitsRequest)(nil),  // 10: metamorph.admin.v1.UpdateVaultLimitsRequest
+	(*UpdateVaultLimitsResponse)(nil), // 11: metamorph.admin.v1.UpdateVaultLimitsResponse
+	(*StoreInfo)(nil),                 // 12: metamorph.admin.v1.StoreInfo
+	(*StoreCheck)(nil),                // 13: metamorph.admin.v1.StoreCheck
+	(*ErasureBacklog)(nil),            // 14: metamorph.admin.v1.ErasureBacklog
+	(*Finding)(nil),                   // 15: metamorph.admin.v1.Finding
+	(*GetServerInfoRequest)(nil),      // 16: metamorph.admin.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),     // 17: metamorph.admin.v1.GetServerInfoResponse
+	(*CreateBackupRequest)(nil),       // 18: metamorph.admin.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),      // 19: metamorph.admin.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),          // 20: metamorph.admin.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),         // 21: metamorph.admin.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),        // 22: metamorph.admin.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),       // 23: metamorph.admin.v1.ListBackupsResponse
+	(*VerifyBackupRequest)(nil),       // 24: metamorph.admin.v1.VerifyBackupRequest
+	(*VerifyBackupResponse)(nil),      // 25: metamorph.admin.v1.VerifyBackupResponse
+	(*DownloadBackupRequest)(nil),     // 26: metamorph.admin.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil),    // 27: metamorph.admin.v1.DownloadBackupResponse
+	(*DeleteBackupRequest)(nil),       // 28: metamorph.admin.v1.DeleteBackupRequest
+	(*DeleteBackupResponse)(nil),      // 29: metamorph.admin.v1.DeleteBackupResponse
+	nil,                               // 30: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                 // 32: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),     // 33: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),       // 34: google.protobuf.Duration
+	(*Backup)(nil),                    // 35: metamorph.admin.v1.Backup
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	29, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
-	0,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	29, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	1,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
-	1,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	30, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	29, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
-	6,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	6,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	31, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
-	6,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	12, // 12: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
-	29, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
-	29, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
-	11, // 15: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	29, // 16: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	32, // 17: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	28, // 18: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	13, // 19: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
-	33, // 20: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	33, // 21: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	33, // 22: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
-	33, // 23: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	14, // 24: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	2,  // 25: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	4,  // 26: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	7,  // 27: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	9,  // 28: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	16, // 29: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
-	18, // 30: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
-	20, // 31: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
-	22, // 32: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
-	24, // 33: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
-	26, // 34: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
-	15, // 35: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	3,  // 36: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	5,  // 37: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	8,  // 38: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	10, // 39: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	17, // 40: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
-	19, // 41: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
-	21, // 42: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
-	23, // 43: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
-	25, // 44: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
-	27, // 45: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
-	35, // [35:46] is the sub-list for method output_type
-	24, // [24:35] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	31, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	1,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
+	31, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	1,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
+	2,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
+	2,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
+	32, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	31, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	7,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
+	7,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
+	33, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	7,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
+	13, // 12: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
+	31, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	31, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	0,  // 15: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
+	12, // 16: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
+	31, // 17: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	34, // 18: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	30, // 19: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	14, // 20: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
+	15, // 21: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
+	35, // 22: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	35, // 23: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	35, // 24: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
+	35, // 25: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	16, // 26: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	3,  // 27: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	5,  // 28: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	8,  // 29: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	10, // 30: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	18, // 31: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
+	20, // 32: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
+	22, // 33: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
+	24, // 34: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
+	26, // 35: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
+	28, // 36: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
+	17, // 37: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	4,  // 38: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	6,  // 39: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	9,  // 40: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	11, // 41: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	19, // 42: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
+	21, // 43: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
+	23, // 44: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
+	25, // 45: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
+	27, // 46: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
+	29, // 47: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
+	37, // [37:48] is the sub-list for method output_type
+	26, // [26:37] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -1926,13 +2082,14 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   29,
+			NumEnums:      1,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_metamorph_admin_v1_admin_service_proto_goTypes,
 		DependencyIndexes: file_metamorph_admin_v1_admin_service_proto_depIdxs,
+		EnumInfos:         file_metamorph_admin_v1_admin_service_proto_enumTypes,
 		MessageInfos:      file_metamorph_admin_v1_admin_service_proto_msgTypes,
 	}.Build()
 	File_metamorph_admin_v1_admin_service_proto = out.File

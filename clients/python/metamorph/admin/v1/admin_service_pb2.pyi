@@ -10,6 +10,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from metamorph.admin.v1 import backup_pb2 as _backup_pb2
 from metamorph.vault.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
@@ -22,6 +23,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _FindingStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_STATUS_UNSPECIFIED: _FindingStatus.ValueType  # 0
+    """Not used."""
+    FINDING_STATUS_OK: _FindingStatus.ValueType  # 1
+    """It is as it should be."""
+    FINDING_STATUS_WARNING: _FindingStatus.ValueType  # 2
+    """An operator should know of it."""
+    FINDING_STATUS_FAILED: _FindingStatus.ValueType  # 3
+    """It must be mended."""
+
+class FindingStatus(_FindingStatus, metaclass=_FindingStatusEnumTypeWrapper):
+    """How bad a finding is."""
+
+FINDING_STATUS_UNSPECIFIED: FindingStatus.ValueType  # 0
+"""Not used."""
+FINDING_STATUS_OK: FindingStatus.ValueType  # 1
+"""It is as it should be."""
+FINDING_STATUS_WARNING: FindingStatus.ValueType  # 2
+"""An operator should know of it."""
+FINDING_STATUS_FAILED: FindingStatus.ValueType  # 3
+"""It must be mended."""
+Global___FindingStatus: _TypeAlias = FindingStatus  # noqa: Y015
 
 @_typing.final
 class UserTokens(_message.Message):
@@ -474,6 +503,40 @@ class ErasureBacklog(_message.Message):
 Global___ErasureBacklog: _TypeAlias = ErasureBacklog  # noqa: Y015
 
 @_typing.final
+class Finding(_message.Message):
+    """What the server has found of its own deployment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What was checked, such as `volume`. Several findings may have the same name."""
+    status: Global___FindingStatus.ValueType
+    """How bad it is."""
+    what: _builtins.str
+    """What was found, for an operator to read. Contains no secret."""
+    remedy: _builtins.str
+    """What to do about it. Empty if it is as it should be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        status: Global___FindingStatus.ValueType = ...,
+        what: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "remedy", b"remedy", "status", b"status", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     """A query for information about the server."""
 
@@ -525,6 +588,7 @@ class GetServerInfoResponse(_message.Message):
     RUNNING_TURNS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     ERASURE_BACKLOG_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The server's version."""
     model_source: _builtins.str
@@ -557,6 +621,10 @@ class GetServerInfoResponse(_message.Message):
     def erasure_backlog(self) -> Global___ErasureBacklog:
         """What is left to be erased."""
 
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """What the server finds of its own deployment at the time of the call: its settings, volume, memory and database."""
+
     def __init__(
         self,
         *,
@@ -569,10 +637,11 @@ class GetServerInfoResponse(_message.Message):
         running_turns: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         erasure_backlog: Global___ErasureBacklog | None = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["erasure_backlog", b"erasure_backlog", "start_time", b"start_time", "store", b"store", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure_backlog", b"erasure_backlog", "model_source", b"model_source", "running_turns", b"running_turns", "settings", b"settings", "start_time", b"start_time", "store", b"store", "uptime", b"uptime", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure_backlog", b"erasure_backlog", "findings", b"findings", "model_source", b"model_source", "running_turns", b"running_turns", "settings", b"settings", "start_time", b"start_time", "store", b"store", "uptime", b"uptime", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,7 @@
 
 // The operator's view of a server.
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Budget } from "../../vault/v1/usage_pb.js";
@@ -486,6 +486,47 @@ export declare type ErasureBacklog = Message<"metamorph.admin.v1.ErasureBacklog"
 export declare const ErasureBacklogSchema: GenMessage<ErasureBacklog>;
 
 /**
+ * What the server has found of its own deployment.
+ *
+ * @generated from message metamorph.admin.v1.Finding
+ */
+export declare type Finding = Message<"metamorph.admin.v1.Finding"> & {
+  /**
+   * What was checked, such as `volume`. Several findings may have the same name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * How bad it is.
+   *
+   * @generated from field: metamorph.admin.v1.FindingStatus status = 2;
+   */
+  status: FindingStatus;
+
+  /**
+   * What was found, for an operator to read. Contains no secret.
+   *
+   * @generated from field: string what = 3;
+   */
+  what: string;
+
+  /**
+   * What to do about it. Empty if it is as it should be.
+   *
+   * @generated from field: string remedy = 4;
+   */
+  remedy: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.Finding.
+ * Use `create(FindingSchema)` to create a new message.
+ */
+export declare const FindingSchema: GenMessage<Finding>;
+
+/**
  * A query for information about the server.
  *
  * @generated from message metamorph.admin.v1.GetServerInfoRequest
@@ -568,6 +609,13 @@ export declare type GetServerInfoResponse = Message<"metamorph.admin.v1.GetServe
    * @generated from field: metamorph.admin.v1.ErasureBacklog erasure_backlog = 9;
    */
   erasureBacklog?: ErasureBacklog | undefined;
+
+  /**
+   * What the server finds of its own deployment at the time of the call: its settings, volume, memory and database.
+   *
+   * @generated from field: repeated metamorph.admin.v1.Finding findings = 10;
+   */
+  findings: Finding[];
 };
 
 /**
@@ -824,6 +872,46 @@ export declare type DeleteBackupResponse = Message<"metamorph.admin.v1.DeleteBac
  * Use `create(DeleteBackupResponseSchema)` to create a new message.
  */
 export declare const DeleteBackupResponseSchema: GenMessage<DeleteBackupResponse>;
+
+/**
+ * How bad a finding is.
+ *
+ * @generated from enum metamorph.admin.v1.FindingStatus
+ */
+export enum FindingStatus {
+  /**
+   * Not used.
+   *
+   * @generated from enum value: FINDING_STATUS_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It is as it should be.
+   *
+   * @generated from enum value: FINDING_STATUS_OK = 1;
+   */
+  OK = 1,
+
+  /**
+   * An operator should know of it.
+   *
+   * @generated from enum value: FINDING_STATUS_WARNING = 2;
+   */
+  WARNING = 2,
+
+  /**
+   * It must be mended.
+   *
+   * @generated from enum value: FINDING_STATUS_FAILED = 3;
+   */
+  FAILED = 3,
+}
+
+/**
+ * Describes the enum metamorph.admin.v1.FindingStatus.
+ */
+export declare const FindingStatusSchema: GenEnum<FindingStatus>;
 
 /**
  * For operators of the server. Requires the claim `operator: true`.

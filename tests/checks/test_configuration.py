@@ -1,0 +1,104 @@
+"""Settings that can be read and still cannot be meant."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metamorphd import settings
+from metamorphd.checks.configuration import bad, check_settings
+from metamorphd.models.finding import FindingStatus
+
+from tests.support.tokens import SECRET
+
+TODAY = date(2026, 11, 27)
+FAILED, WARNING = FindingStatus.FAILED, FindingStatus.WARNING
+PRODUCTION: dict[str, Any] = {
+    "node_env": "production",
+    "anthropic_api_key": "sk-ant-canary",
+    "database_path": "/data/metamorph.db",
+    "emblem_jwt_secret_date": "2026-11-01",
+    "grpc_tls_cert": "/cert.pem",
+    "grpc_tls_key": "/key.pem",
+}
+
+
+def found(**overrides: Any) -> list[tuple[str, FindingStatus]]:
+    """Returns what is wrong with settings, after checking that each finding has a remedy and no secret."""
+    loaded = settings.load(**({"emblem_jwt_secret": SECRET, "listen_address": "127.0.0.1"} | overrides))
+    findings = check_settings(loaded, today=TODAY)
+    wrong = bad(findings)
+    assert all(finding.remedy for finding in wrong)
+    assert not any("canary" in str(finding) or SECRET in str(finding) for finding in findings)
+    return [(finding.name, finding.status) for finding in wrong]
+
+
+def test_good_settings_have_nothing_to_mend() -> None:
+    assert found() == []
+    assert found(**PRODUCTION) == []
+    assert found(**PRODUCTION, listen_address="::") == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "status"),
+    [
+        ({"node_env": "prod"}, "node-env", FAILED),
+        ({"node_env": "staging"}, "node-env", FAILED),
+        ({"node_env": "x" * 100_000}, "node-env", FAILED),
+        ({"emblem_dev_mode": "true"}, "dev-mode", WARNING),
+        ({"emblem_jwt_secret": "your-secure-secret-here-32chars!"}, "signing-secret", FAILED),
+        ({"emblem_jwt_secret": "canary" * 8}, "signing-secret", FAILED),
+        ({"emblem_jwt_secret": f"{SECRET}\n"}, "signing-secret", FAILED),
+        ({"emblem_jwt_secret_previous": "a" * 32}, "signing-secret", FAILED),
+        ({"emblem_jwt_secret_previous": SECRET}, "signing-secret", WARNING),
+        ({"emblem_jwt_secret_date": "2026-08-28"}, "secret-age", WARNING),
+        ({"emblem_jwt_secret_date": "2026-11-29"}, "secret-age", FAILED),
+        (PRODUCTION | {"emblem_jwt_secret_date": None}, "secret-age", WARNING),
+        ({"anthropic_api_key": "sk-ant-..."}, "model-key", FAILED),
+        (PRODUCTION | {"anthropic_api_key": "canary"}, "model-key", WARNING),
+        ({"listen_address": "::"}, "tls", WARNING),
+        ({"anthropic_base_url": "http://proxy.example"}, "tls", WARNING),
+        ({"anthropic_base_url": "http://localhost.example"}, "tls", WARNING),
+        (PRODUCTION | {"rate_limit_requests": 0}, "limits", WARNING),
+        (PRODUCTION | {"auth_failure_requests": 0}, "limits", WARNING),
+        ({"rate_limit_window_seconds": 900_000}, "durations", WARNING),
+        ({"turn_timeout_seconds": 600_000}, "durations", WARNING),
+        ({"shutdown_grace_seconds": 86_401}, "durations", WARNING),
+        ({"anthropic_stall_seconds": 86_401}, "durations", WARNING),
+        ({"port": 50051}, "ports", FAILED),
+        (PRODUCTION | {"database_path": "metamorph.db"}, "storage", WARNING),
+        (PRODUCTION | {"sqlite_synchronous": "NORMAL"}, "storage", WARNING),
+        (PRODUCTION | {"backup_interval_hours": 0}, "backups", WARNING),
+        (PRODUCTION | {"backup_interval_hours": 49}, "backups", WARNING),
+        (PRODUCTION | {"backup_retention_days": 0.01}, "backups", WARNING),
+    ],
+)
+def test_what_cannot_be_meant_is_found(changed: dict[str, Any], name: str, status: FindingStatus) -> None:
+    assert found(**changed) == [(name, status)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"node_env": "Production"} | {name: value for name, value in PRODUCTION.items() if name != "node_env"},
+        {"node_env": "test"},
+        {"emblem_jwt_secret_date": "2026-08-29"},
+        {"emblem_jwt_secret_date": "2026-11-28"},
+        {"anthropic_base_url": "http://127.0.0.1:8000"},
+        {"rate_limit_window_seconds": 86_400},
+        {"port": 0, "grpc_port": 0},
+        PRODUCTION | {"backup_interval_hours": 48},
+    ],
+)
+def test_what_may_be_meant_is_not_found(changed: dict[str, Any]) -> None:
+    assert found(**changed) == []
+
+
+def test_the_emblem_api_alone_is_worth_a_warning() -> None:
+    loaded = settings.load(emblem_api_url="https://id.example", listen_address="127.0.0.1")
+    assert [finding.name for finding in bad(check_settings(loaded, today=TODAY))] == ["signing-secret"]
+
+
+def test_a_database_path_must_be_a_file(tmp_path: Path) -> None:
+    assert found(database_path=tmp_path) == [("storage", FAILED)]
+    assert found(database_path=tmp_path / "metamorph.db") == []
