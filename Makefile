@@ -15,6 +15,8 @@ PROTOS := $(shell find proto third_party/proto -name '*.proto')
 GRPCURL_VERSION := v1.9.4
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+VERSITYGW_VERSION := v1.8.0
+AGE_VERSION := v1.3.2
 
 # uv is on the PATH, or where scripts/install puts it.
 LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
@@ -58,7 +60,7 @@ $(VENV)/.installed: pyproject.toml clients/python/pyproject.toml requirements.lo
 	@touch $@
 
 # A machine without Node or Go still runs whatever needs neither; CI has both.
-tools: $(if $(CI)$(shell command -v npm),$(NODE_MODULES)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl) ## Install what needs Node and Go: buf, grpcurl, the code generators
+tools: $(if $(CI)$(shell command -v npm),$(NODE_MODULES)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl $(TOOLS)/versitygw) ## Install what needs Node and Go: buf, grpcurl, an S3 server, age, the code generators
 
 $(NODE_MODULES): clients/typescript/package.json clients/typescript/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is needed here: install Node 20 or newer" >&2; exit 1; }
@@ -70,6 +72,13 @@ $(TOOLS)/grpcurl: Makefile
 	@GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
 	@GOBIN="$(CURDIR)/$(TOOLS)" go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
 	@GOBIN="$(CURDIR)/$(TOOLS)" go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+	@touch $@
+
+# A server of S3's protocol and the age tool, for tests.
+$(TOOLS)/versitygw: Makefile
+	@command -v go >/dev/null || { echo "go is needed here: install Go (clients/go/go.mod names the version)" >&2; exit 1; }
+	@GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
+	@GOBIN="$(CURDIR)/$(TOOLS)" go install filippo.io/age/cmd/age@$(AGE_VERSION)
 	@touch $@
 
 generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the generated clients, pages and .env.example

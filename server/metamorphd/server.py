@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
@@ -65,6 +65,9 @@ from metamorphd.store.revocations import load_revocations
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.terms import Terms
 
+if TYPE_CHECKING:
+    from metamorphd.backups.copies import Copies
+
 NAMES = [service.full_name for service in SERVICES]
 
 # Time after the drain for calls in progress to send their last bytes.
@@ -114,6 +117,7 @@ class Server:
             interval_hours=settings.backup_interval_hours,
             retention_days=settings.backup_retention_days,
             server_version=version("metamorphd"),
+            copies=_copies(settings, self._clock),
         )
         today = datetime.fromtimestamp(self._clock.now() / 1e6, UTC).date()
         checked = [*found, *check_settings(settings, today=today)]
@@ -169,7 +173,7 @@ class Server:
         """Opens every part after those that it uses. Parts are closed in reverse order."""
         settings = self._settings
         connections = connection_limits()
-        health = Health(database=self._database, services=NAMES)
+        health = Health(database=self._database, services=NAMES, backups=self._backups.degraded)
         http = HttpServer(
             application(
                 failing=health.failing, degraded=health.degraded, registry=self._metrics.registry, clock=self._clock
@@ -338,6 +342,23 @@ def _model(settings: Settings) -> Model:
         stall_seconds=settings.anthropic_stall_seconds,
         compact_above=settings.compaction_trigger_tokens,
     )
+
+
+def _copies(settings: Settings, clock: Clock) -> "Copies | None":
+    if settings.backup_s3_url is None:
+        return None
+    # Imported only when used, as above.
+    module = importlib.import_module("metamorphd.backups.copies")
+    copies: Copies = module.copies_in(
+        settings.backup_s3_url,
+        credentials=settings.s3_credentials(),
+        keys=settings.encryption_keys,
+        compressed=settings.backup_compression == "zstd",
+        directory=settings.backup_path,
+        clock=clock,
+        retention_days=settings.backup_retention_days,
+    )
+    return copies
 
 
 def _in_flight(settings: Settings, allocator: Allocator, *, share: float = 1.0) -> BytesInFlight:

@@ -13,6 +13,7 @@ import pytest
 from metamorph.admin.v1 import admin_service_pb2 as pb
 from metamorph.admin.v1.backup_pb2 import BACKUP_STATE_CREATING
 from metamorphd.backups.restore import Restore
+from metamorphd.backups.sources import PlainFile
 from metamorphd.errors import StartupRefused
 
 from tests.support.serving import serving
@@ -61,7 +62,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *, at: int) -> Callable[[], int
 
 
 def restored(backup: Path, database: Path) -> None:
-    restore = Restore(backup, database)
+    restore = Restore(PlainFile(backup), database)
     with restore.prepared(progress=lambda _: None):
         restore.apply(aside=database.with_name("metamorph.db.before"))
 
@@ -107,7 +108,7 @@ async def test_what_a_killed_restore_has_copied_is_deleted_at_the_next_start(bac
 async def test_of_two_restores_at_once_the_second_one_is_refused_and_the_first_one_done(
     backup: Path, tmp_path: Path
 ) -> None:
-    first = Restore(backup, tmp_path / "metamorph.db")
+    first = Restore(PlainFile(backup), tmp_path / "metamorph.db")
     with first.prepared(progress=lambda _: None):
         with pytest.raises(StartupRefused, match="in use"):
             restored(backup, tmp_path / "metamorph.db")
@@ -119,7 +120,7 @@ async def test_a_restore_whose_copy_is_gone_changes_nothing(backup: Path, tmp_pa
     def deleting(_: float) -> None:
         (tmp_path / "metamorph.db-restored.part").unlink()
 
-    restore = Restore(backup, tmp_path / "metamorph.db")
+    restore = Restore(PlainFile(backup), tmp_path / "metamorph.db")
     with pytest.raises(StartupRefused, match="cannot be restored"), restore.prepared(progress=deleting):
         restore.apply(aside=tmp_path / "metamorph.db.before")
     assert await titles(tmp_path) == {"Kept", "Newer"}
@@ -156,14 +157,14 @@ async def test_the_database_may_be_a_link_to_a_file_elsewhere(backup: Path, tmp_
     link = tmp_path / "links" / "linked.db"
     link.parent.mkdir()
     link.symlink_to(tmp_path / "metamorph.db")
-    restore = Restore(backup, link)
+    restore = Restore(PlainFile(backup), link)
     with restore.prepared(progress=lambda _: None):
         assert restore.apply(aside=link.with_name("linked.db.before")) == tmp_path / "linked.db.before"
     assert (tmp_path / "linked.db.before").exists()
     assert (link.is_symlink(), await titles(tmp_path)) == (True, {"Kept"})
     link.unlink()
     link.symlink_to(tmp_path / "new.db")
-    with (new := Restore(backup, link)).prepared(progress=lambda _: None):
+    with (new := Restore(PlainFile(backup), link)).prepared(progress=lambda _: None):
         assert new.apply(aside=link.with_name("linked.db.before-1")) is None
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
 
@@ -19,6 +19,10 @@ from metamorphd.clock import Clock
 from metamorphd.errors import BackupBusy, BackupNotFound, DomainError
 from metamorphd.models.backup import Backup, BackupState, Manifest
 from metamorphd.store.database import Database
+
+if TYPE_CHECKING:
+    # Its libraries take ten megabytes, which a server without copies does not need.
+    from metamorphd.backups.copies import Copies
 
 T = TypeVar("T")
 
@@ -38,7 +42,8 @@ logger = structlog.get_logger(__name__)
 class Backups:
     """Makes a backup every `interval_hours`, 0 for never, and verifies the newest one a day after it was verified.
 
-    Those older than `retention_days` are deleted, but never the newest good one.
+    Those older than `retention_days` are deleted, but never the newest good one. `copies` keeps copies of them off the
+    machine.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Backups:
         interval_hours: float,
         retention_days: float,
         server_version: str,
+        copies: "Copies | None" = None,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -57,6 +63,7 @@ class Backups:
         self._interval = int(interval_hours * HOUR)
         self._retention_days = retention_days
         self._server_version = server_version
+        self._copies = copies
         self._stopped = threading.Event()
         # Verifying reads all of a backup, and others go first.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="backup", initializer=_lower_priority)
@@ -64,13 +71,17 @@ class Backups:
         self._current: Backup | None = None
         self._failed: Backup | None = None
         self._newest: Manifest | None = None
+        self._damaged = False
 
     async def __aenter__(self) -> Self:
         leftovers = await self._run(self._directory.prepare)
         if leftovers:
             logger.warning("incomplete backups were deleted", names=leftovers)
         await self._find_newest()
-        self._due = self._clock.now() + int(FIRST_SECONDS * 1e6)
+        if self._copies is not None:
+            await self._copies.__aenter__()
+        self._begun = self._clock.now()
+        self._due = self._begun + int(FIRST_SECONDS * 1e6)
         self._scheduling = asyncio.create_task(self._schedule())
         return self
 
@@ -80,6 +91,8 @@ class Backups:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        if self._copies is not None:
+            await self._copies.__aexit__()
         await asyncio.to_thread(self._thread.shutdown)
 
     async def create_backup(self) -> Backup:
@@ -104,14 +117,14 @@ class Backups:
         backups = await self._run(self._directory.list_backups)
         added = [self._current] if self._current is not None else [self._failed] if self._failed is not None else []
         names = {backup.name for backup in added if backup is not None}
-        return [*(b for b in added if b is not None), *(b for b in backups if b.name not in names)]
+        return [*(b for b in added if b is not None), *(self._with_copy(b) for b in backups if b.name not in names)]
 
     async def get_backup(self, name: str) -> Backup:
         """Returns a backup. Raises BackupNotFound."""
         for backup in (self._current, self._failed):
             if backup is not None and backup.name == name:
                 return backup
-        return await self._run(partial(self._directory.get_backup, name))
+        return self._with_copy(await self._run(partial(self._directory.get_backup, name)))
 
     async def delete_backup(self, name: str) -> None:
         """Deletes a backup. Raises BackupNotFound, and BackupBusy while work on it goes on."""
@@ -148,7 +161,23 @@ class Backups:
                 lambda: 0.0 if self._newest is None else self._newest.verify_time / 1e6,
             ),
             "metamorph_backup_failed": ("1 if the last backup failed", lambda: float(self._failed is not None)),
+            **({} if self._copies is None else self._copies.gauges),
         }
+
+    def degraded(self) -> str | None:
+        """Returns `backup` if the newest backup, or its copy, is damaged or older than two intervals, or None."""
+        times = [self._begun if self._newest is None else self._newest.create_time]
+        if self._copies is not None:
+            times.append(self._copies.newest_time)
+        late = bool(self._interval) and min(times) < self._clock.now() - 2 * self._interval
+        damaged = self._damaged or (self._copies is not None and self._copies.damaged)
+        return "backup" if late or damaged else None
+
+    def _with_copy(self, backup: Backup) -> Backup:
+        if self._copies is None:
+            return backup
+        copy, fault = self._copies.copy_of(backup.name)
+        return replace(backup, copy=copy, copy_url="" if copy is None else self._copies.url(copy), copy_fault=fault)
 
     def _refuse_busy(self) -> None:
         if self._current is not None:
@@ -186,6 +215,8 @@ class Backups:
         logger.info("a backup was made", name=name, size=manifest.size, duration=(self._clock.now() - begin_time) / 1e6)
         if manifest.faults:
             logger.critical("a backup is damaged, and so may be the database", name=name, faults=manifest.faults)
+        if self._copies is not None:
+            self._copies.wake()
         await self.prune_backups()
 
     def _inspected(self, name: str, file: Path, begin_time: int, create_time: int) -> Manifest:
@@ -262,6 +293,7 @@ class Backups:
     async def _find_newest(self) -> None:
         backups = await self._run(self._directory.list_backups)
         self._newest = next((backup.manifest for backup in backups if backup.state is BackupState.READY), None)
+        self._damaged = bool(backups) and backups[0].state is BackupState.DAMAGED
 
     def _progress(self, begin: float, share: float) -> Callable[[float], None]:
         def report(done: float) -> None:

@@ -1,14 +1,16 @@
 """Puts a backup in the place of a database that no server has open."""
 
+import errno
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from metamorphd.backups.directory import MANIFEST, read_manifest
+from metamorphd.backups.sources import Source
 from metamorphd.errors import StartupRefused
 from metamorphd.models.backup import Manifest
 from metamorphd.store import migrations
@@ -16,7 +18,6 @@ from metamorphd.store.sqlite.inspection import count_rows, inspect
 from metamorphd.store.sqlite.lock import Lock
 from metamorphd.store.sqlite.replacement import abandon_copy, copy_beside, finish_replacement, replace_database
 
-READ_BYTES = 4 * 2**20
 SYNC_BYTES = 64 * 2**20
 
 Progress = Callable[[float], None]
@@ -36,9 +37,9 @@ class Restorable:
 
 
 class Restore:
-    """The restore of a backup's file to a database file. Blocks."""
+    """The restore of a backup to a database file. Blocks."""
 
-    def __init__(self, source: Path, target: Path) -> None:
+    def __init__(self, source: Source, target: Path) -> None:
         self._source = source
         self._target = Path(os.path.realpath(target))
         self._copy = copy_beside(self._target)
@@ -47,15 +48,15 @@ class Restore:
     def prepared(self, *, progress: Progress) -> Iterator[Restorable]:
         """Locks the database, copies the backup beside it, and verifies the copy. Yields what `apply` would do.
 
-        Raises StartupRefused if a server has the database open, the backup is damaged or made by a newer server, or
-        files cannot be read or written, also within the block.
+        Raises StartupRefused if a server has the database open, the backup is damaged or made by a newer server,
+        there is no room for it, or files cannot be read or written, also within the block.
         """
         with self._locked():
             try:
                 finish_replacement(self._target)
                 yield self._prepare(progress)
             except OSError as exc:
-                raise StartupRefused(f"{self._source} cannot be restored to {self._target} ({exc})") from exc
+                raise StartupRefused(f"{self._source.name} cannot be restored to {self._target} ({exc})") from exc
             finally:
                 # Interrupted after it has begun, the next start completes it, for which the copy is needed.
                 abandon_copy(self._target)
@@ -86,22 +87,23 @@ class Restore:
         return aside if there else None
 
     def _prepare(self, progress: Progress) -> Restorable:
-        self._refuse_log()
-        manifest = read_manifest(Path(f"{self._source}{MANIFEST}"))
+        name, manifest = self._source.name, self._source.manifest
         sha256 = self._copied(progress)
-        if manifest is not None and manifest.sha256 == sha256 and not manifest.faults:
+        if self._source.trusted and manifest is not None and manifest.sha256 == sha256 and not manifest.faults:
             # The very file that was verified when it was made.
             schema_version, rows = manifest.schema_version, manifest.row_counts
         else:
-            faults = () if manifest is None else manifest.faults or ("its SHA-256 is not that of its manifest",)
+            faults = () if manifest is None else manifest.faults
+            if manifest is not None and manifest.sha256 != sha256:
+                faults = ("its SHA-256 is not that of its manifest", *faults)
             inspection = inspect(self._copy)
             schema_version, rows = inspection.schema_version, inspection.row_counts
             if faults := (*inspection.faults, *faults):
-                raise StartupRefused(f"{self._source} is damaged ({faults[0]}); restore another backup")
+                raise StartupRefused(f"{name} is damaged ({faults[0]}); restore another backup")
         newest = migrations.load("sqlite")[-1][0]
         if schema_version > newest:
             raise StartupRefused(
-                f"{self._source} was made by a newer server (schema {schema_version}, this one knows {newest}); "
+                f"{name} was made by a newer server (schema {schema_version}, this one knows {newest}); "
                 "restore it with that version"
             )
         now = count_rows(self._target)
@@ -112,31 +114,43 @@ class Restore:
         )
         return Restorable(manifest, rows, lost)
 
-    def _refuse_log(self) -> None:
-        log = Path(f"{self._source}-wal")
-        if log.exists() and log.stat().st_size:
-            raise StartupRefused(
-                f"{self._source} is no backup: it has a write-ahead log beside it, and is not complete without that; "
-                "to use it as the database, rename both"
-            )
-
     def _copied(self, progress: Progress) -> str:
         """Copies the backup, and returns its SHA-256 in hexadecimal digits. The copy is durable."""
-        hashed, done, synced = hashlib.sha256(), 0, 0
-        with self._source.open("rb", buffering=0) as source:
-            size = max(os.fstat(source.fileno()).st_size, 1)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            with os.fdopen(os.open(self._copy, flags, 0o600), "wb", buffering=0) as copy:
-                while chunk := source.read(READ_BYTES):
-                    hashed.update(chunk)
-                    _write(copy, chunk)
-                    done += len(chunk)
-                    if done - synced >= SYNC_BYTES:
-                        os.fdatasync(copy.fileno())
-                        synced = done
-                    progress(done / size)
+        size, needed = max(self._source.size, 1), self._source.needed
+        free = shutil.disk_usage(self._copy.parent).free
+        if free < needed:
+            raise self._no_room(f"{needed:,} bytes are needed, and {free:,} are free")
+        hashed, done, written, synced = hashlib.sha256(), 0, 0, 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with os.fdopen(os.open(self._copy, flags, 0o600), "wb", buffering=0) as copy:
+
+            def write(data: bytes) -> None:
+                nonlocal written, synced
+                hashed.update(data)
+                _write(copy, data)
+                written += len(data)
+                if written - synced >= SYNC_BYTES:
+                    os.fdatasync(copy.fileno())
+                    synced = written
+
+            def step(count: int) -> None:
+                nonlocal done
+                done += count
+                progress(done / size)
+
+            try:
+                self._source.read_into(write, step=step)
                 os.fsync(copy.fileno())
+            except OSError as exc:
+                if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise self._no_room(f"{written:,} bytes were written") from exc
         return hashed.hexdigest()
+
+    def _no_room(self, about: str) -> StartupRefused:
+        return StartupRefused(
+            f"there is no room for {self._source.name} in {self._copy.parent}: {about}; free some space"
+        )
 
 
 def _write(file: io.FileIO, data: bytes) -> None:

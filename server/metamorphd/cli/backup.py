@@ -40,11 +40,17 @@ def create(*, no_wait: bool, **connection: Any) -> None:
 
 
 @backup.command("list")
+@click.option("--remote", is_flag=True, help="List the copies in BACKUP_S3_URL instead, which needs no server.")
 @_connected
-def list_(**connection: Any) -> None:
+def list_(*, remote: bool, **connection: Any) -> None:
     """List the backups, newest first."""
     from metamorphd.cli.backups import run
 
+    if remote:
+        from metamorphd.cli.copies import list_copies
+
+        list_copies(as_json=connection["as_json"])
+        return
     run(lambda client: client.list(), **connection)
 
 
@@ -83,12 +89,14 @@ def delete(*, name: str, **connection: Any) -> None:
 
 
 @backup.command()
-@click.argument("source", metavar="NAME|FILE")
+@click.argument("source", metavar="NAME|FILE|S3-URL")
 @click.option("--to", "target", type=click.Path(path_type=Path), help="Database file.  [default: DATABASE_PATH]")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; requires --yes.")
 def restore(*, source: str, target: Path | None, yes: bool, as_json: bool) -> None:
     """Put a backup in the place of the database. Stop the server first.
+
+    S3-URL is a copy, s3://bucket/prefix/NAME, or s3://bucket/prefix for the newest good one there. FILE may be one too.
 
     The backup is verified before anything changes, and what is lost is shown. The old database is kept beside the new
     one. Interrupted at any moment, the database is the old one or the new one.

@@ -37,7 +37,7 @@ from metamorphd.cli.token import mint
 from metamorphd.settings import ClientSettings, load_paths
 
 LOOK_SECONDS = 0.2
-PRINTED_WIDTH = 160
+PRINTED_WIDTH = 220
 HINTS = {
     grpc.StatusCode.UNAVAILABLE: "is the server running? --target selects another",
     grpc.StatusCode.UNAUTHENTICATED: "pass an operator's --token, or set EMBLEM_JWT_SECRET as the server has it",
@@ -191,19 +191,24 @@ def _state(backup: Backup) -> str:
 
 
 def _table(backups: "list[Backup]") -> Table:
-    table = Table("name", "state", "size", "made (UTC)", "verified (UTC)", "rows", "fault")
+    table = Table(
+        "name", "state", "size", "made (UTC)", "verified (UTC)", "rows", "copied (UTC)", "read back (UTC)", "fault"
+    )
     for backup in backups:
         table.add_row(
             backup.name,
             _state(backup),
             f"{backup.size_bytes / 1e6:,.1f} MB",
-            _time(backup.create_time.seconds),
-            _time(backup.verify_time.seconds),
+            shown_time(backup.create_time.seconds),
+            shown_time(backup.verify_time.seconds),
             f"{sum(backup.row_counts.values()):,}",
-            backup.fault,
+            shown_time(backup.copy.create_time.seconds),
+            shown_time(backup.copy.verify_time.seconds),
+            "; ".join(filter(None, (backup.fault, backup.copy_fault and f"copy: {backup.copy_fault}"))),
         )
     return table
 
 
-def _time(seconds: int) -> str:
+def shown_time(seconds: int) -> str:
+    """Returns a time in UTC as it is shown, or nothing for 0."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)) if seconds else ""

@@ -9,24 +9,28 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
 
 from metamorphd.backups.restore import Restorable, Restore
-from metamorphd.settings import load_paths
+from metamorphd.backups.sources import PlainFile, Source
+from metamorphd.settings import Settings, load_paths
 
 SHOWN_TABLES = ("sessions", "messages", "turns", "revocations")
 
 
 def restore_backup(source: str, *, target: Path | None, ask: bool, as_json: bool) -> None:
-    """Restores a backup, by its name or file, and prints what was done. Raises ClickException and StartupRefused."""
-    paths = load_paths()
-    file, database = _file(source, paths.backup_path), target or paths.database_path
+    """Restores a backup, by its name, file or address, and prints what was done.
+
+    Raises ClickException and StartupRefused.
+    """
+    settings = load_paths()
+    backup, database = _source(source, settings), target or settings.database_path
     notes = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TransferSpeedColumn())
-    restore = Restore(file, database)
+    restore = Restore(backup, database)
     progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
     with progress:
-        task = progress.add_task("copying and verifying", total=file.stat().st_size)
+        task = progress.add_task("copying and verifying", total=backup.size)
 
         def report(share: float) -> None:
-            progress.update(task, completed=share * file.stat().st_size)
+            progress.update(task, completed=share * backup.size)
 
         with restore.prepared(progress=report) as restorable:
             progress.stop()
@@ -34,16 +38,33 @@ def restore_backup(source: str, *, target: Path | None, ask: bool, as_json: bool
             if ask:
                 for line in lines:
                     notes.print(line, markup=False)
-                click.confirm(f"Put {file} in the place of {database}?", abort=True, err=True)
+                click.confirm(f"Put {backup.name} in the place of {database}?", abort=True, err=True)
             aside = restore.apply(aside=_aside(database))
     if as_json:
-        result = {"database": str(database), "restored": str(file), "aside": aside and str(aside)}
+        result = {"database": str(database), "restored": backup.name, "aside": aside and str(aside)}
         click.echo(json.dumps(result | {"rows": dict(restorable.rows), "lost": _known(restorable)}))
         return
     for line in () if ask else lines:
         click.echo(line)
     kept = f" The one before is {aside}." if aside else ""
-    click.echo(f"{database} is restored from {file}.{kept} Start the server.")
+    click.echo(f"{database} is restored from {backup.name}.{kept} Start the server.")
+
+
+def _source(source: str, settings: Settings) -> Source:
+    if source.startswith("s3://"):
+        from metamorphd.backups.packed_sources import RemoteCopy, split_url
+        from metamorphd.backups.packing import parse_keys
+        from metamorphd.cli.copies import remote
+
+        url, name = split_url(source)
+        return RemoteCopy(remote(url, settings), name, keys=parse_keys(settings.encryption_keys))
+    file = _file(source, settings.backup_path)
+    if file.suffix in (".zst", ".age"):
+        from metamorphd.backups.packed_sources import PackedFile
+        from metamorphd.backups.packing import parse_keys
+
+        return PackedFile(file, keys=parse_keys(settings.encryption_keys))
+    return PlainFile(file)
 
 
 def _file(source: str, directory: Path) -> Path:

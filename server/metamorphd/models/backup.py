@@ -35,6 +35,24 @@ class Manifest:
     faults: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of a backup off the machine, as its own manifest has it. Times are microseconds since the epoch.
+
+    `name` is that of its object: the backup's, and suffixes that say how it was packed. `size` and `sha256` are those
+    of the object, and `manifest` is of what it is once unpacked. `create_time` is when it was complete, `verify_time`
+    when it was last read back, 0 for never, and `faults` are what was found then.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    create_time: int
+    manifest: Manifest
+    verify_time: int = 0
+    faults: tuple[str, ...] = ()
+
+
 class BackupState(StrEnum):
     """`UNKNOWN`: a file without a manifest, as another program makes them. `FAILED`: there is no file."""
 
@@ -50,7 +68,8 @@ class BackupState(StrEnum):
 class Backup:
     """A backup. `progress` is the share of its creation or verification that is done, 1.0 if there is none.
 
-    `size` is that of its file, 0 while it is created. `fault` says why it is DAMAGED or FAILED.
+    `size` is that of its file, 0 while it is created. `fault` says why it is DAMAGED or FAILED. `copy` is its copy off
+    the machine, if there is one, at `copy_url`, and `copy_fault` what is wrong with it, or why there is none.
     """
 
     name: str
@@ -59,3 +78,6 @@ class Backup:
     progress: float = 1.0
     manifest: Manifest | None = None
     fault: str = ""
+    copy: Copy | None = None
+    copy_url: str = ""
+    copy_fault: str = ""

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import grpc
@@ -21,11 +21,17 @@ LOOK_SECONDS = 5.0
 
 
 class Health:
-    """The server's health, overall and per service. While it is entered, it is SERVING unless a check fails."""
+    """The server's health, overall and per service. While it is entered, it is SERVING unless a check fails.
 
-    def __init__(self, *, database: Database, services: Sequence[str]) -> None:
+    `backups` returns the check of theirs with which the server is degraded, or None.
+    """
+
+    def __init__(
+        self, *, database: Database, services: Sequence[str], backups: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._servicer = aio.HealthServicer()
         self._database = database
+        self._backups = backups
         self._services = ("", *services)
         self._state = "starting"
 
@@ -70,13 +76,14 @@ class Health:
     def degraded(self) -> str | None:
         """Returns `disk` if calls that store more are refused because the volume is almost full, or None.
 
-        The server stays SERVING: reads and deletions work.
+        Also returns `backup`, if the newest backup or its copy is damaged or too old. The server stays SERVING: reads
+        and deletions work.
         """
         try:
             self._database.require_space()
         except StorageFull:
             return "disk"
-        return None
+        return self._backups() if self._state == "ready" else None
 
     async def _look(self) -> None:
         while True:

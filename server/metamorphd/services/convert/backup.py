@@ -14,7 +14,18 @@ def backup_to_proto(backup: Backup) -> backup_pb2.Backup:
         size_bytes=backup.size,
         progress=backup.progress,
         fault=backup.fault,
+        copy_fault=backup.copy_fault,
     )
+    if (copy := backup.copy) is not None:
+        proto.copy.CopyFrom(
+            backup_pb2.BackupCopy(
+                url=backup.copy_url,
+                size_bytes=copy.size,
+                sha256=copy.sha256,
+                create_time=timestamp(copy.create_time),
+                verify_time=timestamp(copy.verify_time) if copy.verify_time else None,
+            )
+        )
     if (manifest := backup.manifest) is not None:
         proto.MergeFrom(
             backup_pb2.Backup(

@@ -117,6 +117,10 @@ type Backup struct {
 	Fault string `protobuf:"bytes,10,opt,name=fault,proto3" json:"fault,omitempty"`
 	// The version of the server that made it.
 	ServerVersion string `protobuf:"bytes,11,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
+	// Its copy off the machine. Absent if there is none.
+	Copy *BackupCopy `protobuf:"bytes,12,opt,name=copy,proto3" json:"copy,omitempty"`
+	// What is wrong with the copy, or why there is none. Empty if nothing is, and while none was tried.
+	CopyFault     string `protobuf:"bytes,13,opt,name=copy_fault,json=copyFault,proto3" json:"copy_fault,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,11 +232,107 @@ func (x *Backup) GetServerVersion() string {
 	return ""
 }
 
+func (x *Backup) GetCopy() *BackupCopy {
+	if x != nil {
+		return x.Copy
+	}
+	return nil
+}
+
+func (x *Backup) GetCopyFault() string {
+	if x != nil {
+		return x.CopyFault
+	}
+	return ""
+}
+
+// A copy of a backup off the machine.
+type BackupCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its address: `s3://bucket/prefix/metamorph-20250125_120000.db.zst.age`. The suffixes say how it is packed.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// The size of its object.
+	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// The SHA-256 of its object, in hexadecimal digits.
+	Sha256 string `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// When it was complete.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it was last read back: unpacked, and compared with the backup that was verified. Absent if it never was.
+	VerifyTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=verify_time,json=verifyTime,proto3" json:"verify_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupCopy) Reset() {
+	*x = BackupCopy{}
+	mi := &file_metamorph_admin_v1_backup_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupCopy) ProtoMessage() {}
+
+func (x *BackupCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_backup_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupCopy.ProtoReflect.Descriptor instead.
+func (*BackupCopy) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_backup_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *BackupCopy) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *BackupCopy) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *BackupCopy) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *BackupCopy) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *BackupCopy) GetVerifyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifyTime
+	}
+	return nil
+}
+
 var File_metamorph_admin_v1_backup_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/admin/v1/backup.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x04\n" +
+	"\x1fmetamorph/admin/v1/backup.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x04\n" +
 	"\x06Backup\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1f.metamorph.admin.v1.BackupStateR\x05state\x12;\n" +
@@ -249,10 +349,23 @@ const file_metamorph_admin_v1_backup_proto_rawDesc = "" +
 	"verifyTime\x12\x14\n" +
 	"\x05fault\x18\n" +
 	" \x01(\tR\x05fault\x12%\n" +
-	"\x0eserver_version\x18\v \x01(\tR\rserverVersion\x1a<\n" +
+	"\x0eserver_version\x18\v \x01(\tR\rserverVersion\x122\n" +
+	"\x04copy\x18\f \x01(\v2\x1e.metamorph.admin.v1.BackupCopyR\x04copy\x12\x1d\n" +
+	"\n" +
+	"copy_fault\x18\r \x01(\tR\tcopyFault\x1a<\n" +
 	"\x0eRowCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*\xc7\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xcf\x01\n" +
+	"\n" +
+	"BackupCopy\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vverify_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"verifyTime*\xc7\x01\n" +
 	"\vBackupState\x12\x1c\n" +
 	"\x18BACKUP_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15BACKUP_STATE_CREATING\x10\x01\x12\x16\n" +
@@ -276,23 +389,27 @@ func file_metamorph_admin_v1_backup_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_admin_v1_backup_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_admin_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_metamorph_admin_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_metamorph_admin_v1_backup_proto_goTypes = []any{
 	(BackupState)(0),              // 0: metamorph.admin.v1.BackupState
 	(*Backup)(nil),                // 1: metamorph.admin.v1.Backup
-	nil,                           // 2: metamorph.admin.v1.Backup.RowCountsEntry
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*BackupCopy)(nil),            // 2: metamorph.admin.v1.BackupCopy
+	nil,                           // 3: metamorph.admin.v1.Backup.RowCountsEntry
+	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
 }
 var file_metamorph_admin_v1_backup_proto_depIdxs = []int32{
 	0, // 0: metamorph.admin.v1.Backup.state:type_name -> metamorph.admin.v1.BackupState
-	3, // 1: metamorph.admin.v1.Backup.create_time:type_name -> google.protobuf.Timestamp
-	2, // 2: metamorph.admin.v1.Backup.row_counts:type_name -> metamorph.admin.v1.Backup.RowCountsEntry
-	3, // 3: metamorph.admin.v1.Backup.verify_time:type_name -> google.protobuf.Timestamp
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4, // 1: metamorph.admin.v1.Backup.create_time:type_name -> google.protobuf.Timestamp
+	3, // 2: metamorph.admin.v1.Backup.row_counts:type_name -> metamorph.admin.v1.Backup.RowCountsEntry
+	4, // 3: metamorph.admin.v1.Backup.verify_time:type_name -> google.protobuf.Timestamp
+	2, // 4: metamorph.admin.v1.Backup.copy:type_name -> metamorph.admin.v1.BackupCopy
+	4, // 5: metamorph.admin.v1.BackupCopy.create_time:type_name -> google.protobuf.Timestamp
+	4, // 6: metamorph.admin.v1.BackupCopy.verify_time:type_name -> google.protobuf.Timestamp
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_backup_proto_init() }
@@ -306,7 +423,7 @@ func file_metamorph_admin_v1_backup_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_backup_proto_rawDesc), len(file_metamorph_admin_v1_backup_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

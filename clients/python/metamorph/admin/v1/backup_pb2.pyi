@@ -97,6 +97,8 @@ class Backup(_message.Message):
     VERIFY_TIME_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    COPY_FIELD_NUMBER: _builtins.int
+    COPY_FAULT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name of its file, by when it was begun in UTC: `metamorph-20250125_120000.db`. Those of other programs may lack
     the time of day.
@@ -115,6 +117,8 @@ class Backup(_message.Message):
     """What is wrong with it. Empty if nothing is."""
     server_version: _builtins.str
     """The version of the server that made it."""
+    copy_fault: _builtins.str
+    """What is wrong with the copy, or why there is none. Empty if nothing is, and while none was tried."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """The moment whose state it has. Absent while it is made, and if it was made by another program."""
@@ -126,6 +130,10 @@ class Backup(_message.Message):
     @_builtins.property
     def verify_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last verified: read whole, checked for damage, and compared with its manifest. Absent if it never was."""
+
+    @_builtins.property
+    def copy(self) -> Global___BackupCopy:
+        """Its copy off the machine. Absent if there is none."""
 
     def __init__(
         self,
@@ -141,11 +149,55 @@ class Backup(_message.Message):
         verify_time: _timestamp_pb2.Timestamp | None = ...,
         fault: _builtins.str = ...,
         server_version: _builtins.str = ...,
+        copy: Global___BackupCopy | None = ...,
+        copy_fault: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "verify_time", b"verify_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "create_time", b"create_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "fault", b"fault", "name", b"name", "progress", b"progress", "row_counts", b"row_counts", "schema_version", b"schema_version", "server_version", b"server_version", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "copy_fault", b"copy_fault", "create_time", b"create_time", "fault", b"fault", "name", b"name", "progress", b"progress", "row_counts", b"row_counts", "schema_version", b"schema_version", "server_version", b"server_version", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Backup: _TypeAlias = Backup  # noqa: Y015
+
+@_typing.final
+class BackupCopy(_message.Message):
+    """A copy of a backup off the machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    VERIFY_TIME_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Its address: `s3://bucket/prefix/metamorph-20250125_120000.db.zst.age`. The suffixes say how it is packed."""
+    size_bytes: _builtins.int
+    """The size of its object."""
+    sha256: _builtins.str
+    """The SHA-256 of its object, in hexadecimal digits."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was complete."""
+
+    @_builtins.property
+    def verify_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last read back: unpacked, and compared with the backup that was verified. Absent if it never was."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        verify_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "verify_time", b"verify_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "sha256", b"sha256", "size_bytes", b"size_bytes", "url", b"url", "verify_time", b"verify_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupCopy: _TypeAlias = BackupCopy  # noqa: Y015

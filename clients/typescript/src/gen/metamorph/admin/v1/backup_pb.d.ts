@@ -94,6 +94,20 @@ export declare type Backup = Message<"metamorph.admin.v1.Backup"> & {
    * @generated from field: string server_version = 11;
    */
   serverVersion: string;
+
+  /**
+   * Its copy off the machine. Absent if there is none.
+   *
+   * @generated from field: metamorph.admin.v1.BackupCopy copy = 12;
+   */
+  copy?: BackupCopy | undefined;
+
+  /**
+   * What is wrong with the copy, or why there is none. Empty if nothing is, and while none was tried.
+   *
+   * @generated from field: string copy_fault = 13;
+   */
+  copyFault: string;
 };
 
 /**
@@ -101,6 +115,54 @@ export declare type Backup = Message<"metamorph.admin.v1.Backup"> & {
  * Use `create(BackupSchema)` to create a new message.
  */
 export declare const BackupSchema: GenMessage<Backup>;
+
+/**
+ * A copy of a backup off the machine.
+ *
+ * @generated from message metamorph.admin.v1.BackupCopy
+ */
+export declare type BackupCopy = Message<"metamorph.admin.v1.BackupCopy"> & {
+  /**
+   * Its address: `s3://bucket/prefix/metamorph-20250125_120000.db.zst.age`. The suffixes say how it is packed.
+   *
+   * @generated from field: string url = 1;
+   */
+  url: string;
+
+  /**
+   * The size of its object.
+   *
+   * @generated from field: int64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * The SHA-256 of its object, in hexadecimal digits.
+   *
+   * @generated from field: string sha256 = 3;
+   */
+  sha256: string;
+
+  /**
+   * When it was complete.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 4;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When it was last read back: unpacked, and compared with the backup that was verified. Absent if it never was.
+   *
+   * @generated from field: google.protobuf.Timestamp verify_time = 5;
+   */
+  verifyTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.BackupCopy.
+ * Use `create(BackupCopySchema)` to create a new message.
+ */
+export declare const BackupCopySchema: GenMessage<BackupCopy>;
 
 /**
  * The state of a backup.
