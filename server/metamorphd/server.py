@@ -5,6 +5,7 @@ import contextlib
 import gc
 import importlib
 import os
+import platform
 import signal
 import sys
 import threading
@@ -15,7 +16,6 @@ from typing import Any
 
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
-from prometheus_client import Gauge
 
 from metamorphd.allocator import Allocator
 from metamorphd.auth.emblem import EmblemApi
@@ -28,6 +28,7 @@ from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
+from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.clock import Clock
 from metamorphd.edge.connections import connection_limits, raise_descriptor_limit
 from metamorphd.edge.grpc.adapter import register
@@ -47,9 +48,11 @@ from metamorphd.housekeeping import Housekeeping
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
+from metamorphd.llm.measured import MeasuredModel
 from metamorphd.llm.offline import Offline
+from metamorphd.metrics import Gauges, Info, Metrics
 from metamorphd.models.caller import server_scope
-from metamorphd.observe import CallLog, Metrics
+from metamorphd.observe import CallLog
 from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
@@ -89,8 +92,9 @@ class Server:
             floor_bytes=settings.storage_floor_bytes,
         )
         self._catalog = _catalog(settings, self._clock)
-        self._model = _model(settings)
+        self._model = MeasuredModel(_model(settings))
         self._metrics = Metrics()
+        self._turn_metrics = TurnMetrics()
         self._revoked_tokens = RevokedTokens()
         self._backups = Backups(
             database=self._database,
@@ -99,6 +103,19 @@ class Server:
             interval_hours=settings.backup_interval_hours,
             retention_days=settings.backup_retention_days,
             server_version=version("metamorphd"),
+        )
+        self._metrics.register(
+            *self._model.collectors,
+            *self._turn_metrics.collectors,
+            *self._database.collectors,
+            Gauges({**self._database.gauges, **self._backups.gauges}),
+            Info(
+                "metamorph_build_info",
+                "Version of the server, and where replies come from",
+                version=version("metamorphd"),
+                python=platform.python_version(),
+                model_source=self._model.source,
+            ),
         )
         self._parts = AsyncExitStack()
         self._grace_seconds = settings.shutdown_grace_seconds
@@ -201,8 +218,7 @@ class Server:
             event_retention_hours=self._settings.event_retention_hours,
             request_retention_days=self._settings.request_retention_days,
         )
-        for name, (about, read) in keeping.gauges.items():
-            Gauge(name, about, registry=self._metrics.registry).set_function(read)
+        self._metrics.register(Gauges(keeping.gauges))
         return keeping
 
     def _engine(self) -> TurnEngine:
@@ -211,6 +227,7 @@ class Server:
             model=self._model,
             catalog=self._catalog,
             clock=self._clock,
+            metrics=self._turn_metrics,
             title_model=self._settings.session_title_model,
         )
         terms = _terms(self._settings, self._catalog, self._clock)
@@ -222,14 +239,11 @@ class Server:
             terms=terms,
             titles=titles,
             prompts=Prompts(database=self._database, terms=terms, memory=memory),
+            metrics=self._turn_metrics,
             time_limit=self._settings.turn_timeout_seconds,
         )
-        running = Gauge("metamorph_running_turns", "Turns that are generating a reply", registry=self._metrics.registry)
-        running.set_function(lambda: engine.running_turns)
-        free = Gauge("metamorph_disk_free_bytes", "Free space on the volume", registry=self._metrics.registry)
-        free.set_function(lambda: self._database.free_bytes)
-        for name, (about, read) in {**self._database.gauges, **self._backups.gauges}.items():
-            Gauge(name, about, registry=self._metrics.registry).set_function(read)
+        running = ("Turns that are generating a reply", lambda: float(engine.running_turns))
+        self._metrics.register(Gauges({"metamorph_running_turns": running}))
         return engine
 
     def _pipeline(self, limits: Limits, verifier: TokenVerifier, log: CallLog) -> Pipeline:

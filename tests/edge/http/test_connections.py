@@ -14,7 +14,7 @@ from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.edge.connections import ConnectionLimits, connection_limits
 from metamorphd.edge.http import protocol
 from metamorphd.edge.http.server import HttpServer, application
-from metamorphd.observe import Metrics
+from metamorphd.metrics import Metrics
 
 from tests.support.caller import calling
 from tests.support.processes import serving_process

@@ -7,7 +7,7 @@ import httpx
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.http.server import application
-from metamorphd.observe import Metrics
+from metamorphd.metrics import Metrics
 
 from tests.support.caller import Caller
 from tests.support.engines import Engine
