@@ -38,7 +38,9 @@ from metamorphd.edge.grpc.port import GrpcPort
 from metamorphd.edge.grpc.reflection import add_reflection
 from metamorphd.edge.grpc.tls import Tls
 from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, Limits, LimitSize, Validate
-from metamorphd.edge.http.server import HttpServer, application
+from metamorphd.edge.http.access import Access
+from metamorphd.edge.http.protocol import Connections
+from metamorphd.edge.http.server import HttpServer, application, health_route, metrics_route
 from metamorphd.edge.methods import PERMISSIONS, SERVICES, methods_of
 from metamorphd.edge.pipeline import Pipeline
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
@@ -120,6 +122,7 @@ class Server:
         self._parts = AsyncExitStack()
         self._grace_seconds = settings.shutdown_grace_seconds
         self.http_port = 0
+        self.metrics_port = 0
         self.grpc_port = 0
 
     async def start(self) -> None:
@@ -161,13 +164,8 @@ class Server:
         settings = self._settings
         connections = connection_limits()
         health = Health(database=self._database, services=NAMES)
-        http = HttpServer(
-            application(failing=health.failing, degraded=health.degraded, registry=self._metrics.registry),
-            address=settings.listen_address,
-            port=settings.port,
-            limits=connections,
-        )
-        await parts.enter_async_context(http)
+        access = _access(settings)
+        http, metrics = await self._open_http(parts, health, access, connections=Connections(connections))
         log = await parts.enter_async_context(CallLog(level=settings.log_level))
         limits = await parts.enter_async_context(_limits(settings))
         client = await parts.enter_async_context(HttpClient())
@@ -178,19 +176,21 @@ class Server:
         verifier = await parts.enter_async_context(
             _verifier(settings, clock=self._clock, http=client, revoked_tokens=self._revoked_tokens)
         )
-        pipeline = self._pipeline(limits, verifier, log)
+        guards = _guards(settings, verifier=verifier, limits=limits)
+        pipeline = self._pipeline(guards, log)
         for service, servicer in self._servicers(engine).items():
             register(port.server, pipeline.handlers(methods_of([service]), servicer))
         await health.serve_on(port.server)
         add_reflection(port.server, [*NAMES, HEALTH])
         await parts.enter_async_context(port)
-        self.http_port, self.grpc_port = http.port, port.port
+        self.http_port, self.metrics_port, self.grpc_port = http.port, metrics.port, port.port
         await parts.enter_async_context(self._model)
         await parts.enter_async_context(self._database)
         # Calls in progress use the store, so they end before it closes.
         parts.push_async_callback(port.stop)
         parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
         self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
+        access.authenticate = next(guard for guard in guards if isinstance(guard, Authenticate))
         parts.push_async_callback(self._drain, engine)
         swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
         await parts.enter_async_context(self._housekeeping())
@@ -202,10 +202,31 @@ class Server:
             "serving",
             grpc_port=self.grpc_port,
             http_port=self.http_port,
+            metrics_port=self.metrics_port,
             version=version("metamorphd"),
             model_source=self._model.source,
             interrupted_turns=swept,
         )
+
+    async def _open_http(
+        self, parts: AsyncExitStack, health: Health, access: Access, *, connections: Connections
+    ) -> tuple[HttpServer, HttpServer]:
+        """Listens for HTTP. Returns the server of `/health` and that of `/metrics`, which may be the same."""
+        settings = self._settings
+        routes = [health_route(health, access), metrics_route(self._metrics.registry, access)]
+        own = [] if settings.metrics_listener is None else [routes.pop()]
+        http = HttpServer(
+            application(*routes), address=settings.listen_address, port=settings.port, connections=connections
+        )
+        await parts.enter_async_context(http)
+        if settings.metrics_listener is None:
+            return http, http
+        address, port = settings.metrics_listener
+        metrics = HttpServer(
+            application(*own), address=address, port=port, connections=connections, setting="METRICS_ADDRESS"
+        )
+        await parts.enter_async_context(metrics)
+        return http, metrics
 
     async def _drain(self, engine: TurnEngine) -> None:
         logger.info("draining", running_turns=engine.running_turns)
@@ -246,9 +267,9 @@ class Server:
         self._metrics.register(Gauges({"metamorph_running_turns": running}))
         return engine
 
-    def _pipeline(self, limits: Limits, verifier: TokenVerifier, log: CallLog) -> Pipeline:
+    def _pipeline(self, guards: list[Guard], log: CallLog) -> Pipeline:
         return Pipeline(
-            guards=_guards(self._settings, verifier=verifier, limits=limits),
+            guards=guards,
             streams=Streams(revoked_tokens=self._revoked_tokens, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
             in_flight=_in_flight(self._settings, self._allocator),
             metrics=self._metrics,
@@ -338,6 +359,15 @@ def _tls(settings: Settings) -> Tls | None:
     if settings.grpc_tls_cert is None or settings.grpc_tls_key is None:
         return None
     return Tls(settings.grpc_tls_cert, settings.grpc_tls_key.get_secret_value(), settings.grpc_tls_client_ca)
+
+
+def _access(settings: Settings) -> Access:
+    token = settings.metrics_token
+    return Access(
+        metrics_token=None if token is None else token.get_secret_value(),
+        public=not settings.metrics_need_token,
+        everybody=settings.emblem_dev_mode,
+    )
 
 
 def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revoked_tokens: RevokedTokens) -> TokenVerifier:

@@ -103,6 +103,12 @@ class Database(Protocol):
         Answers within a few seconds, and logs the error.
         """
 
+    async def checks(self) -> Mapping[str, bool]:
+        """Returns whether each check passes: those of `failing`, and `disk` if there is space to store more.
+
+        Answers like `failing`.
+        """
+
     async def failed(self) -> None:
         """Returns once the store can never be written again, so that the process must end."""
 

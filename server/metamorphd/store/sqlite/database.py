@@ -156,22 +156,40 @@ class SqliteDatabase:
         )
 
     async def failing(self) -> str | None:
+        if not self._readable():
+            return "store"
+        if self._check.found.faults:
+            return "damaged"
+        return None if await self._writable() else "write"
+
+    async def checks(self) -> Mapping[str, bool]:
+        if not self._open:
+            return dict.fromkeys(("store", "damaged", "write", "disk"), False)
+        return {
+            "store": self._readable(),
+            "damaged": not self._check.found.faults,
+            "write": await self._writable(),
+            "disk": not self._space.low(self._room),
+        }
+
+    def _readable(self) -> bool:
         try:
             self._inline().execute("SELECT 1 FROM sqlite_schema").fetchall()
         except Exception:
             logger.exception("the database cannot be read")
-            return "store"
-        if self._check.found.faults:
-            return "damaged"
+            return False
+        return True
+
+    async def _writable(self) -> bool:
         try:
             await self._writer.probe()
         except StorageFull:
             # With the ballast, all but growth still works.
-            return None if self._space.low(self._room) and self._space.reserved else "write"
+            return self._space.low(self._room) and self._space.reserved
         except Exception:
             logger.exception("the database cannot be written")
-            return "write"
-        return None
+            return False
+        return True
 
     async def failed(self) -> None:
         await self._writer.failed.wait()
