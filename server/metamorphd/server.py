@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
+from prometheus_client import CollectorRegistry
 
 from metamorphd.allocator import Allocator
 from metamorphd.auth.emblem import EmblemApi
@@ -106,11 +107,19 @@ class Server:
             retention_days=settings.backup_retention_days,
             server_version=version("metamorphd"),
         )
+        self._engine = self._make_engine()
+        self._housekeeping = Housekeeping(
+            database=self._database,
+            clock=self._clock,
+            event_retention_hours=settings.event_retention_hours,
+            request_retention_days=settings.request_retention_days,
+        )
         self._metrics.register(
             *self._model.collectors,
             *self._turn_metrics.collectors,
             *self._database.collectors,
-            Gauges({**self._database.gauges, **self._backups.gauges}),
+            Gauges({**self._database.gauges, **self._backups.gauges, **self._housekeeping.gauges}),
+            Gauges({"metamorph_running_turns": ("Turns that are generating a reply", self._count_running_turns)}),
             Info(
                 "metamorph_build_info",
                 "Version of the server, and where replies come from",
@@ -124,6 +133,11 @@ class Server:
         self.http_port = 0
         self.metrics_port = 0
         self.grpc_port = 0
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Returns the metrics. Before the start, all are there, and most have no value."""
+        return self._metrics.registry
 
     async def start(self) -> None:
         """Listens, so that health checks are answered, then opens the store and serves. Raises StartupRefused.
@@ -172,13 +186,12 @@ class Server:
         port = GrpcPort(
             address=settings.listen_address, port=settings.grpc_port, tls=_tls(settings), limits=connections
         )
-        engine = self._engine()
         verifier = await parts.enter_async_context(
             _verifier(settings, clock=self._clock, http=client, revoked_tokens=self._revoked_tokens)
         )
         guards = _guards(settings, verifier=verifier, limits=limits)
         pipeline = self._pipeline(guards, log)
-        for service, servicer in self._servicers(engine).items():
+        for service, servicer in self._servicers().items():
             register(port.server, pipeline.handlers(methods_of([service]), servicer))
         await health.serve_on(port.server)
         add_reflection(port.server, [*NAMES, HEALTH])
@@ -191,9 +204,9 @@ class Server:
         parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
         self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
         access.authenticate = next(guard for guard in guards if isinstance(guard, Authenticate))
-        parts.push_async_callback(self._drain, engine)
-        swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
-        await parts.enter_async_context(self._housekeeping())
+        parts.push_async_callback(self._drain)
+        swept = await self._engine.sweep(patience_seconds=SWEEP_SECONDS)
+        await parts.enter_async_context(self._housekeeping)
         await parts.enter_async_context(self._backups)
         await parts.enter_async_context(health)
         for warning in settings.warnings:
@@ -228,21 +241,14 @@ class Server:
         await parts.enter_async_context(metrics)
         return http, metrics
 
-    async def _drain(self, engine: TurnEngine) -> None:
-        logger.info("draining", running_turns=engine.running_turns)
-        await engine.drain(grace_seconds=self._grace_seconds)
+    async def _drain(self) -> None:
+        logger.info("draining", running_turns=self._engine.running_turns)
+        await self._engine.drain(grace_seconds=self._grace_seconds)
 
-    def _housekeeping(self) -> Housekeeping:
-        keeping = Housekeeping(
-            database=self._database,
-            clock=self._clock,
-            event_retention_hours=self._settings.event_retention_hours,
-            request_retention_days=self._settings.request_retention_days,
-        )
-        self._metrics.register(Gauges(keeping.gauges))
-        return keeping
+    def _count_running_turns(self) -> float:
+        return self._engine.running_turns
 
-    def _engine(self) -> TurnEngine:
+    def _make_engine(self) -> TurnEngine:
         titles = Titles(
             database=self._database,
             model=self._model,
@@ -253,7 +259,7 @@ class Server:
         )
         terms = _terms(self._settings, self._catalog, self._clock)
         memory = _in_flight(self._settings, self._allocator, share=TEXTS_SHARE)
-        engine = TurnEngine(
+        return TurnEngine(
             database=self._database,
             model=self._model,
             clock=self._clock,
@@ -263,9 +269,6 @@ class Server:
             metrics=self._turn_metrics,
             time_limit=self._settings.turn_timeout_seconds,
         )
-        running = ("Turns that are generating a reply", lambda: float(engine.running_turns))
-        self._metrics.register(Gauges({"metamorph_running_turns": running}))
-        return engine
 
     def _pipeline(self, guards: list[Guard], log: CallLog) -> Pipeline:
         return Pipeline(
@@ -277,10 +280,10 @@ class Server:
             explains=self._settings.emblem_dev_mode,
         )
 
-    def _servicers(self, engine: TurnEngine) -> dict[ServiceDescriptor, object]:
+    def _servicers(self) -> dict[ServiceDescriptor, object]:
         chat = ChatService(
             database=self._database,
-            engine=engine,
+            engine=self._engine,
             clock=self._clock,
             uploads=Uploads(limit=self._settings.max_attachment_bytes),
             catalog=self._catalog,
@@ -297,7 +300,7 @@ class Server:
         )
         admin = AdminService(
             database=self._database,
-            engine=engine,
+            engine=self._engine,
             revoked_tokens=self._revoked_tokens,
             backups=self._backups,
             clock=self._clock,

@@ -49,7 +49,9 @@ def _vault_patterns(value: str | None) -> str | None:
 def _host_and_port(value: str | None) -> str | None:
     if value is not None:
         host, _, port = value.rpartition(":")
-        if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*|\[[0-9A-Fa-f:.]+\]", host) or not re.fullmatch(r"\d{1,5}", port, re.ASCII):
+        if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*|\[[0-9A-Fa-f:.]+\]", host) or not re.fullmatch(
+            r"\d{1,5}", port, re.ASCII
+        ):
             raise ValueError("must be host:port, for example 127.0.0.1:9464 or [::]:9464")
         if int(port) > HIGHEST_PORT:
             raise ValueError(f"has a port above {HIGHEST_PORT}")
