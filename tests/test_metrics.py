@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorph.chat.v1.chat_service_pb2 import CancelTurnRequest, CountTokensRequest, GetSessionRequest
+from metamorph.chat.v1.chat_service_pb2 import (
+    CancelTurnRequest,
+    CountTokensRequest,
+    DeleteSessionRequest,
+    GetSessionRequest,
+)
 from metamorphd.metrics import Counter, Gauges, Histogram, Metrics
 from prometheus_client import generate_latest
 
@@ -80,6 +85,37 @@ async def test_tokens_and_cost_are_those_that_the_vaults_are_charged(api: FakeMe
         assert page.sum("metamorph_tokens_total", kind=kind) == sum(getattr(one, f"{kind}_tokens") for one in used)
     assert page.sum("metamorph_cost_usd_total") == pytest.approx(sum(one.cost_usd_nanos for one in used) / 1e9)
     assert set(page.by("metamorph_cost_usd_total", "model")) == {(MODEL,), (TITLE_MODEL,)}
+
+
+async def test_what_a_deleted_turn_has_used_is_counted_and_an_ended_one_only_once(
+    running: Serving, alice: Caller, api: FakeMessagesApi
+) -> None:
+    session = await alice.create_session()
+    api.default = Reply(("a", "b"), hold=asyncio.Event())
+    call = alice.start(session.session_id)
+    await call.next()
+    await call.next()
+    await alice.chat.DeleteSession(DeleteSessionRequest(session_id=session.session_id), metadata=alice.metadata)
+    await refused(call.rest())
+    async with asyncio.timeout(10):
+        while not (used := (await usage(alice)).total.usage).output_tokens:  # noqa: ASYNC110, it is in another place
+            await asyncio.sleep(0.02)
+    page = await scrape(running)
+    assert page.sum("metamorph_tokens_total", kind="output") == used.output_tokens
+    assert page.sum("metamorph_cost_usd_total") == pytest.approx(used.cost_usd_nanos / 1e9)
+    assert page.sum("metamorph_turns_total") == 0
+
+
+async def test_turns_that_a_stop_cuts_off_are_counted_where_they_end(api: FakeMessagesApi, tmp_path: Path) -> None:
+    api.default = Reply(("a", "b"), hold=asyncio.Event())
+    async with serving(tmp_path, **replies_from(api)) as running:
+        alice = running.caller()
+        session = await alice.create_session()
+        call = alice.start(session.session_id)
+        await call.next()
+        await running.server.stop(grace_seconds=0)
+        page = Scrape(generate_latest(running.server.registry).decode())
+    assert page.by("metamorph_turns_total", "status", "reason") == {("INTERRUPTED", "TURN_INTERRUPTED"): 1}
 
 
 async def test_refusals_are_counted_by_reason_and_begin_at_zero(running: Serving, alice: Caller) -> None:
