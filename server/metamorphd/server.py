@@ -23,7 +23,7 @@ from metamorphd.auth.emblem import EmblemApi
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.jwks import KeySet
 from metamorphd.auth.revoked_tokens import RevokedTokens
-from metamorphd.auth.tokens import TokenVerifier
+from metamorphd.auth.tokens import OwnTokens, TokenVerifier
 from metamorphd.backups.backups import Backups
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
@@ -189,8 +189,7 @@ class Server:
         verifier = await parts.enter_async_context(
             _verifier(settings, clock=self._clock, http=client, revoked_tokens=self._revoked_tokens)
         )
-        guards = _guards(settings, verifier=verifier, limits=limits)
-        pipeline = self._pipeline(guards, log)
+        pipeline = self._pipeline(limits, verifier, log)
         for service, servicer in self._servicers().items():
             register(port.server, pipeline.handlers(methods_of([service]), servicer))
         await health.serve_on(port.server)
@@ -203,7 +202,8 @@ class Server:
         parts.push_async_callback(port.stop)
         parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
         self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
-        access.authenticate = next(guard for guard in guards if isinstance(guard, Authenticate))
+        # A metrics token that is not ours, perhaps an older one, must not be shown to the Emblem API.
+        access.authenticate = Authenticate(verifier=OwnTokens(verifier), dev_mode=False, failures=_failures(settings))
         parts.push_async_callback(self._drain)
         swept = await self._engine.sweep(patience_seconds=SWEEP_SECONDS)
         await parts.enter_async_context(self._housekeeping)
@@ -270,9 +270,9 @@ class Server:
             time_limit=self._settings.turn_timeout_seconds,
         )
 
-    def _pipeline(self, guards: list[Guard], log: CallLog) -> Pipeline:
+    def _pipeline(self, limits: Limits, verifier: TokenVerifier, log: CallLog) -> Pipeline:
         return Pipeline(
-            guards=guards,
+            guards=_guards(self._settings, verifier=verifier, limits=limits),
             streams=Streams(revoked_tokens=self._revoked_tokens, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
             in_flight=_in_flight(self._settings, self._allocator),
             metrics=self._metrics,
@@ -398,12 +398,15 @@ def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revoked_tok
     )
 
 
+def _failures(settings: Settings) -> RateLimit:
+    return RateLimit(requests=settings.auth_failure_requests, window_seconds=settings.rate_limit_window_seconds)
+
+
 def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> list[Guard]:
     """Returns the guards in the documented order of checks; each guard's docstring gives the reason for its place."""
     requests, window = settings.rate_limit_requests, settings.rate_limit_window_seconds
-    failures = RateLimit(requests=settings.auth_failure_requests, window_seconds=window)
     return [
-        Authenticate(verifier=verifier, dev_mode=settings.emblem_dev_mode, failures=failures),
+        Authenticate(verifier=verifier, dev_mode=settings.emblem_dev_mode, failures=_failures(settings)),
         Authorize(),
         LimitRate(
             general=limits.limit("general", requests=requests, window_seconds=window),

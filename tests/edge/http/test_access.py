@@ -6,8 +6,10 @@ from typing import Any
 import httpx
 import pytest
 from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest
+from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.errors import StartupRefused
 
+from tests.support.fakes.web import FakeWeb, answering
 from tests.support.serving import Serving, serving
 from tests.support.tokens import SECRET, mint
 
@@ -45,6 +47,19 @@ async def test_an_operators_token_reads_metrics_in_production_without_another_se
     async with serving(tmp_path, **PRODUCTION) as running:
         url = f"{running.http}/metrics"
         assert [(await get(url, *tokens)).status_code for tokens in ([], [mint()], [operator()])] == [401, 403, 200]
+
+
+async def test_no_token_for_metrics_or_health_is_shown_to_the_emblem_api(tmp_path: Path) -> None:
+    yes = {"vaultId": "remote", "userId": "rita", "permissions": ["operator", "read"]}
+    async with FakeWeb(answering(yes)) as api:
+        async with serving(tmp_path, **PRODUCTION, metrics_token=TOKEN, emblem_api_url=api.url) as running:
+            older = "an-older-token-for-prometheus-that-is-opaque"
+            for path in ("/metrics", "/health?verbose"):
+                assert (await get(running.http + path, older)).status_code == 401
+            assert api.requests == []
+            caller = running.caller(older)
+            await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
+            assert (await get(f"{running.http}/metrics", older)).status_code == 403
 
 
 async def test_metrics_are_public_where_the_settings_say_so_and_outside_production(tmp_path: Path) -> None:
