@@ -7,8 +7,13 @@ import httpx
 import pytest
 from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorphd.edge.grpc.health import Health
+from metamorphd.edge.http.access import Access
+from metamorphd.edge.http.server import application, health_route, metrics_route
 from metamorphd.errors import StartupRefused
+from metamorphd.metrics import Metrics
 
+from tests.support.engines import Engine
 from tests.support.fakes.web import FakeWeb, answering
 from tests.support.serving import Serving, serving
 from tests.support.tokens import SECRET, mint
@@ -51,15 +56,34 @@ async def test_an_operators_token_reads_metrics_in_production_without_another_se
 
 async def test_no_token_for_metrics_or_health_is_shown_to_the_emblem_api(tmp_path: Path) -> None:
     yes = {"vaultId": "remote", "userId": "rita", "permissions": ["operator", "read"]}
-    async with FakeWeb(answering(yes)) as api:
-        async with serving(tmp_path, **PRODUCTION, metrics_token=TOKEN, emblem_api_url=api.url) as running:
-            older = "an-older-token-for-prometheus-that-is-opaque"
-            for path in ("/metrics", "/health?verbose"):
-                assert (await get(running.http + path, older)).status_code == 401
-            assert api.requests == []
-            caller = running.caller(older)
-            await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
-            assert (await get(f"{running.http}/metrics", older)).status_code == 403
+    older = "an-older-token-for-prometheus-that-is-opaque"
+    async with (
+        FakeWeb(answering(yes)) as api,
+        serving(tmp_path, **PRODUCTION, metrics_token=TOKEN, emblem_api_url=api.url) as running,
+    ):
+        for path in ("/metrics", "/health?verbose"):
+            assert (await get(running.http + path, older)).status_code == 401
+        assert api.requests == []
+        caller = running.caller(older)
+        await caller.vault.WhoAmI(WhoAmIRequest(), metadata=caller.metadata)
+        assert (await get(f"{running.http}/metrics", older)).status_code == 403
+
+
+async def test_while_the_server_starts_the_metrics_token_counts_and_operators_have_to_wait(engine: Engine) -> None:
+    access = Access(metrics_token=TOKEN, public=False, everybody=False)
+    health = Health(database=engine.database(Path()), services=[])
+    shim = application(health_route(health, access), metrics_route(Metrics().registry, access))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(shim), base_url="http://test") as http:
+        mine, theirs = ({"authorization": f"Bearer {token}"} for token in (TOKEN, operator()))
+        assert (await http.get("/metrics", headers=mine)).status_code == 200
+        waits = await http.get("/metrics", headers=theirs)
+        assert (waits.status_code, waits.json()["reason"], waits.headers["retry-after"]) == (
+            503,
+            "STORE_NOT_READY",
+            "1",
+        )
+        answer = await http.get("/health?verbose", headers=theirs)
+        assert (answer.status_code, answer.json()["check"], "checks" in answer.json()) == (503, "starting", False)
 
 
 async def test_metrics_are_public_where_the_settings_say_so_and_outside_production(tmp_path: Path) -> None:
