@@ -33,8 +33,8 @@ def main() -> Project:
         },
         volumeMounts={DATA: data},
         # Services of the project call metamorph.railway.internal:50051, which needs no configuration.
-        # No `domains`: the public HTTP edge speaks HTTP/1.1 to services, but gRPC needs HTTP/2, and /metrics needs no
-        # token. No `tcp`: that proxy forwards bytes unchanged, so it needs GRPC_TLS_CERT and GRPC_TLS_KEY first.
+        # No `domains`: the public HTTP edge speaks HTTP/1.1 to services, but gRPC needs HTTP/2.
+        # No `tcp`: that proxy forwards bytes unchanged, so it needs GRPC_TLS_CERT and GRPC_TLS_KEY first.
         env={
             # Fixed, so that Railway's health check and readers of /metrics use the same port.
             "PORT": "3001",

@@ -25,6 +25,7 @@ from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
+from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.clock import Clock
 from metamorphd.edge.grpc.hardened_server import hardened_server
 from metamorphd.edge.grpc.port import OPTIONS
@@ -56,13 +57,17 @@ async def _servicer(directory: Path) -> ChatService:
         lease=30_000_000,
     )
     memory = BytesInFlight(total=1 << 27, per_vault=1 << 27)
+    metrics = TurnMetrics()
     engine = TurnEngine(
         database=database,
         model=Offline(),
         clock=clock,
         terms=terms,
-        titles=Titles(database=database, model=Offline(), catalog=catalog, clock=clock, title_model=""),
+        titles=Titles(
+            database=database, model=Offline(), catalog=catalog, clock=clock, metrics=metrics, title_model=""
+        ),
         prompts=Prompts(database=database, terms=terms, memory=memory),
+        metrics=metrics,
         time_limit=60,
     )
     return ChatService(

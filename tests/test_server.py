@@ -23,7 +23,7 @@ from metamorphd.edge.http.server import HttpServer
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
 from metamorphd.errors import ServerFailed, StartupRefused
 from metamorphd.housekeeping import Housekeeping
-from metamorphd.llm.offline import Offline
+from metamorphd.llm.measured import MeasuredModel
 from metamorphd.observe import CallLog
 from metamorphd.server import Server
 from metamorphd.store.database import Database
@@ -40,7 +40,7 @@ PARTS = [
     TokenVerifier,
     GrpcPort,
     ENGINE.database_class,
-    Offline,
+    MeasuredModel,
     Housekeeping,
     Backups,
     Health,

@@ -37,6 +37,11 @@ class QuotaViolation:
     description: str
 
 
+def reason_name(reason: "ErrorReason.ValueType") -> str:
+    """Returns a reason as it is sent, for example `SESSION_NOT_FOUND`."""
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
+
+
 class DomainError(Exception):
     """An error that a caller sees. The message never contains a caller's content, a path, SQL or a key."""
 
@@ -61,7 +66,7 @@ class DomainError(Exception):
     @classmethod
     def reason_name(cls) -> str:
         """Returns the reason as it is sent, for example `SESSION_NOT_FOUND`."""
-        return ErrorReason.Name(cls.reason).removeprefix("ERROR_REASON_")
+        return reason_name(cls.reason)
 
     def to_status(self, *, call_id: str) -> Status:
         """Returns the google.rpc.Status (AIP-193), with ErrorInfo and RequestInfo.

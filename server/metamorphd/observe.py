@@ -1,26 +1,18 @@
-"""Observability: log lines and metrics."""
+"""Log lines."""
 
 import asyncio
 import logging
 import time
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from itertools import accumulate
 from typing import BinaryIO, Self, cast
 
 import orjson
 import structlog
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 from structlog.typing import EventDict, WrappedLogger
 
 from metamorphd.log_output import STANDARD_OUTPUT, LogOutput, protect_standard_streams
 
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 FLUSH_SECONDS = 0.02
 BAD_METADATA = "Invalid encoding on "
 LEVELS = {"exception": "error", "warn": "warning"}
@@ -107,53 +99,3 @@ class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         logger = structlog.get_logger(record.name)
         logger.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
-
-
-class CallMetrics:
-    """Counts and times the calls of one method.
-
-    Uses plain numbers, because prometheus-client's metrics take a lock each, at three times the cost of all guards.
-    """
-
-    __slots__ = ("codes", "durations", "seconds")
-
-    def __init__(self) -> None:
-        self.codes: dict[str, int] = {}
-        # Calls by bucket of their duration; the last bucket has no upper bound.
-        self.durations = [0] * (len(BUCKETS) + 1)
-        self.seconds = 0.0
-
-    def ended(self, code: str, seconds: float) -> None:
-        """Counts one call."""
-        self.codes[code] = self.codes.get(code, 0) + 1
-        self.durations[bisect_left(BUCKETS, seconds)] += 1
-        self.seconds += seconds
-
-
-class Metrics(Collector):
-    """Metrics of calls, and the registry of all others. Labels are method and code, never a vault, user or other id."""
-
-    def __init__(self) -> None:
-        self._methods: dict[str, CallMetrics] = {}
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
-
-    def of_method(self, method: str) -> CallMetrics:
-        """Returns the metrics of a method, given its path."""
-        return self._methods.setdefault(method, CallMetrics())
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields the current metrics of calls."""
-        duration = HistogramMetricFamily("metamorph_call_duration_seconds", "Duration of calls", labels=["method"])
-        calls = CounterMetricFamily("metamorph_calls", "Calls by status code", labels=["method", "code"])
-        for method, metrics in self._methods.items():
-            if metrics.codes:
-                bounds = [*map(floatToGoString, BUCKETS), "+Inf"]
-                counts = accumulate(metrics.durations)
-                duration.add_metric([method], list(zip(bounds, counts, strict=True)), metrics.seconds)
-            for code, count in metrics.codes.items():
-                calls.add_metric([method, code], count)
-        yield from (duration, calls)
-        dropped = CounterMetricFamily("metamorph_log_lines_dropped", "Log lines that could not be written")
-        dropped.add_metric([], STANDARD_OUTPUT.dropped)
-        yield dropped

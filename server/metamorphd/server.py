@@ -5,6 +5,7 @@ import contextlib
 import gc
 import importlib
 import os
+import platform
 import signal
 import sys
 import threading
@@ -17,19 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
-from prometheus_client import Gauge
+from prometheus_client import CollectorRegistry
 
 from metamorphd.allocator import Allocator
 from metamorphd.auth.emblem import EmblemApi
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.jwks import KeySet
 from metamorphd.auth.revoked_tokens import RevokedTokens
-from metamorphd.auth.tokens import TokenVerifier
+from metamorphd.auth.tokens import OwnTokens, TokenVerifier
 from metamorphd.backups.backups import Backups
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
+from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.checks.configuration import bad, check_settings
 from metamorphd.checks.running import RunningServer
 from metamorphd.clock import Clock
@@ -41,7 +43,9 @@ from metamorphd.edge.grpc.port import GrpcPort
 from metamorphd.edge.grpc.reflection import add_reflection
 from metamorphd.edge.grpc.tls import Tls
 from metamorphd.edge.guards import Authenticate, Authorize, Guard, LimitRate, Limits, LimitSize, Validate
-from metamorphd.edge.http.server import HttpServer, application
+from metamorphd.edge.http.access import Access
+from metamorphd.edge.http.protocol import Connections
+from metamorphd.edge.http.server import HttpServer, application, health_route, metrics_route
 from metamorphd.edge.methods import PERMISSIONS, SERVICES, methods_of
 from metamorphd.edge.pipeline import Pipeline
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
@@ -51,10 +55,12 @@ from metamorphd.housekeeping import Housekeeping
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
+from metamorphd.llm.measured import MeasuredModel
 from metamorphd.llm.offline import Offline
+from metamorphd.metrics import Gauges, Info, Metrics
 from metamorphd.models.caller import server_scope
 from metamorphd.models.finding import Finding
-from metamorphd.observe import CallLog, Metrics
+from metamorphd.observe import CallLog
 from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
@@ -107,8 +113,9 @@ class Server:
             floor_bytes=settings.storage_floor_bytes,
         )
         self._catalog = _catalog(settings, self._clock)
-        self._model = _model(settings)
+        self._model = MeasuredModel(_model(settings))
         self._metrics = Metrics()
+        self._turn_metrics = TurnMetrics()
         self._revoked_tokens = RevokedTokens()
         self._backups = Backups(
             database=self._database,
@@ -130,10 +137,37 @@ class Server:
             memory_needed=int(settings.max_bytes_in_flight * (1 + TEXTS_SHARE)),
             contained=settings.contained,
         )
+        self._engine = self._make_engine()
+        self._housekeeping = Housekeeping(
+            database=self._database,
+            clock=self._clock,
+            event_retention_hours=settings.event_retention_hours,
+            request_retention_days=settings.request_retention_days,
+        )
+        self._metrics.register(
+            *self._model.collectors,
+            *self._turn_metrics.collectors,
+            *self._database.collectors,
+            Gauges({**self._database.gauges, **self._backups.gauges, **self._housekeeping.gauges}),
+            Gauges({"metamorph_running_turns": ("Turns that are generating a reply", self._count_running_turns)}),
+            Info(
+                "metamorph_build_info",
+                "Version of the server, and where replies come from",
+                version=version("metamorphd"),
+                python=platform.python_version(),
+                model_source=self._model.source,
+            ),
+        )
         self._parts = AsyncExitStack()
         self._grace_seconds = settings.shutdown_grace_seconds
         self.http_port = 0
+        self.metrics_port = 0
         self.grpc_port = 0
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Returns the metrics. Before the start, all are there, and most have no value."""
+        return self._metrics.registry
 
     async def start(self) -> None:
         """Listens, so that health checks are answered, then opens the store and serves. Raises StartupRefused.
@@ -174,41 +208,35 @@ class Server:
         settings = self._settings
         connections = connection_limits()
         health = Health(database=self._database, services=NAMES, backups=self._backups.degraded)
-        http = HttpServer(
-            application(
-                failing=health.failing, degraded=health.degraded, registry=self._metrics.registry, clock=self._clock
-            ),
-            address=settings.listen_address,
-            port=settings.port,
-            limits=connections,
-        )
-        await parts.enter_async_context(http)
+        access = _access(settings)
+        http, metrics = await self._open_http(parts, health, access, connections=Connections(connections))
         log = await parts.enter_async_context(CallLog(level=settings.log_level))
         limits = await parts.enter_async_context(_limits(settings))
         client = await parts.enter_async_context(HttpClient())
         port = GrpcPort(
             address=settings.listen_address, port=settings.grpc_port, tls=_tls(settings), limits=connections
         )
-        engine = self._engine()
         verifier = await parts.enter_async_context(
             _verifier(settings, clock=self._clock, http=client, revoked_tokens=self._revoked_tokens)
         )
         pipeline = self._pipeline(limits, verifier, log)
-        for service, servicer in self._servicers(engine).items():
+        for service, servicer in self._servicers().items():
             register(port.server, pipeline.handlers(methods_of([service]), servicer))
         await health.serve_on(port.server)
         add_reflection(port.server, [*NAMES, HEALTH])
         await parts.enter_async_context(port)
-        self.http_port, self.grpc_port = http.port, port.port
+        self.http_port, self.metrics_port, self.grpc_port = http.port, metrics.port, port.port
         await parts.enter_async_context(self._model)
         await parts.enter_async_context(self._database)
         # Calls in progress use the store, so they end before it closes.
         parts.push_async_callback(port.stop)
         parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
         self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
-        parts.push_async_callback(self._drain, engine)
-        swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
-        await parts.enter_async_context(self._housekeeping())
+        # A metrics token that is not ours, perhaps an older one, must not be shown to the Emblem API.
+        access.authenticate = Authenticate(verifier=OwnTokens(verifier), dev_mode=False, failures=_failures(settings))
+        parts.push_async_callback(self._drain)
+        swept = await self._engine.sweep(patience_seconds=SWEEP_SECONDS)
+        await parts.enter_async_context(self._housekeeping)
         await parts.enter_async_context(self._backups)
         await parts.enter_async_context(health)
         for finding in bad(await self._checks.at_start()):
@@ -217,52 +245,60 @@ class Server:
             "serving",
             grpc_port=self.grpc_port,
             http_port=self.http_port,
+            metrics_port=self.metrics_port,
             version=version("metamorphd"),
             model_source=self._model.source,
             interrupted_turns=swept,
         )
 
-    async def _drain(self, engine: TurnEngine) -> None:
-        logger.info("draining", running_turns=engine.running_turns)
-        await engine.drain(grace_seconds=self._grace_seconds)
-
-    def _housekeeping(self) -> Housekeeping:
-        keeping = Housekeeping(
-            database=self._database,
-            clock=self._clock,
-            event_retention_hours=self._settings.event_retention_hours,
-            request_retention_days=self._settings.request_retention_days,
+    async def _open_http(
+        self, parts: AsyncExitStack, health: Health, access: Access, *, connections: Connections
+    ) -> tuple[HttpServer, HttpServer]:
+        """Listens for HTTP. Returns the server of `/health` and that of `/metrics`, which may be the same."""
+        settings = self._settings
+        routes = [health_route(health, access, self._clock), metrics_route(self._metrics.registry, access)]
+        own = [] if settings.metrics_listener is None else [routes.pop()]
+        http = HttpServer(
+            application(*routes), address=settings.listen_address, port=settings.port, connections=connections
         )
-        for name, (about, read) in keeping.gauges.items():
-            Gauge(name, about, registry=self._metrics.registry).set_function(read)
-        return keeping
+        await parts.enter_async_context(http)
+        if settings.metrics_listener is None:
+            return http, http
+        address, port = settings.metrics_listener
+        metrics = HttpServer(
+            application(*own), address=address, port=port, connections=connections, setting="METRICS_ADDRESS"
+        )
+        await parts.enter_async_context(metrics)
+        return http, metrics
 
-    def _engine(self) -> TurnEngine:
+    async def _drain(self) -> None:
+        logger.info("draining", running_turns=self._engine.running_turns)
+        await self._engine.drain(grace_seconds=self._grace_seconds)
+
+    def _count_running_turns(self) -> float:
+        return self._engine.running_turns
+
+    def _make_engine(self) -> TurnEngine:
         titles = Titles(
             database=self._database,
             model=self._model,
             catalog=self._catalog,
             clock=self._clock,
+            metrics=self._turn_metrics,
             title_model=self._settings.session_title_model,
         )
         terms = _terms(self._settings, self._catalog, self._clock)
         memory = _in_flight(self._settings, self._allocator, share=TEXTS_SHARE)
-        engine = TurnEngine(
+        return TurnEngine(
             database=self._database,
             model=self._model,
             clock=self._clock,
             terms=terms,
             titles=titles,
             prompts=Prompts(database=self._database, terms=terms, memory=memory),
+            metrics=self._turn_metrics,
             time_limit=self._settings.turn_timeout_seconds,
         )
-        running = Gauge("metamorph_running_turns", "Turns that are generating a reply", registry=self._metrics.registry)
-        running.set_function(lambda: engine.running_turns)
-        free = Gauge("metamorph_disk_free_bytes", "Free space on the volume", registry=self._metrics.registry)
-        free.set_function(lambda: self._database.free_bytes)
-        for name, (about, read) in {**self._database.gauges, **self._backups.gauges}.items():
-            Gauge(name, about, registry=self._metrics.registry).set_function(read)
-        return engine
 
     def _pipeline(self, limits: Limits, verifier: TokenVerifier, log: CallLog) -> Pipeline:
         return Pipeline(
@@ -274,10 +310,10 @@ class Server:
             explains=self._settings.emblem_dev_mode,
         )
 
-    def _servicers(self, engine: TurnEngine) -> dict[ServiceDescriptor, object]:
+    def _servicers(self) -> dict[ServiceDescriptor, object]:
         chat = ChatService(
             database=self._database,
-            engine=engine,
+            engine=self._engine,
             clock=self._clock,
             uploads=Uploads(limit=self._settings.max_attachment_bytes),
             catalog=self._catalog,
@@ -295,7 +331,7 @@ class Server:
         )
         admin = AdminService(
             database=self._database,
-            engine=engine,
+            engine=self._engine,
             revoked_tokens=self._revoked_tokens,
             backups=self._backups,
             clock=self._clock,
@@ -376,6 +412,15 @@ def _tls(settings: Settings) -> Tls | None:
     return Tls(settings.grpc_tls_cert, settings.grpc_tls_key.get_secret_value(), settings.grpc_tls_client_ca)
 
 
+def _access(settings: Settings) -> Access:
+    token = settings.metrics_token
+    return Access(
+        metrics_token=None if token is None else token.get_secret_value(),
+        public=not settings.metrics_need_token,
+        everybody=settings.emblem_dev_mode,
+    )
+
+
 def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revoked_tokens: RevokedTokens) -> TokenVerifier:
     emblem = None
     if settings.emblem_api_url:
@@ -401,12 +446,15 @@ def _verifier(settings: Settings, *, clock: Clock, http: HttpClient, revoked_tok
     )
 
 
+def _failures(settings: Settings) -> RateLimit:
+    return RateLimit(requests=settings.auth_failure_requests, window_seconds=settings.rate_limit_window_seconds)
+
+
 def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> list[Guard]:
     """Returns the guards in the documented order of checks; each guard's docstring gives the reason for its place."""
     requests, window = settings.rate_limit_requests, settings.rate_limit_window_seconds
-    failures = RateLimit(requests=settings.auth_failure_requests, window_seconds=window)
     return [
-        Authenticate(verifier=verifier, dev_mode=settings.emblem_dev_mode, failures=failures),
+        Authenticate(verifier=verifier, dev_mode=settings.emblem_dev_mode, failures=_failures(settings)),
         Authorize(),
         LimitRate(
             general=limits.limit("general", requests=requests, window_seconds=window),

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from metamorphd.errors import StartupRefused
 
 SHORTEST_SECRET = 32
+HIGHEST_PORT = 65_535
 PRODUCTION = "production"
 UNREADABLE_FILE = "the .env file cannot be read; make it a readable UTF-8 file, or remove it"
 MISSING_SIGNING_KEY = "EMBLEM_JWT_SECRET is not set; make one with `openssl rand -hex 32` and set it"
@@ -45,6 +46,24 @@ def _rate_limit_storage(value: object) -> object:
 def _vault_patterns(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"[A-Za-z0-9._:*-]+( *, *[A-Za-z0-9._:*-]+)*", value):
         raise ValueError("must be vault IDs separated by commas, in which * stands for any characters")
+    return value
+
+
+def _host_and_port(value: str | None) -> str | None:
+    if value is not None:
+        host, _, port = value.rpartition(":")
+        if not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*|\[[0-9A-Fa-f:.]+\]", host) or not re.fullmatch(
+            r"\d{1,5}", port, re.ASCII
+        ):
+            raise ValueError("must be host:port, for example 127.0.0.1:9464 or [::]:9464")
+        if int(port) > HIGHEST_PORT:
+            raise ValueError(f"has a port above {HIGHEST_PORT}")
+    return value
+
+
+def _header_token(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", value.get_secret_value()):
+        raise ValueError("may have letters, digits and ._~+/=- only, as every Bearer token (RFC 6750)")
     return value
 
 
@@ -130,6 +149,19 @@ class Settings(BaseSettings):
     )
     port: Port = Field(default=3001, description="HTTP port, for /health and /metrics.")
     grpc_port: Port = Field(default=50051, description="gRPC port.")
+    metrics_address: Annotated[str | None, AfterValidator(_host_and_port)] = Field(
+        default=None, description="host:port for /metrics alone, for example [::]:9464. Default: LISTEN_ADDRESS, PORT."
+    )
+    metrics_token: Annotated[SecretStr | None, AfterValidator(_header_token)] = Field(
+        default=None,
+        description=(
+            "Bearer token for /metrics, at least 32 characters. An operator's token is accepted too. In production one "
+            "of them is required."
+        ),
+    )
+    metrics_public: Annotated[bool, BeforeValidator(_exact_boolean)] = Field(
+        default=False, description="`true` serves /metrics without a token in production too."
+    )
     grpc_tls_cert: str | None = Field(
         default=None,
         description="TLS certificate chain of the gRPC port: PEM text or a file. A file that changes is read again.",
@@ -316,6 +348,19 @@ class Settings(BaseSettings):
         return any(name.startswith("RAILWAY_") or name == "KUBERNETES_SERVICE_HOST" for name in os.environ)
 
     @property
+    def metrics_need_token(self) -> bool:
+        """Returns whether `/metrics` is refused without a token."""
+        return self.metrics_token is not None or (self.production and not self.metrics_public)
+
+    @property
+    def metrics_listener(self) -> tuple[str, int] | None:
+        """Returns the address and the port of `/metrics` alone, or None if it has none."""
+        if self.metrics_address is None:
+            return None
+        host, _, port = self.metrics_address.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
     def has_other_identities(self) -> bool:
         """Returns whether a source of identities besides our own secret was configured explicitly."""
         given = self.model_fields_set & {"emblem_jwks_url", "emblem_api_url"}
@@ -432,6 +477,7 @@ def _unsafe(settings: Settings) -> Iterator[str]:
     yield from _short_secret(settings)
     if settings.production and settings.anthropic_api_key is None:
         yield "ANTHROPIC_API_KEY is required in production; set it to a Claude API key"
+    yield from _unsafe_metrics(settings)
     if settings.emblem_dev_mode:
         yield from _public_dev_mode(settings)
     elif settings.emblem_jwt_secret is None and (settings.production or not settings.has_other_identities):
@@ -448,6 +494,14 @@ def _short_secret(settings: Settings) -> Iterator[str]:
             f"EMBLEM_JWT_SECRET{'' if short else '_PREVIOUS'} has fewer than {SHORTEST_SECRET} characters; "
             "make one with `openssl rand -hex 32`"
         )
+
+
+def _unsafe_metrics(settings: Settings) -> Iterator[str]:
+    token = settings.metrics_token
+    if token is not None and settings.metrics_public:
+        yield "METRICS_TOKEN has no effect with METRICS_PUBLIC=true; set one of them"
+    if token is not None and len(token.get_secret_value()) < SHORTEST_SECRET:
+        yield f"METRICS_TOKEN has fewer than {SHORTEST_SECRET} characters; make one with `openssl rand -hex 32`"
 
 
 def _has_host(url: str) -> bool:

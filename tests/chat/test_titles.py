@@ -20,7 +20,7 @@ from tests.support.fakes.messages_api import FakeMessagesApi, Received
 from tests.support.fakes.replies import Behaviour, Refusal, Reply, thinking
 from tests.support.serving import asking
 from tests.support.tools import CALL, WEATHER, result
-from tests.support.turns import get_session
+from tests.support.turns import get_session, titled
 
 TITLE_MODEL = "claude-haiku-5-5"
 TITLE = Reply((" “ Two birds ”\n",), usage={"input_tokens": 100})
@@ -29,16 +29,6 @@ TITLE = Reply((" “ Two birds ”\n",), usage={"input_tokens": 100})
 @pytest.fixture
 def overrides() -> dict[str, Any]:
     return {"session_title_model": TITLE_MODEL}
-
-
-async def titled(caller: Caller, session_id: str) -> str:
-    """Waits for a title and returns it."""
-    for _ in range(500):
-        session = await get_session(caller, session_id)
-        if session.title:
-            return session.title
-        await asyncio.sleep(0.02)
-    raise AssertionError("no title came")
 
 
 async def test_a_session_without_a_title_gets_one_at_the_cost_of_its_vault(alice: Caller, api: FakeMessagesApi) -> None:

@@ -55,6 +55,8 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) 
         PRODUCTION | PROXIED | CERTIFICATE,
         PRODUCTION | PROXIED | {"GRPC_PORT": "50052"},
         {"EMBLEM_JWT_SECRET": SECRET} | PROXIED,
+        {"EMBLEM_JWT_SECRET": SECRET, "METRICS_ADDRESS": "[::]:9464", "METRICS_TOKEN": SECRET},
+        {"EMBLEM_JWT_SECRET": SECRET, "METRICS_ADDRESS": "metrics.internal:0", "METRICS_PUBLIC": "true"},
         {"EMBLEM_JWT_SECRET": SECRET} | CERTIFICATE | {"GRPC_TLS_CLIENT_CA": "/tls/ca.pem"},
     ],
 )
@@ -111,6 +113,14 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
         ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_CERT": "cert.pem"}, "GRPC_TLS_KEY"),
         ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_KEY": "canary"}, "GRPC_TLS_CERT"),
         ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_CLIENT_CA": "ca.pem"}, "GRPC_TLS_CLIENT_CA"),
+        *(
+            ({"EMBLEM_JWT_SECRET": SECRET, "METRICS_ADDRESS": value}, "METRICS_ADDRESS")
+            for value in ("canary", ":9464", "a:b", "::1:9464", "a..b:9464", "localhost:65536", "localhost:9464/canary")
+        ),
+        ({"EMBLEM_JWT_SECRET": SECRET, "METRICS_TOKEN": "canary"}, "METRICS_TOKEN"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "METRICS_TOKEN": "canary ü" * 5}, "METRICS_TOKEN"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "METRICS_TOKEN": SECRET, "METRICS_PUBLIC": "true"}, "METRICS_PUBLIC"),
+        ({"EMBLEM_JWT_SECRET": SECRET, "METRICS_PUBLIC": "yes"}, "METRICS_PUBLIC"),
         (PRODUCTION | PROXIED, "RAILWAY_TCP_APPLICATION_PORT"),
     ],
 )

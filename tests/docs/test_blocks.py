@@ -20,7 +20,12 @@ RUNNABLE = [page for page in PAGES if any(block.is_run for block in blocks(page)
 NOT_RUN = [block for block in BLOCKS if block.reason is not None]
 FILES = [block for block in BLOCKS if block.file is not None]
 SCRIPTS = [path for path in (ROOT / "scripts").iterdir() if path.is_file()] + [ROOT / ".ci" / "run"]
-HINTS = {"grpcurl": "`make tools`", "node": "Node 20, then `make tools`", "go": "Go"}
+HINTS = {
+    "promtool": "apt-get install prometheus",
+    "grpcurl": "`make tools`",
+    "node": "Node 20, then `make tools`",
+    "go": "Go",
+}
 # This test runs in an installed environment, so `make` must not install it again.
 MAKE = ["make", "-o", ".venv/.installed"]
 # Excerpts of the output that a page's blocks must print.
@@ -36,6 +41,7 @@ PRINTED = {
     "docs/backup-and-restore.md": ["ready", "is restored from"],
     "docs/conversations.md": ['"turn_finished"', '"prices"', '"tokens_per_day"'],
     "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
+    "docs/monitoring.md": ["metamorph_turns_total{", "metamorph_build_info{", "SUCCESS", '"checks":{"serving":"ok"'],
     "docs/operating.md": ['{"status":"ok"', '"status": "SERVING"', "metamorph_calls_total{", "0 failed"],
 }
 

@@ -1,5 +1,6 @@
 """Calls that read and control turns."""
 
+import asyncio
 from typing import Any
 
 from metamorph.chat.v1 import chat_service_pb2 as pb
@@ -40,3 +41,13 @@ async def get_session(caller: Caller, session_id: str) -> Session:
 
 def deltas(events: list[turn_pb2.TurnEvent]) -> str:
     return "".join(event.text_delta.text for event in events)
+
+
+async def titled(caller: Caller, session_id: str) -> str:
+    """Waits for a session's generated title and returns it."""
+    for _ in range(500):
+        session = await get_session(caller, session_id)
+        if session.title:
+            return session.title
+        await asyncio.sleep(0.02)
+    raise AssertionError("no title came")

@@ -16,6 +16,7 @@ from metamorphd.chat.meter import Tariff
 from metamorphd.chat.pace import Pace
 from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
+from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, SessionNotFound, StoreNotReady, TurnNotFound
 from metamorphd.llm.interface import Model, ReplyUsage
@@ -82,6 +83,7 @@ class TurnEngine:
         terms: Terms,
         titles: Titles,
         prompts: Prompts,
+        metrics: TurnMetrics,
         time_limit: float,
     ) -> None:
         self._database = database
@@ -92,7 +94,7 @@ class TurnEngine:
         self._prompts = prompts
         self._time_limit = time_limit
         self._tariff = Tariff(catalog=terms.catalog, charges=model.charges)
-        self._log = EventLog(database=database, clock=clock)
+        self._log = EventLog(database=database, clock=clock, metrics=metrics)
         self._pace = Pace(running_turns=lambda: len(self._live))
         self._live: dict[tuple[str, str], LiveTurn] = {}
         self._follower = Follower(database=database, live=self._live)

@@ -8,11 +8,12 @@ import structlog
 
 from metamorphd.chat.generation import Outcome, interrupted
 from metamorphd.chat.live_turn import LiveTurn
+from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.clock import Clock
 from metamorphd.errors import DomainError, TurnNotFound
 from metamorphd.models.caller import Scope
 from metamorphd.models.content import ThinkingBlock
-from metamorphd.models.turn import MiddleEvent, Turn, TurnFinished
+from metamorphd.models.turn import MiddleEvent, Turn, TurnEvent, TurnFinished
 from metamorphd.models.usage import Usage
 from metamorphd.store.database import Database, Operation, P
 from metamorphd.store.turns.events import append_events
@@ -30,9 +31,10 @@ logger = structlog.get_logger(__name__)
 class EventLog:
     """Commits the events of turns, then publishes them."""
 
-    def __init__(self, *, database: Database, clock: Clock) -> None:
+    def __init__(self, *, database: Database, clock: Clock, metrics: TurnMetrics) -> None:
         self._database = database
         self._clock = clock
+        self._metrics = metrics
 
     async def record(self, scope: Scope, live: LiveTurn) -> TurnFinished | None:
         """Commits a turn's events as they are generated, and publishes them, until the turn has ended.
@@ -48,7 +50,7 @@ class EventLog:
                 if generation.outcome is not None:
                     break
                 await self._durably(append_events, scope, events=events)
-                live.publish(events)
+                self._publish(live, events)
                 generation.shown()
             finished = await self.finish(
                 scope,
@@ -59,17 +61,25 @@ class EventLog:
                 usage=generation.usage,
                 model_calls=generation.model_calls,
             )
-            live.publish([*events, finished])
+            self._publish(live, [*events, finished])
             return finished
         except TurnNotFound:
             logger.info("turn was ended or deleted elsewhere", vaultId=scope.vault_id, turn_id=live.turn.turn_id)
             # First, so that no usage arises after it was recorded.
             generation.stop(interrupted())
             now = self._clock.now()
-            await self._durably(count_deleted_usage, scope, turn=live.turn, usage=generation.usage, now=now)
+            usage = generation.usage
+            if await self._durably(count_deleted_usage, scope, turn=live.turn, usage=usage, now=now):
+                self._metrics.used(live.turn.model, usage)
             return None
         finally:
             generation.stop(interrupted())
+
+    def _publish(self, live: LiveTurn, events: Sequence[TurnEvent]) -> None:
+        # The first event says that the turn has started.
+        if live.last_sequence == 1 and not isinstance(events[0], TurnFinished):
+            self._metrics.began(live.turn.model, create_time=live.turn.create_time, now=self._clock.now())
+        live.publish(events)
 
     async def finish(
         self,
@@ -99,6 +109,8 @@ class EventLog:
             reply_message_id=self._clock.new_id("msg"),
             now=now,
         )
+        self._metrics.ended(finished, create_time=turn.create_time, now=now)
+        self._metrics.used(turn.model, finished.usage)
         logger.info(
             "turn finished",
             vaultId=scope.vault_id,

@@ -8,6 +8,7 @@ import structlog
 from metamorphd.catalog import Catalog
 from metamorphd.chat.meter import Meter, Tariff
 from metamorphd.chat.reply_size import ReplySize
+from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.clock import Clock
 from metamorphd.errors import DomainError
 from metamorphd.llm.interface import Model, Prompt, PromptMessage, ReplyStop, ReplyText, ReplyUsage
@@ -42,12 +43,22 @@ logger = structlog.get_logger(__name__)
 class Titles:
     """Generates titles with `title_model`, or none if that is empty."""
 
-    def __init__(self, *, database: Database, model: Model, catalog: Catalog, clock: Clock, title_model: str) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        model: Model,
+        catalog: Catalog,
+        clock: Clock,
+        metrics: TurnMetrics,
+        title_model: str,
+    ) -> None:
         self._database = database
         self._model = model
         self._catalog = catalog
         self._tariff = Tariff(catalog=catalog, charges=model.charges)
         self._clock = clock
+        self._metrics = metrics
         self._title_model = title_model
         # The sessions that are being named, with their vaults.
         self._naming: set[tuple[str, str]] = set()
@@ -103,15 +114,17 @@ class Titles:
             # A title that was cut off is not used, and neither is a refusal.
             title = _title(text) if stop_reason in COMPLETE else ""
             # The provider charges for failed calls too.
+            usage = meter.usage
             await self._database.write(
                 set_title,
                 scope,
                 session_id=reply.session_id,
                 title=title,
                 model=self._title_model,
-                usage=meter.usage,
+                usage=usage,
                 now=self._clock.now(),
             )
+            self._metrics.used(self._title_model, usage)
         return "" if title else NO_TEXT if stop_reason in COMPLETE else str(stop_reason)
 
     async def _read(self, prompt: Prompt, meter: Meter) -> tuple[str, StopReason]:

@@ -74,6 +74,18 @@ class Verifier(Protocol):
     def verify(self, text: str) -> Caller | Pending: ...
 
 
+class Presented(Protocol):
+    """What Authenticate needs of a call, or of a request of another protocol. `caller` and `why` are as for `Call`."""
+
+    authorization: list[str | bytes]
+    vault_header: list[str | bytes]
+    caller: Caller | None
+    why: str
+
+    @property
+    def network(self) -> str: ...
+
+
 class Authenticate:
     """Sets the caller. The first guard: refusing a call here costs almost nothing, and all others need the caller.
 
@@ -91,7 +103,7 @@ class Authenticate:
         self._dev_mode = dev_mode
         self._failures = failures
 
-    def __call__(self, call: Call) -> Awaitable[None] | None:
+    def __call__(self, call: Presented) -> Awaitable[None] | None:
         authorization, vault_header = call.authorization, call.vault_header
         if vault_header and (authorization or not self._dev_mode):
             raise VaultHeaderNotAllowed
@@ -107,7 +119,7 @@ class Authenticate:
         call.caller = verified
         return None
 
-    async def _wait(self, call: Call, pending: Pending) -> None:
+    async def _wait(self, call: Presented, pending: Pending) -> None:
         network = call.network
         if pending.stranger and (wait := self._failures.wait(network)) > 0:
             raise RateLimited(retry_delay=wait)
@@ -116,7 +128,7 @@ class Authenticate:
         except (TokenRefused, TokenMissing) as refusal:
             raise self._refusal(call, refusal) from None
 
-    def _refusal(self, call: Call, refusal: DomainError) -> DomainError:
+    def _refusal(self, call: Presented, refusal: DomainError) -> DomainError:
         if isinstance(refusal, TokenRefused):
             # Here too, because the caller may be refused for another reason.
             call.why = refusal.why

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from metamorph.api.v1.error_reason_pb2 import ErrorReason
 
 from metamorphd.auth.remedies import REMEDIES
 from metamorphd.edge.arrivals import Arrivals
@@ -15,9 +16,10 @@ from metamorphd.edge.call import CALL_ID_KEY, Call, Exchange
 from metamorphd.edge.guards import Guard, ordered
 from metamorphd.edge.methods import Method
 from metamorphd.edge.streams import Stream, Streams
-from metamorphd.errors import DomainError, Internal, TokenRefused
+from metamorphd.errors import DomainError, Internal, TokenRefused, reason_name
 from metamorphd.in_flight import BytesInFlight
-from metamorphd.observe import CallLog, Metrics
+from metamorphd.metrics import Metrics
+from metamorphd.observe import CallLog
 
 # A servicer's method. Takes a request, or an iterator of requests, and a scope, and if requests of the method may have
 # attachments, those; returns a coroutine of a response, or an async generator of responses.
@@ -60,6 +62,9 @@ class Pipeline:
         self._streams = streams
         self._in_flight = in_flight
         self._metrics = metrics
+        for reason in ErrorReason.values():
+            if reason != ErrorReason.ERROR_REASON_UNSPECIFIED:
+                metrics.refusals.add(reason_name(reason), amount=0)
         self._log = log
         self._explains = explains
         self._arrivals = Arrivals(streams=streams, in_flight=in_flight)
@@ -188,6 +193,7 @@ class Pipeline:
             call.why = error.why
             if self._explains:
                 error.explain()
+        self._metrics.refusals.add(call.reason)
         await call.exchange.abort(error.to_status(call_id=call.call_id))
 
     def _end_of(self, method: Method) -> Callable[[Call], None]:

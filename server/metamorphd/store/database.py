@@ -6,9 +6,11 @@ so time and ids are arguments and nothing but the transaction is changed. The da
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+
+from prometheus_client.registry import Collector
 
 from metamorphd.models.backup import Inspection
 from metamorphd.models.caller import Scope
@@ -86,6 +88,10 @@ class Database(Protocol):
     def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
         """Figures for metrics: by name, what each is and how it is read. Names begin with `metamorph_`."""
 
+    @property
+    def collectors(self) -> Iterable[Collector]:
+        """Metrics that are more than a figure. Names begin with `metamorph_`."""
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *_: object) -> None: ...
@@ -95,6 +101,12 @@ class Database(Protocol):
 
         `store` if the store cannot be read, `damaged` if `check` has found faults, `write` if it cannot be written.
         Answers within a few seconds, and logs the error.
+        """
+
+    async def checks(self) -> Mapping[str, bool]:
+        """Returns whether each check passes: those of `failing`, and `disk` if there is space to store more.
+
+        Answers like `failing`.
         """
 
     def locked_by(self) -> str | None:
@@ -123,10 +135,6 @@ class Database(Protocol):
 
     def require_space(self) -> None:
         """Raises StorageFull if the volume has so little space left that operations marked `grows` are refused."""
-
-    @property
-    def free_bytes(self) -> int:
-        """The free space on the volume; 0 while the store is not open."""
 
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs

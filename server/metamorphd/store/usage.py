@@ -113,10 +113,15 @@ async def count_usage(tx: Transaction, *, session_id: str, model: str, usage: Us
     await tx.run(COUNT_DAILY_USAGE, day=day, model=model, turns=turns, **asdict(usage))
 
 
-async def count_deleted_usage(tx: Transaction, *, turn: Turn, usage: Usage, now: int) -> None:
-    """Adds what a turn has cost that was deleted while it ran. One that is still there was counted when it ended."""
-    if await tx.one(HAS_TURN, turn_id=turn.turn_id) is None:
-        await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=usage, now=now)
+async def count_deleted_usage(tx: Transaction, *, turn: Turn, usage: Usage, now: int) -> bool:
+    """Adds what a turn has cost that was deleted while it ran, and returns whether it was.
+
+    One that is still there was counted when it ended.
+    """
+    if await tx.one(HAS_TURN, turn_id=turn.turn_id) is not None:
+        return False
+    await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=usage, now=now)
+    return True
 
 
 async def list_usage(

@@ -11,10 +11,11 @@ import httpx
 import psutil
 import pytest
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorphd.clock import Clock
 from metamorphd.edge.connections import ConnectionLimits, connection_limits
 from metamorphd.edge.http import protocol
-from metamorphd.edge.http.server import HttpServer, application
-from metamorphd.observe import Metrics
+from metamorphd.edge.http.access import Access
+from metamorphd.edge.http.server import HttpServer, application, health_route
 
 from tests.support.caller import calling
 from tests.support.processes import serving_process
@@ -25,14 +26,28 @@ HEALTH = b"GET /health HTTP/1.1\r\nhost: a\r\n"
 DESCRIPTORS = 256
 
 
-async def healthy() -> None:
-    return None
+class Healthy:
+    """A server all of whose checks pass."""
+
+    async def failing(self) -> str | None:
+        return None
+
+    def degraded(self) -> str | None:
+        return None
+
+    async def checks(self) -> dict[str, str]:
+        return {}
+
+
+def serve_health(health: Healthy, limits: ConnectionLimits = LIMITS) -> HttpServer:
+    access = Access(metrics_token=None, public=True, everybody=False)
+    app = application(health_route(health, access, Clock()))
+    return HttpServer(app, address="127.0.0.1", port=0, connections=protocol.Connections(limits))
 
 
 @asynccontextmanager
 async def listening(limits: ConnectionLimits = LIMITS) -> AsyncIterator[int]:
-    app = application(failing=healthy, degraded=lambda: None, registry=Metrics().registry)
-    async with HttpServer(app, address="127.0.0.1", port=0, limits=limits) as http:
+    async with serve_health(Healthy(), limits) as http:
         yield http.port
 
 
@@ -88,12 +103,13 @@ async def test_a_connection_beyond_its_networks_share_replaces_the_oldest_that_w
 async def test_a_connection_that_is_being_answered_is_not_replaced() -> None:
     asked, answer = asyncio.Event(), asyncio.Event()
 
-    async def slowly() -> None:
-        asked.set()
-        await answer.wait()
+    class Slow(Healthy):
+        async def failing(self) -> str | None:
+            asked.set()
+            await answer.wait()
+            return None
 
-    app = application(failing=slowly, degraded=lambda: None, registry=Metrics().registry)
-    async with HttpServer(app, address="127.0.0.1", port=0, limits=LIMITS) as http:
+    async with serve_health(Slow()) as http:
         answered, writer = await connect(http.port, HEALTH + b"connection: close\r\n\r\n")
         await asked.wait()
         others = [await connect(http.port) for _ in range(4)]

@@ -1,13 +1,16 @@
 """The HTTP server."""
 
 import re
+import time
 from pathlib import Path
 
 import httpx
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
+from metamorphd.clock import Clock
 from metamorphd.edge.grpc.health import Health
-from metamorphd.edge.http.server import application
-from metamorphd.observe import Metrics
+from metamorphd.edge.http.access import Access
+from metamorphd.edge.http.server import KEPT, Page, application, health_route
+from metamorphd.metrics import Gauges, Metrics
 
 from tests.support.caller import Caller
 from tests.support.engines import Engine
@@ -37,13 +40,17 @@ async def test_unknown_paths_and_methods_are_refused_with_security_headers(runni
 async def test_health_names_the_failing_check(engine: Engine, tmp_path: Path) -> None:
     database = engine.database(tmp_path)
     health = Health(database=database, services=[])
-    shim = application(failing=health.failing, degraded=health.degraded, registry=Metrics().registry)
+    access = Access(metrics_token=None, public=True, everybody=False)
+    shim = application(health_route(health, access, Clock()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(shim), base_url="http://test") as http:
         starting = await http.get("/health")
         async with health:
             unopened = await http.get("/health")
+            unopened_checks = await health.checks()
             async with database:
                 opened = await http.get("/health")
+                opened_checks = await health.checks()
+        draining_checks = await health.checks()
         draining = await http.get("/health")
     assert [answer.status_code for answer in (starting, unopened, opened, draining)] == [503, 503, 200, 503]
     assert [answer.json().get("check") for answer in (starting, unopened, draining)] == [
@@ -51,6 +58,27 @@ async def test_health_names_the_failing_check(engine: Engine, tmp_path: Path) ->
         "store",
         "draining",
     ]
+    names = ("store", "damaged", "write", "disk")
+    assert unopened_checks == {"serving": "ok", **dict.fromkeys(names, "failing")}
+    assert opened_checks == {"serving": "ok", **dict.fromkeys(names, "ok")}
+    assert draining_checks["serving"] == "draining"
+
+
+def test_a_page_of_metrics_that_took_long_is_read_again_before_another_one_is_rendered() -> None:
+    rendered = []
+
+    def slow() -> float:
+        rendered.append(1)
+        time.sleep(0.05)
+        return len(rendered)
+
+    metrics = Metrics()
+    metrics.register(Gauges({"metamorph_rendered": ("How often", slow)}))
+    page = Page(metrics.registry)
+    pages = {page.read() for _ in range(100)}
+    assert (len(pages), len(rendered)) == (1, 1)
+    time.sleep(0.05 * KEPT + 0.1)
+    assert page.read() not in pages
 
 
 async def test_metrics_count_calls_by_method_and_code_without_naming_tenants(running: Serving, alice: Caller) -> None:

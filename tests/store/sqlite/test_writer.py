@@ -244,6 +244,7 @@ async def test_health_fails_while_the_writer_is_stuck(
     monkeypatch.setattr(writer, "PROBE_SECONDS", 0.1)
     release = hold_writer(database)
     assert await database.failing() == "write"
+    assert await database.checks() == {"store": True, "damaged": True, "write": False, "disk": True}
     release.set()
     await new_session(database)
     monkeypatch.setattr(writer, "PROBE_SECONDS", 5.0)

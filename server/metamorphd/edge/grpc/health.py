@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import grpc
@@ -72,6 +72,12 @@ class Health:
     async def failing(self) -> str | None:
         """Returns the check that currently fails, or None: `starting`, `draining`, or one of the database's."""
         return await self._database.failing() if self._state == "ready" else self._state
+
+    async def checks(self) -> Mapping[str, str]:
+        """Returns `ok` or `failing` by the name of each check, and of `serving` the state."""
+        checks = await self._database.checks()
+        named = {name: "ok" if passes else "failing" for name, passes in checks.items()}
+        return {"serving": "ok" if self._state == "ready" else self._state, **named}
 
     def degraded(self) -> str | None:
         """Returns `disk` if calls that store more are refused because the volume is almost full, or None.

@@ -25,9 +25,9 @@ class Connections:
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
         # In the order in which they began to wait.
-        self._networks: dict[Protocol, str] = {}
+        self._networks: dict[HttpConnection, str] = {}
 
-    def open(self, connection: "Protocol", address: str) -> None:
+    def open(self, connection: "HttpConnection", address: str) -> None:
         """Counts a connection. Closes another one, or it if all are being answered, if there are too many."""
         network = network_of(address)
         self._networks[connection] = network
@@ -37,22 +37,22 @@ class Connections:
         elif len(self._networks) > self._limits.http:
             self._make_room(list(self._networks))
 
-    def waits(self, connection: "Protocol") -> None:
+    def waits(self, connection: "HttpConnection") -> None:
         """Puts a connection at the end of those that wait for a request."""
         if connection in self._networks:
             self._networks[connection] = self._networks.pop(connection)
 
-    def close(self, connection: "Protocol") -> None:
+    def close(self, connection: "HttpConnection") -> None:
         """Forgets a connection."""
         self._networks.pop(connection, None)
 
-    def _make_room(self, candidates: list["Protocol"]) -> None:
+    def _make_room(self, candidates: list["HttpConnection"]) -> None:
         victim = next((each for each in candidates if not each.answering), candidates[-1])
         self.close(victim)
         victim.transport.abort()
 
 
-class Protocol(H11Protocol):
+class HttpConnection(H11Protocol):
     """A connection. It is closed unless each request is complete and answered within `REQUEST_SECONDS`.
 
     uvicorn has a limit for idle connections only, and any byte ends it.

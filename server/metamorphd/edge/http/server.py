@@ -1,12 +1,16 @@
 """The HTTP shim: `/health` for Railway, `/metrics` for Prometheus."""
 
 import asyncio
+import math
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Self, cast
+from http import HTTPStatus
+from typing import Any, Protocol, Self, cast
 
+import grpc
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -18,9 +22,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metamorphd.clock import Clock
-from metamorphd.edge.connections import ConnectionLimits
-from metamorphd.edge.http.protocol import IDLE_SECONDS, LARGEST_HEADERS, Connections, Protocol
-from metamorphd.errors import StartupRefused
+from metamorphd.edge.http.access import Access
+from metamorphd.edge.http.protocol import IDLE_SECONDS, LARGEST_HEADERS, Connections, HttpConnection
+from metamorphd.errors import DomainError, StartupRefused
 
 # The deployment guide's headers, and those of helmet 8 that matter for a server without pages.
 SECURITY_HEADERS = {
@@ -36,6 +40,18 @@ SECURITY_HEADERS = {
 _HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
+# As in google/rpc/code.proto.
+STATUSES = {
+    grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+# A page is read again for so many times as long as it takes to render.
+KEPT = 10
+
+
 class _SecurityHeaders:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -49,36 +65,82 @@ class _SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-def application(
-    *,
-    failing: Callable[[], Awaitable[str | None]],
-    degraded: Callable[[], str | None],
-    registry: CollectorRegistry,
-    clock: Clock | None = None,
-) -> Starlette:
-    """Returns the HTTP application. `failing` returns the name of a check that currently fails, or None.
+class Checks(Protocol):
+    """The server's health. See `metamorphd.edge.grpc.health.Health`."""
 
-    `degraded` does the same for checks with which the server still serves most calls, so that a deployment succeeds.
-    """
+    async def failing(self) -> str | None: ...
 
-    served = clock or Clock()
+    def degraded(self) -> str | None: ...
 
-    async def health(request: Request) -> Response:
-        check = await failing()
-        timestamp = (
-            datetime.fromtimestamp(served.now() / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    async def checks(self) -> Mapping[str, str]: ...
+
+
+class Page:
+    """The page of metrics. Rendering it stops all calls, so it takes a limited share of the time."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._page = b""
+        self._until = 0.0
+
+    def read(self) -> bytes:
+        """Returns the page, at most `KEPT` times as old as it takes to render."""
+        began = time.monotonic()
+        if began >= self._until:
+            self._page = generate_latest(self._registry)
+            now = time.monotonic()
+            self._until = now + (now - began) * KEPT
+        return self._page
+
+
+def health_route(health: Checks, access: Access, clock: Clock) -> Route:
+    """Returns the route of `/health`. With `?verbose`, operators see every check."""
+
+    async def answer(request: Request) -> Response:
+        details: dict[str, object] = {}
+        if "verbose" in request.query_params and access.authenticates:
+            await access.operator(request)
+            details["checks"] = await health.checks()
+        check = await health.failing()
+        limited = health.degraded() if check is None else None
+        status = "unavailable" if check else "degraded" if limited else "ok"
+        now = datetime.fromtimestamp(clock.now() / 1e6, UTC)
+        timestamp = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        named = {"check": check or limited} if check or limited else {}
+        return JSONResponse(
+            {"status": status, "timestamp": timestamp, **named, **details}, status_code=503 if check else 200
         )
-        if check is None and (limited := degraded()):
-            return JSONResponse({"status": "degraded", "timestamp": timestamp, "check": limited})
-        if check is None:
-            return JSONResponse({"status": "ok", "timestamp": timestamp})
-        return JSONResponse({"status": "unavailable", "timestamp": timestamp, "check": check}, status_code=503)
 
-    async def metrics(request: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return Route("/health", answer)
 
+
+def metrics_route(registry: CollectorRegistry, access: Access) -> Route:
+    """Returns the route of `/metrics`."""
+    page = Page(registry)
+
+    async def answer(request: Request) -> Response:
+        await access.metrics(request)
+        return Response(page.read(), media_type=CONTENT_TYPE_LATEST)
+
+    return Route("/metrics", answer)
+
+
+async def _refuse(_request: Request, exc: Exception) -> Response:
+    if not isinstance(exc, DomainError):
+        raise exc
+    headers = {}
+    status = STATUSES.get(exc.code, HTTPStatus.INTERNAL_SERVER_ERROR)
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    if exc.retry_delay is not None:
+        headers["retry-after"] = str(math.ceil(exc.retry_delay))
+    return JSONResponse({"status": "refused", "reason": exc.reason_name()}, status_code=status, headers=headers)
+
+
+def application(*routes: Route) -> Starlette:
+    """Returns an HTTP application. Domain errors become statuses."""
     return Starlette(
-        routes=[Route("/health", health), Route("/metrics", metrics)], middleware=[Middleware(_SecurityHeaders)]
+        routes=routes, middleware=[Middleware(_SecurityHeaders)], exception_handlers={DomainError: _refuse}
     )
 
 
@@ -90,16 +152,21 @@ class _Uvicorn(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves an application while it is entered. `port` is the actual port, also if 0 was requested."""
+    """Serves an application while it is entered. `port` is the actual port, also if 0 was requested.
 
-    def __init__(self, app: Starlette, *, address: str, port: int, limits: ConnectionLimits) -> None:
+    `setting` is where the operator can choose another one.
+    """
+
+    def __init__(
+        self, app: Starlette, *, address: str, port: int, connections: Connections, setting: str = "PORT"
+    ) -> None:
         self.port = port
         self._address = address
-        connections = Connections(limits)
+        self._setting = setting
 
         # uvicorn's stubs want a class, and it calls it.
-        def protocol(config: uvicorn.Config, server_state: Any, app_state: Any, _loop: Any = None) -> Protocol:
-            return Protocol(config, server_state, app_state, connections=connections)
+        def protocol(config: uvicorn.Config, server_state: Any, app_state: Any, _loop: Any = None) -> HttpConnection:
+            return HttpConnection(config, server_state, app_state, connections=connections)
 
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
@@ -117,7 +184,7 @@ class HttpServer:
 
     async def __aenter__(self) -> Self:
         """Listens. Raises StartupRefused."""
-        listener = _listen(self._address, self.port)
+        listener = _listen(self._address, self.port, setting=self._setting)
         self.port = listener.getsockname()[1]
         self._task = asyncio.create_task(self._uvicorn.serve(sockets=[listener]))
         return self
@@ -128,7 +195,7 @@ class HttpServer:
         await self._task
 
 
-def _listen(address: str, port: int) -> socket.socket:
+def _listen(address: str, port: int, *, setting: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         if address == "::":
@@ -140,4 +207,6 @@ def _listen(address: str, port: int) -> socket.socket:
             )
         return socket.create_server((address, port), family=family)
     except OSError as exc:
-        raise StartupRefused(f"cannot listen on port {port} for HTTP ({exc.strerror}); set PORT to a free one") from exc
+        raise StartupRefused(
+            f"cannot listen on port {port} for HTTP ({exc.strerror}); set {setting} to a free one"
+        ) from exc

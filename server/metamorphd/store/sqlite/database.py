@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import apsw
 import structlog
+from prometheus_client.registry import Collector
 
 from metamorphd.errors import StartupRefused, StorageFull, StoreNotReady
 from metamorphd.models.backup import Inspection
@@ -25,6 +26,7 @@ from metamorphd.store.sqlite.holder import holder_of
 from metamorphd.store.sqlite.inspection import inspect
 from metamorphd.store.sqlite.lock import Lock
 from metamorphd.store.sqlite.log import Log
+from metamorphd.store.sqlite.measures import StoreMetrics
 from metamorphd.store.sqlite.migrate import migrate
 from metamorphd.store.sqlite.old_index import remove_old_index
 from metamorphd.store.sqlite.readers import Readers
@@ -66,6 +68,7 @@ class SqliteDatabase:
         self._gaps = Gaps(self._path)
         self._connections: list[apsw.Connection] = []
         self._copyings: dict[Copying, asyncio.Future[None]] = {}
+        self._metrics = StoreMetrics()
         self._open = False
         self._clean = True
 
@@ -92,10 +95,10 @@ class SqliteDatabase:
         self._log = Log(
             connection=self._connection, connect=partial(self._connect, readonly=False), gate=gate, gaps=self._gaps
         )
-        self._writer = self.writer_class(self._connection, log=self._log)
+        self._writer = self.writer_class(self._connection, log=self._log, metrics=self._metrics)
         self._log.start(self._writer.between_writes)
         connect = partial(self._connect, readonly=True)
-        self._readers = Readers(connect=connect, gate=gate)
+        self._readers = Readers(connect=connect, gate=gate, metrics=self._metrics)
         self._check = Check(self._path, connect=connect, gate=gate, clean=self._clean)
         self._open = True
         self._reserving = asyncio.create_task(self._reserve())
@@ -140,10 +143,6 @@ class SqliteDatabase:
     def require_space(self) -> None:
         self._space.require(self._room)
 
-    @property
-    def free_bytes(self) -> int:
-        return self._space.free_bytes if self._open else 0
-
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
@@ -163,18 +162,36 @@ class SqliteDatabase:
         )
 
     async def failing(self) -> str | None:
+        if not self._readable():
+            return "store"
+        if self._check.found.faults:
+            return "damaged"
+        return None if await self._writable() else "write"
+
+    async def checks(self) -> Mapping[str, bool]:
+        if not self._open:
+            return dict.fromkeys(("store", "damaged", "write", "disk"), False)
+        return {
+            "store": self._readable(),
+            "damaged": not self._check.found.faults,
+            "write": await self._writable(),
+            "disk": not self._space.low(self._room),
+        }
+
+    def _readable(self) -> bool:
         try:
             self._inline().execute("SELECT 1 FROM sqlite_schema").fetchall()
         except Exception:
             logger.exception("the database cannot be read")
-            return "store"
-        if self._check.found.faults:
-            return "damaged"
+            return False
+        return True
+
+    async def _writable(self) -> bool:
         try:
             await self._writer.probe()
         except StorageFull:
             # With the ballast, all but growth still works.
-            return None if self._space.low(self._room) and self._space.reserved else "write"
+            return self._space.low(self._room) and self._space.reserved
         except Exception:
             if (holder := await asyncio.to_thread(self.locked_by)) is None:
                 logger.exception("the database cannot be written")
@@ -184,8 +201,8 @@ class SqliteDatabase:
                     locked_by=holder,
                     remedy="end that program; none but the server may open the file for writing while it runs",
                 )
-            return "write"
-        return None
+            return False
+        return True
 
     def locked_by(self) -> str | None:
         return holder_of(self._path)
@@ -212,6 +229,17 @@ class SqliteDatabase:
     def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
         return {
             "metamorph_wal_bytes": ("Size of the write-ahead log", self._log_bytes),
+            "metamorph_database_bytes": ("Size of the database", lambda: self._path.stat().st_size),
+            "metamorph_volume_bytes": ("Size of the volume", lambda: self._space.total_bytes),
+            "metamorph_disk_free_bytes": ("Free space on the volume", lambda: self._space.free_bytes),
+            "metamorph_write_queue_operations": (
+                "Writes that wait or run",
+                lambda: self._writer.waiting if self._open else 0,
+            ),
+            "metamorph_read_queue_operations": (
+                "Reads that wait, besides those by primary key, which do not",
+                lambda: self._readers.waiting if self._open else 0,
+            ),
             "metamorph_check_faults": ("Kinds of damage found in the database", lambda: len(self.checked.faults)),
             "metamorph_check_progress_ratio": (
                 "Share of tables and indexes that the check in progress has done, 1 if there is none",
@@ -222,6 +250,10 @@ class SqliteDatabase:
                 lambda: (self.checked.complete_time or 0) / 1e6,
             ),
         }
+
+    @property
+    def collectors(self) -> Iterable[Collector]:
+        return self._metrics.collectors
 
     def _log_bytes(self) -> float:
         try:

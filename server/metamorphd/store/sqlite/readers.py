@@ -15,6 +15,7 @@ import apsw
 from metamorphd.errors import OperationTimeout, SearchTooBroad, StoreBusy
 from metamorphd.store.sqlite.fair_queue import FairQueue
 from metamorphd.store.sqlite.gate import Gate
+from metamorphd.store.sqlite.measures import StoreMetrics
 from metamorphd.store.sqlite.transaction import Bound, drive
 from metamorphd.store.sqlite.waiting import Waiting
 
@@ -68,9 +69,10 @@ class Readers:
     The event loop decides what runs next. A thread has one operation at a time, and none waits at a thread.
     """
 
-    def __init__(self, *, connect: Callable[[], apsw.Connection], gate: Gate) -> None:
+    def __init__(self, *, connect: Callable[[], apsw.Connection], gate: Gate, metrics: StoreMetrics) -> None:
         self._connect = connect
         self._gate = gate
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._ready: queue.SimpleQueue[Read | None] = queue.SimpleQueue()
         # What waits and what runs, only for the event loop's thread. True is for searches.
@@ -90,6 +92,11 @@ class Readers:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Returns how many operations wait."""
+        return self._waiting_count
 
     async def read(self, bound: Bound[T], *, vault_id: str, search: bool) -> T:
         """Runs an operation, and stops it if its caller is cancelled.
@@ -121,6 +128,7 @@ class Readers:
             _discount(self._waiting_of, read.vault_id)
             self._waiting_count -= 1
             if not read.future.done():
+                self._metrics.read_wait.add(time.monotonic() - read.since)
                 self._running[read.search] += 1
                 self._running_of[read.vault_id, read.search] += 1
                 self._ready.put(read)

@@ -63,6 +63,12 @@ class Space:
         """Returns how much is free on the volume. Raises OSError if the volume fails, or the directory is missing."""
         return self._volume().free
 
+    @property
+    def total_bytes(self) -> int:
+        """Returns the size of the volume. Raises OSError like `free_bytes`."""
+        stated = os.statvfs(self._directory)
+        return stated.f_blocks * stated.f_frsize
+
     def low(self, room: Room) -> bool:
         """Returns whether free space is below the floor. A volume that fails is not low: it refuses writes itself."""
         if self._floor_bytes == 0 or time.monotonic() < self._plenty_until:

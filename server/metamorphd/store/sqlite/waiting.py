@@ -1,7 +1,8 @@
 """Operations that wait for a thread."""
 
 import asyncio
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from metamorphd.store.sqlite.transaction import Bound
@@ -9,13 +10,14 @@ from metamorphd.store.sqlite.transaction import Bound
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """An operation of a vault, and what became of it."""
+    """An operation of a vault, and what became of it. `since` is when it began to wait, by the monotonic clock."""
 
     vault_id: str
     bound: Bound[Any]
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
+    since: float = field(default_factory=time.monotonic)
 
     def answer(self) -> None:
         """Gives the caller the result, or the error. To be called on the event loop's thread."""

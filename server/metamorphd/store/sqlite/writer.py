@@ -15,6 +15,7 @@ import structlog
 from metamorphd.errors import DomainError, OperationTimeout, StorageFull, StoreBusy, StoreNotReady
 from metamorphd.store.sqlite.fair_queue import FairQueue
 from metamorphd.store.sqlite.log import Log
+from metamorphd.store.sqlite.measures import StoreMetrics
 from metamorphd.store.sqlite.transaction import Bound, drive
 from metamorphd.store.sqlite.waiting import Waiting
 
@@ -50,9 +51,10 @@ class Writer:
     Vaults take turns in a batch, so that a write waits for one batch at most, however many another vault has waiting.
     """
 
-    def __init__(self, connection: apsw.Connection, *, log: Log) -> None:
+    def __init__(self, connection: apsw.Connection, *, log: Log, metrics: StoreMetrics) -> None:
         self.connection = connection
         self._log = log
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._arrived: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         # Only for the writer's thread.
@@ -70,6 +72,11 @@ class Writer:
         connection.set_progress_handler(self._late, JOB_STEPS)
         self._thread = threading.Thread(target=self._write_forever, name="sqlite-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Returns how many operations wait or run."""
+        return len(self._unanswered)
 
     async def write(self, bound: Bound[T], *, vault_id: str) -> T:
         """Runs an operation; returns once it is durable.
@@ -113,7 +120,10 @@ class Writer:
     def _write_forever(self) -> None:
         try:
             while self._receive():
+                began = time.monotonic()
                 jobs = self._run_batch()
+                self._metrics.commit_operations.add(len(jobs))
+                self._metrics.commit_seconds.add(time.monotonic() - began)
                 self._loop.call_soon_threadsafe(self._answer, jobs)
                 # Their arguments, possibly megabytes, would stay in memory until the next batch.
                 del jobs
@@ -170,11 +180,14 @@ class Writer:
 
     def _batch(self, jobs: list[Job]) -> Iterator[Job]:
         """Yields waiting operations until a batch is full, and appends them to `jobs`."""
-        until = time.monotonic() + BATCH_SECONDS
+        now = time.monotonic()
+        until = now + BATCH_SECONDS
         while len(jobs) < BATCH and (job := self._waiting.take()) is not None:
+            self._metrics.write_wait.add(now - job.since)
             jobs.append(job)
             yield job
-            if time.monotonic() > until:
+            now = time.monotonic()
+            if now > until:
                 break
 
     def _run_alone(self, job: Job) -> None:
