@@ -137,7 +137,8 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def perform(job: Job) -> Result:
     """Runs a job in this process and returns its result."""
-    configure_logging("warning")
+    # Not warnings: they are about the machine, and this process prints the figures.
+    configure_logging("error")
     began = time.monotonic()
     figures, error, notes = [], "", io.StringIO()
     # A sound server's faults are printed at once, a mutant's only if it is not found.

@@ -4,10 +4,12 @@ import asyncio
 import hashlib
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 
 import pyrage
-from metamorphd.backups.bucket import Bucket, Credentials
+import pytest
+from metamorphd.backups.bucket import PART_BYTES, Bucket, Credentials
 from metamorphd.backups.copies import Copies, retry_delay
 from metamorphd.backups.directory import DAY, Directory, name_at
 from metamorphd.backups.packing import Packing, parse_keys
@@ -156,6 +158,19 @@ async def test_a_backup_that_is_damaged_is_not_copied(store: Store, directory: D
     async with copying(store.bucket, directory, clock, packing=Packing()) as copies:
         fault = await until(lambda: copies.copy_of(manifest.name)[1])
     assert "is damaged" in fault
+    assert store.names == []
+
+
+async def test_an_upload_that_fails_leaves_nothing(store: Store) -> None:
+    def produce(send: Callable[[bytes], object]) -> None:
+        send(bytes(2 * PART_BYTES))
+        # One that is on its way when the upload is discarded may be stored all the same.
+        while len(store.unfinished) < 2 or any(part.stat().st_size < PART_BYTES for part in store.unfinished):
+            time.sleep(0.02)
+        raise OSError("the file cannot be read")
+
+    with pytest.raises(OSError, match="cannot be read"):
+        await asyncio.to_thread(store.bucket.write, "name", produce, size=3 * PART_BYTES)
     assert (store.names, store.unfinished) == ([], [])
 
 

@@ -146,7 +146,8 @@ class Bucket:
     def write(self, name: str, produce: Callable[[Write], None], *, size: int) -> None:
         """Stores what `produce` writes, about `size` bytes. Raises BucketFailed, and what it raises.
 
-        Then nothing is stored, and what was sent is discarded, unless the bucket cannot be reached for that.
+        Then nothing is stored, and what was sent is discarded, unless the bucket cannot be reached for that. A part
+        that was on its way may stay, for the bucket's rule about unfinished uploads.
         """
         part = max(PART_BYTES, -(-size // MOST_PARTS))
         with _failures():
