@@ -5,6 +5,7 @@ from pathlib import Path
 from metamorphd.server import Server
 from metamorphd.settings import Settings
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from scripts.docs.markdown import NOTICE, table
 
@@ -20,8 +21,15 @@ FOREIGN = "process_"
 
 
 def registry() -> CollectorRegistry:
-    """The metrics of a server that has not started."""
-    given = Settings(emblem_dev_mode=True, listen_address="127.0.0.1", database_path=Path("metamorph.db"))
+    """The metrics of a server that has not started, with all that a setting adds."""
+    given = Settings(
+        emblem_dev_mode=True,
+        listen_address="127.0.0.1",
+        database_path=Path("metamorph.db"),
+        backup_s3_url="s3://bucket/prefix",
+        aws_access_key_id="id",
+        aws_secret_access_key=SecretStr("key"),
+    )
     return Server(given).registry
 
 
