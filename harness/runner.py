@@ -131,14 +131,15 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     # Forks from a process that has imported everything and started no thread.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.harnesses", "anthropic"])
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+    # Without warnings: they are about the machine, and standard output has the figures.
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=configure_logging, initargs=("error",), max_tasks_per_child=1
+    ) as pool:
         yield pool
 
 
 def perform(job: Job) -> Result:
     """Runs a job in this process and returns its result."""
-    # Not warnings: they are about the machine, and this process prints the figures.
-    configure_logging("error")
     began = time.monotonic()
     figures, error, notes = [], "", io.StringIO()
     # A sound server's faults are printed at once, a mutant's only if it is not found.
