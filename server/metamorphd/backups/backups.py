@@ -114,10 +114,9 @@ class Backups:
 
     async def list_backups(self) -> list[Backup]:
         """Returns the backups, newest first, with the one that is being created or has failed since the last one."""
-        backups = await self._run(self._directory.list_backups)
-        added = [self._current] if self._current is not None else [self._failed] if self._failed is not None else []
-        names = {backup.name for backup in added if backup is not None}
-        return [*(b for b in added if b is not None), *(self._with_copy(b) for b in backups if b.name not in names)]
+        backups = [self._with_copy(backup) for backup in await self._run(self._directory.list_backups)]
+        first = self._current or self._failed
+        return backups if first is None else [first, *(backup for backup in backups if backup.name != first.name)]
 
     async def get_backup(self, name: str) -> Backup:
         """Returns a backup. Raises BackupNotFound."""
@@ -195,6 +194,7 @@ class Backups:
             # Ours say what happened. Others may have a path or SQL in them, which is for the log.
             fault = str(exc) if isinstance(exc, DomainError) else "it failed; the log says why"
             logger.exception("a backup failed", name=backup.name, state=backup.state)
+            self._due = self._clock.now() + int(RETRY_SECONDS * 1e6)
             if backup.state is BackupState.CREATING:
                 self._failed = replace(backup, state=BackupState.FAILED, progress=1.0, fault=fault)
         finally:
@@ -275,18 +275,19 @@ class Backups:
                 await self._next(now)
             except Exception:
                 logger.exception("the schedule of backups failed; retrying")
-            self._due = now + int(RETRY_SECONDS * 1e6) if self._failed is not None else now
+                self._due = now + int(RETRY_SECONDS * 1e6)
 
     async def _next(self, now: int) -> None:
-        """Begins what is due: a backup, or else the verification of the newest one."""
+        """Begins what is due: a backup, or else the verification of the newest good one."""
         backups = [backup for backup in await self._run(self._directory.list_backups) if backup.manifest is not None]
-        newest = next((backup for backup in backups if backup.state is BackupState.READY), None)
-        made = 0 if newest is None else time_of(newest.name)
+        # Of a damaged database each is damaged: more of them would fill the volume.
+        made = time_of(backups[0].name) if backups else 0
+        good = next((backup.manifest for backup in backups if backup.state is BackupState.READY), None)
         # A clock that was set back counts as well.
         if self._interval and not 0 <= now - made < self._interval:
             await self.create_backup()
-        elif newest is not None and newest.manifest is not None and now - newest.manifest.verify_time >= DAY:
-            await self.verify_backup(newest.name)
+        elif good is not None and now - good.verify_time >= DAY:
+            await self.verify_backup(good.name)
         else:
             await self.prune_backups()
 

@@ -3,11 +3,11 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from metamorphd.errors import BackupNotFound
 from metamorphd.models.backup import Backup, BackupState, Manifest
@@ -18,6 +18,8 @@ MANIFEST = ".json"
 # What is incomplete has a name that no pattern for backups matches.
 PARTIAL = ".part"
 DAY = 24 * 3600 * 1_000_000
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def name_at(time: int) -> str:
@@ -129,9 +131,8 @@ class Directory:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """Returns a manifest, or None if it is missing or cannot be read."""
+    """Returns a manifest, or None if it is missing or makes no sense."""
     try:
-        read = Manifest(**orjson.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return _MANIFEST.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return None
-    return replace(read, faults=tuple(read.faults))
