@@ -14,6 +14,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from metamorphd.backups.sources import Write
 from metamorphd.errors import StartupRefused
 
 URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(?:/(?!\.)[A-Za-z0-9._-]+)*)/?")
@@ -33,8 +34,6 @@ STATUS = re.compile(r"status code: (\d{3} [A-Za-z ]{1,60})")
 LONGEST_REASON = 200
 
 T = TypeVar("T")
-
-Write = Callable[[bytes], object]
 
 
 class BucketFailed(Exception):

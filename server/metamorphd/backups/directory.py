@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from metamorphd.durable import sync_directory
 from metamorphd.errors import BackupNotFound
 from metamorphd.models.backup import Backup, BackupState, Manifest
 
@@ -94,7 +95,7 @@ class Directory:
         """Gives a backup that is written its name. After a power failure, it is there with its manifest or not."""
         self.write_manifest(manifest)
         os.replace(self.partial(manifest.name), self.path / manifest.name)
-        self._sync()
+        sync_directory(self.path)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Stores a manifest in place of the one that is there."""
@@ -104,7 +105,7 @@ class Directory:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self.path / f"{manifest.name}{MANIFEST}")
-        self._sync()
+        sync_directory(self.path)
 
     def delete_backup(self, name: str) -> None:
         """Deletes a backup. Raises BackupNotFound."""
@@ -112,7 +113,7 @@ class Directory:
         # First, so that a manifest is never there for a file that another program makes.
         (self.path / backup.name).unlink()
         (self.path / f"{backup.name}{MANIFEST}").unlink(missing_ok=True)
-        self._sync()
+        sync_directory(self.path)
 
     def expired_backups(self, *, now: int, days: float) -> list[str]:
         """Returns the names of the backups that are older, without the newest good one."""
@@ -121,13 +122,6 @@ class Directory:
         return [
             backup.name for backup in backups if backup.name != good and time_of(backup.name) < now - int(days * DAY)
         ]
-
-    def _sync(self) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_manifest(path: Path) -> Manifest | None:

@@ -5,13 +5,14 @@ it is streamed: memory does not depend on the size of what is packed.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyrage
 from pyrage import x25519
 
+from metamorphd.backups.sources import Write
 from metamorphd.errors import StartupRefused
 
 if sys.version_info >= (3, 14):
@@ -24,8 +25,6 @@ STEP_BYTES = 128 * 1024
 # A few bytes may say that there are gigabytes.
 UNPACKED_BYTES = 2**20
 LEVEL = 3
-
-Write = Callable[[bytes], object]
 
 
 class Reader(Protocol):

@@ -11,14 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from metamorphd.backups.bucket import Bucket, Object, ObjectNotFound, Reading
 from metamorphd.backups.directory import DAY, MANIFEST, NAME, time_of
-from metamorphd.backups.packing import ENCRYPTED, STEP_BYTES, Keys, Packing, Reader, Unreadable, Write, unpack
+from metamorphd.backups.packing import ENCRYPTED, STEP_BYTES, Keys, Packing, Reader, Unreadable, unpack
+from metamorphd.backups.sources import Step, Write
 from metamorphd.errors import BackupNotFound
 from metamorphd.models.backup import Copy, Manifest
 
 OBJECT = re.compile(rf"(?P<backup>{NAME.pattern})(?P<packed>(?:\.zst)?(?:\.age)?)(?P<manifest>\.json)?")
 LARGEST_MANIFEST = 2**20
-# Called with the bytes that are done since the last call. May raise, which ends the work.
-Step = Callable[[int], None]
 
 _COPY = TypeAdapter(Copy)
 

@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,12 @@ from metamorphd.backups.sources import Source
 from metamorphd.errors import StartupRefused
 from metamorphd.models.backup import Manifest
 from metamorphd.store import migrations
+from metamorphd.store.database import Progress
 from metamorphd.store.sqlite.inspection import count_rows, inspect
 from metamorphd.store.sqlite.lock import Lock
 from metamorphd.store.sqlite.replacement import abandon_copy, copy_beside, finish_replacement, replace_database
 
 SYNC_BYTES = 64 * 2**20
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)

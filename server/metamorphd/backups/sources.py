@@ -1,5 +1,6 @@
 """Where a restore reads from: a file, plain or packed as copies are, or a copy in a bucket. Methods block."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -9,17 +10,10 @@ from metamorphd.models.backup import Manifest
 
 READ_BYTES = 4 * 2**20
 
-
-class Write(Protocol):
-    """Takes the bytes of the database, in order."""
-
-    def __call__(self, data: bytes, /) -> object: ...
-
-
-class Step(Protocol):
-    """Is called with the number of bytes that were read since the last call."""
-
-    def __call__(self, count: int, /) -> None: ...
+# Takes bytes, in order.
+Write = Callable[[bytes], object]
+# Is called with the number of bytes that were read since the last call. May raise, which ends the work.
+Step = Callable[[int], None]
 
 
 class Source(Protocol):

@@ -3,18 +3,16 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from metamorphd.errors import StoreNotReady
 from metamorphd.models.backup import Inspection, Manifest
+from metamorphd.store.database import Progress
 
 READ_BYTES = 2**20
 # What is read once should not take the place of the database's pages.
 FORGOTTEN_BYTES = 64 * 2**20
 MOST_DIFFERENCES = 8
-
-Progress = Callable[[float], None]
 
 
 def digest(path: Path, *, stopped: threading.Event, progress: Progress) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import apsw
 import pytest
+from metamorphd.store.sqlite.inspection import count_rows
 from metamorphd.store.sqlite.replacement import finish_replacement, replace_database
 
 
@@ -37,6 +38,17 @@ def word_in(path: Path) -> Any:
         return connection.execute("SELECT word FROM words").get
     finally:
         connection.close()
+
+
+def test_counting_rows_leaves_the_log_of_a_crash(tmp_path: Path) -> None:
+    crashed, closed = tmp_path / "a.db", tmp_path / "b.db"
+    database(crashed, "old", log=True)
+    database(closed, "old")
+    before = Path(f"{crashed}-wal").read_bytes()
+    assert count_rows(crashed) == count_rows(closed) == {"words": 1}
+    # By it, the next start sees that it has to check the file.
+    assert Path(f"{crashed}-wal").read_bytes() == before
+    assert not Path(f"{closed}-wal").exists()
 
 
 def killing(monkeypatch: pytest.MonkeyPatch, *, at: int) -> Callable[[], int]:

@@ -370,8 +370,3 @@ def _pragmas(*, synchronous: str, readonly: bool) -> Iterable[str]:
         yield "journal_size_limit = 67108864"
         # A deleted message may have held a password: its bytes are overwritten. See also `Gaps`.
         yield "secure_delete = ON"
-
-
-def _number(connection: apsw.Connection, sql: str) -> int:
-    ((value,),) = connection.execute(sql).fetchall()
-    return int(value or 0)

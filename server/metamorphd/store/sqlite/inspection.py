@@ -7,7 +7,7 @@ import apsw
 
 from metamorphd.errors import StoreNotReady
 from metamorphd.models.backup import Inspection
-from metamorphd.store.sqlite.migrate import APPLICATION_ID
+from metamorphd.store.sqlite.migrate import APPLICATION_ID, number
 
 # SQLite asks after so many steps of a statement whether to stop it.
 STEPS = 100_000
@@ -33,7 +33,7 @@ def _inspect(path: Path, stopped: threading.Event) -> Inspection:
     connection = apsw.Connection(f"{path.resolve().as_uri()}?immutable=1", flags=flags)
     try:
         connection.set_progress_handler(stopped.is_set, STEPS)
-        if _number(connection, "PRAGMA application_id") != APPLICATION_ID:
+        if number(connection, "PRAGMA application_id") != APPLICATION_ID:
             return Inspection(0, {}, ("it is not a database of this server",))
         faults = [
             str(fault)
@@ -43,23 +43,23 @@ def _inspect(path: Path, stopped: threading.Event) -> Inspection:
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             if len(faults) < MOST_FAULTS:
                 faults.append(f"row {row} of {table} refers to a row of {parent} that is missing")
-        return Inspection(_number(connection, "PRAGMA user_version"), _row_counts(connection), tuple(faults))
+        return Inspection(number(connection, "PRAGMA user_version"), _row_counts(connection), tuple(faults))
     finally:
         connection.close()
 
 
-def _number(connection: apsw.Connection, sql: str) -> int:
-    ((value,),) = connection.execute(sql).fetchall()
-    return int(str(value or 0))
-
-
 def count_rows(path: Path) -> dict[str, int] | None:
-    """Returns the rows by table of a database that nobody has open, with those in its log; None if it is unreadable."""
+    """Returns the rows by table of a database that nobody has open, with those in its log; None if it is unreadable.
+
+    A log that a crash left stays as it is: the next start sees by it that there was one.
+    """
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     except apsw.Error:
         return None
     try:
+        if Path(f"{path}-wal").exists():
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         return _row_counts(connection)
     except (apsw.Error, UnicodeDecodeError):
         return None
@@ -70,4 +70,4 @@ def count_rows(path: Path) -> dict[str, int] | None:
 def _row_counts(connection: apsw.Connection) -> dict[str, int]:
     tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
     names = [str(name) for (name,) in connection.execute(tables).fetchall()]
-    return {name: _number(connection, f'SELECT COUNT(*) FROM "{name}"') for name in names}
+    return {name: number(connection, f'SELECT COUNT(*) FROM "{name}"') for name in names}

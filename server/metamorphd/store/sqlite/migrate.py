@@ -20,10 +20,10 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
     A step and its fill are one transaction, or several if the fill yields: then the version is that of the step before
     until the fill is done, and when it is interrupted, the step runs again.
     """
-    application_id = _number(connection, "PRAGMA application_id")
-    applied = _number(connection, "PRAGMA user_version")
+    application_id = number(connection, "PRAGMA application_id")
+    applied = number(connection, "PRAGMA user_version")
     if application_id != APPLICATION_ID and (
-        application_id or applied or _number(connection, "SELECT COUNT(*) FROM sqlite_schema")
+        application_id or applied or number(connection, "SELECT COUNT(*) FROM sqlite_schema")
     ):
         raise StartupRefused(f"{path} belongs to another program; set DATABASE_PATH to a file of Metamorph's own")
     steps = migrations.load("sqlite")
@@ -53,6 +53,7 @@ def _transaction(connection: apsw.Connection) -> Iterator[None]:
         raise
 
 
-def _number(connection: apsw.Connection, sql: str) -> int:
+def number(connection: apsw.Connection, sql: str) -> int:
+    """Returns the number that a statement yields, 0 for NULL."""
     ((value,),) = connection.execute(sql).fetchall()
     return int(value or 0)

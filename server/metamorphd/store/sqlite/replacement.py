@@ -10,6 +10,8 @@ from pathlib import Path
 
 import orjson
 
+from metamorphd.durable import sync_directory
+
 # First the log, without which the old database is still one, of an earlier moment; but never beside the new one.
 MOVED = ("-wal", "-shm", "")
 
@@ -38,7 +40,7 @@ def replace_database(path: Path, new: Path, *, aside: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(_partial(plan), plan)
-    _sync(path.parent)
+    sync_directory(path.parent)
     finish_replacement(path)
 
 
@@ -63,11 +65,11 @@ def finish_replacement(path: Path) -> bool:
             if old.exists() and not (suffix == "" and aside.exists()):
                 os.replace(old, f"{aside}{suffix}")
         # Before the new one is there: after a power failure, renames may be lost one by one.
-        _sync(path.parent)
+        sync_directory(path.parent)
         os.replace(new, path)
-        _sync(path.parent)
+        sync_directory(path.parent)
     plan.unlink()
-    _sync(path.parent)
+    sync_directory(path.parent)
     return True
 
 
@@ -77,11 +79,3 @@ def _plan_of(path: Path) -> Path:
 
 def _partial(plan: Path) -> Path:
     return plan.with_name(f"{plan.name}.part")
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
