@@ -1,4 +1,4 @@
-"""What the metrics say."""
+"""The values of the metrics."""
 
 import asyncio
 from pathlib import Path

@@ -43,7 +43,7 @@ FAULTS = (LOST, MIXED, BAD, UNRESTORED, UNSERVED)
 
 @dataclass
 class Seen:
-    """What was measured, and the faults by kind."""
+    """Measurements, and the faults by kind."""
 
     faults: Counter[str] = field(default_factory=Counter)
     backups: int = 0

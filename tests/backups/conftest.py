@@ -1,4 +1,4 @@
-"""What tests of copies begin with."""
+"""Fixtures of tests of copies."""
 
 from collections.abc import Iterator
 from pathlib import Path

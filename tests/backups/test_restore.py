@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import os
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from metamorph.admin.v1 import admin_service_pb2 as pb
@@ -16,6 +14,7 @@ from metamorphd.backups.restore import Restore
 from metamorphd.backups.sources import PlainFile
 from metamorphd.errors import StartupRefused
 
+from tests.support.interrupting import interrupting
 from tests.support.serving import serving
 
 
@@ -40,27 +39,6 @@ async def titles(directory: Path) -> set[str]:
         return {session.title for session in await server.caller().sessions()}
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, *, at: int) -> Callable[[], int]:
-    """Raises KeyboardInterrupt, as Ctrl-C does, in a call that changes the directory. Returns how many there were."""
-    calls = 0
-
-    def counted(name: str) -> Callable[..., Any]:
-        real = getattr(os, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == at:
-                raise KeyboardInterrupt
-            return real(*arguments, **named)
-
-        return call
-
-    for name in ("replace", "fsync", "unlink"):
-        monkeypatch.setattr(os, name, counted(name))
-    return lambda: calls
-
-
 def restored(backup: Path, database: Path) -> None:
     restore = Restore(PlainFile(backup), database)
     with restore.prepared(progress=lambda _: None):
@@ -78,7 +56,7 @@ def steps(backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         for path, content in old.items():
             path.write_bytes(content)
         with monkeypatch.context() as patch:
-            calls = interrupted(patch, at=at)
+            calls = interrupting(patch, KeyboardInterrupt, at=at)
             with contextlib.suppress(KeyboardInterrupt):
                 restored(backup, tmp_path / "metamorph.db")
         if calls() < at:

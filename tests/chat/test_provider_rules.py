@@ -334,7 +334,7 @@ async def test_a_call_with_an_id_and_a_name_that_are_none_goes_on(alice: Caller,
 
 
 async def test_thinking_that_the_provider_rejected_is_not_sent_again(alice: Caller, api: FakeMessagesApi) -> None:
-    # That of another account for instance, which nothing in the request tells.
+    # That of another account for instance, which nothing in the request shows.
     rejected: set[str] = set()
 
     def provider(received: Received) -> Behaviour:

@@ -1,4 +1,4 @@
-"""What is seen of a server from outside, judged."""
+"""Findings about a server seen from outside."""
 
 import pytest
 from metamorphd.checks.remote import DAY, HOUR, backups, certificate, clocks, plaintext, private, versions

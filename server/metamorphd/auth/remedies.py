@@ -1,4 +1,4 @@
-"""What an operator can do about refused tokens, by the reason in the log."""
+"""Remedies for refused tokens, by the reason in the log."""
 
 from metamorphd.auth.claims import EXPIRED
 from metamorphd.auth.tokens import UNKNOWN_SIGNATURE

@@ -21,7 +21,7 @@ from metamorphd.models.backup import Backup, BackupState, Manifest
 from metamorphd.store.database import Database
 
 if TYPE_CHECKING:
-    # Its libraries take ten megabytes, which a server without copies does not need.
+    # A server without copies does not need its libraries.
     from metamorphd.backups.copies import Copies
 
 T = TypeVar("T")

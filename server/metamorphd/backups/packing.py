@@ -28,13 +28,13 @@ LEVEL = 3
 
 
 class Reader(Protocol):
-    """What is packed or unpacked. Returns nothing at its end."""
+    """A source of bytes to pack or unpack. Returns nothing at its end."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 class Unreadable(Exception):
-    """What was packed cannot be unpacked: it is damaged, or encrypted for other keys. The message says which."""
+    """A packed file cannot be unpacked: it is damaged, or encrypted for other keys. The message says which."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -75,7 +75,7 @@ class Packing:
 
     @property
     def suffix(self) -> str:
-        """What the name of a packed file has more."""
+        """Returns the suffix of a packed file's name."""
         return COMPRESSED * self.compressed + ENCRYPTED * bool(self.keys.recipients)
 
     def pack(self, source: Reader, write: Write) -> None:

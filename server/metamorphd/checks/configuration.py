@@ -1,4 +1,4 @@
-"""What the settings in force mean for a deployment."""
+"""Findings about the settings in force."""
 
 import os
 import re

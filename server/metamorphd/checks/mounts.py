@@ -9,6 +9,8 @@ from metamorphd.models.finding import Finding, failed, ok, warning
 
 MOUNTS = Path("/proc/self/mountinfo")
 MARKS_OF_CONTAINERS = (Path("/.dockerenv"), Path("/run/.containerenv"))
+# The place of the mount point among the fields of a line.
+POINT = 4
 IN_MEMORY = {"tmpfs", "ramfs"}
 LAYERED = {"overlay", "aufs", "fuse.fuse-overlayfs"}
 MEND = "attach a volume (on Railway: `railway volume add -m /data`) and set DATABASE_PATH to a file on it"
@@ -28,8 +30,8 @@ def read_mounts(text: str) -> list[Mount]:
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")[0]
-        if len(fields) > 4 and kind:  # noqa: PLR2004
-            point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+        if len(fields) > POINT and kind:
+            point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[POINT])
             mounts.append(Mount(point, kind))
     return mounts
 

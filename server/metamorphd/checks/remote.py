@@ -1,4 +1,4 @@
-"""What is seen of a server from outside, judged: clocks, backups, certificates, addresses, versions."""
+"""Findings about a server seen from outside: clocks, backups, certificates, addresses, versions."""
 
 import ipaddress
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a running server sees of its own deployment."""
+"""Findings of a running server about its own deployment."""
 
 import asyncio
 import os

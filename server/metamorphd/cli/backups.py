@@ -74,7 +74,7 @@ def _operator_token() -> str:
 
 
 class Client:
-    """What can be done with the backups of a server. Prints the result."""
+    """Works on the backups of a server, and prints the result."""
 
     def __init__(self, client: MetamorphClient, *, as_json: bool) -> None:
         self._admin = client.admin

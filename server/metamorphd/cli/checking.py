@@ -1,4 +1,4 @@
-"""What `metamorph check` finds: of settings before a deployment, or of a running server."""
+"""The findings of `metamorph check`: of settings before a deployment, or of a running server."""
 
 import asyncio
 from datetime import UTC, datetime

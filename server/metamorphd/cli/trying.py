@@ -1,4 +1,4 @@
-"""What a running server does when it is tried: with bad tokens, with two vaults, and asked by an operator."""
+"""Tries a running server: with bad tokens, with two vaults, and asked by an operator."""
 
 import secrets
 import time

@@ -75,7 +75,7 @@ class Verifier(Protocol):
 
 
 class Presented(Protocol):
-    """What Authenticate needs of a call, or of a request of another protocol. `caller` and `why` are as for `Call`."""
+    """The part of a call, or of a request of another protocol, that Authenticate needs. See `Call` for what it sets."""
 
     authorization: list[str | bytes]
     vault_header: list[str | bytes]

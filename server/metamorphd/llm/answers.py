@@ -1,4 +1,4 @@
-"""What the provider's address answers with: events of a reply, a count, or what another server sends."""
+"""Answers of the provider's address: events of a reply, a count, or what another server sends."""
 
 import json
 import re

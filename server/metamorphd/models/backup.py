@@ -7,7 +7,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a copy of a store has in it. `faults` say what is damaged; with any, the rest may be missing."""
+    """The content of a copy of a store. `faults` say what is damaged; with any, the rest may be missing."""
 
     schema_version: int
     row_counts: Mapping[str, int]
@@ -16,7 +16,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is known of a backup, kept in a file beside it. Times are microseconds since the epoch.
+    """A description of a backup, kept in a file beside it. Times are microseconds since the epoch.
 
     `begin_time` is when it was begun: all that was acknowledged before is in it. `create_time` is the moment whose
     state it has. `size` and `sha256`, in hexadecimal digits, are those of its file. `verify_time` is when it was last

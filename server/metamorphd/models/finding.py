@@ -1,4 +1,4 @@
-"""What a check of a deployment has found."""
+"""Findings of checks of a deployment."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ class FindingStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was checked, as one word or a few with hyphens, how it is, and what to do about it unless it is good.
+    """A check's name, one word or a few with hyphens, its status, and what to do unless that is good.
 
     Contains no secret's value.
     """

@@ -72,7 +72,7 @@ async def test_no_token_for_metrics_or_health_is_shown_to_the_emblem_api(tmp_pat
 
 async def test_while_the_server_starts_the_metrics_token_counts_and_operators_have_to_wait(engine: Engine) -> None:
     access = Access(metrics_token=TOKEN, public=False, everybody=False)
-    health = Health(database=engine.database(Path()), services=[])
+    health = Health(database=engine.database(Path()), services=[], backups=lambda: None)
     shim = application(health_route(health, access, Clock()), metrics_route(Metrics().registry, access))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(shim), base_url="http://test") as http:
         mine, theirs = ({"authorization": f"Bearer {token}"} for token in (TOKEN, operator()))

@@ -39,7 +39,7 @@ async def test_unknown_paths_and_methods_are_refused_with_security_headers(runni
 
 async def test_health_names_the_failing_check(engine: Engine, tmp_path: Path) -> None:
     database = engine.database(tmp_path)
-    health = Health(database=database, services=[])
+    health = Health(database=database, services=[], backups=lambda: None)
     access = Access(metrics_token=None, public=True, everybody=False)
     shim = application(health_route(health, access, Clock()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(shim), base_url="http://test") as http:

@@ -1,4 +1,4 @@
-"""A PDF tells whether it is whole and encrypted, and how many pages it has."""
+"""Whether a PDF is whole and encrypted, and how many pages it has."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What the store measures of itself."""
+"""Metrics of the store."""
 
 import asyncio
 import threading

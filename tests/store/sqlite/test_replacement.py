@@ -1,7 +1,5 @@
 """A database that takes the place of another one, interrupted at every step."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,8 @@ import apsw
 import pytest
 from metamorphd.store.sqlite.inspection import count_rows
 from metamorphd.store.sqlite.replacement import finish_replacement, replace_database
+
+from tests.support.interrupting import interrupting
 
 
 class Killed(BaseException):
@@ -51,27 +51,6 @@ def test_counting_rows_leaves_the_log_of_a_crash(tmp_path: Path) -> None:
     assert not Path(f"{closed}-wal").exists()
 
 
-def killing(monkeypatch: pytest.MonkeyPatch, *, at: int) -> Callable[[], int]:
-    """Ends the process at a call that changes the directory. Returns how many there were."""
-    calls = 0
-
-    def counted(name: str) -> Callable[..., Any]:
-        real = getattr(os, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == at:
-                raise Killed
-            return real(*arguments, **named)
-
-        return call
-
-    for name in ("replace", "fsync", "unlink"):
-        monkeypatch.setattr(os, name, counted(name))
-    return lambda: calls
-
-
 def test_the_old_database_is_kept_with_its_log(tmp_path: Path) -> None:
     path, new, aside = tmp_path / "a.db", tmp_path / "new.db", tmp_path / "a.db.before"
     database(path, "old", log=True)
@@ -91,7 +70,7 @@ def test_interrupted_at_any_step_it_is_the_old_or_the_new_one(
     database(path, "old", log=True)
     database(new, "new")
     with monkeypatch.context() as patch:
-        calls = killing(patch, at=at)
+        calls = interrupting(patch, Killed, at=at)
         try:
             replace_database(path, new, aside=aside)
             assert at == 11 > calls()

@@ -26,9 +26,7 @@ class Health:
     `backups` returns the check of theirs with which the server is degraded, or None.
     """
 
-    def __init__(
-        self, *, database: Database, services: Sequence[str], backups: Callable[[], str | None] = lambda: None
-    ) -> None:
+    def __init__(self, *, database: Database, services: Sequence[str], backups: Callable[[], str | None]) -> None:
         self._servicer = aio.HealthServicer()
         self._database = database
         self._backups = backups

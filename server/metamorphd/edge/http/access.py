@@ -46,7 +46,7 @@ class Access:
 
     @property
     def authenticates(self) -> bool:
-        """Returns whether operators can be told from others yet."""
+        """Returns whether operators can be recognized yet."""
         return self._everybody or self.authenticate is not None
 
     async def metrics(self, request: HTTPConnection) -> None:
