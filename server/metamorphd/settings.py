@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from metamorphd.errors import StartupRefused
+
+Group = TypeVar("Group", bound=BaseSettings)
 
 SHORTEST_SECRET = 32
 HIGHEST_PORT = 65_535
@@ -377,7 +379,7 @@ class Settings(BaseSettings):
 
 
 class ClientSettings(BaseSettings):
-    """The settings of `metamorph chat`."""
+    """The settings of the commands that call a server."""
 
     model_config = SettingsConfigDict(
         env_prefix="METAMORPH_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
@@ -386,6 +388,24 @@ class ClientSettings(BaseSettings):
     target: str = Field(default="localhost:50051", description="Server to connect to, host:port.")
     token: SecretStr | None = Field(default=None, description="Token to send. Not needed in dev mode.")
     vault: str | None = Field(default=None, description="Vault to use in dev mode.")
+    tls: bool = Field(default=False, description="Connect over TLS.")
+    ca: Path | None = Field(
+        default=None, description="PEM file of the authorities to trust instead of the system's. Connects over TLS."
+    )
+    cert: Path | None = Field(
+        default=None, description="PEM file of the certificate to present if the server asks for one (mTLS)."
+    )
+    key: Path | None = Field(default=None, description="PEM file of the key of METAMORPH_CERT.")
+
+    @property
+    def over_tls(self) -> bool:
+        """Returns whether the connection is encrypted."""
+        return self.tls or self.ca is not None or self.cert is not None
+
+    @property
+    def sent_token(self) -> str | None:
+        """Returns the token to send, if there is one."""
+        return None if self.token is None else self.token.get_secret_value()
 
 
 def as_text(value: object) -> str:
@@ -408,6 +428,19 @@ def load_dev(**overrides: Any) -> Settings:
     if "rate_limit_requests" not in _read().model_fields_set:
         dev["rate_limit_requests"] = 0
     return load(**(dev | overrides))
+
+
+def load_client(**overrides: Any) -> ClientSettings:
+    """Reads the settings of a client. `overrides` that are not empty replace the environment's.
+
+    Raises StartupRefused.
+    """
+    settings = _valid(ClientSettings, **{name: value for name, value in overrides.items() if value})
+    if (settings.cert is None) != (settings.key is None):
+        raise StartupRefused(
+            "METAMORPH_CERT and METAMORPH_KEY (--cert, --key) must be set together; set both or neither"
+        )
+    return settings
 
 
 def load_paths() -> Settings:
@@ -453,18 +486,23 @@ def variable_names() -> frozenset[str]:
 
 
 def _read(**overrides: Any) -> Settings:
+    return _valid(Settings, **overrides)
+
+
+def _valid(group: type[Group], **overrides: Any) -> Group:
     try:
-        return Settings(**overrides)
+        return group(**overrides)
     except ValidationError as exc:
-        raise StartupRefused(f"invalid settings: {'; '.join(_invalid(exc))}") from None
+        prefix = group.model_config.get("env_prefix", "")
+        raise StartupRefused(f"invalid settings: {'; '.join(_invalid(exc, prefix=prefix))}") from None
     except (OSError, UnicodeDecodeError):
         raise StartupRefused(UNREADABLE_FILE) from None
 
 
-def _invalid(exc: ValidationError) -> Iterator[str]:
+def _invalid(exc: ValidationError, *, prefix: str = "") -> Iterator[str]:
     """Yields what is wrong with each value. The value is left out, because it may be a secret."""
     for error in exc.errors():
-        yield f"{str(error['loc'][0]).upper()}: {error['msg']}"
+        yield f"{prefix}{str(error['loc'][0]).upper()}: {error['msg']}"
 
 
 def _refuse(faults: Iterable[str]) -> None:

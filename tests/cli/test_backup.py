@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.certificates import Authority
 from tests.support.command import run
 from tests.support.serving import Serving, serving
 from tests.support.tokens import SECRET, mint
@@ -132,3 +133,27 @@ async def test_a_backup_is_restored_to_another_file(tmp_path: Path) -> None:
     assert (code, "The one before" in out) == (0, False)
     async with serving(tmp_path / "new") as server:
         assert len(await server.caller().sessions()) == 1
+
+
+async def test_a_server_with_tls_is_reached_with_the_files_that_options_or_the_environment_name(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue()
+    own, own_key = (str(path) for path in authority.issue("operator"))
+    trusted = str(authority.certificate)
+    tls = {"grpc_tls_cert": str(certificate), "grpc_tls_key": str(key), "grpc_tls_client_ca": trusted}
+    async with serving(tmp_path / "server", **tls) as server:
+        code, out, err = await asked(server, "list", "--ca", trusted, "--cert", own, "--key", own_key)
+        assert (code, "There are no backups" in out, err) == (0, True, "")
+        files = {"METAMORPH_CA": trusted, "METAMORPH_CERT": own, "METAMORPH_KEY": own_key}
+        assert (await asked(server, "create", **files))[0] == 0
+        code, _, err = await asked(server, "list", "--tls")
+        assert (code, "is the server running" in err) == (1, True)
+        code, _, err = await asked(server, "list", "--ca", trusted, "--cert", own)
+        assert (code, "METAMORPH_CERT and METAMORPH_KEY" in err, err.count("\n")) == (1, True, 1)
+        code, _, err = await asked(server, "list", METAMORPH_TLS="perhaps")
+        assert (code, "METAMORPH_TLS: " in err, err.count("\n")) == (1, True, 1)
+
+
+async def test_a_directory_is_no_database_to_restore_to(tmp_path: Path) -> None:
+    code, _, err = await run("backup", "restore", "anything.db", "--yes", "--to", str(tmp_path))
+    assert (code, "is a directory" in err) == (2, True)

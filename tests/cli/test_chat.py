@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.caller import Events, text_of
+from tests.support.certificates import Authority
 from tests.support.command import METAMORPH, run
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
@@ -40,6 +41,15 @@ async def test_target_and_token_can_come_from_the_environment(running: Serving) 
     assert events[-1]["turn_finished"]["status"] == "TURN_STATUS_COMPLETED"
 
 
+async def test_a_server_with_tls_can_be_talked_to(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue()
+    async with serving(tmp_path / "server", grpc_tls_cert=str(certificate), grpc_tls_key=str(key)) as running:
+        reach = ["chat", "--target", running.target, "--token", mint()]
+        code, out, _ = await run(*reach, "--ca", str(authority.certificate), "Hi")
+        assert (code, bool(out.strip())) == (0, True)
+
+
 async def test_in_dev_mode_the_vault_can_be_given_or_come_from_the_environment(tmp_path: Path) -> None:
     async with serving(tmp_path / "dev", emblem_dev_mode=True) as running:
         reach = ["chat", "--target", running.target]
@@ -48,8 +58,8 @@ async def test_in_dev_mode_the_vault_can_be_given_or_come_from_the_environment(t
             ([], {"METAMORPH_VAULT": "environment"}),
             (["--vault", "given"], {"METAMORPH_VAULT": "other"}),
         ):
-            code, _, _ = await run(*reach, *arguments, "Hi", **environment)
-            assert code == 0
+            code, _, err = await run(*reach, *arguments, "Hi", **environment)
+            assert code == 0, err
         assert [len(await running.caller(vault=vault).sessions()) for vault in ("given", "environment", "other")] == [
             2,
             1,

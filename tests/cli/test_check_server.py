@@ -182,6 +182,23 @@ async def test_a_certificate_is_checked(tmp_path: Path) -> None:
         assert (code, wrong(findings)) == (1, [("server", "failed")])
 
 
+async def test_a_server_that_asks_for_a_certificate_is_reached_with_one(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue()
+    trusted = str(authority.certificate)
+    tls = {"grpc_tls_cert": str(certificate), "grpc_tls_key": str(key), "grpc_tls_client_ca": trusted}
+    own, own_key = (str(path) for path in authority.issue("operator"))
+    async with serving(tmp_path, **tls) as server:
+        reach = ("--ca", trusted, "--cert", own, "--key", own_key)
+        _, findings = await checked(server, *reach)
+        assert "certificate" in of(findings, "tls")["what"]
+        assert of(findings, "isolation")["status"] == "ok"
+        code, findings = await checked(server, *reach[:2])
+        assert (code, {"authentication"} <= {name for name, _ in wrong(findings)}) == (1, True)
+        code, findings = await checked(server, *reach[:3], own_key, "--key", own)
+        assert (code, wrong(findings)) == (1, [("server", "failed")])
+
+
 async def test_a_server_that_is_not_there_fails_in_a_moment_with_what_to_do() -> None:
     for target in (f"127.0.0.1:{free_port()}", "no-such-host.invalid:1", "nonsense", "127.0.0.1:99999999", ":1"):
         code, out, err = await run("check", "--target", target, "--json")

@@ -18,6 +18,7 @@ from metamorphd.backups.verification import differences, digest
 from metamorphd.clock import Clock
 from metamorphd.errors import BackupBusy, BackupNotFound, DomainError
 from metamorphd.models.backup import Backup, BackupState, Manifest
+from metamorphd.priority import lower_priority
 from metamorphd.store.database import Database
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ HOUR = 3600 * 1_000_000
 FIRST_SECONDS = 300.0
 RETRY_SECONDS = 900.0
 LOOK_SECONDS = 30.0
-LOWEST_PRIORITY = 19
 CHUNK_BYTES = 2**20
 # Of the work: what copying, reading and inspecting are of it, about.
 COPIED, READ = 0.6, 0.2
@@ -66,7 +66,7 @@ class Backups:
         self._copies = copies
         self._stopped = threading.Event()
         # Verifying reads all of a backup, and others go first.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="backup", initializer=_lower_priority)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="backup", initializer=lower_priority)
         self._work: asyncio.Task[None] | None = None
         self._current: Backup | None = None
         self._failed: Backup | None = None
@@ -306,7 +306,3 @@ class Backups:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _lower_priority() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from metamorphd.backups.remote import Remote
 from metamorphd.clock import Clock
 from metamorphd.errors import StoreNotReady
 from metamorphd.models.backup import Backup, BackupState, Copy
+from metamorphd.priority import lower_priority
 
 # After the start, when a server has other things to do. Before, no copy is known.
 FIRST_SECONDS = 20.0
@@ -26,7 +26,6 @@ RETRY_SECONDS = 900.0
 LONGEST_RETRY_SECONDS = 4 * 3600.0
 # What the last request may take when the server stops.
 STOP_SECONDS = 5.0
-LOWEST_PRIORITY = 19
 
 logger = structlog.get_logger(__name__)
 
@@ -243,7 +242,7 @@ class Copies:
                 done.set_exception(exc)
 
         def run() -> None:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+            lower_priority()
             failed: BaseException | None = None
             try:
                 work()

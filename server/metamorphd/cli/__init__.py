@@ -1,5 +1,7 @@
 """The `metamorph` command. A command imports what it needs when it runs, so that `--help` is quick."""
 
+import errno
+import os
 import sys
 
 import click
@@ -25,6 +27,12 @@ def main() -> None:
     """Runs the command. An error that prevents it from starting or going on is printed as one line on stderr."""
     try:
         cli()
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        click.echo("metamorph: the output cannot be written, its disk is full; free some space", err=True)
+        # What is left of it would be tried again, and fail again.
+        os._exit(1)
     except Exception as exc:
         from metamorphd.errors import ServerFailed, StartupRefused
 

@@ -5,9 +5,12 @@ from typing import Any
 
 import click
 
+from metamorphd.cli.connection import connection_options
+
 
 def _connected(command: Any) -> Any:
     """Adds the options of commands that call a server."""
+    command = connection_options(command)
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option(
@@ -90,7 +93,9 @@ def delete(*, name: str, **connection: Any) -> None:
 
 @backup.command()
 @click.argument("source", metavar="NAME|FILE|S3-URL")
-@click.option("--to", "target", type=click.Path(path_type=Path), help="Database file.  [default: DATABASE_PATH]")
+@click.option(
+    "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Database file.  [default: DATABASE_PATH]"
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; requires --yes.")
 def restore(*, source: str, target: Path | None, yes: bool, as_json: bool) -> None:

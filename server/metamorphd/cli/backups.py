@@ -33,8 +33,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from metamorphd.cli.connection import client_settings, credentials
 from metamorphd.cli.token import mint
-from metamorphd.settings import ClientSettings, load_paths
+from metamorphd.settings import load_paths
 
 LOOK_SECONDS = 0.2
 PRINTED_WIDTH = 220
@@ -46,15 +47,18 @@ HINTS = {
 }
 
 
-def run(work: "Callable[[Client], Awaitable[bool]]", *, target: str | None, token: str | None, as_json: bool) -> None:
-    """Does some work with a server. Exits with 1 if it returns false. Raises ClickException."""
+def run(work: "Callable[[Client], Awaitable[bool]]", *, as_json: bool, **given: Any) -> None:
+    """Does some work with the server that `given` options and the environment name.
+
+    Exits with 1 if it returns false. Raises ClickException and StartupRefused.
+    """
+    settings = client_settings(**given)
 
     async def connected() -> bool:
-        settings = ClientSettings()
-        given = token or (settings.token.get_secret_value() if settings.token else None)
         named = "target" in settings.model_fields_set
-        reached = target or (settings.target if named else f"localhost:{load_paths().grpc_port}")
-        async with MetamorphClient(reached, token=given or _operator_token) as client:
+        target = settings.target if named else f"localhost:{load_paths().grpc_port}"
+        token = settings.sent_token or _operator_token
+        async with MetamorphClient(target, token=token, credentials=credentials(settings)) as client:
             return await work(Client(client, as_json=as_json))
 
     try:

@@ -1,8 +1,11 @@
 """`metamorph chat`."""
 
 import sys
+from typing import Any
 
 import click
+
+from metamorphd.cli.connection import client_settings, connection_options
 
 
 @click.command()
@@ -11,6 +14,7 @@ import click
 @click.option("--vault", help="Vault to act on, in dev mode.  [default: METAMORPH_VAULT, else dev-vault]")
 @click.option("--session", default="", help="Session to continue.  [default: a new one]")
 @click.option("--model", default="", help="Model to use.  [default: the session's]")
+@connection_options
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.argument("message", required=False)
 def chat(
@@ -22,6 +26,7 @@ def chat(
     model: str,
     as_json: bool,
     message: str | None,
+    **tls: Any,
 ) -> None:
     """Chat in the terminal. With MESSAGE, or text on standard input, send that and exit."""
     if message is None and not sys.stdin.isatty():
@@ -31,9 +36,7 @@ def chat(
     from metamorphd.cli.conversation import converse
 
     complete = converse(
-        target=target,
-        token=token,
-        vault=vault,
+        client_settings(target=target, token=token, vault=vault, **tls),
         session_id=session,
         model=model,
         message=message,

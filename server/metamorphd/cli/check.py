@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from metamorphd.cli.connection import client_settings, tls_options
+
 
 @click.command()
 @click.option(
@@ -17,11 +19,7 @@ import click
 @click.option("--target", help="Server to check, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]")
 @click.option("--http", help="URL of its HTTP port.  [default: http://, its host, PORT]")
 @click.option("--token", help="Operator's token.  [default: METAMORPH_TOKEN, else one signed with EMBLEM_JWT_SECRET]")
-@click.option(
-    "--ca",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="PEM file of the authorities to trust.  [default: the system's]",
-)
+@tls_options
 @click.option("--strict", is_flag=True, help="Fail for warnings too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
@@ -32,6 +30,8 @@ def check(
     http: str | None,
     token: str | None,
     ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
     strict: bool,
     as_json: bool,
 ) -> None:
@@ -44,14 +44,14 @@ def check(
     from metamorphd.cli.checking import chosen_target, server_findings, settings_findings
     from metamorphd.models.finding import FindingStatus
 
-    asked = server or any((target, http, token, ca))
+    asked = server or any((target, http, token, ca, cert))
     if asked and env_file is not None:
         raise click.UsageError("--env-file is for settings that no server has yet; check the server by itself")
     reached = None if env_file is not None else chosen_target(target, asked=asked)
     if reached is None:
         findings = settings_findings(env_file)
     else:
-        findings = server_findings(reached, http=http, token=token, authority=ca)
+        findings = server_findings(reached, http=http, settings=client_settings(token=token, ca=ca, cert=cert, key=key))
     click.echo(json.dumps(as_dict(findings)) if as_json else "\n".join(as_lines(findings)))
     tolerated = {FindingStatus.OK} | (set() if strict else {FindingStatus.WARNING})
     sys.exit(0 if worst(findings) in tolerated else 1)

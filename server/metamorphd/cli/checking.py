@@ -8,7 +8,7 @@ from metamorphd.checks.configuration import bad, check_settings, of_faults
 from metamorphd.checks.env_file import EnvFile, overridden, read_env_file
 from metamorphd.checks.names import unknown_names
 from metamorphd.models.finding import Finding, failed
-from metamorphd.settings import ClientSettings, environment, load_faulty, load_paths, variable_names
+from metamorphd.settings import ClientSettings, environment, load_client, load_faulty, load_paths, variable_names
 
 DEFAULT_FILE = Path(".env")
 
@@ -59,20 +59,13 @@ def chosen_target(target: str | None, *, asked: bool) -> str | None:
         return target
     if not asked and not environment().get("METAMORPH_TARGET"):
         return None
-    client = ClientSettings()
+    client = load_client()
     return client.target if "target" in client.model_fields_set else f"localhost:{load_paths().grpc_port}"
 
 
-def server_findings(target: str, *, http: str | None, token: str | None, authority: Path | None) -> list[Finding]:
+def server_findings(target: str, *, http: str | None, settings: ClientSettings) -> list[Finding]:
     """Returns what is found of a running server."""
     from metamorphd.cli.trying import running_findings
 
-    given = ClientSettings().token
-    return asyncio.run(
-        running_findings(
-            target=target,
-            http=http or f"http://{target.rpartition(':')[0]}:{load_paths().port}",
-            token=token or (given.get_secret_value() if given else None),
-            authority=authority,
-        )
-    )
+    http = http or f"http://{target.rpartition(':')[0]}:{load_paths().port}"
+    return asyncio.run(running_findings(target=target, http=http, settings=settings))

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
 
+from metamorphd.cli.connection import credentials
 from metamorphd.settings import ClientSettings
 
 HINTS = {
@@ -157,25 +158,19 @@ def _talk(conversation: Conversation, message: str | None, runner: asyncio.Runne
             return complete
 
 
-def converse(
-    *,
-    target: str | None,
-    token: str | None,
-    vault: str | None,
-    session_id: str,
-    model: str,
-    message: str | None,
-    as_json: bool,
-) -> bool:
-    """Sends `message`, or what is typed, in a session; a new one if `session_id` is empty. What is None is taken from
-    the environment. Returns whether the last reply is complete. Raises ClickException."""
-    settings, terminal = ClientSettings(), Terminal(as_json=as_json)
+def converse(settings: ClientSettings, *, session_id: str, model: str, message: str | None, as_json: bool) -> bool:
+    """Sends `message`, or what is typed, in a session; a new one if `session_id` is empty.
+
+    Returns whether the last reply is complete. Raises ClickException.
+    """
+    terminal = Terminal(as_json=as_json)
 
     async def connect() -> Conversation:
         client = MetamorphClient(
-            target or settings.target,
-            token=token or (settings.token.get_secret_value() if settings.token else None),
-            vault=vault or settings.vault,
+            settings.target,
+            token=settings.sent_token,
+            vault=settings.vault,
+            credentials=credentials(settings),
             give_up_after=GIVE_UP_SECONDS,
             on_retry=lambda refusal: terminal.note(f"{refusal}; trying again"),
         )

@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
 
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.checks.remote import certificate, clocks, plaintext
+from metamorphd.cli.connection import credentials
 from metamorphd.errors import IdentityUnavailable
 from metamorphd.models.finding import Finding, failed, ok, warning
+from metamorphd.settings import ClientSettings
 
 CONNECT_SECONDS = 5.0
 OK, DEGRADED = 200, "degraded"
@@ -31,18 +32,16 @@ class Reached:
     findings: tuple[Finding, ...]
 
 
-async def reach(target: str, authority: Path | None) -> Reached:
-    """Connects to a target, host:port. `authority` is a PEM file of what is trusted in place of the system's."""
+async def reach(target: str, settings: ClientSettings) -> Reached:
+    """Connects to a target, host:port, over TLS if it speaks that."""
     host, _, port = target.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit():
         return _unreachable(target, "it is not host:port")
     try:
-        context = ssl.create_default_context(cafile=authority)
-        roots = None if authority is None else await asyncio.to_thread(authority.read_bytes)
-    except (OSError, ssl.SSLError) as exc:
-        return _unreachable(target, f"{authority} is no PEM file of certificates ({exc.strerror})")
-    context.set_alpn_protocols(["h2"])
+        context = _context(settings)
+    except ValueError as exc:
+        return _unreachable(target, str(exc))
     try:
         expires = await _expiry(host, int(port), context)
     except ssl.SSLCertVerificationError as exc:
@@ -54,10 +53,25 @@ async def reach(target: str, authority: Path | None) -> Reached:
     except (OSError, ValueError, OverflowError, UnicodeError) as exc:
         return _unreachable(target, getattr(exc, "strerror", None) or type(exc).__name__)
     else:
-        credentials = grpc.ssl_channel_credentials(roots)
-        return Reached(True, credentials, (certificate(expires - time.time()),))
+        found = credentials(settings.model_copy(update={"tls": True}))
+        return Reached(True, found, (certificate(expires - time.time()),))
     mend = "set GRPC_TLS_CERT and GRPC_TLS_KEY, or close the port to the internet"
     return Reached(True, None, (plaintext("tls", "gRPC is served", await _addresses(host), mend),))
+
+
+def _context(settings: ClientSettings) -> ssl.SSLContext:
+    """Returns the TLS of a gRPC client. Raises ValueError if a file is not what it should be."""
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+    except OSError as exc:
+        raise ValueError(f"{settings.ca} is no PEM file of certificates ({exc.strerror})") from exc
+    try:
+        if settings.cert is not None:
+            context.load_cert_chain(settings.cert, settings.key)
+    except OSError as exc:
+        raise ValueError(f"{settings.cert} and {settings.key} are no certificate and its key ({exc.strerror})") from exc
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 async def _expiry(host: str, port: int, context: ssl.SSLContext) -> float:

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -38,7 +37,7 @@ from metamorphd.cli.reaching import over_http, reach
 from metamorphd.cli.token import mint
 from metamorphd.errors import StartupRefused
 from metamorphd.models.finding import Finding, FindingStatus, failed, ok, warning
-from metamorphd.settings import load_signing
+from metamorphd.settings import ClientSettings, load_signing
 from metamorphd.store import migrations
 
 CALL_SECONDS = 10.0
@@ -55,16 +54,16 @@ REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 Metadata = tuple[tuple[str, str], ...]
 
 
-async def running_findings(*, target: str, http: str, token: str | None, authority: Path | None) -> list[Finding]:
-    """Returns what is found of a running server. `token` is an operator's; None signs one with EMBLEM_JWT_SECRET."""
-    reached = await reach(target, authority)
+async def running_findings(*, target: str, http: str, settings: ClientSettings) -> list[Finding]:
+    """Returns what is found of a running server, with an operator's token, or one signed with EMBLEM_JWT_SECRET."""
+    reached = await reach(target, settings)
     findings = [*reached.findings, *await over_http(http)]
     if not reached.usable:
         return findings
     async with MetamorphClient(target, credentials=reached.credentials) as client:
         skewed = any(each.name == "clock" and each.status is FindingStatus.FAILED for each in findings)
         local = target.rpartition(":")[0].strip("[]") in LOOPBACKS
-        trial = Trial(client, token=token, local=local, skewed=skewed)
+        trial = Trial(client, token=settings.sent_token, local=local, skewed=skewed)
         for part in (trial.authentication, trial.operator, trial.isolation):
             try:
                 findings += [each async for each in part()]
