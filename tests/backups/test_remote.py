@@ -139,3 +139,14 @@ def test_the_newest_good_copy_is_taken_if_none_is_named(store: Store, directory:
             remote.write_manifest(replace(copy, faults=("damaged",)))
     assert RemoteCopy(remote, "", keys=keys).name == f"{store.url}/{name_at(NOW + DAY)}"
     assert RemoteCopy(remote, name_at(NOW), keys=keys).name == f"{store.url}/{name_at(NOW)}"
+
+
+def test_a_packed_copy_is_found_by_the_name_of_its_backup(store: Store, directory: Directory) -> None:
+    remote = Remote(store.bucket)
+    for day in range(3):
+        manifest = backed_up(directory, NOW + day * DAY)
+        file, packing = directory.path / manifest.name, Packing(compressed=True)
+        remote.write_copy(file, manifest, packing=packing, now=lambda: NOW, step=lambda _: None)
+    for day in range(3):
+        name = name_at(NOW + day * DAY)
+        assert remote.get_copy(name)[0].name == f"{name}.zst"

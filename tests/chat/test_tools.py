@@ -184,6 +184,14 @@ async def test_a_response_schema_and_a_tool_choice_are_passed_on(alice: Caller, 
     assert body["tool_choice"] == {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}
 
 
+async def test_where_no_tool_may_be_called_nothing_is_said_of_several(alice: Caller, api: FakeMessagesApi) -> None:
+    session = await alice.create_session()
+    choice = generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_NONE, disable_parallel_tool_use=True)
+    finished = (await send(alice, session.session_id, tools=[WEATHER], tool_choice=choice))[-1].turn_finished
+    assert finished.status == turn_pb2.TURN_STATUS_COMPLETED
+    assert api.requests[0].body["tool_choice"] == {"type": "none"}
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

@@ -33,6 +33,13 @@ def found(**overrides: Any) -> list[tuple[str, FindingStatus]]:
     return [(finding.name, finding.status) for finding in wrong]
 
 
+@pytest.mark.parametrize("which", ["", "_PREVIOUS"])
+def test_the_secret_that_can_be_guessed_is_named(which: str) -> None:
+    secrets = {"emblem_jwt_secret": SECRET, f"emblem_jwt_secret{which.lower()}": "a" * 32}
+    findings = check_settings(settings.load(listen_address="127.0.0.1", **secrets), today=TODAY)
+    assert [finding.what.partition(" ")[0] for finding in bad(findings)] == [f"EMBLEM_JWT_SECRET{which}"]
+
+
 def test_good_settings_have_nothing_to_mend() -> None:
     assert found() == []
     assert found(**PRODUCTION) == []

@@ -119,6 +119,15 @@ async def test_only_refused_tokens_are_limited_by_address(tmp_path: Path) -> Non
         assert (await refused(ask(running.caller(exp=int(time.time()) - 60)))).reason == "TOKEN_EXPIRED"
 
 
+async def test_a_refused_token_is_limited_however_soon_the_next_one_is_admitted(tmp_path: Path) -> None:
+    async with serving(tmp_path, auth_failure_requests=50, rate_limit_window_seconds=25) as running:
+        caller = running.caller("bad")
+        refusals = [await refused(ask(caller)) for _ in range(75)]
+    limited = [refusal for refusal in refusals if refusal.reason == "RATE_LIMITED"]
+    assert limited
+    assert all(refusal.retry is not None and refusal.retry <= 1 for refusal in limited)
+
+
 @pytest.mark.parametrize(
     ("peer", "network"),
     [

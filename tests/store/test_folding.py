@@ -253,6 +253,11 @@ def test_a_word_that_begins_where_an_excerpt_ends_is_not_highlighted() -> None:
     assert [(part.start, part.end) for part in excerpt(text, phrases_of("word"))[1]] == [(0, 4)]
 
 
+def test_a_separator_of_any_plane_ends_a_word() -> None:
+    for separator in "\u2022", "\U00010100", "\U0001f600":
+        assert words_of(f"one{separator}two") == ["one", "two"]
+
+
 def test_runs_of_marks_of_any_plane_are_cut() -> None:
     # Putting them into order would take time by the square of their number.
     for marks in ("\u0e38\u0e48", "\u0301\u0323", "\U0001133b\U00011070", "\u3099\U00011070", "\U0001d165\U0001d16d"):

@@ -82,6 +82,8 @@ def _of_options(body: Mapping[str, Any]) -> Iterator[str]:
         yield f"output_config.effort: {effort} is not supported with {mode}"
     if choice in ("any", "tool") and not (forced and mode != "enabled"):
         yield f'tool_choice: type "{choice}" is not supported for this model'
+    if choice == "none" and body["tool_choice"].keys() != {"type"}:
+        yield "tool_choice.none: extra inputs are not permitted"
     if choice != "auto" and not body.get("tools"):
         yield "tool_choice: may only be specified with tools"
     blocks = [block for message in body["messages"] for _, block in _blocks(message["content"])]

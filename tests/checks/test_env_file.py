@@ -1,0 +1,19 @@
+"""A file of settings as it is read before a deployment."""
+
+from pathlib import Path
+
+import pytest
+from metamorphd.checks.env_file import read_env_file
+
+
+@pytest.mark.parametrize(("lines", "times"), [("PORT=3001", 0), ("PORT=1\nport=2", 2), ("PORT=1\nPORT=2\nPORT=3", 3)])
+def test_a_name_that_is_set_more_than_once_is_found_and_the_last_one_counts(
+    tmp_path: Path, lines: str, times: int
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text(lines)
+    read = read_env_file(file)
+    assert [finding.what for finding in read.findings if "times" in finding.what] == (
+        [f"PORT is set {times} times in {file}, and the last one counts"] if times else []
+    )
+    assert read.values == {"PORT": lines.rpartition("=")[2]}
