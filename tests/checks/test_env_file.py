@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from metamorphd.checks.env_file import read_env_file
+from metamorphd.checks.env_file import overridden, read_env_file
 
 
 @pytest.mark.parametrize(("lines", "times"), [("PORT=3001", 0), ("PORT=1\nport=2", 2), ("PORT=1\nPORT=2\nPORT=3", 3)])
@@ -17,3 +17,9 @@ def test_a_name_that_is_set_more_than_once_is_found_and_the_last_one_counts(
         [f"PORT is set {times} times in {file}, and the last one counts"] if times else []
     )
     assert read.values == {"PORT": lines.rpartition("=")[2]}
+
+
+def test_only_a_value_that_the_environment_replaces_was_not_checked() -> None:
+    values = {"PORT": "1", "LOG_LEVEL": "info", "NODE_ENV": "test"}
+    found = overridden(values, {"PORT": "2", "LOG_LEVEL": "info", "HOME": "/root"})
+    assert [finding.what.partition(" ")[0] for finding in found] == ["PORT"]

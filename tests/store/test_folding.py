@@ -255,6 +255,7 @@ def test_a_word_that_begins_where_an_excerpt_ends_is_not_highlighted() -> None:
 
 def test_a_separator_of_any_plane_ends_a_word() -> None:
     for separator in "\u2022", "\U00010100", "\U0001f600":
+        assert folded(f"one{separator}two") == "one two"
         assert words_of(f"one{separator}two") == ["one", "two"]
 
 
