@@ -18,6 +18,9 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
 from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.auth import http_client, jwks
+from metamorphd.auth.http_client import HttpClient
+from metamorphd.auth.jwks import KeySet
+from metamorphd.auth.revoked_tokens import RevokedTokens
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -412,3 +415,13 @@ async def test_keys_from_an_untrusted_server_are_not_used(tmp_path: Path, monkey
         async with serving(tmp_path / "second", emblem_jwks_url=provider.url) as distrusting:
             assert await reason(distrusting, signed("e1")) == "IDENTITY_UNAVAILABLE"
         assert SECRET not in str(provider.requests)
+
+
+async def test_nothing_of_a_key_set_goes_on_once_it_is_left() -> None:
+    async with HttpClient() as http:
+        before = asyncio.all_tasks()
+        revoked = RevokedTokens()
+        keys = KeySet(url="http://127.0.0.1:1", http=http, revoked_tokens=revoked, vaults=None, operators=False)
+        async with keys:
+            assert len(asyncio.all_tasks() - before) == 1
+        assert asyncio.all_tasks() == before

@@ -74,6 +74,10 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
         (PRODUCTION | {"EMBLEM_JWT_SECRET": "canary" * 5}, "EMBLEM_JWT_SECRET has"),
         (DEV | {"EMBLEM_JWT_SECRET": "canary"}, "EMBLEM_JWT_SECRET"),
         (PRODUCTION | {"EMBLEM_JWT_SECRET_PREVIOUS": f"{SECRET},canary"}, "EMBLEM_JWT_SECRET_PREVIOUS"),
+        (
+            PRODUCTION | {"EMBLEM_JWT_SECRET": SECRET[:32], "EMBLEM_JWT_SECRET_PREVIOUS": "canary"},
+            "EMBLEM_JWT_SECRET_PREVIOUS",
+        ),
         (PRODUCTION | DEV, "EMBLEM_DEV_MODE"),
         (DEV | {"RAILWAY_ENVIRONMENT": "production"}, "EMBLEM_DEV_MODE"),
         (DEV | {"RAILWAY_ANYTHING": ""}, "EMBLEM_DEV_MODE"),

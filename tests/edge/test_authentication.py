@@ -14,6 +14,7 @@ from metamorph.admin.v1.admin_service_pb2 import RevokeTokensRequest, UserTokens
 from metamorph.chat.v1.chat_service_pb2 import StreamTurnRequest
 from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WhoAmIRequest, WhoAmIResponse
 from metamorphd.auth.claims import LEEWAY_SECONDS
+from metamorphd.auth.remedies import REMEDIES
 
 from tests.support.caller import Caller, Events
 from tests.support.fakes.messages_api import FakeMessagesApi
@@ -233,6 +234,10 @@ async def test_the_log_always_says_why_a_token_was_refused_and_contains_nothing_
     text = server.log.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line.get("why") for line in lines if line["message"] == "call"] == [why for _, why in tokens]
+    assert [line.get("remedy") for line in lines if line["message"] == "call"] == [
+        REMEDIES.get(why) for _, why in tokens
+    ]
+    assert not any(line.get("remedy", "") is None for line in lines)
     assert {line["reason"] for line in lines if line["message"] == "call"} == {
         "TOKEN_INVALID",
         "TOKEN_EXPIRED",

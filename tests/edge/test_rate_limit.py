@@ -77,6 +77,13 @@ def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert limit.take(key) == 0.0
     assert len(limit._arrivals) <= 100
     assert limit.take(999) > 0
+    charged = RateLimit(requests=1, window_seconds=10, now=Time())
+    for key in range(1000):
+        charged.charge(key, 1)
+        # What is charged is not forgotten before the table is full.
+        assert key >= 90 or all(charged.charged(earlier) for earlier in range(key + 1))
+    assert len(charged._arrivals) <= 100
+    assert charged.charged(999)
 
 
 async def ask(caller: Caller) -> None:

@@ -253,6 +253,11 @@ def test_a_word_that_begins_where_an_excerpt_ends_is_not_highlighted() -> None:
     assert [(part.start, part.end) for part in excerpt(text, phrases_of("word"))[1]] == [(0, 4)]
 
 
+def test_an_excerpt_ends_before_a_character_whose_marks_have_no_room() -> None:
+    text = "word " + "x" * (CHARACTERS - 6) + "e\u0301" + " and more"
+    assert excerpt(text, phrases_of("word"))[0] == text[: CHARACTERS - 1] + "…"
+
+
 def test_a_separator_of_any_plane_ends_a_word() -> None:
     for separator in "\u2022", "\U00010100", "\U0001f600":
         assert folded(f"one{separator}two") == "one two"

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from metamorphd.errors import BranchBusy, MessageNotFound, SequenceAhead, SessionNotFound, TurnNotFound
 from metamorphd.models.caller import server_scope
-from metamorphd.models.content import TextBlock, text_of
+from metamorphd.models.content import CompactionBlock, TextBlock, text_of
+from metamorphd.models.generation import Tool
 from metamorphd.models.message import Message
 from metamorphd.models.page import Page
-from metamorphd.models.turn import StopReason, TextDelta, TurnError, TurnStatus
+from metamorphd.models.turn import Compaction, StopReason, TextDelta, TurnError, TurnEvent, TurnStatus, UsageUpdate
 from metamorphd.models.usage import Usage
 from metamorphd.models.vault import VaultChanges
 from metamorphd.store.database import Database
@@ -16,12 +17,16 @@ from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import get_branch, get_message, list_messages
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.turns import read
+from metamorphd.store.turns.events import append_events
 from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
+from metamorphd.store.turns.left import get_left_usage
 from metamorphd.store.turns.prompt import get_prompt
 from metamorphd.store.turns.read import get_turn, list_events, list_turns
 from metamorphd.store.vaults import update_vault
 
 from tests.support.rows import ACME, EVIL, KEY, TERMS, append, finish, new_message, new_session, new_turn
+
+TOOL = Tool("weather", "", "{}")
 
 
 async def events(
@@ -110,6 +115,34 @@ async def test_a_turn_that_fails_without_text_stores_no_reply_and_the_conversati
     following = await new_turn(database, session.session_id)
     message = await database.read(get_message, ACME, message_id=following.user_message_id)
     assert message.parent_message_id == turn.user_message_id
+
+
+@pytest.mark.parametrize(("blamed", "kept"), [("options.tools", False), ("options.thinking", True)])
+async def test_tools_stay_in_force_unless_the_provider_has_rejected_them(
+    database: Database, blamed: str, kept: bool
+) -> None:
+    session = await new_session(database)
+    turn = await new_turn(database, session.session_id, tools=(TOOL,))
+    await finish(database, turn, status=TurnStatus.FAILED, error=TurnError("R", "no", {"field": blamed}))
+    following = await new_turn(database, session.session_id)
+    assert following.options.tools == ((TOOL,) if kept else ())
+
+
+@pytest.mark.parametrize("reported", [True, False])
+@pytest.mark.parametrize("summarized", [True, False])
+async def test_what_a_summary_has_read_was_not_reported(database: Database, reported: bool, summarized: bool) -> None:
+    session = await new_session(database)
+    turn = await new_turn(database, session.session_id)
+    happened: list[TurnEvent] = []
+    if summarized:
+        happened.append(Compaction(turn.turn_id, 2, 0, CompactionBlock("They said one.", "")))
+    if reported:
+        happened.append(UsageUpdate(turn.turn_id, 2 + len(happened), Usage(11, 1, 0, 0)))
+    await database.write(append_events, ACME, events=happened)
+    left = await database.read(get_left_usage, ACME, turn=turn, terms=TERMS)
+    assert left.unreported_reads == (not reported) + summarized
+    assert (left.most_input_tokens > 0) is (left.unreported_reads > 0)
+    assert left.reported.input_tokens == (11 if reported else 0)
 
 
 async def test_a_turn_ends_only_once(database: Database) -> None:

@@ -67,6 +67,7 @@ WHOLE = [
     ("jpeg", with_preview(), (9, 9)),
     ("jpeg", progressive(), (9, 9)),
     ("gif", animated_gif(30), (9, 9)),
+    ("gif", gif().replace(b"\2\x44\1\0\x3b", b"\1\x44\1\1\0\x3b"), (1, 1)),
     ("gif", gif().replace(b"GIF89a", b"GIF87a").replace(b"\0\x3b", b"\0\0\0\x3b"), (1, 1)),
     ("gif", gif(5, 5)[:-15] + struct.pack("<HHHHB", 3, 0, 4, 9, 0) + gif()[-6:], (7, 9)),
     ("webp", riff(b"VP8 ", VP8), (1, 1)),
