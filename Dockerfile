@@ -1,25 +1,36 @@
-FROM python:3.11-slim AS build
-# The version that scripts/install uses. In a venv of its own, so that it stays out of the image.
-RUN python -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir --disable-pip-version-check uv==0.13.9
+# Python 3.11.17 on Debian 13, of October 2026. The digest counts; `make base` writes the newest one.
+FROM python:3.11-slim@sha256:0dd364ba7e10242f07755449e3a3d0e35f9efd987952737b90def6709ab0c5ce AS base
+
+FROM base AS build
+WORKDIR /src
+# uv and hatchling, in a venv of their own, so that they stay out of the image. Only wheels, here and below: a source
+# distribution would fetch what builds it, which no lock names.
+COPY requirements.build.lock ./
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
+        --require-hashes --requirement requirements.build.lock
 # Bytecode is made here, because nothing may be written beside the code at run time.
 ENV VIRTUAL_ENV=/opt/metamorph UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
-WORKDIR /src
 # Before the sources: a change of theirs alone installs no dependency again.
 COPY requirements.runtime.lock ./
-RUN /opt/uv/bin/uv venv --python "$(command -v python)" /opt/metamorph \
-    && /opt/uv/bin/uv pip sync --require-hashes requirements.runtime.lock
+RUN /opt/build/bin/uv venv --python "$(command -v python)" /opt/metamorph \
+    && /opt/build/bin/uv pip sync --only-binary :all: --require-hashes requirements.runtime.lock
 COPY pyproject.toml README.md ./
 COPY clients/python clients/python
 COPY server server
-RUN /opt/uv/bin/uv pip install --no-deps --no-sources ./clients/python .
+# From here on nothing is fetched.
+RUN /opt/build/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --check-build-dependencies \
+        --wheel-dir wheels ./clients/python . \
+    && /opt/build/bin/uv pip install --offline --no-deps wheels/*.whl
 
-FROM python:3.11-slim
-LABEL org.opencontainers.image.title="metamorph" \
-    org.opencontainers.image.description="Multi-tenant chat backend, served over gRPC"
-# The default is root, because Railway mounts a volume as root, and only at run time. `--user metamorph` works too: a
-# named volume of Docker's takes its owner from this directory.
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin metamorph \
+FROM base
+# The image starts as root, because Railway mounts a volume as root, and only at run time: `unprivileged` makes it this
+# user's, and then becomes this user. `--user 10001:10001` works too, with no capability and a read-only root: a named
+# volume of Docker's takes its owner from /data.
+RUN groupadd --gid 10001 metamorph \
+    && useradd --uid 10001 --gid metamorph --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin metamorph \
     && install -d -o metamorph -g metamorph /data
+COPY deploy/unprivileged /usr/local/bin/
 COPY --from=build /opt/metamorph /opt/metamorph
 # Two arenas: glibc would give each thread its own, and keep what they free. Set, the threshold stays where it is: glibc
 # would raise it with every large block that is freed, and keep what a burst of calls took. Large blocks are in huge
@@ -37,4 +48,15 @@ EXPOSE 3001 50051
 # For Docker. Railway asks /health itself, while it deploys.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-c", "import os, urllib.request as http; \
 http.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '3001') + '/health', timeout=4)"]
+# Turns that run get SHUTDOWN_GRACE_SECONDS to finish. Docker would wait 10 seconds: `--stop-timeout 40`.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["unprivileged"]
 CMD ["metamorph", "serve"]
+# Last, because it changes with each commit. Railway gives the first one to builds that ask for it.
+ARG RAILWAY_GIT_COMMIT_SHA=
+ARG REVISION=$RAILWAY_GIT_COMMIT_SHA
+LABEL org.opencontainers.image.title="metamorph" \
+    org.opencontainers.image.description="Multi-tenant chat backend for internal services, served over gRPC" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.revision="$REVISION" \
+    org.opencontainers.image.base.name="docker.io/library/python:3.11-slim"

@@ -22,7 +22,7 @@ AGE_VERSION := v1.3.2
 LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
 	--no-annotate --no-emit-package metamorph-client
 
-.PHONY: help run test mutants check harness bench abuse torture install tools generate baseline lock format clean
+.PHONY: help run test mutants check harness bench abuse torture install tools generate baseline lock base format clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,7 +55,7 @@ torture: $(VENV)/.installed ## Turns under kill -9, races, upstream trouble and 
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml clients/python/pyproject.toml requirements.lock
+$(VENV)/.installed: pyproject.toml clients/python/pyproject.toml requirements.lock requirements.build.lock
 	@PYTHON="$(PYTHON)" bash scripts/install
 	@touch $@
 
@@ -98,9 +98,16 @@ generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the gen
 baseline: $(NODE_MODULES) ## Move the baseline that the contract is compared with, on purpose only (decision 18)
 	@$(BUF) build proto --exclude-source-info -o proto/baseline.binpb
 
-lock: $(VENV)/.installed ## Resolve the dependencies anew into the two requirements locks
+lock: $(VENV)/.installed ## Resolve the dependencies anew into the three requirements locks
 	@$(LOCK) --upgrade --group dev pyproject.toml -o requirements.lock
 	@$(LOCK) --constraint requirements.lock pyproject.toml -o requirements.runtime.lock
+	@$(LOCK) --upgrade --group build -o requirements.build.lock
+
+# Of all its architectures. buildx asks the registry, and needs no running engine.
+base: ## Pin the image's base to the newest digest of its tag
+	@digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' python:3.11-slim) && \
+		[[ "$$digest" =~ ^sha256:[0-9a-f]{64}$$ ]] && \
+		sed -i "s|^FROM python:3.11-slim@.* AS base$$|FROM python:3.11-slim@$$digest AS base|" Dockerfile
 
 format: $(VENV)/.installed tools ## Format Python, protobuf and Go
 	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format --quiet .

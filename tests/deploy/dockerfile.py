@@ -40,6 +40,10 @@ class Stage:
         """Returns every variable that ENV sets."""
         return dict(word.split("=", 1) for instruction in self.all("ENV") for word in instruction.words())
 
+    def labels(self) -> dict[str, str]:
+        """Returns every label."""
+        return dict(word.split("=", 1) for instruction in self.all("LABEL") for word in instruction.words())
+
 
 def stages(path: Path) -> list[Stage]:
     """Returns the stages of a Dockerfile, in order."""

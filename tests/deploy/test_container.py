@@ -1,283 +1,80 @@
-"""The image, tested without a container engine: the steps of the Dockerfile run in a directory."""
+"""Containers of the image, which is built and run without an engine."""
 
 import asyncio
-import functools
-import json
 import os
 import re
 import shutil
-import signal
 import stat
-import subprocess
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
-from metamorphd.settings import Settings
 
-from tests.deploy.dockerfile import stages
+from tests.deploy.container import Limits
+from tests.deploy.image import (
+    DRAINING_SECONDS,
+    FINAL,
+    NEEDED,
+    USER,
+    Image,
+    build,
+    files,
+    hardened,
+    running,
+    volume,
+)
+from tests.support.caller import calling
 from tests.support.engines import ENGINES
-from tests.support.paths import ROOT
-from tests.support.processes import ALLOCATOR
-from tests.support.programs import require
-from tests.support.tokens import SECRET
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
 
-BUILD, FINAL = stages(ROOT / "Dockerfile")
-ALL = [*BUILD.instructions, *FINAL.instructions]
-UV = "/opt/uv/bin/uv"
-OTHER_USER_ID = 10001
-NEEDED = {"EMBLEM_JWT_SECRET": SECRET, "ANTHROPIC_API_KEY": "sk-ant-of-a-test"}
-
-
-def test_every_stage_uses_the_same_pinned_base_image() -> None:
-    assert BUILD.image == FINAL.image
-    assert re.fullmatch(r"python:3\.11-slim", FINAL.image)
-
-
-def test_every_copied_path_exists_in_the_build_context() -> None:
-    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {source for instruction in BUILD.all("COPY") for source in instruction.words()[:-1]}
-    assert copied == kept
-    assert [source for source in copied if not (ROOT / source).exists()] == []
-    assert [instruction.text for instruction in FINAL.all("COPY")] == ["--from=build /opt/metamorph /opt/metamorph"]
-
-
-def test_the_server_is_the_first_process_and_receives_signals() -> None:
-    assert [instruction.exec_form() for instruction in FINAL.all("CMD")] == [["metamorph", "serve"]]
-    assert not FINAL.all("ENTRYPOINT")
-
-
-def test_railway_can_mount_its_volume() -> None:
-    assert {instruction.name for instruction in ALL}.isdisjoint({"VOLUME", "USER"})
-    assert FINAL.environment()["DATABASE_PATH"] == "/data/metamorph.db"
-
-
-def test_the_image_runs_in_production_mode_on_the_default_ports() -> None:
-    ports = [Settings.model_fields[name].default for name in ("port", "grpc_port")]
-    assert [int(port) for port in FINAL.all("EXPOSE")[0].words()] == ports
-    assert FINAL.environment()["NODE_ENV"] == "production"
-
-
-def test_memory_is_measured_with_the_allocator_of_the_image() -> None:
-    assert FINAL.environment().items() >= ALLOCATOR.items()
-
-
-def test_no_secret_is_built_in() -> None:
-    names = {name for stage in (BUILD, FINAL) for name in stage.environment()}
-    assert not [name for name in names if re.search("KEY|SECRET|TOKEN|PASSWORD", name)]
-    assert not [instruction for instruction in ALL if instruction.name == "ARG"]
-
-
-def test_the_image_uses_the_same_uv_version_as_a_checkout() -> None:
-    pins = [re.findall(r"uv==([0-9.]+)", (ROOT / name).read_text()) for name in ("Dockerfile", "scripts/install")]
-    assert pins[0] == pins[1]
-    assert len(pins[0]) == 1
-
-
-def locked(name: str) -> dict[str, str]:
-    """Returns each package of a lock with its version, markers and hashes."""
-    found = {}
-    for entry in re.split(r"\n(?=\S)", (ROOT / name).read_text().strip()):
-        package, _, rest = entry.partition("==")
-        assert "--hash=sha256:" in rest, f"{package} has no hash"
-        found[package] = rest
-    return found
-
-
-def test_the_image_has_the_tested_versions_and_no_development_tools() -> None:
-    runtime, development = locked("requirements.runtime.lock"), locked("requirements.lock")
-    versions = {name: rest.split()[0] for name, rest in runtime.items()}
-    assert versions == {name: development[name].split()[0] for name in runtime}
-    assert {name: set(re.findall("sha256:[0-9a-f]{64}", rest)) for name, rest in runtime.items()} == {
-        name: set(re.findall("sha256:[0-9a-f]{64}", development[name])) for name in runtime
-    }
-    assert set(runtime).isdisjoint({"pytest", "ruff", "mypy", "grpcio-tools", "railway-sdk"})
-    assert "grpcio" in runtime
-
-
-@dataclass(frozen=True)
-class Image:
-    """A directory with the contents of the image."""
-
-    root: Path
-
-    def inside(self, text: str) -> str:
-        """Rewrites the image's absolute paths to paths in the directory."""
-        return re.sub(r"(?<![\w./])/(?=(?:opt|src|data)\b)", f"{self.root}/", text)
-
-    def environment(self, **variables: str) -> dict[str, str]:
-        """Returns the environment of a process in the image, without any variable of this machine."""
-        made = {name: self.inside(value) for name, value in FINAL.environment().items()}
-        made["PATH"] = made["PATH"].replace("$PATH", "/usr/local/bin:/usr/bin:/bin")
-        return made | {"PORT": "0", "GRPC_PORT": "0"} | variables
-
-    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command of the image and waits for it to exit."""
-        return subprocess.run(
-            [*self.as_other_user, *command],
-            cwd=self.inside(FINAL.all("WORKDIR")[-1].text),
-            env=self.environment(**variables),
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-
-    @functools.cached_property
-    def as_other_user(self) -> list[str]:
-        """Returns the prefix of a command that runs it as a user who owns only /data."""
-        if os.geteuid() != 0:
-            return []
-        become = ["setpriv", f"--reuid={OTHER_USER_ID}", f"--regid={OTHER_USER_ID}", "--clear-groups"]
-        interpreter = Path(self.root, "opt/metamorph/bin/python").resolve()
-        if all(directory.stat().st_mode & stat.S_IXOTH for directory in interpreter.parents):
-            return become
-        # Here, unlike in the image, the interpreter may be in a home directory. The capability grants reading only.
-        return [*become, "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
+# Its first test builds the image.
+pytestmark = pytest.mark.timeout(400)
+AS_ROOT = Limits()
 
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
-    """Yields the image, built by the steps of the build stage, with the data directory of the final stage."""
+    """Yields the image."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount")
     # Other users cannot enter pytest's own directory.
-    root = Path(tempfile.mkdtemp(prefix="metamorph-image-"))
-    root.chmod(0o755)
+    directory = Path(tempfile.mkdtemp(prefix="metamorph-image-"))
+    directory.chmod(0o755)
     try:
-        yield build(Image(root))
+        yield build(directory)
     finally:
-        shutil.rmtree(root)
-
-
-def build(image: Image) -> Image:
-    """Runs the Dockerfile with the uv of this machine, whose cache saves most downloads."""
-    found = shutil.which("uv", path=f"{ROOT / '.tools' / 'uv' / 'bin'}:{os.environ['PATH']}")
-    uv = image.root / UV[1:]
-    uv.parent.mkdir(parents=True)
-    uv.symlink_to(found or require("uv", hint="`make install` puts it into .tools"))
-    python = image.root / "usr/local/bin/python"
-    python.parent.mkdir(parents=True)
-    python.symlink_to(Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}"))
-    environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}"}
-    for name in ("PYTHONPATH", "UV_NO_CACHE", "UV_PROJECT_ENVIRONMENT"):
-        environment.pop(name, None)
-    workdir = image.root
-    for instruction in BUILD.instructions:
-        match instruction.name:
-            case "WORKDIR":
-                workdir = Path(image.inside(instruction.text))
-                workdir.mkdir(parents=True, exist_ok=True)
-            case "ENV":
-                environment |= {
-                    name: image.inside(value) for name, value in (word.split("=", 1) for word in instruction.words())
-                }
-            case "COPY":
-                copy(instruction.words(), workdir)
-            case "RUN" if "pip install" not in instruction.text or UV in instruction.text:
-                subprocess.run(
-                    ["/bin/sh", "-ec", image.inside(instruction.text)],
-                    cwd=workdir,
-                    env=environment,
-                    check=True,
-                    capture_output=True,
-                    timeout=110,
-                )
-    # The build stage leaves only the files that the final stage copies.
-    shutil.rmtree(image.root / "src")
-    data = image.root / "data"
-    data.mkdir()
-    if os.geteuid() == 0:
-        os.chown(data, OTHER_USER_ID, OTHER_USER_ID)
-    return image
-
-
-def copy(words: list[str], workdir: Path) -> None:
-    """Does a COPY and respects .dockerignore."""
-    *sources, destination = words
-    for source in sources:
-        if (ROOT / source).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.py[co]", "*.egg-info", "example.py")
-            shutil.copytree(ROOT / source, workdir / destination, ignore=ignored)
-        else:
-            shutil.copy(ROOT / source, workdir / destination)
-
-
-@dataclass
-class Container:
-    """A running server from the image."""
-
-    process: asyncio.subprocess.Process
-    http_port: int = 0
-
-    async def lines(self) -> AsyncIterator[dict[str, Any]]:
-        """Yields the lines of its log."""
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            yield json.loads(line)
-
-    def health(self) -> tuple[int, dict[str, Any]]:
-        """Returns the status and body of GET /health."""
-        try:
-            with urlopen(f"http://127.0.0.1:{self.http_port}/health", timeout=5) as answer:
-                return answer.status, json.load(answer)
-        except HTTPError as error:
-            return error.code, json.load(error)
-
-
-@asynccontextmanager
-async def running(image: Image, **variables: str) -> AsyncIterator[Container]:
-    """Runs the image's CMD as another user. At the end of the block it is stopped as Railway stops it."""
-    process = await asyncio.create_subprocess_exec(
-        *image.as_other_user,
-        *FINAL.all("CMD")[0].exec_form(),
-        cwd=image.inside(FINAL.all("WORKDIR")[-1].text),
-        env=image.environment(**NEEDED, **variables),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    container = Container(process)
-    try:
-        async with asyncio.timeout(30):
-            async for line in container.lines():
-                if line["message"] == "serving":
-                    container.http_port = line["http_port"]
-                    break
-        yield container
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.communicate(), 20)
-
-
-def files(root: Path) -> set[Path]:
-    """Returns every file and directory below `root`, except the data."""
-    return {path for path in root.rglob("*") if root / "data" not in path.parents}
+        shutil.rmtree(directory)
 
 
 def test_both_packages_are_installed_completely(image: Image) -> None:
     where = "import metamorph.client, metamorphd.store; print(metamorph.client.__file__, metamorphd.store.__file__)"
     result = image.run("python", "-c", where)
     assert result.returncode == 0, result.stderr
-    assert all(Path(path).is_relative_to(image.root / "opt/metamorph") for path in result.stdout.split())
-    assert not list(image.root.rglob("__editable__*"))
-    assert all(list(image.root.rglob(f"migrations/{engine.name}/*.sql")) for engine in ENGINES)
+    assert all(Path(path).is_relative_to("/opt/metamorph") for path in result.stdout.split())
+    installed = image.root.inside("/opt/metamorph")
+    assert not list(installed.rglob("__editable__*"))
+    assert all(list(installed.rglob(f"migrations/{engine.name}/*.sql")) for engine in ENGINES)
+
+
+def test_what_builds_the_image_is_not_in_it(image: Image) -> None:
+    assert image.run("python", "-c", "import hatchling").returncode == 1
+    assert {path.name for path in image.root.inside("/opt").iterdir()} == {"metamorph"}
 
 
 def test_the_lock_satisfies_the_requirements_of_the_packages(image: Image) -> None:
-    python = image.root / "opt/metamorph/bin/python"
-    command = [image.inside(UV), "pip", "check", "--python", str(python)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    # The pip of the base image looks at the server's own venv.
+    result = image.run("/usr/local/bin/python", "-m", "pip", "--python", "/opt/metamorph/bin/python", "check")
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_every_installed_file_is_readable_by_any_user(image: Image) -> None:
-    closed = [path for path in (image.root / "opt").rglob("*") if not path.stat().st_mode & stat.S_IROTH]
-    assert closed == []
+    paths = [path for path in image.root.inside("/opt").rglob("*") if not path.is_symlink()]
+    assert [path for path in paths if not path.stat().st_mode & stat.S_IROTH] == []
+    assert len(paths) > 1000
 
 
 def test_the_command_prints_its_help(image: Image) -> None:
@@ -286,28 +83,109 @@ def test_the_command_prints_its_help(image: Image) -> None:
     assert "serve" in result.stdout
 
 
-async def test_the_server_runs_as_any_user_and_writes_only_beside_the_database(image: Image) -> None:
-    before = files(image.root)
-    async with running(image) as container:
-        status, body = await asyncio.to_thread(container.health)
-        assert (status, body["status"]) == (200, "ok")
-        assert {path.name for path in (image.root / "data").iterdir()} >= {"metamorph.db", "metamorph.db-wal"}
-        assert all(path.stat().st_uid == os.stat(image.root / "data").st_uid for path in image.root.glob("data/*"))
-    assert container.process.returncode == 0
-    assert files(image.root) == before
+@pytest.mark.parametrize("missing", NEEDED)
+def test_a_missing_secret_is_reported_in_one_line(image: Image, missing: str) -> None:
+    others = {name: value for name, value in NEEDED.items() if name != missing}
+    result = image.run("metamorph", "serve", limits=Limits(user=USER), **others)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert re.fullmatch(rf"metamorph: {missing} is (not set|required in production); .+\n", result.stderr)
 
 
-async def test_the_health_check_succeeds_only_while_the_server_answers(image: Image) -> None:
+async def test_the_health_check_succeeds_only_while_the_server_answers(image: Image, tmp_path: Path) -> None:
     command = FINAL.all("HEALTHCHECK")[0].exec_form()
-    async with running(image) as container:
+    async with running(image, hardened(volume(tmp_path / "data", owner=USER))) as container:
         port = str(container.http_port)
         assert (await asyncio.to_thread(image.run, *command, PORT=port)).returncode == 0
     assert (await asyncio.to_thread(image.run, *command, PORT=port)).returncode == 1
 
 
-@pytest.mark.parametrize("missing", NEEDED)
-def test_a_missing_secret_is_reported_in_one_line(image: Image, missing: str) -> None:
-    result = image.run("metamorph", "serve", **{name: NEEDED[name] for name in NEEDED if name != missing})
+async def test_a_user_without_capabilities_writes_only_to_the_volume(image: Image, tmp_path: Path) -> None:
+    data = volume(tmp_path / "data", owner=USER)
+    before = set(files(image.root))
+    async with running(image, hardened(data)) as container:
+        status, body = await asyncio.to_thread(container.health)
+        assert (status, body["status"]) == (200, "ok")
+        assert {path.name for path in data.iterdir()} >= {"metamorph.db", "metamorph.db-wal"}
+        found = container.status()
+        assert set(found["Uid"].split()) == {str(USER)}
+        assert {int(found[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+        # Data is on the volume, and nothing warns that it is not.
+        assert [line for line in container.warnings if line.get("check") == "volume"] == []
+    assert container.process.returncode == 0
+    assert set(files(image.root)) == before
+
+
+def owners(data: Path) -> dict[str, int]:
+    return {str(path.relative_to(data)): path.lstat().st_uid for path in [data, *sorted(data.rglob("*"))]}
+
+
+async def test_a_volume_that_is_mounted_as_root_is_served_by_another_user(image: Image, tmp_path: Path) -> None:
+    data = volume(tmp_path / "data")
+    (data / "lost+found").mkdir(mode=0o700)
+    # As `railway ssh` leaves it, and deeper than anything of the server's.
+    (data / "backups" / "deep").mkdir(parents=True)
+    (data / "backups" / "deep" / "deeper").touch()
+    (data / "backups" / "metamorph-20260101_000000.db").touch()
+    (data / "link").symlink_to("/etc")
+    async with running(image, replace(AS_ROOT, volume=data)) as container:
+        found = container.status()
+        assert (set(found["Uid"].split()), set(found["Gid"].split())) == ({str(USER)}, {str(USER)})
+        assert (found["Groups"], int(found["CapEff"], 16), found["NoNewPrivs"]) == ("", 0, "1")
+        assert (await asyncio.to_thread(container.health))[0] == 200
+        roots = [name for name, owner in owners(data).items() if owner == 0]
+        assert roots == ["backups/deep/deeper", "lost+found"]
+        assert image.root.inside("/etc").stat().st_uid == 0
+    assert container.process.returncode == 0
+
+
+async def test_a_database_that_root_has_restored_is_served_again(image: Image, tmp_path: Path) -> None:
+    data = volume(tmp_path / "data")
+    limits = replace(AS_ROOT, volume=data)
+    for _ in range(2):
+        async with running(image, limits) as container:
+            assert (await asyncio.to_thread(container.health))[0] == 200
+        assert set(owners(data).values()) == {USER}
+        for name in owners(data):
+            os.chown(data / name, 0, 0)
+
+
+@pytest.mark.parametrize("owner", [0, USER])
+def test_root_without_capabilities_is_refused_with_the_cure(image: Image, tmp_path: Path, owner: int) -> None:
+    limits = Limits(no_capabilities=True, read_only=True, volume=volume(tmp_path / "data", owner=owner))
+    result = image.run("metamorph", "serve", limits=limits, **NEEDED)
     assert result.returncode == 1
-    assert result.stdout == ""
-    assert re.fullmatch(rf"metamorph: {missing} is (not set|required in production); .+\n", result.stderr)
+    refusal = r"metamorph: started as root, but .+; start the container as user 10001, .+\n"
+    assert re.fullmatch(rf"(.*\n)*{refusal}", result.stderr)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+async def test_a_container_without_a_volume_says_that_its_data_will_be_gone(image: Image) -> None:
+    mark = image.root.inside("/.dockerenv")
+    mark.touch()
+    try:
+        async with running(image, AS_ROOT) as container:
+            (line,) = [line for line in container.warnings if line.get("check") == "volume"]
+    finally:
+        mark.unlink()
+    assert "/data is on no mount of its own" in line["message"]
+
+
+async def test_a_turn_that_runs_at_a_stop_is_finished_and_the_server_ends_in_time(image: Image, tmp_path: Path) -> None:
+    hold = asyncio.Event()
+    async with FakeMessagesApi(Reply(("one ", "two"), hold=hold)) as api:
+        limits = hardened(volume(tmp_path / "data", owner=USER))
+        async with running(image, limits, ANTHROPIC_BASE_URL=api.base_url) as container:
+            async with calling(f"127.0.0.1:{container.grpc_port}") as caller:
+                session = await caller.create_session(title="Stopped")
+                events = caller.start(session.session_id)
+                await events.next()
+                began = time.monotonic()
+                container.stop()
+                await asyncio.sleep(1)
+                assert (await asyncio.to_thread(container.health))[0] == 503
+                hold.set()
+                last = (await events.rest())[-1]
+            await asyncio.wait_for(container.process.wait(), DRAINING_SECONDS)
+    assert last.WhichOneof("event") == "turn_finished"
+    assert (container.process.returncode, time.monotonic() - began < DRAINING_SECONDS) == (0, True)
