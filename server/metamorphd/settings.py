@@ -350,6 +350,11 @@ class Settings(BaseSettings):
         return any(name.startswith("RAILWAY_") or name == "KUBERNETES_SERVICE_HOST" for name in os.environ)
 
     @property
+    def railway_volume(self) -> str:
+        """Returns where Railway mounts the service's volume, or nothing if it does not say so."""
+        return os.environ.get("RAILWAY_VOLUME_MOUNT_PATH", "")
+
+    @property
     def metrics_need_token(self) -> bool:
         """Returns whether `/metrics` is refused without a token."""
         return self.metrics_token is not None or (self.production and not self.metrics_public)

@@ -109,3 +109,30 @@ def test_the_emblem_api_alone_is_worth_a_warning() -> None:
 def test_a_database_path_must_be_a_file(tmp_path: Path) -> None:
     assert found(database_path=tmp_path) == [("storage", FAILED)]
     assert found(database_path=tmp_path / "metamorph.db") == []
+
+
+@pytest.mark.parametrize(
+    ("mount", "changed", "named"),
+    [
+        ("", {}, []),
+        ("/data", {}, []),
+        ("/data/", {}, []),
+        ("/", {}, []),
+        ("/data", {"backup_dir": "/data/copies"}, []),
+        ("/dat", {}, ["DATABASE_PATH"]),
+        ("/mnt/volume", {}, ["DATABASE_PATH"]),
+        ("/data", {"database_path": "/data/../srv/metamorph.db"}, ["DATABASE_PATH"]),
+        ("/data", {"database_path": "data/metamorph.db"}, ["DATABASE_PATH"]),
+        ("/data", {"backup_dir": "/backups"}, ["BACKUP_DIR"]),
+        ("/srv", {"backup_dir": "/backups"}, ["DATABASE_PATH", "BACKUP_DIR"]),
+    ],
+)
+def test_files_beside_the_volume_of_railway_are_named(
+    monkeypatch: pytest.MonkeyPatch, mount: str, changed: dict[str, Any], named: list[str]
+) -> None:
+    monkeypatch.setenv("RAILWAY_VOLUME_MOUNT_PATH", mount)
+    loaded = settings.load(**({"emblem_jwt_secret": SECRET, "database_path": "/data/metamorph.db"} | changed))
+    wrong = [finding for finding in check_settings(loaded, today=TODAY) if finding.name == "volume"]
+    failures = [finding for finding in wrong if finding.status is FAILED]
+    assert [finding.remedy.split(", or set ")[1].split(" ")[0] for finding in failures] == named
+    assert (len(wrong) > len(failures)) == (mount != "" and "DATABASE_PATH" not in named)

@@ -109,3 +109,11 @@ def test_the_volume_of_a_link_is_that_of_the_file(tmp_path: Path) -> None:
         with serving_process(tmp_path) as server:
             (line,) = warnings(server.log)
         assert "is in memory" in line["message"]
+
+
+def test_a_database_beside_the_volume_of_railway_is_in_the_log_with_its_cure(tmp_path: Path) -> None:
+    elsewhere = {"RAILWAY_ENVIRONMENT": "production", "RAILWAY_VOLUME_MOUNT_PATH": "/data"}
+    with serving_process(tmp_path, **elsewhere) as server:
+        found = warnings(server.log)
+    assert [line["remedy"].partition(" ")[0] for line in found] == ["mount", "attach"]
+    assert f"DATABASE_PATH ({tmp_path / 'metamorph.db'}) is not on it" in found[0]["message"]

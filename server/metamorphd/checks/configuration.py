@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import date
 
+from metamorphd.checks.mounts import outside
 from metamorphd.checks.names import shown
 from metamorphd.models.finding import Finding, FindingStatus, failed, ok, warning
 from metamorphd.settings import Settings
@@ -24,7 +25,7 @@ def check_settings(settings: Settings, *, today: date) -> list[Finding]:
     """Returns a finding for each thing that is looked at in settings that can be read."""
     return [
         finding
-        for check in (node_env, dev_mode, signing_secret, model_key, encryption, limits, durations, ports, storage)
+        for check in (node_env, dev_mode, signing_secret, model_key, encryption, limits, durations, ports, storage, volume)
         for finding in check(settings)
     ] + list(secret_age(settings, today=today))
 
@@ -209,3 +210,10 @@ def storage(settings: Settings) -> Iterator[Finding]:
         )
     if settings.backup_retention_days < LEAST_DAYS:
         yield warning("backups", "BACKUP_RETENTION_DAYS is less than an hour", "set it in days")
+
+
+def volume(settings: Settings) -> Iterator[Finding]:
+    """Checks that files are on the volume that Railway mounts, as far as it says where."""
+    if settings.railway_volume:
+        paths = {"DATABASE_PATH": settings.database_path, "BACKUP_DIR": settings.backup_dir}
+        yield from outside(settings.railway_volume, {name: path for name, path in paths.items() if path is not None})

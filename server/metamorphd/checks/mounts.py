@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,3 +64,17 @@ def volume(directory: Path, *, contained: bool) -> Finding | None:
             "volume", f"{directory} is on no mount of its own, so the next deployment of the container deletes it", MEND
         )
     return ok("volume", f"{directory} is on the file system mounted at {mount.point}")
+
+
+def outside(mount: str, paths: Mapping[str, Path]) -> Iterator[Finding]:
+    """Says which files, by the name of the setting that places them, are not on the volume that is mounted there."""
+    for name, path in paths.items():
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(mount)):
+            yield ok("volume", f"{name} is on the volume at {mount}")
+        else:
+            yield failed(
+                "volume",
+                f"Railway mounts the volume at {mount}, and {name} ({path}) is not on it, so the next deployment "
+                "deletes what is there",
+                f"mount the volume where {name} is, or set {name} to a path below {mount}",
+            )
