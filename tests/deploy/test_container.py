@@ -116,6 +116,15 @@ async def test_a_user_without_capabilities_writes_only_to_the_volume(image: Imag
     assert set(files(image.root)) == before
 
 
+async def test_the_volume_of_a_group_is_enough(image: Image, tmp_path: Path) -> None:
+    # As fsGroup leaves it: root's, with the group of the user.
+    data = volume(tmp_path / "data")
+    os.chown(data, 0, USER)
+    data.chmod(0o2775)
+    async with running(image, hardened(data)) as container:
+        assert (await asyncio.to_thread(container.health))[0] == 200
+
+
 def owners(data: Path) -> dict[str, int]:
     return {str(path.relative_to(data)): path.lstat().st_uid for path in [data, *sorted(data.rglob("*"))]}
 

@@ -11,6 +11,7 @@ from metamorphd import server
 from metamorphd.chat import engine
 from metamorphd.settings import Settings
 
+from tests.deploy.image import DRAINING_SECONDS, FINAL
 from tests.support.paths import ROOT
 
 CONFIG = ROOT / ".railway" / "railway.py"
@@ -67,6 +68,17 @@ def test_every_variable_is_a_setting_with_a_valid_value(service: dict[str, Any])
     assert not read.emblem_dev_mode
 
 
+def test_the_entry_point_of_the_image_is_kept_and_its_settings_are_repeated(service: dict[str, Any]) -> None:
+    literals = {name: value["value"] for name, value in service["variables"].items() if value["type"] == "literal"}
+    # The image starts as root, to make the volume its user's: on Railway this needs no RAILWAY_RUN_UID.
+    assert "RAILWAY_RUN_UID" not in service["variables"]
+    environment = FINAL.environment()
+    assert {name: literals[name] for name in literals if name in environment} == {
+        name: environment[name] for name in ("NODE_ENV", "DATABASE_PATH")
+    }
+    assert "startCommand" not in service["deploy"]
+
+
 def test_secrets_are_stored_by_railway_and_not_in_the_files(service: dict[str, Any]) -> None:
     secrets = [name for name in service["variables"] if name.endswith(("_KEY", "_SECRET", "_TOKEN"))]
     assert sorted(secrets) == ["ANTHROPIC_API_KEY", "EMBLEM_JWT_SECRET"]
@@ -99,5 +111,7 @@ def test_there_is_time_to_drain_and_deployments_never_overlap() -> None:
     assert all(type(deploy[name]) is int for name in ("drainingSeconds", "overlapSeconds", "healthcheckTimeout"))
     grace = Settings.model_fields["shutdown_grace_seconds"].default
     assert deploy["drainingSeconds"] > grace + 2 * engine.LAST_COMMIT_SECONDS + server.LAST_SEND_SECONDS
+    # The same wherever the image is deployed: tests/deploy/test_container.py measures it.
+    assert deploy["drainingSeconds"] == DRAINING_SECONDS
     assert deploy["overlapSeconds"] == 0
     assert (deploy["restartPolicyType"], deploy["restartPolicyMaxRetries"]) == ("ON_FAILURE", 10)
