@@ -23,11 +23,9 @@ MOST_HOURS = 48
 
 def check_settings(settings: Settings, *, today: date) -> list[Finding]:
     """Returns a finding for each thing that is looked at in settings that can be read."""
-    return [
-        finding
-        for check in (node_env, dev_mode, signing_secret, model_key, encryption, limits, durations, ports, storage, volume)
-        for finding in check(settings)
-    ] + list(secret_age(settings, today=today))
+    checks = (node_env, dev_mode, signing_secret, model_key, encryption, limits, durations, ports, storage, volume)
+    found = [finding for check in checks for finding in check(settings)]
+    return found + list(secret_age(settings, today=today))
 
 
 def of_faults(faults: Iterable[str]) -> Iterator[Finding]:
