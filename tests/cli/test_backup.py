@@ -1,10 +1,12 @@
 """`metamorph backup`, run as a process."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from metamorphd.backups.directory import name_at
 
 from tests.support.certificates import Authority
 from tests.support.command import run
@@ -157,3 +159,42 @@ async def test_a_server_with_tls_is_reached_with_the_files_that_options_or_the_e
 async def test_a_directory_is_no_database_to_restore_to(tmp_path: Path) -> None:
     code, _, err = await run("backup", "restore", "anything.db", "--yes", "--to", str(tmp_path))
     assert (code, "is a directory" in err) == (2, True)
+
+
+def days_ago(days: float) -> str:
+    return name_at(int((time.time() - days * 86_400) * 1e6))
+
+
+async def test_old_backups_are_deleted_by_the_retention_of_the_server(tmp_path: Path) -> None:
+    async with serving(tmp_path / "server", backup_retention_days=3, backup_interval_hours=0) as server:
+        backup = await made(server)
+        directory = tmp_path / "server" / "backups"
+        kept, old = days_ago(2), [days_ago(4), days_ago(40)]
+        # Made by the guide's script.
+        for name in (kept, *old):
+            (directory / name).write_bytes(b"SQLite format 3\0")
+        code, out, err = await asked(server, "prune", "--dry-run", "--json")
+        assert (code, err) == (0, "")
+        assert json.loads(out) == {"deleted": [], "expired": old, "retention_days": 3}
+        code, out, _ = await asked(server, "prune", "--dry-run")
+        assert out.splitlines() == [f"{name} would be deleted." for name in old]
+        assert len(list(directory.glob("*.db"))) == 4
+        code, out, _ = await asked(server, "prune")
+        assert (code, out.splitlines()) == (0, [f"{name} is deleted." for name in old])
+        assert {path.name for path in directory.glob("*.db")} == {backup["name"], kept}
+        code, out, _ = await asked(server, "prune", "--json")
+        assert (code, json.loads(out)["deleted"]) == (0, [])
+
+
+async def test_the_newest_good_backup_stays_however_old_it_is(tmp_path: Path) -> None:
+    async with serving(tmp_path / "server", backup_retention_days=1e-6, backup_interval_hours=0) as server:
+        good = await made(server)
+        directory = tmp_path / "server" / "backups"
+        old, future = days_ago(40), days_ago(-1)
+        for name in (old, future):
+            (directory / name).write_bytes(b"SQLite format 3\0")
+        code, out, _ = await asked(server, "prune", "--json")
+        assert (code, json.loads(out)["deleted"]) == (0, [old])
+        code, out, _ = await asked(server, "prune")
+        assert (code, "but the newest good one" in out) == (0, True)
+        assert {path.name for path in directory.glob("*.db")} == {good["name"], future}

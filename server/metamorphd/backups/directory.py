@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -119,9 +119,12 @@ class Directory:
         """Returns the names of the backups that are older, without the newest good one."""
         backups = self.list_backups()
         good = next((backup.name for backup in backups if backup.state is BackupState.READY), None)
-        return [
-            backup.name for backup in backups if backup.name != good and time_of(backup.name) < now - int(days * DAY)
-        ]
+        return expired((backup.name for backup in backups), good=good, now=now, days=days)
+
+
+def expired(names: Iterable[str], *, good: str | None, now: int, days: float) -> list[str]:
+    """Returns the names of backups that are older than so many days, without the newest good one."""
+    return [name for name in names if name != good and time_of(name) < now - int(days * DAY)]
 
 
 def read_manifest(path: Path) -> Manifest | None:

@@ -92,6 +92,19 @@ def delete(*, name: str, **connection: Any) -> None:
 
 
 @backup.command()
+@click.option("--dry-run", is_flag=True, help="Delete nothing; show what would be.")
+@_connected
+def prune(*, dry_run: bool, **connection: Any) -> None:
+    """Delete the backups that are older than BACKUP_RETENTION_DAYS, but never the newest good one.
+
+    The server does so itself after each backup.
+    """
+    from metamorphd.cli.backups import run
+
+    run(lambda client: client.prune(dry_run=dry_run), **connection)
+
+
+@backup.command()
 @click.argument("source", metavar="NAME|FILE|S3-URL")
 @click.option(
     "--to", "target", type=click.Path(dir_okay=False, path_type=Path), help="Database file.  [default: DATABASE_PATH]"
