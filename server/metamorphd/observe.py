@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import BinaryIO, Self, cast
 
 import orjson
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from metamorphd.log_output import STANDARD_OUTPUT, LogOutput, protect_standard_streams
 
@@ -18,23 +19,30 @@ BAD_METADATA = "Invalid encoding on "
 LEVELS = {"exception": "error", "warn": "warning"}
 
 
-def configure_logging(level: str) -> None:
+def configure_logging(level: str, *watching: Processor) -> None:
     """Logs to standard output, one line of JSON per event, with `level`, `message` and `timestamp` (RFC 3339, UTC).
 
-    Lines that cannot be written are dropped and counted.
+    Lines that cannot be written are dropped and counted. Each of `watching` sees every line before it is written, also
+    those of libraries, of tasks whose exception nobody retrieves and of threads that fail, but not those of calls.
     """
     protect_standard_streams()
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[structlog.processors.format_exc_info, _render],
+        processors=[*watching, structlog.processors.format_exc_info, _render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=_write_to(STANDARD_OUTPUT),
         cache_logger_on_first_use=True,
     )
     # Log records of libraries, such as grpc and uvicorn, get the same format.
     logging.basicConfig(handlers=[_Forward()], level=max(threshold, logging.WARNING), force=True)
+    threading.excepthook = _log_thread
     # grpc logs a stack trace for each metadata value that is not UTF-8, so any caller could fill the log.
     logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.getMessage().startswith(BAD_METADATA))
+
+
+def _log_thread(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_type is not SystemExit:
+        structlog.get_logger(__name__).error("a thread failed", exc_info=failed.exc_value)
 
 
 def _write_to(output: LogOutput) -> structlog.BytesLoggerFactory:

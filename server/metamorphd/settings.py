@@ -63,6 +63,14 @@ def _host_and_port(value: str | None) -> str | None:
     return value
 
 
+def _dsn(value: SecretStr | None) -> SecretStr | None:
+    text = "" if value is None else value.get_secret_value()
+    host = r"https://[0-9A-Za-z]+@[0-9A-Za-z.-]+|http://[0-9A-Za-z]+@(127\.0\.0\.1|localhost)"
+    if text and not re.fullmatch(rf"({host})(:[0-9]{{1,5}})?(/[0-9A-Za-z._/-]+)?/[0-9]+", text):
+        raise ValueError("must be https://key@host/project, as Sentry shows it")
+    return value
+
+
 def _header_token(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", value.get_secret_value()):
         raise ValueError("may have letters, digits and ._~+/=- only, as every Bearer token (RFC 6750)")
@@ -296,6 +304,12 @@ class Settings(BaseSettings):
     )
     log_level: Annotated[str, AfterValidator(_log_level)] = Field(
         default="info", description="debug, info, warning or error."
+    )
+    sentry_dsn: Annotated[SecretStr | None, AfterValidator(_dsn)] = Field(
+        default=None, description="Where errors are reported, https://key@host/project. Default: nowhere."
+    )
+    sentry_environment: str | None = Field(
+        default=None, description="Environment that reports of errors name. Default: NODE_ENV."
     )
 
     @property

@@ -58,6 +58,8 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) 
         {"EMBLEM_JWT_SECRET": SECRET, "METRICS_ADDRESS": "[::]:9464", "METRICS_TOKEN": SECRET},
         {"EMBLEM_JWT_SECRET": SECRET, "METRICS_ADDRESS": "metrics.internal:0", "METRICS_PUBLIC": "true"},
         {"EMBLEM_JWT_SECRET": SECRET} | CERTIFICATE | {"GRPC_TLS_CLIENT_CA": "/tls/ca.pem"},
+        {"EMBLEM_JWT_SECRET": SECRET, "SENTRY_DSN": "https://0a1b@o1.ingest.sentry.io/42", "SENTRY_ENVIRONMENT": "eu"},
+        {"EMBLEM_JWT_SECRET": SECRET, "SENTRY_DSN": "https://0a1b@sentry.internal:9000/behind/a/path/42"},
     ],
 )
 def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
@@ -125,6 +127,10 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
         ({"EMBLEM_JWT_SECRET": SECRET, "METRICS_TOKEN": "canary ü" * 5}, "METRICS_TOKEN"),
         ({"EMBLEM_JWT_SECRET": SECRET, "METRICS_TOKEN": SECRET, "METRICS_PUBLIC": "true"}, "METRICS_PUBLIC"),
         ({"EMBLEM_JWT_SECRET": SECRET, "METRICS_PUBLIC": "yes"}, "METRICS_PUBLIC"),
+        *(
+            ({"EMBLEM_JWT_SECRET": SECRET, "SENTRY_DSN": value}, "SENTRY_DSN")
+            for value in ("canary", "https://sentry.io/42", "https://0a1b@sentry.io/canary", "http://0a1b@sentry.io/42")
+        ),
         (PRODUCTION | PROXIED, "RAILWAY_TCP_APPLICATION_PORT"),
     ],
 )

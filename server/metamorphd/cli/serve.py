@@ -1,12 +1,15 @@
 """`metamorph dev` and `metamorph serve`."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from structlog.typing import Processor
+
     from metamorphd.server import Server
     from metamorphd.settings import Settings
 
@@ -16,14 +19,46 @@ def _run(loaded: "Settings", *, announce: Any = None) -> None:
 
     from metamorphd import server
     from metamorphd.cli.checking import start_findings
+
+    with _logging(loaded):
+        uvloop.run(server.serve(loaded, found=start_findings(), **({} if announce is None else {"announce": announce})))
+
+
+@contextlib.contextmanager
+def _logging(loaded: "Settings") -> Iterator[None]:
+    """Logs, and reports errors if that is set, until the end. An error that nobody expected is logged and raised."""
+    import structlog
+
+    from metamorphd.errors import ServerFailed, StartupRefused
     from metamorphd.log_output import STANDARD_OUTPUT
     from metamorphd.observe import configure_logging
 
-    configure_logging(loaded.log_level)
-    try:
-        uvloop.run(server.serve(loaded, found=start_findings(), **({} if announce is None else {"announce": announce})))
-    finally:
-        STANDARD_OUTPUT.close()
+    with _reports(loaded) as watching:
+        configure_logging(loaded.log_level, *watching)
+        try:
+            yield
+        except (StartupRefused, ServerFailed):
+            raise
+        except Exception:
+            structlog.get_logger(__name__).critical("the server failed", exc_info=True)
+            raise
+        finally:
+            STANDARD_OUTPUT.close()
+
+
+@contextlib.contextmanager
+def _reports(loaded: "Settings") -> Iterator[list["Processor"]]:
+    if loaded.sentry_dsn is None:
+        yield []
+        return
+    from importlib.metadata import version
+
+    from metamorphd.reports.sentry import Reports
+
+    environment, release = loaded.sentry_environment or loaded.node_env, version("metamorphd")
+    dsn = loaded.sentry_dsn.get_secret_value()
+    with contextlib.closing(Reports(dsn=dsn, environment=environment, release=release)) as reports:
+        yield [reports]
 
 
 @click.command()
