@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import backups, sizes
+from bench import backups, sizes, volumes
 from bench.backups import Backups
 from bench.figure import Figure
 from bench.parts import COMPARED, PARTS, STEPS, Bench
 from bench.processes import services
 from bench.sizes import DEFAULT, SMALL, Sizes
+from bench.volumes import Volumes
 from tests.support.generated.files import FULL
 
 WIDTH = 170
@@ -26,7 +27,8 @@ WIDTH = 170
 def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Iterator[Figure]:
     compared = [part for part in parts if part in COMPARED]
     with Progress(console=console, transient=True) as progress:
-        total = sum(STEPS[part] for part in compared) + sizes.STEPS * ("g" in parts) + backups.STEPS * ("h" in parts)
+        apart = {"g": sizes.STEPS, "h": backups.STEPS, "s": volumes.STEPS}
+        total = sum(STEPS[part] for part in compared) + sum(apart[part] for part in parts if part in apart)
         task = progress.add_task("starting", total=total)
 
         def step(kind: str) -> None:
@@ -40,6 +42,8 @@ def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Ite
             yield from Sizes((SMALL, large), progress=progress, step=step).figures()
         if "h" in parts:
             yield from Backups(large, progress=progress, step=step).figures()
+        if "s" in parts:
+            yield from Volumes(step=step).figures()
 
 
 def _table(figures: list[Figure]) -> Table:

@@ -21,6 +21,7 @@ PARTS = {
     "d": "resident memory at start, and after the other parts",
     "g": "calls on a large file, against the same on a small one",
     "h": "writers beside a backup of a large file, and its restore",
+    "s": "bytes of a session, a message and so on, and the volume that users need",
 }
 # Those that compare servers, beside each other and from the beginning.
 COMPARED = "abcefd"

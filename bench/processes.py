@@ -63,18 +63,27 @@ def slow_service() -> Iterator[Service]:
 
 
 def _metamorph(directory: Path, api: Service) -> AbstractContextManager[Service]:
-    environment = {
-        "EMBLEM_JWT_SECRET": SIGNING_KEY,
-        "ANTHROPIC_API_KEY": "sk-bench",
-        "ANTHROPIC_BASE_URL": f"http://{api.target}",
-        "LISTEN_ADDRESS": "127.0.0.1",
-        "PORT": "0",
-        "GRPC_PORT": "0",
-        "DATABASE_PATH": str(directory / "metamorph.db"),
-        "RATE_LIMIT_REQUESTS": str(ALLOWANCE),
-        "MAX_RUNNING_TURNS": "10000",
-    } | ALLOCATOR
-    return service(["metamorphd", "serve"], directory, environment)
+    return model_service(directory / "metamorph.db", f"http://{api.target}")
+
+
+def model_service(file: Path, api_url: str, **more: str) -> AbstractContextManager[Service]:
+    """Starts a server with a database file, a Messages API and `more` settings; it is killed after the block."""
+    environment = (
+        {
+            "EMBLEM_JWT_SECRET": SIGNING_KEY,
+            "ANTHROPIC_API_KEY": "sk-bench",
+            "ANTHROPIC_BASE_URL": api_url,
+            "LISTEN_ADDRESS": "127.0.0.1",
+            "PORT": "0",
+            "GRPC_PORT": "0",
+            "DATABASE_PATH": str(file),
+            "RATE_LIMIT_REQUESTS": str(ALLOWANCE),
+            "MAX_RUNNING_TURNS": "10000",
+        }
+        | ALLOCATOR
+        | more
+    )
+    return service(["metamorphd", "serve"], file.parent, environment)
 
 
 def sized_service(file: Path) -> AbstractContextManager[Service]:

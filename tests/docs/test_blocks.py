@@ -42,7 +42,14 @@ PRINTED = {
     "docs/conversations.md": ['"turn_finished"', '"prices"', '"tokens_per_day"'],
     "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
     "docs/monitoring.md": ["metamorph_turns_total{", "metamorph_build_info{", "SUCCESS", '"checks":{"serving":"ok"'],
-    "docs/operating.md": ['{"status":"ok"', '"status": "SERVING"', "metamorph_calls_total{", "0 failed"],
+    "docs/operating.md": [
+        '{"status":"ok"',
+        '"status": "SERVING"',
+        "metamorph_calls_total{",
+        "metamorph.db-wal",
+        "0 failed",
+        "x-frame-options: DENY",
+    ],
 }
 
 
