@@ -1,5 +1,7 @@
 """Reports of errors, sent to a server that speaks Sentry's protocol."""
 
+import json
+import os
 import socket
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from structlog.testing import capture_logs
 from tests.support.caller import calling
 from tests.support.fakes.sentry import KEY, PROJECT, Answer, FakeSentry
 from tests.support.ports import free_port
-from tests.support.processes import serving_process
+from tests.support.processes import environment_of, serving_process
 from tests.support.refusal import refused
 
 UUID = "8c5fd4cb-54fe-4a0e-8df0-0b2cbee5ad33"
@@ -270,3 +272,40 @@ def test_errors_of_threads_tasks_and_libraries_are_reported_and_nothing_is_patch
         ("a.library", "logged by a library", False),
     ]
     assert b"canary" not in sentry.received
+
+
+def test_an_error_that_ends_the_server_is_logged_and_reported_before_the_process_ends(
+    sentry: FakeSentry, tmp_path: Path
+) -> None:
+    program = """
+from metamorphd import settings
+from metamorphd.cli.serve import logged
+with logged(settings.load()):
+    raise ValueError("canary")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment_of(tmp_path), "SENTRY_DSN": sentry.dsn},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "ValueError: canary")
+    (line,) = map(json.loads, ended.stdout.splitlines())
+    (event,) = sentry.events
+    assert (line["message"], line["level"], line["report"]) == ("the server failed", "critical", event["event_id"])
+    assert (event["message"], event["level"], event["environment"]) == ("the server failed", "fatal", "development")
+    assert b"canary" not in sentry.received
+
+
+def test_a_refused_start_is_not_an_error(sentry: FakeSentry, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "metamorphd", "serve"],
+        env={**os.environ, **environment_of(tmp_path), "SENTRY_DSN": sentry.dsn, "DATABASE_PATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, sentry.requests) == (1, "", 0)

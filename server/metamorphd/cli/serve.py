@@ -20,12 +20,12 @@ def _run(loaded: "Settings", *, announce: Any = None) -> None:
     from metamorphd import server
     from metamorphd.cli.checking import start_findings
 
-    with _logging(loaded):
+    with logged(loaded):
         uvloop.run(server.serve(loaded, found=start_findings(), **({} if announce is None else {"announce": announce})))
 
 
 @contextlib.contextmanager
-def _logging(loaded: "Settings") -> Iterator[None]:
+def logged(loaded: "Settings") -> Iterator[None]:
     """Logs, and reports errors if that is set, until the end. An error that nobody expected is logged and raised."""
     import structlog
 
