@@ -59,29 +59,44 @@ class Distribution:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
+    def join(self, other: "Distribution") -> None:
+        """Adds what another one with the same bounds has counted."""
+        self.counts = [sum(both) for both in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+
 
 class Histogram(Collector):
-    """Distributions, by the values of labels. Only one thread may add to each."""
+    """Distributions, by the values of labels. Only one thread may add to each.
+
+    There may be more values than labels: Prometheus sees what they have in common, since each would be sixteen series.
+    """
 
     def __init__(self, name: str, about: str, *labels: str, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = bounds
         self._name = name
         self._about = about
         self._labels = labels
-        self._bounds = bounds
         self._distributions: dict[tuple[str, ...], Distribution] = {}
 
     def of(self, *values: str) -> Distribution:
-        """Returns the distribution of these label values, which may be kept."""
+        """Returns the distribution of these values, which may be kept."""
         found = self._distributions.get(values)
         if found is None:
-            found = self._distributions[values] = Distribution(self._bounds)
+            found = self._distributions[values] = Distribution(self.bounds)
         return found
+
+    def distributions(self) -> Iterator[tuple[tuple[str, ...], Distribution]]:
+        """Yields each distribution with its values."""
+        yield from list(self._distributions.items())
 
     def collect(self) -> Iterator[Metric]:
         """Yields those that have counted anything."""
         family = HistogramMetricFamily(self._name, self._about, labels=self._labels)
-        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        for values, distribution in list(self._distributions.items()):
+        bounds = [*map(floatToGoString, self.bounds), "+Inf"]
+        whole: dict[tuple[str, ...], Distribution] = {}
+        for values, distribution in self.distributions():
+            whole.setdefault(values[: len(self._labels)], Distribution(self.bounds)).join(distribution)
+        for values, distribution in whole.items():
             counts = list(accumulate(distribution.counts))
             if counts[-1]:
                 family.add_metric(values, list(zip(bounds, counts, strict=True)), distribution.sum)
@@ -117,30 +132,32 @@ class Info(Collector):
 
 
 class CallMetrics:
-    """Counts and times the calls of one method."""
+    """Times the calls of one method, by code."""
 
-    __slots__ = ("codes", "durations")
+    __slots__ = ("_durations", "_method", "_of_code")
 
-    def __init__(self, durations: Distribution) -> None:
-        self.codes: dict[str, int] = {}
-        self.durations = durations
+    def __init__(self, method: str, durations: Histogram) -> None:
+        self._method = method
+        self._durations = durations
+        self._of_code: dict[str, Distribution] = {}
 
     def ended(self, code: str, seconds: float) -> None:
         """Counts one call."""
-        self.codes[code] = self.codes.get(code, 0) + 1
-        self.durations.add(seconds)
+        known = self._of_code.get(code)
+        if known is None:
+            known = self._of_code[code] = self._durations.of(self._method, code)
+        known.add(seconds)
 
 
 class Metrics(Collector):
     """Metrics of calls, and the registry of all others."""
 
     def __init__(self) -> None:
-        self._methods: dict[str, CallMetrics] = {}
-        self._durations = Histogram("metamorph_call_duration_seconds", "Duration of calls", "method")
+        self.durations = Histogram("metamorph_call_duration_seconds", "Duration of calls", "method")
         self.refusals = Counter("metamorph_refusals", "Calls that were refused, by reason", "reason")
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.register(self, self._durations, self.refusals)
+        self.register(self, self.durations, self.refusals)
 
     def register(self, *collectors: Collector) -> None:
         """Adds collectors to those that Prometheus reads."""
@@ -149,14 +166,13 @@ class Metrics(Collector):
 
     def of_method(self, method: str) -> CallMetrics:
         """Returns the metrics of a method, given its path."""
-        return self._methods.setdefault(method, CallMetrics(self._durations.of(method)))
+        return CallMetrics(method, self.durations)
 
     def collect(self) -> Iterator[Metric]:
         """Yields the calls by method and code, and the log lines that were dropped."""
         calls = CounterMetricFamily("metamorph_calls", "Calls by status code", labels=["method", "code"])
-        for method, metrics in self._methods.items():
-            for code, count in metrics.codes.items():
-                calls.add_metric([method, code], count)
+        for values, distribution in self.durations.distributions():
+            calls.add_metric(values, sum(distribution.counts))
         yield calls
         dropped = CounterMetricFamily("metamorph_log_lines_dropped", "Log lines that could not be written")
         dropped.add_metric([], STANDARD_OUTPUT.dropped)

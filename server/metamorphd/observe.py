@@ -36,6 +36,8 @@ def configure_logging(level: str, *watching: Processor) -> None:
     # Log records of libraries, such as grpc and uvicorn, get the same format.
     logging.basicConfig(handlers=[_Forward()], level=max(threshold, logging.WARNING), force=True)
     threading.excepthook = _log_thread
+    # OpenTelemetry logs what it finds wrong in a `tracestate`, so any caller could, too.
+    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
     # grpc logs a stack trace for each metadata value that is not UTF-8, so any caller could fill the log.
     logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.getMessage().startswith(BAD_METADATA))
 

@@ -47,7 +47,7 @@ from metamorphd.edge.http.access import Access
 from metamorphd.edge.http.protocol import Connections
 from metamorphd.edge.http.server import HttpServer, application, health_route, metrics_route
 from metamorphd.edge.methods import PERMISSIONS, SERVICES, methods_of
-from metamorphd.edge.pipeline import Pipeline
+from metamorphd.edge.pipeline import Pipeline, measure_of
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
 from metamorphd.edge.streams import PATIENCE_SECONDS, Streams
 from metamorphd.errors import ServerFailed, StartupRefused
@@ -70,6 +70,9 @@ from metamorphd.store.database import Database
 from metamorphd.store.revocations import load_revocations
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.terms import Terms
+from metamorphd.telemetry import names
+from metamorphd.telemetry.interface import NoTelemetry, Telemetry
+from metamorphd.telemetry.receiver import headers_of
 
 if TYPE_CHECKING:
     from metamorphd.backups.copies import Copies
@@ -116,6 +119,8 @@ class Server:
         self._model = MeasuredModel(_model(settings))
         self._metrics = Metrics()
         self._turn_metrics = TurnMetrics()
+        self._telemetry = _telemetry(settings, self._clock)
+        self._telemetry.measure([measure_of(self._metrics), *self._model.measures])
         self._revoked_tokens = RevokedTokens()
         self._backups = Backups(
             database=self._database,
@@ -136,6 +141,7 @@ class Server:
             settings=checked,
             memory_needed=int(settings.max_bytes_in_flight * (1 + TEXTS_SHARE)),
             contained=settings.contained,
+            telemetry=self._telemetry.findings,
         )
         self._engine = self._make_engine()
         self._housekeeping = Housekeeping(
@@ -148,6 +154,7 @@ class Server:
             *self._model.collectors,
             *self._turn_metrics.collectors,
             *self._database.collectors,
+            *self._telemetry.collectors,
             Gauges({**self._database.gauges, **self._backups.gauges, **self._housekeeping.gauges}),
             Gauges({"metamorph_running_turns": ("Turns that are generating a reply", self._count_running_turns)}),
             Info(
@@ -211,6 +218,7 @@ class Server:
         access = _access(settings)
         http, metrics = await self._open_http(parts, health, access, connections=Connections(connections))
         log = await parts.enter_async_context(CallLog(level=settings.log_level))
+        await parts.enter_async_context(self._telemetry)
         limits = await parts.enter_async_context(_limits(settings))
         client = await parts.enter_async_context(HttpClient())
         port = GrpcPort(
@@ -307,6 +315,7 @@ class Server:
             in_flight=_in_flight(self._settings, self._allocator),
             metrics=self._metrics,
             log=log,
+            telemetry=self._telemetry,
             explains=self._settings.emblem_dev_mode,
         )
 
@@ -378,6 +387,25 @@ def _model(settings: Settings) -> Model:
         stall_seconds=settings.anthropic_stall_seconds,
         compact_above=settings.compaction_trigger_tokens,
     )
+
+
+def _telemetry(settings: Settings, clock: Clock) -> Telemetry:
+    if settings.otel_exporter_otlp_endpoint is None:
+        return NoTelemetry()
+    # Imported only when used, as below.
+    telemetry: Telemetry = importlib.import_module("metamorphd.telemetry.otlp").Otlp(
+        endpoint=settings.otel_exporter_otlp_endpoint,
+        headers=headers_of(settings.otel_exporter_otlp_headers),
+        resource={
+            names.SERVICE_NAME: settings.otel_service_name,
+            names.SERVICE_VERSION: version("metamorphd"),
+            names.SERVICE_INSTANCE_ID: clock.new_id("srv"),
+            names.DEPLOYMENT_ENVIRONMENT: settings.node_env,
+        },
+        share=settings.otel_traces_sampler_arg,
+        sends_metrics=settings.otel_metrics_exporter == "otlp",
+    )
+    return telemetry
 
 
 def _copies(settings: Settings, clock: Clock) -> "Copies | None":

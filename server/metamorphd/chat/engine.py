@@ -17,6 +17,7 @@ from metamorphd.chat.pace import Pace
 from metamorphd.chat.prompts import Prompts
 from metamorphd.chat.titles import Titles
 from metamorphd.chat.turn_metrics import TurnMetrics
+from metamorphd.chat.turn_span import begin_turn, end_turn
 from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, SessionNotFound, StoreNotReady, TurnNotFound
 from metamorphd.llm.interface import Model, ReplyUsage
@@ -285,9 +286,11 @@ class TurnEngine:
         # It references the uploads, possibly megabytes, which the turn no longer needs.
         del create
         if turn.turn_id == turn_id:
+            span = begin_turn(scope.span, turn)
+            turn_scope = scope.within(span)
             generation = Generation(
                 model=self._model,
-                prompt=lambda: self._prompts.of_turn(scope, turn),
+                prompt=lambda: self._prompts.of_turn(turn_scope, turn),
                 tariff=self._tariff,
                 time_limit=self._time_limit,
                 pace=self._pace,
@@ -297,9 +300,11 @@ class TurnEngine:
         if not started.done():
             started.set_result(turn)
         if turn.turn_id == turn_id:
+            finished = None
             try:
-                finished = await self._log.record(scope, live)
+                finished = await self._log.record(turn_scope, live)
             finally:
+                end_turn(span, finished)
                 del self._live[scope.vault_id, turn_id]
                 live.wake()
             self._spawn(self._titles.name_session(scope, finished), among=self._titling)

@@ -121,6 +121,7 @@ class EventLog:
             duration=(now - turn.create_time) // 1000,
             output_tokens=finished.usage.output_tokens,
             cost_usd_nanos=finished.usage.cost_usd_nanos,
+            **scope.span.ids,
         )
         return finished
 

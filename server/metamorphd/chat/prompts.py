@@ -43,7 +43,7 @@ class Prompts:
     @asynccontextmanager
     async def of_turn(self, scope: Scope, turn: Turn) -> AsyncGenerator[Prompt]:
         """Yields the prompt of a turn that has started."""
-        async with self._prompt(scope, get_prompt, (), turn=turn) as prompt:
+        async with self._prompt(scope, turn.session_id, get_prompt, (), turn=turn) as prompt:
             yield prompt
 
     @asynccontextmanager
@@ -54,13 +54,16 @@ class Prompts:
 
         `arguments` are the parent and the options, as for `plan_prompt`.
         """
-        async with self._prompt(scope, plan_prompt, uploads, message=message, **arguments) as prompt:
+        async with self._prompt(
+            scope, message.session_id, plan_prompt, uploads, message=message, **arguments
+        ) as prompt:
             yield prompt
 
     @asynccontextmanager
     async def _prompt(
         self,
         scope: Scope,
+        session_id: str,
         read: Callable[..., Coroutine[Any, Any, PlannedPrompt]],
         uploads: Sequence[Upload],
         **arguments: Any,
@@ -101,6 +104,8 @@ class Prompts:
                     options=self._terms.stated(options),
                     text_bytes=size,
                     summarized=can.summaries,
+                    session_id=session_id,
+                    span=scope.span,
                 )
             ]
             del messages

@@ -153,7 +153,15 @@ class Titles:
         )
         options = EffectiveOptions(model=self._title_model, max_output_tokens=TITLE_TOKENS, thinking=self._thinking())
         messages = (PromptMessage(Role.USER, (TextBlock(excerpt),)),)
-        return Prompt(INSTRUCTIONS, messages, {}, options, text_bytes=len(excerpt.encode()))
+        return Prompt(
+            INSTRUCTIONS,
+            messages,
+            {},
+            options,
+            text_bytes=len(excerpt.encode()),
+            session_id=reply.session_id,
+            span=scope.span,
+        )
 
     def _thinking(self) -> Thinking:
         """Returns the least thinking that the model accepts."""

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from datetime import date
+from urllib.parse import urlsplit
 
 from metamorphd.checks.mounts import outside
 from metamorphd.checks.names import shown
@@ -19,11 +20,16 @@ FEWEST_CHARACTERS = 8
 LONGEST_SECONDS = 86_400
 LEAST_DAYS = 1 / 24
 MOST_HOURS = 48
+OTLP_GRPC_PORT = 4317
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def check_settings(settings: Settings, *, today: date) -> list[Finding]:
     """Returns a finding for each thing that is looked at in settings that can be read."""
-    checks = (node_env, dev_mode, signing_secret, model_key, encryption, limits, durations, ports, storage, volume)
+    checks = (
+        *(node_env, dev_mode, signing_secret, model_key, encryption, limits, durations, ports, storage, volume),
+        telemetry,
+    )
     found = [finding for check in checks for finding in check(settings)]
     return found + list(secret_age(settings, today=today))
 
@@ -215,3 +221,37 @@ def volume(settings: Settings) -> Iterator[Finding]:
     if settings.railway_volume:
         paths = {"DATABASE_PATH": settings.database_path, "BACKUP_DIR": settings.backup_dir}
         yield from outside(settings.railway_volume, {name: path for name, path in paths.items() if path is not None})
+
+
+def telemetry(settings: Settings) -> Iterator[Finding]:
+    """Checks the address of the OTLP receiver, as far as that can be seen without asking it."""
+    endpoint, headers = settings.otel_exporter_otlp_endpoint, settings.otel_exporter_otlp_headers
+    if endpoint is None:
+        if headers is not None:
+            yield warning(
+                "telemetry",
+                "OTEL_EXPORTER_OTLP_HEADERS has no effect without OTEL_EXPORTER_OTLP_ENDPOINT",
+                "set both or neither",
+            )
+        return
+    url = urlsplit(endpoint)
+    if url.port == OTLP_GRPC_PORT:
+        yield warning(
+            "telemetry",
+            f"OTEL_EXPORTER_OTLP_ENDPOINT has port {OTLP_GRPC_PORT}, where receivers take gRPC; the server sends HTTP",
+            "set it to the receiver's port for HTTP, usually 4318",
+        )
+    elif url.path.rstrip("/").endswith(("/v1/traces", "/v1/metrics")):
+        yield warning(
+            "telemetry",
+            "OTEL_EXPORTER_OTLP_ENDPOINT ends with the path of one signal, to which the server adds another",
+            "remove /v1/traces or /v1/metrics from its end",
+        )
+    elif headers is not None and url.scheme == "http" and url.hostname not in LOOPBACK:
+        yield warning(
+            "telemetry",
+            "OTEL_EXPORTER_OTLP_HEADERS are sent without TLS",
+            "use https://, or a receiver beside the server",
+        )
+    else:
+        yield ok("telemetry", "OTEL_EXPORTER_OTLP_ENDPOINT can be that of a receiver")

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from metamorphd.checks.memory import memory, read_memory
@@ -23,7 +23,7 @@ FAILING = {
 
 
 class RunningServer:
-    """Finds what only the server itself can see. `settings` is what was found of its settings.
+    """Finds what only the server itself can see. `settings` is what was found of its settings, `telemetry` finds more.
 
     `memory_needed` is what large requests may take up, in bytes; `contained` is as for `volume`.
     """
@@ -36,16 +36,18 @@ class RunningServer:
         settings: Sequence[Finding],
         memory_needed: int,
         contained: bool,
+        telemetry: Callable[[], Sequence[Finding]],
     ) -> None:
         self._database = database
         self._directory = directory
         self._settings = settings
         self._memory_needed = memory_needed
         self._contained = contained
+        self._telemetry = telemetry
 
     async def findings(self) -> list[Finding]:
         """Returns all that is found now."""
-        return [*await self.at_start(), await self._serving()]
+        return [*await self.at_start(), *self._telemetry(), await self._serving()]
 
     async def at_start(self) -> list[Finding]:
         """Returns what is found of a server that has just opened its store."""

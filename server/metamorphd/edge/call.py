@@ -15,8 +15,11 @@ from google.rpc.status_pb2 import Status
 from metamorphd.edge.methods import Method
 from metamorphd.in_flight import Hold
 from metamorphd.models.caller import Caller, Scope
+from metamorphd.models.span import NOT_RECORDED, Span
 
 CALL_ID_KEY = "x-request-id"
+# https://www.w3.org/TR/trace-context/
+TRACE_KEYS = frozenset({"traceparent", "tracestate"})
 _CALL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Makes call ids unique without reading the system's randomness for every call.
 _PROCESS = secrets.token_hex(8)
@@ -59,7 +62,8 @@ class Call:
 
     If requests are streamed, `raw` and `request` are the latest one. `carried` are the attachments of the request.
     `hold` is the memory that large requests take up. `code` and `reason` are the outcome, `why` is for the log:
-    what is wrong with a refused token. `began` is the start time by the performance counter.
+    what is wrong with a refused token. `began` is the start time by the performance counter. `traced` are the headers
+    that name the span of the caller, `span` is the call's own.
     """
 
     __slots__ = (
@@ -76,6 +80,8 @@ class Call:
         "raw",
         "reason",
         "request",
+        "span",
+        "traced",
         "vault_header",
         "why",
     )
@@ -94,6 +100,8 @@ class Call:
         self.code = "OK"
         self.reason: str | None = None
         self.why = ""
+        self.traced: list[tuple[str, str | bytes]] = []
+        self.span: Span = NOT_RECORDED
         sent: list[str | bytes] = []
         for key, value in exchange.metadata():
             if key == "authorization":
@@ -102,6 +110,8 @@ class Call:
                 self.vault_header.append(value)
             elif key == CALL_ID_KEY:
                 sent.append(value)
+            elif key in TRACE_KEYS:
+                self.traced.append((key, value))
         self.call_id_was_sent = len(sent) == 1 and isinstance(sent[0], str) and bool(_CALL_ID.fullmatch(sent[0]))
         self.call_id = str(sent[0]) if self.call_id_was_sent else f"{_PROCESS}-{next(_NUMBERS):x}"
 
@@ -131,7 +141,7 @@ class Call:
         caller = self.caller
         if caller is None:
             raise RuntimeError("a call has no scope before Authenticate")
-        return Scope(caller.vault_id, caller, self.call_id)
+        return Scope(caller.vault_id, caller, self.call_id, self.span)
 
     @property
     def network(self) -> str:

@@ -1,4 +1,4 @@
-"""The pipeline of every call, in any protocol: guards, timing, errors, log line, metrics."""
+"""The pipeline of every call, in any protocol: guards, timing, errors, log line, metrics, span."""
 
 import asyncio
 import contextlib
@@ -20,6 +20,9 @@ from metamorphd.errors import DomainError, Internal, TokenRefused, reason_name
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.metrics import Metrics
 from metamorphd.observe import CallLog
+from metamorphd.telemetry import names
+from metamorphd.telemetry.attributes import of_method, of_status
+from metamorphd.telemetry.interface import Measure, Telemetry
 
 # A servicer's method. Takes a request, or an iterator of requests, and a scope, and if requests of the method may have
 # attachments, those; returns a coroutine of a response, or an async generator of responses.
@@ -56,6 +59,7 @@ class Pipeline:
         in_flight: BytesInFlight,
         metrics: Metrics,
         log: CallLog,
+        telemetry: Telemetry,
         explains: bool,
     ) -> None:
         self._guards, self._request_guards = ordered(guards)
@@ -66,6 +70,7 @@ class Pipeline:
             if reason != ErrorReason.ERROR_REASON_UNSPECIFIED:
                 metrics.refusals.add(reason_name(reason), amount=0)
         self._log = log
+        self._telemetry = telemetry
         self._explains = explains
         self._arrivals = Arrivals(streams=streams, in_flight=in_flight)
         self._calls_in_progress = 0
@@ -165,6 +170,7 @@ class Pipeline:
 
     def _begin(self, method: Method, exchange: Exchange) -> Call:
         call = Call(method, exchange)
+        call.span = self._telemetry.call(method.path, call.traced)
         self._calls_in_progress += 1
         self._idle.clear()
         exchange.set_trailing_metadata(((CALL_ID_KEY, call.call_id),))
@@ -180,7 +186,7 @@ class Pipeline:
         elif isinstance(exc, DomainError):
             await self._abort(call, exc)
         elif isinstance(exc, Exception):
-            logger.error("call failed", endpoint=call.method.path, call_id=call.call_id, exc_info=exc)
+            logger.error("call failed", endpoint=call.method.path, call_id=call.call_id, exc_info=exc, **call.span.ids)
         else:
             return
         # Also for a CancelledError without a cancelled call, because the caller would hang without a status
@@ -221,6 +227,9 @@ class Pipeline:
                 line["why"] = call.why
                 if remedy := REMEDIES.get(call.why):
                     line["remedy"] = remedy
+            if call.span.recorded:
+                line.update(call.span.ids)
+                _end_span(call)
             write(line)
 
         return end
@@ -229,6 +238,27 @@ class Pipeline:
 def _behave(behavior: Behavior, call: Call) -> Any:
     carried = (call.take_carried(),) if call.method.attachments else ()
     return behavior(call.take_request(), call.scope, *carried)
+
+
+def measure_of(metrics: Metrics) -> Measure:
+    """Returns the metric of calls for OpenTelemetry."""
+    return Measure(
+        names.RPC_DURATION,
+        "Measures the duration of an incoming Remote Procedure Call (RPC).",
+        metrics.durations,
+        lambda values: {**of_method(values[0]), **of_status(values[1])},
+    )
+
+
+def _end_span(call: Call) -> None:
+    attributes = dict(of_status(call.code))
+    if call.caller is not None:
+        # It cannot be an email, as a user's id can.
+        attributes[names.VAULT_ID] = call.caller.vault_id
+    if call.reason is not None:
+        attributes[names.REASON] = call.reason
+    call.span.describe(attributes)
+    call.span.end(error=attributes.get(names.ERROR_TYPE, ""))
 
 
 async def _pass(call: Call, guards: Iterable[Guard]) -> None:

@@ -94,7 +94,7 @@ class Claude:
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[Sequence[ReplyEvent]]:
         await self.opened()
-        most = prompt.options.max_output_tokens
+        most, span = prompt.options.max_output_tokens, prompt.span
         # The SDK sends, retries and raises. The stream is read here, with a third of the SDK's own work.
         sending = self._answer(
             "/v1/messages",
@@ -108,6 +108,7 @@ class Claude:
         reply, stream = Reply(prefix=request.prefix, max_output_tokens=most), EventStream()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(response.close)
+            stack.callback(reply.describe, span)
             refuse_documents(response)
             try:
                 chunks = await stack.enter_async_context(aclosing(_until_whole(response.iter_bytes(), reply)))

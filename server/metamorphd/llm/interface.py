@@ -12,6 +12,7 @@ from metamorphd.models.content import (
 )
 from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Role
+from metamorphd.models.span import NOT_RECORDED, Span
 from metamorphd.models.turn import StopDetails, StopReason
 from metamorphd.models.usage import Usage
 
@@ -43,6 +44,7 @@ class Prompt:
     `messages` are sorted oldest first, and the last one is the user's. `attachments` are the images and
     documents in them, by id. `options` always have a model and a maximum length of the reply. `text_bytes` is the size
     of the messages, about. `summarized`: earlier messages may be summarized; otherwise there are no summaries in them.
+    `session_id` and `span` say what the call is a part of, and are not sent.
     """
 
     system_prompt: str
@@ -51,6 +53,8 @@ class Prompt:
     options: EffectiveOptions
     text_bytes: int = 0
     summarized: bool = True
+    session_id: str = ""
+    span: Span = NOT_RECORDED
 
 
 # In the events below, `block_index` is the position of the block in the reply's content, from 0, in order and without

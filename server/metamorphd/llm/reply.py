@@ -27,7 +27,9 @@ from metamorphd.models.content import (
     ToolUseBlock,
     text_within,
 )
+from metamorphd.models.span import Span
 from metamorphd.models.turn import StopDetails, StopReason
+from metamorphd.telemetry import names
 
 STOP_REASONS = {
     "end_turn": StopReason.END_TURN,
@@ -40,6 +42,8 @@ STOP_REASONS = {
 }
 # In bytes, of each text of a refusal.
 LARGEST_DETAIL = 4096
+# The provider's ids and names of models are shorter. In bytes.
+LONGEST_NAME = 128
 BEGINNINGS = {"message_start", "content_block_start", "message_delta"}
 
 
@@ -58,6 +62,7 @@ class Reply:
         self.begun = False
         self._prefix = prefix
         self._message_id: Any = None
+        self._model: Any = None
         self._counts = ReportedUsage(max_output_tokens)
         self._stop_reason: StopReason | None = None
         self._details: StopDetails | None = None
@@ -86,6 +91,20 @@ class Reply:
     def usage(self) -> ReplyUsage:
         """Returns the usage so far."""
         return self._counts.usage(hidden=self._blocks.hiding > 0)
+
+    def describe(self, span: Span) -> None:
+        """Adds what is known of the reply to the span of its call."""
+        if not span.recorded:
+            return
+        for name, value in (
+            (names.GEN_AI_RESPONSE_ID, self._message_id),
+            (names.GEN_AI_RESPONSE_MODEL, self._model),
+        ):
+            if isinstance(value, str):
+                span.describe({name: text_within(mended(value), LONGEST_NAME)})
+        reason = next((name for name, known in STOP_REASONS.items() if known is self._stop_reason), None)
+        if reason is not None:
+            span.describe({names.GEN_AI_FINISH_REASONS: [reason]})
 
     def read(self, event: Any) -> Iterable[ReplyEvent]:
         """Returns the events of a raw event. Raises AttributeError, TypeError or ValueError if it is malformed."""
@@ -145,6 +164,7 @@ class Reply:
         if self._count and self._message_id and message_id != self._message_id:
             raise ValueError("another message within a reply")
         self._message_id = message_id
+        self._model = message.get("model") or self._model
         self._counts.report(message.get("usage"), ends=False)
 
     def _begin(self, block: Block, fields: dict[str, Any]) -> Iterator[ReplyEvent]:

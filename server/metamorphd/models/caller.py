@@ -1,6 +1,8 @@
 """The identity of a caller, and the scope of an operation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from metamorphd.models.span import NOT_RECORDED, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ SERVER = Caller(
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The scope of an operation: a vault, the actor, and the id of the call.
+    """The scope of an operation: a vault, the actor, the id of the call, and the span that it is a part of.
 
     `vault_id` is empty for operations across vaults, `call_id` for operations that no call requested.
     """
@@ -47,10 +49,15 @@ class Scope:
     vault_id: str
     actor: Caller
     call_id: str
+    span: Span = field(default=NOT_RECORDED, compare=False, repr=False)
 
     def of_vault(self, vault_id: str) -> "Scope":
         """Returns the scope of the same actor and call in another vault. For operators only."""
-        return Scope(vault_id, self.actor, self.call_id)
+        return replace(self, vault_id=vault_id)
+
+    def within(self, span: Span) -> "Scope":
+        """Returns the scope of a part of this operation."""
+        return replace(self, span=span)
 
 
 def server_scope(vault_id: str = "") -> Scope:

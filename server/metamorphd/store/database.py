@@ -14,7 +14,9 @@ from prometheus_client.registry import Collector
 
 from metamorphd.models.backup import Inspection
 from metamorphd.models.caller import Scope
+from metamorphd.models.span import Span, SpanKind
 from metamorphd.models.store_check import StoreCheck
+from metamorphd.telemetry.attributes import of_operation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,6 +75,8 @@ class Database(Protocol):
 
     Entering opens the store and applies the missing migrations; raises StartupRefused. Leaving finishes the operations
     that were begun. Outside of that, all methods raise StoreNotReady. An operation that raises stores nothing.
+
+    Each operation has a span, from being asked for to its answer, within that of its scope.
 
     Operations are isolated by snapshot: each reads the store as it was at one moment, and of two that write the same
     row at the same time, one is repeated. See docs/decisions/0025 for what operations do to conflict.
@@ -168,6 +172,14 @@ class Database(Protocol):
 
     async def versions(self) -> tuple[str, int]:
         """Returns the engine's version and the newest migration that is applied."""
+
+
+def span_of(engine: str, operation: Callable[..., Any], scope: Scope) -> Span:
+    """Begins the span of an operation. It has the operation's name, and no parameters, which are content."""
+    if not scope.span.recorded:
+        return scope.span
+    name = operation.__name__
+    return scope.span.child(name, kind=SpanKind.CLIENT, attributes=of_operation(engine, name))
 
 
 _point_reads: set[Callable[..., Any]] = set()

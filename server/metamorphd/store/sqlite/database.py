@@ -17,7 +17,16 @@ from metamorphd.models.backup import Inspection
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.store_check import StoreCheck
 from metamorphd.store import migrations
-from metamorphd.store.database import Operation, P, Progress, SystemOperation, is_growing, is_point_read, is_search_read
+from metamorphd.store.database import (
+    Operation,
+    P,
+    Progress,
+    SystemOperation,
+    is_growing,
+    is_point_read,
+    is_search_read,
+    span_of,
+)
 from metamorphd.store.sqlite.check import Check
 from metamorphd.store.sqlite.copying import Copying
 from metamorphd.store.sqlite.gaps import Gaps
@@ -121,13 +130,14 @@ class SqliteDatabase:
         self._close_files()
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        if is_point_read(operation):
-            return drive(operation(SqliteTransaction(self._inline(), scope), *args, **kwargs))
-        return await self._read(
-            lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs),
-            scope,
-            search=is_search_read(operation),
-        )
+        with span_of(self.engine, operation, scope):
+            if is_point_read(operation):
+                return drive(operation(SqliteTransaction(self._inline(), scope), *args, **kwargs))
+            return await self._read(
+                lambda connection: operation(SqliteTransaction(connection, scope), *args, **kwargs),
+                scope,
+                search=is_search_read(operation),
+            )
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         growing = is_growing(operation)
@@ -138,7 +148,8 @@ class SqliteDatabase:
                 self._space.require(partial(self._room, connection))
             return operation(SqliteTransaction(connection, scope), *args, **kwargs)
 
-        return await self._write(bound, scope, growing=growing)
+        with span_of(self.engine, operation, scope):
+            return await self._write(bound, scope, growing=growing)
 
     def require_space(self) -> None:
         self._space.require(self._room)
@@ -146,20 +157,22 @@ class SqliteDatabase:
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._read(
-            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs),
-            scope,
-            search=False,
-        )
+        with span_of(self.engine, operation, scope):
+            return await self._read(
+                lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs),
+                scope,
+                search=False,
+            )
 
     async def write_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._write(
-            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs),
-            scope,
-            growing=False,
-        )
+        with span_of(self.engine, operation, scope):
+            return await self._write(
+                lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs),
+                scope,
+                growing=False,
+            )
 
     async def failing(self) -> str | None:
         if not self._readable():
