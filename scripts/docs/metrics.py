@@ -29,6 +29,7 @@ def registry() -> CollectorRegistry:
         backup_s3_url="s3://bucket/prefix",
         aws_access_key_id="id",
         aws_secret_access_key=SecretStr("key"),
+        otel_exporter_otlp_endpoint="http://localhost:4318",
     )
     return Server(given).registry
 

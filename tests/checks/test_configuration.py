@@ -78,6 +78,15 @@ def test_good_settings_have_nothing_to_mend() -> None:
         (PRODUCTION | {"backup_interval_hours": 0}, "backups", WARNING),
         (PRODUCTION | {"backup_interval_hours": 49}, "backups", WARNING),
         (PRODUCTION | {"backup_retention_days": 0.01}, "backups", WARNING),
+        ({"otel_exporter_otlp_headers": "key=canary"}, "telemetry", WARNING),
+        ({"otel_exporter_otlp_endpoint": "http://collector:4317"}, "telemetry", WARNING),
+        ({"otel_exporter_otlp_endpoint": "http://collector:4318/v1/traces"}, "telemetry", WARNING),
+        ({"otel_exporter_otlp_endpoint": "http://collector:4318/v1/metrics/"}, "telemetry", WARNING),
+        (
+            {"otel_exporter_otlp_endpoint": "http://collector:4318", "otel_exporter_otlp_headers": "key=canary"},
+            "telemetry",
+            WARNING,
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_found(changed: dict[str, Any], name: str, status: FindingStatus) -> None:
@@ -95,6 +104,9 @@ def test_what_cannot_be_meant_is_found(changed: dict[str, Any], name: str, statu
         {"rate_limit_window_seconds": 86_400},
         {"port": 0, "grpc_port": 0},
         PRODUCTION | {"backup_interval_hours": 48},
+        {"otel_exporter_otlp_endpoint": "http://collector:4318"},
+        {"otel_exporter_otlp_endpoint": "https://otlp.example/otlp", "otel_exporter_otlp_headers": "key=canary"},
+        {"otel_exporter_otlp_endpoint": "http://localhost:4318", "otel_exporter_otlp_headers": "key=canary"},
     ],
 )
 def test_what_may_be_meant_is_not_found(changed: dict[str, Any]) -> None:

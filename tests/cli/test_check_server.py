@@ -14,6 +14,7 @@ from metamorphd.clock import Clock
 from tests.support.certificates import Authority
 from tests.support.command import run
 from tests.support.fakes.leaking_server import LeakingServer
+from tests.support.fakes.otlp_receiver import OtlpReceiver, traced
 from tests.support.ports import free_port
 from tests.support.serving import Serving, serving
 from tests.support.tokens import SECRET, mint
@@ -248,3 +249,24 @@ async def test_settings_and_a_server_are_not_checked_at_once(tmp_path: Path) -> 
     file.touch()
     code, _, err = await run("check", "--env-file", str(file), "--server")
     assert (code, "check the server by itself" in err) == (2, True)
+
+
+async def test_a_receiver_of_traces_that_is_not_there_is_found(tmp_path: Path) -> None:
+    async with OtlpReceiver() as receiver:
+        settings = traced(receiver)
+        async with serving(tmp_path, **settings) as server:
+            _, findings = await checked(server)
+            assert wrong(findings) == []
+            assert {finding["what"] for finding in findings if finding["name"] == "telemetry"} == {
+                "OTEL_EXPORTER_OTLP_ENDPOINT can be that of a receiver",
+                "the OTLP receiver takes metrics",
+                "the OTLP receiver takes traces",
+            }
+    async with serving(tmp_path, **settings) as server:
+        _, findings = await checked(server)
+    assert wrong(findings) == [("telemetry", "warning")] * 2
+    assert {finding["what"].partition(":")[0] for finding in findings if finding["name"] == "telemetry"} == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT can be that of a receiver",
+        "the OTLP receiver does not take metrics",
+        "the OTLP receiver does not take traces",
+    }

@@ -10,6 +10,7 @@ import pytest
 from metamorphd import server
 from metamorphd.chat import engine
 from metamorphd.settings import Settings
+from metamorphd.telemetry import otlp
 
 from tests.deploy.image import DRAINING_SECONDS, FINAL
 from tests.support.paths import ROOT
@@ -110,7 +111,8 @@ def test_there_is_time_to_drain_and_deployments_never_overlap() -> None:
     # Railway's parser rejects a number written as a string.
     assert all(type(deploy[name]) is int for name in ("drainingSeconds", "overlapSeconds", "healthcheckTimeout"))
     grace = Settings.model_fields["shutdown_grace_seconds"].default
-    assert deploy["drainingSeconds"] > grace + 2 * engine.LAST_COMMIT_SECONDS + server.LAST_SEND_SECONDS
+    last = 2 * engine.LAST_COMMIT_SECONDS + server.LAST_SEND_SECONDS + otlp.FLUSH_SECONDS
+    assert deploy["drainingSeconds"] > grace + last
     # The same wherever the image is deployed: tests/deploy/test_container.py measures it.
     assert deploy["drainingSeconds"] == DRAINING_SECONDS
     assert deploy["overlapSeconds"] == 0

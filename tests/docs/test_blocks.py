@@ -41,7 +41,13 @@ PRINTED = {
     "docs/backup-and-restore.md": ["ready", "is restored from"],
     "docs/conversations.md": ['"turn_finished"', '"prices"', '"tokens_per_day"'],
     "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
-    "docs/monitoring.md": ["metamorph_turns_total{", "metamorph_build_info{", "SUCCESS", '"checks":{"serving":"ok"'],
+    "docs/monitoring.md": [
+        "metamorph_turns_total{",
+        "metamorph_build_info{",
+        "SUCCESS",
+        "OTEL_EXPORTER_OTLP_ENDPOINT has port 4317",
+        '"checks":{"serving":"ok"',
+    ],
     "docs/operating.md": [
         '{"status":"ok"',
         '"status": "SERVING"',

@@ -55,7 +55,7 @@ def test_two_headers_count_for_nothing() -> None:
 @given(st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-x)?", fullmatch=True), st.text(max_size=600))
 def test_what_counts_is_what_the_library_reads_and_no_state_makes_it_fail(text: str, state: str) -> None:
     parent = parent_in([("traceparent", text), ("tracestate", state)])
-    headers = {"traceparent": [text], "tracestate": []} if parent is None else parent.headers
+    headers = parent.headers if parent is not None and parent.sampled else {"traceparent": [text], "tracestate": []}
     read = get_current_span(TraceContextTextMapPropagator().extract(headers, Context())).get_span_context()
     assert read.is_valid is (parent is not None)
     assert parent is None or read.trace_flags.sampled is parent.sampled

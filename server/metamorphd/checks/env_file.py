@@ -86,7 +86,7 @@ def _permissions(path: Path, mode: int, values: dict[str, str]) -> Iterator[Find
 
 
 def _secret(name: str) -> bool:
-    return any(part in name for part in ("SECRET", "KEY", "TOKEN"))
+    return any(part in name for part in ("SECRET", "KEY", "TOKEN", "HEADERS"))
 
 
 def _unreadable(path: Path, what: str, remedy: str) -> EnvFile:

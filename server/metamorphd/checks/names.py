@@ -20,6 +20,7 @@ UNUSED = frozenset(
 FOREIGN = re.compile(
     r"RAILWAY_.*|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|TZ|LANG|LC_.*|PATH|HOME|HOSTNAME|PYTHON.*|MALLOC_.*"
     r"|GLIBC_TUNABLES|GRPC_(VERBOSITY|TRACE|DNS_RESOLVER)|ANTHROPIC_(AUTH_TOKEN|LOG|PROFILE|CONFIG_DIR)|(NPM|UV|PIP)_.*"
+    r"|OTEL_(RESOURCE_ATTRIBUTES|SDK_DISABLED)"
 )
 # As difflib measures it: two letters exchanged or one left out in a name of twelve, not REPORT for PORT.
 SIMILARITY = 0.86

@@ -23,21 +23,38 @@ _TRACEPARENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The span of the caller that a call is a part of, as the W3C headers have it, and whether it is recorded."""
+    """The span of the caller that a call is a part of, as the W3C headers have it, and whether it is recorded.
+
+    One that is not recorded is not told from others.
+    """
 
     headers: dict[str, list[str]]
     sampled: bool
 
 
+# The most frequent one, of which nothing else matters.
+NOT_SAMPLED = Parent({}, sampled=False)
+
+
 def parent_in(headers: Sequence[tuple[str, str | bytes]]) -> Parent | None:
-    """Returns the caller's span, or None if there is none or the headers are not valid, which is the same."""
-    parents = [value for key, value in headers if key == TRACEPARENT]
+    """Returns the caller's span, or None if there is none or the headers are not valid, which is the same.
+
+    `headers` are `traceparent` and `tracestate`.
+    """
+    parents: list[str | bytes] = []
+    states: list[str] = []
+    for key, value in headers:
+        if key == TRACEPARENT:
+            parents.append(value)
+        elif isinstance(value, str):
+            states.append(value)
     if len(parents) != 1 or not isinstance(parents[0], str) or (match := _TRACEPARENT.fullmatch(parents[0])) is None:
         return None
-    states = [value for key, value in headers if key == TRACESTATE and isinstance(value, str)]
+    if not int(match["flags"], 16) & SAMPLED:
+        return NOT_SAMPLED
     if len(",".join(states)) > LONGEST_STATE:
         states = []
-    return Parent({TRACEPARENT: [parents[0]], TRACESTATE: states}, bool(int(match["flags"], 16) & SAMPLED))
+    return Parent({TRACEPARENT: [parents[0]], TRACESTATE: states}, sampled=True)
 
 
 class Sampling:
