@@ -153,6 +153,17 @@ async def test_what_a_receiver_says_that_it_rejected_counts(receiver: OtlpReceiv
     assert dropped(sent) == 7
 
 
+async def test_a_span_that_cannot_be_encoded_takes_no_others_with_it(
+    receiver: OtlpReceiver, log: CapturingLogger
+) -> None:
+    async with telemetry(receiver.url) as sent:
+        sent.call("/half of a pair: \ud800", []).end()
+        await until(lambda: dropped(sent) == 1)
+        call(sent)
+    assert len(receiver.named(SPAN)) == 1
+    assert [each.method_name for each in log.calls] == ["exception"]
+
+
 async def test_redirects_are_not_followed(receiver: OtlpReceiver) -> None:
     receiver.answer = lambda: RedirectResponse(f"{receiver.url}/v1/metrics")
     async with telemetry(receiver.url, headers={"authorization": "key"}) as sent:
@@ -183,7 +194,7 @@ async def test_while_it_stays_away_it_is_said_again_from_time_to_time(
     ) as sender:
         began = time.monotonic()
         while time.monotonic() - began < 1:
-            await sender.send(Batch("traces", 1, b"", lambda _: 0))
+            await sender.send(Batch("traces", 1, bytes, lambda _: 0))
         assert 2 <= len(log.calls) <= 5
 
 

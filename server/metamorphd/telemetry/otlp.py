@@ -5,12 +5,14 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Self
 
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from prometheus_client.registry import Collector
@@ -107,13 +109,12 @@ class Otlp:
 
     async def _send_spans(self) -> None:
         """Begins with nothing, so that a wrong address is found at the start."""
-        await self._sender.send(Batch(TRACES, 0, b"", _rejected_spans))
+        await self._sender.send(Batch(TRACES, 0, bytes, _rejected_spans))
         while not self._stopping.is_set():
             await _within(SPAN_SECONDS, self._wake)
             while self._waiting:
                 spans = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-                data = await asyncio.to_thread(lambda batch: encode_spans(batch).SerializeToString(), spans)
-                await self._sender.send(Batch(TRACES, len(spans), data, _rejected_spans))
+                await self._sender.send(Batch(TRACES, len(spans), partial(_encoded_spans, spans), _rejected_spans))
             if not self._stopping.is_set():
                 self._wake.clear()
 
@@ -122,8 +123,8 @@ class Otlp:
         while True:
             ending = self._stopping.is_set()
             request = measured(self._measures, resource=self._resource, since=self._since, now=time.time_ns())
-            data = await asyncio.to_thread(lambda data: encode_metrics(data).SerializeToString(), request.data)
-            await self._sender.send(Batch(METRICS, request.count, data, _rejected_points))
+            encode = partial(_encoded_metrics, request.data)
+            await self._sender.send(Batch(METRICS, request.count, encode, _rejected_points))
             if ending:
                 return
             await _within(METRIC_SECONDS, self._stopping)
@@ -134,6 +135,14 @@ async def _within(seconds: float, event: asyncio.Event) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+def _encoded_spans(spans: Sequence[ReadableSpan]) -> bytes:
+    return encode_spans(spans).SerializeToString()
+
+
+def _encoded_metrics(metrics: MetricsData) -> bytes:
+    return encode_metrics(metrics).SerializeToString()
 
 
 def _rejected_spans(body: bytes) -> int:

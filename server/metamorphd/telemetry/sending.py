@@ -39,14 +39,15 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is sent in a request, serialized: `count` spans or data points.
+    """What is sent in a request: `count` spans or data points.
 
-    `rejected` returns how many of them a response says that the receiver has not kept. Raises any exception.
+    `encode` returns them as OTLP's protobuf. It is called on a thread, because it takes milliseconds. `rejected`
+    returns how many of them a response says that the receiver has not kept. Either may raise any exception.
     """
 
     signal: str
     count: int
-    data: bytes
+    encode: Callable[[], bytes]
     rejected: Callable[[bytes], int]
 
 
@@ -98,9 +99,15 @@ class Sender:
 
     async def send(self, batch: Batch) -> None:
         """Returns once the batch was taken or dropped, in a minute or two at most."""
+        try:
+            data = await asyncio.to_thread(batch.encode)
+        except Exception:
+            logger.exception("telemetry cannot be encoded", signal=batch.signal)
+            self._dropped.add(batch.signal, amount=batch.count)
+            return
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                rejected = await self._post(batch)
+                rejected = await self._post(batch, data)
             except _Failure as failure:
                 self._failed(batch.signal, str(failure))
                 if failure.retry_after is None or attempt == ATTEMPTS:
@@ -112,13 +119,13 @@ class Sender:
                 return
         self._dropped.add(batch.signal, amount=batch.count)
 
-    async def _post(self, batch: Batch) -> int:
+    async def _post(self, batch: Batch, data: bytes) -> int:
         """Returns how much of a batch was not taken. Raises _Failure."""
         url = f"{self._endpoint}/v1/{batch.signal}"
         try:
             async with (
                 asyncio.timeout(TIMEOUT_SECONDS),
-                self._client.stream("POST", url, content=batch.data) as response,
+                self._client.stream("POST", url, content=data) as response,
             ):
                 body = await _start_of(response)
         except TimeoutError:
