@@ -27,6 +27,7 @@ from metamorphd.llm.measured import MeasuredModel
 from metamorphd.observe import CallLog
 from metamorphd.server import Server
 from metamorphd.store.database import Database
+from metamorphd.telemetry.interface import NoTelemetry
 
 from tests.support.engines import ENGINES
 from tests.support.tokens import SECRET
@@ -35,6 +36,7 @@ ENGINE = ENGINES[0]
 PARTS = [
     HttpServer,
     CallLog,
+    NoTelemetry,
     MemoryLimits,
     HttpClient,
     TokenVerifier,

@@ -240,6 +240,7 @@ async def test_it_does_not_keep_the_server_from_stopping(answer: Callable[[async
         began = time.monotonic()
         await sent.__aexit__()
         assert time.monotonic() - began < otlp.FLUSH_SECONDS + 1
+        assert [task for task in asyncio.all_tasks() if "Otlp" in repr(task.get_coro())] == []
 
 
 def endless() -> Iterator[bytes]:
