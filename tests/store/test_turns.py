@@ -9,7 +9,7 @@ from metamorphd.models.content import CompactionBlock, TextBlock, text_of
 from metamorphd.models.generation import Tool
 from metamorphd.models.message import Message
 from metamorphd.models.page import Page
-from metamorphd.models.turn import Compaction, StopReason, TextDelta, TurnError, TurnEvent, TurnStatus, UsageUpdate
+from metamorphd.models.turn import Compaction, StopReason, TextDelta, TurnError, TurnStatus, UsageUpdate
 from metamorphd.models.usage import Usage
 from metamorphd.models.vault import VaultChanges
 from metamorphd.store.database import Database
@@ -133,7 +133,7 @@ async def test_tools_stay_in_force_unless_the_provider_has_rejected_them(
 async def test_what_a_summary_has_read_was_not_reported(database: Database, reported: bool, summarized: bool) -> None:
     session = await new_session(database)
     turn = await new_turn(database, session.session_id)
-    happened: list[TurnEvent] = []
+    happened: list[Compaction | UsageUpdate] = []
     if summarized:
         happened.append(Compaction(turn.turn_id, 2, 0, CompactionBlock("They said one.", "")))
     if reported:

@@ -26,11 +26,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def check_settings(settings: Settings, *, today: date) -> list[Finding]:
     """Returns a finding for each thing that is looked at in settings that can be read."""
-    checks = (
-        *(node_env, dev_mode, signing_secret, model_key, encryption, limits, durations, ports, storage, volume),
-        telemetry,
-    )
-    found = [finding for check in checks for finding in check(settings)]
+    of_access = (node_env, dev_mode, signing_secret, model_key, encryption, limits)
+    of_operation = (durations, ports, storage, volume, telemetry)
+    found = [finding for check in of_access + of_operation for finding in check(settings)]
     return found + list(secret_age(settings, today=today))
 
 
