@@ -1,6 +1,7 @@
 """A SQLite file: its connections, where operations run, and how it is opened."""
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -77,6 +78,9 @@ class SqliteDatabase:
         self._gaps = Gaps(self._path)
         self._connections: list[apsw.Connection] = []
         self._copyings: dict[Copying, asyncio.Future[None]] = {}
+        self._log_file = Path(f"{self._path}-wal")
+        # Is there as long as the database is open, and after a crash.
+        self._serving = Path(f"{self._path}-serving")
         self._metrics = StoreMetrics()
         self._open = False
         self._clean = True
@@ -128,6 +132,7 @@ class SqliteDatabase:
         await asyncio.to_thread(self._log.cut)
         await asyncio.to_thread(self._check.close)
         self._close_files()
+        self._serving.unlink(missing_ok=True)
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with span_of(self.engine, operation, scope):
@@ -270,7 +275,7 @@ class SqliteDatabase:
 
     def _log_bytes(self) -> float:
         try:
-            return Path(f"{self._path}-wal").stat().st_size
+            return self._log_file.stat().st_size
         except FileNotFoundError:
             return 0
 
@@ -345,13 +350,21 @@ class SqliteDatabase:
             # Another file is there now.
             self._lock.release()
             self._lock.acquire()
-        # SQLite deletes the log when the last connection is closed.
-        self._clean = not Path(f"{self._path}-wal").exists()
+        self._clean = self._was_closed()
+        # A full volume keeps no server from starting.
+        with contextlib.suppress(OSError):
+            self._serving.touch(mode=0o600)
         self._space.prepare()
         self._connection = self._connect(readonly=False)
         migrate(self._connection, self._path)
         self._point_reader = self._connect(readonly=True)
         self._gaps.open(clean=self._clean)
+
+    def _was_closed(self) -> bool:
+        # SQLite deletes the log when the last connection is closed. Litestream keeps it, or makes one.
+        if not self._log_file.exists():
+            return True
+        return not self._serving.exists() and self._path.with_name(f".{self._path.name}-litestream").exists()
 
     def _connect(self, *, readonly: bool) -> apsw.Connection:
         flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)

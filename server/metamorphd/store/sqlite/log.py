@@ -26,9 +26,11 @@ EMPTY_BYTES = 12 * 2**20
 TRUNCATE_SECONDS = 60.0
 # Commits wait for it at this size. A batch may add the largest request, of 32 MiB, and all stays below 64 MiB.
 FULL_BYTES = 24 * 2**20
-# The longest wait for a snapshot that is not ours, as that of a backup, and the pause before the next attempt.
+# The longest wait for a snapshot that is not ours, and the pause before the next attempt.
 BUSY_MILLISECONDS = 100
 RETRY_SECONDS = 1.0
+# The pause while another program keeps a snapshot, as Litestream does, which then empties the log itself.
+SHARED_SECONDS = 5.0
 # The pause after a snapshot was in the way, while the log may still grow, and after one that did not end when asked to.
 PUT_OFF_SECONDS = 0.5
 HURRIED_SECONDS = 5.0
@@ -57,6 +59,8 @@ class Log:
         self._has_old_frames = False
         self._truncated = self._tried = time.monotonic()
         self._put_off = float("-inf")
+        # Whether another program's snapshot was in the way.
+        self._shared = False
         # Two checkpoints at once are an error.
         self._checkpoint = threading.Lock()
         self._copy: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -91,7 +95,8 @@ class Log:
 
     def bound(self) -> None:
         """Empties the log if it is full, or has it copied. To be called on the writer's thread after each batch."""
-        if self._pages * FRAME_BYTES >= FULL_BYTES and time.monotonic() > self._tried + RETRY_SECONDS:
+        retry = self._tried + (SHARED_SECONDS if self._shared else RETRY_SECONDS)
+        if self._pages * FRAME_BYTES >= FULL_BYTES and time.monotonic() > retry:
             self._empty()
         elif (self._pages - self._copied) * FRAME_BYTES >= COPY_BYTES and not self._copying:
             self._copying = True
@@ -128,16 +133,19 @@ class Log:
     def _empty(self) -> None:
         # First all that can be copied while snapshots are taken, so that they wait for the rest only.
         self._copied = self._run(self._connection, "PASSIVE", self._copied)
-        self._connection.set_busy_timeout(BUSY_MILLISECONDS)
+        # A snapshot that was in the way before is not waited for, nor are ours asked to end in vain.
+        self._connection.set_busy_timeout(0 if self._shared else BUSY_MILLISECONDS)
         full = self._pages * FRAME_BYTES >= FULL_BYTES
         truncate = full or self._is_old()
-        with self._gate.closed(hurry=truncate) as alone:
+        with self._gate.closed(hurry=truncate and not self._shared) as alone:
             left = self._run(self._connection, "TRUNCATE" if truncate else "RESTART", -1) if alone or full else -1
         self._connection.set_busy_timeout(BUSY_TIMEOUT)
+        self._shared = left < 0 and (alone or self._shared)
         if full:
             self._tried = time.monotonic()
         if left < 0:
-            self._put_off = time.monotonic() + (HURRIED_SECONDS if truncate else PUT_OFF_SECONDS)
+            longer = SHARED_SECONDS if self._shared else PUT_OFF_SECONDS
+            self._put_off = time.monotonic() + (HURRIED_SECONDS if truncate else longer)
         else:
             self._pages = self._copied = 0
             self._has_old_frames = not truncate

@@ -10,6 +10,8 @@ from metamorphd.errors import StartupRefused
 from metamorphd.store import migrations
 from metamorphd.store.fills import FILLS
 
+# Litestream adds tables of its own, as soon as there is a file.
+OTHERS_TABLES = r"SELECT COUNT(*) FROM sqlite_schema WHERE tbl_name NOT LIKE '\_litestream\_%' ESCAPE '\'"
 # "MTMF": distinguishes our files from any other SQLite database.
 APPLICATION_ID = 0x4D544D46
 
@@ -22,9 +24,7 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
     """
     application_id = number(connection, "PRAGMA application_id")
     applied = number(connection, "PRAGMA user_version")
-    if application_id != APPLICATION_ID and (
-        application_id or applied or number(connection, "SELECT COUNT(*) FROM sqlite_schema")
-    ):
+    if application_id != APPLICATION_ID and (application_id or applied or number(connection, OTHERS_TABLES)):
         raise StartupRefused(f"{path} belongs to another program; set DATABASE_PATH to a file of Metamorph's own")
     steps = migrations.load("sqlite")
     newest, _ = steps[-1]
