@@ -18,6 +18,7 @@ PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 VERSITYGW_VERSION := v1.8.0
 AGE_VERSION := v1.3.2
 COMPOSE_SPEC_VERSION := v2.16.2
+LITESTREAM_VERSION := v0.5.18
 
 # uv is on the PATH, or where scripts/install puts it.
 LOCK := PATH="$$PATH:$(CURDIR)/.tools/uv/bin" uv pip compile --quiet --universal --generate-hashes --no-header \
@@ -61,7 +62,7 @@ $(VENV)/.installed: pyproject.toml clients/python/pyproject.toml requirements.lo
 	@touch $@
 
 # A machine without Node or Go still runs whatever needs neither; CI has both.
-tools: $(if $(CI)$(shell command -v npm),$(NODE_MODULES)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl $(TOOLS)/versitygw $(TOOLS)/compose-spec) ## Install what needs Node and Go: buf, grpcurl, an S3 server, age, the code generators, Compose's loader
+tools: $(if $(CI)$(shell command -v npm),$(NODE_MODULES)) $(if $(CI)$(shell command -v go),$(TOOLS)/grpcurl $(TOOLS)/versitygw $(TOOLS)/litestream $(TOOLS)/compose-spec) ## Install what needs Node and Go: buf, grpcurl, an S3 server, age, Litestream, the code generators, Compose's loader
 
 $(NODE_MODULES): clients/typescript/package.json clients/typescript/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is needed here: install Node 20 or newer" >&2; exit 1; }
@@ -87,6 +88,12 @@ $(TOOLS)/compose-spec: Makefile
 	@command -v go >/dev/null || { echo "go is needed here: install Go (clients/go/go.mod names the version)" >&2; exit 1; }
 	@GOBIN="$(CURDIR)/$(TOOLS)/compose" go install github.com/compose-spec/compose-go/v2/cmd@$(COMPOSE_SPEC_VERSION)
 	@mv $(TOOLS)/compose/cmd $@ && rmdir $(TOOLS)/compose && touch $@
+
+# Of so many packages that the first build takes minutes.
+$(TOOLS)/litestream: Makefile
+	@command -v go >/dev/null || { echo "go is needed here: install Go (clients/go/go.mod names the version)" >&2; exit 1; }
+	@GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/benbjohnson/litestream/cmd/litestream@$(LITESTREAM_VERSION)
+	@touch $@
 
 generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the generated clients, pages and .env.example
 	@find clients/python -name '*_pb2*.py*' -delete && find clients/go -name '*.pb.go' -delete && rm -rf clients/typescript/src/gen

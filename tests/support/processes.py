@@ -70,13 +70,14 @@ def service(
             stderr=stderr,
         )
     try:
-        yield _started(process, log)
+        yield started(process, log)
     finally:
         process.kill()
         process.communicate()
 
 
-def _started(process: subprocess.Popen[bytes], log: Path) -> Service:
+def started(process: subprocess.Popen[bytes], log: Path) -> Service:
+    """Returns a process once its log has its port."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         for line in log.read_text().splitlines(keepends=True):
