@@ -356,6 +356,11 @@ class BackupBusy(FailedPrecondition):
     message = "{name} is being made or verified; wait until it is done"
 
 
+class ReadOnly(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_READ_ONLY
+    message = "this server only reads; write to the primary, {primary}"
+
+
 class ToolResultRequired(FailedPrecondition):
     reason = ErrorReason.ERROR_REASON_TOOL_RESULT_REQUIRED
     message = "the message must begin with the results of these tool calls, and no others: {tool_use_ids}"
@@ -448,6 +453,10 @@ class StartupRefused(Exception):
 
     Never sent to a caller.
     """
+
+
+class ReplicaFailed(Exception):
+    """Raised if a replica cannot be read, or a copy of it cannot be served. Never sent to a caller."""
 
 
 class ServerFailed(Exception):

@@ -49,6 +49,7 @@ from metamorphd.edge.http.server import HttpServer, application, health_route, m
 from metamorphd.edge.methods import PERMISSIONS, SERVICES, methods_of
 from metamorphd.edge.pipeline import Pipeline, measure_of
 from metamorphd.edge.rate_limit import MemoryLimits, RateLimit
+from metamorphd.edge.read_only import RefuseWrites
 from metamorphd.edge.streams import PATIENCE_SECONDS, Streams
 from metamorphd.errors import ServerFailed, StartupRefused
 from metamorphd.housekeeping import Housekeeping
@@ -57,10 +58,12 @@ from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
 from metamorphd.llm.measured import MeasuredModel
 from metamorphd.llm.offline import Offline
-from metamorphd.metrics import Gauges, Info, Metrics
+from metamorphd.metrics import Figures, Gauges, Info, Metrics
 from metamorphd.models.caller import server_scope
 from metamorphd.models.finding import Finding
 from metamorphd.observe import CallLog
+from metamorphd.replicas.following import Following
+from metamorphd.replicas.litestream import Litestream
 from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
@@ -69,6 +72,7 @@ from metamorphd.settings import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import load_revocations
 from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.replica import SqliteReplica
 from metamorphd.store.turns.terms import Terms
 from metamorphd.telemetry import names
 from metamorphd.telemetry.interface import NoTelemetry, Telemetry
@@ -110,10 +114,16 @@ class Server:
         self._settings = settings
         self._clock = clock or Clock()
         self._allocator = Allocator()
-        self._database = database or SqliteDatabase(
-            path=settings.database_path,
-            synchronous=settings.sqlite_synchronous,
-            floor_bytes=settings.storage_floor_bytes,
+        self._replica = _replica(settings)
+        self._following = None if self._replica is None else self._follow(self._replica)
+        self._database = (
+            database
+            or self._replica
+            or SqliteDatabase(
+                path=settings.database_path,
+                synchronous=settings.sqlite_synchronous,
+                floor_bytes=settings.storage_floor_bytes,
+            )
         )
         self._catalog = _catalog(settings, self._clock)
         self._model = MeasuredModel(_model(settings))
@@ -139,6 +149,7 @@ class Server:
             # A link to it may be on another volume.
             directory=Path(os.path.realpath(settings.database_path)).parent,
             settings=checked,
+            replica=lambda: [] if self._following is None else [self._following.finding()],
             memory_needed=int(settings.max_bytes_in_flight * (1 + TEXTS_SHARE)),
             contained=settings.contained,
             telemetry=self._telemetry.findings,
@@ -155,8 +166,13 @@ class Server:
             *self._turn_metrics.collectors,
             *self._database.collectors,
             *self._telemetry.collectors,
-            Gauges({**self._database.gauges, **self._backups.gauges, **self._housekeeping.gauges}),
-            Gauges({"metamorph_running_turns": ("Turns that are generating a reply", self._count_running_turns)}),
+            Gauges({**self._database.gauges, **({} if self._following else self._writing_gauges())}),
+            Gauges(
+                {
+                    "metamorph_running_turns": ("Turns that are generating a reply", self._count_running_turns),
+                    "metamorph_replica_age_seconds": ("Age of the copy that a read-only server serves", self._age),
+                }
+            ),
             Info(
                 "metamorph_build_info",
                 "Version of the server, and where replies come from",
@@ -214,7 +230,8 @@ class Server:
         """Opens every part after those that it uses. Parts are closed in reverse order."""
         settings = self._settings
         connections = connection_limits()
-        health = Health(database=self._database, services=NAMES, backups=self._backups.degraded)
+        degraded = self._backups.degraded if self._following is None else self._following.degraded
+        health = Health(database=self._database, services=NAMES, backups=degraded)
         access = _access(settings)
         http, metrics = await self._open_http(parts, health, access, connections=Connections(connections))
         log = await parts.enter_async_context(CallLog(level=settings.log_level))
@@ -239,13 +256,19 @@ class Server:
         # Calls in progress use the store, so they end before it closes.
         parts.push_async_callback(port.stop)
         parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
-        self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
+        if self._following is not None:
+            await parts.enter_async_context(self._following)
+        await self._load_revocations()
         # A metrics token that is not ours, perhaps an older one, must not be shown to the Emblem API.
         access.authenticate = Authenticate(verifier=OwnTokens(verifier), dev_mode=False, failures=_failures(settings))
         parts.push_async_callback(self._drain)
-        swept = await self._engine.sweep(patience_seconds=SWEEP_SECONDS)
-        await parts.enter_async_context(self._housekeeping)
-        await parts.enter_async_context(self._backups)
+        swept = 0
+        if self._following is None:
+            swept = await self._engine.sweep(patience_seconds=SWEEP_SECONDS)
+            await parts.enter_async_context(self._housekeeping)
+            await parts.enter_async_context(self._backups)
+        else:
+            self._engine.serve_reads()
         await parts.enter_async_context(health)
         for finding in bad(await self._checks.at_start()):
             logger.warning(finding.what, check=finding.name, remedy=finding.remedy)
@@ -264,7 +287,8 @@ class Server:
     ) -> tuple[HttpServer, HttpServer]:
         """Listens for HTTP. Returns the server of `/health` and that of `/metrics`, which may be the same."""
         settings = self._settings
-        routes = [health_route(health, access, self._clock), metrics_route(self._metrics.registry, access)]
+        about = dict if self._following is None else self._following.about
+        routes = [health_route(health, access, self._clock, about=about), metrics_route(self._metrics.registry, access)]
         own = [] if settings.metrics_listener is None else [routes.pop()]
         http = HttpServer(
             application(*routes), address=settings.listen_address, port=settings.port, connections=connections
@@ -285,6 +309,25 @@ class Server:
 
     def _count_running_turns(self) -> float:
         return self._engine.running_turns
+
+    def _writing_gauges(self) -> Figures:
+        return {**self._backups.gauges, **self._housekeeping.gauges}
+
+    def _age(self) -> float:
+        return 0.0 if self._following is None else self._following.age_seconds
+
+    async def _load_revocations(self) -> None:
+        self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
+
+    def _follow(self, replica: SqliteReplica) -> Following:
+        settings = self._settings
+        return Following(
+            copies=replica,
+            source=Litestream(url=settings.replica_url or "", environment=settings.replica_environment),
+            clock=self._clock,
+            interval_seconds=settings.replica_interval_seconds,
+            adopted=self._load_revocations,
+        )
 
     def _make_engine(self) -> TurnEngine:
         titles = Titles(
@@ -350,6 +393,12 @@ class Server:
             database=self._database, clock=self._clock, storage_limit=self._settings.vault_storage_bytes
         )
         return dict(zip(SERVICES, (chat, vault, admin), strict=True))
+
+
+def _replica(settings: Settings) -> SqliteReplica | None:
+    if not settings.read_only:
+        return None
+    return SqliteReplica(path=settings.database_path, primary=settings.primary_address or "")
 
 
 def _catalog(settings: Settings, clock: Clock) -> Catalog:
@@ -489,6 +538,7 @@ def _guards(settings: Settings, *, verifier: TokenVerifier, limits: Limits) -> l
             # Resuming or watching a turn that is already paid for.
             resume=limits.limit("resume", requests=requests * RESUME_FACTOR, window_seconds=window),
         ),
+        *([RefuseWrites(primary=settings.primary_address or "")] if settings.read_only else []),
         LimitSize(),
         Validate(),
     ]

@@ -287,6 +287,23 @@ class Settings(BaseSettings):
         default=None,
         description="URL of a storage service with S3's protocol, https://…, if it is not AWS's own.",
     )
+    replica_url: str | None = Field(
+        default=None,
+        description=(
+            "Litestream's replica of the database, s3://bucket/prefix or file:///directory: `deploy/replicate` writes "
+            "it, and a read-only server follows it. Default: none."
+        ),
+    )
+    read_only: Annotated[bool, BeforeValidator(_exact_boolean)] = Field(
+        default=False,
+        description="`true` serves copies of REPLICA_URL, and refuses to write. Requires PRIMARY_ADDRESS too.",
+    )
+    primary_address: Annotated[str | None, AfterValidator(_host_and_port)] = Field(
+        default=None, description="host:port of the server that writes, which a read-only one names when it refuses."
+    )
+    replica_interval_seconds: float = Field(
+        default=30, ge=1, description="Seconds from one copy of the replica to the next."
+    )
     sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
         default="FULL", description="NORMAL is faster, but a power cut may lose acknowledged writes."
     )
@@ -365,6 +382,16 @@ class Settings(BaseSettings):
             "region": self.aws_region,
             "endpoint": endpoint,
         }
+
+    @property
+    def replica_environment(self) -> dict[str, str]:
+        """Returns the environment in which Litestream reads the replica."""
+        secret = self.aws_secret_access_key
+        given = {
+            "AWS_ACCESS_KEY_ID": self.aws_access_key_id,
+            "AWS_SECRET_ACCESS_KEY": None if secret is None else secret.get_secret_value(),
+        }
+        return {**environment(), **{name: value for name, value in given.items() if value is not None}}
 
     @property
     def encryption_keys(self) -> str:
@@ -559,6 +586,17 @@ def _unsafe(settings: Settings) -> Iterator[str]:
         yield f"{MISSING_SIGNING_KEY}, or run `metamorph dev`"
     yield from _unsafe_web(settings)
     yield from _unsafe_port(settings)
+    yield from _unsafe_replica(settings)
+
+
+def _unsafe_replica(settings: Settings) -> Iterator[str]:
+    given = {"REPLICA_URL": settings.replica_url, "PRIMARY_ADDRESS": settings.primary_address}
+    missing = [name for name, value in given.items() if value is None]
+    if settings.read_only and missing:
+        yield f"READ_ONLY=true requires {' and '.join(missing)}; set {'it' if len(missing) == 1 else 'them'} too"
+    url = settings.replica_url
+    if url is not None and not re.match(r"s3://[^/?@]+([/?]|$)|file:///", url):
+        yield "REPLICA_URL must begin with s3:// or file:///"
 
 
 def _short_secret(settings: Settings) -> Iterator[str]:

@@ -4,12 +4,9 @@ import itertools
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
-from google.protobuf.message import Message
 from metamorph.api.v1 import options_pb2
 from metamorph.api.v1.options_pb2 import Permission
 from metamorph.chat.v1 import chat_service_pb2 as pb
@@ -22,21 +19,12 @@ from metamorphd.services.vault import VaultService
 
 from tests.support.caller import Caller
 from tests.support.refusal import comparable, refused
-from tests.support.rpcs import ID_FIELDS, METHODS, request_with
+from tests.support.rpcs import ID_FIELDS, METHODS, call, request_with
 from tests.support.serving import Serving, serving
 from tests.support.tokens import ALL, mint
 
 SERVICERS = {"ChatService": ChatService, "VaultService": VaultService, "AdminService": AdminService}
 NEEDING = [(method, permission) for method in METHODS.values() for permission in method.requires]
-
-
-def call(caller: Caller, method: Method, request: Message) -> Any:
-    """Calls a method by its descriptor, with this request as the only one where requests are streamed."""
-    service, _, name = method.path[1:].partition("/")
-    stub = {"ChatService": caller.chat, "VaultService": caller.vault, "AdminService": caller.admin}
-    callable_: Any = getattr(stub[service.rpartition(".")[2]], name)
-    streams = isinstance(callable_, grpc.aio.StreamUnaryMultiCallable)
-    return callable_(iter([request]) if streams else request, metadata=caller.metadata)
 
 
 def implements(servicer: type, name: str) -> bool:

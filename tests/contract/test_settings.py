@@ -15,6 +15,7 @@ DEV = {"EMBLEM_DEV_MODE": "true", "LISTEN_ADDRESS": "127.0.0.1"}
 
 
 KEY_SET = {"EMBLEM_JWKS_URL": "https://id.example/keys"}
+READING = {"READ_ONLY": "true", "REPLICA_URL": "file:///replica", "PRIMARY_ADDRESS": "[::1]:50051"}
 ISSUED = {"EMBLEM_JWT_ISSUER": "https://id.example", "EMBLEM_JWT_AUDIENCE": "chat"}
 
 
@@ -60,6 +61,9 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) 
         {"EMBLEM_JWT_SECRET": SECRET} | CERTIFICATE | {"GRPC_TLS_CLIENT_CA": "/tls/ca.pem"},
         {"EMBLEM_JWT_SECRET": SECRET, "SENTRY_DSN": "https://0a1b@o1.ingest.sentry.io/42", "SENTRY_ENVIRONMENT": "eu"},
         {"EMBLEM_JWT_SECRET": SECRET, "SENTRY_DSN": "https://0a1b@sentry.internal:9000/behind/a/path/42"},
+        {"EMBLEM_JWT_SECRET": SECRET, "REPLICA_URL": "s3://bucket/here?region=auto"},
+        {"EMBLEM_JWT_SECRET": SECRET, "PRIMARY_ADDRESS": "primary.internal:50051"},
+        {"EMBLEM_JWT_SECRET": SECRET} | READING,
     ],
 )
 def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
@@ -132,6 +136,18 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
             for value in ("canary", "https://sentry.io/42", "https://0a1b@sentry.io/canary", "http://0a1b@sentry.io/42")
         ),
         (PRODUCTION | PROXIED, "RAILWAY_TCP_APPLICATION_PORT"),
+        (PRODUCTION | READING | {"REPLICA_URL": ""}, "READ_ONLY=true requires REPLICA_URL; set it too"),
+        (PRODUCTION | READING | {"PRIMARY_ADDRESS": ""}, "READ_ONLY=true requires PRIMARY_ADDRESS; set it too"),
+        (
+            PRODUCTION | READING | {"REPLICA_URL": "", "PRIMARY_ADDRESS": ""},
+            "REPLICA_URL and PRIMARY_ADDRESS; set them",
+        ),
+        (PRODUCTION | READING | {"READ_ONLY": "1"}, "READ_ONLY"),
+        (PRODUCTION | READING | {"PRIMARY_ADDRESS": "canary"}, "PRIMARY_ADDRESS"),
+        *(
+            (PRODUCTION | {"REPLICA_URL": url}, "REPLICA_URL must begin with s3:// or file:///")
+            for url in ("canary", "https://canary", "s3://", "s3://key:canary@bucket/here", "file://canary")
+        ),
     ],
 )
 def test_unsafe_or_invalid_settings_are_refused_in_one_line_that_names_the_variable(

@@ -23,6 +23,7 @@ SCRIPTS = [path for path in (ROOT / "scripts").iterdir() if path.is_file()] + [R
 HINTS = {
     "promtool": "apt-get install prometheus",
     "grpcurl": "`make tools`",
+    "litestream": "`make tools`",
     "node": "Node 20, then `make tools`",
     "go": "Go",
 }
@@ -48,6 +49,7 @@ PRINTED = {
         "OTEL_EXPORTER_OTLP_ENDPOINT has port 4317",
         '"checks":{"serving":"ok"',
     ],
+    "docs/replicas.md": ["serving"],
     "docs/operating.md": [
         '{"status":"ok"',
         '"status": "SERVING"',

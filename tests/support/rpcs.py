@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from metamorphd.edge.methods import SERVICES, Method, methods_of
 
-from tests.support.caller import text_block
+from tests.support.caller import Caller, text_block
 
 METHODS = methods_of(SERVICES)
 # Ids chosen by the caller, which do not refer to a resource of a vault.
@@ -72,3 +74,12 @@ def fill(message: Any, session_id: str) -> None:
         message.media_type = "image/png" if message.DESCRIPTOR.name == "ImageBlock" else "text/plain"
     if "tool_use_id" in names:
         message.tool_use_id = "toolu_1"
+
+
+def call(caller: Caller, method: Method, request: Message) -> Any:
+    """Calls a method by its descriptor, with this request as the only one where requests are streamed."""
+    service, _, name = method.path[1:].partition("/")
+    stub = {"ChatService": caller.chat, "VaultService": caller.vault, "AdminService": caller.admin}
+    callable_: Any = getattr(stub[service.rpartition(".")[2]], name)
+    streams = isinstance(callable_, grpc.aio.StreamUnaryMultiCallable)
+    return callable_(iter([request]) if streams else request, metadata=caller.metadata)

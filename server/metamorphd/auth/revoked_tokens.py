@@ -23,10 +23,11 @@ class RevokedTokens:
         self._listeners: list[Callable[[], None]] = []
 
     def load(self, revocations: Iterable[Revocation]) -> None:
-        """Adds the stored revocations."""
+        """Adds the stored revocations, and calls the listeners."""
         for revocation in revocations:
             self._keep(revocation)
         self._loaded = True
+        self._notify()
 
     def add(self, revocation: Revocation) -> None:
         """Adds a revocation that is already stored, and calls the listeners."""
@@ -40,7 +41,7 @@ class RevokedTokens:
             self._notify()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Registers `listener`, which is called after every `add`, and when a key is no longer trusted."""
+        """Registers `listener`, which is called after every `load` and `add`, and when a key is no longer trusted."""
         self._listeners.append(listener)
 
     def check(self, caller: Caller) -> None:

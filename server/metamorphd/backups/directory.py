@@ -63,7 +63,8 @@ class Directory:
         return sorted(self._found(), key=lambda backup: time_of(backup.name), reverse=True)
 
     def _found(self) -> Iterator[Backup]:
-        for file in self.path.iterdir():
+        # A read-only server makes none, and has no directory.
+        for file in self.path.glob("*"):
             if NAME.fullmatch(file.name):
                 try:
                     yield self.get_backup(file.name)

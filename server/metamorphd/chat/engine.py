@@ -217,6 +217,10 @@ class TurnEngine:
             if (vault, live.turn.session_id) == (scope.vault_id, session_id):
                 live.generation.stop(interrupted())
 
+    def serve_reads(self) -> None:
+        """Takes the place of `sweep` where turns are run by another server alone."""
+        self._swept = True
+
     async def sweep(self, *, patience_seconds: float) -> int:
         """Ends the turns whose owner is gone as INTERRUPTED, with the committed text.
 

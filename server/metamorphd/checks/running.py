@@ -25,6 +25,7 @@ FAILING = {
 class RunningServer:
     """Finds what only the server itself can see. `settings` is what was found of its settings, `telemetry` finds more.
 
+    `replica` returns what is found of the copy that a read-only server serves, and nothing for any other server.
     `memory_needed` is what large requests may take up, in bytes; `contained` is as for `volume`.
     """
 
@@ -34,6 +35,7 @@ class RunningServer:
         database: Database,
         directory: Path,
         settings: Sequence[Finding],
+        replica: Callable[[], Sequence[Finding]],
         memory_needed: int,
         contained: bool,
         telemetry: Callable[[], Sequence[Finding]],
@@ -41,20 +43,22 @@ class RunningServer:
         self._database = database
         self._directory = directory
         self._settings = settings
+        self._replica = replica
         self._memory_needed = memory_needed
         self._contained = contained
         self._telemetry = telemetry
 
     async def findings(self) -> list[Finding]:
         """Returns all that is found now."""
-        return [*await self.at_start(), *self._telemetry(), await self._serving()]
+        return [*await self.at_start(), *self._telemetry(), await self._serving(), *self._replica()]
 
     async def at_start(self) -> list[Finding]:
         """Returns what is found of a server that has just opened its store."""
         return [*self._settings, *await asyncio.to_thread(lambda: list(self._machine()))]
 
     def _machine(self) -> Iterator[Finding]:
-        place = volume(self._directory, contained=self._contained)
+        # What a read-only server keeps, it can fetch again.
+        place = None if self._replica() else volume(self._directory, contained=self._contained)
         if place is not None:
             yield place
         yield from self._disk()

@@ -4,7 +4,7 @@ import asyncio
 import math
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -93,11 +93,13 @@ class Page:
         return self._page
 
 
-def health_route(health: Checks, access: Access, clock: Clock) -> Route:
-    """Returns the route of `/health`. With `?verbose`, operators see every check."""
+def health_route(
+    health: Checks, access: Access, clock: Clock, *, about: Callable[[], Mapping[str, object]] = dict
+) -> Route:
+    """Returns the route of `/health`, with what `about` returns. With `?verbose`, operators see every check."""
 
     async def answer(request: Request) -> Response:
-        details: dict[str, object] = {}
+        details: dict[str, object] = {**about()}
         if "verbose" in request.query_params and access.authenticates:
             await access.operator(request)
             details["checks"] = await health.checks()

@@ -177,6 +177,9 @@ const (
 	ErrorReason_ERROR_REASON_BACKUP_NOT_FOUND ErrorReason = 71
 	// FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done.
 	ErrorReason_ERROR_REASON_BACKUP_BUSY ErrorReason = 72
+	// FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
+	// primary, whose address is given.
+	ErrorReason_ERROR_REASON_READ_ONLY ErrorReason = 73
 )
 
 // Enum value maps for ErrorReason.
@@ -242,6 +245,7 @@ var (
 		67: "ERROR_REASON_BYTE_RATE_EXCEEDED",
 		71: "ERROR_REASON_BACKUP_NOT_FOUND",
 		72: "ERROR_REASON_BACKUP_BUSY",
+		73: "ERROR_REASON_READ_ONLY",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -304,6 +308,7 @@ var (
 		"ERROR_REASON_BYTE_RATE_EXCEEDED":       67,
 		"ERROR_REASON_BACKUP_NOT_FOUND":         71,
 		"ERROR_REASON_BACKUP_BUSY":              72,
+		"ERROR_REASON_READ_ONLY":                73,
 	}
 )
 
@@ -338,7 +343,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xe7\x10\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x83\x11\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -400,7 +405,8 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"%ERROR_REASON_BYTES_IN_FLIGHT_EXCEEDED\x10A\x12#\n" +
 	"\x1fERROR_REASON_BYTE_RATE_EXCEEDED\x10C\x12!\n" +
 	"\x1dERROR_REASON_BACKUP_NOT_FOUND\x10G\x12\x1c\n" +
-	"\x18ERROR_REASON_BACKUP_BUSY\x10HB\xb7\x01\n" +
+	"\x18ERROR_REASON_BACKUP_BUSY\x10H\x12\x1a\n" +
+	"\x16ERROR_REASON_READ_ONLY\x10IB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

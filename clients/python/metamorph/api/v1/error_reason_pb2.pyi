@@ -192,6 +192,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND (name). There is no such backup. Do not repeat."""
     ERROR_REASON_BACKUP_BUSY: _ErrorReason.ValueType  # 72
     """FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done."""
+    ERROR_REASON_READ_ONLY: _ErrorReason.ValueType  # 73
+    """FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
+    primary, whose address is given.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -370,4 +374,8 @@ ERROR_REASON_BACKUP_NOT_FOUND: ErrorReason.ValueType  # 71
 """NOT_FOUND (name). There is no such backup. Do not repeat."""
 ERROR_REASON_BACKUP_BUSY: ErrorReason.ValueType  # 72
 """FAILED_PRECONDITION (name). A backup is being made or verified, one at a time. Repeat once it is done."""
+ERROR_REASON_READ_ONLY: ErrorReason.ValueType  # 73
+"""FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
+primary, whose address is given.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

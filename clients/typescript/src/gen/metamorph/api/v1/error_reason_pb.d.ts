@@ -466,6 +466,14 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_BACKUP_BUSY = 72;
    */
   BACKUP_BUSY = 72,
+
+  /**
+   * FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
+   * primary, whose address is given.
+   *
+   * @generated from enum value: ERROR_REASON_READ_ONLY = 73;
+   */
+  READ_ONLY = 73,
 }
 
 /**

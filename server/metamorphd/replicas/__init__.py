@@ -1,0 +1,1 @@
+"""Following a replica of another server's database, which Litestream writes."""
