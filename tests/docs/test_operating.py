@@ -1,4 +1,4 @@
-"""The page for operators follows the deployment guide, and its tables are true."""
+"""The page for operators follows the deployment guide, and its table of log fields is true."""
 
 import json
 import re
@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 from metamorph.chat.v1.chat_service_pb2 import GetSessionRequest
 
-from bench.volumes import GUIDE, TABLES, User, Volumes, volumes
 from tests.docs.pages import prose
 from tests.support.caller import calling
 from tests.support.paths import ROOT
 from tests.support.processes import serving_process
 from tests.support.refusal import refused
+from tests.support.tables import table
 
 PAGE = ROOT / "docs" / "operating.md"
-# Sizes depend on identifiers, and a little on how a reply is divided into events.
-TOLERANCE = 0.25
 # The guide's headings, which is not in the tree.
 SECTIONS = {
     "Railway Setup": [
@@ -59,22 +57,6 @@ SECTIONS = {
 }
 
 
-def table(first_column: str) -> list[list[str]]:
-    """Returns the rows of the table whose first column has this heading."""
-    lines = prose(PAGE).splitlines()
-    begin = next(number for number, line in enumerate(lines) if line.startswith(f"| {first_column} |")) + 2
-    rows = []
-    for line in lines[begin:]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
-
-
-def stated_bytes() -> dict[str, int]:
-    return {kind: int(size.replace(",", "")) for kind, size in table("What is stored")}
-
-
 def test_the_page_has_the_guides_sections_in_its_order_and_no_others() -> None:
     headings = re.findall(r"^## (.+)$", prose(PAGE), re.MULTILINE)
     assert headings == list(SECTIONS)
@@ -92,33 +74,8 @@ def test_there_is_something_below_each_heading() -> None:
     assert re.findall(r"^(### .+)\n+(?=^#|\Z)", PAGE.read_text(), re.MULTILINE) == []
 
 
-@pytest.mark.timeout(300)
-def test_the_stated_bytes_are_those_of_a_database_that_a_server_writes() -> None:
-    measured = Volumes(step=lambda _: None).measured()
-    stated = stated_bytes()
-    assert list(stated) == list(TABLES) == list(measured)
-    wrong = {kind: (stated[kind], size) for kind, size in measured.items() if abs(stated[kind] / size - 1) > TOLERANCE}
-    assert wrong == {}
-
-
-def test_the_stated_volumes_follow_from_the_stated_bytes() -> None:
-    stated = table("Users")
-    computed = [
-        [f"{volume.users:,}", f"{volume.database / 1e9:.2f} GB", f"{volume.week} GB", f"{volume.day} GB"]
-        for volume in volumes(stated_bytes())
-    ]
-    assert [row[:4] for row in stated] == computed
-    assert [int(row[4].split()[0]) for row in stated] == list(GUIDE.values())
-
-
-def test_the_page_states_what_a_user_is_taken_for() -> None:
-    user, text = User(), " ".join(prose(PAGE).split())
-    assert f"a vault with {user.sessions} sessions, each used on one day, and {user.turns} turns" in text
-    assert f"who make {user.turns_a_day} turns a day" in text
-
-
 async def test_a_line_of_the_log_has_the_guides_fields_as_the_page_says(tmp_path: Path) -> None:
-    rows = {row[0].strip("`"): row[1] for row in table("The guide's field")}
+    rows = {row[0].strip("`"): row[1] for row in table(PAGE, "The guide's field")}
     assert list(rows) == ["level", "message", "vaultId", "endpoint", "duration"]
     with serving_process(tmp_path) as server:
         async with calling(server.target) as alice:
