@@ -8,7 +8,7 @@ from statistics import median
 import psutil
 
 from bench.figure import Figure
-from bench.processes import LoadFailed, Round, Services, last_line, loading, slow_service
+from bench.processes import LoadFailed, Round, Services, last_line, loading, observing_services, slow_service
 from tests.support.processes import Service
 
 # By its letter, each part; also the order in which they are measured.
@@ -18,13 +18,14 @@ PARTS = {
     "c": "words and the first delta of SendMessage, against the SDK",
     "e": "how late the words of slow replies are",
     "f": "server CPU for a delta of a slow reply, against a bare echo's call",
+    "i": "GetSession with metrics, logs and traces, against none of them",
     "d": "resident memory at start, and after the other parts",
     "g": "calls on a large file, against the same on a small one",
     "h": "writers beside a backup of a large file, and its restore",
     "s": "bytes of a session, a message and so on, and the volume that users need",
 }
 # Those that compare servers, beside each other and from the beginning.
-COMPARED = "abcefd"
+COMPARED = "abcefid"
 ROUNDS = 7
 SLOW_STREAMS = (100, 200, 250, 400, 800)
 SLOW_SECONDS = 10.0
@@ -33,7 +34,16 @@ LATEST_MS = 500
 CPU_ROUNDS = 3
 CPU_STREAMS = 200
 CPU_SECONDS = 5.0
-STEPS = {"a": ROUNDS * 4, "b": ROUNDS * 2, "c": ROUNDS * 4, "e": len(SLOW_STREAMS), "f": CPU_ROUNDS * 2, "d": 0}
+LEAST_OBSERVED = 0.95
+STEPS = {
+    "a": ROUNDS * 4,
+    "b": ROUNDS * 2,
+    "c": ROUNDS * 4,
+    "e": len(SLOW_STREAMS),
+    "f": CPU_ROUNDS * 2,
+    "i": ROUNDS * 2,
+    "d": 0,
+}
 
 # A load that failed, a server that did not start, and one that has ended.
 FAILURES = (LoadFailed, RuntimeError, psutil.Error)
@@ -61,7 +71,8 @@ class Bench:
 
     def figures(self, parts: str) -> Iterator[Figure]:
         """Yields the figures of `parts`, letters of PARTS. One that cannot be had says why, in one line."""
-        measure = {"a": self._gets, "b": self._creates, "c": self._replies, "e": self._slow, "f": self._cpu}
+        measure = {"a": self._gets, "b": self._creates, "c": self._replies, "e": self._slow}
+        measure |= {"f": self._cpu, "i": self._observing}
         for letter, about in PARTS.items():
             if letter in parts and letter in COMPARED:
                 yield from _attempted(f"({letter}) {about}", measure.get(letter, self._memory)())
@@ -152,6 +163,16 @@ class Bench:
                 "" if target is None else f"≤ {target}",
                 None if target is None else ratio <= target,
             )
+
+    def _observing(self) -> Iterator[Figure]:
+        """What it costs to count, log and trace calls, as a share of their rate and of the server's CPU time."""
+        with observing_services() as servers:
+            ours, none = self._rounds(*(Side("get", server, 64, self._seconds) for server in servers))
+        name = "(i) GetSession with metrics, logs and 1 % traces, against none of them"
+        ratio = _ratio(ours, none, "per_second")
+        yield Figure(name, _rate(ours), _rate(none), f"{ratio:.2f}", f"≥ {LEAST_OBSERVED}", ratio >= LEAST_OBSERVED)
+        ours_cpu, its_cpu = (f"{_middle(side, 'cpu_us'):.0f} µs" for side in (ours, none))
+        yield Figure("(i) server CPU of the same", ours_cpu, its_cpu, f"{_ratio(ours, none, 'cpu_us'):.2f}")
 
     def _memory(self) -> Iterator[Figure]:
         at_end = self._running.metamorph.resident_megabytes

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +86,26 @@ def model_service(file: Path, api_url: str, **more: str) -> AbstractContextManag
     return service(["metamorphd", "serve"], file.parent, environment)
 
 
-def sized_service(file: Path) -> AbstractContextManager[Service]:
-    """Starts a server with the offline model on a database file; it is killed after the block."""
+@contextmanager
+def observing_services() -> Iterator[tuple[Service, Service]]:
+    """Starts a server that counts, logs and traces calls, one in a hundred, and one that does not."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        observed, unobserved = Path(name) / "observed", Path(name) / "unobserved"
+        for directory in (observed, unobserved):
+            directory.mkdir()
+        receiver = stack.enter_context(service(["bench.observing", "receiver"], Path(name)))
+        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{receiver.target}", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+        blind = ["bench.observing", "unobserved"]
+        yield (
+            stack.enter_context(sized_service(observed / "metamorph.db", **traced)),
+            stack.enter_context(sized_service(unobserved / "metamorph.db", module=blind)),
+        )
+
+
+def sized_service(
+    file: Path, *, module: Sequence[str] = ("metamorphd", "serve"), **more: str
+) -> AbstractContextManager[Service]:
+    """Starts a server with the offline model on a database file, and `more` settings; it is killed after the block."""
     environment = {
         "EMBLEM_JWT_SECRET": SIGNING_KEY,
         "LISTEN_ADDRESS": "127.0.0.1",
@@ -95,8 +113,9 @@ def sized_service(file: Path) -> AbstractContextManager[Service]:
         "GRPC_PORT": "0",
         "DATABASE_PATH": str(file),
         "RATE_LIMIT_REQUESTS": str(ALLOWANCE),
+        **more,
     } | ALLOCATOR
-    return service(["metamorphd", "serve"], file.parent, environment)
+    return service(module, file.parent, environment)
 
 
 def token(vault: str = "bench", **more: object) -> str:

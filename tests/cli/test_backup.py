@@ -111,6 +111,9 @@ async def test_a_damaged_backup_is_not_restored(tmp_path: Path, damage: str) -> 
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 255
     file.write_bytes({"flipped": content, "cut": content[:-4096], "text": b"Hello"}[damage])
+    elsewhere = tmp_path / "elsewhere" / "metamorph.db"
+    code, _, err = await run("backup", "restore", str(file), "--yes", "--to", str(elsewhere))
+    assert (code, "is damaged" in err, elsewhere.exists()) == (1, True, False)
     code, _, err = await run("backup", "restore", backup["name"], "--yes", **environment)
     assert (code, "is damaged" in err) == (1, True)
     assert sorted(path.name for path in directory.glob("metamorph.db*")) == [

@@ -62,13 +62,18 @@ class Restore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = Lock(self._target)
+        lock, there = Lock(self._target), self._target.exists()
         try:
             try:
                 lock.acquire()
             except OSError as exc:
                 raise StartupRefused(f"{self._target} cannot be opened ({exc})") from exc
-            yield
+            try:
+                yield
+            finally:
+                if not there and self._target.stat().st_size == 0:
+                    # The lock has made it, and whoever finds it would take it for a database that lost all.
+                    self._target.unlink()
         finally:
             lock.release()
 
