@@ -270,6 +270,8 @@ class Server:
         else:
             self._engine.serve_reads()
         await parts.enter_async_context(health)
+        # At once: a backup that is ended before the turns are may take seconds.
+        parts.callback(self._engine.refuse_turns)
         for finding in bad(await self._checks.at_start()):
             logger.warning(finding.what, check=finding.name, remedy=finding.remedy)
         logger.info(

@@ -250,9 +250,13 @@ class TurnEngine:
             # It calls the model first of all. How often is unknown.
             await self._log.finish(scope, turn, outcome, usage=usage, model_calls=1)
 
+    def refuse_turns(self) -> None:
+        """Refuses new turns from now on."""
+        self._draining = True
+
     async def drain(self, *, grace_seconds: float) -> None:
         """Refuses new turns, waits `grace_seconds` for running ones to end, and ends the rest as INTERRUPTED."""
-        self._draining = True
+        self.refuse_turns()
         await self._settle(grace_seconds)
         for live in self._live.values():
             live.generation.stop(interrupted())
