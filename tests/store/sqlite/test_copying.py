@@ -40,6 +40,12 @@ async def change_without_end(tx: Transaction) -> None:
     )
 
 
+async def get_cache_size(tx: Transaction) -> int:
+    row = await tx.one("PRAGMA cache_size")
+    assert row is not None
+    return int(row.cache_size)
+
+
 async def stored(database: SqliteDatabase, count: int = SESSIONS) -> None:
     await asyncio.gather(*(new_session(database, system_prompt="x" * 4000) for _ in range(count)))
 
@@ -149,6 +155,18 @@ async def test_cancelled_it_leaves_no_file(database: SqliteDatabase, tmp_path: P
         await running
     assert list(tmp_path.glob("copy.db*")) == []
     assert not database._writer.isolating
+
+
+async def test_the_writer_has_its_cache_back(database: SqliteDatabase, tmp_path: Path) -> None:
+    before = await database.write(get_cache_size, ACME)
+    await stored(database)
+    await database.copy(tmp_path / "copy.db", progress=ignored)
+    assert await database.write(get_cache_size, ACME) == before
+    copy = await begun(database, tmp_path / "another.db")
+    assert await database.write(get_cache_size, ACME) == -copying.WRITER_CACHE_KIB
+    copy.cancel()
+    await asyncio.wait({copy})
+    assert await database.write(get_cache_size, ACME) == before
 
 
 async def test_a_full_volume_ends_it(database: SqliteDatabase, volume: Path) -> None:

@@ -35,6 +35,8 @@ AHEAD_BYTES = 16 * 2**20
 SYNC_BYTES = 16 * 2**20
 # Pages that wait in memory to be written. The writer writes them at the end.
 CACHE_KIB = 2048
+# The writer's own cache meanwhile.
+WRITER_CACHE_KIB = 8192
 READ_BYTES = 2**20
 LONGEST_STEP_SECONDS = 1.0
 # A transaction that is rolled back begins the copy anew. Operations that are stopped for taking too long do that.
@@ -98,7 +100,9 @@ class Copying:
     def _begin(self, destination: apsw.Connection) -> apsw.Backup:
         # A transaction that is rolled back would start the copy anew.
         self._writer.isolating = True
-        # Its cache has pages as they were before their gaps were cleared.
+        # Its cache has pages as they were before their gaps were cleared. All pages go through it, so it would grow.
+        ((self._cache_size,),) = self._writer.connection.execute("PRAGMA cache_size").fetchall()
+        self._writer.connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}").fetchall()
         self._writer.connection.execute("PRAGMA shrink_memory").fetchall()
         self._gaps.watch()
         return destination.backup("main", self._writer.connection, "main")
@@ -106,6 +110,7 @@ class Copying:
     def _finish(self, backup: apsw.Backup) -> None:
         self._writer.isolating = False
         backup.finish()
+        self._writer.connection.execute(f"PRAGMA cache_size = {self._cache_size}").fetchall()
 
     def _step_through(self, backup: apsw.Backup, descriptor: int, progress: Progress) -> None:
         pages, copied, done, beginnings = FEWEST, 0, False, 1
