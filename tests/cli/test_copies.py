@@ -155,7 +155,7 @@ async def test_a_restore_needs_room(tmp_path: Path) -> None:
         file.truncate(shutil.disk_usage(tmp_path).free + 2**30)
     code, _, err = await restored(tmp_path / "none", str(huge))
     assert (code, "there is no room for" in err, "free some space" in err) == (1, True, True), err
-    assert [path.name for path in (tmp_path / "none").iterdir()] == ["metamorph.db", "metamorph.db.lock"]
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["metamorph.db.lock"]
 
 
 async def test_a_restore_from_a_bucket_that_does_not_answer_can_be_interrupted(tmp_path: Path) -> None:

@@ -11,18 +11,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 from metamorphd.errors import SessionNotFound
 from metamorphd.reports.content import MOST_EXCEPTIONS, MOST_FRAMES
 from metamorphd.reports.sentry import CLOSE_SECONDS, DROPPED, QUEUE_EVENTS, Reports
 from structlog.testing import capture_logs
 
-from tests.support.caller import calling
 from tests.support.fakes.sentry import KEY, PROJECT, Answer, FakeSentry
 from tests.support.ports import free_port
-from tests.support.processes import environment_of, serving_process
-from tests.support.refusal import refused
+from tests.support.processes import environment_of
 
 UUID = "8c5fd4cb-54fe-4a0e-8df0-0b2cbee5ad33"
 
@@ -203,32 +200,6 @@ def test_a_sentry_that_does_not_answer_delays_nobody_and_not_the_end(sentry: Fak
     # Further ones did not wait, nor take memory.
     assert (DROPPED, "full_queue") in [(line["event"], line["why"]) for line in log]
     assert sentry.events == []
-
-
-async def test_an_internal_error_of_the_server_is_reported_with_its_method_and_call(
-    sentry: FakeSentry, tmp_path: Path
-) -> None:
-    environment = {"SENTRY_DSN": sentry.dsn, "SENTRY_ENVIRONMENT": "production-eu"}
-    with serving_process(tmp_path, **environment) as server:
-        breaker = apsw.Connection(str(tmp_path / "metamorph.db"))
-        breaker.execute("ALTER TABLE sessions RENAME TO elsewhere")
-        breaker.close()
-        async with calling(server.target) as alice:
-            refusal = await refused(alice.create_session(title="canary"))
-        assert refusal.reason == "INTERNAL"
-        # The last event is sent before the process ends.
-        server.process.terminate()
-        server.process.wait(20)
-    failed = next(event for event in sentry.events if event["message"] == "call failed")
-    call_id = refusal.request.request_id
-    assert failed["tags"] == {"method": "/metamorph.chat.v1.ChatService/CreateSession", "call_id": call_id}
-    assert (failed["environment"], failed["release"]) == ("production-eu", "0.1.0")
-    (exception,) = failed["exception"]["values"]
-    assert (exception["module"], exception["type"], exception["value"]) == ("apsw", "SQLError", "")
-    assert exception["stacktrace"]["frames"][0]["module"] == "metamorphd.edge.pipeline"
-    assert exception["stacktrace"]["frames"][0]["in_app"]
-    assert b"canary" not in sentry.received
-    assert f'"report":"{failed["event_id"]}"' in server.log.read_text()
 
 
 CHILD = """

@@ -24,13 +24,14 @@ from metamorphd.errors import RequestInvalid, SessionNotFound
 from metamorphd.models.caller import Scope
 from metamorphd.observe import configure_logging
 from metamorphd.reports.sentry import Reports
-from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.database import Database
 from metamorphd.store.turns.prompt import get_prompt
 from pydantic import TypeAdapter, ValidationError
 from sentry_sdk.utils import event_from_exception
 from structlog.typing import EventDict
 
 from tests.support.caller import Caller
+from tests.support.engines import ENGINES
 from tests.support.serving import serving
 from tests.support.tokens import mint
 
@@ -122,26 +123,27 @@ def _raised(made: Exception, marker: str, chosen: random.Random, depth: int) -> 
         return exc
 
 
-class FailingDatabase(SqliteDatabase):
-    """A database whose operations for tenants fail with `failure`, only those that read a prompt if `prompts_only`."""
+class Failing:
+    """Makes operations of a database for tenants fail with `failure`; if `prompts_only`, those that read a prompt."""
 
-    failure: Exception | None = None
-    prompts_only = False
+    def __init__(self, database: Database) -> None:
+        self.failure: Exception | None = None
+        self.prompts_only = False
+        self._read, self._write = database.read, database.write
+        vars(database).update(read=self.read, write=self.write)
 
     async def read(self, operation: Any, scope: Scope, /, *args: Any, **kwargs: Any) -> Any:
         if self.failure is not None and (not self.prompts_only or operation is get_prompt):
             raise self.failure
-        return await super().read(operation, scope, *args, **kwargs)
+        return await self._read(operation, scope, *args, **kwargs)
 
     async def write(self, operation: Any, scope: Scope, /, *args: Any, **kwargs: Any) -> Any:
         if self.failure is not None and not self.prompts_only:
             raise self.failure
-        return await super().write(operation, scope, *args, **kwargs)
+        return await self._write(operation, scope, *args, **kwargs)
 
 
-async def calls_fail(
-    channel: grpc.aio.Channel, database: FailingDatabase, marks: list[str], chosen: random.Random
-) -> None:
+async def calls_fail(channel: grpc.aio.Channel, database: Failing, marks: list[str], chosen: random.Random) -> None:
     """Makes a call for each mark, whose id, title, texts and token have secrets, and which fails in the store."""
     for mark in marks:
         key, _, email, text = secrets_of(mark)
@@ -161,7 +163,7 @@ async def calls_fail(
         database.failure = None
 
 
-async def turns_fail(alice: Caller, database: FailingDatabase, marks: list[str], chosen: random.Random) -> None:
+async def turns_fail(alice: Caller, database: Failing, marks: list[str], chosen: random.Random) -> None:
     """Begins a turn for each mark, which fails when the prompt is read."""
     for mark in marks:
         session = await alice.create_session()
@@ -230,8 +232,9 @@ async def main(dsn: str, *, careless: bool) -> None:
     configure_logging("info", watch)
     chosen = random.Random(8)  # noqa: S311, not a secret
     with tempfile.TemporaryDirectory() as directory:
-        database = FailingDatabase(path=Path(directory) / "metamorph.db", synchronous="FULL")
-        async with serving(Path(directory), database=database, log_level="info") as running:
+        whole = ENGINES[0].database(Path(directory))
+        database = Failing(whole)
+        async with serving(Path(directory), database=whole, log_level="info") as running:
             alice = running.caller()
             for kind, marks in _batches(1 if careless else None):
                 match kind:
