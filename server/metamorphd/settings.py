@@ -43,7 +43,17 @@ def _rate_limit_storage(value: object) -> object:
         return None
     if isinstance(value, str) and not value.startswith(("redis://", "rediss://")):
         raise ValueError("must be memory, redis://… or rediss://…")
+    if isinstance(value, str) and not _is_url(value):
+        raise ValueError("has a host or a port that is none")
     return value
+
+
+def _is_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _vault_patterns(value: str | None) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from metamorph.admin.v1 import admin_service_pb2 as pb
 from metamorph.admin.v1 import backup_pb2
+from metamorphd.errors import StartupRefused
 
 from tests.support.caller import Caller
 from tests.support.refusal import refused
@@ -106,3 +107,11 @@ async def test_backups_are_listed_and_deleted(server: Serving, operator: Caller)
         assert (
             await refused(operator.admin.GetBackup(request, metadata=operator.metadata))
         ).reason == "BACKUP_NOT_FOUND"
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+async def test_a_server_whose_directory_of_backups_cannot_be_made_does_not_start(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("Hello")
+    with pytest.raises(StartupRefused, match=r"BACKUP_DIR .* cannot be used"):
+        async with serving(tmp_path / "server", backup_dir=tmp_path / place):
+            pass

@@ -119,7 +119,10 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
         (KEY_SET | {"EMBLEM_JWKS_VAULTS": "acme,"}, "EMBLEM_JWKS_VAULTS"),
         ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_VAULTS": "acme"}, "EMBLEM_JWKS_VAULTS"),
         ({"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_JWKS_OPERATORS": "true"}, "EMBLEM_JWKS_OPERATORS"),
-        ({"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": "canary"}, "RATE_LIMIT_STORAGE"),
+        *(
+            ({"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": value}, "RATE_LIMIT_STORAGE")
+            for value in ("canary", "redis://[canary", "redis://canary:port", "redis://")
+        ),
         ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_CERT": "cert.pem"}, "GRPC_TLS_KEY"),
         ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_KEY": "canary"}, "GRPC_TLS_CERT"),
         ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_TLS_CLIENT_CA": "ca.pem"}, "GRPC_TLS_CLIENT_CA"),

@@ -16,7 +16,7 @@ import structlog
 from metamorphd.backups.directory import DAY, Directory, name_at, time_of
 from metamorphd.backups.verification import differences, digest
 from metamorphd.clock import Clock
-from metamorphd.errors import BackupBusy, BackupNotFound, DomainError
+from metamorphd.errors import BackupBusy, BackupNotFound, DomainError, StartupRefused
 from metamorphd.models.backup import Backup, BackupState, Manifest
 from metamorphd.priority import lower_priority
 from metamorphd.store.database import Database
@@ -74,7 +74,12 @@ class Backups:
         self._damaged = False
 
     async def __aenter__(self) -> Self:
-        leftovers = await self._run(self._directory.prepare)
+        try:
+            leftovers = await self._run(self._directory.prepare)
+        except OSError as exc:
+            raise StartupRefused(
+                f"BACKUP_DIR {self._directory.path} cannot be used ({exc.strerror}); set it to another directory"
+            ) from exc
         if leftovers:
             logger.warning("incomplete backups were deleted", names=leftovers)
         await self._find_newest()
