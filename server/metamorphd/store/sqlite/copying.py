@@ -32,7 +32,7 @@ FEWEST, MOST = 16, 4096
 AHEAD_BYTES = 16 * 2**20
 # What is written is made durable in parts, since the last sync would take long, and forgotten by the page cache, which
 # has more use for the pages of the database.
-SYNC_BYTES = 16 * 2**20
+SYNC_BYTES = 2 * 2**20
 # Pages that wait in memory to be written. The writer writes them at the end.
 CACHE_KIB = 2048
 # The writer's own cache meanwhile.
