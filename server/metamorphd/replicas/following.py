@@ -21,7 +21,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Copies(Protocol):
-    """What serves the copies. See `metamorphd.store.sqlite.replica.SqliteReplica`."""
+    """Serves the copies. See `metamorphd.store.sqlite.replica.SqliteReplica`."""
 
     @property
     def incoming(self) -> Path: ...

@@ -1,4 +1,4 @@
-"""What of an error may leave the server: what is known to be written in code. Everything else stays here.
+"""The part of an error that may leave the server: only text that is known to be code. Everything else stays here.
 
 Messages of exceptions, their arguments and notes, local variables and fields of log lines may hold what callers wrote,
 tokens and keys, so they are not looked at.

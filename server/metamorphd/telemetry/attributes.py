@@ -1,4 +1,4 @@
-"""What is said of calls, operations and usage. Never what a caller or a model has written, nor who a caller is."""
+"""The attributes of calls, operations and usage. Never what a caller or a model has written, nor who a caller is."""
 
 import asyncio
 from collections.abc import Mapping

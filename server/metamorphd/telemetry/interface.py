@@ -1,4 +1,4 @@
-"""What the server asks of telemetry, and the answer of one that is turned off, which imports nothing for it."""
+"""The interface of telemetry, and its implementation for a server that has none, which imports nothing for it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

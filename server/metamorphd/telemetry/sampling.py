@@ -25,7 +25,7 @@ _TRACEPARENT = re.compile(
 class Parent:
     """The span of the caller that a call is a part of, as the W3C headers have it, and whether it is recorded.
 
-    One that is not recorded is not told from others.
+    Those that are not recorded are all the same one.
     """
 
     headers: dict[str, list[str]]

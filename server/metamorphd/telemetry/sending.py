@@ -39,7 +39,7 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is sent in a request: `count` spans or data points.
+    """The content of a request: `count` spans or data points.
 
     `encode` returns them as OTLP's protobuf. It is called on a thread, because it takes milliseconds. `rejected`
     returns how many of them a response says that the receiver has not kept. Either may raise any exception.

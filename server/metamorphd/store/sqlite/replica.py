@@ -24,7 +24,7 @@ from metamorphd.store.sqlite.lock import Lock
 from metamorphd.store.sqlite.measures import StoreMetrics
 from metamorphd.store.sqlite.migrate import migrate
 from metamorphd.store.sqlite.readers import Readers
-from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
+from metamorphd.store.sqlite.transaction import SqliteSystemTransaction, SqliteTransaction, drive
 
 T = TypeVar("T")
 
@@ -127,8 +127,11 @@ class SqliteReplica:
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        bound: Bound[T] = lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs)  # noqa: E731
-        return await self._served().readers.read(bound, vault_id=scope.vault_id, search=False)
+        return await self._served().readers.read(
+            lambda connection: operation(SqliteSystemTransaction(connection, scope), *args, **kwargs),
+            vault_id=scope.vault_id,
+            search=False,
+        )
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         self._refuse()
