@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import BinaryIO, Self, cast
 
@@ -14,9 +14,11 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from metamorphd.log_output import STANDARD_OUTPUT, LogOutput, protect_standard_streams
 
-FLUSH_SECONDS = 0.02
+FLUSH_SECONDS = 0.1
 BAD_METADATA = "Invalid encoding on "
 LEVELS = {"exception": "error", "warn": "warning"}
+
+Fields = Callable[[], Mapping[str, object]]
 
 
 def configure_logging(level: str, *watching: Processor) -> None:
@@ -73,13 +75,14 @@ def _json(line: Mapping[str, object]) -> bytes:
 class CallLog:
     """Writes a log line for every call. An async context manager.
 
-    Lines have the logger's format but bypass it, because it costs more than all guards together. Lines of calls that
-    end within `FLUSH_SECONDS` are written together, because each write releases the GIL while other calls run.
+    Lines have the logger's format but bypass it, because it costs more than all guards together. Those of calls that
+    end within `FLUSH_SECONDS` are made and written together: one after the other they take a third of the time that
+    each would take amid the work of its call, and each write hands the GIL to another thread and back.
     """
 
     def __init__(self, *, level: str) -> None:
         self._enabled = logging.getLevelNamesMapping()[level.upper()] <= logging.INFO
-        self._ended: list[tuple[float, dict[str, object]]] = []
+        self._ended: list[tuple[float, Fields]] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,8 +91,8 @@ class CallLog:
         """Writes the remaining lines."""
         self._flush()
 
-    def write(self, fields: dict[str, object]) -> None:
-        """Writes a line within `FLUSH_SECONDS`, with all of `fields`."""
+    def write(self, fields: Fields) -> None:
+        """Writes a line within `FLUSH_SECONDS`, with the fields that `fields` returns then."""
         if self._enabled:
             if not self._ended:
                 asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
@@ -98,7 +101,7 @@ class CallLog:
     def _flush(self) -> None:
         ended, self._ended = self._ended, []
         lines = [
-            _json({"level": "info", "message": "call", "timestamp": datetime.fromtimestamp(moment, UTC), **fields})
+            _json({"level": "info", "message": "call", "timestamp": datetime.fromtimestamp(moment, UTC), **fields()})
             for moment, fields in ended
         ]
         if lines:

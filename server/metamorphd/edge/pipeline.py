@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,6 +20,7 @@ from metamorphd.edge.streams import Stream, Streams
 from metamorphd.errors import DomainError, Internal, TokenRefused, reason_name
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.metrics import Metrics
+from metamorphd.models.caller import Caller
 from metamorphd.observe import CallLog
 from metamorphd.telemetry import names
 from metamorphd.telemetry.attributes import of_method, of_status
@@ -212,27 +214,49 @@ class Pipeline:
             if not self._calls_in_progress:
                 self._idle.set()
             count(call.code, seconds)
-            line: dict[str, object] = {
-                "endpoint": path,
-                "code": call.code,
-                "duration": round(seconds * 1000, 3),
-                "call_id": call.call_id,
-            }
-            if call.caller is not None:
-                line["vaultId"] = call.caller.vault_id
-                line["userId"] = call.caller.user_id
-            if call.reason is not None:
-                line["reason"] = call.reason
-            if call.why:
-                line["why"] = call.why
-                if remedy := REMEDIES.get(call.why):
-                    line["remedy"] = remedy
             if call.span.recorded:
-                line.update(call.span.ids)
                 _end_span(call)
+            line = partial(
+                _line,
+                endpoint=path,
+                code=call.code,
+                seconds=seconds,
+                call_id=call.call_id,
+                caller=call.caller,
+                reason=call.reason,
+                why=call.why,
+                ids=call.span.ids,
+            )
             write(line)
 
         return end
+
+
+def _line(
+    *,
+    endpoint: str,
+    code: str,
+    seconds: float,
+    call_id: str,
+    caller: Caller | None,
+    reason: str | None,
+    why: str,
+    ids: Mapping[str, str],
+) -> Mapping[str, object]:
+    """Returns the fields of a call's log line. Not of the call itself, which is to be forgotten by then."""
+    milliseconds = round(seconds * 1000, 3)
+    line: dict[str, object] = {"endpoint": endpoint, "code": code, "duration": milliseconds, "call_id": call_id}
+    if caller is not None:
+        line["vaultId"] = caller.vault_id
+        line["userId"] = caller.user_id
+    if reason is not None:
+        line["reason"] = reason
+    if why:
+        line["why"] = why
+        if remedy := REMEDIES.get(why):
+            line["remedy"] = remedy
+    line.update(ids)
+    return line
 
 
 def _behave(behavior: Behavior, call: Call) -> Any:
