@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from metamorph.admin.v1 import admin_service_pb2 as pb
 from metamorph.admin.v1 import backup_pb2
+from metamorphd.backups.directory import DAY
+from metamorphd.clock import Clock
 from metamorphd.errors import StartupRefused
 
 from tests.support.caller import Caller
+from tests.support.copies import SetClock
 from tests.support.refusal import refused
 from tests.support.serving import Serving, serving
 
@@ -107,6 +110,35 @@ async def test_backups_are_listed_and_deleted(server: Serving, operator: Caller)
         assert (
             await refused(operator.admin.GetBackup(request, metadata=operator.metadata))
         ).reason == "BACKUP_NOT_FOUND"
+
+
+async def pruned(operator: Caller, *, validate_only: bool = False) -> list[str]:
+    request = pb.PruneBackupsRequest(validate_only=validate_only)
+    return list((await operator.admin.PruneBackups(request, metadata=operator.metadata)).names)
+
+
+async def test_old_backups_are_deleted_by_the_retention_and_the_clock_of_the_server(tmp_path: Path) -> None:
+    clock, begun = SetClock(), Clock().now()
+    clock.time = begun
+    async with serving(tmp_path, clock=clock, backup_interval_hours=0, backup_retention_days=30) as server:
+
+        def operator_after(days: int) -> Caller:
+            clock.time = begun + days * DAY
+            return server.caller(operator=True, exp=clock.time // 1_000_000 + 3600)
+
+        names = [(await created(operator_after(days))).name for days in (0, 10, 20, 29)]
+        operator = operator_after(60)
+        # One that is being verified stays, though it is too old.
+        await operator.admin.VerifyBackup(pb.VerifyBackupRequest(name=names[2]), metadata=operator.metadata)
+        assert await pruned(operator) == [names[1], names[0]]
+        assert (await done(operator, names[2])).state == READY
+        assert await listed(operator) == [names[3], names[2]]
+        assert await pruned(operator, validate_only=True) == [names[2]]
+        assert await listed(operator) == [names[3], names[2]]
+        assert await pruned(operator) == [names[2]]
+        operator = operator_after(300)
+        assert await pruned(operator) == []
+        assert await listed(operator) == [names[3]]
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

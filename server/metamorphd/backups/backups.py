@@ -137,6 +137,24 @@ class Backups:
         await self._run(partial(self._directory.delete_backup, name))
         await self._find_newest()
 
+    async def prune_backups(self, *, validate_only: bool = False) -> list[str]:
+        """Deletes the backups that are too old, but for one that is being verified, and returns their names.
+
+        With `validate_only`, nothing is deleted. Newest first.
+        """
+        names = await self._run(
+            partial(self._directory.expired_backups, now=self._clock.now(), days=self._retention_days)
+        )
+        names = [name for name in names if self._current is None or name != self._current.name]
+        if validate_only or not names:
+            return names
+        for name in names:
+            with contextlib.suppress(BackupNotFound):
+                await self._run(partial(self._directory.delete_backup, name))
+        logger.info("old backups were deleted", names=names)
+        await self._find_newest()
+        return names
+
     async def read_backup(self, name: str, *, offset: int) -> AsyncGenerator[bytes]:
         """Yields the bytes of a backup from an offset on. Raises BackupNotFound.
 
@@ -257,18 +275,6 @@ class Backups:
         inspection = self._database.inspect(file, stopped=self._stopped)
         faults = differences(known, sha256=sha256, inspection=inspection)
         return replace(known, verify_time=self._clock.now(), faults=faults)
-
-    async def prune_backups(self) -> list[str]:
-        """Deletes the backups that are too old. Returns their names."""
-        names = await self._run(
-            partial(self._directory.expired_backups, now=self._clock.now(), days=self._retention_days)
-        )
-        for name in names:
-            with contextlib.suppress(BackupNotFound):
-                await self._run(partial(self._directory.delete_backup, name))
-        if names:
-            logger.info("old backups were deleted", names=names)
-        return names
 
     async def _schedule(self) -> None:
         while True:

@@ -18,15 +18,13 @@ from metamorph.admin.v1.admin_service_pb2 import (
     DeleteBackupRequest,
     DownloadBackupRequest,
     GetBackupRequest,
-    GetServerInfoRequest,
     ListBackupsRequest,
+    PruneBackupsRequest,
     VerifyBackupRequest,
 )
 from metamorph.admin.v1.backup_pb2 import (
     BACKUP_STATE_CREATING,
-    BACKUP_STATE_DAMAGED,
     BACKUP_STATE_READY,
-    BACKUP_STATE_UNKNOWN,
     BACKUP_STATE_VERIFYING,
     Backup,
     BackupState,
@@ -36,15 +34,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from metamorphd.backups.directory import expired
 from metamorphd.cli.connection import client_settings, credentials
 from metamorphd.cli.token import mint
 from metamorphd.settings import load_paths
 
 LOOK_SECONDS = 0.2
 PRINTED_WIDTH = 220
-# States of backups that have a file: of one that is being made, the server takes care.
-KEPT = (BACKUP_STATE_READY, BACKUP_STATE_VERIFYING, BACKUP_STATE_DAMAGED, BACKUP_STATE_UNKNOWN)
 HINTS = {
     grpc.StatusCode.UNAVAILABLE: "is the server running? --target selects another",
     grpc.StatusCode.UNAUTHENTICATED: "pass an operator's --token, or set EMBLEM_JWT_SECRET as the server has it",
@@ -116,26 +111,12 @@ class Client:
         return True
 
     async def prune(self, *, dry_run: bool) -> bool:
-        """Deletes what the server's own retention allows, by the server's clock."""
-        info = await self._admin.GetServerInfo(GetServerInfoRequest())
-        days = float(info.settings["BACKUP_RETENTION_DAYS"])
-        now = info.start_time.ToMicroseconds() + info.uptime.ToMicroseconds()
-        backups = [backup async for backup in self._backups()]
-        # One that is being verified was good before, and may be the only one.
-        good = next((each.name for each in backups if each.state in (BACKUP_STATE_READY, BACKUP_STATE_VERIFYING)), None)
-        names = expired((each.name for each in backups if each.state in KEPT), good=good, now=now, days=days)
-        for name in names if not dry_run else ():
-            try:
-                await self._admin.DeleteBackup(DeleteBackupRequest(name=name))
-            except MetamorphError as exc:
-                # The server may have done so itself meanwhile.
-                if exc.code is not grpc.StatusCode.NOT_FOUND:
-                    raise
+        names = list((await self._admin.PruneBackups(PruneBackupsRequest(validate_only=dry_run))).names)
         if self._as_json:
-            click.echo(json.dumps({"deleted": [] if dry_run else names, "expired": names, "retention_days": days}))
+            click.echo(json.dumps({"deleted": [] if dry_run else names, "expired": names}))
         else:
             lines = [f"{name} {'would be' if dry_run else 'is'} deleted." for name in names]
-            click.echo("\n".join(lines or [f"No backup is older than {days:g} days but the newest good one."]))
+            click.echo("\n".join(lines or ["No backup is too old but the newest good one."]))
         return True
 
     async def download(self, name: str | None, output: Path | None) -> bool:

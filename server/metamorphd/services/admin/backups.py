@@ -45,3 +45,6 @@ class AdminBackups:
     async def DeleteBackup(self, request: pb.DeleteBackupRequest, scope: Scope) -> pb.DeleteBackupResponse:
         await self._backups.delete_backup(request.name)
         return pb.DeleteBackupResponse()
+
+    async def PruneBackups(self, request: pb.PruneBackupsRequest, scope: Scope) -> pb.PruneBackupsResponse:
+        return pb.PruneBackupsResponse(names=await self._backups.prune_backups(validate_only=request.validate_only))

@@ -32,6 +32,7 @@ const (
 	AdminService_VerifyBackup_FullMethodName      = "/metamorph.admin.v1.AdminService/VerifyBackup"
 	AdminService_DownloadBackup_FullMethodName    = "/metamorph.admin.v1.AdminService/DownloadBackup"
 	AdminService_DeleteBackup_FullMethodName      = "/metamorph.admin.v1.AdminService/DeleteBackup"
+	AdminService_PruneBackups_FullMethodName      = "/metamorph.admin.v1.AdminService/PruneBackups"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -67,6 +68,10 @@ type AdminServiceClient interface {
 	// Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
 	// made or verified.
 	DeleteBackup(ctx context.Context, in *DeleteBackupRequest, opts ...grpc.CallOption) (*DeleteBackupResponse, error)
+	// Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
+	// backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
+	// those that are too old every hour. Can be repeated.
+	PruneBackups(ctx context.Context, in *PruneBackupsRequest, opts ...grpc.CallOption) (*PruneBackupsResponse, error)
 }
 
 type adminServiceClient struct {
@@ -196,6 +201,16 @@ func (c *adminServiceClient) DeleteBackup(ctx context.Context, in *DeleteBackupR
 	return out, nil
 }
 
+func (c *adminServiceClient) PruneBackups(ctx context.Context, in *PruneBackupsRequest, opts ...grpc.CallOption) (*PruneBackupsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PruneBackupsResponse)
+	err := c.cc.Invoke(ctx, AdminService_PruneBackups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -229,6 +244,10 @@ type AdminServiceServer interface {
 	// Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
 	// made or verified.
 	DeleteBackup(context.Context, *DeleteBackupRequest) (*DeleteBackupResponse, error)
+	// Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
+	// backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
+	// those that are too old every hour. Can be repeated.
+	PruneBackups(context.Context, *PruneBackupsRequest) (*PruneBackupsResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -271,6 +290,9 @@ func (UnimplementedAdminServiceServer) DownloadBackup(*DownloadBackupRequest, gr
 }
 func (UnimplementedAdminServiceServer) DeleteBackup(context.Context, *DeleteBackupRequest) (*DeleteBackupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteBackup not implemented")
+}
+func (UnimplementedAdminServiceServer) PruneBackups(context.Context, *PruneBackupsRequest) (*PruneBackupsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PruneBackups not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -484,6 +506,24 @@ func _AdminService_DeleteBackup_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_PruneBackups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PruneBackupsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).PruneBackups(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_PruneBackups_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).PruneBackups(ctx, req.(*PruneBackupsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -530,6 +570,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteBackup",
 			Handler:    _AdminService_DeleteBackup_Handler,
+		},
+		{
+			MethodName: "PruneBackups",
+			Handler:    _AdminService_PruneBackups_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -90,6 +90,11 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupResponse.FromString,
                 _registered_method=True)
+        self.PruneBackups = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/PruneBackups',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -178,6 +183,15 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PruneBackups(self, request, context):
+        """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
+        backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
+        those that are too old every hour. Can be repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -235,6 +249,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.DeleteBackup,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupResponse.SerializeToString,
+            ),
+            'PruneBackups': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneBackups,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -535,6 +554,33 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/DeleteBackup',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.DeleteBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneBackups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/PruneBackups',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsResponse.FromString,
             options,
             channel_credentials,
             insecure,

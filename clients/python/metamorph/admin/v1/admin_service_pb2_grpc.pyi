@@ -65,6 +65,11 @@ class AdminServiceStub:
     """Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
     made or verified.
     """
+    PruneBackups: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PruneBackupsRequest, _admin_service_pb2.PruneBackupsResponse]
+    """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
+    backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
+    those that are too old every hour. Can be repeated.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -102,6 +107,11 @@ class AdminServiceAsyncStub(AdminServiceStub):
     DeleteBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteBackupRequest, _admin_service_pb2.DeleteBackupResponse]  # type: ignore[assignment]
     """Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
     made or verified.
+    """
+    PruneBackups: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PruneBackupsRequest, _admin_service_pb2.PruneBackupsResponse]  # type: ignore[assignment]
+    """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
+    backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
+    those that are too old every hour. Can be repeated.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -203,6 +213,17 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.DeleteBackupResponse, _abc.Awaitable[_admin_service_pb2.DeleteBackupResponse]]:
         """Deletes a backup, also the last good one. NOT_FOUND / BACKUP_NOT_FOUND, FAILED_PRECONDITION / BACKUP_BUSY while it is
         made or verified.
+        """
+
+    @_abc_1.abstractmethod
+    def PruneBackups(
+        self,
+        request: _admin_service_pb2.PruneBackupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PruneBackupsResponse, _abc.Awaitable[_admin_service_pb2.PruneBackupsResponse]]:
+        """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
+        backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
+        those that are too old every hour. Can be repeated.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -874,6 +874,46 @@ export declare type DeleteBackupResponse = Message<"metamorph.admin.v1.DeleteBac
 export declare const DeleteBackupResponseSchema: GenMessage<DeleteBackupResponse>;
 
 /**
+ * Selects nothing: the server's retention says which backups are deleted.
+ *
+ * @generated from message metamorph.admin.v1.PruneBackupsRequest
+ */
+export declare type PruneBackupsRequest = Message<"metamorph.admin.v1.PruneBackupsRequest"> & {
+  /**
+   * Deletes nothing, and returns what would be deleted (https://google.aip.dev/163).
+   *
+   * @generated from field: bool validate_only = 1;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.PruneBackupsRequest.
+ * Use `create(PruneBackupsRequestSchema)` to create a new message.
+ */
+export declare const PruneBackupsRequestSchema: GenMessage<PruneBackupsRequest>;
+
+/**
+ * The old backups are deleted.
+ *
+ * @generated from message metamorph.admin.v1.PruneBackupsResponse
+ */
+export declare type PruneBackupsResponse = Message<"metamorph.admin.v1.PruneBackupsResponse"> & {
+  /**
+   * The names of those that are deleted, or would be, newest first.
+   *
+   * @generated from field: repeated string names = 1;
+   */
+  names: string[];
+};
+
+/**
+ * Describes the message metamorph.admin.v1.PruneBackupsResponse.
+ * Use `create(PruneBackupsResponseSchema)` to create a new message.
+ */
+export declare const PruneBackupsResponseSchema: GenMessage<PruneBackupsResponse>;
+
+/**
  * How bad a finding is.
  *
  * @generated from enum metamorph.admin.v1.FindingStatus
@@ -1033,6 +1073,18 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof DeleteBackupRequestSchema;
     output: typeof DeleteBackupResponseSchema;
+  },
+  /**
+   * Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
+   * backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
+   * those that are too old every hour. Can be repeated.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.PruneBackups
+   */
+  pruneBackups: {
+    methodKind: "unary";
+    input: typeof PruneBackupsRequestSchema;
+    output: typeof PruneBackupsResponseSchema;
   },
 }>;
 
