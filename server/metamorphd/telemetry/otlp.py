@@ -27,7 +27,7 @@ from metamorphd.telemetry.sampling import Sampling, parent_in
 from metamorphd.telemetry.sending import METRICS, TRACES, Batch, Sender
 from metamorphd.telemetry.spans import Recorder
 
-# Spans that wait, of three kilobytes each.
+# Spans that wait. More are dropped, so that a receiver that fails does not take the memory.
 MOST_WAITING = 2048
 BATCH = 256
 SPAN_SECONDS = 5.0

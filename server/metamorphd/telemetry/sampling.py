@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 # Traces per second that are recorded because a caller has decided so. Any caller can ask for it with every call, and
-# recording a call costs almost as much as answering it.
+# recording takes time and memory from the other callers.
 MOST_ASKED_FOR = 10.0
 SAMPLED = 0x01
 # https://www.w3.org/TR/trace-context/#tracestate-limits: what is longer need not be passed on.
