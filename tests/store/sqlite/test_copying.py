@@ -169,6 +169,29 @@ async def test_the_writer_has_its_cache_back(database: SqliteDatabase, tmp_path:
     assert await database.write(get_cache_size, ACME) == before
 
 
+async def test_the_writer_has_its_cache_back_if_the_copy_cannot_begin(
+    database: SqliteDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[apsw.Cursor] = []
+
+    def read(connection: apsw.Connection) -> None:
+        """Begins to read, without end. A destination that is in use is refused."""
+        endless = (
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+            " SELECT name FROM n LEFT JOIN sqlite_schema"
+        )
+        reads.append(connection.execute(endless))
+
+    before = await database.write(get_cache_size, ACME)
+    monkeypatch.setattr(apsw, "connection_hooks", [read])
+    with pytest.raises(apsw.Error, match="in use"):
+        await database.copy(tmp_path / "copy.db", progress=ignored)
+    assert len(reads) == 1
+    assert not (tmp_path / "copy.db").exists()
+    assert await database.write(get_cache_size, ACME) == before
+    assert not database._writer.isolating
+
+
 async def test_a_full_volume_ends_it(database: SqliteDatabase, volume: Path) -> None:
     await stored(database, 100)
     filler = volume / "filler"

@@ -98,18 +98,27 @@ class Copying:
             destination.close()
 
     def _begin(self, destination: apsw.Connection) -> apsw.Backup:
-        # A transaction that is rolled back would start the copy anew.
-        self._writer.isolating = True
-        # Its cache has pages as they were before their gaps were cleared. All pages go through it, so it would grow.
         ((self._cache_size,),) = self._writer.connection.execute("PRAGMA cache_size").fetchall()
-        self._writer.connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}").fetchall()
-        self._writer.connection.execute("PRAGMA shrink_memory").fetchall()
-        self._gaps.watch()
-        return destination.backup("main", self._writer.connection, "main")
+        try:
+            # A transaction that is rolled back would start the copy anew.
+            self._writer.isolating = True
+            # Its cache has pages as they were before their gaps were cleared. All go through it, so it would grow.
+            self._writer.connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}").fetchall()
+            self._writer.connection.execute("PRAGMA shrink_memory").fetchall()
+            self._gaps.watch()
+            return destination.backup("main", self._writer.connection, "main")
+        except BaseException:
+            self._release_writer()
+            raise
 
     def _finish(self, backup: apsw.Backup) -> None:
+        try:
+            backup.finish()
+        finally:
+            self._release_writer()
+
+    def _release_writer(self) -> None:
         self._writer.isolating = False
-        backup.finish()
         self._writer.connection.execute(f"PRAGMA cache_size = {self._cache_size}").fetchall()
 
     def _step_through(self, backup: apsw.Backup, descriptor: int, progress: Progress) -> None:
