@@ -272,7 +272,7 @@ class Settings(BaseSettings):
         default=24, ge=0, description="Hours between scheduled backups. 0: none, and no daily verification."
     )
     backup_retention_days: float = Field(
-        default=7, gt=0, description="Days that backups are kept. The newest good one is always kept."
+        default=7, gt=0, description="Days that backups are kept. The newest good one of a database is always kept."
     )
     backup_s3_url: str | None = Field(
         default=None,

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -139,6 +140,35 @@ async def test_old_backups_are_deleted_by_the_retention_and_the_clock_of_the_ser
         operator = operator_after(300)
         assert await pruned(operator) == []
         assert await listed(operator) == [names[3]]
+
+
+async def test_the_backups_of_a_new_database_do_not_displace_those_of_the_one_that_was_lost(tmp_path: Path) -> None:
+    clock, begun = SetClock(), Clock().now()
+
+    async def backed_up_after(days: int) -> tuple[str, list[str]]:
+        """Starts a server after some days and makes a backup. Returns its name, and all names."""
+        clock.time = begun + days * DAY
+        async with serving(tmp_path, clock=clock, backup_interval_hours=0, backup_retention_days=7) as server:
+            operator = server.caller(operator=True, exp=clock.time // 1_000_000 + 3600)
+            name = (await created(operator)).name
+            return name, await listed(operator)
+
+    def lose() -> None:
+        for file in tmp_path.glob("metamorph.db*"):
+            file.unlink()
+
+    await backed_up_after(0)
+    lost, _ = await backed_up_after(1)
+    lose()
+    new, names = await backed_up_after(20)
+    assert names == [new, lost]
+    newer, names = await backed_up_after(40)
+    assert names == [newer, lost]
+    # A database that is restored is the one that was lost.
+    lose()
+    shutil.copy(tmp_path / "backups" / lost, tmp_path / "metamorph.db")
+    restored, names = await backed_up_after(60)
+    assert names == [restored, newer]
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

@@ -109,6 +109,21 @@ async def test_old_copies_stay_while_none_is_good(store: Store, directory: Direc
     assert store.names == [manifest.name, f"{manifest.name}.json"]
 
 
+async def test_the_copies_of_a_new_database_do_not_displace_those_of_the_one_that_was_lost(
+    store: Store, directory: Directory
+) -> None:
+    remote = Remote(store.bucket)
+    made = [
+        backed_up(directory, NOW + day * DAY, size=1000, database_id=database)
+        for day, database in enumerate(("", "lost", "lost", "new", "new"))
+    ]
+    for manifest in made:
+        file = directory.path / manifest.name
+        remote.write_copy(file, manifest, packing=Packing(), now=lambda: NOW, step=lambda _: None)
+    remote.prune_copies(remote.list_copies(), now=NOW + 365 * DAY, days=7)
+    assert [copy.name for copy in remote.list_copies()] == [made[4].name, made[2].name]
+
+
 async def test_a_copy_that_unpacks_to_more_than_its_manifest_says_is_damaged(
     store: Store, directory: Directory
 ) -> None:

@@ -52,6 +52,10 @@ GROWING = {
     "update_session",
     "update_vault",
 }
+# Every table that is not of a vault is listed here, with the reason.
+TABLES_OF_NO_VAULT = {
+    "identity",  # distinguishes the database from others, and has nothing of a caller's
+}
 WRITES = re.compile(r"atabase\.write\(\s*(\w+)")
 POINT_READS = {"get_attachment", "get_message", "get_session", "get_turn", "get_vault", "get_vault_limits"}
 PAIRS = [
@@ -76,7 +80,8 @@ def test_the_store_has_statements(engine: Engine) -> None:
 
 @each_engine
 def test_every_tables_primary_key_begins_with_the_vault(engine: Engine) -> None:
-    assert [table for table, columns in engine.tables().items() if ("vault_id", 1) not in columns] == []
+    other = {table for table, columns in engine.tables().items() if ("vault_id", 1) not in columns}
+    assert other == TABLES_OF_NO_VAULT
 
 
 @each_engine

@@ -30,7 +30,7 @@ class SetClock(Clock):
         return self.time
 
 
-def backed_up(directory: Directory, time: int, size: int = 300_000) -> Manifest:
+def backed_up(directory: Directory, time: int, size: int = 300_000, *, database_id: str = "") -> Manifest:
     """Stores a backup as the server does, of bytes that mean nothing."""
     name, content = name_at(time), os.urandom(size)
     directory.partial(name).write_bytes(content)
@@ -44,6 +44,7 @@ def backed_up(directory: Directory, time: int, size: int = 300_000) -> Manifest:
         schema_version=1,
         row_counts={"sessions": 3},
         verify_time=time,
+        database_id=database_id,
     )
     directory.complete_backup(manifest)
     return manifest

@@ -42,8 +42,8 @@ logger = structlog.get_logger(__name__)
 class Backups:
     """Makes a backup every `interval_hours`, 0 for never, and verifies the newest one a day after it was verified.
 
-    Those older than `retention_days` are deleted, but never the newest good one. `copies` keeps copies of them off the
-    machine.
+    Those older than `retention_days` are deleted, but never the newest good one of a database. `copies` keeps copies of
+    them off the machine.
     """
 
     def __init__(
@@ -256,6 +256,7 @@ class Backups:
             row_counts=inspection.row_counts,
             verify_time=self._clock.now(),
             faults=inspection.faults,
+            database_id=inspection.database_id,
         )
 
     async def _verify(self, name: str) -> None:

@@ -117,15 +117,30 @@ class Directory:
         sync_directory(self.path)
 
     def expired_backups(self, *, now: int, days: float) -> list[str]:
-        """Returns the names of the backups that are older, without the newest good one."""
+        """Returns the names of the backups that are older, newest first, without those that are always kept."""
         backups = self.list_backups()
-        good = next((backup.name for backup in backups if backup.state is BackupState.READY), None)
-        return expired((backup.name for backup in backups), good=good, now=now, days=days)
+        good = [backup.manifest for backup in backups if backup.state is BackupState.READY and backup.manifest]
+        kept = always_kept(good)
+        return [backup.name for backup in backups if backup.name not in kept and is_old(backup.name, now, days=days)]
 
 
-def expired(names: Iterable[str], *, good: str | None, now: int, days: float) -> list[str]:
-    """Returns the names of backups that are older than so many days, without the newest good one."""
-    return [name for name in names if name != good and time_of(name) < now - int(days * DAY)]
+def always_kept(good: Iterable[Manifest]) -> set[str]:
+    """Returns the names of the backups that are kept however old they are, of good ones, newest first.
+
+    They are the newest one, and the newest one of each database: one that is new, after a loss, does not displace the
+    backups of the one that was lost.
+    """
+    kept: dict[str, str] = {}
+    for manifest in good:
+        # Those of an earlier server do not say, and are taken for this database's.
+        if manifest.database_id or not kept:
+            kept.setdefault(manifest.database_id, manifest.name)
+    return set(kept.values())
+
+
+def is_old(name: str, now: int, *, days: float) -> bool:
+    """Returns whether a backup is older than so many days. Raises BackupNotFound for another name."""
+    return time_of(name) < now - int(days * DAY)
 
 
 def read_manifest(path: Path) -> Manifest | None:

@@ -10,7 +10,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from metamorphd.backups.bucket import Bucket, Object, ObjectNotFound, Reading
-from metamorphd.backups.directory import DAY, MANIFEST, NAME, time_of
+from metamorphd.backups.directory import MANIFEST, NAME, always_kept, is_old, time_of
 from metamorphd.backups.packing import ENCRYPTED, STEP_BYTES, Keys, Packing, Reader, Unreadable, unpack
 from metamorphd.backups.sources import Step, Write
 from metamorphd.errors import BackupNotFound
@@ -122,17 +122,20 @@ class Remote:
         return replace(copy, verify_time=now(), faults=tuple(faults))
 
     def prune_copies(self, copies: list[Copy], *, now: int, days: float) -> list[str]:
-        """Deletes the copies that are older, and what is left of others, but never the newest good one.
+        """Deletes the copies that are older, and what is left of others, but never the newest good one of a database.
 
         If there is no good one, nothing is deleted. Returns the names.
         """
-        good = next((copy.name for copy in copies if not copy.faults), None)
-        if good is None:
+        good = [copy for copy in copies if not copy.faults]
+        if not good:
             return []
+        names = always_kept(copy.manifest for copy in good)
+        # Of two of a backup, packed differently, one is enough.
+        kept = {copy.manifest.name: copy.name for copy in reversed(good) if copy.manifest.name in names}.values()
         expired = [
             name
             for name in self._objects()
-            if not name.endswith(MANIFEST) and name != good and time_of(backup_of(name)) < now - int(days * DAY)
+            if not name.endswith(MANIFEST) and name not in kept and is_old(backup_of(name), now, days=days)
         ]
         for name in expired:
             # First, so that there is none for an object that is gone.

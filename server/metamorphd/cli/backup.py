@@ -95,7 +95,7 @@ def delete(*, name: str, **connection: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Delete nothing; show what would be.")
 @_connected
 def prune(*, dry_run: bool, **connection: Any) -> None:
-    """Delete the backups that are older than BACKUP_RETENTION_DAYS, but never the newest good one.
+    """Delete the backups that are older than BACKUP_RETENTION_DAYS, but never the newest good one of a database.
 
     The server does so itself after each backup.
     """

@@ -116,7 +116,7 @@ class Client:
             click.echo(json.dumps({"deleted": [] if dry_run else names, "expired": names}))
         else:
             lines = [f"{name} {'would be' if dry_run else 'is'} deleted." for name in names]
-            click.echo("\n".join(lines or ["No backup is too old but the newest good one."]))
+            click.echo("\n".join(lines or ["No backup is too old but the newest good one of a database."]))
         return True
 
     async def download(self, name: str | None, output: Path | None) -> bool:

@@ -7,11 +7,15 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The content of a copy of a store. `faults` say what is damaged; with any, the rest may be missing."""
+    """The content of a copy of a store. `faults` say what is damaged; with any, the rest may be missing.
+
+    `database_id` is the store's own, the same in all of its copies. Empty if it has none, as one of an earlier server.
+    """
 
     schema_version: int
     row_counts: Mapping[str, int]
     faults: tuple[str, ...] = ()
+    database_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class Manifest:
 
     `begin_time` is when it was begun: all that was acknowledged before is in it. `create_time` is the moment whose
     state it has. `size` and `sha256`, in hexadecimal digits, are those of its file. `verify_time` is when it was last
-    verified, and `faults` are what was found then.
+    verified, and `faults` are what was found then. `database_id` is that of `Inspection`.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Manifest:
     row_counts: Mapping[str, int]
     verify_time: int
     faults: tuple[str, ...] = ()
+    database_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

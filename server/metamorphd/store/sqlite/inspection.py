@@ -12,6 +12,11 @@ from metamorphd.store.sqlite.migrate import APPLICATION_ID, number
 # SQLite asks after so many steps of a statement whether to stop it.
 STEPS = 100_000
 MOST_FAULTS = 16
+# With what is stored. A database of an earlier schema has no identity, and lacks nothing for that.
+COUNTED_TABLES = """
+SELECT name FROM sqlite_schema
+WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'identity' ORDER BY name
+"""
 
 
 def inspect(path: Path, *, stopped: threading.Event | None = None) -> Inspection:
@@ -43,7 +48,9 @@ def _inspect(path: Path, stopped: threading.Event) -> Inspection:
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             if len(faults) < MOST_FAULTS:
                 faults.append(f"row {row} of {table} refers to a row of {parent} that is missing")
-        return Inspection(number(connection, "PRAGMA user_version"), _row_counts(connection), tuple(faults))
+        return Inspection(
+            number(connection, "PRAGMA user_version"), _row_counts(connection), tuple(faults), _database_id(connection)
+        )
     finally:
         connection.close()
 
@@ -67,7 +74,13 @@ def count_rows(path: Path) -> dict[str, int] | None:
         connection.close()
 
 
+def _database_id(connection: apsw.Connection) -> str:
+    if not number(connection, "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'identity'"):
+        return ""
+    rows = connection.execute("SELECT database_id FROM identity").fetchall()
+    return str(rows[0][0]) if rows else ""
+
+
 def _row_counts(connection: apsw.Connection) -> dict[str, int]:
-    tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
-    names = [str(name) for (name,) in connection.execute(tables).fetchall()]
+    names = [str(name) for (name,) in connection.execute(COUNTED_TABLES).fetchall()]
     return {name: number(connection, f'SELECT COUNT(*) FROM "{name}"') for name in names}

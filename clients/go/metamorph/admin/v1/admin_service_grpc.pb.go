@@ -69,8 +69,8 @@ type AdminServiceClient interface {
 	// made or verified.
 	DeleteBackup(ctx context.Context, in *DeleteBackupRequest, opts ...grpc.CallOption) (*DeleteBackupResponse, error)
 	// Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
-	// backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
-	// those that are too old every hour. Can be repeated.
+	// backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
+	// server deletes those that are too old every hour. Can be repeated.
 	PruneBackups(ctx context.Context, in *PruneBackupsRequest, opts ...grpc.CallOption) (*PruneBackupsResponse, error)
 }
 
@@ -245,8 +245,8 @@ type AdminServiceServer interface {
 	// made or verified.
 	DeleteBackup(context.Context, *DeleteBackupRequest) (*DeleteBackupResponse, error)
 	// Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
-	// backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
-	// those that are too old every hour. Can be repeated.
+	// backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
+	// server deletes those that are too old every hour. Can be repeated.
 	PruneBackups(context.Context, *PruneBackupsRequest) (*PruneBackupsResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }

@@ -185,8 +185,8 @@ class AdminServiceServicer:
 
     def PruneBackups(self, request, context):
         """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
-        backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
-        those that are too old every hour. Can be repeated.
+        backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
+        server deletes those that are too old every hour. Can be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

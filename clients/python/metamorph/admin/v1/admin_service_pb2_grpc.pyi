@@ -67,8 +67,8 @@ class AdminServiceStub:
     """
     PruneBackups: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PruneBackupsRequest, _admin_service_pb2.PruneBackupsResponse]
     """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
-    backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
-    those that are too old every hour. Can be repeated.
+    backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
+    server deletes those that are too old every hour. Can be repeated.
     """
 
 @_typing.type_check_only
@@ -110,8 +110,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     PruneBackups: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PruneBackupsRequest, _admin_service_pb2.PruneBackupsResponse]  # type: ignore[assignment]
     """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
-    backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
-    those that are too old every hour. Can be repeated.
+    backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
+    server deletes those that are too old every hour. Can be repeated.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -222,8 +222,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.PruneBackupsResponse, _abc.Awaitable[_admin_service_pb2.PruneBackupsResponse]]:
         """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
-        backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
-        those that are too old every hour. Can be repeated.
+        backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
+        server deletes those that are too old every hour. Can be repeated.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1076,8 +1076,8 @@ export declare const AdminService: GenService<{
   },
   /**
    * Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
-   * backup: never the newest good one, nor one that is being verified. Copies off the machine stay: the server deletes
-   * those that are too old every hour. Can be repeated.
+   * backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
+   * server deletes those that are too old every hour. Can be repeated.
    *
    * @generated from rpc metamorph.admin.v1.AdminService.PruneBackups
    */
