@@ -20,12 +20,10 @@ from tests.support.copies import IDENTITY, NOW, SetClock, backed_up, copying, re
 
 
 async def test_a_backup_is_copied_and_read_back(store: Store, directory: Directory, clock: SetClock) -> None:
-    older, newest = backed_up(directory, NOW - DAY), backed_up(directory, NOW)
+    newest = backed_up(directory, NOW)
     async with copying(store.bucket, directory, clock) as copies:
         copy = await read_back(copies, newest)
         assert copies.copy_of(newest.name) == (copy, "")
-        # Only what was not copied in time is missing.
-        assert copies.copy_of(older.name) == (None, "")
         assert copies.url(copy) == f"{store.url}/{newest.name}.zst.age"
     assert store.names == [f"{newest.name}.zst.age", f"{newest.name}.zst.age.json"]
     stored = (store.objects / copy.name).read_bytes()
@@ -64,8 +62,7 @@ async def test_a_copy_is_read_back_every_day_and_made_anew_if_it_is_damaged(
         clock.time = NOW + DAY
         copies.wake()
         await until(lambda: "its SHA-256 is not that of its manifest" in copies.copy_of(manifest.name)[1])
-        assert copies.damaged
-        assert copies.gauges["metamorph_backup_copy_failed"][1]() == 1.0
+        await until(lambda: copies.gauges["metamorph_backup_copy_failed"][1]() == 1.0)
         # At the next attempt.
         await until(lambda: copies.copy_of(manifest.name)[1] == "" and not copies.damaged)
     assert file.read_bytes() == content
@@ -101,6 +98,29 @@ async def test_a_bucket_that_fails_is_tried_again(store: Store, directory: Direc
         await read_back(copies, manifest)
         await until(lambda: copies.copy_of(manifest.name)[1] == "")
         assert copies.gauges["metamorph_backup_copy_failed"][1]() == 0.0
+
+
+async def test_backups_that_were_missed_are_copied_once_the_bucket_is_back(
+    store: Store, directory: Directory, clock: SetClock
+) -> None:
+    backed_up(directory, NOW - 8 * DAY)
+    missed = [backed_up(directory, NOW - days * DAY) for days in (0, 2, 4, 6)]
+    # Only this one cannot be copied.
+    damaged = directory.path / missed[2].name
+    damaged.write_bytes(bytes(missed[2].size))
+    blocking = store.directory / "backups" / "here"
+    blocking.write_bytes(b"")
+    async with copying(store.bucket, directory, clock, packing=Packing(), retry_seconds=0.2) as copies:
+        await until(lambda: copies.copy_of(missed[0].name)[1])
+        blocking.unlink()
+        whole = [manifest.name for manifest in (*missed[:2], missed[3])]
+        await until(partial(has_names, store, sorted([*whole, *(f"{name}.json" for name in whole)])))
+        await until(lambda: "is damaged" in copies.copy_of(missed[2].name)[1])
+        await until(lambda: copies.copy_of(missed[0].name)[1] == "")
+        assert copies.gauges["metamorph_backup_copy_failed"][1]() == 1.0
+    # Newest first.
+    times = [(store.objects / f"{name}.json").stat().st_ctime_ns for name in whole[1:]]
+    assert times == sorted(times)
 
 
 def fault_of(copies: Copies, manifest: Manifest) -> str:

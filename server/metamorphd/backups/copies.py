@@ -10,7 +10,7 @@ from typing import Any, Self
 import structlog
 
 from metamorphd.backups.bucket import Bucket, BucketFailed, Credentials
-from metamorphd.backups.directory import DAY, Directory
+from metamorphd.backups.directory import DAY, Directory, is_old
 from metamorphd.backups.packing import Packing, Unreadable, parse_keys
 from metamorphd.backups.remote import Remote
 from metamorphd.clock import Clock
@@ -58,8 +58,9 @@ def retry_delay(failures: int, *, first: float) -> float:
 class Copies:
     """Keeps copies of the newest backup, and of those before, in a bucket.
 
-    The newest good backup that has no good copy is copied. A copy that is older than `retention_days` is deleted, but
-    never the newest good one. What fails is tried again, later each time.
+    Good backups that have no good copy are copied, newest first. Those older than `retention_days` are not, but for the
+    newest, and their copies are deleted, but never the newest good one of a database. What fails is tried again, later
+    each time.
     """
 
     def __init__(
@@ -81,8 +82,8 @@ class Copies:
         self._stopped = threading.Event()
         self._woken = asyncio.Event()
         self._known: dict[str, Copy] = {}
-        # Why the copy of a backup, or the last round, failed.
-        self._fault: tuple[str, str] | None = None
+        # Why the copies of backups failed in the last round.
+        self._faults: dict[str, str] = {}
         self._failures = 0
 
     async def __aenter__(self) -> Self:
@@ -106,8 +107,8 @@ class Copies:
     def copy_of(self, name: str) -> tuple[Copy | None, str]:
         """Returns the copy of a backup, if there is one, and what is wrong with it or why there is none."""
         copy = self._known.get(name)
-        if self._fault is not None and self._fault[0] == name:
-            return copy, self._fault[1]
+        if name in self._faults:
+            return copy, self._faults[name]
         return copy, "" if copy is None else "; ".join(copy.faults)
 
     @property
@@ -164,26 +165,45 @@ class Copies:
 
     def _round(self) -> None:
         """Copies, reads back and deletes what is due. Blocks."""
-        backup = next((b for b in self._directory.list_backups() if b.state is BackupState.READY), None)
+        faults: dict[str, str] = {}
+        name = newest = next((backup.name for backup in self._good_backups()), "")
         try:
-            copies = self._look()
-            if backup is not None and not any(c.manifest.name == backup.name and not c.faults for c in copies):
-                self._copy(backup)
+            copies, tried = self._look(), set[str]()
+            while (backup := self._missing(copies, tried)) is not None:
+                name = backup.name
+                tried.add(name)
+                try:
+                    self._copy(backup)
+                except Unreadable as exc:
+                    # It is this one that is damaged.
+                    faults[name] = str(exc)
                 copies = self._look()
+            name = newest
             whole = self._verify_due(copies)
             self._prune(self._look() if not whole else copies)
-        except (BucketFailed, Unreadable) as exc:
-            if self._stopped.is_set():
-                return
-            self._failures += 1
-            self._fault = ("" if backup is None else backup.name, str(exc))
-            logger.error("a backup could not be copied or read back", name=self._fault[0], fault=str(exc))
+        except BucketFailed as exc:
+            faults[name], whole = str(exc), False
         except (StoreNotReady, FileNotFoundError):
             # The server stops, or the backup was just deleted.
             return
-        else:
-            self._failures = 0 if whole else self._failures + 1
-            self._fault = None
+        if self._stopped.is_set():
+            return
+        for name, fault in faults.items():
+            logger.error("a backup could not be copied or read back", name=name, fault=fault)
+        self._failures = 0 if whole and not faults else self._failures + 1
+        self._faults = faults
+
+    def _good_backups(self) -> list[Backup]:
+        return [backup for backup in self._directory.list_backups() if backup.state is BackupState.READY]
+
+    def _missing(self, copies: list[Copy], tried: set[str]) -> Backup | None:
+        """Returns the newest good backup that has no good copy, should have one, and was not tried, or None."""
+        copied = {copy.manifest.name for copy in copies if not copy.faults} | tried
+        good, now = self._good_backups(), self._clock.now()
+        for place, backup in enumerate(good):
+            if backup.name not in copied and (place == 0 or not is_old(backup.name, now, days=self._retention_days)):
+                return backup
+        return None
 
     def _look(self) -> list[Copy]:
         copies = self._remote.list_copies()
