@@ -261,16 +261,19 @@ class Server:
         await self._load_revocations()
         # A metrics token that is not ours, perhaps an older one, must not be shown to the Emblem API.
         access.authenticate = Authenticate(verifier=OwnTokens(verifier), dev_mode=False, failures=_failures(settings))
+        if self._following is None:
+            await parts.enter_async_context(self._backups)
         parts.push_async_callback(self._drain)
         swept = 0
         if self._following is None:
             swept = await self._engine.sweep(patience_seconds=SWEEP_SECONDS)
             await parts.enter_async_context(self._housekeeping)
-            await parts.enter_async_context(self._backups)
+            # Its end may take seconds, which pass during the drain.
+            parts.callback(self._backups.stop)
         else:
             self._engine.serve_reads()
         await parts.enter_async_context(health)
-        # At once: a backup that is ended before the turns are may take seconds.
+        # At once, before the parts that are closed until the drain begins.
         parts.callback(self._engine.refuse_turns)
         for finding in bad(await self._checks.at_start()):
             logger.warning(finding.what, check=finding.name, remedy=finding.remedy)

@@ -1,6 +1,7 @@
 """A server that copies its backups, and what it says of them."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import httpx
 import pytest
 from metamorph.admin.v1 import admin_service_pb2 as pb
 from metamorph.admin.v1 import backup_pb2
+from metamorph.chat.v1 import turn_pb2
+from metamorphd.backups.copies import STOP_SECONDS
 from metamorphd.backups.directory import DAY
 from metamorphd.clock import Clock
 from metamorphd.errors import StartupRefused
@@ -17,7 +20,10 @@ from metamorphd.errors import StartupRefused
 from tests.support.buckets import Store
 from tests.support.caller import Caller
 from tests.support.copies import SetClock
-from tests.support.serving import Serving, serving
+from tests.support.fakes.messages_api import FakeMessagesApi
+from tests.support.fakes.replies import Reply
+from tests.support.refusal import refused
+from tests.support.serving import Serving, asking, serving
 
 
 def operator_of(server: Serving) -> Caller:
@@ -77,6 +83,33 @@ async def test_health_is_degraded_while_the_newest_backup_or_copy_is_too_old_or_
         await got(server, await made(server), lambda backup: bool(backup.copy_fault))
         # The backup is new, and the copy is not.
         assert await check() == "backup"
+
+
+async def test_a_bucket_that_hangs_does_not_lengthen_a_drain(tmp_path: Path) -> None:
+    hanging = {"aws_access_key_id": "id", "aws_secret_access_key": "secret", "backup_s3_url": "s3://silent/here"}
+    async with FakeMessagesApi() as api:
+        api.default = Reply(("partial ", "rest"), hold=asyncio.Event())
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            hanging["aws_endpoint_url"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            async with asking(api, tmp_path, **hanging) as server:
+                alice = server.caller()
+                call = alice.start((await alice.create_session()).session_id)
+                await call.next()
+                await made(server)
+                connection, _ = await asyncio.to_thread(silent.accept)
+                begun = time.monotonic()
+                stopping = asyncio.create_task(server.server.stop(grace_seconds=STOP_SECONDS))
+                await asyncio.sleep(0.1)
+                operator = operator_of(server)
+                refusal = await refused(
+                    operator.admin.CreateBackup(pb.CreateBackupRequest(), metadata=operator.metadata)
+                )
+                assert (refusal.code.name, refusal.reason) == ("UNAVAILABLE", "SERVER_DRAINING")
+                assert (await call.rest())[-1].turn_finished.status == turn_pb2.TURN_STATUS_INTERRUPTED
+                await stopping
+                # One after the other they would take twice as long.
+                assert STOP_SECONDS <= time.monotonic() - begun < 2 * STOP_SECONDS - 1
+                connection.close()
 
 
 @pytest.mark.parametrize(

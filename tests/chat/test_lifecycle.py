@@ -12,8 +12,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
 from metamorphd import settings
-from metamorphd.backups.backups import Backups
 from metamorphd.chat import live_turn
+from metamorphd.housekeeping import Housekeeping
 from metamorphd.models.caller import Scope
 from metamorphd.server import NAMES, Server
 from metamorphd.store.database import Database
@@ -175,18 +175,18 @@ async def test_a_start_refuses_requests_until_the_store_is_open(
     await server.stop(grace_seconds=0)
 
 
-async def test_no_turn_begins_while_a_server_that_stops_still_ends_its_backup(
+async def test_no_turn_begins_while_a_server_that_stops_still_ends_its_housekeeping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ending, ended = asyncio.Event(), asyncio.Event()
-    leave = Backups.__aexit__
+    leave = Housekeeping.__aexit__
 
-    async def leave_late(self: Backups, *exc: object) -> None:
+    async def leave_late(self: Housekeeping, *exc: object) -> None:
         ending.set()
         await ended.wait()
         await leave(self, *exc)
 
-    monkeypatch.setattr(Backups, "__aexit__", leave_late)
+    monkeypatch.setattr(Housekeeping, "__aexit__", leave_late)
     async with serving(tmp_path) as running:
         alice = running.caller()
         session = await alice.create_session()

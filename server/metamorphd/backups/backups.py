@@ -4,19 +4,19 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
 
 from metamorphd.backups.directory import DAY, Directory, name_at, time_of
 from metamorphd.backups.verification import differences, digest
 from metamorphd.clock import Clock
-from metamorphd.errors import BackupBusy, BackupNotFound, DomainError, StartupRefused
+from metamorphd.errors import BackupBusy, BackupNotFound, DomainError, ServerDraining, StartupRefused
 from metamorphd.models.backup import Backup, BackupState, Manifest
 from metamorphd.priority import lower_priority
 from metamorphd.store.database import Database
@@ -67,7 +67,7 @@ class Backups:
         self._stopped = threading.Event()
         # Verifying reads all of a backup, and others go first.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="backup", initializer=lower_priority)
-        self._work: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._current: Backup | None = None
         self._failed: Backup | None = None
         self._newest: Manifest | None = None
@@ -87,21 +87,33 @@ class Backups:
             await self._copies.__aenter__()
         self._begun = self._clock.now()
         self._due = self._begun + int(FIRST_SECONDS * 1e6)
-        self._scheduling = asyncio.create_task(self._schedule())
+        self._spawn(self._schedule())
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Ends the work that goes on, and begins no other. Leaving waits for its end, a few seconds at most.
+
+        May be called more than once.
+        """
+        # A second cancellation would end the wait for the first.
+        if self._stopped.is_set():
+            return
         self._stopped.set()
-        tasks = {self._scheduling} | ({self._work} if self._work is not None else set())
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        if self._copies is not None:
+            self._copies.stop()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         if self._copies is not None:
             await self._copies.__aexit__()
         await asyncio.to_thread(self._thread.shutdown)
 
     async def create_backup(self) -> Backup:
-        """Begins a backup, and returns it as it is now. Raises BackupBusy."""
+        """Begins a backup, and returns it as it is now. Raises BackupBusy, and ServerDraining once it was stopped."""
         self._refuse_busy()
         name, taken = "", {backup.name for backup in await self.list_backups()}
         self._refuse_busy()
@@ -112,7 +124,10 @@ class Backups:
         return self._begin(Backup(name, BackupState.CREATING, 0, 0.0), self._create)
 
     async def verify_backup(self, name: str) -> Backup:
-        """Begins to verify a backup, and returns it as it is now. Raises BackupNotFound and BackupBusy."""
+        """Begins to verify a backup, and returns it as it is now.
+
+        Raises BackupNotFound, BackupBusy, and ServerDraining once it was stopped.
+        """
         backup = await self._run(partial(self._directory.get_backup, name))
         self._refuse_busy()
         return self._begin(replace(backup, state=BackupState.VERIFYING, progress=0.0), self._verify)
@@ -206,9 +221,16 @@ class Backups:
             raise BackupBusy(name=self._current.name)
 
     def _begin(self, backup: Backup, work: Callable[[str], Awaitable[None]]) -> Backup:
+        if self._stopped.is_set():
+            raise ServerDraining
         self._current = backup
-        self._work = asyncio.create_task(self._do(backup, work))
+        self._spawn(self._do(backup, work))
         return backup
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _do(self, backup: Backup, work: Callable[[str], Awaitable[None]]) -> None:
         try:

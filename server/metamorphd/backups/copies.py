@@ -92,9 +92,15 @@ class Copies:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._working.cancel()
+        self.stop()
         await asyncio.wait({self._working})
+
+    def stop(self) -> None:
+        """Ends what goes on within STOP_SECONDS, for which leaving waits. May be called more than once."""
+        # A second cancellation would end the wait for the first.
+        if not self._stopped.is_set():
+            self._stopped.set()
+            self._working.cancel()
 
     def wake(self) -> None:
         """Begins a round now: there is a new backup."""

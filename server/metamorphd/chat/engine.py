@@ -38,8 +38,8 @@ from metamorphd.store.turns.terms import Terms
 
 T = TypeVar("T")
 
-# Time after the grace period for a turn to commit its end.
-LAST_COMMIT_SECONDS = 5.0
+# Time after the grace period for turns to commit their ends.
+LAST_COMMIT_SECONDS = 4.0
 
 logger = structlog.get_logger(__name__)
 
@@ -260,11 +260,13 @@ class TurnEngine:
         await self._settle(grace_seconds)
         for live in self._live.values():
             live.generation.stop(interrupted())
+        loop = asyncio.get_running_loop()
+        last = loop.time() + LAST_COMMIT_SECONDS
         await self._settle(LAST_COMMIT_SECONDS)
         # Titles are not worth waiting for. Their usage so far is still recorded.
         for task in (*self._tasks, *self._titling):
             task.cancel()
-        await self._settle(LAST_COMMIT_SECONDS, titles=True)
+        await self._settle(last - loop.time(), titles=True)
 
     async def _settle(self, seconds: float, *, titles: bool = False) -> None:
         if tasks := self._tasks | (self._titling if titles else set()):

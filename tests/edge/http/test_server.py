@@ -1,6 +1,8 @@
 """The HTTP server."""
 
+import asyncio
 import re
+import socket
 import time
 from pathlib import Path
 
@@ -9,12 +11,12 @@ from metamorph.vault.v1.vault_service_pb2 import WhoAmIRequest
 from metamorphd.clock import Clock
 from metamorphd.edge.grpc.health import Health
 from metamorphd.edge.http.access import Access
-from metamorphd.edge.http.server import KEPT, Page, application, health_route
+from metamorphd.edge.http.server import KEPT, LAST_ANSWER_SECONDS, Page, application, health_route
 from metamorphd.metrics import Gauges, Metrics
 
 from tests.support.caller import Caller
 from tests.support.engines import Engine
-from tests.support.serving import Serving
+from tests.support.serving import Serving, serving
 
 
 async def test_health_returns_the_body_from_the_guide_with_security_headers(running: Serving) -> None:
@@ -90,3 +92,18 @@ async def test_metrics_count_calls_by_method_and_code_without_naming_tenants(run
     assert "metamorph_running_turns 0.0" in text
     assert "acme" not in text
     assert "alice" not in text
+
+
+async def test_a_caller_that_does_not_read_does_not_keep_a_server_from_stopping(tmp_path: Path) -> None:
+    async with serving(tmp_path) as running:
+        with socket.socket() as caller:
+            # So that answers wait in the server.
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            caller.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(caller, ("127.0.0.1", running.server.http_port))
+            await loop.sock_sendall(caller, b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n" * 500)
+            await asyncio.sleep(1)
+            begun = time.monotonic()
+            await running.server.stop(grace_seconds=0)
+            assert time.monotonic() - begun < LAST_ANSWER_SECONDS + 4

@@ -48,6 +48,8 @@ STATUSES = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
     grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+# Time for requests in progress when the server stops. Nobody has to read an answer.
+LAST_ANSWER_SECONDS = 1.0
 # A page is read again for so many times as long as it takes to render.
 KEPT = 10
 
@@ -192,8 +194,12 @@ class HttpServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Answers the requests in progress, then closes."""
+        """Answers the requests in progress, for LAST_ANSWER_SECONDS at most, then closes."""
         self._uvicorn.should_exit = True
+        await asyncio.wait({self._task}, timeout=LAST_ANSWER_SECONDS)
+        for connection in list(self._uvicorn.server_state.connections):
+            if isinstance(connection, HttpConnection):
+                connection.transport.abort()
         await self._task
 
 
