@@ -1,6 +1,11 @@
 # Python 3.11.17 on Debian 13, of October 2026. The digest counts; `make base` writes the newest one.
 FROM python:3.11-slim@sha256:0dd364ba7e10242f07755449e3a3d0e35f9efd987952737b90def6709ab0c5ce AS base
 
+# Go 1.26.8: what it needs besides comes from modules, whose hashes are in Go's checksum database.
+FROM golang:1.26-trixie@sha256:bdca99a00bc16590cb1a0bb4e698f5fc5d6a64e4d5eef13d9f18a0ee08e5fa65 AS litestream
+# The version and the flags are the Makefile's. Without C: it runs on the other base, too.
+RUN CGO_ENABLED=0 go install -trimpath -ldflags="-s -w" github.com/benbjohnson/litestream/cmd/litestream@v0.5.18
+
 FROM base AS build
 WORKDIR /src
 # uv and hatchling, in a venv of their own, so that they stay out of the image. Only wheels, here and below: a source
@@ -31,6 +36,7 @@ RUN groupadd --gid 10001 metamorph \
     && useradd --uid 10001 --gid metamorph --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin metamorph \
     && install -d -o metamorph -g metamorph /data
 COPY deploy/unprivileged /usr/local/bin/
+COPY --from=litestream /go/bin/litestream /usr/local/bin/
 COPY --from=build /opt/metamorph /opt/metamorph
 # Two arenas: glibc would give each thread its own, and keep what they free. Set, the threshold stays where it is: glibc
 # would raise it with every large block that is freed, and keep what a burst of calls took. Large blocks are in huge
@@ -44,11 +50,14 @@ ENV PATH=/opt/metamorph/bin:$PATH \
     NODE_ENV=production \
     DATABASE_PATH=/data/metamorph.db
 WORKDIR /opt/metamorph
+# Used by nobody who does not name it: `deploy/replicate` in place of the command below replicates to REPLICA_URL.
+COPY deploy/replicate deploy/litestream.yml deploy/
 EXPOSE 3001 50051
 # For Docker. Railway asks /health itself, while it deploys.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-c", "import os, urllib.request as http; \
 http.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '3001') + '/health', timeout=4)"]
-# Turns that run get SHUTDOWN_GRACE_SECONDS to finish. Docker would wait 10 seconds: `--stop-timeout 40`.
+# Turns that run get SHUTDOWN_GRACE_SECONDS to finish, and then what they wrote is replicated. Docker would wait 10
+# seconds: `--stop-timeout 50`.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["unprivileged"]
 CMD ["metamorph", "serve"]

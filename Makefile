@@ -89,10 +89,10 @@ $(TOOLS)/compose-spec: Makefile
 	@GOBIN="$(CURDIR)/$(TOOLS)/compose" go install github.com/compose-spec/compose-go/v2/cmd@$(COMPOSE_SPEC_VERSION)
 	@mv $(TOOLS)/compose/cmd $@ && rmdir $(TOOLS)/compose && touch $@
 
-# Of so many packages that the first build takes minutes.
+# Of so many packages that the first build takes minutes. The Dockerfile has the same line, so that it takes them once.
 $(TOOLS)/litestream: Makefile
 	@command -v go >/dev/null || { echo "go is needed here: install Go (clients/go/go.mod names the version)" >&2; exit 1; }
-	@GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/benbjohnson/litestream/cmd/litestream@$(LITESTREAM_VERSION)
+	@GOBIN="$(CURDIR)/$(TOOLS)" CGO_ENABLED=0 go install -trimpath -ldflags="-s -w" github.com/benbjohnson/litestream/cmd/litestream@$(LITESTREAM_VERSION)
 	@touch $@
 
 generate: $(VENV)/.installed $(NODE_MODULES) $(TOOLS)/grpcurl ## Rebuild the generated clients, pages and .env.example
@@ -117,11 +117,13 @@ lock: $(VENV)/.installed ## Resolve the dependencies anew into the three require
 	@$(LOCK) --constraint requirements.lock pyproject.toml -o requirements.runtime.lock
 	@$(LOCK) --upgrade --group build -o requirements.build.lock
 
-# Of all its architectures. buildx asks the registry, and needs no running engine.
-base: ## Pin the image's base to the newest digest of its tag
-	@digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' python:3.11-slim) && \
+# Of all their architectures. buildx asks the registry, and needs no running engine.
+base: ## Pin the images that ours is built from to the newest digests of their tags
+	@for image in python:3.11-slim golang:1.26-trixie; do \
+		digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' $$image) && \
 		[[ "$$digest" =~ ^sha256:[0-9a-f]{64}$$ ]] && \
-		sed -i "s|^FROM python:3.11-slim@.* AS base$$|FROM python:3.11-slim@$$digest AS base|" Dockerfile
+		sed -i "s|^FROM $$image@[^ ]*|FROM $$image@$$digest|" Dockerfile || exit 1; \
+	done
 
 format: $(VENV)/.installed tools ## Format Python, protobuf and Go
 	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format --quiet .

@@ -28,8 +28,9 @@ def main() -> Project:
             "restartPolicyMaxRetries": 10,
             # One server per SQLite file: the old one must have stopped before the new one opens the file.
             "overlapSeconds": 0,
-            # SHUTDOWN_GRACE_SECONDS (25), plus time for the last commits and sends. Railway's default is 0.
-            "drainingSeconds": 40,
+            # SHUTDOWN_GRACE_SECONDS (25), plus time for the last commits and sends, and to replicate them. Railway's
+            # default is 0.
+            "drainingSeconds": 50,
         },
         volumeMounts={DATA: data},
         # Services of the project call metamorph.railway.internal:50051, which needs no configuration.

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +21,24 @@ import psutil
 from tests.deploy.container import Limits, Root, new_root
 from tests.deploy.dockerfile import Stage, stages
 from tests.support.paths import ROOT
+from tests.support.programs import require
 from tests.support.tokens import SECRET
 
-BASE, BUILD, FINAL = stages(ROOT / "Dockerfile")
+BASE, LITESTREAM, BUILD, FINAL = stages(ROOT / "Dockerfile")
 USER = 10001
 NEEDED = {"EMBLEM_JWT_SECRET": SECRET, "ANTHROPIC_API_KEY": "sk-ant-of-a-test"}
 STEP_SECONDS = 110
+# Without anything in Go's build cache. `make tools` fills it.
+COMPILING_SECONDS = 600
 # From SIGTERM to SIGKILL: what every way of deploying the image gives it.
-DRAINING_SECONDS = 40
+DRAINING_SECONDS = 50
 PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-# How uv and pip reach the registry from this machine. A base image has no such variables.
-REACHING = re.compile(r"(PIP|SSL|HTTPS?|NO|ALL)_\w+|UV_\w*INDEX\w*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE", re.IGNORECASE)
+# As the image of Go sets it.
+GO_ENVIRONMENT = {"PATH": f"/go/bin:/usr/local/go/bin:{PATH}", "HOME": "/root", "GOPATH": "/go", "GOTOOLCHAIN": "local"}
+# How uv, pip and Go reach the registry from this machine. A base image has no such variables.
+REACHING = re.compile(
+    r"(PIP|SSL|HTTPS?|NO|ALL)_\w+|GOPROXY|UV_\w*INDEX\w*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -84,17 +91,33 @@ def context(directory: Path) -> Path:
 
 def build(directory: Path) -> Image:
     """Builds the image in a directory. The last step of the build stage is run without a network."""
-    cache = Path(subprocess.run([uv(), "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip())
+    reaching = {name: value for name, value in os.environ.items() if REACHING.fullmatch(name)}
+    litestream = new_root(directory / "litestream")
+    run_stage(LITESTREAM, litestream, copied={}, environment=reaching | GO_ENVIRONMENT, mounts=go(), networked=1)
+    cache = Path(output(uv(), "cache", "dir"))
     cache.mkdir(parents=True, exist_ok=True)
     stage = new_root(directory / "build")
     sources = Root(context(directory / "context"))
-    reaching = {name: value for name, value in os.environ.items() if REACHING.fullmatch(name)}
     environment = {**reaching, "PATH": PATH, "UV_CACHE_DIR": "/cache", "UV_PYTHON_DOWNLOADS": "never"}
     steps = len(BUILD.all("RUN"))
-    run_stage(BUILD, stage, copied={"": sources}, environment=environment, cache=cache, networked=steps - 1)
+    mounts = {"/cache": cache}
+    run_stage(BUILD, stage, copied={"": sources}, environment=environment, mounts=mounts, networked=steps - 1)
     final = new_root(directory / "final")
-    run_stage(FINAL, final, copied={"": sources, "build": stage}, environment={"PATH": PATH}, cache=None, networked=0)
+    copied = {"": sources, "build": stage, "litestream": litestream}
+    run_stage(FINAL, final, copied=copied, environment={"PATH": PATH}, mounts={}, networked=0)
     return Image(final)
+
+
+def go() -> dict[str, Path]:
+    """Returns where the image of Go has what this machine has: Go itself, the modules and the build cache."""
+    program = require("go", hint="install Go (clients/go/go.mod names the version)")
+    places = output(program, "env", "GOROOT", "GOMODCACHE", "GOCACHE").splitlines()
+    return dict(zip(("/usr/local/go", "/go/pkg/mod", "/root/.cache/go-build"), map(Path, places), strict=True))
+
+
+def output(*command: str) -> str:
+    """Runs a command and returns the text that it prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def uv() -> str:
@@ -110,7 +133,7 @@ def run_stage(
     *,
     copied: dict[str, Root],
     environment: dict[str, str],
-    cache: Path | None,
+    mounts: Mapping[str, Path],
     networked: int,
 ) -> None:
     """Does what changes files in a stage. `networked` is how many of the first RUN instructions have a network.
@@ -130,19 +153,26 @@ def run_stage(
                 source = re.search(r"--from=(\w+)", instruction.text)
                 copy(instruction.words(), copied[source[1] if source else ""], root, workdir)
             case "RUN":
-                limits = Limits(network=ran < networked, mounts={} if cache is None else {"/cache": cache})
+                limits = Limits(network=ran < networked, mounts=mounts)
                 ran += 1
                 command = root.command(["/bin/sh", "-ec", instruction.text], workdir=workdir, limits=limits)
                 done = subprocess.run(
-                    command, env=environment, capture_output=True, text=True, timeout=STEP_SECONDS, check=False
+                    command,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=COMPILING_SECONDS if stage is LITESTREAM else STEP_SECONDS,
+                    check=False,
                 )
                 assert done.returncode == 0, f"{instruction.text}\n{done.stdout}{done.stderr}"
 
 
 def copy(words: list[str], source: Root, root: Root, workdir: str) -> None:
-    """Does a COPY: a file is put into a directory, of a directory its contents."""
+    """Does a COPY: a file is put into a directory, of a directory its contents. One that ends in a slash is made."""
     *names, destination = words
     target = root.inside(str(Path(workdir, destination)))
+    if destination.endswith("/"):
+        target.mkdir(parents=True, exist_ok=True)
     for name in names:
         path = source.inside(name)
         if path.is_dir():
@@ -191,10 +221,10 @@ class Container:
 
 
 @asynccontextmanager
-async def running(image: Image, limits: Limits, **variables: str) -> AsyncIterator[Container]:
-    """Runs the image's own command. At the end of the block it is stopped, unless it has ended."""
+async def running(image: Image, limits: Limits, *argv: str, **variables: str) -> AsyncIterator[Container]:
+    """Runs a server, by default with the image's command. After the block it is stopped, unless it has ended."""
     process = await asyncio.create_subprocess_exec(
-        *image.command(limits=limits),
+        *image.command(*argv, limits=limits),
         env=image.environment(**NEEDED, STORAGE_FLOOR_BYTES="0", **variables),
         stdout=asyncio.subprocess.PIPE,
     )

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml: Compose accepts it, and it agrees with the image and the settings."""
+"""deploy/compose.yaml, and what replicates it: Compose accepts them, and they agree with the image and the settings."""
 
 import re
 import subprocess
@@ -15,6 +15,7 @@ from tests.support.paths import ROOT
 from tests.support.programs import require
 
 FILE = ROOT / "deploy" / "compose.yaml"
+REPLICATING = ROOT / "deploy" / "compose.replicate.yaml"
 LOADER = "compose-spec"
 
 
@@ -26,11 +27,32 @@ def service() -> dict[str, Any]:
 
 @pytest.mark.parametrize(("wrong", "accepted"), [("read_only:", True), ("read_onli:", False)])
 def test_compose_accepts_it_and_would_not_accept_a_misspelt_key(wrong: str, accepted: bool) -> None:
-    loader = require(LOADER, hint="Go, then `make tools`")
-    text = FILE.read_text().replace("read_only:", wrong)
-    command = [loader, "-no-interpolation", "/dev/stdin"]
-    loaded = subprocess.run(command, input=text, cwd=FILE.parent, text=True, capture_output=True, check=False)
+    loaded = load("/dev/stdin", given=FILE.read_text().replace("read_only:", wrong))
     assert (loaded.returncode == 0) == accepted, loaded.stderr
+
+
+def load(*files: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Loads files as Compose does, each over the ones before. The result is printed."""
+    loader = require(LOADER, hint="Go, then `make tools`")
+    command = [loader, "-no-interpolation", *files]
+    return subprocess.run(command, input=given, cwd=FILE.parent, text=True, capture_output=True, check=False)
+
+
+def test_the_second_file_only_makes_it_replicate(service: dict[str, Any]) -> None:
+    (change,) = yaml.safe_load(REPLICATING.read_text())["services"].values()
+    assert set(change) == {"command", "environment"}
+    assert change["command"] == ["deploy/replicate"]
+    assert ROOT.joinpath(*change["command"]).exists()
+    required = {name: re.match(r"\$\{(\w+):\?", value) for name, value in change["environment"].items()}
+    assert {name: match and match[1] for name, match in required.items()} == {name: name for name in required}
+    assert set(required) == {"REPLICA_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    loaded = load(str(FILE), str(REPLICATING))
+    assert loaded.returncode == 0, loaded.stderr
+    (together,) = yaml.safe_load(loaded.stdout)["services"].values()
+    assert together["command"] == change["command"]
+    environment = service["environment"] | change["environment"]
+    assert sorted(together["environment"]) == sorted(f"{name}={value}" for name, value in environment.items())
+    assert together["stop_grace_period"] == service["stop_grace_period"]
 
 
 def test_it_builds_this_tree(service: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tests.deploy.image import (
     FINAL,
     NEEDED,
     USER,
+    Container,
     Image,
     build,
     files,
@@ -30,10 +31,15 @@ from tests.support.caller import calling
 from tests.support.engines import ENGINES
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
+from tests.support.proxy import CuttingProxy
 
-# Its first test builds the image.
-pytestmark = pytest.mark.timeout(400)
+# Its first test builds the image, and Litestream if nobody has yet.
+pytestmark = pytest.mark.timeout(1000)
 AS_ROOT = Limits()
+
+
+def of_root(data: Path) -> Limits:
+    return replace(AS_ROOT, volume=data)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +184,49 @@ async def test_a_container_without_a_volume_says_that_its_data_will_be_gone(imag
     finally:
         mark.unlink()
     assert "/data is on no mount of its own" in line["message"]
+
+
+@pytest.mark.parametrize("limits", [hardened, of_root], ids=["hardened", "root"])
+async def test_a_container_replicates_and_another_one_reads(
+    image: Image, tmp_path: Path, limits: Callable[[Path], Limits]
+) -> None:
+    data = limits(volume(tmp_path / "data", owner=USER))
+    replica = {"REPLICA_URL": "file:///data/replica"}
+    async with running(image, data, "deploy/replicate", **replica) as container:
+        assert container.first.name() == "litestream"
+        found = container.status()
+        assert (set(found["Uid"].split()), int(found["CapEff"], 16)) == ({str(USER)}, 0)
+        assert (await asyncio.to_thread(container.health))[0] == 200
+        async with calling(f"127.0.0.1:{container.grpc_port}") as caller:
+            await caller.create_session(title="Replicated")
+    assert container.process.returncode == 0
+    following = {"READ_ONLY": "true", "PRIMARY_ADDRESS": "primary:50051", "DATABASE_PATH": "/data/reader.db"}
+    async with (
+        running(image, data, **replica, **following) as container,
+        calling(f"127.0.0.1:{container.grpc_port}") as caller,
+    ):
+        titles = [each.title for each in await caller.sessions()]
+    assert (titles, container.process.returncode) == (["Replicated"], 0)
+
+
+async def test_a_container_that_waits_for_its_replica_stops_at_once(image: Image, tmp_path: Path) -> None:
+    limits = hardened(volume(tmp_path / "data", owner=USER))
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    async with CuttingProxy(0) as bucket:
+        bucket.silent = True
+        url = f"s3://bucket/prefix?endpoint=http://{bucket.target}&region=auto"
+        process = await asyncio.create_subprocess_exec(
+            *image.command("deploy/replicate", limits=limits),
+            env=image.environment(**NEEDED, **keys, REPLICA_URL=url),
+        )
+        try:
+            await asyncio.wait_for(bucket.connected.wait(), 60)
+            Container(process, []).stop()
+            assert await asyncio.wait_for(process.wait(), DRAINING_SECONDS / 5) != 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 async def test_a_turn_that_runs_at_a_stop_is_finished_and_the_server_ends_in_time(image: Image, tmp_path: Path) -> None:

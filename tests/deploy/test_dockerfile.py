@@ -14,15 +14,26 @@ from tests.deploy.dockerfile import stages
 from tests.support.paths import ROOT
 from tests.support.processes import ALLOCATOR
 
-BASE, BUILD, FINAL = stages(ROOT / "Dockerfile")
-ALL = [*BASE.instructions, *BUILD.instructions, *FINAL.instructions]
+BASE, LITESTREAM, BUILD, FINAL = stages(ROOT / "Dockerfile")
+ALL = [*BASE.instructions, *LITESTREAM.instructions, *BUILD.instructions, *FINAL.instructions]
 ENTRY = ROOT / "deploy" / "unprivileged"
 
 
-def test_every_stage_uses_the_same_base_image_by_its_digest() -> None:
+def test_every_stage_uses_a_base_image_by_its_digest() -> None:
     assert re.fullmatch(r"python:3\.11-slim@sha256:[0-9a-f]{64}", BASE.image)
     assert (BASE.name, BASE.instructions) == ("base", [])
     assert (BUILD.image, FINAL.image) == ("base", "base")
+    assert re.fullmatch(r"golang:1\.26-trixie@sha256:[0-9a-f]{64}", LITESTREAM.image)
+
+
+def test_litestream_is_built_as_by_make_which_is_what_the_tests_of_replicas_run() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (version,) = re.findall(r"^LITESTREAM_VERSION := (v\S+)$", makefile, re.MULTILINE)
+    (made,) = re.findall(r"^\t@GOBIN=\S+ (CGO_ENABLED=0 go install .*/litestream@.*)$", makefile, re.MULTILINE)
+    (install,) = LITESTREAM.instructions
+    assert (install.name, install.text) == ("RUN", made.replace("$(LITESTREAM_VERSION)", version))
+    # The version names what is built, by Go's checksum database: nothing turns that off.
+    assert not re.search(r"GOFLAGS|GONOSUM|GOSUMDB|GOPRIVATE|GOINSECURE", (ROOT / "Dockerfile").read_text())
 
 
 def test_the_base_image_is_pinned_anew_by_one_command(tmp_path: Path) -> None:
@@ -32,11 +43,13 @@ def test_the_base_image_is_pinned_anew_by_one_command(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     before = (ROOT / "Dockerfile").read_text()
-    for digest, expected in (("", before), (f"sha256:{'7' * 64}", before.replace(BASE.image[-64:], "7" * 64))):
-        docker.write_text(f"#!/bin/sh\necho {digest}\n")
+    after = before.replace(BASE.image[-64:], "7" * 64).replace(LITESTREAM.image[-64:], "8" * 64)
+    for digests, expected in ({"python": "", "golang": ""}, before), ({"python": "7" * 64, "golang": "8" * 64}, after):
+        cases = " ".join(f"{name}:*) echo sha256:{digest};;" for name, digest in digests.items())
+        docker.write_text(f"#!/bin/sh\nfor image; do :; done\ncase $image in {cases} esac\n")
         docker.chmod(0o755)
         made = subprocess.run(["make", "base"], cwd=tmp_path, env=environment, capture_output=True, check=False)
-        assert (made.returncode == 0) == bool(digest)
+        assert (made.returncode == 0) == (expected == after)
         assert (tmp_path / "Dockerfile").read_text() == expected
 
 
@@ -52,7 +65,9 @@ def test_every_copied_path_exists_in_the_build_context() -> None:
     assert [source for source in copied if not (ROOT / source).exists()] == []
     assert [instruction.text for instruction in FINAL.all("COPY")] == [
         "deploy/unprivileged /usr/local/bin/",
+        "--from=litestream /go/bin/litestream /usr/local/bin/",
         "--from=build /opt/metamorph /opt/metamorph",
+        "deploy/replicate deploy/litestream.yml deploy/",
     ]
 
 

@@ -1,5 +1,9 @@
-"""deploy/kubernetes.yaml: its API accepts it, and it agrees with the image, the settings and the server."""
+"""deploy/kubernetes.yaml: its API accepts it, and it agrees with the image, the settings and the server.
 
+deploy/kubernetes.replicate.yaml is a patch of it.
+"""
+
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from tests.support.paths import ROOT
 from tests.support.serving import serving
 
 SERVICE, SET = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text())
+REPLICATING = yaml.safe_load((ROOT / "deploy" / "kubernetes.replicate.yaml").read_text())
 POD: dict[str, Any] = SET["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 PROBES = {kind: CONTAINER[kind] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
@@ -77,6 +82,33 @@ def test_it_has_no_right_that_the_container_tests_do_without() -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert POD["automountServiceAccountToken"] is False
+
+
+def patched() -> dict[str, Any]:
+    """Returns the set after the patch: lists of named objects are merged by name, all else is replaced."""
+    whole = copy.deepcopy(SET)
+    (change,) = REPLICATING["spec"]["template"]["spec"]["containers"]
+    (container,) = whole["spec"]["template"]["spec"]["containers"]
+    assert change["name"] == container["name"]
+    container |= change | {"env": container["env"] + change["env"]}
+    return dict(whole)
+
+
+def test_the_patch_only_makes_it_replicate() -> None:
+    kubernetes_validate.validate(patched(), "1.37", strict=True)
+    (change,) = REPLICATING["spec"]["template"]["spec"]["containers"]
+    whole = {"spec": {"template": {"spec": {"containers": [change]}}}}
+    assert whole == REPLICATING
+    assert set(change) == {"name", "args", "env"}
+    # `args` is the image's command, whose entry point stays. Applied again, kubernetes.yaml undoes nothing of it.
+    assert change["args"] == ["deploy/replicate"]
+    assert ROOT.joinpath(*change["args"]).exists()
+    assert not {"args", "command"} & set(CONTAINER)
+    references = {variable["name"]: variable["valueFrom"]["secretKeyRef"] for variable in change["env"]}
+    secret = CONTAINER["env"][0]["valueFrom"]["secretKeyRef"]["name"]
+    assert references == {name: {"name": secret, "key": name} for name in references}
+    assert set(references) == {"REPLICA_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert not set(references) & {variable["name"] for variable in CONTAINER["env"]}
 
 
 def test_there_is_time_to_drain() -> None:

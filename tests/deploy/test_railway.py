@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from metamorphd import server
 from metamorphd.backups import copies
 from metamorphd.chat import engine
@@ -21,6 +22,7 @@ CONFIG = ROOT / ".railway" / "railway.py"
 TOML = ROOT / "railway.toml"
 # After the grace period, as docs/operating.md says.
 LAST_SECONDS = 9
+LITESTREAM_CONFIG = ROOT / "deploy" / "litestream.yml"
 
 
 def compiled() -> dict[str, Any]:
@@ -123,5 +125,8 @@ def test_there_is_time_to_drain_and_deployments_never_overlap() -> None:
     assert deploy["drainingSeconds"] >= grace + LAST_SECONDS + 5
     # The same wherever the image is deployed: tests/deploy/test_container.py measures it.
     assert deploy["drainingSeconds"] == DRAINING_SECONDS
+    # Of a server that replicates, too: all that Litestream waits for the server and then for the bucket.
+    waited = yaml.safe_load(LITESTREAM_CONFIG.read_text())["shutdown-timeout"]
+    assert grace + last < int(waited.removesuffix("s")) < DRAINING_SECONDS
     assert deploy["overlapSeconds"] == 0
     assert (deploy["restartPolicyType"], deploy["restartPolicyMaxRetries"]) == ("ON_FAILURE", 10)

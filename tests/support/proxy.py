@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections a test can cut."""
+"""A TCP proxy whose connections a test can cut, or leave without an answer."""
 
 import asyncio
 from contextlib import suppress
@@ -6,11 +6,14 @@ from typing import Self
 
 
 class CuttingProxy:
-    """Forwards connections to `port` on loopback, except while `down`."""
+    """Forwards connections to `port` on loopback, except while `down`.
+
+    While `silent` it accepts them, reads, and answers nothing.
+    """
 
     def __init__(self, port: int) -> None:
         self.port_behind = port
-        self.down = False
+        self.down = self.silent = False
         self.connected = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -40,6 +43,12 @@ class CuttingProxy:
             writer.transport.abort()
             return
         with suppress(OSError):
+            if self.silent:
+                self._writers.add(writer)
+                self.connected.set()
+                while await reader.read(65536):
+                    pass
+                return
             ahead, behind = await asyncio.open_connection("127.0.0.1", self.port_behind)
             self._writers |= {writer, behind}
             self.connected.set()
