@@ -312,7 +312,7 @@ class Settings(BaseSettings):
         default=None, description="host:port of the server that writes, which a read-only one names when it refuses."
     )
     replica_interval_seconds: float = Field(
-        default=30, ge=1, description="Seconds from one copy of the replica to the next."
+        default=30, ge=1, description="Seconds from one copy of the replica to the next; more if it takes long to make."
     )
     sqlite_synchronous: Literal["FULL", "NORMAL"] = Field(
         default="FULL", description="NORMAL is faster, but a power cut may lose acknowledged writes."

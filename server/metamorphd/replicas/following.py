@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self
@@ -13,8 +15,11 @@ from metamorphd.errors import ReplicaFailed, StartupRefused
 from metamorphd.models.finding import Finding, ok, warning
 from metamorphd.replicas.litestream import Position
 
-# A copy is too old after so many intervals and so many seconds: each one takes its time to restore and to check.
-LATE_INTERVALS = 3
+# After each copy, at least so many times as long as it took: restoring and checking grow with what is stored, and take
+# at most a fifth of the time and so of a processor.
+PAUSES = 4
+# A copy is too old after so many pauses and so many seconds: each one takes its time to restore and to check.
+LATE_PAUSES = 3
 LATE_SECONDS = 60.0
 
 logger = structlog.get_logger(__name__)
@@ -43,8 +48,8 @@ class Source(Protocol):
 class Following:
     """While it is entered, serves a copy of the replica's newest state in every interval, if there is a new one.
 
-    A copy that cannot be made or is damaged is logged, and the one before is served on. `adopted` is awaited after each
-    new copy.
+    The interval is longer after a copy that took long. A copy that cannot be made or is damaged is logged, and the one
+    before is served on. `adopted` is awaited after each new copy.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class Following:
         self._interval = interval_seconds
         self._adopted = adopted
         self._transaction: str | None = None
+        # How long the copy that is served took, and the last attempt, in seconds.
+        self._took = self._tried = 0.0
 
     async def __aenter__(self) -> Self:
         """Makes the first copy, unless an earlier server left one. Raises StartupRefused."""
@@ -82,16 +89,21 @@ class Following:
 
     @property
     def age_seconds(self) -> float:
-        """How long ago the state arrived at the replica that is served. A primary without callers writes, too."""
-        return max(0.0, (self._clock.now() - (self._copies.time or 0)) / 1e6)
+        """How long ago the state arrived at the replica that is served. A primary without callers writes, too.
+
+        NaN before the first copy.
+        """
+        if self._copies.time is None:
+            return math.nan
+        return max(0.0, (self._clock.now() - self._copies.time) / 1e6)
 
     def degraded(self) -> str | None:
         """Returns `replica` if the copy is too old, or None."""
         return "replica" if self.age_seconds > self._limit else None
 
     def about(self) -> Mapping[str, object]:
-        """Returns what `/health` says besides."""
-        return {"replica_age_seconds": round(self.age_seconds)}
+        """Returns what `/health` says besides: nothing before the first copy."""
+        return {} if self._copies.time is None else {"replica_age_seconds": round(self.age_seconds)}
 
     def finding(self) -> Finding:
         """Returns what an operator should know of the copy."""
@@ -103,9 +115,16 @@ class Following:
 
     @property
     def _limit(self) -> float:
-        return LATE_INTERVALS * self._interval + LATE_SECONDS
+        """The age above which a copy is too old."""
+        return LATE_PAUSES * self._pause_after(self._took) + LATE_SECONDS
+
+    def _pause_after(self, seconds: float) -> float:
+        return max(self._interval, PAUSES * seconds)
 
     async def _follow_on(self) -> None:
+        if self._transaction is not None:
+            # The start has just made a copy.
+            await asyncio.sleep(self._pause_after(self._tried))
         while True:
             try:
                 await self._follow()
@@ -117,13 +136,19 @@ class Following:
                 )
             except Exception:
                 logger.exception("following the replica failed; the copy before is served on")
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(self._pause_after(self._tried))
 
     async def _follow(self) -> None:
         newest = await self._source.newest()
         if newest.transaction == self._transaction:
             return
-        await self._source.restore(self._copies.incoming)
-        await self._copies.adopt(time=newest.time)
+        began = time.monotonic()
+        try:
+            await self._source.restore(self._copies.incoming)
+            await self._copies.adopt(time=newest.time)
+        finally:
+            # One that fails may take as long.
+            self._tried = time.monotonic() - began
+        self._took = self._tried
         self._transaction = newest.transaction
         await self._adopted()

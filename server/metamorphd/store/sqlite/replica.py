@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn, Self, TypeVar
 
@@ -16,6 +17,7 @@ from metamorphd.errors import ReadOnly, ReplicaFailed, StartupRefused, StoreNotR
 from metamorphd.models.backup import Inspection
 from metamorphd.models.caller import Scope
 from metamorphd.models.store_check import StoreCheck
+from metamorphd.priority import lower_priority
 from metamorphd.store import migrations
 from metamorphd.store.database import Operation, P, Progress, SystemOperation, is_point_read, is_search_read
 from metamorphd.store.sqlite.gate import Gate
@@ -49,6 +51,8 @@ class SqliteReplica:
         self._primary = primary
         self._lock = Lock(self._base)
         self._metrics = StoreMetrics()
+        # Checking reads all of a copy, and calls go first.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="replica", initializer=lower_priority)
         self._copy: _Copy | None = None
 
     @property
@@ -78,6 +82,7 @@ class SqliteReplica:
         copy, self._copy = self._copy, None
         if copy is not None:
             await copy.close()
+        await asyncio.to_thread(self._thread.shutdown)
         self._lock.release()
 
     async def adopt(self, *, time: int) -> None:
@@ -89,7 +94,8 @@ class SqliteReplica:
         # Each has a name of its own: SQLite opens a file by its name whenever a reader first needs it.
         name = f"{self._base.name}-{max(time, (self.time or 0) + 1)}"
         path, stopped = self._base.with_name(name), threading.Event()
-        preparing = asyncio.ensure_future(asyncio.to_thread(_prepare, self.incoming, path, stopped))
+        loop = asyncio.get_running_loop()
+        preparing = loop.run_in_executor(self._thread, _prepare, self.incoming, path, stopped)
         try:
             await asyncio.shield(preparing)
         except asyncio.CancelledError:
