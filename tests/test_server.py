@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from metamorphd import process, settings
 from metamorphd import server as root
-from metamorphd import settings
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.backups.backups import Backups
@@ -231,7 +231,7 @@ async def test_a_server_without_the_models_library_ends_with_an_error(
 
     with pytest.raises(ServerFailed):
         async with asyncio.timeout(20):
-            await root.serve(loaded(tmp_path, anthropic_api_key="sk-test"), announce=announce)
+            await process.serve(loaded(tmp_path, anthropic_api_key="sk-test"), announce=announce)
     assert await left_open(tmp_path, *ports[0]) == []
 
 
@@ -243,5 +243,5 @@ async def test_a_server_that_is_stopped_by_a_signal_leaves_nothing_open(tmp_path
         asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
 
     async with asyncio.timeout(20):
-        await root.serve(loaded(tmp_path), announce=announce)
+        await process.serve(loaded(tmp_path), announce=announce)
     assert await left_open(tmp_path, *ports[0]) == []

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import grpc
-from metamorphd import server
+from metamorphd import process
 from metamorphd.auth import jwks, tokens
 from metamorphd.auth.decoding import Token
 from metamorphd.auth.tokens import TokenVerifier
@@ -18,7 +18,7 @@ from metamorphd.store.sqlite.transaction import SqliteTransaction
 from harness.mutants import Patch, mutant
 
 # Untyped, because none of it is meant to be changed.
-SERVER: Any = server
+PROCESS: Any = process
 PORT: Any = port
 PROTOCOL: Any = protocol
 GUARDS: Any = guards
@@ -55,7 +55,7 @@ def _idle_streams_hold_pages(patch: Patch) -> None:
 
 @mutant("descriptors-as-by-default", harness="half-open", shown_by={"calls on new connections that failed"})
 def _descriptors_as_by_default(patch: Patch) -> None:
-    patch(SERVER, "raise_descriptor_limit", lambda: None)
+    patch(PROCESS, "raise_descriptor_limit", lambda: None)
 
 
 @mutant("half-sent-requests-stay", harness="half-open", shown_by={"requests of /health that failed"}, half_sent=2500)

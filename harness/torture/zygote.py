@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Self
 
 import grpc.aio
 import uvloop
-from metamorphd import server, settings
+from metamorphd import process, settings
 from metamorphd.cli import cli
 from metamorphd.observe import configure_logging
 
@@ -158,7 +158,7 @@ def _serve(command: dict[str, Any], reports: int) -> None:
         arm(command["point"], command["count"])
     loaded = settings.load(**command["settings"])
     configure_logging(loaded.log_level)
-    uvloop.run(server.serve(loaded, announce=lambda _: _report(reports, **{"is": "serving"})))
+    uvloop.run(process.serve(loaded, announce=lambda _: _report(reports, **{"is": "serving"})))
 
 
 def _restore(command: dict[str, Any], _reports: int) -> None:

@@ -204,7 +204,7 @@ def test_a_sentry_that_does_not_answer_delays_nobody_and_not_the_end(sentry: Fak
 
 CHILD = """
 import asyncio, contextlib, http.client, logging, sys, threading
-import metamorphd.server, metamorphd.cli.serve
+import metamorphd.process, metamorphd.cli.serve
 from metamorphd.log_output import STANDARD_OUTPUT
 from metamorphd.observe import configure_logging
 assert "sentry_sdk" not in sys.modules

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def _run(loaded: "Settings", *, announce: Any = None) -> None:
     import uvloop
 
-    from metamorphd import server
+    from metamorphd import process
     from metamorphd.cli.checking import start_findings
 
+    given = {} if announce is None else {"announce": announce}
     with logged(loaded):
-        uvloop.run(server.serve(loaded, found=start_findings(), **({} if announce is None else {"announce": announce})))
+        uvloop.run(process.serve(loaded, found=start_findings(), **given))
 
 
 @contextlib.contextmanager

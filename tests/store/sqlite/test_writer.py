@@ -9,11 +9,11 @@ import apsw
 import httpx
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from metamorphd import server as root
-from metamorphd import settings
+from metamorphd import process, settings
 from metamorphd.edge.grpc import health
 from metamorphd.errors import OperationTimeout, ServerFailed, SessionNotFound, StoreBusy, StoreNotReady
 from metamorphd.models.caller import Scope
+from metamorphd.server import Server
 from metamorphd.store.database import Transaction
 from metamorphd.store.sqlite import writer
 from metamorphd.store.sqlite.database import SqliteDatabase
@@ -206,7 +206,7 @@ async def test_a_server_whose_writer_failed_ends_with_an_error(tmp_path: Path) -
 
     failing = []
 
-    def announce(server: root.Server) -> None:
+    def announce(server: Server) -> None:
         failing.append(asyncio.ensure_future(fail(server._database)))
 
     loaded = settings.load(
@@ -217,7 +217,7 @@ async def test_a_server_whose_writer_failed_ends_with_an_error(tmp_path: Path) -
         grpc_port=0,
         database_path=tmp_path / "metamorph.db",
     )
-    serving = asyncio.ensure_future(root.serve(loaded, announce=announce))
+    serving = asyncio.ensure_future(process.serve(loaded, announce=announce))
     await asyncio.wait([serving], timeout=20)
     await asyncio.gather(*failing)
     with pytest.raises(ServerFailed):

@@ -1,0 +1,43 @@
+"""Backups, and the copies of them in a bucket."""
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from metamorphd.backups.backups import Backups
+from metamorphd.clock import Clock
+from metamorphd.settings import Settings
+from metamorphd.store.database import Database
+
+if TYPE_CHECKING:
+    from metamorphd.backups.copies import Copies
+
+
+def make_backups(settings: Settings, *, database: Database, clock: Clock) -> Backups:
+    """Returns the backups of a database. Raises StartupRefused."""
+    return Backups(
+        database=database,
+        clock=clock,
+        path=settings.backup_path,
+        interval_hours=settings.backup_interval_hours,
+        retention_days=settings.backup_retention_days,
+        server_version=version("metamorphd"),
+        copies=_copies(settings, clock),
+    )
+
+
+def _copies(settings: Settings, clock: Clock) -> "Copies | None":
+    if settings.backup_s3_url is None:
+        return None
+    # Imported only when used: a server without copies does not need its libraries.
+    module = importlib.import_module("metamorphd.backups.copies")
+    copies: Copies = module.copies_in(
+        settings.backup_s3_url,
+        credentials=settings.s3_credentials(),
+        keys=settings.encryption_keys,
+        compressed=settings.backup_compression == "zstd",
+        directory=settings.backup_path,
+        clock=clock,
+        retention_days=settings.backup_retention_days,
+    )
+    return copies

@@ -1,0 +1,61 @@
+"""A server that writes."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+
+from metamorphd.chat.engine import TurnEngine
+from metamorphd.clock import Clock
+from metamorphd.composition.backups import make_backups
+from metamorphd.edge.guards import Guard
+from metamorphd.housekeeping import Housekeeping
+from metamorphd.metrics import Figures
+from metamorphd.models.finding import Finding
+from metamorphd.settings import Settings
+from metamorphd.store.database import Database
+from metamorphd.store.sqlite.database import SqliteDatabase
+
+SWEEP_SECONDS = 2.0
+
+
+class PrimaryRole:
+    """Runs turns, deletes what is due, and makes backups. `database` defaults to that of the settings."""
+
+    replica_age_seconds = 0.0
+    guards: Sequence[Guard] = ()
+
+    def __init__(self, settings: Settings, *, database: Database | None, clock: Clock) -> None:
+        self.database = database or SqliteDatabase(
+            path=settings.database_path,
+            synchronous=settings.sqlite_synchronous,
+            floor_bytes=settings.storage_floor_bytes,
+        )
+        self.backups = make_backups(settings, database=self.database, clock=clock)
+        self._housekeeping = Housekeeping(
+            database=self.database,
+            clock=clock,
+            event_retention_hours=settings.event_retention_hours,
+            request_retention_days=settings.request_retention_days,
+        )
+
+    @property
+    def gauges(self) -> Figures:
+        return {**self.backups.gauges, **self._housekeeping.gauges}
+
+    def degraded(self) -> str | None:
+        return self.backups.degraded()
+
+    def about(self) -> Mapping[str, object]:
+        return {}
+
+    def findings(self) -> Sequence[Finding]:
+        return []
+
+    async def open(self, parts: AsyncExitStack) -> None:
+        await parts.enter_async_context(self.backups)
+
+    async def begin(self, parts: AsyncExitStack, *, engine: TurnEngine) -> int:
+        swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
+        await parts.enter_async_context(self._housekeeping)
+        # Its end may take seconds, which pass during the drain.
+        parts.callback(self.backups.stop)
+        return swept

@@ -1,0 +1,60 @@
+"""A server that serves copies of a primary's database, and refuses to write."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+
+from metamorphd.chat.engine import TurnEngine
+from metamorphd.clock import Clock
+from metamorphd.composition.backups import make_backups
+from metamorphd.edge.guards import Guard
+from metamorphd.edge.read_only import RefuseWrites
+from metamorphd.metrics import Figures
+from metamorphd.models.finding import Finding
+from metamorphd.replicas.following import Following
+from metamorphd.replicas.litestream import Litestream
+from metamorphd.settings import Settings
+from metamorphd.store.database import Database
+from metamorphd.store.sqlite.replica import SqliteReplica
+
+
+class ReadOnlyRole:
+    """Follows a replica of the primary's database. `adopted` is awaited after each new copy."""
+
+    def __init__(self, settings: Settings, *, clock: Clock, adopted: Callable[[], Awaitable[None]]) -> None:
+        primary = settings.primary_address or ""
+        replica = SqliteReplica(path=settings.database_path, primary=primary)
+        self.database: Database = replica
+        # Lists those that are there, and makes none.
+        self.backups = make_backups(settings, database=replica, clock=clock)
+        self.guards: Sequence[Guard] = [RefuseWrites(primary=primary)]
+        self._following = Following(
+            copies=replica,
+            source=Litestream(url=settings.replica_url or "", environment=settings.replica_environment),
+            clock=clock,
+            interval_seconds=settings.replica_interval_seconds,
+            adopted=adopted,
+        )
+
+    @property
+    def gauges(self) -> Figures:
+        return {}
+
+    @property
+    def replica_age_seconds(self) -> float:
+        return self._following.age_seconds
+
+    def degraded(self) -> str | None:
+        return self._following.degraded()
+
+    def about(self) -> Mapping[str, object]:
+        return self._following.about()
+
+    def findings(self) -> Sequence[Finding]:
+        return [self._following.finding()]
+
+    async def open(self, parts: AsyncExitStack) -> None:
+        await parts.enter_async_context(self._following)
+
+    async def begin(self, _parts: AsyncExitStack, *, engine: TurnEngine) -> int:
+        engine.serve_reads()
+        return 0

@@ -1,0 +1,50 @@
+"""The servicers of the proto services."""
+
+from google.protobuf.descriptor import ServiceDescriptor
+
+from metamorphd.auth.revoked_tokens import RevokedTokens
+from metamorphd.backups.backups import Backups
+from metamorphd.catalog import Catalog
+from metamorphd.chat.engine import TurnEngine
+from metamorphd.clock import Clock
+from metamorphd.edge.methods import SERVICES
+from metamorphd.services.admin.service import AdminService, Build
+from metamorphd.services.chat.service import ChatService
+from metamorphd.services.chat.uploads import Uploads
+from metamorphd.services.vault import VaultService
+from metamorphd.settings import Settings
+from metamorphd.store.database import Database
+
+
+def make_servicers(
+    settings: Settings,
+    *,
+    database: Database,
+    engine: TurnEngine,
+    catalog: Catalog,
+    revoked_tokens: RevokedTokens,
+    backups: Backups,
+    clock: Clock,
+    build: Build,
+) -> dict[ServiceDescriptor, object]:
+    """Returns the servicer of each service."""
+    chat = ChatService(
+        database=database,
+        engine=engine,
+        clock=clock,
+        uploads=Uploads(limit=settings.max_attachment_bytes),
+        catalog=catalog,
+        default_model=settings.default_model,
+        max_content_bytes=settings.max_content_bytes,
+        storage_limit=settings.vault_storage_bytes,
+    )
+    vault = VaultService(database=database, clock=clock, storage_limit=settings.vault_storage_bytes)
+    admin = AdminService(
+        database=database,
+        engine=engine,
+        revoked_tokens=revoked_tokens,
+        backups=backups,
+        clock=clock,
+        build=build,
+    )
+    return dict(zip(SERVICES, (chat, vault, admin), strict=True))
