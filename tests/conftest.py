@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorphd.settings import ClientSettings, Settings
+from metamorphd.settings.client import ClientSettings
+from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 
 from tests.support.caller import Caller

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metamorphd import settings
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.clock import rfc3339
 from metamorphd.errors import StartupRefused
 from metamorphd.models.usage import Usage
 from metamorphd.server import Server
+from metamorphd.settings import loading
 
 from tests.support.catalogs import dollars, entry, written
 from tests.support.tokens import SECRET
@@ -129,7 +129,7 @@ def test_prices_may_have_been_read_where_tomorrow_has_begun(tmp_path: Path, day:
 
 
 def test_the_server_does_not_start_with_prices_of_the_future(tmp_path: Path) -> None:
-    loaded = settings.load(emblem_jwt_secret=SECRET, model_catalog=written(tmp_path, entry(prices_date="9999-12-31")))
+    loaded = loading.load(emblem_jwt_secret=SECRET, model_catalog=written(tmp_path, entry(prices_date="9999-12-31")))
     with pytest.raises(StartupRefused, match=r"catalog\.json is invalid: models\.0\.prices_date"):
         Server(loaded)
 
@@ -210,7 +210,7 @@ def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_server_does_not_start_with_an_unknown_default_model(tmp_path: Path) -> None:
-    loaded = settings.load(emblem_jwt_secret=SECRET, model_catalog=written(tmp_path, entry()))
+    loaded = loading.load(emblem_jwt_secret=SECRET, model_catalog=written(tmp_path, entry()))
     with pytest.raises(StartupRefused, match="DEFAULT_MODEL") as refusal:
         Server(loaded)
     assert "\n" not in str(refusal.value)

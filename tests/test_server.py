@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from metamorphd import process, settings
+from metamorphd import process
 from metamorphd import server as root
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.tokens import TokenVerifier
@@ -26,6 +26,8 @@ from metamorphd.housekeeping import Housekeeping
 from metamorphd.llm.measured import MeasuredModel
 from metamorphd.observe import CallLog
 from metamorphd.server import Server
+from metamorphd.settings import loading
+from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.telemetry.interface import NoTelemetry
 
@@ -53,8 +55,8 @@ class Broken(Exception):
     """Raised by the part that is made to fail."""
 
 
-def loaded(directory: Path, **overrides: Any) -> settings.Settings:
-    return settings.load(
+def loaded(directory: Path, **overrides: Any) -> Settings:
+    return loading.load(
         emblem_jwt_secret=SECRET,
         emblem_api_url="",
         listen_address="127.0.0.1",

@@ -10,7 +10,6 @@ import json
 import sys
 from pathlib import Path
 
-from metamorphd import settings
 from metamorphd.auth import jwks
 from metamorphd.auth.http_client import HttpClient
 from metamorphd.auth.revoked_tokens import RevokedTokens
@@ -19,6 +18,7 @@ from metamorphd.clock import Clock
 from metamorphd.composition.authentication import make_verifier
 from metamorphd.errors import Unauthenticated
 from metamorphd.models.caller import Caller
+from metamorphd.settings import loading
 
 import harness.abuse.mutants  # noqa: F401, registers them
 from harness.abuse.crafted import crafted
@@ -49,7 +49,7 @@ async def main(keys: Keys, *, count: int, seed: int) -> dict[str, Tally]:
     # A token with an unknown key id waits for the next fetch. Here one comes after the other, from a provider of ours.
     jwks.COOLDOWN_SECONDS = 0.0
     async with HttpClient() as http:
-        verifier = make_verifier(settings.load(), clock=Clock(), http=http, revoked_tokens=revoked_tokens)
+        verifier = make_verifier(loading.load(), clock=Clock(), http=http, revoked_tokens=revoked_tokens)
         return await _tally(verifier, keys, count=count, seed=seed)
 
 

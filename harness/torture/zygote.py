@@ -18,9 +18,10 @@ from typing import Any, NoReturn, Self
 
 import grpc.aio
 import uvloop
-from metamorphd import process, settings
+from metamorphd import process
 from metamorphd.cli import cli
 from metamorphd.observe import configure_logging
+from metamorphd.settings import loading
 
 import harness.torture.backup_mutants
 import harness.torture.mutants  # noqa: F401, they register theirs
@@ -156,7 +157,7 @@ def _serve(command: dict[str, Any], reports: int) -> None:
     mutate(command["mutant"])
     if command["point"]:
         arm(command["point"], command["count"])
-    loaded = settings.load(**command["settings"])
+    loaded = loading.load(**command["settings"])
     configure_logging(loaded.log_level)
     uvloop.run(process.serve(loaded, announce=lambda _: _report(reports, **{"is": "serving"})))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from metamorphd.server import Server
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 

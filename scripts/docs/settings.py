@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args, get_origin
 
-from metamorphd.settings import ClientSettings, Settings, as_text
+from metamorphd.settings.client import ClientSettings
+from metamorphd.settings.server import Settings
+from metamorphd.settings.values import as_text
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 

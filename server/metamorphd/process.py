@@ -15,7 +15,7 @@ from metamorphd.edge.connections import raise_descriptor_limit
 from metamorphd.errors import ServerFailed
 from metamorphd.models.finding import Finding
 from metamorphd.server import Server, first_of
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 
 # Time for a server that failed to answer its callers.
 LAST_STOP_SECONDS = 5.0

@@ -44,7 +44,7 @@ from metamorphd.models.caller import server_scope
 from metamorphd.models.finding import Finding
 from metamorphd.observe import CallLog
 from metamorphd.services.admin.service import Build
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import load_revocations
 

@@ -11,11 +11,11 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1 import turn_pb2
-from metamorphd import settings
 from metamorphd.chat import live_turn
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.models.caller import Scope
 from metamorphd.server import NAMES, Server
+from metamorphd.settings import loading
 from metamorphd.store.database import Database
 from metamorphd.store.turns.events import append_events
 
@@ -153,7 +153,7 @@ async def test_a_start_refuses_requests_until_the_store_is_open(
         return await enter(self)
 
     monkeypatch.setattr(engine.database_class, "__aenter__", open_late)
-    loaded = settings.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1", port=0, grpc_port=0)
+    loaded = loading.load(emblem_jwt_secret=SECRET, listen_address="127.0.0.1", port=0, grpc_port=0)
     server = Server(loaded, database=engine.database(tmp_path))
     starting = asyncio.create_task(server.start())
     await asyncio.sleep(0.3)

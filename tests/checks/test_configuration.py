@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from metamorphd import settings
 from metamorphd.checks.configuration import bad, check_settings
 from metamorphd.models.finding import FindingStatus
+from metamorphd.settings import loading
 
 from tests.support.tokens import SECRET
 
@@ -25,7 +25,7 @@ PRODUCTION: dict[str, Any] = {
 
 def found(**overrides: Any) -> list[tuple[str, FindingStatus]]:
     """Returns what is wrong with settings, after checking that each finding has a remedy and no secret."""
-    loaded = settings.load(**({"emblem_jwt_secret": SECRET, "listen_address": "127.0.0.1"} | overrides))
+    loaded = loading.load(**({"emblem_jwt_secret": SECRET, "listen_address": "127.0.0.1"} | overrides))
     findings = check_settings(loaded, today=TODAY)
     wrong = bad(findings)
     assert all(finding.remedy for finding in wrong)
@@ -36,7 +36,7 @@ def found(**overrides: Any) -> list[tuple[str, FindingStatus]]:
 @pytest.mark.parametrize("which", ["", "_PREVIOUS"])
 def test_the_secret_that_can_be_guessed_is_named(which: str) -> None:
     secrets = {"emblem_jwt_secret": SECRET, f"emblem_jwt_secret{which.lower()}": "a" * 32}
-    findings = check_settings(settings.load(listen_address="127.0.0.1", **secrets), today=TODAY)
+    findings = check_settings(loading.load(listen_address="127.0.0.1", **secrets), today=TODAY)
     assert [finding.what.partition(" ")[0] for finding in bad(findings)] == [f"EMBLEM_JWT_SECRET{which}"]
 
 
@@ -114,7 +114,7 @@ def test_what_may_be_meant_is_not_found(changed: dict[str, Any]) -> None:
 
 
 def test_the_emblem_api_alone_is_worth_a_warning() -> None:
-    loaded = settings.load(emblem_api_url="https://id.example", listen_address="127.0.0.1")
+    loaded = loading.load(emblem_api_url="https://id.example", listen_address="127.0.0.1")
     assert [finding.name for finding in bad(check_settings(loaded, today=TODAY))] == ["signing-secret"]
 
 
@@ -143,7 +143,7 @@ def test_files_beside_the_volume_of_railway_are_named(
     monkeypatch: pytest.MonkeyPatch, mount: str, changed: dict[str, Any], named: list[str]
 ) -> None:
     monkeypatch.setenv("RAILWAY_VOLUME_MOUNT_PATH", mount)
-    loaded = settings.load(**({"emblem_jwt_secret": SECRET, "database_path": "/data/metamorph.db"} | changed))
+    loaded = loading.load(**({"emblem_jwt_secret": SECRET, "database_path": "/data/metamorph.db"} | changed))
     wrong = [finding for finding in check_settings(loaded, today=TODAY) if finding.name == "volume"]
     failures = [finding for finding in wrong if finding.status is FAILED]
     assert [finding.remedy.split(", or set ")[1].split(" ")[0] for finding in failures] == named

@@ -4,9 +4,10 @@ import itertools
 from typing import Any
 
 import pytest
-from metamorphd import settings
 from metamorphd.errors import StartupRefused
-from metamorphd.settings import ClientSettings, Settings
+from metamorphd.settings import loading
+from metamorphd.settings.client import ClientSettings
+from metamorphd.settings.server import Settings
 
 from tests.support.tokens import SECRET
 
@@ -25,7 +26,7 @@ def test_every_setting_is_described(group: type[Settings | ClientSettings]) -> N
 
 
 def test_the_variables_of_the_guide_keep_their_names_and_defaults() -> None:
-    loaded = settings.load(emblem_jwt_secret=SECRET)
+    loaded = loading.load(emblem_jwt_secret=SECRET)
     assert (loaded.port, loaded.grpc_port, loaded.emblem_dev_mode) == (3001, 50051, False)
     assert (loaded.rate_limit_requests, loaded.rate_limit_window_seconds) == (100, 900)
     assert (str(loaded.database_path), loaded.sqlite_synchronous) == ("data/metamorph.db", "FULL")
@@ -68,7 +69,7 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) 
 )
 def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     set_environment(monkeypatch, variables)
-    assert settings.load()
+    assert loading.load()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_unsafe_or_invalid_settings_are_refused_in_one_line_that_names_the_varia
 ) -> None:
     set_environment(monkeypatch, variables)
     with pytest.raises(StartupRefused) as refusal:
-        settings.load()
+        loading.load()
     message = str(refusal.value)
     assert named in message
     assert "\n" not in message
@@ -166,22 +167,22 @@ def test_unsafe_or_invalid_settings_are_refused_in_one_line_that_names_the_varia
 
 
 def test_dev_is_unlimited_on_loopback_unless_a_limit_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: Any = settings.load_dev(grpc_port=0)
+    loaded: Any = loading.load_dev(grpc_port=0)
     assert (loaded.emblem_dev_mode, loaded.listen_address, loaded.rate_limit_requests) == (True, "127.0.0.1", 0)
     monkeypatch.setenv("RATE_LIMIT_REQUESTS", "7")
-    assert settings.load_dev().rate_limit_requests == 7
+    assert loading.load_dev().rate_limit_requests == 7
     monkeypatch.setenv("NODE_ENV", "production")
     with pytest.raises(StartupRefused):
-        settings.load_dev()
+        loading.load_dev()
 
 
 def test_an_empty_variable_counts_as_unset_except_emblem_api_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings.load(emblem_jwt_secret=SECRET).emblem_api_url == "https://api.emblemvault.ai"
+    assert loading.load(emblem_jwt_secret=SECRET).emblem_api_url == "https://api.emblemvault.ai"
     set_environment(monkeypatch, {"EMBLEM_JWT_SECRET": SECRET, "EMBLEM_API_URL": "", "GRPC_PORT": "", "LOG_LEVEL": ""})
-    loaded = settings.load()
+    loaded = loading.load()
     assert (loaded.emblem_api_url, loaded.grpc_port, loaded.log_level) == (None, 50051, "info")
     monkeypatch.delenv("EMBLEM_API_URL")
-    assert settings.load_dev().emblem_api_url is None
+    assert loading.load_dev().emblem_api_url is None
 
 
 TRUTHS = ("true", "True", "TRUE", "1", "yes", "on", " true", "true ", "t")
@@ -215,10 +216,10 @@ def test_dev_mode_requires_true_on_loopback_outside_production(monkeypatch: pyte
         with monkeypatch.context() as environment:
             set_environment(environment, variables)
             if value == "true" and "production" not in node_env.lower() and not place and address in LOOPBACKS:
-                assert settings.load().emblem_dev_mode
+                assert loading.load().emblem_dev_mode
                 continue
             with pytest.raises(StartupRefused) as refusal:
-                settings.load()
+                loading.load()
             assert "EMBLEM_DEV_MODE" in str(refusal.value)
 
 
@@ -231,10 +232,10 @@ def test_dev_mode_is_off_unless_it_is_exactly_true(monkeypatch: pytest.MonkeyPat
         with monkeypatch.context() as environment:
             set_environment(environment, variables)
             if value in (None, "", "false"):
-                assert not settings.load().emblem_dev_mode
+                assert not loading.load().emblem_dev_mode
                 continue
             with pytest.raises(StartupRefused) as refusal:
-                settings.load()
+                loading.load()
             assert "EMBLEM_DEV_MODE" in str(refusal.value)
 
 
@@ -256,6 +257,6 @@ def test_dev_mode_is_off_unless_it_is_exactly_true(monkeypatch: pytest.MonkeyPat
 def test_a_pattern_of_vaults_matches_whole_ids_however_many_stars_it_has(
     patterns: str, vault: str, matches: bool
 ) -> None:
-    given = settings.load(**{name.lower(): value for name, value in KEY_SET.items()}, emblem_jwks_vaults=patterns)
+    given = loading.load(**{name.lower(): value for name, value in KEY_SET.items()}, emblem_jwks_vaults=patterns)
     assert given.jwks_vaults is not None
     assert bool(given.jwks_vaults.fullmatch(vault)) == matches

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from metamorphd.checks.memory import Memory, memory
 from metamorphd.models.finding import FindingStatus
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 
 from tests.deploy.image import DRAINING_SECONDS, FINAL, USER
 from tests.support.paths import ROOT

@@ -8,7 +8,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 
 from tests.deploy.dockerfile import stages
 from tests.support.paths import ROOT

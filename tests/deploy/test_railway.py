@@ -12,7 +12,7 @@ from metamorphd import server
 from metamorphd.backups import copies
 from metamorphd.chat import engine
 from metamorphd.edge.http import server as http_server
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from metamorphd.telemetry import otlp
 
 from tests.deploy.image import DRAINING_SECONDS, FINAL

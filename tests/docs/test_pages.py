@@ -10,7 +10,8 @@ from google.protobuf import descriptor_pool
 from metamorph.api.v1.error_reason_pb2 import ErrorReason
 from metamorphd.cli import cli
 from metamorphd.edge.methods import SERVICES
-from metamorphd.settings import ClientSettings, Settings
+from metamorphd.settings.client import ClientSettings
+from metamorphd.settings.server import Settings
 
 from tests.docs.pages import PAGES, README, anchors, blocks, prose, spans
 from tests.support.paths import ROOT

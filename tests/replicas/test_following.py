@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2
-from metamorphd import settings
+from metamorphd.settings import loading
 from metamorphd.clock import Clock
 from metamorphd.errors import ReplicaFailed, StartupRefused
 from metamorphd.replicas import litestream as room
@@ -215,7 +215,7 @@ async def test_a_server_without_any_copy_is_not_healthy_whoever_asks(
         bucket.silent = True
         url = f"s3://bucket/replica?endpoint=http://{bucket.target}&region=us-east-1"
         given = following(Target(url, tmp_path)) | {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
-        loaded = settings.load(
+        loaded = loading.load(
             emblem_jwt_secret=SECRET,
             listen_address="127.0.0.1",
             port=0,

@@ -249,9 +249,9 @@ def test_an_error_that_ends_the_server_is_logged_and_reported_before_the_process
     sentry: FakeSentry, tmp_path: Path
 ) -> None:
     program = """
-from metamorphd import settings
+from metamorphd.settings import loading
 from metamorphd.cli.serve import logged
-with logged(settings.load()):
+with logged(loading.load()):
     raise ValueError("canary")
 """
     ended = subprocess.run(

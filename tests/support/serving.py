@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc
 from metamorph.admin.v1.admin_service_pb2 import GetServerInfoRequest
-from metamorphd import settings
 from metamorphd.clock import Clock
 from metamorphd.server import Server
+from metamorphd.settings import loading
 from metamorphd.store.database import Database
 
 from tests.support.caller import Caller
@@ -69,7 +69,7 @@ async def serving(directory: Path, **overrides: Any) -> AsyncIterator[Serving]:
         # A ballast for each test would fill the disk.
         "storage_floor_bytes": 0,
     }
-    server = Server(settings.load(**(base | overrides)), clock=clock, database=database)
+    server = Server(loading.load(**(base | overrides)), clock=clock, database=database)
     await server.start()
     # The first server of a process imports the model's library, for a second or more.
     await server.opened()

@@ -72,9 +72,10 @@ def test_a_server_without_a_receiver_imports_nothing_of_it(tmp_path: Path) -> No
     program = """
 import sys
 from pathlib import Path
-from metamorphd import server, settings
+from metamorphd import server
+from metamorphd.settings.server import Settings
 for endpoint in (None, "http://127.0.0.1:4318"):
-    given = settings.Settings(
+    given = Settings(
         emblem_dev_mode=True, listen_address="127.0.0.1", database_path=Path("m.db"),
         otel_exporter_otlp_endpoint=endpoint,
     )

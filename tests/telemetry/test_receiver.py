@@ -1,8 +1,8 @@
 """How an OTLP receiver is named in the settings."""
 
 import pytest
-from metamorphd import settings
 from metamorphd.errors import StartupRefused
+from metamorphd.settings import loading
 from metamorphd.telemetry.receiver import headers_of
 
 from tests.support.tokens import SECRET
@@ -26,13 +26,13 @@ from tests.support.tokens import SECRET
 )
 def test_a_url_that_cannot_be_a_receivers_is_refused(url: str) -> None:
     with pytest.raises(StartupRefused, match="OTEL_EXPORTER_OTLP_ENDPOINT") as refusal:
-        settings.load(emblem_jwt_secret=SECRET, otel_exporter_otlp_endpoint=url)
+        loading.load(emblem_jwt_secret=SECRET, otel_exporter_otlp_endpoint=url)
     assert "canary" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("url", ["http://localhost:4318", "https://otlp.example/otlp/", "http://[::1]:4318"])
 def test_a_url_is_taken_as_it_is(url: str) -> None:
-    assert settings.load(emblem_jwt_secret=SECRET, otel_exporter_otlp_endpoint=url).otel_exporter_otlp_endpoint == url
+    assert loading.load(emblem_jwt_secret=SECRET, otel_exporter_otlp_endpoint=url).otel_exporter_otlp_endpoint == url
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_url_is_taken_as_it_is(url: str) -> None:
     ],
 )
 def test_headers_are_encoded_as_in_a_url(text: str, expected: dict[str, str]) -> None:
-    loaded = settings.load(emblem_jwt_secret=SECRET, otel_exporter_otlp_headers=text)
+    loaded = loading.load(emblem_jwt_secret=SECRET, otel_exporter_otlp_headers=text)
     assert headers_of(loaded.otel_exporter_otlp_headers) == expected
     assert headers_of(None) == {}
 
@@ -54,11 +54,11 @@ def test_headers_are_encoded_as_in_a_url(text: str, expected: dict[str, str]) ->
 )
 def test_headers_that_cannot_be_sent_are_refused(text: str) -> None:
     with pytest.raises(StartupRefused, match="OTEL_EXPORTER_OTLP_HEADERS") as refusal:
-        settings.load(emblem_jwt_secret=SECRET, otel_exporter_otlp_headers=text)
+        loading.load(emblem_jwt_secret=SECRET, otel_exporter_otlp_headers=text)
     assert "canary" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, "some", "nan"])
 def test_a_share_is_a_part_of_all(share: object) -> None:
     with pytest.raises(StartupRefused, match="OTEL_TRACES_SAMPLER_ARG"):
-        settings.load(emblem_jwt_secret=SECRET, otel_traces_sampler_arg=share)
+        loading.load(emblem_jwt_secret=SECRET, otel_traces_sampler_arg=share)

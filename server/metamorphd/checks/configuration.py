@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from metamorphd.checks.mounts import outside
 from metamorphd.checks.names import shown
 from metamorphd.models.finding import Finding, FindingStatus, failed, ok, warning
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 
 ENVIRONMENTS = ("development", "test", "production")
 ROTATION_DAYS = 90

@@ -36,7 +36,7 @@ from rich.table import Table
 
 from metamorphd.cli.connection import client_settings, credentials
 from metamorphd.cli.token import mint
-from metamorphd.settings import load_paths
+from metamorphd.settings.loading import load_paths
 
 LOOK_SECONDS = 0.2
 PRINTED_WIDTH = 220

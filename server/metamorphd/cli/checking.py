@@ -8,7 +8,9 @@ from metamorphd.checks.configuration import bad, check_settings, of_faults
 from metamorphd.checks.env_file import EnvFile, overridden, read_env_file
 from metamorphd.checks.names import unknown_names
 from metamorphd.models.finding import Finding, failed
-from metamorphd.settings import ClientSettings, environment, load_client, load_faulty, load_paths, variable_names
+from metamorphd.settings.client import ClientSettings
+from metamorphd.settings.environment import variables
+from metamorphd.settings.loading import load_client, load_faulty, load_paths, variable_names
 
 DEFAULT_FILE = Path(".env")
 
@@ -40,7 +42,7 @@ def name_findings(file: EnvFile | None, *, explicit: bool = False) -> list[Findi
 
     If the file is `explicit`, the names that the environment overrides are found too.
     """
-    given, known = environment(), variable_names()
+    given, known = variables(), variable_names()
     if file is None:
         return list(unknown_names(given, known=known, whole=False))
     findings = [*file.findings, *unknown_names(file.values, known=known, whole=True)]
@@ -57,7 +59,7 @@ def chosen_target(target: str | None, *, asked: bool) -> str | None:
     """
     if target:
         return target
-    if not asked and not environment().get("METAMORPH_TARGET"):
+    if not asked and not variables().get("METAMORPH_TARGET"):
         return None
     client = load_client()
     return client.target if "target" in client.model_fields_set else f"localhost:{load_paths().grpc_port}"

@@ -8,7 +8,7 @@ import click
 if TYPE_CHECKING:
     import grpc
 
-    from metamorphd.settings import ClientSettings
+    from metamorphd.settings.client import ClientSettings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -34,7 +34,7 @@ def tls_options(command: Any) -> Any:
 
 def client_settings(**given: Any) -> "ClientSettings":
     """Returns the settings of a client, in which options that are `given` replace the environment's."""
-    from metamorphd.settings import load_client
+    from metamorphd.settings.loading import load_client
 
     return load_client(**given)
 

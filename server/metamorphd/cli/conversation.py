@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.markdown import Markdown
 
 from metamorphd.cli.connection import credentials
-from metamorphd.settings import ClientSettings
+from metamorphd.settings.client import ClientSettings
 
 HINTS = {
     grpc.StatusCode.UNAVAILABLE: "is a server running? `make run` starts one; --target selects another",

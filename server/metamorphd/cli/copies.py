@@ -11,7 +11,8 @@ from rich.table import Table
 from metamorphd.backups.bucket import Bucket, BucketFailed, Credentials
 from metamorphd.backups.remote import Remote
 from metamorphd.cli.backups import PRINTED_WIDTH, shown_time
-from metamorphd.settings import Settings, load_paths
+from metamorphd.settings.loading import load_paths
+from metamorphd.settings.server import Settings
 
 
 def remote(url: str, settings: Settings) -> Remote:

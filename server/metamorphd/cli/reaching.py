@@ -17,7 +17,7 @@ from metamorphd.checks.remote import certificate, clocks, plaintext
 from metamorphd.cli.connection import credentials
 from metamorphd.errors import IdentityUnavailable
 from metamorphd.models.finding import Finding, failed, ok, warning
-from metamorphd.settings import ClientSettings
+from metamorphd.settings.client import ClientSettings
 
 CONNECT_SECONDS = 5.0
 OK, DEGRADED = 200, "degraded"

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from metamorphd.backups.restore import Restorable, Restore
 from metamorphd.backups.sources import PlainFile, Source
-from metamorphd.settings import Settings, load_paths
+from metamorphd.settings.loading import load_paths
+from metamorphd.settings.server import Settings
 
 SHOWN_TABLES = ("sessions", "messages", "turns", "revocations")
 

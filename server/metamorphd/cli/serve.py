@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from structlog.typing import Processor
 
     from metamorphd.server import Server
-    from metamorphd.settings import Settings
+    from metamorphd.settings.server import Settings
 
 
 def _run(loaded: "Settings", *, announce: Any = None) -> None:
@@ -65,9 +65,9 @@ def _reports(loaded: "Settings") -> Iterator[list["Processor"]]:
 @click.command()
 def serve() -> None:
     """Serve, configured by environment variables (see .env.example)."""
-    from metamorphd import settings
+    from metamorphd.settings import loading
 
-    _run(settings.load())
+    _run(loading.load())
 
 
 @click.command()
@@ -76,9 +76,9 @@ def serve() -> None:
 @click.option("--database", type=click.Path(path_type=Path), help="SQLite file.  [default: ./data/metamorph.db]")
 def dev(grpc_port: int | None, port: int | None, database: Path | None) -> None:
     """Serve in dev mode on loopback: no token needed, an offline model unless ANTHROPIC_API_KEY is set."""
-    from metamorphd import settings
+    from metamorphd.settings import loading
 
-    loaded = settings.load_dev(grpc_port=grpc_port, port=port, database_path=database)
+    loaded = loading.load_dev(grpc_port=grpc_port, port=port, database_path=database)
 
     def announce(running: "Server") -> None:
         target = f"127.0.0.1:{running.grpc_port}"

@@ -82,7 +82,7 @@ def mint(claims: dict[str, object], *, lifetime: int, age: int = 0) -> tuple[str
 
     from metamorphd.auth.tokens import SHARED
     from metamorphd.clock import Clock
-    from metamorphd.settings import load_signing
+    from metamorphd.settings.loading import load_signing
 
     signing = load_signing()
     claims |= {"iss": signing.emblem_jwt_issuer} if signing.emblem_jwt_issuer else {}

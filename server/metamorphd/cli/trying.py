@@ -37,7 +37,8 @@ from metamorphd.cli.reaching import over_http, reach
 from metamorphd.cli.token import mint
 from metamorphd.errors import StartupRefused
 from metamorphd.models.finding import Finding, FindingStatus, failed, ok, warning
-from metamorphd.settings import ClientSettings, load_signing
+from metamorphd.settings.client import ClientSettings
+from metamorphd.settings.loading import load_signing
 from metamorphd.store import migrations
 
 CALL_SECONDS = 10.0

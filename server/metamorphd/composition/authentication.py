@@ -10,7 +10,7 @@ from metamorphd.edge.guards import Authenticate
 from metamorphd.edge.http.access import Access
 from metamorphd.edge.methods import PERMISSIONS
 from metamorphd.edge.rate_limit import RateLimit
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 
 
 def make_verifier(

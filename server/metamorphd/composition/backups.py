@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from metamorphd.backups.backups import Backups
 from metamorphd.clock import Clock
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.composition.authentication import authenticate_calls
 from metamorphd.edge.guards import Authorize, Guard, LimitRate, Limits, LimitSize, Validate
 from metamorphd.edge.rate_limit import MemoryLimits
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 
 RESUME_FACTOR = 10
 

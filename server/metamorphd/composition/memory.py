@@ -2,7 +2,7 @@
 
 from metamorphd.allocator import Allocator
 from metamorphd.in_flight import BytesInFlight
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 
 # The texts of prompts have this share of the memory for requests, besides.
 TEXTS_SHARE = 0.5

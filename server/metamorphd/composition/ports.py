@@ -12,7 +12,7 @@ from metamorphd.edge.grpc.tls import Tls
 from metamorphd.edge.http.access import Access
 from metamorphd.edge.http.protocol import Connections
 from metamorphd.edge.http.server import Checks, HttpServer, application, health_route, metrics_route
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 
 
 def make_grpc_port(settings: Settings, limits: ConnectionLimits) -> GrpcPort:

@@ -10,7 +10,7 @@ from metamorphd.edge.guards import Guard
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.sqlite.database import SqliteDatabase
 

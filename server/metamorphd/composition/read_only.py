@@ -12,7 +12,7 @@ from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
 from metamorphd.replicas.following import Following
 from metamorphd.replicas.litestream import Litestream
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.sqlite.replica import SqliteReplica
 

@@ -12,7 +12,7 @@ from metamorphd.composition.read_only import ReadOnlyRole
 from metamorphd.edge.guards import Guard
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 
 

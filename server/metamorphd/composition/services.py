@@ -12,7 +12,7 @@ from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.vault import VaultService
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 
 

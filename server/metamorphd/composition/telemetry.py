@@ -4,7 +4,7 @@ import importlib
 from importlib.metadata import version
 
 from metamorphd.clock import Clock
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from metamorphd.telemetry import names
 from metamorphd.telemetry.interface import NoTelemetry, Telemetry
 from metamorphd.telemetry.receiver import headers_of

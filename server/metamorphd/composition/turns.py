@@ -11,7 +11,7 @@ from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
 from metamorphd.llm.offline import Offline
-from metamorphd.settings import Settings
+from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.turns.terms import Terms
 

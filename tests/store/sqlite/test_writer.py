@@ -9,11 +9,12 @@ import apsw
 import httpx
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from metamorphd import process, settings
+from metamorphd import process
 from metamorphd.edge.grpc import health
 from metamorphd.errors import OperationTimeout, ServerFailed, SessionNotFound, StoreBusy, StoreNotReady
 from metamorphd.models.caller import Scope
 from metamorphd.server import Server
+from metamorphd.settings import loading
 from metamorphd.store.database import Transaction
 from metamorphd.store.sqlite import writer
 from metamorphd.store.sqlite.database import SqliteDatabase
@@ -209,7 +210,7 @@ async def test_a_server_whose_writer_failed_ends_with_an_error(tmp_path: Path) -
     def announce(server: Server) -> None:
         failing.append(asyncio.ensure_future(fail(server._database)))
 
-    loaded = settings.load(
+    loaded = loading.load(
         emblem_jwt_secret=SECRET,
         emblem_api_url="",
         listen_address="127.0.0.1",

@@ -1,0 +1,88 @@
+"""The settings of credentials."""
+
+import fnmatch
+import re
+from datetime import date
+
+from pydantic import BaseModel, Field, SecretStr
+
+from metamorphd.settings.values import ExactBoolean, VaultPatterns
+
+
+class CredentialSettings(BaseModel):
+    """The keys of the model provider, and of the tokens that say who a caller is."""
+
+    anthropic_api_key: SecretStr | None = Field(
+        default=None,
+        description="Claude API key. Required in production. Elsewhere, an offline model answers if it is not set.",
+    )
+    emblem_jwt_secret: SecretStr | None = Field(
+        default=None,
+        description=(
+            "Secret that signs callers' tokens (HS256), at least 32 characters. Required in production, and elsewhere "
+            "unless dev mode is on or EMBLEM_JWKS_URL or EMBLEM_API_URL is set."
+        ),
+    )
+    emblem_jwt_secret_previous: SecretStr | None = Field(
+        default=None,
+        description="Previous secrets, separated by commas. Tokens signed with them stay valid during a rotation.",
+    )
+    emblem_jwt_secret_date: date | None = Field(
+        default=None,
+        description=(
+            "Day since which EMBLEM_JWT_SECRET is in use, such as 2026-11-01. `metamorph check` then says when to "
+            "rotate it."
+        ),
+    )
+    emblem_jwt_issuer: str | None = Field(default=None, description="If set, tokens must have this issuer (`iss`).")
+    emblem_jwt_audience: str | None = Field(default=None, description="If set, tokens must have this audience (`aud`).")
+    emblem_jwks_url: str | None = Field(
+        default=None,
+        description=(
+            "HTTPS URL of a JSON Web Key Set, for tokens signed with RS256, ES256 or EdDSA. In production it requires "
+            "EMBLEM_JWT_ISSUER and EMBLEM_JWT_AUDIENCE."
+        ),
+    )
+    emblem_jwks_vaults: VaultPatterns = Field(
+        default=None,
+        description=(
+            "Vaults that tokens of the key set may name, separated by commas; `*` stands for any characters. Default: "
+            "all."
+        ),
+    )
+    emblem_jwks_operators: ExactBoolean = Field(
+        default=False,
+        description=(
+            "`true` lets tokens of the key set name operators. Otherwise only tokens signed with EMBLEM_JWT_SECRET can."
+        ),
+    )
+    emblem_api_url: str | None = Field(
+        default="https://api.emblemvault.ai",
+        description=(
+            "Emblem API, which identifies callers whose tokens this server cannot verify itself. Set to nothing, it "
+            "is not used. `metamorph dev` never uses it."
+        ),
+    )
+
+    @property
+    def jwt_secrets(self) -> list[str]:
+        """Returns the accepted signing secrets, the current one first."""
+        current = [] if self.emblem_jwt_secret is None else [self.emblem_jwt_secret.get_secret_value()]
+        previous = self.emblem_jwt_secret_previous
+        older = [] if previous is None else previous.get_secret_value().split(",")
+        return current + [secret.strip() for secret in older if secret.strip()]
+
+    @property
+    def jwks_vaults(self) -> re.Pattern[str] | None:
+        """Returns a pattern that matches the whole of each vault ID that the key set may name, or None for all."""
+        if self.emblem_jwks_vaults is None:
+            return None
+        # `translate` knows more than `*`, which the setting does not accept. Its patterns do not backtrack, however
+        # many stars they have: whoever signs tokens chooses the vault IDs.
+        return re.compile("|".join(map(fnmatch.translate, re.split(" *, *", self.emblem_jwks_vaults))))
+
+    @property
+    def has_other_identities(self) -> bool:
+        """Returns whether a source of identities besides our own secret was configured explicitly."""
+        given = self.model_fields_set & {"emblem_jwks_url", "emblem_api_url"}
+        return any(getattr(self, name) for name in given)

@@ -1,0 +1,29 @@
+"""The environment of the process. No other module reads it, except pydantic-settings on behalf of this package."""
+
+import os
+from collections.abc import Mapping
+
+
+def variables() -> Mapping[str, str]:
+    """Returns the variables by their names in capitals, by which settings are read."""
+    return {name.upper(): value for name, value in os.environ.items()}
+
+
+def is_contained() -> bool:
+    """Returns whether this is the environment of a container on Railway or Kubernetes."""
+    return railway_name() is not None or "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def railway_name() -> str | None:
+    """Returns the first name that Railway sets, in the order of the alphabet, or None elsewhere."""
+    return next((name for name in sorted(os.environ) if name.startswith("RAILWAY_")), None)
+
+
+def railway_volume() -> str:
+    """Returns where Railway mounts the service's volume, or nothing if it does not say so."""
+    return os.environ.get("RAILWAY_VOLUME_MOUNT_PATH", "")
+
+
+def proxied_port() -> str | None:
+    """Returns the port that Railway's TCP proxy exposes, or None."""
+    return os.environ.get("RAILWAY_TCP_APPLICATION_PORT")
