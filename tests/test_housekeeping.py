@@ -9,12 +9,13 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import server_scope
 from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
-from metamorphd.store.attachments import create_attachment, sendable_attachments
+from metamorphd.store.attachments import sendable_attachments
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import BEGINNING, IdempotencyKey, claim_request, prune_requests
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.read import list_events
+from metamorphd.store.uploads import create_attachment
 
 from tests.support.rows import ACME, KEY, append, finish, new_session, new_turn, row_counts, stored_message
 

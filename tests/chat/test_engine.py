@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from metamorph.chat.v1.message_pb2 import ContentBlock, ImageBlock
 from metamorphd.chat import engine
-from metamorphd.store.attachments import CHUNK_BYTES, chunk_count, stage_upload
+from metamorphd.store.attachments import CHUNK_BYTES, chunk_count
 from metamorphd.store.database import Transaction
+from metamorphd.store.uploads import stage_upload
 
 from tests.support.caller import Caller
 from tests.support.media import FILES

@@ -8,7 +8,6 @@ from metamorphd.models.content import Content, DocumentBlock, ImageBlock, TextBl
 from metamorphd.store.attachments import (
     CHUNK_BYTES,
     chunk_count,
-    create_attachment,
     describe_attachments,
     get_attachment,
     get_chunk,
@@ -16,12 +15,12 @@ from metamorphd.store.attachments import (
     read_chunk,
     release_message,
     sendable_attachments,
-    stage_upload,
     use_attachments,
 )
 from metamorphd.store.codec import decode_content, encode_content
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.erasures import find_erasure
+from metamorphd.store.uploads import create_attachment, stage_upload
 
 from tests.support.rows import ACME, EVIL, KEY, erase, erase_next
 

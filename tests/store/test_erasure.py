@@ -8,7 +8,7 @@ import pytest
 from metamorphd.errors import AttachmentNotFound, MessageNotFound, SessionNotFound, TurnNotFound
 from metamorphd.models.attachment import Upload
 from metamorphd.models.content import DocumentBlock, TextBlock
-from metamorphd.store.attachments import create_attachment, get_attachment
+from metamorphd.store.attachments import get_attachment
 from metamorphd.store.database import Database
 from metamorphd.store.erasure import STEP_EVENTS, STEP_MESSAGES
 from metamorphd.store.messages import get_message, list_messages
@@ -16,6 +16,7 @@ from metamorphd.store.search.query import search_messages
 from metamorphd.store.session_lists import list_sessions
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.turns.read import get_turn, list_events, list_turns
+from metamorphd.store.uploads import create_attachment
 from metamorphd.store.usage import list_usage
 
 from tests.support.rows import (

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pytest
 from metamorphd.models.content import CompactionBlock, TextBlock, ToolResultBlock, text_of
 from metamorphd.models.message import Role
+from metamorphd.store.branches import get_branch
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.links import find_ancestor
-from metamorphd.store.messages import create_message, delete_message, get_branch, list_messages
+from metamorphd.store.messages import create_message, delete_message, list_messages
 
 from tests.support.rows import ACME, CLOCK, new_message, new_session, stored_message
 

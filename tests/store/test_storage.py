@@ -9,11 +9,12 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.content import ImageBlock, TextBlock
 from metamorphd.models.generation import Tool
 from metamorphd.models.session import SessionChanges
-from metamorphd.store.attachments import CHUNK_BYTES, create_attachment
+from metamorphd.store.attachments import CHUNK_BYTES
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.messages import delete_message
 from metamorphd.store.sessions import delete_session, update_session
 from metamorphd.store.storage import get_storage
+from metamorphd.store.uploads import create_attachment
 
 from tests.support.rows import ACME, CLOCK, KEY, TERMS, append, erase_next, finish, new_message, new_session, new_turn
 

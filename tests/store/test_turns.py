@@ -12,9 +12,10 @@ from metamorphd.models.page import Page
 from metamorphd.models.turn import Compaction, StopReason, TextDelta, TurnError, TurnStatus, UsageUpdate
 from metamorphd.models.usage import Usage
 from metamorphd.models.vault import VaultChanges
+from metamorphd.store.branches import get_branch
 from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
-from metamorphd.store.messages import get_branch, get_message, list_messages
+from metamorphd.store.messages import get_message, list_messages
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.turns import read
 from metamorphd.store.turns.events import append_events

@@ -26,7 +26,6 @@ from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn, TurnEvent, TurnStatus
-from metamorphd.store.attachments import stage_upload
 from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session, get_session
@@ -35,6 +34,7 @@ from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
 from metamorphd.store.turns.left import get_left_usage
 from metamorphd.store.turns.read import get_turn, started_event
 from metamorphd.store.turns.terms import Terms
+from metamorphd.store.uploads import stage_upload
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ from metamorphd.errors import BudgetExceeded, QuotaViolation
 from metamorphd.models.content import attachment_blocks
 from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.vault import Budget, BudgetStatus
+from metamorphd.store.branches import PROMPT_BRANCH
 from metamorphd.store.codec import decode_content
 from metamorphd.store.database import Transaction
-from metamorphd.store.messages import PROMPT_BRANCH
 
 GET_BUDGETS = """
 SELECT tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month

@@ -15,11 +15,12 @@ from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.session import SessionChanges
 from metamorphd.models.turn import StopReason, TextDelta, Turn, TurnStatus
 from metamorphd.models.usage import Usage
-from metamorphd.store.attachments import CHUNK_BYTES, create_attachment, get_chunk, prune_attachments, stage_upload
+from metamorphd.store.attachments import CHUNK_BYTES, get_chunk, prune_attachments
+from metamorphd.store.branches import get_branch
 from metamorphd.store.erasure import erase_step, read_part
 from metamorphd.store.erasures import MOST_COUNTED, Erasure, Resource, find_erasure, get_backlog
 from metamorphd.store.idempotency import BEGINNING, prune_requests
-from metamorphd.store.messages import delete_message, get_branch, get_message, list_messages
+from metamorphd.store.messages import delete_message, get_message, list_messages
 from metamorphd.store.revocations import list_revocations
 from metamorphd.store.search.indexing import find_vault_to_index, index_earlier_messages, read_earlier_messages
 from metamorphd.store.search.postings import BLOCK_BITS, GROUP_BITS, GROUPS, hasher
@@ -35,6 +36,7 @@ from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.finish import finish_turn
 from metamorphd.store.turns.leases import list_orphaned_turns, renew_leases
 from metamorphd.store.turns.read import get_turn, list_events, list_turns
+from metamorphd.store.uploads import create_attachment, stage_upload
 from metamorphd.store.usage import list_usage
 
 from tests.store.sqlite.engine import SqliteEngine, migrated, plan

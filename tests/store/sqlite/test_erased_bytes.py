@@ -9,7 +9,7 @@ import pytest
 from metamorphd.models.attachment import Upload
 from metamorphd.models.content import DocumentBlock, TextBlock
 from metamorphd.models.session import SessionChanges
-from metamorphd.store.attachments import create_attachment
+from metamorphd.store.uploads import create_attachment
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import delete_message
 from metamorphd.store.sessions import delete_session, update_session

@@ -8,9 +8,10 @@ from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.attachment import attachment_to_proto
-from metamorphd.store.attachments import chunk_count, create_attachment, get_attachment, get_chunk, stage_upload
+from metamorphd.store.attachments import chunk_count, get_attachment, get_chunk
 from metamorphd.store.database import Database
 from metamorphd.store.storage import require_storage
+from metamorphd.store.uploads import create_attachment, stage_upload
 
 
 class ChatAttachments:

@@ -10,7 +10,6 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn
-from metamorphd.store.attachments import added_bytes, store_upload
 from metamorphd.store.budgets import admit_turn, reserve
 from metamorphd.store.codec import DEFAULTS, encode_content, encode_options
 from metamorphd.store.database import Transaction, grows
@@ -20,6 +19,7 @@ from metamorphd.store.storage import require_storage
 from metamorphd.store.turns.plan import Plan, plan_regeneration, plan_turn
 from metamorphd.store.turns.read import COLUMNS, get_turn, turn_of
 from metamorphd.store.turns.terms import Terms
+from metamorphd.store.uploads import added_bytes, store_upload
 from metamorphd.store.vaults import lock_vault
 
 COUNT_RUNNING = "SELECT COUNT(*) AS running FROM turns WHERE vault_id = :vault_id AND status = 'RUNNING'"

@@ -6,8 +6,8 @@ from itertools import chain
 from metamorphd.models.generation import EffectiveOptions, GenerationOptions
 from metamorphd.models.message import Branch, Message
 from metamorphd.models.turn import Turn
+from metamorphd.store.branches import get_branch
 from metamorphd.store.database import Transaction
-from metamorphd.store.messages import get_branch
 from metamorphd.store.turns.plan import plan_turn
 from metamorphd.store.turns.session_defaults import get_session_defaults
 from metamorphd.store.turns.terms import Terms
