@@ -11,7 +11,7 @@ import apsw
 from metamorphd.backups import restore
 from metamorphd.models.backup import Inspection
 from metamorphd.store import migrations
-from metamorphd.store.sqlite import database, replacement
+from metamorphd.store.sqlite import file, replacement
 from metamorphd.store.sqlite.copying import Copying
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.gaps import PAGE_BYTES
@@ -114,7 +114,7 @@ def _restore_is_left_unfinished(patch: Patch) -> None:
         return not Path(f"{path}-replacing").exists() and finish(path)
 
     patch(restore, "finish_replacement", leave)
-    patch(database, "finish_replacement", leave)
+    patch(file, "finish_replacement", leave)
 
 
 @mutant("restored-in-place", harness="restores", shown_by={NEITHER, UNSTARTED}, whole=1, kills=20, interrupts=0)

@@ -9,14 +9,13 @@ import pytest
 from metamorphd.models.attachment import Upload
 from metamorphd.models.content import DocumentBlock, TextBlock
 from metamorphd.models.session import SessionChanges
-from metamorphd.store.uploads import create_attachment
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import delete_message
 from metamorphd.store.sessions import delete_session, update_session
-from metamorphd.store.sqlite import database as sqlite_database
-from metamorphd.store.sqlite import log
+from metamorphd.store.sqlite import file, log
 from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.sqlite.gaps import Gaps
+from metamorphd.store.uploads import create_attachment
 
 from tests.support.rows import ACME, CLOCK, KEY, erase, new_session, stored_message
 
@@ -111,9 +110,9 @@ async def test_what_is_erased_is_in_no_file(tmp_path: Path) -> None:
 async def test_without_overwriting_free_pages_their_content_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pragmas = sqlite_database._pragmas
+    pragmas = file._pragmas
     monkeypatch.setattr(
-        sqlite_database,
+        file,
         "_pragmas",
         lambda **options: [
             pragma.replace("secure_delete = ON", "secure_delete = FAST") for pragma in pragmas(**options)
@@ -183,7 +182,7 @@ async def test_what_a_crash_left_is_swept_once(tmp_path: Path) -> None:
             pass
         assert not (crashed / "metamorph.db-unswept").exists()
         assert found(crashed) == set()
-        assert database._connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert database._file.writing.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     async with SqliteDatabase(path=crashed / "metamorph.db", synchronous="OFF"):
         assert not (crashed / "metamorph.db-unswept").exists()
 

@@ -1,8 +1,6 @@
-"""A SQLite file: its connections, where operations run, and how it is opened."""
+"""A SQLite database: where operations run, and how it is."""
 
 import asyncio
-import contextlib
-import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
@@ -30,17 +28,14 @@ from metamorphd.store.database import (
 )
 from metamorphd.store.sqlite.check import Check
 from metamorphd.store.sqlite.copying import Copying
-from metamorphd.store.sqlite.gaps import Gaps
+from metamorphd.store.sqlite.file import DatabaseFile
 from metamorphd.store.sqlite.gate import Gate
 from metamorphd.store.sqlite.holder import holder_of
 from metamorphd.store.sqlite.inspection import inspect
-from metamorphd.store.sqlite.lock import Lock
 from metamorphd.store.sqlite.log import Log
 from metamorphd.store.sqlite.measures import StoreMetrics
-from metamorphd.store.sqlite.migrate import migrate
 from metamorphd.store.sqlite.old_index import remove_old_index
 from metamorphd.store.sqlite.readers import Readers
-from metamorphd.store.sqlite.replacement import finish_replacement
 from metamorphd.store.sqlite.space import Space
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
@@ -69,50 +64,42 @@ class SqliteDatabase:
     writer_class: ClassVar[type[Writer]] = Writer
 
     def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None, floor_bytes: int | None = 0) -> None:
-        # SQLite names the log after the file, not after a link to it.
-        self._path = Path(os.path.realpath(path))
-        self._lock = Lock(self._path)
-        self._synchronous = synchronous
-        self._vfs = vfs
-        self._space = Space(self._path, floor_bytes=floor_bytes)
-        self._gaps = Gaps(self._path)
-        self._connections: list[apsw.Connection] = []
+        self._file = DatabaseFile(path, synchronous=synchronous, vfs=vfs)
+        self._space = Space(self._file.path, floor_bytes=floor_bytes)
         self._copyings: dict[Copying, asyncio.Future[None]] = {}
-        self._log_file = Path(f"{self._path}-wal")
-        # Is there as long as the database is open, and after a crash.
-        self._serving = Path(f"{self._path}-serving")
         self._metrics = StoreMetrics()
         self._open = False
-        self._clean = True
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open_files))
+        opening = asyncio.ensure_future(asyncio.to_thread(self._file.open, self._space.prepare))
         try:
             await asyncio.shield(opening)
         except BaseException as exc:
             # The thread goes on when its caller is cancelled; only then are its files all there to be closed.
             await asyncio.wait({opening})
-            self._close_files()
+            self._file.close()
             if isinstance(exc, (apsw.Error, OSError)):
+                path = self._file.path
                 if isinstance(exc, apsw.BusyError):
                     raise StartupRefused(
-                        f"{self._path} is locked by {holder_of(self._path) or 'another program'}; end that program"
+                        f"{path} is locked by {holder_of(path) or 'another program'}; end that program"
                     ) from exc
                 raise StartupRefused(
-                    f"{self._path} cannot be opened as a SQLite database ({exc}); is its directory writable for this "
-                    "user?"
+                    f"{path} cannot be opened as a SQLite database ({exc}); is its directory writable for this user?"
                 ) from exc
             raise
         gate = Gate()
+        connect = partial(self._file.connect, readonly=True)
         self._log = Log(
-            connection=self._connection, connect=partial(self._connect, readonly=False), gate=gate, gaps=self._gaps
+            connection=self._file.writing,
+            connect=partial(self._file.connect, readonly=False),
+            gate=gate,
+            gaps=self._file.gaps,
         )
-        self._writer = self.writer_class(self._connection, log=self._log, metrics=self._metrics)
+        self._writer = self.writer_class(self._file.writing, log=self._log, metrics=self._metrics)
         self._log.start(self._writer.between_writes)
-        connect = partial(self._connect, readonly=True)
         self._readers = Readers(connect=connect, gate=gate, metrics=self._metrics)
-        self._check = Check(self._path, connect=connect, gate=gate, clean=self._clean)
+        self._check = Check(self._file.path, connect=connect, gate=gate, clean=self._file.clean)
         self._open = True
         self._reserving = asyncio.create_task(self._reserve())
         return self
@@ -131,8 +118,8 @@ class SqliteDatabase:
         await self._readers.close()
         await asyncio.to_thread(self._log.cut)
         await asyncio.to_thread(self._check.close)
-        self._close_files()
-        self._serving.unlink(missing_ok=True)
+        self._file.close()
+        self._file.note_end()
 
     async def read(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with span_of(self.engine, operation, scope):
@@ -223,11 +210,11 @@ class SqliteDatabase:
         return True
 
     def locked_by(self) -> str | None:
-        return holder_of(self._path)
+        return holder_of(self._file.path)
 
     @property
     def clean(self) -> bool:
-        return self._clean
+        return self._file.clean
 
     async def failed(self) -> None:
         await self._writer.failed.wait()
@@ -246,8 +233,8 @@ class SqliteDatabase:
     @property
     def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
         return {
-            "metamorph_wal_bytes": ("Size of the write-ahead log", self._log_bytes),
-            "metamorph_database_bytes": ("Size of the database", lambda: self._path.stat().st_size),
+            "metamorph_wal_bytes": ("Size of the write-ahead log", self._file.log_bytes),
+            "metamorph_database_bytes": ("Size of the database", lambda: self._file.path.stat().st_size),
             "metamorph_volume_bytes": ("Size of the volume", lambda: self._space.total_bytes),
             "metamorph_disk_free_bytes": ("Free space on the volume", lambda: self._space.free_bytes),
             "metamorph_write_queue_operations": (
@@ -273,17 +260,11 @@ class SqliteDatabase:
     def collectors(self) -> Iterable[Collector]:
         return self._metrics.collectors
 
-    def _log_bytes(self) -> float:
-        try:
-            return self._log_file.stat().st_size
-        except FileNotFoundError:
-            return 0
-
     async def copy(self, path: Path, /, *, progress: Progress) -> None:
         if not self._open:
             raise StoreNotReady(retry_delay=1.0)
         fits = partial(self._space.fits, path.parent)
-        copying = Copying(path, writer=self._writer, gaps=self._gaps, fits=fits)
+        copying = Copying(path, writer=self._writer, gaps=self._file.gaps, fits=fits)
         running = asyncio.ensure_future(asyncio.to_thread(copying.run, progress))
         self._copyings[copying] = running
         running.add_done_callback(lambda _: self._copyings.pop(copying))
@@ -304,7 +285,7 @@ class SqliteDatabase:
         """Returns the connection of point reads, on the event loop's thread."""
         if not self._open:
             raise StoreNotReady(retry_delay=1.0)
-        return self._point_reader
+        return self._file.point_reader
 
     async def _read(self, bound: Bound[T], scope: Scope, *, search: bool) -> T:
         if not self._open:
@@ -338,61 +319,7 @@ class SqliteDatabase:
         try:
             rows: Any = (connection or self._inline()).execute(PAGES).fetchall()
             ((free, whole),) = rows
-            return int(free - max(0, whole - self._path.stat().st_size))
+            return int(free - max(0, whole - self._file.path.stat().st_size))
         except (apsw.Error, OSError, StoreNotReady):
             # `failing` reports it.
             return 0
-
-    def _open_files(self) -> None:
-        self._lock.acquire()
-        if finish_replacement(self._path):
-            logger.warning("a restore that was interrupted is complete", path=str(self._path))
-            # Another file is there now.
-            self._lock.release()
-            self._lock.acquire()
-        self._clean = self._was_closed()
-        # A full volume keeps no server from starting.
-        with contextlib.suppress(OSError):
-            self._serving.touch(mode=0o600)
-        self._space.prepare()
-        self._connection = self._connect(readonly=False)
-        migrate(self._connection, self._path)
-        self._point_reader = self._connect(readonly=True)
-        self._gaps.open(clean=self._clean)
-
-    def _was_closed(self) -> bool:
-        # SQLite deletes the log when the last connection is closed. Litestream keeps it, or makes one.
-        if not self._log_file.exists():
-            return True
-        return not self._serving.exists() and self._path.with_name(f".{self._path.name}-litestream").exists()
-
-    def _connect(self, *, readonly: bool) -> apsw.Connection:
-        flags = apsw.SQLITE_OPEN_READWRITE | (0 if readonly else apsw.SQLITE_OPEN_CREATE)
-        connection = apsw.Connection(str(self._path), flags=flags, vfs=self._vfs)
-        self._connections.append(connection)
-        for pragma in _pragmas(synchronous=self._synchronous, readonly=readonly):
-            connection.execute("PRAGMA " + pragma).fetchall()
-        return connection
-
-    def _close_files(self) -> None:
-        for connection in reversed(self._connections):
-            connection.close()
-        self._connections.clear()
-        self._gaps.close()
-        self._lock.release()
-
-
-def _pragmas(*, synchronous: str, readonly: bool) -> Iterable[str]:
-    yield "busy_timeout = 5000"
-    yield "foreign_keys = ON"
-    if readonly:
-        yield "query_only = ON"
-        # The guide's 64 MB is one connection's; five more of that size would be the container's memory.
-        yield "cache_size = -8000"
-    else:
-        yield "journal_mode = WAL"
-        yield f"synchronous = {synchronous}"
-        yield "cache_size = -64000"
-        yield "journal_size_limit = 67108864"
-        # A deleted message may have held a password: its bytes are overwritten. See also `Gaps`.
-        yield "secure_delete = ON"
