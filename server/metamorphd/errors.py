@@ -448,6 +448,9 @@ class TurnInterrupted(Aborted):
     reason, message = ErrorReason.ERROR_REASON_TURN_INTERRUPTED, "the server stopped while the turn was running"
 
 
+# Failures of the process.
+
+
 class StartupRefused(Exception):
     """Raised if the server cannot start. The message states the reason and the remedy in one line.
 
