@@ -26,7 +26,8 @@ from tests.support.rpcs import METHODS, call, fill
 from tests.support.serving import Serving, serving
 
 PRIMARY = "primary.internal:50051"
-FOLLOW_SECONDS = 10.0
+# A copy is followed by a pause of four times as long as it took.
+FOLLOW_SECONDS = 45.0
 WRITING = [method for method in METHODS.values() if method.idempotency != MethodOptions.NO_SIDE_EFFECTS]
 READING = [method for method in METHODS.values() if method.idempotency == MethodOptions.NO_SIDE_EFFECTS]
 
