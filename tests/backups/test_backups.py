@@ -17,6 +17,7 @@ from tests.support.caller import Caller
 from tests.support.copies import SetClock
 from tests.support.refusal import refused
 from tests.support.serving import Serving, serving
+from tests.support.slow import slow_backup
 
 READY, DAMAGED = backup_pb2.BACKUP_STATE_READY, backup_pb2.BACKUP_STATE_DAMAGED
 WORKING = (backup_pb2.BACKUP_STATE_CREATING, backup_pb2.BACKUP_STATE_VERIFYING)
@@ -81,6 +82,22 @@ async def test_a_damaged_backup_is_found(server: Serving, operator: Caller, tmp_
     file.write_bytes(whole)
     damaged = await verified(operator, backup.name)
     assert (damaged.state, "SHA-256" in damaged.fault) == (DAMAGED, True)
+
+
+async def test_backups_are_listed_shown_and_deleted_while_one_is_read(operator: Caller, tmp_path: Path) -> None:
+    first = await created(operator)
+    slow = "metamorph-20250125.db"
+    end = slow_backup(tmp_path / "backups" / slow)
+    await operator.admin.VerifyBackup(pb.VerifyBackupRequest(name=slow), metadata=operator.metadata)
+    try:
+        async with asyncio.timeout(10):
+            assert await listed(operator) == [slow, first.name]
+            assert (await done(operator, first.name)).state == READY
+            await operator.admin.DeleteBackup(pb.DeleteBackupRequest(name=first.name), metadata=operator.metadata)
+            assert await listed(operator) == [slow]
+    finally:
+        end()
+    assert (await done(operator, slow)).state == DAMAGED
 
 
 async def test_a_download_can_be_continued(server: Serving, operator: Caller, tmp_path: Path) -> None:

@@ -65,8 +65,9 @@ class Backups:
         self._server_version = server_version
         self._copies = copies
         self._stopped = threading.Event()
-        # Verifying reads all of a backup, and others go first.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="backup", initializer=lower_priority)
+        # Verifying reads all of a backup, and others go first: it takes minutes, and a list must not wait for it.
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="backup", initializer=lower_priority)
+        self._listing = ThreadPoolExecutor(1, thread_name_prefix="backup-files")
         self._tasks: set[asyncio.Task[None]] = set()
         self._current: Backup | None = None
         self._failed: Backup | None = None
@@ -110,7 +111,8 @@ class Backups:
             await asyncio.wait(self._tasks)
         if self._copies is not None:
             await self._copies.__aexit__()
-        await asyncio.to_thread(self._thread.shutdown)
+        for thread in (self._reading, self._listing):
+            await asyncio.to_thread(thread.shutdown)
 
     async def create_backup(self) -> Backup:
         """Begins a backup, and returns it as it is now. Raises BackupBusy, and ServerDraining once it was stopped."""
@@ -251,7 +253,7 @@ class Backups:
         try:
             await self._database.copy(partial_file, progress=self._progress(0.0, COPIED))
             create_time = self._clock.now()
-            manifest = await self._run(partial(self._inspected, name, partial_file, begin_time, create_time))
+            manifest = await self._read(partial(self._inspected, name, partial_file, begin_time, create_time))
             await self._run(partial(self._directory.complete_backup, manifest))
         except BaseException:
             partial_file.unlink(missing_ok=True)
@@ -282,7 +284,7 @@ class Backups:
         )
 
     async def _verify(self, name: str) -> None:
-        manifest = await self._run(partial(self._verified, name))
+        manifest = await self._read(partial(self._verified, name))
         await self._run(partial(self._directory.write_manifest, manifest))
         if manifest.faults:
             logger.critical("a backup is damaged", name=name, faults=manifest.faults)
@@ -339,4 +341,8 @@ class Backups:
         return report
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Returns the result of work on the directory, one at a time, none of which reads a backup."""
+        return await asyncio.get_running_loop().run_in_executor(self._listing, work)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._reading, work)
