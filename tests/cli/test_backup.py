@@ -1,5 +1,6 @@
 """`metamorph backup`, run as a process."""
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from metamorphd.backups.directory import name_at
 from tests.support.certificates import Authority
 from tests.support.command import run
 from tests.support.serving import Serving, serving
+from tests.support.slow import slow_backup
 from tests.support.tokens import SECRET, mint
 
 
@@ -46,6 +48,18 @@ async def test_a_backup_is_made_listed_verified_downloaded_and_deleted(tmp_path:
         assert json.loads(out) == {"deleted": backup["name"]}
         code, out, _ = await asked(server, "list")
         assert (code, "There are no backups" in out) == (0, True)
+
+
+async def test_a_backup_that_takes_long_is_waited_for_within_the_rate_limit(tmp_path: Path) -> None:
+    async with serving(tmp_path, rate_limit_requests=8, rate_limit_window_seconds=4) as server:
+        name = "metamorph-20250125.db"
+        end = slow_backup(tmp_path / "backups" / name)
+        asking = asyncio.create_task(asked(server, "verify", name))
+        await asyncio.sleep(6)
+        ended = asking.done()
+        end()
+        code, out, err = await asking
+        assert (ended, code, "damaged" in out, err) == (False, 1, True, "")
 
 
 async def test_a_download_goes_on_where_it_ended(tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ from metamorphd.cli.connection import client_settings, credentials
 from metamorphd.cli.token import mint
 from metamorphd.settings.loading import load_paths
 
+# Each look at a backup counts towards the operator's rate limit, by default one call in 9 seconds after the first 100.
 LOOK_SECONDS = 0.2
+LONGEST_LOOK_SECONDS = 10.0
+LOOK_GROWTH = 1.2
 PRINTED_WIDTH = 220
 HINTS = {
     grpc.StatusCode.UNAVAILABLE: "is the server running? --target selects another",
@@ -176,13 +179,26 @@ class Client:
 
     async def _done(self, backup: Backup) -> Backup:
         """Returns a backup once nothing is done on it. Shows its progress until then."""
+        wait = LOOK_SECONDS
         with self._progress(TaskProgressColumn()) as progress:
             task = progress.add_task(backup.name, total=1.0)
             while backup.state in (BACKUP_STATE_CREATING, BACKUP_STATE_VERIFYING):
                 progress.update(task, completed=backup.progress, description=f"{backup.name} {_state(backup)}")
-                await asyncio.sleep(LOOK_SECONDS)
-                backup = await self._get(backup.name)
+                await asyncio.sleep(wait)
+                wait = min(wait * LOOK_GROWTH, LONGEST_LOOK_SECONDS)
+                backup = await self._looked_at(backup.name)
         return backup
+
+    async def _looked_at(self, name: str) -> Backup:
+        """Returns a backup, once the rate limit allows it: the work on it goes on meanwhile."""
+        while True:
+            try:
+                return await self._get(name)
+            except grpc.aio.AioRpcError as exc:
+                refusal = MetamorphError.of(exc)
+                if refusal.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or refusal.retry_delay is None:
+                    raise
+                await asyncio.sleep(refusal.retry_delay)
 
     def _progress(self, *columns: Any) -> Progress:
         shown = (TextColumn("{task.description}"), BarColumn(), *columns)
