@@ -100,6 +100,16 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
         ({"EMBLEM_JWT_SECRET": SECRET, "GRPC_PORT": "70000"}, "GRPC_PORT"),
         ({"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_REQUESTS": "-1"}, "RATE_LIMIT_REQUESTS"),
         ({"EMBLEM_JWT_SECRET": SECRET, "TURN_TIMEOUT_SECONDS": "0"}, "TURN_TIMEOUT_SECONDS"),
+        *(
+            ({"EMBLEM_JWT_SECRET": SECRET, name: value}, name)
+            for name in (
+                "BACKUP_INTERVAL_HOURS",
+                "BACKUP_RETENTION_DAYS",
+                "EVENT_RETENTION_HOURS",
+                "REQUEST_RETENTION_DAYS",
+            )
+            for value in ("inf", "nan", "1e300")
+        ),
         ({"EMBLEM_JWT_SECRET": SECRET, "SQLITE_SYNCHRONOUS": "OFF"}, "SQLITE_SYNCHRONOUS"),
         ({"EMBLEM_JWT_SECRET": SECRET, "LOG_LEVEL": "loud"}, "LOG_LEVEL"),
         ({"EMBLEM_API_URL": ""}, "EMBLEM_JWT_SECRET"),

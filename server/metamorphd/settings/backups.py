@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, SecretStr
 
 from metamorphd.errors import StartupRefused
+from metamorphd.settings.values import Days, Hours
 
 
 class BackupSettings(BaseModel):
@@ -15,10 +16,10 @@ class BackupSettings(BaseModel):
     backup_dir: Path | None = Field(
         default=None, description="Directory of backups. Default: `backups` beside the database."
     )
-    backup_interval_hours: float = Field(
+    backup_interval_hours: Hours = Field(
         default=24, ge=0, description="Hours between scheduled backups. 0: none, and no daily verification."
     )
-    backup_retention_days: float = Field(
+    backup_retention_days: Days = Field(
         default=7, gt=0, description="Days that backups are kept. The newest good one of a database is always kept."
     )
     backup_s3_url: str | None = Field(

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from metamorphd.settings.values import RateLimitStorage
+from metamorphd.settings.values import Days, Hours, RateLimitStorage
 
 
 class LimitSettings(BaseModel):
@@ -39,10 +39,10 @@ class LimitSettings(BaseModel):
     )
     max_running_turns: int = Field(default=100, ge=1, description="Turns of one vault that may run at the same time.")
     turn_timeout_seconds: float = Field(default=600, gt=0, description="Time limit of a turn, in seconds.")
-    event_retention_hours: float = Field(
+    event_retention_hours: Hours = Field(
         default=24, ge=24, description="Hours after its end during which a turn can be replayed. Messages stay."
     )
-    request_retention_days: float = Field(
+    request_retention_days: Days = Field(
         default=7,
         ge=7,
         description="Days during which a request_id is known. Those of sends are, as long as their turn.",

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 HIGHEST_PORT = 65_535
+# Of hours and days: for ever, and the microseconds of it are still an integer of 64 bits.
+LONGEST = 1_000_000
 
 
 def _exact_boolean(value: object) -> object:
@@ -81,6 +83,9 @@ def as_text(value: object) -> str:
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+# Compared and multiplied as an integer, which infinity has none for.
+Days = Annotated[float, Field(le=LONGEST)]
+Hours = Annotated[float, Field(le=LONGEST)]
 ExactBoolean = Annotated[bool, BeforeValidator(_exact_boolean)]
 VaultPatterns = Annotated[str | None, AfterValidator(_vault_patterns)]
 HostAndPort = Annotated[str | None, AfterValidator(_host_and_port)]
