@@ -38,6 +38,9 @@ PIECE_SECONDS = 0.02
 ATTACHMENTS = 4
 ATTACHMENT_BYTES = 2**20
 
+# Of a turn: the message, its beginning, the reply, its end.
+TURN_CHANGES = 4
+
 T = TypeVar("T")
 
 # Where everything is stored, by the kind of thing that it belongs to. Indexes belong to their tables.
@@ -50,10 +53,11 @@ TABLES = {
     "turn": ("turns",),
     "events of a turn, for a day": ("events",),
     "request_id, for a week": ("requests",),
+    "change in the log, for a week": ("changes",),
     "MiB of attachments": ("attachments", "attachment_chunks", "attachment_uses"),
 }
 # Empty but for a few rows, however many users there are.
-FEW = ("sqlite_schema", "revocations", "erasures", "sqlite_sequence")
+FEW = ("sqlite_schema", "revocations", "erasures", "sqlite_sequence", "identity")
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,8 @@ def bytes_by_kind(file: Path) -> dict[str, int]:
         turns,
         turns,
         turns,
+        # Each vault and each session was created, too, and so were attachments.
+        TURN_CHANGES * turns + BUSY_VAULTS + used + 2 * QUIET_VAULTS + ATTACHMENTS,
         ATTACHMENTS,
     )
     connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
@@ -210,9 +216,9 @@ def volumes(measured: Mapping[str, int], user: User | None = None) -> list[Volum
 
 def user_bytes(measured: Mapping[str, int], user: User) -> int:
     """Returns the bytes of a user in the database."""
-    vault, session, usage, message, index, turn, events, request, _ = measured.values()
+    vault, session, usage, message, index, turn, events, request, change, _ = measured.values()
     kept = user.sessions * (session + usage) + user.turns * (2 * (message + index) + turn)
-    return vault + kept + user.turns_a_day * (events + 7 * request)
+    return vault + kept + user.turns_a_day * (events + 7 * (request + TURN_CHANGES * change))
 
 
 def _gigabytes(database: int, days: int) -> int:

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 
 from metamorphd.errors import AttachmentNotFound, AttachmentTypeMismatch
 from metamorphd.models.attachment import Attachment
+from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.content import AttachmentBlock, Content, Part, attachment_blocks, described, map_attachments
+from metamorphd.store.changes import append_change
 from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
 
 CHUNK_BYTES = 1_048_576
@@ -66,6 +68,7 @@ WHERE vault_id = :vault_id AND upload_time IS NULL
             AND other.message_id <> :message_id
     )
 ON CONFLICT (vault_id, due_time, resource, id) DO NOTHING
+RETURNING id
 """
 RELEASE_MESSAGE = """
 DELETE FROM attachment_uses
@@ -211,8 +214,14 @@ async def use_attachments(tx: Transaction, *, session_id: str, message_id: str, 
 async def release_message(tx: Transaction, *, session_id: str, message_id: str, now: int) -> None:
     """Records that a message holds its attachments no more. Those that no other one holds are hidden, and erased."""
     message = {"session_id": session_id, "message_id": message_id}
-    await tx.run(QUEUE_OF_MESSAGE, now=now, **message)
+    for hidden in await tx.all(QUEUE_OF_MESSAGE, now=now, **message):
+        await append_attachment_change(tx, attachment_id=hidden.id, verb=ChangeVerb.DELETED, now=now)
     await tx.run(RELEASE_MESSAGE, **message)
+
+
+async def append_attachment_change(tx: Transaction, *, attachment_id: str, verb: ChangeVerb, now: int) -> None:
+    """Appends a change of an attachment to the vault's log."""
+    await append_change(tx, resource=ChangedResource.ATTACHMENT, resource_id=attachment_id, verb=verb, now=now)
 
 
 async def erase_chunk(tx: Transaction, *, attachment_id: str) -> bool:

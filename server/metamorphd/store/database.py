@@ -59,6 +59,9 @@ class Transaction(Statements):
 
     __slots__ = ()
 
+    revision: int | None
+    """The vault's revision, once the operation has appended a change. Set by `append_change` alone."""
+
 
 class SystemTransaction(Statements):
     """Sees every vault. Only for the operations that the allow-list test names."""

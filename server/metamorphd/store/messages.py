@@ -3,11 +3,13 @@
 from dataclasses import asdict, fields
 
 from metamorphd.errors import BranchBusy, MessageNotFound, SessionNotFound
+from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.content import text_of
 from metamorphd.models.message import Message, Role
 from metamorphd.models.page import Page
 from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import release_message, use_attachments
+from metamorphd.store.changes import append_change
 from metamorphd.store.codec import decode_content, decode_usage, encode_content
 from metamorphd.store.database import Row, Transaction, point_read
 from metamorphd.store.erasures import Resource, queue_erasure
@@ -176,6 +178,11 @@ async def create_message(tx: Transaction, *, message: Message) -> None:
     await create_link(tx, message=message, size=size)
     await use_attachments(tx, session_id=message.session_id, message_id=message.message_id, content=message.content)
     await index_message(tx, session_id=message.session_id, message_id=message.message_id, text=text_of(message.content))
+    await _append(tx, message.message_id, ChangeVerb.CREATED, message.create_time)
+
+
+async def _append(tx: Transaction, message_id: str, verb: ChangeVerb, now: int) -> None:
+    await append_change(tx, resource=ChangedResource.MESSAGE, resource_id=message_id, verb=verb, now=now)
 
 
 @point_read
@@ -205,6 +212,7 @@ async def delete_message(tx: Transaction, *, message_id: str, now: int) -> Messa
     await queue_erasure(tx, resource=Resource.MESSAGE, resource_id=message_id, now=now)
     if message.role is Role.ASSISTANT:
         await tx.run(EXPIRE_EVENTS, turn_id=message.turn_id)
+    await _append(tx, message_id, ChangeVerb.DELETED, now)
     return await get_message(tx, message_id=message_id)
 
 

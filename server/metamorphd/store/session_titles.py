@@ -1,15 +1,16 @@
 """Titles that sessions are given."""
 
+from metamorphd.models.change import ChangeVerb
 from metamorphd.models.usage import Usage
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Transaction
-from metamorphd.store.sessions import get_session
+from metamorphd.store.sessions import append_session_change, get_session
 from metamorphd.store.usage import count_usage
 
 # A title that a user has set meanwhile stays.
 SET_TITLE = """
 UPDATE sessions SET title = :title, revision = revision + 1, update_time = :now
-WHERE vault_id = :vault_id AND session_id = :session_id AND title = ''
+WHERE vault_id = :vault_id AND session_id = :session_id AND title = '' AND delete_time IS NULL
 """
 GET_TITLE_CALLS = "SELECT title_calls FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id"
 COUNT_TITLE_CALL = """
@@ -34,8 +35,8 @@ async def wants_title(tx: Transaction, *, session_id: str, now: int) -> bool:
 
 async def set_title(tx: Transaction, *, session_id: str, title: str, model: str, usage: Usage, now: int) -> None:
     """Gives a session its title if it has none, and counts what that has cost."""
-    if title:
-        await tx.run(SET_TITLE, session_id=session_id, title=title, now=now)
+    if title and await tx.run(SET_TITLE, session_id=session_id, title=title, now=now):
+        await append_session_change(tx, session_id=session_id, verb=ChangeVerb.UPDATED, now=now)
     if usage != Usage():
         await tx.run(COUNT_TITLE_CALL, session_id=session_id)
     await count_usage(tx, session_id=session_id, model=model, usage=usage, now=now, turns=0)

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import orjson
 
 from metamorphd.errors import EtagMismatch, SessionNotFound
+from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.changes import changed
 from metamorphd.models.session import Session, SessionChanges
+from metamorphd.store.changes import append_change
 from metamorphd.store.database import Row, SqlValue, Transaction, grows, point_read
 from metamorphd.store.erasures import Resource, queue_erasure
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
@@ -124,7 +126,13 @@ async def create_session(
     if row is None:
         raise RuntimeError("a vault that was just made is missing")
     await _create_pairs(tx, session_id=session_id, metadata=metadata)
+    await append_session_change(tx, session_id=session_id, verb=ChangeVerb.CREATED, now=now)
     return session_of(row)
+
+
+async def append_session_change(tx: Transaction, *, session_id: str, verb: ChangeVerb, now: int) -> None:
+    """Appends a change of a session to the vault's log."""
+    await append_change(tx, resource=ChangedResource.SESSION, resource_id=session_id, verb=verb, now=now)
 
 
 def _stored_bytes(title: str, system_prompt: str, metadata: Mapping[str, str]) -> int:
@@ -175,6 +183,7 @@ async def update_session(
     if new.metadata != session.metadata:
         await tx.run(DELETE_PAIRS, session_id=session_id)
         await _create_pairs(tx, session_id=session_id, metadata=new.metadata)
+    await append_session_change(tx, session_id=session_id, verb=ChangeVerb.UPDATED, now=now)
     return await get_session(tx, session_id=session_id)
 
 
@@ -190,3 +199,4 @@ async def delete_session(tx: Transaction, *, session_id: str, etag: str, now: in
     await tx.run(DELETE_PAIRS, session_id=session_id)
     await tx.run(END_TURNS, session_id=session_id, now=now)
     await queue_erasure(tx, resource=Resource.SESSION, resource_id=session_id, now=now)
+    await append_session_change(tx, session_id=session_id, verb=ChangeVerb.DELETED, now=now)

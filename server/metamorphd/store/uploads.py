@@ -3,7 +3,14 @@
 from collections.abc import Iterable
 
 from metamorphd.models.attachment import Attachment, Upload
-from metamorphd.store.attachments import CHUNK_BYTES, chunk_count, get_attachment
+from metamorphd.models.change import ChangeVerb
+from metamorphd.store.attachments import (
+    CHUNK_BYTES,
+    GET_ATTACHMENT,
+    append_attachment_change,
+    chunk_count,
+    get_attachment,
+)
 from metamorphd.store.database import Transaction, grows
 from metamorphd.store.erasures import Resource, end_queued, queue_erasure
 from metamorphd.store.storage import require_storage
@@ -100,6 +107,7 @@ async def store_upload(tx: Transaction, *, upload: Upload, now: int) -> None:
     await end_queued(
         tx, resource=Resource.ATTACHMENT, resource_id=upload.attachment_id, due_time=now + STAGED_MICROSECONDS
     )
+    visible = await tx.one(GET_ATTACHMENT, attachment_id=upload.attachment_id)
     created = await tx.run(
         CREATE_ATTACHMENT,
         attachment_id=upload.attachment_id,
@@ -123,6 +131,8 @@ async def store_upload(tx: Transaction, *, upload: Upload, now: int) -> None:
     # Of an attachment that is being erased the first ones are there.
     for number in range(0 if stored is None else stored.chunks, chunk_count(len(upload.data))):
         await _store_chunk(tx, upload, number)
+    verb = ChangeVerb.CREATED if visible is None else ChangeVerb.UPDATED
+    await append_attachment_change(tx, attachment_id=upload.attachment_id, verb=verb, now=now)
 
 
 async def _store_chunk(tx: Transaction, upload: Upload, number: int) -> None:

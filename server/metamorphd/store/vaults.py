@@ -3,8 +3,10 @@
 from dataclasses import asdict
 
 from metamorphd.errors import EtagMismatch
+from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.changes import changed
 from metamorphd.models.vault import Budget, Vault, VaultChanges, VaultLimits
+from metamorphd.store.changes import append_change
 from metamorphd.store.database import Row, Transaction, grows, point_read
 
 CREATE_VAULT = """
@@ -81,8 +83,13 @@ def _budget(row: Row) -> Budget:
 
 async def create_vault(tx: Transaction, *, hash_key: bytes, now: int) -> Vault:
     """Creates the vault unless it exists. `hash_key`, 32 random bytes, keys the hashes of its requests."""
-    await tx.run(CREATE_VAULT, hash_key=hash_key, now=now)
+    if await tx.run(CREATE_VAULT, hash_key=hash_key, now=now):
+        await _append(tx, ChangedResource.VAULT, ChangeVerb.CREATED, now)
     return await _stored(tx)
+
+
+async def _append(tx: Transaction, resource: ChangedResource, verb: ChangeVerb, now: int) -> None:
+    await append_change(tx, resource=resource, resource_id=tx.scope.vault_id, verb=verb, now=now)
 
 
 async def lock_vault(tx: Transaction) -> None:
@@ -119,6 +126,7 @@ async def update_vault(tx: Transaction, *, changes: VaultChanges, etag: str, has
         now=now,
         **asdict(new.budget),
     )
+    await _append(tx, ChangedResource.VAULT, ChangeVerb.UPDATED, now)
     return await _stored(tx)
 
 
@@ -150,4 +158,5 @@ async def update_vault_limits(
         storage_bytes=storage_bytes if changes_storage else limits.storage_bytes,
         **asdict(limits.budget if budget is None else budget),
     )
+    await _append(tx, ChangedResource.VAULT_LIMITS, ChangeVerb.UPDATED, now)
     return await get_vault_limits(tx)

@@ -12,6 +12,7 @@ import apsw
 import orjson
 from metamorphd.clock import day_of
 from metamorphd.models.attachment import Upload
+from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.content import Content, ImageBlock, TextBlock
 from metamorphd.models.turn import StopReason, TurnStatus
 from metamorphd.models.usage import Usage
@@ -38,6 +39,7 @@ GONE = 2
 BATCH = 20_000
 ATTACHMENTS = 10
 ATTACHMENT_BYTES = 2_000
+CALL_ID = "call-1"
 
 Row = tuple[SqlValue, ...]
 
@@ -63,6 +65,7 @@ COLUMNS = {
     "attachment_uses": "vault_id attachment_id message_id session_id",
     "indexed_messages": "vault_id number message_id word_count pending folding",
     "postings": "vault_id block term offsets",
+    "changes": "vault_id revision change_time actor call_id resource resource_id verb",
 }
 SQL = {
     table: f"INSERT INTO {table} ({', '.join(columns.split())}) VALUES ({', '.join('?' * len(columns.split()))})"  # noqa: S608
@@ -84,6 +87,7 @@ class Stock:
         begin = time_of(0)
         self._rows["vaults"].append((vault.vault_id, "", "", "", hash_key(vault), 1, begin, begin, vault.messages))
         self._postings = Postings(vault.vault_id, hash_key(vault), vault.messages)
+        self._revision = 0
         spent: dict[str, int] = defaultdict(int)
         for session in vault.sessions():
             self._session(session)
@@ -113,10 +117,25 @@ class Stock:
         self._rows["session_metadata"] += [
             (plan.vault.vault_id, key, value, plan.session_id) for key, value in metadata(plan).items()
         ]
+        if not plan.number:
+            self._change(plan, 0, ChangedResource.VAULT, plan.vault.vault_id, ChangeVerb.CREATED)
+        self._change(plan, 0, ChangedResource.SESSION, plan.session_id, ChangeVerb.CREATED)
         for place in range(plan.size):
             self._message(plan, place)
+            self._change(plan, place, ChangedResource.MESSAGE, plan.message_id(place), ChangeVerb.CREATED)
             if place % 2 == 0:
                 self._turn(plan, place)
+            verb = ChangeVerb.COMPLETED if place % 2 else ChangeVerb.STARTED
+            self._change(plan, place, ChangedResource.TURN, plan.turn_id(place - place % 2), verb)
+
+    def _change(
+        self, plan: SessionPlan, place: int, resource: ChangedResource, resource_id: str, verb: ChangeVerb
+    ) -> None:
+        self._revision += 1
+        now = time_of(plan.first + place)
+        self._rows["changes"].append(
+            (plan.vault.vault_id, self._revision, now, plan.creator, CALL_ID, resource, resource_id, verb)
+        )
 
     def _message(self, plan: SessionPlan, place: int) -> None:
         vault = plan.vault
@@ -175,6 +194,7 @@ class Stock:
 
     def _attachment(self, plan: SessionPlan, place: int, block: ImageBlock) -> None:
         vault_id, now = plan.vault.vault_id, time_of(plan.first + place)
+        self._change(plan, place, ChangedResource.ATTACHMENT, block.attachment_id, ChangeVerb.CREATED)
         self._rows["attachments"].append(
             (vault_id, block.attachment_id, block.media_type, block.size, block.sha256, now)
         )

@@ -61,7 +61,11 @@ class _Connected:
 class SqliteTransaction(_Connected, Transaction):
     """Gives every statement the scope's vault as `:vault_id`."""
 
-    __slots__ = ()
+    __slots__ = ("revision",)
+
+    def __init__(self, connection: apsw.Connection, scope: Scope) -> None:
+        super().__init__(connection, scope)
+        self.revision: int | None = None
 
     def _bound(self, parameters: dict[str, SqlValue]) -> dict[str, SqlValue]:
         # Last, so that no operation can name another vault.

@@ -7,10 +7,12 @@ from metamorphd.errors import (
     TooManyTurns,
 )
 from metamorphd.models.attachment import Upload
+from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn
 from metamorphd.store.budgets import admit_turn, reserve
+from metamorphd.store.changes import append_change
 from metamorphd.store.codec import DEFAULTS, encode_content, encode_options
 from metamorphd.store.database import Transaction, grows
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
@@ -184,4 +186,5 @@ async def _insert(
     )
     if row is None:
         raise RuntimeError("a turn that was just made is missing")
+    await append_change(tx, resource=ChangedResource.TURN, resource_id=turn_id, verb=ChangeVerb.STARTED, now=now)
     return turn_of(row)

@@ -8,6 +8,7 @@ import orjson
 from metamorphd.errors import (
     TurnNotFound,
 )
+from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.content import ThinkingBlock
 from metamorphd.models.message import Message, Role
 from metamorphd.models.turn import (
@@ -21,6 +22,7 @@ from metamorphd.models.turn import (
 )
 from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import reject_attachment
+from metamorphd.store.changes import append_change
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import create_message, reject_message
 from metamorphd.store.turns.events import append_events, reply_content
@@ -44,6 +46,13 @@ MARK_ASKED = """
 UPDATE messages SET refused = :refused, rejected = 0
 WHERE vault_id = :vault_id AND message_id = :message_id AND (refused <> :refused OR rejected = 1)
 """
+
+ENDED = {
+    TurnStatus.COMPLETED: ChangeVerb.COMPLETED,
+    TurnStatus.CANCELLED: ChangeVerb.CANCELLED,
+    TurnStatus.INTERRUPTED: ChangeVerb.INTERRUPTED,
+    TurnStatus.FAILED: ChangeVerb.FAILED,
+}
 
 
 async def finish_turn(
@@ -112,4 +121,7 @@ async def finish_turn(
     rejected = blamed.get("field", "").startswith("content")
     if reply is not None or rejected:
         await tx.run(MARK_ASKED, message_id=turn.user_message_id, refused=refused or rejected)
+    await append_change(
+        tx, resource=ChangedResource.TURN, resource_id=turn.turn_id, verb=ENDED[status], now=now
+    )
     return TurnFinished(turn.turn_id, finished.last_sequence, status, reply, stop_reason, usage, error, stop_details)
