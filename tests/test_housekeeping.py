@@ -2,14 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+from metamorphd import housekeeping
 from metamorphd.clock import Clock
+from metamorphd.errors import RevisionCompacted, StorageFull
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.models.attachment import Upload
-from metamorphd.models.caller import server_scope
+from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
 from metamorphd.store.attachments import sendable_attachments
+from metamorphd.store.changes import compact_changes, get_revision, list_changes
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import BEGINNING, IdempotencyKey, claim_request, prune_requests
 from metamorphd.store.sessions import delete_session
@@ -17,7 +22,7 @@ from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.read import list_events
 from metamorphd.store.uploads import create_attachment
 
-from tests.support.rows import ACME, KEY, append, finish, new_session, new_turn, row_counts, stored_message
+from tests.support.rows import ACME, KEY, append, finish, new_session, new_turn, row_counts, scope_of, stored_message
 
 DAY = 86_400_000_000
 
@@ -170,3 +175,69 @@ async def test_what_cannot_be_erased_lets_others_pass_and_is_tried_again(databas
     await keeping.sweep()
     assert row_counts(tmp_path, "sessions", "messages", "erasures") == (0, 0, 0)
     assert {read() for _, read in keeping.gauges.values()} == {0}
+
+
+async def test_changes_leave_the_logs_after_their_days_and_the_newest_stays(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "VISITED_VAULTS", 2)
+    monkeypatch.setattr(housekeeping, "COMPACTED_CHANGES", 3)
+    clock = Later()
+    keeping = Housekeeping(
+        database=database,
+        clock=clock,
+        event_retention_hours=24,
+        request_retention_days=7,
+        change_retention_days=2,
+    )
+    vaults = [scope_of(f"vault-{number}") for number in range(5)]
+    for scope in vaults:
+        for _ in range(9):
+            await new_session(database, scope)
+    clock.ahead = 2 * DAY - 60_000_000
+    await keeping.sweep()
+    assert {await kept(database, scope) for scope in vaults} == {10}
+    for scope in vaults[:3]:
+        await new_session(database, scope, now=clock.now())
+    clock.ahead = 2 * DAY + 60_000_000
+    await keeping.sweep()
+    assert [await kept(database, scope) for scope in vaults] == [1] * 5
+    assert [await database.read(get_revision, scope) for scope in vaults] == [11, 11, 11, 10, 10]
+
+
+async def kept(database: Database, scope: Scope) -> int:
+    newest = await database.read(get_revision, scope)
+    oldest = 0
+    while True:
+        try:
+            changes = await database.read(list_changes, scope, after_revision=oldest, limit=100)
+        except RevisionCompacted as refusal:
+            oldest = int(refusal.metadata["oldest_revision"]) - 1
+        else:
+            assert changes.last_revision == newest
+            return len(changes.changes)
+
+
+async def test_a_metric_says_how_late_changes_leave_the_logs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Later()
+    keeping = Housekeeping(database=database, clock=clock, event_retention_hours=24, request_retention_days=7)
+    _, late = keeping.gauges["metamorph_change_log_overdue_seconds"]
+    for _ in range(2):
+        await new_session(database)
+    clock.ahead = 8 * DAY
+    write = database.write
+
+    async def full(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if operation is compact_changes:
+            raise StorageFull(retry_delay=1.0)
+        return await write(operation, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "write", full)
+        with pytest.raises(StorageFull):
+            await keeping.sweep()
+    assert DAY / 1e6 - 1 < late() < DAY / 1e6 + 60
+    await keeping.sweep()
+    assert late() == 0

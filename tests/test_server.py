@@ -30,6 +30,7 @@ from metamorphd.settings import loading
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.telemetry.interface import NoTelemetry
+from metamorphd.watching import Watching
 
 from tests.support.engines import ENGINES
 from tests.support.tokens import SECRET
@@ -47,6 +48,7 @@ PARTS = [
     MeasuredModel,
     Housekeeping,
     Backups,
+    Watching,
     Health,
 ]
 

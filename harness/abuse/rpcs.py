@@ -32,7 +32,12 @@ class Rpc:
     @property
     def reads(self) -> bool:
         """Whether it only reads, by its verb."""
-        return self.name.startswith(("Get", "List", "Search", "Stream", "WhoAm"))
+        return self.name.startswith(("Get", "List", "Search", "Stream", "Watch", "WhoAm"))
+
+    @property
+    def endless(self) -> bool:
+        """Whether its stream of answers never ends by itself."""
+        return self.name.startswith("Watch")
 
     @property
     def deletes(self) -> bool:

@@ -343,6 +343,20 @@ class SequenceAhead(OutOfRange):
     reason, message = ErrorReason.ERROR_REASON_SEQUENCE_AHEAD, "the turn's newest event is {last_sequence}"
 
 
+class RevisionCompacted(OutOfRange):
+    reason = ErrorReason.ERROR_REASON_REVISION_COMPACTED
+    message = "changes before revision {oldest_revision} are no longer kept"
+
+
+class RevisionAhead(OutOfRange):
+    reason, message = ErrorReason.ERROR_REASON_REVISION_AHEAD, "the vault's newest revision is {newest_revision}"
+
+
+class RevisionNotReached(Unavailable):
+    reason = ErrorReason.ERROR_REASON_REVISION_NOT_REACHED
+    message = "the server's store has the vault as of revision {newest_revision}"
+
+
 class AttachmentNotFound(NotFound):
     reason, message = ErrorReason.ERROR_REASON_ATTACHMENT_NOT_FOUND, "no attachment {attachment_id}"
 

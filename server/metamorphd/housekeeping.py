@@ -9,7 +9,9 @@ import structlog
 from metamorphd.clock import Clock
 from metamorphd.errors import StorageFull, StoreBusy
 from metamorphd.models.caller import server_scope
+from metamorphd.models.change import OldestChange
 from metamorphd.store.attachments import prune_attachments
+from metamorphd.store.changes import compact_changes, list_oldest_changes
 from metamorphd.store.database import Database, SystemOperation
 from metamorphd.store.erasure import erase_step, read_part
 from metamorphd.store.erasures import Backlog, Erasure, find_erasure, get_backlog, postpone_erasure
@@ -34,6 +36,10 @@ PRUNED_ATTACHMENTS = 50
 VISITED_REQUESTS = 500
 REQUESTS_INTERVAL = 24 * 3_600_000_000
 PAUSE_SECONDS = 0.02
+# A round asks for the oldest change of every vault.
+COMPACT_ROUND_SECONDS = 600.0
+COMPACTED_CHANGES = 500
+VISITED_VAULTS = 200
 UNUSED_ATTACHMENT = 24 * 3_600_000_000
 # The longest wait between a deletion and its first step.
 ERASE_ROUND_SECONDS = 1.0
@@ -53,17 +59,25 @@ logger = structlog.get_logger(__name__)
 class Housekeeping:
     """Works in periodic rounds while it is entered.
 
-    `event_retention_hours` is how long a turn's events are kept after its end, and `request_retention_days` how long
-    a request_id is known.
+    `event_retention_hours` is how long a turn's events are kept after its end, `request_retention_days` how long a
+    request_id is known, and `change_retention_days` how long changes stay in the logs of vaults.
     """
 
     def __init__(
-        self, *, database: Database, clock: Clock, event_retention_hours: float, request_retention_days: float
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        event_retention_hours: float,
+        request_retention_days: float,
+        change_retention_days: float = 7,
     ) -> None:
         self._database = database
         self._clock = clock
         self._event_retention = int(event_retention_hours * 3600e6)
         self._request_retention = int(request_retention_days * 24 * 3600e6)
+        self._change_retention = int(change_retention_days * 24 * 3600e6)
+        self._oldest_change: int | None = None
         self._requests_due = 0
         self._backlog = Backlog()
 
@@ -74,6 +88,7 @@ class Housekeeping:
             asyncio.create_task(self._run(self._erase, ERASE_ROUND_SECONDS)),
             asyncio.create_task(self._run(self._count_backlog, BACKLOG_SECONDS)),
             asyncio.create_task(self._run(self._index, INDEX_ROUND_SECONDS)),
+            asyncio.create_task(self._run(self._compact, COMPACT_ROUND_SECONDS)),
             asyncio.create_task(self._run(self._maintain, ROUND_SECONDS)),
             asyncio.create_task(self._run(self._check, ROUND_SECONDS)),
         ]
@@ -91,6 +106,7 @@ class Housekeeping:
         await self._erase()
         await self._count_backlog()
         await self._index()
+        await self._compact()
         await self._maintain()
         await self._check()
 
@@ -150,7 +166,15 @@ class Housekeeping:
                 "Time since the first deletion that is to be erased",
                 self._oldest_seconds,
             ),
+            "metamorph_change_log_overdue_seconds": (
+                "How long ago the oldest change that is to be deleted from a vault's log was due",
+                self._overdue_seconds,
+            ),
         }
+
+    def _overdue_seconds(self) -> float:
+        oldest = self._oldest_change
+        return 0.0 if oldest is None else max(0, self._clock.now() - self._change_retention - oldest) / 1e6
 
     def _oldest_seconds(self) -> float:
         oldest = self._backlog.oldest_delete_time
@@ -174,6 +198,24 @@ class Housekeeping:
             await self._database.write(refold_messages, scope, messages=refoldings)
         elif (messages := await self._database.read(read_earlier_messages, scope)) is not None:
             await self._database.write(index_earlier_messages, scope, messages=messages)
+
+    async def _compact(self) -> None:
+        """Deletes changes that are too old from the logs of vaults."""
+        before, after = self._clock.now() - self._change_retention, ""
+        while oldest := await self._database.read_system(
+            list_oldest_changes, server_scope(), after=after, before=before, limit=VISITED_VAULTS
+        ):
+            for change in oldest:
+                if change.due:
+                    await self._compact_vault(change, before=before)
+            after = oldest[-1].vault_id
+            await asyncio.sleep(PAUSE_SECONDS)
+        self._oldest_change = None
+
+    async def _compact_vault(self, oldest: OldestChange, *, before: int) -> None:
+        self._oldest_change = min(oldest.change_time, self._oldest_change or oldest.change_time)
+        scope = server_scope(oldest.vault_id)
+        await _until_done(lambda: self._database.write(compact_changes, scope, before=before, limit=COMPACTED_CHANGES))
 
     async def _maintain(self) -> None:
         """Does what the database has to do itself."""

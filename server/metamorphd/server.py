@@ -47,6 +47,7 @@ from metamorphd.services.admin.service import Build
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import load_revocations
+from metamorphd.watching import Watching
 
 NAMES = [service.full_name for service in SERVICES]
 
@@ -102,6 +103,7 @@ class Server:
             memory=memory_for_texts(settings, self._allocator),
             metrics=self._turn_metrics,
         )
+        self._watching = Watching(database=self._database)
         self._register_metrics()
         self._parts = AsyncExitStack()
         self._grace_seconds = settings.shutdown_grace_seconds
@@ -180,6 +182,7 @@ class Server:
             catalog=self._catalog,
             revoked_tokens=self._revoked_tokens,
             backups=self._role.backups,
+            watching=self._watching,
             clock=self._clock,
             build=self._build(),
         )
@@ -197,6 +200,8 @@ class Server:
         await self._role.open(parts)
         await self._load_revocations()
         access.authenticate = authenticate_visitors(settings, verifier)
+        # Watchers see the turns end.
+        await parts.enter_async_context(self._watching)
         parts.push_async_callback(self._drain)
         swept = await self._role.begin(parts, engine=self._engine)
         await parts.enter_async_context(health)
@@ -226,7 +231,9 @@ class Server:
 
     def _pipeline(self, rates: Limits, verifier: TokenVerifier, log: CallLog) -> Pipeline:
         return Pipeline(
-            guards=make_guards(self._settings, verifier=verifier, limits=rates, of_role=self._role.guards),
+            guards=make_guards(
+                self._settings, verifier=verifier, limits=rates, database=self._database, of_role=self._role.guards
+            ),
             streams=Streams(revoked_tokens=self._revoked_tokens, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
             in_flight=memory_for_requests(self._settings, self._allocator),
             metrics=self._metrics,

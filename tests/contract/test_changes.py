@@ -18,13 +18,13 @@ PACKAGE = Path(metamorphd.__file__).parent
 SILENT = {
     "add_pending_words": "indexes what is stored",
     "append_events": "deltas: the end of the turn is a change",
+    "compact_changes": "deletes from the log itself",
     "count_deleted_usage": "the usage of a turn whose session's deletion was a change",
     "index_earlier_messages": "indexes what is stored",
     "postpone_erasure": "belongs to a deletion, which was a change",
     "refold_messages": "indexes what is stored",
     "revoke_token": "the operator's; the vault's callers cannot read it",
     "revoke_user": "the operator's; the vault's callers cannot read it",
-    "stage_upload": "hidden until the attachment is created",
 }
 # Across vaults, so that there is no log to append to.
 SILENT_ACROSS_VAULTS = {
@@ -53,25 +53,37 @@ def operations(methods: set[str]) -> set[str]:
     return {name for path in paths for name in written(ast.parse(path.read_text()), methods)} - {"operation", "prune"}
 
 
+# A function of the store, by its module and its name.
+Function = tuple[Path, str]
+
+
 @cache
-def calls() -> dict[str, set[str]]:
+def calls() -> dict[Function, set[str]]:
     """Returns the names that each function of the store uses."""
     return {
-        function.name: {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+        (path, function.name): {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
         for path in STORE.rglob("*.py")
         for function in ast.walk(ast.parse(path.read_text()))
         if isinstance(function, ast.AsyncFunctionDef)
     }
 
 
+def named(name: str, used_in: Path) -> list[Function]:
+    """Returns the functions that a name stands for in a module. Private ones are its own."""
+    if (used_in, name) in calls() or name.startswith("_"):
+        return [function for function in calls() if function == (used_in, name)]
+    return [function for function in calls() if function[1] == name]
+
+
 def reached(name: str) -> set[str]:
-    """Returns the functions of the store that an operation may run, itself included."""
-    found, left = set(), [name]
+    """Returns the names of the functions of the store that an operation may run, itself included."""
+    found: set[Function] = set()
+    left = named(name, PACKAGE)
     while left:
         if (function := left.pop()) not in found:
             found.add(function)
-            left += calls().get(function, set()) & calls().keys()
-    return found
+            left += [each for used in calls()[function] for each in named(used, function[0])]
+    return {name for _, name in found}
 
 
 def changing() -> set[str]:

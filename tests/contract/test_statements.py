@@ -14,6 +14,7 @@ from tests.support.statements import STORE, Statement, columns, is_vault, parsed
 SYSTEM_OPERATIONS = {
     "find_erasure",  # what was deleted is erased in all vaults
     "find_vault_to_index",  # what is left to be indexed is indexed in all vaults
+    "list_oldest_changes",  # the logs of all vaults are compacted
     "get_backlog",  # the operator sees what is left to be erased in all vaults
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
     "renew_leases",  # a server renews the leases of all of its turns at once
@@ -27,6 +28,7 @@ SYSTEM_OPERATIONS = {
 NOT_GROWING = {
     "add_pending_words": "indexes what is stored",
     "cancel_turn": "ends a turn",
+    "compact_changes": "deletes",
     "create_vault": "a read of a vault that has not been used yet",
     "delete_message": "deletes",
     "delete_session": "deletes",
@@ -56,8 +58,16 @@ GROWING = {
 TABLES_OF_NO_VAULT = {
     "identity",  # distinguishes the database from others, and has nothing of a caller's
 }
-WRITES = re.compile(r"atabase\.write\(\s*(\w+)")
-POINT_READS = {"get_attachment", "get_message", "get_session", "get_turn", "get_vault", "get_vault_limits"}
+WRITES = re.compile(r"atabase\.write\(\s*(?:revised\()?(\w+)")
+POINT_READS = {
+    "get_attachment",
+    "get_message",
+    "get_revision",
+    "get_session",
+    "get_turn",
+    "get_vault",
+    "get_vault_limits",
+}
 PAIRS = [
     pytest.param(engine, statement, id=f"{engine.name}-{statement.operation}-{statement.name}")
     for engine in ENGINES

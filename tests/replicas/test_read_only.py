@@ -14,6 +14,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
 from metamorph.admin.v1 import admin_service_pb2 as admin_pb
 from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.vault.v1.vault_service_pb2 import WatchVaultRequest
 from metamorphd.clock import Clock
 from metamorphd.edge.methods import Method
 from metamorphd.errors import StartupRefused
@@ -119,6 +120,29 @@ async def test_a_read_only_server_follows_and_refuses_every_method_that_writes(t
             replicate_once(database_of(tmp_path / "primary"), target)
             await until(lambda: is_refused(reader, "TOKEN_REVOKED"))
             assert (await health(replica))["replica_age_seconds"] < FOLLOW_SECONDS
+
+
+@pytest.mark.parametrize("target", ["file"], indirect=True)
+@pytest.mark.usefixtures("litestream_on_path")
+async def test_a_watch_goes_on_with_each_copy_and_a_read_asks_for_a_revision(tmp_path: Path, target: Target) -> None:
+    async with serving(tmp_path / "primary") as primary:
+        writer = primary.caller()
+        await writer.create_session(title="before")
+        replicate_once(database_of(tmp_path / "primary"), target)
+        async with reading(tmp_path / "replica-server", target) as replica:
+            reader = replica.caller()
+            watched = aiter(reader.vault.WatchVault(WatchVaultRequest(after_revision=0), metadata=reader.metadata))
+            assert [len((await anext(watched)).changes) for _ in range(2)] == [2, 0]
+            request = pb.CreateSessionRequest()
+            made = await writer.chat.CreateSession(request, metadata=writer.metadata)
+            got = pb.GetSessionRequest(session_id=made.session.session_id, at_least_revision=made.revision)
+            refusal = await refused(reader.chat.GetSession(got, metadata=reader.metadata))
+            assert (refusal.reason, refusal.info.metadata["newest_revision"]) == ("REVISION_NOT_REACHED", "2")
+            replicate_once(database_of(tmp_path / "primary"), target)
+            async with asyncio.timeout(FOLLOW_SECONDS):
+                (change,) = (await anext(watched)).changes
+            assert (change.revision, change.resource_id) == (made.revision, made.session.session_id)
+            assert (await reader.chat.GetSession(got, metadata=reader.metadata)).session == made.session
 
 
 @pytest.fixture

@@ -124,6 +124,8 @@ async def test_no_event_follows_the_end_of_a_turn(database: Database) -> None:
 class Recorded(Transaction):
     """A transaction that notes its statements."""
 
+    revision: int | None = None
+
     def __init__(self, tx: Transaction, statements: list[str]) -> None:
         self._inner = tx
         self._statements = statements

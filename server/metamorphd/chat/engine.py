@@ -26,6 +26,7 @@ from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message
 from metamorphd.models.turn import Turn, TurnEvent, TurnStatus
+from metamorphd.store.changes import revised
 from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session, get_session
@@ -210,12 +211,18 @@ class TurnEngine:
         """Yields a turn's events after a sequence. See `Follower.follow`."""
         return self._follower.follow(scope, turn_id=turn_id, after_sequence=after_sequence)
 
-    async def delete_session(self, scope: Scope, *, session_id: str, etag: str) -> None:
-        """Deletes a session and ends its running turns, whose subscribers get TurnNotFound."""
-        await self._database.write(delete_session, scope, session_id=session_id, etag=etag, now=self._clock.now())
+    async def delete_session(self, scope: Scope, *, session_id: str, etag: str) -> int:
+        """Deletes a session and ends its running turns, whose subscribers get TurnNotFound.
+
+        Returns the vault's revision.
+        """
+        _, revision = await self._database.write(
+            revised(delete_session), scope, session_id=session_id, etag=etag, now=self._clock.now()
+        )
         for (vault, _), live in list(self._live.items()):
             if (vault, live.turn.session_id) == (scope.vault_id, session_id):
                 live.generation.stop(interrupted())
+        return revision
 
     def serve_reads(self) -> None:
         """Takes the place of `sweep` where turns are run by another server alone."""

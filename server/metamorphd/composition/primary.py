@@ -35,6 +35,7 @@ class PrimaryRole:
             clock=clock,
             event_retention_hours=settings.event_retention_hours,
             request_retention_days=settings.request_retention_days,
+            change_retention_days=settings.change_retention_days,
         )
 
     @property

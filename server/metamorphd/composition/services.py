@@ -14,6 +14,7 @@ from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.vault import VaultService
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
+from metamorphd.watching import Watching
 
 
 def make_servicers(
@@ -24,6 +25,7 @@ def make_servicers(
     catalog: Catalog,
     revoked_tokens: RevokedTokens,
     backups: Backups,
+    watching: Watching,
     clock: Clock,
     build: Build,
 ) -> dict[ServiceDescriptor, object]:
@@ -38,7 +40,7 @@ def make_servicers(
         max_content_bytes=settings.max_content_bytes,
         storage_limit=settings.vault_storage_bytes,
     )
-    vault = VaultService(database=database, clock=clock, storage_limit=settings.vault_storage_bytes)
+    vault = VaultService(database=database, watching=watching, clock=clock, storage_limit=settings.vault_storage_bytes)
     admin = AdminService(
         database=database,
         engine=engine,

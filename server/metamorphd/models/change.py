@@ -43,3 +43,46 @@ class Change:
     resource: ChangedResource
     resource_id: str
     verb: ChangeVerb
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """All changes of a vault after a revision, up to another one, in order. `newest_revision` is the vault's then."""
+
+    after_revision: int
+    changes: tuple[Change, ...]
+    newest_revision: int
+
+    @property
+    def last_revision(self) -> int:
+        """Returns the revision of the last change, or `after_revision` if there is none."""
+        return self.after_revision + len(self.changes)
+
+    def after(self, revision: int) -> "Changes | None":
+        """Returns those after a later revision, or None if they are not all here."""
+        if not self.after_revision <= revision <= self.last_revision:
+            return None
+        return Changes(revision, self.changes[revision - self.after_revision :], self.newest_revision)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeFilter:
+    """Selects changes by the kind of their resource and by their verb. Empty sets select all."""
+
+    resources: frozenset[ChangedResource] = frozenset()
+    verbs: frozenset[ChangeVerb] = frozenset()
+
+    def passes(self, change: Change) -> bool:
+        """Returns whether a change is selected."""
+        return (not self.resources or change.resource in self.resources) and (
+            not self.verbs or change.verb in self.verbs
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OldestChange:
+    """The oldest change that is kept of a vault, and whether it is due to be deleted."""
+
+    vault_id: str
+    change_time: int
+    due: bool

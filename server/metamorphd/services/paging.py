@@ -70,11 +70,13 @@ def decode_page_token(query: Message, vault_id: str, token: str, shape: tuple[ty
 
 
 def _digest(query: Message, vault_id: str) -> bytes:
-    """Returns a digest of the query without page_size, which may change between pages, and page_token."""
+    """Returns a digest of the query without page_token, and what may change between pages."""
     fields = type(query)()
     fields.CopyFrom(query)
     fields.ClearField("page_size")
     fields.ClearField("page_token")
+    if "at_least_revision" in fields.DESCRIPTOR.fields_by_name:
+        fields.ClearField("at_least_revision")
     # NUL separates the two unambiguously, since no vault id contains it.
     bound = vault_id.encode() + b"\0" + fields.SerializeToString(deterministic=True)
     return hashlib.blake2b(bound, digest_size=DIGEST_BYTES).digest()

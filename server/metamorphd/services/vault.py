@@ -1,11 +1,15 @@
 """VaultService: convert, call, convert."""
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from metamorph.vault.v1 import usage_pb2
 from metamorph.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.clock import Clock, day_of
 from metamorphd.models.caller import Scope
 from metamorphd.models.vault import VaultChanges
+from metamorphd.services.convert.change import changes_to_proto, filter_from_proto
 from metamorphd.services.convert.days import days
 from metamorphd.services.convert.time import timestamp
 from metamorphd.services.convert.vault import (
@@ -18,10 +22,12 @@ from metamorphd.services.convert.vault import (
 from metamorphd.services.paging import clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import masked
 from metamorphd.store.budgets import get_budgets
+from metamorphd.store.changes import get_revision, revised
 from metamorphd.store.database import Database
 from metamorphd.store.storage import get_storage
 from metamorphd.store.usage import list_usage
 from metamorphd.store.vaults import create_vault, get_vault, update_vault
+from metamorphd.watching import Watching
 
 SETTABLE = {"display_name", "default_model", "system_prompt", "budget"}
 
@@ -29,8 +35,9 @@ SETTABLE = {"display_name", "default_model", "system_prompt", "budget"}
 class VaultService:
     """Implements VaultService, for the caller's vault."""
 
-    def __init__(self, *, database: Database, clock: Clock, storage_limit: int) -> None:
+    def __init__(self, *, database: Database, watching: Watching, clock: Clock, storage_limit: int) -> None:
         self._database = database
+        self._watching = watching
         self._storage_limit = storage_limit
         self._clock = clock
 
@@ -45,25 +52,38 @@ class VaultService:
         )
 
     async def GetVault(self, request: pb.GetVaultRequest, scope: Scope) -> pb.GetVaultResponse:
+        # First, so that what changes meanwhile is seen by whoever watches from here on.
+        revision = await self._database.read(get_revision, scope)
         vault = await self._database.read(get_vault, scope)
-        if vault is None:
-            key = self._clock.new_key()
-            vault = await self._database.write(create_vault, scope, hash_key=key, now=self._clock.now())
-        return pb.GetVaultResponse(vault=vault_to_proto(vault))
+        if vault is not None:
+            return pb.GetVaultResponse(vault=vault_to_proto(vault), revision=revision)
+        key = self._clock.new_key()
+        made, revision = await self._database.write(revised(create_vault), scope, hash_key=key, now=self._clock.now())
+        return pb.GetVaultResponse(vault=vault_to_proto(made), revision=revision)
 
     async def UpdateVault(self, request: pb.UpdateVaultRequest, scope: Scope) -> pb.UpdateVaultResponse:
         changed = masked(request.vault, request.update_mask, SETTABLE)
         if "budget" in changed:
             changed["budget"] = budget_from_proto(request.vault.budget)
-        vault = await self._database.write(
-            update_vault,
+        vault, revision = await self._database.write(
+            revised(update_vault),
             scope,
             changes=VaultChanges(**changed),
             etag=request.vault.etag,
             hash_key=self._clock.new_key(),
             now=self._clock.now(),
         )
-        return pb.UpdateVaultResponse(vault=vault_to_proto(vault))
+        return pb.UpdateVaultResponse(vault=vault_to_proto(vault), revision=revision)
+
+    async def WatchVault(self, request: pb.WatchVaultRequest, scope: Scope) -> AsyncIterator[pb.WatchVaultResponse]:
+        watched = self._watching.watch(
+            scope,
+            after_revision=request.after_revision if request.HasField("after_revision") else None,
+            wanted=filter_from_proto(request),
+        )
+        async with contextlib.aclosing(watched) as found:
+            async for changes, revision in found:
+                yield changes_to_proto(changes, revision)
 
     async def GetUsage(self, request: pb.GetUsageRequest, scope: Scope) -> pb.GetUsageResponse:
         now = self._clock.now()

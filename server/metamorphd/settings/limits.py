@@ -47,6 +47,11 @@ class LimitSettings(BaseModel):
         ge=7,
         description="Days during which a request_id is known. Those of sends are, as long as their turn.",
     )
+    change_retention_days: Days = Field(
+        default=7,
+        gt=0,
+        description="Days during which changes stay in the log of a vault, so that WatchVault can resume after them.",
+    )
     shutdown_grace_seconds: float = Field(
         default=25, ge=0, description="Seconds that running turns may take to end after SIGTERM."
     )

@@ -25,6 +25,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Is called with the share that is done, from 0 to 1.
 Progress = Callable[[float], None]
 
+# Is called with a vault and its revision.
+Listener = Callable[[str, int], None]
+
 SqlValue = None | int | float | str | bytes | memoryview
 
 
@@ -59,8 +62,14 @@ class Transaction(Statements):
 
     __slots__ = ()
 
-    revision: int | None
-    """The vault's revision, once the operation has appended a change. Set by `append_change` alone."""
+    @property
+    @abstractmethod
+    def revision(self) -> int | None:
+        """The vault's revision, once the operation has appended a change. Set by `append_change` alone."""
+
+    @revision.setter
+    @abstractmethod
+    def revision(self, revision: int | None, /) -> None: ...
 
 
 class SystemTransaction(Statements):
@@ -138,6 +147,12 @@ class Database(Protocol):
 
         Raises StoreBusy when too many writes of this vault or of all vaults wait, OperationTimeout when it takes too
         long, StorageFull when the volume is full. In each case nothing is stored.
+        """
+
+    def listen(self, listener: Listener, /) -> None:
+        """Has one listener called on the event loop after each commit, once for each operation that appended changes.
+
+        In the order of commits. It must not block. Nothing is reported of what is rolled back.
         """
 
     def require_space(self) -> None:

@@ -17,6 +17,7 @@ from metamorphd.models.turn import StopReason, TextDelta, Turn, TurnStatus
 from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import CHUNK_BYTES, get_chunk, prune_attachments
 from metamorphd.store.branches import get_branch
+from metamorphd.store.changes import compact_changes, get_revision, list_changes, list_oldest_changes
 from metamorphd.store.erasure import erase_step, read_part
 from metamorphd.store.erasures import MOST_COUNTED, Erasure, Resource, find_erasure, get_backlog
 from metamorphd.store.idempotency import BEGINNING, prune_requests
@@ -66,6 +67,10 @@ BOUNDED_OTHERWISE = {
     "GET_BACKLOG": "the first 10,000 rows of its key",
     "GET_BEING_PRUNED": "the first entry of its index",
     "LIST_ORPHANED_TURNS": "the running turns of all vaults, by their index",
+    "GET_REVISION": "the last row of a vault's log",
+    "GET_BOUNDS": "the first and the last row of a vault's log",
+    "LIST_OLDEST_CHANGES": "the first and the last rows of a page of logs",
+    "FIND_FIRST_KEPT": "the first rows of a vault's log, up to a limit",
 }
 # A page that is sorted again after its rows were chosen.
 SORTED_PAGES = {
@@ -224,6 +229,10 @@ def seeded(messages: int) -> apsw.Connection:
     run("""
         INSERT INTO events (vault_id, turn_id, sequence, block_index, kind, text)
         SELECT vault_id, turn_id, 2, 0, 'text', 'a' FROM turns WHERE turn_id LIKE 'turn_%0_1'""")
+    run("""
+        INSERT INTO changes (vault_id, revision, change_time, actor, call_id, resource, resource_id, verb)
+        SELECT vault_id, ROW_NUMBER() OVER (PARTITION BY vault_id), 1, 'alice', '', 'message', message_id, 'created'
+        FROM messages""")
     index(connection)
     run("PRAGMA foreign_keys = ON").fetchall()
     return connection
@@ -496,6 +505,10 @@ OPERATIONS: dict[str, Operation] = {
     "first step of erasing a session": erase(Resource.SESSION, DEEP),
     "erase a message": erase(Resource.MESSAGE, "msg_deep_100"),
     "erase an attachment": erase(Resource.ATTACHMENT, "att_ses_10"),
+    "get_revision": get_revision,
+    "changes from the middle": lambda tx: list_changes(tx, after_revision=1000, limit=64),
+    "compact_changes": lambda tx: compact_changes(tx, before=NOW, limit=50),
+    "compact_changes of a young log": lambda tx: compact_changes(tx, before=0, limit=50),
     "storage": lambda tx: get_storage(tx, default_limit=0),
     "indexing": index_earlier,
     "indexing anew": refold,
@@ -554,6 +567,7 @@ SYSTEM_OPERATIONS: dict[str, Operation] = {
     "prune_attachments": lambda tx: prune_attachments(tx, before=NOW, limit=4, now=NOW),
     "mark turns to prune": lambda tx: prune_events(tx, before=NOW, limit=4),
     "prune_events": prune_marked,
+    "list_oldest_changes": lambda tx: list_oldest_changes(tx, after="", before=NOW, limit=4),
     "find_erasure": lambda tx: find_erasure(tx, after="", now=NOW),
     "find_erasure of the last vault": lambda tx: find_erasure(tx, after="zoo", now=NOW),
     "find_vault_to_index": lambda tx: find_vault_to_index(tx, after=""),

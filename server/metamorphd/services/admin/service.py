@@ -20,6 +20,7 @@ from metamorphd.services.convert.time import duration, microseconds, timestamp
 from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import masked
+from metamorphd.store.changes import revised
 from metamorphd.store.database import Database
 from metamorphd.store.erasures import get_backlog
 from metamorphd.store.revocations import list_revocations, revoke_token, revoke_user
@@ -135,12 +136,12 @@ class AdminService(AdminBackups):
     ) -> pb.UpdateVaultLimitsResponse:
         limits = request.limits
         changed = masked(limits, request.update_mask, {"budget", "storage_bytes"})
-        stored = await self._database.write(
-            update_vault_limits,
+        stored, revision = await self._database.write(
+            revised(update_vault_limits),
             scope.of_vault(limits.vault_id),
             budget=budget_from_proto(limits.budget) if "budget" in changed else None,
             storage_bytes=limits.storage_bytes if limits.HasField("storage_bytes") else None,
             changes_storage="storage_bytes" in changed,
             now=self._clock.now(),
         )
-        return pb.UpdateVaultLimitsResponse(limits=limits_to_proto(stored))
+        return pb.UpdateVaultLimitsResponse(limits=limits_to_proto(stored), revision=revision)

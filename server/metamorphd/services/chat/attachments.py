@@ -9,6 +9,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.attachment import attachment_to_proto
 from metamorphd.store.attachments import chunk_count, get_attachment, get_chunk
+from metamorphd.store.changes import revised
 from metamorphd.store.database import Database
 from metamorphd.store.storage import require_storage
 from metamorphd.store.uploads import create_attachment, stage_upload
@@ -34,10 +35,10 @@ class ChatAttachments:
                 stage_upload, scope, upload=upload, hash_key=hash_key, storage_limit=limit, now=now
             ):
                 pass
-            attachment = await self._database.write(
-                create_attachment, scope, upload=upload, hash_key=hash_key, storage_limit=limit, now=now
+            attachment, revision = await self._database.write(
+                revised(create_attachment), scope, upload=upload, hash_key=hash_key, storage_limit=limit, now=now
             )
-        return pb.UploadAttachmentResponse(attachment=attachment_to_proto(attachment))
+        return pb.UploadAttachmentResponse(attachment=attachment_to_proto(attachment), revision=revision)
 
     async def DownloadAttachment(
         self, request: pb.DownloadAttachmentRequest, scope: Scope

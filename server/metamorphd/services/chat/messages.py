@@ -9,6 +9,7 @@ from metamorphd.errors import FieldViolation, RequestInvalid
 from metamorphd.models.caller import Scope
 from metamorphd.services.convert.message import match_to_proto, message_to_proto
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
+from metamorphd.store.changes import revised
 from metamorphd.store.database import Database
 from metamorphd.store.messages import delete_message, get_message, list_messages
 from metamorphd.store.search.query import MOST_PHRASES, phrases_of, search_messages
@@ -46,10 +47,10 @@ class ChatMessages:
         return pb.GetMessageResponse(message=message_to_proto(message))
 
     async def DeleteMessage(self, request: pb.DeleteMessageRequest, scope: Scope) -> pb.DeleteMessageResponse:
-        message = await self._database.write(
-            delete_message, scope, message_id=request.message_id, now=self._clock.now()
+        message, revision = await self._database.write(
+            revised(delete_message), scope, message_id=request.message_id, now=self._clock.now()
         )
-        return pb.DeleteMessageResponse(message=message_to_proto(message))
+        return pb.DeleteMessageResponse(message=message_to_proto(message), revision=revision)
 
     async def SearchMessages(self, request: pb.SearchMessagesRequest, scope: Scope) -> pb.SearchMessagesResponse:
         page = await self._database.read(

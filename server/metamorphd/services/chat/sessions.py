@@ -10,6 +10,7 @@ from metamorphd.services.convert.session import session_to_proto
 from metamorphd.services.idempotency import idempotency_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import masked
+from metamorphd.store.changes import revised
 from metamorphd.store.database import Database
 from metamorphd.store.session_lists import list_sessions
 from metamorphd.store.sessions import create_session, get_session, update_session
@@ -26,8 +27,8 @@ class ChatSessions:
     _storage_limit: int
 
     async def CreateSession(self, request: pb.CreateSessionRequest, scope: Scope) -> pb.CreateSessionResponse:
-        session = await self._database.write(
-            create_session,
+        session, revision = await self._database.write(
+            revised(create_session),
             scope,
             session_id=self._clock.new_id("ses"),
             title=request.session.title,
@@ -40,7 +41,7 @@ class ChatSessions:
             storage_limit=self._storage_limit,
             now=self._clock.now(),
         )
-        return pb.CreateSessionResponse(session=session_to_proto(session))
+        return pb.CreateSessionResponse(session=session_to_proto(session), revision=revision)
 
     async def GetSession(self, request: pb.GetSessionRequest, scope: Scope) -> pb.GetSessionResponse:
         session = await self._database.read(get_session, scope, session_id=request.session_id)
@@ -63,8 +64,8 @@ class ChatSessions:
         )
 
     async def UpdateSession(self, request: pb.UpdateSessionRequest, scope: Scope) -> pb.UpdateSessionResponse:
-        session = await self._database.write(
-            update_session,
+        session, revision = await self._database.write(
+            revised(update_session),
             scope,
             session_id=request.session.session_id,
             changes=SessionChanges(**masked(request.session, request.update_mask, SETTABLE)),
@@ -72,8 +73,8 @@ class ChatSessions:
             storage_limit=self._storage_limit,
             now=self._clock.now(),
         )
-        return pb.UpdateSessionResponse(session=session_to_proto(session))
+        return pb.UpdateSessionResponse(session=session_to_proto(session), revision=revision)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, scope: Scope) -> pb.DeleteSessionResponse:
-        await self._engine.delete_session(scope, session_id=request.session_id, etag=request.etag)
-        return pb.DeleteSessionResponse()
+        revision = await self._engine.delete_session(scope, session_id=request.session_id, etag=request.etag)
+        return pb.DeleteSessionResponse(revision=revision)

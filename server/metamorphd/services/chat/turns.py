@@ -10,6 +10,7 @@ from metamorphd.errors import ContentTooLarge, FieldViolation, RequestInvalid
 from metamorphd.models.caller import Scope
 from metamorphd.models.content import Content, TextBlock, ToolResultBlock, text_size
 from metamorphd.models.message import Message, Role
+from metamorphd.models.turn import TurnEvent, TurnFinished, TurnStarted
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.convert.content import content_from_proto, with_uploads
 from metamorphd.services.convert.field_path import within
@@ -17,6 +18,7 @@ from metamorphd.services.convert.generation import options_from_proto
 from metamorphd.services.convert.turn import status_from_proto, turn_to_proto, with_event
 from metamorphd.services.idempotency import idempotency_key
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
+from metamorphd.store.changes import get_revision
 from metamorphd.store.database import Database
 from metamorphd.store.turns.read import get_turn, list_turns
 
@@ -39,7 +41,7 @@ class ChatTurns:
         turn = await self._engine.send_message(scope, send=send)
         del send
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
-            yield with_event(pb.SendMessageResponse(), event)
+            yield with_event(pb.SendMessageResponse(revision=await self._revision(scope, event)), event)
 
     async def CountTokens(
         self, request: pb.CountTokensRequest, scope: Scope, carried: Sequence[memoryview]
@@ -52,7 +54,7 @@ class ChatTurns:
     async def StreamTurn(self, request: pb.StreamTurnRequest, scope: Scope) -> AsyncIterator[pb.StreamTurnResponse]:
         events = self._engine.follow(scope, turn_id=request.turn_id, after_sequence=request.after_sequence)
         async for event in events:
-            yield with_event(pb.StreamTurnResponse(), event)
+            yield with_event(pb.StreamTurnResponse(revision=await self._revision(scope, event)), event)
 
     async def GetTurn(self, request: pb.GetTurnRequest, scope: Scope) -> pb.GetTurnResponse:
         turn = await self._database.read(get_turn, scope, turn_id=request.turn_id)
@@ -75,7 +77,8 @@ class ChatTurns:
 
     async def CancelTurn(self, request: pb.CancelTurnRequest, scope: Scope) -> pb.CancelTurnResponse:
         turn = await self._engine.cancel_turn(scope, turn_id=request.turn_id)
-        return pb.CancelTurnResponse(turn=turn_to_proto(turn))
+        revision = await self._database.read(get_revision, scope)
+        return pb.CancelTurnResponse(turn=turn_to_proto(turn), revision=revision)
 
     async def RegenerateReply(
         self, request: pb.RegenerateReplyRequest, scope: Scope
@@ -89,7 +92,13 @@ class ChatTurns:
         )
         turn = await self._engine.regenerate_reply(scope, regeneration=regeneration)
         async for event in self._engine.follow(scope, turn_id=turn.turn_id, after_sequence=0):
-            yield with_event(pb.RegenerateReplyResponse(), event)
+            yield with_event(pb.RegenerateReplyResponse(revision=await self._revision(scope, event)), event)
+
+    async def _revision(self, scope: Scope, event: TurnEvent) -> int:
+        """Returns the vault's revision, if the event is one that is in its log, or else 0."""
+        if isinstance(event, TurnStarted | TurnFinished):
+            return await self._database.read(get_revision, scope)
+        return 0
 
     async def _send(self, request: pb.SendMessageRequest, carried: Sequence[memoryview], creator: str) -> Send:
         content, included = content_from_proto(request.content, carried)

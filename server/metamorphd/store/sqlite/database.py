@@ -17,6 +17,7 @@ from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.store_check import StoreCheck
 from metamorphd.store import migrations
 from metamorphd.store.database import (
+    Listener,
     Operation,
     P,
     Progress,
@@ -69,6 +70,7 @@ class SqliteDatabase:
         self._copyings: dict[Copying, asyncio.Future[None]] = {}
         self._metrics = StoreMetrics()
         self._open = False
+        self._listener: Listener = _nobody
 
     async def __aenter__(self) -> Self:
         opening = asyncio.ensure_future(asyncio.to_thread(self._file.open, self._space.prepare))
@@ -133,15 +135,26 @@ class SqliteDatabase:
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
         growing = is_growing(operation)
+        tx: SqliteTransaction | None = None
 
         def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
+            nonlocal tx
             if growing:
                 # Only now: what waited before it has grown.
                 self._space.require(partial(self._room, connection))
-            return operation(SqliteTransaction(connection, scope), *args, **kwargs)
+            tx = SqliteTransaction(connection, scope)
+            return operation(tx, *args, **kwargs)
+
+        def committed() -> None:
+            # The transaction of the last attempt, which is the one that was committed.
+            if tx is not None and tx.revision is not None:
+                self._listener(scope.vault_id, tx.revision)
 
         with span_of(self.engine, operation, scope):
-            return await self._write(bound, scope, growing=growing)
+            return await self._write(bound, scope, growing=growing, committed=committed)
+
+    def listen(self, listener: Listener, /) -> None:
+        self._listener = listener
 
     def require_space(self) -> None:
         self._space.require(self._room)
@@ -292,15 +305,17 @@ class SqliteDatabase:
             raise StoreNotReady(retry_delay=1.0)
         return await self._readers.read(bound, vault_id=scope.vault_id, search=search)
 
-    async def _write(self, bound: Bound[T], scope: Scope, *, growing: bool) -> T:
+    async def _write(
+        self, bound: Bound[T], scope: Scope, *, growing: bool, committed: Callable[[], None] | None = None
+    ) -> T:
         if not self._open:
             raise StoreNotReady(retry_delay=1.0)
         try:
-            return await self._writer.write(bound, vault_id=scope.vault_id)
+            return await self._writer.write(bound, vault_id=scope.vault_id, committed=committed)
         except StorageFull:
             if growing or not await asyncio.to_thread(self._space.release):
                 raise
-        return await self._writer.write(bound, vault_id=scope.vault_id)
+        return await self._writer.write(bound, vault_id=scope.vault_id, committed=committed)
 
     async def _reserve(self) -> None:
         while True:
@@ -323,3 +338,7 @@ class SqliteDatabase:
         except (apsw.Error, OSError, StoreNotReady):
             # `failing` reports it.
             return 0
+
+
+def _nobody(_vault_id: str, _revision: int) -> None:
+    """Listens if nobody else does."""

@@ -19,7 +19,15 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.store_check import StoreCheck
 from metamorphd.priority import lower_priority
 from metamorphd.store import migrations
-from metamorphd.store.database import Operation, P, Progress, SystemOperation, is_point_read, is_search_read
+from metamorphd.store.database import (
+    Listener,
+    Operation,
+    P,
+    Progress,
+    SystemOperation,
+    is_point_read,
+    is_search_read,
+)
 from metamorphd.store.sqlite.gate import Gate
 from metamorphd.store.sqlite.inspection import inspect
 from metamorphd.store.sqlite.lock import Lock
@@ -149,6 +157,9 @@ class SqliteReplica:
 
     async def copy(self, path: Path, /, *, progress: Progress) -> None:
         self._refuse()
+
+    def listen(self, listener: Listener, /) -> None:
+        """Calls nobody: what a newer copy brings is found by looking."""
 
     def _refuse(self) -> NoReturn:
         raise ReadOnly(primary=self._primary)

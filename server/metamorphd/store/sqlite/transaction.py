@@ -33,11 +33,12 @@ def _row_class(sql: str, cursor: apsw.Cursor) -> Callable[[Any], Any]:
 class _Connected:
     """Runs statements on a connection."""
 
-    __slots__ = ("_connection", "scope")
+    __slots__ = ("_connection", "revision", "scope")
 
     def __init__(self, connection: apsw.Connection, scope: Scope) -> None:
         self._connection = connection
         self.scope = scope
+        self.revision: int | None = None
 
     async def one(self, sql: str, /, **parameters: SqlValue) -> Row | None:
         cursor = self._connection.execute(sql, self._bound(parameters))
@@ -61,11 +62,7 @@ class _Connected:
 class SqliteTransaction(_Connected, Transaction):
     """Gives every statement the scope's vault as `:vault_id`."""
 
-    __slots__ = ("revision",)
-
-    def __init__(self, connection: apsw.Connection, scope: Scope) -> None:
-        super().__init__(connection, scope)
-        self.revision: int | None = None
+    __slots__ = ()
 
     def _bound(self, parameters: dict[str, SqlValue]) -> dict[str, SqlValue]:
         # Last, so that no operation can name another vault.

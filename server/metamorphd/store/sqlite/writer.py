@@ -40,9 +40,13 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Job(Waiting):
-    """An operation that waits for the writer. One that is `refused` does not run again: its error is final."""
+    """An operation that waits for the writer. One that is `refused` does not run again: its error is final.
+
+    `committed` is called on the event loop once it is committed, also if its caller is gone.
+    """
 
     refused: bool = False
+    committed: Callable[[], None] | None = None
 
 
 class Writer:
@@ -78,8 +82,8 @@ class Writer:
         """Returns how many operations wait or run."""
         return len(self._unanswered)
 
-    async def write(self, bound: Bound[T], *, vault_id: str) -> T:
-        """Runs an operation; returns once it is durable.
+    async def write(self, bound: Bound[T], *, vault_id: str, committed: Callable[[], None] | None = None) -> T:
+        """Runs an operation; returns once it is durable, after `committed` was called.
 
         Raises what the operation raises, StoreBusy if too many wait, OperationTimeout, StorageFull, and StoreNotReady
         if the writer has failed.
@@ -88,7 +92,7 @@ class Writer:
             raise StoreNotReady(retry_delay=BUSY_SECONDS)
         if len(self._unanswered) >= WRITE_QUEUE or self._unanswered_of[vault_id] >= VAULT_QUEUE:
             raise StoreBusy(retry_delay=BUSY_SECONDS)
-        job = Job(vault_id, bound, self._loop.create_future())
+        job = Job(vault_id, bound, self._loop.create_future(), committed=committed)
         self._unanswered.add(job)
         self._unanswered_of[vault_id] += 1
         self._arrived.put(job)
@@ -151,6 +155,8 @@ class Writer:
             self._unanswered_of[job.vault_id] -= 1
             if not self._unanswered_of[job.vault_id]:
                 del self._unanswered_of[job.vault_id]
+            if job.error is None and job.committed is not None:
+                job.committed()
             job.answer()
 
     def _fail(self) -> None:

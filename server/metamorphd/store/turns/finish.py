@@ -121,7 +121,5 @@ async def finish_turn(
     rejected = blamed.get("field", "").startswith("content")
     if reply is not None or rejected:
         await tx.run(MARK_ASKED, message_id=turn.user_message_id, refused=refused or rejected)
-    await append_change(
-        tx, resource=ChangedResource.TURN, resource_id=turn.turn_id, verb=ENDED[status], now=now
-    )
+    await append_change(tx, resource=ChangedResource.TURN, resource_id=turn.turn_id, verb=ENDED[status], now=now)
     return TurnFinished(turn.turn_id, finished.last_sequence, status, reply, stop_reason, usage, error, stop_details)

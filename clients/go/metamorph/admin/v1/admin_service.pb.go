@@ -769,7 +769,9 @@ func (x *UpdateVaultLimitsRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
 type UpdateVaultLimitsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As stored.
-	Limits        *VaultLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	Limits *VaultLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -809,6 +811,13 @@ func (x *UpdateVaultLimitsResponse) GetLimits() *VaultLimits {
 		return x.Limits
 	}
 	return nil
+}
+
+func (x *UpdateVaultLimitsResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // The server's database.
@@ -1961,9 +1970,10 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x18UpdateVaultLimitsRequest\x12?\n" +
 	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsB\x06\xbaH\x03\xc8\x01\x01R\x06limits\x12C\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"updateMask\"T\n" +
+	"updateMask\"p\n" +
 	"\x19UpdateVaultLimitsResponse\x127\n" +
-	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\"\xa7\x01\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa7\x01\n" +
 	"\tStoreInfo\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12%\n" +
 	"\x0eengine_version\x18\x02 \x01(\tR\rengineVersion\x12%\n" +

@@ -180,6 +180,15 @@ const (
 	// FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
 	// primary, whose address is given.
 	ErrorReason_ERROR_REASON_READ_ONLY ErrorReason = 73
+	// OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept. Read what you keep of the vault
+	// again, then watch from the revision that GetVault returns.
+	ErrorReason_ERROR_REASON_REVISION_COMPACTED ErrorReason = 80
+	// OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
+	// As for REVISION_COMPACTED.
+	ErrorReason_ERROR_REASON_REVISION_AHEAD ErrorReason = 81
+	// UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
+	// RetryInfo, or at the primary.
+	ErrorReason_ERROR_REASON_REVISION_NOT_REACHED ErrorReason = 82
 )
 
 // Enum value maps for ErrorReason.
@@ -246,6 +255,9 @@ var (
 		71: "ERROR_REASON_BACKUP_NOT_FOUND",
 		72: "ERROR_REASON_BACKUP_BUSY",
 		73: "ERROR_REASON_READ_ONLY",
+		80: "ERROR_REASON_REVISION_COMPACTED",
+		81: "ERROR_REASON_REVISION_AHEAD",
+		82: "ERROR_REASON_REVISION_NOT_REACHED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":              0,
@@ -309,6 +321,9 @@ var (
 		"ERROR_REASON_BACKUP_NOT_FOUND":         71,
 		"ERROR_REASON_BACKUP_BUSY":              72,
 		"ERROR_REASON_READ_ONLY":                73,
+		"ERROR_REASON_REVISION_COMPACTED":       80,
+		"ERROR_REASON_REVISION_AHEAD":           81,
+		"ERROR_REASON_REVISION_NOT_REACHED":     82,
 	}
 )
 
@@ -343,7 +358,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x83\x11\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xf0\x11\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -406,7 +421,10 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1fERROR_REASON_BYTE_RATE_EXCEEDED\x10C\x12!\n" +
 	"\x1dERROR_REASON_BACKUP_NOT_FOUND\x10G\x12\x1c\n" +
 	"\x18ERROR_REASON_BACKUP_BUSY\x10H\x12\x1a\n" +
-	"\x16ERROR_REASON_READ_ONLY\x10IB\xb7\x01\n" +
+	"\x16ERROR_REASON_READ_ONLY\x10I\x12#\n" +
+	"\x1fERROR_REASON_REVISION_COMPACTED\x10P\x12\x1f\n" +
+	"\x1bERROR_REASON_REVISION_AHEAD\x10Q\x12%\n" +
+	"!ERROR_REASON_REVISION_NOT_REACHED\x10RB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

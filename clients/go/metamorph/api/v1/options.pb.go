@@ -99,7 +99,8 @@ type RateClass int32
 const (
 	// The general limit: RATE_LIMIT_REQUESTS per RATE_LIMIT_WINDOW_SECONDS.
 	RateClass_RATE_CLASS_UNSPECIFIED RateClass = 0
-	// For resuming and managing a turn that is already paid for: a separate limit, ten times as high as the general one.
+	// For watching a vault, and for resuming and managing a turn that is already paid for: a separate limit, ten times as
+	// high as the general one.
 	RateClass_RATE_CLASS_RESUME RateClass = 1
 )
 

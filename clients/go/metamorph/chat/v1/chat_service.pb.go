@@ -140,7 +140,9 @@ func (x *CreateSessionRequest) GetRequestId() string {
 type CreateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As stored.
-	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -182,13 +184,24 @@ func (x *CreateSessionResponse) GetSession() *Session {
 	return nil
 }
 
+func (x *CreateSessionResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // Selects a session.
 type GetSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
-	SessionId     string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,2,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetSessionRequest) Reset() {
@@ -226,6 +239,13 @@ func (x *GetSessionRequest) GetSessionId() string {
 		return x.SessionId
 	}
 	return ""
+}
+
+func (x *GetSessionRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
 }
 
 // One session.
@@ -286,9 +306,13 @@ type ListSessionsRequest struct {
 	// Only sessions created by this user.
 	Creator *string `protobuf:"bytes,4,opt,name=creator,proto3,oneof" json:"creator,omitempty"`
 	// Only sessions whose metadata contains all of these pairs. At most 4.
-	Metadata      map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Metadata map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,6,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ListSessionsRequest) Reset() {
@@ -354,6 +378,13 @@ func (x *ListSessionsRequest) GetMetadata() map[string]string {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *ListSessionsRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
 }
 
 // A page of sessions.
@@ -471,7 +502,9 @@ func (x *UpdateSessionRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
 type UpdateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As stored.
-	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,6 +544,13 @@ func (x *UpdateSessionResponse) GetSession() *Session {
 		return x.Session
 	}
 	return nil
+}
+
+func (x *UpdateSessionResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // Selects a session to delete.
@@ -570,7 +610,9 @@ func (x *DeleteSessionRequest) GetEtag() string {
 
 // The session is deleted.
 type DeleteSessionResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -605,6 +647,13 @@ func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
 	return file_metamorph_chat_v1_chat_service_proto_rawDescGZIP(), []int{9}
 }
 
+func (x *DeleteSessionResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // A query for a page of messages.
 type ListMessagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -619,9 +668,13 @@ type ListMessagesRequest struct {
 	// Return all branches, in the order in which messages were stored.
 	AllBranches bool `protobuf:"varint,5,opt,name=all_branches,json=allBranches,proto3" json:"all_branches,omitempty"`
 	// The order to return messages in.
-	OrderBy       MessageOrder `protobuf:"varint,6,opt,name=order_by,json=orderBy,proto3,enum=metamorph.chat.v1.MessageOrder" json:"order_by,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	OrderBy MessageOrder `protobuf:"varint,6,opt,name=order_by,json=orderBy,proto3,enum=metamorph.chat.v1.MessageOrder" json:"order_by,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,7,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ListMessagesRequest) Reset() {
@@ -696,6 +749,13 @@ func (x *ListMessagesRequest) GetOrderBy() MessageOrder {
 	return MessageOrder_MESSAGE_ORDER_UNSPECIFIED
 }
 
+func (x *ListMessagesRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
 // A page of messages.
 type ListMessagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -755,9 +815,13 @@ func (x *ListMessagesResponse) GetNextPageToken() string {
 type GetMessageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
-	MessageId     string `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MessageId string `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,2,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetMessageRequest) Reset() {
@@ -795,6 +859,13 @@ func (x *GetMessageRequest) GetMessageId() string {
 		return x.MessageId
 	}
 	return ""
+}
+
+func (x *GetMessageRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
 }
 
 // One message.
@@ -933,7 +1004,10 @@ func (x *SendMessageRequest) GetOptions() *GenerationOptions {
 type SendMessageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order, from sequence 1.
-	Event         *TurnEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	Event *TurnEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
+	// was. Otherwise 0.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -975,6 +1049,13 @@ func (x *SendMessageResponse) GetEvent() *TurnEvent {
 	return nil
 }
 
+func (x *SendMessageResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // Selects a turn to follow.
 type StreamTurnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -983,8 +1064,12 @@ type StreamTurnRequest struct {
 	// The sequence of the last event that the caller has seen; 0 replays from the beginning. The last sequence of a
 	// finished turn returns an empty stream. A higher one fails with OUT_OF_RANGE / SEQUENCE_AHEAD.
 	AfterSequence int32 `protobuf:"varint,2,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,3,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *StreamTurnRequest) Reset() {
@@ -1031,11 +1116,21 @@ func (x *StreamTurnRequest) GetAfterSequence() int32 {
 	return 0
 }
 
+func (x *StreamTurnRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
 // An event of the turn.
 type StreamTurnResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order, from after_sequence + 1.
-	Event         *TurnEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	Event *TurnEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
+	// was. Otherwise 0.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1077,13 +1172,24 @@ func (x *StreamTurnResponse) GetEvent() *TurnEvent {
 	return nil
 }
 
+func (x *StreamTurnResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // Selects a turn.
 type GetTurnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
-	TurnId        string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	TurnId string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,2,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetTurnRequest) Reset() {
@@ -1121,6 +1227,13 @@ func (x *GetTurnRequest) GetTurnId() string {
 		return x.TurnId
 	}
 	return ""
+}
+
+func (x *GetTurnRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
 }
 
 // One turn.
@@ -1237,7 +1350,10 @@ func (x *RegenerateReplyRequest) GetOptions() *GenerationOptions {
 type RegenerateReplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order, from sequence 1.
-	Event         *TurnEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	Event *TurnEvent `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
+	// was. Otherwise 0.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1279,6 +1395,13 @@ func (x *RegenerateReplyResponse) GetEvent() *TurnEvent {
 	return nil
 }
 
+func (x *RegenerateReplyResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // A query for a page of turns.
 type ListTurnsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1289,9 +1412,13 @@ type ListTurnsRequest struct {
 	// The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only turns with this status. Unspecified returns all.
-	Status        TurnStatus `protobuf:"varint,4,opt,name=status,proto3,enum=metamorph.chat.v1.TurnStatus" json:"status,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Status TurnStatus `protobuf:"varint,4,opt,name=status,proto3,enum=metamorph.chat.v1.TurnStatus" json:"status,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,5,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ListTurnsRequest) Reset() {
@@ -1350,6 +1477,13 @@ func (x *ListTurnsRequest) GetStatus() TurnStatus {
 		return x.Status
 	}
 	return TurnStatus_TURN_STATUS_UNSPECIFIED
+}
+
+func (x *ListTurnsRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
 }
 
 // A page of turns.
@@ -1457,7 +1591,9 @@ func (x *CancelTurnRequest) GetTurnId() string {
 type CancelTurnResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As stored.
-	Turn          *Turn `protobuf:"bytes,1,opt,name=turn,proto3" json:"turn,omitempty"`
+	Turn *Turn `protobuf:"bytes,1,opt,name=turn,proto3" json:"turn,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1497,6 +1633,13 @@ func (x *CancelTurnResponse) GetTurn() *Turn {
 		return x.Turn
 	}
 	return nil
+}
+
+func (x *CancelTurnResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // Selects a message whose content to delete.
@@ -1549,7 +1692,9 @@ func (x *DeleteMessageRequest) GetMessageId() string {
 type DeleteMessageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As stored.
-	Message       *Message `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	Message *Message `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1591,6 +1736,13 @@ func (x *DeleteMessageResponse) GetMessage() *Message {
 	return nil
 }
 
+func (x *DeleteMessageResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // A search for messages.
 type SearchMessagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1607,9 +1759,13 @@ type SearchMessagesRequest struct {
 	// Later pages go on with older messages, so messages that are stored while paging are not among them.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND.
-	SessionId     *string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3,oneof" json:"session_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SessionId *string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3,oneof" json:"session_id,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,5,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *SearchMessagesRequest) Reset() {
@@ -1668,6 +1824,13 @@ func (x *SearchMessagesRequest) GetSessionId() string {
 		return *x.SessionId
 	}
 	return ""
+}
+
+func (x *SearchMessagesRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
 }
 
 // A range of a text, in Unicode code points.
@@ -1878,9 +2041,13 @@ func (x *SearchMessagesResponse) GetNextPageToken() string {
 type CountTokensRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The message as it would be sent. Its request_id is ignored.
-	Message       *SendMessageRequest `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Message *SendMessageRequest `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,2,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *CountTokensRequest) Reset() {
@@ -1918,6 +2085,13 @@ func (x *CountTokensRequest) GetMessage() *SendMessageRequest {
 		return x.Message
 	}
 	return nil
+}
+
+func (x *CountTokensRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
 }
 
 // The size of the prompt.
@@ -2104,7 +2278,9 @@ func (*UploadAttachmentRequest_Chunk) isUploadAttachmentRequest_Part() {}
 type UploadAttachmentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The attachment as stored. If the vault already had these bytes, the existing one.
-	Attachment    *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	Attachment *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2146,13 +2322,24 @@ func (x *UploadAttachmentResponse) GetAttachment() *Attachment {
 	return nil
 }
 
+func (x *UploadAttachmentResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // Selects an attachment.
 type DownloadAttachmentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. At most 64 characters.
-	AttachmentId  string `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AttachmentId string `protobuf:"bytes,1,opt,name=attachment_id,json=attachmentId,proto3" json:"attachment_id,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,2,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *DownloadAttachmentRequest) Reset() {
@@ -2190,6 +2377,13 @@ func (x *DownloadAttachmentRequest) GetAttachmentId() string {
 		return x.AttachmentId
 	}
 	return ""
+}
+
+func (x *DownloadAttachmentRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
 }
 
 // A part of a download.
@@ -2370,21 +2564,24 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\x14CreateSessionRequest\x124\n" +
 	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\x12*\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"M\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"i\n" +
 	"\x15CreateSessionResponse\x124\n" +
-	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\"=\n" +
+	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"r\n" +
 	"\x11GetSessionRequest\x12(\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\"J\n" +
+	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x123\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"J\n" +
 	"\x12GetSessionResponse\x124\n" +
-	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\"\x8f\x03\n" +
+	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\"\xc4\x03\n" +
 	"\x13ListSessionsRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12\x1f\n" +
 	"\barchived\x18\x03 \x01(\bH\x00R\barchived\x88\x01\x01\x12'\n" +
 	"\acreator\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x01R\acreator\x88\x01\x01\x12\x88\x01\n" +
-	"\bmetadata\x18\x05 \x03(\v24.metamorph.chat.v1.ListSessionsRequest.MetadataEntryB6\xbaH3\x9a\x010\x10\x04\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04R\bmetadata\x1a;\n" +
+	"\bmetadata\x18\x05 \x03(\v24.metamorph.chat.v1.ListSessionsRequest.MetadataEntryB6\xbaH3\x9a\x010\x10\x04\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04R\bmetadata\x123\n" +
+	"\x11at_least_revision\x18\x06 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
@@ -2397,14 +2594,16 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\x14UpdateSessionRequest\x12<\n" +
 	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionB\x06\xbaH\x03\xc8\x01\x01R\asession\x12C\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"updateMask\"M\n" +
+	"updateMask\"i\n" +
 	"\x15UpdateSessionResponse\x124\n" +
-	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\"]\n" +
+	"\asession\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.SessionR\asession\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"]\n" +
 	"\x14DeleteSessionRequest\x12(\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12\x1b\n" +
-	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"\x17\n" +
-	"\x15DeleteSessionResponse\"\xc8\x03\n" +
+	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"3\n" +
+	"\x15DeleteSessionResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\xfd\x03\n" +
 	"\x13ListMessagesRequest\x12(\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12$\n" +
@@ -2413,15 +2612,17 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x126\n" +
 	"\x0fleaf_message_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\rleafMessageId\x88\x01\x01\x12!\n" +
 	"\fall_branches\x18\x05 \x01(\bR\vallBranches\x12D\n" +
-	"\border_by\x18\x06 \x01(\x0e2\x1f.metamorph.chat.v1.MessageOrderB\b\xbaH\x05\x82\x01\x02\x10\x01R\aorderBy:\x82\x01\xbaH\x7f\x1a}\n" +
+	"\border_by\x18\x06 \x01(\x0e2\x1f.metamorph.chat.v1.MessageOrderB\b\xbaH\x05\x82\x01\x02\x10\x01R\aorderBy\x123\n" +
+	"\x11at_least_revision\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision:\x82\x01\xbaH\x7f\x1a}\n" +
 	"\x13list_messages.scope\x123leaf_message_id and all_branches exclude each other\x1a1!(has(this.leaf_message_id) && this.all_branches)B\x12\n" +
 	"\x10_leaf_message_id\"v\n" +
 	"\x14ListMessagesResponse\x126\n" +
 	"\bmessages\x18\x01 \x03(\v2\x1a.metamorph.chat.v1.MessageR\bmessages\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"=\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"r\n" +
 	"\x11GetMessageRequest\x12(\n" +
 	"\n" +
-	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\"J\n" +
+	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\x123\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"J\n" +
 	"\x12GetMessageResponse\x124\n" +
 	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xbb\x05\n" +
 	"\x12SendMessageRequest\x12(\n" +
@@ -2434,44 +2635,52 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\x11parent_message_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@H\x00R\x0fparentMessageId\x88\x01\x01\x12>\n" +
 	"\aoptions\x18\x05 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions:\xf7\x02\xbaH\xf3\x02\x1a\xf0\x02\n" +
 	"\x13send_message.blocks\x12Icontent takes text, images, documents and tool results, the results first\x1a\x8d\x02this.content.size() > 64 || this.content.all(b, !has(b.tool_use) && !has(b.thinking) && !has(b.compaction)) && this.content.map(b, has(b.tool_result)) == this.content.filter(b, has(b.tool_result)).map(b, true) + this.content.filter(b, !has(b.tool_result)).map(b, false)B\x14\n" +
-	"\x12_parent_message_id\"I\n" +
+	"\x12_parent_message_id\"e\n" +
 	"\x13SendMessageResponse\x122\n" +
-	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\"g\n" +
+	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x9c\x01\n" +
 	"\x11StreamTurnRequest\x12\"\n" +
 	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\x12.\n" +
-	"\x0eafter_sequence\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rafterSequence\"H\n" +
+	"\x0eafter_sequence\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\rafterSequence\x123\n" +
+	"\x11at_least_revision\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"d\n" +
 	"\x12StreamTurnResponse\x122\n" +
-	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\"4\n" +
+	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"i\n" +
 	"\x0eGetTurnRequest\x12\"\n" +
-	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\">\n" +
+	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\x123\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\">\n" +
 	"\x0fGetTurnResponse\x12+\n" +
 	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"\xb7\x01\n" +
 	"\x16RegenerateReplyRequest\x121\n" +
 	"\x0fuser_message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\ruserMessageId\x12*\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12>\n" +
-	"\aoptions\x18\x03 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions\"M\n" +
+	"\aoptions\x18\x03 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions\"i\n" +
 	"\x17RegenerateReplyResponse\x122\n" +
-	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\"\xcc\x01\n" +
+	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x81\x02\n" +
 	"\x10ListTurnsRequest\x12(\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12$\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12?\n" +
-	"\x06status\x18\x04 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06status\"j\n" +
+	"\x06status\x18\x04 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06status\x123\n" +
+	"\x11at_least_revision\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"j\n" +
 	"\x11ListTurnsResponse\x12-\n" +
 	"\x05turns\x18\x01 \x03(\v2\x17.metamorph.chat.v1.TurnR\x05turns\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n" +
 	"\x11CancelTurnRequest\x12\"\n" +
-	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\"A\n" +
+	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\"]\n" +
 	"\x12CancelTurnResponse\x12+\n" +
-	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"@\n" +
+	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"@\n" +
 	"\x14DeleteMessageRequest\x12(\n" +
 	"\n" +
-	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\"M\n" +
+	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\"i\n" +
 	"\x15DeleteMessageResponse\x124\n" +
-	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xc6\x01\n" +
+	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\xfb\x01\n" +
 	"\x15SearchMessagesRequest\x12 \n" +
 	"\x05query\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x05query\x12$\n" +
@@ -2479,7 +2688,8 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12-\n" +
 	"\n" +
-	"session_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\tsessionId\x88\x01\x01B\r\n" +
+	"session_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\tsessionId\x88\x01\x01\x123\n" +
+	"\x11at_least_revision\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevisionB\r\n" +
 	"\v_session_id\"3\n" +
 	"\tTextRange\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\x05R\x05start\x12\x10\n" +
@@ -2498,9 +2708,10 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"highlights\"{\n" +
 	"\x16SearchMessagesResponse\x129\n" +
 	"\aresults\x18\x01 \x03(\v2\x1f.metamorph.chat.v1.MessageMatchR\aresults\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"]\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x92\x01\n" +
 	"\x12CountTokensRequest\x12G\n" +
-	"\amessage\x18\x01 \x01(\v2%.metamorph.chat.v1.SendMessageRequestB\x06\xbaH\x03\xc8\x01\x01R\amessage\"8\n" +
+	"\amessage\x18\x01 \x01(\v2%.metamorph.chat.v1.SendMessageRequestB\x06\xbaH\x03\xc8\x01\x01R\amessage\x123\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"8\n" +
 	"\x13CountTokensResponse\x12!\n" +
 	"\finput_tokens\x18\x01 \x01(\x03R\vinputTokens\"\x7f\n" +
 	"\fUploadHeader\x12o\n" +
@@ -2512,13 +2723,15 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\x17UploadAttachmentRequest\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.metamorph.chat.v1.UploadHeaderH\x00R\x06header\x12\x16\n" +
 	"\x05chunk\x18\x02 \x01(\fH\x00R\x05chunkB\r\n" +
-	"\x04part\x12\x05\xbaH\x02\b\x01\"Y\n" +
+	"\x04part\x12\x05\xbaH\x02\b\x01\"u\n" +
 	"\x18UploadAttachmentResponse\x12=\n" +
 	"\n" +
 	"attachment\x18\x01 \x01(\v2\x1d.metamorph.chat.v1.AttachmentR\n" +
-	"attachment\"K\n" +
+	"attachment\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x80\x01\n" +
 	"\x19DownloadAttachmentRequest\x12.\n" +
-	"\rattachment_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\fattachmentId\"}\n" +
+	"\rattachment_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\fattachmentId\x123\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"}\n" +
 	"\x1aDownloadAttachmentResponse\x12?\n" +
 	"\n" +
 	"attachment\x18\x01 \x01(\v2\x1d.metamorph.chat.v1.AttachmentH\x00R\n" +

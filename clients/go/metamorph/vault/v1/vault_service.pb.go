@@ -277,9 +277,13 @@ func (x *WhoAmIResponse) GetExpireTime() *timestamppb.Timestamp {
 
 // A query for the caller's vault.
 type GetVaultRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,1,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetVaultRequest) Reset() {
@@ -312,11 +316,20 @@ func (*GetVaultRequest) Descriptor() ([]byte, []int) {
 	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{3}
 }
 
+func (x *GetVaultRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
 // The caller's vault.
 type GetVaultResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As stored.
-	Vault         *Vault `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
+	Vault *Vault `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
+	// The vault's revision when it was read. Pass it to WatchVault to see what has changed since.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,6 +369,13 @@ func (x *GetVaultResponse) GetVault() *Vault {
 		return x.Vault
 	}
 	return nil
+}
+
+func (x *GetVaultResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // A change to the caller's vault.
@@ -418,7 +438,9 @@ func (x *UpdateVaultRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
 type UpdateVaultResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As stored.
-	Vault         *Vault `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
+	Vault *Vault `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -460,6 +482,13 @@ func (x *UpdateVaultResponse) GetVault() *Vault {
 	return nil
 }
 
+func (x *UpdateVaultResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // A query for the vault's usage.
 type GetUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -476,9 +505,13 @@ type GetUsageRequest struct {
 	// The maximum number of rows to return. 0 means 50; the maximum is 1000.
 	PageSize int32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
-	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PageToken string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,8,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetUsageRequest) Reset() {
@@ -558,6 +591,13 @@ func (x *GetUsageRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *GetUsageRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
 }
 
 // The vault's usage.
@@ -642,11 +682,133 @@ func (x *GetUsageResponse) GetStorage() *StorageStatus {
 	return nil
 }
 
+// A selection of changes to watch.
+type WatchVaultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision of the last response that the caller has seen; 0 replays from the first change. If absent, only changes
+	// from now on are streamed. Fails with OUT_OF_RANGE / REVISION_COMPACTED if changes after it are no longer kept, and
+	// with REVISION_AHEAD if it is above the vault's.
+	AfterRevision *int64 `protobuf:"varint,1,opt,name=after_revision,json=afterRevision,proto3,oneof" json:"after_revision,omitempty"`
+	// Only changes of these kinds. If empty, of all.
+	Resources []ChangedResource `protobuf:"varint,2,rep,packed,name=resources,proto3,enum=metamorph.vault.v1.ChangedResource" json:"resources,omitempty"`
+	// Only changes with these verbs. If empty, with all.
+	Verbs         []ChangeVerb `protobuf:"varint,3,rep,packed,name=verbs,proto3,enum=metamorph.vault.v1.ChangeVerb" json:"verbs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchVaultRequest) Reset() {
+	*x = WatchVaultRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchVaultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchVaultRequest) ProtoMessage() {}
+
+func (x *WatchVaultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchVaultRequest.ProtoReflect.Descriptor instead.
+func (*WatchVaultRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WatchVaultRequest) GetAfterRevision() int64 {
+	if x != nil && x.AfterRevision != nil {
+		return *x.AfterRevision
+	}
+	return 0
+}
+
+func (x *WatchVaultRequest) GetResources() []ChangedResource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *WatchVaultRequest) GetVerbs() []ChangeVerb {
+	if x != nil {
+		return x.Verbs
+	}
+	return nil
+}
+
+// The next changes.
+type WatchVaultResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of their revisions, at most 64. Empty in a bookmark, which is sent once everything up to now has been,
+	// and every 10 seconds while there are changes that the filters leave out.
+	Changes []*Change `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// All changes up to this revision that pass the filters have been sent: resume after it.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchVaultResponse) Reset() {
+	*x = WatchVaultResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchVaultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchVaultResponse) ProtoMessage() {}
+
+func (x *WatchVaultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchVaultResponse.ProtoReflect.Descriptor instead.
+func (*WatchVaultResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WatchVaultResponse) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *WatchVaultResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
+	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
 	"\x05Vault\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12T\n" +
@@ -668,16 +830,19 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\vauth_method\x18\x05 \x01(\tR\n" +
 	"authMethod\x12;\n" +
 	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\x11\n" +
-	"\x0fGetVaultRequest\"C\n" +
+	"expireTime\"F\n" +
+	"\x0fGetVaultRequest\x123\n" +
+	"\x11at_least_revision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"_\n" +
 	"\x10GetVaultResponse\x12/\n" +
-	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\"\x92\x01\n" +
+	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x92\x01\n" +
 	"\x12UpdateVaultRequest\x127\n" +
 	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultB\x06\xbaH\x03\xc8\x01\x01R\x05vault\x12C\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"updateMask\"F\n" +
+	"updateMask\"b\n" +
 	"\x13UpdateVaultResponse\x12/\n" +
-	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\"\xd9\x04\n" +
+	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x8e\x05\n" +
 	"\x0fGetUsageRequest\x12C\n" +
 	"\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\bstartDay\x12?\n" +
 	"\aend_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\x06endDay\x12-\n" +
@@ -687,7 +852,8 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\bgroup_by\x18\x05 \x03(\x0e2!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\agroupBy\x12$\n" +
 	"\tpage_size\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n" +
+	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x123\n" +
+	"\x11at_least_revision\x18\b \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n" +
 	"\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == '' || this.end_day == '' || this.start_day <= this.end_dayB\r\n" +
 	"\v_session_idB\b\n" +
 	"\x06_model\"\x99\x02\n" +
@@ -696,11 +862,21 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x122\n" +
 	"\x05total\x18\x03 \x01(\v2\x1c.metamorph.vault.v1.UsageRowR\x05total\x12:\n" +
 	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets\x12;\n" +
-	"\astorage\x18\x05 \x01(\v2!.metamorph.vault.v1.StorageStatusR\astorage2\xad\x03\n" +
+	"\astorage\x18\x05 \x01(\v2!.metamorph.vault.v1.StorageStatusR\astorage\"\xfe\x01\n" +
+	"\x11WatchVaultRequest\x123\n" +
+	"\x0eafter_revision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\rafterRevision\x88\x01\x01\x12V\n" +
+	"\tresources\x18\x02 \x03(\x0e2#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\tresources\x12I\n" +
+	"\x05verbs\x18\x03 \x03(\x0e2\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x05verbsB\x11\n" +
+	"\x0f_after_revision\"f\n" +
+	"\x12WatchVaultResponse\x124\n" +
+	"\achanges\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.ChangeR\achanges\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision2\xa0\x04\n" +
 	"\fVaultService\x12_\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
-	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x90\x02\x00\x12e\n" +
+	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x90\x02\x00\x12q\n" +
+	"\n" +
+	"WatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12e\n" +
 	"\bGetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xc6\x01\n" +
 	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
@@ -716,7 +892,7 @@ func file_metamorph_vault_v1_vault_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_vault_v1_vault_service_proto_rawDescData
 }
 
-var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(*Vault)(nil),                 // 0: metamorph.vault.v1.Vault
 	(*WhoAmIRequest)(nil),         // 1: metamorph.vault.v1.WhoAmIRequest
@@ -727,42 +903,52 @@ var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(*UpdateVaultResponse)(nil),   // 6: metamorph.vault.v1.UpdateVaultResponse
 	(*GetUsageRequest)(nil),       // 7: metamorph.vault.v1.GetUsageRequest
 	(*GetUsageResponse)(nil),      // 8: metamorph.vault.v1.GetUsageResponse
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*Budget)(nil),                // 10: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil), // 11: google.protobuf.FieldMask
-	(UsageGrouping)(0),            // 12: metamorph.vault.v1.UsageGrouping
-	(*UsageRow)(nil),              // 13: metamorph.vault.v1.UsageRow
-	(*BudgetStatus)(nil),          // 14: metamorph.vault.v1.BudgetStatus
-	(*StorageStatus)(nil),         // 15: metamorph.vault.v1.StorageStatus
+	(*WatchVaultRequest)(nil),     // 9: metamorph.vault.v1.WatchVaultRequest
+	(*WatchVaultResponse)(nil),    // 10: metamorph.vault.v1.WatchVaultResponse
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Budget)(nil),                // 12: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil), // 13: google.protobuf.FieldMask
+	(UsageGrouping)(0),            // 14: metamorph.vault.v1.UsageGrouping
+	(*UsageRow)(nil),              // 15: metamorph.vault.v1.UsageRow
+	(*BudgetStatus)(nil),          // 16: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),         // 17: metamorph.vault.v1.StorageStatus
+	(ChangedResource)(0),          // 18: metamorph.vault.v1.ChangedResource
+	(ChangeVerb)(0),               // 19: metamorph.vault.v1.ChangeVerb
+	(*Change)(nil),                // 20: metamorph.vault.v1.Change
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
-	9,  // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
-	10, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
-	10, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
-	9,  // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	11, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
+	11, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
+	12, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
+	12, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
+	11, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 5: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
 	0,  // 6: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
-	11, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	13, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
 	0,  // 8: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	12, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
-	13, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
-	13, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
-	14, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
-	15, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
-	1,  // 14: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	3,  // 15: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	5,  // 16: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	7,  // 17: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
-	2,  // 18: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	4,  // 19: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	6,  // 20: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	8,  // 21: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
-	18, // [18:22] is the sub-list for method output_type
-	14, // [14:18] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	14, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
+	15, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
+	15, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
+	16, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	17, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
+	18, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	19, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	20, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
+	1,  // 17: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	3,  // 18: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	5,  // 19: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	9,  // 20: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
+	7,  // 21: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	2,  // 22: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	4,  // 23: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	6,  // 24: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	10, // 25: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
+	8,  // 26: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	22, // [22:27] is the sub-list for method output_type
+	17, // [17:22] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }
@@ -770,15 +956,17 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 	if File_metamorph_vault_v1_vault_service_proto != nil {
 		return
 	}
+	file_metamorph_vault_v1_change_proto_init()
 	file_metamorph_vault_v1_usage_proto_init()
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[7].OneofWrappers = []any{}
+	file_metamorph_vault_v1_vault_service_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_vault_service_proto_rawDesc), len(file_metamorph_vault_v1_vault_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	VaultService_WhoAmI_FullMethodName      = "/metamorph.vault.v1.VaultService/WhoAmI"
 	VaultService_GetVault_FullMethodName    = "/metamorph.vault.v1.VaultService/GetVault"
 	VaultService_UpdateVault_FullMethodName = "/metamorph.vault.v1.VaultService/UpdateVault"
+	VaultService_WatchVault_FullMethodName  = "/metamorph.vault.v1.VaultService/WatchVault"
 	VaultService_GetUsage_FullMethodName    = "/metamorph.vault.v1.VaultService/GetUsage"
 )
 
@@ -40,6 +41,10 @@ type VaultServiceClient interface {
 	GetVault(ctx context.Context, in *GetVaultRequest, opts ...grpc.CallOption) (*GetVaultResponse, error)
 	// Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH.
 	UpdateVault(ctx context.Context, in *UpdateVaultRequest, opts ...grpc.CallOption) (*UpdateVaultResponse, error)
+	// Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
+	// itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
+	// REVISION_AHEAD for one that the vault does not have.
+	WatchVault(ctx context.Context, in *WatchVaultRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchVaultResponse], error)
 	// Returns the usage of the vault's turns, and the state of its budgets.
 	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
 }
@@ -82,6 +87,25 @@ func (c *vaultServiceClient) UpdateVault(ctx context.Context, in *UpdateVaultReq
 	return out, nil
 }
 
+func (c *vaultServiceClient) WatchVault(ctx context.Context, in *WatchVaultRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchVaultResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &VaultService_ServiceDesc.Streams[0], VaultService_WatchVault_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchVaultRequest, WatchVaultResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VaultService_WatchVaultClient = grpc.ServerStreamingClient[WatchVaultResponse]
+
 func (c *vaultServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetUsageResponse)
@@ -105,6 +129,10 @@ type VaultServiceServer interface {
 	GetVault(context.Context, *GetVaultRequest) (*GetVaultResponse, error)
 	// Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH.
 	UpdateVault(context.Context, *UpdateVaultRequest) (*UpdateVaultResponse, error)
+	// Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
+	// itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
+	// REVISION_AHEAD for one that the vault does not have.
+	WatchVault(*WatchVaultRequest, grpc.ServerStreamingServer[WatchVaultResponse]) error
 	// Returns the usage of the vault's turns, and the state of its budgets.
 	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
 	mustEmbedUnimplementedVaultServiceServer()
@@ -125,6 +153,9 @@ func (UnimplementedVaultServiceServer) GetVault(context.Context, *GetVaultReques
 }
 func (UnimplementedVaultServiceServer) UpdateVault(context.Context, *UpdateVaultRequest) (*UpdateVaultResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateVault not implemented")
+}
+func (UnimplementedVaultServiceServer) WatchVault(*WatchVaultRequest, grpc.ServerStreamingServer[WatchVaultResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchVault not implemented")
 }
 func (UnimplementedVaultServiceServer) GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetUsage not implemented")
@@ -204,6 +235,17 @@ func _VaultService_UpdateVault_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VaultService_WatchVault_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchVaultRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(VaultServiceServer).WatchVault(m, &grpc.GenericServerStream[WatchVaultRequest, WatchVaultResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VaultService_WatchVaultServer = grpc.ServerStreamingServer[WatchVaultResponse]
+
 func _VaultService_GetUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetUsageRequest)
 	if err := dec(in); err != nil {
@@ -246,6 +288,12 @@ var VaultService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _VaultService_GetUsage_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchVault",
+			Handler:       _VaultService_WatchVault_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "metamorph/vault/v1/vault_service.proto",
 }

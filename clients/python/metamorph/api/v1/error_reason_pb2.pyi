@@ -196,6 +196,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
     primary, whose address is given.
     """
+    ERROR_REASON_REVISION_COMPACTED: _ErrorReason.ValueType  # 80
+    """OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept. Read what you keep of the vault
+    again, then watch from the revision that GetVault returns.
+    """
+    ERROR_REASON_REVISION_AHEAD: _ErrorReason.ValueType  # 81
+    """OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
+    As for REVISION_COMPACTED.
+    """
+    ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 82
+    """UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
+    RetryInfo, or at the primary.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -377,5 +389,17 @@ ERROR_REASON_BACKUP_BUSY: ErrorReason.ValueType  # 72
 ERROR_REASON_READ_ONLY: ErrorReason.ValueType  # 73
 """FAILED_PRECONDITION (primary). This server serves a copy of the primary's database, and only reads. Repeat at the
 primary, whose address is given.
+"""
+ERROR_REASON_REVISION_COMPACTED: ErrorReason.ValueType  # 80
+"""OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept. Read what you keep of the vault
+again, then watch from the revision that GetVault returns.
+"""
+ERROR_REASON_REVISION_AHEAD: ErrorReason.ValueType  # 81
+"""OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
+As for REVISION_COMPACTED.
+"""
+ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 82
+"""UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
+RetryInfo, or at the primary.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

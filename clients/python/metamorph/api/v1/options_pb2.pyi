@@ -68,7 +68,9 @@ class _RateClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateClass.V
     RATE_CLASS_UNSPECIFIED: _RateClass.ValueType  # 0
     """The general limit: RATE_LIMIT_REQUESTS per RATE_LIMIT_WINDOW_SECONDS."""
     RATE_CLASS_RESUME: _RateClass.ValueType  # 1
-    """For resuming and managing a turn that is already paid for: a separate limit, ten times as high as the general one."""
+    """For watching a vault, and for resuming and managing a turn that is already paid for: a separate limit, ten times as
+    high as the general one.
+    """
 
 class RateClass(_RateClass, metaclass=_RateClassEnumTypeWrapper):
     """The rate limit that a call counts towards."""
@@ -76,7 +78,9 @@ class RateClass(_RateClass, metaclass=_RateClassEnumTypeWrapper):
 RATE_CLASS_UNSPECIFIED: RateClass.ValueType  # 0
 """The general limit: RATE_LIMIT_REQUESTS per RATE_LIMIT_WINDOW_SECONDS."""
 RATE_CLASS_RESUME: RateClass.ValueType  # 1
-"""For resuming and managing a turn that is already paid for: a separate limit, ten times as high as the general one."""
+"""For watching a vault, and for resuming and managing a turn that is already paid for: a separate limit, ten times as
+high as the general one.
+"""
 Global___RateClass: _TypeAlias = RateClass  # noqa: Y015
 
 CLAIM_FIELD_NUMBER: _builtins.int

@@ -88,6 +88,9 @@ class CreateSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision after this change. Pass it on as at_least_revision to read no older state."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """As stored."""
@@ -96,10 +99,11 @@ class CreateSessionResponse(_message.Message):
         self,
         *,
         session: _session_pb2.Session | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -112,16 +116,23 @@ class GetSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. At most 64 characters."""
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -182,6 +193,7 @@ class ListSessionsRequest(_message.Message):
     ARCHIVED_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last."""
     page_token: _builtins.str
@@ -190,6 +202,11 @@ class ListSessionsRequest(_message.Message):
     """Only archived sessions, or only those that are not."""
     creator: _builtins.str
     """Only sessions created by this user."""
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Only sessions whose metadata contains all of these pairs. At most 4."""
@@ -202,10 +219,11 @@ class ListSessionsRequest(_message.Message):
         archived: _builtins.bool | None = ...,
         creator: _builtins.str | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_archived", b"_archived", "_creator", b"_creator", "archived", b"archived", "creator", b"creator"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_archived", b"_archived", "_creator", b"_creator", "archived", b"archived", "creator", b"creator", "metadata", b"metadata", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_archived", b"_archived", "_creator", b"_creator", "archived", b"archived", "at_least_revision", b"at_least_revision", "creator", b"creator", "metadata", b"metadata", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__archived: _TypeAlias = _typing.Literal["archived"]  # noqa: Y015
     _WhichOneofArgType__archived: _TypeAlias = _typing.Literal["_archived", b"_archived"]  # noqa: Y015
@@ -285,6 +303,9 @@ class UpdateSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision after this change. Pass it on as at_least_revision to read no older state."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """As stored."""
@@ -293,10 +314,11 @@ class UpdateSessionResponse(_message.Message):
         self,
         *,
         session: _session_pb2.Session | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,12 +356,17 @@ class DeleteSessionResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision after this change. Pass it on as at_least_revision to read no older state."""
     def __init__(
         self,
+        *,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,6 +384,7 @@ class ListMessagesRequest(_message.Message):
     LEAF_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     ALL_BRANCHES_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. At most 64 characters."""
     page_size: _builtins.int
@@ -369,6 +397,11 @@ class ListMessagesRequest(_message.Message):
     """Return all branches, in the order in which messages were stored."""
     order_by: Global___MessageOrder.ValueType
     """The order to return messages in."""
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     def __init__(
         self,
         *,
@@ -378,10 +411,11 @@ class ListMessagesRequest(_message.Message):
         leaf_message_id: _builtins.str | None = ...,
         all_branches: _builtins.bool = ...,
         order_by: Global___MessageOrder.ValueType = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_leaf_message_id", b"_leaf_message_id", "leaf_message_id", b"leaf_message_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leaf_message_id", b"_leaf_message_id", "all_branches", b"all_branches", "leaf_message_id", b"leaf_message_id", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leaf_message_id", b"_leaf_message_id", "all_branches", b"all_branches", "at_least_revision", b"at_least_revision", "leaf_message_id", b"leaf_message_id", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__leaf_message_id: _TypeAlias = _typing.Literal["leaf_message_id"]  # noqa: Y015
     _WhichOneofArgType__leaf_message_id: _TypeAlias = _typing.Literal["_leaf_message_id", b"_leaf_message_id"]  # noqa: Y015
@@ -424,16 +458,23 @@ class GetMessageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Required. At most 64 characters."""
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     def __init__(
         self,
         *,
         message_id: _builtins.str = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "message_id", b"message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,6 +562,11 @@ class SendMessageResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
+    was. Otherwise 0.
+    """
     @_builtins.property
     def event(self) -> _turn_pb2.TurnEvent:
         """In order, from sequence 1."""
@@ -529,10 +575,11 @@ class SendMessageResponse(_message.Message):
         self,
         *,
         event: _turn_pb2.TurnEvent | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -546,21 +593,28 @@ class StreamTurnRequest(_message.Message):
 
     TURN_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Required. At most 64 characters."""
     after_sequence: _builtins.int
     """The sequence of the last event that the caller has seen; 0 replays from the beginning. The last sequence of a
     finished turn returns an empty stream. A higher one fails with OUT_OF_RANGE / SEQUENCE_AHEAD.
     """
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     def __init__(
         self,
         *,
         turn_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "at_least_revision", b"at_least_revision", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -573,6 +627,11 @@ class StreamTurnResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
+    was. Otherwise 0.
+    """
     @_builtins.property
     def event(self) -> _turn_pb2.TurnEvent:
         """In order, from after_sequence + 1."""
@@ -581,10 +640,11 @@ class StreamTurnResponse(_message.Message):
         self,
         *,
         event: _turn_pb2.TurnEvent | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,16 +657,23 @@ class GetTurnRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Required. At most 64 characters."""
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     def __init__(
         self,
         *,
         turn_id: _builtins.str = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,6 +742,11 @@ class RegenerateReplyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
+    was. Otherwise 0.
+    """
     @_builtins.property
     def event(self) -> _turn_pb2.TurnEvent:
         """In order, from sequence 1."""
@@ -683,10 +755,11 @@ class RegenerateReplyResponse(_message.Message):
         self,
         *,
         event: _turn_pb2.TurnEvent | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -702,6 +775,7 @@ class ListTurnsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. At most 64 characters."""
     page_size: _builtins.int
@@ -710,6 +784,11 @@ class ListTurnsRequest(_message.Message):
     """The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
     status: _turn_pb2.TurnStatus.ValueType
     """Only turns with this status. Unspecified returns all."""
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     def __init__(
         self,
         *,
@@ -717,10 +796,11 @@ class ListTurnsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         status: _turn_pb2.TurnStatus.ValueType = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -783,6 +863,9 @@ class CancelTurnResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision after this change. Pass it on as at_least_revision to read no older state."""
     @_builtins.property
     def turn(self) -> _turn_pb2.Turn:
         """As stored."""
@@ -791,10 +874,11 @@ class CancelTurnResponse(_message.Message):
         self,
         *,
         turn: _turn_pb2.Turn | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -829,6 +913,9 @@ class DeleteMessageResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision after this change. Pass it on as at_least_revision to read no older state."""
     @_builtins.property
     def message(self) -> _message_pb2.Message:
         """As stored."""
@@ -837,10 +924,11 @@ class DeleteMessageResponse(_message.Message):
         self,
         *,
         message: _message_pb2.Message | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -856,6 +944,7 @@ class SearchMessagesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """Required. Words and "quoted phrases", all of which must occur; there are no operators. At most 16 different ones
     and 1000 characters. The first 65,536 characters of a message are searched. The first 500 different words of its
@@ -872,6 +961,11 @@ class SearchMessagesRequest(_message.Message):
     """
     session_id: _builtins.str
     """Only messages of this session. At most 64 characters. NOT_FOUND / SESSION_NOT_FOUND."""
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     def __init__(
         self,
         *,
@@ -879,10 +973,11 @@ class SearchMessagesRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         session_id: _builtins.str | None = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_session_id", b"_session_id", "session_id", b"session_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_id", b"_session_id", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_id", b"_session_id", "at_least_revision", b"at_least_revision", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__session_id: _TypeAlias = _typing.Literal["session_id"]  # noqa: Y015
     _WhichOneofArgType__session_id: _TypeAlias = _typing.Literal["_session_id", b"_session_id"]  # noqa: Y015
@@ -1003,6 +1098,12 @@ class CountTokensRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     @_builtins.property
     def message(self) -> Global___SendMessageRequest:
         """Required. The message as it would be sent. Its request_id is ignored."""
@@ -1011,10 +1112,11 @@ class CountTokensRequest(_message.Message):
         self,
         *,
         message: Global___SendMessageRequest | None = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1101,6 +1203,9 @@ class UploadAttachmentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTACHMENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision after this change. Pass it on as at_least_revision to read no older state."""
     @_builtins.property
     def attachment(self) -> _attachment_pb2.Attachment:
         """The attachment as stored. If the vault already had these bytes, the existing one."""
@@ -1109,10 +1214,11 @@ class UploadAttachmentResponse(_message.Message):
         self,
         *,
         attachment: _attachment_pb2.Attachment | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1125,16 +1231,23 @@ class DownloadAttachmentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTACHMENT_ID_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     attachment_id: _builtins.str
     """Required. At most 64 characters."""
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     def __init__(
         self,
         *,
         attachment_id: _builtins.str = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment_id", b"attachment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision", "attachment_id", b"attachment_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,10 +26,11 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from metamorph.api.v1 import options_pb2 as metamorph_dot_api_dot_v1_dot_options__pb2
+from metamorph.vault.v1 import change_pb2 as metamorph_dot_vault_dot_v1_dot_change__pb2
 from metamorph.vault.v1 import usage_pb2 as metamorph_dot_vault_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xfd\x02\n\x05Vault\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x46\n\rdefault_model\x18\x03 \x01(\tB/\xbaH,r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\xd8\x01\x01\x12 \n\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12*\n\x06\x62udget\x18\x08 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12\x33\n\x0foperator_budget\x18\t \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\"\x0f\n\rWhoAmIRequest\"\x9d\x01\n\x0eWhoAmIResponse\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x13\n\x0bpermissions\x18\x04 \x03(\t\x12\x13\n\x0b\x61uth_method\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x11\n\x0fGetVaultRequest\"<\n\x10GetVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\"\x7f\n\x12UpdateVaultRequest\x12\x30\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.VaultB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"?\n\x13UpdateVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\"\x97\x04\n\x0fGetUsageRequest\x12\x39\n\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\x37\n\x07\x65nd_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\"\n\nsession_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x88\x01\x01\x12@\n\x05model\x18\x04 \x01(\tB,\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01\x88\x01\x01\x12H\n\x08group_by\x18\x05 \x03(\x0e\x32!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == \'\' || this.end_day == \'\' || this.start_day <= this.end_dayB\r\n\x0b_session_idB\x08\n\x06_model\"\xeb\x01\n\x10GetUsageResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12+\n\x05total\x18\x03 \x01(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x31\n\x07\x62udgets\x18\x04 \x03(\x0b\x32 .metamorph.vault.v1.BudgetStatus\x12\x32\n\x07storage\x18\x05 \x01(\x0b\x32!.metamorph.vault.v1.StorageStatus2\xad\x03\n\x0cVaultService\x12_\n\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x12\x65\n\x08GetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a\'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x12\x65\n\x08GetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xfd\x02\n\x05Vault\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x46\n\rdefault_model\x18\x03 \x01(\tB/\xbaH,r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\xd8\x01\x01\x12 \n\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12*\n\x06\x62udget\x18\x08 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12\x33\n\x0foperator_budget\x18\t \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\"\x0f\n\rWhoAmIRequest\"\x9d\x01\n\x0eWhoAmIResponse\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x13\n\x0bpermissions\x18\x04 \x03(\t\x12\x13\n\x0b\x61uth_method\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x0fGetVaultRequest\x12\"\n\x11\x61t_least_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"N\n\x10GetVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x7f\n\x12UpdateVaultRequest\x12\x30\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.VaultB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"Q\n\x13UpdateVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xbb\x04\n\x0fGetUsageRequest\x12\x39\n\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\x37\n\x07\x65nd_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\"\n\nsession_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x88\x01\x01\x12@\n\x05model\x18\x04 \x01(\tB,\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01\x88\x01\x01\x12H\n\x08group_by\x18\x05 \x03(\x0e\x32!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == \'\' || this.end_day == \'\' || this.start_day <= this.end_dayB\r\n\x0b_session_idB\x08\n\x06_model\"\xeb\x01\n\x10GetUsageResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12+\n\x05total\x18\x03 \x01(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x31\n\x07\x62udgets\x18\x04 \x03(\x0b\x32 .metamorph.vault.v1.BudgetStatus\x12\x32\n\x07storage\x18\x05 \x01(\x0b\x32!.metamorph.vault.v1.StorageStatus\"\xdd\x01\n\x11WatchVaultRequest\x12$\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12K\n\tresources\x18\x02 \x03(\x0e\x32#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x42\n\x05verbs\x18\x03 \x03(\x0e\x32\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x42\x11\n\x0f_after_revision\"S\n\x12WatchVaultResponse\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.metamorph.vault.v1.Change\x12\x10\n\x08revision\x18\x02 \x01(\x03\x32\xa0\x04\n\x0cVaultService\x12_\n\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x12\x65\n\x08GetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a\'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x12q\n\nWatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\x90\x02\x01\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x30\x01\x12\x65\n\x08GetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VAULT'].fields_by_name['system_prompt']._serialized_options = b'\272H\006r\004\030\240\215\006'
   _globals['_VAULT'].fields_by_name['etag']._loaded_options = None
   _globals['_VAULT'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_GETVAULTREQUEST'].fields_by_name['at_least_revision']._loaded_options = None
+  _globals['_GETVAULTREQUEST'].fields_by_name['at_least_revision']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_UPDATEVAULTREQUEST'].fields_by_name['vault']._loaded_options = None
   _globals['_UPDATEVAULTREQUEST'].fields_by_name['vault']._serialized_options = b'\272H\003\310\001\001'
   _globals['_UPDATEVAULTREQUEST'].fields_by_name['update_mask']._loaded_options = None
@@ -62,34 +65,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_GETUSAGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_GETUSAGEREQUEST'].fields_by_name['at_least_revision']._loaded_options = None
+  _globals['_GETUSAGEREQUEST'].fields_by_name['at_least_revision']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_GETUSAGEREQUEST']._loaded_options = None
   _globals['_GETUSAGEREQUEST']._serialized_options = b'\272H\210\001\032\205\001\n\016get_usage.days\022%start_day must not come after end_day\032Lthis.start_day == \'\' || this.end_day == \'\' || this.start_day <= this.end_day'
+  _globals['_WATCHVAULTREQUEST'].fields_by_name['after_revision']._loaded_options = None
+  _globals['_WATCHVAULTREQUEST'].fields_by_name['after_revision']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_WATCHVAULTREQUEST'].fields_by_name['resources']._loaded_options = None
+  _globals['_WATCHVAULTREQUEST'].fields_by_name['resources']._serialized_options = b'\272H\020\222\001\r\020@\030\001\"\007\202\001\004\020\001 \000'
+  _globals['_WATCHVAULTREQUEST'].fields_by_name['verbs']._loaded_options = None
+  _globals['_WATCHVAULTREQUEST'].fields_by_name['verbs']._serialized_options = b'\272H\020\222\001\r\020@\030\001\"\007\202\001\004\020\001 \000'
   _globals['_VAULTSERVICE'].methods_by_name['WhoAmI']._loaded_options = None
   _globals['_VAULTSERVICE'].methods_by_name['WhoAmI']._serialized_options = b'\220\002\001\252\273\030\001\001\270\273\030\200\200\001'
   _globals['_VAULTSERVICE'].methods_by_name['GetVault']._loaded_options = None
   _globals['_VAULTSERVICE'].methods_by_name['GetVault']._serialized_options = b'\220\002\001\252\273\030\001\002\270\273\030\200\200\001'
   _globals['_VAULTSERVICE'].methods_by_name['UpdateVault']._loaded_options = None
   _globals['_VAULTSERVICE'].methods_by_name['UpdateVault']._serialized_options = b'\220\002\000\252\273\030\001\005\270\273\030\200\200 '
+  _globals['_VAULTSERVICE'].methods_by_name['WatchVault']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['WatchVault']._serialized_options = b'\220\002\001\252\273\030\001\002\260\273\030\001\270\273\030\200\200\001'
   _globals['_VAULTSERVICE'].methods_by_name['GetUsage']._loaded_options = None
   _globals['_VAULTSERVICE'].methods_by_name['GetUsage']._serialized_options = b'\220\002\001\252\273\030\001\002\270\273\030\200\200\001'
-  _globals['_VAULT']._serialized_start=223
-  _globals['_VAULT']._serialized_end=604
-  _globals['_WHOAMIREQUEST']._serialized_start=606
-  _globals['_WHOAMIREQUEST']._serialized_end=621
-  _globals['_WHOAMIRESPONSE']._serialized_start=624
-  _globals['_WHOAMIRESPONSE']._serialized_end=781
-  _globals['_GETVAULTREQUEST']._serialized_start=783
-  _globals['_GETVAULTREQUEST']._serialized_end=800
-  _globals['_GETVAULTRESPONSE']._serialized_start=802
-  _globals['_GETVAULTRESPONSE']._serialized_end=862
-  _globals['_UPDATEVAULTREQUEST']._serialized_start=864
-  _globals['_UPDATEVAULTREQUEST']._serialized_end=991
-  _globals['_UPDATEVAULTRESPONSE']._serialized_start=993
-  _globals['_UPDATEVAULTRESPONSE']._serialized_end=1056
-  _globals['_GETUSAGEREQUEST']._serialized_start=1059
-  _globals['_GETUSAGEREQUEST']._serialized_end=1594
-  _globals['_GETUSAGERESPONSE']._serialized_start=1597
-  _globals['_GETUSAGERESPONSE']._serialized_end=1832
-  _globals['_VAULTSERVICE']._serialized_start=1835
-  _globals['_VAULTSERVICE']._serialized_end=2264
+  _globals['_VAULT']._serialized_start=256
+  _globals['_VAULT']._serialized_end=637
+  _globals['_WHOAMIREQUEST']._serialized_start=639
+  _globals['_WHOAMIREQUEST']._serialized_end=654
+  _globals['_WHOAMIRESPONSE']._serialized_start=657
+  _globals['_WHOAMIRESPONSE']._serialized_end=814
+  _globals['_GETVAULTREQUEST']._serialized_start=816
+  _globals['_GETVAULTREQUEST']._serialized_end=869
+  _globals['_GETVAULTRESPONSE']._serialized_start=871
+  _globals['_GETVAULTRESPONSE']._serialized_end=949
+  _globals['_UPDATEVAULTREQUEST']._serialized_start=951
+  _globals['_UPDATEVAULTREQUEST']._serialized_end=1078
+  _globals['_UPDATEVAULTRESPONSE']._serialized_start=1080
+  _globals['_UPDATEVAULTRESPONSE']._serialized_end=1161
+  _globals['_GETUSAGEREQUEST']._serialized_start=1164
+  _globals['_GETUSAGEREQUEST']._serialized_end=1735
+  _globals['_GETUSAGERESPONSE']._serialized_start=1738
+  _globals['_GETUSAGERESPONSE']._serialized_end=1973
+  _globals['_WATCHVAULTREQUEST']._serialized_start=1976
+  _globals['_WATCHVAULTREQUEST']._serialized_end=2197
+  _globals['_WATCHVAULTRESPONSE']._serialized_start=2199
+  _globals['_WATCHVAULTRESPONSE']._serialized_end=2282
+  _globals['_VAULTSERVICE']._serialized_start=2285
+  _globals['_VAULTSERVICE']._serialized_end=2829
 # @@protoc_insertion_point(module_scope)

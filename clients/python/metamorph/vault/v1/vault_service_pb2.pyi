@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from metamorph.vault.v1 import change_pb2 as _change_pb2
 from metamorph.vault.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
@@ -156,12 +157,20 @@ class GetVaultRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     def __init__(
         self,
+        *,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least_revision", b"at_least_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -174,6 +183,9 @@ class GetVaultResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VAULT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision when it was read. Pass it to WatchVault to see what has changed since."""
     @_builtins.property
     def vault(self) -> Global___Vault:
         """As stored."""
@@ -182,10 +194,11 @@ class GetVaultResponse(_message.Message):
         self,
         *,
         vault: Global___Vault | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vault", b"vault"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["vault", b"vault"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "vault", b"vault"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,6 +243,9 @@ class UpdateVaultResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VAULT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision after this change. Pass it on as at_least_revision to read no older state."""
     @_builtins.property
     def vault(self) -> Global___Vault:
         """As stored."""
@@ -238,10 +254,11 @@ class UpdateVaultResponse(_message.Message):
         self,
         *,
         vault: Global___Vault | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vault", b"vault"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["vault", b"vault"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "vault", b"vault"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,6 +277,7 @@ class GetUsageRequest(_message.Message):
     GROUP_BY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
     start_day: _builtins.str
     """The first day (UTC), `YYYY-MM-DD`. If empty, the first day of the month of end_day."""
     end_day: _builtins.str
@@ -272,6 +290,11 @@ class GetUsageRequest(_message.Message):
     """The maximum number of rows to return. 0 means 50; the maximum is 1000."""
     page_token: _builtins.str
     """The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    at_least_revision: _builtins.int
+    """The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+    UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+    0 does not wait.
+    """
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[_usage_pb2.UsageGrouping.ValueType]:
         """How to group usage. If empty, everything is in one row."""
@@ -286,10 +309,11 @@ class GetUsageRequest(_message.Message):
         group_by: _abc.Iterable[_usage_pb2.UsageGrouping.ValueType] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        at_least_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_session_id", b"_session_id", "model", b"model", "session_id", b"session_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_session_id", b"_session_id", "end_day", b"end_day", "group_by", b"group_by", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "start_day", b"start_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_session_id", b"_session_id", "at_least_revision", b"at_least_revision", "end_day", b"end_day", "group_by", b"group_by", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "start_day", b"start_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
@@ -347,3 +371,72 @@ class GetUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class WatchVaultRequest(_message.Message):
+    """A selection of changes to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    VERBS_FIELD_NUMBER: _builtins.int
+    after_revision: _builtins.int
+    """The revision of the last response that the caller has seen; 0 replays from the first change. If absent, only changes
+    from now on are streamed. Fails with OUT_OF_RANGE / REVISION_COMPACTED if changes after it are no longer kept, and
+    with REVISION_AHEAD if it is above the vault's.
+    """
+    @_builtins.property
+    def resources(self) -> _containers.RepeatedScalarFieldContainer[_change_pb2.ChangedResource.ValueType]:
+        """Only changes of these kinds. If empty, of all."""
+
+    @_builtins.property
+    def verbs(self) -> _containers.RepeatedScalarFieldContainer[_change_pb2.ChangeVerb.ValueType]:
+        """Only changes with these verbs. If empty, with all."""
+
+    def __init__(
+        self,
+        *,
+        after_revision: _builtins.int | None = ...,
+        resources: _abc.Iterable[_change_pb2.ChangedResource.ValueType] | None = ...,
+        verbs: _abc.Iterable[_change_pb2.ChangeVerb.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "resources", b"resources", "verbs", b"verbs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_revision: _TypeAlias = _typing.Literal["after_revision"]  # noqa: Y015
+    _WhichOneofArgType__after_revision: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_revision) -> _WhichOneofReturnType__after_revision | None: ...
+
+Global___WatchVaultRequest: _TypeAlias = WatchVaultRequest  # noqa: Y015
+
+@_typing.final
+class WatchVaultResponse(_message.Message):
+    """The next changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """All changes up to this revision that pass the filters have been sent: resume after it."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_change_pb2.Change]:
+        """In the order of their revisions, at most 64. Empty in a bookmark, which is sent once everything up to now has been,
+        and every 10 seconds while there are changes that the filters leave out.
+        """
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[_change_pb2.Change] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchVaultResponse: _TypeAlias = WatchVaultResponse  # noqa: Y015

@@ -51,6 +51,11 @@ class VaultServiceStub:
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultRequest.SerializeToString,
                 response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultResponse.FromString,
                 _registered_method=True)
+        self.WatchVault = channel.unary_stream(
+                '/metamorph.vault.v1.VaultService/WatchVault',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultResponse.FromString,
+                _registered_method=True)
         self.GetUsage = channel.unary_unary(
                 '/metamorph.vault.v1.VaultService/GetUsage',
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageRequest.SerializeToString,
@@ -84,6 +89,15 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchVault(self, request, context):
+        """Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
+        itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
+        REVISION_AHEAD for one that the vault does not have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetUsage(self, request, context):
         """Returns the usage of the vault's turns, and the state of its budgets.
         """
@@ -108,6 +122,11 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.UpdateVault,
                     request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultRequest.FromString,
                     response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultResponse.SerializeToString,
+            ),
+            'WatchVault': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchVault,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultResponse.SerializeToString,
             ),
             'GetUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUsage,
@@ -198,6 +217,33 @@ class VaultService:
             '/metamorph.vault.v1.VaultService/UpdateVault',
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultRequest.SerializeToString,
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateVaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchVault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/WatchVault',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,11 @@ class VaultServiceStub:
     """Reads the vault, which is created on first use."""
     UpdateVault: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]
     """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
+    WatchVault: _grpc.UnaryStreamMultiCallable[_vault_service_pb2.WatchVaultRequest, _vault_service_pb2.WatchVaultResponse]
+    """Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
+    itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
+    REVISION_AHEAD for one that the vault does not have.
+    """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]
     """Returns the usage of the vault's turns, and the state of its budgets."""
 
@@ -57,6 +62,11 @@ class VaultServiceAsyncStub(VaultServiceStub):
     """Reads the vault, which is created on first use."""
     UpdateVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]  # type: ignore[assignment]
     """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
+    WatchVault: _aio.UnaryStreamMultiCallable[_vault_service_pb2.WatchVaultRequest, _vault_service_pb2.WatchVaultResponse]  # type: ignore[assignment]
+    """Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
+    itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
+    REVISION_AHEAD for one that the vault does not have.
+    """
     GetUsage: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Returns the usage of the vault's turns, and the state of its budgets."""
 
@@ -88,6 +98,17 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.UpdateVaultResponse, _abc.Awaitable[_vault_service_pb2.UpdateVaultResponse]]:
         """Changes the fields named in update_mask. ABORTED / ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def WatchVault(
+        self,
+        request: _vault_service_pb2.WatchVaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vault_service_pb2.WatchVaultResponse], _abc.AsyncIterator[_vault_service_pb2.WatchVaultResponse]]:
+        """Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
+        itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
+        REVISION_AHEAD for one that the vault does not have.
+        """
 
     @_abc_1.abstractmethod
     def GetUsage(

@@ -366,6 +366,13 @@ export declare type UpdateVaultLimitsResponse = Message<"metamorph.admin.v1.Upda
    * @generated from field: metamorph.admin.v1.VaultLimits limits = 1;
    */
   limits?: VaultLimits | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**

@@ -474,6 +474,30 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_READ_ONLY = 73;
    */
   READ_ONLY = 73,
+
+  /**
+   * OUT_OF_RANGE (oldest_revision). Changes after this revision are no longer kept. Read what you keep of the vault
+   * again, then watch from the revision that GetVault returns.
+   *
+   * @generated from enum value: ERROR_REASON_REVISION_COMPACTED = 80;
+   */
+  REVISION_COMPACTED = 80,
+
+  /**
+   * OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
+   * As for REVISION_COMPACTED.
+   *
+   * @generated from enum value: ERROR_REASON_REVISION_AHEAD = 81;
+   */
+  REVISION_AHEAD = 81,
+
+  /**
+   * UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
+   * RetryInfo, or at the primary.
+   *
+   * @generated from enum value: ERROR_REASON_REVISION_NOT_REACHED = 82;
+   */
+  REVISION_NOT_REACHED = 82,
 }
 
 /**

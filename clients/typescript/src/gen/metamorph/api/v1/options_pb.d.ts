@@ -87,7 +87,8 @@ export enum RateClass {
   UNSPECIFIED = 0,
 
   /**
-   * For resuming and managing a turn that is already paid for: a separate limit, ten times as high as the general one.
+   * For watching a vault, and for resuming and managing a turn that is already paid for: a separate limit, ten times as
+   * high as the general one.
    *
    * @generated from enum value: RATE_CLASS_RESUME = 1;
    */

@@ -59,6 +59,13 @@ export declare type CreateSessionResponse = Message<"metamorph.chat.v1.CreateSes
    * @generated from field: metamorph.chat.v1.Session session = 1;
    */
   session?: Session | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -79,6 +86,15 @@ export declare type GetSessionRequest = Message<"metamorph.chat.v1.GetSessionReq
    * @generated from field: string session_id = 1;
    */
   sessionId: string;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 2;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -147,6 +163,15 @@ export declare type ListSessionsRequest = Message<"metamorph.chat.v1.ListSession
    * @generated from field: map<string, string> metadata = 5;
    */
   metadata: { [key: string]: string };
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 6;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -222,6 +247,13 @@ export declare type UpdateSessionResponse = Message<"metamorph.chat.v1.UpdateSes
    * @generated from field: metamorph.chat.v1.Session session = 1;
    */
   session?: Session | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -263,6 +295,12 @@ export declare const DeleteSessionRequestSchema: GenMessage<DeleteSessionRequest
  * @generated from message metamorph.chat.v1.DeleteSessionResponse
  */
 export declare type DeleteSessionResponse = Message<"metamorph.chat.v1.DeleteSessionResponse"> & {
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 1;
+   */
+  revision: bigint;
 };
 
 /**
@@ -318,6 +356,15 @@ export declare type ListMessagesRequest = Message<"metamorph.chat.v1.ListMessage
    * @generated from field: metamorph.chat.v1.MessageOrder order_by = 6;
    */
   orderBy: MessageOrder;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 7;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -365,6 +412,15 @@ export declare type GetMessageRequest = Message<"metamorph.chat.v1.GetMessageReq
    * @generated from field: string message_id = 1;
    */
   messageId: string;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 2;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -457,6 +513,14 @@ export declare type SendMessageResponse = Message<"metamorph.chat.v1.SendMessage
    * @generated from field: metamorph.chat.v1.TurnEvent event = 1;
    */
   event?: TurnEvent | undefined;
+
+  /**
+   * The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
+   * was. Otherwise 0.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -485,6 +549,15 @@ export declare type StreamTurnRequest = Message<"metamorph.chat.v1.StreamTurnReq
    * @generated from field: int32 after_sequence = 2;
    */
   afterSequence: number;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 3;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -505,6 +578,14 @@ export declare type StreamTurnResponse = Message<"metamorph.chat.v1.StreamTurnRe
    * @generated from field: metamorph.chat.v1.TurnEvent event = 1;
    */
   event?: TurnEvent | undefined;
+
+  /**
+   * The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
+   * was. Otherwise 0.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -525,6 +606,15 @@ export declare type GetTurnRequest = Message<"metamorph.chat.v1.GetTurnRequest">
    * @generated from field: string turn_id = 1;
    */
   turnId: string;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 2;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -599,6 +689,14 @@ export declare type RegenerateReplyResponse = Message<"metamorph.chat.v1.Regener
    * @generated from field: metamorph.chat.v1.TurnEvent event = 1;
    */
   event?: TurnEvent | undefined;
+
+  /**
+   * The vault's revision, or a later one, with turn_started once the turn was stored, and with turn_finished once its end
+   * was. Otherwise 0.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -640,6 +738,15 @@ export declare type ListTurnsRequest = Message<"metamorph.chat.v1.ListTurnsReque
    * @generated from field: metamorph.chat.v1.TurnStatus status = 4;
    */
   status: TurnStatus;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 5;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -707,6 +814,13 @@ export declare type CancelTurnResponse = Message<"metamorph.chat.v1.CancelTurnRe
    * @generated from field: metamorph.chat.v1.Turn turn = 1;
    */
   turn?: Turn | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -747,6 +861,13 @@ export declare type DeleteMessageResponse = Message<"metamorph.chat.v1.DeleteMes
    * @generated from field: metamorph.chat.v1.Message message = 1;
    */
   message?: Message$1 | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -794,6 +915,15 @@ export declare type SearchMessagesRequest = Message<"metamorph.chat.v1.SearchMes
    * @generated from field: optional string session_id = 4;
    */
   sessionId?: string | undefined;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 5;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -926,6 +1056,15 @@ export declare type CountTokensRequest = Message<"metamorph.chat.v1.CountTokensR
    * @generated from field: metamorph.chat.v1.SendMessageRequest message = 1;
    */
   message?: SendMessageRequest | undefined;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 2;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -1023,6 +1162,13 @@ export declare type UploadAttachmentResponse = Message<"metamorph.chat.v1.Upload
    * @generated from field: metamorph.chat.v1.Attachment attachment = 1;
    */
   attachment?: Attachment | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -1043,6 +1189,15 @@ export declare type DownloadAttachmentRequest = Message<"metamorph.chat.v1.Downl
    * @generated from field: string attachment_id = 1;
    */
   attachmentId: string;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 2;
+   */
+  atLeastRevision: bigint;
 };
 
 /**

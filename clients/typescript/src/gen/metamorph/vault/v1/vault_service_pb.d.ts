@@ -8,6 +8,7 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Budget, BudgetStatus, StorageStatus, UsageGrouping, UsageRow } from "./usage_pb.js";
+import type { Change, ChangedResource, ChangeVerb } from "./change_pb.js";
 
 /**
  * Describes the file metamorph/vault/v1/vault_service.proto.
@@ -167,6 +168,14 @@ export declare const WhoAmIResponseSchema: GenMessage<WhoAmIResponse>;
  * @generated from message metamorph.vault.v1.GetVaultRequest
  */
 export declare type GetVaultRequest = Message<"metamorph.vault.v1.GetVaultRequest"> & {
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 1;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -187,6 +196,13 @@ export declare type GetVaultResponse = Message<"metamorph.vault.v1.GetVaultRespo
    * @generated from field: metamorph.vault.v1.Vault vault = 1;
    */
   vault?: Vault | undefined;
+
+  /**
+   * The vault's revision when it was read. Pass it to WatchVault to see what has changed since.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -235,6 +251,13 @@ export declare type UpdateVaultResponse = Message<"metamorph.vault.v1.UpdateVaul
    * @generated from field: metamorph.vault.v1.Vault vault = 1;
    */
   vault?: Vault | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
 };
 
 /**
@@ -297,6 +320,15 @@ export declare type GetUsageRequest = Message<"metamorph.vault.v1.GetUsageReques
    * @generated from field: string page_token = 7;
    */
   pageToken: string;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 8;
+   */
+  atLeastRevision: bigint;
 };
 
 /**
@@ -354,6 +386,70 @@ export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageRespo
 export declare const GetUsageResponseSchema: GenMessage<GetUsageResponse>;
 
 /**
+ * A selection of changes to watch.
+ *
+ * @generated from message metamorph.vault.v1.WatchVaultRequest
+ */
+export declare type WatchVaultRequest = Message<"metamorph.vault.v1.WatchVaultRequest"> & {
+  /**
+   * The revision of the last response that the caller has seen; 0 replays from the first change. If absent, only changes
+   * from now on are streamed. Fails with OUT_OF_RANGE / REVISION_COMPACTED if changes after it are no longer kept, and
+   * with REVISION_AHEAD if it is above the vault's.
+   *
+   * @generated from field: optional int64 after_revision = 1;
+   */
+  afterRevision?: bigint | undefined;
+
+  /**
+   * Only changes of these kinds. If empty, of all.
+   *
+   * @generated from field: repeated metamorph.vault.v1.ChangedResource resources = 2;
+   */
+  resources: ChangedResource[];
+
+  /**
+   * Only changes with these verbs. If empty, with all.
+   *
+   * @generated from field: repeated metamorph.vault.v1.ChangeVerb verbs = 3;
+   */
+  verbs: ChangeVerb[];
+};
+
+/**
+ * Describes the message metamorph.vault.v1.WatchVaultRequest.
+ * Use `create(WatchVaultRequestSchema)` to create a new message.
+ */
+export declare const WatchVaultRequestSchema: GenMessage<WatchVaultRequest>;
+
+/**
+ * The next changes.
+ *
+ * @generated from message metamorph.vault.v1.WatchVaultResponse
+ */
+export declare type WatchVaultResponse = Message<"metamorph.vault.v1.WatchVaultResponse"> & {
+  /**
+   * In the order of their revisions, at most 64. Empty in a bookmark, which is sent once everything up to now has been,
+   * and every 10 seconds while there are changes that the filters leave out.
+   *
+   * @generated from field: repeated metamorph.vault.v1.Change changes = 1;
+   */
+  changes: Change[];
+
+  /**
+   * All changes up to this revision that pass the filters have been sent: resume after it.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.WatchVaultResponse.
+ * Use `create(WatchVaultResponseSchema)` to create a new message.
+ */
+export declare const WatchVaultResponseSchema: GenMessage<WatchVaultResponse>;
+
+/**
  * A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
  * is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
  *
@@ -389,6 +485,18 @@ export declare const VaultService: GenService<{
     methodKind: "unary";
     input: typeof UpdateVaultRequestSchema;
     output: typeof UpdateVaultResponseSchema;
+  },
+  /**
+   * Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
+   * itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
+   * REVISION_AHEAD for one that the vault does not have.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.WatchVault
+   */
+  watchVault: {
+    methodKind: "server_streaming";
+    input: typeof WatchVaultRequestSchema;
+    output: typeof WatchVaultResponseSchema;
   },
   /**
    * Returns the usage of the vault's turns, and the state of its budgets.

@@ -1,0 +1,199 @@
+"""Those who watch vaults: what they are sent, when, and what they cost."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from metamorphd.errors import RevisionAhead, ServerDraining, StoreBusy
+from metamorphd.models.caller import Scope
+from metamorphd.models.change import ChangedResource, ChangeFilter, ChangeVerb
+from metamorphd.store.changes import append_change, list_changes
+from metamorphd.store.database import Database, Transaction
+from metamorphd.watching import PAGE_CHANGES, Watching
+
+from tests.support.rows import ACME, EVIL
+
+SECONDS = 20
+SESSIONS = ChangeFilter(resources=frozenset({ChangedResource.SESSION}))
+
+
+class Watcher:
+    """Reads what one watcher is sent."""
+
+    def __init__(self, watching: Watching, after: int | None = 0, **fields: Any) -> None:
+        scope: Scope = fields.pop("scope", ACME)
+        self.sent = watching.watch(scope, after_revision=after, wanted=fields.pop("wanted", ChangeFilter()))
+
+    async def next(self) -> tuple[list[int], int]:
+        """Returns the next (revisions of changes, revision)."""
+        async with asyncio.timeout(SECONDS):
+            changes, revision = await anext(self.sent)
+            return [change.revision for change in changes], revision
+
+    async def silent(self, seconds: float = 0.2) -> bool:
+        """Returns whether nothing is sent for a while. Nothing can be read afterwards."""
+        reading = asyncio.ensure_future(anext(self.sent))
+        await asyncio.wait({reading}, timeout=seconds)
+        if reading.done():
+            return False
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+        return True
+
+
+@pytest.fixture
+async def watching(database: Database) -> AsyncIterator[Watching]:
+    async with Watching(database=database, bookmark_seconds=0.3) as started:
+        yield started
+
+
+async def add(
+    database: Database, count: int = 1, *, scope: Scope = ACME, resource: ChangedResource = ChangedResource.TURN
+) -> None:
+    async def added(tx: Transaction) -> None:
+        for _ in range(count):
+            await append_change(tx, resource=resource, resource_id="id", verb=ChangeVerb.UPDATED, now=1)
+
+    await database.write(added, scope)
+
+
+async def test_a_bookmark_says_once_that_all_is_sent(database: Database, watching: Watching) -> None:
+    await add(database, 2)
+    watcher = Watcher(watching)
+    assert await watcher.next() == ([1, 2], 2)
+    assert await watcher.next() == ([], 2)
+    await add(database)
+    assert await watcher.next() == ([3], 3)
+    assert await watcher.silent(0.6)
+
+
+async def test_a_filtered_watcher_is_sent_a_bookmark_at_times_and_not_for_each_change(
+    database: Database, watching: Watching
+) -> None:
+    await add(database, 1000)
+    watcher = Watcher(watching, wanted=SESSIONS)
+    assert await watcher.next() == ([], 1000)
+    for _ in range(5):
+        await add(database)
+    began = asyncio.get_running_loop().time()
+    assert await watcher.next() == ([], 1005)
+    assert asyncio.get_running_loop().time() - began > 0.15
+    await add(database, resource=ChangedResource.SESSION)
+    assert await watcher.next() == ([1006], 1006)
+    assert await watcher.silent(0.6)
+
+
+async def test_pages_are_bounded_and_follow_each_other(database: Database, watching: Watching) -> None:
+    newest = PAGE_CHANGES * 2 + 7
+    await add(database, newest)
+    watcher = Watcher(watching)
+    pages = [await watcher.next() for _ in range(4)]
+    assert [len(revisions) for revisions, _ in pages] == [PAGE_CHANGES, PAGE_CHANGES, 7, 0]
+    assert [revision for revisions, _ in pages for revision in revisions] == list(range(1, newest + 1))
+
+
+async def test_a_watcher_that_does_not_read_is_behind_and_misses_nothing(
+    database: Database, watching: Watching
+) -> None:
+    slow, fast = Watcher(watching), Watcher(watching)
+    for watcher in (slow, fast):
+        assert await watcher.next() == ([], 0)
+    seen: list[int] = []
+    for _ in range(PAGE_CHANGES * 3):
+        await add(database)
+        seen += (await fast.next())[0]
+    assert seen == list(range(1, PAGE_CHANGES * 3 + 1))
+    late: list[int] = []
+    while len(late) < len(seen):
+        late += (await slow.next())[0]
+    assert late == seen
+
+
+async def test_the_newest_changes_are_read_once_for_all_watchers(
+    database: Database, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watchers = [Watcher(watching) for _ in range(50)]
+    for watcher in watchers:
+        await watcher.next()
+    reads: list[Any] = []
+    read = database.read
+
+    async def counted(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if operation is list_changes:
+            reads.append(operation)
+        return await read(operation, *args, **kwargs)
+
+    monkeypatch.setattr(database, "read", counted)
+    await add(database)
+    assert [await watcher.next() for watcher in watchers] == [([1], 1)] * 50
+    assert len(reads) == 1
+
+
+async def test_watchers_wait_while_the_store_is_busy(
+    database: Database, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = Watcher(watching)
+    await watcher.next()
+    read, busy = database.read, 3
+
+    async def refused_at_first(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal busy
+        if operation is list_changes and busy:
+            busy -= 1
+            raise StoreBusy(retry_delay=1.0)
+        return await read(operation, *args, **kwargs)
+
+    monkeypatch.setattr(database, "read", refused_at_first)
+    await add(database)
+    assert await watcher.next() == ([1], 1)
+    assert busy == 0
+
+
+async def test_a_change_that_nobody_reports_is_found_by_looking(database: Database) -> None:
+    async with Watching(database=database) as watching:
+        # As where another process has made it.
+        database.listen(lambda *_: None)
+        watcher = Watcher(watching)
+        await watcher.next()
+        await add(database)
+        assert await watcher.next() == ([1], 1)
+
+
+async def test_a_change_is_sent_to_all_even_if_a_watcher_comes_before_its_report(
+    database: Database, watching: Watching
+) -> None:
+    waiting = Watcher(watching)
+    await waiting.next()
+    next_one = asyncio.ensure_future(waiting.next())
+    await asyncio.sleep(0)
+    database.listen(lambda *_: None)
+    await add(database)
+    assert await Watcher(watching).next() == ([1], 1)
+    assert await next_one == ([1], 1)
+
+
+async def test_a_vault_takes_no_memory_once_nobody_watches_it(database: Database, watching: Watching) -> None:
+    watchers = [Watcher(watching), Watcher(watching), Watcher(watching, scope=EVIL)]
+    for watcher in watchers:
+        await watcher.next()
+    assert watching.vaults == 2
+    for watcher in watchers:
+        await watcher.sent.aclose()
+    assert watching.vaults == 0
+    with pytest.raises(RevisionAhead):
+        await Watcher(watching, 1).next()
+    assert watching.vaults == 0
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_leaving_ends_all_watchers(database: Database, waits: bool) -> None:
+    async with Watching(database=database) as watching:
+        watcher = Watcher(watching)
+        await watcher.next()
+        next_one = asyncio.ensure_future(watcher.next()) if waits else None
+        await asyncio.sleep(0.01)
+    with pytest.raises(ServerDraining):
+        await (next_one or watcher.next())
