@@ -14,6 +14,8 @@ from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 from metamorph.chat.v1.generation_pb2 import GenerationOptions
 from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_RUNNING
+from metamorph.vault.v1.vault_service_pb2 import GetVaultRequest, WatchVaultRequest
+from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 
 from bench.processes import token
 from tests.support.generated.corpus import COMMON_WORDS, RARE_WORD
@@ -35,6 +37,7 @@ class Caller:
         self.layout = layout
         # Untyped, because the generated stubs are those of grpc.aio.
         self.chat: Any = ChatServiceStub(channel)
+        self.vault: Any = VaultServiceStub(channel)
         self.quarter = _metadata(layout.large.vault_id)
         self.deep = _metadata(layout.deep.vault_id)
 
@@ -189,6 +192,21 @@ def _search(query: str, *, within: bool = False) -> Callable[[Caller], Call]:
     return ready
 
 
+def _watch(caller: Caller) -> Call:
+    newest = caller.vault.GetVault(GetVaultRequest(), metadata=caller.quarter).revision
+
+    def watch(number: int) -> float:
+        request = WatchVaultRequest(after_revision=newest // 2 + number)
+        began = time.perf_counter()
+        changes = caller.vault.WatchVault(request, metadata=caller.quarter, timeout=TIMEOUT_SECONDS)
+        next(changes)
+        first = time.perf_counter() - began
+        changes.cancel()
+        return first
+
+    return watch
+
+
 def _delete(caller: Caller) -> Call:
     to_erase = caller.to_erase
     return lambda number: _timed(
@@ -220,6 +238,7 @@ OPERATIONS = (
     Operation("SearchMessages, two common words", _search(BOTH_COMMON), most_ms=100),
     Operation("SearchMessages within 20,000, a rare word", _search(RARE_WORD, within=True)),
     Operation("SearchMessages within 20,000, two common words", _search(BOTH_COMMON, within=True), most_ms=100),
+    Operation("WatchVault from the middle of a log, first answer", _watch),
     # Once a round.
     Operation("DeleteSession of 20,000", _delete, most=1),
 )

@@ -8,7 +8,17 @@ from statistics import median
 import psutil
 
 from bench.figure import Figure
-from bench.processes import LoadFailed, Round, Services, last_line, loading, observing_services, slow_service
+from bench.processes import (
+    LoadFailed,
+    Round,
+    Services,
+    last_line,
+    loading,
+    logging_services,
+    observing_services,
+    slow_service,
+    watched_service,
+)
 from tests.support.processes import Service
 
 # By its letter, each part; also the order in which they are measured.
@@ -19,13 +29,14 @@ PARTS = {
     "e": "how late the words of slow replies are",
     "f": "server CPU for a delta of a slow reply, against a bare echo's call",
     "i": "GetSession with metrics, logs and traces, against none of them",
+    "w": "CreateSession with and without the vault's log, and the memory of those who watch it",
     "d": "resident memory at start, and after the other parts",
     "g": "calls on a large file, against the same on a small one",
     "h": "writers beside a backup of a large file, and its restore",
     "s": "bytes of a session, a message and so on, and the volume that users need",
 }
 # Those that compare servers, beside each other and from the beginning.
-COMPARED = "abcefid"
+COMPARED = "abcefiwd"
 ROUNDS = 7
 SLOW_STREAMS = (100, 200, 250, 400, 800)
 SLOW_SECONDS = 10.0
@@ -37,6 +48,8 @@ CPU_SECONDS = 5.0
 # More: what is measured is a twentieth, and the noise of a round is as large.
 OBSERVED_ROUNDS = 15
 LEAST_OBSERVED = 0.95
+LEAST_LOGGED = 0.9
+WATCHERS = 1_000
 STEPS = {
     "a": ROUNDS * 4,
     "b": ROUNDS * 2,
@@ -44,6 +57,7 @@ STEPS = {
     "e": len(SLOW_STREAMS),
     "f": CPU_ROUNDS * 2,
     "i": OBSERVED_ROUNDS * 2,
+    "w": ROUNDS * 2 + 2,
     "d": 0,
 }
 
@@ -74,7 +88,7 @@ class Bench:
     def figures(self, parts: str) -> Iterator[Figure]:
         """Yields the figures of `parts`, letters of PARTS. One that cannot be had says why, in one line."""
         measure = {"a": self._gets, "b": self._creates, "c": self._replies, "e": self._slow}
-        measure |= {"f": self._cpu, "i": self._observing}
+        measure |= {"f": self._cpu, "i": self._observing, "w": self._log}
         for letter, about in PARTS.items():
             if letter in parts and letter in COMPARED:
                 yield from _attempted(f"({letter}) {about}", measure.get(letter, self._memory)())
@@ -177,6 +191,24 @@ class Bench:
         yield Figure(name, _rate(ours), _rate(none), f"{ratio:.2f}", f"≥ {LEAST_OBSERVED}", ratio >= LEAST_OBSERVED)
         ours_cpu, its_cpu = (f"{_middle(side, 'cpu_us'):.0f} µs" for side in (ours, none))
         yield Figure("(i) server CPU of the same", ours_cpu, its_cpu, f"{_ratio(ours, none, 'cpu_us'):.2f}")
+
+    def _log(self) -> Iterator[Figure]:
+        """What it costs to append to the log of a vault, and the memory of watchers, each of a vault of its own."""
+        with logging_services() as servers:
+            logged, unlogged = self._rounds(*(Side("create", server, 64, self._seconds) for server in servers))
+        ratio = _ratio(logged, unlogged, "per_second")
+        name = "(w) CreateSession with the vault's log, against none"
+        yield Figure(name, _rate(logged), _rate(unlogged), f"{ratio:.2f}", f"≥ {LEAST_LOGGED}", ratio >= LEAST_LOGGED)
+        ours_cpu, its_cpu = (f"{_middle(side, 'cpu_us'):.0f} µs" for side in (logged, unlogged))
+        yield Figure("(w) server CPU of the same", ours_cpu, its_cpu, f"{_ratio(logged, unlogged, 'cpu_us'):.2f}")
+        with watched_service(WATCHERS) as (server, watchers):
+            before = server.resident_megabytes
+            for when in ("that wait", "that were each sent a change"):
+                self._step(f"{WATCHERS:,} watchers {when}")
+                watchers.step()
+                more = server.resident_megabytes - before
+                name = f"(w) resident memory of {WATCHERS:,} watchers {when}"
+                yield Figure(name, f"{more:.0f} MB", target="≤ 60 MB", met=more <= 60)
 
     def _memory(self) -> Iterator[Figure]:
         at_end = self._running.metamorph.resident_megabytes

@@ -102,6 +102,38 @@ def observing_services() -> Iterator[tuple[Service, Service]]:
         )
 
 
+@contextmanager
+def logging_services() -> Iterator[tuple[Service, Service]]:
+    """Starts a server that appends to the logs of vaults, and one that does not."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        logged, unlogged = Path(name) / "logged", Path(name) / "unlogged"
+        for directory in (logged, unlogged):
+            directory.mkdir()
+        yield (
+            stack.enter_context(sized_service(logged / "metamorph.db")),
+            stack.enter_context(sized_service(unlogged / "metamorph.db", module=["bench.unlogged"])),
+        )
+
+
+@contextmanager
+def watched_service(count: int) -> Iterator[tuple[Service, "Watchers"]]:
+    """Starts a server, and so many watchers that are not open yet."""
+    with tempfile.TemporaryDirectory() as name, sized_service(Path(name) / "metamorph.db") as server:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.watchers", server.target, str(count)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield server, Watchers(process)
+        finally:
+            process.kill()
+            process.communicate()
+
+
 def sized_service(
     file: Path, *, module: Sequence[str] = ("metamorphd", "serve"), **more: str
 ) -> AbstractContextManager[Service]:
@@ -113,6 +145,8 @@ def sized_service(
         "GRPC_PORT": "0",
         "DATABASE_PATH": str(file),
         "RATE_LIMIT_REQUESTS": str(ALLOWANCE),
+        # A generated file is of another year.
+        "CHANGE_RETENTION_DAYS": "36500",
         **more,
     } | ALLOCATOR
     return service(module, file.parent, environment)
@@ -164,6 +198,28 @@ class Load:
             raise LoadFailed(why or f"the load did not end within {self._patience:.0f} s")
         measured: Round = json.loads(line)
         return measured
+
+
+class Watchers:
+    """A process of watchers, see `bench.watchers`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def step(self) -> None:
+        """Opens the watchers, or has each sent a change. Raises LoadFailed."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        giving_up = threading.Timer(PATIENCE_SECONDS, process.kill)
+        giving_up.start()
+        try:
+            print(file=process.stdin, flush=True)
+            if not process.stdout.readline():
+                raise LoadFailed(last_line(process.stderr.read()) or f"not done within {PATIENCE_SECONDS:.0f} s")
+        finally:
+            giving_up.cancel()
 
 
 @contextmanager
