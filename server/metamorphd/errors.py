@@ -148,6 +148,10 @@ class DeadlineExceeded(DomainError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+class DataLoss(DomainError):
+    code = grpc.StatusCode.DATA_LOSS
+
+
 # The server itself.
 
 
@@ -359,6 +363,39 @@ class RevisionNotReached(Unavailable):
 
 class AttachmentNotFound(NotFound):
     reason, message = ErrorReason.ERROR_REASON_ATTACHMENT_NOT_FOUND, "no attachment {attachment_id}"
+
+
+class SecretNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_SECRET_NOT_FOUND, "no secret {name}"
+
+
+class SecretVersionNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_SECRET_VERSION_NOT_FOUND, "secret {name} has no version {version}"
+
+
+class SecretVersionDestroyed(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_SECRET_VERSION_DESTROYED
+    message = "the value of version {version} of secret {name} was destroyed"
+
+
+class SecretVersionMismatch(Aborted):
+    reason = ErrorReason.ERROR_REASON_SECRET_VERSION_MISMATCH
+    message = "the newest version of the secret is {version}"
+
+
+class EncryptionNotConfigured(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_ENCRYPTION_NOT_CONFIGURED
+    message = "the server has no key to encrypt with; its operator must set TOKEN_ENCRYPTION_KEY"
+
+
+class KeyUnavailable(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_KEY_UNAVAILABLE
+    message = "the server does not have key {key_id}, which is needed to decrypt; its operator must give it back"
+
+
+class CiphertextDamaged(DataLoss):
+    reason = ErrorReason.ERROR_REASON_CIPHERTEXT_DAMAGED
+    message = "what is encrypted with key {key_id} was changed, or is not where it was stored"
 
 
 class BackupNotFound(NotFound):

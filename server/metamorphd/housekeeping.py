@@ -1,7 +1,7 @@
 """Periodic work in small steps: deleting expired data, erasing what was deleted, and indexing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self, TypeVar
 
 import structlog
@@ -24,14 +24,17 @@ from metamorphd.store.search.indexing import (
     read_pending_words,
 )
 from metamorphd.store.search.refolding import read_earlier_folded, refold_messages
+from metamorphd.store.secrets import expire_secret, list_expired_secrets
 from metamorphd.store.turns.events import prune_events
 
 ROUND_SECONDS = 60.0
 # The end of a long message is not found before.
 INDEX_ROUND_SECONDS = 2.0
+CHORE_ROUND_SECONDS = 2.0
 # A large DELETE would block every write. This many rows take about a millisecond, and other writes run in between.
 PRUNED_EVENTS = 500
 PRUNED_ATTACHMENTS = 50
+EXPIRED_SECRETS = 20
 # Requests are visited once a day, in the order of their keys.
 VISITED_REQUESTS = 500
 REQUESTS_INTERVAL = 24 * 3_600_000_000
@@ -52,6 +55,7 @@ BACKLOG_SECONDS = 10.0
 T = TypeVar("T")
 
 Prune = SystemOperation[..., int]
+Chore = Callable[[], Awaitable[None]]
 
 logger = structlog.get_logger(__name__)
 
@@ -61,6 +65,7 @@ class Housekeeping:
 
     `event_retention_hours` is how long a turn's events are kept after its end, `request_retention_days` how long a
     request_id is known, and `change_retention_days` how long changes stay in the logs of vaults.
+    `chores` are other parts' work, which they do in steps.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Housekeeping:
         event_retention_hours: float,
         request_retention_days: float,
         change_retention_days: float = 7,
+        chores: Sequence[Chore] = (),
     ) -> None:
         self._database = database
         self._clock = clock
@@ -78,6 +84,7 @@ class Housekeeping:
         self._request_retention = int(request_retention_days * 24 * 3600e6)
         self._change_retention = int(change_retention_days * 24 * 3600e6)
         self._oldest_change: int | None = None
+        self._chores = chores
         self._requests_due = 0
         self._backlog = Backlog()
 
@@ -89,6 +96,7 @@ class Housekeeping:
             asyncio.create_task(self._run(self._count_backlog, BACKLOG_SECONDS)),
             asyncio.create_task(self._run(self._index, INDEX_ROUND_SECONDS)),
             asyncio.create_task(self._run(self._compact, COMPACT_ROUND_SECONDS)),
+            *(asyncio.create_task(self._run(chore, CHORE_ROUND_SECONDS)) for chore in self._chores),
             asyncio.create_task(self._run(self._maintain, ROUND_SECONDS)),
             asyncio.create_task(self._run(self._check, ROUND_SECONDS)),
         ]
@@ -107,6 +115,8 @@ class Housekeeping:
         await self._count_backlog()
         await self._index()
         await self._compact()
+        for chore in self._chores:
+            await chore()
         await self._maintain()
         await self._check()
 
@@ -115,6 +125,7 @@ class Housekeeping:
         now = self._clock.now()
         await self._prune_all(prune_events, before=now - self._event_retention, limit=PRUNED_EVENTS)
         await self._prune_all(prune_attachments, before=now - UNUSED_ATTACHMENT, limit=PRUNED_ATTACHMENTS, now=now)
+        await _until_done(lambda: self._expire_secrets(now))
         if now >= self._requests_due:
             await self._prune_requests(before=now - self._request_retention)
             self._requests_due = now + REQUESTS_INTERVAL
@@ -129,6 +140,12 @@ class Housekeeping:
 
     async def _prune_all(self, prune: Prune, **parameters: int) -> None:
         await _until_done(lambda: self._database.write_system(prune, server_scope(), **parameters))
+
+    async def _expire_secrets(self, now: int) -> int:
+        expired = await self._database.read_system(list_expired_secrets, server_scope(), now=now, limit=EXPIRED_SECRETS)
+        for vault_id, name in expired:
+            await self._database.write(expire_secret, server_scope(vault_id), name=name, now=now)
+        return len(expired)
 
     async def _erase(self) -> None:
         """Erases what was deleted."""

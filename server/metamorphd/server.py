@@ -23,6 +23,7 @@ from metamorphd.checks.running import RunningServer
 from metamorphd.clock import Clock
 from metamorphd.composition.authentication import authenticate_visitors, make_access, make_verifier
 from metamorphd.composition.guards import make_guards, make_limits
+from metamorphd.composition.keys import make_keys
 from metamorphd.composition.memory import memory_for_requests, memory_for_texts, memory_needed
 from metamorphd.composition.ports import make_grpc_port, open_http
 from metamorphd.composition.role import choose_role
@@ -81,7 +82,10 @@ class Server:
         self._telemetry = make_telemetry(settings, self._clock)
         self._telemetry.measure([measure_of(self._metrics), *self._model.measures])
         self._revoked_tokens = RevokedTokens()
-        self._role = choose_role(settings, database=database, clock=self._clock, adopted=self._load_revocations)
+        self._keys = make_keys(settings)
+        self._role = choose_role(
+            settings, database=database, keys=self._keys, clock=self._clock, adopted=self._load_revocations
+        )
         self._database = self._role.database
         self._checked = [*found, *check_settings(settings, today=self._today())]
         self._checks = RunningServer(
@@ -182,6 +186,8 @@ class Server:
             catalog=self._catalog,
             revoked_tokens=self._revoked_tokens,
             backups=self._role.backups,
+            keys=self._keys,
+            rotation=self._role.rotation,
             watching=self._watching,
             clock=self._clock,
             build=self._build(),

@@ -52,6 +52,8 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) 
         KEY_SET,
         KEY_SET | {"EMBLEM_JWKS_VAULTS": "acme-*, a.b:c", "EMBLEM_JWKS_OPERATORS": "true"},
         PRODUCTION | KEY_SET | ISSUED,
+        {"EMBLEM_JWT_SECRET": SECRET, "TOKEN_ENCRYPTION_KEY": SECRET, "TOKEN_ENCRYPTION_KEY_PREVIOUS": SECRET},
+        {"EMBLEM_JWT_SECRET": SECRET, "TOKEN_ENCRYPTION_KEY_FILE": "/keys", "TOKEN_ENCRYPTION_KEY_PREVIOUS": SECRET},
         {"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": "memory"},
         {"EMBLEM_JWT_SECRET": SECRET, "RATE_LIMIT_STORAGE": "rediss://redis:6379/0"},
         PRODUCTION | PROXIED | CERTIFICATE,
@@ -80,6 +82,13 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
         (PRODUCTION | {"EMBLEM_JWT_SECRET": ""}, "EMBLEM_JWT_SECRET"),
         (PRODUCTION | {"EMBLEM_JWT_SECRET": "canary" * 5}, "EMBLEM_JWT_SECRET has"),
         (DEV | {"EMBLEM_JWT_SECRET": "canary"}, "EMBLEM_JWT_SECRET"),
+        (PRODUCTION | {"TOKEN_ENCRYPTION_KEY": "canary"}, "TOKEN_ENCRYPTION_KEY has"),
+        (
+            PRODUCTION | {"TOKEN_ENCRYPTION_KEY": SECRET, "TOKEN_ENCRYPTION_KEY_PREVIOUS": f"{SECRET},canary"},
+            "TOKEN_ENCRYPTION_KEY_PREVIOUS has",
+        ),
+        (PRODUCTION | {"TOKEN_ENCRYPTION_KEY_PREVIOUS": SECRET}, "TOKEN_ENCRYPTION_KEY_PREVIOUS"),
+        (PRODUCTION | {"TOKEN_ENCRYPTION_KEY": SECRET, "TOKEN_ENCRYPTION_KEY_FILE": "/k"}, "TOKEN_ENCRYPTION_KEY_FILE"),
         (PRODUCTION | {"EMBLEM_JWT_SECRET_PREVIOUS": f"{SECRET},canary"}, "EMBLEM_JWT_SECRET_PREVIOUS"),
         (
             PRODUCTION | {"EMBLEM_JWT_SECRET": SECRET[:32], "EMBLEM_JWT_SECRET_PREVIOUS": "canary"},

@@ -12,16 +12,20 @@ from tests.support.statements import STORE, Statement, columns, is_vault, parsed
 
 # Every operation that crosses vaults is listed here, with the reason.
 SYSTEM_OPERATIONS = {
+    "count_data_keys_to_rewrap",  # the operator sees how far a rotation is, which is one for all vaults
     "find_erasure",  # what was deleted is erased in all vaults
     "find_vault_to_index",  # what is left to be indexed is indexed in all vaults
     "list_oldest_changes",  # the logs of all vaults are compacted
     "get_backlog",  # the operator sees what is left to be erased in all vaults
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
     "renew_leases",  # a server renews the leases of all of its turns at once
+    "list_data_keys_to_rewrap",  # a rotation rewraps the data keys of all vaults
+    "list_expired_secrets",  # expired secrets are erased in all vaults
     "list_revocations",  # the operator lists revocations of all vaults
     "prune_attachments",  # unused attachments are hidden in all vaults
     "prune_events",  # expired events are deleted in all vaults
     "prune_requests",  # expired requests are deleted in all vaults
+    "rewrap_data_keys",  # a rotation rewraps the data keys of all vaults
     "load_revocations",  # revocations are checked before the vault of a call is known
 }
 # A caller's writes that are not refused when the volume is almost full, with the reason. All others are.
@@ -31,10 +35,14 @@ NOT_GROWING = {
     "compact_changes": "deletes",
     "create_vault": "a read of a vault that has not been used yet",
     "delete_message": "deletes",
+    "delete_secret": "deletes",
     "delete_session": "deletes",
+    "destroy_secret_version": "deletes",
     "erase_step": "deletes",
+    "expire_secret": "deletes",
     "index_earlier_messages": "indexes what is stored",
     "postpone_erasure": "belongs to deleting",
+    "read_secret": "a read, which is in the log",
     "refold_messages": "indexes what is stored",
     "operation": "the events and the end of a running turn, which chat/event_log.py repeats until they are stored",
     "revoke_token": "must always be possible, and is the operator's",
@@ -50,6 +58,7 @@ GROWING = {
     "create_session",
     "create_turn",
     "index_earlier_messages",
+    "put_secret",
     "refold_messages",
     "update_session",
     "update_vault",

@@ -50,6 +50,7 @@ PRINTED = {
         '"checks":{"serving":"ok"',
     ],
     "docs/replicas.md": ["serving"],
+    "docs/secrets.md": ["Zmlyc3Q=", "version 2 is second", "destroy_time", "has a key", '"left": 0'],
     "docs/operating.md": [
         '{"status":"ok"',
         '"status": "SERVING"',
@@ -88,7 +89,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     process = subprocess.Popen(
         [*MAKE, "run"],
         cwd=checkout,
-        env=environment(PORT="0", GRPC_PORT="0", EMBLEM_JWT_SECRET=SECRET),
+        env=environment(PORT="0", GRPC_PORT="0", EMBLEM_JWT_SECRET=SECRET, TOKEN_ENCRYPTION_KEY=SECRET[::-1]),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

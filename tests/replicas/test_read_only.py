@@ -160,7 +160,7 @@ async def test_every_method_that_only_reads_is_served(
     tmp_path: Path, target: Target, primary_of: tuple[Path, str]
 ) -> None:
     _, session_id = primary_of
-    async with reading(tmp_path / "replica-server", target) as replica:
+    async with reading(tmp_path / "replica-server", target, token_encryption_key="k" * 32) as replica:
         caller = replica.caller(operator=True)
         answers: dict[str, str] = {}
         for method in READING:

@@ -8,8 +8,10 @@ from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups
 from metamorphd.edge.guards import Guard
 from metamorphd.housekeeping import Housekeeping
+from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
+from metamorphd.secrets.rotation import Rotation
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.sqlite.database import SqliteDatabase
@@ -23,24 +25,26 @@ class PrimaryRole:
     replica_age_seconds = 0.0
     guards: Sequence[Guard] = ()
 
-    def __init__(self, settings: Settings, *, database: Database | None, clock: Clock) -> None:
+    def __init__(self, settings: Settings, *, database: Database | None, keys: VaultKeys, clock: Clock) -> None:
         self.database = database or SqliteDatabase(
             path=settings.database_path,
             synchronous=settings.sqlite_synchronous,
             floor_bytes=settings.storage_floor_bytes,
         )
         self.backups = make_backups(settings, database=self.database, clock=clock)
+        self.rotation = Rotation(database=self.database, keys=keys, clock=clock)
         self._housekeeping = Housekeeping(
             database=self.database,
             clock=clock,
             event_retention_hours=settings.event_retention_hours,
             request_retention_days=settings.request_retention_days,
             change_retention_days=settings.change_retention_days,
+            chores=[self.rotation.work],
         )
 
     @property
     def gauges(self) -> Figures:
-        return {**self.backups.gauges, **self._housekeeping.gauges}
+        return {**self.backups.gauges, **self._housekeeping.gauges, **self.rotation.gauges}
 
     def degraded(self) -> str | None:
         return self.backups.degraded()

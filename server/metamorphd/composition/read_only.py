@@ -8,10 +8,12 @@ from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups
 from metamorphd.edge.guards import Guard
 from metamorphd.edge.read_only import RefuseWrites
+from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
 from metamorphd.replicas.following import Following
 from metamorphd.replicas.litestream import Litestream
+from metamorphd.secrets.rotation import Rotation
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.sqlite.replica import SqliteReplica
@@ -20,12 +22,16 @@ from metamorphd.store.sqlite.replica import SqliteReplica
 class ReadOnlyRole:
     """Follows a replica of the primary's database. `adopted` is awaited after each new copy."""
 
-    def __init__(self, settings: Settings, *, clock: Clock, adopted: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, settings: Settings, *, keys: VaultKeys, clock: Clock, adopted: Callable[[], Awaitable[None]]
+    ) -> None:
         primary = settings.primary_address or ""
         replica = SqliteReplica(path=settings.database_path, primary=primary)
         self.database: Database = replica
         # Lists those that are there, and makes none.
         self.backups = make_backups(settings, database=replica, clock=clock)
+        # Says how far the primary's is, and does nothing itself.
+        self.rotation = Rotation(database=replica, keys=keys, clock=clock)
         self.guards: Sequence[Guard] = [RefuseWrites(primary=primary)]
         self._following = Following(
             copies=replica,

@@ -10,8 +10,10 @@ from metamorphd.clock import Clock
 from metamorphd.composition.primary import PrimaryRole
 from metamorphd.composition.read_only import ReadOnlyRole
 from metamorphd.edge.guards import Guard
+from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
+from metamorphd.secrets.rotation import Rotation
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 
@@ -24,6 +26,9 @@ class Role(Protocol):
 
     @property
     def backups(self) -> Backups: ...
+
+    @property
+    def rotation(self) -> Rotation: ...
 
     @property
     def guards(self) -> Sequence[Guard]:
@@ -62,9 +67,14 @@ class Role(Protocol):
 
 
 def choose_role(
-    settings: Settings, *, database: Database | None, clock: Clock, adopted: Callable[[], Awaitable[None]]
+    settings: Settings,
+    *,
+    database: Database | None,
+    keys: VaultKeys,
+    clock: Clock,
+    adopted: Callable[[], Awaitable[None]],
 ) -> Role:
     """Returns the role that the settings give. `database` replaces the primary's, `adopted` is as for `Following`."""
     if settings.read_only:
-        return ReadOnlyRole(settings, clock=clock, adopted=adopted)
-    return PrimaryRole(settings, database=database, clock=clock)
+        return ReadOnlyRole(settings, keys=keys, clock=clock, adopted=adopted)
+    return PrimaryRole(settings, database=database, keys=keys, clock=clock)

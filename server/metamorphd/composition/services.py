@@ -8,6 +8,9 @@ from metamorphd.catalog import Catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.edge.methods import SERVICES
+from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.secrets.rotation import Rotation
+from metamorphd.secrets.secrets import Secrets
 from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
@@ -25,6 +28,8 @@ def make_servicers(
     catalog: Catalog,
     revoked_tokens: RevokedTokens,
     backups: Backups,
+    keys: VaultKeys,
+    rotation: Rotation,
     watching: Watching,
     clock: Clock,
     build: Build,
@@ -40,12 +45,20 @@ def make_servicers(
         max_content_bytes=settings.max_content_bytes,
         storage_limit=settings.vault_storage_bytes,
     )
-    vault = VaultService(database=database, watching=watching, clock=clock, storage_limit=settings.vault_storage_bytes)
+    secrets = Secrets(database=database, keys=keys, clock=clock, storage_limit=settings.vault_storage_bytes)
+    vault = VaultService(
+        database=database,
+        watching=watching,
+        secrets=secrets,
+        clock=clock,
+        storage_limit=settings.vault_storage_bytes,
+    )
     admin = AdminService(
         database=database,
         engine=engine,
         revoked_tokens=revoked_tokens,
         backups=backups,
+        rotation=rotation,
         clock=clock,
         build=build,
     )

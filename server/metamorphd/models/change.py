@@ -13,6 +13,7 @@ class ChangedResource(StrEnum):
     MESSAGE = "message"
     TURN = "turn"
     ATTACHMENT = "attachment"
+    SECRET = "secret"  # noqa: S105, a kind
 
 
 class ChangeVerb(StrEnum):
@@ -26,6 +27,8 @@ class ChangeVerb(StrEnum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     FAILED = "failed"
+    READ = "read"
+    DESTROYED = "destroyed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import fnmatch
 import re
 from datetime import date
+from pathlib import Path
 
 from pydantic import BaseModel, Field, SecretStr
 
@@ -10,7 +11,7 @@ from metamorphd.settings.values import ExactBoolean, VaultPatterns
 
 
 class CredentialSettings(BaseModel):
-    """The keys of the model provider, and of the tokens that say who a caller is."""
+    """The keys of the model provider, of the tokens that say who a caller is, and of what is encrypted."""
 
     anthropic_api_key: SecretStr | None = Field(
         default=None,
@@ -32,6 +33,28 @@ class CredentialSettings(BaseModel):
         description=(
             "Day since which EMBLEM_JWT_SECRET is in use, such as 2026-11-01. `metamorph check` then says when to "
             "rotate it."
+        ),
+    )
+    token_encryption_key: SecretStr | None = Field(
+        default=None,
+        description="Key that wraps the keys of secrets, at least 32 characters. Default: no secrets can be stored.",
+    )
+    token_encryption_key_previous: SecretStr | None = Field(
+        default=None,
+        description="Previous keys, separated by commas, until `metamorph keys rotate` says that nothing needs them.",
+    )
+    token_encryption_key_date: date | None = Field(
+        default=None,
+        description=(
+            "Day since which TOKEN_ENCRYPTION_KEY is in use, such as 2026-11-01. `metamorph check` then says when to "
+            "rotate it."
+        ),
+    )
+    token_encryption_key_file: Path | None = Field(
+        default=None,
+        description=(
+            "File with such keys instead, made with `metamorph keys create`, to which `metamorph keys rotate` adds new "
+            "ones. Keep it on another volume than the database."
         ),
     )
     emblem_jwt_issuer: str | None = Field(default=None, description="If set, tokens must have this issuer (`iss`).")
@@ -71,6 +94,14 @@ class CredentialSettings(BaseModel):
         previous = self.emblem_jwt_secret_previous
         older = [] if previous is None else previous.get_secret_value().split(",")
         return current + [secret.strip() for secret in older if secret.strip()]
+
+    @property
+    def key_texts(self) -> list[str]:
+        """Returns the keys that wrap data keys as they are given, the current one first."""
+        current = [] if self.token_encryption_key is None else [self.token_encryption_key.get_secret_value()]
+        previous = self.token_encryption_key_previous
+        older = [] if previous is None else previous.get_secret_value().split(",")
+        return current + [text.strip() for text in older if text.strip()]
 
     @property
     def jwks_vaults(self) -> re.Pattern[str] | None:

@@ -24,6 +24,7 @@ def faults_of(settings: Settings) -> Iterator[str]:
     yield from _unsafe_web(settings)
     yield from _unsafe_port(settings)
     yield from _unsafe_replica(settings)
+    yield from _unsafe_keys(settings)
 
 
 def short_secret(settings: Settings) -> Iterator[str]:
@@ -35,6 +36,23 @@ def short_secret(settings: Settings) -> Iterator[str]:
             f"EMBLEM_JWT_SECRET{'' if short else '_PREVIOUS'} has fewer than {SHORTEST_SECRET} characters; "
             "make one with `openssl rand -hex 32`"
         )
+
+
+def _unsafe_keys(settings: Settings) -> Iterator[str]:
+    if any(len(text) < SHORTEST_SECRET for text in settings.key_texts):
+        current = settings.token_encryption_key
+        short = current is not None and len(current.get_secret_value()) < SHORTEST_SECRET
+        yield (
+            f"TOKEN_ENCRYPTION_KEY{'' if short else '_PREVIOUS'} has fewer than {SHORTEST_SECRET} characters; "
+            "make one with `openssl rand -hex 32`"
+        )
+    if settings.token_encryption_key is not None and settings.token_encryption_key_file is not None:
+        yield (
+            "TOKEN_ENCRYPTION_KEY has no effect with TOKEN_ENCRYPTION_KEY_FILE; to move to the file, "
+            "rename it to TOKEN_ENCRYPTION_KEY_PREVIOUS"
+        )
+    if settings.key_texts and settings.token_encryption_key is None and settings.token_encryption_key_file is None:
+        yield "TOKEN_ENCRYPTION_KEY_PREVIOUS has no effect without a current key; set TOKEN_ENCRYPTION_KEY too"
 
 
 def _unsafe_metrics(settings: Settings) -> Iterator[str]:

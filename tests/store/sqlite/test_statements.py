@@ -2,7 +2,7 @@
 
 import apsw
 import pytest
-from metamorphd.store import attachments, messages, session_lists
+from metamorphd.store import attachments, data_keys, messages, secrets, session_lists
 from metamorphd.store.database import is_point_read
 
 from tests.store.sqlite.engine import SqliteEngine, migrated, plan
@@ -44,6 +44,28 @@ def test_attachments_to_delete_are_found_by_an_index(sql: str, index: str) -> No
     steps = plan(sql)
     assert not [step for step in steps if step.startswith("SCAN") and step.split()[1] in SqliteEngine().tables()]
     assert any(index in step for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (secrets.GET_SECRET, "PRIMARY KEY (vault_id=? AND name=?)"),
+        (secrets.GET_SEALED, "sqlite_autoindex_secret_versions_1 (vault_id=? AND name=? AND version=?)"),
+        (secrets.GET_SEALED, "PRIMARY KEY (vault_id=? AND data_key_id=?)"),
+        (secrets.LIST_SECRETS, "PRIMARY KEY (vault_id=? AND name>?)"),
+        (secrets.LIST_VERSIONS, "sqlite_autoindex_secret_versions_1 (vault_id=? AND name=? AND version<?)"),
+        (secrets.LIST_EXPIRED, "secrets_expiring (expire_time<?)"),
+        (data_keys.GET_DATA_KEY, "PRIMARY KEY (vault_id=?)"),
+        (data_keys.LIST_WRAPPED_BELOW, "data_keys_by_wrapping_key"),
+        (data_keys.LIST_WRAPPED_ABOVE, "data_keys_by_wrapping_key"),
+        (data_keys.COUNT_WRAPPED, "data_keys_by_wrapping_key"),
+    ],
+)
+def test_secrets_and_data_keys_are_found_by_an_index_in_its_order(sql: str, index: str) -> None:
+    steps = plan(sql)
+    assert not [step for step in steps if step.startswith("SCAN") and step.split()[1] in SqliteEngine().tables()]
+    assert any(index in step for step in steps)
+    assert not [step for step in steps if "TEMP B-TREE" in step]
 
 
 def test_a_migrated_database_refuses_a_row_without_a_vault() -> None:

@@ -13,7 +13,9 @@ from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
 from metamorphd.models.finding import Finding
 from metamorphd.models.revocation import Revocation
+from metamorphd.secrets.rotation import Rotation
 from metamorphd.services.admin.backups import AdminBackups
+from metamorphd.services.admin.keys import AdminKeys
 from metamorphd.services.convert.finding import finding_to_proto
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
@@ -42,7 +44,7 @@ class Build:
     findings: Callable[[], Awaitable[Sequence[Finding]]]
 
 
-class AdminService(AdminBackups):
+class AdminService(AdminBackups, AdminKeys):
     """Implements AdminService, for the operator of the server."""
 
     def __init__(
@@ -52,6 +54,7 @@ class AdminService(AdminBackups):
         engine: TurnEngine,
         revoked_tokens: RevokedTokens,
         backups: Backups,
+        rotation: Rotation,
         clock: Clock,
         build: Build,
     ) -> None:
@@ -59,6 +62,7 @@ class AdminService(AdminBackups):
         self._engine = engine
         self._revoked_tokens = revoked_tokens
         self._backups = backups
+        self._rotation = rotation
         self._clock = clock
         self._build = build
 

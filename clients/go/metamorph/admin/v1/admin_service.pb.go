@@ -1914,6 +1914,245 @@ func (x *PruneBackupsResponse) GetNames() []string {
 	return nil
 }
 
+// The state of the keys that wrap data keys.
+type KeyRotation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key that wraps now: 16 hexadecimal digits, derived from it one way.
+	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// When that key came into use. Absent if the server does not know.
+	KeyTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=key_time,json=keyTime,proto3" json:"key_time,omitempty"`
+	// The number of data keys that another key wraps, at most 100,000. 0 once the other keys can be taken away.
+	LeftCount int32 `protobuf:"varint,3,opt,name=left_count,json=leftCount,proto3" json:"left_count,omitempty"`
+	// How many of them the server cannot unwrap, as far as it has tried: it does not have their key, or they are damaged.
+	UnavailableCount int32 `protobuf:"varint,4,opt,name=unavailable_count,json=unavailableCount,proto3" json:"unavailable_count,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *KeyRotation) Reset() {
+	*x = KeyRotation{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyRotation) ProtoMessage() {}
+
+func (x *KeyRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyRotation.ProtoReflect.Descriptor instead.
+func (*KeyRotation) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *KeyRotation) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *KeyRotation) GetKeyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeyTime
+	}
+	return nil
+}
+
+func (x *KeyRotation) GetLeftCount() int32 {
+	if x != nil {
+		return x.LeftCount
+	}
+	return 0
+}
+
+func (x *KeyRotation) GetUnavailableCount() int32 {
+	if x != nil {
+		return x.UnavailableCount
+	}
+	return 0
+}
+
+// A request to rotate.
+type RotateDataKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateDataKeysRequest) Reset() {
+	*x = RotateDataKeysRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateDataKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateDataKeysRequest) ProtoMessage() {}
+
+func (x *RotateDataKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateDataKeysRequest.ProtoReflect.Descriptor instead.
+func (*RotateDataKeysRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{32}
+}
+
+// The rotation that has begun.
+type RotateDataKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Before anything is rewrapped.
+	Rotation      *KeyRotation `protobuf:"bytes,1,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateDataKeysResponse) Reset() {
+	*x = RotateDataKeysResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateDataKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateDataKeysResponse) ProtoMessage() {}
+
+func (x *RotateDataKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateDataKeysResponse.ProtoReflect.Descriptor instead.
+func (*RotateDataKeysResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RotateDataKeysResponse) GetRotation() *KeyRotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+// A query for the state of the keys.
+type GetKeyRotationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyRotationRequest) Reset() {
+	*x = GetKeyRotationRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyRotationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyRotationRequest) ProtoMessage() {}
+
+func (x *GetKeyRotationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyRotationRequest.ProtoReflect.Descriptor instead.
+func (*GetKeyRotationRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{34}
+}
+
+// The state of the keys.
+type GetKeyRotationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As of now.
+	Rotation      *KeyRotation `protobuf:"bytes,1,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyRotationResponse) Reset() {
+	*x = GetKeyRotationResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyRotationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyRotationResponse) ProtoMessage() {}
+
+func (x *GetKeyRotationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyRotationResponse.ProtoReflect.Descriptor instead.
+func (*GetKeyRotationResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *GetKeyRotationResponse) GetRotation() *KeyRotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
 var File_metamorph_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
@@ -2039,12 +2278,24 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x13PruneBackupsRequest\x12#\n" +
 	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\",\n" +
 	"\x14PruneBackupsResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names*}\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\xa7\x01\n" +
+	"\vKeyRotation\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x125\n" +
+	"\bkey_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\akeyTime\x12\x1d\n" +
+	"\n" +
+	"left_count\x18\x03 \x01(\x05R\tleftCount\x12+\n" +
+	"\x11unavailable_count\x18\x04 \x01(\x05R\x10unavailableCount\"\x17\n" +
+	"\x15RotateDataKeysRequest\"U\n" +
+	"\x16RotateDataKeysResponse\x12;\n" +
+	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation\"\x17\n" +
+	"\x15GetKeyRotationRequest\"U\n" +
+	"\x16GetKeyRotationResponse\x12;\n" +
+	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation*}\n" +
 	"\rFindingStatus\x12\x1e\n" +
 	"\x1aFINDING_STATUS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11FINDING_STATUS_OK\x10\x01\x12\x1a\n" +
 	"\x16FINDING_STATUS_WARNING\x10\x02\x12\x19\n" +
-	"\x15FINDING_STATUS_FAILED\x10\x032\x90\v\n" +
+	"\x15FINDING_STATUS_FAILED\x10\x032\x82\r\n" +
 	"\fAdminService\x12t\n" +
 	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
 	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12z\n" +
@@ -2057,7 +2308,9 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\fVerifyBackup\x12'.metamorph.admin.v1.VerifyBackupRequest\x1a(.metamorph.admin.v1.VerifyBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12y\n" +
 	"\x0eDownloadBackup\x12).metamorph.admin.v1.DownloadBackupRequest\x1a*.metamorph.admin.v1.DownloadBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12q\n" +
 	"\fDeleteBackup\x12'.metamorph.admin.v1.DeleteBackupRequest\x1a(.metamorph.admin.v1.DeleteBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
-	"\fPruneBackups\x12'.metamorph.admin.v1.PruneBackupsRequest\x1a(.metamorph.admin.v1.PruneBackupsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02B\xc6\x01\n" +
+	"\fPruneBackups\x12'.metamorph.admin.v1.PruneBackupsRequest\x1a(.metamorph.admin.v1.PruneBackupsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12w\n" +
+	"\x0eRotateDataKeys\x12).metamorph.admin.v1.RotateDataKeysRequest\x1a*.metamorph.admin.v1.RotateDataKeysResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12w\n" +
+	"\x0eGetKeyRotation\x12).metamorph.admin.v1.GetKeyRotationRequest\x1a*.metamorph.admin.v1.GetKeyRotationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xc6\x01\n" +
 	"\x16com.metamorph.admin.v1B\x11AdminServiceProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (
@@ -2073,7 +2326,7 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_admin_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(FindingStatus)(0),                // 0: metamorph.admin.v1.FindingStatus
 	(*UserTokens)(nil),                // 1: metamorph.admin.v1.UserTokens
@@ -2107,69 +2360,81 @@ var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*DeleteBackupResponse)(nil),      // 29: metamorph.admin.v1.DeleteBackupResponse
 	(*PruneBackupsRequest)(nil),       // 30: metamorph.admin.v1.PruneBackupsRequest
 	(*PruneBackupsResponse)(nil),      // 31: metamorph.admin.v1.PruneBackupsResponse
-	nil,                               // 32: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                 // 34: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),     // 35: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),       // 36: google.protobuf.Duration
-	(*Backup)(nil),                    // 37: metamorph.admin.v1.Backup
+	(*KeyRotation)(nil),               // 32: metamorph.admin.v1.KeyRotation
+	(*RotateDataKeysRequest)(nil),     // 33: metamorph.admin.v1.RotateDataKeysRequest
+	(*RotateDataKeysResponse)(nil),    // 34: metamorph.admin.v1.RotateDataKeysResponse
+	(*GetKeyRotationRequest)(nil),     // 35: metamorph.admin.v1.GetKeyRotationRequest
+	(*GetKeyRotationResponse)(nil),    // 36: metamorph.admin.v1.GetKeyRotationResponse
+	nil,                               // 37: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),     // 38: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                 // 39: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),     // 40: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),       // 41: google.protobuf.Duration
+	(*Backup)(nil),                    // 42: metamorph.admin.v1.Backup
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	33, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	38, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	1,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	33, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	38, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	2,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	2,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	34, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	33, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	39, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	38, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
 	7,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	7,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	35, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	40, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
 	7,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	13, // 12: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
-	33, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
-	33, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	38, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	38, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
 	0,  // 15: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
 	12, // 16: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	33, // 17: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	36, // 18: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	32, // 19: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	38, // 17: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	41, // 18: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	37, // 19: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
 	14, // 20: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
 	15, // 21: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
-	37, // 22: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	37, // 23: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	37, // 24: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
-	37, // 25: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	16, // 26: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	3,  // 27: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	5,  // 28: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	8,  // 29: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	10, // 30: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	18, // 31: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
-	20, // 32: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
-	22, // 33: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
-	24, // 34: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
-	26, // 35: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
-	28, // 36: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
-	30, // 37: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
-	17, // 38: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	4,  // 39: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	6,  // 40: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	9,  // 41: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	11, // 42: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	19, // 43: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
-	21, // 44: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
-	23, // 45: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
-	25, // 46: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
-	27, // 47: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
-	29, // 48: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
-	31, // 49: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
-	38, // [38:50] is the sub-list for method output_type
-	26, // [26:38] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	42, // 22: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	42, // 23: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	42, // 24: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
+	42, // 25: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	38, // 26: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
+	32, // 27: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
+	32, // 28: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
+	16, // 29: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	3,  // 30: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	5,  // 31: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	8,  // 32: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	10, // 33: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	18, // 34: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
+	20, // 35: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
+	22, // 36: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
+	24, // 37: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
+	26, // 38: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
+	28, // 39: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
+	30, // 40: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
+	33, // 41: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
+	35, // 42: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
+	17, // 43: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	4,  // 44: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	6,  // 45: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	9,  // 46: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	11, // 47: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	19, // 48: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
+	21, // 49: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
+	23, // 50: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
+	25, // 51: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
+	27, // 52: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
+	29, // 53: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
+	31, // 54: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
+	34, // 55: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
+	36, // 56: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
+	43, // [43:57] is the sub-list for method output_type
+	29, // [29:43] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -2193,7 +2458,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,8 @@ const (
 	AdminService_DownloadBackup_FullMethodName    = "/metamorph.admin.v1.AdminService/DownloadBackup"
 	AdminService_DeleteBackup_FullMethodName      = "/metamorph.admin.v1.AdminService/DeleteBackup"
 	AdminService_PruneBackups_FullMethodName      = "/metamorph.admin.v1.AdminService/PruneBackups"
+	AdminService_RotateDataKeys_FullMethodName    = "/metamorph.admin.v1.AdminService/RotateDataKeys"
+	AdminService_GetKeyRotation_FullMethodName    = "/metamorph.admin.v1.AdminService/GetKeyRotation"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -72,6 +74,13 @@ type AdminServiceClient interface {
 	// backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
 	// server deletes those that are too old every hour. Can be repeated.
 	PruneBackups(ctx context.Context, in *PruneBackupsRequest, opts ...grpc.CallOption) (*PruneBackupsResponse, error)
+	// Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
+	// beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
+	// first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	RotateDataKeys(ctx context.Context, in *RotateDataKeysRequest, opts ...grpc.CallOption) (*RotateDataKeysResponse, error)
+	// Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
+	// ENCRYPTION_NOT_CONFIGURED.
+	GetKeyRotation(ctx context.Context, in *GetKeyRotationRequest, opts ...grpc.CallOption) (*GetKeyRotationResponse, error)
 }
 
 type adminServiceClient struct {
@@ -211,6 +220,26 @@ func (c *adminServiceClient) PruneBackups(ctx context.Context, in *PruneBackupsR
 	return out, nil
 }
 
+func (c *adminServiceClient) RotateDataKeys(ctx context.Context, in *RotateDataKeysRequest, opts ...grpc.CallOption) (*RotateDataKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateDataKeysResponse)
+	err := c.cc.Invoke(ctx, AdminService_RotateDataKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetKeyRotation(ctx context.Context, in *GetKeyRotationRequest, opts ...grpc.CallOption) (*GetKeyRotationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetKeyRotationResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetKeyRotation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -248,6 +277,13 @@ type AdminServiceServer interface {
 	// backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
 	// server deletes those that are too old every hour. Can be repeated.
 	PruneBackups(context.Context, *PruneBackupsRequest) (*PruneBackupsResponse, error)
+	// Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
+	// beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
+	// first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	RotateDataKeys(context.Context, *RotateDataKeysRequest) (*RotateDataKeysResponse, error)
+	// Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
+	// ENCRYPTION_NOT_CONFIGURED.
+	GetKeyRotation(context.Context, *GetKeyRotationRequest) (*GetKeyRotationResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -293,6 +329,12 @@ func (UnimplementedAdminServiceServer) DeleteBackup(context.Context, *DeleteBack
 }
 func (UnimplementedAdminServiceServer) PruneBackups(context.Context, *PruneBackupsRequest) (*PruneBackupsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PruneBackups not implemented")
+}
+func (UnimplementedAdminServiceServer) RotateDataKeys(context.Context, *RotateDataKeysRequest) (*RotateDataKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateDataKeys not implemented")
+}
+func (UnimplementedAdminServiceServer) GetKeyRotation(context.Context, *GetKeyRotationRequest) (*GetKeyRotationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetKeyRotation not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -524,6 +566,42 @@ func _AdminService_PruneBackups_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_RotateDataKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateDataKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RotateDataKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RotateDataKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RotateDataKeys(ctx, req.(*RotateDataKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetKeyRotation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetKeyRotationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetKeyRotation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetKeyRotation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetKeyRotation(ctx, req.(*GetKeyRotationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -574,6 +652,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PruneBackups",
 			Handler:    _AdminService_PruneBackups_Handler,
+		},
+		{
+			MethodName: "RotateDataKeys",
+			Handler:    _AdminService_RotateDataKeys_Handler,
+		},
+		{
+			MethodName: "GetKeyRotation",
+			Handler:    _AdminService_GetKeyRotation_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -42,6 +42,10 @@ const (
 	Permission_PERMISSION_ADMIN Permission = 5
 	// Run the server: the claim `operator: true`, never a permission string.
 	Permission_PERMISSION_OPERATOR Permission = 6
+	// Read the values of secrets.
+	Permission_PERMISSION_SECRETS_READ Permission = 7
+	// Put, destroy and delete secrets.
+	Permission_PERMISSION_SECRETS_WRITE Permission = 8
 )
 
 // Enum value maps for Permission.
@@ -54,6 +58,8 @@ var (
 		4: "PERMISSION_DELETE",
 		5: "PERMISSION_ADMIN",
 		6: "PERMISSION_OPERATOR",
+		7: "PERMISSION_SECRETS_READ",
+		8: "PERMISSION_SECRETS_WRITE",
 	}
 	Permission_value = map[string]int32{
 		"PERMISSION_UNSPECIFIED":   0,
@@ -63,6 +69,8 @@ var (
 		"PERMISSION_DELETE":        4,
 		"PERMISSION_ADMIN":         5,
 		"PERMISSION_OPERATOR":      6,
+		"PERMISSION_SECRETS_READ":  7,
+		"PERMISSION_SECRETS_WRITE": 8,
 	}
 )
 
@@ -207,7 +215,7 @@ var File_metamorph_api_v1_options_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x1emetamorph/api/v1/options.proto\x12\x10metamorph.api.v1\x1a google/protobuf/descriptor.proto*\xe3\x01\n" +
+	"\x1emetamorph/api/v1/options.proto\x12\x10metamorph.api.v1\x1a google/protobuf/descriptor.proto*\xc3\x02\n" +
 	"\n" +
 	"Permission\x12\x1a\n" +
 	"\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x1c\n" +
@@ -217,7 +225,9 @@ const file_metamorph_api_v1_options_proto_rawDesc = "" +
 	"\x11PERMISSION_DELETE\x10\x04\x1a\n" +
 	"\xa2\xbb\x18\x06delete\x12\x1f\n" +
 	"\x10PERMISSION_ADMIN\x10\x05\x1a\t\xa2\xbb\x18\x05admin\x12\x17\n" +
-	"\x13PERMISSION_OPERATOR\x10\x06*>\n" +
+	"\x13PERMISSION_OPERATOR\x10\x06\x12-\n" +
+	"\x17PERMISSION_SECRETS_READ\x10\a\x1a\x10\xa2\xbb\x18\fsecrets:read\x12/\n" +
+	"\x18PERMISSION_SECRETS_WRITE\x10\b\x1a\x11\xa2\xbb\x18\rsecrets:write*>\n" +
 	"\tRateClass\x12\x1a\n" +
 	"\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11RATE_CLASS_RESUME\x10\x01:9\n" +

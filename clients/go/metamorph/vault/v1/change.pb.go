@@ -43,6 +43,8 @@ const (
 	// An attachment. One that no message holds a day after its upload expires, without a change. One that only deleted
 	// sessions held is deleted some time after them.
 	ChangedResource_CHANGED_RESOURCE_ATTACHMENT ChangedResource = 6
+	// A secret: its resource_id is its name.
+	ChangedResource_CHANGED_RESOURCE_SECRET ChangedResource = 7
 )
 
 // Enum value maps for ChangedResource.
@@ -55,6 +57,7 @@ var (
 		4: "CHANGED_RESOURCE_MESSAGE",
 		5: "CHANGED_RESOURCE_TURN",
 		6: "CHANGED_RESOURCE_ATTACHMENT",
+		7: "CHANGED_RESOURCE_SECRET",
 	}
 	ChangedResource_value = map[string]int32{
 		"CHANGED_RESOURCE_UNSPECIFIED":  0,
@@ -64,6 +67,7 @@ var (
 		"CHANGED_RESOURCE_MESSAGE":      4,
 		"CHANGED_RESOURCE_TURN":         5,
 		"CHANGED_RESOURCE_ATTACHMENT":   6,
+		"CHANGED_RESOURCE_SECRET":       7,
 	}
 )
 
@@ -116,20 +120,26 @@ const (
 	ChangeVerb_CHANGE_VERB_INTERRUPTED ChangeVerb = 7
 	// A turn ended, TURN_STATUS_FAILED.
 	ChangeVerb_CHANGE_VERB_FAILED ChangeVerb = 8
+	// The value of a secret was returned.
+	ChangeVerb_CHANGE_VERB_READ ChangeVerb = 9
+	// The value of a version of a secret was erased.
+	ChangeVerb_CHANGE_VERB_DESTROYED ChangeVerb = 10
 )
 
 // Enum value maps for ChangeVerb.
 var (
 	ChangeVerb_name = map[int32]string{
-		0: "CHANGE_VERB_UNSPECIFIED",
-		1: "CHANGE_VERB_CREATED",
-		2: "CHANGE_VERB_UPDATED",
-		3: "CHANGE_VERB_DELETED",
-		4: "CHANGE_VERB_STARTED",
-		5: "CHANGE_VERB_COMPLETED",
-		6: "CHANGE_VERB_CANCELLED",
-		7: "CHANGE_VERB_INTERRUPTED",
-		8: "CHANGE_VERB_FAILED",
+		0:  "CHANGE_VERB_UNSPECIFIED",
+		1:  "CHANGE_VERB_CREATED",
+		2:  "CHANGE_VERB_UPDATED",
+		3:  "CHANGE_VERB_DELETED",
+		4:  "CHANGE_VERB_STARTED",
+		5:  "CHANGE_VERB_COMPLETED",
+		6:  "CHANGE_VERB_CANCELLED",
+		7:  "CHANGE_VERB_INTERRUPTED",
+		8:  "CHANGE_VERB_FAILED",
+		9:  "CHANGE_VERB_READ",
+		10: "CHANGE_VERB_DESTROYED",
 	}
 	ChangeVerb_value = map[string]int32{
 		"CHANGE_VERB_UNSPECIFIED": 0,
@@ -141,6 +151,8 @@ var (
 		"CHANGE_VERB_CANCELLED":   6,
 		"CHANGE_VERB_INTERRUPTED": 7,
 		"CHANGE_VERB_FAILED":      8,
+		"CHANGE_VERB_READ":        9,
+		"CHANGE_VERB_DESTROYED":   10,
 	}
 )
 
@@ -286,7 +298,7 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\bresource\x18\x05 \x01(\x0e2#.metamorph.vault.v1.ChangedResourceR\bresource\x12\x1f\n" +
 	"\vresource_id\x18\x06 \x01(\tR\n" +
 	"resourceId\x122\n" +
-	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb*\xea\x01\n" +
+	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb*\x87\x02\n" +
 	"\x0fChangedResource\x12 \n" +
 	"\x1cCHANGED_RESOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CHANGED_RESOURCE_VAULT\x10\x01\x12!\n" +
@@ -294,7 +306,8 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x18CHANGED_RESOURCE_SESSION\x10\x03\x12\x1c\n" +
 	"\x18CHANGED_RESOURCE_MESSAGE\x10\x04\x12\x19\n" +
 	"\x15CHANGED_RESOURCE_TURN\x10\x05\x12\x1f\n" +
-	"\x1bCHANGED_RESOURCE_ATTACHMENT\x10\x06*\xf8\x01\n" +
+	"\x1bCHANGED_RESOURCE_ATTACHMENT\x10\x06\x12\x1b\n" +
+	"\x17CHANGED_RESOURCE_SECRET\x10\a*\xa9\x02\n" +
 	"\n" +
 	"ChangeVerb\x12\x1b\n" +
 	"\x17CHANGE_VERB_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -305,7 +318,10 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x15CHANGE_VERB_COMPLETED\x10\x05\x12\x19\n" +
 	"\x15CHANGE_VERB_CANCELLED\x10\x06\x12\x1b\n" +
 	"\x17CHANGE_VERB_INTERRUPTED\x10\a\x12\x16\n" +
-	"\x12CHANGE_VERB_FAILED\x10\bB\xc0\x01\n" +
+	"\x12CHANGE_VERB_FAILED\x10\b\x12\x14\n" +
+	"\x10CHANGE_VERB_READ\x10\t\x12\x19\n" +
+	"\x15CHANGE_VERB_DESTROYED\x10\n" +
+	"B\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\vChangeProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

@@ -804,11 +804,744 @@ func (x *WatchVaultResponse) GetRevision() int64 {
 	return 0
 }
 
+// A new version of a secret.
+type PutSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. 1 to 128 letters, digits, `.`, `_`, `/` and `-`, the first of which is a letter or a digit. Names are not
+	// encrypted.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. 1 to 65,536 bytes.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// The newest version that must be in force, 0 if the secret must not exist. If absent, any.
+	ExpectedVersion *int32 `protobuf:"varint,3,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
+	// A UUID that makes the request repeatable (AIP-155): repeating it returns the same version. Kept for at least 7 days.
+	// Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Replaces the secret's labels, which are not encrypted. At most 8 pairs, with keys of 1 to 63 letters, digits, `.`,
+	// `_` and `-`, and values of at most 63 of them.
+	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Replaces the time at which the secret expires with all of its versions. It is not found from then on, and erased soon
+	// after. Must be in the future. If absent, it does not expire.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSecretRequest) Reset() {
+	*x = PutSecretRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSecretRequest) ProtoMessage() {}
+
+func (x *PutSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSecretRequest.ProtoReflect.Descriptor instead.
+func (*PutSecretRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PutSecretRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PutSecretRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *PutSecretRequest) GetExpectedVersion() int32 {
+	if x != nil && x.ExpectedVersion != nil {
+		return *x.ExpectedVersion
+	}
+	return 0
+}
+
+func (x *PutSecretRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *PutSecretRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *PutSecretRequest) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// The new version.
+type PutSecretResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without its value.
+	SecretVersion *SecretVersion `protobuf:"bytes,1,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutSecretResponse) Reset() {
+	*x = PutSecretResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutSecretResponse) ProtoMessage() {}
+
+func (x *PutSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutSecretResponse.ProtoReflect.Descriptor instead.
+func (*PutSecretResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PutSecretResponse) GetSecretVersion() *SecretVersion {
+	if x != nil {
+		return x.SecretVersion
+	}
+	return nil
+}
+
+func (x *PutSecretResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// Selects a version of a secret.
+type GetSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The secret's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The version, 0 for the newest.
+	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,3,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *GetSecretRequest) Reset() {
+	*x = GetSecretRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSecretRequest) ProtoMessage() {}
+
+func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
+func (*GetSecretRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GetSecretRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetSecretRequest) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *GetSecretRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
+// A secret.
+type GetSecretResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With its value.
+	SecretVersion *SecretVersion `protobuf:"bytes,1,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// The vault's revision: that a secret was read is in its log. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSecretResponse) Reset() {
+	*x = GetSecretResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSecretResponse) ProtoMessage() {}
+
+func (x *GetSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSecretResponse.ProtoReflect.Descriptor instead.
+func (*GetSecretResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GetSecretResponse) GetSecretVersion() *SecretVersion {
+	if x != nil {
+		return x.SecretVersion
+	}
+	return nil
+}
+
+func (x *GetSecretResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// A query for a page of secrets.
+type ListSecretsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the previous page. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,3,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ListSecretsRequest) Reset() {
+	*x = ListSecretsRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSecretsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSecretsRequest) ProtoMessage() {}
+
+func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
+func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListSecretsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSecretsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListSecretsRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
+// A page of secrets.
+type ListSecretsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name, in the order of its characters' codes.
+	Secrets []*Secret `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSecretsResponse) Reset() {
+	*x = ListSecretsResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSecretsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSecretsResponse) ProtoMessage() {}
+
+func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
+func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListSecretsResponse) GetSecrets() []*Secret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *ListSecretsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// A query for a page of a secret's versions.
+type ListSecretVersionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The secret's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The maximum number to return. 0 means 50; the maximum is 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the previous page, with the same name. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,4,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ListSecretVersionsRequest) Reset() {
+	*x = ListSecretVersionsRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSecretVersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSecretVersionsRequest) ProtoMessage() {}
+
+func (x *ListSecretVersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSecretVersionsRequest.ProtoReflect.Descriptor instead.
+func (*ListSecretVersionsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListSecretVersionsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListSecretVersionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSecretVersionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListSecretVersionsRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
+// A page of versions.
+type ListSecretVersionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first, without values.
+	SecretVersions []*SecretVersion `protobuf:"bytes,1,rep,name=secret_versions,json=secretVersions,proto3" json:"secret_versions,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSecretVersionsResponse) Reset() {
+	*x = ListSecretVersionsResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSecretVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSecretVersionsResponse) ProtoMessage() {}
+
+func (x *ListSecretVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSecretVersionsResponse.ProtoReflect.Descriptor instead.
+func (*ListSecretVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListSecretVersionsResponse) GetSecretVersions() []*SecretVersion {
+	if x != nil {
+		return x.SecretVersions
+	}
+	return nil
+}
+
+func (x *ListSecretVersionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Selects a version to destroy.
+type DestroySecretVersionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The secret's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. The version.
+	Version       int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DestroySecretVersionRequest) Reset() {
+	*x = DestroySecretVersionRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DestroySecretVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DestroySecretVersionRequest) ProtoMessage() {}
+
+func (x *DestroySecretVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DestroySecretVersionRequest.ProtoReflect.Descriptor instead.
+func (*DestroySecretVersionRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DestroySecretVersionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DestroySecretVersionRequest) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// The destroyed version.
+type DestroySecretVersionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With its destroy_time.
+	SecretVersion *SecretVersion `protobuf:"bytes,1,opt,name=secret_version,json=secretVersion,proto3" json:"secret_version,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DestroySecretVersionResponse) Reset() {
+	*x = DestroySecretVersionResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DestroySecretVersionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DestroySecretVersionResponse) ProtoMessage() {}
+
+func (x *DestroySecretVersionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DestroySecretVersionResponse.ProtoReflect.Descriptor instead.
+func (*DestroySecretVersionResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DestroySecretVersionResponse) GetSecretVersion() *SecretVersion {
+	if x != nil {
+		return x.SecretVersion
+	}
+	return nil
+}
+
+func (x *DestroySecretVersionResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// Selects a secret to delete.
+type DeleteSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The secret's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The newest version that must be in force. If absent, any.
+	ExpectedVersion *int32 `protobuf:"varint,2,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DeleteSecretRequest) Reset() {
+	*x = DeleteSecretRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSecretRequest) ProtoMessage() {}
+
+func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSecretRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSecretRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DeleteSecretRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteSecretRequest) GetExpectedVersion() int32 {
+	if x != nil && x.ExpectedVersion != nil {
+		return *x.ExpectedVersion
+	}
+	return 0
+}
+
+// The secret is deleted.
+type DeleteSecretResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSecretResponse) Reset() {
+	*x = DeleteSecretResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSecretResponse) ProtoMessage() {}
+
+func (x *DeleteSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSecretResponse.ProtoReflect.Descriptor instead.
+func (*DeleteSecretResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DeleteSecretResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
+	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
 	"\x05Vault\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12T\n" +
@@ -870,14 +1603,72 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x0f_after_revision\"f\n" +
 	"\x12WatchVaultResponse\x124\n" +
 	"\achanges\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.ChangeR\achanges\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision2\xa0\x04\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x89\x04\n" +
+	"\x10PutSecretRequest\x12>\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x12!\n" +
+	"\x05value\x18\x02 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x04R\x05value\x127\n" +
+	"\x10expected_version\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x00R\x0fexpectedVersion\x88\x01\x01\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x95\x01\n" +
+	"\x06labels\x18\x05 \x03(\v20.metamorph.vault.v1.PutSecretRequest.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x12E\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x02@\x01R\n" +
+	"expireTime\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x13\n" +
+	"\x11_expected_version\"y\n" +
+	"\x11PutSecretResponse\x12H\n" +
+	"\x0esecret_version\x18\x01 \x01(\v2!.metamorph.vault.v1.SecretVersionR\rsecretVersion\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\xaa\x01\n" +
+	"\x10GetSecretRequest\x12>\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x12!\n" +
+	"\aversion\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\aversion\x123\n" +
+	"\x11at_least_revision\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"y\n" +
+	"\x11GetSecretResponse\x12H\n" +
+	"\x0esecret_version\x18\x01 \x01(\v2!.metamorph.vault.v1.SecretVersionR\rsecretVersion\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x98\x01\n" +
+	"\x12ListSecretsRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x123\n" +
+	"\x11at_least_revision\x18\x03 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"s\n" +
+	"\x13ListSecretsResponse\x124\n" +
+	"\asecrets\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.SecretR\asecrets\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdf\x01\n" +
+	"\x19ListSecretVersionsRequest\x12>\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x123\n" +
+	"\x11at_least_revision\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"\x90\x01\n" +
+	"\x1aListSecretVersionsResponse\x12J\n" +
+	"\x0fsecret_versions\x18\x01 \x03(\v2!.metamorph.vault.v1.SecretVersionR\x0esecretVersions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x01\n" +
+	"\x1bDestroySecretVersionRequest\x12>\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x12!\n" +
+	"\aversion\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01R\aversion\"\x84\x01\n" +
+	"\x1cDestroySecretVersionResponse\x12H\n" +
+	"\x0esecret_version\x18\x01 \x01(\v2!.metamorph.vault.v1.SecretVersionR\rsecretVersion\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa3\x01\n" +
+	"\x13DeleteSecretRequest\x12>\n" +
+	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x127\n" +
+	"\x10expected_version\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x00R\x0fexpectedVersion\x88\x01\x01B\x13\n" +
+	"\x11_expected_version\"2\n" +
+	"\x14DeleteSecretResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision2\xe9\t\n" +
 	"\fVaultService\x12_\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
 	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x90\x02\x00\x12q\n" +
 	"\n" +
 	"WatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12e\n" +
-	"\bGetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xc6\x01\n" +
+	"\bGetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12h\n" +
+	"\tPutSecret\x12$.metamorph.vault.v1.PutSecretRequest\x1a%.metamorph.vault.v1.PutSecretResponse\"\x0e\xaa\xbb\x18\x01\b\xb8\xbb\x18\x80\x80\b\x90\x02\x00\x12h\n" +
+	"\tGetSecret\x12$.metamorph.vault.v1.GetSecretRequest\x1a%.metamorph.vault.v1.GetSecretResponse\"\x0e\xaa\xbb\x18\x01\a\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12n\n" +
+	"\vListSecrets\x12&.metamorph.vault.v1.ListSecretsRequest\x1a'.metamorph.vault.v1.ListSecretsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x83\x01\n" +
+	"\x12ListSecretVersions\x12-.metamorph.vault.v1.ListSecretVersionsRequest\x1a..metamorph.vault.v1.ListSecretVersionsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x89\x01\n" +
+	"\x14DestroySecretVersion\x12/.metamorph.vault.v1.DestroySecretVersionRequest\x1a0.metamorph.vault.v1.DestroySecretVersionResponse\"\x0e\xaa\xbb\x18\x01\b\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
+	"\fDeleteSecret\x12'.metamorph.vault.v1.DeleteSecretRequest\x1a(.metamorph.vault.v1.DeleteSecretResponse\"\x0e\xaa\xbb\x18\x01\b\xb8\xbb\x18\x80\x80\x01\x90\x02\x00B\xc6\x01\n" +
 	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
@@ -892,63 +1683,97 @@ func file_metamorph_vault_v1_vault_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_vault_v1_vault_service_proto_rawDescData
 }
 
-var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
-	(*Vault)(nil),                 // 0: metamorph.vault.v1.Vault
-	(*WhoAmIRequest)(nil),         // 1: metamorph.vault.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),        // 2: metamorph.vault.v1.WhoAmIResponse
-	(*GetVaultRequest)(nil),       // 3: metamorph.vault.v1.GetVaultRequest
-	(*GetVaultResponse)(nil),      // 4: metamorph.vault.v1.GetVaultResponse
-	(*UpdateVaultRequest)(nil),    // 5: metamorph.vault.v1.UpdateVaultRequest
-	(*UpdateVaultResponse)(nil),   // 6: metamorph.vault.v1.UpdateVaultResponse
-	(*GetUsageRequest)(nil),       // 7: metamorph.vault.v1.GetUsageRequest
-	(*GetUsageResponse)(nil),      // 8: metamorph.vault.v1.GetUsageResponse
-	(*WatchVaultRequest)(nil),     // 9: metamorph.vault.v1.WatchVaultRequest
-	(*WatchVaultResponse)(nil),    // 10: metamorph.vault.v1.WatchVaultResponse
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*Budget)(nil),                // 12: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil), // 13: google.protobuf.FieldMask
-	(UsageGrouping)(0),            // 14: metamorph.vault.v1.UsageGrouping
-	(*UsageRow)(nil),              // 15: metamorph.vault.v1.UsageRow
-	(*BudgetStatus)(nil),          // 16: metamorph.vault.v1.BudgetStatus
-	(*StorageStatus)(nil),         // 17: metamorph.vault.v1.StorageStatus
-	(ChangedResource)(0),          // 18: metamorph.vault.v1.ChangedResource
-	(ChangeVerb)(0),               // 19: metamorph.vault.v1.ChangeVerb
-	(*Change)(nil),                // 20: metamorph.vault.v1.Change
+	(*Vault)(nil),                        // 0: metamorph.vault.v1.Vault
+	(*WhoAmIRequest)(nil),                // 1: metamorph.vault.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),               // 2: metamorph.vault.v1.WhoAmIResponse
+	(*GetVaultRequest)(nil),              // 3: metamorph.vault.v1.GetVaultRequest
+	(*GetVaultResponse)(nil),             // 4: metamorph.vault.v1.GetVaultResponse
+	(*UpdateVaultRequest)(nil),           // 5: metamorph.vault.v1.UpdateVaultRequest
+	(*UpdateVaultResponse)(nil),          // 6: metamorph.vault.v1.UpdateVaultResponse
+	(*GetUsageRequest)(nil),              // 7: metamorph.vault.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),             // 8: metamorph.vault.v1.GetUsageResponse
+	(*WatchVaultRequest)(nil),            // 9: metamorph.vault.v1.WatchVaultRequest
+	(*WatchVaultResponse)(nil),           // 10: metamorph.vault.v1.WatchVaultResponse
+	(*PutSecretRequest)(nil),             // 11: metamorph.vault.v1.PutSecretRequest
+	(*PutSecretResponse)(nil),            // 12: metamorph.vault.v1.PutSecretResponse
+	(*GetSecretRequest)(nil),             // 13: metamorph.vault.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),            // 14: metamorph.vault.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),           // 15: metamorph.vault.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),          // 16: metamorph.vault.v1.ListSecretsResponse
+	(*ListSecretVersionsRequest)(nil),    // 17: metamorph.vault.v1.ListSecretVersionsRequest
+	(*ListSecretVersionsResponse)(nil),   // 18: metamorph.vault.v1.ListSecretVersionsResponse
+	(*DestroySecretVersionRequest)(nil),  // 19: metamorph.vault.v1.DestroySecretVersionRequest
+	(*DestroySecretVersionResponse)(nil), // 20: metamorph.vault.v1.DestroySecretVersionResponse
+	(*DeleteSecretRequest)(nil),          // 21: metamorph.vault.v1.DeleteSecretRequest
+	(*DeleteSecretResponse)(nil),         // 22: metamorph.vault.v1.DeleteSecretResponse
+	nil,                                  // 23: metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 24: google.protobuf.Timestamp
+	(*Budget)(nil),                       // 25: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),        // 26: google.protobuf.FieldMask
+	(UsageGrouping)(0),                   // 27: metamorph.vault.v1.UsageGrouping
+	(*UsageRow)(nil),                     // 28: metamorph.vault.v1.UsageRow
+	(*BudgetStatus)(nil),                 // 29: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),                // 30: metamorph.vault.v1.StorageStatus
+	(ChangedResource)(0),                 // 31: metamorph.vault.v1.ChangedResource
+	(ChangeVerb)(0),                      // 32: metamorph.vault.v1.ChangeVerb
+	(*Change)(nil),                       // 33: metamorph.vault.v1.Change
+	(*SecretVersion)(nil),                // 34: metamorph.vault.v1.SecretVersion
+	(*Secret)(nil),                       // 35: metamorph.vault.v1.Secret
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
-	11, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
-	11, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
-	12, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
-	12, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
-	11, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	24, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
+	24, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
+	25, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
+	25, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
+	24, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 5: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
 	0,  // 6: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
-	13, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	26, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
 	0,  // 8: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	14, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
-	15, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
-	15, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
-	16, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
-	17, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
-	18, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	19, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	20, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
-	1,  // 17: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	3,  // 18: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	5,  // 19: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	9,  // 20: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
-	7,  // 21: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
-	2,  // 22: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	4,  // 23: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	6,  // 24: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	10, // 25: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
-	8,  // 26: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
-	22, // [22:27] is the sub-list for method output_type
-	17, // [17:22] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	27, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
+	28, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
+	28, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
+	29, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	30, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
+	31, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	32, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	33, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
+	23, // 17: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	24, // 18: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
+	34, // 19: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	34, // 20: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	35, // 21: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
+	34, // 22: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
+	34, // 23: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	1,  // 24: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	3,  // 25: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	5,  // 26: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	9,  // 27: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
+	7,  // 28: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	11, // 29: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
+	13, // 30: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
+	15, // 31: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
+	17, // 32: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
+	19, // 33: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
+	21, // 34: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
+	2,  // 35: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	4,  // 36: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	6,  // 37: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	10, // 38: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
+	8,  // 39: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	12, // 40: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
+	14, // 41: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
+	16, // 42: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
+	18, // 43: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
+	20, // 44: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
+	22, // 45: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
+	35, // [35:46] is the sub-list for method output_type
+	24, // [24:35] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }
@@ -957,16 +1782,19 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 		return
 	}
 	file_metamorph_vault_v1_change_proto_init()
+	file_metamorph_vault_v1_secret_proto_init()
 	file_metamorph_vault_v1_usage_proto_init()
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[7].OneofWrappers = []any{}
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[9].OneofWrappers = []any{}
+	file_metamorph_vault_v1_vault_service_proto_msgTypes[11].OneofWrappers = []any{}
+	file_metamorph_vault_v1_vault_service_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_vault_service_proto_rawDesc), len(file_metamorph_vault_v1_vault_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

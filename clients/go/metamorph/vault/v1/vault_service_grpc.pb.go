@@ -21,11 +21,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	VaultService_WhoAmI_FullMethodName      = "/metamorph.vault.v1.VaultService/WhoAmI"
-	VaultService_GetVault_FullMethodName    = "/metamorph.vault.v1.VaultService/GetVault"
-	VaultService_UpdateVault_FullMethodName = "/metamorph.vault.v1.VaultService/UpdateVault"
-	VaultService_WatchVault_FullMethodName  = "/metamorph.vault.v1.VaultService/WatchVault"
-	VaultService_GetUsage_FullMethodName    = "/metamorph.vault.v1.VaultService/GetUsage"
+	VaultService_WhoAmI_FullMethodName               = "/metamorph.vault.v1.VaultService/WhoAmI"
+	VaultService_GetVault_FullMethodName             = "/metamorph.vault.v1.VaultService/GetVault"
+	VaultService_UpdateVault_FullMethodName          = "/metamorph.vault.v1.VaultService/UpdateVault"
+	VaultService_WatchVault_FullMethodName           = "/metamorph.vault.v1.VaultService/WatchVault"
+	VaultService_GetUsage_FullMethodName             = "/metamorph.vault.v1.VaultService/GetUsage"
+	VaultService_PutSecret_FullMethodName            = "/metamorph.vault.v1.VaultService/PutSecret"
+	VaultService_GetSecret_FullMethodName            = "/metamorph.vault.v1.VaultService/GetSecret"
+	VaultService_ListSecrets_FullMethodName          = "/metamorph.vault.v1.VaultService/ListSecrets"
+	VaultService_ListSecretVersions_FullMethodName   = "/metamorph.vault.v1.VaultService/ListSecretVersions"
+	VaultService_DestroySecretVersion_FullMethodName = "/metamorph.vault.v1.VaultService/DestroySecretVersion"
+	VaultService_DeleteSecret_FullMethodName         = "/metamorph.vault.v1.VaultService/DeleteSecret"
 )
 
 // VaultServiceClient is the client API for VaultService service.
@@ -47,6 +53,24 @@ type VaultServiceClient interface {
 	WatchVault(ctx context.Context, in *WatchVaultRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchVaultResponse], error)
 	// Returns the usage of the vault's turns, and the state of its budgets.
 	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
+	// Stores a new version of a secret, encrypted, and creates the secret if there is none of this name. The newest 20
+	// versions are kept. ABORTED / SECRET_VERSION_MISMATCH, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED or
+	// KEY_UNAVAILABLE.
+	PutSecret(ctx context.Context, in *PutSecretRequest, opts ...grpc.CallOption) (*PutSecretResponse, error)
+	// Reads the value of a secret. NOT_FOUND / SECRET_NOT_FOUND or SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION /
+	// SECRET_VERSION_DESTROYED, ENCRYPTION_NOT_CONFIGURED or KEY_UNAVAILABLE, DATA_LOSS / CIPHERTEXT_DAMAGED.
+	GetSecret(ctx context.Context, in *GetSecretRequest, opts ...grpc.CallOption) (*GetSecretResponse, error)
+	// Lists secrets without their values, by name. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	ListSecrets(ctx context.Context, in *ListSecretsRequest, opts ...grpc.CallOption) (*ListSecretsResponse, error)
+	// Lists the versions of a secret that are kept, without values, newest first. NOT_FOUND / SECRET_NOT_FOUND,
+	// FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	ListSecretVersions(ctx context.Context, in *ListSecretVersionsRequest, opts ...grpc.CallOption) (*ListSecretVersionsResponse, error)
+	// Erases the value of a version, which stays in the list. Can be repeated. NOT_FOUND / SECRET_NOT_FOUND or
+	// SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	DestroySecretVersion(ctx context.Context, in *DestroySecretVersionRequest, opts ...grpc.CallOption) (*DestroySecretVersionResponse, error)
+	// Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
+	// FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	DeleteSecret(ctx context.Context, in *DeleteSecretRequest, opts ...grpc.CallOption) (*DeleteSecretResponse, error)
 }
 
 type vaultServiceClient struct {
@@ -116,6 +140,66 @@ func (c *vaultServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest, 
 	return out, nil
 }
 
+func (c *vaultServiceClient) PutSecret(ctx context.Context, in *PutSecretRequest, opts ...grpc.CallOption) (*PutSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutSecretResponse)
+	err := c.cc.Invoke(ctx, VaultService_PutSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) GetSecret(ctx context.Context, in *GetSecretRequest, opts ...grpc.CallOption) (*GetSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetSecretResponse)
+	err := c.cc.Invoke(ctx, VaultService_GetSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) ListSecrets(ctx context.Context, in *ListSecretsRequest, opts ...grpc.CallOption) (*ListSecretsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSecretsResponse)
+	err := c.cc.Invoke(ctx, VaultService_ListSecrets_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) ListSecretVersions(ctx context.Context, in *ListSecretVersionsRequest, opts ...grpc.CallOption) (*ListSecretVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSecretVersionsResponse)
+	err := c.cc.Invoke(ctx, VaultService_ListSecretVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) DestroySecretVersion(ctx context.Context, in *DestroySecretVersionRequest, opts ...grpc.CallOption) (*DestroySecretVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DestroySecretVersionResponse)
+	err := c.cc.Invoke(ctx, VaultService_DestroySecretVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) DeleteSecret(ctx context.Context, in *DeleteSecretRequest, opts ...grpc.CallOption) (*DeleteSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteSecretResponse)
+	err := c.cc.Invoke(ctx, VaultService_DeleteSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // VaultServiceServer is the server API for VaultService service.
 // All implementations must embed UnimplementedVaultServiceServer
 // for forward compatibility.
@@ -135,6 +219,24 @@ type VaultServiceServer interface {
 	WatchVault(*WatchVaultRequest, grpc.ServerStreamingServer[WatchVaultResponse]) error
 	// Returns the usage of the vault's turns, and the state of its budgets.
 	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
+	// Stores a new version of a secret, encrypted, and creates the secret if there is none of this name. The newest 20
+	// versions are kept. ABORTED / SECRET_VERSION_MISMATCH, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED or
+	// KEY_UNAVAILABLE.
+	PutSecret(context.Context, *PutSecretRequest) (*PutSecretResponse, error)
+	// Reads the value of a secret. NOT_FOUND / SECRET_NOT_FOUND or SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION /
+	// SECRET_VERSION_DESTROYED, ENCRYPTION_NOT_CONFIGURED or KEY_UNAVAILABLE, DATA_LOSS / CIPHERTEXT_DAMAGED.
+	GetSecret(context.Context, *GetSecretRequest) (*GetSecretResponse, error)
+	// Lists secrets without their values, by name. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	ListSecrets(context.Context, *ListSecretsRequest) (*ListSecretsResponse, error)
+	// Lists the versions of a secret that are kept, without values, newest first. NOT_FOUND / SECRET_NOT_FOUND,
+	// FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	ListSecretVersions(context.Context, *ListSecretVersionsRequest) (*ListSecretVersionsResponse, error)
+	// Erases the value of a version, which stays in the list. Can be repeated. NOT_FOUND / SECRET_NOT_FOUND or
+	// SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	DestroySecretVersion(context.Context, *DestroySecretVersionRequest) (*DestroySecretVersionResponse, error)
+	// Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
+	// FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	DeleteSecret(context.Context, *DeleteSecretRequest) (*DeleteSecretResponse, error)
 	mustEmbedUnimplementedVaultServiceServer()
 }
 
@@ -159,6 +261,24 @@ func (UnimplementedVaultServiceServer) WatchVault(*WatchVaultRequest, grpc.Serve
 }
 func (UnimplementedVaultServiceServer) GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetUsage not implemented")
+}
+func (UnimplementedVaultServiceServer) PutSecret(context.Context, *PutSecretRequest) (*PutSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutSecret not implemented")
+}
+func (UnimplementedVaultServiceServer) GetSecret(context.Context, *GetSecretRequest) (*GetSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSecret not implemented")
+}
+func (UnimplementedVaultServiceServer) ListSecrets(context.Context, *ListSecretsRequest) (*ListSecretsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSecrets not implemented")
+}
+func (UnimplementedVaultServiceServer) ListSecretVersions(context.Context, *ListSecretVersionsRequest) (*ListSecretVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSecretVersions not implemented")
+}
+func (UnimplementedVaultServiceServer) DestroySecretVersion(context.Context, *DestroySecretVersionRequest) (*DestroySecretVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DestroySecretVersion not implemented")
+}
+func (UnimplementedVaultServiceServer) DeleteSecret(context.Context, *DeleteSecretRequest) (*DeleteSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteSecret not implemented")
 }
 func (UnimplementedVaultServiceServer) mustEmbedUnimplementedVaultServiceServer() {}
 func (UnimplementedVaultServiceServer) testEmbeddedByValue()                      {}
@@ -264,6 +384,114 @@ func _VaultService_GetUsage_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VaultService_PutSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).PutSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_PutSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).PutSecret(ctx, req.(*PutSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_GetSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).GetSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_GetSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).GetSecret(ctx, req.(*GetSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_ListSecrets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSecretsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).ListSecrets(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_ListSecrets_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).ListSecrets(ctx, req.(*ListSecretsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_ListSecretVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSecretVersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).ListSecretVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_ListSecretVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).ListSecretVersions(ctx, req.(*ListSecretVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_DestroySecretVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DestroySecretVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).DestroySecretVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_DestroySecretVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).DestroySecretVersion(ctx, req.(*DestroySecretVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_DeleteSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).DeleteSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_DeleteSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).DeleteSecret(ctx, req.(*DeleteSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // VaultService_ServiceDesc is the grpc.ServiceDesc for VaultService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -286,6 +514,30 @@ var VaultService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetUsage",
 			Handler:    _VaultService_GetUsage_Handler,
+		},
+		{
+			MethodName: "PutSecret",
+			Handler:    _VaultService_PutSecret_Handler,
+		},
+		{
+			MethodName: "GetSecret",
+			Handler:    _VaultService_GetSecret_Handler,
+		},
+		{
+			MethodName: "ListSecrets",
+			Handler:    _VaultService_ListSecrets_Handler,
+		},
+		{
+			MethodName: "ListSecretVersions",
+			Handler:    _VaultService_ListSecretVersions_Handler,
+		},
+		{
+			MethodName: "DestroySecretVersion",
+			Handler:    _VaultService_DestroySecretVersion_Handler,
+		},
+		{
+			MethodName: "DeleteSecret",
+			Handler:    _VaultService_DeleteSecret_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

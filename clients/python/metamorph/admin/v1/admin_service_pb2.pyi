@@ -970,3 +970,121 @@ class PruneBackupsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PruneBackupsResponse: _TypeAlias = PruneBackupsResponse  # noqa: Y015
+
+@_typing.final
+class KeyRotation(_message.Message):
+    """The state of the keys that wrap data keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    KEY_TIME_FIELD_NUMBER: _builtins.int
+    LEFT_COUNT_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_COUNT_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key that wraps now: 16 hexadecimal digits, derived from it one way."""
+    left_count: _builtins.int
+    """The number of data keys that another key wraps, at most 100,000. 0 once the other keys can be taken away."""
+    unavailable_count: _builtins.int
+    """How many of them the server cannot unwrap, as far as it has tried: it does not have their key, or they are damaged."""
+    @_builtins.property
+    def key_time(self) -> _timestamp_pb2.Timestamp:
+        """When that key came into use. Absent if the server does not know."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        key_time: _timestamp_pb2.Timestamp | None = ...,
+        left_count: _builtins.int = ...,
+        unavailable_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_time", b"key_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_time", b"key_time", "left_count", b"left_count", "unavailable_count", b"unavailable_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyRotation: _TypeAlias = KeyRotation  # noqa: Y015
+
+@_typing.final
+class RotateDataKeysRequest(_message.Message):
+    """A request to rotate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateDataKeysRequest: _TypeAlias = RotateDataKeysRequest  # noqa: Y015
+
+@_typing.final
+class RotateDataKeysResponse(_message.Message):
+    """The rotation that has begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROTATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rotation(self) -> Global___KeyRotation:
+        """Before anything is rewrapped."""
+
+    def __init__(
+        self,
+        *,
+        rotation: Global___KeyRotation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rotation", b"rotation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rotation", b"rotation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateDataKeysResponse: _TypeAlias = RotateDataKeysResponse  # noqa: Y015
+
+@_typing.final
+class GetKeyRotationRequest(_message.Message):
+    """A query for the state of the keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyRotationRequest: _TypeAlias = GetKeyRotationRequest  # noqa: Y015
+
+@_typing.final
+class GetKeyRotationResponse(_message.Message):
+    """The state of the keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROTATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rotation(self) -> Global___KeyRotation:
+        """As of now."""
+
+    def __init__(
+        self,
+        *,
+        rotation: Global___KeyRotation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rotation", b"rotation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rotation", b"rotation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyRotationResponse: _TypeAlias = GetKeyRotationResponse  # noqa: Y015

@@ -95,6 +95,16 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsResponse.FromString,
                 _registered_method=True)
+        self.RotateDataKeys = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/RotateDataKeys',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysResponse.FromString,
+                _registered_method=True)
+        self.GetKeyRotation = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/GetKeyRotation',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -192,6 +202,23 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateDataKeys(self, request, context):
+        """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
+        beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
+        first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeyRotation(self, request, context):
+        """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
+        ENCRYPTION_NOT_CONFIGURED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -254,6 +281,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.PruneBackups,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsResponse.SerializeToString,
+            ),
+            'RotateDataKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateDataKeys,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysResponse.SerializeToString,
+            ),
+            'GetKeyRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyRotation,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -581,6 +618,60 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/PruneBackups',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.PruneBackupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateDataKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/RotateDataKeys',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/GetKeyRotation',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationResponse.FromString,
             options,
             channel_credentials,
             insecure,

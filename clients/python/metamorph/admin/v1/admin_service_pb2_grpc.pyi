@@ -70,6 +70,15 @@ class AdminServiceStub:
     backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
     server deletes those that are too old every hour. Can be repeated.
     """
+    RotateDataKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RotateDataKeysRequest, _admin_service_pb2.RotateDataKeysResponse]
+    """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
+    beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
+    first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
+    GetKeyRotation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetKeyRotationRequest, _admin_service_pb2.GetKeyRotationResponse]
+    """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
+    ENCRYPTION_NOT_CONFIGURED.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -112,6 +121,15 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
     backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
     server deletes those that are too old every hour. Can be repeated.
+    """
+    RotateDataKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RotateDataKeysRequest, _admin_service_pb2.RotateDataKeysResponse]  # type: ignore[assignment]
+    """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
+    beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
+    first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
+    GetKeyRotation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetKeyRotationRequest, _admin_service_pb2.GetKeyRotationResponse]  # type: ignore[assignment]
+    """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
+    ENCRYPTION_NOT_CONFIGURED.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -224,6 +242,27 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes the backups that are older than the server's BACKUP_RETENTION_DAYS, as the server itself does after each
         backup: never the newest good one of a database, nor one that is being verified. Copies off the machine stay: the
         server deletes those that are too old every hour. Can be repeated.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateDataKeys(
+        self,
+        request: _admin_service_pb2.RotateDataKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RotateDataKeysResponse, _abc.Awaitable[_admin_service_pb2.RotateDataKeysResponse]]:
+        """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
+        beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
+        first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetKeyRotation(
+        self,
+        request: _admin_service_pb2.GetKeyRotationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetKeyRotationResponse, _abc.Awaitable[_admin_service_pb2.GetKeyRotationResponse]]:
+        """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
+        ENCRYPTION_NOT_CONFIGURED.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -208,6 +208,28 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
     RetryInfo, or at the primary.
     """
+    ERROR_REASON_ENCRYPTION_NOT_CONFIGURED: _ErrorReason.ValueType  # 90
+    """FAILED_PRECONDITION. The server has no key to encrypt with, so it stores no secrets. The operator must set
+    TOKEN_ENCRYPTION_KEY.
+    """
+    ERROR_REASON_KEY_UNAVAILABLE: _ErrorReason.ValueType  # 91
+    """FAILED_PRECONDITION (key_id). What is asked for is encrypted, and the key that is needed to read it is not there. The
+    operator must give the server the key again.
+    """
+    ERROR_REASON_CIPHERTEXT_DAMAGED: _ErrorReason.ValueType  # 92
+    """DATA_LOSS (key_id). What is encrypted with this key was changed, or is not where it was stored. The operator must
+    restore a backup, or the caller put the secret again.
+    """
+    ERROR_REASON_SECRET_NOT_FOUND: _ErrorReason.ValueType  # 93
+    """NOT_FOUND (name). The caller's vault has no such secret, or it has expired."""
+    ERROR_REASON_SECRET_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 94
+    """NOT_FOUND (name, version). The secret has no such version, or not any more: the newest 20 are kept."""
+    ERROR_REASON_SECRET_VERSION_DESTROYED: _ErrorReason.ValueType  # 95
+    """FAILED_PRECONDITION (name, version). The value of this version was destroyed. Do not repeat."""
+    ERROR_REASON_SECRET_VERSION_MISMATCH: _ErrorReason.ValueType  # 96
+    """ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none. Read the
+    secret again, then repeat.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -401,5 +423,27 @@ As for REVISION_COMPACTED.
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 82
 """UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
 RetryInfo, or at the primary.
+"""
+ERROR_REASON_ENCRYPTION_NOT_CONFIGURED: ErrorReason.ValueType  # 90
+"""FAILED_PRECONDITION. The server has no key to encrypt with, so it stores no secrets. The operator must set
+TOKEN_ENCRYPTION_KEY.
+"""
+ERROR_REASON_KEY_UNAVAILABLE: ErrorReason.ValueType  # 91
+"""FAILED_PRECONDITION (key_id). What is asked for is encrypted, and the key that is needed to read it is not there. The
+operator must give the server the key again.
+"""
+ERROR_REASON_CIPHERTEXT_DAMAGED: ErrorReason.ValueType  # 92
+"""DATA_LOSS (key_id). What is encrypted with this key was changed, or is not where it was stored. The operator must
+restore a backup, or the caller put the secret again.
+"""
+ERROR_REASON_SECRET_NOT_FOUND: ErrorReason.ValueType  # 93
+"""NOT_FOUND (name). The caller's vault has no such secret, or it has expired."""
+ERROR_REASON_SECRET_VERSION_NOT_FOUND: ErrorReason.ValueType  # 94
+"""NOT_FOUND (name, version). The secret has no such version, or not any more: the newest 20 are kept."""
+ERROR_REASON_SECRET_VERSION_DESTROYED: ErrorReason.ValueType  # 95
+"""FAILED_PRECONDITION (name, version). The value of this version was destroyed. Do not repeat."""
+ERROR_REASON_SECRET_VERSION_MISMATCH: ErrorReason.ValueType  # 96
+"""ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none. Read the
+secret again, then repeat.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

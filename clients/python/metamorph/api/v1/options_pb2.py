@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetamorph/api/v1/options.proto\x12\x10metamorph.api.v1\x1a google/protobuf/descriptor.proto*\xe3\x01\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x1c\n\x18PERMISSION_AUTHENTICATED\x10\x01\x12\x1d\n\x0fPERMISSION_READ\x10\x02\x1a\x08\xa2\xbb\x18\x04read\x12\x1f\n\x10PERMISSION_WRITE\x10\x03\x1a\t\xa2\xbb\x18\x05write\x12!\n\x11PERMISSION_DELETE\x10\x04\x1a\n\xa2\xbb\x18\x06\x64\x65lete\x12\x1f\n\x10PERMISSION_ADMIN\x10\x05\x1a\t\xa2\xbb\x18\x05\x61\x64min\x12\x17\n\x13PERMISSION_OPERATOR\x10\x06*>\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11RATE_CLASS_RESUME\x10\x01:2\n\x05\x63laim\x12!.google.protobuf.EnumValueOptions\x18\xb4\x87\x03 \x01(\t:P\n\x08requires\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x03(\x0e\x32\x1c.metamorph.api.v1.Permission:Q\n\nrate_class\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x0e\x32\x1b.metamorph.api.v1.RateClass:;\n\x11max_request_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb7\x87\x03 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetamorph/api/v1/options.proto\x12\x10metamorph.api.v1\x1a google/protobuf/descriptor.proto*\xc3\x02\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x1c\n\x18PERMISSION_AUTHENTICATED\x10\x01\x12\x1d\n\x0fPERMISSION_READ\x10\x02\x1a\x08\xa2\xbb\x18\x04read\x12\x1f\n\x10PERMISSION_WRITE\x10\x03\x1a\t\xa2\xbb\x18\x05write\x12!\n\x11PERMISSION_DELETE\x10\x04\x1a\n\xa2\xbb\x18\x06\x64\x65lete\x12\x1f\n\x10PERMISSION_ADMIN\x10\x05\x1a\t\xa2\xbb\x18\x05\x61\x64min\x12\x17\n\x13PERMISSION_OPERATOR\x10\x06\x12-\n\x17PERMISSION_SECRETS_READ\x10\x07\x1a\x10\xa2\xbb\x18\x0csecrets:read\x12/\n\x18PERMISSION_SECRETS_WRITE\x10\x08\x1a\x11\xa2\xbb\x18\rsecrets:write*>\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11RATE_CLASS_RESUME\x10\x01:2\n\x05\x63laim\x12!.google.protobuf.EnumValueOptions\x18\xb4\x87\x03 \x01(\t:P\n\x08requires\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x03(\x0e\x32\x1c.metamorph.api.v1.Permission:Q\n\nrate_class\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x0e\x32\x1b.metamorph.api.v1.RateClass:;\n\x11max_request_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb7\x87\x03 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,8 +40,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PERMISSION'].values_by_name["PERMISSION_DELETE"]._serialized_options = b'\242\273\030\006delete'
   _globals['_PERMISSION'].values_by_name["PERMISSION_ADMIN"]._loaded_options = None
   _globals['_PERMISSION'].values_by_name["PERMISSION_ADMIN"]._serialized_options = b'\242\273\030\005admin'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_SECRETS_READ"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_SECRETS_READ"]._serialized_options = b'\242\273\030\014secrets:read'
+  _globals['_PERMISSION'].values_by_name["PERMISSION_SECRETS_WRITE"]._loaded_options = None
+  _globals['_PERMISSION'].values_by_name["PERMISSION_SECRETS_WRITE"]._serialized_options = b'\242\273\030\rsecrets:write'
   _globals['_PERMISSION']._serialized_start=87
-  _globals['_PERMISSION']._serialized_end=314
-  _globals['_RATECLASS']._serialized_start=316
-  _globals['_RATECLASS']._serialized_end=378
+  _globals['_PERMISSION']._serialized_end=410
+  _globals['_RATECLASS']._serialized_start=412
+  _globals['_RATECLASS']._serialized_end=474
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,10 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Change the vault itself."""
     PERMISSION_OPERATOR: _Permission.ValueType  # 6
     """Run the server: the claim `operator: true`, never a permission string."""
+    PERMISSION_SECRETS_READ: _Permission.ValueType  # 7
+    """Read the values of secrets."""
+    PERMISSION_SECRETS_WRITE: _Permission.ValueType  # 8
+    """Put, destroy and delete secrets."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """A permission of a caller. No permission implies another."""
@@ -57,6 +61,10 @@ PERMISSION_ADMIN: Permission.ValueType  # 5
 """Change the vault itself."""
 PERMISSION_OPERATOR: Permission.ValueType  # 6
 """Run the server: the claim `operator: true`, never a permission string."""
+PERMISSION_SECRETS_READ: Permission.ValueType  # 7
+"""Read the values of secrets."""
+PERMISSION_SECRETS_WRITE: Permission.ValueType  # 8
+"""Put, destroy and delete secrets."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _RateClass:

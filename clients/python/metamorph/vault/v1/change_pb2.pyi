@@ -40,6 +40,8 @@ class _ChangedResourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Chang
     """An attachment. One that no message holds a day after its upload expires, without a change. One that only deleted
     sessions held is deleted some time after them.
     """
+    CHANGED_RESOURCE_SECRET: _ChangedResource.ValueType  # 7
+    """A secret: its resource_id is its name."""
 
 class ChangedResource(_ChangedResource, metaclass=_ChangedResourceEnumTypeWrapper):
     """A kind of what changes. Others will be added."""
@@ -60,6 +62,8 @@ CHANGED_RESOURCE_ATTACHMENT: ChangedResource.ValueType  # 6
 """An attachment. One that no message holds a day after its upload expires, without a change. One that only deleted
 sessions held is deleted some time after them.
 """
+CHANGED_RESOURCE_SECRET: ChangedResource.ValueType  # 7
+"""A secret: its resource_id is its name."""
 Global___ChangedResource: _TypeAlias = ChangedResource  # noqa: Y015
 
 class _ChangeVerb:
@@ -86,6 +90,10 @@ class _ChangeVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeVerb
     """A turn ended, TURN_STATUS_INTERRUPTED."""
     CHANGE_VERB_FAILED: _ChangeVerb.ValueType  # 8
     """A turn ended, TURN_STATUS_FAILED."""
+    CHANGE_VERB_READ: _ChangeVerb.ValueType  # 9
+    """The value of a secret was returned."""
+    CHANGE_VERB_DESTROYED: _ChangeVerb.ValueType  # 10
+    """The value of a version of a secret was erased."""
 
 class ChangeVerb(_ChangeVerb, metaclass=_ChangeVerbEnumTypeWrapper):
     """What happens to a resource. Others will be added."""
@@ -108,6 +116,10 @@ CHANGE_VERB_INTERRUPTED: ChangeVerb.ValueType  # 7
 """A turn ended, TURN_STATUS_INTERRUPTED."""
 CHANGE_VERB_FAILED: ChangeVerb.ValueType  # 8
 """A turn ended, TURN_STATUS_FAILED."""
+CHANGE_VERB_READ: ChangeVerb.ValueType  # 9
+"""The value of a secret was returned."""
+CHANGE_VERB_DESTROYED: ChangeVerb.ValueType  # 10
+"""The value of a version of a secret was erased."""
 Global___ChangeVerb: _TypeAlias = ChangeVerb  # noqa: Y015
 
 @_typing.final

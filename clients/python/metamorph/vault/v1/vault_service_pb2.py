@@ -27,10 +27,11 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from metamorph.api.v1 import options_pb2 as metamorph_dot_api_dot_v1_dot_options__pb2
 from metamorph.vault.v1 import change_pb2 as metamorph_dot_vault_dot_v1_dot_change__pb2
+from metamorph.vault.v1 import secret_pb2 as metamorph_dot_vault_dot_v1_dot_secret__pb2
 from metamorph.vault.v1 import usage_pb2 as metamorph_dot_vault_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xfd\x02\n\x05Vault\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x46\n\rdefault_model\x18\x03 \x01(\tB/\xbaH,r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\xd8\x01\x01\x12 \n\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12*\n\x06\x62udget\x18\x08 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12\x33\n\x0foperator_budget\x18\t \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\"\x0f\n\rWhoAmIRequest\"\x9d\x01\n\x0eWhoAmIResponse\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x13\n\x0bpermissions\x18\x04 \x03(\t\x12\x13\n\x0b\x61uth_method\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x0fGetVaultRequest\x12\"\n\x11\x61t_least_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"N\n\x10GetVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x7f\n\x12UpdateVaultRequest\x12\x30\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.VaultB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"Q\n\x13UpdateVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xbb\x04\n\x0fGetUsageRequest\x12\x39\n\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\x37\n\x07\x65nd_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\"\n\nsession_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x88\x01\x01\x12@\n\x05model\x18\x04 \x01(\tB,\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01\x88\x01\x01\x12H\n\x08group_by\x18\x05 \x03(\x0e\x32!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == \'\' || this.end_day == \'\' || this.start_day <= this.end_dayB\r\n\x0b_session_idB\x08\n\x06_model\"\xeb\x01\n\x10GetUsageResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12+\n\x05total\x18\x03 \x01(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x31\n\x07\x62udgets\x18\x04 \x03(\x0b\x32 .metamorph.vault.v1.BudgetStatus\x12\x32\n\x07storage\x18\x05 \x01(\x0b\x32!.metamorph.vault.v1.StorageStatus\"\xdd\x01\n\x11WatchVaultRequest\x12$\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12K\n\tresources\x18\x02 \x03(\x0e\x32#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x42\n\x05verbs\x18\x03 \x03(\x0e\x32\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x42\x11\n\x0f_after_revision\"S\n\x12WatchVaultResponse\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.metamorph.vault.v1.Change\x12\x10\n\x08revision\x18\x02 \x01(\x03\x32\xa0\x04\n\x0cVaultService\x12_\n\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x12\x65\n\x08GetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a\'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x12q\n\nWatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\x90\x02\x01\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x30\x01\x12\x65\n\x08GetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xfd\x02\n\x05Vault\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x46\n\rdefault_model\x18\x03 \x01(\tB/\xbaH,r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\xd8\x01\x01\x12 \n\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12*\n\x06\x62udget\x18\x08 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12\x33\n\x0foperator_budget\x18\t \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\"\x0f\n\rWhoAmIRequest\"\x9d\x01\n\x0eWhoAmIResponse\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x13\n\x0bpermissions\x18\x04 \x03(\t\x12\x13\n\x0b\x61uth_method\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x0fGetVaultRequest\x12\"\n\x11\x61t_least_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"N\n\x10GetVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x7f\n\x12UpdateVaultRequest\x12\x30\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.VaultB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"Q\n\x13UpdateVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xbb\x04\n\x0fGetUsageRequest\x12\x39\n\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\x37\n\x07\x65nd_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\"\n\nsession_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x88\x01\x01\x12@\n\x05model\x18\x04 \x01(\tB,\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01\x88\x01\x01\x12H\n\x08group_by\x18\x05 \x03(\x0e\x32!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == \'\' || this.end_day == \'\' || this.start_day <= this.end_dayB\r\n\x0b_session_idB\x08\n\x06_model\"\xeb\x01\n\x10GetUsageResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12+\n\x05total\x18\x03 \x01(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x31\n\x07\x62udgets\x18\x04 \x03(\x0b\x32 .metamorph.vault.v1.BudgetStatus\x12\x32\n\x07storage\x18\x05 \x01(\x0b\x32!.metamorph.vault.v1.StorageStatus\"\xdd\x01\n\x11WatchVaultRequest\x12$\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12K\n\tresources\x18\x02 \x03(\x0e\x32#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x42\n\x05verbs\x18\x03 \x03(\x0e\x32\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x42\x11\n\x0f_after_revision\"S\n\x12WatchVaultResponse\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.metamorph.vault.v1.Change\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc0\x03\n\x10PutSecretRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x1a\n\x05value\x18\x02 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80\x04\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x00\x88\x01\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x8d\x01\n\x06labels\x18\x05 \x03(\x0b\x32\x30.metamorph.vault.v1.PutSecretRequest.LabelsEntryBK\xbaHH\x9a\x01\x45\x10\x08\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,63}$\x12\x39\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_expected_version\"`\n\x11PutSecretResponse\x12\x39\n\x0esecret_version\x18\x01 \x01(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x8a\x01\n\x10GetSecretRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\"\n\x11\x61t_least_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"`\n\x11GetSecretResponse\x12\x39\n\x0esecret_version\x18\x01 \x01(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x10\n\x08revision\x18\x02 \x01(\x03\"r\n\x12ListSecretsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"[\n\x13ListSecretsResponse\x12+\n\x07secrets\x18\x01 \x03(\x0b\x32\x1a.metamorph.vault.v1.Secret\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n\x19ListSecretVersionsRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"q\n\x1aListSecretVersionsResponse\x12:\n\x0fsecret_versions\x18\x01 \x03(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x1b\x44\x65stroySecretVersionRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\"k\n\x1c\x44\x65stroySecretVersionResponse\x12\x39\n\x0esecret_version\x18\x01 \x01(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x8c\x01\n\x13\x44\x65leteSecretRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12&\n\x10\x65xpected_version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"(\n\x14\x44\x65leteSecretResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x32\xe9\t\n\x0cVaultService\x12_\n\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x12\x65\n\x08GetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a\'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x12q\n\nWatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\x90\x02\x01\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x30\x01\x12\x65\n\x08GetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12h\n\tPutSecret\x12$.metamorph.vault.v1.PutSecretRequest\x1a%.metamorph.vault.v1.PutSecretResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x08\xb8\xbb\x18\x80\x80\x08\x12h\n\tGetSecret\x12$.metamorph.vault.v1.GetSecretRequest\x1a%.metamorph.vault.v1.GetSecretResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x07\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bListSecrets\x12&.metamorph.vault.v1.ListSecretsRequest\x1a\'.metamorph.vault.v1.ListSecretsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12\x83\x01\n\x12ListSecretVersions\x12-.metamorph.vault.v1.ListSecretVersionsRequest\x1a..metamorph.vault.v1.ListSecretVersionsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12\x89\x01\n\x14\x44\x65stroySecretVersion\x12/.metamorph.vault.v1.DestroySecretVersionRequest\x1a\x30.metamorph.vault.v1.DestroySecretVersionResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x08\xb8\xbb\x18\x80\x80\x01\x12q\n\x0c\x44\x65leteSecret\x12\'.metamorph.vault.v1.DeleteSecretRequest\x1a(.metamorph.vault.v1.DeleteSecretResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x08\xb8\xbb\x18\x80\x80\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -75,6 +76,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHVAULTREQUEST'].fields_by_name['resources']._serialized_options = b'\272H\020\222\001\r\020@\030\001\"\007\202\001\004\020\001 \000'
   _globals['_WATCHVAULTREQUEST'].fields_by_name['verbs']._loaded_options = None
   _globals['_WATCHVAULTREQUEST'].fields_by_name['verbs']._serialized_options = b'\272H\020\222\001\r\020@\030\001\"\007\202\001\004\020\001 \000'
+  _globals['_PUTSECRETREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_PUTSECRETREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_PUTSECRETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_PUTSECRETREQUEST'].fields_by_name['name']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$'
+  _globals['_PUTSECRETREQUEST'].fields_by_name['value']._loaded_options = None
+  _globals['_PUTSECRETREQUEST'].fields_by_name['value']._serialized_options = b'\272H\010z\006\020\001\030\200\200\004'
+  _globals['_PUTSECRETREQUEST'].fields_by_name['expected_version']._loaded_options = None
+  _globals['_PUTSECRETREQUEST'].fields_by_name['expected_version']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_PUTSECRETREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_PUTSECRETREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_PUTSECRETREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_PUTSECRETREQUEST'].fields_by_name['labels']._serialized_options = b'\272HH\232\001E\020\010\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\032r\0302\026^[A-Za-z0-9._-]{0,63}$'
+  _globals['_PUTSECRETREQUEST'].fields_by_name['expire_time']._loaded_options = None
+  _globals['_PUTSECRETREQUEST'].fields_by_name['expire_time']._serialized_options = b'\272H\005\262\001\002@\001'
+  _globals['_GETSECRETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETSECRETREQUEST'].fields_by_name['name']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$'
+  _globals['_GETSECRETREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_GETSECRETREQUEST'].fields_by_name['version']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_GETSECRETREQUEST'].fields_by_name['at_least_revision']._loaded_options = None
+  _globals['_GETSECRETREQUEST'].fields_by_name['at_least_revision']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_LISTSECRETSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTSECRETSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTSECRETSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTSECRETSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTSECRETSREQUEST'].fields_by_name['at_least_revision']._loaded_options = None
+  _globals['_LISTSECRETSREQUEST'].fields_by_name['at_least_revision']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_LISTSECRETVERSIONSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_LISTSECRETVERSIONSREQUEST'].fields_by_name['name']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$'
+  _globals['_LISTSECRETVERSIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTSECRETVERSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTSECRETVERSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTSECRETVERSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTSECRETVERSIONSREQUEST'].fields_by_name['at_least_revision']._loaded_options = None
+  _globals['_LISTSECRETVERSIONSREQUEST'].fields_by_name['at_least_revision']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_DESTROYSECRETVERSIONREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DESTROYSECRETVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$'
+  _globals['_DESTROYSECRETVERSIONREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_DESTROYSECRETVERSIONREQUEST'].fields_by_name['version']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_DELETESECRETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETESECRETREQUEST'].fields_by_name['name']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$'
+  _globals['_DELETESECRETREQUEST'].fields_by_name['expected_version']._loaded_options = None
+  _globals['_DELETESECRETREQUEST'].fields_by_name['expected_version']._serialized_options = b'\272H\004\032\002(\001'
   _globals['_VAULTSERVICE'].methods_by_name['WhoAmI']._loaded_options = None
   _globals['_VAULTSERVICE'].methods_by_name['WhoAmI']._serialized_options = b'\220\002\001\252\273\030\001\001\270\273\030\200\200\001'
   _globals['_VAULTSERVICE'].methods_by_name['GetVault']._loaded_options = None
@@ -85,28 +128,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VAULTSERVICE'].methods_by_name['WatchVault']._serialized_options = b'\220\002\001\252\273\030\001\002\260\273\030\001\270\273\030\200\200\001'
   _globals['_VAULTSERVICE'].methods_by_name['GetUsage']._loaded_options = None
   _globals['_VAULTSERVICE'].methods_by_name['GetUsage']._serialized_options = b'\220\002\001\252\273\030\001\002\270\273\030\200\200\001'
-  _globals['_VAULT']._serialized_start=256
-  _globals['_VAULT']._serialized_end=637
-  _globals['_WHOAMIREQUEST']._serialized_start=639
-  _globals['_WHOAMIREQUEST']._serialized_end=654
-  _globals['_WHOAMIRESPONSE']._serialized_start=657
-  _globals['_WHOAMIRESPONSE']._serialized_end=814
-  _globals['_GETVAULTREQUEST']._serialized_start=816
-  _globals['_GETVAULTREQUEST']._serialized_end=869
-  _globals['_GETVAULTRESPONSE']._serialized_start=871
-  _globals['_GETVAULTRESPONSE']._serialized_end=949
-  _globals['_UPDATEVAULTREQUEST']._serialized_start=951
-  _globals['_UPDATEVAULTREQUEST']._serialized_end=1078
-  _globals['_UPDATEVAULTRESPONSE']._serialized_start=1080
-  _globals['_UPDATEVAULTRESPONSE']._serialized_end=1161
-  _globals['_GETUSAGEREQUEST']._serialized_start=1164
-  _globals['_GETUSAGEREQUEST']._serialized_end=1735
-  _globals['_GETUSAGERESPONSE']._serialized_start=1738
-  _globals['_GETUSAGERESPONSE']._serialized_end=1973
-  _globals['_WATCHVAULTREQUEST']._serialized_start=1976
-  _globals['_WATCHVAULTREQUEST']._serialized_end=2197
-  _globals['_WATCHVAULTRESPONSE']._serialized_start=2199
-  _globals['_WATCHVAULTRESPONSE']._serialized_end=2282
-  _globals['_VAULTSERVICE']._serialized_start=2285
-  _globals['_VAULTSERVICE']._serialized_end=2829
+  _globals['_VAULTSERVICE'].methods_by_name['PutSecret']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['PutSecret']._serialized_options = b'\220\002\000\252\273\030\001\010\270\273\030\200\200\010'
+  _globals['_VAULTSERVICE'].methods_by_name['GetSecret']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['GetSecret']._serialized_options = b'\220\002\002\252\273\030\001\007\270\273\030\200\200\001'
+  _globals['_VAULTSERVICE'].methods_by_name['ListSecrets']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['ListSecrets']._serialized_options = b'\220\002\001\252\273\030\001\002\270\273\030\200\200\001'
+  _globals['_VAULTSERVICE'].methods_by_name['ListSecretVersions']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['ListSecretVersions']._serialized_options = b'\220\002\001\252\273\030\001\002\270\273\030\200\200\001'
+  _globals['_VAULTSERVICE'].methods_by_name['DestroySecretVersion']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['DestroySecretVersion']._serialized_options = b'\220\002\002\252\273\030\001\010\270\273\030\200\200\001'
+  _globals['_VAULTSERVICE'].methods_by_name['DeleteSecret']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['DeleteSecret']._serialized_options = b'\220\002\000\252\273\030\001\010\270\273\030\200\200\001'
+  _globals['_VAULT']._serialized_start=289
+  _globals['_VAULT']._serialized_end=670
+  _globals['_WHOAMIREQUEST']._serialized_start=672
+  _globals['_WHOAMIREQUEST']._serialized_end=687
+  _globals['_WHOAMIRESPONSE']._serialized_start=690
+  _globals['_WHOAMIRESPONSE']._serialized_end=847
+  _globals['_GETVAULTREQUEST']._serialized_start=849
+  _globals['_GETVAULTREQUEST']._serialized_end=902
+  _globals['_GETVAULTRESPONSE']._serialized_start=904
+  _globals['_GETVAULTRESPONSE']._serialized_end=982
+  _globals['_UPDATEVAULTREQUEST']._serialized_start=984
+  _globals['_UPDATEVAULTREQUEST']._serialized_end=1111
+  _globals['_UPDATEVAULTRESPONSE']._serialized_start=1113
+  _globals['_UPDATEVAULTRESPONSE']._serialized_end=1194
+  _globals['_GETUSAGEREQUEST']._serialized_start=1197
+  _globals['_GETUSAGEREQUEST']._serialized_end=1768
+  _globals['_GETUSAGERESPONSE']._serialized_start=1771
+  _globals['_GETUSAGERESPONSE']._serialized_end=2006
+  _globals['_WATCHVAULTREQUEST']._serialized_start=2009
+  _globals['_WATCHVAULTREQUEST']._serialized_end=2230
+  _globals['_WATCHVAULTRESPONSE']._serialized_start=2232
+  _globals['_WATCHVAULTRESPONSE']._serialized_end=2315
+  _globals['_PUTSECRETREQUEST']._serialized_start=2318
+  _globals['_PUTSECRETREQUEST']._serialized_end=2766
+  _globals['_PUTSECRETREQUEST_LABELSENTRY']._serialized_start=2700
+  _globals['_PUTSECRETREQUEST_LABELSENTRY']._serialized_end=2745
+  _globals['_PUTSECRETRESPONSE']._serialized_start=2768
+  _globals['_PUTSECRETRESPONSE']._serialized_end=2864
+  _globals['_GETSECRETREQUEST']._serialized_start=2867
+  _globals['_GETSECRETREQUEST']._serialized_end=3005
+  _globals['_GETSECRETRESPONSE']._serialized_start=3007
+  _globals['_GETSECRETRESPONSE']._serialized_end=3103
+  _globals['_LISTSECRETSREQUEST']._serialized_start=3105
+  _globals['_LISTSECRETSREQUEST']._serialized_end=3219
+  _globals['_LISTSECRETSRESPONSE']._serialized_start=3221
+  _globals['_LISTSECRETSRESPONSE']._serialized_end=3312
+  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_start=3315
+  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_end=3494
+  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_start=3496
+  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_end=3609
+  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_start=3611
+  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_end=3724
+  _globals['_DESTROYSECRETVERSIONRESPONSE']._serialized_start=3726
+  _globals['_DESTROYSECRETVERSIONRESPONSE']._serialized_end=3833
+  _globals['_DELETESECRETREQUEST']._serialized_start=3836
+  _globals['_DELETESECRETREQUEST']._serialized_end=3976
+  _globals['_DELETESECRETRESPONSE']._serialized_start=3978
+  _globals['_DELETESECRETRESPONSE']._serialized_end=4018
+  _globals['_VAULTSERVICE']._serialized_start=4021
+  _globals['_VAULTSERVICE']._serialized_end=5278
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,36 @@ class VaultServiceStub:
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageRequest.SerializeToString,
                 response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageResponse.FromString,
                 _registered_method=True)
+        self.PutSecret = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/PutSecret',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.PutSecretRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.PutSecretResponse.FromString,
+                _registered_method=True)
+        self.GetSecret = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/GetSecret',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetSecretRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetSecretResponse.FromString,
+                _registered_method=True)
+        self.ListSecrets = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/ListSecrets',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretsResponse.FromString,
+                _registered_method=True)
+        self.ListSecretVersions = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/ListSecretVersions',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretVersionsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretVersionsResponse.FromString,
+                _registered_method=True)
+        self.DestroySecretVersion = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/DestroySecretVersion',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DestroySecretVersionRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DestroySecretVersionResponse.FromString,
+                _registered_method=True)
+        self.DeleteSecret = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/DeleteSecret',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretResponse.FromString,
+                _registered_method=True)
 
 
 class VaultServiceServicer:
@@ -105,6 +135,54 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutSecret(self, request, context):
+        """Stores a new version of a secret, encrypted, and creates the secret if there is none of this name. The newest 20
+        versions are kept. ABORTED / SECRET_VERSION_MISMATCH, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED or
+        KEY_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSecret(self, request, context):
+        """Reads the value of a secret. NOT_FOUND / SECRET_NOT_FOUND or SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION /
+        SECRET_VERSION_DESTROYED, ENCRYPTION_NOT_CONFIGURED or KEY_UNAVAILABLE, DATA_LOSS / CIPHERTEXT_DAMAGED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSecrets(self, request, context):
+        """Lists secrets without their values, by name. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSecretVersions(self, request, context):
+        """Lists the versions of a secret that are kept, without values, newest first. NOT_FOUND / SECRET_NOT_FOUND,
+        FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DestroySecretVersion(self, request, context):
+        """Erases the value of a version, which stays in the list. Can be repeated. NOT_FOUND / SECRET_NOT_FOUND or
+        SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSecret(self, request, context):
+        """Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
+        FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaultServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -132,6 +210,36 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.GetUsage,
                     request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageRequest.FromString,
                     response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageResponse.SerializeToString,
+            ),
+            'PutSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutSecret,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.PutSecretRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.PutSecretResponse.SerializeToString,
+            ),
+            'GetSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSecret,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetSecretRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetSecretResponse.SerializeToString,
+            ),
+            'ListSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSecrets,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretsRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretsResponse.SerializeToString,
+            ),
+            'ListSecretVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSecretVersions,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretVersionsRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretVersionsResponse.SerializeToString,
+            ),
+            'DestroySecretVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DestroySecretVersion,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DestroySecretVersionRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DestroySecretVersionResponse.SerializeToString,
+            ),
+            'DeleteSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSecret,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -271,6 +379,168 @@ class VaultService:
             '/metamorph.vault.v1.VaultService/GetUsage',
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageRequest.SerializeToString,
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/PutSecret',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.PutSecretRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.PutSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/GetSecret',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetSecretRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/ListSecrets',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretsRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSecretVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/ListSecretVersions',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretVersionsRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListSecretVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DestroySecretVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/DestroySecretVersion',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DestroySecretVersionRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DestroySecretVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/DeleteSecret',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretResponse.FromString,
             options,
             channel_credentials,
             insecure,

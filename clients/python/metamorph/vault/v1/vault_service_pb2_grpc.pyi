@@ -48,6 +48,29 @@ class VaultServiceStub:
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]
     """Returns the usage of the vault's turns, and the state of its budgets."""
+    PutSecret: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.PutSecretRequest, _vault_service_pb2.PutSecretResponse]
+    """Stores a new version of a secret, encrypted, and creates the secret if there is none of this name. The newest 20
+    versions are kept. ABORTED / SECRET_VERSION_MISMATCH, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED or
+    KEY_UNAVAILABLE.
+    """
+    GetSecret: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetSecretRequest, _vault_service_pb2.GetSecretResponse]
+    """Reads the value of a secret. NOT_FOUND / SECRET_NOT_FOUND or SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION /
+    SECRET_VERSION_DESTROYED, ENCRYPTION_NOT_CONFIGURED or KEY_UNAVAILABLE, DATA_LOSS / CIPHERTEXT_DAMAGED.
+    """
+    ListSecrets: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.ListSecretsRequest, _vault_service_pb2.ListSecretsResponse]
+    """Lists secrets without their values, by name. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED."""
+    ListSecretVersions: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.ListSecretVersionsRequest, _vault_service_pb2.ListSecretVersionsResponse]
+    """Lists the versions of a secret that are kept, without values, newest first. NOT_FOUND / SECRET_NOT_FOUND,
+    FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
+    DestroySecretVersion: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.DestroySecretVersionRequest, _vault_service_pb2.DestroySecretVersionResponse]
+    """Erases the value of a version, which stays in the list. Can be repeated. NOT_FOUND / SECRET_NOT_FOUND or
+    SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
+    DeleteSecret: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.DeleteSecretRequest, _vault_service_pb2.DeleteSecretResponse]
+    """Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
+    FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
@@ -69,6 +92,29 @@ class VaultServiceAsyncStub(VaultServiceStub):
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Returns the usage of the vault's turns, and the state of its budgets."""
+    PutSecret: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.PutSecretRequest, _vault_service_pb2.PutSecretResponse]  # type: ignore[assignment]
+    """Stores a new version of a secret, encrypted, and creates the secret if there is none of this name. The newest 20
+    versions are kept. ABORTED / SECRET_VERSION_MISMATCH, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED or
+    KEY_UNAVAILABLE.
+    """
+    GetSecret: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetSecretRequest, _vault_service_pb2.GetSecretResponse]  # type: ignore[assignment]
+    """Reads the value of a secret. NOT_FOUND / SECRET_NOT_FOUND or SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION /
+    SECRET_VERSION_DESTROYED, ENCRYPTION_NOT_CONFIGURED or KEY_UNAVAILABLE, DATA_LOSS / CIPHERTEXT_DAMAGED.
+    """
+    ListSecrets: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.ListSecretsRequest, _vault_service_pb2.ListSecretsResponse]  # type: ignore[assignment]
+    """Lists secrets without their values, by name. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED."""
+    ListSecretVersions: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.ListSecretVersionsRequest, _vault_service_pb2.ListSecretVersionsResponse]  # type: ignore[assignment]
+    """Lists the versions of a secret that are kept, without values, newest first. NOT_FOUND / SECRET_NOT_FOUND,
+    FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
+    DestroySecretVersion: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.DestroySecretVersionRequest, _vault_service_pb2.DestroySecretVersionResponse]  # type: ignore[assignment]
+    """Erases the value of a version, which stays in the list. Can be repeated. NOT_FOUND / SECRET_NOT_FOUND or
+    SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
+    DeleteSecret: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.DeleteSecretRequest, _vault_service_pb2.DeleteSecretResponse]  # type: ignore[assignment]
+    """Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
+    FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
     """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
@@ -117,5 +163,64 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.GetUsageResponse, _abc.Awaitable[_vault_service_pb2.GetUsageResponse]]:
         """Returns the usage of the vault's turns, and the state of its budgets."""
+
+    @_abc_1.abstractmethod
+    def PutSecret(
+        self,
+        request: _vault_service_pb2.PutSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.PutSecretResponse, _abc.Awaitable[_vault_service_pb2.PutSecretResponse]]:
+        """Stores a new version of a secret, encrypted, and creates the secret if there is none of this name. The newest 20
+        versions are kept. ABORTED / SECRET_VERSION_MISMATCH, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED or
+        KEY_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSecret(
+        self,
+        request: _vault_service_pb2.GetSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.GetSecretResponse, _abc.Awaitable[_vault_service_pb2.GetSecretResponse]]:
+        """Reads the value of a secret. NOT_FOUND / SECRET_NOT_FOUND or SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION /
+        SECRET_VERSION_DESTROYED, ENCRYPTION_NOT_CONFIGURED or KEY_UNAVAILABLE, DATA_LOSS / CIPHERTEXT_DAMAGED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSecrets(
+        self,
+        request: _vault_service_pb2.ListSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.ListSecretsResponse, _abc.Awaitable[_vault_service_pb2.ListSecretsResponse]]:
+        """Lists secrets without their values, by name. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED."""
+
+    @_abc_1.abstractmethod
+    def ListSecretVersions(
+        self,
+        request: _vault_service_pb2.ListSecretVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.ListSecretVersionsResponse, _abc.Awaitable[_vault_service_pb2.ListSecretVersionsResponse]]:
+        """Lists the versions of a secret that are kept, without values, newest first. NOT_FOUND / SECRET_NOT_FOUND,
+        FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def DestroySecretVersion(
+        self,
+        request: _vault_service_pb2.DestroySecretVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.DestroySecretVersionResponse, _abc.Awaitable[_vault_service_pb2.DestroySecretVersionResponse]]:
+        """Erases the value of a version, which stays in the list. Can be repeated. NOT_FOUND / SECRET_NOT_FOUND or
+        SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSecret(
+        self,
+        request: _vault_service_pb2.DeleteSecretRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.DeleteSecretResponse, _abc.Awaitable[_vault_service_pb2.DeleteSecretResponse]]:
+        """Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
+        FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
 
 def add_VaultServiceServicer_to_server(servicer: VaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

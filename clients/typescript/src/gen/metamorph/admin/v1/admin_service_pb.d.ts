@@ -921,6 +921,115 @@ export declare type PruneBackupsResponse = Message<"metamorph.admin.v1.PruneBack
 export declare const PruneBackupsResponseSchema: GenMessage<PruneBackupsResponse>;
 
 /**
+ * The state of the keys that wrap data keys.
+ *
+ * @generated from message metamorph.admin.v1.KeyRotation
+ */
+export declare type KeyRotation = Message<"metamorph.admin.v1.KeyRotation"> & {
+  /**
+   * The key that wraps now: 16 hexadecimal digits, derived from it one way.
+   *
+   * @generated from field: string key_id = 1;
+   */
+  keyId: string;
+
+  /**
+   * When that key came into use. Absent if the server does not know.
+   *
+   * @generated from field: google.protobuf.Timestamp key_time = 2;
+   */
+  keyTime?: Timestamp | undefined;
+
+  /**
+   * The number of data keys that another key wraps, at most 100,000. 0 once the other keys can be taken away.
+   *
+   * @generated from field: int32 left_count = 3;
+   */
+  leftCount: number;
+
+  /**
+   * How many of them the server cannot unwrap, as far as it has tried: it does not have their key, or they are damaged.
+   *
+   * @generated from field: int32 unavailable_count = 4;
+   */
+  unavailableCount: number;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.KeyRotation.
+ * Use `create(KeyRotationSchema)` to create a new message.
+ */
+export declare const KeyRotationSchema: GenMessage<KeyRotation>;
+
+/**
+ * A request to rotate.
+ *
+ * @generated from message metamorph.admin.v1.RotateDataKeysRequest
+ */
+export declare type RotateDataKeysRequest = Message<"metamorph.admin.v1.RotateDataKeysRequest"> & {
+};
+
+/**
+ * Describes the message metamorph.admin.v1.RotateDataKeysRequest.
+ * Use `create(RotateDataKeysRequestSchema)` to create a new message.
+ */
+export declare const RotateDataKeysRequestSchema: GenMessage<RotateDataKeysRequest>;
+
+/**
+ * The rotation that has begun.
+ *
+ * @generated from message metamorph.admin.v1.RotateDataKeysResponse
+ */
+export declare type RotateDataKeysResponse = Message<"metamorph.admin.v1.RotateDataKeysResponse"> & {
+  /**
+   * Before anything is rewrapped.
+   *
+   * @generated from field: metamorph.admin.v1.KeyRotation rotation = 1;
+   */
+  rotation?: KeyRotation | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.RotateDataKeysResponse.
+ * Use `create(RotateDataKeysResponseSchema)` to create a new message.
+ */
+export declare const RotateDataKeysResponseSchema: GenMessage<RotateDataKeysResponse>;
+
+/**
+ * A query for the state of the keys.
+ *
+ * @generated from message metamorph.admin.v1.GetKeyRotationRequest
+ */
+export declare type GetKeyRotationRequest = Message<"metamorph.admin.v1.GetKeyRotationRequest"> & {
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetKeyRotationRequest.
+ * Use `create(GetKeyRotationRequestSchema)` to create a new message.
+ */
+export declare const GetKeyRotationRequestSchema: GenMessage<GetKeyRotationRequest>;
+
+/**
+ * The state of the keys.
+ *
+ * @generated from message metamorph.admin.v1.GetKeyRotationResponse
+ */
+export declare type GetKeyRotationResponse = Message<"metamorph.admin.v1.GetKeyRotationResponse"> & {
+  /**
+   * As of now.
+   *
+   * @generated from field: metamorph.admin.v1.KeyRotation rotation = 1;
+   */
+  rotation?: KeyRotation | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetKeyRotationResponse.
+ * Use `create(GetKeyRotationResponseSchema)` to create a new message.
+ */
+export declare const GetKeyRotationResponseSchema: GenMessage<GetKeyRotationResponse>;
+
+/**
  * How bad a finding is.
  *
  * @generated from enum metamorph.admin.v1.FindingStatus
@@ -1092,6 +1201,29 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof PruneBackupsRequestSchema;
     output: typeof PruneBackupsResponseSchema;
+  },
+  /**
+   * Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
+   * beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
+   * first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.RotateDataKeys
+   */
+  rotateDataKeys: {
+    methodKind: "unary";
+    input: typeof RotateDataKeysRequestSchema;
+    output: typeof RotateDataKeysResponseSchema;
+  },
+  /**
+   * Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
+   * ENCRYPTION_NOT_CONFIGURED.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.GetKeyRotation
+   */
+  getKeyRotation: {
+    methodKind: "unary";
+    input: typeof GetKeyRotationRequestSchema;
+    output: typeof GetKeyRotationResponseSchema;
   },
 }>;
 

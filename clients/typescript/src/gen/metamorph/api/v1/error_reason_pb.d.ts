@@ -498,6 +498,59 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_REVISION_NOT_REACHED = 82;
    */
   REVISION_NOT_REACHED = 82,
+
+  /**
+   * FAILED_PRECONDITION. The server has no key to encrypt with, so it stores no secrets. The operator must set
+   * TOKEN_ENCRYPTION_KEY.
+   *
+   * @generated from enum value: ERROR_REASON_ENCRYPTION_NOT_CONFIGURED = 90;
+   */
+  ENCRYPTION_NOT_CONFIGURED = 90,
+
+  /**
+   * FAILED_PRECONDITION (key_id). What is asked for is encrypted, and the key that is needed to read it is not there. The
+   * operator must give the server the key again.
+   *
+   * @generated from enum value: ERROR_REASON_KEY_UNAVAILABLE = 91;
+   */
+  KEY_UNAVAILABLE = 91,
+
+  /**
+   * DATA_LOSS (key_id). What is encrypted with this key was changed, or is not where it was stored. The operator must
+   * restore a backup, or the caller put the secret again.
+   *
+   * @generated from enum value: ERROR_REASON_CIPHERTEXT_DAMAGED = 92;
+   */
+  CIPHERTEXT_DAMAGED = 92,
+
+  /**
+   * NOT_FOUND (name). The caller's vault has no such secret, or it has expired.
+   *
+   * @generated from enum value: ERROR_REASON_SECRET_NOT_FOUND = 93;
+   */
+  SECRET_NOT_FOUND = 93,
+
+  /**
+   * NOT_FOUND (name, version). The secret has no such version, or not any more: the newest 20 are kept.
+   *
+   * @generated from enum value: ERROR_REASON_SECRET_VERSION_NOT_FOUND = 94;
+   */
+  SECRET_VERSION_NOT_FOUND = 94,
+
+  /**
+   * FAILED_PRECONDITION (name, version). The value of this version was destroyed. Do not repeat.
+   *
+   * @generated from enum value: ERROR_REASON_SECRET_VERSION_DESTROYED = 95;
+   */
+  SECRET_VERSION_DESTROYED = 95,
+
+  /**
+   * ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none. Read the
+   * secret again, then repeat.
+   *
+   * @generated from enum value: ERROR_REASON_SECRET_VERSION_MISMATCH = 96;
+   */
+  SECRET_VERSION_MISMATCH = 96,
 }
 
 /**

@@ -66,6 +66,20 @@ export enum Permission {
    * @generated from enum value: PERMISSION_OPERATOR = 6;
    */
   OPERATOR = 6,
+
+  /**
+   * Read the values of secrets.
+   *
+   * @generated from enum value: PERMISSION_SECRETS_READ = 7;
+   */
+  SECRETS_READ = 7,
+
+  /**
+   * Put, destroy and delete secrets.
+   *
+   * @generated from enum value: PERMISSION_SECRETS_WRITE = 8;
+   */
+  SECRETS_WRITE = 8,
 }
 
 /**

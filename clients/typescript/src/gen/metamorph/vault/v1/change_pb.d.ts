@@ -131,6 +131,13 @@ export enum ChangedResource {
    * @generated from enum value: CHANGED_RESOURCE_ATTACHMENT = 6;
    */
   ATTACHMENT = 6,
+
+  /**
+   * A secret: its resource_id is its name.
+   *
+   * @generated from enum value: CHANGED_RESOURCE_SECRET = 7;
+   */
+  SECRET = 7,
 }
 
 /**
@@ -206,6 +213,20 @@ export enum ChangeVerb {
    * @generated from enum value: CHANGE_VERB_FAILED = 8;
    */
   FAILED = 8,
+
+  /**
+   * The value of a secret was returned.
+   *
+   * @generated from enum value: CHANGE_VERB_READ = 9;
+   */
+  READ = 9,
+
+  /**
+   * The value of a version of a secret was erased.
+   *
+   * @generated from enum value: CHANGE_VERB_DESTROYED = 10;
+   */
+  DESTROYED = 10,
 }
 
 /**

@@ -9,6 +9,7 @@ import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Budget, BudgetStatus, StorageStatus, UsageGrouping, UsageRow } from "./usage_pb.js";
 import type { Change, ChangedResource, ChangeVerb } from "./change_pb.js";
+import type { Secret, SecretVersion } from "./secret_pb.js";
 
 /**
  * Describes the file metamorph/vault/v1/vault_service.proto.
@@ -450,6 +451,389 @@ export declare type WatchVaultResponse = Message<"metamorph.vault.v1.WatchVaultR
 export declare const WatchVaultResponseSchema: GenMessage<WatchVaultResponse>;
 
 /**
+ * A new version of a secret.
+ *
+ * @generated from message metamorph.vault.v1.PutSecretRequest
+ */
+export declare type PutSecretRequest = Message<"metamorph.vault.v1.PutSecretRequest"> & {
+  /**
+   * Required. 1 to 128 letters, digits, `.`, `_`, `/` and `-`, the first of which is a letter or a digit. Names are not
+   * encrypted.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Required. 1 to 65,536 bytes.
+   *
+   * @generated from field: bytes value = 2;
+   */
+  value: Uint8Array;
+
+  /**
+   * The newest version that must be in force, 0 if the secret must not exist. If absent, any.
+   *
+   * @generated from field: optional int32 expected_version = 3;
+   */
+  expectedVersion?: number | undefined;
+
+  /**
+   * A UUID that makes the request repeatable (AIP-155): repeating it returns the same version. Kept for at least 7 days.
+   * Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
+   *
+   * @generated from field: string request_id = 4;
+   */
+  requestId: string;
+
+  /**
+   * Replaces the secret's labels, which are not encrypted. At most 8 pairs, with keys of 1 to 63 letters, digits, `.`,
+   * `_` and `-`, and values of at most 63 of them.
+   *
+   * @generated from field: map<string, string> labels = 5;
+   */
+  labels: { [key: string]: string };
+
+  /**
+   * Replaces the time at which the secret expires with all of its versions. It is not found from then on, and erased soon
+   * after. Must be in the future. If absent, it does not expire.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 6;
+   */
+  expireTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.PutSecretRequest.
+ * Use `create(PutSecretRequestSchema)` to create a new message.
+ */
+export declare const PutSecretRequestSchema: GenMessage<PutSecretRequest>;
+
+/**
+ * The new version.
+ *
+ * @generated from message metamorph.vault.v1.PutSecretResponse
+ */
+export declare type PutSecretResponse = Message<"metamorph.vault.v1.PutSecretResponse"> & {
+  /**
+   * Without its value.
+   *
+   * @generated from field: metamorph.vault.v1.SecretVersion secret_version = 1;
+   */
+  secretVersion?: SecretVersion | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.PutSecretResponse.
+ * Use `create(PutSecretResponseSchema)` to create a new message.
+ */
+export declare const PutSecretResponseSchema: GenMessage<PutSecretResponse>;
+
+/**
+ * Selects a version of a secret.
+ *
+ * @generated from message metamorph.vault.v1.GetSecretRequest
+ */
+export declare type GetSecretRequest = Message<"metamorph.vault.v1.GetSecretRequest"> & {
+  /**
+   * Required. The secret's name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The version, 0 for the newest.
+   *
+   * @generated from field: int32 version = 2;
+   */
+  version: number;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 3;
+   */
+  atLeastRevision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.GetSecretRequest.
+ * Use `create(GetSecretRequestSchema)` to create a new message.
+ */
+export declare const GetSecretRequestSchema: GenMessage<GetSecretRequest>;
+
+/**
+ * A secret.
+ *
+ * @generated from message metamorph.vault.v1.GetSecretResponse
+ */
+export declare type GetSecretResponse = Message<"metamorph.vault.v1.GetSecretResponse"> & {
+  /**
+   * With its value.
+   *
+   * @generated from field: metamorph.vault.v1.SecretVersion secret_version = 1;
+   */
+  secretVersion?: SecretVersion | undefined;
+
+  /**
+   * The vault's revision: that a secret was read is in its log. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.GetSecretResponse.
+ * Use `create(GetSecretResponseSchema)` to create a new message.
+ */
+export declare const GetSecretResponseSchema: GenMessage<GetSecretResponse>;
+
+/**
+ * A query for a page of secrets.
+ *
+ * @generated from message metamorph.vault.v1.ListSecretsRequest
+ */
+export declare type ListSecretsRequest = Message<"metamorph.vault.v1.ListSecretsRequest"> & {
+  /**
+   * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer and not be the last.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the previous page. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 3;
+   */
+  atLeastRevision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListSecretsRequest.
+ * Use `create(ListSecretsRequestSchema)` to create a new message.
+ */
+export declare const ListSecretsRequestSchema: GenMessage<ListSecretsRequest>;
+
+/**
+ * A page of secrets.
+ *
+ * @generated from message metamorph.vault.v1.ListSecretsResponse
+ */
+export declare type ListSecretsResponse = Message<"metamorph.vault.v1.ListSecretsResponse"> & {
+  /**
+   * By name, in the order of its characters' codes.
+   *
+   * @generated from field: repeated metamorph.vault.v1.Secret secrets = 1;
+   */
+  secrets: Secret[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListSecretsResponse.
+ * Use `create(ListSecretsResponseSchema)` to create a new message.
+ */
+export declare const ListSecretsResponseSchema: GenMessage<ListSecretsResponse>;
+
+/**
+ * A query for a page of a secret's versions.
+ *
+ * @generated from message metamorph.vault.v1.ListSecretVersionsRequest
+ */
+export declare type ListSecretVersionsRequest = Message<"metamorph.vault.v1.ListSecretVersionsRequest"> & {
+  /**
+   * Required. The secret's name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The maximum number to return. 0 means 50; the maximum is 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the previous page, with the same name. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 4;
+   */
+  atLeastRevision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListSecretVersionsRequest.
+ * Use `create(ListSecretVersionsRequestSchema)` to create a new message.
+ */
+export declare const ListSecretVersionsRequestSchema: GenMessage<ListSecretVersionsRequest>;
+
+/**
+ * A page of versions.
+ *
+ * @generated from message metamorph.vault.v1.ListSecretVersionsResponse
+ */
+export declare type ListSecretVersionsResponse = Message<"metamorph.vault.v1.ListSecretVersionsResponse"> & {
+  /**
+   * Newest first, without values.
+   *
+   * @generated from field: repeated metamorph.vault.v1.SecretVersion secret_versions = 1;
+   */
+  secretVersions: SecretVersion[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListSecretVersionsResponse.
+ * Use `create(ListSecretVersionsResponseSchema)` to create a new message.
+ */
+export declare const ListSecretVersionsResponseSchema: GenMessage<ListSecretVersionsResponse>;
+
+/**
+ * Selects a version to destroy.
+ *
+ * @generated from message metamorph.vault.v1.DestroySecretVersionRequest
+ */
+export declare type DestroySecretVersionRequest = Message<"metamorph.vault.v1.DestroySecretVersionRequest"> & {
+  /**
+   * Required. The secret's name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Required. The version.
+   *
+   * @generated from field: int32 version = 2;
+   */
+  version: number;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.DestroySecretVersionRequest.
+ * Use `create(DestroySecretVersionRequestSchema)` to create a new message.
+ */
+export declare const DestroySecretVersionRequestSchema: GenMessage<DestroySecretVersionRequest>;
+
+/**
+ * The destroyed version.
+ *
+ * @generated from message metamorph.vault.v1.DestroySecretVersionResponse
+ */
+export declare type DestroySecretVersionResponse = Message<"metamorph.vault.v1.DestroySecretVersionResponse"> & {
+  /**
+   * With its destroy_time.
+   *
+   * @generated from field: metamorph.vault.v1.SecretVersion secret_version = 1;
+   */
+  secretVersion?: SecretVersion | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.DestroySecretVersionResponse.
+ * Use `create(DestroySecretVersionResponseSchema)` to create a new message.
+ */
+export declare const DestroySecretVersionResponseSchema: GenMessage<DestroySecretVersionResponse>;
+
+/**
+ * Selects a secret to delete.
+ *
+ * @generated from message metamorph.vault.v1.DeleteSecretRequest
+ */
+export declare type DeleteSecretRequest = Message<"metamorph.vault.v1.DeleteSecretRequest"> & {
+  /**
+   * Required. The secret's name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The newest version that must be in force. If absent, any.
+   *
+   * @generated from field: optional int32 expected_version = 2;
+   */
+  expectedVersion?: number | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.DeleteSecretRequest.
+ * Use `create(DeleteSecretRequestSchema)` to create a new message.
+ */
+export declare const DeleteSecretRequestSchema: GenMessage<DeleteSecretRequest>;
+
+/**
+ * The secret is deleted.
+ *
+ * @generated from message metamorph.vault.v1.DeleteSecretResponse
+ */
+export declare type DeleteSecretResponse = Message<"metamorph.vault.v1.DeleteSecretResponse"> & {
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 1;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.DeleteSecretResponse.
+ * Use `create(DeleteSecretResponseSchema)` to create a new message.
+ */
+export declare const DeleteSecretResponseSchema: GenMessage<DeleteSecretResponse>;
+
+/**
  * A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
  * is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
  *
@@ -507,6 +891,72 @@ export declare const VaultService: GenService<{
     methodKind: "unary";
     input: typeof GetUsageRequestSchema;
     output: typeof GetUsageResponseSchema;
+  },
+  /**
+   * Stores a new version of a secret, encrypted, and creates the secret if there is none of this name. The newest 20
+   * versions are kept. ABORTED / SECRET_VERSION_MISMATCH, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED or
+   * KEY_UNAVAILABLE.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.PutSecret
+   */
+  putSecret: {
+    methodKind: "unary";
+    input: typeof PutSecretRequestSchema;
+    output: typeof PutSecretResponseSchema;
+  },
+  /**
+   * Reads the value of a secret. NOT_FOUND / SECRET_NOT_FOUND or SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION /
+   * SECRET_VERSION_DESTROYED, ENCRYPTION_NOT_CONFIGURED or KEY_UNAVAILABLE, DATA_LOSS / CIPHERTEXT_DAMAGED.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.GetSecret
+   */
+  getSecret: {
+    methodKind: "unary";
+    input: typeof GetSecretRequestSchema;
+    output: typeof GetSecretResponseSchema;
+  },
+  /**
+   * Lists secrets without their values, by name. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.ListSecrets
+   */
+  listSecrets: {
+    methodKind: "unary";
+    input: typeof ListSecretsRequestSchema;
+    output: typeof ListSecretsResponseSchema;
+  },
+  /**
+   * Lists the versions of a secret that are kept, without values, newest first. NOT_FOUND / SECRET_NOT_FOUND,
+   * FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.ListSecretVersions
+   */
+  listSecretVersions: {
+    methodKind: "unary";
+    input: typeof ListSecretVersionsRequestSchema;
+    output: typeof ListSecretVersionsResponseSchema;
+  },
+  /**
+   * Erases the value of a version, which stays in the list. Can be repeated. NOT_FOUND / SECRET_NOT_FOUND or
+   * SECRET_VERSION_NOT_FOUND, FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.DestroySecretVersion
+   */
+  destroySecretVersion: {
+    methodKind: "unary";
+    input: typeof DestroySecretVersionRequestSchema;
+    output: typeof DestroySecretVersionResponseSchema;
+  },
+  /**
+   * Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
+   * FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.DeleteSecret
+   */
+  deleteSecret: {
+    methodKind: "unary";
+    input: typeof DeleteSecretRequestSchema;
+    output: typeof DeleteSecretResponseSchema;
   },
 }>;
 

@@ -1,0 +1,100 @@
+"""Key-encryption keys in a file of their own.
+
+A line for each key, the current one last: when it was made (RFC 3339), a space, and the key's 32 bytes in hexadecimal.
+"""
+
+import asyncio
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from metamorphd.clock import rfc3339
+from metamorphd.durable import sync_directory
+from metamorphd.errors import StartupRefused
+from metamorphd.keys.ring import Ring, WrappingKey
+from metamorphd.keys.sealing import KEY_BYTES, Binding
+
+LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ) ([0-9a-f]{64})", re.ASCII)
+
+
+class KeyFile:
+    """Holds the keys of a file, which only its owner may read. Implements KeyHolder.
+
+    Another server may add a key to the file, so it is read again when a key is missing.
+    """
+
+    def __init__(self, path: Path, *, previous: Sequence[WrappingKey] = ()) -> None:
+        """Raises StartupRefused if the file is missing, has no key, or can be read by others.
+
+        `previous` are keys from elsewhere, which only unwrap.
+        """
+        self._path = path
+        self._previous = previous
+        self._read()
+
+    @property
+    def key_id(self) -> str:
+        return self._ring.key_id
+
+    @property
+    def key_time(self) -> int | None:
+        return self._ring.key_time
+
+    async def wrap(self, key: bytes, *, binding: Binding, nonce: bytes) -> tuple[str, bytes]:
+        return self._ring.wrap(key, binding=binding, nonce=nonce)
+
+    async def unwrap(self, wrapped: bytes, *, key_id: str, binding: Binding) -> bytes:
+        if key_id not in self._ring:
+            await asyncio.to_thread(self._read)
+        return self._ring.unwrap(wrapped, key_id=key_id, binding=binding)
+
+    async def rotate(self, *, now: int) -> None:
+        """Adds a new key to the file, durably, before anything is wrapped by it."""
+        await asyncio.to_thread(add_key, self._path, now=now)
+        await asyncio.to_thread(self._read)
+
+    def _read(self) -> None:
+        self._ring = Ring([*read_keys(self._path), *self._previous])
+
+
+def read_keys(path: Path) -> list[WrappingKey]:
+    """Returns the keys of a file, the current one first. Raises StartupRefused, whose message has no key."""
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise StartupRefused("TOKEN_ENCRYPTION_KEY_FILE can be read by others; run `chmod 600` on it")
+        keys = list(_parsed(path.read_text()))
+    except (OSError, UnicodeDecodeError):
+        raise StartupRefused(
+            "TOKEN_ENCRYPTION_KEY_FILE cannot be read; make one with `metamorph keys create`"
+        ) from None
+    if not keys:
+        raise StartupRefused("TOKEN_ENCRYPTION_KEY_FILE has no key; make one with `metamorph keys create`")
+    return keys[::-1]
+
+
+def _parsed(text: str) -> Iterator[WrappingKey]:
+    for number, line in enumerate(text.splitlines(), 1):
+        found = LINE.fullmatch(line)
+        if found is None:
+            raise StartupRefused(f"TOKEN_ENCRYPTION_KEY_FILE has no key in line {number}; restore it from a copy")
+        made = datetime.fromisoformat(found[1])
+        yield WrappingKey(bytes.fromhex(found[2]), int(made.timestamp() * 1e6))
+
+
+def add_key(path: Path, *, now: int) -> None:
+    """Adds a random key to a file, which is made if need be. The file is whole and durable before and after."""
+    earlier = path.read_text() if path.exists() else ""
+    whole = f"{earlier}{rfc3339(now)} {os.urandom(KEY_BYTES).hex()}\n"
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, whole.encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+    new.rename(path)
+    sync_directory(path.parent)
