@@ -9,6 +9,7 @@ import click
 from metamorphd.cli.backup import backup
 from metamorphd.cli.chat import chat
 from metamorphd.cli.check import check
+from metamorphd.cli.keys import keys
 from metamorphd.cli.serve import dev, serve
 from metamorphd.cli.token import token
 
@@ -19,7 +20,7 @@ def cli() -> None:
     """Metamorph: a multi-tenant chat backend, served over gRPC."""
 
 
-for command in (dev, serve, token, chat, check, backup):
+for command in (dev, serve, token, chat, check, backup, keys):
     cli.add_command(command)
 
 

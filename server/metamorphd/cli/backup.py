@@ -5,22 +5,7 @@ from typing import Any
 
 import click
 
-from metamorphd.cli.connection import connection_options
-
-
-def _connected(command: Any) -> Any:
-    """Adds the options of commands that call a server."""
-    command = connection_options(command)
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option(
-            "--token",
-            help="Operator's token.  [default: METAMORPH_TOKEN, else one signed with EMBLEM_JWT_SECRET]",
-        ),
-        click.option("--target", help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]"),
-    ):
-        command = option(command)
-    return command
+from metamorphd.cli.connection import operator_options
 
 
 @click.group()
@@ -34,7 +19,7 @@ def backup() -> None:
 
 @backup.command()
 @click.option("--no-wait", is_flag=True, help="Return once it is begun; the server goes on.")
-@_connected
+@operator_options
 def create(*, no_wait: bool, **connection: Any) -> None:
     """Make a backup and verify it, while the server serves."""
     from metamorphd.cli.backups import run
@@ -44,7 +29,7 @@ def create(*, no_wait: bool, **connection: Any) -> None:
 
 @backup.command("list")
 @click.option("--remote", is_flag=True, help="List the copies in BACKUP_S3_URL instead, which needs no server.")
-@_connected
+@operator_options
 def list_(*, remote: bool, **connection: Any) -> None:
     """List the backups, newest first."""
     from metamorphd.cli.backups import run
@@ -59,7 +44,7 @@ def list_(*, remote: bool, **connection: Any) -> None:
 
 @backup.command()
 @click.argument("name", required=False)
-@_connected
+@operator_options
 def verify(*, name: str | None, **connection: Any) -> None:
     """Read all of backup NAME, by default the newest, check it for damage and compare it with its manifest."""
     from metamorphd.cli.backups import run
@@ -70,7 +55,7 @@ def verify(*, name: str | None, **connection: Any) -> None:
 @backup.command()
 @click.argument("name", required=False)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="File to write.  [default: NAME, here]")
-@_connected
+@operator_options
 def download(*, name: str | None, output: Path | None, **connection: Any) -> None:
     """Download backup NAME, by default the newest good one, and verify its SHA-256.
 
@@ -83,7 +68,7 @@ def download(*, name: str | None, output: Path | None, **connection: Any) -> Non
 
 @backup.command()
 @click.argument("name")
-@_connected
+@operator_options
 def delete(*, name: str, **connection: Any) -> None:
     """Delete backup NAME."""
     from metamorphd.cli.backups import run
@@ -93,7 +78,7 @@ def delete(*, name: str, **connection: Any) -> None:
 
 @backup.command()
 @click.option("--dry-run", is_flag=True, help="Delete nothing; show what would be.")
-@_connected
+@operator_options
 def prune(*, dry_run: bool, **connection: Any) -> None:
     """Delete the backups that are older than BACKUP_RETENTION_DAYS, but never the newest good one of a database.
 

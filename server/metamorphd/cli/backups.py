@@ -34,21 +34,14 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from metamorphd.cli.connection import client_settings, credentials
-from metamorphd.cli.token import mint
-from metamorphd.settings.loading import load_paths
+from metamorphd.cli.operator import run_as_operator
 
 # Each look at a backup counts towards the operator's rate limit, by default one call in 9 seconds after the first 100.
 LOOK_SECONDS = 0.2
 LONGEST_LOOK_SECONDS = 10.0
 LOOK_GROWTH = 1.2
 PRINTED_WIDTH = 220
-HINTS = {
-    grpc.StatusCode.UNAVAILABLE: "is the server running? --target selects another",
-    grpc.StatusCode.UNAUTHENTICATED: "pass an operator's --token, or set EMBLEM_JWT_SECRET as the server has it",
-    grpc.StatusCode.PERMISSION_DENIED: "the token must be an operator's: `metamorph token --operator` mints one",
-    grpc.StatusCode.NOT_FOUND: "`metamorph backup list` lists them",
-}
+HINTS = {grpc.StatusCode.NOT_FOUND: "`metamorph backup list` lists them"}
 
 
 def run(work: "Callable[[Client], Awaitable[bool]]", *, as_json: bool, **given: Any) -> None:
@@ -56,29 +49,7 @@ def run(work: "Callable[[Client], Awaitable[bool]]", *, as_json: bool, **given: 
 
     Exits with 1 if it returns false. Raises ClickException and StartupRefused.
     """
-    settings = client_settings(**given)
-
-    async def connected() -> bool:
-        named = "target" in settings.model_fields_set
-        target = settings.target if named else f"localhost:{load_paths().grpc_port}"
-        token = settings.sent_token or _operator_token
-        async with MetamorphClient(target, token=token, credentials=credentials(settings)) as client:
-            return await work(Client(client, as_json=as_json))
-
-    try:
-        good = asyncio.run(connected())
-    except (MetamorphError, grpc.aio.AioRpcError) as exc:
-        refusal = exc if isinstance(exc, MetamorphError) else MetamorphError.of(exc)
-        hint = HINTS.get(refusal.code)
-        raise click.ClickException(f"{refusal}{f' ({hint})' if hint else ''}") from exc
-    if not good:
-        sys.exit(1)
-
-
-def _operator_token() -> str:
-    """Returns a token of an operator for a few minutes, signed with this server's own secret."""
-    token, _ = mint({"vault_id": "operator", "sub": "operator", "permissions": [], "operator": True}, lifetime=300)
-    return token
+    run_as_operator(lambda client: work(Client(client, as_json=as_json)), hints=HINTS, **given)
 
 
 class Client:

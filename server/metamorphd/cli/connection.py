@@ -21,6 +21,21 @@ def connection_options(command: Any) -> Any:
     return option(tls_options(command))
 
 
+def operator_options(command: Any) -> Any:
+    """Adds the options of commands that call a server as its operator."""
+    command = connection_options(command)
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option(
+            "--token",
+            help="Operator's token.  [default: METAMORPH_TOKEN, else one signed with EMBLEM_JWT_SECRET]",
+        ),
+        click.option("--target", help="Server, host:port.  [default: METAMORPH_TARGET, else localhost:GRPC_PORT]"),
+    ):
+        command = option(command)
+    return command
+
+
 def tls_options(command: Any) -> Any:
     """Adds the options that name the files of TLS to a command."""
     for option in (
