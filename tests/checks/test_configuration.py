@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from metamorphd.checks.configuration import bad, check_settings
+from metamorphd.clock import beginning
+from metamorphd.keys.key_file import add_key
 from metamorphd.models.finding import FindingStatus
 from metamorphd.settings import loading
 
@@ -21,6 +23,8 @@ PRODUCTION: dict[str, Any] = {
     "grpc_tls_cert": "/cert.pem",
     "grpc_tls_key": "/key.pem",
 }
+
+KEY = {"token_encryption_key": "canary-0123456789abcdef0123456789"}
 
 
 def found(**overrides: Any) -> list[tuple[str, FindingStatus]]:
@@ -61,6 +65,12 @@ def test_good_settings_have_nothing_to_mend() -> None:
         ({"emblem_jwt_secret_date": "2026-08-28"}, "secret-age", WARNING),
         ({"emblem_jwt_secret_date": "2026-11-29"}, "secret-age", FAILED),
         (PRODUCTION | {"emblem_jwt_secret_date": None}, "secret-age", WARNING),
+        ({"token_encryption_key": "k" * 32}, "key-age", FAILED),
+        ({"token_encryption_key": "32-char-key-for-aes-encryption!!"}, "key-age", FAILED),
+        (KEY | {"token_encryption_key_date": "2026-08-28"}, "key-age", WARNING),
+        (KEY | {"token_encryption_key_date": "2026-11-29"}, "key-age", FAILED),
+        (PRODUCTION | KEY, "key-age", WARNING),
+        ({"token_encryption_key_file": "/missing"}, "key-age", FAILED),
         ({"anthropic_api_key": "sk-ant-..."}, "model-key", FAILED),
         (PRODUCTION | {"anthropic_api_key": "canary"}, "model-key", WARNING),
         ({"listen_address": "::"}, "tls", WARNING),
@@ -100,6 +110,8 @@ def test_what_cannot_be_meant_is_found(changed: dict[str, Any], name: str, statu
         {"node_env": "test"},
         {"emblem_jwt_secret_date": "2026-08-29"},
         {"emblem_jwt_secret_date": "2026-11-28"},
+        KEY,
+        PRODUCTION | KEY | {"token_encryption_key_date": "2026-08-29"},
         {"anthropic_base_url": "http://127.0.0.1:8000"},
         {"rate_limit_window_seconds": 86_400},
         {"port": 0, "grpc_port": 0},
@@ -116,6 +128,20 @@ def test_what_may_be_meant_is_not_found(changed: dict[str, Any]) -> None:
 def test_the_emblem_api_alone_is_worth_a_warning() -> None:
     loaded = loading.load(emblem_api_url="https://id.example", listen_address="127.0.0.1")
     assert [finding.name for finding in bad(check_settings(loaded, today=TODAY))] == ["signing-secret"]
+
+
+def test_a_key_file_has_an_age_and_a_place_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    add_key(path, now=beginning(date(2026, 8, 29)))
+    assert found(token_encryption_key_file=path) == []
+    assert found(**PRODUCTION, token_encryption_key_file=path) == []
+    beside = PRODUCTION | {"database_path": tmp_path / "metamorph.db", "token_encryption_key_file": path}
+    assert found(**beside) == [("key-file", WARNING)]
+    path.unlink()
+    add_key(path, now=beginning(date(2026, 8, 28)))
+    assert found(token_encryption_key_file=path) == [("key-age", WARNING)]
+    path.chmod(0o644)
+    assert found(token_encryption_key_file=path) == [("key-age", FAILED)]
 
 
 def test_a_database_path_must_be_a_file(tmp_path: Path) -> None:

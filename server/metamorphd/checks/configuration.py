@@ -4,10 +4,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from datetime import date
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from metamorphd.checks.mounts import outside
 from metamorphd.checks.names import shown
+from metamorphd.clock import day_of
+from metamorphd.errors import StartupRefused
+from metamorphd.keys.key_file import read_keys
 from metamorphd.models.finding import Finding, FindingStatus, failed, ok, warning
 from metamorphd.settings.server import Settings
 
@@ -29,7 +33,7 @@ def check_settings(settings: Settings, *, today: date) -> list[Finding]:
     of_access = (node_env, dev_mode, signing_secret, model_key, encryption, limits)
     of_operation = (durations, ports, storage, volume, telemetry)
     found = [finding for check in of_access + of_operation for finding in check(settings)]
-    return found + list(secret_age(settings, today=today))
+    return [*found, *secret_age(settings, today=today), *key_age(settings, today=today)]
 
 
 def of_faults(faults: Iterable[str]) -> Iterator[Finding]:
@@ -100,26 +104,71 @@ def secret_age(settings: Settings, *, today: date) -> Iterator[Finding]:
     """Checks that the signing secret is rotated every 90 days, as far as its date is stated."""
     if settings.emblem_jwt_secret is None:
         return
-    rotate = "rotate it (docs/authentication.md, Rotating the secret) and set EMBLEM_JWT_SECRET_DATE"
-    since = settings.emblem_jwt_secret_date
-    if since is None:
-        if settings.production:
+    if settings.emblem_jwt_secret_date is None:
+        yield from _unknown_age("secret-age", "EMBLEM_JWT_SECRET", settings)
+    else:
+        yield _age(
+            "secret-age",
+            "EMBLEM_JWT_SECRET",
+            settings.emblem_jwt_secret_date,
+            today=today,
+            remedy="rotate it (docs/authentication.md, Rotating the secret) and set EMBLEM_JWT_SECRET_DATE",
+        )
+
+
+def key_age(settings: Settings, *, today: date) -> Iterator[Finding]:
+    """Checks the keys that wrap data keys: that one can be used, and is rotated every 90 days."""
+    file, name = settings.token_encryption_key_file, "TOKEN_ENCRYPTION_KEY"
+    since = settings.token_encryption_key_date
+    if file is not None:
+        name = "the key in TOKEN_ENCRYPTION_KEY_FILE"
+        try:
+            made = read_keys(file)[0].key_time
+        except StartupRefused as exc:
+            what, _, remedy = str(exc).partition("; ")
+            yield failed("key-age", what, remedy)
+            return
+        since = None if made is None else day_of(made)
+        if settings.production and _same_volume(file, settings.database_path):
             yield warning(
-                "secret-age",
-                "the age of EMBLEM_JWT_SECRET is not known",
-                "set EMBLEM_JWT_SECRET_DATE to the day since which it is in use",
+                "key-file",
+                "TOKEN_ENCRYPTION_KEY_FILE is on the volume of the database, so whoever has that can read the secrets",
+                "keep it on another volume, or set TOKEN_ENCRYPTION_KEY instead",
             )
+    elif settings.token_encryption_key is None:
         return
+    elif any(PLACEHOLDER.search(text) or len(set(text)) < FEWEST_CHARACTERS for text in settings.key_texts[:1]):
+        yield failed(
+            "key-age",
+            "TOKEN_ENCRYPTION_KEY can be guessed: it is an example's or too simple",
+            "make one with `openssl rand -hex 32`, and move this one to TOKEN_ENCRYPTION_KEY_PREVIOUS",
+        )
+    if since is None:
+        yield from _unknown_age("key-age", "TOKEN_ENCRYPTION_KEY", settings)
+    else:
+        yield _age("key-age", name, since, today=today, remedy="rotate it (docs/secrets.md, Rotating the key)")
+
+
+def _same_volume(file: Path, other: Path) -> bool:
+    try:
+        return file.stat().st_dev == other.parent.stat().st_dev
+    except OSError:
+        return False
+
+
+def _unknown_age(check: str, name: str, settings: Settings) -> Iterator[Finding]:
+    if settings.production:
+        yield warning(check, f"the age of {name} is not known", f"set {name}_DATE to the day since which it is in use")
+
+
+def _age(check: str, name: str, since: date, *, today: date, remedy: str) -> Finding:
     days = (today - since).days
     # Elsewhere it may be tomorrow.
     if days < -1:
-        yield failed(
-            "secret-age", f"EMBLEM_JWT_SECRET_DATE, {since}, is in the future", "set the day since it is in use"
-        )
-    elif days > ROTATION_DAYS:
-        yield warning("secret-age", f"EMBLEM_JWT_SECRET is {days} days old, more than {ROTATION_DAYS}", rotate)
-    else:
-        yield ok("secret-age", f"EMBLEM_JWT_SECRET is {max(days, 0)} days old, of {ROTATION_DAYS}")
+        return failed(check, f"{name} is dated {since}, which is in the future", "set the day since it is in use")
+    if days > ROTATION_DAYS:
+        return warning(check, f"{name} is {days} days old, more than {ROTATION_DAYS}", remedy)
+    return ok(check, f"{name} is {max(days, 0)} days old, of {ROTATION_DAYS}")
 
 
 def model_key(settings: Settings) -> Iterator[Finding]:

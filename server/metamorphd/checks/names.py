@@ -10,7 +10,6 @@ from metamorphd.models.finding import Finding, failed, ok, warning
 UNUSED = frozenset(
     {
         "NOESIS_REMOTE_URL",
-        "TOKEN_ENCRYPTION_KEY",
         "VERCEL_CLIENT_ID",
         "VERCEL_CLIENT_SECRET",
         "VERCEL_OIDC_TOKEN",
