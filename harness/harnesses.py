@@ -8,7 +8,8 @@ from typing import Any
 import harness.abuse.expensive_mutants
 import harness.abuse.mutants
 import harness.torture.backup_mutants
-import harness.torture.mutants  # noqa: F401, they register theirs
+import harness.torture.mutants
+import harness.torture.rotation_mutants  # noqa: F401, they register theirs
 from harness.abuse import (
     expensive_neighbour,
     fuzz,
@@ -16,12 +17,13 @@ from harness.abuse import (
     idle_streams,
     isolation,
     rapid_reset,
+    tampering,
     tokens,
     unread_streams,
 )
 from harness.figure import Figure
 from harness.mutants import MUTANTS, Mutant
-from harness.torture import backups, crash, drain, race, restores, upstream
+from harness.torture import backups, crash, drain, race, restores, rotation, upstream
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ DECLARED = (
         alone=True,
     ),
     Harness("abuse", "fuzz", fuzz.attack, {"seconds": 600}, {"seconds": 5}, alone=True),
+    Harness("abuse", "tampering", tampering.attack, {"attempts": 10_000}, {"attempts": 300}),
     Harness("torture", "crash", crash.crash, {"rounds": 1000}, {"rounds": 5}, alone=True),
     Harness("torture", "race", race.race, {"rounds": 10_000}, {"rounds": 600}),
     Harness("torture", "upstream", upstream.upstream, {"rounds": 1000}, {"rounds": 120}, alone=True),
@@ -114,6 +117,14 @@ DECLARED = (
         restores.restores,
         {"whole": 100, "kills": 50, "interrupts": 20},
         {"whole": 3, "kills": 4, "interrupts": 2, "mebibytes": 4},
+        alone=True,
+    ),
+    Harness(
+        "torture",
+        "rotation",
+        rotation.rotation,
+        {"vaults": 100_000, "kills": 20},
+        {"vaults": 1_000, "kills": 2, "pause_seconds": 0.3, "stalled_seconds": 10},
         alone=True,
     ),
 )

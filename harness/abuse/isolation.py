@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import random
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ async def attack(run: Run, *, operations: int) -> list[Figure]:
         environment = {
             "ANTHROPIC_API_KEY": "key",
             "ANTHROPIC_BASE_URL": model.base_url,
+            "TOKEN_ENCRYPTION_KEY": secrets.token_hex(32),
             # Random options are seldom all that one model accepts.
             "MODEL_CATALOG": str(permissive(run.directory)),
         }

@@ -13,6 +13,8 @@ from metamorphd.edge import guards, streams
 from metamorphd.edge.grpc import port
 from metamorphd.edge.grpc.port import OPTIONS
 from metamorphd.edge.http import protocol
+from metamorphd.keys import sealing
+from metamorphd.keys.vault_keys import VaultKey
 from metamorphd.store.sqlite.transaction import SqliteTransaction
 
 from harness.mutants import Patch, mutant
@@ -28,6 +30,8 @@ VERIFIER: Any = TokenVerifier
 TOKENS: Any = tokens
 JWKS: Any = jwks
 TRANSACTION: Any = SqliteTransaction
+SEALING: Any = sealing
+VAULT_KEY: Any = VaultKey
 
 
 @mutant("resets-are-free", harness="rapid-reset", shown_by={"memory growth"}, alone=True, seconds=10)
@@ -134,3 +138,13 @@ def _foreign_ids_take_longer(patch: Patch) -> None:
         return row
 
     patch(TRANSACTION, "one", looking_twice)
+
+
+@mutant("secrets-are-bound-to-nothing", harness="tampering", shown_by={"changed secrets that were read"})
+def _secrets_are_bound_to_nothing(patch: Patch) -> None:
+    patch(SEALING, "_associated", lambda _: b"")
+
+
+@mutant("secrets-are-bound-to-names-only", harness="tampering", shown_by={"changed secrets that were read"})
+def _secrets_are_bound_to_names_only(patch: Patch) -> None:
+    patch(VAULT_KEY, "_binding", lambda _, place: (place.name,))

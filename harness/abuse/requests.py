@@ -30,6 +30,8 @@ INTEGERS = frozenset(
 # Values that keep a vault usable: one without models or budget would refuse everything.
 MODELS = tuple(model.model for model in load_catalog(None, now=Clock().now()).models)
 LARGE_BUDGET = 10**15
+# Of secrets: both tenants have the same.
+SECRETS = ("first", "second", "third")
 JSON_OBJECTS = ("input_schema", "response_schema")
 # The usual choice of each oneof.
 USUAL = ("text", "text/plain")
@@ -156,6 +158,8 @@ class Requests:
             return self._chosen(listed)
         if rules.uuid:
             return self._earlier(descriptor.name, share=0.3) or self._new_request_id(descriptor.name)
+        if descriptor.name == "name" and descriptor.full_name.startswith("metamorph.vault.v1."):
+            return self._random.choice(SECRETS)
         return self._word(descriptor.name, record, reads=reads)
 
     def _word(self, name: str, record: dict[str, str], *, reads: bool) -> str:
