@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.engines import ENGINES
-from tests.support.litestream import REPLICATE, Target, replicate_once, restore
+from tests.support.litestream import REPLICATE, Target, replicate_once, replicated, restore
 from tests.support.processes import SOURCES, environment_of
 from tests.support.rows import new_session
 
@@ -50,6 +50,14 @@ async def test_on_an_empty_volume_a_damaged_replica_keeps_the_server_from_starti
     assert "serving" not in ended.stdout
     # The next start does not take what is half restored for a database.
     assert not (tmp_path / "elsewhere" / "metamorph.db").exists()
+
+
+async def test_a_database_that_is_restored_is_for_its_user_only(tmp_path: Path, directory_target: Target) -> None:
+    await replicated_sessions(tmp_path / "primary", directory_target, count=3)
+    with replicated(tmp_path / "elsewhere", directory_target):
+        files = list((tmp_path / "elsewhere").glob("metamorph.db*"))
+        assert {file.name: file.stat().st_mode & 0o077 for file in files} == {file.name: 0 for file in files}
+        assert tmp_path / "elsewhere" / "metamorph.db" in files
 
 
 @pytest.mark.parametrize(
