@@ -27,19 +27,23 @@ logger = structlog.get_logger(__name__)
 async def serve(
     settings: Settings, *, found: Sequence[Finding] = (), announce: Callable[[Server], None] = lambda _: None
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
+    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once. A start is cut short.
 
     Raises StartupRefused, and ServerFailed if it cannot go on.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # All that the process and its commands write has what callers wrote.
+    os.umask(0o077)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
     # The writer thread may wait this long for the GIL, several times per commit. The default of 5 ms is noticeable.
     sys.setswitchinterval(SWITCH_SECONDS)
     raise_descriptor_limit()
     server = Server(settings, found=found)
-    await server.start()
+    if not await _started(server, stopping):
+        logger.info("stopped")
+        return
     settling = asyncio.create_task(_settle(server))
     announce(server)
     failed = await first_of(stopping.wait(), server.failed())
@@ -58,6 +62,19 @@ async def serve(
         raise ServerFailed("the server failed and must be started again; the log has the reason")
     await server.stop()
     logger.info("stopped")
+
+
+async def _started(server: Server, stopping: asyncio.Event) -> bool:
+    """Starts a server. Returns whether it serves, or is closed again because it was to stop before."""
+    starting = asyncio.ensure_future(server.start())
+    await first_of(asyncio.wait({starting}), stopping.wait())
+    if not starting.done():
+        starting.cancel()
+    try:
+        await starting
+    except asyncio.CancelledError:
+        return False
+    return True
 
 
 async def _settle(server: Server) -> None:

@@ -264,7 +264,11 @@ class Backups:
             logger.critical("a backup is damaged, and so may be the database", name=name, faults=manifest.faults)
         if self._copies is not None:
             self._copies.wake()
-        await self.prune_backups()
+        try:
+            await self.prune_backups()
+        except OSError:
+            # The backup is there all the same.
+            logger.exception("old backups could not be deleted")
 
     def _inspected(self, name: str, file: Path, begin_time: int, create_time: int) -> Manifest:
         sha256 = digest(file, stopped=self._stopped, progress=self._progress(COPIED, READ))
