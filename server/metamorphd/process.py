@@ -33,8 +33,6 @@ async def serve(
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    # All that the process and its commands write has what callers wrote.
-    os.umask(0o077)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
     # The writer thread may wait this long for the GIL, several times per commit. The default of 5 ms is noticeable.

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.engines import ENGINES
-from tests.support.litestream import REPLICATE, Target, replicate_once, replicated, restore
+from tests.support.litestream import REPLICATE, Target, replicated, replicated_sessions, restore
 from tests.support.processes import SOURCES, environment_of
-from tests.support.rows import new_session
 
 (ENGINE,) = [engine for engine in ENGINES if engine.name == "sqlite"]
 
@@ -22,13 +21,6 @@ def run(directory: Path, target: Target, **changed: str) -> subprocess.Completed
     return subprocess.run(
         command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-
-
-async def replicated_sessions(directory: Path, target: Target, *, count: int) -> None:
-    async with ENGINE.database(directory) as database:
-        for _ in range(count):
-            await new_session(database)
-        replicate_once(directory / "metamorph.db", target)
 
 
 def sessions_restored(directory: Path, target: Target) -> int:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.replicas.test_entrypoint import replicated_sessions
-from tests.support.litestream import Target, litestream
+from tests.support.litestream import Target, litestream, replicated_sessions
 from tests.support.processes import SOURCES, environment_of, started
 
 # Far below what Litestream waits for a bucket.

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.buckets import BUCKET, KEY_ID, SECRET_KEY, Store
+from tests.support.engines import ENGINES
 from tests.support.paths import ROOT
 from tests.support.processes import SOURCES, Service, environment_of, started
 from tests.support.programs import require
+from tests.support.rows import new_session
 
 REPLICATE = ROOT / "deploy" / "replicate"
 CONFIG = ROOT / "deploy" / "litestream.yml"
+(ENGINE,) = [engine for engine in ENGINES if engine.name == "sqlite"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,11 @@ def replicate_once(database: Path, target: Target) -> None:
     environment = {**target.whole, "DATABASE_PATH": str(database)}
     ended = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+async def replicated_sessions(directory: Path, target: Target, *, count: int) -> None:
+    """Creates a database of so many sessions, and sends it to the replica."""
+    async with ENGINE.database(directory) as database:
+        for _ in range(count):
+            await new_session(database)
+        replicate_once(directory / "metamorph.db", target)

@@ -1,6 +1,7 @@
 """`metamorph dev` and `metamorph serve`."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ def _run(loaded: "Settings", *, announce: Any = None) -> None:
     from metamorphd.cli.checking import start_findings
 
     given = {} if announce is None else {"announce": announce}
+    # All that the process and its commands write has what callers wrote.
+    os.umask(0o077)
     with logged(loaded):
         uvloop.run(process.serve(loaded, found=start_findings(), **given))
 
