@@ -116,6 +116,12 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
                 "BACKUP_RETENTION_DAYS",
                 "EVENT_RETENTION_HOURS",
                 "REQUEST_RETENTION_DAYS",
+                "CHANGE_RETENTION_DAYS",
+                "RATE_LIMIT_WINDOW_SECONDS",
+                "TURN_TIMEOUT_SECONDS",
+                "SHUTDOWN_GRACE_SECONDS",
+                "REPLICA_INTERVAL_SECONDS",
+                "ANTHROPIC_STALL_SECONDS",
             )
             for value in ("inf", "nan", "1e300")
         ),

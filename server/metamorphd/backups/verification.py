@@ -41,6 +41,10 @@ def differences(manifest: Manifest, *, sha256: str, inspection: Inspection) -> t
         faults.append(f"its schema is {inspection.schema_version}, not {manifest.schema_version}")
     for table in sorted(manifest.row_counts.keys() | inspection.row_counts.keys()):
         found, stated = inspection.row_counts.get(table), manifest.row_counts.get(table)
-        if found != stated:
+        if found is None:
+            faults.append(f"{table}, of {stated} rows, is missing")
+        elif stated is None:
+            faults.append(f"{table} is not in the manifest")
+        elif found != stated:
             faults.append(f"{table} has {found} rows, not {stated}")
     return tuple(faults[:MOST_DIFFERENCES])

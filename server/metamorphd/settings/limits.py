@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from metamorphd.settings.values import Days, Hours, RateLimitStorage
+from metamorphd.settings.values import Days, Hours, RateLimitStorage, Seconds
 
 
 class LimitSettings(BaseModel):
@@ -30,7 +30,7 @@ class LimitSettings(BaseModel):
         ge=0,
         description="Calls per user and window. 0 means no limit, which is the default of `metamorph dev`.",
     )
-    rate_limit_window_seconds: float = Field(default=900, gt=0, description="Length of the window, in seconds.")
+    rate_limit_window_seconds: Seconds = Field(default=900, gt=0, description="Length of the window, in seconds.")
     rate_limit_storage: RateLimitStorage = Field(
         default=None, description="`memory` (the default), or redis://… to share the limits between replicas."
     )
@@ -38,7 +38,7 @@ class LimitSettings(BaseModel):
         default=100, ge=0, description="Refused tokens per client network and window. 0 means no limit."
     )
     max_running_turns: int = Field(default=100, ge=1, description="Turns of one vault that may run at the same time.")
-    turn_timeout_seconds: float = Field(default=600, gt=0, description="Time limit of a turn, in seconds.")
+    turn_timeout_seconds: Seconds = Field(default=600, gt=0, description="Time limit of a turn, in seconds.")
     event_retention_hours: Hours = Field(
         default=24, ge=24, description="Hours after its end during which a turn can be replayed. Messages stay."
     )
@@ -52,6 +52,6 @@ class LimitSettings(BaseModel):
         gt=0,
         description="Days during which changes stay in the log of a vault, so that WatchVault can resume after them.",
     )
-    shutdown_grace_seconds: float = Field(
+    shutdown_grace_seconds: Seconds = Field(
         default=25, ge=0, description="Seconds that running turns may take to end after SIGTERM."
     )

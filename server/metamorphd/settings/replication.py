@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from metamorphd.settings.values import ExactBoolean, HostAndPort
+from metamorphd.settings.values import ExactBoolean, HostAndPort, Seconds
 
 
 class ReplicationSettings(BaseModel):
@@ -22,6 +22,6 @@ class ReplicationSettings(BaseModel):
     primary_address: HostAndPort = Field(
         default=None, description="host:port of the server that writes, which a read-only one names when it refuses."
     )
-    replica_interval_seconds: float = Field(
+    replica_interval_seconds: Seconds = Field(
         default=30, ge=1, description="Seconds from one copy of the replica to the next; more if it takes long to make."
     )

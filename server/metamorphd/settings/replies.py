@@ -4,6 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from metamorphd.settings.values import Seconds
+
 
 class ReplySettings(BaseModel):
     """Which models reply, and how they are asked."""
@@ -14,7 +16,7 @@ class ReplySettings(BaseModel):
     anthropic_max_retries: int = Field(
         default=2, ge=0, le=10, description="How often to retry a call to the model that fails before its first event."
     )
-    anthropic_stall_seconds: float = Field(
+    anthropic_stall_seconds: Seconds = Field(
         default=60, gt=0, description="Seconds of silence from the model after which the turn fails."
     )
     compaction_trigger_tokens: int = Field(

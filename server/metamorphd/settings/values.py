@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 HIGHEST_PORT = 65_535
-# Of hours and days: for ever, and the microseconds of it are still an integer of 64 bits.
+# Of seconds, hours and days: long enough, and the microseconds of it are still an integer of 64 bits.
 LONGEST = 1_000_000
 
 
@@ -84,6 +84,7 @@ def as_text(value: object) -> str:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 # Compared and multiplied as an integer, which infinity has none for.
+Seconds = Annotated[float, Field(le=LONGEST)]
 Days = Annotated[float, Field(le=LONGEST)]
 Hours = Annotated[float, Field(le=LONGEST)]
 ExactBoolean = Annotated[bool, BeforeValidator(_exact_boolean)]

@@ -67,6 +67,11 @@ async def test_a_file_with_two_names_is_refused_until_one_is_removed(tmp_path: P
         assert await new_session(database)
 
 
+async def test_a_directory_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(StartupRefused, match=r"is a directory; name the file in it, such as .*/metamorph\.db"):
+        await SqliteDatabase(path=tmp_path, synchronous="FULL").__aenter__()
+
+
 async def test_a_linked_file_has_its_log_and_the_rest_beside_the_file(tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     (tmp_path / "metamorph.db").symlink_to(volume / "real.db")

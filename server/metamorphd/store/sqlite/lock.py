@@ -24,6 +24,10 @@ class Lock:
         """Creates what is missing, for this user only. Raises StartupRefused and OSError."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock(Path(f"{self._path}.lock"))
+        if self._path.is_dir():
+            raise StartupRefused(
+                f"{self._path} is a directory; name the file in it, such as {self._path / 'metamorph.db'}"
+            )
         # Before it is opened: within one process, closing it would unlock it for another server.
         if self._path.exists() and self._path.stat().st_nlink > 1:
             raise StartupRefused(
