@@ -67,6 +67,7 @@ BOUNDED_OTHERWISE = {
     "GET_BACKLOG": "the first 10,000 rows of its key",
     "GET_BEING_PRUNED": "the first entry of its index",
     "LIST_ORPHANED_TURNS": "the running turns of all vaults, by their index",
+    "GET_DATA_KEY": "the last row of a vault's data keys",
     "GET_REVISION": "the last row of a vault's log",
     "GET_BOUNDS": "the first and the last row of a vault's log",
     "LIST_OLDEST_CHANGES": "the first and the last rows of a page of logs",
