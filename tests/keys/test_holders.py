@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,10 @@ def test_each_key_has_an_id_of_its_own_and_is_not_shown() -> None:
     key = wrapping_key(random)
     assert key.key.hex() not in repr(key)
     assert repr(key.key) not in repr(key)
+
+
+def test_keys_that_are_added_at_once_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: add_key(path, now=DAY), range(40)))
+    assert len({key.key_id for key in read_keys(path)}) == 40

@@ -24,7 +24,7 @@ def make_guards(
         Authorize(),
         LimitRate(
             general=limits.limit("general", requests=requests, window_seconds=window),
-            # Resuming or watching a turn that is already paid for.
+            # Watching a vault, and resuming a turn that is already paid for.
             resume=limits.limit("resume", requests=requests * RESUME_FACTOR, window_seconds=window),
         ),
         *of_role,

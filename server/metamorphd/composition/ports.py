@@ -1,4 +1,4 @@
-"""What the server listens on: gRPC, and HTTP for health and metrics."""
+"""The ports that the server listens on: gRPC, and HTTP for health and metrics."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack

@@ -4,6 +4,7 @@ A line for each key, the current one last: when it was made (RFC 3339), a space,
 """
 
 import asyncio
+import fcntl
 import os
 import re
 import stat
@@ -85,16 +86,22 @@ def _parsed(text: str) -> Iterator[WrappingKey]:
 
 
 def add_key(path: Path, *, now: int) -> None:
-    """Adds a random key to a file, which is made if need be. The file is whole and durable before and after."""
-    earlier = path.read_text() if path.exists() else ""
-    whole = f"{earlier}{rfc3339(now)} {os.urandom(KEY_BYTES).hex()}\n"
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    """Adds a random key to a file, which is made if need be. The file is whole and durable before and after.
+
+    Raises OSError. May be called by several threads and processes at once: each waits for the one before.
+    """
+    # What a lost key has wrapped is lost, too, so no two may write the same file. The file itself is replaced.
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.write(file, whole.encode())
-        os.fsync(file)
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        earlier = path.read_text() if path.exists() else ""
+        new = path.with_name(f"{path.name}.new")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(f"{earlier}{rfc3339(now)} {os.urandom(KEY_BYTES).hex()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(path)
+        sync_directory(path.parent)
     finally:
-        os.close(file)
-    new.rename(path)
-    sync_directory(path.parent)
+        os.close(directory)

@@ -17,7 +17,7 @@ class ChangedResource(StrEnum):
 
 
 class ChangeVerb(StrEnum):
-    """What happens to a resource. The API has the same names. A turn is started, and ends with its status."""
+    """An event in the life of a resource. The API has the same names. A turn is started, and ends with its status."""
 
     CREATED = "created"
     UPDATED = "updated"

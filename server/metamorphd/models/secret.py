@@ -65,8 +65,8 @@ class SealedVersion:
 
 @dataclass(frozen=True, slots=True)
 class SecretState:
-    """What a new version depends on: the secret of its name, if there is one, its newest version, or 0, and the vault's
-    data key, if it has one."""
+    """The state that a new version follows: the secret of its name, if there is one, its newest version, or 0, and the
+    vault's data key, if it has one."""
 
     secret_id: str | None
     version: int

@@ -84,7 +84,7 @@ SELECT vault_id, name FROM secrets WHERE expire_time <= :now ORDER BY expire_tim
 
 
 class StateChanged(Exception):
-    """What a value was sealed for is no longer so: another call was faster. To be sealed anew."""
+    """Another call has stored a version since the value was sealed, so it must be sealed anew."""
 
 
 async def get_secret_state(tx: Transaction, *, name: str, now: int) -> SecretState:
