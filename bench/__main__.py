@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import backups, sizes, volumes
+from bench import backups, sizes, vaults, volumes
 from bench.backups import Backups
 from bench.figure import Figure
 from bench.parts import COMPARED, PARTS, STEPS, Bench
 from bench.processes import services
 from bench.sizes import DEFAULT, SMALL, Sizes
+from bench.vaults import Vaults
 from bench.volumes import Volumes
 from tests.support.generated.files import FULL
 
@@ -27,7 +28,7 @@ WIDTH = 170
 def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Iterator[Figure]:
     compared = [part for part in parts if part in COMPARED]
     with Progress(console=console, transient=True) as progress:
-        apart = {"g": sizes.STEPS, "h": backups.STEPS, "s": volumes.STEPS}
+        apart = {"g": sizes.STEPS, "v": vaults.STEPS, "h": backups.STEPS, "s": volumes.STEPS}
         total = sum(STEPS[part] for part in compared) + sum(apart[part] for part in parts if part in apart)
         task = progress.add_task("starting", total=total)
 
@@ -40,6 +41,8 @@ def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Ite
         large = FULL if full else DEFAULT
         if "g" in parts:
             yield from Sizes((SMALL, large), progress=progress, step=step).figures()
+        if "v" in parts:
+            yield from Vaults(progress=progress, step=step).figures()
         if "h" in parts:
             yield from Backups(large, progress=progress, step=step).figures()
         if "s" in parts:

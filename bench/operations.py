@@ -103,7 +103,8 @@ class Operation:
     """
 
     name: str
-    ready: Callable[[Caller], Call]
+    # Given what calls the server: `Caller`, or another part's.
+    ready: Callable[[Any], Call]
     most: int = 60
     most_ms: float | None = None
 
@@ -117,30 +118,30 @@ def _code(error: grpc.RpcError) -> grpc.StatusCode:
     return code
 
 
-def _timed(call: Callable[..., Any], request: Any, metadata: Any) -> float:
+def timed(call: Callable[..., Any], request: Any, metadata: Any) -> float:
     began = time.perf_counter()
     call(request, metadata=metadata, timeout=TIMEOUT_SECONDS)
     return time.perf_counter() - began
 
 
 def _get(caller: Caller) -> Call:
-    return lambda number: _timed(
+    return lambda number: timed(
         caller.chat.GetSession, pb.GetSessionRequest(session_id=caller.short_session(number)), caller.quarter
     )
 
 
 def _sessions(**filters: Any) -> Callable[[Caller], Call]:
     request = pb.ListSessionsRequest(**filters)
-    return lambda caller: lambda _: _timed(caller.chat.ListSessions, request, caller.quarter)
+    return lambda caller: lambda _: timed(caller.chat.ListSessions, request, caller.quarter)
 
 
 def _running_turns(caller: Caller) -> Call:
     request = pb.ListTurnsRequest(session_id=caller.deep_session, status=TURN_STATUS_RUNNING)
-    return lambda _: _timed(caller.chat.ListTurns, request, caller.deep)
+    return lambda _: timed(caller.chat.ListTurns, request, caller.deep)
 
 
 def _short_messages(caller: Caller) -> Call:
-    return lambda number: _timed(
+    return lambda number: timed(
         caller.chat.ListMessages, pb.ListMessagesRequest(session_id=caller.short_session(number)), caller.quarter
     )
 
@@ -155,7 +156,7 @@ def _messages(
             all_branches=all_branches,
             page_token=caller.deep_page(order, all_branches=all_branches) if deep else "",
         )
-        return lambda _: _timed(caller.chat.ListMessages, request, caller.deep)
+        return lambda _: timed(caller.chat.ListMessages, request, caller.deep)
 
     return ready
 
@@ -187,7 +188,7 @@ def _send(*, deep: bool, whole: bool) -> Callable[[Caller], Call]:
 def _search(query: str, *, within: bool = False) -> Callable[[Caller], Call]:
     def ready(caller: Caller) -> Call:
         request = pb.SearchMessagesRequest(query=query, session_id=caller.deep_session if within else None)
-        return lambda _: _timed(caller.chat.SearchMessages, request, caller.deep if within else caller.quarter)
+        return lambda _: timed(caller.chat.SearchMessages, request, caller.deep if within else caller.quarter)
 
     return ready
 
@@ -209,7 +210,7 @@ def _watch(caller: Caller) -> Call:
 
 def _delete(caller: Caller) -> Call:
     to_erase = caller.to_erase
-    return lambda number: _timed(
+    return lambda number: timed(
         caller.chat.DeleteSession, pb.DeleteSessionRequest(session_id=to_erase[number]), caller.deep
     )
 

@@ -32,6 +32,7 @@ PARTS = {
     "w": "CreateSession with and without the vault's log, and the memory of those who watch it",
     "d": "resident memory at start, and after the other parts",
     "g": "calls on a large file, against the same on a small one",
+    "v": "secrets, memories and the logs of vaults with a million of each, against ten thousand",
     "h": "writers beside a backup of a large file, and its restore",
     "s": "bytes of a session, a message and so on, and the volume that users need",
 }

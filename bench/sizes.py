@@ -112,13 +112,13 @@ class Sizes:
     def _attempted(self, operation: Operation, sides: Sequence[Side]) -> Figure:
         name = f"(g) {operation.name}"
         try:
-            rounds = _measured(operation, self._rounds, [operation.ready(side.caller) for side in sides])
+            rounds = measured(operation, self._rounds, [operation.ready(side.caller) for side in sides])
         except grpc.RpcError as error:
             details = error.details()
             return Figure(name, f"not measured: {error.code().name}: {details}")
         except IndexError:
             return Figure(name, "not measured: no session is left to be deleted; generate the file again")
-        return _compared(name, *rounds, most_ms=operation.most_ms)
+        return compared(name, *rounds, most_ms=operation.most_ms)
 
     def _start(self, name: str, files: Sequence[Path], stop: Callable[[Service], None]) -> Figure:
         seconds: list[list[float]] = [[], []]
@@ -134,12 +134,14 @@ class Sizes:
         return Figure(name, f"{large:.2f} s", f"{small:.2f} s", f"{large / small:.2f}", target, met)
 
 
-def _measured(operation: Operation, count: int, calls: Sequence[Call]) -> list[list[list[float]]]:
-    """Returns each side's rounds of seconds, small first."""
+def measured(
+    operation: Operation, count: int, calls: Sequence[Call], *, seconds: float = OPERATION_SECONDS
+) -> list[list[list[float]]]:
+    """Returns each side's rounds of seconds, small first: in `seconds` so many rounds, of which each has all sides."""
     measured: list[list[list[float]]] = [[] for _ in calls]
     number = 0
     for _ in range(count):
-        until = time.monotonic() + OPERATION_SECONDS / count
+        until = time.monotonic() + seconds / count
         for rounds in measured:
             rounds.append([])
         for made in range(operation.most):
@@ -151,7 +153,7 @@ def _measured(operation: Operation, count: int, calls: Sequence[Call]) -> list[l
     return measured
 
 
-def _compared(name: str, small: list[list[float]], large: list[list[float]], *, most_ms: float | None) -> Figure:
+def compared(name: str, small: list[list[float]], large: list[list[float]], *, most_ms: float | None) -> Figure:
     ratios = [
         median(at(its, percent) / at(other, percent) for its, other in zip(large, small, strict=True))
         for percent in (50, 99)

@@ -11,7 +11,9 @@ from bench.operations import OPERATIONS
 from bench.parts import Bench
 from bench.processes import LoadFailed, Services, loading
 from bench.sizes import Sizes, at
+from bench.vaults import Vaults
 from tests.support.generated.layout import Layout
+from tests.support.generated.vaults import VaultsLayout
 from tests.support.processes import service
 
 
@@ -56,6 +58,15 @@ def test_every_operation_is_measured_at_both_sizes(tmp_path: Path) -> None:
     assert [figure.measure for figure in figures] == [f"(g) {operation.name}" for operation in OPERATIONS]
     assert [figure.ours for figure in figures if not figure.ours.startswith("p50 ")] == []
     # A copy was measured.
+    assert [file.suffix for file in tmp_path.iterdir()] == [".db", ".db"]
+
+
+def test_what_vaults_store_is_measured_at_both_sizes(tmp_path: Path) -> None:
+    layouts = (VaultsLayout(vaults=3, rows=30), VaultsLayout(vaults=3, rows=90))
+    vaults = Vaults(layouts, progress=Progress(disable=True), step=lambda _: None, files=tmp_path, rounds=1)
+    stored, *figures = vaults.figures()
+    assert (stored.reference.split()[0], stored.ours.split()[0]) == ("30", "90")
+    assert [figure.ours for figure in figures if not figure.ours.startswith("p50 ")] == []
     assert [file.suffix for file in tmp_path.iterdir()] == [".db", ".db"]
 
 

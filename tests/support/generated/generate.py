@@ -30,7 +30,7 @@ def generate(path: Path, layout: Layout, progress: Progress) -> None:
     part = path.with_name(path.name + ".part")
     for suffix in SUFFIXES:
         part.with_name(part.name + suffix).unlink(missing_ok=True)
-    asyncio.run(_create(part))
+    asyncio.run(create(part))
     task = progress.add_task(f"generating {path.name}", total=layout.total)
     connection = apsw.Connection(str(part), flags=apsw.SQLITE_OPEN_READWRITE)
     for pragma in PRAGMAS:
@@ -46,7 +46,7 @@ def generate(path: Path, layout: Layout, progress: Progress) -> None:
     part.rename(path)
 
 
-async def _create(path: Path) -> None:
+async def create(path: Path) -> None:
     """Creates an empty database by the server's own migrations."""
     path.parent.mkdir(parents=True, exist_ok=True)
     async with SqliteDatabase(path=path, synchronous="NORMAL"):
