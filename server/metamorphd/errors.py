@@ -499,6 +499,32 @@ class TurnInterrupted(Aborted):
     reason, message = ErrorReason.ERROR_REASON_TURN_INTERRUPTED, "the server stopped while the turn was running"
 
 
+# Operations.
+
+
+class OperationNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_OPERATION_NOT_FOUND, "no operation {operation_id}"
+
+
+class OperationNotCancellable(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_OPERATION_NOT_CANCELLABLE
+    message = "operation {operation_id} cannot be cancelled"
+
+
+class TooManyOperations(ResourceExhausted):
+    reason = ErrorReason.ERROR_REASON_TOO_MANY_OPERATIONS
+    message = "{limit} operations of this vault are already going on"
+
+
+class OperationCancelled(Aborted):
+    reason, message = ErrorReason.ERROR_REASON_OPERATION_CANCELLED, "the operation was cancelled"
+
+
+class OperationInterrupted(Aborted):
+    reason = ErrorReason.ERROR_REASON_OPERATION_INTERRUPTED
+    message = "the server stopped before the end of the operation"
+
+
 # Failures of the process.
 
 

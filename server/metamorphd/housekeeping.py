@@ -16,6 +16,7 @@ from metamorphd.store.database import Database, SystemOperation
 from metamorphd.store.erasure import erase_step, read_part
 from metamorphd.store.erasures import Backlog, Erasure, find_erasure, get_backlog, postpone_erasure
 from metamorphd.store.idempotency import BEGINNING, prune_requests
+from metamorphd.store.operations import prune_operations
 from metamorphd.store.search.indexing import (
     add_pending_words,
     find_vault_to_index,
@@ -35,6 +36,8 @@ CHORE_ROUND_SECONDS = 2.0
 PRUNED_EVENTS = 500
 PRUNED_ATTACHMENTS = 50
 EXPIRED_SECRETS = 20
+PRUNED_OPERATIONS = 200
+OPERATION_RETENTION = 30 * 24 * 3_600_000_000
 # Requests are visited once a day, in the order of their keys.
 VISITED_REQUESTS = 500
 REQUESTS_INTERVAL = 24 * 3_600_000_000
@@ -125,6 +128,7 @@ class Housekeeping:
         now = self._clock.now()
         await self._prune_all(prune_events, before=now - self._event_retention, limit=PRUNED_EVENTS)
         await self._prune_all(prune_attachments, before=now - UNUSED_ATTACHMENT, limit=PRUNED_ATTACHMENTS, now=now)
+        await self._prune_all(prune_operations, before=now - OPERATION_RETENTION, limit=PRUNED_OPERATIONS)
         await _until_done(lambda: self._expire_secrets(now))
         if now >= self._requests_due:
             await self._prune_requests(before=now - self._request_retention)

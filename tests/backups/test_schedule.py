@@ -12,6 +12,7 @@ from metamorphd.backups import backups as room
 from metamorphd.backups.backups import HOUR, RETRY_SECONDS, Backups
 from metamorphd.backups.directory import DAY, Directory, name_at
 from metamorphd.models.backup import Backup, BackupState
+from metamorphd.operations import Operations
 from metamorphd.store.database import Database
 
 from tests.support.copies import NOW, SetClock, backed_up
@@ -39,6 +40,7 @@ async def keeping(
 ) -> AsyncIterator[Backups]:
     async with Backups(
         database=database,
+        operations=Operations(database=database, clock=clock),
         clock=clock,
         path=directory.path,
         interval_hours=hours,

@@ -30,6 +30,7 @@ SILENT = {
 SILENT_ACROSS_VAULTS = {
     "prune_attachments": "what was not sent for a day expires",
     "prune_events": "deltas",
+    "prune_operations": "what ended long ago",
     "prune_requests": "what was asked for, not what is stored",
     "rewrap_data_keys": "the same data keys, wrapped by another key",
     "renew_leases": "which server runs a turn",

@@ -21,9 +21,12 @@ SYSTEM_OPERATIONS = {
     "renew_leases",  # a server renews the leases of all of its turns at once
     "list_data_keys_to_rewrap",  # a rotation rewraps the data keys of all vaults
     "list_expired_secrets",  # expired secrets are erased in all vaults
+    "list_all_operations",  # the operator lists operations of all vaults
+    "list_running_operations",  # the start ends operations that an earlier server began, in all vaults
     "list_revocations",  # the operator lists revocations of all vaults
     "prune_attachments",  # unused attachments are hidden in all vaults
     "prune_events",  # expired events are deleted in all vaults
+    "prune_operations",  # operations that ended long ago are forgotten, in all vaults
     "prune_requests",  # expired requests are deleted in all vaults
     "rewrap_data_keys",  # a rotation rewraps the data keys of all vaults
     "load_revocations",  # revocations are checked before the vault of a call is known
@@ -38,6 +41,8 @@ NOT_GROWING = {
     "delete_secret": "deletes",
     "delete_session": "deletes",
     "destroy_secret_version": "deletes",
+    "begin_operation": "of which a vault keeps a hundred; a backup of a full volume must be possible",
+    "end_operation": "ends what has begun",
     "erase_step": "deletes",
     "expire_secret": "deletes",
     "index_earlier_messages": "indexes what is stored",
@@ -71,6 +76,7 @@ WRITES = re.compile(r"atabase\.write\(\s*(?:revised\()?(\w+)")
 POINT_READS = {
     "get_attachment",
     "get_message",
+    "get_operation",
     "get_revision",
     "get_session",
     "get_turn",

@@ -49,6 +49,7 @@ PRINTED = {
         "OTEL_EXPORTER_OTLP_ENDPOINT has port 4317",
         '"checks":{"serving":"ok"',
     ],
+    "docs/long-work.md": ['"operation_id"', '"unit": "percent"'],
     "docs/replicas.md": ["serving"],
     "docs/secrets.md": ["Zmlyc3Q=", "version 2 is second", "destroy_time", "has a key", '"left": 0'],
     "docs/operating.md": [

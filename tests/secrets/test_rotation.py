@@ -14,6 +14,7 @@ from metamorphd.keys.key_file import add_key
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.models.caller import server_scope
 from metamorphd.models.secret import NewVersion
+from metamorphd.operations import Operations
 from metamorphd.secrets import rotation
 from metamorphd.secrets.rotation import Rotation
 from metamorphd.secrets.secrets import Secrets
@@ -38,7 +39,8 @@ def secrets_of(database: Database, holder: KeyHolder) -> Secrets:
 
 
 def rotation_of(database: Database, holder: KeyHolder, clock: Clock | None = None) -> Rotation:
-    return Rotation(database=database, keys=VaultKeys(holder), clock=clock or Clock())
+    operations = Operations(database=database, clock=clock or Clock())
+    return Rotation(database=database, keys=VaultKeys(holder), operations=operations, clock=clock or Clock())
 
 
 async def plant(database: Database, holder: KeyHolder, vaults: list[str]) -> None:

@@ -33,11 +33,15 @@ IGNORED = {
 # Usage outlives its session, so an unknown session id is not an error. That the usage of another vault's session is
 # empty is tested in tests/services/test_usage.py.
 FILTERS = {("GetUsage", ("session_id",))}
+# Of a vault, not of a session; operators name any vault. That another vault's is refused like an unknown one is tested
+# in tests/services/test_operations.py.
+OPERATION_METHODS = ("GetOperation", "CancelOperation", "GetAnyOperation", "CancelAnyOperation")
+OF_NO_SESSION = {(name, ("operation_id",)) for name in OPERATION_METHODS}
 ID_FIELDS = [
     (method, path)
     for method in METHODS.values()
     for path in id_fields(method.request_type.DESCRIPTOR)
-    if (method.path.rpartition("/")[2], path) not in IGNORED | FILTERS
+    if (method.path.rpartition("/")[2], path) not in IGNORED | FILTERS | OF_NO_SESSION
 ]
 
 

@@ -18,6 +18,9 @@ from metamorphd.backups.verification import differences, digest
 from metamorphd.clock import Clock
 from metamorphd.errors import BackupBusy, BackupNotFound, DomainError, ServerDraining, StartupRefused
 from metamorphd.models.backup import Backup, BackupState, Manifest
+from metamorphd.models.caller import Scope, server_scope
+from metamorphd.models.operation import OperationKind
+from metamorphd.operations import Operations, Running
 from metamorphd.priority import lower_priority
 from metamorphd.store.database import Database
 
@@ -50,6 +53,7 @@ class Backups:
         self,
         *,
         database: Database,
+        operations: Operations,
         clock: Clock,
         path: Path,
         interval_hours: float,
@@ -58,6 +62,7 @@ class Backups:
         copies: "Copies | None" = None,
     ) -> None:
         self._database = database
+        self._operations = operations
         self._clock = clock
         self._directory = Directory(path)
         self._interval = int(interval_hours * HOUR)
@@ -70,6 +75,9 @@ class Backups:
         self._listing = ThreadPoolExecutor(1, thread_name_prefix="backup-files")
         self._tasks: set[asyncio.Task[None]] = set()
         self._current: Backup | None = None
+        # Of the work that goes on: set to end it.
+        self._ended = threading.Event()
+        self._running: Running | None = None
         self._failed: Backup | None = None
         self._newest: Manifest | None = None
         self._damaged = False
@@ -100,6 +108,7 @@ class Backups:
         if self._stopped.is_set():
             return
         self._stopped.set()
+        self._ended.set()
         for task in self._tasks:
             task.cancel()
         if self._copies is not None:
@@ -114,7 +123,7 @@ class Backups:
         for thread in (self._reading, self._listing):
             await asyncio.to_thread(thread.shutdown)
 
-    async def create_backup(self) -> Backup:
+    async def create_backup(self, scope: Scope) -> Backup:
         """Begins a backup, and returns it as it is now. Raises BackupBusy, and ServerDraining once it was stopped."""
         self._refuse_busy()
         name, taken = "", {backup.name for backup in await self.list_backups()}
@@ -123,16 +132,16 @@ class Backups:
         while not name or name in taken:
             name = name_at(now)
             now += 1_000_000
-        return self._begin(Backup(name, BackupState.CREATING, 0, 0.0), self._create)
+        return await self._begin(Backup(name, BackupState.CREATING, 0, 0.0), self._create, scope)
 
-    async def verify_backup(self, name: str) -> Backup:
+    async def verify_backup(self, name: str, scope: Scope) -> Backup:
         """Begins to verify a backup, and returns it as it is now.
 
         Raises BackupNotFound, BackupBusy, and ServerDraining once it was stopped.
         """
         backup = await self._run(partial(self._directory.get_backup, name))
         self._refuse_busy()
-        return self._begin(replace(backup, state=BackupState.VERIFYING, progress=0.0), self._verify)
+        return await self._begin(replace(backup, state=BackupState.VERIFYING, progress=0.0), self._verify, scope)
 
     async def list_backups(self) -> list[Backup]:
         """Returns the backups, newest first, with the one that is being created or has failed since the last one."""
@@ -222,21 +231,34 @@ class Backups:
         if self._current is not None:
             raise BackupBusy(name=self._current.name)
 
-    def _begin(self, backup: Backup, work: Callable[[str], Awaitable[None]]) -> Backup:
+    async def _begin(self, backup: Backup, work: Callable[[str], Awaitable[None]], scope: Scope) -> Backup:
         if self._stopped.is_set():
             raise ServerDraining
-        self._current = backup
-        self._spawn(self._do(backup, work))
-        return backup
+        self._current, self._ended = backup, threading.Event()
+        begun: asyncio.Future[Backup] = asyncio.get_running_loop().create_future()
+        self._spawn(self._do(backup, work, scope, begun))
+        # The work goes on without whoever asked for it, from here on.
+        return await asyncio.shield(begun)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _do(self, backup: Backup, work: Callable[[str], Awaitable[None]]) -> None:
+    async def _do(
+        self, backup: Backup, work: Callable[[str], Awaitable[None]], scope: Scope, begun: "asyncio.Future[Backup]"
+    ) -> None:
         try:
-            await work(backup.name)
+            self._running = await self._begin_operation(backup, scope)
+            if self._running is not None:
+                self._current = replace(backup, operation_id=self._running.operation.operation_id)
+            begun.set_result(self._current or backup)
+            async with self._running or contextlib.nullcontext():
+                await work(backup.name)
+        except asyncio.CancelledError:
+            # Not again at once.
+            self._due = self._clock.now() + int(RETRY_SECONDS * 1e6)
+            raise
         except Exception as exc:
             # Ours say what happened. Others may have a path or SQL in them, which is for the log.
             fault = str(exc) if isinstance(exc, DomainError) else "it failed; the log says why"
@@ -245,8 +267,29 @@ class Backups:
             if backup.state is BackupState.CREATING:
                 self._failed = replace(backup, state=BackupState.FAILED, progress=1.0, fault=fault)
         finally:
-            self._current = None
+            self._current = self._running = None
+            if not begun.done():
+                begun.set_exception(ServerDraining())
             await self._find_newest()
+
+    async def _begin_operation(self, backup: Backup, scope: Scope) -> Running | None:
+        """Returns the operation of work that begins. None if it cannot be stored: the work is done all the same."""
+        kind = OperationKind.CREATE_BACKUP if backup.state is BackupState.CREATING else OperationKind.VERIFY_BACKUP
+        task, ended = asyncio.current_task(), self._ended
+
+        def cancel() -> None:
+            ended.set()
+            if task is not None:
+                task.cancel()
+
+        server = scope.of_vault("")
+        try:
+            return await self._operations.begin(
+                server, self._operations.new(server, kind, target=backup.name), cancel=cancel
+            )
+        except DomainError as exc:
+            logger.warning("a backup is not listed among operations", name=backup.name, error=str(exc))
+            return None
 
     async def _create(self, name: str) -> None:
         partial_file, begin_time = self._directory.partial(name), self._clock.now()
@@ -271,8 +314,8 @@ class Backups:
             logger.exception("old backups could not be deleted")
 
     def _inspected(self, name: str, file: Path, begin_time: int, create_time: int) -> Manifest:
-        sha256 = digest(file, stopped=self._stopped, progress=self._progress(COPIED, READ))
-        inspection = self._database.inspect(file, stopped=self._stopped)
+        sha256 = digest(file, stopped=self._ended, progress=self._progress(COPIED, READ))
+        inspection = self._database.inspect(file, stopped=self._ended)
         return Manifest(
             name=name,
             begin_time=begin_time,
@@ -300,8 +343,8 @@ class Backups:
         if known is None:
             made = time_of(name)
             return self._inspected(name, file, made, made)
-        sha256 = digest(file, stopped=self._stopped, progress=self._progress(0.0, 1 - READ))
-        inspection = self._database.inspect(file, stopped=self._stopped)
+        sha256 = digest(file, stopped=self._ended, progress=self._progress(0.0, 1 - READ))
+        inspection = self._database.inspect(file, stopped=self._ended)
         faults = differences(known, sha256=sha256, inspection=inspection)
         return replace(known, verify_time=self._clock.now(), faults=faults)
 
@@ -325,9 +368,9 @@ class Backups:
         good = next((backup.manifest for backup in backups if backup.state is BackupState.READY), None)
         # A clock that was set back counts as well.
         if self._interval and not 0 <= now - made < self._interval:
-            await self.create_backup()
+            await self.create_backup(server_scope())
         elif good is not None and now - good.verify_time >= DAY:
-            await self.verify_backup(good.name)
+            await self.verify_backup(good.name, server_scope())
         else:
             await self.prune_backups()
 
@@ -341,6 +384,8 @@ class Backups:
             current = self._current
             if current is not None:
                 self._current = replace(current, progress=begin + share * min(done, 1.0))
+                if self._running is not None:
+                    self._running.advance(int(100 * self._current.progress))
 
         return report
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from metamorphd.backups.backups import Backups
 from metamorphd.clock import Clock
+from metamorphd.operations import Operations
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
     from metamorphd.backups.copies import Copies
 
 
-def make_backups(settings: Settings, *, database: Database, clock: Clock) -> Backups:
+def make_backups(settings: Settings, *, database: Database, operations: Operations, clock: Clock) -> Backups:
     """Returns the backups of a database. Raises StartupRefused."""
     return Backups(
         database=database,
+        operations=operations,
         clock=clock,
         path=settings.backup_path,
         interval_hours=settings.backup_interval_hours,

@@ -11,6 +11,7 @@ from metamorphd.housekeeping import Housekeeping
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
+from metamorphd.operations import Operations
 from metamorphd.secrets.rotation import Rotation
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
@@ -31,8 +32,9 @@ class PrimaryRole:
             synchronous=settings.sqlite_synchronous,
             floor_bytes=settings.storage_floor_bytes,
         )
-        self.backups = make_backups(settings, database=self.database, clock=clock)
-        self.rotation = Rotation(database=self.database, keys=keys, clock=clock)
+        self.operations = Operations(database=self.database, clock=clock)
+        self.backups = make_backups(settings, database=self.database, operations=self.operations, clock=clock)
+        self.rotation = Rotation(database=self.database, keys=keys, operations=self.operations, clock=clock)
         self._housekeeping = Housekeeping(
             database=self.database,
             clock=clock,
@@ -59,6 +61,7 @@ class PrimaryRole:
         await parts.enter_async_context(self.backups)
 
     async def begin(self, parts: AsyncExitStack, *, engine: TurnEngine) -> int:
+        await self.operations.recover()
         swept = await engine.sweep(patience_seconds=SWEEP_SECONDS)
         await parts.enter_async_context(self._housekeeping)
         # Its end may take seconds, which pass during the drain.

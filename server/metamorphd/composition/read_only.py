@@ -11,6 +11,7 @@ from metamorphd.edge.read_only import RefuseWrites
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
+from metamorphd.operations import Operations
 from metamorphd.replicas.following import Following
 from metamorphd.replicas.litestream import Litestream
 from metamorphd.secrets.rotation import Rotation
@@ -28,10 +29,10 @@ class ReadOnlyRole:
         primary = settings.primary_address or ""
         replica = SqliteReplica(path=settings.database_path, primary=primary)
         self.database: Database = replica
-        # Lists those that are there, and makes none.
-        self.backups = make_backups(settings, database=replica, clock=clock)
+        self.operations = Operations(database=replica, clock=clock)
+        self.backups = make_backups(settings, database=replica, operations=self.operations, clock=clock)
         # Says how far the primary's is, and does nothing itself.
-        self.rotation = Rotation(database=replica, keys=keys, clock=clock)
+        self.rotation = Rotation(database=replica, keys=keys, operations=self.operations, clock=clock)
         self.guards: Sequence[Guard] = [RefuseWrites(primary=primary)]
         self._following = Following(
             copies=replica,

@@ -13,6 +13,7 @@ from metamorphd.edge.guards import Guard
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
+from metamorphd.operations import Operations
 from metamorphd.secrets.rotation import Rotation
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
@@ -26,6 +27,9 @@ class Role(Protocol):
 
     @property
     def backups(self) -> Backups: ...
+
+    @property
+    def operations(self) -> Operations: ...
 
     @property
     def rotation(self) -> Rotation: ...

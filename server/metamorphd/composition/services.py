@@ -9,6 +9,7 @@ from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.edge.methods import SERVICES
 from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.operations import Operations
 from metamorphd.secrets.rotation import Rotation
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.services.admin.service import AdminService, Build
@@ -31,6 +32,7 @@ def make_servicers(
     keys: VaultKeys,
     rotation: Rotation,
     watching: Watching,
+    operations: Operations,
     clock: Clock,
     build: Build,
 ) -> dict[ServiceDescriptor, object]:
@@ -50,6 +52,7 @@ def make_servicers(
         database=database,
         watching=watching,
         secrets=secrets,
+        operations=operations,
         clock=clock,
         storage_limit=settings.vault_storage_bytes,
     )
@@ -59,6 +62,7 @@ def make_servicers(
         revoked_tokens=revoked_tokens,
         backups=backups,
         rotation=rotation,
+        operations=operations,
         clock=clock,
         build=build,
     )

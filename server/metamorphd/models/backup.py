@@ -75,6 +75,7 @@ class Backup:
 
     `size` is that of its file, 0 while it is created. `fault` says why it is DAMAGED or FAILED. `copy` is its copy off
     the machine, if there is one, at `copy_url`, and `copy_fault` what is wrong with it, or why there is none.
+    `operation_id` is the operation that makes or verifies it, empty if neither goes on.
     """
 
     name: str
@@ -86,3 +87,4 @@ class Backup:
     copy: Copy | None = None
     copy_url: str = ""
     copy_fault: str = ""
+    operation_id: str = ""

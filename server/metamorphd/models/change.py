@@ -14,6 +14,7 @@ class ChangedResource(StrEnum):
     TURN = "turn"
     ATTACHMENT = "attachment"
     SECRET = "secret"  # noqa: S105, a kind
+    OPERATION = "operation"
 
 
 class ChangeVerb(StrEnum):

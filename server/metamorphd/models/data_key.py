@@ -26,10 +26,11 @@ class KeyRotation:
 
     `key_id` is the key that wraps now, and `key_time` when it came into use, None if that is not known. `left` counts
     the data keys that another key wraps, the first 100,000 of them, and `unavailable` those among them whose key the
-    server does not have, as far as it has seen.
+    server does not have, as far as it has seen. `operation_id` is the operation that rewraps them, empty if none does.
     """
 
     key_id: str
     key_time: int | None
     left: int
     unavailable: int
+    operation_id: str = ""

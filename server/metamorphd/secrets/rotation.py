@@ -8,6 +8,8 @@ from metamorphd.errors import CiphertextDamaged, EncryptionNotConfigured, KeyUna
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.data_key import DataKey, KeyRotation, StoredDataKey
+from metamorphd.models.operation import OperationKind
+from metamorphd.operations import Operations, Running
 from metamorphd.store.data_keys import (
     BEGINNING,
     count_data_keys_to_rewrap,
@@ -26,10 +28,13 @@ RETRY = 3_600_000_000
 class Rotation:
     """Has every data key wrapped by the current key. All it needs to know is in the rows, so it can stop anywhere."""
 
-    def __init__(self, *, database: Database, keys: VaultKeys, clock: Clock) -> None:
+    def __init__(self, *, database: Database, keys: VaultKeys, operations: Operations, clock: Clock) -> None:
         self._database = database
         self._keys = keys
+        self._operations = operations
         self._clock = clock
+        self._running: Running | None = None
+        self._resumed = False
         self._unavailable = 0
         self._tried = ""
         self._due = 0
@@ -52,13 +57,28 @@ class Rotation:
         """
         await self._keys.holder.rotate(now=self._clock.now())
         self._due = 0
+        left = (await self.state(scope)).left
+        if left and await self._resume() is None:
+            server = scope.of_vault("")
+            operation = self._operations.new(
+                server, OperationKind.ROTATE_DATA_KEYS, target=self._keys.holder.key_id, unit="data keys", total=left
+            )
+            self._running = await self._operations.begin(server, operation)
         return await self.state(scope)
+
+    async def _resume(self) -> Running | None:
+        """Returns the operation that goes on, which may have begun before a restart, or None."""
+        if not self._resumed:
+            self._running = await self._operations.resume(server_scope(), OperationKind.ROTATE_DATA_KEYS)
+            self._resumed = True
+        return self._running
 
     async def state(self, scope: Scope) -> KeyRotation:
         """Returns the state of the keys. Raises EncryptionNotConfigured."""
         holder = self._keys.holder
         left = await self._database.read_system(count_data_keys_to_rewrap, scope, key_id=holder.key_id)
-        return KeyRotation(holder.key_id, holder.key_time, left, min(left, self._unavailable))
+        running = "" if self._running is None else self._running.operation.operation_id
+        return KeyRotation(holder.key_id, holder.key_time, left, min(left, self._unavailable), running)
 
     async def work(self) -> None:
         """Rewraps all that another key wraps, and that can be unwrapped."""
@@ -68,22 +88,30 @@ class Rotation:
             return
         if key_id == self._tried and self._clock.now() < self._due:
             return
-        after, unavailable = BEGINNING, 0
+        running = await self._resume()
+        after, done, unavailable = BEGINNING, 0 if running is None else running.operation.progress.done, 0
         while page := await self._database.read_system(
             list_data_keys_to_rewrap, server_scope(), key_id=key_id, after=after, limit=STEP_DATA_KEYS
         ):
             rewrapped = [pair for stored in page if (pair := await self._rewrapped(stored)) is not None]
             unavailable += len(page) - len(rewrapped)
+            done += len(rewrapped)
             if rewrapped:
                 await self._database.write_system(
                     rewrap_data_keys, server_scope(), rewrapped=rewrapped, now=self._clock.now()
                 )
+            if running is not None:
+                running.advance(done)
             last = page[-1]
             after = (last.data_key.wrapping_key_id, last.vault_id, last.data_key.data_key_id)
             await asyncio.sleep(PAUSE_SECONDS)
         self._unavailable, self._tried = unavailable, key_id
         self._due = self._clock.now() + RETRY if unavailable else 0
         self._left = await self._database.read_system(count_data_keys_to_rewrap, server_scope(), key_id=key_id)
+        if running is not None:
+            running.count(data_keys=done, unavailable=unavailable)
+            await running.end()
+            self._running = None
 
     async def _rewrapped(self, stored: StoredDataKey) -> tuple[StoredDataKey, DataKey] | None:
         try:

@@ -9,6 +9,7 @@ from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorphd.clock import Clock, day_of
 from metamorphd.models.caller import Scope
 from metamorphd.models.vault import VaultChanges
+from metamorphd.operations import Operations
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.services.convert.change import changes_to_proto, filter_from_proto
 from metamorphd.services.convert.days import days
@@ -20,6 +21,7 @@ from metamorphd.services.convert.vault import (
     usage_row_to_proto,
     vault_to_proto,
 )
+from metamorphd.services.operations import VaultOperations
 from metamorphd.services.paging import clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.secrets import VaultSecrets
 from metamorphd.services.update_mask import masked
@@ -34,15 +36,23 @@ from metamorphd.watching import Watching
 SETTABLE = {"display_name", "default_model", "system_prompt", "budget"}
 
 
-class VaultService(VaultSecrets):
+class VaultService(VaultSecrets, VaultOperations):
     """Implements VaultService, for the caller's vault."""
 
     def __init__(
-        self, *, database: Database, watching: Watching, secrets: Secrets, clock: Clock, storage_limit: int
+        self,
+        *,
+        database: Database,
+        watching: Watching,
+        secrets: Secrets,
+        operations: Operations,
+        clock: Clock,
+        storage_limit: int,
     ) -> None:
         self._database = database
         self._watching = watching
         self._secrets = secrets
+        self._operations = operations
         self._storage_limit = storage_limit
         self._clock = clock
 

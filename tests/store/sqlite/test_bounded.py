@@ -58,6 +58,9 @@ MOST = 1.5
 BOUNDED_OTHERWISE = {
     "GET_RESERVED": "the running turns of a vault, at most MAX_RUNNING_TURNS",
     "COUNT_RUNNING": "the running turns of a vault, at most MAX_RUNNING_TURNS",
+    "COUNT_RUNNING_OPERATIONS": "the operations of a vault that go on, at most MOST_RUNNING",
+    "FIND_RUNNING_OPERATION": "the operations of a vault that go on, at most MOST_RUNNING",
+    "DELETE_OLDEST_OPERATIONS": "the operations of a vault, of which MOST_KEPT are kept",
     "GET_ANCESTOR": "the hops to an ancestor, two for each binary digit of the depth",
     "GET_BLOCKS": "the events of one reply, at most its size",
     "LOAD_REVOCATIONS": "every revocation, once at the start",

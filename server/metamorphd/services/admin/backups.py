@@ -16,7 +16,7 @@ class AdminBackups:
     _backups: Backups
 
     async def CreateBackup(self, request: pb.CreateBackupRequest, scope: Scope) -> pb.CreateBackupResponse:
-        return pb.CreateBackupResponse(backup=backup_to_proto(await self._backups.create_backup()))
+        return pb.CreateBackupResponse(backup=backup_to_proto(await self._backups.create_backup(scope)))
 
     async def GetBackup(self, request: pb.GetBackupRequest, scope: Scope) -> pb.GetBackupResponse:
         return pb.GetBackupResponse(backup=backup_to_proto(await self._backups.get_backup(request.name)))
@@ -34,7 +34,7 @@ class AdminBackups:
         )
 
     async def VerifyBackup(self, request: pb.VerifyBackupRequest, scope: Scope) -> pb.VerifyBackupResponse:
-        return pb.VerifyBackupResponse(backup=backup_to_proto(await self._backups.verify_backup(request.name)))
+        return pb.VerifyBackupResponse(backup=backup_to_proto(await self._backups.verify_backup(request.name, scope)))
 
     async def DownloadBackup(
         self, request: pb.DownloadBackupRequest, scope: Scope

@@ -13,9 +13,11 @@ from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
 from metamorphd.models.finding import Finding
 from metamorphd.models.revocation import Revocation
+from metamorphd.operations import Operations
 from metamorphd.secrets.rotation import Rotation
 from metamorphd.services.admin.backups import AdminBackups
 from metamorphd.services.admin.keys import AdminKeys
+from metamorphd.services.admin.operations import AdminOperations
 from metamorphd.services.convert.finding import finding_to_proto
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
@@ -44,7 +46,7 @@ class Build:
     findings: Callable[[], Awaitable[Sequence[Finding]]]
 
 
-class AdminService(AdminBackups, AdminKeys):
+class AdminService(AdminBackups, AdminKeys, AdminOperations):
     """Implements AdminService, for the operator of the server."""
 
     def __init__(
@@ -55,6 +57,7 @@ class AdminService(AdminBackups, AdminKeys):
         revoked_tokens: RevokedTokens,
         backups: Backups,
         rotation: Rotation,
+        operations: Operations,
         clock: Clock,
         build: Build,
     ) -> None:
@@ -63,6 +66,7 @@ class AdminService(AdminBackups, AdminKeys):
         self._revoked_tokens = revoked_tokens
         self._backups = backups
         self._rotation = rotation
+        self._operations = operations
         self._clock = clock
         self._build = build
 

@@ -15,6 +15,7 @@ def backup_to_proto(backup: Backup) -> backup_pb2.Backup:
         progress=backup.progress,
         fault=backup.fault,
         copy_fault=backup.copy_fault,
+        operation_id=backup.operation_id,
     )
     if (copy := backup.copy) is not None:
         proto.copy.CopyFrom(

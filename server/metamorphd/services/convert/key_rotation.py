@@ -13,4 +13,5 @@ def key_rotation_to_proto(rotation: KeyRotation) -> admin_service_pb2.KeyRotatio
         key_time=timestamp(rotation.key_time),
         left_count=rotation.left,
         unavailable_count=rotation.unavailable,
+        operation_id=rotation.operation_id,
     )

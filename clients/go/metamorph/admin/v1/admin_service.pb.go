@@ -1925,8 +1925,10 @@ type KeyRotation struct {
 	LeftCount int32 `protobuf:"varint,3,opt,name=left_count,json=leftCount,proto3" json:"left_count,omitempty"`
 	// How many of them the server cannot unwrap, as far as it has tried: it does not have their key, or they are damaged.
 	UnavailableCount int32 `protobuf:"varint,4,opt,name=unavailable_count,json=unavailableCount,proto3" json:"unavailable_count,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The operation that rewraps them. Empty if none goes on.
+	OperationId   string `protobuf:"bytes,5,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *KeyRotation) Reset() {
@@ -1985,6 +1987,13 @@ func (x *KeyRotation) GetUnavailableCount() int32 {
 		return x.UnavailableCount
 	}
 	return 0
+}
+
+func (x *KeyRotation) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
 }
 
 // A request to rotate.
@@ -2153,11 +2162,332 @@ func (x *GetKeyRotationResponse) GetRotation() *KeyRotation {
 	return nil
 }
 
+// Selects an operation.
+type GetAnyOperationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The vault. Empty for an operation of the server.
+	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	// Required. The operation.
+	OperationId   string `protobuf:"bytes,2,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAnyOperationRequest) Reset() {
+	*x = GetAnyOperationRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAnyOperationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAnyOperationRequest) ProtoMessage() {}
+
+func (x *GetAnyOperationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAnyOperationRequest.ProtoReflect.Descriptor instead.
+func (*GetAnyOperationRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GetAnyOperationRequest) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+func (x *GetAnyOperationRequest) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+// The operation.
+type GetAnyOperationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Operation     *v1.Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAnyOperationResponse) Reset() {
+	*x = GetAnyOperationResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAnyOperationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAnyOperationResponse) ProtoMessage() {}
+
+func (x *GetAnyOperationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAnyOperationResponse.ProtoReflect.Descriptor instead.
+func (*GetAnyOperationResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GetAnyOperationResponse) GetOperation() *v1.Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+// A query for a page of operations.
+type ListAllOperationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only operations of this vault; empty for those of the server. If absent, all.
+	VaultId *string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3,oneof" json:"vault_id,omitempty"`
+	// The maximum number to return. 0 means 50; the maximum is 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAllOperationsRequest) Reset() {
+	*x = ListAllOperationsRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAllOperationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAllOperationsRequest) ProtoMessage() {}
+
+func (x *ListAllOperationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAllOperationsRequest.ProtoReflect.Descriptor instead.
+func (*ListAllOperationsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ListAllOperationsRequest) GetVaultId() string {
+	if x != nil && x.VaultId != nil {
+		return *x.VaultId
+	}
+	return ""
+}
+
+func (x *ListAllOperationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAllOperationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// A page of operations.
+type ListAllOperationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Operations []*v1.Operation `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAllOperationsResponse) Reset() {
+	*x = ListAllOperationsResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAllOperationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAllOperationsResponse) ProtoMessage() {}
+
+func (x *ListAllOperationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAllOperationsResponse.ProtoReflect.Descriptor instead.
+func (*ListAllOperationsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ListAllOperationsResponse) GetOperations() []*v1.Operation {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+func (x *ListAllOperationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Selects an operation to cancel.
+type CancelAnyOperationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The vault. Empty for an operation of the server.
+	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	// Required. The operation.
+	OperationId   string `protobuf:"bytes,2,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelAnyOperationRequest) Reset() {
+	*x = CancelAnyOperationRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelAnyOperationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelAnyOperationRequest) ProtoMessage() {}
+
+func (x *CancelAnyOperationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelAnyOperationRequest.ProtoReflect.Descriptor instead.
+func (*CancelAnyOperationRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *CancelAnyOperationRequest) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+func (x *CancelAnyOperationRequest) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+// The operation.
+type CancelAnyOperationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now. It may take a moment to end.
+	Operation     *v1.Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelAnyOperationResponse) Reset() {
+	*x = CancelAnyOperationResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelAnyOperationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelAnyOperationResponse) ProtoMessage() {}
+
+func (x *CancelAnyOperationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelAnyOperationResponse.ProtoReflect.Descriptor instead.
+func (*CancelAnyOperationResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *CancelAnyOperationResponse) GetOperation() *v1.Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
 var File_metamorph_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
+	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
 	"\n" +
 	"UserTokens\x12#\n" +
 	"\auser_id\x18\x01 \x01(\tB\n" +
@@ -2278,24 +2608,46 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x13PruneBackupsRequest\x12#\n" +
 	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\",\n" +
 	"\x14PruneBackupsResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"\xa7\x01\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\xca\x01\n" +
 	"\vKeyRotation\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x125\n" +
 	"\bkey_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\akeyTime\x12\x1d\n" +
 	"\n" +
 	"left_count\x18\x03 \x01(\x05R\tleftCount\x12+\n" +
-	"\x11unavailable_count\x18\x04 \x01(\x05R\x10unavailableCount\"\x17\n" +
+	"\x11unavailable_count\x18\x04 \x01(\x05R\x10unavailableCount\x12!\n" +
+	"\foperation_id\x18\x05 \x01(\tR\voperationId\"\x17\n" +
 	"\x15RotateDataKeysRequest\"U\n" +
 	"\x16RotateDataKeysResponse\x12;\n" +
 	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation\"\x17\n" +
 	"\x15GetKeyRotationRequest\"U\n" +
 	"\x16GetKeyRotationResponse\x12;\n" +
-	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation*}\n" +
+	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation\"\x90\x01\n" +
+	"\x16GetAnyOperationRequest\x12H\n" +
+	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$R\avaultId\x12,\n" +
+	"\foperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"V\n" +
+	"\x17GetAnyOperationResponse\x12;\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation\"\xc5\x01\n" +
+	"\x18ListAllOperationsRequest\x12M\n" +
+	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$H\x00R\avaultId\x88\x01\x01\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageTokenB\v\n" +
+	"\t_vault_id\"\x82\x01\n" +
+	"\x19ListAllOperationsResponse\x12=\n" +
+	"\n" +
+	"operations\x18\x01 \x03(\v2\x1d.metamorph.vault.v1.OperationR\n" +
+	"operations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x93\x01\n" +
+	"\x19CancelAnyOperationRequest\x12H\n" +
+	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$R\avaultId\x12,\n" +
+	"\foperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"Y\n" +
+	"\x1aCancelAnyOperationResponse\x12;\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation*}\n" +
 	"\rFindingStatus\x12\x1e\n" +
 	"\x1aFINDING_STATUS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11FINDING_STATUS_OK\x10\x01\x12\x1a\n" +
 	"\x16FINDING_STATUS_WARNING\x10\x02\x12\x19\n" +
-	"\x15FINDING_STATUS_FAILED\x10\x032\x82\r\n" +
+	"\x15FINDING_STATUS_FAILED\x10\x032\x87\x10\n" +
 	"\fAdminService\x12t\n" +
 	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
 	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12z\n" +
@@ -2310,7 +2662,10 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\fDeleteBackup\x12'.metamorph.admin.v1.DeleteBackupRequest\x1a(.metamorph.admin.v1.DeleteBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
 	"\fPruneBackups\x12'.metamorph.admin.v1.PruneBackupsRequest\x1a(.metamorph.admin.v1.PruneBackupsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12w\n" +
 	"\x0eRotateDataKeys\x12).metamorph.admin.v1.RotateDataKeysRequest\x1a*.metamorph.admin.v1.RotateDataKeysResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12w\n" +
-	"\x0eGetKeyRotation\x12).metamorph.admin.v1.GetKeyRotationRequest\x1a*.metamorph.admin.v1.GetKeyRotationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xc6\x01\n" +
+	"\x0eGetKeyRotation\x12).metamorph.admin.v1.GetKeyRotationRequest\x1a*.metamorph.admin.v1.GetKeyRotationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12z\n" +
+	"\x0fGetAnyOperation\x12*.metamorph.admin.v1.GetAnyOperationRequest\x1a+.metamorph.admin.v1.GetAnyOperationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x80\x01\n" +
+	"\x11ListAllOperations\x12,.metamorph.admin.v1.ListAllOperationsRequest\x1a-.metamorph.admin.v1.ListAllOperationsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x83\x01\n" +
+	"\x12CancelAnyOperation\x12-.metamorph.admin.v1.CancelAnyOperationRequest\x1a..metamorph.admin.v1.CancelAnyOperationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02B\xc6\x01\n" +
 	"\x16com.metamorph.admin.v1B\x11AdminServiceProtoP\x01Z/metamorph/clients/go/metamorph/admin/v1;adminv1\xa2\x02\x03MAX\xaa\x02\x12Metamorph.Admin.V1\xca\x02\x12Metamorph\\Admin\\V1\xe2\x02\x1eMetamorph\\Admin\\V1\\GPBMetadata\xea\x02\x14Metamorph::Admin::V1b\x06proto3"
 
 var (
@@ -2326,115 +2681,131 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_admin_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
-	(FindingStatus)(0),                // 0: metamorph.admin.v1.FindingStatus
-	(*UserTokens)(nil),                // 1: metamorph.admin.v1.UserTokens
-	(*Revocation)(nil),                // 2: metamorph.admin.v1.Revocation
-	(*RevokeTokensRequest)(nil),       // 3: metamorph.admin.v1.RevokeTokensRequest
-	(*RevokeTokensResponse)(nil),      // 4: metamorph.admin.v1.RevokeTokensResponse
-	(*ListRevocationsRequest)(nil),    // 5: metamorph.admin.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),   // 6: metamorph.admin.v1.ListRevocationsResponse
-	(*VaultLimits)(nil),               // 7: metamorph.admin.v1.VaultLimits
-	(*GetVaultLimitsRequest)(nil),     // 8: metamorph.admin.v1.GetVaultLimitsRequest
-	(*GetVaultLimitsResponse)(nil),    // 9: metamorph.admin.v1.GetVaultLimitsResponse
-	(*UpdateVaultLimitsRequest)(nil),  // 10: metamorph.admin.v1.UpdateVaultLimitsRequest
-	(*UpdateVaultLimitsResponse)(nil), // 11: metamorph.admin.v1.UpdateVaultLimitsResponse
-	(*StoreInfo)(nil),                 // 12: metamorph.admin.v1.StoreInfo
-	(*StoreCheck)(nil),                // 13: metamorph.admin.v1.StoreCheck
-	(*ErasureBacklog)(nil),            // 14: metamorph.admin.v1.ErasureBacklog
-	(*Finding)(nil),                   // 15: metamorph.admin.v1.Finding
-	(*GetServerInfoRequest)(nil),      // 16: metamorph.admin.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),     // 17: metamorph.admin.v1.GetServerInfoResponse
-	(*CreateBackupRequest)(nil),       // 18: metamorph.admin.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),      // 19: metamorph.admin.v1.CreateBackupResponse
-	(*GetBackupRequest)(nil),          // 20: metamorph.admin.v1.GetBackupRequest
-	(*GetBackupResponse)(nil),         // 21: metamorph.admin.v1.GetBackupResponse
-	(*ListBackupsRequest)(nil),        // 22: metamorph.admin.v1.ListBackupsRequest
-	(*ListBackupsResponse)(nil),       // 23: metamorph.admin.v1.ListBackupsResponse
-	(*VerifyBackupRequest)(nil),       // 24: metamorph.admin.v1.VerifyBackupRequest
-	(*VerifyBackupResponse)(nil),      // 25: metamorph.admin.v1.VerifyBackupResponse
-	(*DownloadBackupRequest)(nil),     // 26: metamorph.admin.v1.DownloadBackupRequest
-	(*DownloadBackupResponse)(nil),    // 27: metamorph.admin.v1.DownloadBackupResponse
-	(*DeleteBackupRequest)(nil),       // 28: metamorph.admin.v1.DeleteBackupRequest
-	(*DeleteBackupResponse)(nil),      // 29: metamorph.admin.v1.DeleteBackupResponse
-	(*PruneBackupsRequest)(nil),       // 30: metamorph.admin.v1.PruneBackupsRequest
-	(*PruneBackupsResponse)(nil),      // 31: metamorph.admin.v1.PruneBackupsResponse
-	(*KeyRotation)(nil),               // 32: metamorph.admin.v1.KeyRotation
-	(*RotateDataKeysRequest)(nil),     // 33: metamorph.admin.v1.RotateDataKeysRequest
-	(*RotateDataKeysResponse)(nil),    // 34: metamorph.admin.v1.RotateDataKeysResponse
-	(*GetKeyRotationRequest)(nil),     // 35: metamorph.admin.v1.GetKeyRotationRequest
-	(*GetKeyRotationResponse)(nil),    // 36: metamorph.admin.v1.GetKeyRotationResponse
-	nil,                               // 37: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),     // 38: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                 // 39: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),     // 40: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),       // 41: google.protobuf.Duration
-	(*Backup)(nil),                    // 42: metamorph.admin.v1.Backup
+	(FindingStatus)(0),                 // 0: metamorph.admin.v1.FindingStatus
+	(*UserTokens)(nil),                 // 1: metamorph.admin.v1.UserTokens
+	(*Revocation)(nil),                 // 2: metamorph.admin.v1.Revocation
+	(*RevokeTokensRequest)(nil),        // 3: metamorph.admin.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),       // 4: metamorph.admin.v1.RevokeTokensResponse
+	(*ListRevocationsRequest)(nil),     // 5: metamorph.admin.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),    // 6: metamorph.admin.v1.ListRevocationsResponse
+	(*VaultLimits)(nil),                // 7: metamorph.admin.v1.VaultLimits
+	(*GetVaultLimitsRequest)(nil),      // 8: metamorph.admin.v1.GetVaultLimitsRequest
+	(*GetVaultLimitsResponse)(nil),     // 9: metamorph.admin.v1.GetVaultLimitsResponse
+	(*UpdateVaultLimitsRequest)(nil),   // 10: metamorph.admin.v1.UpdateVaultLimitsRequest
+	(*UpdateVaultLimitsResponse)(nil),  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse
+	(*StoreInfo)(nil),                  // 12: metamorph.admin.v1.StoreInfo
+	(*StoreCheck)(nil),                 // 13: metamorph.admin.v1.StoreCheck
+	(*ErasureBacklog)(nil),             // 14: metamorph.admin.v1.ErasureBacklog
+	(*Finding)(nil),                    // 15: metamorph.admin.v1.Finding
+	(*GetServerInfoRequest)(nil),       // 16: metamorph.admin.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),      // 17: metamorph.admin.v1.GetServerInfoResponse
+	(*CreateBackupRequest)(nil),        // 18: metamorph.admin.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),       // 19: metamorph.admin.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),           // 20: metamorph.admin.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),          // 21: metamorph.admin.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),         // 22: metamorph.admin.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),        // 23: metamorph.admin.v1.ListBackupsResponse
+	(*VerifyBackupRequest)(nil),        // 24: metamorph.admin.v1.VerifyBackupRequest
+	(*VerifyBackupResponse)(nil),       // 25: metamorph.admin.v1.VerifyBackupResponse
+	(*DownloadBackupRequest)(nil),      // 26: metamorph.admin.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil),     // 27: metamorph.admin.v1.DownloadBackupResponse
+	(*DeleteBackupRequest)(nil),        // 28: metamorph.admin.v1.DeleteBackupRequest
+	(*DeleteBackupResponse)(nil),       // 29: metamorph.admin.v1.DeleteBackupResponse
+	(*PruneBackupsRequest)(nil),        // 30: metamorph.admin.v1.PruneBackupsRequest
+	(*PruneBackupsResponse)(nil),       // 31: metamorph.admin.v1.PruneBackupsResponse
+	(*KeyRotation)(nil),                // 32: metamorph.admin.v1.KeyRotation
+	(*RotateDataKeysRequest)(nil),      // 33: metamorph.admin.v1.RotateDataKeysRequest
+	(*RotateDataKeysResponse)(nil),     // 34: metamorph.admin.v1.RotateDataKeysResponse
+	(*GetKeyRotationRequest)(nil),      // 35: metamorph.admin.v1.GetKeyRotationRequest
+	(*GetKeyRotationResponse)(nil),     // 36: metamorph.admin.v1.GetKeyRotationResponse
+	(*GetAnyOperationRequest)(nil),     // 37: metamorph.admin.v1.GetAnyOperationRequest
+	(*GetAnyOperationResponse)(nil),    // 38: metamorph.admin.v1.GetAnyOperationResponse
+	(*ListAllOperationsRequest)(nil),   // 39: metamorph.admin.v1.ListAllOperationsRequest
+	(*ListAllOperationsResponse)(nil),  // 40: metamorph.admin.v1.ListAllOperationsResponse
+	(*CancelAnyOperationRequest)(nil),  // 41: metamorph.admin.v1.CancelAnyOperationRequest
+	(*CancelAnyOperationResponse)(nil), // 42: metamorph.admin.v1.CancelAnyOperationResponse
+	nil,                                // 43: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),      // 44: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                  // 45: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),      // 46: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),        // 47: google.protobuf.Duration
+	(*Backup)(nil),                     // 48: metamorph.admin.v1.Backup
+	(*v1.Operation)(nil),               // 49: metamorph.vault.v1.Operation
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	38, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	44, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	1,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	38, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	44, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	2,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	2,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	39, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	38, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	45, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	44, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
 	7,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	7,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	40, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	46, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
 	7,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	13, // 12: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
-	38, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
-	38, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	44, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	44, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
 	0,  // 15: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
 	12, // 16: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	38, // 17: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	41, // 18: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	37, // 19: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	44, // 17: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	47, // 18: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	43, // 19: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
 	14, // 20: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
 	15, // 21: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
-	42, // 22: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	42, // 23: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	42, // 24: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
-	42, // 25: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	38, // 26: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
+	48, // 22: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	48, // 23: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	48, // 24: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
+	48, // 25: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	44, // 26: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
 	32, // 27: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
 	32, // 28: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
-	16, // 29: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	3,  // 30: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	5,  // 31: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	8,  // 32: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	10, // 33: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	18, // 34: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
-	20, // 35: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
-	22, // 36: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
-	24, // 37: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
-	26, // 38: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
-	28, // 39: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
-	30, // 40: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
-	33, // 41: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
-	35, // 42: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
-	17, // 43: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	4,  // 44: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	6,  // 45: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	9,  // 46: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	11, // 47: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	19, // 48: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
-	21, // 49: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
-	23, // 50: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
-	25, // 51: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
-	27, // 52: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
-	29, // 53: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
-	31, // 54: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
-	34, // 55: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
-	36, // 56: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
-	43, // [43:57] is the sub-list for method output_type
-	29, // [29:43] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	49, // 29: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	49, // 30: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	49, // 31: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	16, // 32: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	3,  // 33: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	5,  // 34: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	8,  // 35: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	10, // 36: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	18, // 37: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
+	20, // 38: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
+	22, // 39: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
+	24, // 40: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
+	26, // 41: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
+	28, // 42: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
+	30, // 43: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
+	33, // 44: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
+	35, // 45: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
+	37, // 46: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
+	39, // 47: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
+	41, // 48: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
+	17, // 49: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	4,  // 50: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	6,  // 51: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	9,  // 52: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	11, // 53: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	19, // 54: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
+	21, // 55: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
+	23, // 56: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
+	25, // 57: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
+	27, // 58: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
+	29, // 59: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
+	31, // 60: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
+	34, // 61: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
+	36, // 62: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
+	38, // 63: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
+	40, // 64: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
+	42, // 65: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
+	49, // [49:66] is the sub-list for method output_type
+	32, // [32:49] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -2452,13 +2823,14 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 		(*RevokeTokensRequest_UserTokens)(nil),
 	}
 	file_metamorph_admin_v1_admin_service_proto_msgTypes[6].OneofWrappers = []any{}
+	file_metamorph_admin_v1_admin_service_proto_msgTypes[38].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

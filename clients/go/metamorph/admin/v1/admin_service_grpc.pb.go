@@ -21,20 +21,23 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_GetServerInfo_FullMethodName     = "/metamorph.admin.v1.AdminService/GetServerInfo"
-	AdminService_RevokeTokens_FullMethodName      = "/metamorph.admin.v1.AdminService/RevokeTokens"
-	AdminService_ListRevocations_FullMethodName   = "/metamorph.admin.v1.AdminService/ListRevocations"
-	AdminService_GetVaultLimits_FullMethodName    = "/metamorph.admin.v1.AdminService/GetVaultLimits"
-	AdminService_UpdateVaultLimits_FullMethodName = "/metamorph.admin.v1.AdminService/UpdateVaultLimits"
-	AdminService_CreateBackup_FullMethodName      = "/metamorph.admin.v1.AdminService/CreateBackup"
-	AdminService_GetBackup_FullMethodName         = "/metamorph.admin.v1.AdminService/GetBackup"
-	AdminService_ListBackups_FullMethodName       = "/metamorph.admin.v1.AdminService/ListBackups"
-	AdminService_VerifyBackup_FullMethodName      = "/metamorph.admin.v1.AdminService/VerifyBackup"
-	AdminService_DownloadBackup_FullMethodName    = "/metamorph.admin.v1.AdminService/DownloadBackup"
-	AdminService_DeleteBackup_FullMethodName      = "/metamorph.admin.v1.AdminService/DeleteBackup"
-	AdminService_PruneBackups_FullMethodName      = "/metamorph.admin.v1.AdminService/PruneBackups"
-	AdminService_RotateDataKeys_FullMethodName    = "/metamorph.admin.v1.AdminService/RotateDataKeys"
-	AdminService_GetKeyRotation_FullMethodName    = "/metamorph.admin.v1.AdminService/GetKeyRotation"
+	AdminService_GetServerInfo_FullMethodName      = "/metamorph.admin.v1.AdminService/GetServerInfo"
+	AdminService_RevokeTokens_FullMethodName       = "/metamorph.admin.v1.AdminService/RevokeTokens"
+	AdminService_ListRevocations_FullMethodName    = "/metamorph.admin.v1.AdminService/ListRevocations"
+	AdminService_GetVaultLimits_FullMethodName     = "/metamorph.admin.v1.AdminService/GetVaultLimits"
+	AdminService_UpdateVaultLimits_FullMethodName  = "/metamorph.admin.v1.AdminService/UpdateVaultLimits"
+	AdminService_CreateBackup_FullMethodName       = "/metamorph.admin.v1.AdminService/CreateBackup"
+	AdminService_GetBackup_FullMethodName          = "/metamorph.admin.v1.AdminService/GetBackup"
+	AdminService_ListBackups_FullMethodName        = "/metamorph.admin.v1.AdminService/ListBackups"
+	AdminService_VerifyBackup_FullMethodName       = "/metamorph.admin.v1.AdminService/VerifyBackup"
+	AdminService_DownloadBackup_FullMethodName     = "/metamorph.admin.v1.AdminService/DownloadBackup"
+	AdminService_DeleteBackup_FullMethodName       = "/metamorph.admin.v1.AdminService/DeleteBackup"
+	AdminService_PruneBackups_FullMethodName       = "/metamorph.admin.v1.AdminService/PruneBackups"
+	AdminService_RotateDataKeys_FullMethodName     = "/metamorph.admin.v1.AdminService/RotateDataKeys"
+	AdminService_GetKeyRotation_FullMethodName     = "/metamorph.admin.v1.AdminService/GetKeyRotation"
+	AdminService_GetAnyOperation_FullMethodName    = "/metamorph.admin.v1.AdminService/GetAnyOperation"
+	AdminService_ListAllOperations_FullMethodName  = "/metamorph.admin.v1.AdminService/ListAllOperations"
+	AdminService_CancelAnyOperation_FullMethodName = "/metamorph.admin.v1.AdminService/CancelAnyOperation"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -81,6 +84,14 @@ type AdminServiceClient interface {
 	// Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
 	// ENCRYPTION_NOT_CONFIGURED.
 	GetKeyRotation(ctx context.Context, in *GetKeyRotationRequest, opts ...grpc.CallOption) (*GetKeyRotationResponse, error)
+	// Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
+	// OPERATION_NOT_FOUND.
+	GetAnyOperation(ctx context.Context, in *GetAnyOperationRequest, opts ...grpc.CallOption) (*GetAnyOperationResponse, error)
+	// Lists operations, newest first: of one vault, of the server, or all.
+	ListAllOperations(ctx context.Context, in *ListAllOperationsRequest, opts ...grpc.CallOption) (*ListAllOperationsResponse, error)
+	// Asks for the end of an operation, and returns it as it is then. Does nothing to one that has ended, so it can be
+	// repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION / OPERATION_NOT_CANCELLABLE.
+	CancelAnyOperation(ctx context.Context, in *CancelAnyOperationRequest, opts ...grpc.CallOption) (*CancelAnyOperationResponse, error)
 }
 
 type adminServiceClient struct {
@@ -240,6 +251,36 @@ func (c *adminServiceClient) GetKeyRotation(ctx context.Context, in *GetKeyRotat
 	return out, nil
 }
 
+func (c *adminServiceClient) GetAnyOperation(ctx context.Context, in *GetAnyOperationRequest, opts ...grpc.CallOption) (*GetAnyOperationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetAnyOperationResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetAnyOperation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListAllOperations(ctx context.Context, in *ListAllOperationsRequest, opts ...grpc.CallOption) (*ListAllOperationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAllOperationsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListAllOperations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) CancelAnyOperation(ctx context.Context, in *CancelAnyOperationRequest, opts ...grpc.CallOption) (*CancelAnyOperationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelAnyOperationResponse)
+	err := c.cc.Invoke(ctx, AdminService_CancelAnyOperation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -284,6 +325,14 @@ type AdminServiceServer interface {
 	// Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
 	// ENCRYPTION_NOT_CONFIGURED.
 	GetKeyRotation(context.Context, *GetKeyRotationRequest) (*GetKeyRotationResponse, error)
+	// Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
+	// OPERATION_NOT_FOUND.
+	GetAnyOperation(context.Context, *GetAnyOperationRequest) (*GetAnyOperationResponse, error)
+	// Lists operations, newest first: of one vault, of the server, or all.
+	ListAllOperations(context.Context, *ListAllOperationsRequest) (*ListAllOperationsResponse, error)
+	// Asks for the end of an operation, and returns it as it is then. Does nothing to one that has ended, so it can be
+	// repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION / OPERATION_NOT_CANCELLABLE.
+	CancelAnyOperation(context.Context, *CancelAnyOperationRequest) (*CancelAnyOperationResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -335,6 +384,15 @@ func (UnimplementedAdminServiceServer) RotateDataKeys(context.Context, *RotateDa
 }
 func (UnimplementedAdminServiceServer) GetKeyRotation(context.Context, *GetKeyRotationRequest) (*GetKeyRotationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetKeyRotation not implemented")
+}
+func (UnimplementedAdminServiceServer) GetAnyOperation(context.Context, *GetAnyOperationRequest) (*GetAnyOperationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAnyOperation not implemented")
+}
+func (UnimplementedAdminServiceServer) ListAllOperations(context.Context, *ListAllOperationsRequest) (*ListAllOperationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAllOperations not implemented")
+}
+func (UnimplementedAdminServiceServer) CancelAnyOperation(context.Context, *CancelAnyOperationRequest) (*CancelAnyOperationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelAnyOperation not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -602,6 +660,60 @@ func _AdminService_GetKeyRotation_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_GetAnyOperation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAnyOperationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetAnyOperation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetAnyOperation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetAnyOperation(ctx, req.(*GetAnyOperationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListAllOperations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAllOperationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListAllOperations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListAllOperations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListAllOperations(ctx, req.(*ListAllOperationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_CancelAnyOperation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelAnyOperationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CancelAnyOperation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CancelAnyOperation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CancelAnyOperation(ctx, req.(*CancelAnyOperationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -660,6 +772,18 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetKeyRotation",
 			Handler:    _AdminService_GetKeyRotation_Handler,
+		},
+		{
+			MethodName: "GetAnyOperation",
+			Handler:    _AdminService_GetAnyOperation_Handler,
+		},
+		{
+			MethodName: "ListAllOperations",
+			Handler:    _AdminService_ListAllOperations_Handler,
+		},
+		{
+			MethodName: "CancelAnyOperation",
+			Handler:    _AdminService_CancelAnyOperation_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -120,7 +120,9 @@ type Backup struct {
 	// Its copy off the machine. Absent if there is none.
 	Copy *BackupCopy `protobuf:"bytes,12,opt,name=copy,proto3" json:"copy,omitempty"`
 	// What is wrong with the copy, or why there is none. Empty if nothing is, and while none was tried.
-	CopyFault     string `protobuf:"bytes,13,opt,name=copy_fault,json=copyFault,proto3" json:"copy_fault,omitempty"`
+	CopyFault string `protobuf:"bytes,13,opt,name=copy_fault,json=copyFault,proto3" json:"copy_fault,omitempty"`
+	// The operation that makes or verifies it. Empty if neither goes on.
+	OperationId   string `protobuf:"bytes,14,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -246,6 +248,13 @@ func (x *Backup) GetCopyFault() string {
 	return ""
 }
 
+func (x *Backup) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
 // A copy of a backup off the machine.
 type BackupCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -332,7 +341,7 @@ var File_metamorph_admin_v1_backup_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/admin/v1/backup.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x04\n" +
+	"\x1fmetamorph/admin/v1/backup.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x05\n" +
 	"\x06Backup\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1f.metamorph.admin.v1.BackupStateR\x05state\x12;\n" +
@@ -352,7 +361,8 @@ const file_metamorph_admin_v1_backup_proto_rawDesc = "" +
 	"\x0eserver_version\x18\v \x01(\tR\rserverVersion\x122\n" +
 	"\x04copy\x18\f \x01(\v2\x1e.metamorph.admin.v1.BackupCopyR\x04copy\x12\x1d\n" +
 	"\n" +
-	"copy_fault\x18\r \x01(\tR\tcopyFault\x1a<\n" +
+	"copy_fault\x18\r \x01(\tR\tcopyFault\x12!\n" +
+	"\foperation_id\x18\x0e \x01(\tR\voperationId\x1a<\n" +
 	"\x0eRowCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xcf\x01\n" +

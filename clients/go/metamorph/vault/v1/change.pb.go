@@ -45,6 +45,8 @@ const (
 	ChangedResource_CHANGED_RESOURCE_ATTACHMENT ChangedResource = 6
 	// A secret: its resource_id is its name.
 	ChangedResource_CHANGED_RESOURCE_SECRET ChangedResource = 7
+	// An operation: long work of the vault. It is started, and completed, cancelled or failed.
+	ChangedResource_CHANGED_RESOURCE_OPERATION ChangedResource = 8
 )
 
 // Enum value maps for ChangedResource.
@@ -58,6 +60,7 @@ var (
 		5: "CHANGED_RESOURCE_TURN",
 		6: "CHANGED_RESOURCE_ATTACHMENT",
 		7: "CHANGED_RESOURCE_SECRET",
+		8: "CHANGED_RESOURCE_OPERATION",
 	}
 	ChangedResource_value = map[string]int32{
 		"CHANGED_RESOURCE_UNSPECIFIED":  0,
@@ -68,6 +71,7 @@ var (
 		"CHANGED_RESOURCE_TURN":         5,
 		"CHANGED_RESOURCE_ATTACHMENT":   6,
 		"CHANGED_RESOURCE_SECRET":       7,
+		"CHANGED_RESOURCE_OPERATION":    8,
 	}
 )
 
@@ -110,15 +114,15 @@ const (
 	ChangeVerb_CHANGE_VERB_UPDATED ChangeVerb = 2
 	// It was deleted. A message keeps its place.
 	ChangeVerb_CHANGE_VERB_DELETED ChangeVerb = 3
-	// A turn began.
+	// A turn or an operation began.
 	ChangeVerb_CHANGE_VERB_STARTED ChangeVerb = 4
-	// A turn ended, TURN_STATUS_COMPLETED.
+	// A turn ended, TURN_STATUS_COMPLETED, or an operation succeeded.
 	ChangeVerb_CHANGE_VERB_COMPLETED ChangeVerb = 5
-	// A turn ended, TURN_STATUS_CANCELLED.
+	// A turn ended, TURN_STATUS_CANCELLED, or an operation was cancelled.
 	ChangeVerb_CHANGE_VERB_CANCELLED ChangeVerb = 6
 	// A turn ended, TURN_STATUS_INTERRUPTED.
 	ChangeVerb_CHANGE_VERB_INTERRUPTED ChangeVerb = 7
-	// A turn ended, TURN_STATUS_FAILED.
+	// A turn ended, TURN_STATUS_FAILED, or an operation did not succeed.
 	ChangeVerb_CHANGE_VERB_FAILED ChangeVerb = 8
 	// The value of a secret was returned.
 	ChangeVerb_CHANGE_VERB_READ ChangeVerb = 9
@@ -298,7 +302,7 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\bresource\x18\x05 \x01(\x0e2#.metamorph.vault.v1.ChangedResourceR\bresource\x12\x1f\n" +
 	"\vresource_id\x18\x06 \x01(\tR\n" +
 	"resourceId\x122\n" +
-	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb*\x87\x02\n" +
+	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb*\xa7\x02\n" +
 	"\x0fChangedResource\x12 \n" +
 	"\x1cCHANGED_RESOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CHANGED_RESOURCE_VAULT\x10\x01\x12!\n" +
@@ -307,7 +311,8 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x18CHANGED_RESOURCE_MESSAGE\x10\x04\x12\x19\n" +
 	"\x15CHANGED_RESOURCE_TURN\x10\x05\x12\x1f\n" +
 	"\x1bCHANGED_RESOURCE_ATTACHMENT\x10\x06\x12\x1b\n" +
-	"\x17CHANGED_RESOURCE_SECRET\x10\a*\xa9\x02\n" +
+	"\x17CHANGED_RESOURCE_SECRET\x10\a\x12\x1e\n" +
+	"\x1aCHANGED_RESOURCE_OPERATION\x10\b*\xa9\x02\n" +
 	"\n" +
 	"ChangeVerb\x12\x1b\n" +
 	"\x17CHANGE_VERB_UNSPECIFIED\x10\x00\x12\x17\n" +

@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from metamorph.admin.v1 import backup_pb2 as _backup_pb2
+from metamorph.vault.v1 import operation_pb2 as _operation_pb2
 from metamorph.vault.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
@@ -981,12 +982,15 @@ class KeyRotation(_message.Message):
     KEY_TIME_FIELD_NUMBER: _builtins.int
     LEFT_COUNT_FIELD_NUMBER: _builtins.int
     UNAVAILABLE_COUNT_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """The key that wraps now: 16 hexadecimal digits, derived from it one way."""
     left_count: _builtins.int
     """The number of data keys that another key wraps, at most 100,000. 0 once the other keys can be taken away."""
     unavailable_count: _builtins.int
     """How many of them the server cannot unwrap, as far as it has tried: it does not have their key, or they are damaged."""
+    operation_id: _builtins.str
+    """The operation that rewraps them. Empty if none goes on."""
     @_builtins.property
     def key_time(self) -> _timestamp_pb2.Timestamp:
         """When that key came into use. Absent if the server does not know."""
@@ -998,10 +1002,11 @@ class KeyRotation(_message.Message):
         key_time: _timestamp_pb2.Timestamp | None = ...,
         left_count: _builtins.int = ...,
         unavailable_count: _builtins.int = ...,
+        operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key_time", b"key_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_time", b"key_time", "left_count", b"left_count", "unavailable_count", b"unavailable_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "key_time", b"key_time", "left_count", b"left_count", "operation_id", b"operation_id", "unavailable_count", b"unavailable_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1088,3 +1093,163 @@ class GetKeyRotationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetKeyRotationResponse: _TypeAlias = GetKeyRotationResponse  # noqa: Y015
+
+@_typing.final
+class GetAnyOperationRequest(_message.Message):
+    """Selects an operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    vault_id: _builtins.str
+    """The vault. Empty for an operation of the server."""
+    operation_id: _builtins.str
+    """Required. The operation."""
+    def __init__(
+        self,
+        *,
+        vault_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnyOperationRequest: _TypeAlias = GetAnyOperationRequest  # noqa: Y015
+
+@_typing.final
+class GetAnyOperationResponse(_message.Message):
+    """The operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operation(self) -> _operation_pb2.Operation:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        operation: _operation_pb2.Operation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAnyOperationResponse: _TypeAlias = GetAnyOperationResponse  # noqa: Y015
+
+@_typing.final
+class ListAllOperationsRequest(_message.Message):
+    """A query for a page of operations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    vault_id: _builtins.str
+    """Only operations of this vault; empty for those of the server. If absent, all."""
+    page_size: _builtins.int
+    """The maximum number to return. 0 means 50; the maximum is 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    def __init__(
+        self,
+        *,
+        vault_id: _builtins.str | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_vault_id", b"_vault_id", "vault_id", b"vault_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vault_id", b"_vault_id", "page_size", b"page_size", "page_token", b"page_token", "vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__vault_id: _TypeAlias = _typing.Literal["vault_id"]  # noqa: Y015
+    _WhichOneofArgType__vault_id: _TypeAlias = _typing.Literal["_vault_id", b"_vault_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vault_id) -> _WhichOneofReturnType__vault_id | None: ...
+
+Global___ListAllOperationsRequest: _TypeAlias = ListAllOperationsRequest  # noqa: Y015
+
+@_typing.final
+class ListAllOperationsResponse(_message.Message):
+    """A page of operations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[_operation_pb2.Operation]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        operations: _abc.Iterable[_operation_pb2.Operation] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "operations", b"operations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAllOperationsResponse: _TypeAlias = ListAllOperationsResponse  # noqa: Y015
+
+@_typing.final
+class CancelAnyOperationRequest(_message.Message):
+    """Selects an operation to cancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    vault_id: _builtins.str
+    """The vault. Empty for an operation of the server."""
+    operation_id: _builtins.str
+    """Required. The operation."""
+    def __init__(
+        self,
+        *,
+        vault_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelAnyOperationRequest: _TypeAlias = CancelAnyOperationRequest  # noqa: Y015
+
+@_typing.final
+class CancelAnyOperationResponse(_message.Message):
+    """The operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operation(self) -> _operation_pb2.Operation:
+        """As it is now. It may take a moment to end."""
+
+    def __init__(
+        self,
+        *,
+        operation: _operation_pb2.Operation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelAnyOperationResponse: _TypeAlias = CancelAnyOperationResponse  # noqa: Y015

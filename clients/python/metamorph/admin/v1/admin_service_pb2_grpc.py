@@ -105,6 +105,21 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationResponse.FromString,
                 _registered_method=True)
+        self.GetAnyOperation = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/GetAnyOperation',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetAnyOperationRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetAnyOperationResponse.FromString,
+                _registered_method=True)
+        self.ListAllOperations = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/ListAllOperations',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListAllOperationsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListAllOperationsResponse.FromString,
+                _registered_method=True)
+        self.CancelAnyOperation = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/CancelAnyOperation',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CancelAnyOperationRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CancelAnyOperationResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -219,6 +234,29 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAnyOperation(self, request, context):
+        """Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
+        OPERATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAllOperations(self, request, context):
+        """Lists operations, newest first: of one vault, of the server, or all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelAnyOperation(self, request, context):
+        """Asks for the end of an operation, and returns it as it is then. Does nothing to one that has ended, so it can be
+        repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION / OPERATION_NOT_CANCELLABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -291,6 +329,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetKeyRotation,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationResponse.SerializeToString,
+            ),
+            'GetAnyOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAnyOperation,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetAnyOperationRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetAnyOperationResponse.SerializeToString,
+            ),
+            'ListAllOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAllOperations,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListAllOperationsRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListAllOperationsResponse.SerializeToString,
+            ),
+            'CancelAnyOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelAnyOperation,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CancelAnyOperationRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CancelAnyOperationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -672,6 +725,87 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/GetKeyRotation',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAnyOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/GetAnyOperation',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetAnyOperationRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetAnyOperationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAllOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/ListAllOperations',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListAllOperationsRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListAllOperationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelAnyOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/CancelAnyOperation',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CancelAnyOperationRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CancelAnyOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,6 +79,16 @@ class AdminServiceStub:
     """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
     ENCRYPTION_NOT_CONFIGURED.
     """
+    GetAnyOperation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetAnyOperationRequest, _admin_service_pb2.GetAnyOperationResponse]
+    """Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
+    OPERATION_NOT_FOUND.
+    """
+    ListAllOperations: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListAllOperationsRequest, _admin_service_pb2.ListAllOperationsResponse]
+    """Lists operations, newest first: of one vault, of the server, or all."""
+    CancelAnyOperation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CancelAnyOperationRequest, _admin_service_pb2.CancelAnyOperationResponse]
+    """Asks for the end of an operation, and returns it as it is then. Does nothing to one that has ended, so it can be
+    repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION / OPERATION_NOT_CANCELLABLE.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -130,6 +140,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetKeyRotation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetKeyRotationRequest, _admin_service_pb2.GetKeyRotationResponse]  # type: ignore[assignment]
     """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
     ENCRYPTION_NOT_CONFIGURED.
+    """
+    GetAnyOperation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetAnyOperationRequest, _admin_service_pb2.GetAnyOperationResponse]  # type: ignore[assignment]
+    """Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
+    OPERATION_NOT_FOUND.
+    """
+    ListAllOperations: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListAllOperationsRequest, _admin_service_pb2.ListAllOperationsResponse]  # type: ignore[assignment]
+    """Lists operations, newest first: of one vault, of the server, or all."""
+    CancelAnyOperation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CancelAnyOperationRequest, _admin_service_pb2.CancelAnyOperationResponse]  # type: ignore[assignment]
+    """Asks for the end of an operation, and returns it as it is then. Does nothing to one that has ended, so it can be
+    repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION / OPERATION_NOT_CANCELLABLE.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -263,6 +283,34 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.GetKeyRotationResponse, _abc.Awaitable[_admin_service_pb2.GetKeyRotationResponse]]:
         """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
         ENCRYPTION_NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAnyOperation(
+        self,
+        request: _admin_service_pb2.GetAnyOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetAnyOperationResponse, _abc.Awaitable[_admin_service_pb2.GetAnyOperationResponse]]:
+        """Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
+        OPERATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAllOperations(
+        self,
+        request: _admin_service_pb2.ListAllOperationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListAllOperationsResponse, _abc.Awaitable[_admin_service_pb2.ListAllOperationsResponse]]:
+        """Lists operations, newest first: of one vault, of the server, or all."""
+
+    @_abc_1.abstractmethod
+    def CancelAnyOperation(
+        self,
+        request: _admin_service_pb2.CancelAnyOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.CancelAnyOperationResponse, _abc.Awaitable[_admin_service_pb2.CancelAnyOperationResponse]]:
+        """Asks for the end of an operation, and returns it as it is then. Does nothing to one that has ended, so it can be
+        repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION / OPERATION_NOT_CANCELLABLE.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/admin/v1/backup.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x03\n\x06\x42\x61\x63kup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.metamorph.admin.v1.BackupState\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x16\n\x0eschema_version\x18\x06 \x01(\x05\x12=\n\nrow_counts\x18\x07 \x03(\x0b\x32).metamorph.admin.v1.Backup.RowCountsEntry\x12\x10\n\x08progress\x18\x08 \x01(\x01\x12/\n\x0bverify_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66\x61ult\x18\n \x01(\t\x12\x16\n\x0eserver_version\x18\x0b \x01(\t\x12,\n\x04\x63opy\x18\x0c \x01(\x0b\x32\x1e.metamorph.admin.v1.BackupCopy\x12\x12\n\ncopy_fault\x18\r \x01(\t\x1a\x30\n\x0eRowCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x9f\x01\n\nBackupCopy\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bverify_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xc7\x01\n\x0b\x42\x61\x63kupState\x12\x1c\n\x18\x42\x41\x43KUP_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41\x43KUP_STATE_CREATING\x10\x01\x12\x16\n\x12\x42\x41\x43KUP_STATE_READY\x10\x02\x12\x1a\n\x16\x42\x41\x43KUP_STATE_VERIFYING\x10\x03\x12\x18\n\x14\x42\x41\x43KUP_STATE_DAMAGED\x10\x04\x12\x17\n\x13\x42\x41\x43KUP_STATE_FAILED\x10\x05\x12\x18\n\x14\x42\x41\x43KUP_STATE_UNKNOWN\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/admin/v1/backup.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x03\n\x06\x42\x61\x63kup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.metamorph.admin.v1.BackupState\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x16\n\x0eschema_version\x18\x06 \x01(\x05\x12=\n\nrow_counts\x18\x07 \x03(\x0b\x32).metamorph.admin.v1.Backup.RowCountsEntry\x12\x10\n\x08progress\x18\x08 \x01(\x01\x12/\n\x0bverify_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66\x61ult\x18\n \x01(\t\x12\x16\n\x0eserver_version\x18\x0b \x01(\t\x12,\n\x04\x63opy\x18\x0c \x01(\x0b\x32\x1e.metamorph.admin.v1.BackupCopy\x12\x12\n\ncopy_fault\x18\r \x01(\t\x12\x14\n\x0coperation_id\x18\x0e \x01(\t\x1a\x30\n\x0eRowCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x9f\x01\n\nBackupCopy\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bverify_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xc7\x01\n\x0b\x42\x61\x63kupState\x12\x1c\n\x18\x42\x41\x43KUP_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41\x43KUP_STATE_CREATING\x10\x01\x12\x16\n\x12\x42\x41\x43KUP_STATE_READY\x10\x02\x12\x1a\n\x16\x42\x41\x43KUP_STATE_VERIFYING\x10\x03\x12\x18\n\x14\x42\x41\x43KUP_STATE_DAMAGED\x10\x04\x12\x17\n\x13\x42\x41\x43KUP_STATE_FAILED\x10\x05\x12\x18\n\x14\x42\x41\x43KUP_STATE_UNKNOWN\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BACKUP_ROWCOUNTSENTRY']._loaded_options = None
   _globals['_BACKUP_ROWCOUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_BACKUPSTATE']._serialized_start=718
-  _globals['_BACKUPSTATE']._serialized_end=917
+  _globals['_BACKUPSTATE']._serialized_start=740
+  _globals['_BACKUPSTATE']._serialized_end=939
   _globals['_BACKUP']._serialized_start=89
-  _globals['_BACKUP']._serialized_end=553
-  _globals['_BACKUP_ROWCOUNTSENTRY']._serialized_start=505
-  _globals['_BACKUP_ROWCOUNTSENTRY']._serialized_end=553
-  _globals['_BACKUPCOPY']._serialized_start=556
-  _globals['_BACKUPCOPY']._serialized_end=715
+  _globals['_BACKUP']._serialized_end=575
+  _globals['_BACKUP_ROWCOUNTSENTRY']._serialized_start=527
+  _globals['_BACKUP_ROWCOUNTSENTRY']._serialized_end=575
+  _globals['_BACKUPCOPY']._serialized_start=578
+  _globals['_BACKUPCOPY']._serialized_end=737
 # @@protoc_insertion_point(module_scope)

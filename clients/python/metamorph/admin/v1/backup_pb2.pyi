@@ -99,6 +99,7 @@ class Backup(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     COPY_FIELD_NUMBER: _builtins.int
     COPY_FAULT_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name of its file, by when it was begun in UTC: `metamorph-20250125_120000.db`. Those of other programs may lack
     the time of day.
@@ -119,6 +120,8 @@ class Backup(_message.Message):
     """The version of the server that made it."""
     copy_fault: _builtins.str
     """What is wrong with the copy, or why there is none. Empty if nothing is, and while none was tried."""
+    operation_id: _builtins.str
+    """The operation that makes or verifies it. Empty if neither goes on."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """The moment whose state it has. Absent while it is made, and if it was made by another program."""
@@ -151,10 +154,11 @@ class Backup(_message.Message):
         server_version: _builtins.str = ...,
         copy: Global___BackupCopy | None = ...,
         copy_fault: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "create_time", b"create_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "copy_fault", b"copy_fault", "create_time", b"create_time", "fault", b"fault", "name", b"name", "progress", b"progress", "row_counts", b"row_counts", "schema_version", b"schema_version", "server_version", b"server_version", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy", b"copy", "copy_fault", b"copy_fault", "create_time", b"create_time", "fault", b"fault", "name", b"name", "operation_id", b"operation_id", "progress", b"progress", "row_counts", b"row_counts", "schema_version", b"schema_version", "server_version", b"server_version", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -230,6 +230,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none. Read the
     secret again, then repeat.
     """
+    ERROR_REASON_OPERATION_NOT_FOUND: _ErrorReason.ValueType  # 110
+    """NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days."""
+    ERROR_REASON_OPERATION_NOT_CANCELLABLE: _ErrorReason.ValueType  # 111
+    """FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled. Do not repeat."""
+    ERROR_REASON_TOO_MANY_OPERATIONS: _ErrorReason.ValueType  # 112
+    """RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already. Repeat after RetryInfo."""
+    ERROR_REASON_OPERATION_CANCELLED: _ErrorReason.ValueType  # 113
+    """ABORTED. Of an operation: it was cancelled."""
+    ERROR_REASON_OPERATION_INTERRUPTED: _ErrorReason.ValueType  # 114
+    """ABORTED. Of an operation: the server stopped before its end. Begin it again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -446,4 +456,14 @@ ERROR_REASON_SECRET_VERSION_MISMATCH: ErrorReason.ValueType  # 96
 """ABORTED (version). The newest version of the secret is not expected_version but this one, 0 if there is none. Read the
 secret again, then repeat.
 """
+ERROR_REASON_OPERATION_NOT_FOUND: ErrorReason.ValueType  # 110
+"""NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days."""
+ERROR_REASON_OPERATION_NOT_CANCELLABLE: ErrorReason.ValueType  # 111
+"""FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled. Do not repeat."""
+ERROR_REASON_TOO_MANY_OPERATIONS: ErrorReason.ValueType  # 112
+"""RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already. Repeat after RetryInfo."""
+ERROR_REASON_OPERATION_CANCELLED: ErrorReason.ValueType  # 113
+"""ABORTED. Of an operation: it was cancelled."""
+ERROR_REASON_OPERATION_INTERRUPTED: ErrorReason.ValueType  # 114
+"""ABORTED. Of an operation: the server stopped before its end. Begin it again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

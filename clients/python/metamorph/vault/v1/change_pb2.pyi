@@ -42,6 +42,8 @@ class _ChangedResourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Chang
     """
     CHANGED_RESOURCE_SECRET: _ChangedResource.ValueType  # 7
     """A secret: its resource_id is its name."""
+    CHANGED_RESOURCE_OPERATION: _ChangedResource.ValueType  # 8
+    """An operation: long work of the vault. It is started, and completed, cancelled or failed."""
 
 class ChangedResource(_ChangedResource, metaclass=_ChangedResourceEnumTypeWrapper):
     """A kind of what changes. Others will be added."""
@@ -64,6 +66,8 @@ sessions held is deleted some time after them.
 """
 CHANGED_RESOURCE_SECRET: ChangedResource.ValueType  # 7
 """A secret: its resource_id is its name."""
+CHANGED_RESOURCE_OPERATION: ChangedResource.ValueType  # 8
+"""An operation: long work of the vault. It is started, and completed, cancelled or failed."""
 Global___ChangedResource: _TypeAlias = ChangedResource  # noqa: Y015
 
 class _ChangeVerb:
@@ -81,15 +85,15 @@ class _ChangeVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeVerb
     CHANGE_VERB_DELETED: _ChangeVerb.ValueType  # 3
     """It was deleted. A message keeps its place."""
     CHANGE_VERB_STARTED: _ChangeVerb.ValueType  # 4
-    """A turn began."""
+    """A turn or an operation began."""
     CHANGE_VERB_COMPLETED: _ChangeVerb.ValueType  # 5
-    """A turn ended, TURN_STATUS_COMPLETED."""
+    """A turn ended, TURN_STATUS_COMPLETED, or an operation succeeded."""
     CHANGE_VERB_CANCELLED: _ChangeVerb.ValueType  # 6
-    """A turn ended, TURN_STATUS_CANCELLED."""
+    """A turn ended, TURN_STATUS_CANCELLED, or an operation was cancelled."""
     CHANGE_VERB_INTERRUPTED: _ChangeVerb.ValueType  # 7
     """A turn ended, TURN_STATUS_INTERRUPTED."""
     CHANGE_VERB_FAILED: _ChangeVerb.ValueType  # 8
-    """A turn ended, TURN_STATUS_FAILED."""
+    """A turn ended, TURN_STATUS_FAILED, or an operation did not succeed."""
     CHANGE_VERB_READ: _ChangeVerb.ValueType  # 9
     """The value of a secret was returned."""
     CHANGE_VERB_DESTROYED: _ChangeVerb.ValueType  # 10
@@ -107,15 +111,15 @@ CHANGE_VERB_UPDATED: ChangeVerb.ValueType  # 2
 CHANGE_VERB_DELETED: ChangeVerb.ValueType  # 3
 """It was deleted. A message keeps its place."""
 CHANGE_VERB_STARTED: ChangeVerb.ValueType  # 4
-"""A turn began."""
+"""A turn or an operation began."""
 CHANGE_VERB_COMPLETED: ChangeVerb.ValueType  # 5
-"""A turn ended, TURN_STATUS_COMPLETED."""
+"""A turn ended, TURN_STATUS_COMPLETED, or an operation succeeded."""
 CHANGE_VERB_CANCELLED: ChangeVerb.ValueType  # 6
-"""A turn ended, TURN_STATUS_CANCELLED."""
+"""A turn ended, TURN_STATUS_CANCELLED, or an operation was cancelled."""
 CHANGE_VERB_INTERRUPTED: ChangeVerb.ValueType  # 7
 """A turn ended, TURN_STATUS_INTERRUPTED."""
 CHANGE_VERB_FAILED: ChangeVerb.ValueType  # 8
-"""A turn ended, TURN_STATUS_FAILED."""
+"""A turn ended, TURN_STATUS_FAILED, or an operation did not succeed."""
 CHANGE_VERB_READ: ChangeVerb.ValueType  # 9
 """The value of a secret was returned."""
 CHANGE_VERB_DESTROYED: ChangeVerb.ValueType  # 10

@@ -27,11 +27,12 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from metamorph.api.v1 import options_pb2 as metamorph_dot_api_dot_v1_dot_options__pb2
 from metamorph.vault.v1 import change_pb2 as metamorph_dot_vault_dot_v1_dot_change__pb2
+from metamorph.vault.v1 import operation_pb2 as metamorph_dot_vault_dot_v1_dot_operation__pb2
 from metamorph.vault.v1 import secret_pb2 as metamorph_dot_vault_dot_v1_dot_secret__pb2
 from metamorph.vault.v1 import usage_pb2 as metamorph_dot_vault_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xfd\x02\n\x05Vault\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x46\n\rdefault_model\x18\x03 \x01(\tB/\xbaH,r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\xd8\x01\x01\x12 \n\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12*\n\x06\x62udget\x18\x08 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12\x33\n\x0foperator_budget\x18\t \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\"\x0f\n\rWhoAmIRequest\"\x9d\x01\n\x0eWhoAmIResponse\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x13\n\x0bpermissions\x18\x04 \x03(\t\x12\x13\n\x0b\x61uth_method\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x0fGetVaultRequest\x12\"\n\x11\x61t_least_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"N\n\x10GetVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x7f\n\x12UpdateVaultRequest\x12\x30\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.VaultB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"Q\n\x13UpdateVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xbb\x04\n\x0fGetUsageRequest\x12\x39\n\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\x37\n\x07\x65nd_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\"\n\nsession_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x88\x01\x01\x12@\n\x05model\x18\x04 \x01(\tB,\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01\x88\x01\x01\x12H\n\x08group_by\x18\x05 \x03(\x0e\x32!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == \'\' || this.end_day == \'\' || this.start_day <= this.end_dayB\r\n\x0b_session_idB\x08\n\x06_model\"\xeb\x01\n\x10GetUsageResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12+\n\x05total\x18\x03 \x01(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x31\n\x07\x62udgets\x18\x04 \x03(\x0b\x32 .metamorph.vault.v1.BudgetStatus\x12\x32\n\x07storage\x18\x05 \x01(\x0b\x32!.metamorph.vault.v1.StorageStatus\"\xdd\x01\n\x11WatchVaultRequest\x12$\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12K\n\tresources\x18\x02 \x03(\x0e\x32#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x42\n\x05verbs\x18\x03 \x03(\x0e\x32\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x42\x11\n\x0f_after_revision\"S\n\x12WatchVaultResponse\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.metamorph.vault.v1.Change\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc0\x03\n\x10PutSecretRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x1a\n\x05value\x18\x02 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80\x04\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x00\x88\x01\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x8d\x01\n\x06labels\x18\x05 \x03(\x0b\x32\x30.metamorph.vault.v1.PutSecretRequest.LabelsEntryBK\xbaHH\x9a\x01\x45\x10\x08\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,63}$\x12\x39\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_expected_version\"`\n\x11PutSecretResponse\x12\x39\n\x0esecret_version\x18\x01 \x01(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x8a\x01\n\x10GetSecretRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\"\n\x11\x61t_least_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"`\n\x11GetSecretResponse\x12\x39\n\x0esecret_version\x18\x01 \x01(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x10\n\x08revision\x18\x02 \x01(\x03\"r\n\x12ListSecretsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"[\n\x13ListSecretsResponse\x12+\n\x07secrets\x18\x01 \x03(\x0b\x32\x1a.metamorph.vault.v1.Secret\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n\x19ListSecretVersionsRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"q\n\x1aListSecretVersionsResponse\x12:\n\x0fsecret_versions\x18\x01 \x03(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x1b\x44\x65stroySecretVersionRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\"k\n\x1c\x44\x65stroySecretVersionResponse\x12\x39\n\x0esecret_version\x18\x01 \x01(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x8c\x01\n\x13\x44\x65leteSecretRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12&\n\x10\x65xpected_version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"(\n\x14\x44\x65leteSecretResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x32\xe9\t\n\x0cVaultService\x12_\n\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x12\x65\n\x08GetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a\'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x12q\n\nWatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\x90\x02\x01\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x30\x01\x12\x65\n\x08GetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12h\n\tPutSecret\x12$.metamorph.vault.v1.PutSecretRequest\x1a%.metamorph.vault.v1.PutSecretResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x08\xb8\xbb\x18\x80\x80\x08\x12h\n\tGetSecret\x12$.metamorph.vault.v1.GetSecretRequest\x1a%.metamorph.vault.v1.GetSecretResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x07\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bListSecrets\x12&.metamorph.vault.v1.ListSecretsRequest\x1a\'.metamorph.vault.v1.ListSecretsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12\x83\x01\n\x12ListSecretVersions\x12-.metamorph.vault.v1.ListSecretVersionsRequest\x1a..metamorph.vault.v1.ListSecretVersionsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12\x89\x01\n\x14\x44\x65stroySecretVersion\x12/.metamorph.vault.v1.DestroySecretVersionRequest\x1a\x30.metamorph.vault.v1.DestroySecretVersionResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x08\xb8\xbb\x18\x80\x80\x01\x12q\n\x0c\x44\x65leteSecret\x12\'.metamorph.vault.v1.DeleteSecretRequest\x1a(.metamorph.vault.v1.DeleteSecretResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x08\xb8\xbb\x18\x80\x80\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xfd\x02\n\x05Vault\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x46\n\rdefault_model\x18\x03 \x01(\tB/\xbaH,r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\xd8\x01\x01\x12 \n\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12*\n\x06\x62udget\x18\x08 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12\x33\n\x0foperator_budget\x18\t \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\"\x0f\n\rWhoAmIRequest\"\x9d\x01\n\x0eWhoAmIResponse\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x13\n\x0bpermissions\x18\x04 \x03(\t\x12\x13\n\x0b\x61uth_method\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x0fGetVaultRequest\x12\"\n\x11\x61t_least_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"N\n\x10GetVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x7f\n\x12UpdateVaultRequest\x12\x30\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.VaultB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"Q\n\x13UpdateVaultResponse\x12(\n\x05vault\x18\x01 \x01(\x0b\x32\x19.metamorph.vault.v1.Vault\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xbb\x04\n\x0fGetUsageRequest\x12\x39\n\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\x37\n\x07\x65nd_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$\x12\"\n\nsession_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00\x88\x01\x01\x12@\n\x05model\x18\x04 \x01(\tB,\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$H\x01\x88\x01\x01\x12H\n\x08group_by\x18\x05 \x03(\x0e\x32!.metamorph.vault.v1.UsageGroupingB\x13\xbaH\x10\x92\x01\r\x10\x03\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == \'\' || this.end_day == \'\' || this.start_day <= this.end_dayB\r\n\x0b_session_idB\x08\n\x06_model\"\xeb\x01\n\x10GetUsageResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12+\n\x05total\x18\x03 \x01(\x0b\x32\x1c.metamorph.vault.v1.UsageRow\x12\x31\n\x07\x62udgets\x18\x04 \x03(\x0b\x32 .metamorph.vault.v1.BudgetStatus\x12\x32\n\x07storage\x18\x05 \x01(\x0b\x32!.metamorph.vault.v1.StorageStatus\"\xdd\x01\n\x11WatchVaultRequest\x12$\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12K\n\tresources\x18\x02 \x03(\x0e\x32#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x42\n\x05verbs\x18\x03 \x03(\x0e\x32\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x42\x11\n\x0f_after_revision\"S\n\x12WatchVaultResponse\x12+\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1a.metamorph.vault.v1.Change\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xc0\x03\n\x10PutSecretRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x1a\n\x05value\x18\x02 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80\x04\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x00\x88\x01\x01\x12\x1f\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x8d\x01\n\x06labels\x18\x05 \x03(\x0b\x32\x30.metamorph.vault.v1.PutSecretRequest.LabelsEntryBK\xbaHH\x9a\x01\x45\x10\x08\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,63}$\x12\x39\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x13\n\x11_expected_version\"`\n\x11PutSecretResponse\x12\x39\n\x0esecret_version\x18\x01 \x01(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x8a\x01\n\x10GetSecretRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\"\n\x11\x61t_least_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"`\n\x11GetSecretResponse\x12\x39\n\x0esecret_version\x18\x01 \x01(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x10\n\x08revision\x18\x02 \x01(\x03\"r\n\x12ListSecretsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"[\n\x13ListSecretsResponse\x12+\n\x07secrets\x18\x01 \x03(\x0b\x32\x1a.metamorph.vault.v1.Secret\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb3\x01\n\x19ListSecretVersionsRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\"\n\x11\x61t_least_revision\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"q\n\x1aListSecretVersionsResponse\x12:\n\x0fsecret_versions\x18\x01 \x03(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x1b\x44\x65stroySecretVersionRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\"k\n\x1c\x44\x65stroySecretVersionResponse\x12\x39\n\x0esecret_version\x18\x01 \x01(\x0b\x32!.metamorph.vault.v1.SecretVersion\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x8c\x01\n\x13\x44\x65leteSecretRequest\x12\x38\n\x04name\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$\x12&\n\x10\x65xpected_version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x42\x13\n\x11_expected_version\"(\n\x14\x44\x65leteSecretResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\"6\n\x13GetOperationRequest\x12\x1f\n\x0coperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"H\n\x14GetOperationResponse\x12\x30\n\toperation\x18\x01 \x01(\x0b\x32\x1d.metamorph.vault.v1.Operation\"Q\n\x15ListOperationsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"d\n\x16ListOperationsResponse\x12\x31\n\noperations\x18\x01 \x03(\x0b\x32\x1d.metamorph.vault.v1.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x16\x43\x61ncelOperationRequest\x12\x1f\n\x0coperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"K\n\x17\x43\x61ncelOperationResponse\x12\x30\n\toperation\x18\x01 \x01(\x0b\x32\x1d.metamorph.vault.v1.Operation2\xd1\x0c\n\x0cVaultService\x12_\n\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x12\x65\n\x08GetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a\'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x12q\n\nWatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\x90\x02\x01\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x30\x01\x12\x65\n\x08GetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12h\n\tPutSecret\x12$.metamorph.vault.v1.PutSecretRequest\x1a%.metamorph.vault.v1.PutSecretResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x08\xb8\xbb\x18\x80\x80\x08\x12h\n\tGetSecret\x12$.metamorph.vault.v1.GetSecretRequest\x1a%.metamorph.vault.v1.GetSecretResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x07\xb8\xbb\x18\x80\x80\x01\x12n\n\x0bListSecrets\x12&.metamorph.vault.v1.ListSecretsRequest\x1a\'.metamorph.vault.v1.ListSecretsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12\x83\x01\n\x12ListSecretVersions\x12-.metamorph.vault.v1.ListSecretVersionsRequest\x1a..metamorph.vault.v1.ListSecretVersionsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x12\x89\x01\n\x14\x44\x65stroySecretVersion\x12/.metamorph.vault.v1.DestroySecretVersionRequest\x1a\x30.metamorph.vault.v1.DestroySecretVersionResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x08\xb8\xbb\x18\x80\x80\x01\x12q\n\x0c\x44\x65leteSecret\x12\'.metamorph.vault.v1.DeleteSecretRequest\x1a(.metamorph.vault.v1.DeleteSecretResponse\"\x0e\x90\x02\x00\xaa\xbb\x18\x01\x08\xb8\xbb\x18\x80\x80\x01\x12q\n\x0cGetOperation\x12\'.metamorph.vault.v1.GetOperationRequest\x1a(.metamorph.vault.v1.GetOperationResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x12w\n\x0eListOperations\x12).metamorph.vault.v1.ListOperationsRequest\x1a*.metamorph.vault.v1.ListOperationsResponse\"\x0e\x90\x02\x01\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x12z\n\x0f\x43\x61ncelOperation\x12*.metamorph.vault.v1.CancelOperationRequest\x1a+.metamorph.vault.v1.CancelOperationResponse\"\x0e\x90\x02\x02\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -118,6 +119,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETESECRETREQUEST'].fields_by_name['name']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$'
   _globals['_DELETESECRETREQUEST'].fields_by_name['expected_version']._loaded_options = None
   _globals['_DELETESECRETREQUEST'].fields_by_name['expected_version']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_GETOPERATIONREQUEST'].fields_by_name['operation_id']._loaded_options = None
+  _globals['_GETOPERATIONREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_LISTOPERATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTOPERATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTOPERATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTOPERATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_CANCELOPERATIONREQUEST'].fields_by_name['operation_id']._loaded_options = None
+  _globals['_CANCELOPERATIONREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_VAULTSERVICE'].methods_by_name['WhoAmI']._loaded_options = None
   _globals['_VAULTSERVICE'].methods_by_name['WhoAmI']._serialized_options = b'\220\002\001\252\273\030\001\001\270\273\030\200\200\001'
   _globals['_VAULTSERVICE'].methods_by_name['GetVault']._loaded_options = None
@@ -140,54 +149,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VAULTSERVICE'].methods_by_name['DestroySecretVersion']._serialized_options = b'\220\002\002\252\273\030\001\010\270\273\030\200\200\001'
   _globals['_VAULTSERVICE'].methods_by_name['DeleteSecret']._loaded_options = None
   _globals['_VAULTSERVICE'].methods_by_name['DeleteSecret']._serialized_options = b'\220\002\000\252\273\030\001\010\270\273\030\200\200\001'
-  _globals['_VAULT']._serialized_start=289
-  _globals['_VAULT']._serialized_end=670
-  _globals['_WHOAMIREQUEST']._serialized_start=672
-  _globals['_WHOAMIREQUEST']._serialized_end=687
-  _globals['_WHOAMIRESPONSE']._serialized_start=690
-  _globals['_WHOAMIRESPONSE']._serialized_end=847
-  _globals['_GETVAULTREQUEST']._serialized_start=849
-  _globals['_GETVAULTREQUEST']._serialized_end=902
-  _globals['_GETVAULTRESPONSE']._serialized_start=904
-  _globals['_GETVAULTRESPONSE']._serialized_end=982
-  _globals['_UPDATEVAULTREQUEST']._serialized_start=984
-  _globals['_UPDATEVAULTREQUEST']._serialized_end=1111
-  _globals['_UPDATEVAULTRESPONSE']._serialized_start=1113
-  _globals['_UPDATEVAULTRESPONSE']._serialized_end=1194
-  _globals['_GETUSAGEREQUEST']._serialized_start=1197
-  _globals['_GETUSAGEREQUEST']._serialized_end=1768
-  _globals['_GETUSAGERESPONSE']._serialized_start=1771
-  _globals['_GETUSAGERESPONSE']._serialized_end=2006
-  _globals['_WATCHVAULTREQUEST']._serialized_start=2009
-  _globals['_WATCHVAULTREQUEST']._serialized_end=2230
-  _globals['_WATCHVAULTRESPONSE']._serialized_start=2232
-  _globals['_WATCHVAULTRESPONSE']._serialized_end=2315
-  _globals['_PUTSECRETREQUEST']._serialized_start=2318
-  _globals['_PUTSECRETREQUEST']._serialized_end=2766
-  _globals['_PUTSECRETREQUEST_LABELSENTRY']._serialized_start=2700
-  _globals['_PUTSECRETREQUEST_LABELSENTRY']._serialized_end=2745
-  _globals['_PUTSECRETRESPONSE']._serialized_start=2768
-  _globals['_PUTSECRETRESPONSE']._serialized_end=2864
-  _globals['_GETSECRETREQUEST']._serialized_start=2867
-  _globals['_GETSECRETREQUEST']._serialized_end=3005
-  _globals['_GETSECRETRESPONSE']._serialized_start=3007
-  _globals['_GETSECRETRESPONSE']._serialized_end=3103
-  _globals['_LISTSECRETSREQUEST']._serialized_start=3105
-  _globals['_LISTSECRETSREQUEST']._serialized_end=3219
-  _globals['_LISTSECRETSRESPONSE']._serialized_start=3221
-  _globals['_LISTSECRETSRESPONSE']._serialized_end=3312
-  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_start=3315
-  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_end=3494
-  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_start=3496
-  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_end=3609
-  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_start=3611
-  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_end=3724
-  _globals['_DESTROYSECRETVERSIONRESPONSE']._serialized_start=3726
-  _globals['_DESTROYSECRETVERSIONRESPONSE']._serialized_end=3833
-  _globals['_DELETESECRETREQUEST']._serialized_start=3836
-  _globals['_DELETESECRETREQUEST']._serialized_end=3976
-  _globals['_DELETESECRETRESPONSE']._serialized_start=3978
-  _globals['_DELETESECRETRESPONSE']._serialized_end=4018
-  _globals['_VAULTSERVICE']._serialized_start=4021
-  _globals['_VAULTSERVICE']._serialized_end=5278
+  _globals['_VAULTSERVICE'].methods_by_name['GetOperation']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['GetOperation']._serialized_options = b'\220\002\001\252\273\030\001\005\270\273\030\200\200\001'
+  _globals['_VAULTSERVICE'].methods_by_name['ListOperations']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['ListOperations']._serialized_options = b'\220\002\001\252\273\030\001\005\270\273\030\200\200\001'
+  _globals['_VAULTSERVICE'].methods_by_name['CancelOperation']._loaded_options = None
+  _globals['_VAULTSERVICE'].methods_by_name['CancelOperation']._serialized_options = b'\220\002\002\252\273\030\001\005\270\273\030\200\200\001'
+  _globals['_VAULT']._serialized_start=325
+  _globals['_VAULT']._serialized_end=706
+  _globals['_WHOAMIREQUEST']._serialized_start=708
+  _globals['_WHOAMIREQUEST']._serialized_end=723
+  _globals['_WHOAMIRESPONSE']._serialized_start=726
+  _globals['_WHOAMIRESPONSE']._serialized_end=883
+  _globals['_GETVAULTREQUEST']._serialized_start=885
+  _globals['_GETVAULTREQUEST']._serialized_end=938
+  _globals['_GETVAULTRESPONSE']._serialized_start=940
+  _globals['_GETVAULTRESPONSE']._serialized_end=1018
+  _globals['_UPDATEVAULTREQUEST']._serialized_start=1020
+  _globals['_UPDATEVAULTREQUEST']._serialized_end=1147
+  _globals['_UPDATEVAULTRESPONSE']._serialized_start=1149
+  _globals['_UPDATEVAULTRESPONSE']._serialized_end=1230
+  _globals['_GETUSAGEREQUEST']._serialized_start=1233
+  _globals['_GETUSAGEREQUEST']._serialized_end=1804
+  _globals['_GETUSAGERESPONSE']._serialized_start=1807
+  _globals['_GETUSAGERESPONSE']._serialized_end=2042
+  _globals['_WATCHVAULTREQUEST']._serialized_start=2045
+  _globals['_WATCHVAULTREQUEST']._serialized_end=2266
+  _globals['_WATCHVAULTRESPONSE']._serialized_start=2268
+  _globals['_WATCHVAULTRESPONSE']._serialized_end=2351
+  _globals['_PUTSECRETREQUEST']._serialized_start=2354
+  _globals['_PUTSECRETREQUEST']._serialized_end=2802
+  _globals['_PUTSECRETREQUEST_LABELSENTRY']._serialized_start=2736
+  _globals['_PUTSECRETREQUEST_LABELSENTRY']._serialized_end=2781
+  _globals['_PUTSECRETRESPONSE']._serialized_start=2804
+  _globals['_PUTSECRETRESPONSE']._serialized_end=2900
+  _globals['_GETSECRETREQUEST']._serialized_start=2903
+  _globals['_GETSECRETREQUEST']._serialized_end=3041
+  _globals['_GETSECRETRESPONSE']._serialized_start=3043
+  _globals['_GETSECRETRESPONSE']._serialized_end=3139
+  _globals['_LISTSECRETSREQUEST']._serialized_start=3141
+  _globals['_LISTSECRETSREQUEST']._serialized_end=3255
+  _globals['_LISTSECRETSRESPONSE']._serialized_start=3257
+  _globals['_LISTSECRETSRESPONSE']._serialized_end=3348
+  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_start=3351
+  _globals['_LISTSECRETVERSIONSREQUEST']._serialized_end=3530
+  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_start=3532
+  _globals['_LISTSECRETVERSIONSRESPONSE']._serialized_end=3645
+  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_start=3647
+  _globals['_DESTROYSECRETVERSIONREQUEST']._serialized_end=3760
+  _globals['_DESTROYSECRETVERSIONRESPONSE']._serialized_start=3762
+  _globals['_DESTROYSECRETVERSIONRESPONSE']._serialized_end=3869
+  _globals['_DELETESECRETREQUEST']._serialized_start=3872
+  _globals['_DELETESECRETREQUEST']._serialized_end=4012
+  _globals['_DELETESECRETRESPONSE']._serialized_start=4014
+  _globals['_DELETESECRETRESPONSE']._serialized_end=4054
+  _globals['_GETOPERATIONREQUEST']._serialized_start=4056
+  _globals['_GETOPERATIONREQUEST']._serialized_end=4110
+  _globals['_GETOPERATIONRESPONSE']._serialized_start=4112
+  _globals['_GETOPERATIONRESPONSE']._serialized_end=4184
+  _globals['_LISTOPERATIONSREQUEST']._serialized_start=4186
+  _globals['_LISTOPERATIONSREQUEST']._serialized_end=4267
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=4269
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=4369
+  _globals['_CANCELOPERATIONREQUEST']._serialized_start=4371
+  _globals['_CANCELOPERATIONREQUEST']._serialized_end=4428
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_start=4430
+  _globals['_CANCELOPERATIONRESPONSE']._serialized_end=4505
+  _globals['_VAULTSERVICE']._serialized_start=4508
+  _globals['_VAULTSERVICE']._serialized_end=6125
 # @@protoc_insertion_point(module_scope)

@@ -91,6 +91,21 @@ class VaultServiceStub:
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretRequest.SerializeToString,
                 response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretResponse.FromString,
                 _registered_method=True)
+        self.GetOperation = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/GetOperation',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetOperationRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetOperationResponse.FromString,
+                _registered_method=True)
+        self.ListOperations = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/ListOperations',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListOperationsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListOperationsResponse.FromString,
+                _registered_method=True)
+        self.CancelOperation = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/CancelOperation',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationResponse.FromString,
+                _registered_method=True)
 
 
 class VaultServiceServicer:
@@ -183,6 +198,30 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOperation(self, request, context):
+        """Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
+        NOT_FOUND / OPERATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOperations(self, request, context):
+        """Lists operations of the vault, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelOperation(self, request, context):
+        """Asks for the end of an operation, and returns it as it is then. What it has done may stay, as its kind says. Does
+        nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
+        OPERATION_NOT_CANCELLABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaultServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -240,6 +279,21 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.DeleteSecret,
                     request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretRequest.FromString,
                     response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretResponse.SerializeToString,
+            ),
+            'GetOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOperation,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetOperationRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetOperationResponse.SerializeToString,
+            ),
+            'ListOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperations,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListOperationsRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListOperationsResponse.SerializeToString,
+            ),
+            'CancelOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOperation,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -541,6 +595,87 @@ class VaultService:
             '/metamorph.vault.v1.VaultService/DeleteSecret',
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretRequest.SerializeToString,
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/GetOperation',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetOperationRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetOperationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/ListOperations',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListOperationsRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListOperationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/CancelOperation',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,

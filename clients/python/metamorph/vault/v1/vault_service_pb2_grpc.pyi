@@ -71,6 +71,17 @@ class VaultServiceStub:
     """Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
     FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
     """
+    GetOperation: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetOperationRequest, _vault_service_pb2.GetOperationResponse]
+    """Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
+    NOT_FOUND / OPERATION_NOT_FOUND.
+    """
+    ListOperations: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.ListOperationsRequest, _vault_service_pb2.ListOperationsResponse]
+    """Lists operations of the vault, newest first."""
+    CancelOperation: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.CancelOperationRequest, _vault_service_pb2.CancelOperationResponse]
+    """Asks for the end of an operation, and returns it as it is then. What it has done may stay, as its kind says. Does
+    nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
+    OPERATION_NOT_CANCELLABLE.
+    """
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
@@ -114,6 +125,17 @@ class VaultServiceAsyncStub(VaultServiceStub):
     DeleteSecret: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.DeleteSecretRequest, _vault_service_pb2.DeleteSecretResponse]  # type: ignore[assignment]
     """Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
     FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
+    GetOperation: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetOperationRequest, _vault_service_pb2.GetOperationResponse]  # type: ignore[assignment]
+    """Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
+    NOT_FOUND / OPERATION_NOT_FOUND.
+    """
+    ListOperations: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.ListOperationsRequest, _vault_service_pb2.ListOperationsResponse]  # type: ignore[assignment]
+    """Lists operations of the vault, newest first."""
+    CancelOperation: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.CancelOperationRequest, _vault_service_pb2.CancelOperationResponse]  # type: ignore[assignment]
+    """Asks for the end of an operation, and returns it as it is then. What it has done may stay, as its kind says. Does
+    nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
+    OPERATION_NOT_CANCELLABLE.
     """
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -221,6 +243,35 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_vault_service_pb2.DeleteSecretResponse, _abc.Awaitable[_vault_service_pb2.DeleteSecretResponse]]:
         """Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
         FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOperation(
+        self,
+        request: _vault_service_pb2.GetOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.GetOperationResponse, _abc.Awaitable[_vault_service_pb2.GetOperationResponse]]:
+        """Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
+        NOT_FOUND / OPERATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOperations(
+        self,
+        request: _vault_service_pb2.ListOperationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.ListOperationsResponse, _abc.Awaitable[_vault_service_pb2.ListOperationsResponse]]:
+        """Lists operations of the vault, newest first."""
+
+    @_abc_1.abstractmethod
+    def CancelOperation(
+        self,
+        request: _vault_service_pb2.CancelOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.CancelOperationResponse, _abc.Awaitable[_vault_service_pb2.CancelOperationResponse]]:
+        """Asks for the end of an operation, and returns it as it is then. What it has done may stay, as its kind says. Does
+        nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
+        OPERATION_NOT_CANCELLABLE.
         """
 
 def add_VaultServiceServicer_to_server(servicer: VaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,6 +9,7 @@ import type { Message } from "@bufbuild/protobuf";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Budget } from "../../vault/v1/usage_pb.js";
 import type { Backup } from "./backup_pb.js";
+import type { Operation } from "../../vault/v1/operation_pb.js";
 
 /**
  * Describes the file metamorph/admin/v1/admin_service.proto.
@@ -953,6 +954,13 @@ export declare type KeyRotation = Message<"metamorph.admin.v1.KeyRotation"> & {
    * @generated from field: int32 unavailable_count = 4;
    */
   unavailableCount: number;
+
+  /**
+   * The operation that rewraps them. Empty if none goes on.
+   *
+   * @generated from field: string operation_id = 5;
+   */
+  operationId: string;
 };
 
 /**
@@ -1028,6 +1036,161 @@ export declare type GetKeyRotationResponse = Message<"metamorph.admin.v1.GetKeyR
  * Use `create(GetKeyRotationResponseSchema)` to create a new message.
  */
 export declare const GetKeyRotationResponseSchema: GenMessage<GetKeyRotationResponse>;
+
+/**
+ * Selects an operation.
+ *
+ * @generated from message metamorph.admin.v1.GetAnyOperationRequest
+ */
+export declare type GetAnyOperationRequest = Message<"metamorph.admin.v1.GetAnyOperationRequest"> & {
+  /**
+   * The vault. Empty for an operation of the server.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+
+  /**
+   * Required. The operation.
+   *
+   * @generated from field: string operation_id = 2;
+   */
+  operationId: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetAnyOperationRequest.
+ * Use `create(GetAnyOperationRequestSchema)` to create a new message.
+ */
+export declare const GetAnyOperationRequestSchema: GenMessage<GetAnyOperationRequest>;
+
+/**
+ * The operation.
+ *
+ * @generated from message metamorph.admin.v1.GetAnyOperationResponse
+ */
+export declare type GetAnyOperationResponse = Message<"metamorph.admin.v1.GetAnyOperationResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   */
+  operation?: Operation | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetAnyOperationResponse.
+ * Use `create(GetAnyOperationResponseSchema)` to create a new message.
+ */
+export declare const GetAnyOperationResponseSchema: GenMessage<GetAnyOperationResponse>;
+
+/**
+ * A query for a page of operations.
+ *
+ * @generated from message metamorph.admin.v1.ListAllOperationsRequest
+ */
+export declare type ListAllOperationsRequest = Message<"metamorph.admin.v1.ListAllOperationsRequest"> & {
+  /**
+   * Only operations of this vault; empty for those of the server. If absent, all.
+   *
+   * @generated from field: optional string vault_id = 1;
+   */
+  vaultId?: string | undefined;
+
+  /**
+   * The maximum number to return. 0 means 50; the maximum is 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListAllOperationsRequest.
+ * Use `create(ListAllOperationsRequestSchema)` to create a new message.
+ */
+export declare const ListAllOperationsRequestSchema: GenMessage<ListAllOperationsRequest>;
+
+/**
+ * A page of operations.
+ *
+ * @generated from message metamorph.admin.v1.ListAllOperationsResponse
+ */
+export declare type ListAllOperationsResponse = Message<"metamorph.admin.v1.ListAllOperationsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated metamorph.vault.v1.Operation operations = 1;
+   */
+  operations: Operation[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListAllOperationsResponse.
+ * Use `create(ListAllOperationsResponseSchema)` to create a new message.
+ */
+export declare const ListAllOperationsResponseSchema: GenMessage<ListAllOperationsResponse>;
+
+/**
+ * Selects an operation to cancel.
+ *
+ * @generated from message metamorph.admin.v1.CancelAnyOperationRequest
+ */
+export declare type CancelAnyOperationRequest = Message<"metamorph.admin.v1.CancelAnyOperationRequest"> & {
+  /**
+   * The vault. Empty for an operation of the server.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+
+  /**
+   * Required. The operation.
+   *
+   * @generated from field: string operation_id = 2;
+   */
+  operationId: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.CancelAnyOperationRequest.
+ * Use `create(CancelAnyOperationRequestSchema)` to create a new message.
+ */
+export declare const CancelAnyOperationRequestSchema: GenMessage<CancelAnyOperationRequest>;
+
+/**
+ * The operation.
+ *
+ * @generated from message metamorph.admin.v1.CancelAnyOperationResponse
+ */
+export declare type CancelAnyOperationResponse = Message<"metamorph.admin.v1.CancelAnyOperationResponse"> & {
+  /**
+   * As it is now. It may take a moment to end.
+   *
+   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   */
+  operation?: Operation | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.CancelAnyOperationResponse.
+ * Use `create(CancelAnyOperationResponseSchema)` to create a new message.
+ */
+export declare const CancelAnyOperationResponseSchema: GenMessage<CancelAnyOperationResponse>;
 
 /**
  * How bad a finding is.
@@ -1224,6 +1387,38 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof GetKeyRotationRequestSchema;
     output: typeof GetKeyRotationResponseSchema;
+  },
+  /**
+   * Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
+   * OPERATION_NOT_FOUND.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.GetAnyOperation
+   */
+  getAnyOperation: {
+    methodKind: "unary";
+    input: typeof GetAnyOperationRequestSchema;
+    output: typeof GetAnyOperationResponseSchema;
+  },
+  /**
+   * Lists operations, newest first: of one vault, of the server, or all.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.ListAllOperations
+   */
+  listAllOperations: {
+    methodKind: "unary";
+    input: typeof ListAllOperationsRequestSchema;
+    output: typeof ListAllOperationsResponseSchema;
+  },
+  /**
+   * Asks for the end of an operation, and returns it as it is then. Does nothing to one that has ended, so it can be
+   * repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION / OPERATION_NOT_CANCELLABLE.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.CancelAnyOperation
+   */
+  cancelAnyOperation: {
+    methodKind: "unary";
+    input: typeof CancelAnyOperationRequestSchema;
+    output: typeof CancelAnyOperationResponseSchema;
   },
 }>;
 

@@ -108,6 +108,13 @@ export declare type Backup = Message<"metamorph.admin.v1.Backup"> & {
    * @generated from field: string copy_fault = 13;
    */
   copyFault: string;
+
+  /**
+   * The operation that makes or verifies it. Empty if neither goes on.
+   *
+   * @generated from field: string operation_id = 14;
+   */
+  operationId: string;
 };
 
 /**

@@ -551,6 +551,41 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_SECRET_VERSION_MISMATCH = 96;
    */
   SECRET_VERSION_MISMATCH = 96,
+
+  /**
+   * NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days.
+   *
+   * @generated from enum value: ERROR_REASON_OPERATION_NOT_FOUND = 110;
+   */
+  OPERATION_NOT_FOUND = 110,
+
+  /**
+   * FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled. Do not repeat.
+   *
+   * @generated from enum value: ERROR_REASON_OPERATION_NOT_CANCELLABLE = 111;
+   */
+  OPERATION_NOT_CANCELLABLE = 111,
+
+  /**
+   * RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already. Repeat after RetryInfo.
+   *
+   * @generated from enum value: ERROR_REASON_TOO_MANY_OPERATIONS = 112;
+   */
+  TOO_MANY_OPERATIONS = 112,
+
+  /**
+   * ABORTED. Of an operation: it was cancelled.
+   *
+   * @generated from enum value: ERROR_REASON_OPERATION_CANCELLED = 113;
+   */
+  OPERATION_CANCELLED = 113,
+
+  /**
+   * ABORTED. Of an operation: the server stopped before its end. Begin it again.
+   *
+   * @generated from enum value: ERROR_REASON_OPERATION_INTERRUPTED = 114;
+   */
+  OPERATION_INTERRUPTED = 114,
 }
 
 /**

@@ -138,6 +138,13 @@ export enum ChangedResource {
    * @generated from enum value: CHANGED_RESOURCE_SECRET = 7;
    */
   SECRET = 7,
+
+  /**
+   * An operation: long work of the vault. It is started, and completed, cancelled or failed.
+   *
+   * @generated from enum value: CHANGED_RESOURCE_OPERATION = 8;
+   */
+  OPERATION = 8,
 }
 
 /**
@@ -180,21 +187,21 @@ export enum ChangeVerb {
   DELETED = 3,
 
   /**
-   * A turn began.
+   * A turn or an operation began.
    *
    * @generated from enum value: CHANGE_VERB_STARTED = 4;
    */
   STARTED = 4,
 
   /**
-   * A turn ended, TURN_STATUS_COMPLETED.
+   * A turn ended, TURN_STATUS_COMPLETED, or an operation succeeded.
    *
    * @generated from enum value: CHANGE_VERB_COMPLETED = 5;
    */
   COMPLETED = 5,
 
   /**
-   * A turn ended, TURN_STATUS_CANCELLED.
+   * A turn ended, TURN_STATUS_CANCELLED, or an operation was cancelled.
    *
    * @generated from enum value: CHANGE_VERB_CANCELLED = 6;
    */
@@ -208,7 +215,7 @@ export enum ChangeVerb {
   INTERRUPTED = 7,
 
   /**
-   * A turn ended, TURN_STATUS_FAILED.
+   * A turn ended, TURN_STATUS_FAILED, or an operation did not succeed.
    *
    * @generated from enum value: CHANGE_VERB_FAILED = 8;
    */

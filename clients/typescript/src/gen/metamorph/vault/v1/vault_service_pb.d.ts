@@ -10,6 +10,7 @@ import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Budget, BudgetStatus, StorageStatus, UsageGrouping, UsageRow } from "./usage_pb.js";
 import type { Change, ChangedResource, ChangeVerb } from "./change_pb.js";
 import type { Secret, SecretVersion } from "./secret_pb.js";
+import type { Operation } from "./operation_pb.js";
 
 /**
  * Describes the file metamorph/vault/v1/vault_service.proto.
@@ -834,6 +835,140 @@ export declare type DeleteSecretResponse = Message<"metamorph.vault.v1.DeleteSec
 export declare const DeleteSecretResponseSchema: GenMessage<DeleteSecretResponse>;
 
 /**
+ * Selects an operation.
+ *
+ * @generated from message metamorph.vault.v1.GetOperationRequest
+ */
+export declare type GetOperationRequest = Message<"metamorph.vault.v1.GetOperationRequest"> & {
+  /**
+   * Required. The operation.
+   *
+   * @generated from field: string operation_id = 1;
+   */
+  operationId: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.GetOperationRequest.
+ * Use `create(GetOperationRequestSchema)` to create a new message.
+ */
+export declare const GetOperationRequestSchema: GenMessage<GetOperationRequest>;
+
+/**
+ * The operation.
+ *
+ * @generated from message metamorph.vault.v1.GetOperationResponse
+ */
+export declare type GetOperationResponse = Message<"metamorph.vault.v1.GetOperationResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   */
+  operation?: Operation | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.GetOperationResponse.
+ * Use `create(GetOperationResponseSchema)` to create a new message.
+ */
+export declare const GetOperationResponseSchema: GenMessage<GetOperationResponse>;
+
+/**
+ * A query for a page of operations.
+ *
+ * @generated from message metamorph.vault.v1.ListOperationsRequest
+ */
+export declare type ListOperationsRequest = Message<"metamorph.vault.v1.ListOperationsRequest"> & {
+  /**
+   * The maximum number to return. 0 means 50; the maximum is 1000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the previous page. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListOperationsRequest.
+ * Use `create(ListOperationsRequestSchema)` to create a new message.
+ */
+export declare const ListOperationsRequestSchema: GenMessage<ListOperationsRequest>;
+
+/**
+ * A page of operations.
+ *
+ * @generated from message metamorph.vault.v1.ListOperationsResponse
+ */
+export declare type ListOperationsResponse = Message<"metamorph.vault.v1.ListOperationsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated metamorph.vault.v1.Operation operations = 1;
+   */
+  operations: Operation[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListOperationsResponse.
+ * Use `create(ListOperationsResponseSchema)` to create a new message.
+ */
+export declare const ListOperationsResponseSchema: GenMessage<ListOperationsResponse>;
+
+/**
+ * Selects an operation to cancel.
+ *
+ * @generated from message metamorph.vault.v1.CancelOperationRequest
+ */
+export declare type CancelOperationRequest = Message<"metamorph.vault.v1.CancelOperationRequest"> & {
+  /**
+   * Required. The operation.
+   *
+   * @generated from field: string operation_id = 1;
+   */
+  operationId: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.CancelOperationRequest.
+ * Use `create(CancelOperationRequestSchema)` to create a new message.
+ */
+export declare const CancelOperationRequestSchema: GenMessage<CancelOperationRequest>;
+
+/**
+ * The operation.
+ *
+ * @generated from message metamorph.vault.v1.CancelOperationResponse
+ */
+export declare type CancelOperationResponse = Message<"metamorph.vault.v1.CancelOperationResponse"> & {
+  /**
+   * As it is now. It may take a moment to end.
+   *
+   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   */
+  operation?: Operation | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.CancelOperationResponse.
+ * Use `create(CancelOperationResponseSchema)` to create a new message.
+ */
+export declare const CancelOperationResponseSchema: GenMessage<CancelOperationResponse>;
+
+/**
  * A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
  * is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
  *
@@ -957,6 +1092,39 @@ export declare const VaultService: GenService<{
     methodKind: "unary";
     input: typeof DeleteSecretRequestSchema;
     output: typeof DeleteSecretResponseSchema;
+  },
+  /**
+   * Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
+   * NOT_FOUND / OPERATION_NOT_FOUND.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.GetOperation
+   */
+  getOperation: {
+    methodKind: "unary";
+    input: typeof GetOperationRequestSchema;
+    output: typeof GetOperationResponseSchema;
+  },
+  /**
+   * Lists operations of the vault, newest first.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.ListOperations
+   */
+  listOperations: {
+    methodKind: "unary";
+    input: typeof ListOperationsRequestSchema;
+    output: typeof ListOperationsResponseSchema;
+  },
+  /**
+   * Asks for the end of an operation, and returns it as it is then. What it has done may stay, as its kind says. Does
+   * nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
+   * OPERATION_NOT_CANCELLABLE.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.CancelOperation
+   */
+  cancelOperation: {
+    methodKind: "unary";
+    input: typeof CancelOperationRequestSchema;
+    output: typeof CancelOperationResponseSchema;
   },
 }>;
 

@@ -1,0 +1,134 @@
+"""Long work ends as its operation says, whatever ends it."""
+
+import asyncio
+
+import pytest
+from metamorphd.clock import Clock
+from metamorphd.errors import OperationNotCancellable, StorageFull
+from metamorphd.models.caller import server_scope
+from metamorphd.models.operation import Operation, OperationKind
+from metamorphd.operations import Operations, Running
+from metamorphd.store.database import Database
+
+from tests.support.rows import ACME, EVIL
+
+KIND = OperationKind.CREATE_BACKUP
+
+
+@pytest.fixture
+def operations(database: Database) -> Operations:
+    return Operations(database=database, clock=Clock())
+
+
+async def begun(operations: Operations) -> Running:
+    return await operations.begin(ACME, operations.new(ACME, KIND, target="it"), cancel=lambda: None)
+
+
+async def now(operations: Operations, running: Running) -> Operation:
+    return await operations.get(ACME, running.operation.operation_id)
+
+
+async def working(running: Running, raised: BaseException) -> None:
+    async with running:
+        raise raised
+
+
+def outcome(operation: Operation) -> tuple[bool, str | None]:
+    return operation.end_time is not None, None if operation.failure is None else operation.failure.reason
+
+
+async def test_its_progress_is_seen_and_its_result_kept(operations: Operations) -> None:
+    running = await begun(operations)
+    async with running:
+        running.advance(40)
+        assert ((await now(operations, running)).progress.done, outcome(await now(operations, running))) == (
+            40,
+            (False, None),
+        )
+        (listed,) = (await operations.list(ACME, after="~", page_size=10)).items
+        assert listed.progress.done == 40
+        running.count(files=2)
+    end = await now(operations, running)
+    assert (outcome(end), end.progress.done, end.counts) == ((True, None), 100, {"files": 2})
+    assert (end.creator, end.target, end.kind) == ("alice", "it", KIND)
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (StorageFull(), "STORAGE_FULL"),
+        (ValueError("a path"), "INTERNAL"),
+        (asyncio.CancelledError(), "OPERATION_INTERRUPTED"),
+    ],
+)
+async def test_what_is_raised_is_why_it_failed(operations: Operations, raised: BaseException, reason: str) -> None:
+    running = await begun(operations)
+    running.advance(10)
+    with pytest.raises(type(raised)):
+        await working(running, raised)
+    end = await now(operations, running)
+    assert (outcome(end), end.progress.done) == ((True, reason), 10)
+    assert end.failure is not None
+    assert "path" not in end.failure.message
+
+
+async def test_a_cancelled_one_ends_as_cancelled(operations: Operations) -> None:
+    async def work(started: "asyncio.Future[Running]") -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running = await operations.begin(ACME, operations.new(ACME, KIND), cancel=task.cancel)
+        async with running:
+            started.set_result(running)
+            await asyncio.Event().wait()
+
+    started: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(work(started))
+    running = await started
+    asked = await operations.cancel(ACME, running.operation.operation_id)
+    assert outcome(asked) == (False, None)
+    await asyncio.wait({task})
+    assert outcome(await now(operations, running)) == (True, "OPERATION_CANCELLED")
+    again = await operations.cancel(ACME, running.operation.operation_id)
+    assert outcome(again) == (True, "OPERATION_CANCELLED")
+
+
+async def test_one_that_cannot_be_cancelled_says_so(operations: Operations) -> None:
+    running = await operations.begin(EVIL, operations.new(EVIL, OperationKind.ROTATE_DATA_KEYS))
+    with pytest.raises(OperationNotCancellable):
+        await operations.cancel(EVIL, running.operation.operation_id)
+
+
+async def test_after_a_restart_what_can_go_on_does_and_the_rest_has_failed(
+    database: Database, operations: Operations
+) -> None:
+    lost = await begun(operations)
+    server = server_scope()
+    rotation = await operations.begin(server, operations.new(server, OperationKind.ROTATE_DATA_KEYS, total=7))
+    next_server = Operations(database=database, clock=Clock())
+    new = await begun(next_server)
+    await next_server.recover()
+    assert outcome(await now(next_server, lost)) == (True, "OPERATION_INTERRUPTED")
+    assert outcome(await now(next_server, new)) == (False, None)
+    resumed = await next_server.resume(server, OperationKind.ROTATE_DATA_KEYS)
+    assert resumed is not None
+    assert resumed.operation == rotation.operation
+    await resumed.end()
+    assert await next_server.resume(server, OperationKind.ROTATE_DATA_KEYS) is None
+
+
+async def test_one_whose_end_could_not_be_stored_is_ended_by_the_next_server(
+    database: Database, operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await begun(operations)
+
+    async def refused(*_: object, **__: object) -> None:
+        raise StorageFull
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(database), "write", refused)
+        async with running:
+            pass
+    next_server = Operations(database=database, clock=Clock())
+    assert outcome(await now(next_server, running)) == (False, None)
+    await next_server.recover()
+    assert outcome(await now(next_server, running)) == (True, "OPERATION_INTERRUPTED")
