@@ -47,7 +47,7 @@ T = TypeVar("T")
 TABLES = {
     "vault": ("vaults", "vault_limits"),
     "session": ("sessions", "session_metadata"),
-    "session's usage on a day": ("usage", "daily_usage", "spending"),
+    "session's usage on a day": ("usage", "daily_usage", "subject_usage"),
     "message": ("messages", "message_links"),
     "search index of a message": ("indexed_messages", "postings"),
     "turn": ("turns",),

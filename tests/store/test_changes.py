@@ -91,11 +91,13 @@ async def test_a_change_says_what_who_and_when_and_never_content(database: Datab
 
 async def test_a_session_is_created_updated_titled_and_deleted(database: Database) -> None:
     session_id = (await new_session(database)).session_id
+    turn = await new_turn(database, session_id)
+    await finish(database, turn)
     changed: dict[str, Any] = {"session_id": session_id, "etag": "", "now": 1}
     start = await revision(database)
-    await database.write(set_title, ACME, session_id=session_id, title="One", model="m", usage=Usage(), now=1)
+    await database.write(set_title, ACME, turn=turn, title="One", model="m", usage=Usage(), now=1)
     # It has one now.
-    await database.write(set_title, ACME, session_id=session_id, title="Two", model="m", usage=Usage(), now=1)
+    await database.write(set_title, ACME, turn=turn, title="Two", model="m", usage=Usage(), now=1)
     await database.write(update_session, ACME, changes=SessionChanges(title="Three"), **changed)
     await database.write(delete_session, ACME, **changed)
     verbs = ["updated", "updated", "deleted"]
@@ -179,6 +181,7 @@ async def test_a_repeated_request_appends_nothing_and_returns_the_revision(datab
         "model": "",
         "system_prompt": "",
         "metadata": {},
+        "labels": {},
         "archived": False,
         "request": request,
         "hash_key": KEY,

@@ -46,6 +46,7 @@ async def regenerate(database: Database, turn: Turn) -> Turn:
         turn_id=CLOCK.new_id("turn"),
         user_message_id=turn.user_message_id,
         options=GenerationOptions(),
+        labels={},
         terms=TERMS,
         request=None,
         now=CLOCK.now(),

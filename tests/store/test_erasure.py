@@ -8,6 +8,7 @@ import pytest
 from metamorphd.errors import AttachmentNotFound, MessageNotFound, SessionNotFound, TurnNotFound
 from metamorphd.models.attachment import Upload
 from metamorphd.models.content import DocumentBlock, TextBlock
+from metamorphd.models.usage import SubjectKind
 from metamorphd.store.attachments import get_attachment
 from metamorphd.store.database import Database
 from metamorphd.store.erasure import STEP_EVENTS, STEP_MESSAGES
@@ -17,7 +18,7 @@ from metamorphd.store.session_lists import list_sessions
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.turns.read import get_turn, list_events, list_turns
 from metamorphd.store.uploads import create_attachment
-from metamorphd.store.usage import list_usage
+from metamorphd.store.usage_lists import list_usage
 
 from tests.support.rows import (
     ACME,
@@ -122,11 +123,12 @@ async def test_erasing_leaves_nothing_but_usage(database: Database, tmp_path: An
         ACME,
         start_day=date(2000, 1, 1),
         end_day=date(2100, 1, 1),
-        session_id=ids["session_id"],
         model=None,
+        kind=SubjectKind.SESSION,
+        subject=ids["session_id"],
         by_day=False,
         by_model=False,
-        by_session=False,
+        by_subject=False,
         after=None,
         page_size=10,
     )

@@ -14,7 +14,7 @@ from metamorphd.models.turn import TurnError, TurnStatus
 from metamorphd.models.usage import Usage, UsageRow
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.turn import turn_to_proto
-from metamorphd.services.convert.vault import usage_row_to_proto
+from metamorphd.services.convert.usage import usage_row_to_proto
 from metamorphd.services.paging import LARGEST_PAGE_SIZE, PAGE_BYTES
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import list_revocations, revoke_token
@@ -96,6 +96,6 @@ async def test_turns(database: Database) -> None:
 def test_usage() -> None:
     """Usage rows are so small that no page needs a size limit."""
     most = 2**63 - 1
-    row = UsageRow("2026-12-31", "m" * 128, "s" * 64, Usage(most, most, most, most, most), most)
+    row = UsageRow("2026-12-31", "m" * 128, "", Usage(most, most, most, most, most), most, user_id=USER)
     rows = map(usage_row_to_proto, [row] * LARGEST_PAGE_SIZE)
     assert vault_service_pb2.GetUsageResponse(rows=rows).ByteSize() < PAGE_BYTES

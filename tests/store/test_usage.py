@@ -20,12 +20,12 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.content import Block, DocumentBlock, ImageBlock, TextBlock
 from metamorphd.models.generation import Tool
 from metamorphd.models.turn import Turn, TurnStatus
-from metamorphd.models.usage import Usage, UsageRow
+from metamorphd.models.usage import SubjectKind, Usage, UsageRow
 from metamorphd.models.vault import Budget, BudgetStatus, VaultChanges
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.sessions import delete_session
-from metamorphd.store.usage import list_usage
+from metamorphd.store.usage_lists import list_usage
 from metamorphd.store.vaults import get_vault_limits, update_vault, update_vault_limits
 
 from tests.support.engines import Engine
@@ -70,11 +70,12 @@ async def usage(database: Database, scope: Scope = ACME, **query: Any) -> tuple[
     values: dict[str, Any] = {
         "start_day": DAYS[0],
         "end_day": DAYS[-1],
-        "session_id": None,
         "model": None,
+        "kind": SubjectKind.SESSION,
+        "subject": None,
         "by_day": True,
         "by_model": True,
-        "by_session": True,
+        "by_subject": True,
     }
     rows: list[UsageRow] = []
     after = None
@@ -108,7 +109,7 @@ async def check_sums(engine: Engine, turns: Sequence[Ended], grouped: tuple[bool
         async with engine.database(Path(directory)) as database:
             sessions = await stored(database, turns)
             by_day, by_model, by_session = grouped
-            rows, total = await usage(database, by_day=by_day, by_model=by_model, by_session=by_session)
+            rows, total = await usage(database, by_day=by_day, by_model=by_model, by_subject=by_session)
             expected: dict[tuple[str, str, str], list[Usage]] = {}
             for turn in turns:
                 key = (
@@ -154,11 +155,12 @@ async def test_a_page_that_is_full_and_the_last_names_no_next_one(database: Data
             ACME,
             start_day=DAYS[0],
             end_day=DAYS[-1],
-            session_id=session_id if of_session else None,
             model=None,
+            kind=SubjectKind.SESSION,
+            subject=session_id if of_session else None,
             by_day=True,
             by_model=False,
-            by_session=True,
+            by_subject=True,
             after=None,
             page_size=size,
         )
@@ -172,9 +174,9 @@ async def test_usage_is_filtered_by_days_model_and_session(database: Database) -
     sessions = await stored(database, turns)
     assert (await usage(database, start_day=DAYS[1], end_day=DAYS[2]))[1].turns == 6
     assert (await usage(database, model=MODELS[0]))[1].turns == 6
-    assert (await usage(database, session_id=sessions[0]))[1].turns == 4
-    assert (await usage(database, session_id=sessions[0], model=MODELS[0]))[1].turns == 2
-    assert await usage(database, EVIL, session_id=sessions[0]) == ((), UsageRow("", "", "", Usage(), 0))
+    assert (await usage(database, subject=sessions[0]))[1].turns == 4
+    assert (await usage(database, subject=sessions[0], model=MODELS[0]))[1].turns == 2
+    assert await usage(database, EVIL, subject=sessions[0]) == ((), UsageRow("", "", "", Usage(), 0))
 
 
 async def test_usage_stays_when_its_session_is_deleted(database: Database) -> None:

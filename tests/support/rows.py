@@ -60,6 +60,7 @@ async def new_session(database: Database, scope: Scope = ACME, **fields: Any) ->
         "model": "",
         "system_prompt": "",
         "metadata": {},
+        "labels": {},
         "archived": False,
         "request": None,
         "hash_key": KEY,
@@ -105,6 +106,7 @@ async def new_turn(
         "uploads": (),
         "parent": None,
         "options": GenerationOptions(**options),
+        "labels": {},
         "terms": TERMS,
         "request": None,
     }

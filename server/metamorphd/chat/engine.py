@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -49,23 +49,28 @@ logger = structlog.get_logger(__name__)
 class Send:
     """A turn to start, with the user's message, which contains the turn's id, and the options of the reply.
 
-    `uploads` are the attachments included in the message.
+    `uploads` are the attachments included in the message. `labels` are added to those of the session.
     """
 
     message: Message
     uploads: tuple[Upload, ...]
     parent_message_id: str | None
     options: GenerationOptions
+    labels: Mapping[str, str]
     request: IdempotencyKey | None
 
 
 @dataclass(frozen=True, slots=True)
 class Regeneration:
-    """A turn to start, which generates another reply to a user's message. Absent `options` stay as they were."""
+    """A turn to start, which generates another reply to a user's message. Absent `options` stay as they were.
+
+    `labels` are added to those of the session.
+    """
 
     turn_id: str
     user_message_id: str
     options: GenerationOptions
+    labels: Mapping[str, str]
     request: IdempotencyKey | None
     now: int
 
@@ -126,6 +131,7 @@ class TurnEngine:
                 uploads=send.uploads,
                 parent=send.parent_message_id,
                 options=send.options,
+                labels=send.labels,
                 terms=self._terms,
                 request=send.request,
             ),
@@ -158,6 +164,7 @@ class TurnEngine:
                 turn_id=regeneration.turn_id,
                 user_message_id=regeneration.user_message_id,
                 options=regeneration.options,
+                labels=regeneration.labels,
                 terms=self._terms,
                 request=regeneration.request,
                 now=regeneration.now,
@@ -324,4 +331,4 @@ class TurnEngine:
                 end_turn(span, finished)
                 del self._live[scope.vault_id, turn_id]
                 live.wake()
-            self._spawn(self._titles.name_session(scope, finished), among=self._titling)
+            self._spawn(self._titles.name_session(scope, turn, finished), among=self._titling)

@@ -16,7 +16,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.content import TextBlock, text_of
 from metamorphd.models.generation import EffectiveOptions, Thinking
 from metamorphd.models.message import Message, Role
-from metamorphd.models.turn import StopReason, TurnFinished, TurnStatus
+from metamorphd.models.turn import StopReason, Turn, TurnFinished, TurnStatus
 from metamorphd.store.database import Database
 from metamorphd.store.messages import get_message
 from metamorphd.store.session_titles import set_title, wants_title
@@ -63,7 +63,7 @@ class Titles:
         # The sessions that are being named, with their vaults.
         self._naming: set[tuple[str, str]] = set()
 
-    async def name_session(self, scope: Scope, finished: TurnFinished | None) -> None:
+    async def name_session(self, scope: Scope, turn: Turn, finished: TurnFinished | None) -> None:
         """Titles the session of a completed turn, if it has no title. Errors are only logged.
 
         One that is being named is not named twice: turns that end meanwhile would each pay for a call.
@@ -78,15 +78,15 @@ class Titles:
             return
         self._naming.add(named)
         try:
-            await self._name_session(scope, reply)
+            await self._name_session(scope, turn, reply)
         finally:
             self._naming.remove(named)
 
-    async def _name_session(self, scope: Scope, reply: Message) -> None:
+    async def _name_session(self, scope: Scope, turn: Turn, reply: Message) -> None:
         try:
             if not await self._database.read(wants_title, scope, session_id=reply.session_id, now=self._clock.now()):
                 return
-            missing = await self._name(scope, reply)
+            missing = await self._name(scope, turn, reply)
         except DomainError as exc:
             missing = exc.reason_name()
         except TimeoutError:
@@ -99,7 +99,7 @@ class Titles:
                 "session stays without a title", vaultId=scope.vault_id, session_id=reply.session_id, reason=missing
             )
 
-    async def _name(self, scope: Scope, reply: Message) -> str:
+    async def _name(self, scope: Scope, turn: Turn, reply: Message) -> str:
         """Returns why there is no title, or nothing if there is one."""
         prompt = await self._prompt(scope, reply)
         meter = Meter(self._tariff, prompt)
@@ -118,7 +118,7 @@ class Titles:
             await self._database.write(
                 set_title,
                 scope,
-                session_id=reply.session_id,
+                turn=turn,
                 title=title,
                 model=self._title_model,
                 usage=usage,

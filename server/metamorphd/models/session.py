@@ -11,6 +11,7 @@ class Session:
     model: str
     system_prompt: str
     metadata: Mapping[str, str]
+    labels: Mapping[str, str]
     archived: bool
     creator: str
     message_count: int
@@ -30,4 +31,5 @@ class SessionChanges:
     model: str | None = None
     system_prompt: str | None = None
     metadata: Mapping[str, str] | None = None
+    labels: Mapping[str, str] | None = None
     archived: bool | None = None

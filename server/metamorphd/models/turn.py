@@ -49,7 +49,10 @@ class TurnError:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn. `pruned`: the events between its first and its last are deleted, or about to be."""
+    """A turn. `pruned`: the events between its first and its last are deleted, or about to be.
+
+    `labels` are those that its usage counts towards, beside its vault and its creator.
+    """
 
     turn_id: str
     session_id: str
@@ -67,6 +70,7 @@ class Turn:
     finish_time: int | None
     options: EffectiveOptions
     pruned: bool
+    labels: Mapping[str, str]
     stop_details: StopDetails | None = None
 
 

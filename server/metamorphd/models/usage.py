@@ -1,6 +1,7 @@
 """Token counts and their cost."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,14 @@ class Usage:
     estimated: bool = False
 
 
+class SubjectKind(StrEnum):
+    """What usage is added up by, besides days and models. In `subject_usage` users and labels have these names."""
+
+    SESSION = "session"
+    USER = "user"
+    LABEL = "label"
+
+
 @dataclass(frozen=True, slots=True)
 class UsageRow:
     """Usage of the turns that ended on `day` (UTC, YYYY-MM-DD). Fields that were not grouped by are empty."""
@@ -27,3 +36,5 @@ class UsageRow:
     session_id: str
     usage: Usage
     turns: int
+    user_id: str = ""
+    label: str = ""

@@ -14,11 +14,11 @@ from metamorphd.secrets.secrets import Secrets
 from metamorphd.services.convert.change import changes_to_proto, filter_from_proto
 from metamorphd.services.convert.days import days
 from metamorphd.services.convert.time import timestamp
+from metamorphd.services.convert.usage import GROUPINGS, usage_row_to_proto, usage_subject
 from metamorphd.services.convert.vault import (
     budget_from_proto,
     budget_status_to_proto,
     storage_to_proto,
-    usage_row_to_proto,
     vault_to_proto,
 )
 from metamorphd.services.operations import VaultOperations
@@ -29,7 +29,7 @@ from metamorphd.store.budgets import get_budgets
 from metamorphd.store.changes import get_revision, revised
 from metamorphd.store.database import Database
 from metamorphd.store.storage import get_storage
-from metamorphd.store.usage import list_usage
+from metamorphd.store.usage_lists import list_usage
 from metamorphd.store.vaults import create_vault, get_vault, update_vault
 from metamorphd.watching import Watching
 
@@ -102,19 +102,21 @@ class VaultService(VaultSecrets, VaultOperations):
 
     async def GetUsage(self, request: pb.GetUsageRequest, scope: Scope) -> pb.GetUsageResponse:
         now = self._clock.now()
+        kind, subject = usage_subject(request)
         start_day, end_day = days(request.start_day, request.end_day, today=day_of(now))
         page, total = await self._database.read(
             list_usage,
             scope,
             start_day=start_day,
             end_day=end_day,
-            session_id=request.session_id if request.HasField("session_id") else None,
             model=request.model if request.HasField("model") else None,
+            kind=kind,
+            subject=subject,
             by_day=usage_pb2.USAGE_GROUPING_DAY in request.group_by,
             by_model=usage_pb2.USAGE_GROUPING_MODEL in request.group_by,
-            by_session=usage_pb2.USAGE_GROUPING_SESSION in request.group_by,
+            by_subject=GROUPINGS[kind] in request.group_by,
             after=decode_page_token(request, scope.vault_id, request.page_token, (str, str, str)),
-            # Not limited by size: a row has at most a few hundred bytes, so 1000 of them stay far below PAGE_BYTES.
+            # Not limited by size: a row has at most about 1,300 bytes, so 1000 of them stay below PAGE_BYTES.
             page_size=clamp_page_size(request.page_size),
         )
         budgets = await self._database.read(get_budgets, scope, now=now)

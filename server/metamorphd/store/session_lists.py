@@ -42,7 +42,7 @@ def _page(visited: str) -> str:
     return f"""
 WITH visited AS (
     SELECT sessions.session_id AS id, last_activity_time AS activity,
-        octet_length(system_prompt) + octet_length(metadata) + octet_length(title) + 512 AS size,
+        octet_length(system_prompt) + octet_length(metadata) + octet_length(labels) + octet_length(title) + 512 AS size,
         (:archived IS NULL OR archived = :archived) AND (:creator IS NULL OR creator = :creator)
         AND (:pair1 IS NULL OR replace(metadata, :pair1, '') <> metadata)
         AND (:pair2 IS NULL OR replace(metadata, :pair2, '') <> metadata)

@@ -1,6 +1,7 @@
 """Titles that sessions are given."""
 
 from metamorphd.models.change import ChangeVerb
+from metamorphd.models.turn import Turn
 from metamorphd.models.usage import Usage
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Transaction
@@ -33,10 +34,11 @@ async def wants_title(tx: Transaction, *, session_id: str, now: int) -> bool:
     return all(budget.left > 0 for budget in await get_budgets(tx, now=now))
 
 
-async def set_title(tx: Transaction, *, session_id: str, title: str, model: str, usage: Usage, now: int) -> None:
-    """Gives a session its title if it has none, and counts what that has cost."""
+async def set_title(tx: Transaction, *, turn: Turn, title: str, model: str, usage: Usage, now: int) -> None:
+    """Gives the session of a turn its title if it has none, and counts what that has cost as the turn's."""
+    session_id = turn.session_id
     if title and await tx.run(SET_TITLE, session_id=session_id, title=title, now=now):
         await append_session_change(tx, session_id=session_id, verb=ChangeVerb.UPDATED, now=now)
     if usage != Usage():
         await tx.run(COUNT_TITLE_CALL, session_id=session_id)
-    await count_usage(tx, session_id=session_id, model=model, usage=usage, now=now, turns=0)
+    await count_usage(tx, turn=turn, model=model, usage=usage, now=now, turns=0)

@@ -12,11 +12,13 @@ from metamorphd.store.changes import append_change
 from metamorphd.store.database import Row, SqlValue, Transaction, grows, point_read
 from metamorphd.store.erasures import Resource, queue_erasure
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
+from metamorphd.store.labels import decode_labels, encode_labels, labels_size
 from metamorphd.store.storage import require_storage
 from metamorphd.store.vaults import create_vault
 
 COLUMNS = """
-    session_id, title, model, system_prompt, metadata, archived, creator, message_count, current_leaf_message_id,
+    session_id, title, model, system_prompt, metadata, labels, archived, creator, message_count,
+    current_leaf_message_id,
     (SELECT string_agg(turn_id, ',') FROM turns
      WHERE turns.vault_id = :vault_id AND turns.session_id = sessions.session_id AND turns.status = 'RUNNING'
     ) AS running_turn_ids,
@@ -26,9 +28,10 @@ COLUMNS = """
 # From the vault's row, so that a missing vault shows as a missing session and costs no statement otherwise.
 CREATE_SESSION = (
     """
-INSERT INTO sessions (vault_id, session_id, title, model, system_prompt, metadata, archived, creator, message_count,
-    create_time, update_time, last_activity_time, revision)
-SELECT vault_id, :session_id, :title, :model, :system_prompt, :metadata, :archived, :creator, 0, :now, :now, :now, 1
+INSERT INTO sessions (vault_id, session_id, title, model, system_prompt, metadata, labels, archived, creator,
+    message_count, create_time, update_time, last_activity_time, revision)
+SELECT vault_id, :session_id, :title, :model, :system_prompt, :metadata, :labels, :archived, :creator, 0, :now, :now,
+    :now, 1
 FROM vaults WHERE vault_id = :vault_id
 RETURNING """
     + COLUMNS
@@ -42,8 +45,8 @@ GET_SESSION = (
 )
 UPDATE_SESSION = """
 UPDATE sessions
-SET title = :title, model = :model, system_prompt = :system_prompt, metadata = :metadata, archived = :archived,
-    revision = revision + 1, update_time = :now
+SET title = :title, model = :model, system_prompt = :system_prompt, metadata = :metadata, labels = :labels,
+    archived = :archived, revision = revision + 1, update_time = :now
 WHERE vault_id = :vault_id AND session_id = :session_id
 """
 # Without a value by which a list finds it.
@@ -74,6 +77,7 @@ def session_of(row: Row) -> Session:
         model=row.model,
         system_prompt=row.system_prompt,
         metadata=orjson.loads(row.metadata),
+        labels=decode_labels(row.labels),
         archived=bool(row.archived),
         creator=row.creator,
         message_count=row.message_count,
@@ -95,6 +99,7 @@ async def create_session(
     model: str,
     system_prompt: str,
     metadata: Mapping[str, str],
+    labels: Mapping[str, str],
     archived: bool,
     request: IdempotencyKey | None,
     hash_key: bytes,
@@ -107,7 +112,7 @@ async def create_session(
         made = await claim_request(tx, request=request, resource_id=session_id, now=now)
         if made != session_id:
             return await get_session(tx, session_id=made)
-    added = _stored_bytes(title, system_prompt, metadata)
+    added = _stored_bytes(title, system_prompt, metadata, labels)
     await require_storage(tx, added_bytes=added, default_limit=storage_limit)
     values: dict[str, SqlValue] = {
         "session_id": session_id,
@@ -115,6 +120,7 @@ async def create_session(
         "model": model,
         "system_prompt": system_prompt,
         "metadata": encode_metadata(metadata),
+        "labels": encode_labels(labels),
         "archived": archived,
         "creator": tx.scope.actor.user_id,
         "now": now,
@@ -135,9 +141,10 @@ async def append_session_change(tx: Transaction, *, session_id: str, verb: Chang
     await append_change(tx, resource=ChangedResource.SESSION, resource_id=session_id, verb=verb, now=now)
 
 
-def _stored_bytes(title: str, system_prompt: str, metadata: Mapping[str, str]) -> int:
+def _stored_bytes(title: str, system_prompt: str, metadata: Mapping[str, str], labels: Mapping[str, str]) -> int:
     """Returns what the schema counts for a session."""
-    return len(title.encode()) + len(system_prompt.encode()) + len(encode_metadata(metadata).encode())
+    texts = (title, system_prompt, encode_metadata(metadata))
+    return sum(len(text.encode()) for text in texts) + labels_size(labels)
 
 
 async def _create_pairs(tx: Transaction, *, session_id: str, metadata: Mapping[str, str]) -> None:
@@ -166,8 +173,8 @@ async def update_session(
     if etag and etag != str(session.revision):
         raise EtagMismatch
     new = changed(session, changes)
-    added = _stored_bytes(new.title, new.system_prompt, new.metadata)
-    added -= _stored_bytes(session.title, session.system_prompt, session.metadata)
+    added = _stored_bytes(new.title, new.system_prompt, new.metadata, new.labels)
+    added -= _stored_bytes(session.title, session.system_prompt, session.metadata, session.labels)
     if added > 0:
         await require_storage(tx, added_bytes=added, default_limit=storage_limit)
     await tx.run(
@@ -177,6 +184,7 @@ async def update_session(
         model=new.model,
         system_prompt=new.system_prompt,
         metadata=encode_metadata(new.metadata),
+        labels=encode_labels(new.labels),
         archived=new.archived,
         now=now,
     )

@@ -14,7 +14,7 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.session import SessionChanges
 from metamorphd.models.turn import StopReason, TextDelta, Turn, TurnStatus
-from metamorphd.models.usage import Usage
+from metamorphd.models.usage import SubjectKind, Usage
 from metamorphd.store.attachments import CHUNK_BYTES, get_chunk, prune_attachments
 from metamorphd.store.branches import get_branch
 from metamorphd.store.changes import compact_changes, get_revision, list_changes, list_oldest_changes
@@ -38,7 +38,7 @@ from metamorphd.store.turns.finish import finish_turn
 from metamorphd.store.turns.leases import list_orphaned_turns, renew_leases
 from metamorphd.store.turns.read import get_turn, list_events, list_turns
 from metamorphd.store.uploads import create_attachment, stage_upload
-from metamorphd.store.usage import list_usage
+from metamorphd.store.usage_lists import list_usage
 
 from tests.store.sqlite.engine import SqliteEngine, migrated, plan
 from tests.support.rows import ACME, KEY, TERMS, new_message
@@ -67,6 +67,7 @@ BOUNDED_OTHERWISE = {
     "LIST_REVOCATIONS": "a page, in the order of its index",
     "LIST_OF_VAULT": "the sums of a vault, by day and model",
     "LIST_OF_SESSION": "the usage of one session, by day and model",
+    "LIST_OF_SUBJECT": "the usage of one user or label, by day and model",
     "GET_BACKLOG": "the first 10,000 rows of its key",
     "GET_BEING_PRUNED": "the first entry of its index",
     "LIST_ORPHANED_TURNS": "the running turns of all vaults, by their index",
@@ -216,6 +217,11 @@ def seeded(messages: int) -> apsw.Connection:
     run("INSERT INTO daily_usage SELECT DISTINCT vault_id, '2026-01-01', 'm', 1, 1, 0, 0, 1, 1, 0 FROM sessions")
     run(f"INSERT INTO usage VALUES ('acme', '{OTHER_DAY}', '{DEEP}', 'm', 1, 1, 0, 0, 1, 1, 0)")  # noqa: S608
     run(f"INSERT INTO daily_usage VALUES ('acme', '{OTHER_DAY}', 'm', 1, 1, 0, 0, 1, 1, 0)")  # noqa: S608
+    for kind in SubjectKind.USER, SubjectKind.LABEL:
+        run(f"""
+            INSERT INTO subject_usage SELECT vault_id, '{kind}', 'n=' || substr(session_id, 5), '2026-01-01', 'm', 1, 1,
+                0, 0, 1, 1, 0 FROM sessions""")  # noqa: S608
+        run(f"INSERT INTO subject_usage VALUES ('acme', '{kind}', 'n=1', '{OTHER_DAY}', 'm', 1, 1, 0, 0, 1, 1, 0)")  # noqa: S608
     # Of a tenth of the sessions, what housekeeping has to do with.
     some = "FROM sessions WHERE session_id LIKE 'ses_%0'"
     run(f"""
@@ -332,18 +338,25 @@ def turns(status: TurnStatus | None, found: int) -> Operation:
 
 
 def usage(
-    found: int, *, month: int = 1, model: str | None = None, session_id: str | None = None, **by: bool
+    found: int,
+    *,
+    month: int = 1,
+    model: str | None = None,
+    kind: SubjectKind = SubjectKind.SESSION,
+    subject: str | None = None,
+    **by: bool,
 ) -> Operation:
     async def operation(tx: Any) -> None:
         page, _ = await list_usage(
             tx,
             start_day=date(2026, month, 1),
             end_day=date(2026, month, 28),
-            session_id=session_id,
             model=model,
+            kind=kind,
+            subject=subject,
             after=None,
             page_size=20,
-            **({"by_day": True, "by_model": True, "by_session": False} | by),
+            **({"by_day": True, "by_model": True, "by_subject": False} | by),
         )
         assert len(page.items) == found
 
@@ -357,6 +370,7 @@ async def send(tx: Any) -> Turn:
         uploads=(),
         parent=None,
         options=GenerationOptions(),
+        labels={f"new-{number}": "" for number in range(8)},
         terms=SHORT_TERMS,
         request=None,
     )
@@ -373,6 +387,7 @@ async def regenerate(tx: Any) -> None:
         turn_id="turn_new",
         user_message_id="msg_deep_199",
         options=GenerationOptions(model=SHORT.model),
+        labels={},
         terms=SHORT_TERMS,
         request=None,
         now=NOW,
@@ -393,6 +408,7 @@ async def create(tx: Any) -> None:
         model="",
         system_prompt="",
         metadata={"env": "prod"},
+        labels={},
         archived=False,
         request=None,
         hash_key=KEY,
@@ -491,15 +507,19 @@ OPERATIONS: dict[str, Operation] = {
     "delete_session": lambda tx: delete_session(tx, session_id=DEEP, etag="", now=NOW),
     "usage by day": usage(1),
     "usage": usage(1, by_day=False, by_model=False),
-    "usage by session": usage(20, by_day=False, by_model=False, by_session=True),
-    "usage by day and session": usage(20, by_model=False, by_session=True),
-    "usage by model and session": usage(20, by_day=False, by_session=True),
-    "usage by day, model and session": usage(20, by_session=True),
-    "usage by session on another day": usage(1, month=2, by_day=False, by_model=False, by_session=True),
-    "usage by model and session on another day": usage(1, month=2, by_day=False, by_session=True),
-    "usage by session of another model": usage(0, model="none", by_day=False, by_model=False, by_session=True),
-    "usage by day and session of another model": usage(0, model="none", by_model=False, by_session=True),
-    "usage of a session": usage(1, session_id=DEEP),
+    "usage by session": usage(20, by_day=False, by_model=False, by_subject=True),
+    "usage by day and session": usage(20, by_model=False, by_subject=True),
+    "usage by model and session": usage(20, by_day=False, by_subject=True),
+    "usage by day, model and session": usage(20, by_subject=True),
+    "usage by session on another day": usage(1, month=2, by_day=False, by_model=False, by_subject=True),
+    "usage by model and session on another day": usage(1, month=2, by_day=False, by_subject=True),
+    "usage by session of another model": usage(0, model="none", by_day=False, by_model=False, by_subject=True),
+    "usage by day and session of another model": usage(0, model="none", by_model=False, by_subject=True),
+    "usage of a session": usage(1, subject=DEEP),
+    "usage by user": usage(20, kind=SubjectKind.USER, by_day=False, by_model=False, by_subject=True),
+    "usage by day, model and label": usage(20, kind=SubjectKind.LABEL, by_subject=True),
+    "usage by label on another day": usage(1, month=2, kind=SubjectKind.LABEL, by_day=False, by_subject=True),
+    "usage of a label": usage(1, kind=SubjectKind.LABEL, subject="n=1"),
     "upload": lambda tx: create_attachment(tx, upload=IMAGE, hash_key=KEY, now=NOW, storage_limit=10**15),
     "upload again": upload_again,
     "stage_upload": lambda tx: stage_upload(tx, upload=LARGE_IMAGE, hash_key=KEY, now=NOW, storage_limit=10**15),

@@ -14,6 +14,7 @@ from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message, Role
 from metamorphd.models.page import Page
 from metamorphd.models.turn import StopReason, TextDelta, TurnStatus
+from metamorphd.models.usage import SubjectKind
 from metamorphd.store.messages import list_messages
 from metamorphd.store.search.postings import GROUPS, unpack
 from metamorphd.store.search.query import search_messages
@@ -21,7 +22,7 @@ from metamorphd.store.sqlite.database import SqliteDatabase
 from metamorphd.store.turns.create import create_turn
 from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.finish import finish_turn
-from metamorphd.store.usage import list_usage
+from metamorphd.store.usage_lists import list_usage
 from rich.progress import Progress
 
 from tests.support.generated import postings
@@ -58,6 +59,7 @@ async def store(database: SqliteDatabase, plan: SessionPlan) -> None:
         session_id=plan.session_id,
         title=title(plan),
         metadata=metadata(plan),
+        labels={},
         archived=plan.archived,
         hash_key=hash_key(plan.vault),
         now=time_of(plan.first),
@@ -82,6 +84,7 @@ async def store(database: SqliteDatabase, plan: SessionPlan) -> None:
             uploads=() if attachment_of(plan, place) is None else (upload(plan, place),),
             parent="" if parent is None else plan.message_id(parent),
             options=GenerationOptions(),
+            labels={},
             terms=replace(TERMS, owner=OWNER),
             request=None,
         )
@@ -183,11 +186,12 @@ async def test_usage_is_that_of_every_turn(database: SqliteDatabase) -> None:
         scope_of(LARGE_VAULT),
         start_day=day,
         end_day=day,
-        session_id=None,
         model=None,
+        kind=SubjectKind.SESSION,
+        subject=None,
         by_day=False,
         by_model=False,
-        by_session=True,
+        by_subject=True,
         after=None,
         page_size=100,
     )

@@ -15,7 +15,7 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.content import Content, ImageBlock, TextBlock
 from metamorphd.models.turn import StopReason, TurnStatus
-from metamorphd.models.usage import Usage
+from metamorphd.models.usage import SubjectKind, Usage
 from metamorphd.store.codec import encode_content
 from metamorphd.store.database import SqlValue
 from metamorphd.store.search.postings import FOLDING
@@ -60,6 +60,8 @@ COLUMNS = {
         cost_usd_nanos turns""",
     "daily_usage": """vault_id day model input_tokens output_tokens cache_read_tokens cache_write_tokens cost_usd_nanos
         turns""",
+    "subject_usage": """vault_id kind subject day model input_tokens output_tokens cache_read_tokens cache_write_tokens
+        cost_usd_nanos turns estimated""",
     "attachments": "vault_id attachment_id media_type size sha256 create_time",
     "attachment_chunks": "vault_id attachment_id number data",
     "attachment_uses": "vault_id attachment_id message_id session_id",
@@ -89,13 +91,19 @@ class Stock:
         self._postings = Postings(vault.vault_id, hash_key(vault), vault.messages)
         self._revision = 0
         spent: dict[str, int] = defaultdict(int)
+        spent_by: dict[tuple[str, str], int] = defaultdict(int)
         for session in vault.sessions():
             self._session(session)
             for day, turns in self._usage(session):
                 spent[day] += turns
+                spent_by[session.creator, day] += turns
             if len(self._rows["messages"]) >= BATCH:
                 self._store()
         self._rows["daily_usage"] += [(vault.vault_id, day, MODEL, *_used(turns)) for day, turns in spent.items()]
+        self._rows["subject_usage"] += [
+            (vault.vault_id, SubjectKind.USER, user, day, MODEL, *_used(turns), False)
+            for (user, day), turns in spent_by.items()
+        ]
         self._store()
 
     def _store(self) -> None:

@@ -15,7 +15,7 @@ from metamorphd.store.database import Database
 from metamorphd.store.session_lists import list_sessions
 from metamorphd.store.sessions import create_session, get_session, update_session
 
-SETTABLE = {"title", "model", "system_prompt", "metadata", "archived"}
+SETTABLE = {"title", "model", "system_prompt", "metadata", "labels", "archived"}
 
 
 class ChatSessions:
@@ -35,6 +35,7 @@ class ChatSessions:
             model=request.session.model,
             system_prompt=request.session.system_prompt,
             metadata=request.session.metadata,
+            labels=request.session.labels,
             archived=request.session.archived,
             request=idempotency_key("CreateSession", request),
             hash_key=self._clock.new_key(),

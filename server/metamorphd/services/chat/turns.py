@@ -87,6 +87,7 @@ class ChatTurns:
             turn_id=self._clock.new_id("turn"),
             user_message_id=request.user_message_id,
             options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
+            labels=dict(request.labels),
             request=idempotency_key("RegenerateReply", request),
             now=self._clock.now(),
         )
@@ -128,6 +129,7 @@ class ChatTurns:
             uploads=tuple(uploads),
             parent_message_id=request.parent_message_id if request.HasField("parent_message_id") else None,
             options=options_from_proto(request.options, limit_bytes=self._max_content_bytes),
+            labels=dict(request.labels),
             request=idempotency_key("SendMessage", request),
         )
 

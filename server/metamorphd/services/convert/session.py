@@ -8,7 +8,7 @@ from metamorphd.services.convert.time import set_timestamp
 
 def session_to_proto(session: Session) -> session_pb2.Session:
     """Returns a session."""
-    # Setting only the fields that have values takes half the time of a constructor call with fourteen arguments.
+    # Setting only the fields that have values takes half the time of a constructor call with fifteen arguments.
     proto = session_pb2.Session()
     proto.session_id = session.session_id
     proto.creator = session.creator
@@ -23,6 +23,8 @@ def session_to_proto(session: Session) -> session_pb2.Session:
         proto.system_prompt = session.system_prompt
     if session.metadata:
         proto.metadata.update(session.metadata)
+    if session.labels:
+        proto.labels.update(session.labels)
     if session.archived:
         proto.archived = True
     if session.message_count:

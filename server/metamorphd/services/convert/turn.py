@@ -58,6 +58,7 @@ def turn_to_proto(turn: Turn) -> turn_pb2.Turn:
         create_time=timestamp(turn.create_time),
         finish_time=timestamp(turn.finish_time),
         stop_details=_stop_details(turn.stop_details),
+        labels=turn.labels,
     )
 
 

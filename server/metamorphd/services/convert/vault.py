@@ -3,10 +3,8 @@
 from metamorph.admin.v1 import admin_service_pb2
 from metamorph.vault.v1 import usage_pb2, vault_service_pb2
 
-from metamorphd.models.usage import UsageRow
 from metamorphd.models.vault import Budget, BudgetStatus, StorageStatus, Vault, VaultLimits
 from metamorphd.services.convert.time import timestamp
-from metamorphd.services.convert.usage import usage_to_proto
 
 
 def vault_to_proto(vault: Vault) -> vault_service_pb2.Vault:
@@ -63,15 +61,4 @@ def budget_status_to_proto(status: BudgetStatus) -> usage_pb2.BudgetStatus:
         reserved=status.reserved,
         left=status.left,
         reset_time=timestamp(status.reset_time),
-    )
-
-
-def usage_row_to_proto(row: UsageRow) -> usage_pb2.UsageRow:
-    """Returns a row of usage."""
-    return usage_pb2.UsageRow(
-        day=row.day,
-        model=row.model,
-        session_id=row.session_id,
-        usage=usage_to_proto(row.usage),
-        turns=row.turns,
     )

@@ -1,6 +1,6 @@
 """Starting turns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from metamorphd.errors import (
@@ -16,6 +16,7 @@ from metamorphd.store.changes import append_change
 from metamorphd.store.codec import DEFAULTS, encode_content, encode_options
 from metamorphd.store.database import Transaction, grows
 from metamorphd.store.idempotency import IdempotencyKey, claim_request
+from metamorphd.store.labels import encode_labels, labels_of_turn, labels_size
 from metamorphd.store.messages import create_message, get_message
 from metamorphd.store.storage import require_storage
 from metamorphd.store.turns.plan import Plan, plan_regeneration, plan_turn
@@ -29,9 +30,9 @@ CREATE_TURN = (
     """
 INSERT INTO turns (vault_id, turn_id, session_id, user_message_id, status, input_tokens, output_tokens,
     cache_read_tokens, cache_write_tokens, model, model_calls, last_sequence, creator, create_time, options,
-    reserved_tokens, reserved_cost_usd_nanos, owner, lease_expire_time)
+    labels, reserved_tokens, reserved_cost_usd_nanos, owner, lease_expire_time)
 VALUES (:vault_id, :turn_id, :session_id, :user_message_id, 'RUNNING', 0, 0, 0, 0, :model, 0, 1, :creator, :now,
-    :options, :reserved_tokens, :reserved_cost_usd_nanos, :owner, :lease_expire_time)
+    :options, :labels, :reserved_tokens, :reserved_cost_usd_nanos, :owner, :lease_expire_time)
 RETURNING """
     + COLUMNS
     + """
@@ -48,14 +49,15 @@ async def create_turn(
     uploads: Sequence[Upload],
     parent: str | None,
     options: GenerationOptions,
+    labels: Mapping[str, str],
     terms: Terms,
     request: IdempotencyKey | None,
 ) -> Turn:
     """Stores `message` and a running turn that answers it, or returns the turn that `request` made.
 
     `message` has no parent yet: `parent` is as for `plan_turn`. `uploads` are the attachments included in the message,
-    which may refer to others. Raises TooManyTurns, BudgetExceeded, RequestIdReused, TurnNotFound if the turn that
-    `request` made is gone, and what `plan_turn` does.
+    which may refer to others. `labels` are added to those of the session. Raises TooManyTurns, BudgetExceeded,
+    RequestIdReused, TurnNotFound if the turn that `request` made is gone, and what `plan_turn` and `labels_of_turn` do.
     """
     await lock_vault(tx)
     made = await _made_before(tx, request=request, turn_id=message.turn_id, now=message.create_time)
@@ -69,9 +71,10 @@ async def create_turn(
         options=options,
         terms=terms,
     )
+    labels = labels_of_turn(plan.session_labels, labels)
     added = len(encode_content(plan.content).encode()) + await added_bytes(tx, uploads=uploads)
     stored_options = encode_options(plan.options)
-    added += _counted(stored_options)
+    added += _counted(stored_options) + labels_size(labels)
     await require_storage(tx, added_bytes=added, default_limit=terms.storage_limit)
     budgeted = await _admit(tx, terms, now=message.create_time)
     for upload in uploads:
@@ -83,6 +86,7 @@ async def create_turn(
         message,
         turn_id=message.turn_id,
         plan=plan,
+        labels=labels,
         stored_options=stored_options,
         terms=terms,
         budgeted=budgeted,
@@ -97,13 +101,15 @@ async def create_regeneration(
     turn_id: str,
     user_message_id: str,
     options: GenerationOptions,
+    labels: Mapping[str, str],
     terms: Terms,
     request: IdempotencyKey | None,
     now: int,
 ) -> Turn:
     """Stores another running turn that answers a user's message, or returns the turn that `request` made.
 
-    Raises MessageNotFound and what `plan_regeneration` and `create_turn` do.
+    `labels` are added to those of the session. Raises MessageNotFound and what `plan_regeneration` and `create_turn`
+    do.
     """
     await lock_vault(tx)
     made = await _made_before(tx, request=request, turn_id=turn_id, now=now)
@@ -111,8 +117,10 @@ async def create_regeneration(
         return made
     message = await get_message(tx, message_id=user_message_id)
     plan = await plan_regeneration(tx, message=message, options=options, terms=terms)
+    labels = labels_of_turn(plan.session_labels, labels)
     stored_options = encode_options(plan.options)
-    await require_storage(tx, added_bytes=1 + _counted(stored_options), default_limit=terms.storage_limit)
+    added = 1 + _counted(stored_options) + labels_size(labels)
+    await require_storage(tx, added_bytes=added, default_limit=terms.storage_limit)
     budgeted = await _admit(tx, terms, now=now)
     message = replace(message, creator=tx.scope.actor.user_id)
     return await _insert(
@@ -120,6 +128,7 @@ async def create_regeneration(
         message,
         turn_id=turn_id,
         plan=plan,
+        labels=labels,
         stored_options=stored_options,
         terms=terms,
         budgeted=budgeted,
@@ -153,6 +162,7 @@ async def _insert(
     *,
     turn_id: str,
     plan: Plan,
+    labels: Mapping[str, str],
     stored_options: str,
     terms: Terms,
     budgeted: bool,
@@ -179,6 +189,7 @@ async def _insert(
         creator=message.creator,
         now=now,
         options=stored_options,
+        labels=encode_labels(labels),
         reserved_tokens=reserved_tokens,
         reserved_cost_usd_nanos=reserved_cost,
         owner=terms.owner,

@@ -26,7 +26,7 @@ from metamorphd.store.changes import append_change
 from metamorphd.store.database import Transaction
 from metamorphd.store.messages import create_message, reject_message
 from metamorphd.store.turns.events import append_events, reply_content
-from metamorphd.store.usage import count_usage
+from metamorphd.store.usage import count_turn
 
 FINISH_TURN = """
 UPDATE turns
@@ -110,7 +110,7 @@ async def finish_turn(
     )
     if finished is None:
         raise TurnNotFound(turn_id=turn.turn_id)
-    await count_usage(tx, session_id=turn.session_id, model=turn.model, usage=usage, now=now)
+    await count_turn(tx, turn=turn, usage=usage, now=now)
     blamed = {} if error is None else error.metadata
     for attachment_id in filter(None, blamed.get("attachment_ids", "").split(",")):
         await reject_attachment(tx, attachment_id=attachment_id)

@@ -1,6 +1,6 @@
 """Planning turns: what a message follows and how it is answered, before anything is stored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -54,13 +54,14 @@ class Plan:
     """How a turn is to run: what its user message follows, and what the model is asked with.
 
     `parent_message_id` is None for a root. `content` describes the attachments that it names. `options` are those in
-    force, and name the model.
+    force, and name the model. `session_labels` are those of the session alone.
     """
 
     parent_message_id: str | None
     content: Content
     options: EffectiveOptions
     system_prompt: str
+    session_labels: Mapping[str, str]
 
 
 async def plan_turn(
@@ -88,7 +89,7 @@ async def plan_turn(
     before = await _options_before(tx, follows=follows, content=content)
     effective = _effective(options, before, model=model, terms=terms)
     _refuse_attachments(content, model, terms)
-    return Plan(follows, content, effective, defaults.system_prompt)
+    return Plan(follows, content, effective, defaults.system_prompt, defaults.labels)
 
 
 async def plan_regeneration(tx: Transaction, *, message: Message, options: GenerationOptions, terms: Terms) -> Plan:
@@ -108,7 +109,7 @@ async def plan_regeneration(tx: Transaction, *, message: Message, options: Gener
     await _refuse_busy(tx, session_id=message.session_id, user_message_id=message.message_id)
     effective = _effective(options, original.options, model=model, terms=terms)
     _refuse_attachments(message.content, model, terms)
-    return Plan(message.parent_message_id, message.content, effective, defaults.system_prompt)
+    return Plan(message.parent_message_id, message.content, effective, defaults.system_prompt, defaults.labels)
 
 
 def _refuse_model(model: str, terms: Terms) -> None:

@@ -19,6 +19,7 @@ from metamorphd.models.turn import (
 )
 from metamorphd.store.codec import decode_options, decode_usage
 from metamorphd.store.database import Row, Transaction, point_read
+from metamorphd.store.labels import decode_labels
 from metamorphd.store.messages import get_message
 from metamorphd.store.paging import page_of
 from metamorphd.store.sessions import get_session
@@ -32,7 +33,7 @@ _COLUMNS = """
     CASE WHEN status = 'RUNNING' THEN COALESCE(
         (SELECT MAX(sequence) FROM events WHERE events.vault_id = :vault_id AND events.turn_id = turns.turn_id),
         last_sequence) ELSE last_sequence END AS last_sequence,
-    creator, create_time, finish_time, pruned, stop_details"""
+    creator, create_time, finish_time, pruned, labels, stop_details"""
 COLUMNS = _COLUMNS + ", options"
 GET_TURN = (
     "SELECT "
@@ -51,7 +52,9 @@ LISTED = _COLUMNS + ", '{}' AS options"
 LIST_TURNS = (
     """
 WITH visited AS (
-    SELECT turn_id AS id, COALESCE(octet_length(error), 0) + octet_length(creator) + octet_length(model) + 512 AS size,
+    SELECT turn_id AS id,
+        COALESCE(octet_length(error), 0) + octet_length(creator) + octet_length(model) + octet_length(labels)
+            + 512 AS size,
         (:status IS NULL OR status = :status) AS wanted
     FROM turns
     WHERE vault_id = :vault_id AND session_id = :session_id AND turn_id < :after_id
@@ -103,6 +106,7 @@ def turn_of(row: Row) -> Turn:
         finish_time=row.finish_time,
         options=decode_options(row.options),
         pruned=bool(row.pruned),
+        labels=decode_labels(row.labels),
         stop_details=row.stop_details and StopDetails(**orjson.loads(row.stop_details)),
     )
 

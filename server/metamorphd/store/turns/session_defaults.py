@@ -1,13 +1,15 @@
 """The defaults that a session provides for its turns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metamorphd.errors import SessionNotFound
 from metamorphd.store.database import Transaction
+from metamorphd.store.labels import decode_labels
 
 GET_SESSION_DEFAULTS = """
 SELECT sessions.model, vaults.default_model, sessions.system_prompt,
-    vaults.system_prompt AS default_system_prompt, current_leaf_message_id
+    vaults.system_prompt AS default_system_prompt, current_leaf_message_id, labels
 FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
 WHERE sessions.vault_id = :vault_id AND session_id = :session_id AND sessions.delete_time IS NULL
 """
@@ -23,6 +25,7 @@ class SessionDefaults:
     model: str
     system_prompt: str
     leaf_message_id: str | None
+    labels: Mapping[str, str]
 
 
 async def get_session_defaults(tx: Transaction, *, session_id: str) -> SessionDefaults:
@@ -34,4 +37,5 @@ async def get_session_defaults(tx: Transaction, *, session_id: str) -> SessionDe
         model=row.model or row.default_model,
         system_prompt=row.system_prompt or row.default_system_prompt,
         leaf_message_id=row.current_leaf_message_id,
+        labels=decode_labels(row.labels),
     )

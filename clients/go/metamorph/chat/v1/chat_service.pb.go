@@ -447,7 +447,7 @@ type UpdateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. session_id selects the session, a stale etag fails, and the fields in update_mask are set.
 	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// Required. Any of `title`, `model`, `system_prompt`, `metadata`, `archived`. Fails with INVALID_ARGUMENT /
+	// Required. Any of `title`, `model`, `system_prompt`, `metadata`, `labels`, `archived`. Fails with INVALID_ARGUMENT /
 	// UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -930,7 +930,10 @@ type SendMessageRequest struct {
 	// message is a new root. Fails with FAILED_PRECONDITION / BRANCH_BUSY while the parent's reply is being generated.
 	ParentMessageId *string `protobuf:"bytes,4,opt,name=parent_message_id,json=parentMessageId,proto3,oneof" json:"parent_message_id,omitempty"`
 	// How to generate the reply. Absent is the same as a message whose fields are all absent.
-	Options       *GenerationOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
+	Options *GenerationOptions `protobuf:"bytes,5,opt,name=options,proto3" json:"options,omitempty"`
+	// Labels of this turn, in addition to its session's and in the same form. Fails with INVALID_ARGUMENT /
+	// REQUEST_INVALID, and stores nothing, if the session has another value for a key, or if they are more than 8 together.
+	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -996,6 +999,13 @@ func (x *SendMessageRequest) GetParentMessageId() string {
 func (x *SendMessageRequest) GetOptions() *GenerationOptions {
 	if x != nil {
 		return x.Options
+	}
+	return nil
+}
+
+func (x *SendMessageRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -1290,7 +1300,9 @@ type RegenerateReplyRequest struct {
 	// A UUID that makes the request repeatable (AIP-155), as in SendMessageRequest.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// How to generate the reply. Absent fields are as in the original turn, which answered the message when it was sent.
-	Options       *GenerationOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	Options *GenerationOptions `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	// Labels of this turn, as in SendMessageRequest. Those of the original turn's request are not added.
+	Labels        map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1342,6 +1354,13 @@ func (x *RegenerateReplyRequest) GetRequestId() string {
 func (x *RegenerateReplyRequest) GetOptions() *GenerationOptions {
 	if x != nil {
 		return x.Options
+	}
+	return nil
+}
+
+func (x *RegenerateReplyRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -2624,7 +2643,7 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tmessageId\x123\n" +
 	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"J\n" +
 	"\x12GetMessageResponse\x124\n" +
-	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\xbb\x05\n" +
+	"\amessage\x18\x01 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\"\x8f\a\n" +
 	"\x12SendMessageRequest\x12(\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tsessionId\x12*\n" +
@@ -2633,7 +2652,11 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\acontent\x18\x03 \x03(\v2\x1f.metamorph.chat.v1.ContentBlockB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10@R\acontent\x128\n" +
 	"\x11parent_message_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@H\x00R\x0fparentMessageId\x88\x01\x01\x12>\n" +
-	"\aoptions\x18\x05 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions:\xf7\x02\xbaH\xf3\x02\x1a\xf0\x02\n" +
+	"\aoptions\x18\x05 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions\x12\x96\x01\n" +
+	"\x06labels\x18\x06 \x03(\v21.metamorph.chat.v1.SendMessageRequest.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xf7\x02\xbaH\xf3\x02\x1a\xf0\x02\n" +
 	"\x13send_message.blocks\x12Icontent takes text, images, documents and tool results, the results first\x1a\x8d\x02this.content.size() > 64 || this.content.all(b, !has(b.tool_use) && !has(b.thinking) && !has(b.compaction)) && this.content.map(b, has(b.tool_result)) == this.content.filter(b, has(b.tool_result)).map(b, true) + this.content.filter(b, !has(b.tool_result)).map(b, false)B\x14\n" +
 	"\x12_parent_message_id\"e\n" +
 	"\x13SendMessageResponse\x122\n" +
@@ -2650,12 +2673,16 @@ const file_metamorph_chat_v1_chat_service_proto_rawDesc = "" +
 	"\aturn_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x06turnId\x123\n" +
 	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\">\n" +
 	"\x0fGetTurnResponse\x12+\n" +
-	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"\xb7\x01\n" +
+	"\x04turn\x18\x01 \x01(\v2\x17.metamorph.chat.v1.TurnR\x04turn\"\x8f\x03\n" +
 	"\x16RegenerateReplyRequest\x121\n" +
 	"\x0fuser_message_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\ruserMessageId\x12*\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12>\n" +
-	"\aoptions\x18\x03 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions\"i\n" +
+	"\aoptions\x18\x03 \x01(\v2$.metamorph.chat.v1.GenerationOptionsR\aoptions\x12\x9a\x01\n" +
+	"\x06labels\x18\x04 \x03(\v25.metamorph.chat.v1.RegenerateReplyRequest.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"i\n" +
 	"\x17RegenerateReplyResponse\x122\n" +
 	"\x05event\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TurnEventR\x05event\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\"\x81\x02\n" +
@@ -2785,7 +2812,7 @@ func file_metamorph_chat_v1_chat_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_chat_v1_chat_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_chat_v1_chat_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_metamorph_chat_v1_chat_service_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_metamorph_chat_v1_chat_service_proto_goTypes = []any{
 	(MessageOrder)(0),                  // 0: metamorph.chat.v1.MessageOrder
 	(*CreateSessionRequest)(nil),       // 1: metamorph.chat.v1.CreateSessionRequest
@@ -2830,94 +2857,98 @@ var file_metamorph_chat_v1_chat_service_proto_goTypes = []any{
 	(*ListModelsRequest)(nil),          // 40: metamorph.chat.v1.ListModelsRequest
 	(*ListModelsResponse)(nil),         // 41: metamorph.chat.v1.ListModelsResponse
 	nil,                                // 42: metamorph.chat.v1.ListSessionsRequest.MetadataEntry
-	(*Session)(nil),                    // 43: metamorph.chat.v1.Session
-	(*fieldmaskpb.FieldMask)(nil),      // 44: google.protobuf.FieldMask
-	(*Message)(nil),                    // 45: metamorph.chat.v1.Message
-	(*ContentBlock)(nil),               // 46: metamorph.chat.v1.ContentBlock
-	(*GenerationOptions)(nil),          // 47: metamorph.chat.v1.GenerationOptions
-	(*TurnEvent)(nil),                  // 48: metamorph.chat.v1.TurnEvent
-	(*Turn)(nil),                       // 49: metamorph.chat.v1.Turn
-	(TurnStatus)(0),                    // 50: metamorph.chat.v1.TurnStatus
-	(Role)(0),                          // 51: metamorph.chat.v1.Role
-	(*timestamppb.Timestamp)(nil),      // 52: google.protobuf.Timestamp
-	(*Attachment)(nil),                 // 53: metamorph.chat.v1.Attachment
-	(*Model)(nil),                      // 54: metamorph.chat.v1.Model
+	nil,                                // 43: metamorph.chat.v1.SendMessageRequest.LabelsEntry
+	nil,                                // 44: metamorph.chat.v1.RegenerateReplyRequest.LabelsEntry
+	(*Session)(nil),                    // 45: metamorph.chat.v1.Session
+	(*fieldmaskpb.FieldMask)(nil),      // 46: google.protobuf.FieldMask
+	(*Message)(nil),                    // 47: metamorph.chat.v1.Message
+	(*ContentBlock)(nil),               // 48: metamorph.chat.v1.ContentBlock
+	(*GenerationOptions)(nil),          // 49: metamorph.chat.v1.GenerationOptions
+	(*TurnEvent)(nil),                  // 50: metamorph.chat.v1.TurnEvent
+	(*Turn)(nil),                       // 51: metamorph.chat.v1.Turn
+	(TurnStatus)(0),                    // 52: metamorph.chat.v1.TurnStatus
+	(Role)(0),                          // 53: metamorph.chat.v1.Role
+	(*timestamppb.Timestamp)(nil),      // 54: google.protobuf.Timestamp
+	(*Attachment)(nil),                 // 55: metamorph.chat.v1.Attachment
+	(*Model)(nil),                      // 56: metamorph.chat.v1.Model
 }
 var file_metamorph_chat_v1_chat_service_proto_depIdxs = []int32{
-	43, // 0: metamorph.chat.v1.CreateSessionRequest.session:type_name -> metamorph.chat.v1.Session
-	43, // 1: metamorph.chat.v1.CreateSessionResponse.session:type_name -> metamorph.chat.v1.Session
-	43, // 2: metamorph.chat.v1.GetSessionResponse.session:type_name -> metamorph.chat.v1.Session
+	45, // 0: metamorph.chat.v1.CreateSessionRequest.session:type_name -> metamorph.chat.v1.Session
+	45, // 1: metamorph.chat.v1.CreateSessionResponse.session:type_name -> metamorph.chat.v1.Session
+	45, // 2: metamorph.chat.v1.GetSessionResponse.session:type_name -> metamorph.chat.v1.Session
 	42, // 3: metamorph.chat.v1.ListSessionsRequest.metadata:type_name -> metamorph.chat.v1.ListSessionsRequest.MetadataEntry
-	43, // 4: metamorph.chat.v1.ListSessionsResponse.sessions:type_name -> metamorph.chat.v1.Session
-	43, // 5: metamorph.chat.v1.UpdateSessionRequest.session:type_name -> metamorph.chat.v1.Session
-	44, // 6: metamorph.chat.v1.UpdateSessionRequest.update_mask:type_name -> google.protobuf.FieldMask
-	43, // 7: metamorph.chat.v1.UpdateSessionResponse.session:type_name -> metamorph.chat.v1.Session
+	45, // 4: metamorph.chat.v1.ListSessionsResponse.sessions:type_name -> metamorph.chat.v1.Session
+	45, // 5: metamorph.chat.v1.UpdateSessionRequest.session:type_name -> metamorph.chat.v1.Session
+	46, // 6: metamorph.chat.v1.UpdateSessionRequest.update_mask:type_name -> google.protobuf.FieldMask
+	45, // 7: metamorph.chat.v1.UpdateSessionResponse.session:type_name -> metamorph.chat.v1.Session
 	0,  // 8: metamorph.chat.v1.ListMessagesRequest.order_by:type_name -> metamorph.chat.v1.MessageOrder
-	45, // 9: metamorph.chat.v1.ListMessagesResponse.messages:type_name -> metamorph.chat.v1.Message
-	45, // 10: metamorph.chat.v1.GetMessageResponse.message:type_name -> metamorph.chat.v1.Message
-	46, // 11: metamorph.chat.v1.SendMessageRequest.content:type_name -> metamorph.chat.v1.ContentBlock
-	47, // 12: metamorph.chat.v1.SendMessageRequest.options:type_name -> metamorph.chat.v1.GenerationOptions
-	48, // 13: metamorph.chat.v1.SendMessageResponse.event:type_name -> metamorph.chat.v1.TurnEvent
-	48, // 14: metamorph.chat.v1.StreamTurnResponse.event:type_name -> metamorph.chat.v1.TurnEvent
-	49, // 15: metamorph.chat.v1.GetTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
-	47, // 16: metamorph.chat.v1.RegenerateReplyRequest.options:type_name -> metamorph.chat.v1.GenerationOptions
-	48, // 17: metamorph.chat.v1.RegenerateReplyResponse.event:type_name -> metamorph.chat.v1.TurnEvent
-	50, // 18: metamorph.chat.v1.ListTurnsRequest.status:type_name -> metamorph.chat.v1.TurnStatus
-	49, // 19: metamorph.chat.v1.ListTurnsResponse.turns:type_name -> metamorph.chat.v1.Turn
-	49, // 20: metamorph.chat.v1.CancelTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
-	45, // 21: metamorph.chat.v1.DeleteMessageResponse.message:type_name -> metamorph.chat.v1.Message
-	51, // 22: metamorph.chat.v1.MessageMatch.role:type_name -> metamorph.chat.v1.Role
-	52, // 23: metamorph.chat.v1.MessageMatch.create_time:type_name -> google.protobuf.Timestamp
-	30, // 24: metamorph.chat.v1.MessageMatch.highlights:type_name -> metamorph.chat.v1.TextRange
-	31, // 25: metamorph.chat.v1.SearchMessagesResponse.results:type_name -> metamorph.chat.v1.MessageMatch
-	15, // 26: metamorph.chat.v1.CountTokensRequest.message:type_name -> metamorph.chat.v1.SendMessageRequest
-	35, // 27: metamorph.chat.v1.UploadAttachmentRequest.header:type_name -> metamorph.chat.v1.UploadHeader
-	53, // 28: metamorph.chat.v1.UploadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
-	53, // 29: metamorph.chat.v1.DownloadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
-	54, // 30: metamorph.chat.v1.ListModelsResponse.models:type_name -> metamorph.chat.v1.Model
-	1,  // 31: metamorph.chat.v1.ChatService.CreateSession:input_type -> metamorph.chat.v1.CreateSessionRequest
-	3,  // 32: metamorph.chat.v1.ChatService.GetSession:input_type -> metamorph.chat.v1.GetSessionRequest
-	5,  // 33: metamorph.chat.v1.ChatService.ListSessions:input_type -> metamorph.chat.v1.ListSessionsRequest
-	7,  // 34: metamorph.chat.v1.ChatService.UpdateSession:input_type -> metamorph.chat.v1.UpdateSessionRequest
-	9,  // 35: metamorph.chat.v1.ChatService.DeleteSession:input_type -> metamorph.chat.v1.DeleteSessionRequest
-	11, // 36: metamorph.chat.v1.ChatService.ListMessages:input_type -> metamorph.chat.v1.ListMessagesRequest
-	13, // 37: metamorph.chat.v1.ChatService.GetMessage:input_type -> metamorph.chat.v1.GetMessageRequest
-	27, // 38: metamorph.chat.v1.ChatService.DeleteMessage:input_type -> metamorph.chat.v1.DeleteMessageRequest
-	29, // 39: metamorph.chat.v1.ChatService.SearchMessages:input_type -> metamorph.chat.v1.SearchMessagesRequest
-	15, // 40: metamorph.chat.v1.ChatService.SendMessage:input_type -> metamorph.chat.v1.SendMessageRequest
-	17, // 41: metamorph.chat.v1.ChatService.StreamTurn:input_type -> metamorph.chat.v1.StreamTurnRequest
-	19, // 42: metamorph.chat.v1.ChatService.GetTurn:input_type -> metamorph.chat.v1.GetTurnRequest
-	23, // 43: metamorph.chat.v1.ChatService.ListTurns:input_type -> metamorph.chat.v1.ListTurnsRequest
-	25, // 44: metamorph.chat.v1.ChatService.CancelTurn:input_type -> metamorph.chat.v1.CancelTurnRequest
-	21, // 45: metamorph.chat.v1.ChatService.RegenerateReply:input_type -> metamorph.chat.v1.RegenerateReplyRequest
-	33, // 46: metamorph.chat.v1.ChatService.CountTokens:input_type -> metamorph.chat.v1.CountTokensRequest
-	36, // 47: metamorph.chat.v1.ChatService.UploadAttachment:input_type -> metamorph.chat.v1.UploadAttachmentRequest
-	38, // 48: metamorph.chat.v1.ChatService.DownloadAttachment:input_type -> metamorph.chat.v1.DownloadAttachmentRequest
-	40, // 49: metamorph.chat.v1.ChatService.ListModels:input_type -> metamorph.chat.v1.ListModelsRequest
-	2,  // 50: metamorph.chat.v1.ChatService.CreateSession:output_type -> metamorph.chat.v1.CreateSessionResponse
-	4,  // 51: metamorph.chat.v1.ChatService.GetSession:output_type -> metamorph.chat.v1.GetSessionResponse
-	6,  // 52: metamorph.chat.v1.ChatService.ListSessions:output_type -> metamorph.chat.v1.ListSessionsResponse
-	8,  // 53: metamorph.chat.v1.ChatService.UpdateSession:output_type -> metamorph.chat.v1.UpdateSessionResponse
-	10, // 54: metamorph.chat.v1.ChatService.DeleteSession:output_type -> metamorph.chat.v1.DeleteSessionResponse
-	12, // 55: metamorph.chat.v1.ChatService.ListMessages:output_type -> metamorph.chat.v1.ListMessagesResponse
-	14, // 56: metamorph.chat.v1.ChatService.GetMessage:output_type -> metamorph.chat.v1.GetMessageResponse
-	28, // 57: metamorph.chat.v1.ChatService.DeleteMessage:output_type -> metamorph.chat.v1.DeleteMessageResponse
-	32, // 58: metamorph.chat.v1.ChatService.SearchMessages:output_type -> metamorph.chat.v1.SearchMessagesResponse
-	16, // 59: metamorph.chat.v1.ChatService.SendMessage:output_type -> metamorph.chat.v1.SendMessageResponse
-	18, // 60: metamorph.chat.v1.ChatService.StreamTurn:output_type -> metamorph.chat.v1.StreamTurnResponse
-	20, // 61: metamorph.chat.v1.ChatService.GetTurn:output_type -> metamorph.chat.v1.GetTurnResponse
-	24, // 62: metamorph.chat.v1.ChatService.ListTurns:output_type -> metamorph.chat.v1.ListTurnsResponse
-	26, // 63: metamorph.chat.v1.ChatService.CancelTurn:output_type -> metamorph.chat.v1.CancelTurnResponse
-	22, // 64: metamorph.chat.v1.ChatService.RegenerateReply:output_type -> metamorph.chat.v1.RegenerateReplyResponse
-	34, // 65: metamorph.chat.v1.ChatService.CountTokens:output_type -> metamorph.chat.v1.CountTokensResponse
-	37, // 66: metamorph.chat.v1.ChatService.UploadAttachment:output_type -> metamorph.chat.v1.UploadAttachmentResponse
-	39, // 67: metamorph.chat.v1.ChatService.DownloadAttachment:output_type -> metamorph.chat.v1.DownloadAttachmentResponse
-	41, // 68: metamorph.chat.v1.ChatService.ListModels:output_type -> metamorph.chat.v1.ListModelsResponse
-	50, // [50:69] is the sub-list for method output_type
-	31, // [31:50] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	47, // 9: metamorph.chat.v1.ListMessagesResponse.messages:type_name -> metamorph.chat.v1.Message
+	47, // 10: metamorph.chat.v1.GetMessageResponse.message:type_name -> metamorph.chat.v1.Message
+	48, // 11: metamorph.chat.v1.SendMessageRequest.content:type_name -> metamorph.chat.v1.ContentBlock
+	49, // 12: metamorph.chat.v1.SendMessageRequest.options:type_name -> metamorph.chat.v1.GenerationOptions
+	43, // 13: metamorph.chat.v1.SendMessageRequest.labels:type_name -> metamorph.chat.v1.SendMessageRequest.LabelsEntry
+	50, // 14: metamorph.chat.v1.SendMessageResponse.event:type_name -> metamorph.chat.v1.TurnEvent
+	50, // 15: metamorph.chat.v1.StreamTurnResponse.event:type_name -> metamorph.chat.v1.TurnEvent
+	51, // 16: metamorph.chat.v1.GetTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
+	49, // 17: metamorph.chat.v1.RegenerateReplyRequest.options:type_name -> metamorph.chat.v1.GenerationOptions
+	44, // 18: metamorph.chat.v1.RegenerateReplyRequest.labels:type_name -> metamorph.chat.v1.RegenerateReplyRequest.LabelsEntry
+	50, // 19: metamorph.chat.v1.RegenerateReplyResponse.event:type_name -> metamorph.chat.v1.TurnEvent
+	52, // 20: metamorph.chat.v1.ListTurnsRequest.status:type_name -> metamorph.chat.v1.TurnStatus
+	51, // 21: metamorph.chat.v1.ListTurnsResponse.turns:type_name -> metamorph.chat.v1.Turn
+	51, // 22: metamorph.chat.v1.CancelTurnResponse.turn:type_name -> metamorph.chat.v1.Turn
+	47, // 23: metamorph.chat.v1.DeleteMessageResponse.message:type_name -> metamorph.chat.v1.Message
+	53, // 24: metamorph.chat.v1.MessageMatch.role:type_name -> metamorph.chat.v1.Role
+	54, // 25: metamorph.chat.v1.MessageMatch.create_time:type_name -> google.protobuf.Timestamp
+	30, // 26: metamorph.chat.v1.MessageMatch.highlights:type_name -> metamorph.chat.v1.TextRange
+	31, // 27: metamorph.chat.v1.SearchMessagesResponse.results:type_name -> metamorph.chat.v1.MessageMatch
+	15, // 28: metamorph.chat.v1.CountTokensRequest.message:type_name -> metamorph.chat.v1.SendMessageRequest
+	35, // 29: metamorph.chat.v1.UploadAttachmentRequest.header:type_name -> metamorph.chat.v1.UploadHeader
+	55, // 30: metamorph.chat.v1.UploadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
+	55, // 31: metamorph.chat.v1.DownloadAttachmentResponse.attachment:type_name -> metamorph.chat.v1.Attachment
+	56, // 32: metamorph.chat.v1.ListModelsResponse.models:type_name -> metamorph.chat.v1.Model
+	1,  // 33: metamorph.chat.v1.ChatService.CreateSession:input_type -> metamorph.chat.v1.CreateSessionRequest
+	3,  // 34: metamorph.chat.v1.ChatService.GetSession:input_type -> metamorph.chat.v1.GetSessionRequest
+	5,  // 35: metamorph.chat.v1.ChatService.ListSessions:input_type -> metamorph.chat.v1.ListSessionsRequest
+	7,  // 36: metamorph.chat.v1.ChatService.UpdateSession:input_type -> metamorph.chat.v1.UpdateSessionRequest
+	9,  // 37: metamorph.chat.v1.ChatService.DeleteSession:input_type -> metamorph.chat.v1.DeleteSessionRequest
+	11, // 38: metamorph.chat.v1.ChatService.ListMessages:input_type -> metamorph.chat.v1.ListMessagesRequest
+	13, // 39: metamorph.chat.v1.ChatService.GetMessage:input_type -> metamorph.chat.v1.GetMessageRequest
+	27, // 40: metamorph.chat.v1.ChatService.DeleteMessage:input_type -> metamorph.chat.v1.DeleteMessageRequest
+	29, // 41: metamorph.chat.v1.ChatService.SearchMessages:input_type -> metamorph.chat.v1.SearchMessagesRequest
+	15, // 42: metamorph.chat.v1.ChatService.SendMessage:input_type -> metamorph.chat.v1.SendMessageRequest
+	17, // 43: metamorph.chat.v1.ChatService.StreamTurn:input_type -> metamorph.chat.v1.StreamTurnRequest
+	19, // 44: metamorph.chat.v1.ChatService.GetTurn:input_type -> metamorph.chat.v1.GetTurnRequest
+	23, // 45: metamorph.chat.v1.ChatService.ListTurns:input_type -> metamorph.chat.v1.ListTurnsRequest
+	25, // 46: metamorph.chat.v1.ChatService.CancelTurn:input_type -> metamorph.chat.v1.CancelTurnRequest
+	21, // 47: metamorph.chat.v1.ChatService.RegenerateReply:input_type -> metamorph.chat.v1.RegenerateReplyRequest
+	33, // 48: metamorph.chat.v1.ChatService.CountTokens:input_type -> metamorph.chat.v1.CountTokensRequest
+	36, // 49: metamorph.chat.v1.ChatService.UploadAttachment:input_type -> metamorph.chat.v1.UploadAttachmentRequest
+	38, // 50: metamorph.chat.v1.ChatService.DownloadAttachment:input_type -> metamorph.chat.v1.DownloadAttachmentRequest
+	40, // 51: metamorph.chat.v1.ChatService.ListModels:input_type -> metamorph.chat.v1.ListModelsRequest
+	2,  // 52: metamorph.chat.v1.ChatService.CreateSession:output_type -> metamorph.chat.v1.CreateSessionResponse
+	4,  // 53: metamorph.chat.v1.ChatService.GetSession:output_type -> metamorph.chat.v1.GetSessionResponse
+	6,  // 54: metamorph.chat.v1.ChatService.ListSessions:output_type -> metamorph.chat.v1.ListSessionsResponse
+	8,  // 55: metamorph.chat.v1.ChatService.UpdateSession:output_type -> metamorph.chat.v1.UpdateSessionResponse
+	10, // 56: metamorph.chat.v1.ChatService.DeleteSession:output_type -> metamorph.chat.v1.DeleteSessionResponse
+	12, // 57: metamorph.chat.v1.ChatService.ListMessages:output_type -> metamorph.chat.v1.ListMessagesResponse
+	14, // 58: metamorph.chat.v1.ChatService.GetMessage:output_type -> metamorph.chat.v1.GetMessageResponse
+	28, // 59: metamorph.chat.v1.ChatService.DeleteMessage:output_type -> metamorph.chat.v1.DeleteMessageResponse
+	32, // 60: metamorph.chat.v1.ChatService.SearchMessages:output_type -> metamorph.chat.v1.SearchMessagesResponse
+	16, // 61: metamorph.chat.v1.ChatService.SendMessage:output_type -> metamorph.chat.v1.SendMessageResponse
+	18, // 62: metamorph.chat.v1.ChatService.StreamTurn:output_type -> metamorph.chat.v1.StreamTurnResponse
+	20, // 63: metamorph.chat.v1.ChatService.GetTurn:output_type -> metamorph.chat.v1.GetTurnResponse
+	24, // 64: metamorph.chat.v1.ChatService.ListTurns:output_type -> metamorph.chat.v1.ListTurnsResponse
+	26, // 65: metamorph.chat.v1.ChatService.CancelTurn:output_type -> metamorph.chat.v1.CancelTurnResponse
+	22, // 66: metamorph.chat.v1.ChatService.RegenerateReply:output_type -> metamorph.chat.v1.RegenerateReplyResponse
+	34, // 67: metamorph.chat.v1.ChatService.CountTokens:output_type -> metamorph.chat.v1.CountTokensResponse
+	37, // 68: metamorph.chat.v1.ChatService.UploadAttachment:output_type -> metamorph.chat.v1.UploadAttachmentResponse
+	39, // 69: metamorph.chat.v1.ChatService.DownloadAttachment:output_type -> metamorph.chat.v1.DownloadAttachmentResponse
+	41, // 70: metamorph.chat.v1.ChatService.ListModels:output_type -> metamorph.chat.v1.ListModelsResponse
+	52, // [52:71] is the sub-list for method output_type
+	33, // [33:52] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_chat_service_proto_init() }
@@ -2949,7 +2980,7 @@ func file_metamorph_chat_v1_chat_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_chat_service_proto_rawDesc), len(file_metamorph_chat_v1_chat_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

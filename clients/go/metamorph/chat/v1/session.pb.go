@@ -57,7 +57,11 @@ type Session struct {
 	LastMessageTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_message_time,json=lastMessageTime,proto3" json:"last_message_time,omitempty"`
 	// Changes with the fields that a user can set. UpdateSession fails with ABORTED / ETAG_MISMATCH if it is stale; empty
 	// updates unconditionally.
-	Etag          string `protobuf:"bytes,14,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,14,opt,name=etag,proto3" json:"etag,omitempty"`
+	// What the session's turns count towards, besides its vault and their users: GetUsage adds usage up by label, and a
+	// label can have a budget. At most 8 pairs, with keys of 1 to 63 letters, digits, `.`, `_` and `-`, the first of which
+	// is a letter or a digit, and values of at most 63 of them. An update replaces all pairs, for turns that start later.
+	Labels        map[string]string `protobuf:"bytes,15,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,11 +194,18 @@ func (x *Session) GetEtag() string {
 	return ""
 }
 
+func (x *Session) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 var File_metamorph_chat_v1_session_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x06\n" +
+	"\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\a\n" +
 	"\aSession\x12&\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\tsessionId\x12\x1e\n" +
@@ -213,8 +224,12 @@ const file_metamorph_chat_v1_session_proto_rawDesc = "" +
 	"\vupdate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12F\n" +
 	"\x11last_message_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x0flastMessageTime\x12\x1b\n" +
-	"\x04etag\x18\x0e \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x1a;\n" +
+	"\x04etag\x18\x0e \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x12\x8b\x01\n" +
+	"\x06labels\x18\x0f \x03(\v2&.metamorph.chat.v1.Session.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\xba\x01\n" +
 	"\x15com.metamorph.chat.v1B\fSessionProtoP\x01Z-metamorph/clients/go/metamorph/chat/v1;chatv1\xa2\x02\x03MCX\xaa\x02\x11Metamorph.Chat.V1\xca\x02\x11Metamorph\\Chat\\V1\xe2\x02\x1dMetamorph\\Chat\\V1\\GPBMetadata\xea\x02\x13Metamorph::Chat::V1b\x06proto3"
@@ -231,22 +246,24 @@ func file_metamorph_chat_v1_session_proto_rawDescGZIP() []byte {
 	return file_metamorph_chat_v1_session_proto_rawDescData
 }
 
-var file_metamorph_chat_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_metamorph_chat_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_metamorph_chat_v1_session_proto_goTypes = []any{
 	(*Session)(nil),               // 0: metamorph.chat.v1.Session
 	nil,                           // 1: metamorph.chat.v1.Session.MetadataEntry
-	(*timestamppb.Timestamp)(nil), // 2: google.protobuf.Timestamp
+	nil,                           // 2: metamorph.chat.v1.Session.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
 }
 var file_metamorph_chat_v1_session_proto_depIdxs = []int32{
 	1, // 0: metamorph.chat.v1.Session.metadata:type_name -> metamorph.chat.v1.Session.MetadataEntry
-	2, // 1: metamorph.chat.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	2, // 2: metamorph.chat.v1.Session.update_time:type_name -> google.protobuf.Timestamp
-	2, // 3: metamorph.chat.v1.Session.last_message_time:type_name -> google.protobuf.Timestamp
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	3, // 1: metamorph.chat.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	3, // 2: metamorph.chat.v1.Session.update_time:type_name -> google.protobuf.Timestamp
+	3, // 3: metamorph.chat.v1.Session.last_message_time:type_name -> google.protobuf.Timestamp
+	2, // 4: metamorph.chat.v1.Session.labels:type_name -> metamorph.chat.v1.Session.LabelsEntry
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_session_proto_init() }
@@ -260,7 +277,7 @@ func file_metamorph_chat_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_session_proto_rawDesc), len(file_metamorph_chat_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

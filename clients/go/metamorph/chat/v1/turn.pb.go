@@ -329,7 +329,10 @@ type Turn struct {
 	// When it ended. Absent while it is running.
 	FinishTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=finish_time,json=finishTime,proto3" json:"finish_time,omitempty"`
 	// Why the model declined to reply. Absent unless the provider says so.
-	StopDetails   *StopDetails `protobuf:"bytes,15,opt,name=stop_details,json=stopDetails,proto3" json:"stop_details,omitempty"`
+	StopDetails *StopDetails `protobuf:"bytes,15,opt,name=stop_details,json=stopDetails,proto3" json:"stop_details,omitempty"`
+	// What its usage counts towards, besides the vault and its creator: the labels that its session had when it started,
+	// and those of its request.
+	Labels        map[string]string `protobuf:"bytes,16,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,6 +468,13 @@ func (x *Turn) GetFinishTime() *timestamppb.Timestamp {
 func (x *Turn) GetStopDetails() *StopDetails {
 	if x != nil {
 		return x.StopDetails
+	}
+	return nil
+}
+
+func (x *Turn) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -1115,7 +1125,7 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"retryDelay\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x06\n" +
 	"\x04Turn\x12\x17\n" +
 	"\aturn_id\x18\x01 \x01(\tR\x06turnId\x12\x1d\n" +
 	"\n" +
@@ -1137,7 +1147,11 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"createTime\x12;\n" +
 	"\vfinish_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishTime\x12A\n" +
-	"\fstop_details\x18\x0f \x01(\v2\x1e.metamorph.chat.v1.StopDetailsR\vstopDetails\"j\n" +
+	"\fstop_details\x18\x0f \x01(\v2\x1e.metamorph.chat.v1.StopDetailsR\vstopDetails\x12;\n" +
+	"\x06labels\x18\x10 \x03(\v2#.metamorph.chat.v1.Turn.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"j\n" +
 	"\vTurnStarted\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12&\n" +
@@ -1220,7 +1234,7 @@ func file_metamorph_chat_v1_turn_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_chat_v1_turn_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_metamorph_chat_v1_turn_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_metamorph_chat_v1_turn_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_metamorph_chat_v1_turn_proto_goTypes = []any{
 	(TurnStatus)(0),               // 0: metamorph.chat.v1.TurnStatus
 	(StopReason)(0),               // 1: metamorph.chat.v1.StopReason
@@ -1236,40 +1250,42 @@ var file_metamorph_chat_v1_turn_proto_goTypes = []any{
 	(*TurnFinished)(nil),          // 11: metamorph.chat.v1.TurnFinished
 	(*TurnEvent)(nil),             // 12: metamorph.chat.v1.TurnEvent
 	nil,                           // 13: metamorph.chat.v1.TurnError.MetadataEntry
-	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
-	(*Usage)(nil),                 // 15: metamorph.chat.v1.Usage
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*Message)(nil),               // 17: metamorph.chat.v1.Message
+	nil,                           // 14: metamorph.chat.v1.Turn.LabelsEntry
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*Usage)(nil),                 // 16: metamorph.chat.v1.Usage
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*Message)(nil),               // 18: metamorph.chat.v1.Message
 }
 var file_metamorph_chat_v1_turn_proto_depIdxs = []int32{
 	13, // 0: metamorph.chat.v1.TurnError.metadata:type_name -> metamorph.chat.v1.TurnError.MetadataEntry
-	14, // 1: metamorph.chat.v1.TurnError.retry_delay:type_name -> google.protobuf.Duration
+	15, // 1: metamorph.chat.v1.TurnError.retry_delay:type_name -> google.protobuf.Duration
 	0,  // 2: metamorph.chat.v1.Turn.status:type_name -> metamorph.chat.v1.TurnStatus
 	1,  // 3: metamorph.chat.v1.Turn.stop_reason:type_name -> metamorph.chat.v1.StopReason
-	15, // 4: metamorph.chat.v1.Turn.usage:type_name -> metamorph.chat.v1.Usage
+	16, // 4: metamorph.chat.v1.Turn.usage:type_name -> metamorph.chat.v1.Usage
 	3,  // 5: metamorph.chat.v1.Turn.error:type_name -> metamorph.chat.v1.TurnError
-	16, // 6: metamorph.chat.v1.Turn.create_time:type_name -> google.protobuf.Timestamp
-	16, // 7: metamorph.chat.v1.Turn.finish_time:type_name -> google.protobuf.Timestamp
+	17, // 6: metamorph.chat.v1.Turn.create_time:type_name -> google.protobuf.Timestamp
+	17, // 7: metamorph.chat.v1.Turn.finish_time:type_name -> google.protobuf.Timestamp
 	2,  // 8: metamorph.chat.v1.Turn.stop_details:type_name -> metamorph.chat.v1.StopDetails
-	15, // 9: metamorph.chat.v1.UsageUpdate.usage:type_name -> metamorph.chat.v1.Usage
-	0,  // 10: metamorph.chat.v1.TurnFinished.status:type_name -> metamorph.chat.v1.TurnStatus
-	17, // 11: metamorph.chat.v1.TurnFinished.message:type_name -> metamorph.chat.v1.Message
-	1,  // 12: metamorph.chat.v1.TurnFinished.stop_reason:type_name -> metamorph.chat.v1.StopReason
-	15, // 13: metamorph.chat.v1.TurnFinished.usage:type_name -> metamorph.chat.v1.Usage
-	3,  // 14: metamorph.chat.v1.TurnFinished.error:type_name -> metamorph.chat.v1.TurnError
-	2,  // 15: metamorph.chat.v1.TurnFinished.stop_details:type_name -> metamorph.chat.v1.StopDetails
-	5,  // 16: metamorph.chat.v1.TurnEvent.turn_started:type_name -> metamorph.chat.v1.TurnStarted
-	6,  // 17: metamorph.chat.v1.TurnEvent.text_delta:type_name -> metamorph.chat.v1.TextDelta
-	7,  // 18: metamorph.chat.v1.TurnEvent.thinking_delta:type_name -> metamorph.chat.v1.ThinkingDelta
-	8,  // 19: metamorph.chat.v1.TurnEvent.tool_use:type_name -> metamorph.chat.v1.ToolUse
-	9,  // 20: metamorph.chat.v1.TurnEvent.usage_update:type_name -> metamorph.chat.v1.UsageUpdate
-	11, // 21: metamorph.chat.v1.TurnEvent.turn_finished:type_name -> metamorph.chat.v1.TurnFinished
-	10, // 22: metamorph.chat.v1.TurnEvent.compaction:type_name -> metamorph.chat.v1.Compaction
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	14, // 9: metamorph.chat.v1.Turn.labels:type_name -> metamorph.chat.v1.Turn.LabelsEntry
+	16, // 10: metamorph.chat.v1.UsageUpdate.usage:type_name -> metamorph.chat.v1.Usage
+	0,  // 11: metamorph.chat.v1.TurnFinished.status:type_name -> metamorph.chat.v1.TurnStatus
+	18, // 12: metamorph.chat.v1.TurnFinished.message:type_name -> metamorph.chat.v1.Message
+	1,  // 13: metamorph.chat.v1.TurnFinished.stop_reason:type_name -> metamorph.chat.v1.StopReason
+	16, // 14: metamorph.chat.v1.TurnFinished.usage:type_name -> metamorph.chat.v1.Usage
+	3,  // 15: metamorph.chat.v1.TurnFinished.error:type_name -> metamorph.chat.v1.TurnError
+	2,  // 16: metamorph.chat.v1.TurnFinished.stop_details:type_name -> metamorph.chat.v1.StopDetails
+	5,  // 17: metamorph.chat.v1.TurnEvent.turn_started:type_name -> metamorph.chat.v1.TurnStarted
+	6,  // 18: metamorph.chat.v1.TurnEvent.text_delta:type_name -> metamorph.chat.v1.TextDelta
+	7,  // 19: metamorph.chat.v1.TurnEvent.thinking_delta:type_name -> metamorph.chat.v1.ThinkingDelta
+	8,  // 20: metamorph.chat.v1.TurnEvent.tool_use:type_name -> metamorph.chat.v1.ToolUse
+	9,  // 21: metamorph.chat.v1.TurnEvent.usage_update:type_name -> metamorph.chat.v1.UsageUpdate
+	11, // 22: metamorph.chat.v1.TurnEvent.turn_finished:type_name -> metamorph.chat.v1.TurnFinished
+	10, // 23: metamorph.chat.v1.TurnEvent.compaction:type_name -> metamorph.chat.v1.Compaction
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_turn_proto_init() }
@@ -1293,7 +1309,7 @@ func file_metamorph_chat_v1_turn_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_turn_proto_rawDesc), len(file_metamorph_chat_v1_turn_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -38,6 +38,10 @@ const (
 	UsageGrouping_USAGE_GROUPING_MODEL UsageGrouping = 2
 	// The session. Usage stays when its session is deleted.
 	UsageGrouping_USAGE_GROUPING_SESSION UsageGrouping = 3
+	// The user who started the turns.
+	UsageGrouping_USAGE_GROUPING_USER UsageGrouping = 4
+	// The label, `key=value`. Turns without labels are in no row, those with several in several.
+	UsageGrouping_USAGE_GROUPING_LABEL UsageGrouping = 5
 )
 
 // Enum value maps for UsageGrouping.
@@ -47,12 +51,16 @@ var (
 		1: "USAGE_GROUPING_DAY",
 		2: "USAGE_GROUPING_MODEL",
 		3: "USAGE_GROUPING_SESSION",
+		4: "USAGE_GROUPING_USER",
+		5: "USAGE_GROUPING_LABEL",
 	}
 	UsageGrouping_value = map[string]int32{
 		"USAGE_GROUPING_UNSPECIFIED": 0,
 		"USAGE_GROUPING_DAY":         1,
 		"USAGE_GROUPING_MODEL":       2,
 		"USAGE_GROUPING_SESSION":     3,
+		"USAGE_GROUPING_USER":        4,
+		"USAGE_GROUPING_LABEL":       5,
 	}
 )
 
@@ -317,7 +325,12 @@ type UsageRow struct {
 	// Their tokens and cost.
 	Usage *v1.Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
 	// The number of turns, however they ended.
-	Turns         int64 `protobuf:"varint,5,opt,name=turns,proto3" json:"turns,omitempty"`
+	Turns int64 `protobuf:"varint,5,opt,name=turns,proto3" json:"turns,omitempty"`
+	// The user. Empty if not grouped by user.
+	UserId string `protobuf:"bytes,6,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// The label, `key=value`, or `*` for all labels without a row of their own: per day, the first 1,000 pairs of a label
+	// and a model have one, and labels with a budget. Empty if not grouped by label.
+	Label         string `protobuf:"bytes,7,opt,name=label,proto3" json:"label,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -387,6 +400,20 @@ func (x *UsageRow) GetTurns() int64 {
 	return 0
 }
 
+func (x *UsageRow) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *UsageRow) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
 var File_metamorph_vault_v1_usage_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_usage_proto_rawDesc = "" +
@@ -413,19 +440,23 @@ const file_metamorph_vault_v1_usage_proto_rawDesc = "" +
 	"\fstored_bytes\x18\x01 \x01(\x03R\vstoredBytes\x12$\n" +
 	"\vlimit_bytes\x18\x02 \x01(\x03H\x00R\n" +
 	"limitBytes\x88\x01\x01B\x0e\n" +
-	"\f_limit_bytes\"\x97\x01\n" +
+	"\f_limit_bytes\"\xc6\x01\n" +
 	"\bUsageRow\x12\x10\n" +
 	"\x03day\x18\x01 \x01(\tR\x03day\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x03 \x01(\tR\tsessionId\x12.\n" +
 	"\x05usage\x18\x04 \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\x12\x14\n" +
-	"\x05turns\x18\x05 \x01(\x03R\x05turns*}\n" +
+	"\x05turns\x18\x05 \x01(\x03R\x05turns\x12\x17\n" +
+	"\auser_id\x18\x06 \x01(\tR\x06userId\x12\x14\n" +
+	"\x05label\x18\a \x01(\tR\x05label*\xb0\x01\n" +
 	"\rUsageGrouping\x12\x1e\n" +
 	"\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12USAGE_GROUPING_DAY\x10\x01\x12\x18\n" +
 	"\x14USAGE_GROUPING_MODEL\x10\x02\x12\x1a\n" +
-	"\x16USAGE_GROUPING_SESSION\x10\x03B\xbf\x01\n" +
+	"\x16USAGE_GROUPING_SESSION\x10\x03\x12\x17\n" +
+	"\x13USAGE_GROUPING_USER\x10\x04\x12\x18\n" +
+	"\x14USAGE_GROUPING_LABEL\x10\x05B\xbf\x01\n" +
 	"\x16com.metamorph.vault.v1B\n" +
 	"UsageProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 

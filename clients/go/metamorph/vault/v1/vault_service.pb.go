@@ -500,7 +500,8 @@ type GetUsageRequest struct {
 	SessionId *string `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3,oneof" json:"session_id,omitempty"`
 	// Only usage of this model.
 	Model *string `protobuf:"bytes,4,opt,name=model,proto3,oneof" json:"model,omitempty"`
-	// How to group usage. If empty, everything is in one row.
+	// How to group usage. If empty, everything is in one row. Usage is kept by session, by user and by label, but not by
+	// two of them: to group or filter by more than one fails with INVALID_ARGUMENT / REQUEST_INVALID.
 	GroupBy []UsageGrouping `protobuf:"varint,5,rep,packed,name=group_by,json=groupBy,proto3,enum=metamorph.vault.v1.UsageGrouping" json:"group_by,omitempty"`
 	// The maximum number of rows to return. 0 means 50; the maximum is 1000.
 	PageSize int32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -510,8 +511,12 @@ type GetUsageRequest struct {
 	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
 	// 0 does not wait.
 	AtLeastRevision int64 `protobuf:"varint,8,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Only usage of turns that this user started. At most 256 characters.
+	UserId *string `protobuf:"bytes,9,opt,name=user_id,json=userId,proto3,oneof" json:"user_id,omitempty"`
+	// Only usage of turns with this label, `key=value`.
+	Label         *string `protobuf:"bytes,10,opt,name=label,proto3,oneof" json:"label,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetUsageRequest) Reset() {
@@ -600,14 +605,28 @@ func (x *GetUsageRequest) GetAtLeastRevision() int64 {
 	return 0
 }
 
+func (x *GetUsageRequest) GetUserId() string {
+	if x != nil && x.UserId != nil {
+		return *x.UserId
+	}
+	return ""
+}
+
+func (x *GetUsageRequest) GetLabel() string {
+	if x != nil && x.Label != nil {
+		return *x.Label
+	}
+	return ""
+}
+
 // The vault's usage.
 type GetUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ordered by day, model and session, as far as grouped by them. Empty if nothing was used.
+	// Ordered by day, model, and session, user or label, as far as grouped by them. Empty if nothing was used.
 	Rows []*UsageRow `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// The total of all rows, on all pages.
+	// The total on all pages. Each turn is in it once, also without labels or with several.
 	Total *UsageRow `protobuf:"bytes,3,opt,name=total,proto3" json:"total,omitempty"`
 	// The current state of each limit of the vault, independent of the query.
 	Budgets []*BudgetStatus `protobuf:"bytes,4,rep,name=budgets,proto3" json:"budgets,omitempty"`
@@ -1869,7 +1888,7 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"updateMask\"b\n" +
 	"\x13UpdateVaultResponse\x12/\n" +
 	"\x05vault\x18\x01 \x01(\v2\x19.metamorph.vault.v1.VaultR\x05vault\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\x8e\x05\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa8\x06\n" +
 	"\x0fGetUsageRequest\x12C\n" +
 	"\tstart_day\x18\x01 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\bstartDay\x12?\n" +
 	"\aend_day\x18\x02 \x01(\tB&\xbaH#r!2\x1f^([0-9]{4}-[0-9]{2}-[0-9]{2})?$R\x06endDay\x12-\n" +
@@ -1880,10 +1899,17 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x06 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
 	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x123\n" +
-	"\x11at_least_revision\x18\b \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n" +
+	"\x11at_least_revision\x18\b \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\x12(\n" +
+	"\auser_id\x18\t \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02H\x02R\x06userId\x88\x01\x01\x12X\n" +
+	"\x05label\x18\n" +
+	" \x01(\tB=\xbaH:r826^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[A-Za-z0-9._-]{0,63}$H\x03R\x05label\x88\x01\x01:\x8c\x01\xbaH\x88\x01\x1a\x85\x01\n" +
 	"\x0eget_usage.days\x12%start_day must not come after end_day\x1aLthis.start_day == '' || this.end_day == '' || this.start_day <= this.end_dayB\r\n" +
 	"\v_session_idB\b\n" +
-	"\x06_model\"\x99\x02\n" +
+	"\x06_modelB\n" +
+	"\n" +
+	"\b_user_idB\b\n" +
+	"\x06_label\"\x99\x02\n" +
 	"\x10GetUsageResponse\x120\n" +
 	"\x04rows\x18\x01 \x03(\v2\x1c.metamorph.vault.v1.UsageRowR\x04rows\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x122\n" +

@@ -45,6 +45,26 @@ class Session(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -59,6 +79,7 @@ class Session(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     LAST_MESSAGE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Output only, except that it selects the session in UpdateSession. At most 64 characters."""
     title: _builtins.str
@@ -101,6 +122,13 @@ class Session(_message.Message):
     def last_message_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the newest message was stored. Absent if there is none."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the session's turns count towards, besides its vault and their users: GetUsage adds usage up by label, and a
+        label can have a budget. At most 8 pairs, with keys of 1 to 63 letters, digits, `.`, `_` and `-`, the first of which
+        is a letter or a digit, and values of at most 63 of them. An update replaces all pairs, for turns that start later.
+        """
+
     def __init__(
         self,
         *,
@@ -118,10 +146,11 @@ class Session(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         last_message_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_message_time", b"last_message_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "create_time", b"create_time", "creator", b"creator", "current_leaf_message_id", b"current_leaf_message_id", "etag", b"etag", "last_message_time", b"last_message_time", "message_count", b"message_count", "metadata", b"metadata", "model", b"model", "running_turn_ids", b"running_turn_ids", "session_id", b"session_id", "system_prompt", b"system_prompt", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "create_time", b"create_time", "creator", b"creator", "current_leaf_message_id", b"current_leaf_message_id", "etag", b"etag", "labels", b"labels", "last_message_time", b"last_message_time", "message_count", b"message_count", "metadata", b"metadata", "model", b"model", "running_turn_ids", b"running_turn_ids", "session_id", b"session_id", "system_prompt", b"system_prompt", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from metamorph.chat.v1 import message_pb2 as metamorph_dot_chat_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmetamorph/chat/v1/turn.proto\x12\x11metamorph.chat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"4\n\x0bStopDetails\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x02 \x01(\t\"\xcb\x01\n\tTurnError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12<\n\x08metadata\x18\x03 \x03(\x0b\x32*.metamorph.chat.v1.TurnError.MetadataEntry\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfb\x03\n\x04Turn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x03 \x01(\t\x12\x18\n\x10reply_message_id\x18\x04 \x01(\t\x12-\n\x06status\x18\x05 \x01(\x0e\x32\x1d.metamorph.chat.v1.TurnStatus\x12\x32\n\x0bstop_reason\x18\x06 \x01(\x0e\x32\x1d.metamorph.chat.v1.StopReason\x12\'\n\x05usage\x18\x07 \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\x12\r\n\x05model\x18\x08 \x01(\t\x12\x13\n\x0bmodel_calls\x18\t \x01(\x05\x12+\n\x05\x65rror\x18\n \x01(\x0b\x32\x1c.metamorph.chat.v1.TurnError\x12\x15\n\rlast_sequence\x18\x0b \x01(\x05\x12\x0f\n\x07\x63reator\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x0cstop_details\x18\x0f \x01(\x0b\x32\x1e.metamorph.chat.v1.StopDetails\"I\n\x0bTurnStarted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\".\n\tTextDelta\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\"2\n\rThinkingDelta\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\"P\n\x07ToolUse\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\x05\x12\x13\n\x0btool_use_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05input\x18\x04 \x01(\t\"6\n\x0bUsageUpdate\x12\'\n\x05usage\x18\x01 \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\"2\n\nCompaction\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\x05\x12\x0f\n\x07summary\x18\x02 \x01(\t\"\xaa\x02\n\x0cTurnFinished\x12-\n\x06status\x18\x01 \x01(\x0e\x32\x1d.metamorph.chat.v1.TurnStatus\x12+\n\x07message\x18\x02 \x01(\x0b\x32\x1a.metamorph.chat.v1.Message\x12\x32\n\x0bstop_reason\x18\x03 \x01(\x0e\x32\x1d.metamorph.chat.v1.StopReason\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\x12+\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1c.metamorph.chat.v1.TurnError\x12\x34\n\x0cstop_details\x18\x06 \x01(\x0b\x32\x1e.metamorph.chat.v1.StopDetails\"\xb6\x03\n\tTurnEvent\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x05\x12\x36\n\x0cturn_started\x18\x03 \x01(\x0b\x32\x1e.metamorph.chat.v1.TurnStartedH\x00\x12\x32\n\ntext_delta\x18\x04 \x01(\x0b\x32\x1c.metamorph.chat.v1.TextDeltaH\x00\x12:\n\x0ethinking_delta\x18\x05 \x01(\x0b\x32 .metamorph.chat.v1.ThinkingDeltaH\x00\x12.\n\x08tool_use\x18\x06 \x01(\x0b\x32\x1a.metamorph.chat.v1.ToolUseH\x00\x12\x36\n\x0cusage_update\x18\x07 \x01(\x0b\x32\x1e.metamorph.chat.v1.UsageUpdateH\x00\x12\x38\n\rturn_finished\x18\x08 \x01(\x0b\x32\x1f.metamorph.chat.v1.TurnFinishedH\x00\x12\x33\n\ncompaction\x18\t \x01(\x0b\x32\x1d.metamorph.chat.v1.CompactionH\x00\x42\x07\n\x05\x65vent*\xad\x01\n\nTurnStatus\x12\x1b\n\x17TURN_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13TURN_STATUS_RUNNING\x10\x01\x12\x19\n\x15TURN_STATUS_COMPLETED\x10\x02\x12\x19\n\x15TURN_STATUS_CANCELLED\x10\x03\x12\x1b\n\x17TURN_STATUS_INTERRUPTED\x10\x04\x12\x16\n\x12TURN_STATUS_FAILED\x10\x05*\x81\x02\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_REASON_END_TURN\x10\x01\x12\x1a\n\x16STOP_REASON_MAX_TOKENS\x10\x02\x12\x1d\n\x19STOP_REASON_STOP_SEQUENCE\x10\x03\x12\x18\n\x14STOP_REASON_TOOL_USE\x10\x04\x12\x15\n\x11STOP_REASON_PAUSE\x10\x05\x12\x17\n\x13STOP_REASON_REFUSAL\x10\x06\x12 \n\x1cSTOP_REASON_CONTEXT_EXCEEDED\x10\x07\x12\x15\n\x11STOP_REASON_OTHER\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmetamorph/chat/v1/turn.proto\x12\x11metamorph.chat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"4\n\x0bStopDetails\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x02 \x01(\t\"\xcb\x01\n\tTurnError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12<\n\x08metadata\x18\x03 \x03(\x0b\x32*.metamorph.chat.v1.TurnError.MetadataEntry\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdf\x04\n\x04Turn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x03 \x01(\t\x12\x18\n\x10reply_message_id\x18\x04 \x01(\t\x12-\n\x06status\x18\x05 \x01(\x0e\x32\x1d.metamorph.chat.v1.TurnStatus\x12\x32\n\x0bstop_reason\x18\x06 \x01(\x0e\x32\x1d.metamorph.chat.v1.StopReason\x12\'\n\x05usage\x18\x07 \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\x12\r\n\x05model\x18\x08 \x01(\t\x12\x13\n\x0bmodel_calls\x18\t \x01(\x05\x12+\n\x05\x65rror\x18\n \x01(\x0b\x32\x1c.metamorph.chat.v1.TurnError\x12\x15\n\rlast_sequence\x18\x0b \x01(\x05\x12\x0f\n\x07\x63reator\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x0cstop_details\x18\x0f \x01(\x0b\x32\x1e.metamorph.chat.v1.StopDetails\x12\x33\n\x06labels\x18\x10 \x03(\x0b\x32#.metamorph.chat.v1.Turn.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x0bTurnStarted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\".\n\tTextDelta\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\"2\n\rThinkingDelta\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\"P\n\x07ToolUse\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\x05\x12\x13\n\x0btool_use_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05input\x18\x04 \x01(\t\"6\n\x0bUsageUpdate\x12\'\n\x05usage\x18\x01 \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\"2\n\nCompaction\x12\x13\n\x0b\x62lock_index\x18\x01 \x01(\x05\x12\x0f\n\x07summary\x18\x02 \x01(\t\"\xaa\x02\n\x0cTurnFinished\x12-\n\x06status\x18\x01 \x01(\x0e\x32\x1d.metamorph.chat.v1.TurnStatus\x12+\n\x07message\x18\x02 \x01(\x0b\x32\x1a.metamorph.chat.v1.Message\x12\x32\n\x0bstop_reason\x18\x03 \x01(\x0e\x32\x1d.metamorph.chat.v1.StopReason\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\x12+\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1c.metamorph.chat.v1.TurnError\x12\x34\n\x0cstop_details\x18\x06 \x01(\x0b\x32\x1e.metamorph.chat.v1.StopDetails\"\xb6\x03\n\tTurnEvent\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x05\x12\x36\n\x0cturn_started\x18\x03 \x01(\x0b\x32\x1e.metamorph.chat.v1.TurnStartedH\x00\x12\x32\n\ntext_delta\x18\x04 \x01(\x0b\x32\x1c.metamorph.chat.v1.TextDeltaH\x00\x12:\n\x0ethinking_delta\x18\x05 \x01(\x0b\x32 .metamorph.chat.v1.ThinkingDeltaH\x00\x12.\n\x08tool_use\x18\x06 \x01(\x0b\x32\x1a.metamorph.chat.v1.ToolUseH\x00\x12\x36\n\x0cusage_update\x18\x07 \x01(\x0b\x32\x1e.metamorph.chat.v1.UsageUpdateH\x00\x12\x38\n\rturn_finished\x18\x08 \x01(\x0b\x32\x1f.metamorph.chat.v1.TurnFinishedH\x00\x12\x33\n\ncompaction\x18\t \x01(\x0b\x32\x1d.metamorph.chat.v1.CompactionH\x00\x42\x07\n\x05\x65vent*\xad\x01\n\nTurnStatus\x12\x1b\n\x17TURN_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13TURN_STATUS_RUNNING\x10\x01\x12\x19\n\x15TURN_STATUS_COMPLETED\x10\x02\x12\x19\n\x15TURN_STATUS_CANCELLED\x10\x03\x12\x1b\n\x17TURN_STATUS_INTERRUPTED\x10\x04\x12\x16\n\x12TURN_STATUS_FAILED\x10\x05*\x81\x02\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14STOP_REASON_END_TURN\x10\x01\x12\x1a\n\x16STOP_REASON_MAX_TOKENS\x10\x02\x12\x1d\n\x19STOP_REASON_STOP_SEQUENCE\x10\x03\x12\x18\n\x14STOP_REASON_TOOL_USE\x10\x04\x12\x15\n\x11STOP_REASON_PAUSE\x10\x05\x12\x17\n\x13STOP_REASON_REFUSAL\x10\x06\x12 \n\x1cSTOP_REASON_CONTEXT_EXCEEDED\x10\x07\x12\x15\n\x11STOP_REASON_OTHER\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TURNERROR_METADATAENTRY']._loaded_options = None
   _globals['_TURNERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_TURNSTATUS']._serialized_start=2027
-  _globals['_TURNSTATUS']._serialized_end=2200
-  _globals['_STOPREASON']._serialized_start=2203
-  _globals['_STOPREASON']._serialized_end=2460
+  _globals['_TURN_LABELSENTRY']._loaded_options = None
+  _globals['_TURN_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_TURNSTATUS']._serialized_start=2127
+  _globals['_TURNSTATUS']._serialized_end=2300
+  _globals['_STOPREASON']._serialized_start=2303
+  _globals['_STOPREASON']._serialized_end=2560
   _globals['_STOPDETAILS']._serialized_start=149
   _globals['_STOPDETAILS']._serialized_end=201
   _globals['_TURNERROR']._serialized_start=204
@@ -47,21 +49,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TURNERROR_METADATAENTRY']._serialized_start=360
   _globals['_TURNERROR_METADATAENTRY']._serialized_end=407
   _globals['_TURN']._serialized_start=410
-  _globals['_TURN']._serialized_end=917
-  _globals['_TURNSTARTED']._serialized_start=919
-  _globals['_TURNSTARTED']._serialized_end=992
-  _globals['_TEXTDELTA']._serialized_start=994
-  _globals['_TEXTDELTA']._serialized_end=1040
-  _globals['_THINKINGDELTA']._serialized_start=1042
-  _globals['_THINKINGDELTA']._serialized_end=1092
-  _globals['_TOOLUSE']._serialized_start=1094
-  _globals['_TOOLUSE']._serialized_end=1174
-  _globals['_USAGEUPDATE']._serialized_start=1176
-  _globals['_USAGEUPDATE']._serialized_end=1230
-  _globals['_COMPACTION']._serialized_start=1232
-  _globals['_COMPACTION']._serialized_end=1282
-  _globals['_TURNFINISHED']._serialized_start=1285
-  _globals['_TURNFINISHED']._serialized_end=1583
-  _globals['_TURNEVENT']._serialized_start=1586
-  _globals['_TURNEVENT']._serialized_end=2024
+  _globals['_TURN']._serialized_end=1017
+  _globals['_TURN_LABELSENTRY']._serialized_start=972
+  _globals['_TURN_LABELSENTRY']._serialized_end=1017
+  _globals['_TURNSTARTED']._serialized_start=1019
+  _globals['_TURNSTARTED']._serialized_end=1092
+  _globals['_TEXTDELTA']._serialized_start=1094
+  _globals['_TEXTDELTA']._serialized_end=1140
+  _globals['_THINKINGDELTA']._serialized_start=1142
+  _globals['_THINKINGDELTA']._serialized_end=1192
+  _globals['_TOOLUSE']._serialized_start=1194
+  _globals['_TOOLUSE']._serialized_end=1274
+  _globals['_USAGEUPDATE']._serialized_start=1276
+  _globals['_USAGEUPDATE']._serialized_end=1330
+  _globals['_COMPACTION']._serialized_start=1332
+  _globals['_COMPACTION']._serialized_end=1382
+  _globals['_TURNFINISHED']._serialized_start=1385
+  _globals['_TURNFINISHED']._serialized_end=1683
+  _globals['_TURNEVENT']._serialized_start=1686
+  _globals['_TURNEVENT']._serialized_end=2124
 # @@protoc_insertion_point(module_scope)

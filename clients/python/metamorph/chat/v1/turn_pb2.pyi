@@ -202,6 +202,26 @@ class Turn(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TURN_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     USER_MESSAGE_ID_FIELD_NUMBER: _builtins.int
@@ -217,6 +237,7 @@ class Turn(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     STOP_DETAILS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Assigned by the server."""
     session_id: _builtins.str
@@ -257,6 +278,12 @@ class Turn(_message.Message):
     def stop_details(self) -> Global___StopDetails:
         """Why the model declined to reply. Absent unless the provider says so."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What its usage counts towards, besides the vault and its creator: the labels that its session had when it started,
+        and those of its request.
+        """
+
     def __init__(
         self,
         *,
@@ -275,10 +302,11 @@ class Turn(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         stop_details: Global___StopDetails | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "stop_details", b"stop_details", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "error", b"error", "finish_time", b"finish_time", "last_sequence", b"last_sequence", "model", b"model", "model_calls", b"model_calls", "reply_message_id", b"reply_message_id", "session_id", b"session_id", "status", b"status", "stop_details", b"stop_details", "stop_reason", b"stop_reason", "turn_id", b"turn_id", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "creator", b"creator", "error", b"error", "finish_time", b"finish_time", "labels", b"labels", "last_sequence", b"last_sequence", "model", b"model", "model_calls", b"model_calls", "reply_message_id", b"reply_message_id", "session_id", b"session_id", "status", b"status", "stop_details", b"stop_details", "stop_reason", b"stop_reason", "turn_id", b"turn_id", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,10 @@ class _UsageGroupingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageGr
     """The model that was used."""
     USAGE_GROUPING_SESSION: _UsageGrouping.ValueType  # 3
     """The session. Usage stays when its session is deleted."""
+    USAGE_GROUPING_USER: _UsageGrouping.ValueType  # 4
+    """The user who started the turns."""
+    USAGE_GROUPING_LABEL: _UsageGrouping.ValueType  # 5
+    """The label, `key=value`. Turns without labels are in no row, those with several in several."""
 
 class UsageGrouping(_UsageGrouping, metaclass=_UsageGroupingEnumTypeWrapper):
     """A way to group usage."""
@@ -45,6 +49,10 @@ USAGE_GROUPING_MODEL: UsageGrouping.ValueType  # 2
 """The model that was used."""
 USAGE_GROUPING_SESSION: UsageGrouping.ValueType  # 3
 """The session. Usage stays when its session is deleted."""
+USAGE_GROUPING_USER: UsageGrouping.ValueType  # 4
+"""The user who started the turns."""
+USAGE_GROUPING_LABEL: UsageGrouping.ValueType  # 5
+"""The label, `key=value`. Turns without labels are in no row, those with several in several."""
 Global___UsageGrouping: _TypeAlias = UsageGrouping  # noqa: Y015
 
 @_typing.final
@@ -184,6 +192,8 @@ class UsageRow(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TURNS_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     day: _builtins.str
     """The day, `YYYY-MM-DD`. Empty if not grouped by day."""
     model: _builtins.str
@@ -192,6 +202,12 @@ class UsageRow(_message.Message):
     """The session. Empty if not grouped by session."""
     turns: _builtins.int
     """The number of turns, however they ended."""
+    user_id: _builtins.str
+    """The user. Empty if not grouped by user."""
+    label: _builtins.str
+    """The label, `key=value`, or `*` for all labels without a row of their own: per day, the first 1,000 pairs of a label
+    and a model have one, and labels with a budget. Empty if not grouped by label.
+    """
     @_builtins.property
     def usage(self) -> _message_pb2.Usage:
         """Their tokens and cost."""
@@ -204,10 +220,12 @@ class UsageRow(_message.Message):
         session_id: _builtins.str = ...,
         usage: _message_pb2.Usage | None = ...,
         turns: _builtins.int = ...,
+        user_id: _builtins.str = ...,
+        label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "model", b"model", "session_id", b"session_id", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "label", b"label", "model", b"model", "session_id", b"session_id", "turns", b"turns", "usage", b"usage", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

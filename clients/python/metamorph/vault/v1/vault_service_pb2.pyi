@@ -280,6 +280,8 @@ class GetUsageRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AT_LEAST_REVISION_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     start_day: _builtins.str
     """The first day (UTC), `YYYY-MM-DD`. If empty, the first day of the month of end_day."""
     end_day: _builtins.str
@@ -297,9 +299,15 @@ class GetUsageRequest(_message.Message):
     UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
     0 does not wait.
     """
+    user_id: _builtins.str
+    """Only usage of turns that this user started. At most 256 characters."""
+    label: _builtins.str
+    """Only usage of turns with this label, `key=value`."""
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[_usage_pb2.UsageGrouping.ValueType]:
-        """How to group usage. If empty, everything is in one row."""
+        """How to group usage. If empty, everything is in one row. Usage is kept by session, by user and by label, but not by
+        two of them: to group or filter by more than one fails with INVALID_ARGUMENT / REQUEST_INVALID.
+        """
 
     def __init__(
         self,
@@ -312,19 +320,29 @@ class GetUsageRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         at_least_revision: _builtins.int = ...,
+        user_id: _builtins.str | None = ...,
+        label: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_session_id", b"_session_id", "model", b"model", "session_id", b"session_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_label", b"_label", "_model", b"_model", "_session_id", b"_session_id", "_user_id", b"_user_id", "label", b"label", "model", b"model", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_session_id", b"_session_id", "at_least_revision", b"at_least_revision", "end_day", b"end_day", "group_by", b"group_by", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "start_day", b"start_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_label", b"_label", "_model", b"_model", "_session_id", b"_session_id", "_user_id", b"_user_id", "at_least_revision", b"at_least_revision", "end_day", b"end_day", "group_by", b"group_by", "label", b"label", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "start_day", b"start_day", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__label: _TypeAlias = _typing.Literal["label"]  # noqa: Y015
+    _WhichOneofArgType__label: _TypeAlias = _typing.Literal["_label", b"_label"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__session_id: _TypeAlias = _typing.Literal["session_id"]  # noqa: Y015
     _WhichOneofArgType__session_id: _TypeAlias = _typing.Literal["_session_id", b"_session_id"]  # noqa: Y015
+    _WhichOneofReturnType__user_id: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
+    _WhichOneofArgType__user_id: _TypeAlias = _typing.Literal["_user_id", b"_user_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label) -> _WhichOneofReturnType__label | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__session_id) -> _WhichOneofReturnType__session_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__user_id) -> _WhichOneofReturnType__user_id | None: ...
 
 Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
 
@@ -343,11 +361,11 @@ class GetUsageResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageRow]:
-        """Ordered by day, model and session, as far as grouped by them. Empty if nothing was used."""
+        """Ordered by day, model, and session, user or label, as far as grouped by them. Empty if nothing was used."""
 
     @_builtins.property
     def total(self) -> _usage_pb2.UsageRow:
-        """The total of all rows, on all pages."""
+        """The total on all pages. Each turn is in it once, also without labels or with several."""
 
     @_builtins.property
     def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.BudgetStatus]:

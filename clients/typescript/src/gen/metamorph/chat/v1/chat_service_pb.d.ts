@@ -221,7 +221,7 @@ export declare type UpdateSessionRequest = Message<"metamorph.chat.v1.UpdateSess
   session?: Session | undefined;
 
   /**
-   * Required. Any of `title`, `model`, `system_prompt`, `metadata`, `archived`. Fails with INVALID_ARGUMENT /
+   * Required. Any of `title`, `model`, `system_prompt`, `metadata`, `labels`, `archived`. Fails with INVALID_ARGUMENT /
    * UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
@@ -493,6 +493,14 @@ export declare type SendMessageRequest = Message<"metamorph.chat.v1.SendMessageR
    * @generated from field: metamorph.chat.v1.GenerationOptions options = 5;
    */
   options?: GenerationOptions | undefined;
+
+  /**
+   * Labels of this turn, in addition to its session's and in the same form. Fails with INVALID_ARGUMENT /
+   * REQUEST_INVALID, and stores nothing, if the session has another value for a key, or if they are more than 8 together.
+   *
+   * @generated from field: map<string, string> labels = 6;
+   */
+  labels: { [key: string]: string };
 };
 
 /**
@@ -669,6 +677,13 @@ export declare type RegenerateReplyRequest = Message<"metamorph.chat.v1.Regenera
    * @generated from field: metamorph.chat.v1.GenerationOptions options = 3;
    */
   options?: GenerationOptions | undefined;
+
+  /**
+   * Labels of this turn, as in SendMessageRequest. Those of the original turn's request are not added.
+   *
+   * @generated from field: map<string, string> labels = 4;
+   */
+  labels: { [key: string]: string };
 };
 
 /**

@@ -118,6 +118,15 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
    * @generated from field: string etag = 14;
    */
   etag: string;
+
+  /**
+   * What the session's turns count towards, besides its vault and their users: GetUsage adds usage up by label, and a
+   * label can have a budget. At most 8 pairs, with keys of 1 to 63 letters, digits, `.`, `_` and `-`, the first of which
+   * is a letter or a digit, and values of at most 63 of them. An update replaces all pairs, for turns that start later.
+   *
+   * @generated from field: map<string, string> labels = 15;
+   */
+  labels: { [key: string]: string };
 };
 
 /**

@@ -193,6 +193,14 @@ export declare type Turn = Message<"metamorph.chat.v1.Turn"> & {
    * @generated from field: metamorph.chat.v1.StopDetails stop_details = 15;
    */
   stopDetails?: StopDetails | undefined;
+
+  /**
+   * What its usage counts towards, besides the vault and its creator: the labels that its session had when it started,
+   * and those of its request.
+   *
+   * @generated from field: map<string, string> labels = 16;
+   */
+  labels: { [key: string]: string };
 };
 
 /**

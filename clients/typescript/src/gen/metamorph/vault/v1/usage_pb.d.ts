@@ -180,6 +180,21 @@ export declare type UsageRow = Message<"metamorph.vault.v1.UsageRow"> & {
    * @generated from field: int64 turns = 5;
    */
   turns: bigint;
+
+  /**
+   * The user. Empty if not grouped by user.
+   *
+   * @generated from field: string user_id = 6;
+   */
+  userId: string;
+
+  /**
+   * The label, `key=value`, or `*` for all labels without a row of their own: per day, the first 1,000 pairs of a label
+   * and a model have one, and labels with a budget. Empty if not grouped by label.
+   *
+   * @generated from field: string label = 7;
+   */
+  label: string;
 };
 
 /**
@@ -221,6 +236,20 @@ export enum UsageGrouping {
    * @generated from enum value: USAGE_GROUPING_SESSION = 3;
    */
   SESSION = 3,
+
+  /**
+   * The user who started the turns.
+   *
+   * @generated from enum value: USAGE_GROUPING_USER = 4;
+   */
+  USER = 4,
+
+  /**
+   * The label, `key=value`. Turns without labels are in no row, those with several in several.
+   *
+   * @generated from enum value: USAGE_GROUPING_LABEL = 5;
+   */
+  LABEL = 5,
 }
 
 /**

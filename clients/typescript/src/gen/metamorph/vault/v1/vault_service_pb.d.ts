@@ -303,7 +303,8 @@ export declare type GetUsageRequest = Message<"metamorph.vault.v1.GetUsageReques
   model?: string | undefined;
 
   /**
-   * How to group usage. If empty, everything is in one row.
+   * How to group usage. If empty, everything is in one row. Usage is kept by session, by user and by label, but not by
+   * two of them: to group or filter by more than one fails with INVALID_ARGUMENT / REQUEST_INVALID.
    *
    * @generated from field: repeated metamorph.vault.v1.UsageGrouping group_by = 5;
    */
@@ -331,6 +332,20 @@ export declare type GetUsageRequest = Message<"metamorph.vault.v1.GetUsageReques
    * @generated from field: int64 at_least_revision = 8;
    */
   atLeastRevision: bigint;
+
+  /**
+   * Only usage of turns that this user started. At most 256 characters.
+   *
+   * @generated from field: optional string user_id = 9;
+   */
+  userId?: string | undefined;
+
+  /**
+   * Only usage of turns with this label, `key=value`.
+   *
+   * @generated from field: optional string label = 10;
+   */
+  label?: string | undefined;
 };
 
 /**
@@ -346,7 +361,7 @@ export declare const GetUsageRequestSchema: GenMessage<GetUsageRequest>;
  */
 export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageResponse"> & {
   /**
-   * Ordered by day, model and session, as far as grouped by them. Empty if nothing was used.
+   * Ordered by day, model, and session, user or label, as far as grouped by them. Empty if nothing was used.
    *
    * @generated from field: repeated metamorph.vault.v1.UsageRow rows = 1;
    */
@@ -360,7 +375,7 @@ export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageRespo
   nextPageToken: string;
 
   /**
-   * The total of all rows, on all pages.
+   * The total on all pages. Each turn is in it once, also without labels or with several.
    *
    * @generated from field: metamorph.vault.v1.UsageRow total = 3;
    */
