@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from metamorph.vault.v1.vault_service_pb2 import GetSecretRequest, GetVaultRequest, WatchVaultRequest
+from metamorph.vault.v1.vault_service_pb2 import (
+    GetSecretRequest,
+    GetVaultRequest,
+    SearchMemoriesRequest,
+    WatchVaultRequest,
+)
 from metamorph.vault.v1.vault_service_pb2_grpc import VaultServiceStub
 from rich.progress import Progress
 
@@ -17,6 +22,7 @@ from bench.figure import Figure
 from bench.operations import Call, Operation, timed
 from bench.processes import sized_service, token
 from bench.sizes import compared, measured
+from tests.support.generated.corpus import COMMON_WORDS, word
 from tests.support.generated.files import FILES
 from tests.support.generated.vaults import KEY, VaultsLayout, file_of, secret_name, vault_id
 
@@ -28,6 +34,8 @@ MOST_CALLS = 400
 NEWEST_CHANGES = 5
 # Of an operation, both files together.
 SECONDS = 10.0
+# Common ones and rarer ones.
+WORDS = [word(rank) for rank in (0, 1, 5, 20, 50, 200, 500, 1_000, 5_000)]
 PERMISSIONS = ["read", "write", "secrets:read", "secrets:write"]
 
 
@@ -59,6 +67,20 @@ def _get_secret(caller: Caller) -> Call:
     return get
 
 
+def _search(words: Sequence[str], *, own: bool = False) -> Callable[[Caller], Call]:
+    """Searches for words, and for one that a single memory has if `own`."""
+
+    def ready(caller: Caller) -> Call:
+        def search(number: int) -> float:
+            row, metadata = caller.place(number)
+            query = " ".join([*words, f"m{row}"] if own else words)
+            return timed(caller.vault.SearchMemories, SearchMemoriesRequest(query=query), metadata)
+
+        return search
+
+    return ready
+
+
 def _watch(caller: Caller) -> Call:
     def watch(number: int) -> float:
         _, metadata = caller.place(number)
@@ -77,6 +99,9 @@ def _watch(caller: Caller) -> Call:
 
 OPERATIONS = (
     Operation("GetSecret", _get_secret, most=MOST_CALLS),
+    Operation("SearchMemories by a word of one memory", _search((), own=True), most=MOST_CALLS),
+    Operation("SearchMemories by two words of most memories", _search(COMMON_WORDS), most=MOST_CALLS),
+    Operation("SearchMemories by ten words", _search(WORDS, own=True), most=MOST_CALLS),
     Operation(f"WatchVault of the newest {NEWEST_CHANGES} changes, first answer", _watch, most=MOST_CALLS),
 )
 STEPS = len(OPERATIONS)

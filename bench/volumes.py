@@ -56,9 +56,9 @@ TABLES = {
     "change in the log, for a week": ("changes",),
     "MiB of attachments": ("attachments", "attachment_chunks", "attachment_uses"),
 }
-# Empty but for a few rows, however many users there are; and secrets, which the users here do not keep.
+# Empty but for a few rows, however many users there are; and secrets and memories, which the users here do not keep.
 FEW = ("sqlite_schema", "revocations", "erasures", "operations", "sqlite_sequence", "identity")
-NONE = ("data_keys", "secrets", "secret_versions")
+NONE = ("data_keys", "secrets", "secret_versions", "memories")
 
 
 @dataclass(frozen=True)

@@ -369,6 +369,15 @@ class SecretNotFound(NotFound):
     reason, message = ErrorReason.ERROR_REASON_SECRET_NOT_FOUND, "no secret {name}"
 
 
+class MemoryNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_MEMORY_NOT_FOUND, "no memory {memory_id}"
+
+
+class MemoryExists(AlreadyExists):
+    reason = ErrorReason.ERROR_REASON_MEMORY_EXISTS
+    message = "memory {memory_id} has this type and content"
+
+
 class SecretVersionNotFound(NotFound):
     reason, message = ErrorReason.ERROR_REASON_SECRET_VERSION_NOT_FOUND, "secret {name} has no version {version}"
 
@@ -438,6 +447,11 @@ class BudgetExceeded(ResourceExhausted):
 class StorageQuotaExceeded(ResourceExhausted):
     reason = ErrorReason.ERROR_REASON_STORAGE_QUOTA_EXCEEDED
     message = "the vault stores {stored_bytes} bytes of at most {limit_bytes}; delete something first"
+
+
+class MemoryLimitExceeded(ResourceExhausted):
+    reason = ErrorReason.ERROR_REASON_MEMORY_LIMIT_EXCEEDED
+    message = "the vault has {limit} memories, as many as it may have; delete some first"
 
 
 # Failures of a turn.

@@ -176,7 +176,7 @@ class Housekeeping:
         """Figures for metrics: by name, what each is and how it is read."""
         return {
             "metamorph_erasure_resources": (
-                "Deleted sessions, messages and attachments to be erased",
+                "Deleted sessions, messages, attachments and memories to be erased",
                 lambda: self._backlog.resources,
             ),
             "metamorph_erasure_messages": (

@@ -188,6 +188,7 @@ class Server:
             backups=self._role.backups,
             keys=self._keys,
             rotation=self._role.rotation,
+            memories=self._role.memories,
             watching=self._watching,
             operations=self._role.operations,
             clock=self._clock,

@@ -25,6 +25,7 @@ SILENT = {
     "refold_messages": "indexes what is stored",
     "revoke_token": "the operator's; the vault's callers cannot read it",
     "revoke_user": "the operator's; the vault's callers cannot read it",
+    "use_memories": "that they were used changes nothing of them",
 }
 # Across vaults, so that there is no log to append to.
 SILENT_ACROSS_VAULTS = {

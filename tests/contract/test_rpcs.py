@@ -18,6 +18,7 @@ from metamorphd.services.chat.service import ChatService
 from metamorphd.services.vault import VaultService
 
 from tests.support.caller import Caller
+from tests.support.memories import made
 from tests.support.refusal import comparable, refused
 from tests.support.rpcs import ID_FIELDS, METHODS, call, request_with
 from tests.support.serving import Serving, serving
@@ -131,7 +132,12 @@ async def test_an_id_of_another_vault_is_refused_like_an_unknown_one(
     await refuses_as_unknown(mallory, method, path, foreign, own.session_id)
 
 
-@each_id_field
+# Memories stay when the session is deleted that they come from.
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [field for field in ID_FIELDS if field[1][-1] != "memory_id"],
+    ids=lambda value: ".".join(value) if isinstance(value, tuple) else value.path,
+)
 async def test_an_id_of_a_deleted_session_is_refused_like_an_unknown_one(
     running: Serving, alice: Caller, monkeypatch: pytest.MonkeyPatch, method: Method, path: tuple[str, ...]
 ) -> None:
@@ -153,7 +159,9 @@ async def stored_ids(caller: Caller) -> dict[str, str]:
     request = pb.GetMessageRequest(message_id=started.turn_started.user_message_id)
     sent = (await caller.chat.GetMessage(request, metadata=caller.metadata)).message
     reply = finished.turn_finished.message.message_id
+    memory = await made(caller, "secret", session_id=session.session_id)
     return {
+        "memory_id": memory.memory_id,
         "attachment_id": sent.content[0].document.attachment_id,
         "session_id": session.session_id,
         "turn_id": finished.turn_id,

@@ -20,6 +20,7 @@ SYSTEM_OPERATIONS = {
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
     "renew_leases",  # a server renews the leases of all of its turns at once
     "list_data_keys_to_rewrap",  # a rotation rewraps the data keys of all vaults
+    "list_expired_memories",  # expired memories are erased in all vaults
     "list_expired_secrets",  # expired secrets are erased in all vaults
     "list_all_operations",  # the operator lists operations of all vaults
     "list_running_operations",  # the start ends operations that an earlier server began, in all vaults
@@ -37,6 +38,7 @@ NOT_GROWING = {
     "cancel_turn": "ends a turn",
     "compact_changes": "deletes",
     "create_vault": "a read of a vault that has not been used yet",
+    "delete_memory": "deletes",
     "delete_message": "deletes",
     "delete_secret": "deletes",
     "delete_session": "deletes",
@@ -44,6 +46,7 @@ NOT_GROWING = {
     "begin_operation": "of which a vault keeps a hundred; a backup of a full volume must be possible",
     "end_operation": "ends what has begun",
     "erase_step": "deletes",
+    "expire_memory": "deletes",
     "expire_secret": "deletes",
     "index_earlier_messages": "indexes what is stored",
     "postpone_erasure": "belongs to deleting",
@@ -53,11 +56,13 @@ NOT_GROWING = {
     "revoke_token": "must always be possible, and is the operator's",
     "revoke_user": "must always be possible, and is the operator's",
     "set_title": "belongs to a turn, and has at most 200 characters",
+    "use_memories": "changes a time",
     "update_vault_limits": "must always be possible, and is the operator's",
 }
 GROWING = {
     "add_pending_words",
     "create_attachment",
+    "create_memory",
     "stage_upload",
     "create_regeneration",
     "create_session",
@@ -65,6 +70,7 @@ GROWING = {
     "index_earlier_messages",
     "put_secret",
     "refold_messages",
+    "update_memory",
     "update_session",
     "update_vault",
 }
@@ -75,6 +81,7 @@ TABLES_OF_NO_VAULT = {
 WRITES = re.compile(r"atabase\.write\(\s*(?:revised\()?(\w+)")
 POINT_READS = {
     "get_attachment",
+    "get_memory",
     "get_message",
     "get_operation",
     "get_revision",

@@ -53,6 +53,7 @@ PRINTED = {
     "docs/long-work.md": ['"operation_id"', '"unit": "percent"'],
     "docs/replicas.md": ["serving"],
     "docs/secrets.md": ["Zmlyc3Q=", "version 2 is second", "destroy_time", "has a key", '"left": 0'],
+    "docs/memories.md": ["Ada lives in Oslo", '"superseded_by"', "0.67 Ada drinks green tea"],
     "docs/operating.md": [
         '{"status":"ok"',
         '"status": "SERVING"',

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from metamorph.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC
 from metamorphd.edge.methods import SERVICES, Method, methods_of
 
 from tests.support.caller import Caller, text_block
@@ -29,6 +30,9 @@ IGNORED = {
     ("CreateSession", ("session", "session_id")),
     ("CreateSession", ("session", "current_leaf_message_id")),
     ("UpdateSession", ("session", "current_leaf_message_id")),
+    ("CreateMemory", ("memory", "memory_id")),
+    ("UpdateMemory", ("memory", "session_id")),
+    ("UpdateMemory", ("memory", "message_id")),
 }
 # Usage outlives its session, so an unknown session id is not an error. That the usage of another vault's session is
 # empty is tested in tests/services/test_usage.py.
@@ -64,14 +68,16 @@ def request_with(method: Method, path: tuple[str, ...], value: str, session_id: 
 def fill(message: Any, session_id: str) -> None:
     """Sets the fields that a message needs to be valid."""
     names = {field.name for field in message.DESCRIPTOR.fields}
-    if "session_id" in names and message.DESCRIPTOR.name != "Session":
+    if message.DESCRIPTOR.name == "Memory":
+        message.type, message.content = MEMORY_TYPE_SEMANTIC, "Hello"
+    elif "session_id" in names and message.DESCRIPTOR.name != "Session":
         message.session_id = session_id
     if "message" in names:
         fill(message.message, session_id)
     if "content" in names and message.DESCRIPTOR.name.endswith("Request"):
         message.content.append(text_block("Hello"))
     if "update_mask" in names:
-        message.update_mask.paths.append("title")
+        message.update_mask.paths.append("content" if "memory" in names else "title")
     if "query" in names:
         message.query = "word"
     if "media_type" in names:

@@ -9,6 +9,7 @@ from metamorphd.composition.backups import make_backups
 from metamorphd.edge.guards import Guard
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
 from metamorphd.operations import Operations
@@ -35,13 +36,14 @@ class PrimaryRole:
         self.operations = Operations(database=self.database, clock=clock)
         self.backups = make_backups(settings, database=self.database, operations=self.operations, clock=clock)
         self.rotation = Rotation(database=self.database, keys=keys, operations=self.operations, clock=clock)
+        self.memories = Memories(database=self.database, clock=clock, half_life_days=settings.memory_half_life_days)
         self._housekeeping = Housekeeping(
             database=self.database,
             clock=clock,
             event_retention_hours=settings.event_retention_hours,
             request_retention_days=settings.request_retention_days,
             change_retention_days=settings.change_retention_days,
-            chores=[self.rotation.work],
+            chores=[self.rotation.work, self.memories.work],
         )
 
     @property

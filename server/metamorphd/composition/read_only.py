@@ -9,6 +9,7 @@ from metamorphd.composition.backups import make_backups
 from metamorphd.edge.guards import Guard
 from metamorphd.edge.read_only import RefuseWrites
 from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
 from metamorphd.operations import Operations
@@ -33,6 +34,8 @@ class ReadOnlyRole:
         self.backups = make_backups(settings, database=replica, operations=self.operations, clock=clock)
         # Says how far the primary's is, and does nothing itself.
         self.rotation = Rotation(database=replica, keys=keys, operations=self.operations, clock=clock)
+        # Which are used is not stored.
+        self.memories = Memories(database=replica, clock=clock, half_life_days=settings.memory_half_life_days)
         self.guards: Sequence[Guard] = [RefuseWrites(primary=primary)]
         self._following = Following(
             copies=replica,

@@ -11,6 +11,7 @@ from metamorphd.composition.primary import PrimaryRole
 from metamorphd.composition.read_only import ReadOnlyRole
 from metamorphd.edge.guards import Guard
 from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
 from metamorphd.operations import Operations
@@ -33,6 +34,9 @@ class Role(Protocol):
 
     @property
     def rotation(self) -> Rotation: ...
+
+    @property
+    def memories(self) -> Memories: ...
 
     @property
     def guards(self) -> Sequence[Guard]:

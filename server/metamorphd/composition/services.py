@@ -9,6 +9,7 @@ from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.edge.methods import SERVICES
 from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.memories.memories import Memories
 from metamorphd.operations import Operations
 from metamorphd.secrets.rotation import Rotation
 from metamorphd.secrets.secrets import Secrets
@@ -31,6 +32,7 @@ def make_servicers(
     backups: Backups,
     keys: VaultKeys,
     rotation: Rotation,
+    memories: Memories,
     watching: Watching,
     operations: Operations,
     clock: Clock,
@@ -53,6 +55,8 @@ def make_servicers(
         watching=watching,
         secrets=secrets,
         operations=operations,
+        memories=memories,
+        most_memories=settings.max_vault_memories,
         clock=clock,
         storage_limit=settings.vault_storage_bytes,
     )

@@ -15,6 +15,7 @@ class ChangedResource(StrEnum):
     ATTACHMENT = "attachment"
     SECRET = "secret"  # noqa: S105, a kind
     OPERATION = "operation"
+    MEMORY = "memory"
 
 
 class ChangeVerb(StrEnum):

@@ -7,6 +7,7 @@ from metamorph.vault.v1 import usage_pb2
 from metamorph.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.clock import Clock, day_of
+from metamorphd.memories.memories import Memories
 from metamorphd.models.caller import Scope
 from metamorphd.models.vault import VaultChanges
 from metamorphd.operations import Operations
@@ -21,6 +22,7 @@ from metamorphd.services.convert.vault import (
     storage_to_proto,
     vault_to_proto,
 )
+from metamorphd.services.memories import VaultMemories
 from metamorphd.services.operations import VaultOperations
 from metamorphd.services.paging import clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.secrets import VaultSecrets
@@ -36,7 +38,7 @@ from metamorphd.watching import Watching
 SETTABLE = {"display_name", "default_model", "system_prompt", "budget"}
 
 
-class VaultService(VaultSecrets, VaultOperations):
+class VaultService(VaultSecrets, VaultMemories, VaultOperations):
     """Implements VaultService, for the caller's vault."""
 
     def __init__(
@@ -46,6 +48,8 @@ class VaultService(VaultSecrets, VaultOperations):
         watching: Watching,
         secrets: Secrets,
         operations: Operations,
+        memories: Memories,
+        most_memories: int,
         clock: Clock,
         storage_limit: int,
     ) -> None:
@@ -53,6 +57,8 @@ class VaultService(VaultSecrets, VaultOperations):
         self._watching = watching
         self._secrets = secrets
         self._operations = operations
+        self._memories = memories
+        self._most_memories = most_memories
         self._storage_limit = storage_limit
         self._clock = clock
 

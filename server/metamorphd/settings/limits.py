@@ -52,6 +52,14 @@ class LimitSettings(BaseModel):
         gt=0,
         description="Days during which changes stay in the log of a vault, so that WatchVault can resume after them.",
     )
+    max_vault_memories: int = Field(
+        default=10_000, ge=1, le=100_000, description="Memories of one vault, superseded ones included."
+    )
+    memory_half_life_days: Days = Field(
+        default=90,
+        gt=0,
+        description="Days after which a memory that was not updated counts half as recent in SearchMemories.",
+    )
     shutdown_grace_seconds: Seconds = Field(
         default=25, ge=0, description="Seconds that running turns may take to end after SIGTERM."
     )

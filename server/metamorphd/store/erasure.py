@@ -12,6 +12,7 @@ from metamorphd.store.attachments import erase_chunk, release_message
 from metamorphd.store.codec import decode_content
 from metamorphd.store.database import Transaction
 from metamorphd.store.erasures import Erasure, Resource, end_erasure
+from metamorphd.store.memories.erase import erase_memory, read_memory_words
 from metamorphd.store.search.postings import LastWords, read_last_words, remove_last_words
 
 LIST_MESSAGES = """
@@ -53,16 +54,19 @@ STEP_TURNS, STEP_EVENTS = 16, 200
 
 
 @dataclass(frozen=True, slots=True)
-class MessagePart:
-    """A message, and the last words by which it is indexed, None if it is not."""
+class Part:
+    """A message or a memory, and the last words by which it is indexed, None if it is not.
 
-    message_id: str
+    `session_id` is empty for a memory.
+    """
+
+    id: str
     session_id: str
     words: LastWords | None
 
 
-async def read_part(tx: Transaction, *, erasure: Erasure) -> tuple[MessagePart, ...]:
-    """Returns the messages that the next step erases, the last one perhaps in part."""
+async def read_part(tx: Transaction, *, erasure: Erasure) -> tuple[Part, ...]:
+    """Returns the messages, or the memory, that the next step erases, the last one perhaps in part."""
     match erasure.resource:
         case Resource.SESSION:
             listed = await tx.all(LIST_MESSAGES, session_id=erasure.id, limit=STEP_MESSAGES)
@@ -72,7 +76,9 @@ async def read_part(tx: Transaction, *, erasure: Erasure) -> tuple[MessagePart, 
             return () if message is None else (message,)
         case Resource.ATTACHMENT:
             return ()
-    parts: list[MessagePart] = []
+        case Resource.MEMORY:
+            return (Part(erasure.id, "", await read_memory_words(tx, memory_id=erasure.id, limit=STEP_WORDS)),)
+    parts: list[Part] = []
     words, size = STEP_WORDS, STEP_BYTES
     for row in listed:
         size -= row.size
@@ -88,16 +94,16 @@ async def read_part(tx: Transaction, *, erasure: Erasure) -> tuple[MessagePart, 
     return tuple(parts)
 
 
-async def _read_message(tx: Transaction, message_id: str, limit: int) -> MessagePart | None:
+async def _read_message(tx: Transaction, message_id: str, limit: int) -> Part | None:
     stored = await tx.one(GET_STORED, message_id=message_id)
     if stored is None:
         return None
     text = text_of(decode_content(stored.content))
     words = await read_last_words(tx, session_id=stored.session_id, message_id=message_id, text=text, limit=limit)
-    return MessagePart(message_id, stored.session_id, words)
+    return Part(message_id, stored.session_id, words)
 
 
-async def erase_step(tx: Transaction, *, erasure: Erasure, parts: Sequence[MessagePart], now: int) -> None:
+async def erase_step(tx: Transaction, *, erasure: Erasure, parts: Sequence[Part], now: int) -> None:
     """Erases a part of a hidden resource, of which `read_part` has returned `parts`."""
     match erasure.resource:
         case Resource.SESSION:
@@ -106,17 +112,19 @@ async def erase_step(tx: Transaction, *, erasure: Erasure, parts: Sequence[Messa
             left = await _erase_content(tx, parts)
         case Resource.ATTACHMENT:
             left = await erase_chunk(tx, attachment_id=erasure.id)
+        case Resource.MEMORY:
+            left = await erase_memory(tx, memory_id=erasure.id, last=parts[0].words)
     if not left:
         await end_erasure(tx, erasure=erasure)
 
 
-async def _erase_session(tx: Transaction, session_id: str, parts: Sequence[MessagePart], *, now: int) -> bool:
+async def _erase_session(tx: Transaction, session_id: str, parts: Sequence[Part], *, now: int) -> bool:
     """Erases messages; if there are none, turns; then the session. Returns whether something is left."""
     for part in parts:
         if part.words is not None and await remove_last_words(tx, last=part.words):
             return True
-        await release_message(tx, session_id=session_id, message_id=part.message_id, now=now)
-        await tx.run(DELETE_MESSAGE, message_id=part.message_id)
+        await release_message(tx, session_id=session_id, message_id=part.id, now=now)
+        await tx.run(DELETE_MESSAGE, message_id=part.id)
         await tx.run(COUNT_ERASED, session_id=session_id)
     if parts or await _erase_turns(tx, session_id):
         return True
@@ -136,10 +144,10 @@ async def _erase_turns(tx: Transaction, session_id: str) -> bool:
     return bool(turns)
 
 
-async def _erase_content(tx: Transaction, parts: Sequence[MessagePart]) -> bool:
+async def _erase_content(tx: Transaction, parts: Sequence[Part]) -> bool:
     """Erases a message but its place in the branch. Returns whether words are left."""
     for part in parts:
         if part.words is not None and await remove_last_words(tx, last=part.words):
             return True
-        await tx.run(ERASE_CONTENT, message_id=part.message_id)
+        await tx.run(ERASE_CONTENT, message_id=part.id)
     return False

@@ -39,6 +39,7 @@ class Resource(StrEnum):
     SESSION = "session"
     MESSAGE = "message"
     ATTACHMENT = "attachment"
+    MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True)

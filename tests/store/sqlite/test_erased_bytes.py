@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from metamorphd.models.attachment import Upload
 from metamorphd.models.content import DocumentBlock, TextBlock
+from metamorphd.models.memory import MemoryType, NewMemory
 from metamorphd.models.session import SessionChanges
 from metamorphd.store.database import Transaction
+from metamorphd.store.memories.change import delete_memory
+from metamorphd.store.memories.create import create_memory
 from metamorphd.store.messages import delete_message
 from metamorphd.store.sessions import delete_session, update_session
 from metamorphd.store.sqlite import file, log
@@ -81,7 +84,28 @@ async def plant(database: SqliteDatabase, planted: Planted) -> None:
                 await erase(database)
     for message_id in doomed:
         await database.write(delete_message, ACME, message_id=message_id, now=9)
+    for number in range(SESSIONS):
+        memory_id = await remember(database, planted.text(20, kept=number % 2 == 0))
+        if number % 2:
+            await database.write(delete_memory, ACME, memory_id=memory_id, etag="", now=9)
     await erase(database)
+
+
+async def remember(database: SqliteDatabase, content: str) -> str:
+    """Stores a memory, and returns its ID."""
+    memory, _ = await database.write(
+        create_memory,
+        ACME,
+        memory=NewMemory(MemoryType.SEMANTIC, content),
+        memory_id=CLOCK.new_id("mem"),
+        supersedes=(),
+        request=None,
+        hash_key=KEY,
+        most_memories=SESSIONS,
+        storage_limit=0,
+        now=1,
+    )
+    return memory.memory_id
 
 
 def found(directory: Path) -> set[bytes]:

@@ -4,6 +4,7 @@ import apsw
 import pytest
 from metamorphd.store import attachments, data_keys, messages, secrets, session_lists
 from metamorphd.store.database import is_point_read
+from metamorphd.store.memories import change, create, read, search
 
 from tests.store.sqlite.engine import SqliteEngine, migrated, plan
 from tests.support.statements import Statement, statements
@@ -62,6 +63,26 @@ def test_attachments_to_delete_are_found_by_an_index(sql: str, index: str) -> No
     ],
 )
 def test_secrets_and_data_keys_are_found_by_an_index_in_its_order(sql: str, index: str) -> None:
+    steps = plan(sql)
+    assert not [step for step in steps if step.startswith("SCAN") and step.split()[1] in SqliteEngine().tables()]
+    assert any(index in step for step in steps)
+    assert not [step for step in steps if "TEMP B-TREE" in step]
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (create.FIND_CONTENT, "memories_by_content (vault_id=? AND content_key=?)"),
+        (read.VISIT_NEWEST_FIRST, "memories_by_state (vault_id=? AND state=? AND number<?)"),
+        (
+            read.VISIT_LEAST_RECENTLY_USED_FIRST,
+            "memories_by_use (vault_id=? AND state=? AND (last_use_time,number)>(?,?))",
+        ),
+        (search.LIST_RANKED, "memories_by_state (vault_id=? AND state=? AND number=?)"),
+        (change.LIST_EXPIRED, "memories_expiring (expire_time<?)"),
+    ],
+)
+def test_memories_are_found_by_an_index_in_its_order(sql: str, index: str) -> None:
     steps = plan(sql)
     assert not [step for step in steps if step.startswith("SCAN") and step.split()[1] in SqliteEngine().tables()]
     assert any(index in step for step in steps)

@@ -13,12 +13,15 @@ from metamorphd.clock import Clock
 from metamorphd.keys.environment import EnvironmentKeys
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.models.caller import SERVER, Scope
+from metamorphd.models.memory import MemoryType, NewMemory
 from metamorphd.models.secret import NewVersion
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.store import migrations
+from metamorphd.store.memories.create import create_memory
 from metamorphd.store.sqlite.transaction import SqliteTransaction, drive
 from rich.progress import Progress
 
+from tests.support.generated.corpus import CORPUS
 from tests.support.generated.generate import PRAGMAS, SUFFIXES, create
 
 KEY = "k" * 32
@@ -45,6 +48,11 @@ def vault_id(number: int) -> str:
 def secret_name(number: int) -> str:
     """Returns the name of a secret by its number in its vault, from 0."""
     return f"secret-{number}"
+
+
+def memory_content(number: int) -> str:
+    """Returns the content of a memory by its number in its vault, from 0: a text, and a word that no other one has."""
+    return f"{CORPUS.texts[CORPUS.text_number(number)]} m{number}"
 
 
 def file_of(layout: VaultsLayout, files: Path, progress: Progress) -> Path:
@@ -90,10 +98,11 @@ async def _generate(file: Path, layout: VaultsLayout, progress: Progress) -> Non
         connection.execute("PRAGMA " + pragma).fetchall()
     bulk: Any = Bulk(connection)
     keys = VaultKeys(EnvironmentKeys([KEY], key_time=None))
-    secrets = Secrets(database=bulk, keys=keys, clock=Clock(), storage_limit=0)
+    clock = Clock()
+    secrets = Secrets(database=bulk, keys=keys, clock=clock, storage_limit=0)
     for number in progress.track(range(layout.vaults), description=f"generating {file.name}"):
         async with bulk.transaction():
-            await _fill(Scope(vault_id(number), SERVER, ""), layout, secrets)
+            await _fill(Scope(vault_id(number), SERVER, ""), layout, bulk, secrets, clock)
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.close()
     for suffix in SUFFIXES[1:]:
@@ -101,7 +110,20 @@ async def _generate(file: Path, layout: VaultsLayout, progress: Progress) -> Non
     part.rename(file)
 
 
-async def _fill(scope: Scope, layout: VaultsLayout, secrets: Secrets) -> None:
+async def _fill(scope: Scope, layout: VaultsLayout, bulk: Any, secrets: Secrets, clock: Clock) -> None:
     for row in range(layout.rows_of_vault):
         new = NewVersion(secret_name(row), expected_version=None, labels={}, expire_time=None)
         await secrets.put(scope, new, value=b"s" * SECRET_BYTES, request=None)
+        memory = NewMemory(MemoryType.SEMANTIC, memory_content(row), importance=row % 10 / 10)
+        await bulk.write(
+            create_memory,
+            scope,
+            memory=memory,
+            memory_id=clock.new_id("mem"),
+            supersedes=(),
+            request=None,
+            hash_key=clock.new_key(),
+            most_memories=layout.rows_of_vault,
+            storage_limit=0,
+            now=clock.now(),
+        )

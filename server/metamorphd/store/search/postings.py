@@ -26,6 +26,8 @@ GROUP_BITS = 8
 # Added to the numbers of groups, so that they are where no block is: those of a vault with 10^12 messages would be.
 # With blocks below 0, groups begin a little lower.
 GROUPS = 1 << 30
+# Added to the numbers of memories, which are in the same table: their blocks are where none of messages is.
+MEMORIES = 1 << 50
 TERM_BYTES = 8
 OFFSET_BYTES = 2
 # A long message is indexed by its beginning when it is stored, and then in steps: 12,000 new words take 170 ms.

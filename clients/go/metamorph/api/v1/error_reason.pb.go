@@ -217,6 +217,13 @@ const (
 	ErrorReason_ERROR_REASON_OPERATION_CANCELLED ErrorReason = 113
 	// ABORTED. Of an operation: the server stopped before its end. Begin it again.
 	ErrorReason_ERROR_REASON_OPERATION_INTERRUPTED ErrorReason = 114
+	// NOT_FOUND (memory_id). The caller's vault has no such memory, or it has expired.
+	ErrorReason_ERROR_REASON_MEMORY_NOT_FOUND ErrorReason = 100
+	// ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content. Change that one instead.
+	ErrorReason_ERROR_REASON_MEMORY_EXISTS ErrorReason = 101
+	// RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
+	// Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
+	ErrorReason_ERROR_REASON_MEMORY_LIMIT_EXCEEDED ErrorReason = 102
 )
 
 // Enum value maps for ErrorReason.
@@ -298,6 +305,9 @@ var (
 		112: "ERROR_REASON_TOO_MANY_OPERATIONS",
 		113: "ERROR_REASON_OPERATION_CANCELLED",
 		114: "ERROR_REASON_OPERATION_INTERRUPTED",
+		100: "ERROR_REASON_MEMORY_NOT_FOUND",
+		101: "ERROR_REASON_MEMORY_EXISTS",
+		102: "ERROR_REASON_MEMORY_LIMIT_EXCEEDED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":               0,
@@ -376,6 +386,9 @@ var (
 		"ERROR_REASON_TOO_MANY_OPERATIONS":       112,
 		"ERROR_REASON_OPERATION_CANCELLED":       113,
 		"ERROR_REASON_OPERATION_INTERRUPTED":     114,
+		"ERROR_REASON_MEMORY_NOT_FOUND":          100,
+		"ERROR_REASON_MEMORY_EXISTS":             101,
+		"ERROR_REASON_MEMORY_LIMIT_EXCEEDED":     102,
 	}
 )
 
@@ -410,7 +423,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xcc\x15\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xb7\x16\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -488,7 +501,10 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"&ERROR_REASON_OPERATION_NOT_CANCELLABLE\x10o\x12$\n" +
 	" ERROR_REASON_TOO_MANY_OPERATIONS\x10p\x12$\n" +
 	" ERROR_REASON_OPERATION_CANCELLED\x10q\x12&\n" +
-	"\"ERROR_REASON_OPERATION_INTERRUPTED\x10rB\xb7\x01\n" +
+	"\"ERROR_REASON_OPERATION_INTERRUPTED\x10r\x12!\n" +
+	"\x1dERROR_REASON_MEMORY_NOT_FOUND\x10d\x12\x1e\n" +
+	"\x1aERROR_REASON_MEMORY_EXISTS\x10e\x12&\n" +
+	"\"ERROR_REASON_MEMORY_LIMIT_EXCEEDED\x10fB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

@@ -47,6 +47,8 @@ const (
 	ChangedResource_CHANGED_RESOURCE_SECRET ChangedResource = 7
 	// An operation: long work of the vault. It is started, and completed, cancelled or failed.
 	ChangedResource_CHANGED_RESOURCE_OPERATION ChangedResource = 8
+	// A memory. One that is superseded is updated. That it was used is no change.
+	ChangedResource_CHANGED_RESOURCE_MEMORY ChangedResource = 9
 )
 
 // Enum value maps for ChangedResource.
@@ -61,6 +63,7 @@ var (
 		6: "CHANGED_RESOURCE_ATTACHMENT",
 		7: "CHANGED_RESOURCE_SECRET",
 		8: "CHANGED_RESOURCE_OPERATION",
+		9: "CHANGED_RESOURCE_MEMORY",
 	}
 	ChangedResource_value = map[string]int32{
 		"CHANGED_RESOURCE_UNSPECIFIED":  0,
@@ -72,6 +75,7 @@ var (
 		"CHANGED_RESOURCE_ATTACHMENT":   6,
 		"CHANGED_RESOURCE_SECRET":       7,
 		"CHANGED_RESOURCE_OPERATION":    8,
+		"CHANGED_RESOURCE_MEMORY":       9,
 	}
 )
 
@@ -302,7 +306,7 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\bresource\x18\x05 \x01(\x0e2#.metamorph.vault.v1.ChangedResourceR\bresource\x12\x1f\n" +
 	"\vresource_id\x18\x06 \x01(\tR\n" +
 	"resourceId\x122\n" +
-	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb*\xa7\x02\n" +
+	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb*\xc4\x02\n" +
 	"\x0fChangedResource\x12 \n" +
 	"\x1cCHANGED_RESOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CHANGED_RESOURCE_VAULT\x10\x01\x12!\n" +
@@ -312,7 +316,8 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x15CHANGED_RESOURCE_TURN\x10\x05\x12\x1f\n" +
 	"\x1bCHANGED_RESOURCE_ATTACHMENT\x10\x06\x12\x1b\n" +
 	"\x17CHANGED_RESOURCE_SECRET\x10\a\x12\x1e\n" +
-	"\x1aCHANGED_RESOURCE_OPERATION\x10\b*\xa9\x02\n" +
+	"\x1aCHANGED_RESOURCE_OPERATION\x10\b\x12\x1b\n" +
+	"\x17CHANGED_RESOURCE_MEMORY\x10\t*\xa9\x02\n" +
 	"\n" +
 	"ChangeVerb\x12\x1b\n" +
 	"\x17CHANGE_VERB_UNSPECIFIED\x10\x00\x12\x17\n" +

@@ -27,6 +27,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Orders of memories.
+type MemoryOrder int32
+
+const (
+	// As MEMORY_ORDER_NEWEST_FIRST.
+	MemoryOrder_MEMORY_ORDER_UNSPECIFIED MemoryOrder = 0
+	// The newest first.
+	MemoryOrder_MEMORY_ORDER_NEWEST_FIRST MemoryOrder = 1
+	// Those first that were not used for the longest time.
+	MemoryOrder_MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST MemoryOrder = 2
+)
+
+// Enum value maps for MemoryOrder.
+var (
+	MemoryOrder_name = map[int32]string{
+		0: "MEMORY_ORDER_UNSPECIFIED",
+		1: "MEMORY_ORDER_NEWEST_FIRST",
+		2: "MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST",
+	}
+	MemoryOrder_value = map[string]int32{
+		"MEMORY_ORDER_UNSPECIFIED":               0,
+		"MEMORY_ORDER_NEWEST_FIRST":              1,
+		"MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST": 2,
+	}
+)
+
+func (x MemoryOrder) Enum() *MemoryOrder {
+	p := new(MemoryOrder)
+	*p = x
+	return p
+}
+
+func (x MemoryOrder) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MemoryOrder) Descriptor() protoreflect.EnumDescriptor {
+	return file_metamorph_vault_v1_vault_service_proto_enumTypes[0].Descriptor()
+}
+
+func (MemoryOrder) Type() protoreflect.EnumType {
+	return &file_metamorph_vault_v1_vault_service_proto_enumTypes[0]
+}
+
+func (x MemoryOrder) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MemoryOrder.Descriptor instead.
+func (MemoryOrder) EnumDescriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{0}
+}
+
 // A vault, and the defaults of its sessions.
 type Vault struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1850,11 +1903,739 @@ func (x *CancelOperationResponse) GetOperation() *Operation {
 	return nil
 }
 
+// A memory to store.
+type CreateMemoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required, with a type and content. Output-only fields are ignored. If there is one of this type and content,
+	// `importance` raises its own, `expire_time` can only prolong its life, and other fields stay as they are; one that
+	// was superseded is in force again.
+	Memory *Memory `protobuf:"bytes,1,opt,name=memory,proto3" json:"memory,omitempty"`
+	// A UUID that makes the request repeatable (AIP-155): repeating it returns the same memory, and raises nothing. Kept
+	// for at least 7 days. Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The IDs of memories that this one contradicts or narrows, at most 16. They stay, and are not searched any more.
+	Supersedes    []string `protobuf:"bytes,3,rep,name=supersedes,proto3" json:"supersedes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateMemoryRequest) Reset() {
+	*x = CreateMemoryRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateMemoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateMemoryRequest) ProtoMessage() {}
+
+func (x *CreateMemoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateMemoryRequest.ProtoReflect.Descriptor instead.
+func (*CreateMemoryRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CreateMemoryRequest) GetMemory() *Memory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+func (x *CreateMemoryRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateMemoryRequest) GetSupersedes() []string {
+	if x != nil {
+		return x.Supersedes
+	}
+	return nil
+}
+
+// The stored memory.
+type CreateMemoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Memory *Memory `protobuf:"bytes,1,opt,name=memory,proto3" json:"memory,omitempty"`
+	// False if it was there before this request.
+	Created bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateMemoryResponse) Reset() {
+	*x = CreateMemoryResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateMemoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateMemoryResponse) ProtoMessage() {}
+
+func (x *CreateMemoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateMemoryResponse.ProtoReflect.Descriptor instead.
+func (*CreateMemoryResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CreateMemoryResponse) GetMemory() *Memory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+func (x *CreateMemoryResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
+func (x *CreateMemoryResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// Selects a memory.
+type GetMemoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. At most 64 characters.
+	MemoryId string `protobuf:"bytes,1,opt,name=memory_id,json=memoryId,proto3" json:"memory_id,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,2,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *GetMemoryRequest) Reset() {
+	*x = GetMemoryRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMemoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMemoryRequest) ProtoMessage() {}
+
+func (x *GetMemoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMemoryRequest.ProtoReflect.Descriptor instead.
+func (*GetMemoryRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *GetMemoryRequest) GetMemoryId() string {
+	if x != nil {
+		return x.MemoryId
+	}
+	return ""
+}
+
+func (x *GetMemoryRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
+// The memory.
+type GetMemoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Memory        *Memory `protobuf:"bytes,1,opt,name=memory,proto3" json:"memory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMemoryResponse) Reset() {
+	*x = GetMemoryResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMemoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMemoryResponse) ProtoMessage() {}
+
+func (x *GetMemoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMemoryResponse.ProtoReflect.Descriptor instead.
+func (*GetMemoryResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *GetMemoryResponse) GetMemory() *Memory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+// A query for memories.
+type ListMemoriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The maximum number to return. 0 means 50; the maximum is 1000. A page may be shorter, or even empty, without being
+	// the last one.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The order. A memory that is used while paging may be repeated, or skipped, where the order is by use.
+	OrderBy MemoryOrder `protobuf:"varint,3,opt,name=order_by,json=orderBy,proto3,enum=metamorph.vault.v1.MemoryOrder" json:"order_by,omitempty"`
+	// Only memories of this type.
+	Type MemoryType `protobuf:"varint,4,opt,name=type,proto3,enum=metamorph.vault.v1.MemoryType" json:"type,omitempty"`
+	// Memories that are superseded, in place of those in force.
+	Superseded bool `protobuf:"varint,5,opt,name=superseded,proto3" json:"superseded,omitempty"`
+	// Only memories that this one supersedes, with `superseded`. At most 64 characters.
+	SupersededBy string `protobuf:"bytes,6,opt,name=superseded_by,json=supersededBy,proto3" json:"superseded_by,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,7,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ListMemoriesRequest) Reset() {
+	*x = ListMemoriesRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMemoriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMemoriesRequest) ProtoMessage() {}
+
+func (x *ListMemoriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMemoriesRequest.ProtoReflect.Descriptor instead.
+func (*ListMemoriesRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ListMemoriesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListMemoriesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListMemoriesRequest) GetOrderBy() MemoryOrder {
+	if x != nil {
+		return x.OrderBy
+	}
+	return MemoryOrder_MEMORY_ORDER_UNSPECIFIED
+}
+
+func (x *ListMemoriesRequest) GetType() MemoryType {
+	if x != nil {
+		return x.Type
+	}
+	return MemoryType_MEMORY_TYPE_UNSPECIFIED
+}
+
+func (x *ListMemoriesRequest) GetSuperseded() bool {
+	if x != nil {
+		return x.Superseded
+	}
+	return false
+}
+
+func (x *ListMemoriesRequest) GetSupersededBy() string {
+	if x != nil {
+		return x.SupersededBy
+	}
+	return ""
+}
+
+func (x *ListMemoriesRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
+// A page of memories.
+type ListMemoriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order that was asked for.
+	Memories []*Memory `protobuf:"bytes,1,rep,name=memories,proto3" json:"memories,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMemoriesResponse) Reset() {
+	*x = ListMemoriesResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMemoriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMemoriesResponse) ProtoMessage() {}
+
+func (x *ListMemoriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMemoriesResponse.ProtoReflect.Descriptor instead.
+func (*ListMemoriesResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ListMemoriesResponse) GetMemories() []*Memory {
+	if x != nil {
+		return x.Memories
+	}
+	return nil
+}
+
+func (x *ListMemoriesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// A change to a memory.
+type UpdateMemoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. memory_id selects the memory, a stale etag fails, and the fields in update_mask are set.
+	Memory *Memory `protobuf:"bytes,1,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Required. Any of `type`, `content`, `importance`, `metadata`, `expire_time`. Fails with INVALID_ARGUMENT /
+	// UPDATE_MASK_INVALID.
+	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateMemoryRequest) Reset() {
+	*x = UpdateMemoryRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateMemoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateMemoryRequest) ProtoMessage() {}
+
+func (x *UpdateMemoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateMemoryRequest.ProtoReflect.Descriptor instead.
+func (*UpdateMemoryRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *UpdateMemoryRequest) GetMemory() *Memory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+func (x *UpdateMemoryRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+// The changed memory.
+type UpdateMemoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Memory *Memory `protobuf:"bytes,1,opt,name=memory,proto3" json:"memory,omitempty"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateMemoryResponse) Reset() {
+	*x = UpdateMemoryResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateMemoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateMemoryResponse) ProtoMessage() {}
+
+func (x *UpdateMemoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateMemoryResponse.ProtoReflect.Descriptor instead.
+func (*UpdateMemoryResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *UpdateMemoryResponse) GetMemory() *Memory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+func (x *UpdateMemoryResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// Selects a memory to delete.
+type DeleteMemoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. At most 64 characters.
+	MemoryId string `protobuf:"bytes,1,opt,name=memory_id,json=memoryId,proto3" json:"memory_id,omitempty"`
+	// Fails with ABORTED / ETAG_MISMATCH if stale. Empty deletes unconditionally.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteMemoryRequest) Reset() {
+	*x = DeleteMemoryRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteMemoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteMemoryRequest) ProtoMessage() {}
+
+func (x *DeleteMemoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteMemoryRequest.ProtoReflect.Descriptor instead.
+func (*DeleteMemoryRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *DeleteMemoryRequest) GetMemoryId() string {
+	if x != nil {
+		return x.MemoryId
+	}
+	return ""
+}
+
+func (x *DeleteMemoryRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// The memory is deleted.
+type DeleteMemoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+	Revision      int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteMemoryResponse) Reset() {
+	*x = DeleteMemoryResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteMemoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteMemoryResponse) ProtoMessage() {}
+
+func (x *DeleteMemoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteMemoryResponse.ProtoReflect.Descriptor instead.
+func (*DeleteMemoryResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DeleteMemoryResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// A query for memories by their content.
+type SearchMemoriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Text, of which any word is looked for, the first 64 different ones; there are no operators and no
+	// phrases. At most 1000 characters. Words are compared as in SearchMessages. The first 256 different words of a memory
+	// are found.
+	Query string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	// The number of memories to return, of which there are no further pages. 0 means 10; the maximum is 100. Fewer are
+	// returned if they have more than 1.5 MB.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Only memories of this type.
+	Type MemoryType `protobuf:"varint,3,opt,name=type,proto3,enum=metamorph.vault.v1.MemoryType" json:"type,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,4,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SearchMemoriesRequest) Reset() {
+	*x = SearchMemoriesRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchMemoriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchMemoriesRequest) ProtoMessage() {}
+
+func (x *SearchMemoriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchMemoriesRequest.ProtoReflect.Descriptor instead.
+func (*SearchMemoriesRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *SearchMemoriesRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *SearchMemoriesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *SearchMemoriesRequest) GetType() MemoryType {
+	if x != nil {
+		return x.Type
+	}
+	return MemoryType_MEMORY_TYPE_UNSPECIFIED
+}
+
+func (x *SearchMemoriesRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
+// The best memories.
+type SearchMemoriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By score, the highest first; of equal ones the newest first.
+	Results       []*MemoryMatch `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchMemoriesResponse) Reset() {
+	*x = SearchMemoriesResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchMemoriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchMemoriesResponse) ProtoMessage() {}
+
+func (x *SearchMemoriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchMemoriesResponse.ProtoReflect.Descriptor instead.
+func (*SearchMemoriesResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SearchMemoriesResponse) GetResults() []*MemoryMatch {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
 var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
+	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
 	"\x05Vault\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12T\n" +
@@ -1992,7 +2773,62 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x16CancelOperationRequest\x12,\n" +
 	"\foperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"V\n" +
 	"\x17CancelOperationResponse\x12;\n" +
-	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation2\xd1\f\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation\"\x9a\x02\n" +
+	"\x13CreateMemoryRequest\x12\xa2\x01\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryBn\xbaHk\xba\x01e\n" +
+	"\x1ecreate_memory.type_and_content\x12\x1dtype and content are required\x1a$this.type != 0 && this.content != ''\xc8\x01\x01R\x06memory\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x122\n" +
+	"\n" +
+	"supersedes\x18\x03 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18@R\n" +
+	"supersedes\"\x80\x01\n" +
+	"\x14CreateMemoryResponse\x122\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryR\x06memory\x12\x18\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"o\n" +
+	"\x10GetMemoryRequest\x12&\n" +
+	"\tmemory_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\bmemoryId\x123\n" +
+	"\x11at_least_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"G\n" +
+	"\x11GetMemoryResponse\x122\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryR\x06memory\"\xeb\x02\n" +
+	"\x13ListMemoriesRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12D\n" +
+	"\border_by\x18\x03 \x01(\x0e2\x1f.metamorph.vault.v1.MemoryOrderB\b\xbaH\x05\x82\x01\x02\x10\x01R\aorderBy\x12<\n" +
+	"\x04type\x18\x04 \x01(\x0e2\x1e.metamorph.vault.v1.MemoryTypeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x12\x1e\n" +
+	"\n" +
+	"superseded\x18\x05 \x01(\bR\n" +
+	"superseded\x12,\n" +
+	"\rsuperseded_by\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\fsupersededBy\x123\n" +
+	"\x11at_least_revision\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"v\n" +
+	"\x14ListMemoriesResponse\x126\n" +
+	"\bmemories\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.MemoryR\bmemories\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x96\x01\n" +
+	"\x13UpdateMemoryRequest\x12:\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryB\x06\xbaH\x03\xc8\x01\x01R\x06memory\x12C\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
+	"updateMask\"f\n" +
+	"\x14UpdateMemoryResponse\x122\n" +
+	"\x06memory\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.MemoryR\x06memory\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"Z\n" +
+	"\x13DeleteMemoryRequest\x12&\n" +
+	"\tmemory_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\bmemoryId\x12\x1b\n" +
+	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"2\n" +
+	"\x14DeleteMemoryResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\xd2\x01\n" +
+	"\x15SearchMemoriesRequest\x12 \n" +
+	"\x05query\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xe8\aR\x05query\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12<\n" +
+	"\x04type\x18\x03 \x01(\x0e2\x1e.metamorph.vault.v1.MemoryTypeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x123\n" +
+	"\x11at_least_revision\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"S\n" +
+	"\x16SearchMemoriesResponse\x129\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.metamorph.vault.v1.MemoryMatchR\aresults*v\n" +
+	"\vMemoryOrder\x12\x1c\n" +
+	"\x18MEMORY_ORDER_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19MEMORY_ORDER_NEWEST_FIRST\x10\x01\x12*\n" +
+	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\x80\x12\n" +
 	"\fVaultService\x12_\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
@@ -2008,7 +2844,13 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\fDeleteSecret\x12'.metamorph.vault.v1.DeleteSecretRequest\x1a(.metamorph.vault.v1.DeleteSecretResponse\"\x0e\xaa\xbb\x18\x01\b\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12q\n" +
 	"\fGetOperation\x12'.metamorph.vault.v1.GetOperationRequest\x1a(.metamorph.vault.v1.GetOperationResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12w\n" +
 	"\x0eListOperations\x12).metamorph.vault.v1.ListOperationsRequest\x1a*.metamorph.vault.v1.ListOperationsResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12z\n" +
-	"\x0fCancelOperation\x12*.metamorph.vault.v1.CancelOperationRequest\x1a+.metamorph.vault.v1.CancelOperationResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x02B\xc6\x01\n" +
+	"\x0fCancelOperation\x12*.metamorph.vault.v1.CancelOperationRequest\x1a+.metamorph.vault.v1.CancelOperationResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
+	"\fCreateMemory\x12'.metamorph.vault.v1.CreateMemoryRequest\x1a(.metamorph.vault.v1.CreateMemoryResponse\"\x0e\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\b\x90\x02\x00\x12h\n" +
+	"\tGetMemory\x12$.metamorph.vault.v1.GetMemoryRequest\x1a%.metamorph.vault.v1.GetMemoryResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
+	"\fListMemories\x12'.metamorph.vault.v1.ListMemoriesRequest\x1a(.metamorph.vault.v1.ListMemoriesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
+	"\fUpdateMemory\x12'.metamorph.vault.v1.UpdateMemoryRequest\x1a(.metamorph.vault.v1.UpdateMemoryResponse\"\x0e\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\b\x90\x02\x00\x12q\n" +
+	"\fDeleteMemory\x12'.metamorph.vault.v1.DeleteMemoryRequest\x1a(.metamorph.vault.v1.DeleteMemoryResponse\"\x0e\xaa\xbb\x18\x01\x04\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12w\n" +
+	"\x0eSearchMemories\x12).metamorph.vault.v1.SearchMemoriesRequest\x1a*.metamorph.vault.v1.SearchMemoriesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xc6\x01\n" +
 	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
@@ -2023,113 +2865,153 @@ func file_metamorph_vault_v1_vault_service_proto_rawDescGZIP() []byte {
 	return file_metamorph_vault_v1_vault_service_proto_rawDescData
 }
 
-var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_metamorph_vault_v1_vault_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
-	(*Vault)(nil),                        // 0: metamorph.vault.v1.Vault
-	(*WhoAmIRequest)(nil),                // 1: metamorph.vault.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),               // 2: metamorph.vault.v1.WhoAmIResponse
-	(*GetVaultRequest)(nil),              // 3: metamorph.vault.v1.GetVaultRequest
-	(*GetVaultResponse)(nil),             // 4: metamorph.vault.v1.GetVaultResponse
-	(*UpdateVaultRequest)(nil),           // 5: metamorph.vault.v1.UpdateVaultRequest
-	(*UpdateVaultResponse)(nil),          // 6: metamorph.vault.v1.UpdateVaultResponse
-	(*GetUsageRequest)(nil),              // 7: metamorph.vault.v1.GetUsageRequest
-	(*GetUsageResponse)(nil),             // 8: metamorph.vault.v1.GetUsageResponse
-	(*WatchVaultRequest)(nil),            // 9: metamorph.vault.v1.WatchVaultRequest
-	(*WatchVaultResponse)(nil),           // 10: metamorph.vault.v1.WatchVaultResponse
-	(*PutSecretRequest)(nil),             // 11: metamorph.vault.v1.PutSecretRequest
-	(*PutSecretResponse)(nil),            // 12: metamorph.vault.v1.PutSecretResponse
-	(*GetSecretRequest)(nil),             // 13: metamorph.vault.v1.GetSecretRequest
-	(*GetSecretResponse)(nil),            // 14: metamorph.vault.v1.GetSecretResponse
-	(*ListSecretsRequest)(nil),           // 15: metamorph.vault.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),          // 16: metamorph.vault.v1.ListSecretsResponse
-	(*ListSecretVersionsRequest)(nil),    // 17: metamorph.vault.v1.ListSecretVersionsRequest
-	(*ListSecretVersionsResponse)(nil),   // 18: metamorph.vault.v1.ListSecretVersionsResponse
-	(*DestroySecretVersionRequest)(nil),  // 19: metamorph.vault.v1.DestroySecretVersionRequest
-	(*DestroySecretVersionResponse)(nil), // 20: metamorph.vault.v1.DestroySecretVersionResponse
-	(*DeleteSecretRequest)(nil),          // 21: metamorph.vault.v1.DeleteSecretRequest
-	(*DeleteSecretResponse)(nil),         // 22: metamorph.vault.v1.DeleteSecretResponse
-	(*GetOperationRequest)(nil),          // 23: metamorph.vault.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),         // 24: metamorph.vault.v1.GetOperationResponse
-	(*ListOperationsRequest)(nil),        // 25: metamorph.vault.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),       // 26: metamorph.vault.v1.ListOperationsResponse
-	(*CancelOperationRequest)(nil),       // 27: metamorph.vault.v1.CancelOperationRequest
-	(*CancelOperationResponse)(nil),      // 28: metamorph.vault.v1.CancelOperationResponse
-	nil,                                  // 29: metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),        // 30: google.protobuf.Timestamp
-	(*Budget)(nil),                       // 31: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),        // 32: google.protobuf.FieldMask
-	(UsageGrouping)(0),                   // 33: metamorph.vault.v1.UsageGrouping
-	(*UsageRow)(nil),                     // 34: metamorph.vault.v1.UsageRow
-	(*BudgetStatus)(nil),                 // 35: metamorph.vault.v1.BudgetStatus
-	(*StorageStatus)(nil),                // 36: metamorph.vault.v1.StorageStatus
-	(ChangedResource)(0),                 // 37: metamorph.vault.v1.ChangedResource
-	(ChangeVerb)(0),                      // 38: metamorph.vault.v1.ChangeVerb
-	(*Change)(nil),                       // 39: metamorph.vault.v1.Change
-	(*SecretVersion)(nil),                // 40: metamorph.vault.v1.SecretVersion
-	(*Secret)(nil),                       // 41: metamorph.vault.v1.Secret
-	(*Operation)(nil),                    // 42: metamorph.vault.v1.Operation
+	(MemoryOrder)(0),                     // 0: metamorph.vault.v1.MemoryOrder
+	(*Vault)(nil),                        // 1: metamorph.vault.v1.Vault
+	(*WhoAmIRequest)(nil),                // 2: metamorph.vault.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),               // 3: metamorph.vault.v1.WhoAmIResponse
+	(*GetVaultRequest)(nil),              // 4: metamorph.vault.v1.GetVaultRequest
+	(*GetVaultResponse)(nil),             // 5: metamorph.vault.v1.GetVaultResponse
+	(*UpdateVaultRequest)(nil),           // 6: metamorph.vault.v1.UpdateVaultRequest
+	(*UpdateVaultResponse)(nil),          // 7: metamorph.vault.v1.UpdateVaultResponse
+	(*GetUsageRequest)(nil),              // 8: metamorph.vault.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),             // 9: metamorph.vault.v1.GetUsageResponse
+	(*WatchVaultRequest)(nil),            // 10: metamorph.vault.v1.WatchVaultRequest
+	(*WatchVaultResponse)(nil),           // 11: metamorph.vault.v1.WatchVaultResponse
+	(*PutSecretRequest)(nil),             // 12: metamorph.vault.v1.PutSecretRequest
+	(*PutSecretResponse)(nil),            // 13: metamorph.vault.v1.PutSecretResponse
+	(*GetSecretRequest)(nil),             // 14: metamorph.vault.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),            // 15: metamorph.vault.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),           // 16: metamorph.vault.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),          // 17: metamorph.vault.v1.ListSecretsResponse
+	(*ListSecretVersionsRequest)(nil),    // 18: metamorph.vault.v1.ListSecretVersionsRequest
+	(*ListSecretVersionsResponse)(nil),   // 19: metamorph.vault.v1.ListSecretVersionsResponse
+	(*DestroySecretVersionRequest)(nil),  // 20: metamorph.vault.v1.DestroySecretVersionRequest
+	(*DestroySecretVersionResponse)(nil), // 21: metamorph.vault.v1.DestroySecretVersionResponse
+	(*DeleteSecretRequest)(nil),          // 22: metamorph.vault.v1.DeleteSecretRequest
+	(*DeleteSecretResponse)(nil),         // 23: metamorph.vault.v1.DeleteSecretResponse
+	(*GetOperationRequest)(nil),          // 24: metamorph.vault.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),         // 25: metamorph.vault.v1.GetOperationResponse
+	(*ListOperationsRequest)(nil),        // 26: metamorph.vault.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),       // 27: metamorph.vault.v1.ListOperationsResponse
+	(*CancelOperationRequest)(nil),       // 28: metamorph.vault.v1.CancelOperationRequest
+	(*CancelOperationResponse)(nil),      // 29: metamorph.vault.v1.CancelOperationResponse
+	(*CreateMemoryRequest)(nil),          // 30: metamorph.vault.v1.CreateMemoryRequest
+	(*CreateMemoryResponse)(nil),         // 31: metamorph.vault.v1.CreateMemoryResponse
+	(*GetMemoryRequest)(nil),             // 32: metamorph.vault.v1.GetMemoryRequest
+	(*GetMemoryResponse)(nil),            // 33: metamorph.vault.v1.GetMemoryResponse
+	(*ListMemoriesRequest)(nil),          // 34: metamorph.vault.v1.ListMemoriesRequest
+	(*ListMemoriesResponse)(nil),         // 35: metamorph.vault.v1.ListMemoriesResponse
+	(*UpdateMemoryRequest)(nil),          // 36: metamorph.vault.v1.UpdateMemoryRequest
+	(*UpdateMemoryResponse)(nil),         // 37: metamorph.vault.v1.UpdateMemoryResponse
+	(*DeleteMemoryRequest)(nil),          // 38: metamorph.vault.v1.DeleteMemoryRequest
+	(*DeleteMemoryResponse)(nil),         // 39: metamorph.vault.v1.DeleteMemoryResponse
+	(*SearchMemoriesRequest)(nil),        // 40: metamorph.vault.v1.SearchMemoriesRequest
+	(*SearchMemoriesResponse)(nil),       // 41: metamorph.vault.v1.SearchMemoriesResponse
+	nil,                                  // 42: metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 43: google.protobuf.Timestamp
+	(*Budget)(nil),                       // 44: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),        // 45: google.protobuf.FieldMask
+	(UsageGrouping)(0),                   // 46: metamorph.vault.v1.UsageGrouping
+	(*UsageRow)(nil),                     // 47: metamorph.vault.v1.UsageRow
+	(*BudgetStatus)(nil),                 // 48: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),                // 49: metamorph.vault.v1.StorageStatus
+	(ChangedResource)(0),                 // 50: metamorph.vault.v1.ChangedResource
+	(ChangeVerb)(0),                      // 51: metamorph.vault.v1.ChangeVerb
+	(*Change)(nil),                       // 52: metamorph.vault.v1.Change
+	(*SecretVersion)(nil),                // 53: metamorph.vault.v1.SecretVersion
+	(*Secret)(nil),                       // 54: metamorph.vault.v1.Secret
+	(*Operation)(nil),                    // 55: metamorph.vault.v1.Operation
+	(*Memory)(nil),                       // 56: metamorph.vault.v1.Memory
+	(MemoryType)(0),                      // 57: metamorph.vault.v1.MemoryType
+	(*MemoryMatch)(nil),                  // 58: metamorph.vault.v1.MemoryMatch
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
-	30, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
-	30, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
-	31, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
-	31, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
-	30, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 5: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	0,  // 6: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
-	32, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,  // 8: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	33, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
-	34, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
-	34, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
-	35, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
-	36, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
-	37, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	38, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	39, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
-	29, // 17: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	30, // 18: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
-	40, // 19: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	40, // 20: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	41, // 21: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
-	40, // 22: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
-	40, // 23: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	42, // 24: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	42, // 25: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	42, // 26: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	1,  // 27: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	3,  // 28: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	5,  // 29: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	9,  // 30: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
-	7,  // 31: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
-	11, // 32: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
-	13, // 33: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
-	15, // 34: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
-	17, // 35: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
-	19, // 36: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
-	21, // 37: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
-	23, // 38: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
-	25, // 39: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
-	27, // 40: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
-	2,  // 41: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	4,  // 42: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	6,  // 43: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	10, // 44: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
-	8,  // 45: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
-	12, // 46: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
-	14, // 47: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
-	16, // 48: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
-	18, // 49: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
-	20, // 50: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
-	22, // 51: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
-	24, // 52: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
-	26, // 53: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
-	28, // 54: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
-	41, // [41:55] is the sub-list for method output_type
-	27, // [27:41] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	43, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
+	43, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
+	44, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
+	44, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
+	43, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 5: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
+	1,  // 6: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
+	45, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	1,  // 8: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
+	46, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
+	47, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
+	47, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
+	48, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	49, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
+	50, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	51, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	52, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
+	42, // 17: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	43, // 18: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
+	53, // 19: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	53, // 20: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	54, // 21: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
+	53, // 22: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
+	53, // 23: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	55, // 24: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	55, // 25: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	55, // 26: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	56, // 27: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	56, // 28: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	56, // 29: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	0,  // 30: metamorph.vault.v1.ListMemoriesRequest.order_by:type_name -> metamorph.vault.v1.MemoryOrder
+	57, // 31: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	56, // 32: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
+	56, // 33: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	45, // 34: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
+	56, // 35: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	57, // 36: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	58, // 37: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
+	2,  // 38: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	4,  // 39: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	6,  // 40: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	10, // 41: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
+	8,  // 42: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	12, // 43: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
+	14, // 44: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
+	16, // 45: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
+	18, // 46: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
+	20, // 47: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
+	22, // 48: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
+	24, // 49: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
+	26, // 50: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
+	28, // 51: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
+	30, // 52: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
+	32, // 53: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
+	34, // 54: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
+	36, // 55: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
+	38, // 56: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
+	40, // 57: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
+	3,  // 58: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	5,  // 59: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	7,  // 60: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	11, // 61: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
+	9,  // 62: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	13, // 63: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
+	15, // 64: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
+	17, // 65: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
+	19, // 66: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
+	21, // 67: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
+	23, // 68: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
+	25, // 69: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
+	27, // 70: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
+	29, // 71: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
+	31, // 72: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
+	33, // 73: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
+	35, // 74: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
+	37, // 75: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
+	39, // 76: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
+	41, // 77: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
+	58, // [58:78] is the sub-list for method output_type
+	38, // [38:58] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }
@@ -2138,6 +3020,7 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 		return
 	}
 	file_metamorph_vault_v1_change_proto_init()
+	file_metamorph_vault_v1_memory_proto_init()
 	file_metamorph_vault_v1_operation_proto_init()
 	file_metamorph_vault_v1_secret_proto_init()
 	file_metamorph_vault_v1_usage_proto_init()
@@ -2150,13 +3033,14 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_vault_service_proto_rawDesc), len(file_metamorph_vault_v1_vault_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   30,
+			NumEnums:      1,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_metamorph_vault_v1_vault_service_proto_goTypes,
 		DependencyIndexes: file_metamorph_vault_v1_vault_service_proto_depIdxs,
+		EnumInfos:         file_metamorph_vault_v1_vault_service_proto_enumTypes,
 		MessageInfos:      file_metamorph_vault_v1_vault_service_proto_msgTypes,
 	}.Build()
 	File_metamorph_vault_v1_vault_service_proto = out.File

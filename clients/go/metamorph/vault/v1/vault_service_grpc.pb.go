@@ -35,6 +35,12 @@ const (
 	VaultService_GetOperation_FullMethodName         = "/metamorph.vault.v1.VaultService/GetOperation"
 	VaultService_ListOperations_FullMethodName       = "/metamorph.vault.v1.VaultService/ListOperations"
 	VaultService_CancelOperation_FullMethodName      = "/metamorph.vault.v1.VaultService/CancelOperation"
+	VaultService_CreateMemory_FullMethodName         = "/metamorph.vault.v1.VaultService/CreateMemory"
+	VaultService_GetMemory_FullMethodName            = "/metamorph.vault.v1.VaultService/GetMemory"
+	VaultService_ListMemories_FullMethodName         = "/metamorph.vault.v1.VaultService/ListMemories"
+	VaultService_UpdateMemory_FullMethodName         = "/metamorph.vault.v1.VaultService/UpdateMemory"
+	VaultService_DeleteMemory_FullMethodName         = "/metamorph.vault.v1.VaultService/DeleteMemory"
+	VaultService_SearchMemories_FullMethodName       = "/metamorph.vault.v1.VaultService/SearchMemories"
 )
 
 // VaultServiceClient is the client API for VaultService service.
@@ -83,6 +89,20 @@ type VaultServiceClient interface {
 	// nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
 	// OPERATION_NOT_CANCELLABLE.
 	CancelOperation(ctx context.Context, in *CancelOperationRequest, opts ...grpc.CallOption) (*CancelOperationResponse, error)
+	// Stores a memory, or raises the importance of the one of the same type and content that is there. NOT_FOUND /
+	// MEMORY_NOT_FOUND for one of `supersedes`, RESOURCE_EXHAUSTED / MEMORY_LIMIT_EXCEEDED.
+	CreateMemory(ctx context.Context, in *CreateMemoryRequest, opts ...grpc.CallOption) (*CreateMemoryResponse, error)
+	// Reads a memory, also one that is superseded. NOT_FOUND / MEMORY_NOT_FOUND.
+	GetMemory(ctx context.Context, in *GetMemoryRequest, opts ...grpc.CallOption) (*GetMemoryResponse, error)
+	// Lists memories, newest first, or those first that were not used for the longest time.
+	ListMemories(ctx context.Context, in *ListMemoriesRequest, opts ...grpc.CallOption) (*ListMemoriesResponse, error)
+	// Changes the fields named in update_mask. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH, ALREADY_EXISTS /
+	// MEMORY_EXISTS if there is another memory of that type and content.
+	UpdateMemory(ctx context.Context, in *UpdateMemoryRequest, opts ...grpc.CallOption) (*UpdateMemoryResponse, error)
+	// Deletes a memory, at once and for good. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH.
+	DeleteMemory(ctx context.Context, in *DeleteMemoryRequest, opts ...grpc.CallOption) (*DeleteMemoryResponse, error)
+	// Finds memories that have any word of a query, best first. Superseded ones are not found.
+	SearchMemories(ctx context.Context, in *SearchMemoriesRequest, opts ...grpc.CallOption) (*SearchMemoriesResponse, error)
 }
 
 type vaultServiceClient struct {
@@ -242,6 +262,66 @@ func (c *vaultServiceClient) CancelOperation(ctx context.Context, in *CancelOper
 	return out, nil
 }
 
+func (c *vaultServiceClient) CreateMemory(ctx context.Context, in *CreateMemoryRequest, opts ...grpc.CallOption) (*CreateMemoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateMemoryResponse)
+	err := c.cc.Invoke(ctx, VaultService_CreateMemory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) GetMemory(ctx context.Context, in *GetMemoryRequest, opts ...grpc.CallOption) (*GetMemoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMemoryResponse)
+	err := c.cc.Invoke(ctx, VaultService_GetMemory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) ListMemories(ctx context.Context, in *ListMemoriesRequest, opts ...grpc.CallOption) (*ListMemoriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMemoriesResponse)
+	err := c.cc.Invoke(ctx, VaultService_ListMemories_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) UpdateMemory(ctx context.Context, in *UpdateMemoryRequest, opts ...grpc.CallOption) (*UpdateMemoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateMemoryResponse)
+	err := c.cc.Invoke(ctx, VaultService_UpdateMemory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) DeleteMemory(ctx context.Context, in *DeleteMemoryRequest, opts ...grpc.CallOption) (*DeleteMemoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteMemoryResponse)
+	err := c.cc.Invoke(ctx, VaultService_DeleteMemory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *vaultServiceClient) SearchMemories(ctx context.Context, in *SearchMemoriesRequest, opts ...grpc.CallOption) (*SearchMemoriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchMemoriesResponse)
+	err := c.cc.Invoke(ctx, VaultService_SearchMemories_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // VaultServiceServer is the server API for VaultService service.
 // All implementations must embed UnimplementedVaultServiceServer
 // for forward compatibility.
@@ -288,6 +368,20 @@ type VaultServiceServer interface {
 	// nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
 	// OPERATION_NOT_CANCELLABLE.
 	CancelOperation(context.Context, *CancelOperationRequest) (*CancelOperationResponse, error)
+	// Stores a memory, or raises the importance of the one of the same type and content that is there. NOT_FOUND /
+	// MEMORY_NOT_FOUND for one of `supersedes`, RESOURCE_EXHAUSTED / MEMORY_LIMIT_EXCEEDED.
+	CreateMemory(context.Context, *CreateMemoryRequest) (*CreateMemoryResponse, error)
+	// Reads a memory, also one that is superseded. NOT_FOUND / MEMORY_NOT_FOUND.
+	GetMemory(context.Context, *GetMemoryRequest) (*GetMemoryResponse, error)
+	// Lists memories, newest first, or those first that were not used for the longest time.
+	ListMemories(context.Context, *ListMemoriesRequest) (*ListMemoriesResponse, error)
+	// Changes the fields named in update_mask. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH, ALREADY_EXISTS /
+	// MEMORY_EXISTS if there is another memory of that type and content.
+	UpdateMemory(context.Context, *UpdateMemoryRequest) (*UpdateMemoryResponse, error)
+	// Deletes a memory, at once and for good. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH.
+	DeleteMemory(context.Context, *DeleteMemoryRequest) (*DeleteMemoryResponse, error)
+	// Finds memories that have any word of a query, best first. Superseded ones are not found.
+	SearchMemories(context.Context, *SearchMemoriesRequest) (*SearchMemoriesResponse, error)
 	mustEmbedUnimplementedVaultServiceServer()
 }
 
@@ -339,6 +433,24 @@ func (UnimplementedVaultServiceServer) ListOperations(context.Context, *ListOper
 }
 func (UnimplementedVaultServiceServer) CancelOperation(context.Context, *CancelOperationRequest) (*CancelOperationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CancelOperation not implemented")
+}
+func (UnimplementedVaultServiceServer) CreateMemory(context.Context, *CreateMemoryRequest) (*CreateMemoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateMemory not implemented")
+}
+func (UnimplementedVaultServiceServer) GetMemory(context.Context, *GetMemoryRequest) (*GetMemoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMemory not implemented")
+}
+func (UnimplementedVaultServiceServer) ListMemories(context.Context, *ListMemoriesRequest) (*ListMemoriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMemories not implemented")
+}
+func (UnimplementedVaultServiceServer) UpdateMemory(context.Context, *UpdateMemoryRequest) (*UpdateMemoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateMemory not implemented")
+}
+func (UnimplementedVaultServiceServer) DeleteMemory(context.Context, *DeleteMemoryRequest) (*DeleteMemoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteMemory not implemented")
+}
+func (UnimplementedVaultServiceServer) SearchMemories(context.Context, *SearchMemoriesRequest) (*SearchMemoriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SearchMemories not implemented")
 }
 func (UnimplementedVaultServiceServer) mustEmbedUnimplementedVaultServiceServer() {}
 func (UnimplementedVaultServiceServer) testEmbeddedByValue()                      {}
@@ -606,6 +718,114 @@ func _VaultService_CancelOperation_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VaultService_CreateMemory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateMemoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).CreateMemory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_CreateMemory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).CreateMemory(ctx, req.(*CreateMemoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_GetMemory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMemoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).GetMemory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_GetMemory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).GetMemory(ctx, req.(*GetMemoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_ListMemories_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMemoriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).ListMemories(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_ListMemories_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).ListMemories(ctx, req.(*ListMemoriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_UpdateMemory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateMemoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).UpdateMemory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_UpdateMemory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).UpdateMemory(ctx, req.(*UpdateMemoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_DeleteMemory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteMemoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).DeleteMemory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_DeleteMemory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).DeleteMemory(ctx, req.(*DeleteMemoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VaultService_SearchMemories_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchMemoriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).SearchMemories(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_SearchMemories_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).SearchMemories(ctx, req.(*SearchMemoriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // VaultService_ServiceDesc is the grpc.ServiceDesc for VaultService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -664,6 +884,30 @@ var VaultService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CancelOperation",
 			Handler:    _VaultService_CancelOperation_Handler,
+		},
+		{
+			MethodName: "CreateMemory",
+			Handler:    _VaultService_CreateMemory_Handler,
+		},
+		{
+			MethodName: "GetMemory",
+			Handler:    _VaultService_GetMemory_Handler,
+		},
+		{
+			MethodName: "ListMemories",
+			Handler:    _VaultService_ListMemories_Handler,
+		},
+		{
+			MethodName: "UpdateMemory",
+			Handler:    _VaultService_UpdateMemory_Handler,
+		},
+		{
+			MethodName: "DeleteMemory",
+			Handler:    _VaultService_DeleteMemory_Handler,
+		},
+		{
+			MethodName: "SearchMemories",
+			Handler:    _VaultService_SearchMemories_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -240,6 +240,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. Of an operation: it was cancelled."""
     ERROR_REASON_OPERATION_INTERRUPTED: _ErrorReason.ValueType  # 114
     """ABORTED. Of an operation: the server stopped before its end. Begin it again."""
+    ERROR_REASON_MEMORY_NOT_FOUND: _ErrorReason.ValueType  # 100
+    """NOT_FOUND (memory_id). The caller's vault has no such memory, or it has expired."""
+    ERROR_REASON_MEMORY_EXISTS: _ErrorReason.ValueType  # 101
+    """ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content. Change that one instead."""
+    ERROR_REASON_MEMORY_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 102
+    """RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
+    Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -466,4 +474,12 @@ ERROR_REASON_OPERATION_CANCELLED: ErrorReason.ValueType  # 113
 """ABORTED. Of an operation: it was cancelled."""
 ERROR_REASON_OPERATION_INTERRUPTED: ErrorReason.ValueType  # 114
 """ABORTED. Of an operation: the server stopped before its end. Begin it again."""
+ERROR_REASON_MEMORY_NOT_FOUND: ErrorReason.ValueType  # 100
+"""NOT_FOUND (memory_id). The caller's vault has no such memory, or it has expired."""
+ERROR_REASON_MEMORY_EXISTS: ErrorReason.ValueType  # 101
+"""ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content. Change that one instead."""
+ERROR_REASON_MEMORY_LIMIT_EXCEEDED: ErrorReason.ValueType  # 102
+"""RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
+Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/vault/v1/change.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x01\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12/\n\x0b\x63hange_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\t\x12\x35\n\x08resource\x18\x05 \x01(\x0e\x32#.metamorph.vault.v1.ChangedResource\x12\x13\n\x0bresource_id\x18\x06 \x01(\t\x12,\n\x04verb\x18\x07 \x01(\x0e\x32\x1e.metamorph.vault.v1.ChangeVerb*\xa7\x02\n\x0f\x43hangedResource\x12 \n\x1c\x43HANGED_RESOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43HANGED_RESOURCE_VAULT\x10\x01\x12!\n\x1d\x43HANGED_RESOURCE_VAULT_LIMITS\x10\x02\x12\x1c\n\x18\x43HANGED_RESOURCE_SESSION\x10\x03\x12\x1c\n\x18\x43HANGED_RESOURCE_MESSAGE\x10\x04\x12\x19\n\x15\x43HANGED_RESOURCE_TURN\x10\x05\x12\x1f\n\x1b\x43HANGED_RESOURCE_ATTACHMENT\x10\x06\x12\x1b\n\x17\x43HANGED_RESOURCE_SECRET\x10\x07\x12\x1e\n\x1a\x43HANGED_RESOURCE_OPERATION\x10\x08*\xa9\x02\n\nChangeVerb\x12\x1b\n\x17\x43HANGE_VERB_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_VERB_CREATED\x10\x01\x12\x17\n\x13\x43HANGE_VERB_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_VERB_DELETED\x10\x03\x12\x17\n\x13\x43HANGE_VERB_STARTED\x10\x04\x12\x19\n\x15\x43HANGE_VERB_COMPLETED\x10\x05\x12\x19\n\x15\x43HANGE_VERB_CANCELLED\x10\x06\x12\x1b\n\x17\x43HANGE_VERB_INTERRUPTED\x10\x07\x12\x16\n\x12\x43HANGE_VERB_FAILED\x10\x08\x12\x14\n\x10\x43HANGE_VERB_READ\x10\t\x12\x19\n\x15\x43HANGE_VERB_DESTROYED\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/vault/v1/change.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x01\n\x06\x43hange\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12/\n\x0b\x63hange_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x04 \x01(\t\x12\x35\n\x08resource\x18\x05 \x01(\x0e\x32#.metamorph.vault.v1.ChangedResource\x12\x13\n\x0bresource_id\x18\x06 \x01(\t\x12,\n\x04verb\x18\x07 \x01(\x0e\x32\x1e.metamorph.vault.v1.ChangeVerb*\xc4\x02\n\x0f\x43hangedResource\x12 \n\x1c\x43HANGED_RESOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43HANGED_RESOURCE_VAULT\x10\x01\x12!\n\x1d\x43HANGED_RESOURCE_VAULT_LIMITS\x10\x02\x12\x1c\n\x18\x43HANGED_RESOURCE_SESSION\x10\x03\x12\x1c\n\x18\x43HANGED_RESOURCE_MESSAGE\x10\x04\x12\x19\n\x15\x43HANGED_RESOURCE_TURN\x10\x05\x12\x1f\n\x1b\x43HANGED_RESOURCE_ATTACHMENT\x10\x06\x12\x1b\n\x17\x43HANGED_RESOURCE_SECRET\x10\x07\x12\x1e\n\x1a\x43HANGED_RESOURCE_OPERATION\x10\x08\x12\x1b\n\x17\x43HANGED_RESOURCE_MEMORY\x10\t*\xa9\x02\n\nChangeVerb\x12\x1b\n\x17\x43HANGE_VERB_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43HANGE_VERB_CREATED\x10\x01\x12\x17\n\x13\x43HANGE_VERB_UPDATED\x10\x02\x12\x17\n\x13\x43HANGE_VERB_DELETED\x10\x03\x12\x17\n\x13\x43HANGE_VERB_STARTED\x10\x04\x12\x19\n\x15\x43HANGE_VERB_COMPLETED\x10\x05\x12\x19\n\x15\x43HANGE_VERB_CANCELLED\x10\x06\x12\x1b\n\x17\x43HANGE_VERB_INTERRUPTED\x10\x07\x12\x16\n\x12\x43HANGE_VERB_FAILED\x10\x08\x12\x14\n\x10\x43HANGE_VERB_READ\x10\t\x12\x19\n\x15\x43HANGE_VERB_DESTROYED\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metamorph.vault.v1.change_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHANGEDRESOURCE']._serialized_start=321
-  _globals['_CHANGEDRESOURCE']._serialized_end=616
-  _globals['_CHANGEVERB']._serialized_start=619
-  _globals['_CHANGEVERB']._serialized_end=916
+  _globals['_CHANGEDRESOURCE']._serialized_end=645
+  _globals['_CHANGEVERB']._serialized_start=648
+  _globals['_CHANGEVERB']._serialized_end=945
   _globals['_CHANGE']._serialized_start=89
   _globals['_CHANGE']._serialized_end=318
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,8 @@ class _ChangedResourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Chang
     """A secret: its resource_id is its name."""
     CHANGED_RESOURCE_OPERATION: _ChangedResource.ValueType  # 8
     """An operation: long work of the vault. It is started, and completed, cancelled or failed."""
+    CHANGED_RESOURCE_MEMORY: _ChangedResource.ValueType  # 9
+    """A memory. One that is superseded is updated. That it was used is no change."""
 
 class ChangedResource(_ChangedResource, metaclass=_ChangedResourceEnumTypeWrapper):
     """A kind of what changes. Others will be added."""
@@ -68,6 +70,8 @@ CHANGED_RESOURCE_SECRET: ChangedResource.ValueType  # 7
 """A secret: its resource_id is its name."""
 CHANGED_RESOURCE_OPERATION: ChangedResource.ValueType  # 8
 """An operation: long work of the vault. It is started, and completed, cancelled or failed."""
+CHANGED_RESOURCE_MEMORY: ChangedResource.ValueType  # 9
+"""A memory. One that is superseded is updated. That it was used is no change."""
 Global___ChangedResource: _TypeAlias = ChangedResource  # noqa: Y015
 
 class _ChangeVerb:

@@ -106,6 +106,36 @@ class VaultServiceStub:
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationRequest.SerializeToString,
                 response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationResponse.FromString,
                 _registered_method=True)
+        self.CreateMemory = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/CreateMemory',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CreateMemoryRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CreateMemoryResponse.FromString,
+                _registered_method=True)
+        self.GetMemory = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/GetMemory',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetMemoryRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetMemoryResponse.FromString,
+                _registered_method=True)
+        self.ListMemories = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/ListMemories',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListMemoriesRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListMemoriesResponse.FromString,
+                _registered_method=True)
+        self.UpdateMemory = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/UpdateMemory',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateMemoryRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateMemoryResponse.FromString,
+                _registered_method=True)
+        self.DeleteMemory = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/DeleteMemory',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteMemoryRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteMemoryResponse.FromString,
+                _registered_method=True)
+        self.SearchMemories = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/SearchMemories',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesResponse.FromString,
+                _registered_method=True)
 
 
 class VaultServiceServicer:
@@ -222,6 +252,50 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateMemory(self, request, context):
+        """Stores a memory, or raises the importance of the one of the same type and content that is there. NOT_FOUND /
+        MEMORY_NOT_FOUND for one of `supersedes`, RESOURCE_EXHAUSTED / MEMORY_LIMIT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMemory(self, request, context):
+        """Reads a memory, also one that is superseded. NOT_FOUND / MEMORY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMemories(self, request, context):
+        """Lists memories, newest first, or those first that were not used for the longest time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateMemory(self, request, context):
+        """Changes the fields named in update_mask. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH, ALREADY_EXISTS /
+        MEMORY_EXISTS if there is another memory of that type and content.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteMemory(self, request, context):
+        """Deletes a memory, at once and for good. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchMemories(self, request, context):
+        """Finds memories that have any word of a query, best first. Superseded ones are not found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaultServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -294,6 +368,36 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.CancelOperation,
                     request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationRequest.FromString,
                     response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationResponse.SerializeToString,
+            ),
+            'CreateMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateMemory,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CreateMemoryRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CreateMemoryResponse.SerializeToString,
+            ),
+            'GetMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMemory,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetMemoryRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetMemoryResponse.SerializeToString,
+            ),
+            'ListMemories': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMemories,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListMemoriesRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListMemoriesResponse.SerializeToString,
+            ),
+            'UpdateMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMemory,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateMemoryRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateMemoryResponse.SerializeToString,
+            ),
+            'DeleteMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMemory,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteMemoryRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteMemoryResponse.SerializeToString,
+            ),
+            'SearchMemories': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchMemories,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -676,6 +780,168 @@ class VaultService:
             '/metamorph.vault.v1.VaultService/CancelOperation',
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationRequest.SerializeToString,
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CancelOperationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/CreateMemory',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CreateMemoryRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.CreateMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/GetMemory',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetMemoryRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMemories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/ListMemories',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListMemoriesRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListMemoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/UpdateMemory',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateMemoryRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.UpdateMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/DeleteMemory',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteMemoryRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchMemories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/SearchMemories',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,6 +82,22 @@ class VaultServiceStub:
     nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
     OPERATION_NOT_CANCELLABLE.
     """
+    CreateMemory: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.CreateMemoryRequest, _vault_service_pb2.CreateMemoryResponse]
+    """Stores a memory, or raises the importance of the one of the same type and content that is there. NOT_FOUND /
+    MEMORY_NOT_FOUND for one of `supersedes`, RESOURCE_EXHAUSTED / MEMORY_LIMIT_EXCEEDED.
+    """
+    GetMemory: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetMemoryRequest, _vault_service_pb2.GetMemoryResponse]
+    """Reads a memory, also one that is superseded. NOT_FOUND / MEMORY_NOT_FOUND."""
+    ListMemories: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.ListMemoriesRequest, _vault_service_pb2.ListMemoriesResponse]
+    """Lists memories, newest first, or those first that were not used for the longest time."""
+    UpdateMemory: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateMemoryRequest, _vault_service_pb2.UpdateMemoryResponse]
+    """Changes the fields named in update_mask. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH, ALREADY_EXISTS /
+    MEMORY_EXISTS if there is another memory of that type and content.
+    """
+    DeleteMemory: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.DeleteMemoryRequest, _vault_service_pb2.DeleteMemoryResponse]
+    """Deletes a memory, at once and for good. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH."""
+    SearchMemories: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.SearchMemoriesRequest, _vault_service_pb2.SearchMemoriesResponse]
+    """Finds memories that have any word of a query, best first. Superseded ones are not found."""
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
@@ -137,6 +153,22 @@ class VaultServiceAsyncStub(VaultServiceStub):
     nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
     OPERATION_NOT_CANCELLABLE.
     """
+    CreateMemory: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.CreateMemoryRequest, _vault_service_pb2.CreateMemoryResponse]  # type: ignore[assignment]
+    """Stores a memory, or raises the importance of the one of the same type and content that is there. NOT_FOUND /
+    MEMORY_NOT_FOUND for one of `supersedes`, RESOURCE_EXHAUSTED / MEMORY_LIMIT_EXCEEDED.
+    """
+    GetMemory: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetMemoryRequest, _vault_service_pb2.GetMemoryResponse]  # type: ignore[assignment]
+    """Reads a memory, also one that is superseded. NOT_FOUND / MEMORY_NOT_FOUND."""
+    ListMemories: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.ListMemoriesRequest, _vault_service_pb2.ListMemoriesResponse]  # type: ignore[assignment]
+    """Lists memories, newest first, or those first that were not used for the longest time."""
+    UpdateMemory: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateMemoryRequest, _vault_service_pb2.UpdateMemoryResponse]  # type: ignore[assignment]
+    """Changes the fields named in update_mask. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH, ALREADY_EXISTS /
+    MEMORY_EXISTS if there is another memory of that type and content.
+    """
+    DeleteMemory: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.DeleteMemoryRequest, _vault_service_pb2.DeleteMemoryResponse]  # type: ignore[assignment]
+    """Deletes a memory, at once and for good. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH."""
+    SearchMemories: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.SearchMemoriesRequest, _vault_service_pb2.SearchMemoriesResponse]  # type: ignore[assignment]
+    """Finds memories that have any word of a query, best first. Superseded ones are not found."""
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
     """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
@@ -273,5 +305,57 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
         OPERATION_NOT_CANCELLABLE.
         """
+
+    @_abc_1.abstractmethod
+    def CreateMemory(
+        self,
+        request: _vault_service_pb2.CreateMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.CreateMemoryResponse, _abc.Awaitable[_vault_service_pb2.CreateMemoryResponse]]:
+        """Stores a memory, or raises the importance of the one of the same type and content that is there. NOT_FOUND /
+        MEMORY_NOT_FOUND for one of `supersedes`, RESOURCE_EXHAUSTED / MEMORY_LIMIT_EXCEEDED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetMemory(
+        self,
+        request: _vault_service_pb2.GetMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.GetMemoryResponse, _abc.Awaitable[_vault_service_pb2.GetMemoryResponse]]:
+        """Reads a memory, also one that is superseded. NOT_FOUND / MEMORY_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListMemories(
+        self,
+        request: _vault_service_pb2.ListMemoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.ListMemoriesResponse, _abc.Awaitable[_vault_service_pb2.ListMemoriesResponse]]:
+        """Lists memories, newest first, or those first that were not used for the longest time."""
+
+    @_abc_1.abstractmethod
+    def UpdateMemory(
+        self,
+        request: _vault_service_pb2.UpdateMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.UpdateMemoryResponse, _abc.Awaitable[_vault_service_pb2.UpdateMemoryResponse]]:
+        """Changes the fields named in update_mask. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH, ALREADY_EXISTS /
+        MEMORY_EXISTS if there is another memory of that type and content.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteMemory(
+        self,
+        request: _vault_service_pb2.DeleteMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.DeleteMemoryResponse, _abc.Awaitable[_vault_service_pb2.DeleteMemoryResponse]]:
+        """Deletes a memory, at once and for good. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def SearchMemories(
+        self,
+        request: _vault_service_pb2.SearchMemoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.SearchMemoriesResponse, _abc.Awaitable[_vault_service_pb2.SearchMemoriesResponse]]:
+        """Finds memories that have any word of a query, best first. Superseded ones are not found."""
 
 def add_VaultServiceServicer_to_server(servicer: VaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

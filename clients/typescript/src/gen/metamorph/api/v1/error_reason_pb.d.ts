@@ -586,6 +586,28 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_OPERATION_INTERRUPTED = 114;
    */
   OPERATION_INTERRUPTED = 114,
+
+  /**
+   * NOT_FOUND (memory_id). The caller's vault has no such memory, or it has expired.
+   *
+   * @generated from enum value: ERROR_REASON_MEMORY_NOT_FOUND = 100;
+   */
+  MEMORY_NOT_FOUND = 100,
+
+  /**
+   * ALREADY_EXISTS (memory_id). Another memory, whose ID is given, has this type and content. Change that one instead.
+   *
+   * @generated from enum value: ERROR_REASON_MEMORY_EXISTS = 101;
+   */
+  MEMORY_EXISTS = 101,
+
+  /**
+   * RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
+   * Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
+   *
+   * @generated from enum value: ERROR_REASON_MEMORY_LIMIT_EXCEEDED = 102;
+   */
+  MEMORY_LIMIT_EXCEEDED = 102,
 }
 
 /**

@@ -145,6 +145,13 @@ export enum ChangedResource {
    * @generated from enum value: CHANGED_RESOURCE_OPERATION = 8;
    */
   OPERATION = 8,
+
+  /**
+   * A memory. One that is superseded is updated. That it was used is no change.
+   *
+   * @generated from enum value: CHANGED_RESOURCE_MEMORY = 9;
+   */
+  MEMORY = 9,
 }
 
 /**

@@ -4,13 +4,14 @@
 
 // The caller's vault.
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Budget, BudgetStatus, StorageStatus, UsageGrouping, UsageRow } from "./usage_pb.js";
 import type { Change, ChangedResource, ChangeVerb } from "./change_pb.js";
 import type { Secret, SecretVersion } from "./secret_pb.js";
 import type { Operation } from "./operation_pb.js";
+import type { Memory, MemoryMatch, MemoryType } from "./memory_pb.js";
 
 /**
  * Describes the file metamorph/vault/v1/vault_service.proto.
@@ -984,6 +985,419 @@ export declare type CancelOperationResponse = Message<"metamorph.vault.v1.Cancel
 export declare const CancelOperationResponseSchema: GenMessage<CancelOperationResponse>;
 
 /**
+ * A memory to store.
+ *
+ * @generated from message metamorph.vault.v1.CreateMemoryRequest
+ */
+export declare type CreateMemoryRequest = Message<"metamorph.vault.v1.CreateMemoryRequest"> & {
+  /**
+   * Required, with a type and content. Output-only fields are ignored. If there is one of this type and content,
+   * `importance` raises its own, `expire_time` can only prolong its life, and other fields stay as they are; one that
+   * was superseded is in force again.
+   *
+   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   */
+  memory?: Memory | undefined;
+
+  /**
+   * A UUID that makes the request repeatable (AIP-155): repeating it returns the same memory, and raises nothing. Kept
+   * for at least 7 days. Fails with ALREADY_EXISTS / REQUEST_ID_REUSED if it was used for another request.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+
+  /**
+   * The IDs of memories that this one contradicts or narrows, at most 16. They stay, and are not searched any more.
+   *
+   * @generated from field: repeated string supersedes = 3;
+   */
+  supersedes: string[];
+};
+
+/**
+ * Describes the message metamorph.vault.v1.CreateMemoryRequest.
+ * Use `create(CreateMemoryRequestSchema)` to create a new message.
+ */
+export declare const CreateMemoryRequestSchema: GenMessage<CreateMemoryRequest>;
+
+/**
+ * The stored memory.
+ *
+ * @generated from message metamorph.vault.v1.CreateMemoryResponse
+ */
+export declare type CreateMemoryResponse = Message<"metamorph.vault.v1.CreateMemoryResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   */
+  memory?: Memory | undefined;
+
+  /**
+   * False if it was there before this request.
+   *
+   * @generated from field: bool created = 2;
+   */
+  created: boolean;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 3;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.CreateMemoryResponse.
+ * Use `create(CreateMemoryResponseSchema)` to create a new message.
+ */
+export declare const CreateMemoryResponseSchema: GenMessage<CreateMemoryResponse>;
+
+/**
+ * Selects a memory.
+ *
+ * @generated from message metamorph.vault.v1.GetMemoryRequest
+ */
+export declare type GetMemoryRequest = Message<"metamorph.vault.v1.GetMemoryRequest"> & {
+  /**
+   * Required. At most 64 characters.
+   *
+   * @generated from field: string memory_id = 1;
+   */
+  memoryId: string;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 2;
+   */
+  atLeastRevision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.GetMemoryRequest.
+ * Use `create(GetMemoryRequestSchema)` to create a new message.
+ */
+export declare const GetMemoryRequestSchema: GenMessage<GetMemoryRequest>;
+
+/**
+ * The memory.
+ *
+ * @generated from message metamorph.vault.v1.GetMemoryResponse
+ */
+export declare type GetMemoryResponse = Message<"metamorph.vault.v1.GetMemoryResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   */
+  memory?: Memory | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.GetMemoryResponse.
+ * Use `create(GetMemoryResponseSchema)` to create a new message.
+ */
+export declare const GetMemoryResponseSchema: GenMessage<GetMemoryResponse>;
+
+/**
+ * A query for memories.
+ *
+ * @generated from message metamorph.vault.v1.ListMemoriesRequest
+ */
+export declare type ListMemoriesRequest = Message<"metamorph.vault.v1.ListMemoriesRequest"> & {
+  /**
+   * The maximum number to return. 0 means 50; the maximum is 1000. A page may be shorter, or even empty, without being
+   * the last one.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the previous page, with the same query. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * The order. A memory that is used while paging may be repeated, or skipped, where the order is by use.
+   *
+   * @generated from field: metamorph.vault.v1.MemoryOrder order_by = 3;
+   */
+  orderBy: MemoryOrder;
+
+  /**
+   * Only memories of this type.
+   *
+   * @generated from field: metamorph.vault.v1.MemoryType type = 4;
+   */
+  type: MemoryType;
+
+  /**
+   * Memories that are superseded, in place of those in force.
+   *
+   * @generated from field: bool superseded = 5;
+   */
+  superseded: boolean;
+
+  /**
+   * Only memories that this one supersedes, with `superseded`. At most 64 characters.
+   *
+   * @generated from field: string superseded_by = 6;
+   */
+  supersededBy: string;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 7;
+   */
+  atLeastRevision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListMemoriesRequest.
+ * Use `create(ListMemoriesRequestSchema)` to create a new message.
+ */
+export declare const ListMemoriesRequestSchema: GenMessage<ListMemoriesRequest>;
+
+/**
+ * A page of memories.
+ *
+ * @generated from message metamorph.vault.v1.ListMemoriesResponse
+ */
+export declare type ListMemoriesResponse = Message<"metamorph.vault.v1.ListMemoriesResponse"> & {
+  /**
+   * In the order that was asked for.
+   *
+   * @generated from field: repeated metamorph.vault.v1.Memory memories = 1;
+   */
+  memories: Memory[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListMemoriesResponse.
+ * Use `create(ListMemoriesResponseSchema)` to create a new message.
+ */
+export declare const ListMemoriesResponseSchema: GenMessage<ListMemoriesResponse>;
+
+/**
+ * A change to a memory.
+ *
+ * @generated from message metamorph.vault.v1.UpdateMemoryRequest
+ */
+export declare type UpdateMemoryRequest = Message<"metamorph.vault.v1.UpdateMemoryRequest"> & {
+  /**
+   * Required. memory_id selects the memory, a stale etag fails, and the fields in update_mask are set.
+   *
+   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   */
+  memory?: Memory | undefined;
+
+  /**
+   * Required. Any of `type`, `content`, `importance`, `metadata`, `expire_time`. Fails with INVALID_ARGUMENT /
+   * UPDATE_MASK_INVALID.
+   *
+   * @generated from field: google.protobuf.FieldMask update_mask = 2;
+   */
+  updateMask?: FieldMask | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.UpdateMemoryRequest.
+ * Use `create(UpdateMemoryRequestSchema)` to create a new message.
+ */
+export declare const UpdateMemoryRequestSchema: GenMessage<UpdateMemoryRequest>;
+
+/**
+ * The changed memory.
+ *
+ * @generated from message metamorph.vault.v1.UpdateMemoryResponse
+ */
+export declare type UpdateMemoryResponse = Message<"metamorph.vault.v1.UpdateMemoryResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: metamorph.vault.v1.Memory memory = 1;
+   */
+  memory?: Memory | undefined;
+
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.UpdateMemoryResponse.
+ * Use `create(UpdateMemoryResponseSchema)` to create a new message.
+ */
+export declare const UpdateMemoryResponseSchema: GenMessage<UpdateMemoryResponse>;
+
+/**
+ * Selects a memory to delete.
+ *
+ * @generated from message metamorph.vault.v1.DeleteMemoryRequest
+ */
+export declare type DeleteMemoryRequest = Message<"metamorph.vault.v1.DeleteMemoryRequest"> & {
+  /**
+   * Required. At most 64 characters.
+   *
+   * @generated from field: string memory_id = 1;
+   */
+  memoryId: string;
+
+  /**
+   * Fails with ABORTED / ETAG_MISMATCH if stale. Empty deletes unconditionally.
+   *
+   * @generated from field: string etag = 2;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.DeleteMemoryRequest.
+ * Use `create(DeleteMemoryRequestSchema)` to create a new message.
+ */
+export declare const DeleteMemoryRequestSchema: GenMessage<DeleteMemoryRequest>;
+
+/**
+ * The memory is deleted.
+ *
+ * @generated from message metamorph.vault.v1.DeleteMemoryResponse
+ */
+export declare type DeleteMemoryResponse = Message<"metamorph.vault.v1.DeleteMemoryResponse"> & {
+  /**
+   * The vault's revision after this change. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 1;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.DeleteMemoryResponse.
+ * Use `create(DeleteMemoryResponseSchema)` to create a new message.
+ */
+export declare const DeleteMemoryResponseSchema: GenMessage<DeleteMemoryResponse>;
+
+/**
+ * A query for memories by their content.
+ *
+ * @generated from message metamorph.vault.v1.SearchMemoriesRequest
+ */
+export declare type SearchMemoriesRequest = Message<"metamorph.vault.v1.SearchMemoriesRequest"> & {
+  /**
+   * Required. Text, of which any word is looked for, the first 64 different ones; there are no operators and no
+   * phrases. At most 1000 characters. Words are compared as in SearchMessages. The first 256 different words of a memory
+   * are found.
+   *
+   * @generated from field: string query = 1;
+   */
+  query: string;
+
+  /**
+   * The number of memories to return, of which there are no further pages. 0 means 10; the maximum is 100. Fewer are
+   * returned if they have more than 1.5 MB.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * Only memories of this type.
+   *
+   * @generated from field: metamorph.vault.v1.MemoryType type = 3;
+   */
+  type: MemoryType;
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 4;
+   */
+  atLeastRevision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.SearchMemoriesRequest.
+ * Use `create(SearchMemoriesRequestSchema)` to create a new message.
+ */
+export declare const SearchMemoriesRequestSchema: GenMessage<SearchMemoriesRequest>;
+
+/**
+ * The best memories.
+ *
+ * @generated from message metamorph.vault.v1.SearchMemoriesResponse
+ */
+export declare type SearchMemoriesResponse = Message<"metamorph.vault.v1.SearchMemoriesResponse"> & {
+  /**
+   * By score, the highest first; of equal ones the newest first.
+   *
+   * @generated from field: repeated metamorph.vault.v1.MemoryMatch results = 1;
+   */
+  results: MemoryMatch[];
+};
+
+/**
+ * Describes the message metamorph.vault.v1.SearchMemoriesResponse.
+ * Use `create(SearchMemoriesResponseSchema)` to create a new message.
+ */
+export declare const SearchMemoriesResponseSchema: GenMessage<SearchMemoriesResponse>;
+
+/**
+ * Orders of memories.
+ *
+ * @generated from enum metamorph.vault.v1.MemoryOrder
+ */
+export enum MemoryOrder {
+  /**
+   * As MEMORY_ORDER_NEWEST_FIRST.
+   *
+   * @generated from enum value: MEMORY_ORDER_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The newest first.
+   *
+   * @generated from enum value: MEMORY_ORDER_NEWEST_FIRST = 1;
+   */
+  NEWEST_FIRST = 1,
+
+  /**
+   * Those first that were not used for the longest time.
+   *
+   * @generated from enum value: MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST = 2;
+   */
+  LEAST_RECENTLY_USED_FIRST = 2,
+}
+
+/**
+ * Describes the enum metamorph.vault.v1.MemoryOrder.
+ */
+export declare const MemoryOrderSchema: GenEnum<MemoryOrder>;
+
+/**
  * A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
  * is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
  *
@@ -1140,6 +1554,68 @@ export declare const VaultService: GenService<{
     methodKind: "unary";
     input: typeof CancelOperationRequestSchema;
     output: typeof CancelOperationResponseSchema;
+  },
+  /**
+   * Stores a memory, or raises the importance of the one of the same type and content that is there. NOT_FOUND /
+   * MEMORY_NOT_FOUND for one of `supersedes`, RESOURCE_EXHAUSTED / MEMORY_LIMIT_EXCEEDED.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.CreateMemory
+   */
+  createMemory: {
+    methodKind: "unary";
+    input: typeof CreateMemoryRequestSchema;
+    output: typeof CreateMemoryResponseSchema;
+  },
+  /**
+   * Reads a memory, also one that is superseded. NOT_FOUND / MEMORY_NOT_FOUND.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.GetMemory
+   */
+  getMemory: {
+    methodKind: "unary";
+    input: typeof GetMemoryRequestSchema;
+    output: typeof GetMemoryResponseSchema;
+  },
+  /**
+   * Lists memories, newest first, or those first that were not used for the longest time.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.ListMemories
+   */
+  listMemories: {
+    methodKind: "unary";
+    input: typeof ListMemoriesRequestSchema;
+    output: typeof ListMemoriesResponseSchema;
+  },
+  /**
+   * Changes the fields named in update_mask. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH, ALREADY_EXISTS /
+   * MEMORY_EXISTS if there is another memory of that type and content.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.UpdateMemory
+   */
+  updateMemory: {
+    methodKind: "unary";
+    input: typeof UpdateMemoryRequestSchema;
+    output: typeof UpdateMemoryResponseSchema;
+  },
+  /**
+   * Deletes a memory, at once and for good. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.DeleteMemory
+   */
+  deleteMemory: {
+    methodKind: "unary";
+    input: typeof DeleteMemoryRequestSchema;
+    output: typeof DeleteMemoryResponseSchema;
+  },
+  /**
+   * Finds memories that have any word of a query, best first. Superseded ones are not found.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.SearchMemories
+   */
+  searchMemories: {
+    methodKind: "unary";
+    input: typeof SearchMemoriesRequestSchema;
+    output: typeof SearchMemoriesResponseSchema;
   },
 }>;
 

@@ -1,0 +1,148 @@
+"""Searches memories by their words, best first."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from heapq import nlargest
+
+import orjson
+
+from metamorphd.models.memory import MemoryMatch, MemoryType, recency, score
+from metamorphd.store.database import Row, Transaction, search_read
+from metamorphd.store.memories.read import read_memories
+from metamorphd.store.search.postings import (
+    BLOCK_BITS,
+    GROUP_BITS,
+    GROUPS,
+    LIST_OFFSETS,
+    MEMORIES,
+    hasher,
+    unpack,
+)
+from metamorphd.store.search.words import rarest_of, words_of
+
+MOST_WORDS = 64
+# Memories whose relevance is compared, and those of them whose importance and age are read. Both take about 2 ms.
+MOST_CANDIDATES = 4_096
+MOST_RANKED = 256
+# Offsets that are read, of the newest blocks, each list counting for at least so many: about 20 ms.
+MOST_OFFSETS = 131_072
+LEAST_OF_A_LIST = 64
+# Of what is found. It may exceed this by the last memory.
+MOST_BYTES = 1_572_864
+
+GET_VAULT = "SELECT last_memory_number, memory_count, hash_key FROM vaults WHERE vault_id = :vault_id"
+LIST_RANKED = """
+SELECT memories.memory_id, memories.number, importance, update_time, size
+FROM json_each(:numbers) CROSS JOIN memories
+WHERE vault_id = :vault_id AND number = value AND state = 0 AND (expire_time IS NULL OR expire_time > :now)
+    AND (:type IS NULL OR memories.type = :type)
+"""
+
+# By term, its lists of offsets with their blocks.
+Lists = dict[str, list[tuple[int, bytes]]]
+
+
+def words_of_query(query: str) -> list[str]:
+    """Returns the different words, and pairs of unspaced scripts, that a query looks for, the first `MOST_WORDS`."""
+    return list(dict.fromkeys(rarest_of(tuple(words_of(query)))))[:MOST_WORDS]
+
+
+@search_read
+async def search_memories(
+    tx: Transaction, *, words: Sequence[str], type_: MemoryType | None, limit: int, half_life: int, now: int
+) -> list[MemoryMatch]:
+    """Returns the best `limit` memories that have any of the words, which `words_of_query` makes, best first.
+
+    Of equally good ones the newest is first. The work is bounded by the constants above: of very many memories with the
+    same words, the newest are compared. There may be fewer, if they are large.
+    """
+    vault = await tx.one(GET_VAULT)
+    if vault is None or not words:
+        return []
+    lists = await _lists(tx, words, vault)
+    relevance = _relevances(lists, memories=vault.memory_count)
+    best = nlargest(MOST_RANKED, relevance.items(), key=lambda item: (item[1], item[0]))
+    rows = await tx.all(LIST_RANKED, numbers=_json([number - MEMORIES for number, _ in best]), type=type_, now=now)
+    ranked: list[tuple[float, int, Row]] = [
+        (
+            score(relevance[MEMORIES + row.number], row.importance, recency(now - row.update_time, half_life)),
+            row.number,
+            row,
+        )
+        for row in rows
+    ]
+    chosen = list(_fitting(nlargest(limit, ranked, key=lambda item: item[:2])))
+    memories = await read_memories(tx, memory_ids=[row.memory_id for _, _, row in chosen])
+    return [
+        MemoryMatch(memory, relevance[MEMORIES + number], recency(now - memory.update_time, half_life))
+        for memory, (_, number, _) in zip(memories, chosen, strict=True)
+    ]
+
+
+def _fitting(ranked: list[tuple[float, int, Row]]) -> Iterator[tuple[float, int, Row]]:
+    size = 0
+    for item in ranked:
+        if size >= MOST_BYTES:
+            return
+        size += item[2].size
+        yield item
+
+
+async def _lists(tx: Transaction, words: Sequence[str], vault: Row) -> Lists:
+    """Returns the offsets of words, of the newest blocks of memories, by the words' terms in hexadecimal."""
+    found: Lists = {term.hex(): [] for term in map(hasher(vault.hash_key), words)}
+    terms, left = _json(list(found)), MOST_OFFSETS
+    first, last = (number >> BLOCK_BITS + GROUP_BITS for number in (MEMORIES, MEMORIES + vault.last_memory_number))
+    for group in range(last, first - 1, -1):
+        for block in await _blocks(tx, group, terms):
+            for term, offsets in await _offsets(tx, block, terms):
+                found[term].append((block, offsets))
+                left -= max(LEAST_OF_A_LIST, len(offsets) // 2)
+            if left <= 0:
+                return found
+    return found
+
+
+async def _blocks(tx: Transaction, group: int, terms: str) -> list[int]:
+    """Returns the blocks of a group that have any of the terms, the newest first."""
+    places = {place for _, offsets in await _offsets(tx, GROUPS + group, terms) for place in unpack(offsets)}
+    return [group << GROUP_BITS | place for place in sorted(places, reverse=True)]
+
+
+async def _offsets(tx: Transaction, block: int, terms: str) -> list[tuple[str, bytes]]:
+    row = await tx.one(LIST_OFFSETS, block=block, terms=terms)
+    lists = orjson.loads(row.lists) if row else ()
+    return [(term, bytes.fromhex(offsets)) for term, offsets in lists]
+
+
+def _relevances(lists: Lists, *, memories: int) -> dict[int, float]:
+    """Returns the share of the words that each memory has, by its number in the index.
+
+    A word weighs by the logarithm of how few memories have it, as in BM25 (Robertson and Zaragoza, 2009). The rarest
+    are looked at first: once there are `MOST_CANDIDATES`, those with none of these words are left out.
+    """
+    counts = {term: sum(len(offsets) // 2 for _, offsets in found) for term, found in lists.items()}
+    weights = {term: _weight(count, max(memories, count)) for term, count in counts.items()}
+    found: defaultdict[int, float] = defaultdict(float)
+    for term in sorted(counts, key=counts.__getitem__):
+        full = len(found) >= MOST_CANDIDATES
+        for numbers in _numbers(lists[term]):
+            for number in found.keys() & numbers if full else numbers:
+                found[number] += weights[term]
+    total = sum(weights.values())
+    return {number: weight / total for number, weight in found.items()}
+
+
+def _weight(count: int, memories: int) -> float:
+    return math.log1p((memories - count + 0.5) / (count + 0.5))
+
+
+def _numbers(lists: list[tuple[int, bytes]]) -> Iterator[set[int]]:
+    for block, offsets in lists:
+        base = block << BLOCK_BITS
+        yield {base | offset for offset in unpack(offsets)}
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
