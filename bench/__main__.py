@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import backups, sizes, vaults, volumes
+from bench import backups, sizes, transfers, vaults, volumes
 from bench.backups import Backups
 from bench.figure import Figure
 from bench.parts import COMPARED, PARTS, STEPS, Bench
 from bench.processes import services
 from bench.sizes import DEFAULT, SMALL, Sizes
+from bench.transfers import Transfers
 from bench.vaults import Vaults
 from bench.volumes import Volumes
 from tests.support.generated.files import FULL
@@ -28,7 +29,7 @@ WIDTH = 170
 def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Iterator[Figure]:
     compared = [part for part in parts if part in COMPARED]
     with Progress(console=console, transient=True) as progress:
-        apart = {"g": sizes.STEPS, "v": vaults.STEPS, "h": backups.STEPS, "s": volumes.STEPS}
+        apart = {"g": sizes.STEPS, "v": vaults.STEPS, "h": backups.STEPS, "x": transfers.STEPS, "s": volumes.STEPS}
         total = sum(STEPS[part] for part in compared) + sum(apart[part] for part in parts if part in apart)
         task = progress.add_task("starting", total=total)
 
@@ -45,6 +46,8 @@ def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Ite
             yield from Vaults(progress=progress, step=step).figures()
         if "h" in parts:
             yield from Backups(large, progress=progress, step=step).figures()
+        if "x" in parts:
+            yield from Transfers(large, progress=progress, step=step).figures()
         if "s" in parts:
             yield from Volumes(step=step).figures()
 
@@ -69,7 +72,7 @@ def _table(figures: list[Figure]) -> Table:
 )
 @click.option("--seconds", default=1.0, show_default=True, help="Length of a round, of parts a to c.")
 @click.option(
-    "--full", is_flag=True, help="Measure parts g and h with ten million messages, which take minutes and 50 GB."
+    "--full", is_flag=True, help="Measure parts g, h and x with ten million messages, which take minutes and 50 GB."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def main(only: tuple[str, ...], seconds: float, full: bool, as_json: bool) -> None:

@@ -34,6 +34,7 @@ PARTS = {
     "g": "calls on a large file, against the same on a small one",
     "v": "secrets, memories and the logs of vaults with a million of each, against ten thousand",
     "h": "writers beside a backup of a large file, and its restore",
+    "x": "the export of a large vault, and its memory",
     "s": "bytes of a session, a message and so on, and the volume that users need",
 }
 # Those that compare servers, beside each other and from the beginning.

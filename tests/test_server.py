@@ -30,6 +30,7 @@ from metamorphd.settings import loading
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.telemetry.interface import NoTelemetry
+from metamorphd.transfers.exports import Exports
 from metamorphd.watching import Watching
 
 from tests.support.engines import ENGINES
@@ -48,6 +49,7 @@ PARTS = [
     MeasuredModel,
     Housekeeping,
     Backups,
+    Exports,
     Watching,
     Health,
 ]

@@ -411,6 +411,10 @@ class BackupNotFound(NotFound):
     reason, message = ErrorReason.ERROR_REASON_BACKUP_NOT_FOUND, "no backup {name}"
 
 
+class ExportNotFound(NotFound):
+    reason, message = ErrorReason.ERROR_REASON_EXPORT_NOT_FOUND, "no export {export_id}; begin a new one"
+
+
 class BackupBusy(FailedPrecondition):
     reason = ErrorReason.ERROR_REASON_BACKUP_BUSY
     message = "{name} is being made or verified; wait until it is done"

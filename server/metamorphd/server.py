@@ -189,6 +189,7 @@ class Server:
             keys=self._keys,
             rotation=self._role.rotation,
             memories=self._role.memories,
+            exports=self._role.exports,
             watching=self._watching,
             operations=self._role.operations,
             clock=self._clock,

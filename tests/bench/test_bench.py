@@ -11,6 +11,7 @@ from bench.operations import OPERATIONS
 from bench.parts import Bench
 from bench.processes import LoadFailed, Services, loading
 from bench.sizes import Sizes, at
+from bench.transfers import Transfers
 from bench.vaults import Vaults
 from tests.support.generated.layout import Layout
 from tests.support.generated.vaults import VaultsLayout
@@ -79,6 +80,14 @@ def test_a_backup_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
     assert beside.startswith("p50 ")
     assert (memory.endswith("MiB"), log.endswith("MiB")) == (True, True)
     assert (backup.endswith("MB/s"), restore.endswith("MB/s")) == (True, True)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".db"]
+
+
+def test_an_export_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
+    layout = Layout(2_000, vaults=3, erasable=1, deep_messages=120)
+    figures = Transfers(layout, progress=Progress(disable=True), step=lambda _: None, files=tmp_path).figures()
+    rate, memory, log = (figure.ours for figure in figures)
+    assert (rate.endswith("MB/s"), memory.endswith("MiB"), log.endswith("MiB")) == (True, True, True)
     assert [file.suffix for file in tmp_path.iterdir()] == [".db"]
 
 

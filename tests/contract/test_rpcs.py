@@ -11,6 +11,7 @@ from metamorph.api.v1 import options_pb2
 from metamorph.api.v1.options_pb2 import Permission
 from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.message_pb2 import ContentBlock, DocumentBlock
+from metamorph.vault.v1.vault_service_pb2 import ExportVaultRequest
 from metamorphd.edge.methods import CLAIMS, SERVICES, Method
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.services.admin.service import AdminService
@@ -117,6 +118,8 @@ def test_claims_are_distinct() -> None:
 each_id_field = pytest.mark.parametrize(
     ("method", "path"), ID_FIELDS, ids=lambda value: ".".join(value) if isinstance(value, tuple) else value.path
 )
+# These stay when a session is deleted.
+OF_THE_VAULT = {"export_id", "memory_id"}
 
 
 def unknown_like(resource_id: str) -> str:
@@ -132,10 +135,9 @@ async def test_an_id_of_another_vault_is_refused_like_an_unknown_one(
     await refuses_as_unknown(mallory, method, path, foreign, own.session_id)
 
 
-# Memories stay when the session is deleted that they come from.
 @pytest.mark.parametrize(
     ("method", "path"),
-    [field for field in ID_FIELDS if field[1][-1] != "memory_id"],
+    [field for field in ID_FIELDS if field[1][-1] not in OF_THE_VAULT],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else value.path,
 )
 async def test_an_id_of_a_deleted_session_is_refused_like_an_unknown_one(
@@ -152,7 +154,7 @@ async def test_an_id_of_a_deleted_session_is_refused_like_an_unknown_one(
 
 
 async def stored_ids(caller: Caller) -> dict[str, str]:
-    """Stores a session with an attachment, a message and its reply, and returns their IDs by the names of fields."""
+    """Stores a session with an attachment, a message and its reply, exports it, and returns IDs by names of fields."""
     session = await caller.create_session()
     attached = ContentBlock(document=DocumentBlock(data=b"secret", media_type="text/plain"))
     started, *_, finished = await caller.send(session.session_id, content=[attached], max_output_tokens=1)
@@ -160,7 +162,10 @@ async def stored_ids(caller: Caller) -> dict[str, str]:
     sent = (await caller.chat.GetMessage(request, metadata=caller.metadata)).message
     reply = finished.turn_finished.message.message_id
     memory = await made(caller, "secret", session_id=session.session_id)
+    exporting = caller.vault.ExportVault(ExportVaultRequest(), metadata=caller.metadata)
+    export_id = next(iter([response async for response in exporting])).export.export_id
     return {
+        "export_id": export_id,
         "memory_id": memory.memory_id,
         "attachment_id": sent.content[0].document.attachment_id,
         "session_id": session.session_id,

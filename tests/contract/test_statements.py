@@ -35,6 +35,7 @@ SYSTEM_OPERATIONS = {
 # A caller's writes that are not refused when the volume is almost full, with the reason. All others are.
 NOT_GROWING = {
     "add_pending_words": "indexes what is stored",
+    "begin_export": "a line in the log; what it writes to the volume asks for space itself",
     "cancel_turn": "ends a turn",
     "compact_changes": "deletes",
     "create_vault": "a read of a vault that has not been used yet",

@@ -12,6 +12,7 @@ from metamorphd.cli.check import check
 from metamorphd.cli.keys import keys
 from metamorphd.cli.serve import dev, serve
 from metamorphd.cli.token import token
+from metamorphd.cli.vault import vault
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,7 +21,7 @@ def cli() -> None:
     """Metamorph: a multi-tenant chat backend, served over gRPC."""
 
 
-for command in (dev, serve, token, chat, check, backup, keys):
+for command in (dev, serve, token, chat, check, backup, keys, vault):
     cli.add_command(command)
 
 

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups
+from metamorphd.composition.transfers import make_exports
 from metamorphd.edge.guards import Guard
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.keys.vault_keys import VaultKeys
@@ -37,13 +38,14 @@ class PrimaryRole:
         self.backups = make_backups(settings, database=self.database, operations=self.operations, clock=clock)
         self.rotation = Rotation(database=self.database, keys=keys, operations=self.operations, clock=clock)
         self.memories = Memories(database=self.database, clock=clock, half_life_days=settings.memory_half_life_days)
+        self.exports = make_exports(settings, database=self.database, keys=keys, clock=clock)
         self._housekeeping = Housekeeping(
             database=self.database,
             clock=clock,
             event_retention_hours=settings.event_retention_hours,
             request_retention_days=settings.request_retention_days,
             change_retention_days=settings.change_retention_days,
-            chores=[self.rotation.work, self.memories.work],
+            chores=[self.rotation.work, self.memories.work, self.exports.work],
         )
 
     @property
@@ -61,6 +63,7 @@ class PrimaryRole:
 
     async def open(self, parts: AsyncExitStack) -> None:
         await parts.enter_async_context(self.backups)
+        await parts.enter_async_context(self.exports)
 
     async def begin(self, parts: AsyncExitStack, *, engine: TurnEngine) -> int:
         await self.operations.recover()

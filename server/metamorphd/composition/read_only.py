@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups
+from metamorphd.composition.transfers import make_exports
 from metamorphd.edge.guards import Guard
 from metamorphd.edge.read_only import RefuseWrites
 from metamorphd.keys.vault_keys import VaultKeys
@@ -36,6 +37,8 @@ class ReadOnlyRole:
         self.rotation = Rotation(database=replica, keys=keys, operations=self.operations, clock=clock)
         # Which are used is not stored.
         self.memories = Memories(database=replica, clock=clock, half_life_days=settings.memory_half_life_days)
+        # Makes none, because calls that would begin one are refused.
+        self.exports = make_exports(settings, database=replica, keys=keys, clock=clock)
         self.guards: Sequence[Guard] = [RefuseWrites(primary=primary)]
         self._following = Following(
             copies=replica,

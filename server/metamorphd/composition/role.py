@@ -18,6 +18,7 @@ from metamorphd.operations import Operations
 from metamorphd.secrets.rotation import Rotation
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
+from metamorphd.transfers.exports import Exports
 
 
 class Role(Protocol):
@@ -37,6 +38,9 @@ class Role(Protocol):
 
     @property
     def memories(self) -> Memories: ...
+
+    @property
+    def exports(self) -> Exports: ...
 
     @property
     def guards(self) -> Sequence[Guard]:

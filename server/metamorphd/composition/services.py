@@ -19,6 +19,7 @@ from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.vault import VaultService
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
+from metamorphd.transfers.exports import Exports
 from metamorphd.watching import Watching
 
 
@@ -33,6 +34,7 @@ def make_servicers(
     keys: VaultKeys,
     rotation: Rotation,
     memories: Memories,
+    exports: Exports,
     watching: Watching,
     operations: Operations,
     clock: Clock,
@@ -57,6 +59,7 @@ def make_servicers(
         operations=operations,
         memories=memories,
         most_memories=settings.max_vault_memories,
+        exports=exports,
         clock=clock,
         storage_limit=settings.vault_storage_bytes,
     )

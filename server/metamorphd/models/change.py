@@ -31,6 +31,7 @@ class ChangeVerb(StrEnum):
     FAILED = "failed"
     READ = "read"
     DESTROYED = "destroyed"
+    EXPORTED = "exported"
 
 
 @dataclass(frozen=True, slots=True)

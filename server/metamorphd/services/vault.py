@@ -26,6 +26,7 @@ from metamorphd.services.memories import VaultMemories
 from metamorphd.services.operations import VaultOperations
 from metamorphd.services.paging import clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.secrets import VaultSecrets
+from metamorphd.services.transfers import VaultTransfers
 from metamorphd.services.update_mask import masked
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.changes import get_revision, revised
@@ -33,12 +34,13 @@ from metamorphd.store.database import Database
 from metamorphd.store.storage import get_storage
 from metamorphd.store.usage_lists import list_usage
 from metamorphd.store.vaults import create_vault, get_vault, update_vault
+from metamorphd.transfers.exports import Exports
 from metamorphd.watching import Watching
 
 SETTABLE = {"display_name", "default_model", "system_prompt", "budget"}
 
 
-class VaultService(VaultSecrets, VaultMemories, VaultOperations):
+class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers):
     """Implements VaultService, for the caller's vault."""
 
     def __init__(
@@ -50,6 +52,7 @@ class VaultService(VaultSecrets, VaultMemories, VaultOperations):
         operations: Operations,
         memories: Memories,
         most_memories: int,
+        exports: Exports,
         clock: Clock,
         storage_limit: int,
     ) -> None:
@@ -59,6 +62,7 @@ class VaultService(VaultSecrets, VaultMemories, VaultOperations):
         self._operations = operations
         self._memories = memories
         self._most_memories = most_memories
+        self._exports = exports
         self._storage_limit = storage_limit
         self._clock = clock
 

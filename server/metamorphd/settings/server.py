@@ -47,6 +47,11 @@ class Settings(
         return self.backup_dir or self.database_path.parent / "backups"
 
     @property
+    def export_path(self) -> Path:
+        """Returns the directory of exports."""
+        return self.database_path.parent / f"{self.database_path.name}-exports"
+
+    @property
     def replica_environment(self) -> dict[str, str]:
         """Returns the environment in which Litestream reads the replica."""
         secret = self.aws_secret_access_key

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from metamorphd.settings.values import Hours
+
 
 class StorageSettings(BaseModel):
     """How data is stored, and how much of it."""
@@ -23,4 +25,9 @@ class StorageSettings(BaseModel):
             "Free space below which calls that store more are refused. 0: none, and no ballast. Default: 256 MiB, or a "
             "sixteenth of the volume if that is less."
         ),
+    )
+    export_retention_hours: Hours = Field(
+        default=1,
+        gt=0,
+        description="Hours during which the file of a vault's export is kept, so that a download can go on.",
     )

@@ -158,6 +158,12 @@ class Database(Protocol):
     def require_space(self) -> None:
         """Raises StorageFull if the volume has so little space left that operations marked `grows` are refused."""
 
+    def fits(self, directory: Path, size: int, /) -> bool:
+        """Returns whether a file of `size` bytes fits in a directory, and calls that store more are still accepted.
+
+        Blocks.
+        """
+
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:

@@ -87,6 +87,7 @@ SORTED_PAGES = {
         "LIST_TURNS",
         "LIST_EVENTS",
         "LIST_REVOCATIONS_OF_VAULT",
+        "LIST_MESSAGE_RECORDS",
     ),
 }
 # Found, and not mended yet.

@@ -159,6 +159,9 @@ class SqliteDatabase:
     def require_space(self) -> None:
         self._space.require(self._room)
 
+    def fits(self, directory: Path, size: int, /) -> bool:
+        return self._space.fits(directory, size)
+
     async def read_system(
         self, operation: SystemOperation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:

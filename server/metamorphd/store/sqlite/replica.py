@@ -183,6 +183,10 @@ class SqliteReplica:
     def require_space(self) -> None:
         """Never raises: nothing is stored."""
 
+    def fits(self, directory: Path, size: int, /) -> bool:
+        """Returns that none fits: nothing is stored."""
+        return False
+
     def locked_by(self) -> str | None:
         return None
 

@@ -224,6 +224,9 @@ const (
 	// RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
 	// Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
 	ErrorReason_ERROR_REASON_MEMORY_LIMIT_EXCEEDED ErrorReason = 102
+	// NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
+	// server has stopped while it was written. Begin a new one.
+	ErrorReason_ERROR_REASON_EXPORT_NOT_FOUND ErrorReason = 120
 )
 
 // Enum value maps for ErrorReason.
@@ -308,6 +311,7 @@ var (
 		100: "ERROR_REASON_MEMORY_NOT_FOUND",
 		101: "ERROR_REASON_MEMORY_EXISTS",
 		102: "ERROR_REASON_MEMORY_LIMIT_EXCEEDED",
+		120: "ERROR_REASON_EXPORT_NOT_FOUND",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":               0,
@@ -389,6 +393,7 @@ var (
 		"ERROR_REASON_MEMORY_NOT_FOUND":          100,
 		"ERROR_REASON_MEMORY_EXISTS":             101,
 		"ERROR_REASON_MEMORY_LIMIT_EXCEEDED":     102,
+		"ERROR_REASON_EXPORT_NOT_FOUND":          120,
 	}
 )
 
@@ -423,7 +428,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xb7\x16\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xda\x16\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -504,7 +509,8 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\"ERROR_REASON_OPERATION_INTERRUPTED\x10r\x12!\n" +
 	"\x1dERROR_REASON_MEMORY_NOT_FOUND\x10d\x12\x1e\n" +
 	"\x1aERROR_REASON_MEMORY_EXISTS\x10e\x12&\n" +
-	"\"ERROR_REASON_MEMORY_LIMIT_EXCEEDED\x10fB\xb7\x01\n" +
+	"\"ERROR_REASON_MEMORY_LIMIT_EXCEEDED\x10f\x12!\n" +
+	"\x1dERROR_REASON_EXPORT_NOT_FOUND\x10xB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

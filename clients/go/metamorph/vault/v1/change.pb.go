@@ -132,6 +132,8 @@ const (
 	ChangeVerb_CHANGE_VERB_READ ChangeVerb = 9
 	// The value of a version of a secret was erased.
 	ChangeVerb_CHANGE_VERB_DESTROYED ChangeVerb = 10
+	// An export of the vault began.
+	ChangeVerb_CHANGE_VERB_EXPORTED ChangeVerb = 11
 )
 
 // Enum value maps for ChangeVerb.
@@ -148,6 +150,7 @@ var (
 		8:  "CHANGE_VERB_FAILED",
 		9:  "CHANGE_VERB_READ",
 		10: "CHANGE_VERB_DESTROYED",
+		11: "CHANGE_VERB_EXPORTED",
 	}
 	ChangeVerb_value = map[string]int32{
 		"CHANGE_VERB_UNSPECIFIED": 0,
@@ -161,6 +164,7 @@ var (
 		"CHANGE_VERB_FAILED":      8,
 		"CHANGE_VERB_READ":        9,
 		"CHANGE_VERB_DESTROYED":   10,
+		"CHANGE_VERB_EXPORTED":    11,
 	}
 )
 
@@ -317,7 +321,7 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x1bCHANGED_RESOURCE_ATTACHMENT\x10\x06\x12\x1b\n" +
 	"\x17CHANGED_RESOURCE_SECRET\x10\a\x12\x1e\n" +
 	"\x1aCHANGED_RESOURCE_OPERATION\x10\b\x12\x1b\n" +
-	"\x17CHANGED_RESOURCE_MEMORY\x10\t*\xa9\x02\n" +
+	"\x17CHANGED_RESOURCE_MEMORY\x10\t*\xc3\x02\n" +
 	"\n" +
 	"ChangeVerb\x12\x1b\n" +
 	"\x17CHANGE_VERB_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -331,7 +335,8 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x12CHANGE_VERB_FAILED\x10\b\x12\x14\n" +
 	"\x10CHANGE_VERB_READ\x10\t\x12\x19\n" +
 	"\x15CHANGE_VERB_DESTROYED\x10\n" +
-	"B\xc0\x01\n" +
+	"\x12\x18\n" +
+	"\x14CHANGE_VERB_EXPORTED\x10\vB\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\vChangeProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

@@ -2631,11 +2631,164 @@ func (x *SearchMemoriesResponse) GetResults() []*MemoryMatch {
 	return nil
 }
 
+// What to export.
+type ExportVaultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The export to go on with, which this or another call has begun. Empty begins one.
+	ExportId string `protobuf:"bytes,1,opt,name=export_id,json=exportId,proto3" json:"export_id,omitempty"`
+	// How many bytes to leave out: those that an interrupted call has brought. Only with an export_id. Fails with
+	// INVALID_ARGUMENT if the file has fewer.
+	Offset int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// An age recipient (`age1…`) to encrypt the values of secrets for. Requires `secrets:read`. If empty, secrets have their
+	// names and no values. Only without an export_id.
+	SecretsRecipient string `protobuf:"bytes,3,opt,name=secrets_recipient,json=secretsRecipient,proto3" json:"secrets_recipient,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ExportVaultRequest) Reset() {
+	*x = ExportVaultRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportVaultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportVaultRequest) ProtoMessage() {}
+
+func (x *ExportVaultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportVaultRequest.ProtoReflect.Descriptor instead.
+func (*ExportVaultRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ExportVaultRequest) GetExportId() string {
+	if x != nil {
+		return x.ExportId
+	}
+	return ""
+}
+
+func (x *ExportVaultRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ExportVaultRequest) GetSecretsRecipient() string {
+	if x != nil {
+		return x.SecretsRecipient
+	}
+	return ""
+}
+
+// The export, then its bytes.
+type ExportVaultResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What this message brings.
+	//
+	// Types that are valid to be assigned to Part:
+	//
+	//	*ExportVaultResponse_Export
+	//	*ExportVaultResponse_Data
+	Part          isExportVaultResponse_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportVaultResponse) Reset() {
+	*x = ExportVaultResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportVaultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportVaultResponse) ProtoMessage() {}
+
+func (x *ExportVaultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportVaultResponse.ProtoReflect.Descriptor instead.
+func (*ExportVaultResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ExportVaultResponse) GetPart() isExportVaultResponse_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ExportVaultResponse) GetExport() *Export {
+	if x != nil {
+		if x, ok := x.Part.(*ExportVaultResponse_Export); ok {
+			return x.Export
+		}
+	}
+	return nil
+}
+
+func (x *ExportVaultResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*ExportVaultResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isExportVaultResponse_Part interface {
+	isExportVaultResponse_Part()
+}
+
+type ExportVaultResponse_Export struct {
+	// Sent first.
+	Export *Export `protobuf:"bytes,1,opt,name=export,proto3,oneof"`
+}
+
+type ExportVaultResponse_Data struct {
+	// The next bytes of the file, at most 256 KiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*ExportVaultResponse_Export) isExportVaultResponse_Part() {}
+
+func (*ExportVaultResponse_Data) isExportVaultResponse_Part() {}
+
 var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
+	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/export.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
 	"\x05Vault\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12T\n" +
@@ -2824,11 +2977,19 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x04type\x18\x03 \x01(\x0e2\x1e.metamorph.vault.v1.MemoryTypeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x123\n" +
 	"\x11at_least_revision\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevision\"S\n" +
 	"\x16SearchMemoriesResponse\x129\n" +
-	"\aresults\x18\x01 \x03(\v2\x1f.metamorph.vault.v1.MemoryMatchR\aresults*v\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.metamorph.vault.v1.MemoryMatchR\aresults\"\xae\x01\n" +
+	"\x12ExportVaultRequest\x12$\n" +
+	"\texport_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\bexportId\x12\x1f\n" +
+	"\x06offset\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06offset\x12Q\n" +
+	"\x11secrets_recipient\x18\x03 \x01(\tB$\xbaH!r\x1f2\x1d^(age1[02-9ac-hj-np-z]{58})?$R\x10secretsRecipient\"i\n" +
+	"\x13ExportVaultResponse\x124\n" +
+	"\x06export\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.ExportH\x00R\x06export\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
+	"\x04part*v\n" +
 	"\vMemoryOrder\x12\x1c\n" +
 	"\x18MEMORY_ORDER_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19MEMORY_ORDER_NEWEST_FIRST\x10\x01\x12*\n" +
-	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\x80\x12\n" +
+	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\xf2\x12\n" +
 	"\fVaultService\x12_\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
@@ -2850,7 +3011,8 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\fListMemories\x12'.metamorph.vault.v1.ListMemoriesRequest\x1a(.metamorph.vault.v1.ListMemoriesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
 	"\fUpdateMemory\x12'.metamorph.vault.v1.UpdateMemoryRequest\x1a(.metamorph.vault.v1.UpdateMemoryResponse\"\x0e\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\b\x90\x02\x00\x12q\n" +
 	"\fDeleteMemory\x12'.metamorph.vault.v1.DeleteMemoryRequest\x1a(.metamorph.vault.v1.DeleteMemoryResponse\"\x0e\xaa\xbb\x18\x01\x04\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12w\n" +
-	"\x0eSearchMemories\x12).metamorph.vault.v1.SearchMemoriesRequest\x1a*.metamorph.vault.v1.SearchMemoriesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01B\xc6\x01\n" +
+	"\x0eSearchMemories\x12).metamorph.vault.v1.SearchMemoriesRequest\x1a*.metamorph.vault.v1.SearchMemoriesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12p\n" +
+	"\vExportVault\x12&.metamorph.vault.v1.ExportVaultRequest\x1a'.metamorph.vault.v1.ExportVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x000\x01B\xc6\x01\n" +
 	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
@@ -2866,7 +3028,7 @@ func file_metamorph_vault_v1_vault_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_vault_v1_vault_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(MemoryOrder)(0),                     // 0: metamorph.vault.v1.MemoryOrder
 	(*Vault)(nil),                        // 1: metamorph.vault.v1.Vault
@@ -2910,108 +3072,114 @@ var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(*DeleteMemoryResponse)(nil),         // 39: metamorph.vault.v1.DeleteMemoryResponse
 	(*SearchMemoriesRequest)(nil),        // 40: metamorph.vault.v1.SearchMemoriesRequest
 	(*SearchMemoriesResponse)(nil),       // 41: metamorph.vault.v1.SearchMemoriesResponse
-	nil,                                  // 42: metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),        // 43: google.protobuf.Timestamp
-	(*Budget)(nil),                       // 44: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),        // 45: google.protobuf.FieldMask
-	(UsageGrouping)(0),                   // 46: metamorph.vault.v1.UsageGrouping
-	(*UsageRow)(nil),                     // 47: metamorph.vault.v1.UsageRow
-	(*BudgetStatus)(nil),                 // 48: metamorph.vault.v1.BudgetStatus
-	(*StorageStatus)(nil),                // 49: metamorph.vault.v1.StorageStatus
-	(ChangedResource)(0),                 // 50: metamorph.vault.v1.ChangedResource
-	(ChangeVerb)(0),                      // 51: metamorph.vault.v1.ChangeVerb
-	(*Change)(nil),                       // 52: metamorph.vault.v1.Change
-	(*SecretVersion)(nil),                // 53: metamorph.vault.v1.SecretVersion
-	(*Secret)(nil),                       // 54: metamorph.vault.v1.Secret
-	(*Operation)(nil),                    // 55: metamorph.vault.v1.Operation
-	(*Memory)(nil),                       // 56: metamorph.vault.v1.Memory
-	(MemoryType)(0),                      // 57: metamorph.vault.v1.MemoryType
-	(*MemoryMatch)(nil),                  // 58: metamorph.vault.v1.MemoryMatch
+	(*ExportVaultRequest)(nil),           // 42: metamorph.vault.v1.ExportVaultRequest
+	(*ExportVaultResponse)(nil),          // 43: metamorph.vault.v1.ExportVaultResponse
+	nil,                                  // 44: metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 45: google.protobuf.Timestamp
+	(*Budget)(nil),                       // 46: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),        // 47: google.protobuf.FieldMask
+	(UsageGrouping)(0),                   // 48: metamorph.vault.v1.UsageGrouping
+	(*UsageRow)(nil),                     // 49: metamorph.vault.v1.UsageRow
+	(*BudgetStatus)(nil),                 // 50: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),                // 51: metamorph.vault.v1.StorageStatus
+	(ChangedResource)(0),                 // 52: metamorph.vault.v1.ChangedResource
+	(ChangeVerb)(0),                      // 53: metamorph.vault.v1.ChangeVerb
+	(*Change)(nil),                       // 54: metamorph.vault.v1.Change
+	(*SecretVersion)(nil),                // 55: metamorph.vault.v1.SecretVersion
+	(*Secret)(nil),                       // 56: metamorph.vault.v1.Secret
+	(*Operation)(nil),                    // 57: metamorph.vault.v1.Operation
+	(*Memory)(nil),                       // 58: metamorph.vault.v1.Memory
+	(MemoryType)(0),                      // 59: metamorph.vault.v1.MemoryType
+	(*MemoryMatch)(nil),                  // 60: metamorph.vault.v1.MemoryMatch
+	(*Export)(nil),                       // 61: metamorph.vault.v1.Export
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
-	43, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
-	43, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
-	44, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
-	44, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
-	43, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	45, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
+	45, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
+	46, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
+	46, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
+	45, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
 	1,  // 5: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
 	1,  // 6: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
-	45, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	47, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
 	1,  // 8: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	46, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
-	47, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
-	47, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
-	48, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
-	49, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
-	50, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	51, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	52, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
-	42, // 17: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	43, // 18: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
-	53, // 19: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	53, // 20: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	54, // 21: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
-	53, // 22: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
-	53, // 23: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	55, // 24: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	55, // 25: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	55, // 26: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	56, // 27: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	56, // 28: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	56, // 29: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	48, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
+	49, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
+	49, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
+	50, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	51, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
+	52, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	53, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	54, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
+	44, // 17: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	45, // 18: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
+	55, // 19: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	55, // 20: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	56, // 21: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
+	55, // 22: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
+	55, // 23: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	57, // 24: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	57, // 25: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	57, // 26: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	58, // 27: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	58, // 28: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	58, // 29: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
 	0,  // 30: metamorph.vault.v1.ListMemoriesRequest.order_by:type_name -> metamorph.vault.v1.MemoryOrder
-	57, // 31: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	56, // 32: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
-	56, // 33: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	45, // 34: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
-	56, // 35: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	57, // 36: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	58, // 37: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
-	2,  // 38: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	4,  // 39: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	6,  // 40: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	10, // 41: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
-	8,  // 42: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
-	12, // 43: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
-	14, // 44: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
-	16, // 45: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
-	18, // 46: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
-	20, // 47: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
-	22, // 48: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
-	24, // 49: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
-	26, // 50: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
-	28, // 51: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
-	30, // 52: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
-	32, // 53: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
-	34, // 54: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
-	36, // 55: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
-	38, // 56: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
-	40, // 57: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
-	3,  // 58: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	5,  // 59: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	7,  // 60: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	11, // 61: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
-	9,  // 62: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
-	13, // 63: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
-	15, // 64: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
-	17, // 65: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
-	19, // 66: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
-	21, // 67: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
-	23, // 68: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
-	25, // 69: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
-	27, // 70: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
-	29, // 71: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
-	31, // 72: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
-	33, // 73: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
-	35, // 74: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
-	37, // 75: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
-	39, // 76: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
-	41, // 77: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
-	58, // [58:78] is the sub-list for method output_type
-	38, // [38:58] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	59, // 31: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	58, // 32: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
+	58, // 33: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	47, // 34: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
+	58, // 35: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	59, // 36: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	60, // 37: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
+	61, // 38: metamorph.vault.v1.ExportVaultResponse.export:type_name -> metamorph.vault.v1.Export
+	2,  // 39: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	4,  // 40: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	6,  // 41: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	10, // 42: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
+	8,  // 43: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	12, // 44: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
+	14, // 45: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
+	16, // 46: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
+	18, // 47: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
+	20, // 48: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
+	22, // 49: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
+	24, // 50: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
+	26, // 51: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
+	28, // 52: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
+	30, // 53: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
+	32, // 54: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
+	34, // 55: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
+	36, // 56: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
+	38, // 57: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
+	40, // 58: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
+	42, // 59: metamorph.vault.v1.VaultService.ExportVault:input_type -> metamorph.vault.v1.ExportVaultRequest
+	3,  // 60: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	5,  // 61: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	7,  // 62: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	11, // 63: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
+	9,  // 64: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	13, // 65: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
+	15, // 66: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
+	17, // 67: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
+	19, // 68: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
+	21, // 69: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
+	23, // 70: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
+	25, // 71: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
+	27, // 72: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
+	29, // 73: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
+	31, // 74: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
+	33, // 75: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
+	35, // 76: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
+	37, // 77: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
+	39, // 78: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
+	41, // 79: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
+	43, // 80: metamorph.vault.v1.VaultService.ExportVault:output_type -> metamorph.vault.v1.ExportVaultResponse
+	60, // [60:81] is the sub-list for method output_type
+	39, // [39:60] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }
@@ -3020,6 +3188,7 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 		return
 	}
 	file_metamorph_vault_v1_change_proto_init()
+	file_metamorph_vault_v1_export_proto_init()
 	file_metamorph_vault_v1_memory_proto_init()
 	file_metamorph_vault_v1_operation_proto_init()
 	file_metamorph_vault_v1_secret_proto_init()
@@ -3028,13 +3197,17 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[9].OneofWrappers = []any{}
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[11].OneofWrappers = []any{}
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[21].OneofWrappers = []any{}
+	file_metamorph_vault_v1_vault_service_proto_msgTypes[42].OneofWrappers = []any{
+		(*ExportVaultResponse_Export)(nil),
+		(*ExportVaultResponse_Data)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_vault_service_proto_rawDesc), len(file_metamorph_vault_v1_vault_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -41,6 +41,7 @@ const (
 	VaultService_UpdateMemory_FullMethodName         = "/metamorph.vault.v1.VaultService/UpdateMemory"
 	VaultService_DeleteMemory_FullMethodName         = "/metamorph.vault.v1.VaultService/DeleteMemory"
 	VaultService_SearchMemories_FullMethodName       = "/metamorph.vault.v1.VaultService/SearchMemories"
+	VaultService_ExportVault_FullMethodName          = "/metamorph.vault.v1.VaultService/ExportVault"
 )
 
 // VaultServiceClient is the client API for VaultService service.
@@ -103,6 +104,12 @@ type VaultServiceClient interface {
 	DeleteMemory(ctx context.Context, in *DeleteMemoryRequest, opts ...grpc.CallOption) (*DeleteMemoryResponse, error)
 	// Finds memories that have any word of a query, best first. Superseded ones are not found.
 	SearchMemories(ctx context.Context, in *SearchMemoriesRequest, opts ...grpc.CallOption) (*SearchMemoriesResponse, error)
+	// Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
+	// the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
+	// EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
+	// secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
+	// RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+	ExportVault(ctx context.Context, in *ExportVaultRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportVaultResponse], error)
 }
 
 type vaultServiceClient struct {
@@ -322,6 +329,25 @@ func (c *vaultServiceClient) SearchMemories(ctx context.Context, in *SearchMemor
 	return out, nil
 }
 
+func (c *vaultServiceClient) ExportVault(ctx context.Context, in *ExportVaultRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportVaultResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &VaultService_ServiceDesc.Streams[1], VaultService_ExportVault_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportVaultRequest, ExportVaultResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VaultService_ExportVaultClient = grpc.ServerStreamingClient[ExportVaultResponse]
+
 // VaultServiceServer is the server API for VaultService service.
 // All implementations must embed UnimplementedVaultServiceServer
 // for forward compatibility.
@@ -382,6 +408,12 @@ type VaultServiceServer interface {
 	DeleteMemory(context.Context, *DeleteMemoryRequest) (*DeleteMemoryResponse, error)
 	// Finds memories that have any word of a query, best first. Superseded ones are not found.
 	SearchMemories(context.Context, *SearchMemoriesRequest) (*SearchMemoriesResponse, error)
+	// Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
+	// the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
+	// EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
+	// secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
+	// RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+	ExportVault(*ExportVaultRequest, grpc.ServerStreamingServer[ExportVaultResponse]) error
 	mustEmbedUnimplementedVaultServiceServer()
 }
 
@@ -451,6 +483,9 @@ func (UnimplementedVaultServiceServer) DeleteMemory(context.Context, *DeleteMemo
 }
 func (UnimplementedVaultServiceServer) SearchMemories(context.Context, *SearchMemoriesRequest) (*SearchMemoriesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SearchMemories not implemented")
+}
+func (UnimplementedVaultServiceServer) ExportVault(*ExportVaultRequest, grpc.ServerStreamingServer[ExportVaultResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportVault not implemented")
 }
 func (UnimplementedVaultServiceServer) mustEmbedUnimplementedVaultServiceServer() {}
 func (UnimplementedVaultServiceServer) testEmbeddedByValue()                      {}
@@ -826,6 +861,17 @@ func _VaultService_SearchMemories_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VaultService_ExportVault_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportVaultRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(VaultServiceServer).ExportVault(m, &grpc.GenericServerStream[ExportVaultRequest, ExportVaultResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VaultService_ExportVaultServer = grpc.ServerStreamingServer[ExportVaultResponse]
+
 // VaultService_ServiceDesc is the grpc.ServiceDesc for VaultService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -914,6 +960,11 @@ var VaultService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchVault",
 			Handler:       _VaultService_WatchVault_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ExportVault",
+			Handler:       _VaultService_ExportVault_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -248,6 +248,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
     Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
     """
+    ERROR_REASON_EXPORT_NOT_FOUND: _ErrorReason.ValueType  # 120
+    """NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
+    server has stopped while it was written. Begin a new one.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -481,5 +485,9 @@ ERROR_REASON_MEMORY_EXISTS: ErrorReason.ValueType  # 101
 ERROR_REASON_MEMORY_LIMIT_EXCEEDED: ErrorReason.ValueType  # 102
 """RESOURCE_EXHAUSTED (limit). The vault has as many memories as the server allows. QuotaFailure names the limit.
 Nothing was stored. Repeat once some are deleted, for instance those that were not used for the longest time.
+"""
+ERROR_REASON_EXPORT_NOT_FOUND: ErrorReason.ValueType  # 120
+"""NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
+server has stopped while it was written. Begin a new one.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

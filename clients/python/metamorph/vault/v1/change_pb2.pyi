@@ -102,6 +102,8 @@ class _ChangeVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeVerb
     """The value of a secret was returned."""
     CHANGE_VERB_DESTROYED: _ChangeVerb.ValueType  # 10
     """The value of a version of a secret was erased."""
+    CHANGE_VERB_EXPORTED: _ChangeVerb.ValueType  # 11
+    """An export of the vault began."""
 
 class ChangeVerb(_ChangeVerb, metaclass=_ChangeVerbEnumTypeWrapper):
     """What happens to a resource. Others will be added."""
@@ -128,6 +130,8 @@ CHANGE_VERB_READ: ChangeVerb.ValueType  # 9
 """The value of a secret was returned."""
 CHANGE_VERB_DESTROYED: ChangeVerb.ValueType  # 10
 """The value of a version of a secret was erased."""
+CHANGE_VERB_EXPORTED: ChangeVerb.ValueType  # 11
+"""An export of the vault began."""
 Global___ChangeVerb: _TypeAlias = ChangeVerb  # noqa: Y015
 
 @_typing.final

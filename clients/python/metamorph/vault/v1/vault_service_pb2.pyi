@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from metamorph.vault.v1 import change_pb2 as _change_pb2
+from metamorph.vault.v1 import export_pb2 as _export_pb2
 from metamorph.vault.v1 import memory_pb2 as _memory_pb2
 from metamorph.vault.v1 import operation_pb2 as _operation_pb2
 from metamorph.vault.v1 import secret_pb2 as _secret_pb2
@@ -1404,3 +1405,67 @@ class SearchMemoriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchMemoriesResponse: _TypeAlias = SearchMemoriesResponse  # noqa: Y015
+
+@_typing.final
+class ExportVaultRequest(_message.Message):
+    """What to export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPORT_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    SECRETS_RECIPIENT_FIELD_NUMBER: _builtins.int
+    export_id: _builtins.str
+    """The export to go on with, which this or another call has begun. Empty begins one."""
+    offset: _builtins.int
+    """How many bytes to leave out: those that an interrupted call has brought. Only with an export_id. Fails with
+    INVALID_ARGUMENT if the file has fewer.
+    """
+    secrets_recipient: _builtins.str
+    """An age recipient (`age1…`) to encrypt the values of secrets for. Requires `secrets:read`. If empty, secrets have their
+    names and no values. Only without an export_id.
+    """
+    def __init__(
+        self,
+        *,
+        export_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        secrets_recipient: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["export_id", b"export_id", "offset", b"offset", "secrets_recipient", b"secrets_recipient"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportVaultRequest: _TypeAlias = ExportVaultRequest  # noqa: Y015
+
+@_typing.final
+class ExportVaultResponse(_message.Message):
+    """The export, then its bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPORT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes of the file, at most 256 KiB."""
+    @_builtins.property
+    def export(self) -> _export_pb2.Export:
+        """Sent first."""
+
+    def __init__(
+        self,
+        *,
+        export: _export_pb2.Export | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "export", b"export", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "export", b"export", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["export", "data"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ExportVaultResponse: _TypeAlias = ExportVaultResponse  # noqa: Y015

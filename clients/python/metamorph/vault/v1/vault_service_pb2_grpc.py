@@ -136,6 +136,11 @@ class VaultServiceStub:
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesRequest.SerializeToString,
                 response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesResponse.FromString,
                 _registered_method=True)
+        self.ExportVault = channel.unary_stream(
+                '/metamorph.vault.v1.VaultService/ExportVault',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultResponse.FromString,
+                _registered_method=True)
 
 
 class VaultServiceServicer:
@@ -296,6 +301,17 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportVault(self, request, context):
+        """Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
+        the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
+        EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
+        secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
+        RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaultServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -398,6 +414,11 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.SearchMemories,
                     request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesRequest.FromString,
                     response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesResponse.SerializeToString,
+            ),
+            'ExportVault': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportVault,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -942,6 +963,33 @@ class VaultService:
             '/metamorph.vault.v1.VaultService/SearchMemories',
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesRequest.SerializeToString,
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.SearchMemoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportVault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/ExportVault',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultResponse.FromString,
             options,
             channel_credentials,
             insecure,

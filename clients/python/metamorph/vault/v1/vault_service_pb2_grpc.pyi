@@ -98,6 +98,13 @@ class VaultServiceStub:
     """Deletes a memory, at once and for good. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH."""
     SearchMemories: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.SearchMemoriesRequest, _vault_service_pb2.SearchMemoriesResponse]
     """Finds memories that have any word of a query, best first. Superseded ones are not found."""
+    ExportVault: _grpc.UnaryStreamMultiCallable[_vault_service_pb2.ExportVaultRequest, _vault_service_pb2.ExportVaultResponse]
+    """Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
+    the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
+    EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
+    secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
+    RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+    """
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
@@ -169,6 +176,13 @@ class VaultServiceAsyncStub(VaultServiceStub):
     """Deletes a memory, at once and for good. NOT_FOUND / MEMORY_NOT_FOUND, ABORTED / ETAG_MISMATCH."""
     SearchMemories: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.SearchMemoriesRequest, _vault_service_pb2.SearchMemoriesResponse]  # type: ignore[assignment]
     """Finds memories that have any word of a query, best first. Superseded ones are not found."""
+    ExportVault: _aio.UnaryStreamMultiCallable[_vault_service_pb2.ExportVaultRequest, _vault_service_pb2.ExportVaultResponse]  # type: ignore[assignment]
+    """Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
+    the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
+    EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
+    secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
+    RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+    """
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
     """A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
@@ -357,5 +371,18 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.SearchMemoriesResponse, _abc.Awaitable[_vault_service_pb2.SearchMemoriesResponse]]:
         """Finds memories that have any word of a query, best first. Superseded ones are not found."""
+
+    @_abc_1.abstractmethod
+    def ExportVault(
+        self,
+        request: _vault_service_pb2.ExportVaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vault_service_pb2.ExportVaultResponse], _abc.AsyncIterator[_vault_service_pb2.ExportVaultResponse]]:
+        """Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
+        the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
+        EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
+        secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
+        RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+        """
 
 def add_VaultServiceServicer_to_server(servicer: VaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -608,6 +608,14 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_MEMORY_LIMIT_EXCEEDED = 102;
    */
   MEMORY_LIMIT_EXCEEDED = 102,
+
+  /**
+   * NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
+   * server has stopped while it was written. Begin a new one.
+   *
+   * @generated from enum value: ERROR_REASON_EXPORT_NOT_FOUND = 120;
+   */
+  EXPORT_NOT_FOUND = 120,
 }
 
 /**

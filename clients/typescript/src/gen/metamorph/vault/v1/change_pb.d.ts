@@ -241,6 +241,13 @@ export enum ChangeVerb {
    * @generated from enum value: CHANGE_VERB_DESTROYED = 10;
    */
   DESTROYED = 10,
+
+  /**
+   * An export of the vault began.
+   *
+   * @generated from enum value: CHANGE_VERB_EXPORTED = 11;
+   */
+  EXPORTED = 11,
 }
 
 /**

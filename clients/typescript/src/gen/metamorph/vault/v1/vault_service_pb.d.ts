@@ -12,6 +12,7 @@ import type { Change, ChangedResource, ChangeVerb } from "./change_pb.js";
 import type { Secret, SecretVersion } from "./secret_pb.js";
 import type { Operation } from "./operation_pb.js";
 import type { Memory, MemoryMatch, MemoryType } from "./memory_pb.js";
+import type { Export } from "./export_pb.js";
 
 /**
  * Describes the file metamorph/vault/v1/vault_service.proto.
@@ -1365,6 +1366,78 @@ export declare type SearchMemoriesResponse = Message<"metamorph.vault.v1.SearchM
 export declare const SearchMemoriesResponseSchema: GenMessage<SearchMemoriesResponse>;
 
 /**
+ * What to export.
+ *
+ * @generated from message metamorph.vault.v1.ExportVaultRequest
+ */
+export declare type ExportVaultRequest = Message<"metamorph.vault.v1.ExportVaultRequest"> & {
+  /**
+   * The export to go on with, which this or another call has begun. Empty begins one.
+   *
+   * @generated from field: string export_id = 1;
+   */
+  exportId: string;
+
+  /**
+   * How many bytes to leave out: those that an interrupted call has brought. Only with an export_id. Fails with
+   * INVALID_ARGUMENT if the file has fewer.
+   *
+   * @generated from field: int64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * An age recipient (`age1…`) to encrypt the values of secrets for. Requires `secrets:read`. If empty, secrets have their
+   * names and no values. Only without an export_id.
+   *
+   * @generated from field: string secrets_recipient = 3;
+   */
+  secretsRecipient: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ExportVaultRequest.
+ * Use `create(ExportVaultRequestSchema)` to create a new message.
+ */
+export declare const ExportVaultRequestSchema: GenMessage<ExportVaultRequest>;
+
+/**
+ * The export, then its bytes.
+ *
+ * @generated from message metamorph.vault.v1.ExportVaultResponse
+ */
+export declare type ExportVaultResponse = Message<"metamorph.vault.v1.ExportVaultResponse"> & {
+  /**
+   * What this message brings.
+   *
+   * @generated from oneof metamorph.vault.v1.ExportVaultResponse.part
+   */
+  part: {
+    /**
+     * Sent first.
+     *
+     * @generated from field: metamorph.vault.v1.Export export = 1;
+     */
+    value: Export;
+    case: "export";
+  } | {
+    /**
+     * The next bytes of the file, at most 256 KiB.
+     *
+     * @generated from field: bytes data = 2;
+     */
+    value: Uint8Array;
+    case: "data";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ExportVaultResponse.
+ * Use `create(ExportVaultResponseSchema)` to create a new message.
+ */
+export declare const ExportVaultResponseSchema: GenMessage<ExportVaultResponse>;
+
+/**
  * Orders of memories.
  *
  * @generated from enum metamorph.vault.v1.MemoryOrder
@@ -1616,6 +1689,20 @@ export declare const VaultService: GenService<{
     methodKind: "unary";
     input: typeof SearchMemoriesRequestSchema;
     output: typeof SearchMemoriesResponseSchema;
+  },
+  /**
+   * Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
+   * the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
+   * EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
+   * secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
+   * RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.ExportVault
+   */
+  exportVault: {
+    methodKind: "server_streaming";
+    input: typeof ExportVaultRequestSchema;
+    output: typeof ExportVaultResponseSchema;
   },
 }>;
 

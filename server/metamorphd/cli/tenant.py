@@ -1,0 +1,54 @@
+"""Commands that call a server as a user of a vault."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+import grpc
+from metamorph.client import MetamorphClient, MetamorphError
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from metamorphd.cli.connection import credentials
+from metamorphd.settings.client import ClientSettings
+
+HINTS = {
+    grpc.StatusCode.UNAVAILABLE: "is the server running? --target selects another",
+    grpc.StatusCode.UNAUTHENTICATED: "pass --token or set METAMORPH_TOKEN; `metamorph token` mints one",
+}
+
+
+def run_as_tenant(settings: ClientSettings, work: Callable[[MetamorphClient], Awaitable[bool]]) -> None:
+    """Does some work with the server that settings name. Exits with 1 if it returns false. Raises ClickException."""
+
+    async def connected() -> bool:
+        async with MetamorphClient(
+            settings.target,
+            token=settings.sent_token,
+            vault=settings.vault,
+            credentials=credentials(settings),
+        ) as client:
+            return await work(client)
+
+    try:
+        good = asyncio.run(connected())
+    except (MetamorphError, grpc.aio.AioRpcError) as exc:
+        refusal = refusal_of(exc)
+        hint = HINTS.get(refusal.code)
+        raise click.ClickException(f"{refusal}{f' ({hint})' if hint else ''}") from exc
+    if not good:
+        sys.exit(1)
+
+
+def refusal_of(error: MetamorphError | grpc.aio.AioRpcError) -> MetamorphError:
+    """Returns the error of a call with its details."""
+    return error if isinstance(error, MetamorphError) else MetamorphError.of(error)
+
+
+def transfer_progress(*columns: Any) -> Progress:
+    """Returns a progress bar of bytes on standard error, which is shown on a terminal only."""
+    notes = Console(stderr=True, highlight=False)
+    shown = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), *columns)
+    return Progress(*shown, console=notes, transient=True, disable=not notes.is_terminal)

@@ -1,0 +1,24 @@
+"""Exports."""
+
+from metamorphd.clock import Clock
+from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.secrets.secrets import Secrets
+from metamorphd.settings.server import Settings
+from metamorphd.store.database import Database
+from metamorphd.transfers.exports import Exports
+
+
+def make_secrets(settings: Settings, *, database: Database, keys: VaultKeys, clock: Clock) -> Secrets:
+    """Returns the secrets of vaults."""
+    return Secrets(database=database, keys=keys, clock=clock, storage_limit=settings.vault_storage_bytes)
+
+
+def make_exports(settings: Settings, *, database: Database, keys: VaultKeys, clock: Clock) -> Exports:
+    """Returns the exports of vaults."""
+    return Exports(
+        database=database,
+        secrets=make_secrets(settings, database=database, keys=keys, clock=clock),
+        clock=clock,
+        directory=settings.export_path,
+        retention_hours=settings.export_retention_hours,
+    )

@@ -1,0 +1,39 @@
+"""VaultService: exports."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from metamorph.vault.v1 import vault_service_pb2 as pb
+
+from metamorphd.errors import FieldViolation, PermissionMissing, RequestInvalid
+from metamorphd.models.caller import Scope
+from metamorphd.services.convert.export import export_to_proto
+from metamorphd.transfers.exports import Exports
+
+SECRETS_READ = "secrets:read"
+
+
+class VaultTransfers:
+    """The methods of VaultService for exports."""
+
+    _exports: Exports
+
+    async def ExportVault(self, request: pb.ExportVaultRequest, scope: Scope) -> AsyncIterator[pb.ExportVaultResponse]:
+        if request.export_id:
+            if request.secrets_recipient:
+                raise _invalid("secrets_recipient", "must not be set with export_id")
+            found = await self._exports.find(scope, export_id=request.export_id)
+        else:
+            if request.offset:
+                raise _invalid("offset", "must not be set without export_id")
+            if request.secrets_recipient and SECRETS_READ not in scope.actor.permissions:
+                raise PermissionMissing(permission=SECRETS_READ)
+            found = await self._exports.begin(scope, recipient=request.secrets_recipient)
+        yield pb.ExportVaultResponse(export=export_to_proto(found.described))
+        async with contextlib.aclosing(self._exports.read(found, offset=request.offset)) as read:
+            async for data in read:
+                yield pb.ExportVaultResponse(data=data)
+
+
+def _invalid(field: str, description: str) -> RequestInvalid:
+    return RequestInvalid(violations=[FieldViolation(field, description)])

@@ -1,0 +1,222 @@
+"""Exports, as callers see them."""
+
+import asyncio
+import hashlib
+from base64 import b64decode
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metamorph.chat.v1 import message_pb2
+from metamorph.chat.v1.chat_service_pb2 import DeleteSessionRequest
+from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph.vault.v1.change_pb2 import CHANGE_VERB_EXPORTED, CHANGE_VERB_READ
+from metamorphd.store.export_kinds import KINDS
+from metamorphd.transfers import exports
+from metamorphd.transfers.files import ExportFiles
+from pyrage import decrypt, x25519
+
+from tests.support.caller import Caller, text_block
+from tests.support.exports import export, exported, of_kind, records
+from tests.support.media import png
+from tests.support.refusal import refused
+from tests.support.secrets import destroy, put
+from tests.support.serving import Serving, serving
+from tests.support.tokens import ALL
+
+KEY = "k" * 32
+
+
+@pytest.fixture
+def overrides() -> dict[str, Any]:
+    return {"token_encryption_key": KEY}
+
+
+async def changes(caller: Caller, *verbs: Any) -> list[tuple[str, str]]:
+    request = pb.WatchVaultRequest(after_revision=0, verbs=verbs)
+    watching = caller.vault.WatchVault(request, metadata=caller.metadata)
+    found: list[tuple[str, str]] = []
+    async for response in watching:
+        if not response.changes:
+            watching.cancel()
+            return found
+        found += [(change.resource_id, change.actor) for change in response.changes]
+    raise AssertionError("the log ended")
+
+
+async def filled(caller: Caller) -> str:
+    """Stores something of every kind, and returns the ID of the session."""
+    session = await caller.create_session(title="Köln", system_prompt="Be brief.", metadata={"team": "web"})
+    image = await caller.upload(png(3, 5))
+    block = message_pb2.ImageBlock(attachment_id=image.attachment_id, media_type="image/png")
+    await caller.send(session.session_id, content=[text_block("Hello"), message_pb2.ContentBlock(image=block)])
+    await put(caller, value=b"first", labels={"env": "test"})
+    await put(caller, value=b"second")
+    await destroy(caller, 1)
+    return session.session_id
+
+
+async def test_an_export_ends_with_the_counts_and_the_hash_of_what_precedes(alice: Caller) -> None:
+    await filled(alice)
+    data = await exported(alice)
+    header, *body, trailer = records(data)
+    assert (header["kind"], header["format"], header["version"]) == ("header", "metamorph-vault", 1)
+    assert (header["vault_id"], header["secrets"]) == ("acme", "names")
+    last = data.rstrip(b"\n").rfind(b"\n") + 1
+    assert trailer["sha256"] == hashlib.sha256(data[:last]).hexdigest()
+    assert trailer["counts"] == {kind: len(of_kind(data, kind)) for kind in {record["kind"] for record in body}}
+    assert [record["kind"] for record in body] == [
+        *(
+            "vault",
+            "session",
+            "message",
+            "message",
+            "turn",
+            "attachment",
+            "attachment_chunk",
+            "usage",
+            "subject_usage",
+            "secret",
+            "secret_version",
+            "secret_version",
+        ),
+    ]
+
+
+async def test_an_export_has_nothing_of_another_vault(alice: Caller, mallory: Caller) -> None:
+    session = await mallory.create_session(title="Mallory's own")
+    await mallory.send(session.session_id, "unheard-of")
+    await put(mallory, name="hidden", value=b"value")
+    await filled(alice)
+    data = await exported(alice)
+    for foreign in (b"Mallory", b"unheard-of", b"hidden", b"evil"):
+        assert foreign not in data
+
+
+async def test_values_of_secrets_are_for_their_recipient_only(alice: Caller) -> None:
+    await filled(alice)
+    assert b"second" not in await exported(alice)
+    identity = x25519.Identity.generate()
+    data = await exported(alice, secrets_recipient=str(identity.to_public()))
+    destroyed, current = of_kind(data, "secret_version")
+    assert "sealed_value" not in destroyed
+    assert decrypt(b64decode(current["sealed_value"]), [identity]) == b"second"
+    assert records(data)[0]["secrets"] == "sealed"
+    assert await changes(alice, CHANGE_VERB_READ) == [("key", "alice")]
+    assert await changes(alice, CHANGE_VERB_EXPORTED) == [("acme", "alice")] * 2
+
+
+async def test_values_of_secrets_need_the_permission_to_read_them(running: Serving) -> None:
+    identity = str(x25519.Identity.generate().to_public())
+    admin = running.caller(permissions=[each for each in ALL if each != "secrets:read"])
+    await exported(admin)
+    refusal = await refused(export(admin, secrets_recipient=identity))
+    assert (refusal.reason, refusal.info.metadata) == ("PERMISSION_MISSING", {"permission": "secrets:read"})
+    refusal = await refused(export(running.caller(), secrets_recipient=identity[:-1] + "q"))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["secrets_recipient"])
+
+
+async def test_a_deleted_session_and_an_upload_that_was_not_sent_are_not_in_an_export(alice: Caller) -> None:
+    session_id = await filled(alice)
+    await alice.upload(png(7, 7))
+    await alice.chat.DeleteSession(DeleteSessionRequest(session_id=session_id), metadata=alice.metadata)
+    data = await exported(alice)
+    assert of_kind(data, "session", "message", "turn", "attachment") == []
+    assert len(of_kind(data, "usage")) == 1
+
+
+async def test_the_rest_of_an_export_has_the_same_bytes(alice: Caller) -> None:
+    await filled(alice)
+    first = [response async for response in export(alice)]
+    whole = b"".join(response.data for response in first[1:])
+    export_id = first[0].export.export_id
+    # What is stored since is not in it.
+    await filled(alice)
+    for offset in (0, 1, len(whole) // 2, len(whole) - 1, len(whole)):
+        assert await exported(alice, export_id=export_id, offset=offset) == whole[offset:]
+    refusal = await refused(export(alice, export_id=export_id, offset=len(whole) + 1))
+    assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["offset"])
+
+
+async def test_an_export_goes_on_after_a_restart(tmp_path: Path) -> None:
+    async with serving(tmp_path) as running:
+        alice = running.caller()
+        await alice.create_session(title="kept")
+        first = [response async for response in export(alice)]
+    whole = b"".join(response.data for response in first[1:])
+    async with serving(tmp_path) as running:
+        export_id = first[0].export.export_id
+        assert await exported(running.caller(), export_id=export_id, offset=10) == whole[10:]
+        refusal = await refused(export(running.caller(vault="evil"), export_id=export_id))
+        assert (refusal.code.name, refusal.reason) == ("NOT_FOUND", "EXPORT_NOT_FOUND")
+
+
+async def test_a_new_export_replaces_the_vaults_other_one(alice: Caller, mallory: Caller) -> None:
+    kept = (await anext(aiter(export(mallory)))).export.export_id
+    first = (await anext(aiter(export(alice)))).export.export_id
+    second = (await anext(aiter(export(alice)))).export.export_id
+    await exported(alice, export_id=second)
+    await exported(mallory, export_id=kept)
+    for unknown in (first, kept, "../" + kept, "*"):
+        refusal = await refused(export(alice, export_id=unknown))
+        assert (refusal.reason, refusal.info.metadata) == ("EXPORT_NOT_FOUND", {"export_id": unknown})
+
+
+async def test_the_server_goes_on_when_the_caller_is_gone(alice: Caller) -> None:
+    await filled(alice)
+    call = export(alice)
+    export_id = (await anext(aiter(call))).export.export_id
+    call.cancel()
+    assert records(await exported(alice, export_id=export_id))[-1]["kind"] == "trailer"
+
+
+async def test_a_file_that_cannot_grow_is_refused_and_leaves_nothing(
+    alice: Caller, running: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(type(running.server._database), "fits", lambda *_: False)
+    refusal = await refused(export(alice))
+    assert (refusal.code.name, refusal.reason) == ("RESOURCE_EXHAUSTED", "STORAGE_FULL")
+    assert list((tmp_path / "metamorph.db-exports").rglob("*.*")) == []
+
+
+async def test_files_are_deleted_once_they_were_kept_for_long_enough(tmp_path: Path) -> None:
+    async with serving(tmp_path, export_retention_hours=0.0001) as running:
+        export_id = (await anext(aiter(export(running.caller())))).export.export_id
+        for _ in range(300):
+            if not list((tmp_path / "metamorph.db-exports").iterdir()):
+                break
+            await asyncio.sleep(0.05)
+        refusal = await refused(export(running.caller(), export_id=export_id))
+        assert refusal.reason == "EXPORT_NOT_FOUND"
+
+
+async def test_many_pages_have_every_record_once(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "PAGE_BYTES", 300)
+    monkeypatch.setattr(exports, "SENT_BYTES", 100)
+    sessions = [await alice.create_session(title=f"number {number}") for number in range(70)]
+    for session in sessions[::10]:
+        await alice.send(session.session_id, "Hello")
+        await alice.send(session.session_id, "Hello again")
+    data = await exported(alice)
+    assert [record["session_id"] for record in of_kind(data, "session")] == [each.session_id for each in sessions]
+    messages = of_kind(data, "message")
+    assert len({record["message_id"] for record in messages}) == len(messages) == 28
+    assert len(of_kind(data, "turn")) == 14
+    for before, after in pairwise(messages):
+        if after["parent_message_id"] is not None:
+            assert after["parent_message_id"] == before["message_id"]
+
+
+def test_the_files_of_a_server_that_was_killed_are_deleted(tmp_path: Path) -> None:
+    files = ExportFiles(tmp_path)
+    part = files.create("acme", "exp_1")
+    complete = files.complete(files.create("evil", "exp_2"))
+    files.prepare()
+    assert (part.exists(), complete.exists(), complete.stat().st_mode & 0o777) == (False, True, 0o600)
+
+
+def test_the_first_kind_is_the_vault_and_every_name_is_used_once() -> None:
+    names = [each.name for kind in KINDS for each in (kind, *kind.children)]
+    assert names[0] == "vault"
+    assert len(set(names)) == len(names)
