@@ -57,7 +57,7 @@ TABLES = {
     "MiB of attachments": ("attachments", "attachment_chunks", "attachment_uses"),
 }
 # Empty but for a few rows, however many users there are; and secrets and memories, which the users here do not keep.
-FEW = ("sqlite_schema", "revocations", "erasures", "operations", "sqlite_sequence", "identity")
+FEW = ("sqlite_schema", "revocations", "vault_states", "erasures", "operations", "sqlite_sequence", "identity")
 NONE = ("data_keys", "secrets", "secret_versions", "memories")
 
 

@@ -113,8 +113,8 @@ def _watch_sends(passed: Pass) -> None:
 
     opened = Streams.opened
 
-    def opening(self: Streams, exchange: Exchange, caller: Caller) -> Stream:
+    def opening(self: Streams, exchange: Exchange, caller: Caller, *, in_any_vault_state: bool) -> Stream:
         watched: Any = Watched(exchange)
-        return opened(self, watched, caller)
+        return opened(self, watched, caller, in_any_vault_state=in_any_vault_state)
 
     Streams.opened = opening  # type: ignore[method-assign]

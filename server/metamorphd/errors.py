@@ -443,6 +443,16 @@ class MessageDeleted(FailedPrecondition):
     reason, message = ErrorReason.ERROR_REASON_MESSAGE_DELETED, "the content of message {message_id} was deleted"
 
 
+class VaultSuspended(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_VAULT_SUSPENDED
+    message = "the vault has been suspended since {suspend_time}: {suspend_reason}"
+
+
+class VaultDeleted(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_VAULT_DELETED
+    message = "the vault was deleted at {delete_time}; an operator can release its id"
+
+
 class BudgetExceeded(ResourceExhausted):
     reason = ErrorReason.ERROR_REASON_BUDGET_EXCEEDED
     message = "the budget {budget} of {limit} is used up until {reset_time}"

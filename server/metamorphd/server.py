@@ -48,6 +48,7 @@ from metamorphd.services.admin.service import Build
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import load_revocations
+from metamorphd.vault_states import VaultStates
 from metamorphd.watching import Watching
 
 NAMES = [service.full_name for service in SERVICES]
@@ -84,9 +85,10 @@ class Server:
         self._revoked_tokens = RevokedTokens()
         self._keys = make_keys(settings)
         self._role = choose_role(
-            settings, database=database, keys=self._keys, clock=self._clock, adopted=self._load_revocations
+            settings, database=database, keys=self._keys, clock=self._clock, adopted=self._load_refused
         )
         self._database = self._role.database
+        self._states = VaultStates(database=self._database)
         self._checked = [*found, *check_settings(settings, today=self._today())]
         self._checks = RunningServer(
             database=self._database,
@@ -192,6 +194,7 @@ class Server:
             exports=self._role.exports,
             watching=self._watching,
             operations=self._role.operations,
+            states=self._states,
             clock=self._clock,
             build=self._build(),
         )
@@ -207,7 +210,7 @@ class Server:
         parts.push_async_callback(port.stop)
         parts.push_async_callback(pipeline.idle, seconds=LAST_SEND_SECONDS)
         await self._role.open(parts)
-        await self._load_revocations()
+        await self._load_refused()
         access.authenticate = authenticate_visitors(settings, verifier)
         # Watchers see the turns end.
         await parts.enter_async_context(self._watching)
@@ -232,7 +235,9 @@ class Server:
         logger.info("draining", running_turns=self._engine.running_turns)
         await self._engine.drain(grace_seconds=self._grace_seconds)
 
-    async def _load_revocations(self) -> None:
+    async def _load_refused(self) -> None:
+        # Revocations are last: until they are loaded, everybody is refused.
+        await self._states.load()
         self._revoked_tokens.load(await self._database.read_system(load_revocations, server_scope()))
 
     def _today(self) -> date:
@@ -243,7 +248,12 @@ class Server:
             guards=make_guards(
                 self._settings, verifier=verifier, limits=rates, database=self._database, of_role=self._role.guards
             ),
-            streams=Streams(revoked_tokens=self._revoked_tokens, clock=self._clock, patience_seconds=PATIENCE_SECONDS),
+            streams=Streams(
+                revoked_tokens=self._revoked_tokens,
+                vault_states=self._states,
+                clock=self._clock,
+                patience_seconds=PATIENCE_SECONDS,
+            ),
             in_flight=memory_for_requests(self._settings, self._allocator),
             metrics=self._metrics,
             log=log,
@@ -267,7 +277,7 @@ class Server:
             *self._turn_metrics.collectors,
             *self._database.collectors,
             *self._telemetry.collectors,
-            Gauges({**self._database.gauges, **self._role.gauges}),
+            Gauges({**self._database.gauges, **self._role.gauges, **self._states.gauges}),
             Gauges(
                 {
                     "metamorph_running_turns": (

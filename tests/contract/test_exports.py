@@ -21,6 +21,7 @@ TABLES = {
     "revocations": "the operator's",
     "session_metadata": "follows from the metadata of sessions",
     "vault_limits": "the operator's",
+    "vault_states": "the operator's",
 }
 COLUMNS = {
     "attachments": {"upload_time": "of what is not sent yet, which is not exported"},

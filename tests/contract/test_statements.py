@@ -30,6 +30,7 @@ SYSTEM_OPERATIONS = {
     "prune_operations",  # operations that ended long ago are forgotten, in all vaults
     "prune_requests",  # expired requests are deleted in all vaults
     "rewrap_data_keys",  # a rotation rewraps the data keys of all vaults
+    "load_vault_states",  # callers of vaults that are not active are refused before the store is asked
     "load_revocations",  # revocations are checked before the vault of a call is known
 }
 # A caller's writes that are not refused when the volume is almost full, with the reason. All others are.
@@ -90,6 +91,7 @@ POINT_READS = {
     "get_turn",
     "get_vault",
     "get_vault_limits",
+    "get_vault_status",
 }
 PAIRS = [
     pytest.param(engine, statement, id=f"{engine.name}-{statement.operation}-{statement.name}")

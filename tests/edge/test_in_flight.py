@@ -17,6 +17,7 @@ from metamorphd.clock import Clock
 from metamorphd.edge import arrivals
 from metamorphd.edge.streams import Streams
 from metamorphd.errors import RateLimited
+from metamorphd.vault_states import VaultStates
 
 from tests.support.caller import Caller, text_block, upload_requests
 from tests.support.fakes.messages_api import FakeMessagesApi
@@ -54,6 +55,12 @@ def raw(caller: Caller, body: bytes) -> Any:
     return kind(SEND, request_serializer=None, response_deserializer=pb.SendMessageResponse.FromString)(
         body, metadata=caller.metadata
     )
+
+
+def streams_without_store() -> Streams:
+    database: Any = None
+    states = VaultStates(database=database)
+    return Streams(revoked_tokens=RevokedTokens(), vault_states=states, clock=Clock(), patience_seconds=60)
 
 
 @pytest.fixture
@@ -173,7 +180,7 @@ async def test_what_was_read_for_a_refused_request_is_not_kept_for_a_garbage_col
         raise RateLimited(retry_delay=1)
 
     exchange: Any = Unfinished()
-    streams = Streams(revoked_tokens=RevokedTokens(), clock=Clock(), patience_seconds=60)
+    streams = streams_without_store()
     gc.disable()
     try:
         with contextlib.suppress(RateLimited):
@@ -258,7 +265,7 @@ async def test_late_reads_are_counted_by_one_timer() -> None:
         raise RateLimited(retry_delay=1)
 
     exchange: Any = Never()
-    streams = Streams(revoked_tokens=RevokedTokens(), clock=Clock(), patience_seconds=60)
+    streams = streams_without_store()
     async with asyncio.timeout(1.5):
         reads = (streams.read(exchange, late=refuse) for _ in range(1_000))
         ended = await asyncio.gather(*reads, return_exceptions=True)

@@ -33,7 +33,7 @@ from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
 from metamorphd.store.turns.left import get_left_usage
-from metamorphd.store.turns.read import get_turn, started_event
+from metamorphd.store.turns.read import get_turn, list_running_turns, started_event
 from metamorphd.store.turns.terms import Terms
 from metamorphd.store.uploads import stage_upload
 
@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 # Time after the grace period for turns to commit their ends.
 LAST_COMMIT_SECONDS = 4.0
+# How long the turns of a vault that was suspended are waited for. They end without that too.
+CANCEL_SECONDS = 5.0
 
 logger = structlog.get_logger(__name__)
 
@@ -197,6 +199,22 @@ class TurnEngine:
                 await live.changed()
         return await self._database.read(get_turn, scope, turn_id=turn_id)
 
+    async def cancel_turns(self, scope: Scope) -> int:
+        """Stops all turns of the scope's vault, and returns how many have not ended within CANCEL_SECONDS.
+
+        Those too that another process runs. Their partial replies are kept.
+        """
+        running = await self._database.read(list_running_turns, scope)
+        ending = [self._spawn(self._cancel_running(scope, turn_id)) for turn_id in running]
+        if not ending:
+            return 0
+        _, left = await asyncio.wait(ending, timeout=CANCEL_SECONDS)
+        return len(left)
+
+    async def _cancel_running(self, scope: Scope, turn_id: str) -> None:
+        with contextlib.suppress(TurnNotFound):
+            await self.cancel_turn(scope, turn_id=turn_id)
+
     def _refuse_unswept(self) -> None:
         """Raises StoreNotReady before the sweep, which would end a new turn as one that an earlier process left.
 
@@ -286,11 +304,14 @@ class TurnEngine:
         if tasks := self._tasks | (self._titling if titles else set()):
             await asyncio.wait(tasks, timeout=seconds)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], *, among: set[asyncio.Task[None]] | None = None) -> None:
+    def _spawn(
+        self, coroutine: Coroutine[Any, Any, None], *, among: set[asyncio.Task[None]] | None = None
+    ) -> asyncio.Task[None]:
         tasks = self._tasks if among is None else among
         task = asyncio.create_task(coroutine)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        return task
 
     async def _run(
         self,

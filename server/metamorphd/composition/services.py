@@ -20,6 +20,7 @@ from metamorphd.services.vault import VaultService
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.transfers.exports import Exports
+from metamorphd.vault_states import VaultStates
 from metamorphd.watching import Watching
 
 
@@ -37,6 +38,7 @@ def make_servicers(
     exports: Exports,
     watching: Watching,
     operations: Operations,
+    states: VaultStates,
     clock: Clock,
     build: Build,
 ) -> dict[ServiceDescriptor, object]:
@@ -70,6 +72,7 @@ def make_servicers(
         backups=backups,
         rotation=rotation,
         operations=operations,
+        states=states,
         clock=clock,
         build=build,
     )

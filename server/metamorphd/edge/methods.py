@@ -39,7 +39,7 @@ class Method:
     `claims` are the required permissions in the spelling of tokens. `operator` stands for the operator's claim, and
     `unspecified`, for a permission without a spelling, is held by no caller. `idempotency` is IDEMPOTENCY_UNKNOWN if
     the proto does not set it. `max_request_bytes` limits each request, `shape` the number of its fields. `attachments`
-    are where a request may have some.
+    are where a request may have some. `in_any_vault_state` if the state of the caller's vault makes no difference.
     """
 
     path: str
@@ -52,6 +52,7 @@ class Method:
     rate_class: "RateClass.ValueType"
     idempotency: "MethodOptions.IdempotencyLevel.ValueType"
     max_request_bytes: int
+    in_any_vault_state: bool
     shape: Shape = field(compare=False, repr=False)
     attachments: Places = field(compare=False, repr=False)
 
@@ -78,6 +79,9 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
         rate_class=options.Extensions[options_pb2.rate_class],
         idempotency=options.idempotency_level,
         max_request_bytes=options.Extensions[options_pb2.max_request_bytes],
+        # An operator may be a user of any vault.
+        in_any_vault_state=options.Extensions[options_pb2.in_any_vault_state]
+        or Permission.PERMISSION_OPERATOR in requires,
         shape=shape_of(method.input_type),
         attachments=places_of(method.input_type),
     )

@@ -118,7 +118,7 @@ class Pipeline:
             await _pass(call, self._guards)
             await self._arrivals.read(call)
             await _pass(call, self._request_guards)
-            self._streams.check(call.scope.actor)
+            self._streams.check(call.scope.actor, in_any_vault_state=call.method.in_any_vault_state)
             response = await _behave(behavior, call)
             serialized: bytes = response.SerializeToString()
             return serialized
@@ -132,7 +132,7 @@ class Pipeline:
             await self._arrivals.read(call)
             await _pass(call, self._request_guards)
             async with (
-                self._streams.opened(call.exchange, call.scope.actor) as stream,
+                self._opened(call) as stream,
                 contextlib.aclosing(_behave(behavior, call)) as responses,
             ):
                 await stream.write_all(responses, answered=call.release)
@@ -144,7 +144,7 @@ class Pipeline:
             await _pass(call, self._guards)
             scope = call.scope
             async with (
-                self._streams.opened(call.exchange, scope.actor) as stream,
+                self._opened(call) as stream,
                 contextlib.aclosing(self._requests(call, stream)) as requests,
             ):
                 response = await behavior(requests, scope)
@@ -152,6 +152,9 @@ class Pipeline:
             return serialized
 
         return answer
+
+    def _opened(self, call: Call) -> Stream:
+        return self._streams.opened(call.exchange, call.scope.actor, in_any_vault_state=call.method.in_any_vault_state)
 
     async def _requests(self, call: Call, stream: Stream) -> AsyncGenerator[Any]:
         """Yields the requests of a stream, each checked. Ends if the caller has finished, and raises if it is gone.

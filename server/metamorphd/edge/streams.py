@@ -1,4 +1,4 @@
-"""Calls that wait for their callers, and end early if the token expires or is revoked or the caller is too slow."""
+"""Calls that wait for their callers, and end early: with the token, with the vault, or if the caller is too slow."""
 
 import asyncio
 from collections import deque
@@ -10,8 +10,17 @@ from metamorphd.auth.claims import EXPIRED, LEEWAY
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
 from metamorphd.edge.call import Exchange
-from metamorphd.errors import DomainError, ReaderTooSlow, SenderTooSlow, TokenExpired, TokenRevoked
+from metamorphd.errors import (
+    DomainError,
+    ReaderTooSlow,
+    SenderTooSlow,
+    TokenExpired,
+    TokenRevoked,
+    VaultDeleted,
+    VaultSuspended,
+)
 from metamorphd.models.caller import Caller
+from metamorphd.vault_states import VaultStates
 
 # How long a read may wait for the caller to send, and a write for it to read: HTTP/2 buffers about 64 KiB.
 PATIENCE_SECONDS = 60.0
@@ -29,10 +38,28 @@ class Stream:
     manager, which takes a kilobyte less than a generator-based one.
     """
 
-    __slots__ = ("_exchange", "_lasting", "_streams", "caller", "error", "too_slow", "waiting_since")
+    __slots__ = (
+        "_exchange",
+        "_lasting",
+        "_streams",
+        "caller",
+        "error",
+        "in_any_vault_state",
+        "too_slow",
+        "waiting_since",
+    )
 
-    def __init__(self, exchange: Exchange, caller: Caller, *, seconds: float | None, streams: "Streams") -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        caller: Caller,
+        *,
+        in_any_vault_state: bool,
+        seconds: float | None,
+        streams: "Streams",
+    ) -> None:
         self.caller = caller
+        self.in_any_vault_state = in_any_vault_state
         self.error: DomainError = TokenExpired(EXPIRED)
         self.too_slow: DomainError = ReaderTooSlow()
         self.waiting_since: float | None = None
@@ -41,7 +68,7 @@ class Stream:
         self._streams = streams
 
     async def __aenter__(self) -> Self:
-        self._streams.check(self.caller)
+        self._streams.check(self.caller, in_any_vault_state=self.in_any_vault_state)
         await self._lasting.__aenter__()
         self._streams.add(self)
         return self
@@ -92,8 +119,11 @@ class Streams:
     All of them are checked once a second, instead of with a timer for each read and write.
     """
 
-    def __init__(self, *, revoked_tokens: RevokedTokens, clock: Clock, patience_seconds: float) -> None:
+    def __init__(
+        self, *, revoked_tokens: RevokedTokens, vault_states: VaultStates, clock: Clock, patience_seconds: float
+    ) -> None:
         self._revoked_tokens = revoked_tokens
+        self._vault_states = vault_states
         self._clock = clock
         self._patience_seconds = patience_seconds
         self._open: set[Stream] = set()
@@ -103,7 +133,8 @@ class Streams:
         # Late reads, with the step at which each is counted.
         self._settling: deque[tuple[int, asyncio.Task[Any], Callable[[], None]]] = deque()
         self._step = 0
-        revoked_tokens.listen(self._end_revoked)
+        revoked_tokens.listen(self._end_refused)
+        vault_states.listen(self._end_refused)
 
     async def read(self, exchange: Exchange, *, late: Callable[[], None] | None, soon: float = 0) -> Any:
         """Returns a call's first request as bytes, or `exchange.end`. Raises SenderTooSlow.
@@ -136,17 +167,30 @@ class Streams:
             # The refusal refers to this frame, which would refer to it, and keep what was read, possibly megabytes.
             del task
 
-    def opened(self, exchange: Exchange, caller: Caller) -> Stream:
-        """Returns a stream, which raises TokenExpired, TokenRevoked, ReaderTooSlow or SenderTooSlow while entered."""
+    def opened(self, exchange: Exchange, caller: Caller, *, in_any_vault_state: bool) -> Stream:
+        """Returns a stream, which raises while it is entered.
+
+        TokenExpired, TokenRevoked, ReaderTooSlow or SenderTooSlow, and VaultSuspended or VaultDeleted unless
+        `in_any_vault_state`.
+        """
         expire_time = caller.expire_time
         seconds = None if expire_time is None else (expire_time + LEEWAY - self._clock.now()) / 1e6
-        return Stream(exchange, caller, seconds=seconds, streams=self)
+        return Stream(exchange, caller, in_any_vault_state=in_any_vault_state, seconds=seconds, streams=self)
 
-    def check(self, caller: Caller) -> None:
-        """Raises TokenExpired, TokenRevoked: a request may arrive long after its call was authenticated."""
+    def check(self, caller: Caller, *, in_any_vault_state: bool) -> None:
+        """Raises TokenExpired, TokenRevoked, VaultSuspended, VaultDeleted.
+
+        After the guards, because a request may arrive long after its call was authenticated, and because the state is
+        checked last.
+        """
         if caller.expire_time is not None and self._clock.now() >= caller.expire_time + LEEWAY:
             raise TokenExpired(EXPIRED)
+        self._check_refused(caller, in_any_vault_state)
+
+    def _check_refused(self, caller: Caller, in_any_vault_state: bool) -> None:
         self._revoked_tokens.check(caller)
+        if not in_any_vault_state:
+            self._vault_states.check(caller.vault_id)
 
     def add(self, stream: Stream) -> None:
         """Starts checking a stream."""
@@ -158,11 +202,11 @@ class Streams:
         """Stops checking a stream."""
         self._open.discard(stream)
 
-    def _end_revoked(self) -> None:
+    def _end_refused(self) -> None:
         for stream in list(self._open):
             try:
-                self._revoked_tokens.check(stream.caller)
-            except TokenRevoked as refusal:
+                self._check_refused(stream.caller, stream.in_any_vault_state)
+            except (TokenRevoked, VaultSuspended, VaultDeleted) as refusal:
                 # Its traceback refers to this frame.
                 stream.end(refusal.with_traceback(None))
 

@@ -43,17 +43,24 @@ SERVER = Caller(
 class Scope:
     """The scope of an operation: a vault, the actor, the id of the call, and the span that it is a part of.
 
-    `vault_id` is empty for operations across vaults, `call_id` for operations that no call requested.
+    `vault_id` is empty for operations across vaults, `call_id` for operations that no call requested. `operates` if the
+    actor acts as the operator, not as a caller of the vault.
     """
 
     vault_id: str
     actor: Caller
     call_id: str
     span: Span = field(default=NOT_RECORDED, compare=False, repr=False)
+    operates: bool = False
+
+    @property
+    def of_caller(self) -> bool:
+        """Returns whether a caller of the vault requested the operation, rather than the server or its operator."""
+        return not self.operates and self.actor.vault_id == self.vault_id
 
     def of_vault(self, vault_id: str) -> "Scope":
-        """Returns the scope of the same actor and call in another vault. For operators only."""
-        return replace(self, vault_id=vault_id)
+        """Returns the scope of the same actor and call in any vault, as its operator. For operators only."""
+        return replace(self, vault_id=vault_id, operates=True)
 
     def within(self, span: Span) -> "Scope":
         """Returns the scope of a part of this operation."""

@@ -32,6 +32,8 @@ class ChangeVerb(StrEnum):
     READ = "read"
     DESTROYED = "destroyed"
     EXPORTED = "exported"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Vaults and their budgets."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,28 @@ class VaultLimits:
     budget: Budget
     update_time: int | None
     storage_bytes: int | None = None
+
+
+class VaultState(StrEnum):
+    """What the callers of a vault may do: anything, or nothing until an operator changes that."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class VaultStatus:
+    """The state of a vault, which need not exist yet. An active one has no reason, no actor and no time.
+
+    `actor` is the operator who suspended it, or the user who deleted it, at `change_time`.
+    """
+
+    vault_id: str
+    state: VaultState = VaultState.ACTIVE
+    reason: str = ""
+    actor: str = ""
+    change_time: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

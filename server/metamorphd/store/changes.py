@@ -72,8 +72,7 @@ async def append_change(
         resource_id=resource_id,
         verb=verb,
         now=now,
-        # An operator is a user of another vault, or of none.
-        actor=scope.actor.user_id if scope.actor.vault_id == scope.vault_id else "",
+        actor=scope.actor.user_id if scope.of_caller else "",
         call_id=scope.call_id,
     )
     if not appended:

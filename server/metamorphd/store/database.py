@@ -146,7 +146,8 @@ class Database(Protocol):
         """Runs a tenant operation; returns once it is durable. When the caller is cancelled it may still commit.
 
         Raises StoreBusy when too many writes of this vault or of all vaults wait, OperationTimeout when it takes too
-        long, StorageFull when the volume is full. In each case nothing is stored.
+        long, StorageFull when the volume is full, and VaultSuspended or VaultDeleted for a caller of such a vault,
+        unless the operation `concludes`. In each case nothing is stored.
         """
 
     def listen(self, listener: Listener, /) -> None:
@@ -232,6 +233,23 @@ def search_read(operation: F) -> F:
 def is_search_read(operation: Callable[..., Any]) -> bool:
     """Whether an operation was marked with `search_read`."""
     return operation in _search_reads
+
+
+_concluding: set[Callable[..., Any]] = set()
+
+
+def concludes(operation: F) -> F:
+    """Marks an operation that ends what has begun. It runs whatever the state of the vault.
+
+    All others of a vault's callers are refused while the vault is suspended or deleted.
+    """
+    _concluding.add(operation)
+    return operation
+
+
+def is_concluding(operation: Callable[..., Any]) -> bool:
+    """Returns whether an operation was marked with `concludes`."""
+    return operation in _concluding
 
 
 _growing: set[Callable[..., Any]] = set()

@@ -9,7 +9,7 @@ from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.operation import Failure, Operation, OperationKind, Progress
 from metamorphd.models.page import Page
 from metamorphd.store.changes import append_change
-from metamorphd.store.database import Row, SystemTransaction, Transaction, point_read
+from metamorphd.store.database import Row, SystemTransaction, Transaction, concludes, point_read
 
 # Of a vault. So many may go on at a time, and so many are kept.
 MOST_RUNNING = 8
@@ -92,6 +92,7 @@ async def begin_operation(tx: Transaction, *, operation: Operation) -> Operation
     return await get_operation(tx, operation_id=operation.operation_id)
 
 
+@concludes
 async def end_operation(
     tx: Transaction,
     *,

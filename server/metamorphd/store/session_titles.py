@@ -4,7 +4,7 @@ from metamorphd.models.change import ChangeVerb
 from metamorphd.models.turn import Turn
 from metamorphd.models.usage import Usage
 from metamorphd.store.budgets import get_budgets
-from metamorphd.store.database import Transaction
+from metamorphd.store.database import Transaction, concludes
 from metamorphd.store.sessions import append_session_change, get_session
 from metamorphd.store.usage import count_usage
 
@@ -34,6 +34,7 @@ async def wants_title(tx: Transaction, *, session_id: str, now: int) -> bool:
     return all(budget.left > 0 for budget in await get_budgets(tx, now=now))
 
 
+@concludes
 async def set_title(tx: Transaction, *, turn: Turn, title: str, model: str, usage: Usage, now: int) -> None:
     """Gives the session of a turn its title if it has none, and counts what that has cost as the turn's."""
     session_id = turn.session_id

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from metamorphd.clock import day_of
 from metamorphd.models.turn import Turn
 from metamorphd.models.usage import Usage
-from metamorphd.store.database import Transaction
+from metamorphd.store.database import Transaction, concludes
 from metamorphd.store.subject_usage import count_subject_usage
 
 COUNT_USAGE = """
@@ -59,6 +59,7 @@ async def count_usage(tx: Transaction, *, turn: Turn, model: str, usage: Usage, 
     )
 
 
+@concludes
 async def count_deleted_usage(tx: Transaction, *, turn: Turn, usage: Usage, now: int) -> bool:
     """Adds what a turn has cost that was deleted while it ran, and returns whether it was.
 

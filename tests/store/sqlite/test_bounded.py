@@ -61,6 +61,8 @@ BOUNDED_OTHERWISE = {
     "COUNT_RUNNING_OPERATIONS": "the operations of a vault that go on, at most MOST_RUNNING",
     "FIND_RUNNING_OPERATION": "the operations of a vault that go on, at most MOST_RUNNING",
     "DELETE_OLDEST_OPERATIONS": "the operations of a vault, of which MOST_KEPT are kept",
+    "LIST_RUNNING_TURNS": "the running turns of a vault, at most MAX_RUNNING_TURNS",
+    "LOAD_VAULT_STATES": "every vault that is suspended or deleted, once at the start",
     "GET_ANCESTOR": "the hops to an ancestor, two for each binary digit of the depth",
     "GET_BLOCKS": "the events of one reply, at most its size",
     "LOAD_REVOCATIONS": "every revocation, once at the start",

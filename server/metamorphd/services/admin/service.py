@@ -18,6 +18,7 @@ from metamorphd.secrets.rotation import Rotation
 from metamorphd.services.admin.backups import AdminBackups
 from metamorphd.services.admin.keys import AdminKeys
 from metamorphd.services.admin.operations import AdminOperations
+from metamorphd.services.admin.vaults import AdminVaults
 from metamorphd.services.convert.finding import finding_to_proto
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
@@ -29,6 +30,7 @@ from metamorphd.store.database import Database
 from metamorphd.store.erasures import get_backlog
 from metamorphd.store.revocations import list_revocations, revoke_token, revoke_user
 from metamorphd.store.vaults import get_vault_limits, update_vault_limits
+from metamorphd.vault_states import VaultStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Build:
     findings: Callable[[], Awaitable[Sequence[Finding]]]
 
 
-class AdminService(AdminBackups, AdminKeys, AdminOperations):
+class AdminService(AdminBackups, AdminKeys, AdminOperations, AdminVaults):
     """Implements AdminService, for the operator of the server."""
 
     def __init__(
@@ -58,6 +60,7 @@ class AdminService(AdminBackups, AdminKeys, AdminOperations):
         backups: Backups,
         rotation: Rotation,
         operations: Operations,
+        states: VaultStates,
         clock: Clock,
         build: Build,
     ) -> None:
@@ -67,6 +70,7 @@ class AdminService(AdminBackups, AdminKeys, AdminOperations):
         self._backups = backups
         self._rotation = rotation
         self._operations = operations
+        self._states = states
         self._clock = clock
         self._build = build
 

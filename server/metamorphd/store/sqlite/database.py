@@ -22,6 +22,7 @@ from metamorphd.store.database import (
     P,
     Progress,
     SystemOperation,
+    is_concluding,
     is_growing,
     is_point_read,
     is_search_read,
@@ -40,6 +41,7 @@ from metamorphd.store.sqlite.readers import Readers
 from metamorphd.store.sqlite.space import Space
 from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.sqlite.writer import Writer
+from metamorphd.store.vault_states import require_active
 
 T = TypeVar("T")
 
@@ -134,7 +136,7 @@ class SqliteDatabase:
             )
 
     async def write(self, operation: Operation[P, T], scope: Scope, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        growing = is_growing(operation)
+        growing, concluding = is_growing(operation), is_concluding(operation)
         tx: SqliteTransaction | None = None
 
         def bound(connection: apsw.Connection) -> Coroutine[Any, Any, T]:
@@ -143,7 +145,11 @@ class SqliteDatabase:
                 # Only now: what waited before it has grown.
                 self._space.require(partial(self._room, connection))
             tx = SqliteTransaction(connection, scope)
-            return operation(tx, *args, **kwargs)
+            return operation(tx, *args, **kwargs) if concluding else admitted(tx)
+
+        async def admitted(tx: SqliteTransaction) -> T:
+            await require_active(tx)
+            return await operation(tx, *args, **kwargs)
 
         def committed() -> None:
             # The transaction of the last attempt, which is the one that was committed.

@@ -10,7 +10,7 @@ from metamorphd.errors import TurnNotFound
 from metamorphd.models.content import Block, CompactionBlock, Content, TextBlock, ThinkingBlock, ToolUseBlock
 from metamorphd.models.turn import Compaction, MiddleEvent, TextDelta, ThinkingDelta, ToolUse, UsageUpdate
 from metamorphd.models.usage import Usage
-from metamorphd.store.database import Row, SystemTransaction, Transaction
+from metamorphd.store.database import Row, SystemTransaction, Transaction, concludes
 
 # It changes nothing, and still conflicts with another transaction that does the same, or ends or deletes the turn.
 LOCK_TURN = """
@@ -91,6 +91,7 @@ def _event(turn_id: str, row: Row) -> MiddleEvent:
             return UsageUpdate(turn_id, sequence, Usage(**orjson.loads(text)))
 
 
+@concludes
 async def append_events(tx: Transaction, *, events: Sequence[MiddleEvent]) -> None:
     """Appends the next events of one running turn. Raises TurnNotFound if it was ended or deleted elsewhere."""
     for turn_id in {event.turn_id for event in events}:

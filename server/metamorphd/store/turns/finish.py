@@ -23,7 +23,7 @@ from metamorphd.models.turn import (
 from metamorphd.models.usage import Usage
 from metamorphd.store.attachments import reject_attachment
 from metamorphd.store.changes import append_change
-from metamorphd.store.database import Transaction
+from metamorphd.store.database import Transaction, concludes
 from metamorphd.store.messages import create_message, reject_message
 from metamorphd.store.turns.events import append_events, reply_content
 from metamorphd.store.usage import count_turn
@@ -55,6 +55,7 @@ ENDED = {
 }
 
 
+@concludes
 async def finish_turn(
     tx: Transaction,
     *,

@@ -80,6 +80,8 @@ ORDER BY turn_id DESC
 LIMIT 1 OFFSET :limit - 1
 """
 
+LIST_RUNNING_TURNS = "SELECT turn_id FROM turns WHERE vault_id = :vault_id AND status = 'RUNNING'"
+
 # A page visits at most this many turns that its filter may leave out. It is then shorter than it could be.
 MOST_VISITED = 1000
 
@@ -156,6 +158,11 @@ async def list_turns(
         return page
     last = await tx.one(GET_LAST_VISITED, **place)
     return Page(page.items, None if last is None else (last.turn_id,))
+
+
+async def list_running_turns(tx: Transaction) -> list[str]:
+    """Returns the IDs of the vault's running turns, which are as many as may run at most."""
+    return [row.turn_id for row in await tx.all(LIST_RUNNING_TURNS)]
 
 
 async def list_events(

@@ -820,6 +820,226 @@ func (x *UpdateVaultLimitsResponse) GetRevision() int64 {
 	return 0
 }
 
+// Selects a vault to suspend.
+type SuspendVaultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The vault, as in tokens.
+	VaultId string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	// Required. Why, for the vault's callers, who read it in the refusal. At most 500 characters.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendVaultRequest) Reset() {
+	*x = SuspendVaultRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendVaultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendVaultRequest) ProtoMessage() {}
+
+func (x *SuspendVaultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendVaultRequest.ProtoReflect.Descriptor instead.
+func (*SuspendVaultRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SuspendVaultRequest) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+func (x *SuspendVaultRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// The vault is suspended.
+type SuspendVaultResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Status *VaultStatus `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// The vault's revision after this change, or as it is if nothing has changed.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The turns that have not ended within 5 seconds. 0, unless the store cannot be written or is very busy.
+	RunningTurnCount int32 `protobuf:"varint,3,opt,name=running_turn_count,json=runningTurnCount,proto3" json:"running_turn_count,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SuspendVaultResponse) Reset() {
+	*x = SuspendVaultResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendVaultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendVaultResponse) ProtoMessage() {}
+
+func (x *SuspendVaultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendVaultResponse.ProtoReflect.Descriptor instead.
+func (*SuspendVaultResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SuspendVaultResponse) GetStatus() *VaultStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *SuspendVaultResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *SuspendVaultResponse) GetRunningTurnCount() int32 {
+	if x != nil {
+		return x.RunningTurnCount
+	}
+	return 0
+}
+
+// Selects a vault to resume.
+type ResumeVaultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The vault, as in tokens.
+	VaultId       string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeVaultRequest) Reset() {
+	*x = ResumeVaultRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeVaultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeVaultRequest) ProtoMessage() {}
+
+func (x *ResumeVaultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeVaultRequest.ProtoReflect.Descriptor instead.
+func (*ResumeVaultRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ResumeVaultRequest) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+// The vault is active.
+type ResumeVaultResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Status *VaultStatus `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// The vault's revision after this change, or as it is if nothing has changed.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeVaultResponse) Reset() {
+	*x = ResumeVaultResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeVaultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeVaultResponse) ProtoMessage() {}
+
+func (x *ResumeVaultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeVaultResponse.ProtoReflect.Descriptor instead.
+func (*ResumeVaultResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ResumeVaultResponse) GetStatus() *VaultStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *ResumeVaultResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // The server's database.
 type StoreInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -837,7 +1057,7 @@ type StoreInfo struct {
 
 func (x *StoreInfo) Reset() {
 	*x = StoreInfo{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +1069,7 @@ func (x *StoreInfo) String() string {
 func (*StoreInfo) ProtoMessage() {}
 
 func (x *StoreInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +1082,7 @@ func (x *StoreInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreInfo.ProtoReflect.Descriptor instead.
 func (*StoreInfo) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{11}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StoreInfo) GetEngine() string {
@@ -910,7 +1130,7 @@ type StoreCheck struct {
 
 func (x *StoreCheck) Reset() {
 	*x = StoreCheck{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1142,7 @@ func (x *StoreCheck) String() string {
 func (*StoreCheck) ProtoMessage() {}
 
 func (x *StoreCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1155,7 @@ func (x *StoreCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreCheck.ProtoReflect.Descriptor instead.
 func (*StoreCheck) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StoreCheck) GetCompleteTime() *timestamppb.Timestamp {
@@ -974,7 +1194,7 @@ type ErasureBacklog struct {
 
 func (x *ErasureBacklog) Reset() {
 	*x = ErasureBacklog{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1206,7 @@ func (x *ErasureBacklog) String() string {
 func (*ErasureBacklog) ProtoMessage() {}
 
 func (x *ErasureBacklog) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1219,7 @@ func (x *ErasureBacklog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasureBacklog.ProtoReflect.Descriptor instead.
 func (*ErasureBacklog) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ErasureBacklog) GetResourceCount() int32 {
@@ -1040,7 +1260,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1272,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1285,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Finding) GetName() string {
@@ -1105,7 +1325,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1337,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1350,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{15}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{19}
 }
 
 // Information about the server.
@@ -1163,7 +1383,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1395,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1408,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{16}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -1270,7 +1490,7 @@ type CreateBackupRequest struct {
 
 func (x *CreateBackupRequest) Reset() {
 	*x = CreateBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1502,7 @@ func (x *CreateBackupRequest) String() string {
 func (*CreateBackupRequest) ProtoMessage() {}
 
 func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1515,7 @@ func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupRequest.ProtoReflect.Descriptor instead.
 func (*CreateBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{17}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{21}
 }
 
 // The backup was begun.
@@ -1309,7 +1529,7 @@ type CreateBackupResponse struct {
 
 func (x *CreateBackupResponse) Reset() {
 	*x = CreateBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1541,7 @@ func (x *CreateBackupResponse) String() string {
 func (*CreateBackupResponse) ProtoMessage() {}
 
 func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1554,7 @@ func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupResponse.ProtoReflect.Descriptor instead.
 func (*CreateBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{18}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateBackupResponse) GetBackup() *Backup {
@@ -1355,7 +1575,7 @@ type GetBackupRequest struct {
 
 func (x *GetBackupRequest) Reset() {
 	*x = GetBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1587,7 @@ func (x *GetBackupRequest) String() string {
 func (*GetBackupRequest) ProtoMessage() {}
 
 func (x *GetBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1600,7 @@ func (x *GetBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupRequest.ProtoReflect.Descriptor instead.
 func (*GetBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{19}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetBackupRequest) GetName() string {
@@ -1401,7 +1621,7 @@ type GetBackupResponse struct {
 
 func (x *GetBackupResponse) Reset() {
 	*x = GetBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1633,7 @@ func (x *GetBackupResponse) String() string {
 func (*GetBackupResponse) ProtoMessage() {}
 
 func (x *GetBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1646,7 @@ func (x *GetBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupResponse.ProtoReflect.Descriptor instead.
 func (*GetBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{20}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetBackupResponse) GetBackup() *Backup {
@@ -1449,7 +1669,7 @@ type ListBackupsRequest struct {
 
 func (x *ListBackupsRequest) Reset() {
 	*x = ListBackupsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1681,7 @@ func (x *ListBackupsRequest) String() string {
 func (*ListBackupsRequest) ProtoMessage() {}
 
 func (x *ListBackupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1694,7 @@ func (x *ListBackupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackupsRequest.ProtoReflect.Descriptor instead.
 func (*ListBackupsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{21}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListBackupsRequest) GetPageSize() int32 {
@@ -1504,7 +1724,7 @@ type ListBackupsResponse struct {
 
 func (x *ListBackupsResponse) Reset() {
 	*x = ListBackupsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +1736,7 @@ func (x *ListBackupsResponse) String() string {
 func (*ListBackupsResponse) ProtoMessage() {}
 
 func (x *ListBackupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +1749,7 @@ func (x *ListBackupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackupsResponse.ProtoReflect.Descriptor instead.
 func (*ListBackupsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{22}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListBackupsResponse) GetBackups() []*Backup {
@@ -1557,7 +1777,7 @@ type VerifyBackupRequest struct {
 
 func (x *VerifyBackupRequest) Reset() {
 	*x = VerifyBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1789,7 @@ func (x *VerifyBackupRequest) String() string {
 func (*VerifyBackupRequest) ProtoMessage() {}
 
 func (x *VerifyBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1802,7 @@ func (x *VerifyBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyBackupRequest.ProtoReflect.Descriptor instead.
 func (*VerifyBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{23}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VerifyBackupRequest) GetName() string {
@@ -1603,7 +1823,7 @@ type VerifyBackupResponse struct {
 
 func (x *VerifyBackupResponse) Reset() {
 	*x = VerifyBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1835,7 @@ func (x *VerifyBackupResponse) String() string {
 func (*VerifyBackupResponse) ProtoMessage() {}
 
 func (x *VerifyBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1848,7 @@ func (x *VerifyBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyBackupResponse.ProtoReflect.Descriptor instead.
 func (*VerifyBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{24}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VerifyBackupResponse) GetBackup() *Backup {
@@ -1651,7 +1871,7 @@ type DownloadBackupRequest struct {
 
 func (x *DownloadBackupRequest) Reset() {
 	*x = DownloadBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1883,7 @@ func (x *DownloadBackupRequest) String() string {
 func (*DownloadBackupRequest) ProtoMessage() {}
 
 func (x *DownloadBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1896,7 @@ func (x *DownloadBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadBackupRequest.ProtoReflect.Descriptor instead.
 func (*DownloadBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{25}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DownloadBackupRequest) GetName() string {
@@ -1704,7 +1924,7 @@ type DownloadBackupResponse struct {
 
 func (x *DownloadBackupResponse) Reset() {
 	*x = DownloadBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1936,7 @@ func (x *DownloadBackupResponse) String() string {
 func (*DownloadBackupResponse) ProtoMessage() {}
 
 func (x *DownloadBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +1949,7 @@ func (x *DownloadBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadBackupResponse.ProtoReflect.Descriptor instead.
 func (*DownloadBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{26}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DownloadBackupResponse) GetData() []byte {
@@ -1750,7 +1970,7 @@ type DeleteBackupRequest struct {
 
 func (x *DeleteBackupRequest) Reset() {
 	*x = DeleteBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1982,7 @@ func (x *DeleteBackupRequest) String() string {
 func (*DeleteBackupRequest) ProtoMessage() {}
 
 func (x *DeleteBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1995,7 @@ func (x *DeleteBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBackupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{27}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeleteBackupRequest) GetName() string {
@@ -1794,7 +2014,7 @@ type DeleteBackupResponse struct {
 
 func (x *DeleteBackupResponse) Reset() {
 	*x = DeleteBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +2026,7 @@ func (x *DeleteBackupResponse) String() string {
 func (*DeleteBackupResponse) ProtoMessage() {}
 
 func (x *DeleteBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +2039,7 @@ func (x *DeleteBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBackupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{28}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{32}
 }
 
 // Selects nothing: the server's retention says which backups are deleted.
@@ -1833,7 +2053,7 @@ type PruneBackupsRequest struct {
 
 func (x *PruneBackupsRequest) Reset() {
 	*x = PruneBackupsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[29]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2065,7 @@ func (x *PruneBackupsRequest) String() string {
 func (*PruneBackupsRequest) ProtoMessage() {}
 
 func (x *PruneBackupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[29]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2078,7 @@ func (x *PruneBackupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneBackupsRequest.ProtoReflect.Descriptor instead.
 func (*PruneBackupsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{29}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PruneBackupsRequest) GetValidateOnly() bool {
@@ -1879,7 +2099,7 @@ type PruneBackupsResponse struct {
 
 func (x *PruneBackupsResponse) Reset() {
 	*x = PruneBackupsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[30]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +2111,7 @@ func (x *PruneBackupsResponse) String() string {
 func (*PruneBackupsResponse) ProtoMessage() {}
 
 func (x *PruneBackupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[30]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +2124,7 @@ func (x *PruneBackupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneBackupsResponse.ProtoReflect.Descriptor instead.
 func (*PruneBackupsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{30}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PruneBackupsResponse) GetNames() []string {
@@ -1933,7 +2153,7 @@ type KeyRotation struct {
 
 func (x *KeyRotation) Reset() {
 	*x = KeyRotation{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2165,7 @@ func (x *KeyRotation) String() string {
 func (*KeyRotation) ProtoMessage() {}
 
 func (x *KeyRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2178,7 @@ func (x *KeyRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRotation.ProtoReflect.Descriptor instead.
 func (*KeyRotation) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{31}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *KeyRotation) GetKeyId() string {
@@ -2005,7 +2225,7 @@ type RotateDataKeysRequest struct {
 
 func (x *RotateDataKeysRequest) Reset() {
 	*x = RotateDataKeysRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2017,7 +2237,7 @@ func (x *RotateDataKeysRequest) String() string {
 func (*RotateDataKeysRequest) ProtoMessage() {}
 
 func (x *RotateDataKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2030,7 +2250,7 @@ func (x *RotateDataKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateDataKeysRequest.ProtoReflect.Descriptor instead.
 func (*RotateDataKeysRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{32}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{36}
 }
 
 // The rotation that has begun.
@@ -2044,7 +2264,7 @@ type RotateDataKeysResponse struct {
 
 func (x *RotateDataKeysResponse) Reset() {
 	*x = RotateDataKeysResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2276,7 @@ func (x *RotateDataKeysResponse) String() string {
 func (*RotateDataKeysResponse) ProtoMessage() {}
 
 func (x *RotateDataKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2289,7 @@ func (x *RotateDataKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateDataKeysResponse.ProtoReflect.Descriptor instead.
 func (*RotateDataKeysResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{33}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RotateDataKeysResponse) GetRotation() *KeyRotation {
@@ -2088,7 +2308,7 @@ type GetKeyRotationRequest struct {
 
 func (x *GetKeyRotationRequest) Reset() {
 	*x = GetKeyRotationRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2320,7 @@ func (x *GetKeyRotationRequest) String() string {
 func (*GetKeyRotationRequest) ProtoMessage() {}
 
 func (x *GetKeyRotationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2333,7 @@ func (x *GetKeyRotationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRotationRequest.ProtoReflect.Descriptor instead.
 func (*GetKeyRotationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{34}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{38}
 }
 
 // The state of the keys.
@@ -2127,7 +2347,7 @@ type GetKeyRotationResponse struct {
 
 func (x *GetKeyRotationResponse) Reset() {
 	*x = GetKeyRotationResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2359,7 @@ func (x *GetKeyRotationResponse) String() string {
 func (*GetKeyRotationResponse) ProtoMessage() {}
 
 func (x *GetKeyRotationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2372,7 @@ func (x *GetKeyRotationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRotationResponse.ProtoReflect.Descriptor instead.
 func (*GetKeyRotationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{35}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetKeyRotationResponse) GetRotation() *KeyRotation {
@@ -2175,7 +2395,7 @@ type GetAnyOperationRequest struct {
 
 func (x *GetAnyOperationRequest) Reset() {
 	*x = GetAnyOperationRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2407,7 @@ func (x *GetAnyOperationRequest) String() string {
 func (*GetAnyOperationRequest) ProtoMessage() {}
 
 func (x *GetAnyOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2420,7 @@ func (x *GetAnyOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAnyOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetAnyOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{36}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetAnyOperationRequest) GetVaultId() string {
@@ -2228,7 +2448,7 @@ type GetAnyOperationResponse struct {
 
 func (x *GetAnyOperationResponse) Reset() {
 	*x = GetAnyOperationResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2460,7 @@ func (x *GetAnyOperationResponse) String() string {
 func (*GetAnyOperationResponse) ProtoMessage() {}
 
 func (x *GetAnyOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2473,7 @@ func (x *GetAnyOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAnyOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetAnyOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{37}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetAnyOperationResponse) GetOperation() *v1.Operation {
@@ -2278,7 +2498,7 @@ type ListAllOperationsRequest struct {
 
 func (x *ListAllOperationsRequest) Reset() {
 	*x = ListAllOperationsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2510,7 @@ func (x *ListAllOperationsRequest) String() string {
 func (*ListAllOperationsRequest) ProtoMessage() {}
 
 func (x *ListAllOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2523,7 @@ func (x *ListAllOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListAllOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{38}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListAllOperationsRequest) GetVaultId() string {
@@ -2340,7 +2560,7 @@ type ListAllOperationsResponse struct {
 
 func (x *ListAllOperationsResponse) Reset() {
 	*x = ListAllOperationsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2572,7 @@ func (x *ListAllOperationsResponse) String() string {
 func (*ListAllOperationsResponse) ProtoMessage() {}
 
 func (x *ListAllOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2585,7 @@ func (x *ListAllOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListAllOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{39}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListAllOperationsResponse) GetOperations() []*v1.Operation {
@@ -2395,7 +2615,7 @@ type CancelAnyOperationRequest struct {
 
 func (x *CancelAnyOperationRequest) Reset() {
 	*x = CancelAnyOperationRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2627,7 @@ func (x *CancelAnyOperationRequest) String() string {
 func (*CancelAnyOperationRequest) ProtoMessage() {}
 
 func (x *CancelAnyOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2640,7 @@ func (x *CancelAnyOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelAnyOperationRequest.ProtoReflect.Descriptor instead.
 func (*CancelAnyOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{40}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CancelAnyOperationRequest) GetVaultId() string {
@@ -2448,7 +2668,7 @@ type CancelAnyOperationResponse struct {
 
 func (x *CancelAnyOperationResponse) Reset() {
 	*x = CancelAnyOperationResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2680,7 @@ func (x *CancelAnyOperationResponse) String() string {
 func (*CancelAnyOperationResponse) ProtoMessage() {}
 
 func (x *CancelAnyOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2693,7 @@ func (x *CancelAnyOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelAnyOperationResponse.ProtoReflect.Descriptor instead.
 func (*CancelAnyOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{41}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CancelAnyOperationResponse) GetOperation() *v1.Operation {
@@ -2487,7 +2707,7 @@ var File_metamorph_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
+	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/admin/v1/vault.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
 	"\n" +
 	"UserTokens\x12#\n" +
 	"\auser_id\x18\x01 \x01(\tB\n" +
@@ -2542,6 +2762,19 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"updateMask\"p\n" +
 	"\x19UpdateVaultLimitsResponse\x127\n" +
 	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x80\x01\n" +
+	"\x13SuspendVaultRequest\x12E\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\x12\"\n" +
+	"\x06reason\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x06reason\"\x99\x01\n" +
+	"\x14SuspendVaultResponse\x127\n" +
+	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatusR\x06status\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12,\n" +
+	"\x12running_turn_count\x18\x03 \x01(\x05R\x10runningTurnCount\"[\n" +
+	"\x12ResumeVaultRequest\x12E\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"j\n" +
+	"\x13ResumeVaultResponse\x127\n" +
+	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatusR\x06status\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa7\x01\n" +
 	"\tStoreInfo\x12\x16\n" +
 	"\x06engine\x18\x01 \x01(\tR\x06engine\x12%\n" +
@@ -2647,13 +2880,15 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x1aFINDING_STATUS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11FINDING_STATUS_OK\x10\x01\x12\x1a\n" +
 	"\x16FINDING_STATUS_WARNING\x10\x02\x12\x19\n" +
-	"\x15FINDING_STATUS_FAILED\x10\x032\x87\x10\n" +
+	"\x15FINDING_STATUS_FAILED\x10\x032\xea\x11\n" +
 	"\fAdminService\x12t\n" +
 	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
 	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12z\n" +
 	"\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12w\n" +
 	"\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x80\x01\n" +
 	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x04\x90\x02\x02\x12q\n" +
+	"\fSuspendVault\x12'.metamorph.admin.v1.SuspendVaultRequest\x1a(.metamorph.admin.v1.SuspendVaultResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12n\n" +
+	"\vResumeVault\x12&.metamorph.admin.v1.ResumeVaultRequest\x1a'.metamorph.admin.v1.ResumeVaultResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
 	"\fCreateBackup\x12'.metamorph.admin.v1.CreateBackupRequest\x1a(.metamorph.admin.v1.CreateBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12h\n" +
 	"\tGetBackup\x12$.metamorph.admin.v1.GetBackupRequest\x1a%.metamorph.admin.v1.GetBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
 	"\vListBackups\x12&.metamorph.admin.v1.ListBackupsRequest\x1a'.metamorph.admin.v1.ListBackupsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
@@ -2681,7 +2916,7 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_admin_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(FindingStatus)(0),                 // 0: metamorph.admin.v1.FindingStatus
 	(*UserTokens)(nil),                 // 1: metamorph.admin.v1.UserTokens
@@ -2695,117 +2930,128 @@ var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*GetVaultLimitsResponse)(nil),     // 9: metamorph.admin.v1.GetVaultLimitsResponse
 	(*UpdateVaultLimitsRequest)(nil),   // 10: metamorph.admin.v1.UpdateVaultLimitsRequest
 	(*UpdateVaultLimitsResponse)(nil),  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse
-	(*StoreInfo)(nil),                  // 12: metamorph.admin.v1.StoreInfo
-	(*StoreCheck)(nil),                 // 13: metamorph.admin.v1.StoreCheck
-	(*ErasureBacklog)(nil),             // 14: metamorph.admin.v1.ErasureBacklog
-	(*Finding)(nil),                    // 15: metamorph.admin.v1.Finding
-	(*GetServerInfoRequest)(nil),       // 16: metamorph.admin.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),      // 17: metamorph.admin.v1.GetServerInfoResponse
-	(*CreateBackupRequest)(nil),        // 18: metamorph.admin.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),       // 19: metamorph.admin.v1.CreateBackupResponse
-	(*GetBackupRequest)(nil),           // 20: metamorph.admin.v1.GetBackupRequest
-	(*GetBackupResponse)(nil),          // 21: metamorph.admin.v1.GetBackupResponse
-	(*ListBackupsRequest)(nil),         // 22: metamorph.admin.v1.ListBackupsRequest
-	(*ListBackupsResponse)(nil),        // 23: metamorph.admin.v1.ListBackupsResponse
-	(*VerifyBackupRequest)(nil),        // 24: metamorph.admin.v1.VerifyBackupRequest
-	(*VerifyBackupResponse)(nil),       // 25: metamorph.admin.v1.VerifyBackupResponse
-	(*DownloadBackupRequest)(nil),      // 26: metamorph.admin.v1.DownloadBackupRequest
-	(*DownloadBackupResponse)(nil),     // 27: metamorph.admin.v1.DownloadBackupResponse
-	(*DeleteBackupRequest)(nil),        // 28: metamorph.admin.v1.DeleteBackupRequest
-	(*DeleteBackupResponse)(nil),       // 29: metamorph.admin.v1.DeleteBackupResponse
-	(*PruneBackupsRequest)(nil),        // 30: metamorph.admin.v1.PruneBackupsRequest
-	(*PruneBackupsResponse)(nil),       // 31: metamorph.admin.v1.PruneBackupsResponse
-	(*KeyRotation)(nil),                // 32: metamorph.admin.v1.KeyRotation
-	(*RotateDataKeysRequest)(nil),      // 33: metamorph.admin.v1.RotateDataKeysRequest
-	(*RotateDataKeysResponse)(nil),     // 34: metamorph.admin.v1.RotateDataKeysResponse
-	(*GetKeyRotationRequest)(nil),      // 35: metamorph.admin.v1.GetKeyRotationRequest
-	(*GetKeyRotationResponse)(nil),     // 36: metamorph.admin.v1.GetKeyRotationResponse
-	(*GetAnyOperationRequest)(nil),     // 37: metamorph.admin.v1.GetAnyOperationRequest
-	(*GetAnyOperationResponse)(nil),    // 38: metamorph.admin.v1.GetAnyOperationResponse
-	(*ListAllOperationsRequest)(nil),   // 39: metamorph.admin.v1.ListAllOperationsRequest
-	(*ListAllOperationsResponse)(nil),  // 40: metamorph.admin.v1.ListAllOperationsResponse
-	(*CancelAnyOperationRequest)(nil),  // 41: metamorph.admin.v1.CancelAnyOperationRequest
-	(*CancelAnyOperationResponse)(nil), // 42: metamorph.admin.v1.CancelAnyOperationResponse
-	nil,                                // 43: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),      // 44: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                  // 45: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),      // 46: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),        // 47: google.protobuf.Duration
-	(*Backup)(nil),                     // 48: metamorph.admin.v1.Backup
-	(*v1.Operation)(nil),               // 49: metamorph.vault.v1.Operation
+	(*SuspendVaultRequest)(nil),        // 12: metamorph.admin.v1.SuspendVaultRequest
+	(*SuspendVaultResponse)(nil),       // 13: metamorph.admin.v1.SuspendVaultResponse
+	(*ResumeVaultRequest)(nil),         // 14: metamorph.admin.v1.ResumeVaultRequest
+	(*ResumeVaultResponse)(nil),        // 15: metamorph.admin.v1.ResumeVaultResponse
+	(*StoreInfo)(nil),                  // 16: metamorph.admin.v1.StoreInfo
+	(*StoreCheck)(nil),                 // 17: metamorph.admin.v1.StoreCheck
+	(*ErasureBacklog)(nil),             // 18: metamorph.admin.v1.ErasureBacklog
+	(*Finding)(nil),                    // 19: metamorph.admin.v1.Finding
+	(*GetServerInfoRequest)(nil),       // 20: metamorph.admin.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),      // 21: metamorph.admin.v1.GetServerInfoResponse
+	(*CreateBackupRequest)(nil),        // 22: metamorph.admin.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),       // 23: metamorph.admin.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),           // 24: metamorph.admin.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),          // 25: metamorph.admin.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),         // 26: metamorph.admin.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),        // 27: metamorph.admin.v1.ListBackupsResponse
+	(*VerifyBackupRequest)(nil),        // 28: metamorph.admin.v1.VerifyBackupRequest
+	(*VerifyBackupResponse)(nil),       // 29: metamorph.admin.v1.VerifyBackupResponse
+	(*DownloadBackupRequest)(nil),      // 30: metamorph.admin.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil),     // 31: metamorph.admin.v1.DownloadBackupResponse
+	(*DeleteBackupRequest)(nil),        // 32: metamorph.admin.v1.DeleteBackupRequest
+	(*DeleteBackupResponse)(nil),       // 33: metamorph.admin.v1.DeleteBackupResponse
+	(*PruneBackupsRequest)(nil),        // 34: metamorph.admin.v1.PruneBackupsRequest
+	(*PruneBackupsResponse)(nil),       // 35: metamorph.admin.v1.PruneBackupsResponse
+	(*KeyRotation)(nil),                // 36: metamorph.admin.v1.KeyRotation
+	(*RotateDataKeysRequest)(nil),      // 37: metamorph.admin.v1.RotateDataKeysRequest
+	(*RotateDataKeysResponse)(nil),     // 38: metamorph.admin.v1.RotateDataKeysResponse
+	(*GetKeyRotationRequest)(nil),      // 39: metamorph.admin.v1.GetKeyRotationRequest
+	(*GetKeyRotationResponse)(nil),     // 40: metamorph.admin.v1.GetKeyRotationResponse
+	(*GetAnyOperationRequest)(nil),     // 41: metamorph.admin.v1.GetAnyOperationRequest
+	(*GetAnyOperationResponse)(nil),    // 42: metamorph.admin.v1.GetAnyOperationResponse
+	(*ListAllOperationsRequest)(nil),   // 43: metamorph.admin.v1.ListAllOperationsRequest
+	(*ListAllOperationsResponse)(nil),  // 44: metamorph.admin.v1.ListAllOperationsResponse
+	(*CancelAnyOperationRequest)(nil),  // 45: metamorph.admin.v1.CancelAnyOperationRequest
+	(*CancelAnyOperationResponse)(nil), // 46: metamorph.admin.v1.CancelAnyOperationResponse
+	nil,                                // 47: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),      // 48: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                  // 49: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),      // 50: google.protobuf.FieldMask
+	(*VaultStatus)(nil),                // 51: metamorph.admin.v1.VaultStatus
+	(*durationpb.Duration)(nil),        // 52: google.protobuf.Duration
+	(*Backup)(nil),                     // 53: metamorph.admin.v1.Backup
+	(*v1.Operation)(nil),               // 54: metamorph.vault.v1.Operation
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	44, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	48, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	1,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	44, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	48, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	2,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	2,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	45, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	44, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	49, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	48, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
 	7,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	7,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	46, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	50, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
 	7,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	13, // 12: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
-	44, // 13: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
-	44, // 14: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
-	0,  // 15: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
-	12, // 16: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	44, // 17: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	47, // 18: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	43, // 19: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	14, // 20: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
-	15, // 21: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
-	48, // 22: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	48, // 23: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	48, // 24: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
-	48, // 25: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	44, // 26: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
-	32, // 27: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
-	32, // 28: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
-	49, // 29: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	49, // 30: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	49, // 31: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	16, // 32: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	3,  // 33: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	5,  // 34: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	8,  // 35: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	10, // 36: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	18, // 37: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
-	20, // 38: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
-	22, // 39: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
-	24, // 40: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
-	26, // 41: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
-	28, // 42: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
-	30, // 43: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
-	33, // 44: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
-	35, // 45: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
-	37, // 46: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
-	39, // 47: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
-	41, // 48: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
-	17, // 49: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	4,  // 50: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	6,  // 51: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	9,  // 52: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	11, // 53: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	19, // 54: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
-	21, // 55: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
-	23, // 56: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
-	25, // 57: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
-	27, // 58: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
-	29, // 59: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
-	31, // 60: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
-	34, // 61: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
-	36, // 62: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
-	38, // 63: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
-	40, // 64: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
-	42, // 65: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
-	49, // [49:66] is the sub-list for method output_type
-	32, // [32:49] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	51, // 12: metamorph.admin.v1.SuspendVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	51, // 13: metamorph.admin.v1.ResumeVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	17, // 14: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
+	48, // 15: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	48, // 16: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	0,  // 17: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
+	16, // 18: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
+	48, // 19: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	52, // 20: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	47, // 21: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	18, // 22: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
+	19, // 23: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
+	53, // 24: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	53, // 25: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	53, // 26: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
+	53, // 27: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	48, // 28: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
+	36, // 29: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
+	36, // 30: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
+	54, // 31: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	54, // 32: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	54, // 33: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	20, // 34: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	3,  // 35: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	5,  // 36: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	8,  // 37: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	10, // 38: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	12, // 39: metamorph.admin.v1.AdminService.SuspendVault:input_type -> metamorph.admin.v1.SuspendVaultRequest
+	14, // 40: metamorph.admin.v1.AdminService.ResumeVault:input_type -> metamorph.admin.v1.ResumeVaultRequest
+	22, // 41: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
+	24, // 42: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
+	26, // 43: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
+	28, // 44: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
+	30, // 45: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
+	32, // 46: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
+	34, // 47: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
+	37, // 48: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
+	39, // 49: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
+	41, // 50: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
+	43, // 51: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
+	45, // 52: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
+	21, // 53: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	4,  // 54: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	6,  // 55: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	9,  // 56: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	11, // 57: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	13, // 58: metamorph.admin.v1.AdminService.SuspendVault:output_type -> metamorph.admin.v1.SuspendVaultResponse
+	15, // 59: metamorph.admin.v1.AdminService.ResumeVault:output_type -> metamorph.admin.v1.ResumeVaultResponse
+	23, // 60: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
+	25, // 61: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
+	27, // 62: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
+	29, // 63: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
+	31, // 64: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
+	33, // 65: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
+	35, // 66: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
+	38, // 67: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
+	40, // 68: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
+	42, // 69: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
+	44, // 70: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
+	46, // 71: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
+	53, // [53:72] is the sub-list for method output_type
+	34, // [34:53] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -2814,6 +3060,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 		return
 	}
 	file_metamorph_admin_v1_backup_proto_init()
+	file_metamorph_admin_v1_vault_proto_init()
 	file_metamorph_admin_v1_admin_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*Revocation_TokenId)(nil),
 		(*Revocation_UserTokens)(nil),
@@ -2823,14 +3070,14 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 		(*RevokeTokensRequest_UserTokens)(nil),
 	}
 	file_metamorph_admin_v1_admin_service_proto_msgTypes[6].OneofWrappers = []any{}
-	file_metamorph_admin_v1_admin_service_proto_msgTypes[38].OneofWrappers = []any{}
+	file_metamorph_admin_v1_admin_service_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,8 @@ const (
 	AdminService_ListRevocations_FullMethodName    = "/metamorph.admin.v1.AdminService/ListRevocations"
 	AdminService_GetVaultLimits_FullMethodName     = "/metamorph.admin.v1.AdminService/GetVaultLimits"
 	AdminService_UpdateVaultLimits_FullMethodName  = "/metamorph.admin.v1.AdminService/UpdateVaultLimits"
+	AdminService_SuspendVault_FullMethodName       = "/metamorph.admin.v1.AdminService/SuspendVault"
+	AdminService_ResumeVault_FullMethodName        = "/metamorph.admin.v1.AdminService/ResumeVault"
 	AdminService_CreateBackup_FullMethodName       = "/metamorph.admin.v1.AdminService/CreateBackup"
 	AdminService_GetBackup_FullMethodName          = "/metamorph.admin.v1.AdminService/GetBackup"
 	AdminService_ListBackups_FullMethodName        = "/metamorph.admin.v1.AdminService/ListBackups"
@@ -58,6 +60,14 @@ type AdminServiceClient interface {
 	// Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
 	// then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(ctx context.Context, in *UpdateVaultLimitsRequest, opts ...grpc.CallOption) (*UpdateVaultLimitsResponse, error)
+	// Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
+	// VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
+	// open streams end, and running turns are cancelled, with their partial replies. Can be repeated; a new reason replaces
+	// the earlier one. FAILED_PRECONDITION / VAULT_DELETED.
+	SuspendVault(ctx context.Context, in *SuspendVaultRequest, opts ...grpc.CallOption) (*SuspendVaultResponse, error)
+	// Ends the suspension of a vault. Its cancelled turns stay cancelled. Can be repeated. FAILED_PRECONDITION /
+	// VAULT_DELETED.
+	ResumeVault(ctx context.Context, in *ResumeVaultRequest, opts ...grpc.CallOption) (*ResumeVaultResponse, error)
 	// Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
 	// the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
 	CreateBackup(ctx context.Context, in *CreateBackupRequest, opts ...grpc.CallOption) (*CreateBackupResponse, error)
@@ -146,6 +156,26 @@ func (c *adminServiceClient) UpdateVaultLimits(ctx context.Context, in *UpdateVa
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpdateVaultLimitsResponse)
 	err := c.cc.Invoke(ctx, AdminService_UpdateVaultLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SuspendVault(ctx context.Context, in *SuspendVaultRequest, opts ...grpc.CallOption) (*SuspendVaultResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SuspendVaultResponse)
+	err := c.cc.Invoke(ctx, AdminService_SuspendVault_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ResumeVault(ctx context.Context, in *ResumeVaultRequest, opts ...grpc.CallOption) (*ResumeVaultResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeVaultResponse)
+	err := c.cc.Invoke(ctx, AdminService_ResumeVault_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -299,6 +329,14 @@ type AdminServiceServer interface {
 	// Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
 	// then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error)
+	// Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
+	// VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
+	// open streams end, and running turns are cancelled, with their partial replies. Can be repeated; a new reason replaces
+	// the earlier one. FAILED_PRECONDITION / VAULT_DELETED.
+	SuspendVault(context.Context, *SuspendVaultRequest) (*SuspendVaultResponse, error)
+	// Ends the suspension of a vault. Its cancelled turns stay cancelled. Can be repeated. FAILED_PRECONDITION /
+	// VAULT_DELETED.
+	ResumeVault(context.Context, *ResumeVaultRequest) (*ResumeVaultResponse, error)
 	// Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
 	// the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
 	CreateBackup(context.Context, *CreateBackupRequest) (*CreateBackupResponse, error)
@@ -357,6 +395,12 @@ func (UnimplementedAdminServiceServer) GetVaultLimits(context.Context, *GetVault
 }
 func (UnimplementedAdminServiceServer) UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateVaultLimits not implemented")
+}
+func (UnimplementedAdminServiceServer) SuspendVault(context.Context, *SuspendVaultRequest) (*SuspendVaultResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SuspendVault not implemented")
+}
+func (UnimplementedAdminServiceServer) ResumeVault(context.Context, *ResumeVaultRequest) (*ResumeVaultResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeVault not implemented")
 }
 func (UnimplementedAdminServiceServer) CreateBackup(context.Context, *CreateBackupRequest) (*CreateBackupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateBackup not implemented")
@@ -501,6 +545,42 @@ func _AdminService_UpdateVaultLimits_Handler(srv interface{}, ctx context.Contex
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).UpdateVaultLimits(ctx, req.(*UpdateVaultLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SuspendVault_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SuspendVaultRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SuspendVault(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SuspendVault_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SuspendVault(ctx, req.(*SuspendVaultRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ResumeVault_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeVaultRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ResumeVault(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ResumeVault_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ResumeVault(ctx, req.(*ResumeVaultRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -740,6 +820,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateVaultLimits",
 			Handler:    _AdminService_UpdateVaultLimits_Handler,
+		},
+		{
+			MethodName: "SuspendVault",
+			Handler:    _AdminService_SuspendVault_Handler,
+		},
+		{
+			MethodName: "ResumeVault",
+			Handler:    _AdminService_ResumeVault_Handler,
 		},
 		{
 			MethodName: "CreateBackup",

@@ -227,6 +227,11 @@ const (
 	// NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
 	// server has stopped while it was written. Begin a new one.
 	ErrorReason_ERROR_REASON_EXPORT_NOT_FOUND ErrorReason = 120
+	// FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
+	// until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
+	ErrorReason_ERROR_REASON_VAULT_SUSPENDED ErrorReason = 103
+	// FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it.
+	ErrorReason_ERROR_REASON_VAULT_DELETED ErrorReason = 104
 )
 
 // Enum value maps for ErrorReason.
@@ -312,6 +317,8 @@ var (
 		101: "ERROR_REASON_MEMORY_EXISTS",
 		102: "ERROR_REASON_MEMORY_LIMIT_EXCEEDED",
 		120: "ERROR_REASON_EXPORT_NOT_FOUND",
+		103: "ERROR_REASON_VAULT_SUSPENDED",
+		104: "ERROR_REASON_VAULT_DELETED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":               0,
@@ -394,6 +401,8 @@ var (
 		"ERROR_REASON_MEMORY_EXISTS":             101,
 		"ERROR_REASON_MEMORY_LIMIT_EXCEEDED":     102,
 		"ERROR_REASON_EXPORT_NOT_FOUND":          120,
+		"ERROR_REASON_VAULT_SUSPENDED":           103,
+		"ERROR_REASON_VAULT_DELETED":             104,
 	}
 )
 
@@ -428,7 +437,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xda\x16\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x9c\x17\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -510,7 +519,9 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_MEMORY_NOT_FOUND\x10d\x12\x1e\n" +
 	"\x1aERROR_REASON_MEMORY_EXISTS\x10e\x12&\n" +
 	"\"ERROR_REASON_MEMORY_LIMIT_EXCEEDED\x10f\x12!\n" +
-	"\x1dERROR_REASON_EXPORT_NOT_FOUND\x10xB\xb7\x01\n" +
+	"\x1dERROR_REASON_EXPORT_NOT_FOUND\x10x\x12 \n" +
+	"\x1cERROR_REASON_VAULT_SUSPENDED\x10g\x12\x1e\n" +
+	"\x1aERROR_REASON_VAULT_DELETED\x10hB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

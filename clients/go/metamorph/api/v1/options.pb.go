@@ -184,6 +184,14 @@ var file_metamorph_api_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Tag:           "varint,50103,opt,name=max_request_bytes",
 		Filename:      "metamorph/api/v1/options.proto",
 	},
+	{
+		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50104,
+		Name:          "metamorph.api.v1.in_any_vault_state",
+		Tag:           "varint,50104,opt,name=in_any_vault_state",
+		Filename:      "metamorph/api/v1/options.proto",
+	},
 }
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -209,6 +217,11 @@ var (
 	//
 	// optional int32 max_request_bytes = 50103;
 	E_MaxRequestBytes = &file_metamorph_api_v1_options_proto_extTypes[3]
+	// Whether a caller may call the method whatever the state of its vault. All others are refused while the vault is
+	// suspended, or deleted, but for those that require PERMISSION_OPERATOR, which do not act on the caller's vault.
+	//
+	// optional bool in_any_vault_state = 50104;
+	E_InAnyVaultState = &file_metamorph_api_v1_options_proto_extTypes[4]
 )
 
 var File_metamorph_api_v1_options_proto protoreflect.FileDescriptor
@@ -235,7 +248,8 @@ const file_metamorph_api_v1_options_proto_rawDesc = "" +
 	"\brequires\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x03(\x0e2\x1c.metamorph.api.v1.PermissionR\brequires:\\\n" +
 	"\n" +
 	"rate_class\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x0e2\x1b.metamorph.api.v1.RateClassR\trateClass:L\n" +
-	"\x11max_request_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb7\x87\x03 \x01(\x05R\x0fmaxRequestBytesB\xb3\x01\n" +
+	"\x11max_request_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb7\x87\x03 \x01(\x05R\x0fmaxRequestBytes:M\n" +
+	"\x12in_any_vault_state\x12\x1e.google.protobuf.MethodOptions\x18\xb8\x87\x03 \x01(\bR\x0finAnyVaultStateB\xb3\x01\n" +
 	"\x14com.metamorph.api.v1B\fOptionsProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (
@@ -262,12 +276,13 @@ var file_metamorph_api_v1_options_proto_depIdxs = []int32{
 	3, // 1: metamorph.api.v1.requires:extendee -> google.protobuf.MethodOptions
 	3, // 2: metamorph.api.v1.rate_class:extendee -> google.protobuf.MethodOptions
 	3, // 3: metamorph.api.v1.max_request_bytes:extendee -> google.protobuf.MethodOptions
-	0, // 4: metamorph.api.v1.requires:type_name -> metamorph.api.v1.Permission
-	1, // 5: metamorph.api.v1.rate_class:type_name -> metamorph.api.v1.RateClass
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	4, // [4:6] is the sub-list for extension type_name
-	0, // [0:4] is the sub-list for extension extendee
+	3, // 4: metamorph.api.v1.in_any_vault_state:extendee -> google.protobuf.MethodOptions
+	0, // 5: metamorph.api.v1.requires:type_name -> metamorph.api.v1.Permission
+	1, // 6: metamorph.api.v1.rate_class:type_name -> metamorph.api.v1.RateClass
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	5, // [5:7] is the sub-list for extension type_name
+	0, // [0:5] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
 }
 
@@ -283,7 +298,7 @@ func file_metamorph_api_v1_options_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_api_v1_options_proto_rawDesc), len(file_metamorph_api_v1_options_proto_rawDesc)),
 			NumEnums:      2,
 			NumMessages:   0,
-			NumExtensions: 4,
+			NumExtensions: 5,
 			NumServices:   0,
 		},
 		GoTypes:           file_metamorph_api_v1_options_proto_goTypes,

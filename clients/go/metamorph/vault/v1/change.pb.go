@@ -134,6 +134,10 @@ const (
 	ChangeVerb_CHANGE_VERB_DESTROYED ChangeVerb = 10
 	// An export of the vault began.
 	ChangeVerb_CHANGE_VERB_EXPORTED ChangeVerb = 11
+	// The operator suspended the vault, or gave another reason for it.
+	ChangeVerb_CHANGE_VERB_SUSPENDED ChangeVerb = 12
+	// The operator resumed the vault.
+	ChangeVerb_CHANGE_VERB_RESUMED ChangeVerb = 13
 )
 
 // Enum value maps for ChangeVerb.
@@ -151,6 +155,8 @@ var (
 		9:  "CHANGE_VERB_READ",
 		10: "CHANGE_VERB_DESTROYED",
 		11: "CHANGE_VERB_EXPORTED",
+		12: "CHANGE_VERB_SUSPENDED",
+		13: "CHANGE_VERB_RESUMED",
 	}
 	ChangeVerb_value = map[string]int32{
 		"CHANGE_VERB_UNSPECIFIED": 0,
@@ -165,6 +171,8 @@ var (
 		"CHANGE_VERB_READ":        9,
 		"CHANGE_VERB_DESTROYED":   10,
 		"CHANGE_VERB_EXPORTED":    11,
+		"CHANGE_VERB_SUSPENDED":   12,
+		"CHANGE_VERB_RESUMED":     13,
 	}
 )
 
@@ -321,7 +329,7 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x1bCHANGED_RESOURCE_ATTACHMENT\x10\x06\x12\x1b\n" +
 	"\x17CHANGED_RESOURCE_SECRET\x10\a\x12\x1e\n" +
 	"\x1aCHANGED_RESOURCE_OPERATION\x10\b\x12\x1b\n" +
-	"\x17CHANGED_RESOURCE_MEMORY\x10\t*\xc3\x02\n" +
+	"\x17CHANGED_RESOURCE_MEMORY\x10\t*\xf7\x02\n" +
 	"\n" +
 	"ChangeVerb\x12\x1b\n" +
 	"\x17CHANGE_VERB_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -336,7 +344,9 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x10CHANGE_VERB_READ\x10\t\x12\x19\n" +
 	"\x15CHANGE_VERB_DESTROYED\x10\n" +
 	"\x12\x18\n" +
-	"\x14CHANGE_VERB_EXPORTED\x10\vB\xc0\x01\n" +
+	"\x14CHANGE_VERB_EXPORTED\x10\v\x12\x19\n" +
+	"\x15CHANGE_VERB_SUSPENDED\x10\f\x12\x17\n" +
+	"\x13CHANGE_VERB_RESUMED\x10\rB\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\vChangeProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

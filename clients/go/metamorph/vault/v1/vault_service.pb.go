@@ -2989,9 +2989,9 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\vMemoryOrder\x12\x1c\n" +
 	"\x18MEMORY_ORDER_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19MEMORY_ORDER_NEWEST_FIRST\x10\x01\x12*\n" +
-	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\xf2\x12\n" +
-	"\fVaultService\x12_\n" +
-	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x0e\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12e\n" +
+	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\xf6\x12\n" +
+	"\fVaultService\x12c\n" +
+	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x12\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\xc0\xbb\x18\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
 	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x90\x02\x00\x12q\n" +
 	"\n" +

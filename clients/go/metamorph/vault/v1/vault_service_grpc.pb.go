@@ -51,7 +51,7 @@ const (
 // A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
 // is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
 type VaultServiceClient interface {
-	// Returns the identity of the caller.
+	// Returns the identity of the caller, also while its vault is suspended or deleted.
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
 	// Reads the vault, which is created on first use.
 	GetVault(ctx context.Context, in *GetVaultRequest, opts ...grpc.CallOption) (*GetVaultResponse, error)
@@ -355,7 +355,7 @@ type VaultService_ExportVaultClient = grpc.ServerStreamingClient[ExportVaultResp
 // A vault is a tenant: everything that one customer stores, isolated from every other. (Elsewhere in this field a vault
 // is a store of credentials.) No request selects a vault: it is the caller's own, named by the token.
 type VaultServiceServer interface {
-	// Returns the identity of the caller.
+	// Returns the identity of the caller, also while its vault is suspended or deleted.
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
 	// Reads the vault, which is created on first use.
 	GetVault(context.Context, *GetVaultRequest) (*GetVaultResponse, error)

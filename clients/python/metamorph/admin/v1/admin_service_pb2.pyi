@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from metamorph.admin.v1 import backup_pb2 as _backup_pb2
+from metamorph.admin.v1 import vault_pb2 as _vault_pb2
 from metamorph.vault.v1 import operation_pb2 as _operation_pb2
 from metamorph.vault.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
@@ -400,6 +401,114 @@ class UpdateVaultLimitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateVaultLimitsResponse: _TypeAlias = UpdateVaultLimitsResponse  # noqa: Y015
+
+@_typing.final
+class SuspendVaultRequest(_message.Message):
+    """Selects a vault to suspend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    vault_id: _builtins.str
+    """Required. The vault, as in tokens."""
+    reason: _builtins.str
+    """Required. Why, for the vault's callers, who read it in the refusal. At most 500 characters."""
+    def __init__(
+        self,
+        *,
+        vault_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendVaultRequest: _TypeAlias = SuspendVaultRequest  # noqa: Y015
+
+@_typing.final
+class SuspendVaultResponse(_message.Message):
+    """The vault is suspended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    RUNNING_TURN_COUNT_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision after this change, or as it is if nothing has changed."""
+    running_turn_count: _builtins.int
+    """The turns that have not ended within 5 seconds. 0, unless the store cannot be written or is very busy."""
+    @_builtins.property
+    def status(self) -> _vault_pb2.VaultStatus:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        status: _vault_pb2.VaultStatus | None = ...,
+        revision: _builtins.int = ...,
+        running_turn_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "running_turn_count", b"running_turn_count", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspendVaultResponse: _TypeAlias = SuspendVaultResponse  # noqa: Y015
+
+@_typing.final
+class ResumeVaultRequest(_message.Message):
+    """Selects a vault to resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    vault_id: _builtins.str
+    """Required. The vault, as in tokens."""
+    def __init__(
+        self,
+        *,
+        vault_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeVaultRequest: _TypeAlias = ResumeVaultRequest  # noqa: Y015
+
+@_typing.final
+class ResumeVaultResponse(_message.Message):
+    """The vault is active."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The vault's revision after this change, or as it is if nothing has changed."""
+    @_builtins.property
+    def status(self) -> _vault_pb2.VaultStatus:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        status: _vault_pb2.VaultStatus | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeVaultResponse: _TypeAlias = ResumeVaultResponse  # noqa: Y015
 
 @_typing.final
 class StoreInfo(_message.Message):

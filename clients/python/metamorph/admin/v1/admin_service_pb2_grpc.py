@@ -60,6 +60,16 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.FromString,
                 _registered_method=True)
+        self.SuspendVault = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/SuspendVault',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.SuspendVaultRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.SuspendVaultResponse.FromString,
+                _registered_method=True)
+        self.ResumeVault = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/ResumeVault',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ResumeVaultRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ResumeVaultResponse.FromString,
+                _registered_method=True)
         self.CreateBackup = channel.unary_unary(
                 '/metamorph.admin.v1.AdminService/CreateBackup',
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
@@ -158,6 +168,24 @@ class AdminServiceServicer:
     def UpdateVaultLimits(self, request, context):
         """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
         then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendVault(self, request, context):
+        """Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
+        VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
+        open streams end, and running turns are cancelled, with their partial replies. Can be repeated; a new reason replaces
+        the earlier one. FAILED_PRECONDITION / VAULT_DELETED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeVault(self, request, context):
+        """Ends the suspension of a vault. Its cancelled turns stay cancelled. Can be repeated. FAILED_PRECONDITION /
+        VAULT_DELETED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -284,6 +312,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.UpdateVaultLimits,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.SerializeToString,
+            ),
+            'SuspendVault': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendVault,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.SuspendVaultRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.SuspendVaultResponse.SerializeToString,
+            ),
+            'ResumeVault': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeVault,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ResumeVaultRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ResumeVaultResponse.SerializeToString,
             ),
             'CreateBackup': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateBackup,
@@ -482,6 +520,60 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/UpdateVaultLimits',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendVault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/SuspendVault',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.SuspendVaultRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.SuspendVaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeVault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/ResumeVault',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ResumeVaultRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ResumeVaultResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,16 @@ class AdminServiceStub:
     """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
     then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
     """
+    SuspendVault: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendVaultRequest, _admin_service_pb2.SuspendVaultResponse]
+    """Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
+    VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
+    open streams end, and running turns are cancelled, with their partial replies. Can be repeated; a new reason replaces
+    the earlier one. FAILED_PRECONDITION / VAULT_DELETED.
+    """
+    ResumeVault: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeVaultRequest, _admin_service_pb2.ResumeVaultResponse]
+    """Ends the suspension of a vault. Its cancelled turns stay cancelled. Can be repeated. FAILED_PRECONDITION /
+    VAULT_DELETED.
+    """
     CreateBackup: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]
     """Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
     the caller. Calls of every vault go on meanwhile. FAILED_PRECONDITION / BACKUP_BUSY while another is made or verified.
@@ -108,6 +118,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     UpdateVaultLimits: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateVaultLimitsRequest, _admin_service_pb2.UpdateVaultLimitsResponse]  # type: ignore[assignment]
     """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
     then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+    """
+    SuspendVault: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendVaultRequest, _admin_service_pb2.SuspendVaultResponse]  # type: ignore[assignment]
+    """Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
+    VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
+    open streams end, and running turns are cancelled, with their partial replies. Can be repeated; a new reason replaces
+    the earlier one. FAILED_PRECONDITION / VAULT_DELETED.
+    """
+    ResumeVault: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeVaultRequest, _admin_service_pb2.ResumeVaultResponse]  # type: ignore[assignment]
+    """Ends the suspension of a vault. Its cancelled turns stay cancelled. Can be repeated. FAILED_PRECONDITION /
+    VAULT_DELETED.
     """
     CreateBackup: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateBackupRequest, _admin_service_pb2.CreateBackupResponse]  # type: ignore[assignment]
     """Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without
@@ -197,6 +217,28 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.UpdateVaultLimitsResponse, _abc.Awaitable[_admin_service_pb2.UpdateVaultLimitsResponse]]:
         """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
         then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def SuspendVault(
+        self,
+        request: _admin_service_pb2.SuspendVaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.SuspendVaultResponse, _abc.Awaitable[_admin_service_pb2.SuspendVaultResponse]]:
+        """Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
+        VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
+        open streams end, and running turns are cancelled, with their partial replies. Can be repeated; a new reason replaces
+        the earlier one. FAILED_PRECONDITION / VAULT_DELETED.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeVault(
+        self,
+        request: _admin_service_pb2.ResumeVaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ResumeVaultResponse, _abc.Awaitable[_admin_service_pb2.ResumeVaultResponse]]:
+        """Ends the suspension of a vault. Its cancelled turns stay cancelled. Can be repeated. FAILED_PRECONDITION /
+        VAULT_DELETED.
         """
 
     @_abc_1.abstractmethod

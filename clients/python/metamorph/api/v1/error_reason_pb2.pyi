@@ -252,6 +252,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
     server has stopped while it was written. Begin a new one.
     """
+    ERROR_REASON_VAULT_SUSPENDED: _ErrorReason.ValueType  # 103
+    """FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
+    until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
+    """
+    ERROR_REASON_VAULT_DELETED: _ErrorReason.ValueType  # 104
+    """FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -490,4 +496,10 @@ ERROR_REASON_EXPORT_NOT_FOUND: ErrorReason.ValueType  # 120
 """NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
 server has stopped while it was written. Begin a new one.
 """
+ERROR_REASON_VAULT_SUSPENDED: ErrorReason.ValueType  # 103
+"""FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
+until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
+"""
+ERROR_REASON_VAULT_DELETED: ErrorReason.ValueType  # 104
+"""FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

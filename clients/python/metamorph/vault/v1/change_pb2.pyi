@@ -104,6 +104,10 @@ class _ChangeVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeVerb
     """The value of a version of a secret was erased."""
     CHANGE_VERB_EXPORTED: _ChangeVerb.ValueType  # 11
     """An export of the vault began."""
+    CHANGE_VERB_SUSPENDED: _ChangeVerb.ValueType  # 12
+    """The operator suspended the vault, or gave another reason for it."""
+    CHANGE_VERB_RESUMED: _ChangeVerb.ValueType  # 13
+    """The operator resumed the vault."""
 
 class ChangeVerb(_ChangeVerb, metaclass=_ChangeVerbEnumTypeWrapper):
     """What happens to a resource. Others will be added."""
@@ -132,6 +136,10 @@ CHANGE_VERB_DESTROYED: ChangeVerb.ValueType  # 10
 """The value of a version of a secret was erased."""
 CHANGE_VERB_EXPORTED: ChangeVerb.ValueType  # 11
 """An export of the vault began."""
+CHANGE_VERB_SUSPENDED: ChangeVerb.ValueType  # 12
+"""The operator suspended the vault, or gave another reason for it."""
+CHANGE_VERB_RESUMED: ChangeVerb.ValueType  # 13
+"""The operator resumed the vault."""
 Global___ChangeVerb: _TypeAlias = ChangeVerb  # noqa: Y015
 
 @_typing.final

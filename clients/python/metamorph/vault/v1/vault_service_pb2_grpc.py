@@ -149,7 +149,7 @@ class VaultServiceServicer:
     """
 
     def WhoAmI(self, request, context):
-        """Returns the identity of the caller.
+        """Returns the identity of the caller, also while its vault is suspended or deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class VaultServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> VaultServiceAsyncStub: ...
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.WhoAmIRequest, _vault_service_pb2.WhoAmIResponse]
-    """Returns the identity of the caller."""
+    """Returns the identity of the caller, also while its vault is suspended or deleted."""
     GetVault: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetVaultRequest, _vault_service_pb2.GetVaultResponse]
     """Reads the vault, which is created on first use."""
     UpdateVault: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]
@@ -114,7 +114,7 @@ class VaultServiceAsyncStub(VaultServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WhoAmI: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.WhoAmIRequest, _vault_service_pb2.WhoAmIResponse]  # type: ignore[assignment]
-    """Returns the identity of the caller."""
+    """Returns the identity of the caller, also while its vault is suspended or deleted."""
     GetVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetVaultRequest, _vault_service_pb2.GetVaultResponse]  # type: ignore[assignment]
     """Reads the vault, which is created on first use."""
     UpdateVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.UpdateVaultRequest, _vault_service_pb2.UpdateVaultResponse]  # type: ignore[assignment]
@@ -195,7 +195,7 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vault_service_pb2.WhoAmIRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.WhoAmIResponse, _abc.Awaitable[_vault_service_pb2.WhoAmIResponse]]:
-        """Returns the identity of the caller."""
+        """Returns the identity of the caller, also while its vault is suspended or deleted."""
 
     @_abc_1.abstractmethod
     def GetVault(

@@ -8,6 +8,7 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import type { Message } from "@bufbuild/protobuf";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Budget } from "../../vault/v1/usage_pb.js";
+import type { VaultStatus } from "./vault_pb.js";
 import type { Backup } from "./backup_pb.js";
 import type { Operation } from "../../vault/v1/operation_pb.js";
 
@@ -381,6 +382,114 @@ export declare type UpdateVaultLimitsResponse = Message<"metamorph.admin.v1.Upda
  * Use `create(UpdateVaultLimitsResponseSchema)` to create a new message.
  */
 export declare const UpdateVaultLimitsResponseSchema: GenMessage<UpdateVaultLimitsResponse>;
+
+/**
+ * Selects a vault to suspend.
+ *
+ * @generated from message metamorph.admin.v1.SuspendVaultRequest
+ */
+export declare type SuspendVaultRequest = Message<"metamorph.admin.v1.SuspendVaultRequest"> & {
+  /**
+   * Required. The vault, as in tokens.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+
+  /**
+   * Required. Why, for the vault's callers, who read it in the refusal. At most 500 characters.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.SuspendVaultRequest.
+ * Use `create(SuspendVaultRequestSchema)` to create a new message.
+ */
+export declare const SuspendVaultRequestSchema: GenMessage<SuspendVaultRequest>;
+
+/**
+ * The vault is suspended.
+ *
+ * @generated from message metamorph.admin.v1.SuspendVaultResponse
+ */
+export declare type SuspendVaultResponse = Message<"metamorph.admin.v1.SuspendVaultResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: metamorph.admin.v1.VaultStatus status = 1;
+   */
+  status?: VaultStatus | undefined;
+
+  /**
+   * The vault's revision after this change, or as it is if nothing has changed.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+
+  /**
+   * The turns that have not ended within 5 seconds. 0, unless the store cannot be written or is very busy.
+   *
+   * @generated from field: int32 running_turn_count = 3;
+   */
+  runningTurnCount: number;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.SuspendVaultResponse.
+ * Use `create(SuspendVaultResponseSchema)` to create a new message.
+ */
+export declare const SuspendVaultResponseSchema: GenMessage<SuspendVaultResponse>;
+
+/**
+ * Selects a vault to resume.
+ *
+ * @generated from message metamorph.admin.v1.ResumeVaultRequest
+ */
+export declare type ResumeVaultRequest = Message<"metamorph.admin.v1.ResumeVaultRequest"> & {
+  /**
+   * Required. The vault, as in tokens.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ResumeVaultRequest.
+ * Use `create(ResumeVaultRequestSchema)` to create a new message.
+ */
+export declare const ResumeVaultRequestSchema: GenMessage<ResumeVaultRequest>;
+
+/**
+ * The vault is active.
+ *
+ * @generated from message metamorph.admin.v1.ResumeVaultResponse
+ */
+export declare type ResumeVaultResponse = Message<"metamorph.admin.v1.ResumeVaultResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: metamorph.admin.v1.VaultStatus status = 1;
+   */
+  status?: VaultStatus | undefined;
+
+  /**
+   * The vault's revision after this change, or as it is if nothing has changed.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ResumeVaultResponse.
+ * Use `create(ResumeVaultResponseSchema)` to create a new message.
+ */
+export declare const ResumeVaultResponseSchema: GenMessage<ResumeVaultResponse>;
 
 /**
  * The server's database.
@@ -1289,6 +1398,30 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof UpdateVaultLimitsRequestSchema;
     output: typeof UpdateVaultLimitsResponseSchema;
+  },
+  /**
+   * Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
+   * VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
+   * open streams end, and running turns are cancelled, with their partial replies. Can be repeated; a new reason replaces
+   * the earlier one. FAILED_PRECONDITION / VAULT_DELETED.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.SuspendVault
+   */
+  suspendVault: {
+    methodKind: "unary";
+    input: typeof SuspendVaultRequestSchema;
+    output: typeof SuspendVaultResponseSchema;
+  },
+  /**
+   * Ends the suspension of a vault. Its cancelled turns stay cancelled. Can be repeated. FAILED_PRECONDITION /
+   * VAULT_DELETED.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.ResumeVault
+   */
+  resumeVault: {
+    methodKind: "unary";
+    input: typeof ResumeVaultRequestSchema;
+    output: typeof ResumeVaultResponseSchema;
   },
   /**
    * Begins a backup of the whole store, and returns it as it is then; GetBackup returns its progress. It goes on without

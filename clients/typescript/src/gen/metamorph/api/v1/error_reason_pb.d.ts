@@ -616,6 +616,21 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_EXPORT_NOT_FOUND = 120;
    */
   EXPORT_NOT_FOUND = 120,
+
+  /**
+   * FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
+   * until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
+   *
+   * @generated from enum value: ERROR_REASON_VAULT_SUSPENDED = 103;
+   */
+  VAULT_SUSPENDED = 103,
+
+  /**
+   * FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it.
+   *
+   * @generated from enum value: ERROR_REASON_VAULT_DELETED = 104;
+   */
+  VAULT_DELETED = 104,
 }
 
 /**

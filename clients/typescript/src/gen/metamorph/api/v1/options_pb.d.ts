@@ -143,3 +143,11 @@ export declare const rate_class: GenExtension<MethodOptions, RateClass>;
  */
 export declare const max_request_bytes: GenExtension<MethodOptions, number>;
 
+/**
+ * Whether a caller may call the method whatever the state of its vault. All others are refused while the vault is
+ * suspended, or deleted, but for those that require PERMISSION_OPERATOR, which do not act on the caller's vault.
+ *
+ * @generated from extension: bool in_any_vault_state = 50104;
+ */
+export declare const in_any_vault_state: GenExtension<MethodOptions, boolean>;
+

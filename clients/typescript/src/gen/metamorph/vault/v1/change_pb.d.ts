@@ -248,6 +248,20 @@ export enum ChangeVerb {
    * @generated from enum value: CHANGE_VERB_EXPORTED = 11;
    */
   EXPORTED = 11,
+
+  /**
+   * The operator suspended the vault, or gave another reason for it.
+   *
+   * @generated from enum value: CHANGE_VERB_SUSPENDED = 12;
+   */
+  SUSPENDED = 12,
+
+  /**
+   * The operator resumed the vault.
+   *
+   * @generated from enum value: CHANGE_VERB_RESUMED = 13;
+   */
+  RESUMED = 13,
 }
 
 /**

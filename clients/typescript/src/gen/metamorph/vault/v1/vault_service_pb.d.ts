@@ -1478,7 +1478,7 @@ export declare const MemoryOrderSchema: GenEnum<MemoryOrder>;
  */
 export declare const VaultService: GenService<{
   /**
-   * Returns the identity of the caller.
+   * Returns the identity of the caller, also while its vault is suspended or deleted.
    *
    * @generated from rpc metamorph.vault.v1.VaultService.WhoAmI
    */
