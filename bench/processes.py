@@ -104,13 +104,13 @@ def observing_services() -> Iterator[tuple[Service, Service]]:
 
 @contextmanager
 def logging_services() -> Iterator[tuple[Service, Service]]:
-    """Starts a server that appends to the logs of vaults, and one that does not."""
+    """Starts a server that appends to the logs of vaults, authenticated, and one that does not."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         logged, unlogged = Path(name) / "logged", Path(name) / "unlogged"
         for directory in (logged, unlogged):
             directory.mkdir()
         yield (
-            stack.enter_context(sized_service(logged / "metamorph.db")),
+            stack.enter_context(sized_service(logged / "metamorph.db", AUDIT_KEY="k" * 32)),
             stack.enter_context(sized_service(unlogged / "metamorph.db", module=["bench.unlogged"])),
         )
 

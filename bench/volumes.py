@@ -53,11 +53,14 @@ TABLES = {
     "turn": ("turns",),
     "events of a turn, for a day": ("events",),
     "request_id, for a week": ("requests",),
-    "change in the log, for a week": ("changes",),
+    "entry of the log, for a year": ("changes",),
     "MiB of attachments": ("attachments", "attachment_chunks", "attachment_uses"),
 }
 # Empty but for a few rows, however many users there are; and secrets and memories, which the users here do not keep.
-FEW = ("sqlite_schema", "revocations", "vault_states", "erasures", "operations", "sqlite_sequence", "identity")
+FEW = (
+    *("sqlite_schema", "revocations", "vault_states", "erasures", "operations", "sqlite_sequence", "identity"),
+    "log_beginnings",
+)
 NONE = ("data_keys", "secrets", "secret_versions", "memories")
 
 
@@ -136,7 +139,7 @@ class Volumes:
         async with FakeMessagesApi(reply) as api:
             # On a busy machine a request may come late, and then counts as a large one.
             memory = dict.fromkeys(("MAX_BYTES_IN_FLIGHT", "MAX_VAULT_BYTES_IN_FLIGHT"), str(2**31))
-            with model_service(file, api.base_url, **memory) as server:
+            with model_service(file, api.base_url, AUDIT_KEY="k" * 32, **memory) as server:
                 users = (_converse(server.target, f"busy-{number}", text) for number in range(BUSY_VAULTS))
                 await asyncio.gather(*users)
                 await _fill_others(server.target, text)
@@ -217,9 +220,9 @@ def volumes(measured: Mapping[str, int], user: User | None = None) -> list[Volum
 
 def user_bytes(measured: Mapping[str, int], user: User) -> int:
     """Returns the bytes of a user in the database."""
-    vault, session, usage, message, index, turn, events, request, change, _ = measured.values()
+    vault, session, usage, message, index, turn, events, request, entry, _ = measured.values()
     kept = user.sessions * (session + usage) + user.turns * (2 * (message + index) + turn)
-    return vault + kept + user.turns_a_day * (events + 7 * (request + TURN_CHANGES * change))
+    return vault + kept + user.turns_a_day * (events + 7 * request + 365 * TURN_CHANGES * entry)
 
 
 def _gigabytes(database: int, days: int) -> int:

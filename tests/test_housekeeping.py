@@ -14,7 +14,8 @@ from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.content import DocumentBlock
 from metamorphd.models.turn import TurnStatus
 from metamorphd.store.attachments import sendable_attachments
-from metamorphd.store.changes import compact_changes, get_revision, list_changes
+from metamorphd.store.changes import get_revision, list_changes
+from metamorphd.store.compaction import compact_changes
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import BEGINNING, IdempotencyKey, claim_request, prune_requests
 from metamorphd.store.sessions import delete_session

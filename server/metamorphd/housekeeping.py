@@ -8,10 +8,10 @@ import structlog
 
 from metamorphd.clock import Clock
 from metamorphd.errors import StorageFull, StoreBusy
-from metamorphd.models.caller import server_scope
+from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.change import OldestChange
 from metamorphd.store.attachments import prune_attachments
-from metamorphd.store.changes import compact_changes, list_oldest_changes
+from metamorphd.store.compaction import compact_changes, delete_entries, list_oldest_changes
 from metamorphd.store.database import Database, SystemOperation
 from metamorphd.store.erasure import erase_step, read_part
 from metamorphd.store.erasures import Backlog, Erasure, find_erasure, get_backlog, postpone_erasure
@@ -67,7 +67,8 @@ class Housekeeping:
     """Works in periodic rounds while it is entered.
 
     `event_retention_hours` is how long a turn's events are kept after its end, `request_retention_days` how long a
-    request_id is known, and `change_retention_days` how long changes stay in the logs of vaults.
+    request_id is known, `change_retention_days` how long those who watch a vault are shown its changes, and
+    `audit_retention_days` how long entries of logs are kept.
     `chores` are other parts' work, which they do in steps.
     """
 
@@ -79,6 +80,7 @@ class Housekeeping:
         event_retention_hours: float,
         request_retention_days: float,
         change_retention_days: float = 7,
+        audit_retention_days: float = 365,
         chores: Sequence[Chore] = (),
     ) -> None:
         self._database = database
@@ -86,6 +88,7 @@ class Housekeeping:
         self._event_retention = int(event_retention_hours * 3600e6)
         self._request_retention = int(request_retention_days * 24 * 3600e6)
         self._change_retention = int(change_retention_days * 24 * 3600e6)
+        self._audit_retention = int(audit_retention_days * 24 * 3600e6)
         self._oldest_change: int | None = None
         self._chores = chores
         self._requests_due = 0
@@ -221,14 +224,22 @@ class Housekeeping:
             await self._database.write(index_earlier_messages, scope, messages=messages)
 
     async def _compact(self) -> None:
-        """Deletes changes that are too old from the logs of vaults."""
-        before, after = self._clock.now() - self._change_retention, ""
+        """Hides changes that are too old from watchers, and deletes what is too old for an audit."""
+        now, after = self._clock.now(), ""
+        before, delete_before = now - self._change_retention, now - self._audit_retention
         while oldest := await self._database.read_system(
-            list_oldest_changes, server_scope(), after=after, before=before, limit=VISITED_VAULTS
+            list_oldest_changes,
+            server_scope(),
+            after=after,
+            before=before,
+            delete_before=delete_before,
+            limit=VISITED_VAULTS,
         ):
             for change in oldest:
                 if change.due:
                     await self._compact_vault(change, before=before)
+                if change.deletable:
+                    await self._delete_entries(server_scope(change.vault_id), before=delete_before)
             after = oldest[-1].vault_id
             await asyncio.sleep(PAUSE_SECONDS)
         self._oldest_change = None
@@ -237,6 +248,9 @@ class Housekeeping:
         self._oldest_change = min(oldest.change_time, self._oldest_change or oldest.change_time)
         scope = server_scope(oldest.vault_id)
         await _until_done(lambda: self._database.write(compact_changes, scope, before=before, limit=COMPACTED_CHANGES))
+
+    async def _delete_entries(self, scope: Scope, *, before: int) -> None:
+        await _until_done(lambda: self._database.write(delete_entries, scope, before=before, limit=COMPACTED_CHANGES))
 
     async def _maintain(self) -> None:
         """Does what the database has to do itself."""

@@ -183,17 +183,12 @@ class Server:
         pipeline = self._pipeline(rates, verifier, log)
         servicers = make_servicers(
             settings,
-            database=self._database,
+            role=self._role,
             engine=self._engine,
             catalog=self._catalog,
             revoked_tokens=self._revoked_tokens,
-            backups=self._role.backups,
             keys=self._keys,
-            rotation=self._role.rotation,
-            memories=self._role.memories,
-            exports=self._role.exports,
             watching=self._watching,
-            operations=self._role.operations,
             states=self._states,
             clock=self._clock,
             build=self._build(),
@@ -246,7 +241,12 @@ class Server:
     def _pipeline(self, rates: Limits, verifier: TokenVerifier, log: CallLog) -> Pipeline:
         return Pipeline(
             guards=make_guards(
-                self._settings, verifier=verifier, limits=rates, database=self._database, of_role=self._role.guards
+                self._settings,
+                verifier=verifier,
+                limits=rates,
+                database=self._database,
+                refusals=self._role.refusals,
+                of_role=self._role.guards,
             ),
             streams=Streams(
                 revoked_tokens=self._revoked_tokens,

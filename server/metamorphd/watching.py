@@ -177,9 +177,9 @@ class _Tail:
         changed.set()
 
     def after(self, revision: int) -> Changes | None:
-        """Returns the changes after a revision, at least one, or None if they must be read from the store."""
+        """Returns the changes after a revision up to a later one, or None if they must be read from the store."""
         changes = None if self._page is None else self._page.after(revision)
-        return changes if changes is not None and changes.changes else None
+        return changes if changes is not None and changes.last_revision > revision else None
 
     async def changed(self, revision: int, *, until: float | None) -> None:
         """Returns once there is more than a revision, or at a time of the event loop, or after `wake`."""

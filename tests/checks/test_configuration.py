@@ -18,6 +18,7 @@ FAILED, WARNING = FindingStatus.FAILED, FindingStatus.WARNING
 PRODUCTION: dict[str, Any] = {
     "node_env": "production",
     "anthropic_api_key": "sk-ant-canary",
+    "audit_key": "canary-audit-0123456789abcdefghij",
     "database_path": "/data/metamorph.db",
     "emblem_jwt_secret_date": "2026-11-01",
     "grpc_tls_cert": "/cert.pem",
@@ -65,6 +66,8 @@ def test_good_settings_have_nothing_to_mend() -> None:
         ({"emblem_jwt_secret_date": "2026-08-28"}, "secret-age", WARNING),
         ({"emblem_jwt_secret_date": "2026-11-29"}, "secret-age", FAILED),
         (PRODUCTION | {"emblem_jwt_secret_date": None}, "secret-age", WARNING),
+        (PRODUCTION | {"audit_key": None}, "audit-key", WARNING),
+        ({"audit_key": "k" * 32}, "audit-key", FAILED),
         ({"token_encryption_key": "k" * 32}, "key-age", FAILED),
         ({"token_encryption_key": "32-char-key-for-aes-encryption!!"}, "key-age", FAILED),
         (KEY | {"token_encryption_key_date": "2026-08-28"}, "key-age", WARNING),

@@ -18,13 +18,12 @@ PACKAGE = Path(metamorphd.__file__).parent
 SILENT = {
     "add_pending_words": "indexes what is stored",
     "append_events": "deltas: the end of the turn is a change",
-    "compact_changes": "deletes from the log itself",
+    "compact_changes": "shortens the log itself",
+    "delete_entries": "deletes from the log itself",
     "count_deleted_usage": "the usage of a turn whose session's deletion was a change",
     "index_earlier_messages": "indexes what is stored",
     "postpone_erasure": "belongs to a deletion, which was a change",
     "refold_messages": "indexes what is stored",
-    "revoke_token": "the operator's; the vault's callers cannot read it",
-    "revoke_user": "the operator's; the vault's callers cannot read it",
     "use_memories": "that they were used changes nothing of them",
 }
 # Across vaults, so that there is no log to append to.

@@ -30,9 +30,9 @@ def test_an_upward_import_is_detected(tmp_path: Path) -> None:
     upside_down = tmp_path / "upside-down"
     text = (ROOT / ".importlinter").read_text()
     upside_down.write_text(
-        text.replace("    chat | backups | replicas | watching | secrets | vault_states\n", "    CHAT\n").replace(
-            "    services\n", "    chat\n", 1
-        )
+        text.replace(
+            "    chat | backups | replicas | watching | secrets | audit | vault_states\n", "    CHAT\n"
+        ).replace("    services\n", "    chat\n", 1)
     )
     upside_down.write_text(upside_down.read_text().replace("    CHAT\n", "    services\n"))
     linted = lint(upside_down)

@@ -38,6 +38,7 @@ PRINTED = {
         "Hello from TypeScript",
         "Hello from Go",
     ],
+    "docs/audit.md": ['"CHANGED_RESOURCE_SESSION"', '"operator"', '"permission": "operator"'],
     "docs/authentication.md": ['"vault_id": "team-a"', 'user_id: "user-7"', '"mallory"'],
     "docs/backup-and-restore.md": ["ready", "is restored from"],
     "docs/budgets.md": ['"label": "feature=search"', '"user_id"', '"tokens_per_day"'],

@@ -14,14 +14,8 @@ from metamorphd.models.session import SessionChanges
 from metamorphd.models.turn import TurnStatus
 from metamorphd.models.usage import Usage
 from metamorphd.models.vault import Budget, VaultChanges
-from metamorphd.store.changes import (
-    append_change,
-    compact_changes,
-    get_revision,
-    list_changes,
-    list_oldest_changes,
-    revised,
-)
+from metamorphd.store.changes import append_change, get_revision, list_changes, revised
+from metamorphd.store.compaction import compact_changes, list_oldest_changes
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.messages import delete_message
@@ -85,6 +79,7 @@ async def test_a_change_says_what_who_and_when_and_never_content(database: Datab
                 ChangeVerb.CREATED,
             ),
         ),
+        last_revision=2,
         newest_revision=2,
     )
 
@@ -164,7 +159,7 @@ async def test_attachments_of_a_deleted_session_are_deleted_when_they_are_erased
 
 async def test_the_vault_and_its_limits_change_and_the_operator_stays_unnamed(database: Database) -> None:
     await database.write(update_vault, ACME, changes=VaultChanges(display_name="Acme"), etag="", hash_key=KEY, now=1)
-    operator = replace(ACME, actor=replace(ACME.actor, vault_id="operators", user_id="root"))
+    operator = replace(ACME, actor=replace(ACME.actor, vault_id="operators", user_id="root")).of_vault("acme")
     await database.write(update_vault_limits, operator, budget=Budget(), now=1)
     found = (await changes(database)).changes
     assert [(change.resource.value, change.verb.value, change.actor) for change in found] == [
@@ -265,7 +260,7 @@ async def test_a_page_ends_at_its_limit_and_the_end_is_an_empty_one(database: Da
     await database.write(added, ACME, count=7)
     page = await changes(database, 2, limit=3)
     assert ([change.revision for change in page.changes], page.last_revision, page.newest_revision) == ([3, 4, 5], 5, 7)
-    assert await changes(database, 7) == Changes(7, (), 7)
+    assert await changes(database, 7) == Changes(7, (), 7, 7)
 
 
 async def test_a_revision_that_the_vault_does_not_have_is_refused(database: Database) -> None:
@@ -302,7 +297,7 @@ async def test_what_is_due_is_found_by_vault_and_the_newest_change_never_is(data
     for vault in ("a", "b", "c"):
         await database.write(added, scope_of(vault), now=10)
     await database.write(added, scope_of("b"), now=20)
-    find = {"before": 15, "limit": 2}
+    find = {"before": 15, "delete_before": 0, "limit": 2}
     first = await database.read_system(list_oldest_changes, server_scope(), after="", **find)
     assert [(each.vault_id, each.change_time, each.due) for each in first] == [("a", 10, False), ("b", 10, True)]
     second = await database.read_system(list_oldest_changes, server_scope(), after="b", **find)

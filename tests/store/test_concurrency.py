@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
+from metamorphd.chain import Head
 from metamorphd.errors import BranchBusy, BudgetExceeded, DomainError, MessageDeleted, TooManyTurns
 from metamorphd.models.caller import Scope
 from metamorphd.models.generation import GenerationOptions
@@ -125,12 +126,13 @@ async def test_no_event_follows_the_end_of_a_turn(database: Database) -> None:
 class Recorded(Transaction):
     """A transaction that notes its statements."""
 
-    revision: int | None = None
+    head: Head | None = None
 
     def __init__(self, tx: Transaction, statements: list[str]) -> None:
         self._inner = tx
         self._statements = statements
         self.scope = tx.scope
+        self.chain = tx.chain
 
     async def one(self, sql: str, /, **parameters: SqlValue) -> Row | None:
         self._statements.append(sql)

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from metamorphd.chain import Chain
 from metamorphd.store.database import Database
 
 from tests.store.sqlite.engine import SqliteEngine
+
+UNCHAINED = Chain()
 
 
 class Engine(Protocol):
@@ -27,8 +30,8 @@ class Engine(Protocol):
     def database_class(self) -> type[Database]:
         """The class of its databases."""
 
-    def database(self, directory: Path) -> Database:
-        """Returns a database, not open yet, that keeps its data in `directory`."""
+    def database(self, directory: Path, *, chain: Chain = UNCHAINED) -> Database:
+        """Returns a database, not open yet, that keeps its data in `directory`. `chain` authenticates its logs."""
 
     def counts(self, directory: Path, *tables: str) -> tuple[int, ...]:
         """Returns how many rows tables have in the data in `directory`, whether a server runs on it or not."""

@@ -36,7 +36,7 @@ IGNORED = {
 }
 # Usage outlives its session, so an unknown session id is not an error. That the usage of another vault's session is
 # empty is tested in tests/services/test_usage.py.
-FILTERS = {("GetUsage", ("session_id",))}
+FILTERS = {("GetUsage", ("session_id",)), ("ListAuditEvents", ("resource_id",))}
 # Of a vault, not of a session; operators name any vault. That another vault's is refused like an unknown one is tested
 # in tests/services/test_operations.py.
 OPERATION_METHODS = ("GetOperation", "CancelOperation", "GetAnyOperation", "CancelAnyOperation")

@@ -30,7 +30,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def check_settings(settings: Settings, *, today: date) -> list[Finding]:
     """Returns a finding for each thing that is looked at in settings that can be read."""
-    of_access = (node_env, dev_mode, signing_secret, model_key, encryption, limits)
+    of_access = (node_env, dev_mode, signing_secret, model_key, encryption, audit_key, limits)
     of_operation = (durations, ports, storage, volume, telemetry)
     found = [finding for check in of_access + of_operation for finding in check(settings)]
     return [*found, *secret_age(settings, today=today), *key_age(settings, today=today)]
@@ -198,6 +198,21 @@ def encryption(settings: Settings) -> Iterator[Finding]:
     if base is not None and not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])([:/]|$)", base):
         yield warning(
             "tls", "ANTHROPIC_BASE_URL is not https://, so the key and every prompt can be read", "use https://"
+        )
+
+
+def audit_key(settings: Settings) -> Iterator[Finding]:
+    """Checks that production authenticates the logs of vaults, with a key that cannot be guessed."""
+    make = "make one with `openssl rand -hex 32`"
+    if any(PLACEHOLDER.search(text) or len(set(text)) < FEWEST_CHARACTERS for text in settings.audit_key_texts[:1]):
+        yield failed("audit-key", "AUDIT_KEY can be guessed: it is an example's or too simple", make)
+    elif settings.audit_key is not None:
+        yield ok("audit-key", "AUDIT_KEY is set and long enough")
+    elif settings.production:
+        yield warning(
+            "audit-key",
+            "AUDIT_KEY is not set: an audit cannot find what was changed in the database",
+            make,
         )
 
 

@@ -7,6 +7,7 @@ from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.composition.authentication import authenticate_calls
 from metamorphd.edge.guards import Authorize, Guard, LimitRate, Limits, LimitSize, Validate
 from metamorphd.edge.rate_limit import MemoryLimits
+from metamorphd.edge.refusals import Refusals
 from metamorphd.edge.revisions import AwaitRevision
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
@@ -15,13 +16,19 @@ RESUME_FACTOR = 10
 
 
 def make_guards(
-    settings: Settings, *, verifier: TokenVerifier, limits: Limits, database: Database, of_role: Sequence[Guard]
+    settings: Settings,
+    *,
+    verifier: TokenVerifier,
+    limits: Limits,
+    database: Database,
+    refusals: Refusals,
+    of_role: Sequence[Guard],
 ) -> list[Guard]:
     """Returns the guards in the documented order of checks; each guard's docstring gives the reason for its place."""
     requests, window = settings.rate_limit_requests, settings.rate_limit_window_seconds
     return [
         authenticate_calls(settings, verifier),
-        Authorize(),
+        Authorize(refusals=refusals),
         LimitRate(
             general=limits.limit("general", requests=requests, window_seconds=window),
             # Watching a vault, and resuming a turn that is already paid for.

@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
+from metamorphd.audit.recording import LogRecorder, Recorder
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups
 from metamorphd.composition.transfers import make_exports
 from metamorphd.edge.guards import Guard
+from metamorphd.edge.refusals import Refusals
 from metamorphd.housekeeping import Housekeeping
+from metamorphd.keys.audit import make_chain
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
@@ -33,7 +36,10 @@ class PrimaryRole:
             path=settings.database_path,
             synchronous=settings.sqlite_synchronous,
             floor_bytes=settings.storage_floor_bytes,
+            chain=make_chain(settings.audit_key_texts),
         )
+        self.recorder: Recorder = LogRecorder(database=self.database, clock=clock)
+        self.refusals = Refusals(recorder=self.recorder)
         self.operations = Operations(database=self.database, clock=clock)
         self.backups = make_backups(settings, database=self.database, operations=self.operations, clock=clock)
         self.rotation = Rotation(database=self.database, keys=keys, operations=self.operations, clock=clock)
@@ -45,7 +51,8 @@ class PrimaryRole:
             event_retention_hours=settings.event_retention_hours,
             request_retention_days=settings.request_retention_days,
             change_retention_days=settings.change_retention_days,
-            chores=[self.rotation.work, self.memories.work, self.exports.work],
+            audit_retention_days=settings.audit_retention_days,
+            chores=[self.rotation.work, self.memories.work, self.exports.work, self.refusals.work],
         )
 
     @property
@@ -64,6 +71,7 @@ class PrimaryRole:
     async def open(self, parts: AsyncExitStack) -> None:
         await parts.enter_async_context(self.backups)
         await parts.enter_async_context(self.exports)
+        parts.push_async_callback(self.refusals.flush)
 
     async def begin(self, parts: AsyncExitStack, *, engine: TurnEngine) -> int:
         await self.operations.recover()

@@ -3,12 +3,14 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
+from metamorphd.audit.recording import NoRecorder, Recorder
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups
 from metamorphd.composition.transfers import make_exports
 from metamorphd.edge.guards import Guard
 from metamorphd.edge.read_only import RefuseWrites
+from metamorphd.edge.refusals import Refusals
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
@@ -39,6 +41,8 @@ class ReadOnlyRole:
         self.memories = Memories(database=replica, clock=clock, half_life_days=settings.memory_half_life_days)
         # Makes none, because calls that would begin one are refused.
         self.exports = make_exports(settings, database=replica, keys=keys, clock=clock)
+        self.recorder: Recorder = NoRecorder()
+        self.refusals = Refusals(recorder=self.recorder)
         self.guards: Sequence[Guard] = [RefuseWrites(primary=primary)]
         self._following = Following(
             copies=replica,

@@ -4,12 +4,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
+from metamorphd.audit.recording import Recorder
 from metamorphd.backups.backups import Backups
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.primary import PrimaryRole
 from metamorphd.composition.read_only import ReadOnlyRole
 from metamorphd.edge.guards import Guard
+from metamorphd.edge.refusals import Refusals
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
@@ -41,6 +43,12 @@ class Role(Protocol):
 
     @property
     def exports(self) -> Exports: ...
+
+    @property
+    def recorder(self) -> Recorder: ...
+
+    @property
+    def refusals(self) -> Refusals: ...
 
     @property
     def guards(self) -> Sequence[Guard]:

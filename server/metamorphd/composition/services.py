@@ -3,23 +3,18 @@
 from google.protobuf.descriptor import ServiceDescriptor
 
 from metamorphd.auth.revoked_tokens import RevokedTokens
-from metamorphd.backups.backups import Backups
 from metamorphd.catalog import Catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
+from metamorphd.composition.role import Role
 from metamorphd.edge.methods import SERVICES
 from metamorphd.keys.vault_keys import VaultKeys
-from metamorphd.memories.memories import Memories
-from metamorphd.operations import Operations
-from metamorphd.secrets.rotation import Rotation
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
 from metamorphd.services.vault import VaultService
 from metamorphd.settings.server import Settings
-from metamorphd.store.database import Database
-from metamorphd.transfers.exports import Exports
 from metamorphd.vault_states import VaultStates
 from metamorphd.watching import Watching
 
@@ -27,22 +22,18 @@ from metamorphd.watching import Watching
 def make_servicers(
     settings: Settings,
     *,
-    database: Database,
+    role: Role,
     engine: TurnEngine,
     catalog: Catalog,
     revoked_tokens: RevokedTokens,
-    backups: Backups,
     keys: VaultKeys,
-    rotation: Rotation,
-    memories: Memories,
-    exports: Exports,
     watching: Watching,
-    operations: Operations,
     states: VaultStates,
     clock: Clock,
     build: Build,
 ) -> dict[ServiceDescriptor, object]:
     """Returns the servicer of each service."""
+    database = role.database
     chat = ChatService(
         database=database,
         engine=engine,
@@ -58,10 +49,10 @@ def make_servicers(
         database=database,
         watching=watching,
         secrets=secrets,
-        operations=operations,
-        memories=memories,
+        operations=role.operations,
+        memories=role.memories,
         most_memories=settings.max_vault_memories,
-        exports=exports,
+        exports=role.exports,
         clock=clock,
         storage_limit=settings.vault_storage_bytes,
     )
@@ -69,9 +60,10 @@ def make_servicers(
         database=database,
         engine=engine,
         revoked_tokens=revoked_tokens,
-        backups=backups,
-        rotation=rotation,
-        operations=operations,
+        backups=role.backups,
+        rotation=role.rotation,
+        operations=role.operations,
+        recorder=role.recorder,
         states=states,
         clock=clock,
         build=build,

@@ -33,7 +33,7 @@ from metamorphd.errors import (
     TokenRefused,
     VaultHeaderNotAllowed,
 )
-from metamorphd.models.caller import Caller
+from metamorphd.models.caller import Caller, Scope
 
 BEARER = "Bearer "
 DEV_VAULT = "dev-vault"
@@ -166,19 +166,36 @@ def _dev_caller(vault_header: list[str | bytes]) -> Caller:
     )
 
 
+class RefusalLog(Protocol):
+    async def record(self, scope: Scope, *, method: str, permission: str) -> None: ...
+
+
 class Authorize:
-    """Second: requires every permission of the method. A method that lists none is refused to all callers."""
+    """Second: requires every permission of the method. A method that lists none is refused to all callers.
+
+    A refusal is answered once it is recorded, and with another error if it cannot be.
+    """
 
     follows: ClassVar[frozenset[type]] = frozenset({Authenticate})
     reads_requests: ClassVar[bool] = False
 
-    def __call__(self, call: Call) -> None:
+    def __init__(self, *, refusals: RefusalLog) -> None:
+        self._refusals = refusals
+
+    def __call__(self, call: Call) -> Awaitable[None] | None:
         caller = call.caller
-        if caller is None or not call.method.requires:
-            raise PermissionMissing(permission="unspecified")
+        if caller is None:
+            raise RuntimeError("Authorize must follow Authenticate")
+        if not call.method.requires:
+            return self._refuse(call, "unspecified")
         for claim in call.method.claims:
             if claim not in caller.permissions and not (claim == OPERATOR and caller.operator):
-                raise PermissionMissing(permission=claim)
+                return self._refuse(call, claim)
+        return None
+
+    async def _refuse(self, call: Call, permission: str) -> None:
+        await self._refusals.record(call.scope, method=call.method.path[1:], permission=permission)
+        raise PermissionMissing(permission=permission)
 
 
 class Limit(Protocol):

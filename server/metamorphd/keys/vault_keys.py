@@ -35,6 +35,10 @@ class VaultKey:
         """Returns a digest of 32 bytes, from which nobody without the key can tell whether a guess is right."""
         return hmac.digest(derived(self._key, purpose=b"request"), body, sha256)
 
+    def value_hmac(self, value: bytes) -> str:
+        """Returns what stands for a value in the audit: hexadecimal digits, the same for the same value only."""
+        return hmac.digest(derived(self._key, purpose=b"audited value"), value, sha256).hex()
+
     def _binding(self, place: Place) -> Binding:
         return (
             "secret_versions.sealed_value",

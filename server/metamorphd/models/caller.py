@@ -25,6 +25,9 @@ class Caller:
     key: str | None = None
 
 
+# Stands for a vault where entries of the server's own log are stored. No token can name it.
+SERVER_LOG = "-server"
+
 # The server itself, for operations that no caller requested.
 SERVER = Caller(
     vault_id="",
@@ -61,6 +64,10 @@ class Scope:
     def of_vault(self, vault_id: str) -> "Scope":
         """Returns the scope of the same actor and call in any vault, as its operator. For operators only."""
         return replace(self, vault_id=vault_id, operates=True)
+
+    def of_server(self) -> "Scope":
+        """Returns the scope of the same actor and call for the server's own log. For operators only."""
+        return self.of_vault(SERVER_LOG)
 
     def within(self, span: Span) -> "Scope":
         """Returns the scope of a part of this operation."""

@@ -1,5 +1,6 @@
 """Changes in the log of a vault."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +17,16 @@ class ChangedResource(StrEnum):
     SECRET = "secret"  # noqa: S105, a kind
     OPERATION = "operation"
     MEMORY = "memory"
+    CALL = "call"
+    REVOCATION = "revocation"
+    DATA_KEYS = "data_keys"
+    BACKUP = "backup"
+
+
+# Kinds of what no caller of the vault can read. Their entries have revisions, and only the audit shows them.
+AUDITED = frozenset(
+    {ChangedResource.CALL, ChangedResource.REVOCATION, ChangedResource.DATA_KEYS, ChangedResource.BACKUP}
+)
 
 
 class ChangeVerb(StrEnum):
@@ -34,11 +45,14 @@ class ChangeVerb(StrEnum):
     EXPORTED = "exported"
     SUSPENDED = "suspended"
     RESUMED = "resumed"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change, never with content. Revisions of a vault count from 1 without gaps, in the order of commits.
+    """A change, never with content. Revisions of a vault count from 1 in the order of commits.
+
+    None is left out but those of entries that only the audit shows.
 
     `actor` is a user of the vault, or empty for the server and its operator. `call_id` is empty if no call requested
     it. `change_time` is in microseconds since the epoch, and may be a little out of order.
@@ -55,22 +69,19 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """All changes of a vault after a revision, up to another one, in order. `newest_revision` is the vault's then."""
+    """All changes of a vault after a revision, up to `last_revision`, in order. `newest_revision` is the vault's."""
 
     after_revision: int
     changes: tuple[Change, ...]
+    last_revision: int
     newest_revision: int
-
-    @property
-    def last_revision(self) -> int:
-        """Returns the revision of the last change, or `after_revision` if there is none."""
-        return self.after_revision + len(self.changes)
 
     def after(self, revision: int) -> "Changes | None":
         """Returns those after a later revision, or None if they are not all here."""
         if not self.after_revision <= revision <= self.last_revision:
             return None
-        return Changes(revision, self.changes[revision - self.after_revision :], self.newest_revision)
+        first = bisect_right(self.changes, revision, key=lambda change: change.revision)
+        return Changes(revision, self.changes[first:], self.last_revision, self.newest_revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +100,12 @@ class ChangeFilter:
 
 @dataclass(frozen=True, slots=True)
 class OldestChange:
-    """The oldest change that is kept of a vault, and whether it is due to be deleted."""
+    """The oldest change that watchers of a vault are shown, and whether it is due to be compacted.
+
+    `deletable` says whether an entry that they are not shown any more is due to be deleted.
+    """
 
     vault_id: str
     change_time: int
     due: bool
+    deletable: bool

@@ -50,6 +50,10 @@ class Rotation:
             )
         }
 
+    def require(self) -> None:
+        """Raises EncryptionNotConfigured if there is no key."""
+        self._keys.require()
+
     async def rotate(self, scope: Scope) -> KeyRotation:
         """Makes a new key where the server can, and returns the state before anything is rewrapped.
 

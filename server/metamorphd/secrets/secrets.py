@@ -59,6 +59,7 @@ class Secrets:
             new=new,
             place=place,
             sealed_value=key.seal_value(value, place=place),
+            value_hmac=key.value_hmac(value),
             state=state,
             data_key=data_key,
             # The vault's hash key lies beside the hash, so that would let guesses be tested.

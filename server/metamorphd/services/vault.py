@@ -12,6 +12,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.vault import VaultChanges
 from metamorphd.operations import Operations
 from metamorphd.secrets.secrets import Secrets
+from metamorphd.services.audit import VaultAudit
 from metamorphd.services.convert.change import changes_to_proto, filter_from_proto
 from metamorphd.services.convert.days import days
 from metamorphd.services.convert.time import timestamp
@@ -40,7 +41,7 @@ from metamorphd.watching import Watching
 SETTABLE = {"display_name", "default_model", "system_prompt", "budget"}
 
 
-class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers):
+class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers, VaultAudit):
     """Implements VaultService, for the caller's vault."""
 
     def __init__(

@@ -57,6 +57,17 @@ class CredentialSettings(BaseModel):
             "ones. Keep it on another volume than the database."
         ),
     )
+    audit_key: SecretStr | None = Field(
+        default=None,
+        description=(
+            "Key that authenticates the logs of vaults, at least 32 characters. Default: an audit cannot find what was "
+            "changed in the database."
+        ),
+    )
+    audit_key_previous: SecretStr | None = Field(
+        default=None,
+        description="Previous keys, separated by commas, for entries that are older than AUDIT_KEY.",
+    )
     emblem_jwt_issuer: str | None = Field(default=None, description="If set, tokens must have this issuer (`iss`).")
     emblem_jwt_audience: str | None = Field(default=None, description="If set, tokens must have this audience (`aud`).")
     emblem_jwks_url: str | None = Field(
@@ -90,18 +101,17 @@ class CredentialSettings(BaseModel):
     @property
     def jwt_secrets(self) -> list[str]:
         """Returns the accepted signing secrets, the current one first."""
-        current = [] if self.emblem_jwt_secret is None else [self.emblem_jwt_secret.get_secret_value()]
-        previous = self.emblem_jwt_secret_previous
-        older = [] if previous is None else previous.get_secret_value().split(",")
-        return current + [secret.strip() for secret in older if secret.strip()]
+        return _texts(self.emblem_jwt_secret, self.emblem_jwt_secret_previous)
 
     @property
     def key_texts(self) -> list[str]:
         """Returns the keys that wrap data keys as they are given, the current one first."""
-        current = [] if self.token_encryption_key is None else [self.token_encryption_key.get_secret_value()]
-        previous = self.token_encryption_key_previous
-        older = [] if previous is None else previous.get_secret_value().split(",")
-        return current + [text.strip() for text in older if text.strip()]
+        return _texts(self.token_encryption_key, self.token_encryption_key_previous)
+
+    @property
+    def audit_key_texts(self) -> list[str]:
+        """Returns the keys that authenticate logs as they are given, the current one first."""
+        return _texts(self.audit_key, self.audit_key_previous)
 
     @property
     def jwks_vaults(self) -> re.Pattern[str] | None:
@@ -117,3 +127,10 @@ class CredentialSettings(BaseModel):
         """Returns whether a source of identities besides our own secret was configured explicitly."""
         given = self.model_fields_set & {"emblem_jwks_url", "emblem_api_url"}
         return any(getattr(self, name) for name in given)
+
+
+def _texts(current: SecretStr | None, previous: SecretStr | None) -> list[str]:
+    """Returns keys as they are given, the current one first, then the previous ones, which commas separate."""
+    older = [] if previous is None else previous.get_secret_value().split(",")
+    first = [] if current is None else [current.get_secret_value()]
+    return first + [text.strip() for text in older if text.strip()]

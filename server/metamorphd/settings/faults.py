@@ -1,8 +1,10 @@
 """All that keeps a server from starting with settings whose every value is valid."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from metamorphd.settings.environment import proxied_port, railway_name
 from metamorphd.settings.server import Settings
@@ -29,23 +31,23 @@ def faults_of(settings: Settings) -> Iterator[str]:
 
 def short_secret(settings: Settings) -> Iterator[str]:
     """Yields a fault if a signing secret is too short."""
-    if any(len(secret) < SHORTEST_SECRET for secret in settings.jwt_secrets):
-        current = settings.emblem_jwt_secret
+    yield from _short("EMBLEM_JWT_SECRET", settings.jwt_secrets, current=settings.emblem_jwt_secret)
+
+
+def _short(name: str, texts: Sequence[str], *, current: SecretStr | None) -> Iterator[str]:
+    if any(len(text) < SHORTEST_SECRET for text in texts):
         short = current is not None and len(current.get_secret_value()) < SHORTEST_SECRET
         yield (
-            f"EMBLEM_JWT_SECRET{'' if short else '_PREVIOUS'} has fewer than {SHORTEST_SECRET} characters; "
+            f"{name}{'' if short else '_PREVIOUS'} has fewer than {SHORTEST_SECRET} characters; "
             "make one with `openssl rand -hex 32`"
         )
 
 
 def _unsafe_keys(settings: Settings) -> Iterator[str]:
-    if any(len(text) < SHORTEST_SECRET for text in settings.key_texts):
-        current = settings.token_encryption_key
-        short = current is not None and len(current.get_secret_value()) < SHORTEST_SECRET
-        yield (
-            f"TOKEN_ENCRYPTION_KEY{'' if short else '_PREVIOUS'} has fewer than {SHORTEST_SECRET} characters; "
-            "make one with `openssl rand -hex 32`"
-        )
+    yield from _short("TOKEN_ENCRYPTION_KEY", settings.key_texts, current=settings.token_encryption_key)
+    yield from _short("AUDIT_KEY", settings.audit_key_texts, current=settings.audit_key)
+    if settings.audit_key_texts and settings.audit_key is None:
+        yield "AUDIT_KEY_PREVIOUS has no effect without a current key; set AUDIT_KEY too"
     if settings.token_encryption_key is not None and settings.token_encryption_key_file is not None:
         yield (
             "TOKEN_ENCRYPTION_KEY has no effect with TOKEN_ENCRYPTION_KEY_FILE; to move to the file, "

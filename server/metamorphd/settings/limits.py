@@ -60,6 +60,13 @@ class LimitSettings(BaseModel):
         gt=0,
         description="Days after which a memory that was not updated counts half as recent in SearchMemories.",
     )
+    audit_retention_days: Days = Field(
+        default=365,
+        gt=0,
+        description=(
+            "Days during which entries stay in the log of a vault for its audit, at least CHANGE_RETENTION_DAYS."
+        ),
+    )
     shutdown_grace_seconds: Seconds = Field(
         default=25, ge=0, description="Seconds that running turns may take to end after SIGTERM."
     )

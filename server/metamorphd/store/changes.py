@@ -1,10 +1,17 @@
-"""The log of a vault: every operation that changes what its callers can read appends to it, in its own transaction."""
+"""The log of a vault: every operation that changes what its callers can read appends to it, in its own transaction.
 
+So does what the audit needs besides: refusals, and what the operator does. See docs/decisions/0044 and 0051.
+"""
+
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import orjson
+
+from metamorphd.chain import BEGINNING, Entry, Head
 from metamorphd.errors import RevisionAhead, RevisionCompacted
-from metamorphd.models.change import Change, ChangedResource, Changes, ChangeVerb, OldestChange
-from metamorphd.store.database import Operation, P, Row, SystemTransaction, Transaction, grows, is_growing, point_read
+from metamorphd.models.change import AUDITED, Change, ChangedResource, Changes, ChangeVerb
+from metamorphd.store.database import Operation, P, Row, Transaction, grows, is_growing, point_read
 
 T = TypeVar("T")
 
@@ -12,42 +19,23 @@ T = TypeVar("T")
 # repeated where an engine has several writers; without, it would fail. A statement that also finds the revision, and
 # returns it, takes twice as long as the two.
 APPEND_CHANGE = """
-INSERT INTO changes (vault_id, revision, change_time, actor, call_id, resource, resource_id, verb)
-VALUES (:vault_id, :revision, :now, :actor, :call_id, :resource, :resource_id, :verb)
+INSERT INTO changes (vault_id, revision, change_time, actor, operator, call_id, resource, resource_id, verb, detail,
+    key_id, mac)
+VALUES (:vault_id, :revision, :change_time, :actor, :operator, :call_id, :resource, :resource_id, :verb, :detail,
+    :key_id, :mac)
 ON CONFLICT (vault_id, revision) DO NOTHING
 """
+GET_HEAD = "SELECT revision, mac FROM changes WHERE vault_id = :vault_id ORDER BY revision DESC LIMIT 1"
 GET_REVISION = "SELECT revision FROM changes WHERE vault_id = :vault_id ORDER BY revision DESC LIMIT 1"
 GET_BOUNDS = """
-SELECT (SELECT COALESCE(MIN(revision), 1) FROM changes WHERE vault_id = :vault_id) AS oldest_revision,
+SELECT 1 + COALESCE((SELECT compacted_revision FROM log_beginnings WHERE vault_id = :vault_id), 0) AS oldest_revision,
     (SELECT COALESCE(MAX(revision), 0) FROM changes WHERE vault_id = :vault_id) AS newest_revision
 """
 LIST_CHANGES = """
-SELECT revision, change_time, actor, call_id, resource, resource_id, verb FROM changes
+SELECT revision, change_time, actor, operator, call_id, resource, resource_id, verb FROM changes
 WHERE vault_id = :vault_id AND revision > :after_revision AND revision <= :last_revision
 ORDER BY revision
 """
-# A seek a vault.
-LIST_OLDEST_CHANGES = """
-WITH RECURSIVE visited (id, number) AS (
-    SELECT MIN(vault_id), 1 FROM changes WHERE vault_id > :after
-    UNION ALL
-    SELECT (SELECT MIN(vault_id) FROM changes WHERE changes.vault_id > visited.id), number + 1
-    FROM visited WHERE visited.id IS NOT NULL AND number < :limit
-)
-SELECT changes.vault_id, change_time, change_time < :before AND revision < (
-    SELECT MAX(revision) FROM changes AS newest WHERE newest.vault_id = visited.id) AS due
-FROM visited CROSS JOIN changes
-WHERE changes.vault_id = visited.id
-    AND revision = (SELECT MIN(revision) FROM changes AS oldest WHERE oldest.vault_id = visited.id)
-ORDER BY number
-"""
-FIND_FIRST_KEPT = """
-SELECT MIN(revision) AS revision FROM (
-    SELECT revision, change_time FROM changes WHERE vault_id = :vault_id ORDER BY revision LIMIT :limit
-) AS oldest
-WHERE change_time >= :before
-"""
-COMPACT_CHANGES = "DELETE FROM changes WHERE vault_id = :vault_id AND revision < :first_kept"
 
 # Looking up a member takes a third of the time that making it by name does.
 RESOURCES = {resource.value: resource for resource in ChangedResource}
@@ -57,28 +45,42 @@ _revised: dict[Any, Any] = {}
 
 
 async def append_change(
-    tx: Transaction, *, resource: ChangedResource, resource_id: str, verb: ChangeVerb, now: int
+    tx: Transaction,
+    *,
+    resource: ChangedResource,
+    resource_id: str,
+    verb: ChangeVerb,
+    now: int,
+    details: Mapping[str, str] | None = None,
 ) -> int:
-    """Appends a change to the vault's log, and returns the vault's new revision. The scope says who made it.
+    """Appends an entry to the vault's log, and returns the vault's new revision. The scope says who made it.
 
-    Those who watch the vault learn of it once the operation is committed.
+    Those who watch the vault learn of it once the operation is committed. `details` are for the audit only.
     """
-    scope = tx.scope
-    revision = 1 + (await get_revision(tx) if tx.revision is None else tx.revision)
-    appended = await tx.run(
-        APPEND_CHANGE,
-        revision=revision,
+    scope, chain = tx.scope, tx.chain
+    head = await _get_head(tx) if tx.head is None else tx.head
+    entry = Entry(
+        vault_id=scope.vault_id,
+        revision=head.revision + 1,
+        change_time=now,
+        actor=scope.actor.user_id,
+        operator=int(scope.operates),
+        call_id=scope.call_id,
         resource=resource,
         resource_id=resource_id,
         verb=verb,
-        now=now,
-        actor=scope.actor.user_id if scope.of_caller else "",
-        call_id=scope.call_id,
+        detail="" if details is None else orjson.dumps(dict(details), option=orjson.OPT_SORT_KEYS).decode(),
     )
-    if not appended:
+    mac = chain.link(head.mac, entry)
+    if not await tx.run(APPEND_CHANGE, **entry._asdict(), key_id=chain.key_id, mac=mac):
         raise RuntimeError("a revision is taken")
-    tx.revision = revision
-    return revision
+    tx.head = Head(entry.revision, mac)
+    return entry.revision
+
+
+async def _get_head(tx: Transaction) -> Head:
+    row = await tx.one(GET_HEAD)
+    return BEGINNING if row is None else Head(row.revision, row.mac)
 
 
 def revised(operation: Operation[P, T]) -> Operation[P, tuple[T, int]]:
@@ -87,7 +89,7 @@ def revised(operation: Operation[P, T]) -> Operation[P, tuple[T, int]]:
 
         async def run(tx: Transaction, *args: P.args, **kwargs: P.kwargs) -> tuple[T, int]:
             result = await operation(tx, *args, **kwargs)
-            return result, await get_revision(tx) if tx.revision is None else tx.revision
+            return result, await get_revision(tx) if tx.head is None else tx.head.revision
 
         # By which it is traced.
         run.__name__ = operation.__name__
@@ -104,21 +106,24 @@ async def get_revision(tx: Transaction) -> int:
 
 
 async def list_changes(tx: Transaction, *, after_revision: int, limit: int) -> Changes:
-    """Returns the changes after a revision, at most `limit`. Raises RevisionAhead, RevisionCompacted."""
-    bounds = await _bounds(tx)
+    """Returns the changes among the next `limit` entries after a revision. Raises RevisionAhead, RevisionCompacted."""
+    bounds = await get_bounds(tx)
     if after_revision > bounds.newest_revision:
         raise RevisionAhead(newest_revision=bounds.newest_revision)
     if after_revision + 1 < bounds.oldest_revision:
         raise RevisionCompacted(oldest_revision=bounds.oldest_revision)
-    rows = await tx.all(LIST_CHANGES, after_revision=after_revision, last_revision=after_revision + limit)
-    return Changes(after_revision, tuple(map(_change, rows)), bounds.newest_revision)
+    last = min(after_revision + limit, bounds.newest_revision)
+    rows = await tx.all(LIST_CHANGES, after_revision=after_revision, last_revision=last)
+    shown = tuple(_change(row) for row in rows if RESOURCES[row.resource] not in AUDITED)
+    return Changes(after_revision, shown, last, bounds.newest_revision)
 
 
 def _change(row: Row) -> Change:
     return Change(
         revision=row.revision,
         change_time=row.change_time,
-        actor=row.actor,
+        # An operator is a user of another vault, or of none.
+        actor="" if row.operator else row.actor,
         call_id=row.call_id,
         resource=RESOURCES[row.resource],
         resource_id=row.resource_id,
@@ -126,29 +131,8 @@ def _change(row: Row) -> Change:
     )
 
 
-async def list_oldest_changes(tx: SystemTransaction, *, after: str, before: int, limit: int) -> list[OldestChange]:
-    """Returns the oldest change that is kept of each of the next `limit` vaults with IDs above `after`, in order.
-
-    Those are due that were made before `before`, unless they are the newest too.
-    """
-    rows = await tx.all(LIST_OLDEST_CHANGES, after=after, before=before, limit=limit)
-    return [OldestChange(row.vault_id, row.change_time, bool(row.due)) for row in rows]
-
-
-async def compact_changes(tx: Transaction, *, before: int, limit: int) -> bool:
-    """Deletes at most `limit` of the vault's oldest changes, up to the first that was made at `before` or later.
-
-    So no gap arises where times are out of order. The newest change stays. Returns whether there may be more to delete.
-    """
-    bounds = await _bounds(tx)
-    young = await tx.one(FIND_FIRST_KEPT, before=before, limit=limit)
-    first_kept = min(bounds.newest_revision, bounds.oldest_revision + limit)
-    if young is not None and young.revision is not None:
-        first_kept = min(first_kept, young.revision)
-    return await tx.run(COMPACT_CHANGES, first_kept=first_kept) == limit
-
-
-async def _bounds(tx: Transaction) -> Row:
+async def get_bounds(tx: Transaction) -> Row:
+    """Returns `oldest_revision`, the first that watchers are shown, and `newest_revision`, 0 if there is none."""
     bounds = await tx.one(GET_BOUNDS)
     if bounds is None:
         raise RuntimeError("a statement without a table returned no row")

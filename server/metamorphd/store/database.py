@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from prometheus_client.registry import Collector
 
+from metamorphd.chain import Chain, Head
 from metamorphd.models.backup import Inspection
 from metamorphd.models.caller import Scope
 from metamorphd.models.span import Span, SpanKind
@@ -62,14 +63,17 @@ class Transaction(Statements):
 
     __slots__ = ()
 
+    chain: Chain
+    """Authenticates what the operation appends to the vault's log."""
+
     @property
     @abstractmethod
-    def revision(self) -> int | None:
-        """The vault's revision, once the operation has appended a change. Set by `append_change` alone."""
+    def head(self) -> Head | None:
+        """The end of the vault's log, once the operation has appended to it. Set by `append_change` alone."""
 
-    @revision.setter
+    @head.setter
     @abstractmethod
-    def revision(self, revision: int | None, /) -> None: ...
+    def head(self, head: Head | None, /) -> None: ...
 
 
 class SystemTransaction(Statements):

@@ -1,7 +1,9 @@
 """Tokens that count no more."""
 
+from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.page import Page
 from metamorphd.models.revocation import Revocation
+from metamorphd.store.changes import append_change
 from metamorphd.store.database import Row, SystemTransaction, Transaction
 from metamorphd.store.paging import page_of
 
@@ -75,7 +77,7 @@ async def revoke_token(tx: Transaction, *, revocation_id: str, token_id: str, no
     row = await tx.one(
         REVOKE_TOKEN, revocation_id=revocation_id, token_id=token_id, note=note, creator=tx.scope.actor.user_id, now=now
     )
-    return _made(row)
+    return await _made(tx, row, now, token_id=token_id)
 
 
 async def revoke_user(
@@ -91,13 +93,22 @@ async def revoke_user(
         creator=tx.scope.actor.user_id,
         now=now,
     )
-    return _made(row)
+    return await _made(tx, row, now, user_id=user_id)
 
 
-def _made(row: Row | None) -> Revocation:
+async def _made(tx: Transaction, row: Row | None, now: int, **details: str) -> Revocation:
     if row is None:
         raise RuntimeError("a revocation that was just made is missing")
-    return _revocation(row)
+    made = _revocation(row)
+    await append_change(
+        tx,
+        resource=ChangedResource.REVOCATION,
+        resource_id=made.revocation_id,
+        verb=ChangeVerb.CREATED,
+        details=details,
+        now=now,
+    )
+    return made
 
 
 async def list_revocations(

@@ -106,13 +106,14 @@ async def put_secret(
     request: IdempotencyKey | None,
     hash_key: bytes,
     now: int,
+    value_hmac: str = "",
     storage_limit: int = 0,
 ) -> SecretVersion:
     """Stores a version, or returns the one that `request` stored.
 
-    `sealed_value` is the value, encrypted by `data_key` for `place`, which follows from `state`. Raises StateChanged if
-    the state is another one, SecretVersionMismatch, StorageQuotaExceeded, RequestIdReused, and SecretVersionNotFound if
-    what `request` stored is gone.
+    `sealed_value` is the value, encrypted by `data_key` for `place`, which follows from `state`. `value_hmac` is for an
+    audit. Raises StateChanged if the state is another one, SecretVersionMismatch, StorageQuotaExceeded,
+    RequestIdReused, and SecretVersionNotFound if what `request` stored is gone.
     """
     await create_vault(tx, hash_key=hash_key, now=now)
     if request is not None:
@@ -150,7 +151,8 @@ async def put_secret(
         **made_by,
     )
     await tx.run(DELETE_OLD_VERSIONS, name=new.name, last=place.version - MOST_VERSIONS)
-    await _append(tx, new.name, ChangeVerb.CREATED if found.secret_id is None else ChangeVerb.UPDATED, now)
+    verb = ChangeVerb.CREATED if found.secret_id is None else ChangeVerb.UPDATED
+    await _append(tx, new.name, verb, now, version=str(place.version), value_hmac=value_hmac)
     return await _get_version(tx, name=new.name, version=place.version)
 
 
@@ -187,7 +189,7 @@ async def read_secret(tx: Transaction, *, name: str, version: int, now: int) -> 
     if row.wrapped_key is not None:
         data_key = DataKey(row.data_key_id, row.wrapping_key_id, row.wrapped_key)
     place = Place(row.secret_id, name, row.version)
-    await _append(tx, name, ChangeVerb.READ, now)
+    await _append(tx, name, ChangeVerb.READ, now, version=str(row.version))
     return (
         SecretVersion(name, row.version, row.creator, row.create_time, None),
         SealedVersion(place, row.sealed_value, row.data_key_id, data_key),
@@ -216,7 +218,7 @@ async def destroy_secret_version(tx: Transaction, *, name: str, version: int, no
     """Erases the value of a version, unless that was done. Raises SecretNotFound, SecretVersionNotFound."""
     await _require_secret(tx, name=name, now=now)
     if await tx.run(DESTROY_VERSION, name=name, version=version, now=now):
-        await _append(tx, name, ChangeVerb.DESTROYED, now)
+        await _append(tx, name, ChangeVerb.DESTROYED, now, version=str(version))
     return await _get_version(tx, name=name, version=version)
 
 
@@ -243,8 +245,10 @@ async def list_expired_secrets(tx: SystemTransaction, *, now: int, limit: int) -
     return [(row.vault_id, row.name) for row in await tx.all(LIST_EXPIRED, now=now, limit=limit)]
 
 
-async def _append(tx: Transaction, name: str, verb: ChangeVerb, now: int) -> None:
-    await append_change(tx, resource=ChangedResource.SECRET, resource_id=name, verb=verb, now=now)
+async def _append(tx: Transaction, name: str, verb: ChangeVerb, now: int, **details: str) -> None:
+    await append_change(
+        tx, resource=ChangedResource.SECRET, resource_id=name, verb=verb, now=now, details=details or None
+    )
 
 
 async def _require_secret(tx: Transaction, *, name: str, now: int) -> Row:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+from metamorphd.chain import Chain
 from metamorphd.store import migrations
 from metamorphd.store.fills import FILLS
 from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.store.sqlite.transaction import UNCHAINED
 
 from tests.support.statements import parsed, placeholders
 
@@ -21,8 +23,8 @@ class SqliteEngine:
 
     database_class = SqliteDatabase
 
-    def database(self, directory: Path) -> SqliteDatabase:
-        return SqliteDatabase(path=directory / "metamorph.db", synchronous="FULL")
+    def database(self, directory: Path, *, chain: Chain = UNCHAINED) -> SqliteDatabase:
+        return SqliteDatabase(path=directory / "metamorph.db", synchronous="FULL", chain=chain)
 
     def counts(self, directory: Path, *tables: str) -> tuple[int, ...]:
         connection = apsw.Connection(str(directory / "metamorph.db"), flags=apsw.SQLITE_OPEN_READONLY)

@@ -11,13 +11,17 @@ import apsw
 import pytest
 from metamorphd.catalog import Catalog
 from metamorphd.models.attachment import Upload
+from metamorphd.models.audit import AuditFilter
+from metamorphd.models.change import ChangeVerb
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.session import SessionChanges
 from metamorphd.models.turn import StopReason, TextDelta, Turn, TurnStatus
 from metamorphd.models.usage import SubjectKind, Usage
 from metamorphd.store.attachments import CHUNK_BYTES, get_chunk, prune_attachments
+from metamorphd.store.audit import list_audit_events
 from metamorphd.store.branches import get_branch
-from metamorphd.store.changes import compact_changes, get_revision, list_changes, list_oldest_changes
+from metamorphd.store.changes import get_revision, list_changes
+from metamorphd.store.compaction import compact_changes, delete_entries, list_oldest_changes
 from metamorphd.store.erasure import erase_step, read_part
 from metamorphd.store.erasures import MOST_COUNTED, Erasure, Resource, find_erasure, get_backlog
 from metamorphd.store.idempotency import BEGINNING, prune_requests
@@ -75,9 +79,10 @@ BOUNDED_OTHERWISE = {
     "LIST_ORPHANED_TURNS": "the running turns of all vaults, by their index",
     "GET_DATA_KEY": "the last row of a vault's data keys",
     "GET_REVISION": "the last row of a vault's log",
-    "GET_BOUNDS": "the first and the last row of a vault's log",
+    "GET_BOUNDS": "the last row of a vault's log",
+    "GET_HEAD": "the last row of a vault's log",
+    "GET_OLDEST": "the first row of a vault's log",
     "LIST_OLDEST_CHANGES": "the first and the last rows of a page of logs",
-    "FIND_FIRST_KEPT": "the first rows of a vault's log, up to a limit",
 }
 # A page that is sorted again after its rows were chosen.
 SORTED_PAGES = {
@@ -476,6 +481,15 @@ async def prune_marked(tx: Any) -> None:
     await prune_events(tx, before=NOW, limit=4)
 
 
+async def delete_oldest(tx: Any) -> None:
+    await compact_changes(tx, before=NOW, limit=50)
+    await delete_entries(tx, before=NOW, limit=50)
+
+
+def audit(**wanted: Any) -> Operation:
+    return lambda tx: list_audit_events(tx, wanted=AuditFilter(**wanted), before=None, page_size=50)
+
+
 OPERATIONS: dict[str, Operation] = {
     "newest of a branch": current_branch(newest_first=True),
     "oldest of a branch": current_branch(newest_first=False),
@@ -536,6 +550,11 @@ OPERATIONS: dict[str, Operation] = {
     "changes from the middle": lambda tx: list_changes(tx, after_revision=1000, limit=64),
     "compact_changes": lambda tx: compact_changes(tx, before=NOW, limit=50),
     "compact_changes of a young log": lambda tx: compact_changes(tx, before=0, limit=50),
+    "delete_entries": delete_oldest,
+    "audit": audit(),
+    "audit of a verb": audit(verbs=frozenset({ChangeVerb.READ})),
+    "audit before a time": audit(end_time=NOW - 3_600_000_000),
+    "audit of nobody after a time": audit(actor="nobody", start_time=1),
     "storage": lambda tx: get_storage(tx, default_limit=0),
     "indexing": index_earlier,
     "indexing anew": refold,
@@ -550,6 +569,9 @@ VISITS = {
     "sessions with a common pair",
     "sessions with a common and a missing pair",
     "failed turns",
+    "audit of a verb",
+    "audit before a time",
+    "audit of nobody after a time",
 }
 MOST_VISITED_STEPS = 100_000
 
@@ -594,7 +616,7 @@ SYSTEM_OPERATIONS: dict[str, Operation] = {
     "prune_attachments": lambda tx: prune_attachments(tx, before=NOW, limit=4, now=NOW),
     "mark turns to prune": lambda tx: prune_events(tx, before=NOW, limit=4),
     "prune_events": prune_marked,
-    "list_oldest_changes": lambda tx: list_oldest_changes(tx, after="", before=NOW, limit=4),
+    "list_oldest_changes": lambda tx: list_oldest_changes(tx, after="", before=NOW, delete_before=NOW, limit=4),
     "find_erasure": lambda tx: find_erasure(tx, after="", now=NOW),
     "find_erasure of the last vault": lambda tx: find_erasure(tx, after="zoo", now=NOW),
     "find_vault_to_index": lambda tx: find_vault_to_index(tx, after=""),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from metamorph.admin.v1 import admin_service_pb2 as pb
 
+from metamorphd.audit.recording import Recorder
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.backups.backups import Backups
 from metamorphd.chat.engine import TurnEngine
@@ -61,6 +62,7 @@ class AdminService(AdminBackups, AdminKeys, AdminOperations, AdminVaults):
         rotation: Rotation,
         operations: Operations,
         states: VaultStates,
+        recorder: Recorder,
         clock: Clock,
         build: Build,
     ) -> None:
@@ -71,6 +73,7 @@ class AdminService(AdminBackups, AdminKeys, AdminOperations, AdminVaults):
         self._rotation = rotation
         self._operations = operations
         self._states = states
+        self._recorder = recorder
         self._clock = clock
         self._build = build
 

@@ -11,6 +11,7 @@ import apsw
 import structlog
 from prometheus_client.registry import Collector
 
+from metamorphd.chain import Chain
 from metamorphd.errors import StartupRefused, StorageFull, StoreNotReady
 from metamorphd.models.backup import Inspection
 from metamorphd.models.caller import Scope, server_scope
@@ -39,7 +40,13 @@ from metamorphd.store.sqlite.measures import StoreMetrics
 from metamorphd.store.sqlite.old_index import remove_old_index
 from metamorphd.store.sqlite.readers import Readers
 from metamorphd.store.sqlite.space import Space
-from metamorphd.store.sqlite.transaction import Bound, SqliteSystemTransaction, SqliteTransaction, drive
+from metamorphd.store.sqlite.transaction import (
+    UNCHAINED,
+    Bound,
+    SqliteSystemTransaction,
+    SqliteTransaction,
+    drive,
+)
 from metamorphd.store.sqlite.writer import Writer
 from metamorphd.store.vault_states import require_active
 
@@ -58,7 +65,7 @@ class SqliteDatabase:
     """A database file and those that work on it. See `Database` for what the methods promise.
 
     `synchronous` is FULL or NORMAL; `vfs` names a registered SQLite VFS, None is the default one. `floor_bytes` is as
-    for `Space`.
+    for `Space`. `chain` authenticates the logs of vaults.
     """
 
     engine = "sqlite"
@@ -66,13 +73,22 @@ class SqliteDatabase:
     exclusive = True
     writer_class: ClassVar[type[Writer]] = Writer
 
-    def __init__(self, *, path: Path, synchronous: str, vfs: str | None = None, floor_bytes: int | None = 0) -> None:
+    def __init__(
+        self,
+        *,
+        path: Path,
+        synchronous: str,
+        vfs: str | None = None,
+        floor_bytes: int | None = 0,
+        chain: Chain = UNCHAINED,
+    ) -> None:
         self._file = DatabaseFile(path, synchronous=synchronous, vfs=vfs)
         self._space = Space(self._file.path, floor_bytes=floor_bytes)
         self._copyings: dict[Copying, asyncio.Future[None]] = {}
         self._metrics = StoreMetrics()
         self._open = False
         self._listener: Listener = _nobody
+        self._chain = chain
 
     async def __aenter__(self) -> Self:
         opening = asyncio.ensure_future(asyncio.to_thread(self._file.open, self._space.prepare))
@@ -144,7 +160,7 @@ class SqliteDatabase:
             if growing:
                 # Only now: what waited before it has grown.
                 self._space.require(partial(self._room, connection))
-            tx = SqliteTransaction(connection, scope)
+            tx = SqliteTransaction(connection, scope, self._chain)
             return operation(tx, *args, **kwargs) if concluding else admitted(tx)
 
         async def admitted(tx: SqliteTransaction) -> T:
@@ -153,8 +169,8 @@ class SqliteDatabase:
 
         def committed() -> None:
             # The transaction of the last attempt, which is the one that was committed.
-            if tx is not None and tx.revision is not None:
-                self._listener(scope.vault_id, tx.revision)
+            if tx is not None and tx.head is not None:
+                self._listener(scope.vault_id, tx.head.revision)
 
         with span_of(self.engine, operation, scope):
             return await self._write(bound, scope, growing=growing, committed=committed)

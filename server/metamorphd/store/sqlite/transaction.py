@@ -6,10 +6,13 @@ from typing import Any, TypeVar
 
 import apsw
 
+from metamorphd.chain import Chain, Head
 from metamorphd.models.caller import Scope
 from metamorphd.store.database import Row, SqlValue, SystemTransaction, Transaction
 
 T = TypeVar("T")
+
+UNCHAINED = Chain()
 
 # By the text of the statement. A class takes as long to make as thousands of rows, so each is made once.
 _row_classes: dict[str, Callable[[Any], Any]] = {}
@@ -33,12 +36,11 @@ def _row_class(sql: str, cursor: apsw.Cursor) -> Callable[[Any], Any]:
 class _Connected:
     """Runs statements on a connection."""
 
-    __slots__ = ("_connection", "revision", "scope")
+    __slots__ = ("_connection", "scope")
 
     def __init__(self, connection: apsw.Connection, scope: Scope) -> None:
         self._connection = connection
         self.scope = scope
-        self.revision: int | None = None
 
     async def one(self, sql: str, /, **parameters: SqlValue) -> Row | None:
         cursor = self._connection.execute(sql, self._bound(parameters))
@@ -60,9 +62,14 @@ class _Connected:
 
 
 class SqliteTransaction(_Connected, Transaction):
-    """Gives every statement the scope's vault as `:vault_id`."""
+    """Gives every statement the scope's vault as `:vault_id`. One that only reads needs no chain."""
 
-    __slots__ = ()
+    __slots__ = ("chain", "head")
+
+    def __init__(self, connection: apsw.Connection, scope: Scope, chain: Chain = UNCHAINED) -> None:
+        super().__init__(connection, scope)
+        self.chain = chain
+        self.head: Head | None = None
 
     def _bound(self, parameters: dict[str, SqlValue]) -> dict[str, SqlValue]:
         # Last, so that no operation can name another vault.

@@ -49,21 +49,34 @@ const (
 	ChangedResource_CHANGED_RESOURCE_OPERATION ChangedResource = 8
 	// A memory. One that is superseded is updated. That it was used is no change.
 	ChangedResource_CHANGED_RESOURCE_MEMORY ChangedResource = 9
+	// A call that was refused: its resource_id is the method, such as `metamorph.vault.v1.VaultService/GetSecret`. Only
+	// ListAuditEvents returns it and the kinds below.
+	ChangedResource_CHANGED_RESOURCE_CALL ChangedResource = 32
+	// A revocation of tokens by the operator.
+	ChangedResource_CHANGED_RESOURCE_REVOCATION ChangedResource = 33
+	// The keys that encrypt secrets, of all vaults, in the server's own log.
+	ChangedResource_CHANGED_RESOURCE_DATA_KEYS ChangedResource = 34
+	// A backup, in the server's own log: its resource_id is its name.
+	ChangedResource_CHANGED_RESOURCE_BACKUP ChangedResource = 35
 )
 
 // Enum value maps for ChangedResource.
 var (
 	ChangedResource_name = map[int32]string{
-		0: "CHANGED_RESOURCE_UNSPECIFIED",
-		1: "CHANGED_RESOURCE_VAULT",
-		2: "CHANGED_RESOURCE_VAULT_LIMITS",
-		3: "CHANGED_RESOURCE_SESSION",
-		4: "CHANGED_RESOURCE_MESSAGE",
-		5: "CHANGED_RESOURCE_TURN",
-		6: "CHANGED_RESOURCE_ATTACHMENT",
-		7: "CHANGED_RESOURCE_SECRET",
-		8: "CHANGED_RESOURCE_OPERATION",
-		9: "CHANGED_RESOURCE_MEMORY",
+		0:  "CHANGED_RESOURCE_UNSPECIFIED",
+		1:  "CHANGED_RESOURCE_VAULT",
+		2:  "CHANGED_RESOURCE_VAULT_LIMITS",
+		3:  "CHANGED_RESOURCE_SESSION",
+		4:  "CHANGED_RESOURCE_MESSAGE",
+		5:  "CHANGED_RESOURCE_TURN",
+		6:  "CHANGED_RESOURCE_ATTACHMENT",
+		7:  "CHANGED_RESOURCE_SECRET",
+		8:  "CHANGED_RESOURCE_OPERATION",
+		9:  "CHANGED_RESOURCE_MEMORY",
+		32: "CHANGED_RESOURCE_CALL",
+		33: "CHANGED_RESOURCE_REVOCATION",
+		34: "CHANGED_RESOURCE_DATA_KEYS",
+		35: "CHANGED_RESOURCE_BACKUP",
 	}
 	ChangedResource_value = map[string]int32{
 		"CHANGED_RESOURCE_UNSPECIFIED":  0,
@@ -76,6 +89,10 @@ var (
 		"CHANGED_RESOURCE_SECRET":       7,
 		"CHANGED_RESOURCE_OPERATION":    8,
 		"CHANGED_RESOURCE_MEMORY":       9,
+		"CHANGED_RESOURCE_CALL":         32,
+		"CHANGED_RESOURCE_REVOCATION":   33,
+		"CHANGED_RESOURCE_DATA_KEYS":    34,
+		"CHANGED_RESOURCE_BACKUP":       35,
 	}
 )
 
@@ -138,6 +155,8 @@ const (
 	ChangeVerb_CHANGE_VERB_SUSPENDED ChangeVerb = 12
 	// The operator resumed the vault.
 	ChangeVerb_CHANGE_VERB_RESUMED ChangeVerb = 13
+	// A call was refused for lack of a permission.
+	ChangeVerb_CHANGE_VERB_REFUSED ChangeVerb = 32
 )
 
 // Enum value maps for ChangeVerb.
@@ -157,6 +176,7 @@ var (
 		11: "CHANGE_VERB_EXPORTED",
 		12: "CHANGE_VERB_SUSPENDED",
 		13: "CHANGE_VERB_RESUMED",
+		32: "CHANGE_VERB_REFUSED",
 	}
 	ChangeVerb_value = map[string]int32{
 		"CHANGE_VERB_UNSPECIFIED": 0,
@@ -173,6 +193,7 @@ var (
 		"CHANGE_VERB_EXPORTED":    11,
 		"CHANGE_VERB_SUSPENDED":   12,
 		"CHANGE_VERB_RESUMED":     13,
+		"CHANGE_VERB_REFUSED":     32,
 	}
 )
 
@@ -206,8 +227,9 @@ func (ChangeVerb) EnumDescriptor() ([]byte, []int) {
 // A change of a vault. It says what has changed, and never has content: read the resource for that.
 type Change struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Counts the changes of the vault from 1, without gaps, in the order in which they were stored. Never used again, but
-	// for the changes that a restore from a backup has lost.
+	// Counts the entries of the vault's log from 1, in the order in which they were stored. Every change is sent; a number
+	// that is missing is of an entry that only ListAuditEvents returns. Never used again, but for the changes that a
+	// restore from a backup has lost.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// When it was requested. May be a little out of order.
 	ChangeTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=change_time,json=changeTime,proto3" json:"change_time,omitempty"`
@@ -318,7 +340,7 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\bresource\x18\x05 \x01(\x0e2#.metamorph.vault.v1.ChangedResourceR\bresource\x12\x1f\n" +
 	"\vresource_id\x18\x06 \x01(\tR\n" +
 	"resourceId\x122\n" +
-	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb*\xc4\x02\n" +
+	"\x04verb\x18\a \x01(\x0e2\x1e.metamorph.vault.v1.ChangeVerbR\x04verb*\xbd\x03\n" +
 	"\x0fChangedResource\x12 \n" +
 	"\x1cCHANGED_RESOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CHANGED_RESOURCE_VAULT\x10\x01\x12!\n" +
@@ -329,7 +351,11 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x1bCHANGED_RESOURCE_ATTACHMENT\x10\x06\x12\x1b\n" +
 	"\x17CHANGED_RESOURCE_SECRET\x10\a\x12\x1e\n" +
 	"\x1aCHANGED_RESOURCE_OPERATION\x10\b\x12\x1b\n" +
-	"\x17CHANGED_RESOURCE_MEMORY\x10\t*\xf7\x02\n" +
+	"\x17CHANGED_RESOURCE_MEMORY\x10\t\x12\x19\n" +
+	"\x15CHANGED_RESOURCE_CALL\x10 \x12\x1f\n" +
+	"\x1bCHANGED_RESOURCE_REVOCATION\x10!\x12\x1e\n" +
+	"\x1aCHANGED_RESOURCE_DATA_KEYS\x10\"\x12\x1b\n" +
+	"\x17CHANGED_RESOURCE_BACKUP\x10#*\x90\x03\n" +
 	"\n" +
 	"ChangeVerb\x12\x1b\n" +
 	"\x17CHANGE_VERB_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -346,7 +372,8 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x12\x18\n" +
 	"\x14CHANGE_VERB_EXPORTED\x10\v\x12\x19\n" +
 	"\x15CHANGE_VERB_SUSPENDED\x10\f\x12\x17\n" +
-	"\x13CHANGE_VERB_RESUMED\x10\rB\xc0\x01\n" +
+	"\x13CHANGE_VERB_RESUMED\x10\r\x12\x17\n" +
+	"\x13CHANGE_VERB_REFUSED\x10 B\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\vChangeProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

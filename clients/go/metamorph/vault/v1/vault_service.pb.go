@@ -876,6 +876,182 @@ func (x *WatchVaultResponse) GetRevision() int64 {
 	return 0
 }
 
+// A query for a page of the audit. Filters are combined: an event must pass all that are given.
+type ListAuditEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer, or none, and not be the last:
+	// a call looks at 5000 events.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only events from this time on.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Only events before this time.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Only events that this user of the vault requested. If present and empty, those of the server itself.
+	Actor *string `protobuf:"bytes,5,opt,name=actor,proto3,oneof" json:"actor,omitempty"`
+	// Only events about these kinds. If empty, about all.
+	Resources []ChangedResource `protobuf:"varint,6,rep,packed,name=resources,proto3,enum=metamorph.vault.v1.ChangedResource" json:"resources,omitempty"`
+	// Only events about what has this ID.
+	ResourceId *string `protobuf:"bytes,7,opt,name=resource_id,json=resourceId,proto3,oneof" json:"resource_id,omitempty"`
+	// Only events with these verbs. If empty, with all.
+	Verbs []ChangeVerb `protobuf:"varint,8,rep,packed,name=verbs,proto3,enum=metamorph.vault.v1.ChangeVerb" json:"verbs,omitempty"`
+	// The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+	// UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+	// 0 does not wait.
+	AtLeastRevision int64 `protobuf:"varint,9,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ListAuditEventsRequest) Reset() {
+	*x = ListAuditEventsRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditEventsRequest) ProtoMessage() {}
+
+func (x *ListAuditEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditEventsRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditEventsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListAuditEventsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAuditEventsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListAuditEventsRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ListAuditEventsRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *ListAuditEventsRequest) GetActor() string {
+	if x != nil && x.Actor != nil {
+		return *x.Actor
+	}
+	return ""
+}
+
+func (x *ListAuditEventsRequest) GetResources() []ChangedResource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *ListAuditEventsRequest) GetResourceId() string {
+	if x != nil && x.ResourceId != nil {
+		return *x.ResourceId
+	}
+	return ""
+}
+
+func (x *ListAuditEventsRequest) GetVerbs() []ChangeVerb {
+	if x != nil {
+		return x.Verbs
+	}
+	return nil
+}
+
+func (x *ListAuditEventsRequest) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
+// A page of the audit.
+type ListAuditEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	AuditEvents []*AuditEvent `protobuf:"bytes,1,rep,name=audit_events,json=auditEvents,proto3" json:"audit_events,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditEventsResponse) Reset() {
+	*x = ListAuditEventsResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditEventsResponse) ProtoMessage() {}
+
+func (x *ListAuditEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditEventsResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditEventsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListAuditEventsResponse) GetAuditEvents() []*AuditEvent {
+	if x != nil {
+		return x.AuditEvents
+	}
+	return nil
+}
+
+func (x *ListAuditEventsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // A new version of a secret.
 type PutSecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -901,7 +1077,7 @@ type PutSecretRequest struct {
 
 func (x *PutSecretRequest) Reset() {
 	*x = PutSecretRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[11]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1089,7 @@ func (x *PutSecretRequest) String() string {
 func (*PutSecretRequest) ProtoMessage() {}
 
 func (x *PutSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[11]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1102,7 @@ func (x *PutSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecretRequest.ProtoReflect.Descriptor instead.
 func (*PutSecretRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{11}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PutSecretRequest) GetName() string {
@@ -984,7 +1160,7 @@ type PutSecretResponse struct {
 
 func (x *PutSecretResponse) Reset() {
 	*x = PutSecretResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[12]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1172,7 @@ func (x *PutSecretResponse) String() string {
 func (*PutSecretResponse) ProtoMessage() {}
 
 func (x *PutSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[12]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1185,7 @@ func (x *PutSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecretResponse.ProtoReflect.Descriptor instead.
 func (*PutSecretResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{12}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PutSecretResponse) GetSecretVersion() *SecretVersion {
@@ -1043,7 +1219,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[13]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1231,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[13]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1244,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{13}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetSecretRequest) GetName() string {
@@ -1105,7 +1281,7 @@ type GetSecretResponse struct {
 
 func (x *GetSecretResponse) Reset() {
 	*x = GetSecretResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[14]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1293,7 @@ func (x *GetSecretResponse) String() string {
 func (*GetSecretResponse) ProtoMessage() {}
 
 func (x *GetSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[14]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1306,7 @@ func (x *GetSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretResponse.ProtoReflect.Descriptor instead.
 func (*GetSecretResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{14}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetSecretResponse) GetSecretVersion() *SecretVersion {
@@ -1164,7 +1340,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[15]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1352,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[15]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1365,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{15}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListSecretsRequest) GetPageSize() int32 {
@@ -1226,7 +1402,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[16]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1414,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[16]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1427,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{16}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -1287,7 +1463,7 @@ type ListSecretVersionsRequest struct {
 
 func (x *ListSecretVersionsRequest) Reset() {
 	*x = ListSecretVersionsRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[17]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1475,7 @@ func (x *ListSecretVersionsRequest) String() string {
 func (*ListSecretVersionsRequest) ProtoMessage() {}
 
 func (x *ListSecretVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[17]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1488,7 @@ func (x *ListSecretVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{17}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListSecretVersionsRequest) GetName() string {
@@ -1356,7 +1532,7 @@ type ListSecretVersionsResponse struct {
 
 func (x *ListSecretVersionsResponse) Reset() {
 	*x = ListSecretVersionsResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[18]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1544,7 @@ func (x *ListSecretVersionsResponse) String() string {
 func (*ListSecretVersionsResponse) ProtoMessage() {}
 
 func (x *ListSecretVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[18]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1557,7 @@ func (x *ListSecretVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{18}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListSecretVersionsResponse) GetSecretVersions() []*SecretVersion {
@@ -1411,7 +1587,7 @@ type DestroySecretVersionRequest struct {
 
 func (x *DestroySecretVersionRequest) Reset() {
 	*x = DestroySecretVersionRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[19]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1599,7 @@ func (x *DestroySecretVersionRequest) String() string {
 func (*DestroySecretVersionRequest) ProtoMessage() {}
 
 func (x *DestroySecretVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[19]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1612,7 @@ func (x *DestroySecretVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySecretVersionRequest.ProtoReflect.Descriptor instead.
 func (*DestroySecretVersionRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{19}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DestroySecretVersionRequest) GetName() string {
@@ -1466,7 +1642,7 @@ type DestroySecretVersionResponse struct {
 
 func (x *DestroySecretVersionResponse) Reset() {
 	*x = DestroySecretVersionResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[20]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1654,7 @@ func (x *DestroySecretVersionResponse) String() string {
 func (*DestroySecretVersionResponse) ProtoMessage() {}
 
 func (x *DestroySecretVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[20]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1667,7 @@ func (x *DestroySecretVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroySecretVersionResponse.ProtoReflect.Descriptor instead.
 func (*DestroySecretVersionResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{20}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DestroySecretVersionResponse) GetSecretVersion() *SecretVersion {
@@ -1521,7 +1697,7 @@ type DeleteSecretRequest struct {
 
 func (x *DeleteSecretRequest) Reset() {
 	*x = DeleteSecretRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[21]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1709,7 @@ func (x *DeleteSecretRequest) String() string {
 func (*DeleteSecretRequest) ProtoMessage() {}
 
 func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[21]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1722,7 @@ func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSecretRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{21}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteSecretRequest) GetName() string {
@@ -1574,7 +1750,7 @@ type DeleteSecretResponse struct {
 
 func (x *DeleteSecretResponse) Reset() {
 	*x = DeleteSecretResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[22]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1762,7 @@ func (x *DeleteSecretResponse) String() string {
 func (*DeleteSecretResponse) ProtoMessage() {}
 
 func (x *DeleteSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[22]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1775,7 @@ func (x *DeleteSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSecretResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{22}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteSecretResponse) GetRevision() int64 {
@@ -1620,7 +1796,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[23]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1808,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[23]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1821,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{23}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetOperationRequest) GetOperationId() string {
@@ -1666,7 +1842,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[24]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1854,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[24]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1867,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{24}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetOperationResponse) GetOperation() *Operation {
@@ -1714,7 +1890,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[25]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1902,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[25]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1915,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{25}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListOperationsRequest) GetPageSize() int32 {
@@ -1769,7 +1945,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[26]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +1957,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[26]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +1970,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{26}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -1822,7 +1998,7 @@ type CancelOperationRequest struct {
 
 func (x *CancelOperationRequest) Reset() {
 	*x = CancelOperationRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[27]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +2010,7 @@ func (x *CancelOperationRequest) String() string {
 func (*CancelOperationRequest) ProtoMessage() {}
 
 func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[27]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +2023,7 @@ func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationRequest.ProtoReflect.Descriptor instead.
 func (*CancelOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{27}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CancelOperationRequest) GetOperationId() string {
@@ -1868,7 +2044,7 @@ type CancelOperationResponse struct {
 
 func (x *CancelOperationResponse) Reset() {
 	*x = CancelOperationResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[28]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2056,7 @@ func (x *CancelOperationResponse) String() string {
 func (*CancelOperationResponse) ProtoMessage() {}
 
 func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[28]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2069,7 @@ func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationResponse.ProtoReflect.Descriptor instead.
 func (*CancelOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{28}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CancelOperationResponse) GetOperation() *Operation {
@@ -1921,7 +2097,7 @@ type CreateMemoryRequest struct {
 
 func (x *CreateMemoryRequest) Reset() {
 	*x = CreateMemoryRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2109,7 @@ func (x *CreateMemoryRequest) String() string {
 func (*CreateMemoryRequest) ProtoMessage() {}
 
 func (x *CreateMemoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2122,7 @@ func (x *CreateMemoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMemoryRequest.ProtoReflect.Descriptor instead.
 func (*CreateMemoryRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{29}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateMemoryRequest) GetMemory() *Memory {
@@ -1985,7 +2161,7 @@ type CreateMemoryResponse struct {
 
 func (x *CreateMemoryResponse) Reset() {
 	*x = CreateMemoryResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1997,7 +2173,7 @@ func (x *CreateMemoryResponse) String() string {
 func (*CreateMemoryResponse) ProtoMessage() {}
 
 func (x *CreateMemoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2010,7 +2186,7 @@ func (x *CreateMemoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMemoryResponse.ProtoReflect.Descriptor instead.
 func (*CreateMemoryResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{30}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateMemoryResponse) GetMemory() *Memory {
@@ -2049,7 +2225,7 @@ type GetMemoryRequest struct {
 
 func (x *GetMemoryRequest) Reset() {
 	*x = GetMemoryRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2237,7 @@ func (x *GetMemoryRequest) String() string {
 func (*GetMemoryRequest) ProtoMessage() {}
 
 func (x *GetMemoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2250,7 @@ func (x *GetMemoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMemoryRequest.ProtoReflect.Descriptor instead.
 func (*GetMemoryRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{31}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetMemoryRequest) GetMemoryId() string {
@@ -2102,7 +2278,7 @@ type GetMemoryResponse struct {
 
 func (x *GetMemoryResponse) Reset() {
 	*x = GetMemoryResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2290,7 @@ func (x *GetMemoryResponse) String() string {
 func (*GetMemoryResponse) ProtoMessage() {}
 
 func (x *GetMemoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2303,7 @@ func (x *GetMemoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMemoryResponse.ProtoReflect.Descriptor instead.
 func (*GetMemoryResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{32}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetMemoryResponse) GetMemory() *Memory {
@@ -2163,7 +2339,7 @@ type ListMemoriesRequest struct {
 
 func (x *ListMemoriesRequest) Reset() {
 	*x = ListMemoriesRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2351,7 @@ func (x *ListMemoriesRequest) String() string {
 func (*ListMemoriesRequest) ProtoMessage() {}
 
 func (x *ListMemoriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2364,7 @@ func (x *ListMemoriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMemoriesRequest.ProtoReflect.Descriptor instead.
 func (*ListMemoriesRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{33}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListMemoriesRequest) GetPageSize() int32 {
@@ -2253,7 +2429,7 @@ type ListMemoriesResponse struct {
 
 func (x *ListMemoriesResponse) Reset() {
 	*x = ListMemoriesResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2441,7 @@ func (x *ListMemoriesResponse) String() string {
 func (*ListMemoriesResponse) ProtoMessage() {}
 
 func (x *ListMemoriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2454,7 @@ func (x *ListMemoriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMemoriesResponse.ProtoReflect.Descriptor instead.
 func (*ListMemoriesResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{34}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListMemoriesResponse) GetMemories() []*Memory {
@@ -2309,7 +2485,7 @@ type UpdateMemoryRequest struct {
 
 func (x *UpdateMemoryRequest) Reset() {
 	*x = UpdateMemoryRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2497,7 @@ func (x *UpdateMemoryRequest) String() string {
 func (*UpdateMemoryRequest) ProtoMessage() {}
 
 func (x *UpdateMemoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2510,7 @@ func (x *UpdateMemoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMemoryRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMemoryRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{35}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UpdateMemoryRequest) GetMemory() *Memory {
@@ -2364,7 +2540,7 @@ type UpdateMemoryResponse struct {
 
 func (x *UpdateMemoryResponse) Reset() {
 	*x = UpdateMemoryResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2552,7 @@ func (x *UpdateMemoryResponse) String() string {
 func (*UpdateMemoryResponse) ProtoMessage() {}
 
 func (x *UpdateMemoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2565,7 @@ func (x *UpdateMemoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMemoryResponse.ProtoReflect.Descriptor instead.
 func (*UpdateMemoryResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{36}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UpdateMemoryResponse) GetMemory() *Memory {
@@ -2419,7 +2595,7 @@ type DeleteMemoryRequest struct {
 
 func (x *DeleteMemoryRequest) Reset() {
 	*x = DeleteMemoryRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2607,7 @@ func (x *DeleteMemoryRequest) String() string {
 func (*DeleteMemoryRequest) ProtoMessage() {}
 
 func (x *DeleteMemoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2620,7 @@ func (x *DeleteMemoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMemoryRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMemoryRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{37}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeleteMemoryRequest) GetMemoryId() string {
@@ -2472,7 +2648,7 @@ type DeleteMemoryResponse struct {
 
 func (x *DeleteMemoryResponse) Reset() {
 	*x = DeleteMemoryResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2660,7 @@ func (x *DeleteMemoryResponse) String() string {
 func (*DeleteMemoryResponse) ProtoMessage() {}
 
 func (x *DeleteMemoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2673,7 @@ func (x *DeleteMemoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMemoryResponse.ProtoReflect.Descriptor instead.
 func (*DeleteMemoryResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{38}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeleteMemoryResponse) GetRevision() int64 {
@@ -2529,7 +2705,7 @@ type SearchMemoriesRequest struct {
 
 func (x *SearchMemoriesRequest) Reset() {
 	*x = SearchMemoriesRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2717,7 @@ func (x *SearchMemoriesRequest) String() string {
 func (*SearchMemoriesRequest) ProtoMessage() {}
 
 func (x *SearchMemoriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2730,7 @@ func (x *SearchMemoriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchMemoriesRequest.ProtoReflect.Descriptor instead.
 func (*SearchMemoriesRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{39}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SearchMemoriesRequest) GetQuery() string {
@@ -2596,7 +2772,7 @@ type SearchMemoriesResponse struct {
 
 func (x *SearchMemoriesResponse) Reset() {
 	*x = SearchMemoriesResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +2784,7 @@ func (x *SearchMemoriesResponse) String() string {
 func (*SearchMemoriesResponse) ProtoMessage() {}
 
 func (x *SearchMemoriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +2797,7 @@ func (x *SearchMemoriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchMemoriesResponse.ProtoReflect.Descriptor instead.
 func (*SearchMemoriesResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{40}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SearchMemoriesResponse) GetResults() []*MemoryMatch {
@@ -2648,7 +2824,7 @@ type ExportVaultRequest struct {
 
 func (x *ExportVaultRequest) Reset() {
 	*x = ExportVaultRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2836,7 @@ func (x *ExportVaultRequest) String() string {
 func (*ExportVaultRequest) ProtoMessage() {}
 
 func (x *ExportVaultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2849,7 @@ func (x *ExportVaultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportVaultRequest.ProtoReflect.Descriptor instead.
 func (*ExportVaultRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{41}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ExportVaultRequest) GetExportId() string {
@@ -2713,7 +2889,7 @@ type ExportVaultResponse struct {
 
 func (x *ExportVaultResponse) Reset() {
 	*x = ExportVaultResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +2901,7 @@ func (x *ExportVaultResponse) String() string {
 func (*ExportVaultResponse) ProtoMessage() {}
 
 func (x *ExportVaultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2738,7 +2914,7 @@ func (x *ExportVaultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportVaultResponse.ProtoReflect.Descriptor instead.
 func (*ExportVaultResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{42}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ExportVaultResponse) GetPart() isExportVaultResponse_Part {
@@ -2788,7 +2964,7 @@ var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/export.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
+	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/export.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
 	"\x05Vault\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12T\n" +
@@ -2857,7 +3033,25 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x0f_after_revision\"f\n" +
 	"\x12WatchVaultResponse\x124\n" +
 	"\achanges\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.ChangeR\achanges\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\x89\x04\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\xb4\x04\n" +
+	"\x16ListAuditEventsRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12C\n" +
+	"\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\tstartTime\x12?\n" +
+	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\aendTime\x12#\n" +
+	"\x05actor\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x00R\x05actor\x88\x01\x01\x12V\n" +
+	"\tresources\x18\x06 \x03(\x0e2#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\tresources\x12.\n" +
+	"\vresource_id\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02H\x01R\n" +
+	"resourceId\x88\x01\x01\x12I\n" +
+	"\x05verbs\x18\b \x03(\x0e2\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x05verbs\x123\n" +
+	"\x11at_least_revision\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0fatLeastRevisionB\b\n" +
+	"\x06_actorB\x0e\n" +
+	"\f_resource_id\"\x84\x01\n" +
+	"\x17ListAuditEventsResponse\x12A\n" +
+	"\faudit_events\x18\x01 \x03(\v2\x1e.metamorph.vault.v1.AuditEventR\vauditEvents\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x89\x04\n" +
 	"\x10PutSecretRequest\x12>\n" +
 	"\x04name\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$R\x04name\x12!\n" +
 	"\x05value\x18\x02 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x04R\x05value\x127\n" +
@@ -2989,13 +3183,14 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\vMemoryOrder\x12\x1c\n" +
 	"\x18MEMORY_ORDER_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19MEMORY_ORDER_NEWEST_FIRST\x10\x01\x12*\n" +
-	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\xf6\x12\n" +
+	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\xf2\x13\n" +
 	"\fVaultService\x12c\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x12\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\xc0\xbb\x18\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
 	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x90\x02\x00\x12q\n" +
 	"\n" +
-	"WatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12e\n" +
+	"WatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12z\n" +
+	"\x0fListAuditEvents\x12*.metamorph.vault.v1.ListAuditEventsRequest\x1a+.metamorph.vault.v1.ListAuditEventsResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12e\n" +
 	"\bGetUsage\x12#.metamorph.vault.v1.GetUsageRequest\x1a$.metamorph.vault.v1.GetUsageResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12h\n" +
 	"\tPutSecret\x12$.metamorph.vault.v1.PutSecretRequest\x1a%.metamorph.vault.v1.PutSecretResponse\"\x0e\xaa\xbb\x18\x01\b\xb8\xbb\x18\x80\x80\b\x90\x02\x00\x12h\n" +
 	"\tGetSecret\x12$.metamorph.vault.v1.GetSecretRequest\x1a%.metamorph.vault.v1.GetSecretResponse\"\x0e\xaa\xbb\x18\x01\a\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12n\n" +
@@ -3028,7 +3223,7 @@ func file_metamorph_vault_v1_vault_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_vault_v1_vault_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(MemoryOrder)(0),                     // 0: metamorph.vault.v1.MemoryOrder
 	(*Vault)(nil),                        // 1: metamorph.vault.v1.Vault
@@ -3042,144 +3237,154 @@ var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(*GetUsageResponse)(nil),             // 9: metamorph.vault.v1.GetUsageResponse
 	(*WatchVaultRequest)(nil),            // 10: metamorph.vault.v1.WatchVaultRequest
 	(*WatchVaultResponse)(nil),           // 11: metamorph.vault.v1.WatchVaultResponse
-	(*PutSecretRequest)(nil),             // 12: metamorph.vault.v1.PutSecretRequest
-	(*PutSecretResponse)(nil),            // 13: metamorph.vault.v1.PutSecretResponse
-	(*GetSecretRequest)(nil),             // 14: metamorph.vault.v1.GetSecretRequest
-	(*GetSecretResponse)(nil),            // 15: metamorph.vault.v1.GetSecretResponse
-	(*ListSecretsRequest)(nil),           // 16: metamorph.vault.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),          // 17: metamorph.vault.v1.ListSecretsResponse
-	(*ListSecretVersionsRequest)(nil),    // 18: metamorph.vault.v1.ListSecretVersionsRequest
-	(*ListSecretVersionsResponse)(nil),   // 19: metamorph.vault.v1.ListSecretVersionsResponse
-	(*DestroySecretVersionRequest)(nil),  // 20: metamorph.vault.v1.DestroySecretVersionRequest
-	(*DestroySecretVersionResponse)(nil), // 21: metamorph.vault.v1.DestroySecretVersionResponse
-	(*DeleteSecretRequest)(nil),          // 22: metamorph.vault.v1.DeleteSecretRequest
-	(*DeleteSecretResponse)(nil),         // 23: metamorph.vault.v1.DeleteSecretResponse
-	(*GetOperationRequest)(nil),          // 24: metamorph.vault.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),         // 25: metamorph.vault.v1.GetOperationResponse
-	(*ListOperationsRequest)(nil),        // 26: metamorph.vault.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),       // 27: metamorph.vault.v1.ListOperationsResponse
-	(*CancelOperationRequest)(nil),       // 28: metamorph.vault.v1.CancelOperationRequest
-	(*CancelOperationResponse)(nil),      // 29: metamorph.vault.v1.CancelOperationResponse
-	(*CreateMemoryRequest)(nil),          // 30: metamorph.vault.v1.CreateMemoryRequest
-	(*CreateMemoryResponse)(nil),         // 31: metamorph.vault.v1.CreateMemoryResponse
-	(*GetMemoryRequest)(nil),             // 32: metamorph.vault.v1.GetMemoryRequest
-	(*GetMemoryResponse)(nil),            // 33: metamorph.vault.v1.GetMemoryResponse
-	(*ListMemoriesRequest)(nil),          // 34: metamorph.vault.v1.ListMemoriesRequest
-	(*ListMemoriesResponse)(nil),         // 35: metamorph.vault.v1.ListMemoriesResponse
-	(*UpdateMemoryRequest)(nil),          // 36: metamorph.vault.v1.UpdateMemoryRequest
-	(*UpdateMemoryResponse)(nil),         // 37: metamorph.vault.v1.UpdateMemoryResponse
-	(*DeleteMemoryRequest)(nil),          // 38: metamorph.vault.v1.DeleteMemoryRequest
-	(*DeleteMemoryResponse)(nil),         // 39: metamorph.vault.v1.DeleteMemoryResponse
-	(*SearchMemoriesRequest)(nil),        // 40: metamorph.vault.v1.SearchMemoriesRequest
-	(*SearchMemoriesResponse)(nil),       // 41: metamorph.vault.v1.SearchMemoriesResponse
-	(*ExportVaultRequest)(nil),           // 42: metamorph.vault.v1.ExportVaultRequest
-	(*ExportVaultResponse)(nil),          // 43: metamorph.vault.v1.ExportVaultResponse
-	nil,                                  // 44: metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),        // 45: google.protobuf.Timestamp
-	(*Budget)(nil),                       // 46: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),        // 47: google.protobuf.FieldMask
-	(UsageGrouping)(0),                   // 48: metamorph.vault.v1.UsageGrouping
-	(*UsageRow)(nil),                     // 49: metamorph.vault.v1.UsageRow
-	(*BudgetStatus)(nil),                 // 50: metamorph.vault.v1.BudgetStatus
-	(*StorageStatus)(nil),                // 51: metamorph.vault.v1.StorageStatus
-	(ChangedResource)(0),                 // 52: metamorph.vault.v1.ChangedResource
-	(ChangeVerb)(0),                      // 53: metamorph.vault.v1.ChangeVerb
-	(*Change)(nil),                       // 54: metamorph.vault.v1.Change
-	(*SecretVersion)(nil),                // 55: metamorph.vault.v1.SecretVersion
-	(*Secret)(nil),                       // 56: metamorph.vault.v1.Secret
-	(*Operation)(nil),                    // 57: metamorph.vault.v1.Operation
-	(*Memory)(nil),                       // 58: metamorph.vault.v1.Memory
-	(MemoryType)(0),                      // 59: metamorph.vault.v1.MemoryType
-	(*MemoryMatch)(nil),                  // 60: metamorph.vault.v1.MemoryMatch
-	(*Export)(nil),                       // 61: metamorph.vault.v1.Export
+	(*ListAuditEventsRequest)(nil),       // 12: metamorph.vault.v1.ListAuditEventsRequest
+	(*ListAuditEventsResponse)(nil),      // 13: metamorph.vault.v1.ListAuditEventsResponse
+	(*PutSecretRequest)(nil),             // 14: metamorph.vault.v1.PutSecretRequest
+	(*PutSecretResponse)(nil),            // 15: metamorph.vault.v1.PutSecretResponse
+	(*GetSecretRequest)(nil),             // 16: metamorph.vault.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),            // 17: metamorph.vault.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),           // 18: metamorph.vault.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),          // 19: metamorph.vault.v1.ListSecretsResponse
+	(*ListSecretVersionsRequest)(nil),    // 20: metamorph.vault.v1.ListSecretVersionsRequest
+	(*ListSecretVersionsResponse)(nil),   // 21: metamorph.vault.v1.ListSecretVersionsResponse
+	(*DestroySecretVersionRequest)(nil),  // 22: metamorph.vault.v1.DestroySecretVersionRequest
+	(*DestroySecretVersionResponse)(nil), // 23: metamorph.vault.v1.DestroySecretVersionResponse
+	(*DeleteSecretRequest)(nil),          // 24: metamorph.vault.v1.DeleteSecretRequest
+	(*DeleteSecretResponse)(nil),         // 25: metamorph.vault.v1.DeleteSecretResponse
+	(*GetOperationRequest)(nil),          // 26: metamorph.vault.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),         // 27: metamorph.vault.v1.GetOperationResponse
+	(*ListOperationsRequest)(nil),        // 28: metamorph.vault.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),       // 29: metamorph.vault.v1.ListOperationsResponse
+	(*CancelOperationRequest)(nil),       // 30: metamorph.vault.v1.CancelOperationRequest
+	(*CancelOperationResponse)(nil),      // 31: metamorph.vault.v1.CancelOperationResponse
+	(*CreateMemoryRequest)(nil),          // 32: metamorph.vault.v1.CreateMemoryRequest
+	(*CreateMemoryResponse)(nil),         // 33: metamorph.vault.v1.CreateMemoryResponse
+	(*GetMemoryRequest)(nil),             // 34: metamorph.vault.v1.GetMemoryRequest
+	(*GetMemoryResponse)(nil),            // 35: metamorph.vault.v1.GetMemoryResponse
+	(*ListMemoriesRequest)(nil),          // 36: metamorph.vault.v1.ListMemoriesRequest
+	(*ListMemoriesResponse)(nil),         // 37: metamorph.vault.v1.ListMemoriesResponse
+	(*UpdateMemoryRequest)(nil),          // 38: metamorph.vault.v1.UpdateMemoryRequest
+	(*UpdateMemoryResponse)(nil),         // 39: metamorph.vault.v1.UpdateMemoryResponse
+	(*DeleteMemoryRequest)(nil),          // 40: metamorph.vault.v1.DeleteMemoryRequest
+	(*DeleteMemoryResponse)(nil),         // 41: metamorph.vault.v1.DeleteMemoryResponse
+	(*SearchMemoriesRequest)(nil),        // 42: metamorph.vault.v1.SearchMemoriesRequest
+	(*SearchMemoriesResponse)(nil),       // 43: metamorph.vault.v1.SearchMemoriesResponse
+	(*ExportVaultRequest)(nil),           // 44: metamorph.vault.v1.ExportVaultRequest
+	(*ExportVaultResponse)(nil),          // 45: metamorph.vault.v1.ExportVaultResponse
+	nil,                                  // 46: metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 47: google.protobuf.Timestamp
+	(*Budget)(nil),                       // 48: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),        // 49: google.protobuf.FieldMask
+	(UsageGrouping)(0),                   // 50: metamorph.vault.v1.UsageGrouping
+	(*UsageRow)(nil),                     // 51: metamorph.vault.v1.UsageRow
+	(*BudgetStatus)(nil),                 // 52: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),                // 53: metamorph.vault.v1.StorageStatus
+	(ChangedResource)(0),                 // 54: metamorph.vault.v1.ChangedResource
+	(ChangeVerb)(0),                      // 55: metamorph.vault.v1.ChangeVerb
+	(*Change)(nil),                       // 56: metamorph.vault.v1.Change
+	(*AuditEvent)(nil),                   // 57: metamorph.vault.v1.AuditEvent
+	(*SecretVersion)(nil),                // 58: metamorph.vault.v1.SecretVersion
+	(*Secret)(nil),                       // 59: metamorph.vault.v1.Secret
+	(*Operation)(nil),                    // 60: metamorph.vault.v1.Operation
+	(*Memory)(nil),                       // 61: metamorph.vault.v1.Memory
+	(MemoryType)(0),                      // 62: metamorph.vault.v1.MemoryType
+	(*MemoryMatch)(nil),                  // 63: metamorph.vault.v1.MemoryMatch
+	(*Export)(nil),                       // 64: metamorph.vault.v1.Export
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
-	45, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
-	45, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
-	46, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
-	46, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
-	45, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	47, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
+	47, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
+	48, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
+	48, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
+	47, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
 	1,  // 5: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
 	1,  // 6: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
-	47, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	49, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
 	1,  // 8: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	48, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
-	49, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
-	49, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
-	50, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
-	51, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
-	52, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	53, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	54, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
-	44, // 17: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	45, // 18: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
-	55, // 19: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	55, // 20: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	56, // 21: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
-	55, // 22: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
-	55, // 23: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	57, // 24: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	57, // 25: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	57, // 26: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	58, // 27: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	58, // 28: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	58, // 29: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	0,  // 30: metamorph.vault.v1.ListMemoriesRequest.order_by:type_name -> metamorph.vault.v1.MemoryOrder
-	59, // 31: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	58, // 32: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
-	58, // 33: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	47, // 34: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
-	58, // 35: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	59, // 36: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	60, // 37: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
-	61, // 38: metamorph.vault.v1.ExportVaultResponse.export:type_name -> metamorph.vault.v1.Export
-	2,  // 39: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	4,  // 40: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	6,  // 41: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	10, // 42: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
-	8,  // 43: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
-	12, // 44: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
-	14, // 45: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
-	16, // 46: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
-	18, // 47: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
-	20, // 48: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
-	22, // 49: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
-	24, // 50: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
-	26, // 51: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
-	28, // 52: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
-	30, // 53: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
-	32, // 54: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
-	34, // 55: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
-	36, // 56: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
-	38, // 57: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
-	40, // 58: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
-	42, // 59: metamorph.vault.v1.VaultService.ExportVault:input_type -> metamorph.vault.v1.ExportVaultRequest
-	3,  // 60: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	5,  // 61: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	7,  // 62: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	11, // 63: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
-	9,  // 64: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
-	13, // 65: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
-	15, // 66: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
-	17, // 67: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
-	19, // 68: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
-	21, // 69: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
-	23, // 70: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
-	25, // 71: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
-	27, // 72: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
-	29, // 73: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
-	31, // 74: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
-	33, // 75: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
-	35, // 76: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
-	37, // 77: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
-	39, // 78: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
-	41, // 79: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
-	43, // 80: metamorph.vault.v1.VaultService.ExportVault:output_type -> metamorph.vault.v1.ExportVaultResponse
-	60, // [60:81] is the sub-list for method output_type
-	39, // [39:60] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	50, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
+	51, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
+	51, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
+	52, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	53, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
+	54, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	55, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	56, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
+	47, // 17: metamorph.vault.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	47, // 18: metamorph.vault.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	54, // 19: metamorph.vault.v1.ListAuditEventsRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	55, // 20: metamorph.vault.v1.ListAuditEventsRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	57, // 21: metamorph.vault.v1.ListAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
+	46, // 22: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	47, // 23: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
+	58, // 24: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	58, // 25: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	59, // 26: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
+	58, // 27: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
+	58, // 28: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	60, // 29: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	60, // 30: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	60, // 31: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	61, // 32: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	61, // 33: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	61, // 34: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	0,  // 35: metamorph.vault.v1.ListMemoriesRequest.order_by:type_name -> metamorph.vault.v1.MemoryOrder
+	62, // 36: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	61, // 37: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
+	61, // 38: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	49, // 39: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
+	61, // 40: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	62, // 41: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	63, // 42: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
+	64, // 43: metamorph.vault.v1.ExportVaultResponse.export:type_name -> metamorph.vault.v1.Export
+	2,  // 44: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	4,  // 45: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	6,  // 46: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	10, // 47: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
+	12, // 48: metamorph.vault.v1.VaultService.ListAuditEvents:input_type -> metamorph.vault.v1.ListAuditEventsRequest
+	8,  // 49: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	14, // 50: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
+	16, // 51: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
+	18, // 52: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
+	20, // 53: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
+	22, // 54: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
+	24, // 55: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
+	26, // 56: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
+	28, // 57: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
+	30, // 58: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
+	32, // 59: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
+	34, // 60: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
+	36, // 61: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
+	38, // 62: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
+	40, // 63: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
+	42, // 64: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
+	44, // 65: metamorph.vault.v1.VaultService.ExportVault:input_type -> metamorph.vault.v1.ExportVaultRequest
+	3,  // 66: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	5,  // 67: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	7,  // 68: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	11, // 69: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
+	13, // 70: metamorph.vault.v1.VaultService.ListAuditEvents:output_type -> metamorph.vault.v1.ListAuditEventsResponse
+	9,  // 71: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	15, // 72: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
+	17, // 73: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
+	19, // 74: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
+	21, // 75: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
+	23, // 76: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
+	25, // 77: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
+	27, // 78: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
+	29, // 79: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
+	31, // 80: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
+	33, // 81: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
+	35, // 82: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
+	37, // 83: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
+	39, // 84: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
+	41, // 85: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
+	43, // 86: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
+	45, // 87: metamorph.vault.v1.VaultService.ExportVault:output_type -> metamorph.vault.v1.ExportVaultResponse
+	66, // [66:88] is the sub-list for method output_type
+	44, // [44:66] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }
@@ -3187,6 +3392,7 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 	if File_metamorph_vault_v1_vault_service_proto != nil {
 		return
 	}
+	file_metamorph_vault_v1_audit_proto_init()
 	file_metamorph_vault_v1_change_proto_init()
 	file_metamorph_vault_v1_export_proto_init()
 	file_metamorph_vault_v1_memory_proto_init()
@@ -3196,8 +3402,9 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[7].OneofWrappers = []any{}
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[9].OneofWrappers = []any{}
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[11].OneofWrappers = []any{}
-	file_metamorph_vault_v1_vault_service_proto_msgTypes[21].OneofWrappers = []any{}
-	file_metamorph_vault_v1_vault_service_proto_msgTypes[42].OneofWrappers = []any{
+	file_metamorph_vault_v1_vault_service_proto_msgTypes[13].OneofWrappers = []any{}
+	file_metamorph_vault_v1_vault_service_proto_msgTypes[23].OneofWrappers = []any{}
+	file_metamorph_vault_v1_vault_service_proto_msgTypes[44].OneofWrappers = []any{
 		(*ExportVaultResponse_Export)(nil),
 		(*ExportVaultResponse_Data)(nil),
 	}
@@ -3207,7 +3414,7 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_vault_service_proto_rawDesc), len(file_metamorph_vault_v1_vault_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   44,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

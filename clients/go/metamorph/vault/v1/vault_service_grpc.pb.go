@@ -25,6 +25,7 @@ const (
 	VaultService_GetVault_FullMethodName             = "/metamorph.vault.v1.VaultService/GetVault"
 	VaultService_UpdateVault_FullMethodName          = "/metamorph.vault.v1.VaultService/UpdateVault"
 	VaultService_WatchVault_FullMethodName           = "/metamorph.vault.v1.VaultService/WatchVault"
+	VaultService_ListAuditEvents_FullMethodName      = "/metamorph.vault.v1.VaultService/ListAuditEvents"
 	VaultService_GetUsage_FullMethodName             = "/metamorph.vault.v1.VaultService/GetUsage"
 	VaultService_PutSecret_FullMethodName            = "/metamorph.vault.v1.VaultService/PutSecret"
 	VaultService_GetSecret_FullMethodName            = "/metamorph.vault.v1.VaultService/GetSecret"
@@ -61,6 +62,9 @@ type VaultServiceClient interface {
 	// itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
 	// REVISION_AHEAD for one that the vault does not have.
 	WatchVault(ctx context.Context, in *WatchVaultRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchVaultResponse], error)
+	// Lists what was changed, read of secrets and refused in the vault, newest first. Kept for the server's
+	// AUDIT_RETENTION_DAYS, 365 by default.
+	ListAuditEvents(ctx context.Context, in *ListAuditEventsRequest, opts ...grpc.CallOption) (*ListAuditEventsResponse, error)
 	// Returns the usage of the vault's turns, and the state of its budgets.
 	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
 	// Stores a new version of a secret, encrypted, and creates the secret if there is none of this name. The newest 20
@@ -168,6 +172,16 @@ func (c *vaultServiceClient) WatchVault(ctx context.Context, in *WatchVaultReque
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VaultService_WatchVaultClient = grpc.ServerStreamingClient[WatchVaultResponse]
+
+func (c *vaultServiceClient) ListAuditEvents(ctx context.Context, in *ListAuditEventsRequest, opts ...grpc.CallOption) (*ListAuditEventsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuditEventsResponse)
+	err := c.cc.Invoke(ctx, VaultService_ListAuditEvents_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *vaultServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -365,6 +379,9 @@ type VaultServiceServer interface {
 	// itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
 	// REVISION_AHEAD for one that the vault does not have.
 	WatchVault(*WatchVaultRequest, grpc.ServerStreamingServer[WatchVaultResponse]) error
+	// Lists what was changed, read of secrets and refused in the vault, newest first. Kept for the server's
+	// AUDIT_RETENTION_DAYS, 365 by default.
+	ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error)
 	// Returns the usage of the vault's turns, and the state of its budgets.
 	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
 	// Stores a new version of a secret, encrypted, and creates the secret if there is none of this name. The newest 20
@@ -435,6 +452,9 @@ func (UnimplementedVaultServiceServer) UpdateVault(context.Context, *UpdateVault
 }
 func (UnimplementedVaultServiceServer) WatchVault(*WatchVaultRequest, grpc.ServerStreamingServer[WatchVaultResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchVault not implemented")
+}
+func (UnimplementedVaultServiceServer) ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAuditEvents not implemented")
 }
 func (UnimplementedVaultServiceServer) GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetUsage not implemented")
@@ -572,6 +592,24 @@ func _VaultService_WatchVault_Handler(srv interface{}, stream grpc.ServerStream)
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VaultService_WatchVaultServer = grpc.ServerStreamingServer[WatchVaultResponse]
+
+func _VaultService_ListAuditEvents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuditEventsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).ListAuditEvents(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_ListAuditEvents_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).ListAuditEvents(ctx, req.(*ListAuditEventsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _VaultService_GetUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetUsageRequest)
@@ -890,6 +928,10 @@ var VaultService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateVault",
 			Handler:    _VaultService_UpdateVault_Handler,
+		},
+		{
+			MethodName: "ListAuditEvents",
+			Handler:    _VaultService_ListAuditEvents_Handler,
 		},
 		{
 			MethodName: "GetUsage",

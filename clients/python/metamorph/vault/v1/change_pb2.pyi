@@ -46,6 +46,16 @@ class _ChangedResourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Chang
     """An operation: long work of the vault. It is started, and completed, cancelled or failed."""
     CHANGED_RESOURCE_MEMORY: _ChangedResource.ValueType  # 9
     """A memory. One that is superseded is updated. That it was used is no change."""
+    CHANGED_RESOURCE_CALL: _ChangedResource.ValueType  # 32
+    """A call that was refused: its resource_id is the method, such as `metamorph.vault.v1.VaultService/GetSecret`. Only
+    ListAuditEvents returns it and the kinds below.
+    """
+    CHANGED_RESOURCE_REVOCATION: _ChangedResource.ValueType  # 33
+    """A revocation of tokens by the operator."""
+    CHANGED_RESOURCE_DATA_KEYS: _ChangedResource.ValueType  # 34
+    """The keys that encrypt secrets, of all vaults, in the server's own log."""
+    CHANGED_RESOURCE_BACKUP: _ChangedResource.ValueType  # 35
+    """A backup, in the server's own log: its resource_id is its name."""
 
 class ChangedResource(_ChangedResource, metaclass=_ChangedResourceEnumTypeWrapper):
     """A kind of what changes. Others will be added."""
@@ -72,6 +82,16 @@ CHANGED_RESOURCE_OPERATION: ChangedResource.ValueType  # 8
 """An operation: long work of the vault. It is started, and completed, cancelled or failed."""
 CHANGED_RESOURCE_MEMORY: ChangedResource.ValueType  # 9
 """A memory. One that is superseded is updated. That it was used is no change."""
+CHANGED_RESOURCE_CALL: ChangedResource.ValueType  # 32
+"""A call that was refused: its resource_id is the method, such as `metamorph.vault.v1.VaultService/GetSecret`. Only
+ListAuditEvents returns it and the kinds below.
+"""
+CHANGED_RESOURCE_REVOCATION: ChangedResource.ValueType  # 33
+"""A revocation of tokens by the operator."""
+CHANGED_RESOURCE_DATA_KEYS: ChangedResource.ValueType  # 34
+"""The keys that encrypt secrets, of all vaults, in the server's own log."""
+CHANGED_RESOURCE_BACKUP: ChangedResource.ValueType  # 35
+"""A backup, in the server's own log: its resource_id is its name."""
 Global___ChangedResource: _TypeAlias = ChangedResource  # noqa: Y015
 
 class _ChangeVerb:
@@ -108,6 +128,8 @@ class _ChangeVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeVerb
     """The operator suspended the vault, or gave another reason for it."""
     CHANGE_VERB_RESUMED: _ChangeVerb.ValueType  # 13
     """The operator resumed the vault."""
+    CHANGE_VERB_REFUSED: _ChangeVerb.ValueType  # 32
+    """A call was refused for lack of a permission."""
 
 class ChangeVerb(_ChangeVerb, metaclass=_ChangeVerbEnumTypeWrapper):
     """What happens to a resource. Others will be added."""
@@ -140,6 +162,8 @@ CHANGE_VERB_SUSPENDED: ChangeVerb.ValueType  # 12
 """The operator suspended the vault, or gave another reason for it."""
 CHANGE_VERB_RESUMED: ChangeVerb.ValueType  # 13
 """The operator resumed the vault."""
+CHANGE_VERB_REFUSED: ChangeVerb.ValueType  # 32
+"""A call was refused for lack of a permission."""
 Global___ChangeVerb: _TypeAlias = ChangeVerb  # noqa: Y015
 
 @_typing.final
@@ -156,8 +180,9 @@ class Change(_message.Message):
     RESOURCE_ID_FIELD_NUMBER: _builtins.int
     VERB_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Counts the changes of the vault from 1, without gaps, in the order in which they were stored. Never used again, but
-    for the changes that a restore from a backup has lost.
+    """Counts the entries of the vault's log from 1, in the order in which they were stored. Every change is sent; a number
+    that is missing is of an entry that only ListAuditEvents returns. Never used again, but for the changes that a
+    restore from a backup has lost.
     """
     actor: _builtins.str
     """The user of the vault who made it. Empty for the server and its operator."""

@@ -56,6 +56,11 @@ class VaultServiceStub:
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultRequest.SerializeToString,
                 response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/ListAuditEvents',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
         self.GetUsage = channel.unary_unary(
                 '/metamorph.vault.v1.VaultService/GetUsage',
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetUsageRequest.SerializeToString,
@@ -173,6 +178,14 @@ class VaultServiceServicer:
         """Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
         itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
         REVISION_AHEAD for one that the vault does not have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEvents(self, request, context):
+        """Lists what was changed, read of secrets and refused in the vault, newest first. Kept for the server's
+        AUDIT_RETENTION_DAYS, 365 by default.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -334,6 +347,11 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.WatchVault,
                     request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultRequest.FromString,
                     response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultResponse.SerializeToString,
+            ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListAuditEventsResponse.SerializeToString,
             ),
             'GetUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUsage,
@@ -531,6 +549,33 @@ class VaultService:
             '/metamorph.vault.v1.VaultService/WatchVault',
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultRequest.SerializeToString,
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.WatchVaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/ListAuditEvents',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListAuditEventsRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ListAuditEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class VaultServiceStub:
     itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
     REVISION_AHEAD for one that the vault does not have.
     """
+    ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.ListAuditEventsRequest, _vault_service_pb2.ListAuditEventsResponse]
+    """Lists what was changed, read of secrets and refused in the vault, newest first. Kept for the server's
+    AUDIT_RETENTION_DAYS, 365 by default.
+    """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]
     """Returns the usage of the vault's turns, and the state of its budgets."""
     PutSecret: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.PutSecretRequest, _vault_service_pb2.PutSecretResponse]
@@ -123,6 +127,10 @@ class VaultServiceAsyncStub(VaultServiceStub):
     """Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
     itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
     REVISION_AHEAD for one that the vault does not have.
+    """
+    ListAuditEvents: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.ListAuditEventsRequest, _vault_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
+    """Lists what was changed, read of secrets and refused in the vault, newest first. Kept for the server's
+    AUDIT_RETENTION_DAYS, 365 by default.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetUsageRequest, _vault_service_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Returns the usage of the vault's turns, and the state of its budgets."""
@@ -222,6 +230,16 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the changes of the vault after a revision, then those that follow, as soon as they are stored. Never ends by
         itself. Resumes from any connection, at any time. OUT_OF_RANGE / REVISION_COMPACTED for a revision that is too old,
         REVISION_AHEAD for one that the vault does not have.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEvents(
+        self,
+        request: _vault_service_pb2.ListAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.ListAuditEventsResponse, _abc.Awaitable[_vault_service_pb2.ListAuditEventsResponse]]:
+        """Lists what was changed, read of secrets and refused in the vault, newest first. Kept for the server's
+        AUDIT_RETENTION_DAYS, 365 by default.
         """
 
     @_abc_1.abstractmethod

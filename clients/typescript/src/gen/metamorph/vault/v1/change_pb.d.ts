@@ -20,8 +20,9 @@ export declare const file_metamorph_vault_v1_change: GenFile;
  */
 export declare type Change = Message<"metamorph.vault.v1.Change"> & {
   /**
-   * Counts the changes of the vault from 1, without gaps, in the order in which they were stored. Never used again, but
-   * for the changes that a restore from a backup has lost.
+   * Counts the entries of the vault's log from 1, in the order in which they were stored. Every change is sent; a number
+   * that is missing is of an entry that only ListAuditEvents returns. Never used again, but for the changes that a
+   * restore from a backup has lost.
    *
    * @generated from field: int64 revision = 1;
    */
@@ -152,6 +153,35 @@ export enum ChangedResource {
    * @generated from enum value: CHANGED_RESOURCE_MEMORY = 9;
    */
   MEMORY = 9,
+
+  /**
+   * A call that was refused: its resource_id is the method, such as `metamorph.vault.v1.VaultService/GetSecret`. Only
+   * ListAuditEvents returns it and the kinds below.
+   *
+   * @generated from enum value: CHANGED_RESOURCE_CALL = 32;
+   */
+  CALL = 32,
+
+  /**
+   * A revocation of tokens by the operator.
+   *
+   * @generated from enum value: CHANGED_RESOURCE_REVOCATION = 33;
+   */
+  REVOCATION = 33,
+
+  /**
+   * The keys that encrypt secrets, of all vaults, in the server's own log.
+   *
+   * @generated from enum value: CHANGED_RESOURCE_DATA_KEYS = 34;
+   */
+  DATA_KEYS = 34,
+
+  /**
+   * A backup, in the server's own log: its resource_id is its name.
+   *
+   * @generated from enum value: CHANGED_RESOURCE_BACKUP = 35;
+   */
+  BACKUP = 35,
 }
 
 /**
@@ -262,6 +292,13 @@ export enum ChangeVerb {
    * @generated from enum value: CHANGE_VERB_RESUMED = 13;
    */
   RESUMED = 13,
+
+  /**
+   * A call was refused for lack of a permission.
+   *
+   * @generated from enum value: CHANGE_VERB_REFUSED = 32;
+   */
+  REFUSED = 32,
 }
 
 /**

@@ -9,6 +9,7 @@ import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import type { Budget, BudgetStatus, StorageStatus, UsageGrouping, UsageRow } from "./usage_pb.js";
 import type { Change, ChangedResource, ChangeVerb } from "./change_pb.js";
+import type { AuditEvent } from "./audit_pb.js";
 import type { Secret, SecretVersion } from "./secret_pb.js";
 import type { Operation } from "./operation_pb.js";
 import type { Memory, MemoryMatch, MemoryType } from "./memory_pb.js";
@@ -467,6 +468,112 @@ export declare type WatchVaultResponse = Message<"metamorph.vault.v1.WatchVaultR
  * Use `create(WatchVaultResponseSchema)` to create a new message.
  */
 export declare const WatchVaultResponseSchema: GenMessage<WatchVaultResponse>;
+
+/**
+ * A query for a page of the audit. Filters are combined: an event must pass all that are given.
+ *
+ * @generated from message metamorph.vault.v1.ListAuditEventsRequest
+ */
+export declare type ListAuditEventsRequest = Message<"metamorph.vault.v1.ListAuditEventsRequest"> & {
+  /**
+   * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer, or none, and not be the last:
+   * a call looks at 5000 events.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * Only events from this time on.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 3;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Only events before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 4;
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * Only events that this user of the vault requested. If present and empty, those of the server itself.
+   *
+   * @generated from field: optional string actor = 5;
+   */
+  actor?: string | undefined;
+
+  /**
+   * Only events about these kinds. If empty, about all.
+   *
+   * @generated from field: repeated metamorph.vault.v1.ChangedResource resources = 6;
+   */
+  resources: ChangedResource[];
+
+  /**
+   * Only events about what has this ID.
+   *
+   * @generated from field: optional string resource_id = 7;
+   */
+  resourceId?: string | undefined;
+
+  /**
+   * Only events with these verbs. If empty, with all.
+   *
+   * @generated from field: repeated metamorph.vault.v1.ChangeVerb verbs = 8;
+   */
+  verbs: ChangeVerb[];
+
+  /**
+   * The server answers once its store has this revision of the vault, as a mutating call has returned it. Fails with
+   * UNAVAILABLE / REVISION_NOT_REACHED if it does not within 2 seconds, which only a read-only server's copy can miss.
+   * 0 does not wait.
+   *
+   * @generated from field: int64 at_least_revision = 9;
+   */
+  atLeastRevision: bigint;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListAuditEventsRequest.
+ * Use `create(ListAuditEventsRequestSchema)` to create a new message.
+ */
+export declare const ListAuditEventsRequestSchema: GenMessage<ListAuditEventsRequest>;
+
+/**
+ * A page of the audit.
+ *
+ * @generated from message metamorph.vault.v1.ListAuditEventsResponse
+ */
+export declare type ListAuditEventsResponse = Message<"metamorph.vault.v1.ListAuditEventsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated metamorph.vault.v1.AuditEvent audit_events = 1;
+   */
+  auditEvents: AuditEvent[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ListAuditEventsResponse.
+ * Use `create(ListAuditEventsResponseSchema)` to create a new message.
+ */
+export declare const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse>;
 
 /**
  * A new version of a secret.
@@ -1518,6 +1625,17 @@ export declare const VaultService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchVaultRequestSchema;
     output: typeof WatchVaultResponseSchema;
+  },
+  /**
+   * Lists what was changed, read of secrets and refused in the vault, newest first. Kept for the server's
+   * AUDIT_RETENTION_DAYS, 365 by default.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.ListAuditEvents
+   */
+  listAuditEvents: {
+    methodKind: "unary";
+    input: typeof ListAuditEventsRequestSchema;
+    output: typeof ListAuditEventsResponseSchema;
   },
   /**
    * Returns the usage of the vault's turns, and the state of its budgets.
