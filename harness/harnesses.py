@@ -12,6 +12,7 @@ import harness.torture.mutants
 import harness.torture.rotation_mutants  # noqa: F401, they register theirs
 from harness.abuse import (
     expensive_neighbour,
+    forging,
     fuzz,
     half_open,
     idle_streams,
@@ -98,6 +99,7 @@ DECLARED = (
         alone=True,
     ),
     Harness("abuse", "fuzz", fuzz.attack, {"seconds": 600}, {"seconds": 5}, alone=True),
+    Harness("abuse", "forging", forging.attack, {"attempts": 10_000}, {"attempts": 400}),
     Harness("abuse", "tampering", tampering.attack, {"attempts": 10_000}, {"attempts": 300}),
     Harness("torture", "crash", crash.crash, {"rounds": 1000}, {"rounds": 5}, alone=True),
     Harness("torture", "race", race.race, {"rounds": 10_000}, {"rounds": 600}),

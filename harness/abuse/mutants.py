@@ -6,15 +6,18 @@ from typing import Any
 
 import grpc
 from metamorphd import process
+from metamorphd.audit.verification import Position, Verification
 from metamorphd.auth import jwks, tokens
 from metamorphd.auth.decoding import Token
 from metamorphd.auth.tokens import TokenVerifier
+from metamorphd.chain import Chain, Entry
 from metamorphd.edge import guards, streams
 from metamorphd.edge.grpc import port
 from metamorphd.edge.grpc.port import OPTIONS
 from metamorphd.edge.http import protocol
 from metamorphd.keys import sealing
 from metamorphd.keys.vault_keys import VaultKey
+from metamorphd.models.audit import AuditReport
 from metamorphd.store.sqlite.transaction import SqliteTransaction
 
 from harness.mutants import Patch, mutant
@@ -32,6 +35,8 @@ JWKS: Any = jwks
 TRANSACTION: Any = SqliteTransaction
 SEALING: Any = sealing
 VAULT_KEY: Any = VaultKey
+CHAIN: Any = Chain
+VERIFICATION: Any = Verification
 
 
 @mutant("resets-are-free", harness="rapid-reset", shown_by={"memory growth"}, alone=True, seconds=10)
@@ -148,3 +153,49 @@ def _secrets_are_bound_to_nothing(patch: Patch) -> None:
 @mutant("secrets-are-bound-to-names-only", harness="tampering", shown_by={"changed secrets that were read"})
 def _secrets_are_bound_to_names_only(patch: Patch) -> None:
     patch(VAULT_KEY, "_binding", lambda _, place: (place.name,))
+
+
+@mutant("entries-are-chained-to-nothing", harness="forging", shown_by={"alterations that were not found"})
+def _entries_are_chained_to_nothing(patch: Patch) -> None:
+    mac_of = CHAIN.mac_of
+    patch(CHAIN, "mac_of", lambda self, _, entry, key_id: mac_of(self, b"", entry, key_id))
+
+
+@mutant("details-are-not-authenticated", harness="forging", shown_by={"alterations that were not found"})
+def _details_are_not_authenticated(patch: Patch) -> None:
+    mac_of = CHAIN.mac_of
+    patch(CHAIN, "mac_of", lambda self, mac, entry, key_id: mac_of(self, mac, entry._replace(detail=""), key_id))
+
+
+@mutant("revisions-are-not-authenticated", harness="forging", shown_by={"alterations that were not found"})
+def _revisions_are_not_authenticated(patch: Patch) -> None:
+    mac_of = CHAIN.mac_of
+
+    def of_any_revision(self: Chain, _: bytes, entry: Entry, key_id: str) -> Any:
+        return mac_of(self, b"", entry._replace(revision=0), key_id)
+
+    patch(CHAIN, "mac_of", of_any_revision)
+
+
+@mutant("logs-begin-anywhere", harness="forging", shown_by={"alterations that were not found"})
+def _logs_begin_anywhere(patch: Patch) -> None:
+    checked = VERIFICATION._checked
+
+    def from_the_first(self: Verification, stored: Any, position: Position, report: Any) -> Any:
+        beginning = position.revision < stored.entry.revision - 1
+        return checked(
+            self,
+            stored,
+            position._replace(revision=stored.entry.revision - 1, broken=int(beginning or position.broken)),
+            report,
+        )
+
+    patch(VERIFICATION, "_checked", from_the_first)
+
+
+@mutant("anchors-are-not-looked-for", harness="forging", shown_by={"alterations that were not found"})
+def _anchors_are_not_looked_for(patch: Patch) -> None:
+    async def nothing(_self: Verification, _scope: Any, _anchors: Any) -> AuditReport:
+        return AuditReport()
+
+    patch(VERIFICATION, "compare", nothing)

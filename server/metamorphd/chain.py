@@ -4,15 +4,17 @@ An entry's MAC is HMAC-SHA-256 (RFC 2104) over the MAC of the entry before and t
 all come first: joined plainly, different entries could be equal.
 """
 
+import hashlib
 import hmac
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-ENTRY, CUT = b"metamorph log entry 1", b"metamorph log cut 1"
+ENTRY, CUT, HEAD = b"metamorph log entry 1", b"metamorph log cut 1", b"metamorph log head 1"
 LENGTHS_OF_ENTRY = struct.Struct(">13I")
 LENGTHS_OF_CUT = struct.Struct(">5I")
+LENGTHS_OF_HEAD = struct.Struct(">4I")
 
 
 class Entry(NamedTuple):
@@ -38,6 +40,27 @@ class Head(NamedTuple):
 
 
 BEGINNING = Head(0, b"")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An entry as it is stored, which may be anything that somebody has written there."""
+
+    entry: Entry
+    key_id: str
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogBeginning:
+    """Where a log begins: after `cut`, the last entry that the server has deleted. `seal` says that it was the server.
+
+    `cut` is that of nothing, and the rest empty, if nothing was deleted.
+    """
+
+    cut: Head
+    key_id: str
+    seal: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +116,30 @@ class Chain:
         parts = (CUT, key_id.encode(), vault_id.encode(), b"%d" % cut.revision, cut.mac)
         return hmac.digest(self._keys[key_id], LENGTHS_OF_CUT.pack(*map(len, parts)) + b"".join(parts), "sha256")
 
+    @property
+    def oldest_age(self) -> int:
+        """Returns the age of the oldest key, -1 if there is none."""
+        return len(self._ages) - 1
+
     def age_of(self, key_id: str) -> int | None:
         """Returns 0 for the current key, 1 for the one before it and so on, or None for one that is not held."""
         return self._ages.get(key_id)
+
+
+class HeadsDigest:
+    """A SHA-256 over the ends of all logs, added in the order of vaults' IDs, and their number."""
+
+    def __init__(self) -> None:
+        self._hashed = hashlib.sha256()
+        self.count = 0
+
+    def add(self, vault_id: str, head: Head) -> None:
+        """Adds the end of a vault's log."""
+        parts = (HEAD, vault_id.encode(), b"%d" % head.revision, head.mac)
+        self._hashed.update(LENGTHS_OF_HEAD.pack(*map(len, parts)) + b"".join(parts))
+        self.count += 1
+
+    @property
+    def digest(self) -> bytes:
+        """Returns the 32 bytes of the digest of what was added so far."""
+        return self._hashed.digest()

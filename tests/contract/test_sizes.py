@@ -41,8 +41,8 @@ def value_size(field: FieldDescriptor) -> int:
     if field.message_type is not None:
         return largest(field.message_type)
     rules = field.GetOptions().Extensions[validate_pb2.field]
-    if field.type == field.TYPE_BYTES and rules.bytes.max_len:
-        return int(rules.bytes.max_len)
+    if field.type == field.TYPE_BYTES and (most := rules.bytes.max_len or rules.bytes.len):
+        return int(most)
     if field.is_repeated:
         rules = rules.repeated.items
     # Patterns limit names to 128 characters; sizes of output-only text are ours.

@@ -15,6 +15,7 @@ SYSTEM_OPERATIONS = {
     "count_data_keys_to_rewrap",  # the operator sees how far a rotation is, which is one for all vaults
     "find_erasure",  # what was deleted is erased in all vaults
     "find_vault_to_index",  # what is left to be indexed is indexed in all vaults
+    "list_log_heads",  # the operator has the logs of all vaults verified, and their heads are anchored
     "list_oldest_changes",  # the logs of all vaults are compacted
     "get_backlog",  # the operator sees what is left to be erased in all vaults
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
@@ -84,6 +85,8 @@ TABLES_OF_NO_VAULT = {
 }
 WRITES = re.compile(r"atabase\.write\(\s*(?:revised\()?(\w+)")
 POINT_READS = {
+    "get_entry_mac",
+    "get_log_beginning",
     "get_attachment",
     "get_memory",
     "get_message",

@@ -154,6 +154,24 @@ async def test_the_operators_calls_on_a_vault_are_listed_without_a_name(running:
     assert dict(found[-1].details) == {"token_id": "jti-1"}
 
 
+async def test_what_operators_do_to_the_server_is_in_its_own_log_with_their_names(running: Serving) -> None:
+    operator = running.caller(vault="operators", user="root", operator=True)
+    await operator.admin.RotateDataKeys(admin.RotateDataKeysRequest(), metadata=operator.metadata)
+    missing = admin.DeleteBackupRequest(name="metamorph-20260101_000000.db")
+    await refused(operator.admin.DeleteBackup(missing, metadata=operator.metadata))
+    first = await operator.admin.ListServerAuditEvents(
+        admin.ListServerAuditEventsRequest(page_size=1), metadata=operator.metadata
+    )
+    later = await operator.admin.ListServerAuditEvents(
+        admin.ListServerAuditEventsRequest(page_size=1, page_token=first.next_page_token), metadata=operator.metadata
+    )
+    found = [*later.audit_events, *first.audit_events]
+    # The second one was asked for, and there was no such backup.
+    assert about(found) == [("DATA_KEYS", "", "UPDATED"), ("BACKUP", missing.name, "DELETED")]
+    assert [(event.actor, event.operator) for event in found] == [("root", True)] * 2
+    assert await audit(running.caller(vault="operators", user="root")) == []
+
+
 async def test_watchers_are_shown_changes_only_and_bookmarks_pass_what_is_left_out(
     running: Serving, alice: Caller
 ) -> None:

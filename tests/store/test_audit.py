@@ -142,10 +142,10 @@ async def test_a_page_looks_at_so_many_entries_and_says_that_there_are_more(
     assert len(await events(chained)) == 11
 
 
-async def test_the_operator_is_marked_and_not_named(chained: Database) -> None:
+async def test_the_operator_is_marked(chained: Database) -> None:
     await record(chained, 1, ACME.of_vault("acme"))
     (event,) = await events(chained)
-    assert (event.actor, event.operator) == ("", True)
+    assert (event.actor, event.operator) == ("alice", True)
 
 
 async def test_watchers_are_not_shown_what_only_the_audit_is_for_and_revisions_go_on(chained: Database) -> None:

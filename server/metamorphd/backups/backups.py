@@ -328,6 +328,8 @@ class Backups:
             verify_time=self._clock.now(),
             faults=inspection.faults,
             database_id=inspection.database_id,
+            log_count=inspection.log_count,
+            log_heads=inspection.log_heads,
         )
 
     async def _verify(self, name: str) -> None:

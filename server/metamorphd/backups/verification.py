@@ -47,4 +47,7 @@ def differences(manifest: Manifest, *, sha256: str, inspection: Inspection) -> t
             faults.append(f"{table} is not in the manifest")
         elif found != stated:
             faults.append(f"{table} has {found} rows, not {stated}")
+    # Earlier servers stated none.
+    if manifest.log_heads and (inspection.log_heads, inspection.log_count) != (manifest.log_heads, manifest.log_count):
+        faults.append("the ends of its logs are not those of the manifest")
     return tuple(faults[:MOST_DIFFERENCES])

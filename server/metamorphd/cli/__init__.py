@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from metamorphd.cli.audit import audit
 from metamorphd.cli.backup import backup
 from metamorphd.cli.chat import chat
 from metamorphd.cli.check import check
@@ -21,7 +22,7 @@ def cli() -> None:
     """Metamorph: a multi-tenant chat backend, served over gRPC."""
 
 
-for command in (dev, serve, token, chat, check, backup, keys, vault):
+for command in (dev, serve, token, chat, check, backup, keys, vault, audit):
     cli.add_command(command)
 
 

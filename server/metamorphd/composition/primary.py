@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
+from metamorphd.audit.anchoring import Anchoring
 from metamorphd.audit.recording import LogRecorder, Recorder
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
@@ -52,7 +53,13 @@ class PrimaryRole:
             request_retention_days=settings.request_retention_days,
             change_retention_days=settings.change_retention_days,
             audit_retention_days=settings.audit_retention_days,
-            chores=[self.rotation.work, self.memories.work, self.exports.work, self.refusals.work],
+            chores=[
+                self.rotation.work,
+                self.memories.work,
+                self.exports.work,
+                self.refusals.work,
+                Anchoring(database=self.database, clock=clock).work,
+            ],
         )
 
     @property

@@ -2,12 +2,14 @@
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from metamorphd.audit.verification import Verification
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.catalog import Catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.role import Role
 from metamorphd.edge.methods import SERVICES
+from metamorphd.keys.audit import make_chain
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.services.admin.service import AdminService, Build
@@ -64,6 +66,7 @@ def make_servicers(
         rotation=role.rotation,
         operations=role.operations,
         recorder=role.recorder,
+        verification=Verification(database=database, chain=make_chain(settings.audit_key_texts)),
         states=states,
         clock=clock,
         build=build,

@@ -10,12 +10,16 @@ class Inspection:
     """The content of a copy of a store. `faults` say what is damaged; with any, the rest may be missing.
 
     `database_id` is the store's own, the same in all of its copies. Empty if it has none, as one of an earlier server.
+    `log_count` is how many logs it has, and `log_heads` the digest of their ends, in hexadecimal digits, as
+    `HeadsDigest` makes it: 0 and empty for one of an earlier server.
     """
 
     schema_version: int
     row_counts: Mapping[str, int]
     faults: tuple[str, ...] = ()
     database_id: str = ""
+    log_count: int = 0
+    log_heads: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Manifest:
 
     `begin_time` is when it was begun: all that was acknowledged before is in it. `create_time` is the moment whose
     state it has. `size` and `sha256`, in hexadecimal digits, are those of its file. `verify_time` is when it was last
-    verified, and `faults` are what was found then. `database_id` is that of `Inspection`.
+    verified, and `faults` are what was found then. `database_id`, `log_count` and `log_heads` are of `Inspection`.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Manifest:
     verify_time: int
     faults: tuple[str, ...] = ()
     database_id: str = ""
+    log_count: int = 0
+    log_heads: str = ""
 
 
 @dataclass(frozen=True, slots=True)

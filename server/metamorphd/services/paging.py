@@ -73,10 +73,9 @@ def _digest(query: Message, vault_id: str) -> bytes:
     """Returns a digest of the query without page_token, and what may change between pages."""
     fields = type(query)()
     fields.CopyFrom(query)
-    fields.ClearField("page_size")
-    fields.ClearField("page_token")
-    if "at_least_revision" in fields.DESCRIPTOR.fields_by_name:
-        fields.ClearField("at_least_revision")
+    for name in ("page_size", "page_token", "at_least_revision"):
+        if name in fields.DESCRIPTOR.fields_by_name:
+            fields.ClearField(name)
     # NUL separates the two unambiguously, since no vault id contains it.
     bound = vault_id.encode() + b"\0" + fields.SerializeToString(deterministic=True)
     return hashlib.blake2b(bound, digest_size=DIGEST_BYTES).digest()

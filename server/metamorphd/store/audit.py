@@ -99,7 +99,7 @@ def _event(row: Row) -> AuditEvent:
     return AuditEvent(
         revision=row.revision,
         event_time=row.change_time,
-        actor="" if row.operator else row.actor,
+        actor=row.actor,
         operator=bool(row.operator),
         call_id=row.call_id,
         resource=RESOURCES[row.resource],

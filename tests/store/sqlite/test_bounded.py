@@ -43,6 +43,7 @@ from metamorphd.store.turns.leases import list_orphaned_turns, renew_leases
 from metamorphd.store.turns.read import get_turn, list_events, list_turns
 from metamorphd.store.uploads import create_attachment, stage_upload
 from metamorphd.store.usage_lists import list_usage
+from metamorphd.store.verification import list_entries, list_log_heads
 
 from tests.store.sqlite.engine import SqliteEngine, migrated, plan
 from tests.support.rows import ACME, KEY, TERMS, new_message
@@ -82,6 +83,7 @@ BOUNDED_OTHERWISE = {
     "GET_BOUNDS": "the last row of a vault's log",
     "GET_HEAD": "the last row of a vault's log",
     "GET_OLDEST": "the first row of a vault's log",
+    "LIST_LOG_HEADS": "the last rows of a page of logs",
     "LIST_OLDEST_CHANGES": "the first and the last rows of a page of logs",
 }
 # A page that is sorted again after its rows were chosen.
@@ -551,6 +553,7 @@ OPERATIONS: dict[str, Operation] = {
     "compact_changes": lambda tx: compact_changes(tx, before=NOW, limit=50),
     "compact_changes of a young log": lambda tx: compact_changes(tx, before=0, limit=50),
     "delete_entries": delete_oldest,
+    "entries from the middle": lambda tx: list_entries(tx, after=1000, last=10**9, limit=64),
     "audit": audit(),
     "audit of a verb": audit(verbs=frozenset({ChangeVerb.READ})),
     "audit before a time": audit(end_time=NOW - 3_600_000_000),
@@ -617,6 +620,7 @@ SYSTEM_OPERATIONS: dict[str, Operation] = {
     "mark turns to prune": lambda tx: prune_events(tx, before=NOW, limit=4),
     "prune_events": prune_marked,
     "list_oldest_changes": lambda tx: list_oldest_changes(tx, after="", before=NOW, delete_before=NOW, limit=4),
+    "list_log_heads": lambda tx: list_log_heads(tx, after="", limit=4),
     "find_erasure": lambda tx: find_erasure(tx, after="", now=NOW),
     "find_erasure of the last vault": lambda tx: find_erasure(tx, after="zoo", now=NOW),
     "find_vault_to_index": lambda tx: find_vault_to_index(tx, after=""),

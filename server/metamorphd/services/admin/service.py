@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from metamorph.admin.v1 import admin_service_pb2 as pb
 
 from metamorphd.audit.recording import Recorder
+from metamorphd.audit.verification import Verification
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.backups.backups import Backups
 from metamorphd.chat.engine import TurnEngine
@@ -16,6 +17,7 @@ from metamorphd.models.finding import Finding
 from metamorphd.models.revocation import Revocation
 from metamorphd.operations import Operations
 from metamorphd.secrets.rotation import Rotation
+from metamorphd.services.admin.audit import AdminAudit
 from metamorphd.services.admin.backups import AdminBackups
 from metamorphd.services.admin.keys import AdminKeys
 from metamorphd.services.admin.operations import AdminOperations
@@ -49,7 +51,7 @@ class Build:
     findings: Callable[[], Awaitable[Sequence[Finding]]]
 
 
-class AdminService(AdminBackups, AdminKeys, AdminOperations, AdminVaults):
+class AdminService(AdminBackups, AdminAudit, AdminKeys, AdminOperations, AdminVaults):
     """Implements AdminService, for the operator of the server."""
 
     def __init__(
@@ -63,6 +65,7 @@ class AdminService(AdminBackups, AdminKeys, AdminOperations, AdminVaults):
         operations: Operations,
         states: VaultStates,
         recorder: Recorder,
+        verification: Verification,
         clock: Clock,
         build: Build,
     ) -> None:
@@ -74,6 +77,7 @@ class AdminService(AdminBackups, AdminKeys, AdminOperations, AdminVaults):
         self._operations = operations
         self._states = states
         self._recorder = recorder
+        self._verification = verification
         self._clock = clock
         self._build = build
 

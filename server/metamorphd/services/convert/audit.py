@@ -8,12 +8,12 @@ from metamorphd.services.convert.change import RESOURCES, VERBS
 from metamorphd.services.convert.time import microseconds, timestamp
 
 
-def audit_event_to_proto(event: AuditEvent) -> audit_pb2.AuditEvent:
-    """Returns an event."""
+def audit_event_to_proto(event: AuditEvent, *, names_operators: bool = False) -> audit_pb2.AuditEvent:
+    """Returns an event. The server's operator is named to other operators only."""
     return audit_pb2.AuditEvent(
         revision=event.revision,
         event_time=timestamp(event.event_time),
-        actor=event.actor,
+        actor="" if event.operator and not names_operators else event.actor,
         operator=event.operator,
         call_id=event.call_id,
         resource=RESOURCES[event.resource],

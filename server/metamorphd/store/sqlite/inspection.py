@@ -1,10 +1,13 @@
 """Checks a file that is not in use: a copy of a database."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 
+from metamorphd.chain import Head, HeadsDigest
 from metamorphd.errors import StoreNotReady
 from metamorphd.models.backup import Inspection
 from metamorphd.store.sqlite.migrate import APPLICATION_ID, number
@@ -16,6 +19,11 @@ MOST_FAULTS = 16
 COUNTED_TABLES = """
 SELECT name FROM sqlite_schema
 WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'identity' ORDER BY name
+"""
+# The end of the log of the next vault.
+NEXT_HEAD = """
+SELECT vault_id, revision, mac FROM changes WHERE vault_id = (SELECT MIN(vault_id) FROM changes WHERE vault_id > ?)
+ORDER BY revision DESC LIMIT 1
 """
 
 
@@ -33,9 +41,7 @@ def inspect(path: Path, *, stopped: threading.Event | None = None) -> Inspection
 
 
 def _inspect(path: Path, stopped: threading.Event) -> Inspection:
-    # Immutable: nothing else has it open, and no write-ahead log is made beside it.
-    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    connection = apsw.Connection(f"{path.resolve().as_uri()}?immutable=1", flags=flags)
+    connection = _immutable(path)
     try:
         connection.set_progress_handler(stopped.is_set, STEPS)
         if number(connection, "PRAGMA application_id") != APPLICATION_ID:
@@ -48,8 +54,14 @@ def _inspect(path: Path, stopped: threading.Event) -> Inspection:
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             if len(faults) < MOST_FAULTS:
                 faults.append(f"row {row} of {table} refers to a row of {parent} that is missing")
+        heads = _log_heads(connection)
         return Inspection(
-            number(connection, "PRAGMA user_version"), _row_counts(connection), tuple(faults), _database_id(connection)
+            number(connection, "PRAGMA user_version"),
+            _row_counts(connection),
+            tuple(faults),
+            _database_id(connection),
+            log_count=heads.count,
+            log_heads=heads.digest.hex() if heads.count else "",
         )
     finally:
         connection.close()
@@ -79,6 +91,39 @@ def _database_id(connection: apsw.Connection) -> str:
         return ""
     rows = connection.execute("SELECT database_id FROM identity").fetchall()
     return str(rows[0][0]) if rows else ""
+
+
+def list_heads(path: Path) -> Iterator[tuple[str, Head]]:
+    """Yields the vaults and the ends of their logs in a database file that nobody has open, a seek each."""
+    connection = _immutable(path)
+    try:
+        yield from _heads(connection)
+    finally:
+        connection.close()
+
+
+def _heads(connection: apsw.Connection) -> Iterator[tuple[str, Head]]:
+    # Earlier schemas authenticate nothing.
+    if not number(connection, "SELECT COUNT(*) FROM pragma_table_info('changes') WHERE name = 'mac'"):
+        return
+    after = ""
+    while rows := connection.execute(NEXT_HEAD, (after,)).fetchall():
+        row: Any = rows[0]
+        after = row[0]
+        yield after, Head(*row[1:])
+
+
+def _log_heads(connection: apsw.Connection) -> HeadsDigest:
+    digest = HeadsDigest()
+    for vault_id, head in _heads(connection):
+        digest.add(vault_id, head)
+    return digest
+
+
+def _immutable(path: Path) -> apsw.Connection:
+    """Opens a file that nothing else has open. No write-ahead log is made beside it."""
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    return apsw.Connection(f"{path.resolve().as_uri()}?immutable=1", flags=flags)
 
 
 def _row_counts(connection: apsw.Connection) -> dict[str, int]:

@@ -2703,11 +2703,278 @@ func (x *CancelAnyOperationResponse) GetOperation() *v1.Operation {
 	return nil
 }
 
+// A query for a page of the server's own log.
+type ListServerAuditEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer, or none, and not be the last:
+	// a call looks at 5000 events.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only events from this time on.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Only events before this time.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServerAuditEventsRequest) Reset() {
+	*x = ListServerAuditEventsRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServerAuditEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServerAuditEventsRequest) ProtoMessage() {}
+
+func (x *ListServerAuditEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServerAuditEventsRequest.ProtoReflect.Descriptor instead.
+func (*ListServerAuditEventsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListServerAuditEventsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListServerAuditEventsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListServerAuditEventsRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ListServerAuditEventsRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+// A page of the server's own log.
+type ListServerAuditEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first. Each names the operator.
+	AuditEvents []*v1.AuditEvent `protobuf:"bytes,1,rep,name=audit_events,json=auditEvents,proto3" json:"audit_events,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServerAuditEventsResponse) Reset() {
+	*x = ListServerAuditEventsResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServerAuditEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServerAuditEventsResponse) ProtoMessage() {}
+
+func (x *ListServerAuditEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServerAuditEventsResponse.ProtoReflect.Descriptor instead.
+func (*ListServerAuditEventsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ListServerAuditEventsResponse) GetAuditEvents() []*v1.AuditEvent {
+	if x != nil {
+		return x.AuditEvents
+	}
+	return nil
+}
+
+func (x *ListServerAuditEventsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// A query for what is wrong with logs.
+type VerifyAuditLogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resume_token of the last response of an earlier call, to go on after it. Fails with INVALID_ARGUMENT /
+	// PAGE_TOKEN_INVALID.
+	ResumeToken string `protobuf:"bytes,1,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// What is known of logs from elsewhere. At most 500. If there are any, only they are looked for.
+	Anchors       []*AuditHead `protobuf:"bytes,2,rep,name=anchors,proto3" json:"anchors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyAuditLogRequest) Reset() {
+	*x = VerifyAuditLogRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyAuditLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyAuditLogRequest) ProtoMessage() {}
+
+func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyAuditLogRequest.ProtoReflect.Descriptor instead.
+func (*VerifyAuditLogRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *VerifyAuditLogRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+func (x *VerifyAuditLogRequest) GetAnchors() []*AuditHead {
+	if x != nil {
+		return x.Anchors
+	}
+	return nil
+}
+
+// What a part of a verification has found. The last one has no resume_token.
+type VerifyAuditLogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many entries were verified in this part.
+	EntryCount int64 `protobuf:"varint,1,opt,name=entry_count,json=entryCount,proto3" json:"entry_count,omitempty"`
+	// How many of them have no MAC, because the server had no AUDIT_KEY when they were stored.
+	UnprotectedCount int64 `protobuf:"varint,2,opt,name=unprotected_count,json=unprotectedCount,proto3" json:"unprotected_count,omitempty"`
+	// What is wrong.
+	Faults []*AuditFault `protobuf:"bytes,3,rep,name=faults,proto3" json:"faults,omitempty"`
+	// The newest entries of the logs that are done.
+	Heads []*AuditHead `protobuf:"bytes,4,rep,name=heads,proto3" json:"heads,omitempty"`
+	// Names this place. Empty at the end.
+	ResumeToken   string `protobuf:"bytes,5,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyAuditLogResponse) Reset() {
+	*x = VerifyAuditLogResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyAuditLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyAuditLogResponse) ProtoMessage() {}
+
+func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyAuditLogResponse.ProtoReflect.Descriptor instead.
+func (*VerifyAuditLogResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *VerifyAuditLogResponse) GetEntryCount() int64 {
+	if x != nil {
+		return x.EntryCount
+	}
+	return 0
+}
+
+func (x *VerifyAuditLogResponse) GetUnprotectedCount() int64 {
+	if x != nil {
+		return x.UnprotectedCount
+	}
+	return 0
+}
+
+func (x *VerifyAuditLogResponse) GetFaults() []*AuditFault {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
+func (x *VerifyAuditLogResponse) GetHeads() []*AuditHead {
+	if x != nil {
+		return x.Heads
+	}
+	return nil
+}
+
+func (x *VerifyAuditLogResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
 var File_metamorph_admin_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/admin/v1/vault.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
+	"&metamorph/admin/v1/admin_service.proto\x12\x12metamorph.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/admin/v1/audit.proto\x1a\x1fmetamorph/admin/v1/backup.proto\x1a\x1emetamorph/admin/v1/vault.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1emetamorph/vault/v1/usage.proto\"|\n" +
 	"\n" +
 	"UserTokens\x12#\n" +
 	"\auser_id\x18\x01 \x01(\tB\n" +
@@ -2875,12 +3142,32 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$R\avaultId\x12,\n" +
 	"\foperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"Y\n" +
 	"\x1aCancelAnyOperationResponse\x12;\n" +
-	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation*}\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation\"\xf3\x01\n" +
+	"\x1cListServerAuditEventsRequest\x12$\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12C\n" +
+	"\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\tstartTime\x12?\n" +
+	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x022\x00R\aendTime\"\x8a\x01\n" +
+	"\x1dListServerAuditEventsResponse\x12A\n" +
+	"\faudit_events\x18\x01 \x03(\v2\x1e.metamorph.vault.v1.AuditEventR\vauditEvents\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x88\x01\n" +
+	"\x15VerifyAuditLogRequest\x12+\n" +
+	"\fresume_token\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vresumeToken\x12B\n" +
+	"\aanchors\x18\x02 \x03(\v2\x1d.metamorph.admin.v1.AuditHeadB\t\xbaH\x06\x92\x01\x03\x10\xf4\x03R\aanchors\"\xf6\x01\n" +
+	"\x16VerifyAuditLogResponse\x12\x1f\n" +
+	"\ventry_count\x18\x01 \x01(\x03R\n" +
+	"entryCount\x12+\n" +
+	"\x11unprotected_count\x18\x02 \x01(\x03R\x10unprotectedCount\x126\n" +
+	"\x06faults\x18\x03 \x03(\v2\x1e.metamorph.admin.v1.AuditFaultR\x06faults\x123\n" +
+	"\x05heads\x18\x04 \x03(\v2\x1d.metamorph.admin.v1.AuditHeadR\x05heads\x12!\n" +
+	"\fresume_token\x18\x05 \x01(\tR\vresumeToken*}\n" +
 	"\rFindingStatus\x12\x1e\n" +
 	"\x1aFINDING_STATUS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11FINDING_STATUS_OK\x10\x01\x12\x1a\n" +
 	"\x16FINDING_STATUS_WARNING\x10\x02\x12\x19\n" +
-	"\x15FINDING_STATUS_FAILED\x10\x032\xea\x11\n" +
+	"\x15FINDING_STATUS_FAILED\x10\x032\xf8\x13\n" +
 	"\fAdminService\x12t\n" +
 	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
 	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12z\n" +
@@ -2896,7 +3183,9 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x0eDownloadBackup\x12).metamorph.admin.v1.DownloadBackupRequest\x1a*.metamorph.admin.v1.DownloadBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12q\n" +
 	"\fDeleteBackup\x12'.metamorph.admin.v1.DeleteBackupRequest\x1a(.metamorph.admin.v1.DeleteBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
 	"\fPruneBackups\x12'.metamorph.admin.v1.PruneBackupsRequest\x1a(.metamorph.admin.v1.PruneBackupsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12w\n" +
-	"\x0eRotateDataKeys\x12).metamorph.admin.v1.RotateDataKeysRequest\x1a*.metamorph.admin.v1.RotateDataKeysResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12w\n" +
+	"\x0eRotateDataKeys\x12).metamorph.admin.v1.RotateDataKeysRequest\x1a*.metamorph.admin.v1.RotateDataKeysResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12\x8c\x01\n" +
+	"\x15ListServerAuditEvents\x120.metamorph.admin.v1.ListServerAuditEventsRequest\x1a1.metamorph.admin.v1.ListServerAuditEventsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12}\n" +
+	"\x0eVerifyAuditLog\x12).metamorph.admin.v1.VerifyAuditLogRequest\x1a*.metamorph.admin.v1.VerifyAuditLogResponse\"\x12\xaa\xbb\x18\x01\x06\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80 \x90\x02\x010\x01\x12w\n" +
 	"\x0eGetKeyRotation\x12).metamorph.admin.v1.GetKeyRotationRequest\x1a*.metamorph.admin.v1.GetKeyRotationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12z\n" +
 	"\x0fGetAnyOperation\x12*.metamorph.admin.v1.GetAnyOperationRequest\x1a+.metamorph.admin.v1.GetAnyOperationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x80\x01\n" +
 	"\x11ListAllOperations\x12,.metamorph.admin.v1.ListAllOperationsRequest\x1a-.metamorph.admin.v1.ListAllOperationsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x83\x01\n" +
@@ -2916,142 +3205,159 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_admin_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
-	(FindingStatus)(0),                 // 0: metamorph.admin.v1.FindingStatus
-	(*UserTokens)(nil),                 // 1: metamorph.admin.v1.UserTokens
-	(*Revocation)(nil),                 // 2: metamorph.admin.v1.Revocation
-	(*RevokeTokensRequest)(nil),        // 3: metamorph.admin.v1.RevokeTokensRequest
-	(*RevokeTokensResponse)(nil),       // 4: metamorph.admin.v1.RevokeTokensResponse
-	(*ListRevocationsRequest)(nil),     // 5: metamorph.admin.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),    // 6: metamorph.admin.v1.ListRevocationsResponse
-	(*VaultLimits)(nil),                // 7: metamorph.admin.v1.VaultLimits
-	(*GetVaultLimitsRequest)(nil),      // 8: metamorph.admin.v1.GetVaultLimitsRequest
-	(*GetVaultLimitsResponse)(nil),     // 9: metamorph.admin.v1.GetVaultLimitsResponse
-	(*UpdateVaultLimitsRequest)(nil),   // 10: metamorph.admin.v1.UpdateVaultLimitsRequest
-	(*UpdateVaultLimitsResponse)(nil),  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse
-	(*SuspendVaultRequest)(nil),        // 12: metamorph.admin.v1.SuspendVaultRequest
-	(*SuspendVaultResponse)(nil),       // 13: metamorph.admin.v1.SuspendVaultResponse
-	(*ResumeVaultRequest)(nil),         // 14: metamorph.admin.v1.ResumeVaultRequest
-	(*ResumeVaultResponse)(nil),        // 15: metamorph.admin.v1.ResumeVaultResponse
-	(*StoreInfo)(nil),                  // 16: metamorph.admin.v1.StoreInfo
-	(*StoreCheck)(nil),                 // 17: metamorph.admin.v1.StoreCheck
-	(*ErasureBacklog)(nil),             // 18: metamorph.admin.v1.ErasureBacklog
-	(*Finding)(nil),                    // 19: metamorph.admin.v1.Finding
-	(*GetServerInfoRequest)(nil),       // 20: metamorph.admin.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),      // 21: metamorph.admin.v1.GetServerInfoResponse
-	(*CreateBackupRequest)(nil),        // 22: metamorph.admin.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),       // 23: metamorph.admin.v1.CreateBackupResponse
-	(*GetBackupRequest)(nil),           // 24: metamorph.admin.v1.GetBackupRequest
-	(*GetBackupResponse)(nil),          // 25: metamorph.admin.v1.GetBackupResponse
-	(*ListBackupsRequest)(nil),         // 26: metamorph.admin.v1.ListBackupsRequest
-	(*ListBackupsResponse)(nil),        // 27: metamorph.admin.v1.ListBackupsResponse
-	(*VerifyBackupRequest)(nil),        // 28: metamorph.admin.v1.VerifyBackupRequest
-	(*VerifyBackupResponse)(nil),       // 29: metamorph.admin.v1.VerifyBackupResponse
-	(*DownloadBackupRequest)(nil),      // 30: metamorph.admin.v1.DownloadBackupRequest
-	(*DownloadBackupResponse)(nil),     // 31: metamorph.admin.v1.DownloadBackupResponse
-	(*DeleteBackupRequest)(nil),        // 32: metamorph.admin.v1.DeleteBackupRequest
-	(*DeleteBackupResponse)(nil),       // 33: metamorph.admin.v1.DeleteBackupResponse
-	(*PruneBackupsRequest)(nil),        // 34: metamorph.admin.v1.PruneBackupsRequest
-	(*PruneBackupsResponse)(nil),       // 35: metamorph.admin.v1.PruneBackupsResponse
-	(*KeyRotation)(nil),                // 36: metamorph.admin.v1.KeyRotation
-	(*RotateDataKeysRequest)(nil),      // 37: metamorph.admin.v1.RotateDataKeysRequest
-	(*RotateDataKeysResponse)(nil),     // 38: metamorph.admin.v1.RotateDataKeysResponse
-	(*GetKeyRotationRequest)(nil),      // 39: metamorph.admin.v1.GetKeyRotationRequest
-	(*GetKeyRotationResponse)(nil),     // 40: metamorph.admin.v1.GetKeyRotationResponse
-	(*GetAnyOperationRequest)(nil),     // 41: metamorph.admin.v1.GetAnyOperationRequest
-	(*GetAnyOperationResponse)(nil),    // 42: metamorph.admin.v1.GetAnyOperationResponse
-	(*ListAllOperationsRequest)(nil),   // 43: metamorph.admin.v1.ListAllOperationsRequest
-	(*ListAllOperationsResponse)(nil),  // 44: metamorph.admin.v1.ListAllOperationsResponse
-	(*CancelAnyOperationRequest)(nil),  // 45: metamorph.admin.v1.CancelAnyOperationRequest
-	(*CancelAnyOperationResponse)(nil), // 46: metamorph.admin.v1.CancelAnyOperationResponse
-	nil,                                // 47: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),      // 48: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                  // 49: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),      // 50: google.protobuf.FieldMask
-	(*VaultStatus)(nil),                // 51: metamorph.admin.v1.VaultStatus
-	(*durationpb.Duration)(nil),        // 52: google.protobuf.Duration
-	(*Backup)(nil),                     // 53: metamorph.admin.v1.Backup
-	(*v1.Operation)(nil),               // 54: metamorph.vault.v1.Operation
+	(FindingStatus)(0),                    // 0: metamorph.admin.v1.FindingStatus
+	(*UserTokens)(nil),                    // 1: metamorph.admin.v1.UserTokens
+	(*Revocation)(nil),                    // 2: metamorph.admin.v1.Revocation
+	(*RevokeTokensRequest)(nil),           // 3: metamorph.admin.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),          // 4: metamorph.admin.v1.RevokeTokensResponse
+	(*ListRevocationsRequest)(nil),        // 5: metamorph.admin.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),       // 6: metamorph.admin.v1.ListRevocationsResponse
+	(*VaultLimits)(nil),                   // 7: metamorph.admin.v1.VaultLimits
+	(*GetVaultLimitsRequest)(nil),         // 8: metamorph.admin.v1.GetVaultLimitsRequest
+	(*GetVaultLimitsResponse)(nil),        // 9: metamorph.admin.v1.GetVaultLimitsResponse
+	(*UpdateVaultLimitsRequest)(nil),      // 10: metamorph.admin.v1.UpdateVaultLimitsRequest
+	(*UpdateVaultLimitsResponse)(nil),     // 11: metamorph.admin.v1.UpdateVaultLimitsResponse
+	(*SuspendVaultRequest)(nil),           // 12: metamorph.admin.v1.SuspendVaultRequest
+	(*SuspendVaultResponse)(nil),          // 13: metamorph.admin.v1.SuspendVaultResponse
+	(*ResumeVaultRequest)(nil),            // 14: metamorph.admin.v1.ResumeVaultRequest
+	(*ResumeVaultResponse)(nil),           // 15: metamorph.admin.v1.ResumeVaultResponse
+	(*StoreInfo)(nil),                     // 16: metamorph.admin.v1.StoreInfo
+	(*StoreCheck)(nil),                    // 17: metamorph.admin.v1.StoreCheck
+	(*ErasureBacklog)(nil),                // 18: metamorph.admin.v1.ErasureBacklog
+	(*Finding)(nil),                       // 19: metamorph.admin.v1.Finding
+	(*GetServerInfoRequest)(nil),          // 20: metamorph.admin.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),         // 21: metamorph.admin.v1.GetServerInfoResponse
+	(*CreateBackupRequest)(nil),           // 22: metamorph.admin.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),          // 23: metamorph.admin.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),              // 24: metamorph.admin.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),             // 25: metamorph.admin.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),            // 26: metamorph.admin.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),           // 27: metamorph.admin.v1.ListBackupsResponse
+	(*VerifyBackupRequest)(nil),           // 28: metamorph.admin.v1.VerifyBackupRequest
+	(*VerifyBackupResponse)(nil),          // 29: metamorph.admin.v1.VerifyBackupResponse
+	(*DownloadBackupRequest)(nil),         // 30: metamorph.admin.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil),        // 31: metamorph.admin.v1.DownloadBackupResponse
+	(*DeleteBackupRequest)(nil),           // 32: metamorph.admin.v1.DeleteBackupRequest
+	(*DeleteBackupResponse)(nil),          // 33: metamorph.admin.v1.DeleteBackupResponse
+	(*PruneBackupsRequest)(nil),           // 34: metamorph.admin.v1.PruneBackupsRequest
+	(*PruneBackupsResponse)(nil),          // 35: metamorph.admin.v1.PruneBackupsResponse
+	(*KeyRotation)(nil),                   // 36: metamorph.admin.v1.KeyRotation
+	(*RotateDataKeysRequest)(nil),         // 37: metamorph.admin.v1.RotateDataKeysRequest
+	(*RotateDataKeysResponse)(nil),        // 38: metamorph.admin.v1.RotateDataKeysResponse
+	(*GetKeyRotationRequest)(nil),         // 39: metamorph.admin.v1.GetKeyRotationRequest
+	(*GetKeyRotationResponse)(nil),        // 40: metamorph.admin.v1.GetKeyRotationResponse
+	(*GetAnyOperationRequest)(nil),        // 41: metamorph.admin.v1.GetAnyOperationRequest
+	(*GetAnyOperationResponse)(nil),       // 42: metamorph.admin.v1.GetAnyOperationResponse
+	(*ListAllOperationsRequest)(nil),      // 43: metamorph.admin.v1.ListAllOperationsRequest
+	(*ListAllOperationsResponse)(nil),     // 44: metamorph.admin.v1.ListAllOperationsResponse
+	(*CancelAnyOperationRequest)(nil),     // 45: metamorph.admin.v1.CancelAnyOperationRequest
+	(*CancelAnyOperationResponse)(nil),    // 46: metamorph.admin.v1.CancelAnyOperationResponse
+	(*ListServerAuditEventsRequest)(nil),  // 47: metamorph.admin.v1.ListServerAuditEventsRequest
+	(*ListServerAuditEventsResponse)(nil), // 48: metamorph.admin.v1.ListServerAuditEventsResponse
+	(*VerifyAuditLogRequest)(nil),         // 49: metamorph.admin.v1.VerifyAuditLogRequest
+	(*VerifyAuditLogResponse)(nil),        // 50: metamorph.admin.v1.VerifyAuditLogResponse
+	nil,                                   // 51: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),         // 52: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                     // 53: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),         // 54: google.protobuf.FieldMask
+	(*VaultStatus)(nil),                   // 55: metamorph.admin.v1.VaultStatus
+	(*durationpb.Duration)(nil),           // 56: google.protobuf.Duration
+	(*Backup)(nil),                        // 57: metamorph.admin.v1.Backup
+	(*v1.Operation)(nil),                  // 58: metamorph.vault.v1.Operation
+	(*v1.AuditEvent)(nil),                 // 59: metamorph.vault.v1.AuditEvent
+	(*AuditHead)(nil),                     // 60: metamorph.admin.v1.AuditHead
+	(*AuditFault)(nil),                    // 61: metamorph.admin.v1.AuditFault
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	48, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	52, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	1,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	48, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	52, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	2,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	2,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	49, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	48, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	53, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	52, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
 	7,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	7,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	50, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	54, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
 	7,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	51, // 12: metamorph.admin.v1.SuspendVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
-	51, // 13: metamorph.admin.v1.ResumeVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	55, // 12: metamorph.admin.v1.SuspendVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	55, // 13: metamorph.admin.v1.ResumeVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
 	17, // 14: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
-	48, // 15: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
-	48, // 16: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	52, // 15: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	52, // 16: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
 	0,  // 17: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
 	16, // 18: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	48, // 19: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	52, // 20: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	47, // 21: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	52, // 19: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	56, // 20: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	51, // 21: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
 	18, // 22: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
 	19, // 23: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
-	53, // 24: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	53, // 25: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	53, // 26: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
-	53, // 27: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	48, // 28: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
+	57, // 24: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	57, // 25: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	57, // 26: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
+	57, // 27: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	52, // 28: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
 	36, // 29: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
 	36, // 30: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
-	54, // 31: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	54, // 32: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	54, // 33: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	20, // 34: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	3,  // 35: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	5,  // 36: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	8,  // 37: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	10, // 38: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	12, // 39: metamorph.admin.v1.AdminService.SuspendVault:input_type -> metamorph.admin.v1.SuspendVaultRequest
-	14, // 40: metamorph.admin.v1.AdminService.ResumeVault:input_type -> metamorph.admin.v1.ResumeVaultRequest
-	22, // 41: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
-	24, // 42: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
-	26, // 43: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
-	28, // 44: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
-	30, // 45: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
-	32, // 46: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
-	34, // 47: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
-	37, // 48: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
-	39, // 49: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
-	41, // 50: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
-	43, // 51: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
-	45, // 52: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
-	21, // 53: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	4,  // 54: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	6,  // 55: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	9,  // 56: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	11, // 57: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	13, // 58: metamorph.admin.v1.AdminService.SuspendVault:output_type -> metamorph.admin.v1.SuspendVaultResponse
-	15, // 59: metamorph.admin.v1.AdminService.ResumeVault:output_type -> metamorph.admin.v1.ResumeVaultResponse
-	23, // 60: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
-	25, // 61: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
-	27, // 62: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
-	29, // 63: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
-	31, // 64: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
-	33, // 65: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
-	35, // 66: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
-	38, // 67: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
-	40, // 68: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
-	42, // 69: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
-	44, // 70: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
-	46, // 71: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
-	53, // [53:72] is the sub-list for method output_type
-	34, // [34:53] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	58, // 31: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	58, // 32: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	58, // 33: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	52, // 34: metamorph.admin.v1.ListServerAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	52, // 35: metamorph.admin.v1.ListServerAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	59, // 36: metamorph.admin.v1.ListServerAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
+	60, // 37: metamorph.admin.v1.VerifyAuditLogRequest.anchors:type_name -> metamorph.admin.v1.AuditHead
+	61, // 38: metamorph.admin.v1.VerifyAuditLogResponse.faults:type_name -> metamorph.admin.v1.AuditFault
+	60, // 39: metamorph.admin.v1.VerifyAuditLogResponse.heads:type_name -> metamorph.admin.v1.AuditHead
+	20, // 40: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	3,  // 41: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	5,  // 42: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	8,  // 43: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	10, // 44: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	12, // 45: metamorph.admin.v1.AdminService.SuspendVault:input_type -> metamorph.admin.v1.SuspendVaultRequest
+	14, // 46: metamorph.admin.v1.AdminService.ResumeVault:input_type -> metamorph.admin.v1.ResumeVaultRequest
+	22, // 47: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
+	24, // 48: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
+	26, // 49: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
+	28, // 50: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
+	30, // 51: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
+	32, // 52: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
+	34, // 53: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
+	37, // 54: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
+	47, // 55: metamorph.admin.v1.AdminService.ListServerAuditEvents:input_type -> metamorph.admin.v1.ListServerAuditEventsRequest
+	49, // 56: metamorph.admin.v1.AdminService.VerifyAuditLog:input_type -> metamorph.admin.v1.VerifyAuditLogRequest
+	39, // 57: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
+	41, // 58: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
+	43, // 59: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
+	45, // 60: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
+	21, // 61: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	4,  // 62: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	6,  // 63: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	9,  // 64: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	11, // 65: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	13, // 66: metamorph.admin.v1.AdminService.SuspendVault:output_type -> metamorph.admin.v1.SuspendVaultResponse
+	15, // 67: metamorph.admin.v1.AdminService.ResumeVault:output_type -> metamorph.admin.v1.ResumeVaultResponse
+	23, // 68: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
+	25, // 69: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
+	27, // 70: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
+	29, // 71: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
+	31, // 72: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
+	33, // 73: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
+	35, // 74: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
+	38, // 75: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
+	48, // 76: metamorph.admin.v1.AdminService.ListServerAuditEvents:output_type -> metamorph.admin.v1.ListServerAuditEventsResponse
+	50, // 77: metamorph.admin.v1.AdminService.VerifyAuditLog:output_type -> metamorph.admin.v1.VerifyAuditLogResponse
+	40, // 78: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
+	42, // 79: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
+	44, // 80: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
+	46, // 81: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
+	61, // [61:82] is the sub-list for method output_type
+	40, // [40:61] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -3059,6 +3365,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 	if File_metamorph_admin_v1_admin_service_proto != nil {
 		return
 	}
+	file_metamorph_admin_v1_audit_proto_init()
 	file_metamorph_admin_v1_backup_proto_init()
 	file_metamorph_admin_v1_vault_proto_init()
 	file_metamorph_admin_v1_admin_service_proto_msgTypes[1].OneofWrappers = []any{
@@ -3077,7 +3384,7 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   47,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,25 +21,27 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_GetServerInfo_FullMethodName      = "/metamorph.admin.v1.AdminService/GetServerInfo"
-	AdminService_RevokeTokens_FullMethodName       = "/metamorph.admin.v1.AdminService/RevokeTokens"
-	AdminService_ListRevocations_FullMethodName    = "/metamorph.admin.v1.AdminService/ListRevocations"
-	AdminService_GetVaultLimits_FullMethodName     = "/metamorph.admin.v1.AdminService/GetVaultLimits"
-	AdminService_UpdateVaultLimits_FullMethodName  = "/metamorph.admin.v1.AdminService/UpdateVaultLimits"
-	AdminService_SuspendVault_FullMethodName       = "/metamorph.admin.v1.AdminService/SuspendVault"
-	AdminService_ResumeVault_FullMethodName        = "/metamorph.admin.v1.AdminService/ResumeVault"
-	AdminService_CreateBackup_FullMethodName       = "/metamorph.admin.v1.AdminService/CreateBackup"
-	AdminService_GetBackup_FullMethodName          = "/metamorph.admin.v1.AdminService/GetBackup"
-	AdminService_ListBackups_FullMethodName        = "/metamorph.admin.v1.AdminService/ListBackups"
-	AdminService_VerifyBackup_FullMethodName       = "/metamorph.admin.v1.AdminService/VerifyBackup"
-	AdminService_DownloadBackup_FullMethodName     = "/metamorph.admin.v1.AdminService/DownloadBackup"
-	AdminService_DeleteBackup_FullMethodName       = "/metamorph.admin.v1.AdminService/DeleteBackup"
-	AdminService_PruneBackups_FullMethodName       = "/metamorph.admin.v1.AdminService/PruneBackups"
-	AdminService_RotateDataKeys_FullMethodName     = "/metamorph.admin.v1.AdminService/RotateDataKeys"
-	AdminService_GetKeyRotation_FullMethodName     = "/metamorph.admin.v1.AdminService/GetKeyRotation"
-	AdminService_GetAnyOperation_FullMethodName    = "/metamorph.admin.v1.AdminService/GetAnyOperation"
-	AdminService_ListAllOperations_FullMethodName  = "/metamorph.admin.v1.AdminService/ListAllOperations"
-	AdminService_CancelAnyOperation_FullMethodName = "/metamorph.admin.v1.AdminService/CancelAnyOperation"
+	AdminService_GetServerInfo_FullMethodName         = "/metamorph.admin.v1.AdminService/GetServerInfo"
+	AdminService_RevokeTokens_FullMethodName          = "/metamorph.admin.v1.AdminService/RevokeTokens"
+	AdminService_ListRevocations_FullMethodName       = "/metamorph.admin.v1.AdminService/ListRevocations"
+	AdminService_GetVaultLimits_FullMethodName        = "/metamorph.admin.v1.AdminService/GetVaultLimits"
+	AdminService_UpdateVaultLimits_FullMethodName     = "/metamorph.admin.v1.AdminService/UpdateVaultLimits"
+	AdminService_SuspendVault_FullMethodName          = "/metamorph.admin.v1.AdminService/SuspendVault"
+	AdminService_ResumeVault_FullMethodName           = "/metamorph.admin.v1.AdminService/ResumeVault"
+	AdminService_CreateBackup_FullMethodName          = "/metamorph.admin.v1.AdminService/CreateBackup"
+	AdminService_GetBackup_FullMethodName             = "/metamorph.admin.v1.AdminService/GetBackup"
+	AdminService_ListBackups_FullMethodName           = "/metamorph.admin.v1.AdminService/ListBackups"
+	AdminService_VerifyBackup_FullMethodName          = "/metamorph.admin.v1.AdminService/VerifyBackup"
+	AdminService_DownloadBackup_FullMethodName        = "/metamorph.admin.v1.AdminService/DownloadBackup"
+	AdminService_DeleteBackup_FullMethodName          = "/metamorph.admin.v1.AdminService/DeleteBackup"
+	AdminService_PruneBackups_FullMethodName          = "/metamorph.admin.v1.AdminService/PruneBackups"
+	AdminService_RotateDataKeys_FullMethodName        = "/metamorph.admin.v1.AdminService/RotateDataKeys"
+	AdminService_ListServerAuditEvents_FullMethodName = "/metamorph.admin.v1.AdminService/ListServerAuditEvents"
+	AdminService_VerifyAuditLog_FullMethodName        = "/metamorph.admin.v1.AdminService/VerifyAuditLog"
+	AdminService_GetKeyRotation_FullMethodName        = "/metamorph.admin.v1.AdminService/GetKeyRotation"
+	AdminService_GetAnyOperation_FullMethodName       = "/metamorph.admin.v1.AdminService/GetAnyOperation"
+	AdminService_ListAllOperations_FullMethodName     = "/metamorph.admin.v1.AdminService/ListAllOperations"
+	AdminService_CancelAnyOperation_FullMethodName    = "/metamorph.admin.v1.AdminService/CancelAnyOperation"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -91,6 +93,14 @@ type AdminServiceClient interface {
 	// beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
 	// first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
 	RotateDataKeys(ctx context.Context, in *RotateDataKeysRequest, opts ...grpc.CallOption) (*RotateDataKeysResponse, error)
+	// Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
+	// and deleted. Kept for the server's AUDIT_RETENTION_DAYS, 365 by default.
+	ListServerAuditEvents(ctx context.Context, in *ListServerAuditEventsRequest, opts ...grpc.CallOption) (*ListServerAuditEventsResponse, error)
+	// Verifies the logs of all vaults and the server's own, while they are in use, and streams what it finds: each entry
+	// must follow the one before, from the first that is kept to the one that is the newest then. With anchors, it only
+	// looks for those. Goes on from any response, in another call. What was cut off the end of a log is found by an anchor
+	// that is later, and by nothing else.
+	VerifyAuditLog(ctx context.Context, in *VerifyAuditLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyAuditLogResponse], error)
 	// Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
 	// ENCRYPTION_NOT_CONFIGURED.
 	GetKeyRotation(ctx context.Context, in *GetKeyRotationRequest, opts ...grpc.CallOption) (*GetKeyRotationResponse, error)
@@ -271,6 +281,35 @@ func (c *adminServiceClient) RotateDataKeys(ctx context.Context, in *RotateDataK
 	return out, nil
 }
 
+func (c *adminServiceClient) ListServerAuditEvents(ctx context.Context, in *ListServerAuditEventsRequest, opts ...grpc.CallOption) (*ListServerAuditEventsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListServerAuditEventsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListServerAuditEvents_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) VerifyAuditLog(ctx context.Context, in *VerifyAuditLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyAuditLogResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[1], AdminService_VerifyAuditLog_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[VerifyAuditLogRequest, VerifyAuditLogResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_VerifyAuditLogClient = grpc.ServerStreamingClient[VerifyAuditLogResponse]
+
 func (c *adminServiceClient) GetKeyRotation(ctx context.Context, in *GetKeyRotationRequest, opts ...grpc.CallOption) (*GetKeyRotationResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetKeyRotationResponse)
@@ -360,6 +399,14 @@ type AdminServiceServer interface {
 	// beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
 	// first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
 	RotateDataKeys(context.Context, *RotateDataKeysRequest) (*RotateDataKeysResponse, error)
+	// Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
+	// and deleted. Kept for the server's AUDIT_RETENTION_DAYS, 365 by default.
+	ListServerAuditEvents(context.Context, *ListServerAuditEventsRequest) (*ListServerAuditEventsResponse, error)
+	// Verifies the logs of all vaults and the server's own, while they are in use, and streams what it finds: each entry
+	// must follow the one before, from the first that is kept to the one that is the newest then. With anchors, it only
+	// looks for those. Goes on from any response, in another call. What was cut off the end of a log is found by an anchor
+	// that is later, and by nothing else.
+	VerifyAuditLog(*VerifyAuditLogRequest, grpc.ServerStreamingServer[VerifyAuditLogResponse]) error
 	// Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
 	// ENCRYPTION_NOT_CONFIGURED.
 	GetKeyRotation(context.Context, *GetKeyRotationRequest) (*GetKeyRotationResponse, error)
@@ -425,6 +472,12 @@ func (UnimplementedAdminServiceServer) PruneBackups(context.Context, *PruneBacku
 }
 func (UnimplementedAdminServiceServer) RotateDataKeys(context.Context, *RotateDataKeysRequest) (*RotateDataKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateDataKeys not implemented")
+}
+func (UnimplementedAdminServiceServer) ListServerAuditEvents(context.Context, *ListServerAuditEventsRequest) (*ListServerAuditEventsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListServerAuditEvents not implemented")
+}
+func (UnimplementedAdminServiceServer) VerifyAuditLog(*VerifyAuditLogRequest, grpc.ServerStreamingServer[VerifyAuditLogResponse]) error {
+	return status.Error(codes.Unimplemented, "method VerifyAuditLog not implemented")
 }
 func (UnimplementedAdminServiceServer) GetKeyRotation(context.Context, *GetKeyRotationRequest) (*GetKeyRotationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetKeyRotation not implemented")
@@ -722,6 +775,35 @@ func _AdminService_RotateDataKeys_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ListServerAuditEvents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListServerAuditEventsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListServerAuditEvents(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListServerAuditEvents_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListServerAuditEvents(ctx, req.(*ListServerAuditEventsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_VerifyAuditLog_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VerifyAuditLogRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).VerifyAuditLog(m, &grpc.GenericServerStream[VerifyAuditLogRequest, VerifyAuditLogResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_VerifyAuditLogServer = grpc.ServerStreamingServer[VerifyAuditLogResponse]
+
 func _AdminService_GetKeyRotation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetKeyRotationRequest)
 	if err := dec(in); err != nil {
@@ -858,6 +940,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AdminService_RotateDataKeys_Handler,
 		},
 		{
+			MethodName: "ListServerAuditEvents",
+			Handler:    _AdminService_ListServerAuditEvents_Handler,
+		},
+		{
 			MethodName: "GetKeyRotation",
 			Handler:    _AdminService_GetKeyRotation_Handler,
 		},
@@ -878,6 +964,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "DownloadBackup",
 			Handler:       _AdminService_DownloadBackup_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "VerifyAuditLog",
+			Handler:       _AdminService_VerifyAuditLog_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -11,8 +11,10 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from metamorph.admin.v1 import audit_pb2 as _audit_pb2_1
 from metamorph.admin.v1 import backup_pb2 as _backup_pb2
 from metamorph.admin.v1 import vault_pb2 as _vault_pb2
+from metamorph.vault.v1 import audit_pb2 as _audit_pb2
 from metamorph.vault.v1 import operation_pb2 as _operation_pb2
 from metamorph.vault.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
@@ -1362,3 +1364,143 @@ class CancelAnyOperationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelAnyOperationResponse: _TypeAlias = CancelAnyOperationResponse  # noqa: Y015
+
+@_typing.final
+class ListServerAuditEventsRequest(_message.Message):
+    """A query for a page of the server's own log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer, or none, and not be the last:
+    a call looks at 5000 events.
+    """
+    page_token: _builtins.str
+    """The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only events from this time on."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only events before this time."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListServerAuditEventsRequest: _TypeAlias = ListServerAuditEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListServerAuditEventsResponse(_message.Message):
+    """A page of the server's own log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIT_EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def audit_events(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditEvent]:
+        """Newest first. Each names the operator."""
+
+    def __init__(
+        self,
+        *,
+        audit_events: _abc.Iterable[_audit_pb2.AuditEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_events", b"audit_events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListServerAuditEventsResponse: _TypeAlias = ListServerAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class VerifyAuditLogRequest(_message.Message):
+    """A query for what is wrong with logs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    ANCHORS_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """The resume_token of the last response of an earlier call, to go on after it. Fails with INVALID_ARGUMENT /
+    PAGE_TOKEN_INVALID.
+    """
+    @_builtins.property
+    def anchors(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2_1.AuditHead]:
+        """What is known of logs from elsewhere. At most 500. If there are any, only they are looked for."""
+
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+        anchors: _abc.Iterable[_audit_pb2_1.AuditHead] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchors", b"anchors", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyAuditLogRequest: _TypeAlias = VerifyAuditLogRequest  # noqa: Y015
+
+@_typing.final
+class VerifyAuditLogResponse(_message.Message):
+    """What a part of a verification has found. The last one has no resume_token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_COUNT_FIELD_NUMBER: _builtins.int
+    UNPROTECTED_COUNT_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    entry_count: _builtins.int
+    """How many entries were verified in this part."""
+    unprotected_count: _builtins.int
+    """How many of them have no MAC, because the server had no AUDIT_KEY when they were stored."""
+    resume_token: _builtins.str
+    """Names this place. Empty at the end."""
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2_1.AuditFault]:
+        """What is wrong."""
+
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2_1.AuditHead]:
+        """The newest entries of the logs that are done."""
+
+    def __init__(
+        self,
+        *,
+        entry_count: _builtins.int = ...,
+        unprotected_count: _builtins.int = ...,
+        faults: _abc.Iterable[_audit_pb2_1.AuditFault] | None = ...,
+        heads: _abc.Iterable[_audit_pb2_1.AuditHead] | None = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_count", b"entry_count", "faults", b"faults", "heads", b"heads", "resume_token", b"resume_token", "unprotected_count", b"unprotected_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyAuditLogResponse: _TypeAlias = VerifyAuditLogResponse  # noqa: Y015

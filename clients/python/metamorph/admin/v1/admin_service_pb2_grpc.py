@@ -110,6 +110,16 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysResponse.FromString,
                 _registered_method=True)
+        self.ListServerAuditEvents = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/ListServerAuditEvents',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListServerAuditEventsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListServerAuditEventsResponse.FromString,
+                _registered_method=True)
+        self.VerifyAuditLog = channel.unary_stream(
+                '/metamorph.admin.v1.AdminService/VerifyAuditLog',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyAuditLogRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyAuditLogResponse.FromString,
+                _registered_method=True)
         self.GetKeyRotation = channel.unary_unary(
                 '/metamorph.admin.v1.AdminService/GetKeyRotation',
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.SerializeToString,
@@ -254,6 +264,24 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListServerAuditEvents(self, request, context):
+        """Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
+        and deleted. Kept for the server's AUDIT_RETENTION_DAYS, 365 by default.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyAuditLog(self, request, context):
+        """Verifies the logs of all vaults and the server's own, while they are in use, and streams what it finds: each entry
+        must follow the one before, from the first that is kept to the one that is the newest then. With anchors, it only
+        looks for those. Goes on from any response, in another call. What was cut off the end of a log is found by an anchor
+        that is later, and by nothing else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetKeyRotation(self, request, context):
         """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
         ENCRYPTION_NOT_CONFIGURED.
@@ -362,6 +390,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RotateDataKeys,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysResponse.SerializeToString,
+            ),
+            'ListServerAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServerAuditEvents,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListServerAuditEventsRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListServerAuditEventsResponse.SerializeToString,
+            ),
+            'VerifyAuditLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyAuditLog,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyAuditLogRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyAuditLogResponse.SerializeToString,
             ),
             'GetKeyRotation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetKeyRotation,
@@ -790,6 +828,60 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/RotateDataKeys',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.RotateDataKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServerAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/ListServerAuditEvents',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListServerAuditEventsRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListServerAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyAuditLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/VerifyAuditLog',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyAuditLogRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.VerifyAuditLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -85,6 +85,16 @@ class AdminServiceStub:
     beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
     first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
     """
+    ListServerAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListServerAuditEventsRequest, _admin_service_pb2.ListServerAuditEventsResponse]
+    """Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
+    and deleted. Kept for the server's AUDIT_RETENTION_DAYS, 365 by default.
+    """
+    VerifyAuditLog: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.VerifyAuditLogRequest, _admin_service_pb2.VerifyAuditLogResponse]
+    """Verifies the logs of all vaults and the server's own, while they are in use, and streams what it finds: each entry
+    must follow the one before, from the first that is kept to the one that is the newest then. With anchors, it only
+    looks for those. Goes on from any response, in another call. What was cut off the end of a log is found by an anchor
+    that is later, and by nothing else.
+    """
     GetKeyRotation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetKeyRotationRequest, _admin_service_pb2.GetKeyRotationResponse]
     """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
     ENCRYPTION_NOT_CONFIGURED.
@@ -156,6 +166,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
     beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
     first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    """
+    ListServerAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListServerAuditEventsRequest, _admin_service_pb2.ListServerAuditEventsResponse]  # type: ignore[assignment]
+    """Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
+    and deleted. Kept for the server's AUDIT_RETENTION_DAYS, 365 by default.
+    """
+    VerifyAuditLog: _aio.UnaryStreamMultiCallable[_admin_service_pb2.VerifyAuditLogRequest, _admin_service_pb2.VerifyAuditLogResponse]  # type: ignore[assignment]
+    """Verifies the logs of all vaults and the server's own, while they are in use, and streams what it finds: each entry
+    must follow the one before, from the first that is kept to the one that is the newest then. With anchors, it only
+    looks for those. Goes on from any response, in another call. What was cut off the end of a log is found by an anchor
+    that is later, and by nothing else.
     """
     GetKeyRotation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetKeyRotationRequest, _admin_service_pb2.GetKeyRotationResponse]  # type: ignore[assignment]
     """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
@@ -315,6 +335,28 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
         beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
         first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListServerAuditEvents(
+        self,
+        request: _admin_service_pb2.ListServerAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListServerAuditEventsResponse, _abc.Awaitable[_admin_service_pb2.ListServerAuditEventsResponse]]:
+        """Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
+        and deleted. Kept for the server's AUDIT_RETENTION_DAYS, 365 by default.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyAuditLog(
+        self,
+        request: _admin_service_pb2.VerifyAuditLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.VerifyAuditLogResponse], _abc.AsyncIterator[_admin_service_pb2.VerifyAuditLogResponse]]:
+        """Verifies the logs of all vaults and the server's own, while they are in use, and streams what it finds: each entry
+        must follow the one before, from the first that is kept to the one that is the newest then. With anchors, it only
+        looks for those. Goes on from any response, in another call. What was cut off the end of a log is found by an anchor
+        that is later, and by nothing else.
         """
 
     @_abc_1.abstractmethod

@@ -11,6 +11,8 @@ import type { Budget } from "../../vault/v1/usage_pb.js";
 import type { VaultStatus } from "./vault_pb.js";
 import type { Backup } from "./backup_pb.js";
 import type { Operation } from "../../vault/v1/operation_pb.js";
+import type { AuditEvent } from "../../vault/v1/audit_pb.js";
+import type { AuditFault, AuditHead } from "./audit_pb.js";
 
 /**
  * Describes the file metamorph/admin/v1/admin_service.proto.
@@ -1302,6 +1304,151 @@ export declare type CancelAnyOperationResponse = Message<"metamorph.admin.v1.Can
 export declare const CancelAnyOperationResponseSchema: GenMessage<CancelAnyOperationResponse>;
 
 /**
+ * A query for a page of the server's own log.
+ *
+ * @generated from message metamorph.admin.v1.ListServerAuditEventsRequest
+ */
+export declare type ListServerAuditEventsRequest = Message<"metamorph.admin.v1.ListServerAuditEventsRequest"> & {
+  /**
+   * The maximum number to return. 0 means 50; the maximum is 1000. A page may have fewer, or none, and not be the last:
+   * a call looks at 5000 events.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the previous page, with the same filters. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * Only events from this time on.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 3;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Only events before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 4;
+   */
+  endTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListServerAuditEventsRequest.
+ * Use `create(ListServerAuditEventsRequestSchema)` to create a new message.
+ */
+export declare const ListServerAuditEventsRequestSchema: GenMessage<ListServerAuditEventsRequest>;
+
+/**
+ * A page of the server's own log.
+ *
+ * @generated from message metamorph.admin.v1.ListServerAuditEventsResponse
+ */
+export declare type ListServerAuditEventsResponse = Message<"metamorph.admin.v1.ListServerAuditEventsResponse"> & {
+  /**
+   * Newest first. Each names the operator.
+   *
+   * @generated from field: repeated metamorph.vault.v1.AuditEvent audit_events = 1;
+   */
+  auditEvents: AuditEvent[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListServerAuditEventsResponse.
+ * Use `create(ListServerAuditEventsResponseSchema)` to create a new message.
+ */
+export declare const ListServerAuditEventsResponseSchema: GenMessage<ListServerAuditEventsResponse>;
+
+/**
+ * A query for what is wrong with logs.
+ *
+ * @generated from message metamorph.admin.v1.VerifyAuditLogRequest
+ */
+export declare type VerifyAuditLogRequest = Message<"metamorph.admin.v1.VerifyAuditLogRequest"> & {
+  /**
+   * The resume_token of the last response of an earlier call, to go on after it. Fails with INVALID_ARGUMENT /
+   * PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string resume_token = 1;
+   */
+  resumeToken: string;
+
+  /**
+   * What is known of logs from elsewhere. At most 500. If there are any, only they are looked for.
+   *
+   * @generated from field: repeated metamorph.admin.v1.AuditHead anchors = 2;
+   */
+  anchors: AuditHead[];
+};
+
+/**
+ * Describes the message metamorph.admin.v1.VerifyAuditLogRequest.
+ * Use `create(VerifyAuditLogRequestSchema)` to create a new message.
+ */
+export declare const VerifyAuditLogRequestSchema: GenMessage<VerifyAuditLogRequest>;
+
+/**
+ * What a part of a verification has found. The last one has no resume_token.
+ *
+ * @generated from message metamorph.admin.v1.VerifyAuditLogResponse
+ */
+export declare type VerifyAuditLogResponse = Message<"metamorph.admin.v1.VerifyAuditLogResponse"> & {
+  /**
+   * How many entries were verified in this part.
+   *
+   * @generated from field: int64 entry_count = 1;
+   */
+  entryCount: bigint;
+
+  /**
+   * How many of them have no MAC, because the server had no AUDIT_KEY when they were stored.
+   *
+   * @generated from field: int64 unprotected_count = 2;
+   */
+  unprotectedCount: bigint;
+
+  /**
+   * What is wrong.
+   *
+   * @generated from field: repeated metamorph.admin.v1.AuditFault faults = 3;
+   */
+  faults: AuditFault[];
+
+  /**
+   * The newest entries of the logs that are done.
+   *
+   * @generated from field: repeated metamorph.admin.v1.AuditHead heads = 4;
+   */
+  heads: AuditHead[];
+
+  /**
+   * Names this place. Empty at the end.
+   *
+   * @generated from field: string resume_token = 5;
+   */
+  resumeToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.VerifyAuditLogResponse.
+ * Use `create(VerifyAuditLogResponseSchema)` to create a new message.
+ */
+export declare const VerifyAuditLogResponseSchema: GenMessage<VerifyAuditLogResponse>;
+
+/**
  * How bad a finding is.
  *
  * @generated from enum metamorph.admin.v1.FindingStatus
@@ -1509,6 +1656,30 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof RotateDataKeysRequestSchema;
     output: typeof RotateDataKeysResponseSchema;
+  },
+  /**
+   * Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
+   * and deleted. Kept for the server's AUDIT_RETENTION_DAYS, 365 by default.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.ListServerAuditEvents
+   */
+  listServerAuditEvents: {
+    methodKind: "unary";
+    input: typeof ListServerAuditEventsRequestSchema;
+    output: typeof ListServerAuditEventsResponseSchema;
+  },
+  /**
+   * Verifies the logs of all vaults and the server's own, while they are in use, and streams what it finds: each entry
+   * must follow the one before, from the first that is kept to the one that is the newest then. With anchors, it only
+   * looks for those. Goes on from any response, in another call. What was cut off the end of a log is found by an anchor
+   * that is later, and by nothing else.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.VerifyAuditLog
+   */
+  verifyAuditLog: {
+    methodKind: "server_streaming";
+    input: typeof VerifyAuditLogRequestSchema;
+    output: typeof VerifyAuditLogResponseSchema;
   },
   /**
    * Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /

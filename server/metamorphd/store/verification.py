@@ -1,0 +1,77 @@
+"""What a verification reads of the logs of vaults, entry by entry, as it is stored."""
+
+from metamorphd.chain import BEGINNING, Entry, Head, LogBeginning, StoredEntry
+from metamorphd.models.audit import LogHead
+from metamorphd.store.database import SystemTransaction, Transaction, point_read
+
+# A seek a vault.
+LIST_LOG_HEADS = """
+WITH RECURSIVE visited (id, number) AS (
+    SELECT MIN(vault_id), 1 FROM changes WHERE vault_id > :after
+    UNION ALL
+    SELECT (SELECT MIN(vault_id) FROM changes WHERE changes.vault_id > visited.id), number + 1
+    FROM visited WHERE visited.id IS NOT NULL AND number < :limit
+)
+SELECT changes.vault_id, revision, mac, change_time
+FROM visited CROSS JOIN changes
+WHERE changes.vault_id = visited.id
+    AND revision = (SELECT MAX(revision) FROM changes AS newest WHERE newest.vault_id = visited.id)
+ORDER BY number
+"""
+GET_LOG_BEGINNING = """
+SELECT deleted_revision, deleted_mac, key_id, seal FROM log_beginnings WHERE vault_id = :vault_id
+"""
+LIST_ENTRIES = """
+SELECT vault_id, revision, change_time, actor, operator, call_id, resource, resource_id, verb, detail, key_id, mac
+FROM changes
+WHERE vault_id = :vault_id AND revision > :after AND revision <= :last
+ORDER BY revision
+LIMIT :limit
+"""
+GET_ENTRY_MAC = "SELECT mac FROM changes WHERE vault_id = :vault_id AND revision = :revision"
+
+
+async def list_log_heads(tx: SystemTransaction, *, after: str, limit: int) -> list[LogHead]:
+    """Returns the newest entry of each of the next `limit` logs of vaults with IDs above `after`, in order."""
+    rows = await tx.all(LIST_LOG_HEADS, after=after, limit=limit)
+    return [LogHead(row.vault_id, row.revision, row.mac, row.change_time) for row in rows]
+
+
+@point_read
+async def get_log_beginning(tx: Transaction) -> LogBeginning:
+    """Returns where the vault's log begins."""
+    row = await tx.one(GET_LOG_BEGINNING)
+    if row is None:
+        return LogBeginning(BEGINNING, "", b"")
+    return LogBeginning(Head(row.deleted_revision, row.deleted_mac), row.key_id, row.seal)
+
+
+async def list_entries(tx: Transaction, *, after: int, last: int, limit: int) -> list[StoredEntry]:
+    """Returns the vault's next `limit` entries after a revision, up to a last one, in order."""
+    rows = await tx.all(LIST_ENTRIES, after=after, last=last, limit=limit)
+    return [
+        StoredEntry(
+            Entry(
+                row.vault_id,
+                row.revision,
+                row.change_time,
+                row.actor,
+                row.operator,
+                row.call_id,
+                row.resource,
+                row.resource_id,
+                row.verb,
+                row.detail,
+            ),
+            row.key_id,
+            row.mac,
+        )
+        for row in rows
+    ]
+
+
+@point_read
+async def get_entry_mac(tx: Transaction, *, revision: int) -> bytes | None:
+    """Returns the MAC of an entry of the vault, or None if it is not there."""
+    row = await tx.one(GET_ENTRY_MAC, revision=revision)
+    return None if row is None else bytes(row.mac)
