@@ -14,6 +14,7 @@ TABLES = {
     "erasures": "what is deleted",
     "events": "the deltas of replies, which the messages have whole",
     "indexed_messages": "follows from the content of messages",
+    "log_beginnings": "where the log of this server begins",
     "message_links": "follows from the parents of messages",
     "operations": "work of this server",
     "postings": "follows from the content of messages",

@@ -38,7 +38,7 @@ PRINTED = {
         "Hello from TypeScript",
         "Hello from Go",
     ],
-    "docs/audit.md": ['"CHANGED_RESOURCE_SESSION"', '"operator"', '"permission": "operator"'],
+    "docs/audit.md": ['"CHANGED_RESOURCE_SESSION"', '"operator"', '"permission": "operator"', "0 faults"],
     "docs/authentication.md": ['"vault_id": "team-a"', 'user_id: "user-7"', '"mallory"'],
     "docs/backup-and-restore.md": ["ready", "is restored from"],
     "docs/budgets.md": ['"label": "feature=search"', '"user_id"', '"tokens_per_day"'],
@@ -93,7 +93,9 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     process = subprocess.Popen(
         [*MAKE, "run"],
         cwd=checkout,
-        env=environment(PORT="0", GRPC_PORT="0", EMBLEM_JWT_SECRET=SECRET, TOKEN_ENCRYPTION_KEY=SECRET[::-1]),
+        env=environment(
+            PORT="0", GRPC_PORT="0", EMBLEM_JWT_SECRET=SECRET, TOKEN_ENCRYPTION_KEY=SECRET[::-1], AUDIT_KEY=SECRET * 2
+        ),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -8,7 +8,7 @@ from metamorphd.models.audit import AuditEvent, AuditFilter
 from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.page import Page
 from metamorphd.store.changes import RESOURCES, VERBS, append_change, get_revision
-from metamorphd.store.database import Row, Transaction
+from metamorphd.store.database import Row, Transaction, concludes
 
 # How many entries a page may look at.
 VISITED_ENTRIES = 5_000
@@ -31,6 +31,7 @@ LIMIT :limit
 """
 
 
+@concludes
 async def record_event(
     tx: Transaction,
     *,
@@ -40,7 +41,7 @@ async def record_event(
     details: Mapping[str, str] | None,
     now: int,
 ) -> int:
-    """Appends what is no change of the vault to its log, and returns the vault's new revision."""
+    """Appends what is no change of the vault to its log, also of a suspended one, and returns the new revision."""
     return await append_change(tx, resource=resource, resource_id=resource_id, verb=verb, details=details, now=now)
 
 
