@@ -58,7 +58,16 @@ TABLES = {
 }
 # Empty but for a few rows, however many users there are; and secrets and memories, which the users here do not keep.
 FEW = (
-    *("sqlite_schema", "revocations", "vault_states", "erasures", "operations", "sqlite_sequence", "identity"),
+    *(
+        "sqlite_schema",
+        "revocations",
+        "vault_states",
+        "erasures",
+        "erased_vaults",
+        "operations",
+        "sqlite_sequence",
+        "identity",
+    ),
     "log_beginnings",
 )
 NONE = ("data_keys", "secrets", "secret_versions", "memories")

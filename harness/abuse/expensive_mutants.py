@@ -4,7 +4,7 @@ from typing import Any
 
 from metamorphd.edge import guards
 from metamorphd.edge.grpc import port
-from metamorphd.store import erasure
+from metamorphd.store import erasure, vault_erasure
 from metamorphd.store.sqlite import log, readers, writer
 
 from harness.mutants import Patch, mutant
@@ -14,6 +14,7 @@ READERS: Any = readers
 GUARDS: Any = guards
 PORT: Any = port
 ERASURE: Any = erasure
+VAULT_ERASURE: Any = vault_erasure
 LOG: Any = log
 WRITER: Any = writer
 
@@ -42,6 +43,18 @@ def _deletion_in_long_steps(patch: Patch) -> None:
     patch(READERS, "READ_STEPS", 2**31 - 1)
     patch(WRITER, "JOB_SECONDS", FOREVER_SECONDS)
     patch(READERS, "READ_SECONDS", FOREVER_SECONDS)
+
+
+@mutant("vault-erased-in-long-steps", harness="leaving-vault", shown_by={P99, GAP}, alone=True)
+def _vault_erased_in_long_steps(patch: Patch) -> None:
+    for name in ("STEP_ROWS", "STEP_SIZED_ROWS", "STEP_BYTES"):
+        patch(VAULT_ERASURE, name, 2**31)
+    patch(WRITER, "JOB_SECONDS", FOREVER_SECONDS)
+
+
+@mutant("some-of-a-vault-is-kept", harness="leaving-vault", shown_by={"rows that are left"}, alone=True)
+def _some_of_a_vault_is_kept(patch: Patch) -> None:
+    patch(VAULT_ERASURE, "ERASE_POSTINGS", VAULT_ERASURE.ERASE_POSTINGS.replace(":limit", "0 * :limit"))
 
 
 @mutant("log-is-never-copied", harness=HARNESS, shown_by={WAL}, alone=True)

@@ -553,6 +553,23 @@ class OperationInterrupted(Aborted):
     message = "the server stopped before the end of the operation"
 
 
+# Deleting vaults.
+
+
+class ConfirmationMismatch(InvalidArgument):
+    reason = ErrorReason.ERROR_REASON_CONFIRMATION_MISMATCH
+    message = "confirmation must be the ID of the vault, {vault_id}; nothing was deleted"
+
+
+class VaultNotDeleted(FailedPrecondition):
+    reason, message = ErrorReason.ERROR_REASON_VAULT_NOT_DELETED, "the vault is not deleted"
+
+
+class VaultBeingErased(FailedPrecondition):
+    reason = ErrorReason.ERROR_REASON_VAULT_BEING_ERASED
+    message = "the vault is still being erased, by operation {operation_id}"
+
+
 # Failures of the process.
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Self, TypeVar
 
 import structlog
@@ -17,6 +18,7 @@ from metamorphd.store.erasure import erase_step, read_part
 from metamorphd.store.erasures import Backlog, Erasure, find_erasure, get_backlog, postpone_erasure
 from metamorphd.store.idempotency import BEGINNING, prune_requests
 from metamorphd.store.operations import prune_operations
+from metamorphd.store.retention import expire_sessions, list_retaining_vaults
 from metamorphd.store.search.indexing import (
     add_pending_words,
     find_vault_to_index,
@@ -27,6 +29,7 @@ from metamorphd.store.search.indexing import (
 from metamorphd.store.search.refolding import read_earlier_folded, refold_messages
 from metamorphd.store.secrets import expire_secret, list_expired_secrets
 from metamorphd.store.turns.events import prune_events
+from metamorphd.store.vault_erasure import erase_vault_step, find_vault_to_erase
 
 ROUND_SECONDS = 60.0
 # The end of a long message is not found before.
@@ -44,6 +47,7 @@ REQUESTS_INTERVAL = 24 * 3_600_000_000
 PAUSE_SECONDS = 0.02
 # A round asks for the oldest change of every vault.
 COMPACT_ROUND_SECONDS = 600.0
+RETENTION_ROUND_SECONDS = 600.0
 COMPACTED_CHANGES = 500
 VISITED_VAULTS = 200
 UNUSED_ATTACHMENT = 24 * 3_600_000_000
@@ -53,6 +57,8 @@ ERASE_ROUND_SECONDS = 1.0
 ERASE_PAUSE_SECONDS = 0.01
 # One that cannot be erased lets others pass for so long.
 ERASE_RETRY = 3_600_000_000
+# Each takes half a millisecond, and more with many pairs of metadata.
+EXPIRED_SESSIONS = 4
 BACKLOG_SECONDS = 10.0
 
 T = TypeVar("T")
@@ -92,6 +98,8 @@ class Housekeeping:
         self._oldest_change: int | None = None
         self._chores = chores
         self._requests_due = 0
+        # Vaults that could not be erased, and when to try again.
+        self._erase_after: dict[str, int] = {}
         self._backlog = Backlog()
 
     async def __aenter__(self) -> Self:
@@ -99,9 +107,11 @@ class Housekeeping:
         self._rounds = [
             asyncio.create_task(self._run(self._prune, ROUND_SECONDS)),
             asyncio.create_task(self._run(self._erase, ERASE_ROUND_SECONDS)),
+            asyncio.create_task(self._run(self._erase_vaults, ERASE_ROUND_SECONDS)),
             asyncio.create_task(self._run(self._count_backlog, BACKLOG_SECONDS)),
             asyncio.create_task(self._run(self._index, INDEX_ROUND_SECONDS)),
             asyncio.create_task(self._run(self._compact, COMPACT_ROUND_SECONDS)),
+            asyncio.create_task(self._run(self._expire_sessions, RETENTION_ROUND_SECONDS)),
             *(asyncio.create_task(self._run(chore, CHORE_ROUND_SECONDS)) for chore in self._chores),
             asyncio.create_task(self._run(self._maintain, ROUND_SECONDS)),
             asyncio.create_task(self._run(self._check, ROUND_SECONDS)),
@@ -117,7 +127,9 @@ class Housekeeping:
     async def sweep(self) -> None:
         """Runs one round of each kind."""
         await self._prune()
+        await self._expire_sessions()
         await self._erase()
+        await self._erase_vaults()
         await self._count_backlog()
         await self._index()
         await self._compact()
@@ -154,6 +166,20 @@ class Housekeeping:
             await self._database.write(expire_secret, server_scope(vault_id), name=name, now=now)
         return len(expired)
 
+    async def _expire_sessions(self) -> None:
+        """Deletes sessions that were not used for as long as their vaults keep them."""
+        now, after = self._clock.now(), ""
+        while vaults := await self._database.read_system(
+            list_retaining_vaults, server_scope(), after=after, limit=VISITED_VAULTS
+        ):
+            for vault_id in vaults:
+                await _until_done(partial(self._expire_some, vault_id, now))
+            after = vaults[-1]
+
+    async def _expire_some(self, vault_id: str, now: int) -> int:
+        scope = server_scope(vault_id)
+        return await self._database.write(expire_sessions, scope, now=now, limit=EXPIRED_SESSIONS)
+
     async def _erase(self) -> None:
         """Erases what was deleted."""
         await _in_turn(
@@ -173,6 +199,28 @@ class Housekeeping:
         except Exception:
             logger.exception("cannot be erased; retrying in an hour", resource=erasure.resource, id=erasure.id)
             await self._database.write(postpone_erasure, scope, erasure=erasure, until=now + ERASE_RETRY)
+
+    async def _erase_vaults(self) -> None:
+        """Erases the vaults that were deleted."""
+        await _in_turn(
+            self._find_vault_to_erase, self._erase_vault_part, vault=lambda found: found[0], pause=ERASE_PAUSE_SECONDS
+        )
+
+    async def _find_vault_to_erase(self, after: str) -> tuple[str, str] | None:
+        found = await self._database.read_system(find_vault_to_erase, server_scope(), after=after)
+        while found is not None and self._clock.now() < self._erase_after.get(found[0], 0):
+            found = await self._database.read_system(find_vault_to_erase, server_scope(), after=found[0])
+        return found
+
+    async def _erase_vault_part(self, found: tuple[str, str]) -> None:
+        (vault_id, operation_id), now = found, self._clock.now()
+        try:
+            await self._database.write(erase_vault_step, server_scope(vault_id), operation_id=operation_id, now=now)
+        except (StorageFull, StoreBusy):
+            raise
+        except Exception:
+            logger.exception("a vault cannot be erased; retrying in an hour", vault_id=vault_id)
+            self._erase_after[vault_id] = now + ERASE_RETRY
 
     @property
     def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:

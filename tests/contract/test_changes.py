@@ -21,6 +21,7 @@ SILENT = {
     "compact_changes": "shortens the log itself",
     "delete_entries": "deletes from the log itself",
     "count_deleted_usage": "the usage of a turn whose session's deletion was a change",
+    "erase_vault_step": "erases what was deleted, its log included",
     "index_earlier_messages": "indexes what is stored",
     "postpone_erasure": "belongs to a deletion, which was a change",
     "refold_messages": "indexes what is stored",

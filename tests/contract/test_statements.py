@@ -17,6 +17,8 @@ SYSTEM_OPERATIONS = {
     "find_vault_to_index",  # what is left to be indexed is indexed in all vaults
     "list_log_heads",  # the operator has the logs of all vaults verified, and their heads are anchored
     "list_oldest_changes",  # the logs of all vaults are compacted
+    "find_vault_to_erase",  # deleted vaults are erased, all of them
+    "list_erased_vaults",  # the ledger is of all vaults that were deleted
     "get_backlog",  # the operator sees what is left to be erased in all vaults
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
     "renew_leases",  # a server renews the leases of all of its turns at once
@@ -25,6 +27,7 @@ SYSTEM_OPERATIONS = {
     "list_expired_secrets",  # expired secrets are erased in all vaults
     "list_all_operations",  # the operator lists operations of all vaults
     "list_running_operations",  # the start ends operations that an earlier server began, in all vaults
+    "list_retaining_vaults",  # sessions that nobody uses are deleted in all vaults that want it
     "list_revocations",  # the operator lists revocations of all vaults
     "prune_attachments",  # unused attachments are hidden in all vaults
     "prune_events",  # expired events are deleted in all vaults
@@ -48,10 +51,15 @@ NOT_GROWING = {
     "delete_session": "deletes",
     "destroy_secret_version": "deletes",
     "begin_operation": "of which a vault keeps a hundred; a backup of a full volume must be possible",
+    "delete_vault": "deletes",
     "end_operation": "ends what has begun",
+    "erase_vault_step": "deletes",
+    "release_vault": "belongs to deleting",
+    "replay_deletion": "belongs to deleting",
     "erase_step": "deletes",
     "expire_memory": "deletes",
     "expire_secret": "deletes",
+    "expire_sessions": "deletes",
     "index_earlier_messages": "indexes what is stored",
     "postpone_erasure": "belongs to deleting",
     "read_secret": "a read, which is in the log",

@@ -51,6 +51,7 @@ PRINTED = {
         "OTEL_EXPORTER_OTLP_ENDPOINT has port 4317",
         '"checks":{"serving":"ok"',
     ],
+    "docs/leaving.md": ["VAULT_DELETED", "OPERATION_KIND_ERASE_VAULT", "VAULT_STATE_ACTIVE", '"retention_days": 90'],
     "docs/long-work.md": ['"operation_id"', '"unit": "percent"'],
     "docs/replicas.md": ["serving"],
     "docs/secrets.md": ["Zmlyc3Q=", "version 2 is second", "destroy_time", "has a key", '"left": 0'],

@@ -181,6 +181,25 @@ class Backups:
         await self._find_newest()
         return names
 
+    async def last_expiry(self) -> tuple[int, int | None]:
+        """Returns how many backups and copies there are, and when the last of them is deleted.
+
+        None if there is none, or if the newest is kept until an operator makes another one.
+        """
+        names = [backup.name for backup in await self.list_backups() if backup.state is not BackupState.FAILED]
+        copied = [] if self._copies is None else self._copies.names
+        if not (newest := max(map(time_of, (*names, *copied)), default=0)):
+            return 0, None
+        kept = int(self._retention_days * DAY)
+        # The newest is kept until another one is made, and those that are too old are looked for every hour.
+        expire_time = max(newest + kept, newest + self._interval) + HOUR if self._interval else None
+        return len(names) + len(copied), expire_time
+
+    def copy_ledger(self) -> None:
+        """Has the erasure ledger sent to where copies are kept, soon."""
+        if self._copies is not None:
+            self._copies.wake()
+
     async def read_backup(self, name: str, *, offset: int) -> AsyncGenerator[bytes]:
         """Yields the bytes of a backup from an offset on. Raises BackupNotFound.
 

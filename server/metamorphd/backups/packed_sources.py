@@ -1,27 +1,32 @@
 """Packed copies that a restore reads from: in a bucket, and in a file that was taken from there. Methods block."""
 
 import re
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from metamorphd.backups.bucket import BucketFailed, Reading
 from metamorphd.backups.directory import MANIFEST
+from metamorphd.backups.ledger import NAME as LEDGER
+from metamorphd.backups.ledger import Ledger
 from metamorphd.backups.packing import Keys, Unreadable, unpack
 from metamorphd.backups.remote import Hashed, Remote, backup_of, limited, parse_copy
 from metamorphd.backups.sources import Step, Write
 from metamorphd.errors import BackupNotFound, StartupRefused
+from metamorphd.models.erased_vault import ErasedVault
 
 PACKED = re.compile(r".*(\.zst|\.age)")
 
 
 class PackedFile:
-    """A copy that was taken from a bucket, by its name there. Its manifest may lie beside it."""
+    """A copy that was taken from a bucket, by its name there. Its manifest may lie beside it, and the ledger."""
 
     trusted = False
 
     def __init__(self, path: Path, *, keys: Keys) -> None:
         self._path = path
         self._keys = keys
+        self.ledger: Sequence[ErasedVault] = Ledger([path.with_name(LEDGER)]).read()
         self.name = str(path)
         self.size = path.stat().st_size
         stated = Path(f"{path}{MANIFEST}")
@@ -48,6 +53,7 @@ class RemoteCopy:
         self._keys = keys
         try:
             self._object, copy = remote.get_copy(name or _newest(remote))
+            self.ledger: Sequence[ErasedVault] = remote.read_ledger()
         except BackupNotFound:
             raise StartupRefused(
                 f"there is no {remote.url(name)}; `metamorph backup list --remote` lists the copies"

@@ -1,12 +1,13 @@
 """Where a restore reads from: a file, plain or packed as copies are, or a copy in a bucket. Methods block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from metamorphd.backups.directory import MANIFEST, read_manifest
 from metamorphd.errors import StartupRefused
 from metamorphd.models.backup import Manifest
+from metamorphd.models.erased_vault import ErasedVault
 
 READ_BYTES = 4 * 2**20
 
@@ -20,7 +21,8 @@ class Source(Protocol):
     """A backup that can be restored.
 
     `name` is shown, `size` is what is read, and `needed` what is written, as far as that is known before. `manifest` is
-    None if it has none; `trusted` says whether it was written here, and not where others may write.
+    None if it has none; `trusted` says whether it was written here, and not where others may write. `ledger` are the
+    entries of the erasure ledger that is kept with it.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Source(Protocol):
     needed: int
     manifest: Manifest | None
     trusted: bool
+    ledger: Sequence[ErasedVault]
 
     def read_into(self, write: Write, *, step: Step) -> None:
         """Writes the database. Raises StartupRefused if it cannot be read, and what writing raises."""
@@ -37,6 +40,8 @@ class PlainFile:
     """A backup's file, as the server makes them."""
 
     trusted = True
+    # Beside the database, and in the directory of backups.
+    ledger: Sequence[ErasedVault] = ()
 
     def __init__(self, path: Path) -> None:
         self._path = path

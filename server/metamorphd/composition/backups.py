@@ -5,6 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from metamorphd.backups.backups import Backups
+from metamorphd.backups.ledger import NAME, Ledger, beside
 from metamorphd.clock import Clock
 from metamorphd.operations import Operations
 from metamorphd.settings.server import Settings
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from metamorphd.backups.copies import Copies
 
 
-def make_backups(settings: Settings, *, database: Database, operations: Operations, clock: Clock) -> Backups:
+def make_ledger(settings: Settings) -> Ledger:
+    """Returns the erasure ledger, which is beside the database and with its backups."""
+    return Ledger([beside(settings.database_path), settings.backup_path / NAME])
+
+
+def make_backups(
+    settings: Settings, *, database: Database, operations: Operations, ledger: Ledger, clock: Clock
+) -> Backups:
     """Returns the backups of a database. Raises StartupRefused."""
     return Backups(
         database=database,
@@ -24,11 +32,11 @@ def make_backups(settings: Settings, *, database: Database, operations: Operatio
         interval_hours=settings.backup_interval_hours,
         retention_days=settings.backup_retention_days,
         server_version=version("metamorphd"),
-        copies=_copies(settings, clock),
+        copies=_copies(settings, ledger, clock),
     )
 
 
-def _copies(settings: Settings, clock: Clock) -> "Copies | None":
+def _copies(settings: Settings, ledger: Ledger, clock: Clock) -> "Copies | None":
     if settings.backup_s3_url is None:
         return None
     # Imported only when used: a server without copies does not need its libraries.
@@ -39,6 +47,7 @@ def _copies(settings: Settings, clock: Clock) -> "Copies | None":
         keys=settings.encryption_keys,
         compressed=settings.backup_compression == "zstd",
         directory=settings.backup_path,
+        ledger=ledger,
         clock=clock,
         retention_days=settings.backup_retention_days,
     )

@@ -7,13 +7,14 @@ from metamorphd.audit.anchoring import Anchoring
 from metamorphd.audit.recording import LogRecorder, Recorder
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
-from metamorphd.composition.backups import make_backups
+from metamorphd.composition.backups import make_backups, make_ledger
 from metamorphd.composition.transfers import make_exports
 from metamorphd.edge.guards import Guard
 from metamorphd.edge.refusals import Refusals
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.keys.audit import make_chain
 from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.leaving import replay_ledger
 from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
@@ -42,7 +43,10 @@ class PrimaryRole:
         self.recorder: Recorder = LogRecorder(database=self.database, clock=clock)
         self.refusals = Refusals(recorder=self.recorder)
         self.operations = Operations(database=self.database, clock=clock)
-        self.backups = make_backups(settings, database=self.database, operations=self.operations, clock=clock)
+        self.ledger = make_ledger(settings)
+        self.backups = make_backups(
+            settings, database=self.database, operations=self.operations, ledger=self.ledger, clock=clock
+        )
         self.rotation = Rotation(database=self.database, keys=keys, operations=self.operations, clock=clock)
         self.memories = Memories(database=self.database, clock=clock, half_life_days=settings.memory_half_life_days)
         self.exports = make_exports(settings, database=self.database, keys=keys, clock=clock)
@@ -76,6 +80,8 @@ class PrimaryRole:
         return []
 
     async def open(self, parts: AsyncExitStack) -> None:
+        # Before any call is admitted: the database may have been restored.
+        await replay_ledger(database=self.database, ledger=self.ledger, operations=self.operations)
         await parts.enter_async_context(self.backups)
         await parts.enter_async_context(self.exports)
         parts.push_async_callback(self.refusals.flush)

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from metamorphd.audit.recording import NoRecorder, Recorder
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
-from metamorphd.composition.backups import make_backups
+from metamorphd.composition.backups import make_backups, make_ledger
 from metamorphd.composition.transfers import make_exports
 from metamorphd.edge.guards import Guard
 from metamorphd.edge.read_only import RefuseWrites
@@ -34,7 +34,10 @@ class ReadOnlyRole:
         replica = SqliteReplica(path=settings.database_path, primary=primary)
         self.database: Database = replica
         self.operations = Operations(database=replica, clock=clock)
-        self.backups = make_backups(settings, database=replica, operations=self.operations, clock=clock)
+        self.ledger = make_ledger(settings)
+        self.backups = make_backups(
+            settings, database=replica, operations=self.operations, ledger=self.ledger, clock=clock
+        )
         # Says how far the primary's is, and does nothing itself.
         self.rotation = Rotation(database=replica, keys=keys, operations=self.operations, clock=clock)
         # Which are used is not stored.

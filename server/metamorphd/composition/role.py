@@ -6,6 +6,7 @@ from typing import Protocol
 
 from metamorphd.audit.recording import Recorder
 from metamorphd.backups.backups import Backups
+from metamorphd.backups.ledger import Ledger
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.primary import PrimaryRole
@@ -34,6 +35,9 @@ class Role(Protocol):
 
     @property
     def operations(self) -> Operations: ...
+
+    @property
+    def ledger(self) -> Ledger: ...
 
     @property
     def rotation(self) -> Rotation: ...

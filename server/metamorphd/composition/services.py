@@ -11,6 +11,7 @@ from metamorphd.composition.role import Role
 from metamorphd.edge.methods import SERVICES
 from metamorphd.keys.audit import make_chain
 from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.leaving import Leaving
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
@@ -47,6 +48,16 @@ def make_servicers(
         storage_limit=settings.vault_storage_bytes,
     )
     secrets = Secrets(database=database, keys=keys, clock=clock, storage_limit=settings.vault_storage_bytes)
+    leaving = Leaving(
+        database=database,
+        states=states,
+        engine=engine,
+        backups=role.backups,
+        exports=role.exports,
+        operations=role.operations,
+        ledger=role.ledger,
+        clock=clock,
+    )
     vault = VaultService(
         database=database,
         watching=watching,
@@ -55,6 +66,7 @@ def make_servicers(
         memories=role.memories,
         most_memories=settings.max_vault_memories,
         exports=role.exports,
+        leaving=leaving,
         clock=clock,
         storage_limit=settings.vault_storage_bytes,
     )

@@ -11,10 +11,11 @@ class OperationKind(StrEnum):
     CREATE_BACKUP = "create_backup"
     VERIFY_BACKUP = "verify_backup"
     ROTATE_DATA_KEYS = "rotate_data_keys"
+    ERASE_VAULT = "erase_vault"
 
 
 # They find by themselves what is left to do, after a restart too. The others are lost with their server.
-RESUMABLE = frozenset({OperationKind.ROTATE_DATA_KEYS})
+RESUMABLE = frozenset({OperationKind.ROTATE_DATA_KEYS, OperationKind.ERASE_VAULT})
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,10 @@ class StorageStatus:
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """A vault. `budget` is its own, `operator_budget` the operator's; the lower of two limits applies."""
+    """A vault. `budget` is its own, `operator_budget` the operator's; the lower of two limits applies.
+
+    `retention_days` is how long sessions are kept that nobody uses, 0 for ever.
+    """
 
     vault_id: str
     display_name: str
@@ -51,6 +54,7 @@ class Vault:
     create_time: int
     update_time: int
     revision: int
+    retention_days: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,4 +99,5 @@ class VaultChanges:
     display_name: str | None = None
     default_model: str | None = None
     system_prompt: str | None = None
+    retention_days: int | None = None
     budget: Budget | None = None

@@ -7,6 +7,7 @@ from metamorph.vault.v1 import usage_pb2
 from metamorph.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.clock import Clock, day_of
+from metamorphd.leaving import Leaving
 from metamorphd.memories.memories import Memories
 from metamorphd.models.caller import Scope
 from metamorphd.models.vault import VaultChanges
@@ -23,6 +24,7 @@ from metamorphd.services.convert.vault import (
     storage_to_proto,
     vault_to_proto,
 )
+from metamorphd.services.leaving import VaultLeaving
 from metamorphd.services.memories import VaultMemories
 from metamorphd.services.operations import VaultOperations
 from metamorphd.services.paging import clamp_page_size, convert_items, decode_page_token, encode_page_token
@@ -38,10 +40,10 @@ from metamorphd.store.vaults import create_vault, get_vault, update_vault
 from metamorphd.transfers.exports import Exports
 from metamorphd.watching import Watching
 
-SETTABLE = {"display_name", "default_model", "system_prompt", "budget"}
+SETTABLE = {"display_name", "default_model", "system_prompt", "budget", "retention_days"}
 
 
-class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers, VaultAudit):
+class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers, VaultAudit, VaultLeaving):
     """Implements VaultService, for the caller's vault."""
 
     def __init__(
@@ -54,6 +56,7 @@ class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers,
         memories: Memories,
         most_memories: int,
         exports: Exports,
+        leaving: Leaving,
         clock: Clock,
         storage_limit: int,
     ) -> None:
@@ -64,6 +67,7 @@ class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers,
         self._memories = memories
         self._most_memories = most_memories
         self._exports = exports
+        self._leaving = leaving
         self._storage_limit = storage_limit
         self._clock = clock
 

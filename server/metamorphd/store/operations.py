@@ -68,13 +68,13 @@ DELETE FROM operations WHERE (vault_id, operation_id) IN (
 """
 
 
-async def begin_operation(tx: Transaction, *, operation: Operation) -> Operation:
-    """Stores an operation that begins, for the scope's vault and actor. Raises TooManyOperations.
+async def begin_operation(tx: Transaction, *, operation: Operation, limited: bool = True) -> Operation:
+    """Stores an operation that begins, for the scope's vault and actor. Raises TooManyOperations if `limited`.
 
     Of those that have ended, the oldest are forgotten if there are more than MOST_KEPT.
     """
     running = await tx.one(COUNT_RUNNING_OPERATIONS)
-    if running is not None and running.running >= MOST_RUNNING:
+    if limited and running is not None and running.running >= MOST_RUNNING:
         raise TooManyOperations(limit=MOST_RUNNING, retry_delay=60.0)
     await tx.run(
         CREATE_OPERATION,

@@ -19,6 +19,7 @@ ON CONFLICT (vault_id) DO NOTHING
 LOCK_VAULT = "UPDATE vaults SET revision = revision WHERE vault_id = :vault_id"
 GET_VAULT = """
 SELECT vaults.vault_id, display_name, default_model, system_prompt, create_time, vaults.update_time, revision,
+    retention_days,
     vaults.tokens_per_day, vaults.tokens_per_month, vaults.cost_usd_nanos_per_day, vaults.cost_usd_nanos_per_month,
     vault_limits.tokens_per_day AS operator_tokens_per_day,
     vault_limits.tokens_per_month AS operator_tokens_per_month,
@@ -30,6 +31,7 @@ WHERE vaults.vault_id = :vault_id
 UPDATE_VAULT = """
 UPDATE vaults
 SET display_name = :display_name, default_model = :default_model, system_prompt = :system_prompt,
+    retention_days = :retention_days,
     tokens_per_day = :tokens_per_day, tokens_per_month = :tokens_per_month,
     cost_usd_nanos_per_day = :cost_usd_nanos_per_day, cost_usd_nanos_per_month = :cost_usd_nanos_per_month,
     revision = revision + 1, update_time = :now
@@ -69,6 +71,7 @@ def _vault(row: Row) -> Vault:
         create_time=row.create_time,
         update_time=row.update_time,
         revision=row.revision,
+        retention_days=row.retention_days,
     )
 
 
@@ -123,6 +126,7 @@ async def update_vault(tx: Transaction, *, changes: VaultChanges, etag: str, has
         display_name=new.display_name,
         default_model=new.default_model,
         system_prompt=new.system_prompt,
+        retention_days=new.retention_days,
         now=now,
         **asdict(new.budget),
     )

@@ -17,6 +17,7 @@ from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.session import SessionChanges
 from metamorphd.models.turn import StopReason, TextDelta, Turn, TurnStatus
 from metamorphd.models.usage import SubjectKind, Usage
+from metamorphd.store import vault_erasure
 from metamorphd.store.attachments import CHUNK_BYTES, get_chunk, prune_attachments
 from metamorphd.store.audit import list_audit_events
 from metamorphd.store.branches import get_branch
@@ -59,6 +60,9 @@ NOW = 10**15
 # Trees are deeper by a level or two, and the way up a branch of 20,000 takes a few hops more.
 MOST = 1.5
 
+# Statements that erase a deleted vault, but for its own row.
+ERASING = {name for name in vars(vault_erasure) if name.startswith(("ERASE_", "LIST_SIZED_")) and name != "ERASE_VAULT"}
+
 # Plans that read or sort more than they return, by statement, and what bounds them.
 BOUNDED_OTHERWISE = {
     "GET_RESERVED": "the running turns of a vault, at most MAX_RUNNING_TURNS",
@@ -68,6 +72,11 @@ BOUNDED_OTHERWISE = {
     "DELETE_OLDEST_OPERATIONS": "the operations of a vault, of which MOST_KEPT are kept",
     "LIST_RUNNING_TURNS": "the running turns of a vault, at most MAX_RUNNING_TURNS",
     "LOAD_VAULT_STATES": "every vault that is suspended or deleted, once at the start",
+    "OVERWRITE_KEYS": "the data keys of a vault, one",
+    "DESTROY_KEYS": "the data keys of a vault, one",
+    "LIST_LIVES": "the vaults that have had an ID, one after the other",
+    "FORGET_OPERATIONS": "the operations of a vault, of which MOST_KEPT are kept",
+    **dict.fromkeys(ERASING, "the first rows of a vault that is erased, up to a limit"),
     "GET_ANCESTOR": "the hops to an ancestor, two for each binary digit of the depth",
     "GET_BLOCKS": "the events of one reply, at most its size",
     "LOAD_REVOCATIONS": "every revocation, once at the start",

@@ -2,7 +2,7 @@
 
 import apsw
 import pytest
-from metamorphd.store import attachments, data_keys, messages, secrets, session_lists
+from metamorphd.store import attachments, data_keys, messages, retention, secrets, session_lists
 from metamorphd.store.database import is_point_read
 from metamorphd.store.memories import change, create, read, search
 
@@ -85,6 +85,19 @@ def test_secrets_and_data_keys_are_found_by_an_index_in_its_order(sql: str, inde
 def test_memories_are_found_by_an_index_in_its_order(sql: str, index: str) -> None:
     steps = plan(sql)
     assert not [step for step in steps if step.startswith("SCAN") and step.split()[1] in SqliteEngine().tables()]
+    assert any(index in step for step in steps)
+    assert not [step for step in steps if "TEMP B-TREE" in step]
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (retention.LIST_RETAINING, "vaults_retaining (vault_id>?)"),
+        (retention.LIST_UNUSED, "sessions_by_activity (vault_id=? AND last_activity_time>? AND last_activity_time<?)"),
+    ],
+)
+def test_unused_sessions_are_found_by_an_index_in_its_order(sql: str, index: str) -> None:
+    steps = plan(sql)
     assert any(index in step for step in steps)
     assert not [step for step in steps if "TEMP B-TREE" in step]
 

@@ -8,13 +8,20 @@ from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.models.caller import Scope
 from metamorphd.services.convert.vault_status import vault_status_to_proto
+from metamorphd.store.database import Database
+from metamorphd.store.vault_deletion import release_vault, require_erased
+from metamorphd.store.vault_erasure import erase_vault_step
 from metamorphd.store.vault_states import resume_vault, suspend_vault
 from metamorphd.vault_states import VaultStates
+
+# Between two steps of erasing, which leaves time to others.
+PAUSE_SECONDS = 0.01
 
 
 class AdminVaults:
     """The methods of AdminService that are about vaults."""
 
+    _database: Database
     _engine: TurnEngine
     _states: VaultStates
     _clock: Clock
@@ -36,3 +43,14 @@ class AdminVaults:
             resume_vault, scope.of_vault(request.vault_id), now=self._clock.now()
         )
         return pb.ResumeVaultResponse(status=vault_status_to_proto(status), revision=revision)
+
+    async def ReleaseVault(self, request: pb.ReleaseVaultRequest, scope: Scope) -> pb.ReleaseVaultResponse:
+        scope = scope.of_vault(request.vault_id)
+        await self._database.read(require_erased, scope)
+        # What ended after it was erased, such as a turn of another process, has left little.
+        left = True
+        while left:
+            left = await self._database.write(erase_vault_step, scope, operation_id="", now=self._clock.now())
+            await asyncio.sleep(PAUSE_SECONDS)
+        status, _ = await self._states.change(release_vault, scope, now=self._clock.now())
+        return pb.ReleaseVaultResponse(status=vault_status_to_proto(status))

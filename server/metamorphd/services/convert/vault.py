@@ -17,6 +17,7 @@ def vault_to_proto(vault: Vault) -> vault_service_pb2.Vault:
         create_time=timestamp(vault.create_time),
         update_time=timestamp(vault.update_time),
         etag=str(vault.revision),
+        retention_days=vault.retention_days,
         budget=budget_to_proto(vault.budget),
         operator_budget=budget_to_proto(vault.operator_budget),
     )

@@ -2382,6 +2382,98 @@ func (x *GetKeyRotationResponse) GetRotation() *KeyRotation {
 	return nil
 }
 
+// Selects a deleted vault.
+type ReleaseVaultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The vault, as in tokens.
+	VaultId       string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseVaultRequest) Reset() {
+	*x = ReleaseVaultRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseVaultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseVaultRequest) ProtoMessage() {}
+
+func (x *ReleaseVaultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseVaultRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseVaultRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ReleaseVaultRequest) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+// The vault's ID is free.
+type ReleaseVaultResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Status        *VaultStatus `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseVaultResponse) Reset() {
+	*x = ReleaseVaultResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseVaultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseVaultResponse) ProtoMessage() {}
+
+func (x *ReleaseVaultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseVaultResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseVaultResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ReleaseVaultResponse) GetStatus() *VaultStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 // Selects an operation.
 type GetAnyOperationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2395,7 +2487,7 @@ type GetAnyOperationRequest struct {
 
 func (x *GetAnyOperationRequest) Reset() {
 	*x = GetAnyOperationRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2499,7 @@ func (x *GetAnyOperationRequest) String() string {
 func (*GetAnyOperationRequest) ProtoMessage() {}
 
 func (x *GetAnyOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2512,7 @@ func (x *GetAnyOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAnyOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetAnyOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{40}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetAnyOperationRequest) GetVaultId() string {
@@ -2448,7 +2540,7 @@ type GetAnyOperationResponse struct {
 
 func (x *GetAnyOperationResponse) Reset() {
 	*x = GetAnyOperationResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2552,7 @@ func (x *GetAnyOperationResponse) String() string {
 func (*GetAnyOperationResponse) ProtoMessage() {}
 
 func (x *GetAnyOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2565,7 @@ func (x *GetAnyOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAnyOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetAnyOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{41}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetAnyOperationResponse) GetOperation() *v1.Operation {
@@ -2498,7 +2590,7 @@ type ListAllOperationsRequest struct {
 
 func (x *ListAllOperationsRequest) Reset() {
 	*x = ListAllOperationsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2602,7 @@ func (x *ListAllOperationsRequest) String() string {
 func (*ListAllOperationsRequest) ProtoMessage() {}
 
 func (x *ListAllOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2615,7 @@ func (x *ListAllOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListAllOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{42}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListAllOperationsRequest) GetVaultId() string {
@@ -2560,7 +2652,7 @@ type ListAllOperationsResponse struct {
 
 func (x *ListAllOperationsResponse) Reset() {
 	*x = ListAllOperationsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2664,7 @@ func (x *ListAllOperationsResponse) String() string {
 func (*ListAllOperationsResponse) ProtoMessage() {}
 
 func (x *ListAllOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2677,7 @@ func (x *ListAllOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListAllOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{43}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListAllOperationsResponse) GetOperations() []*v1.Operation {
@@ -2615,7 +2707,7 @@ type CancelAnyOperationRequest struct {
 
 func (x *CancelAnyOperationRequest) Reset() {
 	*x = CancelAnyOperationRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2719,7 @@ func (x *CancelAnyOperationRequest) String() string {
 func (*CancelAnyOperationRequest) ProtoMessage() {}
 
 func (x *CancelAnyOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2732,7 @@ func (x *CancelAnyOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelAnyOperationRequest.ProtoReflect.Descriptor instead.
 func (*CancelAnyOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{44}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CancelAnyOperationRequest) GetVaultId() string {
@@ -2668,7 +2760,7 @@ type CancelAnyOperationResponse struct {
 
 func (x *CancelAnyOperationResponse) Reset() {
 	*x = CancelAnyOperationResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +2772,7 @@ func (x *CancelAnyOperationResponse) String() string {
 func (*CancelAnyOperationResponse) ProtoMessage() {}
 
 func (x *CancelAnyOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +2785,7 @@ func (x *CancelAnyOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelAnyOperationResponse.ProtoReflect.Descriptor instead.
 func (*CancelAnyOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{45}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CancelAnyOperationResponse) GetOperation() *v1.Operation {
@@ -2721,7 +2813,7 @@ type ListServerAuditEventsRequest struct {
 
 func (x *ListServerAuditEventsRequest) Reset() {
 	*x = ListServerAuditEventsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2825,7 @@ func (x *ListServerAuditEventsRequest) String() string {
 func (*ListServerAuditEventsRequest) ProtoMessage() {}
 
 func (x *ListServerAuditEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2838,7 @@ func (x *ListServerAuditEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServerAuditEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListServerAuditEventsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{46}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListServerAuditEventsRequest) GetPageSize() int32 {
@@ -2790,7 +2882,7 @@ type ListServerAuditEventsResponse struct {
 
 func (x *ListServerAuditEventsResponse) Reset() {
 	*x = ListServerAuditEventsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2802,7 +2894,7 @@ func (x *ListServerAuditEventsResponse) String() string {
 func (*ListServerAuditEventsResponse) ProtoMessage() {}
 
 func (x *ListServerAuditEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2815,7 +2907,7 @@ func (x *ListServerAuditEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServerAuditEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListServerAuditEventsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{47}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListServerAuditEventsResponse) GetAuditEvents() []*v1.AuditEvent {
@@ -2846,7 +2938,7 @@ type VerifyAuditLogRequest struct {
 
 func (x *VerifyAuditLogRequest) Reset() {
 	*x = VerifyAuditLogRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +2950,7 @@ func (x *VerifyAuditLogRequest) String() string {
 func (*VerifyAuditLogRequest) ProtoMessage() {}
 
 func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +2963,7 @@ func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogRequest.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{48}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *VerifyAuditLogRequest) GetResumeToken() string {
@@ -2907,7 +2999,7 @@ type VerifyAuditLogResponse struct {
 
 func (x *VerifyAuditLogResponse) Reset() {
 	*x = VerifyAuditLogResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +3011,7 @@ func (x *VerifyAuditLogResponse) String() string {
 func (*VerifyAuditLogResponse) ProtoMessage() {}
 
 func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +3024,7 @@ func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogResponse.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{49}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VerifyAuditLogResponse) GetEntryCount() int64 {
@@ -3121,7 +3213,11 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation\"\x17\n" +
 	"\x15GetKeyRotationRequest\"U\n" +
 	"\x16GetKeyRotationResponse\x12;\n" +
-	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation\"\x90\x01\n" +
+	"\brotation\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.KeyRotationR\brotation\"\\\n" +
+	"\x13ReleaseVaultRequest\x12E\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"O\n" +
+	"\x14ReleaseVaultResponse\x127\n" +
+	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatusR\x06status\"\x90\x01\n" +
 	"\x16GetAnyOperationRequest\x12H\n" +
 	"\bvault_id\x18\x01 \x01(\tB-\xbaH*r(2&^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$R\avaultId\x12,\n" +
 	"\foperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"V\n" +
@@ -3167,7 +3263,7 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x1aFINDING_STATUS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11FINDING_STATUS_OK\x10\x01\x12\x1a\n" +
 	"\x16FINDING_STATUS_WARNING\x10\x02\x12\x19\n" +
-	"\x15FINDING_STATUS_FAILED\x10\x032\xf8\x13\n" +
+	"\x15FINDING_STATUS_FAILED\x10\x032\xeb\x14\n" +
 	"\fAdminService\x12t\n" +
 	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
 	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12z\n" +
@@ -3186,7 +3282,8 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x0eRotateDataKeys\x12).metamorph.admin.v1.RotateDataKeysRequest\x1a*.metamorph.admin.v1.RotateDataKeysResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12\x8c\x01\n" +
 	"\x15ListServerAuditEvents\x120.metamorph.admin.v1.ListServerAuditEventsRequest\x1a1.metamorph.admin.v1.ListServerAuditEventsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12}\n" +
 	"\x0eVerifyAuditLog\x12).metamorph.admin.v1.VerifyAuditLogRequest\x1a*.metamorph.admin.v1.VerifyAuditLogResponse\"\x12\xaa\xbb\x18\x01\x06\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80 \x90\x02\x010\x01\x12w\n" +
-	"\x0eGetKeyRotation\x12).metamorph.admin.v1.GetKeyRotationRequest\x1a*.metamorph.admin.v1.GetKeyRotationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12z\n" +
+	"\x0eGetKeyRotation\x12).metamorph.admin.v1.GetKeyRotationRequest\x1a*.metamorph.admin.v1.GetKeyRotationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
+	"\fReleaseVault\x12'.metamorph.admin.v1.ReleaseVaultRequest\x1a(.metamorph.admin.v1.ReleaseVaultResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12z\n" +
 	"\x0fGetAnyOperation\x12*.metamorph.admin.v1.GetAnyOperationRequest\x1a+.metamorph.admin.v1.GetAnyOperationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x80\x01\n" +
 	"\x11ListAllOperations\x12,.metamorph.admin.v1.ListAllOperationsRequest\x1a-.metamorph.admin.v1.ListAllOperationsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x83\x01\n" +
 	"\x12CancelAnyOperation\x12-.metamorph.admin.v1.CancelAnyOperationRequest\x1a..metamorph.admin.v1.CancelAnyOperationResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02B\xc6\x01\n" +
@@ -3205,7 +3302,7 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_admin_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(FindingStatus)(0),                    // 0: metamorph.admin.v1.FindingStatus
 	(*UserTokens)(nil),                    // 1: metamorph.admin.v1.UserTokens
@@ -3248,116 +3345,121 @@ var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*RotateDataKeysResponse)(nil),        // 38: metamorph.admin.v1.RotateDataKeysResponse
 	(*GetKeyRotationRequest)(nil),         // 39: metamorph.admin.v1.GetKeyRotationRequest
 	(*GetKeyRotationResponse)(nil),        // 40: metamorph.admin.v1.GetKeyRotationResponse
-	(*GetAnyOperationRequest)(nil),        // 41: metamorph.admin.v1.GetAnyOperationRequest
-	(*GetAnyOperationResponse)(nil),       // 42: metamorph.admin.v1.GetAnyOperationResponse
-	(*ListAllOperationsRequest)(nil),      // 43: metamorph.admin.v1.ListAllOperationsRequest
-	(*ListAllOperationsResponse)(nil),     // 44: metamorph.admin.v1.ListAllOperationsResponse
-	(*CancelAnyOperationRequest)(nil),     // 45: metamorph.admin.v1.CancelAnyOperationRequest
-	(*CancelAnyOperationResponse)(nil),    // 46: metamorph.admin.v1.CancelAnyOperationResponse
-	(*ListServerAuditEventsRequest)(nil),  // 47: metamorph.admin.v1.ListServerAuditEventsRequest
-	(*ListServerAuditEventsResponse)(nil), // 48: metamorph.admin.v1.ListServerAuditEventsResponse
-	(*VerifyAuditLogRequest)(nil),         // 49: metamorph.admin.v1.VerifyAuditLogRequest
-	(*VerifyAuditLogResponse)(nil),        // 50: metamorph.admin.v1.VerifyAuditLogResponse
-	nil,                                   // 51: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),         // 52: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                     // 53: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),         // 54: google.protobuf.FieldMask
-	(*VaultStatus)(nil),                   // 55: metamorph.admin.v1.VaultStatus
-	(*durationpb.Duration)(nil),           // 56: google.protobuf.Duration
-	(*Backup)(nil),                        // 57: metamorph.admin.v1.Backup
-	(*v1.Operation)(nil),                  // 58: metamorph.vault.v1.Operation
-	(*v1.AuditEvent)(nil),                 // 59: metamorph.vault.v1.AuditEvent
-	(*AuditHead)(nil),                     // 60: metamorph.admin.v1.AuditHead
-	(*AuditFault)(nil),                    // 61: metamorph.admin.v1.AuditFault
+	(*ReleaseVaultRequest)(nil),           // 41: metamorph.admin.v1.ReleaseVaultRequest
+	(*ReleaseVaultResponse)(nil),          // 42: metamorph.admin.v1.ReleaseVaultResponse
+	(*GetAnyOperationRequest)(nil),        // 43: metamorph.admin.v1.GetAnyOperationRequest
+	(*GetAnyOperationResponse)(nil),       // 44: metamorph.admin.v1.GetAnyOperationResponse
+	(*ListAllOperationsRequest)(nil),      // 45: metamorph.admin.v1.ListAllOperationsRequest
+	(*ListAllOperationsResponse)(nil),     // 46: metamorph.admin.v1.ListAllOperationsResponse
+	(*CancelAnyOperationRequest)(nil),     // 47: metamorph.admin.v1.CancelAnyOperationRequest
+	(*CancelAnyOperationResponse)(nil),    // 48: metamorph.admin.v1.CancelAnyOperationResponse
+	(*ListServerAuditEventsRequest)(nil),  // 49: metamorph.admin.v1.ListServerAuditEventsRequest
+	(*ListServerAuditEventsResponse)(nil), // 50: metamorph.admin.v1.ListServerAuditEventsResponse
+	(*VerifyAuditLogRequest)(nil),         // 51: metamorph.admin.v1.VerifyAuditLogRequest
+	(*VerifyAuditLogResponse)(nil),        // 52: metamorph.admin.v1.VerifyAuditLogResponse
+	nil,                                   // 53: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),         // 54: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                     // 55: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),         // 56: google.protobuf.FieldMask
+	(*VaultStatus)(nil),                   // 57: metamorph.admin.v1.VaultStatus
+	(*durationpb.Duration)(nil),           // 58: google.protobuf.Duration
+	(*Backup)(nil),                        // 59: metamorph.admin.v1.Backup
+	(*v1.Operation)(nil),                  // 60: metamorph.vault.v1.Operation
+	(*v1.AuditEvent)(nil),                 // 61: metamorph.vault.v1.AuditEvent
+	(*AuditHead)(nil),                     // 62: metamorph.admin.v1.AuditHead
+	(*AuditFault)(nil),                    // 63: metamorph.admin.v1.AuditFault
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	52, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	54, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	1,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	52, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	54, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	2,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	2,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	53, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	52, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	55, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	54, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
 	7,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	7,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	54, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	56, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
 	7,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	55, // 12: metamorph.admin.v1.SuspendVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
-	55, // 13: metamorph.admin.v1.ResumeVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	57, // 12: metamorph.admin.v1.SuspendVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	57, // 13: metamorph.admin.v1.ResumeVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
 	17, // 14: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
-	52, // 15: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
-	52, // 16: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	54, // 15: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	54, // 16: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
 	0,  // 17: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
 	16, // 18: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	52, // 19: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	56, // 20: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	51, // 21: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	54, // 19: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	58, // 20: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	53, // 21: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
 	18, // 22: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
 	19, // 23: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
-	57, // 24: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	57, // 25: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	57, // 26: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
-	57, // 27: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	52, // 28: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
+	59, // 24: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	59, // 25: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	59, // 26: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
+	59, // 27: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	54, // 28: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
 	36, // 29: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
 	36, // 30: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
-	58, // 31: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	58, // 32: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	58, // 33: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	52, // 34: metamorph.admin.v1.ListServerAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	52, // 35: metamorph.admin.v1.ListServerAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	59, // 36: metamorph.admin.v1.ListServerAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
-	60, // 37: metamorph.admin.v1.VerifyAuditLogRequest.anchors:type_name -> metamorph.admin.v1.AuditHead
-	61, // 38: metamorph.admin.v1.VerifyAuditLogResponse.faults:type_name -> metamorph.admin.v1.AuditFault
-	60, // 39: metamorph.admin.v1.VerifyAuditLogResponse.heads:type_name -> metamorph.admin.v1.AuditHead
-	20, // 40: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	3,  // 41: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	5,  // 42: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	8,  // 43: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	10, // 44: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	12, // 45: metamorph.admin.v1.AdminService.SuspendVault:input_type -> metamorph.admin.v1.SuspendVaultRequest
-	14, // 46: metamorph.admin.v1.AdminService.ResumeVault:input_type -> metamorph.admin.v1.ResumeVaultRequest
-	22, // 47: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
-	24, // 48: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
-	26, // 49: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
-	28, // 50: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
-	30, // 51: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
-	32, // 52: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
-	34, // 53: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
-	37, // 54: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
-	47, // 55: metamorph.admin.v1.AdminService.ListServerAuditEvents:input_type -> metamorph.admin.v1.ListServerAuditEventsRequest
-	49, // 56: metamorph.admin.v1.AdminService.VerifyAuditLog:input_type -> metamorph.admin.v1.VerifyAuditLogRequest
-	39, // 57: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
-	41, // 58: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
-	43, // 59: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
-	45, // 60: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
-	21, // 61: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	4,  // 62: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	6,  // 63: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	9,  // 64: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	11, // 65: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	13, // 66: metamorph.admin.v1.AdminService.SuspendVault:output_type -> metamorph.admin.v1.SuspendVaultResponse
-	15, // 67: metamorph.admin.v1.AdminService.ResumeVault:output_type -> metamorph.admin.v1.ResumeVaultResponse
-	23, // 68: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
-	25, // 69: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
-	27, // 70: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
-	29, // 71: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
-	31, // 72: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
-	33, // 73: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
-	35, // 74: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
-	38, // 75: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
-	48, // 76: metamorph.admin.v1.AdminService.ListServerAuditEvents:output_type -> metamorph.admin.v1.ListServerAuditEventsResponse
-	50, // 77: metamorph.admin.v1.AdminService.VerifyAuditLog:output_type -> metamorph.admin.v1.VerifyAuditLogResponse
-	40, // 78: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
-	42, // 79: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
-	44, // 80: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
-	46, // 81: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
-	61, // [61:82] is the sub-list for method output_type
-	40, // [40:61] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	57, // 31: metamorph.admin.v1.ReleaseVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	60, // 32: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	60, // 33: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	60, // 34: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	54, // 35: metamorph.admin.v1.ListServerAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	54, // 36: metamorph.admin.v1.ListServerAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	61, // 37: metamorph.admin.v1.ListServerAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
+	62, // 38: metamorph.admin.v1.VerifyAuditLogRequest.anchors:type_name -> metamorph.admin.v1.AuditHead
+	63, // 39: metamorph.admin.v1.VerifyAuditLogResponse.faults:type_name -> metamorph.admin.v1.AuditFault
+	62, // 40: metamorph.admin.v1.VerifyAuditLogResponse.heads:type_name -> metamorph.admin.v1.AuditHead
+	20, // 41: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	3,  // 42: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	5,  // 43: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	8,  // 44: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	10, // 45: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	12, // 46: metamorph.admin.v1.AdminService.SuspendVault:input_type -> metamorph.admin.v1.SuspendVaultRequest
+	14, // 47: metamorph.admin.v1.AdminService.ResumeVault:input_type -> metamorph.admin.v1.ResumeVaultRequest
+	22, // 48: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
+	24, // 49: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
+	26, // 50: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
+	28, // 51: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
+	30, // 52: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
+	32, // 53: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
+	34, // 54: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
+	37, // 55: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
+	49, // 56: metamorph.admin.v1.AdminService.ListServerAuditEvents:input_type -> metamorph.admin.v1.ListServerAuditEventsRequest
+	51, // 57: metamorph.admin.v1.AdminService.VerifyAuditLog:input_type -> metamorph.admin.v1.VerifyAuditLogRequest
+	39, // 58: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
+	41, // 59: metamorph.admin.v1.AdminService.ReleaseVault:input_type -> metamorph.admin.v1.ReleaseVaultRequest
+	43, // 60: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
+	45, // 61: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
+	47, // 62: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
+	21, // 63: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	4,  // 64: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	6,  // 65: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	9,  // 66: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	11, // 67: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	13, // 68: metamorph.admin.v1.AdminService.SuspendVault:output_type -> metamorph.admin.v1.SuspendVaultResponse
+	15, // 69: metamorph.admin.v1.AdminService.ResumeVault:output_type -> metamorph.admin.v1.ResumeVaultResponse
+	23, // 70: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
+	25, // 71: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
+	27, // 72: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
+	29, // 73: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
+	31, // 74: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
+	33, // 75: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
+	35, // 76: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
+	38, // 77: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
+	50, // 78: metamorph.admin.v1.AdminService.ListServerAuditEvents:output_type -> metamorph.admin.v1.ListServerAuditEventsResponse
+	52, // 79: metamorph.admin.v1.AdminService.VerifyAuditLog:output_type -> metamorph.admin.v1.VerifyAuditLogResponse
+	40, // 80: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
+	42, // 81: metamorph.admin.v1.AdminService.ReleaseVault:output_type -> metamorph.admin.v1.ReleaseVaultResponse
+	44, // 82: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
+	46, // 83: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
+	48, // 84: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
+	63, // [63:85] is the sub-list for method output_type
+	41, // [41:63] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -3377,14 +3479,14 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 		(*RevokeTokensRequest_UserTokens)(nil),
 	}
 	file_metamorph_admin_v1_admin_service_proto_msgTypes[6].OneofWrappers = []any{}
-	file_metamorph_admin_v1_admin_service_proto_msgTypes[42].OneofWrappers = []any{}
+	file_metamorph_admin_v1_admin_service_proto_msgTypes[44].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

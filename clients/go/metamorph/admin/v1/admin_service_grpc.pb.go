@@ -39,6 +39,7 @@ const (
 	AdminService_ListServerAuditEvents_FullMethodName = "/metamorph.admin.v1.AdminService/ListServerAuditEvents"
 	AdminService_VerifyAuditLog_FullMethodName        = "/metamorph.admin.v1.AdminService/VerifyAuditLog"
 	AdminService_GetKeyRotation_FullMethodName        = "/metamorph.admin.v1.AdminService/GetKeyRotation"
+	AdminService_ReleaseVault_FullMethodName          = "/metamorph.admin.v1.AdminService/ReleaseVault"
 	AdminService_GetAnyOperation_FullMethodName       = "/metamorph.admin.v1.AdminService/GetAnyOperation"
 	AdminService_ListAllOperations_FullMethodName     = "/metamorph.admin.v1.AdminService/ListAllOperations"
 	AdminService_CancelAnyOperation_FullMethodName    = "/metamorph.admin.v1.AdminService/CancelAnyOperation"
@@ -104,6 +105,10 @@ type AdminServiceClient interface {
 	// Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
 	// ENCRYPTION_NOT_CONFIGURED.
 	GetKeyRotation(ctx context.Context, in *GetKeyRotationRequest, opts ...grpc.CallOption) (*GetKeyRotationResponse, error)
+	// Lets the ID of a deleted vault be used again, once it is erased: the next call with it begins a new, empty vault. The
+	// operator's limits for the ID, and revocations of its tokens, stay. FAILED_PRECONDITION / VAULT_NOT_DELETED,
+	// VAULT_BEING_ERASED.
+	ReleaseVault(ctx context.Context, in *ReleaseVaultRequest, opts ...grpc.CallOption) (*ReleaseVaultResponse, error)
 	// Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
 	// OPERATION_NOT_FOUND.
 	GetAnyOperation(ctx context.Context, in *GetAnyOperationRequest, opts ...grpc.CallOption) (*GetAnyOperationResponse, error)
@@ -320,6 +325,16 @@ func (c *adminServiceClient) GetKeyRotation(ctx context.Context, in *GetKeyRotat
 	return out, nil
 }
 
+func (c *adminServiceClient) ReleaseVault(ctx context.Context, in *ReleaseVaultRequest, opts ...grpc.CallOption) (*ReleaseVaultResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseVaultResponse)
+	err := c.cc.Invoke(ctx, AdminService_ReleaseVault_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) GetAnyOperation(ctx context.Context, in *GetAnyOperationRequest, opts ...grpc.CallOption) (*GetAnyOperationResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetAnyOperationResponse)
@@ -410,6 +425,10 @@ type AdminServiceServer interface {
 	// Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
 	// ENCRYPTION_NOT_CONFIGURED.
 	GetKeyRotation(context.Context, *GetKeyRotationRequest) (*GetKeyRotationResponse, error)
+	// Lets the ID of a deleted vault be used again, once it is erased: the next call with it begins a new, empty vault. The
+	// operator's limits for the ID, and revocations of its tokens, stay. FAILED_PRECONDITION / VAULT_NOT_DELETED,
+	// VAULT_BEING_ERASED.
+	ReleaseVault(context.Context, *ReleaseVaultRequest) (*ReleaseVaultResponse, error)
 	// Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
 	// OPERATION_NOT_FOUND.
 	GetAnyOperation(context.Context, *GetAnyOperationRequest) (*GetAnyOperationResponse, error)
@@ -481,6 +500,9 @@ func (UnimplementedAdminServiceServer) VerifyAuditLog(*VerifyAuditLogRequest, gr
 }
 func (UnimplementedAdminServiceServer) GetKeyRotation(context.Context, *GetKeyRotationRequest) (*GetKeyRotationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetKeyRotation not implemented")
+}
+func (UnimplementedAdminServiceServer) ReleaseVault(context.Context, *ReleaseVaultRequest) (*ReleaseVaultResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseVault not implemented")
 }
 func (UnimplementedAdminServiceServer) GetAnyOperation(context.Context, *GetAnyOperationRequest) (*GetAnyOperationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetAnyOperation not implemented")
@@ -822,6 +844,24 @@ func _AdminService_GetKeyRotation_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ReleaseVault_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseVaultRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ReleaseVault(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ReleaseVault_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ReleaseVault(ctx, req.(*ReleaseVaultRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_GetAnyOperation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetAnyOperationRequest)
 	if err := dec(in); err != nil {
@@ -946,6 +986,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetKeyRotation",
 			Handler:    _AdminService_GetKeyRotation_Handler,
+		},
+		{
+			MethodName: "ReleaseVault",
+			Handler:    _AdminService_ReleaseVault_Handler,
 		},
 		{
 			MethodName: "GetAnyOperation",

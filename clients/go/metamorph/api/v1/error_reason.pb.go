@@ -227,6 +227,12 @@ const (
 	// NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
 	// server has stopped while it was written. Begin a new one.
 	ErrorReason_ERROR_REASON_EXPORT_NOT_FOUND ErrorReason = 120
+	// INVALID_ARGUMENT (vault_id). The confirmation is not the ID of the caller's vault. Nothing was deleted.
+	ErrorReason_ERROR_REASON_CONFIRMATION_MISMATCH ErrorReason = 115
+	// FAILED_PRECONDITION. The vault is not deleted, so there is nothing to release.
+	ErrorReason_ERROR_REASON_VAULT_NOT_DELETED ErrorReason = 116
+	// FAILED_PRECONDITION (operation_id). The vault is still being erased. Repeat once that operation has ended.
+	ErrorReason_ERROR_REASON_VAULT_BEING_ERASED ErrorReason = 117
 	// FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
 	// until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
 	ErrorReason_ERROR_REASON_VAULT_SUSPENDED ErrorReason = 103
@@ -317,6 +323,9 @@ var (
 		101: "ERROR_REASON_MEMORY_EXISTS",
 		102: "ERROR_REASON_MEMORY_LIMIT_EXCEEDED",
 		120: "ERROR_REASON_EXPORT_NOT_FOUND",
+		115: "ERROR_REASON_CONFIRMATION_MISMATCH",
+		116: "ERROR_REASON_VAULT_NOT_DELETED",
+		117: "ERROR_REASON_VAULT_BEING_ERASED",
 		103: "ERROR_REASON_VAULT_SUSPENDED",
 		104: "ERROR_REASON_VAULT_DELETED",
 	}
@@ -401,6 +410,9 @@ var (
 		"ERROR_REASON_MEMORY_EXISTS":             101,
 		"ERROR_REASON_MEMORY_LIMIT_EXCEEDED":     102,
 		"ERROR_REASON_EXPORT_NOT_FOUND":          120,
+		"ERROR_REASON_CONFIRMATION_MISMATCH":     115,
+		"ERROR_REASON_VAULT_NOT_DELETED":         116,
+		"ERROR_REASON_VAULT_BEING_ERASED":        117,
 		"ERROR_REASON_VAULT_SUSPENDED":           103,
 		"ERROR_REASON_VAULT_DELETED":             104,
 	}
@@ -437,7 +449,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x9c\x17\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x8d\x18\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -519,7 +531,10 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_MEMORY_NOT_FOUND\x10d\x12\x1e\n" +
 	"\x1aERROR_REASON_MEMORY_EXISTS\x10e\x12&\n" +
 	"\"ERROR_REASON_MEMORY_LIMIT_EXCEEDED\x10f\x12!\n" +
-	"\x1dERROR_REASON_EXPORT_NOT_FOUND\x10x\x12 \n" +
+	"\x1dERROR_REASON_EXPORT_NOT_FOUND\x10x\x12&\n" +
+	"\"ERROR_REASON_CONFIRMATION_MISMATCH\x10s\x12\"\n" +
+	"\x1eERROR_REASON_VAULT_NOT_DELETED\x10t\x12#\n" +
+	"\x1fERROR_REASON_VAULT_BEING_ERASED\x10u\x12 \n" +
 	"\x1cERROR_REASON_VAULT_SUSPENDED\x10g\x12\x1e\n" +
 	"\x1aERROR_REASON_VAULT_DELETED\x10hB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"

@@ -153,7 +153,7 @@ const (
 	ChangeVerb_CHANGE_VERB_EXPORTED ChangeVerb = 11
 	// The operator suspended the vault, or gave another reason for it.
 	ChangeVerb_CHANGE_VERB_SUSPENDED ChangeVerb = 12
-	// The operator resumed the vault.
+	// The operator resumed the vault, or released the ID of one that was deleted.
 	ChangeVerb_CHANGE_VERB_RESUMED ChangeVerb = 13
 	// A call was refused for lack of a permission.
 	ChangeVerb_CHANGE_VERB_REFUSED ChangeVerb = 32

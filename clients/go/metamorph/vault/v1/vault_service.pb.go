@@ -102,8 +102,11 @@ type Vault struct {
 	Budget *Budget `protobuf:"bytes,8,opt,name=budget,proto3" json:"budget,omitempty"`
 	// Output only. The budget set by the operator. The lower of both limits applies.
 	OperatorBudget *Budget `protobuf:"bytes,9,opt,name=operator_budget,json=operatorBudget,proto3" json:"operator_budget,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How many days sessions are kept that nobody uses: they are deleted, as by DeleteSession, once their last activity was
+	// so long ago. 0 keeps them. At most 36,500.
+	RetentionDays int32 `protobuf:"varint,10,opt,name=retention_days,json=retentionDays,proto3" json:"retention_days,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Vault) Reset() {
@@ -197,6 +200,13 @@ func (x *Vault) GetOperatorBudget() *Budget {
 		return x.OperatorBudget
 	}
 	return nil
+}
+
+func (x *Vault) GetRetentionDays() int32 {
+	if x != nil {
+		return x.RetentionDays
+	}
+	return 0
 }
 
 // A query for the identity of the caller.
@@ -436,7 +446,7 @@ type UpdateVaultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. A stale etag fails, and the fields in update_mask are set.
 	Vault *Vault `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
-	// Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT /
+	// Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`. Fails with INVALID_ARGUMENT /
 	// UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1785,6 +1795,127 @@ func (x *DeleteSecretResponse) GetRevision() int64 {
 	return 0
 }
 
+// Says that the vault is to be deleted.
+type DeleteVaultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The ID of the caller's vault, as WhoAmI returns it. Fails with INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
+	Confirmation  string `protobuf:"bytes,1,opt,name=confirmation,proto3" json:"confirmation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteVaultRequest) Reset() {
+	*x = DeleteVaultRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteVaultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteVaultRequest) ProtoMessage() {}
+
+func (x *DeleteVaultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteVaultRequest.ProtoReflect.Descriptor instead.
+func (*DeleteVaultRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DeleteVaultRequest) GetConfirmation() string {
+	if x != nil {
+		return x.Confirmation
+	}
+	return ""
+}
+
+// The vault is deleted.
+type DeleteVaultResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation that erases it. GetOperation returns its progress, until the ID is released.
+	Operation *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// When it was deleted.
+	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
+	// The number of backups, and copies of them, that have the vault, and its data key as it was wrapped. The server restores
+	// none of it.
+	BackupCount int32 `protobuf:"varint,3,opt,name=backup_count,json=backupCount,proto3" json:"backup_count,omitempty"`
+	// When the last of them is deleted, if backups go on. Absent if there are none, and if the server makes backups only when
+	// an operator asks for one, since the newest one is kept.
+	BackupsExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=backups_expire_time,json=backupsExpireTime,proto3" json:"backups_expire_time,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *DeleteVaultResponse) Reset() {
+	*x = DeleteVaultResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteVaultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteVaultResponse) ProtoMessage() {}
+
+func (x *DeleteVaultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteVaultResponse.ProtoReflect.Descriptor instead.
+func (*DeleteVaultResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DeleteVaultResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *DeleteVaultResponse) GetDeleteTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeleteTime
+	}
+	return nil
+}
+
+func (x *DeleteVaultResponse) GetBackupCount() int32 {
+	if x != nil {
+		return x.BackupCount
+	}
+	return 0
+}
+
+func (x *DeleteVaultResponse) GetBackupsExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BackupsExpireTime
+	}
+	return nil
+}
+
 // Selects an operation.
 type GetOperationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1796,7 +1927,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[25]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1939,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[25]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1952,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{25}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetOperationRequest) GetOperationId() string {
@@ -1842,7 +1973,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[26]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +1985,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[26]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +1998,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{26}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetOperationResponse) GetOperation() *Operation {
@@ -1890,7 +2021,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[27]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2033,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[27]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2046,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{27}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListOperationsRequest) GetPageSize() int32 {
@@ -1945,7 +2076,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[28]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2088,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[28]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2101,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{28}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -1998,7 +2129,7 @@ type CancelOperationRequest struct {
 
 func (x *CancelOperationRequest) Reset() {
 	*x = CancelOperationRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2141,7 @@ func (x *CancelOperationRequest) String() string {
 func (*CancelOperationRequest) ProtoMessage() {}
 
 func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[29]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2154,7 @@ func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationRequest.ProtoReflect.Descriptor instead.
 func (*CancelOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{29}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CancelOperationRequest) GetOperationId() string {
@@ -2044,7 +2175,7 @@ type CancelOperationResponse struct {
 
 func (x *CancelOperationResponse) Reset() {
 	*x = CancelOperationResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2187,7 @@ func (x *CancelOperationResponse) String() string {
 func (*CancelOperationResponse) ProtoMessage() {}
 
 func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[30]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2200,7 @@ func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationResponse.ProtoReflect.Descriptor instead.
 func (*CancelOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{30}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CancelOperationResponse) GetOperation() *Operation {
@@ -2097,7 +2228,7 @@ type CreateMemoryRequest struct {
 
 func (x *CreateMemoryRequest) Reset() {
 	*x = CreateMemoryRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2240,7 @@ func (x *CreateMemoryRequest) String() string {
 func (*CreateMemoryRequest) ProtoMessage() {}
 
 func (x *CreateMemoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[31]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2253,7 @@ func (x *CreateMemoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMemoryRequest.ProtoReflect.Descriptor instead.
 func (*CreateMemoryRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{31}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateMemoryRequest) GetMemory() *Memory {
@@ -2161,7 +2292,7 @@ type CreateMemoryResponse struct {
 
 func (x *CreateMemoryResponse) Reset() {
 	*x = CreateMemoryResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2304,7 @@ func (x *CreateMemoryResponse) String() string {
 func (*CreateMemoryResponse) ProtoMessage() {}
 
 func (x *CreateMemoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[32]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2317,7 @@ func (x *CreateMemoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMemoryResponse.ProtoReflect.Descriptor instead.
 func (*CreateMemoryResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{32}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateMemoryResponse) GetMemory() *Memory {
@@ -2225,7 +2356,7 @@ type GetMemoryRequest struct {
 
 func (x *GetMemoryRequest) Reset() {
 	*x = GetMemoryRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2368,7 @@ func (x *GetMemoryRequest) String() string {
 func (*GetMemoryRequest) ProtoMessage() {}
 
 func (x *GetMemoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[33]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2381,7 @@ func (x *GetMemoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMemoryRequest.ProtoReflect.Descriptor instead.
 func (*GetMemoryRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{33}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetMemoryRequest) GetMemoryId() string {
@@ -2278,7 +2409,7 @@ type GetMemoryResponse struct {
 
 func (x *GetMemoryResponse) Reset() {
 	*x = GetMemoryResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2421,7 @@ func (x *GetMemoryResponse) String() string {
 func (*GetMemoryResponse) ProtoMessage() {}
 
 func (x *GetMemoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[34]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2434,7 @@ func (x *GetMemoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMemoryResponse.ProtoReflect.Descriptor instead.
 func (*GetMemoryResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{34}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetMemoryResponse) GetMemory() *Memory {
@@ -2339,7 +2470,7 @@ type ListMemoriesRequest struct {
 
 func (x *ListMemoriesRequest) Reset() {
 	*x = ListMemoriesRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2482,7 @@ func (x *ListMemoriesRequest) String() string {
 func (*ListMemoriesRequest) ProtoMessage() {}
 
 func (x *ListMemoriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[35]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2495,7 @@ func (x *ListMemoriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMemoriesRequest.ProtoReflect.Descriptor instead.
 func (*ListMemoriesRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{35}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListMemoriesRequest) GetPageSize() int32 {
@@ -2429,7 +2560,7 @@ type ListMemoriesResponse struct {
 
 func (x *ListMemoriesResponse) Reset() {
 	*x = ListMemoriesResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2572,7 @@ func (x *ListMemoriesResponse) String() string {
 func (*ListMemoriesResponse) ProtoMessage() {}
 
 func (x *ListMemoriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[36]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2585,7 @@ func (x *ListMemoriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMemoriesResponse.ProtoReflect.Descriptor instead.
 func (*ListMemoriesResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{36}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListMemoriesResponse) GetMemories() []*Memory {
@@ -2485,7 +2616,7 @@ type UpdateMemoryRequest struct {
 
 func (x *UpdateMemoryRequest) Reset() {
 	*x = UpdateMemoryRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2628,7 @@ func (x *UpdateMemoryRequest) String() string {
 func (*UpdateMemoryRequest) ProtoMessage() {}
 
 func (x *UpdateMemoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[37]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2641,7 @@ func (x *UpdateMemoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMemoryRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMemoryRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{37}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UpdateMemoryRequest) GetMemory() *Memory {
@@ -2540,7 +2671,7 @@ type UpdateMemoryResponse struct {
 
 func (x *UpdateMemoryResponse) Reset() {
 	*x = UpdateMemoryResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +2683,7 @@ func (x *UpdateMemoryResponse) String() string {
 func (*UpdateMemoryResponse) ProtoMessage() {}
 
 func (x *UpdateMemoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[38]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +2696,7 @@ func (x *UpdateMemoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMemoryResponse.ProtoReflect.Descriptor instead.
 func (*UpdateMemoryResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{38}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UpdateMemoryResponse) GetMemory() *Memory {
@@ -2595,7 +2726,7 @@ type DeleteMemoryRequest struct {
 
 func (x *DeleteMemoryRequest) Reset() {
 	*x = DeleteMemoryRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2738,7 @@ func (x *DeleteMemoryRequest) String() string {
 func (*DeleteMemoryRequest) ProtoMessage() {}
 
 func (x *DeleteMemoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[39]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2751,7 @@ func (x *DeleteMemoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMemoryRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMemoryRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{39}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DeleteMemoryRequest) GetMemoryId() string {
@@ -2648,7 +2779,7 @@ type DeleteMemoryResponse struct {
 
 func (x *DeleteMemoryResponse) Reset() {
 	*x = DeleteMemoryResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2791,7 @@ func (x *DeleteMemoryResponse) String() string {
 func (*DeleteMemoryResponse) ProtoMessage() {}
 
 func (x *DeleteMemoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[40]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2804,7 @@ func (x *DeleteMemoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMemoryResponse.ProtoReflect.Descriptor instead.
 func (*DeleteMemoryResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{40}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeleteMemoryResponse) GetRevision() int64 {
@@ -2705,7 +2836,7 @@ type SearchMemoriesRequest struct {
 
 func (x *SearchMemoriesRequest) Reset() {
 	*x = SearchMemoriesRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2848,7 @@ func (x *SearchMemoriesRequest) String() string {
 func (*SearchMemoriesRequest) ProtoMessage() {}
 
 func (x *SearchMemoriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[41]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +2861,7 @@ func (x *SearchMemoriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchMemoriesRequest.ProtoReflect.Descriptor instead.
 func (*SearchMemoriesRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{41}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SearchMemoriesRequest) GetQuery() string {
@@ -2772,7 +2903,7 @@ type SearchMemoriesResponse struct {
 
 func (x *SearchMemoriesResponse) Reset() {
 	*x = SearchMemoriesResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +2915,7 @@ func (x *SearchMemoriesResponse) String() string {
 func (*SearchMemoriesResponse) ProtoMessage() {}
 
 func (x *SearchMemoriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[42]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +2928,7 @@ func (x *SearchMemoriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchMemoriesResponse.ProtoReflect.Descriptor instead.
 func (*SearchMemoriesResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{42}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SearchMemoriesResponse) GetResults() []*MemoryMatch {
@@ -2824,7 +2955,7 @@ type ExportVaultRequest struct {
 
 func (x *ExportVaultRequest) Reset() {
 	*x = ExportVaultRequest{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[43]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +2967,7 @@ func (x *ExportVaultRequest) String() string {
 func (*ExportVaultRequest) ProtoMessage() {}
 
 func (x *ExportVaultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[43]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +2980,7 @@ func (x *ExportVaultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportVaultRequest.ProtoReflect.Descriptor instead.
 func (*ExportVaultRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{43}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ExportVaultRequest) GetExportId() string {
@@ -2889,7 +3020,7 @@ type ExportVaultResponse struct {
 
 func (x *ExportVaultResponse) Reset() {
 	*x = ExportVaultResponse{}
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[44]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2901,7 +3032,7 @@ func (x *ExportVaultResponse) String() string {
 func (*ExportVaultResponse) ProtoMessage() {}
 
 func (x *ExportVaultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[44]
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2914,7 +3045,7 @@ func (x *ExportVaultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportVaultResponse.ProtoReflect.Descriptor instead.
 func (*ExportVaultResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{44}
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ExportVaultResponse) GetPart() isExportVaultResponse_Part {
@@ -2964,7 +3095,7 @@ var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/export.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xe5\x03\n" +
+	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/export.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\x99\x04\n" +
 	"\x05Vault\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12T\n" +
@@ -2976,7 +3107,9 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"updateTime\x12\x1b\n" +
 	"\x04etag\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x122\n" +
 	"\x06budget\x18\b \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x12C\n" +
-	"\x0foperator_budget\x18\t \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x0eoperatorBudget\"\x0f\n" +
+	"\x0foperator_budget\x18\t \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x0eoperatorBudget\x122\n" +
+	"\x0eretention_days\x18\n" +
+	" \x01(\x05B\v\xbaH\b\x1a\x06\x18\x94\x9d\x02(\x00R\rretentionDays\"\x0f\n" +
 	"\rWhoAmIRequest\"\xda\x01\n" +
 	"\x0eWhoAmIResponse\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12\x17\n" +
@@ -3103,7 +3236,16 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x10expected_version\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x00R\x0fexpectedVersion\x88\x01\x01B\x13\n" +
 	"\x11_expected_version\"2\n" +
 	"\x14DeleteSecretResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"C\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"D\n" +
+	"\x12DeleteVaultRequest\x12.\n" +
+	"\fconfirmation\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\fconfirmation\"\xfe\x01\n" +
+	"\x13DeleteVaultResponse\x12;\n" +
+	"\toperation\x18\x01 \x01(\v2\x1d.metamorph.vault.v1.OperationR\toperation\x12;\n" +
+	"\vdelete_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"deleteTime\x12!\n" +
+	"\fbackup_count\x18\x03 \x01(\x05R\vbackupCount\x12J\n" +
+	"\x13backups_expire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x11backupsExpireTime\"C\n" +
 	"\x13GetOperationRequest\x12,\n" +
 	"\foperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\voperationId\"S\n" +
 	"\x14GetOperationResponse\x12;\n" +
@@ -3183,7 +3325,7 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\vMemoryOrder\x12\x1c\n" +
 	"\x18MEMORY_ORDER_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19MEMORY_ORDER_NEWEST_FIRST\x10\x01\x12*\n" +
-	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\xf2\x13\n" +
+	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\xeb\x14\n" +
 	"\fVaultService\x12c\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x12\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\xc0\xbb\x18\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
@@ -3197,9 +3339,10 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\vListSecrets\x12&.metamorph.vault.v1.ListSecretsRequest\x1a'.metamorph.vault.v1.ListSecretsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x83\x01\n" +
 	"\x12ListSecretVersions\x12-.metamorph.vault.v1.ListSecretVersionsRequest\x1a..metamorph.vault.v1.ListSecretVersionsResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x89\x01\n" +
 	"\x14DestroySecretVersion\x12/.metamorph.vault.v1.DestroySecretVersionRequest\x1a0.metamorph.vault.v1.DestroySecretVersionResponse\"\x0e\xaa\xbb\x18\x01\b\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
-	"\fDeleteSecret\x12'.metamorph.vault.v1.DeleteSecretRequest\x1a(.metamorph.vault.v1.DeleteSecretResponse\"\x0e\xaa\xbb\x18\x01\b\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12q\n" +
-	"\fGetOperation\x12'.metamorph.vault.v1.GetOperationRequest\x1a(.metamorph.vault.v1.GetOperationResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12w\n" +
-	"\x0eListOperations\x12).metamorph.vault.v1.ListOperationsRequest\x1a*.metamorph.vault.v1.ListOperationsResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12z\n" +
+	"\fDeleteSecret\x12'.metamorph.vault.v1.DeleteSecretRequest\x1a(.metamorph.vault.v1.DeleteSecretResponse\"\x0e\xaa\xbb\x18\x01\b\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12o\n" +
+	"\vDeleteVault\x12&.metamorph.vault.v1.DeleteVaultRequest\x1a'.metamorph.vault.v1.DeleteVaultResponse\"\x0f\xaa\xbb\x18\x02\x04\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12u\n" +
+	"\fGetOperation\x12'.metamorph.vault.v1.GetOperationRequest\x1a(.metamorph.vault.v1.GetOperationResponse\"\x12\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\xc0\xbb\x18\x01\x90\x02\x01\x12{\n" +
+	"\x0eListOperations\x12).metamorph.vault.v1.ListOperationsRequest\x1a*.metamorph.vault.v1.ListOperationsResponse\"\x12\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\xc0\xbb\x18\x01\x90\x02\x01\x12z\n" +
 	"\x0fCancelOperation\x12*.metamorph.vault.v1.CancelOperationRequest\x1a+.metamorph.vault.v1.CancelOperationResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
 	"\fCreateMemory\x12'.metamorph.vault.v1.CreateMemoryRequest\x1a(.metamorph.vault.v1.CreateMemoryResponse\"\x0e\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\b\x90\x02\x00\x12h\n" +
 	"\tGetMemory\x12$.metamorph.vault.v1.GetMemoryRequest\x1a%.metamorph.vault.v1.GetMemoryResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
@@ -3223,7 +3366,7 @@ func file_metamorph_vault_v1_vault_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_vault_v1_vault_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(MemoryOrder)(0),                     // 0: metamorph.vault.v1.MemoryOrder
 	(*Vault)(nil),                        // 1: metamorph.vault.v1.Vault
@@ -3251,140 +3394,147 @@ var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(*DestroySecretVersionResponse)(nil), // 23: metamorph.vault.v1.DestroySecretVersionResponse
 	(*DeleteSecretRequest)(nil),          // 24: metamorph.vault.v1.DeleteSecretRequest
 	(*DeleteSecretResponse)(nil),         // 25: metamorph.vault.v1.DeleteSecretResponse
-	(*GetOperationRequest)(nil),          // 26: metamorph.vault.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),         // 27: metamorph.vault.v1.GetOperationResponse
-	(*ListOperationsRequest)(nil),        // 28: metamorph.vault.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),       // 29: metamorph.vault.v1.ListOperationsResponse
-	(*CancelOperationRequest)(nil),       // 30: metamorph.vault.v1.CancelOperationRequest
-	(*CancelOperationResponse)(nil),      // 31: metamorph.vault.v1.CancelOperationResponse
-	(*CreateMemoryRequest)(nil),          // 32: metamorph.vault.v1.CreateMemoryRequest
-	(*CreateMemoryResponse)(nil),         // 33: metamorph.vault.v1.CreateMemoryResponse
-	(*GetMemoryRequest)(nil),             // 34: metamorph.vault.v1.GetMemoryRequest
-	(*GetMemoryResponse)(nil),            // 35: metamorph.vault.v1.GetMemoryResponse
-	(*ListMemoriesRequest)(nil),          // 36: metamorph.vault.v1.ListMemoriesRequest
-	(*ListMemoriesResponse)(nil),         // 37: metamorph.vault.v1.ListMemoriesResponse
-	(*UpdateMemoryRequest)(nil),          // 38: metamorph.vault.v1.UpdateMemoryRequest
-	(*UpdateMemoryResponse)(nil),         // 39: metamorph.vault.v1.UpdateMemoryResponse
-	(*DeleteMemoryRequest)(nil),          // 40: metamorph.vault.v1.DeleteMemoryRequest
-	(*DeleteMemoryResponse)(nil),         // 41: metamorph.vault.v1.DeleteMemoryResponse
-	(*SearchMemoriesRequest)(nil),        // 42: metamorph.vault.v1.SearchMemoriesRequest
-	(*SearchMemoriesResponse)(nil),       // 43: metamorph.vault.v1.SearchMemoriesResponse
-	(*ExportVaultRequest)(nil),           // 44: metamorph.vault.v1.ExportVaultRequest
-	(*ExportVaultResponse)(nil),          // 45: metamorph.vault.v1.ExportVaultResponse
-	nil,                                  // 46: metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),        // 47: google.protobuf.Timestamp
-	(*Budget)(nil),                       // 48: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),        // 49: google.protobuf.FieldMask
-	(UsageGrouping)(0),                   // 50: metamorph.vault.v1.UsageGrouping
-	(*UsageRow)(nil),                     // 51: metamorph.vault.v1.UsageRow
-	(*BudgetStatus)(nil),                 // 52: metamorph.vault.v1.BudgetStatus
-	(*StorageStatus)(nil),                // 53: metamorph.vault.v1.StorageStatus
-	(ChangedResource)(0),                 // 54: metamorph.vault.v1.ChangedResource
-	(ChangeVerb)(0),                      // 55: metamorph.vault.v1.ChangeVerb
-	(*Change)(nil),                       // 56: metamorph.vault.v1.Change
-	(*AuditEvent)(nil),                   // 57: metamorph.vault.v1.AuditEvent
-	(*SecretVersion)(nil),                // 58: metamorph.vault.v1.SecretVersion
-	(*Secret)(nil),                       // 59: metamorph.vault.v1.Secret
-	(*Operation)(nil),                    // 60: metamorph.vault.v1.Operation
-	(*Memory)(nil),                       // 61: metamorph.vault.v1.Memory
-	(MemoryType)(0),                      // 62: metamorph.vault.v1.MemoryType
-	(*MemoryMatch)(nil),                  // 63: metamorph.vault.v1.MemoryMatch
-	(*Export)(nil),                       // 64: metamorph.vault.v1.Export
+	(*DeleteVaultRequest)(nil),           // 26: metamorph.vault.v1.DeleteVaultRequest
+	(*DeleteVaultResponse)(nil),          // 27: metamorph.vault.v1.DeleteVaultResponse
+	(*GetOperationRequest)(nil),          // 28: metamorph.vault.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),         // 29: metamorph.vault.v1.GetOperationResponse
+	(*ListOperationsRequest)(nil),        // 30: metamorph.vault.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),       // 31: metamorph.vault.v1.ListOperationsResponse
+	(*CancelOperationRequest)(nil),       // 32: metamorph.vault.v1.CancelOperationRequest
+	(*CancelOperationResponse)(nil),      // 33: metamorph.vault.v1.CancelOperationResponse
+	(*CreateMemoryRequest)(nil),          // 34: metamorph.vault.v1.CreateMemoryRequest
+	(*CreateMemoryResponse)(nil),         // 35: metamorph.vault.v1.CreateMemoryResponse
+	(*GetMemoryRequest)(nil),             // 36: metamorph.vault.v1.GetMemoryRequest
+	(*GetMemoryResponse)(nil),            // 37: metamorph.vault.v1.GetMemoryResponse
+	(*ListMemoriesRequest)(nil),          // 38: metamorph.vault.v1.ListMemoriesRequest
+	(*ListMemoriesResponse)(nil),         // 39: metamorph.vault.v1.ListMemoriesResponse
+	(*UpdateMemoryRequest)(nil),          // 40: metamorph.vault.v1.UpdateMemoryRequest
+	(*UpdateMemoryResponse)(nil),         // 41: metamorph.vault.v1.UpdateMemoryResponse
+	(*DeleteMemoryRequest)(nil),          // 42: metamorph.vault.v1.DeleteMemoryRequest
+	(*DeleteMemoryResponse)(nil),         // 43: metamorph.vault.v1.DeleteMemoryResponse
+	(*SearchMemoriesRequest)(nil),        // 44: metamorph.vault.v1.SearchMemoriesRequest
+	(*SearchMemoriesResponse)(nil),       // 45: metamorph.vault.v1.SearchMemoriesResponse
+	(*ExportVaultRequest)(nil),           // 46: metamorph.vault.v1.ExportVaultRequest
+	(*ExportVaultResponse)(nil),          // 47: metamorph.vault.v1.ExportVaultResponse
+	nil,                                  // 48: metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 49: google.protobuf.Timestamp
+	(*Budget)(nil),                       // 50: metamorph.vault.v1.Budget
+	(*fieldmaskpb.FieldMask)(nil),        // 51: google.protobuf.FieldMask
+	(UsageGrouping)(0),                   // 52: metamorph.vault.v1.UsageGrouping
+	(*UsageRow)(nil),                     // 53: metamorph.vault.v1.UsageRow
+	(*BudgetStatus)(nil),                 // 54: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),                // 55: metamorph.vault.v1.StorageStatus
+	(ChangedResource)(0),                 // 56: metamorph.vault.v1.ChangedResource
+	(ChangeVerb)(0),                      // 57: metamorph.vault.v1.ChangeVerb
+	(*Change)(nil),                       // 58: metamorph.vault.v1.Change
+	(*AuditEvent)(nil),                   // 59: metamorph.vault.v1.AuditEvent
+	(*SecretVersion)(nil),                // 60: metamorph.vault.v1.SecretVersion
+	(*Secret)(nil),                       // 61: metamorph.vault.v1.Secret
+	(*Operation)(nil),                    // 62: metamorph.vault.v1.Operation
+	(*Memory)(nil),                       // 63: metamorph.vault.v1.Memory
+	(MemoryType)(0),                      // 64: metamorph.vault.v1.MemoryType
+	(*MemoryMatch)(nil),                  // 65: metamorph.vault.v1.MemoryMatch
+	(*Export)(nil),                       // 66: metamorph.vault.v1.Export
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
-	47, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
-	47, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
-	48, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
-	48, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
-	47, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	49, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
+	49, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
+	50, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
+	50, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
+	49, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
 	1,  // 5: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
 	1,  // 6: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
-	49, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	51, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
 	1,  // 8: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	50, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
-	51, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
-	51, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
-	52, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
-	53, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
-	54, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	55, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	56, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
-	47, // 17: metamorph.vault.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	47, // 18: metamorph.vault.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	54, // 19: metamorph.vault.v1.ListAuditEventsRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	55, // 20: metamorph.vault.v1.ListAuditEventsRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	57, // 21: metamorph.vault.v1.ListAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
-	46, // 22: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	47, // 23: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
-	58, // 24: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	58, // 25: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	59, // 26: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
-	58, // 27: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
-	58, // 28: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	60, // 29: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	60, // 30: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	60, // 31: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	61, // 32: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	61, // 33: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	61, // 34: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	0,  // 35: metamorph.vault.v1.ListMemoriesRequest.order_by:type_name -> metamorph.vault.v1.MemoryOrder
-	62, // 36: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	61, // 37: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
-	61, // 38: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	49, // 39: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
-	61, // 40: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	62, // 41: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	63, // 42: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
-	64, // 43: metamorph.vault.v1.ExportVaultResponse.export:type_name -> metamorph.vault.v1.Export
-	2,  // 44: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	4,  // 45: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	6,  // 46: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	10, // 47: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
-	12, // 48: metamorph.vault.v1.VaultService.ListAuditEvents:input_type -> metamorph.vault.v1.ListAuditEventsRequest
-	8,  // 49: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
-	14, // 50: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
-	16, // 51: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
-	18, // 52: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
-	20, // 53: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
-	22, // 54: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
-	24, // 55: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
-	26, // 56: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
-	28, // 57: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
-	30, // 58: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
-	32, // 59: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
-	34, // 60: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
-	36, // 61: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
-	38, // 62: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
-	40, // 63: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
-	42, // 64: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
-	44, // 65: metamorph.vault.v1.VaultService.ExportVault:input_type -> metamorph.vault.v1.ExportVaultRequest
-	3,  // 66: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	5,  // 67: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	7,  // 68: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	11, // 69: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
-	13, // 70: metamorph.vault.v1.VaultService.ListAuditEvents:output_type -> metamorph.vault.v1.ListAuditEventsResponse
-	9,  // 71: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
-	15, // 72: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
-	17, // 73: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
-	19, // 74: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
-	21, // 75: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
-	23, // 76: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
-	25, // 77: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
-	27, // 78: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
-	29, // 79: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
-	31, // 80: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
-	33, // 81: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
-	35, // 82: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
-	37, // 83: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
-	39, // 84: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
-	41, // 85: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
-	43, // 86: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
-	45, // 87: metamorph.vault.v1.VaultService.ExportVault:output_type -> metamorph.vault.v1.ExportVaultResponse
-	66, // [66:88] is the sub-list for method output_type
-	44, // [44:66] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	52, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
+	53, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
+	53, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
+	54, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	55, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
+	56, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	57, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	58, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
+	49, // 17: metamorph.vault.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	49, // 18: metamorph.vault.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	56, // 19: metamorph.vault.v1.ListAuditEventsRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	57, // 20: metamorph.vault.v1.ListAuditEventsRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	59, // 21: metamorph.vault.v1.ListAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
+	48, // 22: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	49, // 23: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
+	60, // 24: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	60, // 25: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	61, // 26: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
+	60, // 27: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
+	60, // 28: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	62, // 29: metamorph.vault.v1.DeleteVaultResponse.operation:type_name -> metamorph.vault.v1.Operation
+	49, // 30: metamorph.vault.v1.DeleteVaultResponse.delete_time:type_name -> google.protobuf.Timestamp
+	49, // 31: metamorph.vault.v1.DeleteVaultResponse.backups_expire_time:type_name -> google.protobuf.Timestamp
+	62, // 32: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	62, // 33: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	62, // 34: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	63, // 35: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	63, // 36: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	63, // 37: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	0,  // 38: metamorph.vault.v1.ListMemoriesRequest.order_by:type_name -> metamorph.vault.v1.MemoryOrder
+	64, // 39: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	63, // 40: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
+	63, // 41: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	51, // 42: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
+	63, // 43: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	64, // 44: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	65, // 45: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
+	66, // 46: metamorph.vault.v1.ExportVaultResponse.export:type_name -> metamorph.vault.v1.Export
+	2,  // 47: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	4,  // 48: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	6,  // 49: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	10, // 50: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
+	12, // 51: metamorph.vault.v1.VaultService.ListAuditEvents:input_type -> metamorph.vault.v1.ListAuditEventsRequest
+	8,  // 52: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	14, // 53: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
+	16, // 54: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
+	18, // 55: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
+	20, // 56: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
+	22, // 57: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
+	24, // 58: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
+	26, // 59: metamorph.vault.v1.VaultService.DeleteVault:input_type -> metamorph.vault.v1.DeleteVaultRequest
+	28, // 60: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
+	30, // 61: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
+	32, // 62: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
+	34, // 63: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
+	36, // 64: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
+	38, // 65: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
+	40, // 66: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
+	42, // 67: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
+	44, // 68: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
+	46, // 69: metamorph.vault.v1.VaultService.ExportVault:input_type -> metamorph.vault.v1.ExportVaultRequest
+	3,  // 70: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	5,  // 71: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	7,  // 72: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	11, // 73: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
+	13, // 74: metamorph.vault.v1.VaultService.ListAuditEvents:output_type -> metamorph.vault.v1.ListAuditEventsResponse
+	9,  // 75: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	15, // 76: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
+	17, // 77: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
+	19, // 78: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
+	21, // 79: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
+	23, // 80: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
+	25, // 81: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
+	27, // 82: metamorph.vault.v1.VaultService.DeleteVault:output_type -> metamorph.vault.v1.DeleteVaultResponse
+	29, // 83: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
+	31, // 84: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
+	33, // 85: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
+	35, // 86: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
+	37, // 87: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
+	39, // 88: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
+	41, // 89: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
+	43, // 90: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
+	45, // 91: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
+	47, // 92: metamorph.vault.v1.VaultService.ExportVault:output_type -> metamorph.vault.v1.ExportVaultResponse
+	70, // [70:93] is the sub-list for method output_type
+	47, // [47:70] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }
@@ -3404,7 +3554,7 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[11].OneofWrappers = []any{}
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[13].OneofWrappers = []any{}
 	file_metamorph_vault_v1_vault_service_proto_msgTypes[23].OneofWrappers = []any{}
-	file_metamorph_vault_v1_vault_service_proto_msgTypes[44].OneofWrappers = []any{
+	file_metamorph_vault_v1_vault_service_proto_msgTypes[46].OneofWrappers = []any{
 		(*ExportVaultResponse_Export)(nil),
 		(*ExportVaultResponse_Data)(nil),
 	}
@@ -3414,7 +3564,7 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_vault_service_proto_rawDesc), len(file_metamorph_vault_v1_vault_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,7 @@ const (
 	VaultService_ListSecretVersions_FullMethodName   = "/metamorph.vault.v1.VaultService/ListSecretVersions"
 	VaultService_DestroySecretVersion_FullMethodName = "/metamorph.vault.v1.VaultService/DestroySecretVersion"
 	VaultService_DeleteSecret_FullMethodName         = "/metamorph.vault.v1.VaultService/DeleteSecret"
+	VaultService_DeleteVault_FullMethodName          = "/metamorph.vault.v1.VaultService/DeleteVault"
 	VaultService_GetOperation_FullMethodName         = "/metamorph.vault.v1.VaultService/GetOperation"
 	VaultService_ListOperations_FullMethodName       = "/metamorph.vault.v1.VaultService/ListOperations"
 	VaultService_CancelOperation_FullMethodName      = "/metamorph.vault.v1.VaultService/CancelOperation"
@@ -85,10 +86,16 @@ type VaultServiceClient interface {
 	// Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
 	// FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
 	DeleteSecret(ctx context.Context, in *DeleteSecretRequest, opts ...grpc.CallOption) (*DeleteSecretResponse, error)
+	// Deletes the vault, with all that it has, for good. When the answer is sent, its data key is destroyed, so that its
+	// secrets cannot be decrypted by anybody, its turns are cancelled, its streams have ended, and every call of its callers
+	// is refused with FAILED_PRECONDITION / VAULT_DELETED, until an operator releases its ID. The rest is erased in steps,
+	// by the operation that is returned, which goes on after a restart. A restore from an older backup does not bring it
+	// back. INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
+	DeleteVault(ctx context.Context, in *DeleteVaultRequest, opts ...grpc.CallOption) (*DeleteVaultResponse, error)
 	// Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
-	// NOT_FOUND / OPERATION_NOT_FOUND.
+	// Also while the vault is suspended or deleted. NOT_FOUND / OPERATION_NOT_FOUND.
 	GetOperation(ctx context.Context, in *GetOperationRequest, opts ...grpc.CallOption) (*GetOperationResponse, error)
-	// Lists operations of the vault, newest first.
+	// Lists operations of the vault, newest first. Also while the vault is suspended or deleted.
 	ListOperations(ctx context.Context, in *ListOperationsRequest, opts ...grpc.CallOption) (*ListOperationsResponse, error)
 	// Asks for the end of an operation, and returns it as it is then. What it has done may stay, as its kind says. Does
 	// nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
@@ -253,6 +260,16 @@ func (c *vaultServiceClient) DeleteSecret(ctx context.Context, in *DeleteSecretR
 	return out, nil
 }
 
+func (c *vaultServiceClient) DeleteVault(ctx context.Context, in *DeleteVaultRequest, opts ...grpc.CallOption) (*DeleteVaultResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteVaultResponse)
+	err := c.cc.Invoke(ctx, VaultService_DeleteVault_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *vaultServiceClient) GetOperation(ctx context.Context, in *GetOperationRequest, opts ...grpc.CallOption) (*GetOperationResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetOperationResponse)
@@ -402,10 +419,16 @@ type VaultServiceServer interface {
 	// Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
 	// FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
 	DeleteSecret(context.Context, *DeleteSecretRequest) (*DeleteSecretResponse, error)
+	// Deletes the vault, with all that it has, for good. When the answer is sent, its data key is destroyed, so that its
+	// secrets cannot be decrypted by anybody, its turns are cancelled, its streams have ended, and every call of its callers
+	// is refused with FAILED_PRECONDITION / VAULT_DELETED, until an operator releases its ID. The rest is erased in steps,
+	// by the operation that is returned, which goes on after a restart. A restore from an older backup does not bring it
+	// back. INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
+	DeleteVault(context.Context, *DeleteVaultRequest) (*DeleteVaultResponse, error)
 	// Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
-	// NOT_FOUND / OPERATION_NOT_FOUND.
+	// Also while the vault is suspended or deleted. NOT_FOUND / OPERATION_NOT_FOUND.
 	GetOperation(context.Context, *GetOperationRequest) (*GetOperationResponse, error)
-	// Lists operations of the vault, newest first.
+	// Lists operations of the vault, newest first. Also while the vault is suspended or deleted.
 	ListOperations(context.Context, *ListOperationsRequest) (*ListOperationsResponse, error)
 	// Asks for the end of an operation, and returns it as it is then. What it has done may stay, as its kind says. Does
 	// nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
@@ -476,6 +499,9 @@ func (UnimplementedVaultServiceServer) DestroySecretVersion(context.Context, *De
 }
 func (UnimplementedVaultServiceServer) DeleteSecret(context.Context, *DeleteSecretRequest) (*DeleteSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSecret not implemented")
+}
+func (UnimplementedVaultServiceServer) DeleteVault(context.Context, *DeleteVaultRequest) (*DeleteVaultResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteVault not implemented")
 }
 func (UnimplementedVaultServiceServer) GetOperation(context.Context, *GetOperationRequest) (*GetOperationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetOperation not implemented")
@@ -737,6 +763,24 @@ func _VaultService_DeleteSecret_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VaultService_DeleteVault_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteVaultRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VaultServiceServer).DeleteVault(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VaultService_DeleteVault_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VaultServiceServer).DeleteVault(ctx, req.(*DeleteVaultRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _VaultService_GetOperation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetOperationRequest)
 	if err := dec(in); err != nil {
@@ -960,6 +1004,10 @@ var VaultService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteSecret",
 			Handler:    _VaultService_DeleteSecret_Handler,
+		},
+		{
+			MethodName: "DeleteVault",
+			Handler:    _VaultService_DeleteVault_Handler,
 		},
 		{
 			MethodName: "GetOperation",

@@ -1206,6 +1206,52 @@ class GetKeyRotationResponse(_message.Message):
 Global___GetKeyRotationResponse: _TypeAlias = GetKeyRotationResponse  # noqa: Y015
 
 @_typing.final
+class ReleaseVaultRequest(_message.Message):
+    """Selects a deleted vault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    vault_id: _builtins.str
+    """Required. The vault, as in tokens."""
+    def __init__(
+        self,
+        *,
+        vault_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseVaultRequest: _TypeAlias = ReleaseVaultRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseVaultResponse(_message.Message):
+    """The vault's ID is free."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> _vault_pb2.VaultStatus:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        status: _vault_pb2.VaultStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseVaultResponse: _TypeAlias = ReleaseVaultResponse  # noqa: Y015
+
+@_typing.final
 class GetAnyOperationRequest(_message.Message):
     """Selects an operation."""
 

@@ -125,6 +125,11 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationResponse.FromString,
                 _registered_method=True)
+        self.ReleaseVault = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/ReleaseVault',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ReleaseVaultRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ReleaseVaultResponse.FromString,
+                _registered_method=True)
         self.GetAnyOperation = channel.unary_unary(
                 '/metamorph.admin.v1.AdminService/GetAnyOperation',
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetAnyOperationRequest.SerializeToString,
@@ -290,6 +295,15 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReleaseVault(self, request, context):
+        """Lets the ID of a deleted vault be used again, once it is erased: the next call with it begins a new, empty vault. The
+        operator's limits for the ID, and revocations of its tokens, stay. FAILED_PRECONDITION / VAULT_NOT_DELETED,
+        VAULT_BEING_ERASED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAnyOperation(self, request, context):
         """Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
         OPERATION_NOT_FOUND.
@@ -405,6 +419,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetKeyRotation,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationResponse.SerializeToString,
+            ),
+            'ReleaseVault': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseVault,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ReleaseVaultRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ReleaseVaultResponse.SerializeToString,
             ),
             'GetAnyOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAnyOperation,
@@ -909,6 +928,33 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/GetKeyRotation',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetKeyRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseVault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/ReleaseVault',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ReleaseVaultRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ReleaseVaultResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -99,6 +99,11 @@ class AdminServiceStub:
     """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
     ENCRYPTION_NOT_CONFIGURED.
     """
+    ReleaseVault: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ReleaseVaultRequest, _admin_service_pb2.ReleaseVaultResponse]
+    """Lets the ID of a deleted vault be used again, once it is erased: the next call with it begins a new, empty vault. The
+    operator's limits for the ID, and revocations of its tokens, stay. FAILED_PRECONDITION / VAULT_NOT_DELETED,
+    VAULT_BEING_ERASED.
+    """
     GetAnyOperation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetAnyOperationRequest, _admin_service_pb2.GetAnyOperationResponse]
     """Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
     OPERATION_NOT_FOUND.
@@ -180,6 +185,11 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetKeyRotation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetKeyRotationRequest, _admin_service_pb2.GetKeyRotationResponse]  # type: ignore[assignment]
     """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
     ENCRYPTION_NOT_CONFIGURED.
+    """
+    ReleaseVault: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ReleaseVaultRequest, _admin_service_pb2.ReleaseVaultResponse]  # type: ignore[assignment]
+    """Lets the ID of a deleted vault be used again, once it is erased: the next call with it begins a new, empty vault. The
+    operator's limits for the ID, and revocations of its tokens, stay. FAILED_PRECONDITION / VAULT_NOT_DELETED,
+    VAULT_BEING_ERASED.
     """
     GetAnyOperation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetAnyOperationRequest, _admin_service_pb2.GetAnyOperationResponse]  # type: ignore[assignment]
     """Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /
@@ -367,6 +377,17 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.GetKeyRotationResponse, _abc.Awaitable[_admin_service_pb2.GetKeyRotationResponse]]:
         """Returns the current key and how many data keys it does not wrap yet. FAILED_PRECONDITION /
         ENCRYPTION_NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseVault(
+        self,
+        request: _admin_service_pb2.ReleaseVaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ReleaseVaultResponse, _abc.Awaitable[_admin_service_pb2.ReleaseVaultResponse]]:
+        """Lets the ID of a deleted vault be used again, once it is erased: the next call with it begins a new, empty vault. The
+        operator's limits for the ID, and revocations of its tokens, stay. FAILED_PRECONDITION / VAULT_NOT_DELETED,
+        VAULT_BEING_ERASED.
         """
 
     @_abc_1.abstractmethod

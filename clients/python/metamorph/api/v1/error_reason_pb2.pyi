@@ -252,6 +252,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
     server has stopped while it was written. Begin a new one.
     """
+    ERROR_REASON_CONFIRMATION_MISMATCH: _ErrorReason.ValueType  # 115
+    """INVALID_ARGUMENT (vault_id). The confirmation is not the ID of the caller's vault. Nothing was deleted."""
+    ERROR_REASON_VAULT_NOT_DELETED: _ErrorReason.ValueType  # 116
+    """FAILED_PRECONDITION. The vault is not deleted, so there is nothing to release."""
+    ERROR_REASON_VAULT_BEING_ERASED: _ErrorReason.ValueType  # 117
+    """FAILED_PRECONDITION (operation_id). The vault is still being erased. Repeat once that operation has ended."""
     ERROR_REASON_VAULT_SUSPENDED: _ErrorReason.ValueType  # 103
     """FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
     until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
@@ -496,6 +502,12 @@ ERROR_REASON_EXPORT_NOT_FOUND: ErrorReason.ValueType  # 120
 """NOT_FOUND (export_id). The caller's vault has no such export: it has expired, another one has replaced it, or the
 server has stopped while it was written. Begin a new one.
 """
+ERROR_REASON_CONFIRMATION_MISMATCH: ErrorReason.ValueType  # 115
+"""INVALID_ARGUMENT (vault_id). The confirmation is not the ID of the caller's vault. Nothing was deleted."""
+ERROR_REASON_VAULT_NOT_DELETED: ErrorReason.ValueType  # 116
+"""FAILED_PRECONDITION. The vault is not deleted, so there is nothing to release."""
+ERROR_REASON_VAULT_BEING_ERASED: ErrorReason.ValueType  # 117
+"""FAILED_PRECONDITION (operation_id). The vault is still being erased. Repeat once that operation has ended."""
 ERROR_REASON_VAULT_SUSPENDED: ErrorReason.ValueType  # 103
 """FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
 until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.

@@ -36,6 +36,10 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """Has all data keys wrapped by the current key. Its target is the key's ID. Cannot be cancelled; goes on after a
     restart.
     """
+    OPERATION_KIND_ERASE_VAULT: _OperationKind.ValueType  # 4
+    """Erases a deleted vault. Its progress is in the bytes that count towards the vault's storage; the search index, events
+    and logs are erased besides. Cannot be cancelled; goes on after a restart. Kept until the vault is released.
+    """
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """A kind of long work. Others will be added."""
@@ -49,6 +53,10 @@ OPERATION_KIND_VERIFY_BACKUP: OperationKind.ValueType  # 2
 OPERATION_KIND_ROTATE_DATA_KEYS: OperationKind.ValueType  # 3
 """Has all data keys wrapped by the current key. Its target is the key's ID. Cannot be cancelled; goes on after a
 restart.
+"""
+OPERATION_KIND_ERASE_VAULT: OperationKind.ValueType  # 4
+"""Erases a deleted vault. Its progress is in the bytes that count towards the vault's storage; the search index, events
+and logs are erased besides. Cannot be cancelled; goes on after a restart. Kept until the vault is released.
 """
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 

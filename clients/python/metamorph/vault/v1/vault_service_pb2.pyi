@@ -67,6 +67,7 @@ class Vault(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     OPERATOR_BUDGET_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
     vault_id: _builtins.str
     """Output only. As in the token."""
     display_name: _builtins.str
@@ -78,6 +79,10 @@ class Vault(_message.Message):
     etag: _builtins.str
     """Changes with the fields that a user can set. UpdateVault fails with ABORTED / ETAG_MISMATCH if it is stale; empty
     updates unconditionally.
+    """
+    retention_days: _builtins.int
+    """How many days sessions are kept that nobody uses: they are deleted, as by DeleteSession, once their last activity was
+    so long ago. 0 keeps them. At most 36,500.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -107,10 +112,11 @@ class Vault(_message.Message):
         etag: _builtins.str = ...,
         budget: _usage_pb2.Budget | None = ...,
         operator_budget: _usage_pb2.Budget | None = ...,
+        retention_days: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "operator_budget", b"operator_budget", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "default_model", b"default_model", "display_name", b"display_name", "etag", b"etag", "operator_budget", b"operator_budget", "system_prompt", b"system_prompt", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "default_model", b"default_model", "display_name", b"display_name", "etag", b"etag", "operator_budget", b"operator_budget", "retention_days", b"retention_days", "system_prompt", b"system_prompt", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,7 +254,7 @@ class UpdateVaultRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT /
+        """Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`. Fails with INVALID_ARGUMENT /
         UPDATE_MASK_INVALID.
         """
 
@@ -985,6 +991,72 @@ class DeleteSecretResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteSecretResponse: _TypeAlias = DeleteSecretResponse  # noqa: Y015
+
+@_typing.final
+class DeleteVaultRequest(_message.Message):
+    """Says that the vault is to be deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
+    confirmation: _builtins.str
+    """Required. The ID of the caller's vault, as WhoAmI returns it. Fails with INVALID_ARGUMENT / CONFIRMATION_MISMATCH."""
+    def __init__(
+        self,
+        *,
+        confirmation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVaultRequest: _TypeAlias = DeleteVaultRequest  # noqa: Y015
+
+@_typing.final
+class DeleteVaultResponse(_message.Message):
+    """The vault is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    BACKUP_COUNT_FIELD_NUMBER: _builtins.int
+    BACKUPS_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    backup_count: _builtins.int
+    """The number of backups, and copies of them, that have the vault, and its data key as it was wrapped. The server restores
+    none of it.
+    """
+    @_builtins.property
+    def operation(self) -> _operation_pb2.Operation:
+        """The operation that erases it. GetOperation returns its progress, until the ID is released."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted."""
+
+    @_builtins.property
+    def backups_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last of them is deleted, if backups go on. Absent if there are none, and if the server makes backups only when
+        an operator asks for one, since the newest one is kept.
+        """
+
+    def __init__(
+        self,
+        *,
+        operation: _operation_pb2.Operation | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        backup_count: _builtins.int = ...,
+        backups_expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backups_expire_time", b"backups_expire_time", "delete_time", b"delete_time", "operation", b"operation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup_count", b"backup_count", "backups_expire_time", b"backups_expire_time", "delete_time", b"delete_time", "operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVaultResponse: _TypeAlias = DeleteVaultResponse  # noqa: Y015
 
 @_typing.final
 class GetOperationRequest(_message.Message):

@@ -96,6 +96,11 @@ class VaultServiceStub:
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretRequest.SerializeToString,
                 response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretResponse.FromString,
                 _registered_method=True)
+        self.DeleteVault = channel.unary_unary(
+                '/metamorph.vault.v1.VaultService/DeleteVault',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteVaultRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteVaultResponse.FromString,
+                _registered_method=True)
         self.GetOperation = channel.unary_unary(
                 '/metamorph.vault.v1.VaultService/GetOperation',
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.GetOperationRequest.SerializeToString,
@@ -246,16 +251,27 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteVault(self, request, context):
+        """Deletes the vault, with all that it has, for good. When the answer is sent, its data key is destroyed, so that its
+        secrets cannot be decrypted by anybody, its turns are cancelled, its streams have ended, and every call of its callers
+        is refused with FAILED_PRECONDITION / VAULT_DELETED, until an operator releases its ID. The rest is erased in steps,
+        by the operation that is returned, which goes on after a restart. A restore from an older backup does not bring it
+        back. INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetOperation(self, request, context):
         """Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
-        NOT_FOUND / OPERATION_NOT_FOUND.
+        Also while the vault is suspended or deleted. NOT_FOUND / OPERATION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOperations(self, request, context):
-        """Lists operations of the vault, newest first.
+        """Lists operations of the vault, newest first. Also while the vault is suspended or deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -387,6 +403,11 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.DeleteSecret,
                     request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretRequest.FromString,
                     response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretResponse.SerializeToString,
+            ),
+            'DeleteVault': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVault,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteVaultRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteVaultResponse.SerializeToString,
             ),
             'GetOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOperation,
@@ -765,6 +786,33 @@ class VaultService:
             '/metamorph.vault.v1.VaultService/DeleteSecret',
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretRequest.SerializeToString,
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.vault.v1.VaultService/DeleteVault',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteVaultRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.DeleteVaultResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,12 +75,19 @@ class VaultServiceStub:
     """Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
     FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
     """
+    DeleteVault: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.DeleteVaultRequest, _vault_service_pb2.DeleteVaultResponse]
+    """Deletes the vault, with all that it has, for good. When the answer is sent, its data key is destroyed, so that its
+    secrets cannot be decrypted by anybody, its turns are cancelled, its streams have ended, and every call of its callers
+    is refused with FAILED_PRECONDITION / VAULT_DELETED, until an operator releases its ID. The rest is erased in steps,
+    by the operation that is returned, which goes on after a restart. A restore from an older backup does not bring it
+    back. INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
+    """
     GetOperation: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.GetOperationRequest, _vault_service_pb2.GetOperationResponse]
     """Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
-    NOT_FOUND / OPERATION_NOT_FOUND.
+    Also while the vault is suspended or deleted. NOT_FOUND / OPERATION_NOT_FOUND.
     """
     ListOperations: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.ListOperationsRequest, _vault_service_pb2.ListOperationsResponse]
-    """Lists operations of the vault, newest first."""
+    """Lists operations of the vault, newest first. Also while the vault is suspended or deleted."""
     CancelOperation: _grpc.UnaryUnaryMultiCallable[_vault_service_pb2.CancelOperationRequest, _vault_service_pb2.CancelOperationResponse]
     """Asks for the end of an operation, and returns it as it is then. What it has done may stay, as its kind says. Does
     nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
@@ -157,12 +164,19 @@ class VaultServiceAsyncStub(VaultServiceStub):
     """Erases a secret with all of its versions. NOT_FOUND / SECRET_NOT_FOUND, ABORTED / SECRET_VERSION_MISMATCH,
     FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
     """
+    DeleteVault: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.DeleteVaultRequest, _vault_service_pb2.DeleteVaultResponse]  # type: ignore[assignment]
+    """Deletes the vault, with all that it has, for good. When the answer is sent, its data key is destroyed, so that its
+    secrets cannot be decrypted by anybody, its turns are cancelled, its streams have ended, and every call of its callers
+    is refused with FAILED_PRECONDITION / VAULT_DELETED, until an operator releases its ID. The rest is erased in steps,
+    by the operation that is returned, which goes on after a restart. A restore from an older backup does not bring it
+    back. INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
+    """
     GetOperation: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.GetOperationRequest, _vault_service_pb2.GetOperationResponse]  # type: ignore[assignment]
     """Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
-    NOT_FOUND / OPERATION_NOT_FOUND.
+    Also while the vault is suspended or deleted. NOT_FOUND / OPERATION_NOT_FOUND.
     """
     ListOperations: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.ListOperationsRequest, _vault_service_pb2.ListOperationsResponse]  # type: ignore[assignment]
-    """Lists operations of the vault, newest first."""
+    """Lists operations of the vault, newest first. Also while the vault is suspended or deleted."""
     CancelOperation: _aio.UnaryUnaryMultiCallable[_vault_service_pb2.CancelOperationRequest, _vault_service_pb2.CancelOperationResponse]  # type: ignore[assignment]
     """Asks for the end of an operation, and returns it as it is then. What it has done may stay, as its kind says. Does
     nothing to one that has ended, so it can be repeated. NOT_FOUND / OPERATION_NOT_FOUND, FAILED_PRECONDITION /
@@ -310,13 +324,26 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DeleteVault(
+        self,
+        request: _vault_service_pb2.DeleteVaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.DeleteVaultResponse, _abc.Awaitable[_vault_service_pb2.DeleteVaultResponse]]:
+        """Deletes the vault, with all that it has, for good. When the answer is sent, its data key is destroyed, so that its
+        secrets cannot be decrypted by anybody, its turns are cancelled, its streams have ended, and every call of its callers
+        is refused with FAILED_PRECONDITION / VAULT_DELETED, until an operator releases its ID. The rest is erased in steps,
+        by the operation that is returned, which goes on after a restart. A restore from an older backup does not bring it
+        back. INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
     def GetOperation(
         self,
         request: _vault_service_pb2.GetOperationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.GetOperationResponse, _abc.Awaitable[_vault_service_pb2.GetOperationResponse]]:
         """Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
-        NOT_FOUND / OPERATION_NOT_FOUND.
+        Also while the vault is suspended or deleted. NOT_FOUND / OPERATION_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -325,7 +352,7 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _vault_service_pb2.ListOperationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_vault_service_pb2.ListOperationsResponse, _abc.Awaitable[_vault_service_pb2.ListOperationsResponse]]:
-        """Lists operations of the vault, newest first."""
+        """Lists operations of the vault, newest first. Also while the vault is suspended or deleted."""
 
     @_abc_1.abstractmethod
     def CancelOperation(

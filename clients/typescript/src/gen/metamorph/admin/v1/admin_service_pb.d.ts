@@ -1149,6 +1149,46 @@ export declare type GetKeyRotationResponse = Message<"metamorph.admin.v1.GetKeyR
 export declare const GetKeyRotationResponseSchema: GenMessage<GetKeyRotationResponse>;
 
 /**
+ * Selects a deleted vault.
+ *
+ * @generated from message metamorph.admin.v1.ReleaseVaultRequest
+ */
+export declare type ReleaseVaultRequest = Message<"metamorph.admin.v1.ReleaseVaultRequest"> & {
+  /**
+   * Required. The vault, as in tokens.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ReleaseVaultRequest.
+ * Use `create(ReleaseVaultRequestSchema)` to create a new message.
+ */
+export declare const ReleaseVaultRequestSchema: GenMessage<ReleaseVaultRequest>;
+
+/**
+ * The vault's ID is free.
+ *
+ * @generated from message metamorph.admin.v1.ReleaseVaultResponse
+ */
+export declare type ReleaseVaultResponse = Message<"metamorph.admin.v1.ReleaseVaultResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: metamorph.admin.v1.VaultStatus status = 1;
+   */
+  status?: VaultStatus | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ReleaseVaultResponse.
+ * Use `create(ReleaseVaultResponseSchema)` to create a new message.
+ */
+export declare const ReleaseVaultResponseSchema: GenMessage<ReleaseVaultResponse>;
+
+/**
  * Selects an operation.
  *
  * @generated from message metamorph.admin.v1.GetAnyOperationRequest
@@ -1691,6 +1731,18 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof GetKeyRotationRequestSchema;
     output: typeof GetKeyRotationResponseSchema;
+  },
+  /**
+   * Lets the ID of a deleted vault be used again, once it is erased: the next call with it begins a new, empty vault. The
+   * operator's limits for the ID, and revocations of its tokens, stay. FAILED_PRECONDITION / VAULT_NOT_DELETED,
+   * VAULT_BEING_ERASED.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.ReleaseVault
+   */
+  releaseVault: {
+    methodKind: "unary";
+    input: typeof ReleaseVaultRequestSchema;
+    output: typeof ReleaseVaultResponseSchema;
   },
   /**
    * Reads an operation of a vault, or of the server: long work, its progress and its end. NOT_FOUND /

@@ -618,6 +618,27 @@ export enum ErrorReason {
   EXPORT_NOT_FOUND = 120,
 
   /**
+   * INVALID_ARGUMENT (vault_id). The confirmation is not the ID of the caller's vault. Nothing was deleted.
+   *
+   * @generated from enum value: ERROR_REASON_CONFIRMATION_MISMATCH = 115;
+   */
+  CONFIRMATION_MISMATCH = 115,
+
+  /**
+   * FAILED_PRECONDITION. The vault is not deleted, so there is nothing to release.
+   *
+   * @generated from enum value: ERROR_REASON_VAULT_NOT_DELETED = 116;
+   */
+  VAULT_NOT_DELETED = 116,
+
+  /**
+   * FAILED_PRECONDITION (operation_id). The vault is still being erased. Repeat once that operation has ended.
+   *
+   * @generated from enum value: ERROR_REASON_VAULT_BEING_ERASED = 117;
+   */
+  VAULT_BEING_ERASED = 117,
+
+  /**
    * FAILED_PRECONDITION (suspend_time, suspend_reason). An operator has suspended the vault, and its callers can do nothing
    * until it is resumed. Streams end with it, and turns were cancelled. Ask the operator.
    *

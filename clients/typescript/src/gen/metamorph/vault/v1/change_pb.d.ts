@@ -287,7 +287,7 @@ export enum ChangeVerb {
   SUSPENDED = 12,
 
   /**
-   * The operator resumed the vault.
+   * The operator resumed the vault, or released the ID of one that was deleted.
    *
    * @generated from enum value: CHANGE_VERB_RESUMED = 13;
    */

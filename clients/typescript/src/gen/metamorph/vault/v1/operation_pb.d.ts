@@ -228,6 +228,14 @@ export enum OperationKind {
    * @generated from enum value: OPERATION_KIND_ROTATE_DATA_KEYS = 3;
    */
   ROTATE_DATA_KEYS = 3,
+
+  /**
+   * Erases a deleted vault. Its progress is in the bytes that count towards the vault's storage; the search index, events
+   * and logs are erased besides. Cannot be cancelled; goes on after a restart. Kept until the vault is released.
+   *
+   * @generated from enum value: OPERATION_KIND_ERASE_VAULT = 4;
+   */
+  ERASE_VAULT = 4,
 }
 
 /**

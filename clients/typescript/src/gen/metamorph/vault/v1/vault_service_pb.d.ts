@@ -89,6 +89,14 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
    * @generated from field: metamorph.vault.v1.Budget operator_budget = 9;
    */
   operatorBudget?: Budget | undefined;
+
+  /**
+   * How many days sessions are kept that nobody uses: they are deleted, as by DeleteSession, once their last activity was
+   * so long ago. 0 keeps them. At most 36,500.
+   *
+   * @generated from field: int32 retention_days = 10;
+   */
+  retentionDays: number;
 };
 
 /**
@@ -230,7 +238,7 @@ export declare type UpdateVaultRequest = Message<"metamorph.vault.v1.UpdateVault
   vault?: Vault | undefined;
 
   /**
-   * Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`. Fails with INVALID_ARGUMENT /
+   * Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`. Fails with INVALID_ARGUMENT /
    * UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
@@ -957,6 +965,69 @@ export declare type DeleteSecretResponse = Message<"metamorph.vault.v1.DeleteSec
  * Use `create(DeleteSecretResponseSchema)` to create a new message.
  */
 export declare const DeleteSecretResponseSchema: GenMessage<DeleteSecretResponse>;
+
+/**
+ * Says that the vault is to be deleted.
+ *
+ * @generated from message metamorph.vault.v1.DeleteVaultRequest
+ */
+export declare type DeleteVaultRequest = Message<"metamorph.vault.v1.DeleteVaultRequest"> & {
+  /**
+   * Required. The ID of the caller's vault, as WhoAmI returns it. Fails with INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
+   *
+   * @generated from field: string confirmation = 1;
+   */
+  confirmation: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.DeleteVaultRequest.
+ * Use `create(DeleteVaultRequestSchema)` to create a new message.
+ */
+export declare const DeleteVaultRequestSchema: GenMessage<DeleteVaultRequest>;
+
+/**
+ * The vault is deleted.
+ *
+ * @generated from message metamorph.vault.v1.DeleteVaultResponse
+ */
+export declare type DeleteVaultResponse = Message<"metamorph.vault.v1.DeleteVaultResponse"> & {
+  /**
+   * The operation that erases it. GetOperation returns its progress, until the ID is released.
+   *
+   * @generated from field: metamorph.vault.v1.Operation operation = 1;
+   */
+  operation?: Operation | undefined;
+
+  /**
+   * When it was deleted.
+   *
+   * @generated from field: google.protobuf.Timestamp delete_time = 2;
+   */
+  deleteTime?: Timestamp | undefined;
+
+  /**
+   * The number of backups, and copies of them, that have the vault, and its data key as it was wrapped. The server restores
+   * none of it.
+   *
+   * @generated from field: int32 backup_count = 3;
+   */
+  backupCount: number;
+
+  /**
+   * When the last of them is deleted, if backups go on. Absent if there are none, and if the server makes backups only when
+   * an operator asks for one, since the newest one is kept.
+   *
+   * @generated from field: google.protobuf.Timestamp backups_expire_time = 4;
+   */
+  backupsExpireTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.DeleteVaultResponse.
+ * Use `create(DeleteVaultResponseSchema)` to create a new message.
+ */
+export declare const DeleteVaultResponseSchema: GenMessage<DeleteVaultResponse>;
 
 /**
  * Selects an operation.
@@ -1714,8 +1785,22 @@ export declare const VaultService: GenService<{
     output: typeof DeleteSecretResponseSchema;
   },
   /**
+   * Deletes the vault, with all that it has, for good. When the answer is sent, its data key is destroyed, so that its
+   * secrets cannot be decrypted by anybody, its turns are cancelled, its streams have ended, and every call of its callers
+   * is refused with FAILED_PRECONDITION / VAULT_DELETED, until an operator releases its ID. The rest is erased in steps,
+   * by the operation that is returned, which goes on after a restart. A restore from an older backup does not bring it
+   * back. INVALID_ARGUMENT / CONFIRMATION_MISMATCH.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.DeleteVault
+   */
+  deleteVault: {
+    methodKind: "unary";
+    input: typeof DeleteVaultRequestSchema;
+    output: typeof DeleteVaultResponseSchema;
+  },
+  /**
    * Reads an operation of the vault: long work, its progress and its end. WatchVault streams a change when one ends.
-   * NOT_FOUND / OPERATION_NOT_FOUND.
+   * Also while the vault is suspended or deleted. NOT_FOUND / OPERATION_NOT_FOUND.
    *
    * @generated from rpc metamorph.vault.v1.VaultService.GetOperation
    */
@@ -1725,7 +1810,7 @@ export declare const VaultService: GenService<{
     output: typeof GetOperationResponseSchema;
   },
   /**
-   * Lists operations of the vault, newest first.
+   * Lists operations of the vault, newest first. Also while the vault is suspended or deleted.
    *
    * @generated from rpc metamorph.vault.v1.VaultService.ListOperations
    */
