@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 # Where everything is stored, by the kind of thing that it belongs to. Indexes belong to their tables.
 TABLES = {
-    "vault": ("vaults", "vault_limits"),
+    "vault": ("vaults", "vault_limits", "subject_budgets"),
     "session": ("sessions", "session_metadata"),
     "session's usage on a day": ("usage", "daily_usage", "subject_usage"),
     "message": ("messages", "message_links"),

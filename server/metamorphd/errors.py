@@ -455,7 +455,7 @@ class VaultDeleted(FailedPrecondition):
 
 class BudgetExceeded(ResourceExhausted):
     reason = ErrorReason.ERROR_REASON_BUDGET_EXCEEDED
-    message = "the budget {budget} of {limit} is used up until {reset_time}"
+    message = "the budget {budget} of {limit} of {subject} is used up until {reset_time}"
 
 
 class StorageQuotaExceeded(ResourceExhausted):

@@ -43,6 +43,7 @@ COLUMNS = {
         "sealed_value": "sealed for the recipient, if there is one",
     },
     "secrets": {"secret_id": "of this secret on this server"},
+    "subject_budgets": {"set_by": "the vault itself; the operator's are not exported"},
     "sessions": {
         "current_leaf_message_id": "the last message",
         "delete_time": "what is deleted is not exported",

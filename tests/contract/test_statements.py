@@ -102,8 +102,6 @@ POINT_READS = {
     "get_revision",
     "get_session",
     "get_turn",
-    "get_vault",
-    "get_vault_limits",
     "get_vault_status",
 }
 PAIRS = [

@@ -22,7 +22,19 @@ from tests.support.refusal import Refusal as Refused
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, replies_from
 from tests.support.turns import cancel
-from tests.support.usage import CATALOG, MODEL, SetClock, allow, budgets, limit, usage
+from tests.support.usage import (
+    CATALOG,
+    LABELS,
+    MODEL,
+    OF_LABEL,
+    OF_USER,
+    OF_VAULT,
+    SetClock,
+    allow,
+    budgets,
+    limit,
+    usage,
+)
 
 
 @pytest.fixture
@@ -116,7 +128,12 @@ async def test_a_hundred_sends_at_95_percent_exceed_a_budget_by_at_most_one_rese
         assert [violation.subject for violation in refusal.quotas.violations] == ["tokens_per_day"]
         tomorrow = status.reset_time.ToJsonString()
         assert tomorrow in refusal.quotas.violations[0].description
-        assert refusal.info.metadata == {"budget": "tokens_per_day", "limit": str(allowed), "reset_time": tomorrow}
+        assert refusal.info.metadata == {
+            "subject": "vault",
+            "budget": "tokens_per_day",
+            "limit": str(allowed),
+            "reset_time": tomorrow,
+        }
         assert refusal.retry is not None
         assert 0 < refusal.retry <= 86_400
     # Unused reservations become available again, until the budget is spent.
@@ -133,15 +150,20 @@ async def test_a_hundred_sends_at_95_percent_exceed_a_budget_by_at_most_one_rese
 WORDS = 2400
 
 
+@pytest.mark.parametrize("of", [OF_VAULT, OF_USER, OF_LABEL])
 @pytest.mark.parametrize("stop", ["cancel", "delete", "drop"])
-async def test_stopping_turns_does_not_evade_a_budget(alice: Caller, api: FakeMessagesApi, stop: str) -> None:
+async def test_stopping_turns_does_not_evade_a_budget(alice: Caller, api: FakeMessagesApi, stop: str, of: str) -> None:
     words = ("word " * WORDS,)
     api.default = Reply(words, ending="drop") if stop == "drop" else Reply((*words, "end"), hold=asyncio.Event())
-    await allow(alice, tokens_per_day=5000)
-    session = await alice.create_session()
+    await allow(alice, of, tokens_per_day=5000)
+    session = await alice.create_session(labels=LABELS)
     call = alice.start(session.session_id)
     seen = [await call.next(), await call.next()]
     assert len(seen[1].text_delta.text) == len(words[0])
+
+    async def used() -> int:
+        return (await budgets(alice, label="team=web"))[f"{of}tokens_per_day"].used
+
     match stop:
         case "cancel":
             await cancel(alice, seen[0].turn_id)
@@ -149,14 +171,18 @@ async def test_stopping_turns_does_not_evade_a_budget(alice: Caller, api: FakeMe
             delete = pb.DeleteSessionRequest(session_id=session.session_id)
             await alice.chat.DeleteSession(delete, metadata=alice.metadata)
             for _ in range(500):
-                if (await budgets(alice))["tokens_per_day"].used:
+                if await used():
                     break
                 await asyncio.sleep(0.01)
         case "drop":
             await call.rest()
-    assert (await budgets(alice))["tokens_per_day"].used >= WORDS
-    refusal = await refused(alice.start((await alice.create_session()).session_id).call)
+    assert await used() >= WORDS
+    refusal = await refused(alice.start((await alice.create_session(labels=LABELS)).session_id).call)
     assert refusal.reason == "BUDGET_EXCEEDED"
+    if stop != "delete":
+        regenerate = pb.RegenerateReplyRequest(user_message_id=(await alice.messages(session.session_id))[0].message_id)
+        refusal = await refused(alice.chat.RegenerateReply(regenerate, metadata=alice.metadata))
+        assert refusal.reason == "BUDGET_EXCEEDED"
 
 
 async def test_a_refused_send_stores_nothing_and_a_replay_is_not_refused(alice: Caller) -> None:

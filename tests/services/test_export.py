@@ -24,6 +24,7 @@ from tests.support.refusal import refused
 from tests.support.secrets import destroy, put
 from tests.support.serving import Serving, serving
 from tests.support.tokens import ALL
+from tests.support.usage import OF_USER, allow
 
 KEY = "k" * 32
 
@@ -51,6 +52,7 @@ async def filled(caller: Caller) -> str:
     image = await caller.upload(png(3, 5))
     block = message_pb2.ImageBlock(attachment_id=image.attachment_id, media_type="image/png")
     await caller.send(session.session_id, content=[text_block("Hello"), message_pb2.ContentBlock(image=block)])
+    await allow(caller, OF_USER, tokens_per_day=10**9)
     await put(caller, value=b"first", labels={"env": "test"})
     await put(caller, value=b"second")
     await destroy(caller, 1)
@@ -69,6 +71,7 @@ async def test_an_export_ends_with_the_counts_and_the_hash_of_what_precedes(alic
     assert [record["kind"] for record in body] == [
         *(
             "vault",
+            "subject_budget",
             "session",
             "message",
             "message",

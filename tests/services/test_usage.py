@@ -22,7 +22,20 @@ from tests.support.processes import serving_process
 from tests.support.refusal import refused
 from tests.support.serving import Serving, asking, replies_from, serving
 from tests.support.tools import WEATHER
-from tests.support.usage import CATALOG, MODEL, SetClock, allow, budgets, priced, usage
+from tests.support.usage import (
+    CATALOG,
+    LABELS,
+    MODEL,
+    OF_LABEL,
+    OF_USER,
+    OF_VAULT,
+    SetClock,
+    allow,
+    allow_subjects,
+    budgets,
+    priced,
+    usage,
+)
 
 DAY, MODEL_, SESSION = usage_pb2.USAGE_GROUPING_DAY, usage_pb2.USAGE_GROUPING_MODEL, usage_pb2.USAGE_GROUPING_SESSION
 
@@ -318,6 +331,9 @@ async def test_a_turn_interrupted_by_a_shutdown_costs_the_most_that_it_can_have_
         assert await recorded(running.caller()) == cut(10)
 
 
+MILLION = usage_pb2.Budget(tokens_per_day=10**6)
+
+
 @pytest.mark.parametrize(
     ("reply", "events", "output"),
     [
@@ -335,9 +351,11 @@ async def test_after_kill_9_what_was_stored_is_counted_and_no_reservation_is_lef
         with serving_process(tmp_path, **upstream) as server:
             async with calling(server.target) as alice:
                 await allow(alice, tokens_per_day=10**6)
-                call = alice.start((await alice.create_session()).session_id, max_output_tokens=700)
+                await allow_subjects(alice, default_user=MILLION, labels={"team=web": MILLION})
+                session = await alice.create_session(labels=LABELS)
+                call = alice.start(session.session_id, max_output_tokens=700)
                 assert [(await call.next()).sequence for _ in range(events)] == [*range(1, events + 1)]
-                reserved = (await budgets(alice))["tokens_per_day"].reserved
+                (reserved,) = {status.reserved for status in (await budgets(alice, label="team=web")).values()}
                 server.process.kill()
                 assert (await refused(call.call)).code is grpc.StatusCode.UNAVAILABLE
         async with asking(api, tmp_path, compaction_trigger_tokens=0) as running:
@@ -349,8 +367,9 @@ async def test_after_kill_9_what_was_stored_is_counted_and_no_reservation_is_lef
                 # Its prompt was not reported either: it costs what it has reserved.
                 assert (spent.input_tokens + 700, spent.output_tokens, spent.estimated) == (reserved, output, True)
             used = spent.input_tokens + spent.output_tokens + spent.cache_read_tokens + spent.cache_write_tokens
-            status = (await budgets(alice))["tokens_per_day"]
-            assert (status.used, status.reserved) == (used, 0)
+            found = await budgets(alice, label="team=web")
+            assert found.keys() == {f"{of}tokens_per_day" for of in (OF_VAULT, OF_USER, OF_LABEL)}
+            assert {(status.used, status.reserved) for status in found.values()} == {(used, 0)}
 
 
 async def test_after_kill_9_a_tool_call_that_was_not_complete_counts_the_most_that_it_can_have(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from metamorphd.errors import BranchBusy, BudgetExceeded, DomainError, MessageDe
 from metamorphd.models.caller import Scope
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.turn import Turn
-from metamorphd.models.vault import Budget
+from metamorphd.models.vault import Budget, SubjectBudgets
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database, Row, SqlValue, Transaction
 from metamorphd.store.idempotency import IdempotencyKey
@@ -24,6 +24,8 @@ from metamorphd.store.vaults import LOCK_VAULT, update_vault_limits
 from tests.support.rows import ACME, CLOCK, TERMS, append, finish, new_message, new_session, new_turn, stored_message
 
 T = TypeVar("T")
+LIMIT = 10_000
+BUDGET = Budget(tokens_per_day=LIMIT)
 
 
 async def at_once(calls: Iterable[Awaitable[T]]) -> tuple[list[T], list[DomainError]]:
@@ -54,15 +56,25 @@ async def regenerate(database: Database, turn: Turn) -> Turn:
     )
 
 
-async def test_a_budget_is_exceeded_by_less_than_one_reservation(database: Database) -> None:
-    limit = 10_000
-    await database.write(update_vault_limits, ACME, budget=Budget(tokens_per_day=limit), now=1)
-    sessions = [await new_session(database) for _ in range(40)]
+@pytest.mark.parametrize(
+    ("budget", "subject_budgets"),
+    [
+        (BUDGET, SubjectBudgets()),
+        (Budget(), SubjectBudgets(default_user=BUDGET)),
+        (Budget(), SubjectBudgets(labels={"team=web": BUDGET})),
+    ],
+    ids=["vault", "user", "label"],
+)
+async def test_a_budget_is_exceeded_by_less_than_one_reservation(
+    database: Database, budget: Budget, subject_budgets: SubjectBudgets
+) -> None:
+    await database.write(update_vault_limits, ACME, budget=budget, subject_budgets=subject_budgets, now=1)
+    sessions = [await new_session(database, labels={"team": "web"}) for _ in range(40)]
     turns, refusals = await at_once(new_turn(database, session.session_id) for session in sessions)
     assert {type(refusal) for refusal in refusals} == {BudgetExceeded}
-    (budget,) = await database.read(get_budgets, ACME, now=CLOCK.now())
-    reservation = budget.reserved / len(turns)
-    assert limit <= budget.reserved < limit + reservation
+    (status,) = await database.read(get_budgets, ACME, user_id="alice", labels=["team=web"], now=CLOCK.now())
+    reservation = status.reserved / len(turns)
+    assert LIMIT <= status.reserved < LIMIT + reservation
 
 
 async def test_no_more_turns_run_than_are_allowed(database: Database) -> None:

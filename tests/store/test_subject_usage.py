@@ -15,12 +15,14 @@ from metamorphd.clock import beginning
 from metamorphd.models.caller import Scope
 from metamorphd.models.turn import Turn
 from metamorphd.models.usage import SubjectKind, Usage, UsageRow
+from metamorphd.models.vault import Budget, SubjectBudgets
 from metamorphd.store import subject_usage
 from metamorphd.store.database import Database
 from metamorphd.store.session_titles import set_title
 from metamorphd.store.sessions import delete_session
 from metamorphd.store.usage import count_deleted_usage
 from metamorphd.store.usage_lists import list_usage
+from metamorphd.store.vaults import update_vault_limits
 
 from tests.support.engines import Engine
 from tests.support.rows import ACME, EVIL, finish, new_message, new_session, new_turn
@@ -136,6 +138,21 @@ async def test_labels_beyond_the_first_of_a_day_are_counted_together(
         ("31", "b=", 1),
         ("31", "c=", 1),
         ("01", "e=", 1),
+    ]
+
+
+async def test_a_label_with_a_budget_is_always_counted_by_itself(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject_usage, "MOST_LABELS_A_DAY", 1)
+    budgets = SubjectBudgets(labels={"limited=": Budget(tokens_per_day=10**9)})
+    await database.write(update_vault_limits, ACME, budget=None, subject_budgets=budgets, now=1)
+    await ended(database, a="")
+    await ended(database, b="", limited="")
+    assert [(row.label, row.turns) for row in await listed(database, SubjectKind.LABEL)] == [
+        ("*", 1),
+        ("a=", 1),
+        ("limited=", 1),
     ]
 
 

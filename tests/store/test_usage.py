@@ -21,7 +21,7 @@ from metamorphd.models.content import Block, DocumentBlock, ImageBlock, TextBloc
 from metamorphd.models.generation import Tool
 from metamorphd.models.turn import Turn, TurnStatus
 from metamorphd.models.usage import SubjectKind, Usage, UsageRow
-from metamorphd.models.vault import Budget, BudgetStatus, VaultChanges
+from metamorphd.models.vault import Budget, BudgetStatus, SubjectBudgets, VaultChanges
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Database
 from metamorphd.store.sessions import delete_session
@@ -33,6 +33,7 @@ from tests.support.rows import ACME, EVIL, KEY, TERMS, finish, new_message, new_
 
 DAYS = [date(2030, 1, 31), date(2030, 2, 1), date(2030, 2, 28), date(2030, 3, 1)]
 MODELS = [model.model for model in TERMS.catalog.models]
+NINE, TEN = Budget(tokens_per_day=9), Budget(tokens_per_day=10)
 DAY = 86_400_000_000
 NOON = DAY // 2
 
@@ -126,7 +127,7 @@ async def check_sums(engine: Engine, turns: Sequence[Ended], grouped: tuple[bool
             for day in DAYS:
                 budget = Budget(tokens_per_day=1, cost_usd_nanos_per_month=1)
                 await database.write(update_vault_limits, ACME, budget=budget, now=1)
-                tokens, cost = await database.read(get_budgets, ACME, now=beginning(day))
+                tokens, cost = await database.read(get_budgets, ACME, user_id="alice", labels=[], now=beginning(day))
                 assert tokens.used == sum(tokens_of(turn.usage) for turn in turns if turn.day == day)
                 month = [turn for turn in turns if turn.day.replace(day=1) == day.replace(day=1)]
                 assert cost.used == sum(turn.usage.cost_usd_nanos for turn in month)
@@ -195,7 +196,9 @@ async def allow(database: Database, *, own: Budget | None = None, operators: Bud
 
 
 async def budgets(database: Database, now: int) -> dict[str, BudgetStatus]:
-    return {status.budget: status for status in await database.read(get_budgets, ACME, now=now)}
+    return {
+        status.budget: status for status in await database.read(get_budgets, ACME, user_id="alice", labels=[], now=now)
+    }
 
 
 async def test_without_a_budget_nothing_is_reserved_or_reported(database: Database) -> None:
@@ -216,6 +219,57 @@ async def test_the_lower_of_both_limits_applies(
     statuses = await budgets(database, beginning(date(2030, 12, 31)) + NOON)
     assert list(statuses) == ["tokens_per_month"]
     assert statuses["tokens_per_month"] == BudgetStatus("tokens_per_month", limit, 0, 0, beginning(date(2031, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("own", "operators", "limit"),
+    [
+        (SubjectBudgets(default_user=TEN), SubjectBudgets(), 10),
+        (SubjectBudgets(default_user=TEN, users={"alice": NINE}), SubjectBudgets(), 9),
+        # A user's own budget is in place of the default, also where it is higher.
+        (SubjectBudgets(default_user=NINE, users={"alice": TEN}), SubjectBudgets(), 10),
+        (SubjectBudgets(default_user=NINE, users={"alice": Budget()}), SubjectBudgets(), None),
+        (SubjectBudgets(default_user=NINE, users={"bob": TEN}), SubjectBudgets(), 9),
+        # An operator's default holds beside a vault's exception.
+        (SubjectBudgets(users={"alice": TEN}), SubjectBudgets(default_user=NINE), 9),
+        (SubjectBudgets(users={"alice": NINE}), SubjectBudgets(default_user=TEN), 9),
+        (SubjectBudgets(default_user=NINE), SubjectBudgets(default_user=NINE, users={"alice": TEN}), 9),
+    ],
+)
+async def test_a_user_has_the_lower_of_both_limits_each_its_own_or_the_default(
+    database: Database, own: SubjectBudgets, operators: SubjectBudgets, limit: int | None
+) -> None:
+    changes = VaultChanges(subject_budgets=own)
+    await database.write(update_vault, ACME, changes=changes, etag="", hash_key=KEY, now=1)
+    await database.write(update_vault_limits, ACME, budget=None, subject_budgets=operators, now=1)
+    assert [status.limit for status in (await budgets(database, 1)).values()] == ([] if limit is None else [limit])
+
+
+async def test_a_turn_reserves_of_its_user_and_of_each_of_its_labels(database: Database) -> None:
+    million = Budget(tokens_per_day=10**6)
+    labels = {"a=1": million, "a=11": million, "b=": Budget(cost_usd_nanos_per_month=10**15)}
+    subjects = SubjectBudgets(default_user=million, labels=labels)
+    await database.write(update_vault_limits, ACME, budget=None, subject_budgets=subjects, now=1)
+
+    async def reserved(user_id: str, *labels: str) -> dict[str, int]:
+        found = await database.read(get_budgets, ACME, user_id=user_id, labels=labels, now=1)
+        return {status.user_id + status.label: status.reserved for status in found}
+
+    session = await new_session(database)
+    turn = await new_turn(database, session.session_id, labels={"a": "1", "b": "", "c": "1"})
+    first = await reserved("alice", "a=1", "b=", "c=1", "a=11")
+    assert first.keys() == {"alice", "a=1", "b=", "a=11"}
+    assert first["alice"] == first["a=1"] > 0
+    assert (first["b="] > 0, first["a=11"]) == (True, 0)
+    other = await new_session(database)
+    bobs = new_message(other.session_id, creator="bob")
+    await new_turn(database, other.session_id, message=bobs, labels={"a": "11"})
+    # Its pair begins like the other.
+    assert (await reserved("alice", "a=1", "b=")).items() <= first.items()
+    theirs = await reserved("bob", "a=11")
+    assert theirs["bob"] == theirs["a=11"] > 0
+    await finish(database, turn, usage=Usage(5), now=turn.create_time)
+    assert set((await reserved("alice", "a=1", "b=")).values()) == {0}
 
 
 async def test_an_operator_may_set_and_lift_a_limit_before_the_first_use_of_a_vault(database: Database) -> None:
@@ -246,14 +300,24 @@ async def test_days_and_months_start_at_midnight_utc(database: Database) -> None
     with pytest.raises(BudgetExceeded) as refusal:
         await sent(database, DAYS[0])
     # February: both day and month start again.
-    assert refusal.value.metadata == {"budget": "tokens_per_day", "limit": "10", "reset_time": "2030-02-01T00:00:00Z"}
+    assert refusal.value.metadata == {
+        "subject": "vault",
+        "budget": "tokens_per_day",
+        "limit": "10",
+        "reset_time": "2030-02-01T00:00:00Z",
+    }
     assert refusal.value.retry_delay == NOON / 1e6
     second = await sent(database, DAYS[1])
     await finish(database, second, usage=Usage(15), now=beginning(DAYS[1]))
     with pytest.raises(BudgetExceeded) as refusal:
         await sent(database, DAYS[1])
     # The budget of the month would still be spent tomorrow.
-    assert refusal.value.metadata == {"budget": "tokens_per_month", "limit": "15", "reset_time": "2030-03-01T00:00:00Z"}
+    assert refusal.value.metadata == {
+        "subject": "vault",
+        "budget": "tokens_per_month",
+        "limit": "15",
+        "reset_time": "2030-03-01T00:00:00Z",
+    }
     assert [quota.subject for quota in refusal.value.quotas] == ["tokens_per_day", "tokens_per_month"]
     with pytest.raises(BudgetExceeded):
         await sent(database, DAYS[2])

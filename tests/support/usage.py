@@ -1,6 +1,8 @@
 """Calls that read usage and set budgets."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -49,16 +51,51 @@ async def usage(caller: Caller, *group_by: Any, **query: Any) -> vault_pb.GetUsa
     return await caller.vault.GetUsage(request, metadata=caller.metadata)
 
 
-async def budgets(caller: Caller) -> dict[str, usage_pb2.BudgetStatus]:
-    return {status.budget: status for status in (await usage(caller)).budgets}
+# What the budgets of a turn can be of, and how `budgets` names each: the turns are alice's, and have this label.
+OF_VAULT, OF_USER, OF_LABEL = "", "alice/", "team=web/"
+LABELS = {"team": "web"}
 
 
-async def allow(caller: Caller, **limits: int) -> None:
-    """Sets the vault's own budget, as a user with the permission."""
-    request = vault_pb.UpdateVaultRequest(
-        vault=vault_pb.Vault(budget=Budget(**limits)), update_mask=FieldMask(paths=["budget"])
+async def budgets(caller: Caller, **query: str) -> dict[str, usage_pb2.BudgetStatus]:
+    """Returns the states of budgets by name, after a user or a label and a slash."""
+    found = (await usage(caller, **query)).budgets
+    return {"/".join(filter(None, (each.user_id or each.label, each.budget))): each for each in found}
+
+
+async def allow(caller: Caller, of: str = OF_VAULT, **limits: int) -> None:
+    """Sets the vault's own budget, or that of a user or a label, as a user with the permission."""
+    budget, subject = Budget(**limits), of.rstrip("/")
+    if of == OF_VAULT:
+        await update(caller, budget=budget)
+    elif "=" in of:
+        await allow_subjects(caller, labels={subject: budget})
+    else:
+        await allow_subjects(caller, users={subject: budget})
+
+
+async def allow_subjects(caller: Caller, **fields: Any) -> vault_pb.Vault:
+    """Sets the vault's own budgets of users and labels, as `subject_budgets` takes them."""
+    return await update(caller, subject_budgets=subject_budgets(**fields))
+
+
+def subject_budgets(
+    *,
+    default_user: Budget | None = None,
+    users: Mapping[str, Budget] = MappingProxyType({}),
+    labels: Mapping[str, Budget] = MappingProxyType({}),
+) -> usage_pb2.SubjectBudgets:
+    """Returns budgets of users and labels by their names."""
+    return usage_pb2.SubjectBudgets(
+        default_user=default_user,
+        users=[usage_pb2.UserBudget(user_id=user, budget=budget) for user, budget in users.items()],
+        labels=[usage_pb2.LabelBudget(label=label, budget=budget) for label, budget in labels.items()],
     )
-    await caller.vault.UpdateVault(request, metadata=caller.metadata)
+
+
+async def update(caller: Caller, **fields: Any) -> vault_pb.Vault:
+    """Changes fields of the vault."""
+    request = vault_pb.UpdateVaultRequest(vault=vault_pb.Vault(**fields), update_mask=FieldMask(paths=list(fields)))
+    return (await caller.vault.UpdateVault(request, metadata=caller.metadata)).vault
 
 
 async def limit(operator: Caller, vault_id: str, **limits: int) -> admin_pb.VaultLimits:

@@ -84,7 +84,7 @@ class Titles:
 
     async def _name_session(self, scope: Scope, turn: Turn, reply: Message) -> None:
         try:
-            if not await self._database.read(wants_title, scope, session_id=reply.session_id, now=self._clock.now()):
+            if not await self._database.read(wants_title, scope, turn=turn, now=self._clock.now()):
                 return
             missing = await self._name(scope, turn, reply)
         except DomainError as exc:

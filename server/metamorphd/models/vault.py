@@ -1,12 +1,13 @@
 """Vaults and their budgets."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits on a vault's usage per day and month (UTC). None means no limit, 0 allows nothing."""
+    """Limits on usage per day and month (UTC). None means no limit, 0 allows nothing."""
 
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
@@ -15,14 +16,28 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class SubjectBudgets:
+    """Budgets of users, and of labels by `key=value`. `default_user` is that of each user who is not in `users`."""
+
+    default_user: Budget = Budget()
+    users: Mapping[str, Budget] = field(default_factory=dict)
+    labels: Mapping[str, Budget] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetStatus:
-    """The state of one limit of a budget. `budget` is its name in Budget; running turns hold what is `reserved`."""
+    """The state of one limit of a budget. `budget` is its name in Budget; running turns hold what is `reserved`.
+
+    It is the limit of a user if there is a `user_id`, of a label if there is a `label`, and otherwise of the vault.
+    """
 
     budget: str
     limit: int
     used: int
     reserved: int
     reset_time: int
+    user_id: str = ""
+    label: str = ""
 
     @property
     def left(self) -> int:
@@ -40,7 +55,7 @@ class StorageStatus:
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """A vault. `budget` is its own, `operator_budget` the operator's; the lower of two limits applies.
+    """A vault. The budgets of an operator are beside its own; the lower of two limits applies.
 
     `retention_days` is how long sessions are kept that nobody uses, 0 for ever.
     """
@@ -51,6 +66,8 @@ class Vault:
     system_prompt: str
     budget: Budget
     operator_budget: Budget
+    subject_budgets: SubjectBudgets
+    operator_subject_budgets: SubjectBudgets
     create_time: int
     update_time: int
     revision: int
@@ -66,6 +83,7 @@ class VaultLimits:
 
     vault_id: str
     budget: Budget
+    subject_budgets: SubjectBudgets
     update_time: int | None
     storage_bytes: int | None = None
 
@@ -101,3 +119,4 @@ class VaultChanges:
     system_prompt: str | None = None
     retention_days: int | None = None
     budget: Budget | None = None
+    subject_budgets: SubjectBudgets | None = None

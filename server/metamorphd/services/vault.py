@@ -22,6 +22,7 @@ from metamorphd.services.convert.vault import (
     budget_from_proto,
     budget_status_to_proto,
     storage_to_proto,
+    subject_budgets_from_proto,
     vault_to_proto,
 )
 from metamorphd.services.leaving import VaultLeaving
@@ -40,7 +41,7 @@ from metamorphd.store.vaults import create_vault, get_vault, update_vault
 from metamorphd.transfers.exports import Exports
 from metamorphd.watching import Watching
 
-SETTABLE = {"display_name", "default_model", "system_prompt", "budget", "retention_days"}
+SETTABLE = {"display_name", "default_model", "system_prompt", "budget", "retention_days", "subject_budgets"}
 
 
 class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers, VaultAudit, VaultLeaving):
@@ -95,6 +96,8 @@ class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers,
         changed = masked(request.vault, request.update_mask, SETTABLE)
         if "budget" in changed:
             changed["budget"] = budget_from_proto(request.vault.budget)
+        if "subject_budgets" in changed:
+            changed["subject_budgets"] = subject_budgets_from_proto(request.vault.subject_budgets)
         vault, revision = await self._database.write(
             revised(update_vault),
             scope,
@@ -134,7 +137,13 @@ class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers,
             # Not limited by size: a row has at most about 1,300 bytes, so 1000 of them stay below PAGE_BYTES.
             page_size=clamp_page_size(request.page_size),
         )
-        budgets = await self._database.read(get_budgets, scope, now=now)
+        budgets = await self._database.read(
+            get_budgets,
+            scope,
+            user_id=request.user_id or scope.actor.user_id,
+            labels=[request.label] if request.label else [],
+            now=now,
+        )
         storage = await self._database.read(get_storage, scope, default_limit=self._storage_limit)
         return pb.GetUsageResponse(
             rows=await convert_items(usage_row_to_proto, page.items),

@@ -17,6 +17,14 @@ SELECT display_name, default_model, system_prompt, tokens_per_day, tokens_per_mo
     cost_usd_nanos_per_month
 FROM vaults WHERE vault_id = :vault_id
 """
+# Those of its users and labels that the vault has set itself.
+LIST_OWN_BUDGETS = """
+SELECT kind AS subject_kind, subject, tokens_per_day, tokens_per_month, cost_usd_nanos_per_day, cost_usd_nanos_per_month
+FROM subject_budgets
+WHERE vault_id = :vault_id AND (kind, subject) > (:after_kind, :after_subject) AND set_by = 'vault'
+ORDER BY kind, subject
+LIMIT :limit
+"""
 LIST_SESSIONS = """
 SELECT session_id, title, model, system_prompt, metadata, labels, archived, creator, create_time, update_time
 FROM sessions
@@ -205,6 +213,12 @@ async def read_subject_usage(tx: Transaction, page: Page) -> Sequence[Row]:
     )
 
 
+async def read_subject_budgets(tx: Transaction, page: Page) -> Sequence[Row]:
+    """Returns the vault's own budgets of users and of labels."""
+    kind, subject = page.after or ("", "")
+    return await tx.all(LIST_OWN_BUDGETS, after_kind=kind, after_subject=subject, limit=256)
+
+
 async def read_memories(tx: Transaction, page: Page) -> Sequence[Row]:
     """Returns memories by ID, expired ones not."""
     return await tx.all(LIST_MEMORIES, after=_text(page.after), now=page.now, limit=32)
@@ -228,6 +242,7 @@ def _number(after: Key) -> str | int:
     return after[0] if after else -1
 
 
+LIMITS = ("tokens_per_day", "tokens_per_month", "cost_usd_nanos_per_day", "cost_usd_nanos_per_month")
 TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_usd_nanos", "estimated")
 MESSAGE = Kind(
     "message",
@@ -306,10 +321,17 @@ KINDS = (
         "vault",
         "vaults",
         (
-            *("display_name", "default_model", "system_prompt", "tokens_per_day", "tokens_per_month"),
-            *("cost_usd_nanos_per_day", "cost_usd_nanos_per_month"),
+            *("display_name", "default_model", "system_prompt"),
+            *LIMITS,
         ),
         read_vault,
+    ),
+    Kind(
+        "subject_budget",
+        "subject_budgets",
+        ("subject_kind", "subject", *LIMITS),
+        read_subject_budgets,
+        key=("subject_kind", "subject"),
     ),
     SESSION,
     ATTACHMENT,

@@ -31,6 +31,12 @@ def label_names(labels: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
+def stored_pair(name: str) -> str:
+    """Returns the part of stored labels that is the one of this name. It is nowhere else: names have no quotes."""
+    key, _, value = name.partition("=")
+    return f'"{key}":"{value}"'
+
+
 def labels_of_turn(session: Mapping[str, str], request: Mapping[str, str]) -> Mapping[str, str]:
     """Returns the labels that a turn counts towards: those of its session and of its request.
 

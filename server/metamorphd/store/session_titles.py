@@ -5,6 +5,7 @@ from metamorphd.models.turn import Turn
 from metamorphd.models.usage import Usage
 from metamorphd.store.budgets import get_budgets
 from metamorphd.store.database import Transaction, concludes
+from metamorphd.store.labels import label_names
 from metamorphd.store.sessions import append_session_change, get_session
 from metamorphd.store.usage import count_usage
 
@@ -22,16 +23,17 @@ UPDATE sessions SET title_calls = title_calls + 1 WHERE vault_id = :vault_id AND
 MOST_TITLE_CALLS = 2
 
 
-async def wants_title(tx: Transaction, *, session_id: str, now: int) -> bool:
-    """Whether a session has none, and its vault can pay for one. Raises SessionNotFound.
+async def wants_title(tx: Transaction, *, turn: Turn, now: int) -> bool:
+    """Whether the session of a turn has none, and what the turn counts towards can pay for one. Raises SessionNotFound.
 
     A session for which MOST_TITLE_CALLS have been paid wants none any more.
     """
-    session = await get_session(tx, session_id=session_id)
-    paid = await tx.one(GET_TITLE_CALLS, session_id=session_id)
+    session = await get_session(tx, session_id=turn.session_id)
+    paid = await tx.one(GET_TITLE_CALLS, session_id=turn.session_id)
     if session.title or paid is None or paid.title_calls >= MOST_TITLE_CALLS:
         return False
-    return all(budget.left > 0 for budget in await get_budgets(tx, now=now))
+    budgets = await get_budgets(tx, user_id=turn.creator, labels=label_names(turn.labels), now=now)
+    return all(budget.left > 0 for budget in budgets)
 
 
 @concludes

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from metamorphd.models.usage import SubjectKind, Usage
 from metamorphd.store.database import Transaction
 from metamorphd.store.labels import label_names
+from metamorphd.store.subject_budgets import budgets_of_labels
 
 COUNT_SUBJECT_USAGE = """
 INSERT INTO subject_usage (vault_id, kind, subject, day, model, input_tokens, output_tokens, cache_read_tokens,
@@ -43,7 +44,8 @@ async def count_subject_usage(
 ) -> None:
     """Adds what a turn has cost to its user's day and to that of each of its labels.
 
-    Labels that are new on a day that has MOST_LABELS_A_DAY are counted together, as OTHER_LABELS, each turn once.
+    Labels without a budget that are new on a day that has MOST_LABELS_A_DAY are counted together, as OTHER_LABELS, each
+    turn once.
     """
     counted = {"day": day, "model": model, "turns": turns, **asdict(usage)}
     await tx.run(COUNT_SUBJECT_USAGE, kind=SubjectKind.USER, subject=user_id, **counted)
@@ -63,4 +65,9 @@ async def _counted_labels(tx: Transaction, names: tuple[str, ...], *, day: str, 
         return counted
     row = await tx.one(COUNT_SUBJECTS, kind=kind, day=day, limit=MOST_LABELS_A_DAY)
     room = MOST_LABELS_A_DAY - (0 if row is None else row.subjects)
-    return counted + new[:room] + ([OTHER_LABELS] if len(new) > room else [])
+    if room >= len(new):
+        return counted + new
+    limited = await budgets_of_labels(tx, labels=new)
+    others = [name for name in new if name not in limited]
+    room = max(0, room)
+    return counted + list(limited) + others[:room] + ([OTHER_LABELS] if len(others) > room else [])

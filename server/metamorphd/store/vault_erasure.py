@@ -115,6 +115,8 @@ ERASE_SUBJECT_USAGE = """
 DELETE FROM subject_usage WHERE vault_id = :vault_id AND (kind, subject, day, model) IN (
     SELECT kind, subject, day, model FROM subject_usage WHERE vault_id = :vault_id LIMIT :limit)
 """
+# At most 201. The operator's stay, as the vault's limits do.
+ERASE_OWN_BUDGETS = "DELETE FROM subject_budgets WHERE vault_id = :vault_id AND set_by = 'vault'"
 ERASE_OPERATIONS = "DELETE FROM operations WHERE vault_id = :vault_id AND operation_id <> :operation_id"
 ERASE_VAULT = "DELETE FROM vaults WHERE vault_id = :vault_id"
 # What is left of what counts towards the vault's storage.
@@ -177,6 +179,7 @@ async def _erase_some(tx: Transaction, operation_id: str) -> bool:
         or await tx.run(ERASE_USAGE, limit=STEP_ROWS)
         or await tx.run(ERASE_DAILY_USAGE, limit=STEP_ROWS)
         or await tx.run(ERASE_SUBJECT_USAGE, limit=STEP_ROWS)
+        or await tx.run(ERASE_OWN_BUDGETS)
         or await tx.run(ERASE_OPERATIONS, operation_id=operation_id)
         or await _erase_log(tx)
     )

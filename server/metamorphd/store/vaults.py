@@ -1,13 +1,15 @@
 """The vault's own row, and what the operator allows it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from metamorphd.errors import EtagMismatch
 from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.changes import changed
-from metamorphd.models.vault import Budget, Vault, VaultChanges, VaultLimits
+from metamorphd.models.vault import Budget, SubjectBudgets, Vault, VaultChanges, VaultLimits
 from metamorphd.store.changes import append_change
-from metamorphd.store.database import Row, Transaction, grows, point_read
+from metamorphd.store.database import Row, Transaction, grows
+from metamorphd.store.subject_budgets import SetBy, budget_of, list_subject_budgets, put_subject_budgets
 
 CREATE_VAULT = """
 INSERT INTO vaults
@@ -55,32 +57,25 @@ ON CONFLICT (vault_id) DO UPDATE SET
 """
 
 
-def _vault(row: Row) -> Vault:
+def _vault(row: Row, subject_budgets: Mapping[SetBy, SubjectBudgets]) -> Vault:
     return Vault(
         vault_id=row.vault_id,
         display_name=row.display_name,
         default_model=row.default_model,
         system_prompt=row.system_prompt,
-        budget=_budget(row),
+        budget=budget_of(row),
         operator_budget=Budget(
             tokens_per_day=row.operator_tokens_per_day,
             tokens_per_month=row.operator_tokens_per_month,
             cost_usd_nanos_per_day=row.operator_cost_usd_nanos_per_day,
             cost_usd_nanos_per_month=row.operator_cost_usd_nanos_per_month,
         ),
+        subject_budgets=subject_budgets[SetBy.VAULT],
+        operator_subject_budgets=subject_budgets[SetBy.OPERATOR],
         create_time=row.create_time,
         update_time=row.update_time,
         revision=row.revision,
         retention_days=row.retention_days,
-    )
-
-
-def _budget(row: Row) -> Budget:
-    return Budget(
-        tokens_per_day=row.tokens_per_day,
-        tokens_per_month=row.tokens_per_month,
-        cost_usd_nanos_per_day=row.cost_usd_nanos_per_day,
-        cost_usd_nanos_per_month=row.cost_usd_nanos_per_month,
     )
 
 
@@ -107,11 +102,10 @@ async def _stored(tx: Transaction) -> Vault:
     return vault
 
 
-@point_read
 async def get_vault(tx: Transaction) -> Vault | None:
     """The vault, or None before its first use."""
     row = await tx.one(GET_VAULT)
-    return None if row is None else _vault(row)
+    return None if row is None else _vault(row, await list_subject_budgets(tx))
 
 
 @grows
@@ -130,28 +124,31 @@ async def update_vault(tx: Transaction, *, changes: VaultChanges, etag: str, has
         now=now,
         **asdict(new.budget),
     )
+    if changes.subject_budgets is not None:
+        await put_subject_budgets(tx, set_by=SetBy.VAULT, budgets=changes.subject_budgets)
     await _append(tx, ChangedResource.VAULT, ChangeVerb.UPDATED, now)
     return await _stored(tx)
 
 
-@point_read
 async def get_vault_limits(tx: Transaction) -> VaultLimits:
     """Reads the limits that the operator set for the vault; without limits where none were set."""
     row = await tx.one(GET_VAULT_LIMITS)
     if row is None:
-        return VaultLimits(tx.scope.vault_id, Budget(), None)
-    return VaultLimits(row.vault_id, _budget(row), row.update_time, row.storage_bytes)
+        return VaultLimits(tx.scope.vault_id, Budget(), SubjectBudgets(), None)
+    subject_budgets = (await list_subject_budgets(tx))[SetBy.OPERATOR]
+    return VaultLimits(row.vault_id, budget_of(row), subject_budgets, row.update_time, row.storage_bytes)
 
 
 async def update_vault_limits(
     tx: Transaction,
     *,
     budget: Budget | None,
+    subject_budgets: SubjectBudgets | None = None,
     now: int,
     storage_bytes: int | None = None,
     changes_storage: bool = False,
 ) -> VaultLimits:
-    """Sets what the operator allows the vault, which need not be there yet. A budget of None stays as it is.
+    """Sets what the operator allows the vault, which need not be there yet. Budgets of None stay as they are.
 
     `storage_bytes` is set if `changes_storage`, and None is the server's default.
     """
@@ -162,5 +159,7 @@ async def update_vault_limits(
         storage_bytes=storage_bytes if changes_storage else limits.storage_bytes,
         **asdict(limits.budget if budget is None else budget),
     )
+    if subject_budgets is not None:
+        await put_subject_budgets(tx, set_by=SetBy.OPERATOR, budgets=subject_budgets)
     await _append(tx, ChangedResource.VAULT_LIMITS, ChangeVerb.UPDATED, now)
     return await get_vault_limits(tx)

@@ -17,6 +17,7 @@ from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.session import SessionChanges
 from metamorphd.models.turn import StopReason, TextDelta, Turn, TurnStatus
 from metamorphd.models.usage import SubjectKind, Usage
+from metamorphd.models.vault import Budget, SubjectBudgets
 from metamorphd.store import vault_erasure
 from metamorphd.store.attachments import CHUNK_BYTES, get_chunk, prune_attachments
 from metamorphd.store.audit import list_audit_events
@@ -37,6 +38,7 @@ from metamorphd.store.session_titles import wants_title
 from metamorphd.store.sessions import create_session, delete_session, get_session, update_session
 from metamorphd.store.sqlite.transaction import SqliteSystemTransaction, SqliteTransaction, drive
 from metamorphd.store.storage import get_storage
+from metamorphd.store.subject_budgets import SetBy, put_subject_budgets
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.events import prune_events
 from metamorphd.store.turns.finish import finish_turn
@@ -66,6 +68,11 @@ ERASING = {name for name in vars(vault_erasure) if name.startswith(("ERASE_", "L
 # Plans that read or sort more than they return, by statement, and what bounds them.
 BOUNDED_OTHERWISE = {
     "GET_RESERVED": "the running turns of a vault, at most MAX_RUNNING_TURNS",
+    "GET_RESERVED_BY_USER": "the running turns of a vault, at most MAX_RUNNING_TURNS",
+    "GET_RESERVED_BY_LABEL": "the running turns of a vault, at most MAX_RUNNING_TURNS",
+    "DELETE_SUBJECT_BUDGETS": "what a vault and its operator set, at most 201 rows each",
+    "ERASE_OWN_BUDGETS": "what a vault and its operator set, at most 201 rows each",
+    "LIST_SUBJECT_BUDGETS": "what a vault and its operator set, at most 201 rows each",
     "COUNT_RUNNING": "the running turns of a vault, at most MAX_RUNNING_TURNS",
     "COUNT_RUNNING_OPERATIONS": "the operations of a vault that go on, at most MOST_RUNNING",
     "FIND_RUNNING_OPERATION": "the operations of a vault that go on, at most MOST_RUNNING",
@@ -397,7 +404,14 @@ async def send(tx: Any) -> Turn:
 
 async def send_with_budget(tx: Any) -> None:
     await tx.run("UPDATE vaults SET tokens_per_day = 1000000000 WHERE vault_id = :vault_id")
+    budget = Budget(tokens_per_month=10**9)
+    labels = {f"new-{number}=": budget for number in range(8)}
+    await put_subject_budgets(tx, set_by=SetBy.VAULT, budgets=SubjectBudgets(budget, {}, labels))
     await send(tx)
+
+
+async def title(tx: Any) -> None:
+    await wants_title(tx, turn=await get_turn(tx, turn_id="turn_deep_50"), now=NOW)
 
 
 async def regenerate(tx: Any) -> None:
@@ -531,7 +545,7 @@ OPERATIONS: dict[str, Operation] = {
     "update_session": lambda tx: update_session(
         tx, session_id="ses_1", changes=SessionChanges(title="a", metadata={"env": "a"}), etag="", now=NOW
     ),
-    "title": lambda tx: wants_title(tx, session_id=DEEP, now=NOW),
+    "title": title,
     "delete_session": lambda tx: delete_session(tx, session_id=DEEP, etag="", now=NOW),
     "usage by day": usage(1),
     "usage": usage(1, by_day=False, by_model=False),

@@ -25,7 +25,7 @@ from metamorphd.services.admin.vaults import AdminVaults
 from metamorphd.services.convert.finding import finding_to_proto
 from metamorphd.services.convert.revocation import revocation_to_proto
 from metamorphd.services.convert.time import duration, microseconds, timestamp
-from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto
+from metamorphd.services.convert.vault import budget_from_proto, limits_to_proto, subject_budgets_from_proto
 from metamorphd.services.paging import PAGE_BYTES, clamp_page_size, convert_items, decode_page_token, encode_page_token
 from metamorphd.services.update_mask import masked
 from metamorphd.store.changes import revised
@@ -154,11 +154,14 @@ class AdminService(AdminBackups, AdminAudit, AdminKeys, AdminOperations, AdminVa
         self, request: pb.UpdateVaultLimitsRequest, scope: Scope
     ) -> pb.UpdateVaultLimitsResponse:
         limits = request.limits
-        changed = masked(limits, request.update_mask, {"budget", "storage_bytes"})
+        changed = masked(limits, request.update_mask, {"budget", "storage_bytes", "subject_budgets"})
         stored, revision = await self._database.write(
             revised(update_vault_limits),
             scope.of_vault(limits.vault_id),
             budget=budget_from_proto(limits.budget) if "budget" in changed else None,
+            subject_budgets=(
+                subject_budgets_from_proto(limits.subject_budgets) if "subject_budgets" in changed else None
+            ),
             storage_bytes=limits.storage_bytes if limits.HasField("storage_bytes") else None,
             changes_storage="storage_bytes" in changed,
             now=self._clock.now(),

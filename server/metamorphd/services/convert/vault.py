@@ -3,7 +3,7 @@
 from metamorph.admin.v1 import admin_service_pb2
 from metamorph.vault.v1 import usage_pb2, vault_service_pb2
 
-from metamorphd.models.vault import Budget, BudgetStatus, StorageStatus, Vault, VaultLimits
+from metamorphd.models.vault import Budget, BudgetStatus, StorageStatus, SubjectBudgets, Vault, VaultLimits
 from metamorphd.services.convert.time import timestamp
 
 
@@ -20,6 +20,8 @@ def vault_to_proto(vault: Vault) -> vault_service_pb2.Vault:
         retention_days=vault.retention_days,
         budget=budget_to_proto(vault.budget),
         operator_budget=budget_to_proto(vault.operator_budget),
+        subject_budgets=subject_budgets_to_proto(vault.subject_budgets),
+        operator_subject_budgets=subject_budgets_to_proto(vault.operator_subject_budgets),
     )
 
 
@@ -38,11 +40,36 @@ def budget_from_proto(budget: usage_pb2.Budget) -> Budget:
     return Budget(**{field.name: value for field, value in budget.ListFields()})
 
 
+def subject_budgets_to_proto(budgets: SubjectBudgets) -> usage_pb2.SubjectBudgets:
+    """Returns the budgets of users and labels."""
+    return usage_pb2.SubjectBudgets(
+        default_user=None if budgets.default_user == Budget() else budget_to_proto(budgets.default_user),
+        users=[
+            usage_pb2.UserBudget(user_id=user_id, budget=budget_to_proto(budget))
+            for user_id, budget in budgets.users.items()
+        ],
+        labels=[
+            usage_pb2.LabelBudget(label=label, budget=budget_to_proto(budget))
+            for label, budget in budgets.labels.items()
+        ],
+    )
+
+
+def subject_budgets_from_proto(budgets: usage_pb2.SubjectBudgets) -> SubjectBudgets:
+    """Returns the budgets of users and labels, which have passed the rules of their proto."""
+    return SubjectBudgets(
+        default_user=budget_from_proto(budgets.default_user),
+        users={each.user_id: budget_from_proto(each.budget) for each in budgets.users},
+        labels={each.label: budget_from_proto(each.budget) for each in budgets.labels},
+    )
+
+
 def limits_to_proto(limits: VaultLimits) -> admin_service_pb2.VaultLimits:
     """Returns the limits of a vault."""
     return admin_service_pb2.VaultLimits(
         vault_id=limits.vault_id,
         budget=budget_to_proto(limits.budget),
+        subject_budgets=subject_budgets_to_proto(limits.subject_budgets),
         update_time=timestamp(limits.update_time),
         storage_bytes=limits.storage_bytes,
     )
@@ -62,4 +89,6 @@ def budget_status_to_proto(status: BudgetStatus) -> usage_pb2.BudgetStatus:
         reserved=status.reserved,
         left=status.left,
         reset_time=timestamp(status.reset_time),
+        user_id=status.user_id,
+        label=status.label,
     )

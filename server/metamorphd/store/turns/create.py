@@ -76,7 +76,7 @@ async def create_turn(
     stored_options = encode_options(plan.options)
     added += _counted(stored_options) + labels_size(labels)
     await require_storage(tx, added_bytes=added, default_limit=terms.storage_limit)
-    budgeted = await _admit(tx, terms, now=message.create_time)
+    budgeted = await _admit(tx, terms, user_id=message.creator, labels=labels, now=message.create_time)
     for upload in uploads:
         await store_upload(tx, upload=upload, now=message.create_time)
     message = replace(message, parent_message_id=plan.parent_message_id, content=plan.content)
@@ -121,8 +121,8 @@ async def create_regeneration(
     stored_options = encode_options(plan.options)
     added = 1 + _counted(stored_options) + labels_size(labels)
     await require_storage(tx, added_bytes=added, default_limit=terms.storage_limit)
-    budgeted = await _admit(tx, terms, now=now)
     message = replace(message, creator=tx.scope.actor.user_id)
+    budgeted = await _admit(tx, terms, user_id=message.creator, labels=labels, now=now)
     return await _insert(
         tx,
         message,
@@ -148,12 +148,12 @@ async def _made_before(tx: Transaction, *, request: IdempotencyKey | None, turn_
     return None if made == turn_id else await get_turn(tx, turn_id=made)
 
 
-async def _admit(tx: Transaction, terms: Terms, *, now: int) -> bool:
+async def _admit(tx: Transaction, terms: Terms, *, user_id: str, labels: Mapping[str, str], now: int) -> bool:
     """Returns whether the turn must reserve of a budget. Raises TooManyTurns, BudgetExceeded."""
     row = await tx.one(COUNT_RUNNING)
     if row is not None and row.running >= terms.max_running_turns:
         raise TooManyTurns(limit=terms.max_running_turns, retry_delay=1.0)
-    return await admit_turn(tx, now=now)
+    return await admit_turn(tx, user_id=user_id, labels=labels, now=now)
 
 
 async def _insert(

@@ -555,9 +555,12 @@ type VaultLimits struct {
 	// Output only. When the limits were last set. Absent if they never were.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// The bytes that the vault may store. Absent: the server's default, VAULT_STORAGE_BYTES. 0 allows nothing.
-	StorageBytes  *int64 `protobuf:"varint,4,opt,name=storage_bytes,json=storageBytes,proto3,oneof" json:"storage_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	StorageBytes *int64 `protobuf:"varint,4,opt,name=storage_bytes,json=storageBytes,proto3,oneof" json:"storage_bytes,omitempty"`
+	// Budgets of the vault's users and labels. An update replaces all of them. None if absent. Of this limit of a user or a
+	// label and the vault's own, the lower one applies.
+	SubjectBudgets *v1.SubjectBudgets `protobuf:"bytes,5,opt,name=subject_budgets,json=subjectBudgets,proto3" json:"subject_budgets,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *VaultLimits) Reset() {
@@ -616,6 +619,13 @@ func (x *VaultLimits) GetStorageBytes() int64 {
 		return *x.StorageBytes
 	}
 	return 0
+}
+
+func (x *VaultLimits) GetSubjectBudgets() *v1.SubjectBudgets {
+	if x != nil {
+		return x.SubjectBudgets
+	}
+	return nil
 }
 
 // Selects a vault.
@@ -715,7 +725,7 @@ type UpdateVaultLimitsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. vault_id selects the vault, and the fields in update_mask are set.
 	Limits *VaultLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
-	// Required. `budget` and `storage_bytes`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+	// Required. Any of `budget`, `storage_bytes`, `subject_budgets`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3103,13 +3113,14 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x83\x01\n" +
 	"\x17ListRevocationsResponse\x12@\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x1e.metamorph.admin.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8a\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd7\x02\n" +
 	"\vVaultLimits\x12E\n" +
 	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\x122\n" +
 	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x12;\n" +
 	"\vupdate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x121\n" +
-	"\rstorage_bytes\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\fstorageBytes\x88\x01\x01B\x10\n" +
+	"\rstorage_bytes\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\fstorageBytes\x88\x01\x01\x12K\n" +
+	"\x0fsubject_budgets\x18\x05 \x01(\v2\".metamorph.vault.v1.SubjectBudgetsR\x0esubjectBudgetsB\x10\n" +
 	"\x0e_storage_bytes\"^\n" +
 	"\x15GetVaultLimitsRequest\x12E\n" +
 	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"Q\n" +
@@ -3269,7 +3280,7 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12z\n" +
 	"\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12w\n" +
 	"\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x80\x01\n" +
-	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x04\x90\x02\x02\x12q\n" +
+	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x10\x90\x02\x02\x12q\n" +
 	"\fSuspendVault\x12'.metamorph.admin.v1.SuspendVaultRequest\x1a(.metamorph.admin.v1.SuspendVaultResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12n\n" +
 	"\vResumeVault\x12&.metamorph.admin.v1.ResumeVaultRequest\x1a'.metamorph.admin.v1.ResumeVaultResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
 	"\fCreateBackup\x12'.metamorph.admin.v1.CreateBackupRequest\x1a(.metamorph.admin.v1.CreateBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12h\n" +
@@ -3360,14 +3371,15 @@ var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	nil,                                   // 53: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
 	(*timestamppb.Timestamp)(nil),         // 54: google.protobuf.Timestamp
 	(*v1.Budget)(nil),                     // 55: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),         // 56: google.protobuf.FieldMask
-	(*VaultStatus)(nil),                   // 57: metamorph.admin.v1.VaultStatus
-	(*durationpb.Duration)(nil),           // 58: google.protobuf.Duration
-	(*Backup)(nil),                        // 59: metamorph.admin.v1.Backup
-	(*v1.Operation)(nil),                  // 60: metamorph.vault.v1.Operation
-	(*v1.AuditEvent)(nil),                 // 61: metamorph.vault.v1.AuditEvent
-	(*AuditHead)(nil),                     // 62: metamorph.admin.v1.AuditHead
-	(*AuditFault)(nil),                    // 63: metamorph.admin.v1.AuditFault
+	(*v1.SubjectBudgets)(nil),             // 56: metamorph.vault.v1.SubjectBudgets
+	(*fieldmaskpb.FieldMask)(nil),         // 57: google.protobuf.FieldMask
+	(*VaultStatus)(nil),                   // 58: metamorph.admin.v1.VaultStatus
+	(*durationpb.Duration)(nil),           // 59: google.protobuf.Duration
+	(*Backup)(nil),                        // 60: metamorph.admin.v1.Backup
+	(*v1.Operation)(nil),                  // 61: metamorph.vault.v1.Operation
+	(*v1.AuditEvent)(nil),                 // 62: metamorph.vault.v1.AuditEvent
+	(*AuditHead)(nil),                     // 63: metamorph.admin.v1.AuditHead
+	(*AuditFault)(nil),                    // 64: metamorph.admin.v1.AuditFault
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
 	54, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
@@ -3378,88 +3390,89 @@ var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
 	2,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
 	55, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
 	54, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
-	7,  // 8: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	7,  // 9: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	56, // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
-	7,  // 11: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	57, // 12: metamorph.admin.v1.SuspendVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
-	57, // 13: metamorph.admin.v1.ResumeVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
-	17, // 14: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
-	54, // 15: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
-	54, // 16: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
-	0,  // 17: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
-	16, // 18: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	54, // 19: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	58, // 20: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	53, // 21: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	18, // 22: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
-	19, // 23: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
-	59, // 24: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	59, // 25: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	59, // 26: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
-	59, // 27: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	54, // 28: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
-	36, // 29: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
-	36, // 30: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
-	57, // 31: metamorph.admin.v1.ReleaseVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
-	60, // 32: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	60, // 33: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	60, // 34: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	54, // 35: metamorph.admin.v1.ListServerAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	54, // 36: metamorph.admin.v1.ListServerAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	61, // 37: metamorph.admin.v1.ListServerAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
-	62, // 38: metamorph.admin.v1.VerifyAuditLogRequest.anchors:type_name -> metamorph.admin.v1.AuditHead
-	63, // 39: metamorph.admin.v1.VerifyAuditLogResponse.faults:type_name -> metamorph.admin.v1.AuditFault
-	62, // 40: metamorph.admin.v1.VerifyAuditLogResponse.heads:type_name -> metamorph.admin.v1.AuditHead
-	20, // 41: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	3,  // 42: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	5,  // 43: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	8,  // 44: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	10, // 45: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	12, // 46: metamorph.admin.v1.AdminService.SuspendVault:input_type -> metamorph.admin.v1.SuspendVaultRequest
-	14, // 47: metamorph.admin.v1.AdminService.ResumeVault:input_type -> metamorph.admin.v1.ResumeVaultRequest
-	22, // 48: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
-	24, // 49: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
-	26, // 50: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
-	28, // 51: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
-	30, // 52: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
-	32, // 53: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
-	34, // 54: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
-	37, // 55: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
-	49, // 56: metamorph.admin.v1.AdminService.ListServerAuditEvents:input_type -> metamorph.admin.v1.ListServerAuditEventsRequest
-	51, // 57: metamorph.admin.v1.AdminService.VerifyAuditLog:input_type -> metamorph.admin.v1.VerifyAuditLogRequest
-	39, // 58: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
-	41, // 59: metamorph.admin.v1.AdminService.ReleaseVault:input_type -> metamorph.admin.v1.ReleaseVaultRequest
-	43, // 60: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
-	45, // 61: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
-	47, // 62: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
-	21, // 63: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	4,  // 64: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	6,  // 65: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	9,  // 66: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	11, // 67: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	13, // 68: metamorph.admin.v1.AdminService.SuspendVault:output_type -> metamorph.admin.v1.SuspendVaultResponse
-	15, // 69: metamorph.admin.v1.AdminService.ResumeVault:output_type -> metamorph.admin.v1.ResumeVaultResponse
-	23, // 70: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
-	25, // 71: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
-	27, // 72: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
-	29, // 73: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
-	31, // 74: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
-	33, // 75: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
-	35, // 76: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
-	38, // 77: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
-	50, // 78: metamorph.admin.v1.AdminService.ListServerAuditEvents:output_type -> metamorph.admin.v1.ListServerAuditEventsResponse
-	52, // 79: metamorph.admin.v1.AdminService.VerifyAuditLog:output_type -> metamorph.admin.v1.VerifyAuditLogResponse
-	40, // 80: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
-	42, // 81: metamorph.admin.v1.AdminService.ReleaseVault:output_type -> metamorph.admin.v1.ReleaseVaultResponse
-	44, // 82: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
-	46, // 83: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
-	48, // 84: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
-	63, // [63:85] is the sub-list for method output_type
-	41, // [41:63] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	56, // 8: metamorph.admin.v1.VaultLimits.subject_budgets:type_name -> metamorph.vault.v1.SubjectBudgets
+	7,  // 9: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
+	7,  // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
+	57, // 11: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	7,  // 12: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
+	58, // 13: metamorph.admin.v1.SuspendVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	58, // 14: metamorph.admin.v1.ResumeVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	17, // 15: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
+	54, // 16: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	54, // 17: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	0,  // 18: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
+	16, // 19: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
+	54, // 20: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	59, // 21: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	53, // 22: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	18, // 23: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
+	19, // 24: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
+	60, // 25: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	60, // 26: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	60, // 27: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
+	60, // 28: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	54, // 29: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
+	36, // 30: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
+	36, // 31: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
+	58, // 32: metamorph.admin.v1.ReleaseVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	61, // 33: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	61, // 34: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	61, // 35: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	54, // 36: metamorph.admin.v1.ListServerAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	54, // 37: metamorph.admin.v1.ListServerAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	62, // 38: metamorph.admin.v1.ListServerAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
+	63, // 39: metamorph.admin.v1.VerifyAuditLogRequest.anchors:type_name -> metamorph.admin.v1.AuditHead
+	64, // 40: metamorph.admin.v1.VerifyAuditLogResponse.faults:type_name -> metamorph.admin.v1.AuditFault
+	63, // 41: metamorph.admin.v1.VerifyAuditLogResponse.heads:type_name -> metamorph.admin.v1.AuditHead
+	20, // 42: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	3,  // 43: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	5,  // 44: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	8,  // 45: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	10, // 46: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	12, // 47: metamorph.admin.v1.AdminService.SuspendVault:input_type -> metamorph.admin.v1.SuspendVaultRequest
+	14, // 48: metamorph.admin.v1.AdminService.ResumeVault:input_type -> metamorph.admin.v1.ResumeVaultRequest
+	22, // 49: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
+	24, // 50: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
+	26, // 51: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
+	28, // 52: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
+	30, // 53: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
+	32, // 54: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
+	34, // 55: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
+	37, // 56: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
+	49, // 57: metamorph.admin.v1.AdminService.ListServerAuditEvents:input_type -> metamorph.admin.v1.ListServerAuditEventsRequest
+	51, // 58: metamorph.admin.v1.AdminService.VerifyAuditLog:input_type -> metamorph.admin.v1.VerifyAuditLogRequest
+	39, // 59: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
+	41, // 60: metamorph.admin.v1.AdminService.ReleaseVault:input_type -> metamorph.admin.v1.ReleaseVaultRequest
+	43, // 61: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
+	45, // 62: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
+	47, // 63: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
+	21, // 64: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	4,  // 65: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	6,  // 66: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	9,  // 67: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	11, // 68: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	13, // 69: metamorph.admin.v1.AdminService.SuspendVault:output_type -> metamorph.admin.v1.SuspendVaultResponse
+	15, // 70: metamorph.admin.v1.AdminService.ResumeVault:output_type -> metamorph.admin.v1.ResumeVaultResponse
+	23, // 71: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
+	25, // 72: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
+	27, // 73: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
+	29, // 74: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
+	31, // 75: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
+	33, // 76: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
+	35, // 77: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
+	38, // 78: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
+	50, // 79: metamorph.admin.v1.AdminService.ListServerAuditEvents:output_type -> metamorph.admin.v1.ListServerAuditEventsResponse
+	52, // 80: metamorph.admin.v1.AdminService.VerifyAuditLog:output_type -> metamorph.admin.v1.VerifyAuditLogResponse
+	40, // 81: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
+	42, // 82: metamorph.admin.v1.AdminService.ReleaseVault:output_type -> metamorph.admin.v1.ReleaseVaultResponse
+	44, // 83: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
+	46, // 84: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
+	48, // 85: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
+	64, // [64:86] is the sub-list for method output_type
+	42, // [42:64] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }

@@ -155,8 +155,9 @@ const (
 	ErrorReason_ERROR_REASON_UPSTREAM_REDIRECTED ErrorReason = 70
 	// FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat.
 	ErrorReason_ERROR_REASON_MESSAGE_DELETED ErrorReason = 60
-	// RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
-	// after RetryInfo.
+	// RESOURCE_EXHAUSTED (subject, budget, limit, reset_time). A budget is used up: that of `vault`, of the `user` who
+	// calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by `budget`
+	// alone, others as `subject/budget`. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_BUDGET_EXCEEDED ErrorReason = 61
 	// RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.
 	// Nothing was stored. Repeat once something is deleted, or the operator has raised the quota.

@@ -91,9 +91,9 @@ func (UsageGrouping) EnumDescriptor() ([]byte, []int) {
 	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{0}
 }
 
-// Limits on the tokens and the money that a vault may use. Days and months are UTC. A turn may start while the amount
-// used and the amount reserved by running turns are together below each limit; it then reserves the most that it can
-// use. So a budget is exceeded by one turn at most. Absent means no limit; 0 allows nothing.
+// Limits on the tokens and the money that a vault, a user or a label may use. Days and months are UTC. A turn may start
+// while the amount used and the amount reserved by running turns are together below each limit; it then reserves the most
+// that it can use. So a budget is exceeded by one turn at most. Absent means no limit; 0 allows nothing.
 type Budget struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tokens per day: all four counts of Usage together.
@@ -166,6 +166,181 @@ func (x *Budget) GetCostUsdNanosPerMonth() int64 {
 	return 0
 }
 
+// The budget of one user.
+type UserBudget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The user, as in tokens. At most 256 characters.
+	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// Its limits, in place of the default.
+	Budget        *Budget `protobuf:"bytes,2,opt,name=budget,proto3" json:"budget,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserBudget) Reset() {
+	*x = UserBudget{}
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserBudget) ProtoMessage() {}
+
+func (x *UserBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserBudget.ProtoReflect.Descriptor instead.
+func (*UserBudget) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *UserBudget) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *UserBudget) GetBudget() *Budget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
+// The budget of one label.
+type LabelBudget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The label, `key=value`.
+	Label string `protobuf:"bytes,1,opt,name=label,proto3" json:"label,omitempty"`
+	// Its limits.
+	Budget        *Budget `protobuf:"bytes,2,opt,name=budget,proto3" json:"budget,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LabelBudget) Reset() {
+	*x = LabelBudget{}
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LabelBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LabelBudget) ProtoMessage() {}
+
+func (x *LabelBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LabelBudget.ProtoReflect.Descriptor instead.
+func (*LabelBudget) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LabelBudget) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *LabelBudget) GetBudget() *Budget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
+// Budgets of users and of labels. A turn starts if its vault, its user and each of its labels have budget left, and
+// reserves of all of them.
+type SubjectBudgets struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The limits of each user who is not in `users`, for that user alone.
+	DefaultUser *Budget `protobuf:"bytes,1,opt,name=default_user,json=defaultUser,proto3" json:"default_user,omitempty"`
+	// The limits of single users. At most 100, distinct. Returned in the order of user_id.
+	Users []*UserBudget `protobuf:"bytes,2,rep,name=users,proto3" json:"users,omitempty"`
+	// The limits of labels. At most 100, distinct. Returned in the order of the labels.
+	Labels        []*LabelBudget `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubjectBudgets) Reset() {
+	*x = SubjectBudgets{}
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubjectBudgets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubjectBudgets) ProtoMessage() {}
+
+func (x *SubjectBudgets) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubjectBudgets.ProtoReflect.Descriptor instead.
+func (*SubjectBudgets) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SubjectBudgets) GetDefaultUser() *Budget {
+	if x != nil {
+		return x.DefaultUser
+	}
+	return nil
+}
+
+func (x *SubjectBudgets) GetUsers() []*UserBudget {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *SubjectBudgets) GetLabels() []*LabelBudget {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 // The state of one limit, which is the lower of the vault's own and the operator's.
 type BudgetStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -180,14 +355,18 @@ type BudgetStatus struct {
 	// The amount left. At 0, sends fail with RESOURCE_EXHAUSTED / BUDGET_EXCEEDED.
 	Left int64 `protobuf:"varint,5,opt,name=left,proto3" json:"left,omitempty"`
 	// When it resets.
-	ResetTime     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=reset_time,json=resetTime,proto3" json:"reset_time,omitempty"`
+	ResetTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=reset_time,json=resetTime,proto3" json:"reset_time,omitempty"`
+	// The user whose limit it is. Empty unless it is a user's.
+	UserId string `protobuf:"bytes,7,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// The label whose limit it is, `key=value`. Empty unless it is a label's.
+	Label         string `protobuf:"bytes,8,opt,name=label,proto3" json:"label,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BudgetStatus) Reset() {
 	*x = BudgetStatus{}
-	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[1]
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -199,7 +378,7 @@ func (x *BudgetStatus) String() string {
 func (*BudgetStatus) ProtoMessage() {}
 
 func (x *BudgetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[1]
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -212,7 +391,7 @@ func (x *BudgetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BudgetStatus.ProtoReflect.Descriptor instead.
 func (*BudgetStatus) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{1}
+	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BudgetStatus) GetBudget() string {
@@ -257,6 +436,20 @@ func (x *BudgetStatus) GetResetTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *BudgetStatus) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *BudgetStatus) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
 // The storage of a vault.
 type StorageStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -271,7 +464,7 @@ type StorageStatus struct {
 
 func (x *StorageStatus) Reset() {
 	*x = StorageStatus{}
-	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[2]
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +476,7 @@ func (x *StorageStatus) String() string {
 func (*StorageStatus) ProtoMessage() {}
 
 func (x *StorageStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[2]
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +489,7 @@ func (x *StorageStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageStatus.ProtoReflect.Descriptor instead.
 func (*StorageStatus) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{2}
+	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StorageStatus) GetStoredBytes() int64 {
@@ -337,7 +530,7 @@ type UsageRow struct {
 
 func (x *UsageRow) Reset() {
 	*x = UsageRow{}
-	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[3]
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +542,7 @@ func (x *UsageRow) String() string {
 func (*UsageRow) ProtoMessage() {}
 
 func (x *UsageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[3]
+	mi := &file_metamorph_vault_v1_usage_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +555,7 @@ func (x *UsageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
 func (*UsageRow) Descriptor() ([]byte, []int) {
-	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{3}
+	return file_metamorph_vault_v1_usage_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UsageRow) GetDay() string {
@@ -427,7 +620,20 @@ const file_metamorph_vault_v1_usage_proto_rawDesc = "" +
 	"\x0f_tokens_per_dayB\x13\n" +
 	"\x11_tokens_per_monthB\x19\n" +
 	"\x17_cost_usd_nanos_per_dayB\x1b\n" +
-	"\x19_cost_usd_nanos_per_month\"\xbb\x01\n" +
+	"\x19_cost_usd_nanos_per_month\"e\n" +
+	"\n" +
+	"UserBudget\x12#\n" +
+	"\auser_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x06userId\x122\n" +
+	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\"\x96\x01\n" +
+	"\vLabelBudget\x12S\n" +
+	"\x05label\x18\x01 \x01(\tB=\xbaH:r826^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[A-Za-z0-9._-]{0,63}$R\x05label\x122\n" +
+	"\x06budget\x18\x02 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\"\xae\x03\n" +
+	"\x0eSubjectBudgets\x12=\n" +
+	"\fdefault_user\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.BudgetR\vdefaultUser\x12>\n" +
+	"\x05users\x18\x02 \x03(\v2\x1e.metamorph.vault.v1.UserBudgetB\b\xbaH\x05\x92\x01\x02\x10dR\x05users\x12A\n" +
+	"\x06labels\x18\x03 \x03(\v2\x1f.metamorph.vault.v1.LabelBudgetB\b\xbaH\x05\x92\x01\x02\x10dR\x06labels:\xd9\x01\xbaH\xd5\x01\x1a\xd2\x01\n" +
+	"\x18subject_budgets.distinct\x12+a user or a label must not have two budgets\x1a\x88\x01(this.users.size() > 100 || this.users.map(u, u.user_id).unique()) && (this.labels.size() > 100 || this.labels.map(l, l.label).unique())\"\xea\x01\n" +
 	"\fBudgetStatus\x12\x16\n" +
 	"\x06budget\x18\x01 \x01(\tR\x06budget\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x12\n" +
@@ -435,7 +641,9 @@ const file_metamorph_vault_v1_usage_proto_rawDesc = "" +
 	"\breserved\x18\x04 \x01(\x03R\breserved\x12\x12\n" +
 	"\x04left\x18\x05 \x01(\x03R\x04left\x129\n" +
 	"\n" +
-	"reset_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tresetTime\"h\n" +
+	"reset_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tresetTime\x12\x17\n" +
+	"\auser_id\x18\a \x01(\tR\x06userId\x12\x14\n" +
+	"\x05label\x18\b \x01(\tR\x05label\"h\n" +
 	"\rStorageStatus\x12!\n" +
 	"\fstored_bytes\x18\x01 \x01(\x03R\vstoredBytes\x12$\n" +
 	"\vlimit_bytes\x18\x02 \x01(\x03H\x00R\n" +
@@ -473,24 +681,32 @@ func file_metamorph_vault_v1_usage_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_vault_v1_usage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_vault_v1_usage_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_metamorph_vault_v1_usage_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_metamorph_vault_v1_usage_proto_goTypes = []any{
 	(UsageGrouping)(0),            // 0: metamorph.vault.v1.UsageGrouping
 	(*Budget)(nil),                // 1: metamorph.vault.v1.Budget
-	(*BudgetStatus)(nil),          // 2: metamorph.vault.v1.BudgetStatus
-	(*StorageStatus)(nil),         // 3: metamorph.vault.v1.StorageStatus
-	(*UsageRow)(nil),              // 4: metamorph.vault.v1.UsageRow
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
-	(*v1.Usage)(nil),              // 6: metamorph.chat.v1.Usage
+	(*UserBudget)(nil),            // 2: metamorph.vault.v1.UserBudget
+	(*LabelBudget)(nil),           // 3: metamorph.vault.v1.LabelBudget
+	(*SubjectBudgets)(nil),        // 4: metamorph.vault.v1.SubjectBudgets
+	(*BudgetStatus)(nil),          // 5: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),         // 6: metamorph.vault.v1.StorageStatus
+	(*UsageRow)(nil),              // 7: metamorph.vault.v1.UsageRow
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*v1.Usage)(nil),              // 9: metamorph.chat.v1.Usage
 }
 var file_metamorph_vault_v1_usage_proto_depIdxs = []int32{
-	5, // 0: metamorph.vault.v1.BudgetStatus.reset_time:type_name -> google.protobuf.Timestamp
-	6, // 1: metamorph.vault.v1.UsageRow.usage:type_name -> metamorph.chat.v1.Usage
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	1, // 0: metamorph.vault.v1.UserBudget.budget:type_name -> metamorph.vault.v1.Budget
+	1, // 1: metamorph.vault.v1.LabelBudget.budget:type_name -> metamorph.vault.v1.Budget
+	1, // 2: metamorph.vault.v1.SubjectBudgets.default_user:type_name -> metamorph.vault.v1.Budget
+	2, // 3: metamorph.vault.v1.SubjectBudgets.users:type_name -> metamorph.vault.v1.UserBudget
+	3, // 4: metamorph.vault.v1.SubjectBudgets.labels:type_name -> metamorph.vault.v1.LabelBudget
+	8, // 5: metamorph.vault.v1.BudgetStatus.reset_time:type_name -> google.protobuf.Timestamp
+	9, // 6: metamorph.vault.v1.UsageRow.usage:type_name -> metamorph.chat.v1.Usage
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_usage_proto_init() }
@@ -499,14 +715,14 @@ func file_metamorph_vault_v1_usage_proto_init() {
 		return
 	}
 	file_metamorph_vault_v1_usage_proto_msgTypes[0].OneofWrappers = []any{}
-	file_metamorph_vault_v1_usage_proto_msgTypes[2].OneofWrappers = []any{}
+	file_metamorph_vault_v1_usage_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_usage_proto_rawDesc), len(file_metamorph_vault_v1_usage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

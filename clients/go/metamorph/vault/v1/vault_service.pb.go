@@ -105,8 +105,12 @@ type Vault struct {
 	// How many days sessions are kept that nobody uses: they are deleted, as by DeleteSession, once their last activity was
 	// so long ago. 0 keeps them. At most 36,500.
 	RetentionDays int32 `protobuf:"varint,10,opt,name=retention_days,json=retentionDays,proto3" json:"retention_days,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The vault's own budgets of its users and labels. An update replaces all of them. None if absent.
+	SubjectBudgets *SubjectBudgets `protobuf:"bytes,11,opt,name=subject_budgets,json=subjectBudgets,proto3" json:"subject_budgets,omitempty"`
+	// Output only. Those set by the operator. Of two limits of a user or a label the lower one applies.
+	OperatorSubjectBudgets *SubjectBudgets `protobuf:"bytes,12,opt,name=operator_subject_budgets,json=operatorSubjectBudgets,proto3" json:"operator_subject_budgets,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *Vault) Reset() {
@@ -207,6 +211,20 @@ func (x *Vault) GetRetentionDays() int32 {
 		return x.RetentionDays
 	}
 	return 0
+}
+
+func (x *Vault) GetSubjectBudgets() *SubjectBudgets {
+	if x != nil {
+		return x.SubjectBudgets
+	}
+	return nil
+}
+
+func (x *Vault) GetOperatorSubjectBudgets() *SubjectBudgets {
+	if x != nil {
+		return x.OperatorSubjectBudgets
+	}
+	return nil
 }
 
 // A query for the identity of the caller.
@@ -446,8 +464,8 @@ type UpdateVaultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. A stale etag fails, and the fields in update_mask are set.
 	Vault *Vault `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
-	// Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`. Fails with INVALID_ARGUMENT /
-	// UPDATE_MASK_INVALID.
+	// Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`, `subject_budgets`. Fails
+	// with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -691,7 +709,8 @@ type GetUsageResponse struct {
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// The total on all pages. Each turn is in it once, also without labels or with several.
 	Total *UsageRow `protobuf:"bytes,3,opt,name=total,proto3" json:"total,omitempty"`
-	// The current state of each limit of the vault, independent of the query.
+	// The current state of each limit of the vault, of the user that the query asks for, or else of the caller, and of the
+	// label that it asks for. Otherwise independent of the query.
 	Budgets []*BudgetStatus `protobuf:"bytes,4,rep,name=budgets,proto3" json:"budgets,omitempty"`
 	// The current storage of the vault, independent of the query.
 	Storage       *StorageStatus `protobuf:"bytes,5,opt,name=storage,proto3" json:"storage,omitempty"`
@@ -3095,7 +3114,7 @@ var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\n" +
-	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/export.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\x99\x04\n" +
+	"&metamorph/vault/v1/vault_service.proto\x12\x12metamorph.vault.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetamorph/api/v1/options.proto\x1a\x1emetamorph/vault/v1/audit.proto\x1a\x1fmetamorph/vault/v1/change.proto\x1a\x1fmetamorph/vault/v1/export.proto\x1a\x1fmetamorph/vault/v1/memory.proto\x1a\"metamorph/vault/v1/operation.proto\x1a\x1fmetamorph/vault/v1/secret.proto\x1a\x1emetamorph/vault/v1/usage.proto\"\xc4\x05\n" +
 	"\x05Vault\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12T\n" +
@@ -3109,7 +3128,9 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x06budget\x18\b \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x12C\n" +
 	"\x0foperator_budget\x18\t \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x0eoperatorBudget\x122\n" +
 	"\x0eretention_days\x18\n" +
-	" \x01(\x05B\v\xbaH\b\x1a\x06\x18\x94\x9d\x02(\x00R\rretentionDays\"\x0f\n" +
+	" \x01(\x05B\v\xbaH\b\x1a\x06\x18\x94\x9d\x02(\x00R\rretentionDays\x12K\n" +
+	"\x0fsubject_budgets\x18\v \x01(\v2\".metamorph.vault.v1.SubjectBudgetsR\x0esubjectBudgets\x12\\\n" +
+	"\x18operator_subject_budgets\x18\f \x01(\v2\".metamorph.vault.v1.SubjectBudgetsR\x16operatorSubjectBudgets\"\x0f\n" +
 	"\rWhoAmIRequest\"\xda\x01\n" +
 	"\x0eWhoAmIResponse\x12\x19\n" +
 	"\bvault_id\x18\x01 \x01(\tR\avaultId\x12\x17\n" +
@@ -3329,7 +3350,7 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\fVaultService\x12c\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x12\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\xc0\xbb\x18\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
-	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80 \x90\x02\x00\x12q\n" +
+	"\vUpdateVault\x12&.metamorph.vault.v1.UpdateVaultRequest\x1a'.metamorph.vault.v1.UpdateVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80@\x90\x02\x00\x12q\n" +
 	"\n" +
 	"WatchVault\x12%.metamorph.vault.v1.WatchVaultRequest\x1a&.metamorph.vault.v1.WatchVaultResponse\"\x12\xaa\xbb\x18\x01\x02\xb0\xbb\x18\x01\xb8\xbb\x18\x80\x80\x01\x90\x02\x010\x01\x12z\n" +
 	"\x0fListAuditEvents\x12*.metamorph.vault.v1.ListAuditEventsRequest\x1a+.metamorph.vault.v1.ListAuditEventsResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12e\n" +
@@ -3419,122 +3440,125 @@ var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	nil,                                  // 48: metamorph.vault.v1.PutSecretRequest.LabelsEntry
 	(*timestamppb.Timestamp)(nil),        // 49: google.protobuf.Timestamp
 	(*Budget)(nil),                       // 50: metamorph.vault.v1.Budget
-	(*fieldmaskpb.FieldMask)(nil),        // 51: google.protobuf.FieldMask
-	(UsageGrouping)(0),                   // 52: metamorph.vault.v1.UsageGrouping
-	(*UsageRow)(nil),                     // 53: metamorph.vault.v1.UsageRow
-	(*BudgetStatus)(nil),                 // 54: metamorph.vault.v1.BudgetStatus
-	(*StorageStatus)(nil),                // 55: metamorph.vault.v1.StorageStatus
-	(ChangedResource)(0),                 // 56: metamorph.vault.v1.ChangedResource
-	(ChangeVerb)(0),                      // 57: metamorph.vault.v1.ChangeVerb
-	(*Change)(nil),                       // 58: metamorph.vault.v1.Change
-	(*AuditEvent)(nil),                   // 59: metamorph.vault.v1.AuditEvent
-	(*SecretVersion)(nil),                // 60: metamorph.vault.v1.SecretVersion
-	(*Secret)(nil),                       // 61: metamorph.vault.v1.Secret
-	(*Operation)(nil),                    // 62: metamorph.vault.v1.Operation
-	(*Memory)(nil),                       // 63: metamorph.vault.v1.Memory
-	(MemoryType)(0),                      // 64: metamorph.vault.v1.MemoryType
-	(*MemoryMatch)(nil),                  // 65: metamorph.vault.v1.MemoryMatch
-	(*Export)(nil),                       // 66: metamorph.vault.v1.Export
+	(*SubjectBudgets)(nil),               // 51: metamorph.vault.v1.SubjectBudgets
+	(*fieldmaskpb.FieldMask)(nil),        // 52: google.protobuf.FieldMask
+	(UsageGrouping)(0),                   // 53: metamorph.vault.v1.UsageGrouping
+	(*UsageRow)(nil),                     // 54: metamorph.vault.v1.UsageRow
+	(*BudgetStatus)(nil),                 // 55: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),                // 56: metamorph.vault.v1.StorageStatus
+	(ChangedResource)(0),                 // 57: metamorph.vault.v1.ChangedResource
+	(ChangeVerb)(0),                      // 58: metamorph.vault.v1.ChangeVerb
+	(*Change)(nil),                       // 59: metamorph.vault.v1.Change
+	(*AuditEvent)(nil),                   // 60: metamorph.vault.v1.AuditEvent
+	(*SecretVersion)(nil),                // 61: metamorph.vault.v1.SecretVersion
+	(*Secret)(nil),                       // 62: metamorph.vault.v1.Secret
+	(*Operation)(nil),                    // 63: metamorph.vault.v1.Operation
+	(*Memory)(nil),                       // 64: metamorph.vault.v1.Memory
+	(MemoryType)(0),                      // 65: metamorph.vault.v1.MemoryType
+	(*MemoryMatch)(nil),                  // 66: metamorph.vault.v1.MemoryMatch
+	(*Export)(nil),                       // 67: metamorph.vault.v1.Export
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
 	49, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
 	49, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
 	50, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
 	50, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
-	49, // 4: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
-	1,  // 5: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	1,  // 6: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
-	51, // 7: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
-	1,  // 8: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	52, // 9: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
-	53, // 10: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
-	53, // 11: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
-	54, // 12: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
-	55, // 13: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
-	56, // 14: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	57, // 15: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	58, // 16: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
-	49, // 17: metamorph.vault.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	49, // 18: metamorph.vault.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	56, // 19: metamorph.vault.v1.ListAuditEventsRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	57, // 20: metamorph.vault.v1.ListAuditEventsRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	59, // 21: metamorph.vault.v1.ListAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
-	48, // 22: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	49, // 23: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
-	60, // 24: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	60, // 25: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	61, // 26: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
-	60, // 27: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
-	60, // 28: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	62, // 29: metamorph.vault.v1.DeleteVaultResponse.operation:type_name -> metamorph.vault.v1.Operation
-	49, // 30: metamorph.vault.v1.DeleteVaultResponse.delete_time:type_name -> google.protobuf.Timestamp
-	49, // 31: metamorph.vault.v1.DeleteVaultResponse.backups_expire_time:type_name -> google.protobuf.Timestamp
-	62, // 32: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	62, // 33: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	62, // 34: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	63, // 35: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	63, // 36: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	63, // 37: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	0,  // 38: metamorph.vault.v1.ListMemoriesRequest.order_by:type_name -> metamorph.vault.v1.MemoryOrder
-	64, // 39: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	63, // 40: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
-	63, // 41: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	51, // 42: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
-	63, // 43: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	64, // 44: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	65, // 45: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
-	66, // 46: metamorph.vault.v1.ExportVaultResponse.export:type_name -> metamorph.vault.v1.Export
-	2,  // 47: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	4,  // 48: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	6,  // 49: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	10, // 50: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
-	12, // 51: metamorph.vault.v1.VaultService.ListAuditEvents:input_type -> metamorph.vault.v1.ListAuditEventsRequest
-	8,  // 52: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
-	14, // 53: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
-	16, // 54: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
-	18, // 55: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
-	20, // 56: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
-	22, // 57: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
-	24, // 58: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
-	26, // 59: metamorph.vault.v1.VaultService.DeleteVault:input_type -> metamorph.vault.v1.DeleteVaultRequest
-	28, // 60: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
-	30, // 61: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
-	32, // 62: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
-	34, // 63: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
-	36, // 64: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
-	38, // 65: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
-	40, // 66: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
-	42, // 67: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
-	44, // 68: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
-	46, // 69: metamorph.vault.v1.VaultService.ExportVault:input_type -> metamorph.vault.v1.ExportVaultRequest
-	3,  // 70: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	5,  // 71: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	7,  // 72: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	11, // 73: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
-	13, // 74: metamorph.vault.v1.VaultService.ListAuditEvents:output_type -> metamorph.vault.v1.ListAuditEventsResponse
-	9,  // 75: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
-	15, // 76: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
-	17, // 77: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
-	19, // 78: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
-	21, // 79: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
-	23, // 80: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
-	25, // 81: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
-	27, // 82: metamorph.vault.v1.VaultService.DeleteVault:output_type -> metamorph.vault.v1.DeleteVaultResponse
-	29, // 83: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
-	31, // 84: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
-	33, // 85: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
-	35, // 86: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
-	37, // 87: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
-	39, // 88: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
-	41, // 89: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
-	43, // 90: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
-	45, // 91: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
-	47, // 92: metamorph.vault.v1.VaultService.ExportVault:output_type -> metamorph.vault.v1.ExportVaultResponse
-	70, // [70:93] is the sub-list for method output_type
-	47, // [47:70] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	51, // 4: metamorph.vault.v1.Vault.subject_budgets:type_name -> metamorph.vault.v1.SubjectBudgets
+	51, // 5: metamorph.vault.v1.Vault.operator_subject_budgets:type_name -> metamorph.vault.v1.SubjectBudgets
+	49, // 6: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 7: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
+	1,  // 8: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
+	52, // 9: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	1,  // 10: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
+	53, // 11: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
+	54, // 12: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
+	54, // 13: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
+	55, // 14: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	56, // 15: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
+	57, // 16: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	58, // 17: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	59, // 18: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
+	49, // 19: metamorph.vault.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	49, // 20: metamorph.vault.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	57, // 21: metamorph.vault.v1.ListAuditEventsRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	58, // 22: metamorph.vault.v1.ListAuditEventsRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	60, // 23: metamorph.vault.v1.ListAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
+	48, // 24: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	49, // 25: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
+	61, // 26: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	61, // 27: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	62, // 28: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
+	61, // 29: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
+	61, // 30: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	63, // 31: metamorph.vault.v1.DeleteVaultResponse.operation:type_name -> metamorph.vault.v1.Operation
+	49, // 32: metamorph.vault.v1.DeleteVaultResponse.delete_time:type_name -> google.protobuf.Timestamp
+	49, // 33: metamorph.vault.v1.DeleteVaultResponse.backups_expire_time:type_name -> google.protobuf.Timestamp
+	63, // 34: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	63, // 35: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	63, // 36: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	64, // 37: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	64, // 38: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	64, // 39: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	0,  // 40: metamorph.vault.v1.ListMemoriesRequest.order_by:type_name -> metamorph.vault.v1.MemoryOrder
+	65, // 41: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	64, // 42: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
+	64, // 43: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	52, // 44: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
+	64, // 45: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	65, // 46: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	66, // 47: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
+	67, // 48: metamorph.vault.v1.ExportVaultResponse.export:type_name -> metamorph.vault.v1.Export
+	2,  // 49: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	4,  // 50: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	6,  // 51: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	10, // 52: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
+	12, // 53: metamorph.vault.v1.VaultService.ListAuditEvents:input_type -> metamorph.vault.v1.ListAuditEventsRequest
+	8,  // 54: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	14, // 55: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
+	16, // 56: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
+	18, // 57: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
+	20, // 58: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
+	22, // 59: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
+	24, // 60: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
+	26, // 61: metamorph.vault.v1.VaultService.DeleteVault:input_type -> metamorph.vault.v1.DeleteVaultRequest
+	28, // 62: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
+	30, // 63: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
+	32, // 64: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
+	34, // 65: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
+	36, // 66: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
+	38, // 67: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
+	40, // 68: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
+	42, // 69: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
+	44, // 70: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
+	46, // 71: metamorph.vault.v1.VaultService.ExportVault:input_type -> metamorph.vault.v1.ExportVaultRequest
+	3,  // 72: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	5,  // 73: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	7,  // 74: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	11, // 75: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
+	13, // 76: metamorph.vault.v1.VaultService.ListAuditEvents:output_type -> metamorph.vault.v1.ListAuditEventsResponse
+	9,  // 77: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	15, // 78: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
+	17, // 79: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
+	19, // 80: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
+	21, // 81: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
+	23, // 82: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
+	25, // 83: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
+	27, // 84: metamorph.vault.v1.VaultService.DeleteVault:output_type -> metamorph.vault.v1.DeleteVaultResponse
+	29, // 85: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
+	31, // 86: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
+	33, // 87: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
+	35, // 88: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
+	37, // 89: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
+	39, // 90: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
+	41, // 91: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
+	43, // 92: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
+	45, // 93: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
+	47, // 94: metamorph.vault.v1.VaultService.ExportVault:output_type -> metamorph.vault.v1.ExportVaultResponse
+	72, // [72:95] is the sub-list for method output_type
+	49, // [49:72] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }

@@ -268,6 +268,7 @@ class VaultLimits(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     STORAGE_BYTES_FIELD_NUMBER: _builtins.int
+    SUBJECT_BUDGETS_FIELD_NUMBER: _builtins.int
     vault_id: _builtins.str
     """Required. The vault, as in tokens."""
     storage_bytes: _builtins.int
@@ -282,6 +283,12 @@ class VaultLimits(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the limits were last set. Absent if they never were."""
 
+    @_builtins.property
+    def subject_budgets(self) -> _usage_pb2.SubjectBudgets:
+        """Budgets of the vault's users and labels. An update replaces all of them. None if absent. Of this limit of a user or a
+        label and the vault's own, the lower one applies.
+        """
+
     def __init__(
         self,
         *,
@@ -289,10 +296,11 @@ class VaultLimits(_message.Message):
         budget: _usage_pb2.Budget | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         storage_bytes: _builtins.int | None = ...,
+        subject_budgets: _usage_pb2.SubjectBudgets | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_storage_bytes", b"_storage_bytes", "budget", b"budget", "storage_bytes", b"storage_bytes", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_storage_bytes", b"_storage_bytes", "budget", b"budget", "storage_bytes", b"storage_bytes", "subject_budgets", b"subject_budgets", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_storage_bytes", b"_storage_bytes", "budget", b"budget", "storage_bytes", b"storage_bytes", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_storage_bytes", b"_storage_bytes", "budget", b"budget", "storage_bytes", b"storage_bytes", "subject_budgets", b"subject_budgets", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__storage_bytes: _TypeAlias = _typing.Literal["storage_bytes"]  # noqa: Y015
     _WhichOneofArgType__storage_bytes: _TypeAlias = _typing.Literal["_storage_bytes", b"_storage_bytes"]  # noqa: Y015
@@ -360,7 +368,7 @@ class UpdateVaultLimitsRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. `budget` and `storage_bytes`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
+        """Required. Any of `budget`, `storage_bytes`, `subject_budgets`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID."""
 
     def __init__(
         self,

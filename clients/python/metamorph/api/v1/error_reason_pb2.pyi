@@ -165,8 +165,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MESSAGE_DELETED: _ErrorReason.ValueType  # 60
     """FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat."""
     ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 61
-    """RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
-    after RetryInfo.
+    """RESOURCE_EXHAUSTED (subject, budget, limit, reset_time). A budget is used up: that of `vault`, of the `user` who
+    calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by `budget`
+    alone, others as `subject/budget`. Repeat after RetryInfo.
     """
     ERROR_REASON_STORAGE_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 66
     """RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.
@@ -415,8 +416,9 @@ must act.
 ERROR_REASON_MESSAGE_DELETED: ErrorReason.ValueType  # 60
 """FAILED_PRECONDITION (message_id). The message's content was deleted. Do not repeat."""
 ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 61
-"""RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
-after RetryInfo.
+"""RESOURCE_EXHAUSTED (subject, budget, limit, reset_time). A budget is used up: that of `vault`, of the `user` who
+calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by `budget`
+alone, others as `subject/budget`. Repeat after RetryInfo.
 """
 ERROR_REASON_STORAGE_QUOTA_EXCEEDED: ErrorReason.ValueType  # 66
 """RESOURCE_EXHAUSTED (limit_bytes, stored_bytes). The vault would store more than its quota. QuotaFailure names it.

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from metamorph.chat.v1 import message_pb2 as metamorph_dot_chat_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetamorph/vault/v1/usage.proto\x12\x12metamorph.vault.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"\x94\x02\n\x06\x42udget\x12$\n\x0etokens_per_day\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12&\n\x10tokens_per_month\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12,\n\x16\x63ost_usd_nanos_per_day\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x02\x88\x01\x01\x12.\n\x18\x63ost_usd_nanos_per_month\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x03\x88\x01\x01\x42\x11\n\x0f_tokens_per_dayB\x13\n\x11_tokens_per_monthB\x19\n\x17_cost_usd_nanos_per_dayB\x1b\n\x19_cost_usd_nanos_per_month\"\x8b\x01\n\x0c\x42udgetStatus\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12\x10\n\x08reserved\x18\x04 \x01(\x03\x12\x0c\n\x04left\x18\x05 \x01(\x03\x12.\n\nreset_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\rStorageStatus\x12\x14\n\x0cstored_bytes\x18\x01 \x01(\x03\x12\x18\n\x0blimit_bytes\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_limit_bytes\"\x92\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\x12\r\n\x05turns\x18\x05 \x01(\x03\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\r\n\x05label\x18\x07 \x01(\t*\xb0\x01\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x01\x12\x18\n\x14USAGE_GROUPING_MODEL\x10\x02\x12\x1a\n\x16USAGE_GROUPING_SESSION\x10\x03\x12\x17\n\x13USAGE_GROUPING_USER\x10\x04\x12\x18\n\x14USAGE_GROUPING_LABEL\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetamorph/vault/v1/usage.proto\x12\x12metamorph.vault.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmetamorph/chat/v1/message.proto\"\x94\x02\n\x06\x42udget\x12$\n\x0etokens_per_day\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12&\n\x10tokens_per_month\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12,\n\x16\x63ost_usd_nanos_per_day\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x02\x88\x01\x01\x12.\n\x18\x63ost_usd_nanos_per_month\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x03\x88\x01\x01\x42\x11\n\x0f_tokens_per_dayB\x13\n\x11_tokens_per_monthB\x19\n\x17_cost_usd_nanos_per_dayB\x1b\n\x19_cost_usd_nanos_per_month\"U\n\nUserBudget\x12\x1b\n\x07user_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12*\n\x06\x62udget\x18\x02 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\"\x87\x01\n\x0bLabelBudget\x12L\n\x05label\x18\x01 \x01(\tB=\xbaH:r826^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[A-Za-z0-9._-]{0,63}$\x12*\n\x06\x62udget\x18\x02 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\"\x92\x03\n\x0eSubjectBudgets\x12\x30\n\x0c\x64\x65\x66\x61ult_user\x18\x01 \x01(\x0b\x32\x1a.metamorph.vault.v1.Budget\x12\x37\n\x05users\x18\x02 \x03(\x0b\x32\x1e.metamorph.vault.v1.UserBudgetB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x39\n\x06labels\x18\x03 \x03(\x0b\x32\x1f.metamorph.vault.v1.LabelBudgetB\x08\xbaH\x05\x92\x01\x02\x10\x64:\xd9\x01\xbaH\xd5\x01\x1a\xd2\x01\n\x18subject_budgets.distinct\x12+a user or a label must not have two budgets\x1a\x88\x01(this.users.size() > 100 || this.users.map(u, u.user_id).unique()) && (this.labels.size() > 100 || this.labels.map(l, l.label).unique())\"\xab\x01\n\x0c\x42udgetStatus\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12\x10\n\x08reserved\x18\x04 \x01(\x03\x12\x0c\n\x04left\x18\x05 \x01(\x03\x12.\n\nreset_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07user_id\x18\x07 \x01(\t\x12\r\n\x05label\x18\x08 \x01(\t\"O\n\rStorageStatus\x12\x14\n\x0cstored_bytes\x18\x01 \x01(\x03\x12\x18\n\x0blimit_bytes\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_limit_bytes\"\x92\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.metamorph.chat.v1.Usage\x12\r\n\x05turns\x18\x05 \x01(\x03\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\r\n\x05label\x18\x07 \x01(\t*\xb0\x01\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x01\x12\x18\n\x14USAGE_GROUPING_MODEL\x10\x02\x12\x1a\n\x16USAGE_GROUPING_SESSION\x10\x03\x12\x17\n\x13USAGE_GROUPING_USER\x10\x04\x12\x18\n\x14USAGE_GROUPING_LABEL\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,14 +42,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUDGET'].fields_by_name['cost_usd_nanos_per_day']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_BUDGET'].fields_by_name['cost_usd_nanos_per_month']._loaded_options = None
   _globals['_BUDGET'].fields_by_name['cost_usd_nanos_per_month']._serialized_options = b'\272H\004\"\002(\000'
-  _globals['_USAGEGROUPING']._serialized_start=801
-  _globals['_USAGEGROUPING']._serialized_end=977
+  _globals['_USERBUDGET'].fields_by_name['user_id']._loaded_options = None
+  _globals['_USERBUDGET'].fields_by_name['user_id']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_LABELBUDGET'].fields_by_name['label']._loaded_options = None
+  _globals['_LABELBUDGET'].fields_by_name['label']._serialized_options = b'\272H:r826^[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[A-Za-z0-9._-]{0,63}$'
+  _globals['_SUBJECTBUDGETS'].fields_by_name['users']._loaded_options = None
+  _globals['_SUBJECTBUDGETS'].fields_by_name['users']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_SUBJECTBUDGETS'].fields_by_name['labels']._loaded_options = None
+  _globals['_SUBJECTBUDGETS'].fields_by_name['labels']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_SUBJECTBUDGETS']._loaded_options = None
+  _globals['_SUBJECTBUDGETS']._serialized_options = b'\272H\325\001\032\322\001\n\030subject_budgets.distinct\022+a user or a label must not have two budgets\032\210\001(this.users.size() > 100 || this.users.map(u, u.user_id).unique()) && (this.labels.size() > 100 || this.labels.map(l, l.label).unique())'
+  _globals['_USAGEGROUPING']._serialized_start=1463
+  _globals['_USAGEGROUPING']._serialized_end=1639
   _globals['_BUDGET']._serialized_start=150
   _globals['_BUDGET']._serialized_end=426
-  _globals['_BUDGETSTATUS']._serialized_start=429
-  _globals['_BUDGETSTATUS']._serialized_end=568
-  _globals['_STORAGESTATUS']._serialized_start=570
-  _globals['_STORAGESTATUS']._serialized_end=649
-  _globals['_USAGEROW']._serialized_start=652
-  _globals['_USAGEROW']._serialized_end=798
+  _globals['_USERBUDGET']._serialized_start=428
+  _globals['_USERBUDGET']._serialized_end=513
+  _globals['_LABELBUDGET']._serialized_start=516
+  _globals['_LABELBUDGET']._serialized_end=651
+  _globals['_SUBJECTBUDGETS']._serialized_start=654
+  _globals['_SUBJECTBUDGETS']._serialized_end=1056
+  _globals['_BUDGETSTATUS']._serialized_start=1059
+  _globals['_BUDGETSTATUS']._serialized_end=1230
+  _globals['_STORAGESTATUS']._serialized_start=1232
+  _globals['_STORAGESTATUS']._serialized_end=1311
+  _globals['_USAGEROW']._serialized_start=1314
+  _globals['_USAGEROW']._serialized_end=1460
 # @@protoc_insertion_point(module_scope)

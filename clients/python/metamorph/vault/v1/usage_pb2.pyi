@@ -3,9 +3,11 @@
 isort:skip_file
 Usage and budgets of a vault."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from metamorph.chat.v1 import message_pb2 as _message_pb2
 import builtins as _builtins
@@ -57,9 +59,9 @@ Global___UsageGrouping: _TypeAlias = UsageGrouping  # noqa: Y015
 
 @_typing.final
 class Budget(_message.Message):
-    """Limits on the tokens and the money that a vault may use. Days and months are UTC. A turn may start while the amount
-    used and the amount reserved by running turns are together below each limit; it then reserves the most that it can
-    use. So a budget is exceeded by one turn at most. Absent means no limit; 0 allows nothing.
+    """Limits on the tokens and the money that a vault, a user or a label may use. Days and months are UTC. A turn may start
+    while the amount used and the amount reserved by running turns are together below each limit; it then reserves the most
+    that it can use. So a budget is exceeded by one turn at most. Absent means no limit; 0 allows nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -108,6 +110,100 @@ class Budget(_message.Message):
 Global___Budget: _TypeAlias = Budget  # noqa: Y015
 
 @_typing.final
+class UserBudget(_message.Message):
+    """The budget of one user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Required. The user, as in tokens. At most 256 characters."""
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """Its limits, in place of the default."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        budget: Global___Budget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserBudget: _TypeAlias = UserBudget  # noqa: Y015
+
+@_typing.final
+class LabelBudget(_message.Message):
+    """The budget of one label."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """Required. The label, `key=value`."""
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """Its limits."""
+
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        budget: Global___Budget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "label", b"label"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelBudget: _TypeAlias = LabelBudget  # noqa: Y015
+
+@_typing.final
+class SubjectBudgets(_message.Message):
+    """Budgets of users and of labels. A turn starts if its vault, its user and each of its labels have budget left, and
+    reserves of all of them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFAULT_USER_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def default_user(self) -> Global___Budget:
+        """The limits of each user who is not in `users`, for that user alone."""
+
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserBudget]:
+        """The limits of single users. At most 100, distinct. Returned in the order of user_id."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelBudget]:
+        """The limits of labels. At most 100, distinct. Returned in the order of the labels."""
+
+    def __init__(
+        self,
+        *,
+        default_user: Global___Budget | None = ...,
+        users: _abc.Iterable[Global___UserBudget] | None = ...,
+        labels: _abc.Iterable[Global___LabelBudget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_user", b"default_user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_user", b"default_user", "labels", b"labels", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubjectBudgets: _TypeAlias = SubjectBudgets  # noqa: Y015
+
+@_typing.final
 class BudgetStatus(_message.Message):
     """The state of one limit, which is the lower of the vault's own and the operator's."""
 
@@ -119,6 +215,8 @@ class BudgetStatus(_message.Message):
     RESERVED_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     RESET_TIME_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     budget: _builtins.str
     """The limit's name in Budget, for example `tokens_per_day`."""
     limit: _builtins.int
@@ -129,6 +227,10 @@ class BudgetStatus(_message.Message):
     """The amount reserved by running turns."""
     left: _builtins.int
     """The amount left. At 0, sends fail with RESOURCE_EXHAUSTED / BUDGET_EXCEEDED."""
+    user_id: _builtins.str
+    """The user whose limit it is. Empty unless it is a user's."""
+    label: _builtins.str
+    """The label whose limit it is, `key=value`. Empty unless it is a label's."""
     @_builtins.property
     def reset_time(self) -> _timestamp_pb2.Timestamp:
         """When it resets."""
@@ -142,10 +244,12 @@ class BudgetStatus(_message.Message):
         reserved: _builtins.int = ...,
         left: _builtins.int = ...,
         reset_time: _timestamp_pb2.Timestamp | None = ...,
+        user_id: _builtins.str = ...,
+        label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "left", b"left", "limit", b"limit", "reserved", b"reserved", "reset_time", b"reset_time", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "label", b"label", "left", b"left", "limit", b"limit", "reserved", b"reserved", "reset_time", b"reset_time", "used", b"used", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,8 @@ class Vault(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     OPERATOR_BUDGET_FIELD_NUMBER: _builtins.int
     RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    SUBJECT_BUDGETS_FIELD_NUMBER: _builtins.int
+    OPERATOR_SUBJECT_BUDGETS_FIELD_NUMBER: _builtins.int
     vault_id: _builtins.str
     """Output only. As in the token."""
     display_name: _builtins.str
@@ -100,6 +102,14 @@ class Vault(_message.Message):
     def operator_budget(self) -> _usage_pb2.Budget:
         """Output only. The budget set by the operator. The lower of both limits applies."""
 
+    @_builtins.property
+    def subject_budgets(self) -> _usage_pb2.SubjectBudgets:
+        """The vault's own budgets of its users and labels. An update replaces all of them. None if absent."""
+
+    @_builtins.property
+    def operator_subject_budgets(self) -> _usage_pb2.SubjectBudgets:
+        """Output only. Those set by the operator. Of two limits of a user or a label the lower one applies."""
+
     def __init__(
         self,
         *,
@@ -113,10 +123,12 @@ class Vault(_message.Message):
         budget: _usage_pb2.Budget | None = ...,
         operator_budget: _usage_pb2.Budget | None = ...,
         retention_days: _builtins.int = ...,
+        subject_budgets: _usage_pb2.SubjectBudgets | None = ...,
+        operator_subject_budgets: _usage_pb2.SubjectBudgets | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "operator_budget", b"operator_budget", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "operator_budget", b"operator_budget", "operator_subject_budgets", b"operator_subject_budgets", "subject_budgets", b"subject_budgets", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "default_model", b"default_model", "display_name", b"display_name", "etag", b"etag", "operator_budget", b"operator_budget", "retention_days", b"retention_days", "system_prompt", b"system_prompt", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time", "default_model", b"default_model", "display_name", b"display_name", "etag", b"etag", "operator_budget", b"operator_budget", "operator_subject_budgets", b"operator_subject_budgets", "retention_days", b"retention_days", "subject_budgets", b"subject_budgets", "system_prompt", b"system_prompt", "update_time", b"update_time", "vault_id", b"vault_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,8 +266,8 @@ class UpdateVaultRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`. Fails with INVALID_ARGUMENT /
-        UPDATE_MASK_INVALID.
+        """Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`, `subject_budgets`. Fails
+        with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
         """
 
     def __init__(
@@ -403,7 +415,9 @@ class GetUsageResponse(_message.Message):
 
     @_builtins.property
     def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.BudgetStatus]:
-        """The current state of each limit of the vault, independent of the query."""
+        """The current state of each limit of the vault, of the user that the query asks for, or else of the caller, and of the
+        label that it asks for. Otherwise independent of the query.
+        """
 
     @_builtins.property
     def storage(self) -> _usage_pb2.StorageStatus:

@@ -7,7 +7,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Budget } from "../../vault/v1/usage_pb.js";
+import type { Budget, SubjectBudgets } from "../../vault/v1/usage_pb.js";
 import type { VaultStatus } from "./vault_pb.js";
 import type { Backup } from "./backup_pb.js";
 import type { Operation } from "../../vault/v1/operation_pb.js";
@@ -283,6 +283,14 @@ export declare type VaultLimits = Message<"metamorph.admin.v1.VaultLimits"> & {
    * @generated from field: optional int64 storage_bytes = 4;
    */
   storageBytes?: bigint | undefined;
+
+  /**
+   * Budgets of the vault's users and labels. An update replaces all of them. None if absent. Of this limit of a user or a
+   * label and the vault's own, the lower one applies.
+   *
+   * @generated from field: metamorph.vault.v1.SubjectBudgets subject_budgets = 5;
+   */
+  subjectBudgets?: SubjectBudgets | undefined;
 };
 
 /**
@@ -345,7 +353,7 @@ export declare type UpdateVaultLimitsRequest = Message<"metamorph.admin.v1.Updat
   limits?: VaultLimits | undefined;
 
   /**
-   * Required. `budget` and `storage_bytes`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+   * Required. Any of `budget`, `storage_bytes`, `subject_budgets`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */

@@ -406,8 +406,9 @@ export enum ErrorReason {
   MESSAGE_DELETED = 60,
 
   /**
-   * RESOURCE_EXHAUSTED (budget, limit, reset_time). A budget of the vault is used up. QuotaFailure names it. Repeat
-   * after RetryInfo.
+   * RESOURCE_EXHAUSTED (subject, budget, limit, reset_time). A budget is used up: that of `vault`, of the `user` who
+   * calls, or of a label of the turn, as `label:key=value`. QuotaFailure names up to 8 that are, the vault's by `budget`
+   * alone, others as `subject/budget`. Repeat after RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_BUDGET_EXCEEDED = 61;
    */

@@ -15,9 +15,9 @@ import type { Usage } from "../../chat/v1/message_pb.js";
 export declare const file_metamorph_vault_v1_usage: GenFile;
 
 /**
- * Limits on the tokens and the money that a vault may use. Days and months are UTC. A turn may start while the amount
- * used and the amount reserved by running turns are together below each limit; it then reserves the most that it can
- * use. So a budget is exceeded by one turn at most. Absent means no limit; 0 allows nothing.
+ * Limits on the tokens and the money that a vault, a user or a label may use. Days and months are UTC. A turn may start
+ * while the amount used and the amount reserved by running turns are together below each limit; it then reserves the most
+ * that it can use. So a budget is exceeded by one turn at most. Absent means no limit; 0 allows nothing.
  *
  * @generated from message metamorph.vault.v1.Budget
  */
@@ -56,6 +56,95 @@ export declare type Budget = Message<"metamorph.vault.v1.Budget"> & {
  * Use `create(BudgetSchema)` to create a new message.
  */
 export declare const BudgetSchema: GenMessage<Budget>;
+
+/**
+ * The budget of one user.
+ *
+ * @generated from message metamorph.vault.v1.UserBudget
+ */
+export declare type UserBudget = Message<"metamorph.vault.v1.UserBudget"> & {
+  /**
+   * Required. The user, as in tokens. At most 256 characters.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * Its limits, in place of the default.
+   *
+   * @generated from field: metamorph.vault.v1.Budget budget = 2;
+   */
+  budget?: Budget | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.UserBudget.
+ * Use `create(UserBudgetSchema)` to create a new message.
+ */
+export declare const UserBudgetSchema: GenMessage<UserBudget>;
+
+/**
+ * The budget of one label.
+ *
+ * @generated from message metamorph.vault.v1.LabelBudget
+ */
+export declare type LabelBudget = Message<"metamorph.vault.v1.LabelBudget"> & {
+  /**
+   * Required. The label, `key=value`.
+   *
+   * @generated from field: string label = 1;
+   */
+  label: string;
+
+  /**
+   * Its limits.
+   *
+   * @generated from field: metamorph.vault.v1.Budget budget = 2;
+   */
+  budget?: Budget | undefined;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.LabelBudget.
+ * Use `create(LabelBudgetSchema)` to create a new message.
+ */
+export declare const LabelBudgetSchema: GenMessage<LabelBudget>;
+
+/**
+ * Budgets of users and of labels. A turn starts if its vault, its user and each of its labels have budget left, and
+ * reserves of all of them.
+ *
+ * @generated from message metamorph.vault.v1.SubjectBudgets
+ */
+export declare type SubjectBudgets = Message<"metamorph.vault.v1.SubjectBudgets"> & {
+  /**
+   * The limits of each user who is not in `users`, for that user alone.
+   *
+   * @generated from field: metamorph.vault.v1.Budget default_user = 1;
+   */
+  defaultUser?: Budget | undefined;
+
+  /**
+   * The limits of single users. At most 100, distinct. Returned in the order of user_id.
+   *
+   * @generated from field: repeated metamorph.vault.v1.UserBudget users = 2;
+   */
+  users: UserBudget[];
+
+  /**
+   * The limits of labels. At most 100, distinct. Returned in the order of the labels.
+   *
+   * @generated from field: repeated metamorph.vault.v1.LabelBudget labels = 3;
+   */
+  labels: LabelBudget[];
+};
+
+/**
+ * Describes the message metamorph.vault.v1.SubjectBudgets.
+ * Use `create(SubjectBudgetsSchema)` to create a new message.
+ */
+export declare const SubjectBudgetsSchema: GenMessage<SubjectBudgets>;
 
 /**
  * The state of one limit, which is the lower of the vault's own and the operator's.
@@ -104,6 +193,20 @@ export declare type BudgetStatus = Message<"metamorph.vault.v1.BudgetStatus"> & 
    * @generated from field: google.protobuf.Timestamp reset_time = 6;
    */
   resetTime?: Timestamp | undefined;
+
+  /**
+   * The user whose limit it is. Empty unless it is a user's.
+   *
+   * @generated from field: string user_id = 7;
+   */
+  userId: string;
+
+  /**
+   * The label whose limit it is, `key=value`. Empty unless it is a label's.
+   *
+   * @generated from field: string label = 8;
+   */
+  label: string;
 };
 
 /**

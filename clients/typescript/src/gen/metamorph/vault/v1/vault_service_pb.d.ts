@@ -7,7 +7,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Budget, BudgetStatus, StorageStatus, UsageGrouping, UsageRow } from "./usage_pb.js";
+import type { Budget, BudgetStatus, StorageStatus, SubjectBudgets, UsageGrouping, UsageRow } from "./usage_pb.js";
 import type { Change, ChangedResource, ChangeVerb } from "./change_pb.js";
 import type { AuditEvent } from "./audit_pb.js";
 import type { Secret, SecretVersion } from "./secret_pb.js";
@@ -97,6 +97,20 @@ export declare type Vault = Message<"metamorph.vault.v1.Vault"> & {
    * @generated from field: int32 retention_days = 10;
    */
   retentionDays: number;
+
+  /**
+   * The vault's own budgets of its users and labels. An update replaces all of them. None if absent.
+   *
+   * @generated from field: metamorph.vault.v1.SubjectBudgets subject_budgets = 11;
+   */
+  subjectBudgets?: SubjectBudgets | undefined;
+
+  /**
+   * Output only. Those set by the operator. Of two limits of a user or a label the lower one applies.
+   *
+   * @generated from field: metamorph.vault.v1.SubjectBudgets operator_subject_budgets = 12;
+   */
+  operatorSubjectBudgets?: SubjectBudgets | undefined;
 };
 
 /**
@@ -238,8 +252,8 @@ export declare type UpdateVaultRequest = Message<"metamorph.vault.v1.UpdateVault
   vault?: Vault | undefined;
 
   /**
-   * Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`. Fails with INVALID_ARGUMENT /
-   * UPDATE_MASK_INVALID.
+   * Required. Any of `display_name`, `default_model`, `system_prompt`, `budget`, `retention_days`, `subject_budgets`. Fails
+   * with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -393,7 +407,8 @@ export declare type GetUsageResponse = Message<"metamorph.vault.v1.GetUsageRespo
   total?: UsageRow | undefined;
 
   /**
-   * The current state of each limit of the vault, independent of the query.
+   * The current state of each limit of the vault, of the user that the query asks for, or else of the caller, and of the
+   * label that it asks for. Otherwise independent of the query.
    *
    * @generated from field: repeated metamorph.vault.v1.BudgetStatus budgets = 4;
    */
