@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import backups, sizes, transfers, vaults, volumes
+from bench import backups, budgets, sizes, transfers, vaults, volumes
 from bench.backups import Backups
+from bench.budgets import Budgets
 from bench.figure import Figure
 from bench.parts import COMPARED, PARTS, STEPS, Bench
 from bench.processes import services
@@ -29,7 +30,8 @@ WIDTH = 170
 def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Iterator[Figure]:
     compared = [part for part in parts if part in COMPARED]
     with Progress(console=console, transient=True) as progress:
-        apart = {"g": sizes.STEPS, "v": vaults.STEPS, "h": backups.STEPS, "x": transfers.STEPS, "s": volumes.STEPS}
+        apart = {"g": sizes.STEPS, "v": vaults.STEPS, "h": backups.STEPS, "x": transfers.STEPS}
+        apart |= {"u": budgets.STEPS, "s": volumes.STEPS}
         total = sum(STEPS[part] for part in compared) + sum(apart[part] for part in parts if part in apart)
         task = progress.add_task("starting", total=total)
 
@@ -48,6 +50,8 @@ def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Ite
             yield from Backups(large, progress=progress, step=step).figures()
         if "x" in parts:
             yield from Transfers(large, progress=progress, step=step).figures()
+        if "u" in parts:
+            yield from Budgets(step=step).figures()
         if "s" in parts:
             yield from Volumes(step=step).figures()
 

@@ -35,6 +35,7 @@ PARTS = {
     "v": "secrets, memories and the logs of vaults with a million of each, against ten thousand",
     "h": "writers beside a backup of a large file, and its restore",
     "x": "the export of a large vault, and its memory",
+    "u": "turns with labels and budgets, and usage by user and label, of which a vault has a million rows",
     "s": "bytes of a session, a message and so on, and the volume that users need",
 }
 # Those that compare servers, beside each other and from the beginning.

@@ -7,6 +7,7 @@ import pytest
 from rich.progress import Progress
 
 from bench.backups import Backups
+from bench.budgets import Budgets
 from bench.operations import OPERATIONS
 from bench.parts import Bench
 from bench.processes import LoadFailed, Services, loading
@@ -69,6 +70,17 @@ def test_what_vaults_store_is_measured_at_both_sizes(tmp_path: Path) -> None:
     assert (stored.reference.split()[0], stored.ours.split()[0]) == ("30", "90")
     assert [figure.ours for figure in figures if not figure.ours.startswith("p50 ")] == []
     assert [file.suffix for file in tmp_path.iterdir()] == [".db", ".db"]
+
+
+def test_labels_and_budgets_are_measured_and_a_neighbours_rows_are_counted() -> None:
+    figures = {
+        figure.measure: figure
+        for figure in Budgets(step=lambda _: None, rounds=3, rows=400, neighbour_turns=12).figures()
+    }
+    *compared, labels, users = figures.values()
+    assert [figure.ours for figure in compared if not figure.ours.startswith("p50 ")] == []
+    # Of each turn one user and eight labels.
+    assert (labels.ours, users.ours, labels.met) == ("96", "12", True)
 
 
 def test_a_backup_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
