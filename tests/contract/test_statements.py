@@ -28,6 +28,7 @@ SYSTEM_OPERATIONS = {
     "list_all_operations",  # the operator lists operations of all vaults
     "list_running_operations",  # the start ends operations that an earlier server began, in all vaults
     "list_retaining_vaults",  # sessions that nobody uses are deleted in all vaults that want it
+    "list_vaults",  # the operator lists them
     "list_revocations",  # the operator lists revocations of all vaults
     "prune_attachments",  # unused attachments are hidden in all vaults
     "prune_events",  # expired events are deleted in all vaults

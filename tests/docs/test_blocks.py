@@ -54,6 +54,7 @@ PRINTED = {
     "docs/leaving.md": ["VAULT_DELETED", "OPERATION_KIND_ERASE_VAULT", "VAULT_STATE_ACTIVE", '"retention_days": 90'],
     "docs/long-work.md": ['"operation_id"', '"unit": "percent"'],
     "docs/replicas.md": ["serving"],
+    "docs/vaults.md": ["first used", '"session_count": "1"', "is suspended", "VAULT_SUSPENDED", "is active"],
     "docs/secrets.md": ["Zmlyc3Q=", "version 2 is second", "destroy_time", "has a key", '"left": 0'],
     "docs/memories.md": ["Ada lives in Oslo", '"superseded_by"', "0.67 Ada drinks green tea"],
     "docs/operating.md": [

@@ -2,12 +2,15 @@
 
 import click
 
+from metamorphd.cli.vault_operating import list_, resume, stats, suspend
 from metamorphd.cli.vault_transfer import export_
 
 
 @click.group()
 def vault() -> None:
-    """Take along what a vault stores."""
+    """Operate vaults, and take along what one stores."""
 
 
 vault.add_command(export_)
+for command in (list_, stats, suspend, resume):
+    vault.add_command(command)

@@ -82,5 +82,6 @@ def make_servicers(
         states=states,
         clock=clock,
         build=build,
+        storage_limit=settings.vault_storage_bytes,
     )
     return dict(zip(SERVICES, (chat, vault, admin), strict=True))

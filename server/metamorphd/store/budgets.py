@@ -65,15 +65,21 @@ NAMES = [field.name for field in fields(Budget)]
 MOST_QUOTAS = 8
 
 
+async def get_vault_budgets(tx: Transaction, *, now: int) -> list[BudgetStatus]:
+    """Returns each limit in force for the vault as a whole, the lower of the vault's own and the operator's."""
+    limits = _limits([budget_of(row) for row in await tx.all(GET_BUDGETS)])
+    if not limits:
+        return []
+    spent = await tx.one(GET_SPENT, **_days(now))
+    return list(_statuses(limits, spent, await tx.one(GET_RESERVED), now))
+
+
 async def get_budgets(tx: Transaction, *, user_id: str, labels: Sequence[str], now: int) -> list[BudgetStatus]:
     """Returns each limit in force for the vault, for a user, and for labels, by their names; empty without a budget.
 
     Each is the lowest that was set, by the vault or by the operator.
     """
-    statuses: list[BudgetStatus] = []
-    if limits := _limits([budget_of(row) for row in await tx.all(GET_BUDGETS)]):
-        spent = await tx.one(GET_SPENT, **_days(now))
-        statuses += _statuses(limits, spent, await tx.one(GET_RESERVED), now)
+    statuses = await get_vault_budgets(tx, now=now)
     if limits := _limits(await budgets_of_user(tx, user_id=user_id)):
         spent = await tx.one(GET_SPENT_BY_SUBJECT, kind=SubjectKind.USER, subject=user_id, **_days(now))
         reserved = await tx.one(GET_RESERVED_BY_USER, subject=user_id)

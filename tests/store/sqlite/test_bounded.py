@@ -46,6 +46,7 @@ from metamorphd.store.turns.leases import list_orphaned_turns, renew_leases
 from metamorphd.store.turns.read import get_turn, list_events, list_turns
 from metamorphd.store.uploads import create_attachment, stage_upload
 from metamorphd.store.usage_lists import list_usage
+from metamorphd.store.vault_stats import get_vault_stats, list_vaults
 from metamorphd.store.verification import list_entries, list_log_heads
 
 from tests.store.sqlite.engine import SqliteEngine, migrated, plan
@@ -77,6 +78,10 @@ BOUNDED_OTHERWISE = {
     "COUNT_RUNNING_OPERATIONS": "the operations of a vault that go on, at most MOST_RUNNING",
     "FIND_RUNNING_OPERATION": "the operations of a vault that go on, at most MOST_RUNNING",
     "DELETE_OLDEST_OPERATIONS": "the operations of a vault, of which MOST_KEPT are kept",
+    "GET_COUNTS": "the running turns of a vault, at most MAX_RUNNING_TURNS",
+    "GET_LAST_ACTIVITY": "the last row of a vault's log",
+    "LIST_VAULTS": "a page of each of three keys, and for each vault the last row of its log and its usage of a month",
+    "LIST_VAULTS_IN_STATE": "a page of an index, and the same for each vault",
     "LIST_RUNNING_TURNS": "the running turns of a vault, at most MAX_RUNNING_TURNS",
     "LOAD_VAULT_STATES": "every vault that is suspended or deleted, once at the start",
     "OVERWRITE_KEYS": "the data keys of a vault, one",
@@ -582,6 +587,7 @@ OPERATIONS: dict[str, Operation] = {
     "audit before a time": audit(end_time=NOW - 3_600_000_000),
     "audit of nobody after a time": audit(actor="nobody", start_time=1),
     "storage": lambda tx: get_storage(tx, default_limit=0),
+    "vault stats": lambda tx: get_vault_stats(tx, now=NOW, default_limit=0),
     "indexing": index_earlier,
     "indexing anew": refold,
     "search, a common word": search(COMMON, 50),
@@ -633,6 +639,7 @@ def test_an_operation_takes_as_many_steps_in_a_large_vault(
 
 
 SYSTEM_OPERATIONS: dict[str, Operation] = {
+    "list_vaults": lambda tx: list_vaults(tx, state=None, now=NOW, after=None, page_size=50, max_size=10**6),
     "list_orphaned_turns": lambda tx: list_orphaned_turns(tx, owner="srv_1", now=NOW),
     "renew_leases": lambda tx: renew_leases(tx, owner="srv_1", expire_time=NOW),
     "list_revocations": lambda tx: list_revocations(

@@ -68,6 +68,7 @@ class AdminService(AdminBackups, AdminAudit, AdminKeys, AdminOperations, AdminVa
         verification: Verification,
         clock: Clock,
         build: Build,
+        storage_limit: int,
     ) -> None:
         self._database = database
         self._engine = engine
@@ -80,6 +81,7 @@ class AdminService(AdminBackups, AdminAudit, AdminKeys, AdminOperations, AdminVa
         self._verification = verification
         self._clock = clock
         self._build = build
+        self._storage_limit = storage_limit
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, scope: Scope) -> pb.GetServerInfoResponse:
         engine_version, schema_version = await self._database.versions()

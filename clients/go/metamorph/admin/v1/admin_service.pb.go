@@ -830,6 +830,371 @@ func (x *UpdateVaultLimitsResponse) GetRevision() int64 {
 	return 0
 }
 
+// A query for a page of vaults.
+type ListVaultsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only the vaults in this state: VAULT_STATE_SUSPENDED or VAULT_STATE_DELETED. Unspecified returns all.
+	State VaultState `protobuf:"varint,1,opt,name=state,proto3,enum=metamorph.admin.v1.VaultState" json:"state,omitempty"`
+	// The maximum number to return. 0 means 50; the maximum is 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVaultsRequest) Reset() {
+	*x = ListVaultsRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVaultsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVaultsRequest) ProtoMessage() {}
+
+func (x *ListVaultsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVaultsRequest.ProtoReflect.Descriptor instead.
+func (*ListVaultsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListVaultsRequest) GetState() VaultState {
+	if x != nil {
+		return x.State
+	}
+	return VaultState_VAULT_STATE_UNSPECIFIED
+}
+
+func (x *ListVaultsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListVaultsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// A page of vaults.
+type ListVaultsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By vault ID, in the order of its bytes.
+	Vaults []*VaultSummary `protobuf:"bytes,1,rep,name=vaults,proto3" json:"vaults,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVaultsResponse) Reset() {
+	*x = ListVaultsResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVaultsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVaultsResponse) ProtoMessage() {}
+
+func (x *ListVaultsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVaultsResponse.ProtoReflect.Descriptor instead.
+func (*ListVaultsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListVaultsResponse) GetVaults() []*VaultSummary {
+	if x != nil {
+		return x.Vaults
+	}
+	return nil
+}
+
+func (x *ListVaultsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Selects a vault.
+type GetVaultStatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The vault, as in tokens.
+	VaultId       string `protobuf:"bytes,1,opt,name=vault_id,json=vaultId,proto3" json:"vault_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVaultStatsRequest) Reset() {
+	*x = GetVaultStatsRequest{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVaultStatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVaultStatsRequest) ProtoMessage() {}
+
+func (x *GetVaultStatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVaultStatsRequest.ProtoReflect.Descriptor instead.
+func (*GetVaultStatsRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GetVaultStatsRequest) GetVaultId() string {
+	if x != nil {
+		return x.VaultId
+	}
+	return ""
+}
+
+// What a vault stores and uses. What is deleted counts until it is erased, soon after.
+type VaultStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the list.
+	Summary *VaultSummary `protobuf:"bytes,1,opt,name=summary,proto3" json:"summary,omitempty"`
+	// The number of sessions.
+	SessionCount int64 `protobuf:"varint,2,opt,name=session_count,json=sessionCount,proto3" json:"session_count,omitempty"`
+	// The number of messages, replies included.
+	MessageCount int64 `protobuf:"varint,3,opt,name=message_count,json=messageCount,proto3" json:"message_count,omitempty"`
+	// The number of turns, running ones included.
+	TurnCount int64 `protobuf:"varint,4,opt,name=turn_count,json=turnCount,proto3" json:"turn_count,omitempty"`
+	// The number of running turns.
+	RunningTurnCount int32 `protobuf:"varint,5,opt,name=running_turn_count,json=runningTurnCount,proto3" json:"running_turn_count,omitempty"`
+	// The number of attachments. One that was uploaded twice counts once.
+	AttachmentCount int64 `protobuf:"varint,6,opt,name=attachment_count,json=attachmentCount,proto3" json:"attachment_count,omitempty"`
+	// The number of secrets.
+	SecretCount int64 `protobuf:"varint,7,opt,name=secret_count,json=secretCount,proto3" json:"secret_count,omitempty"`
+	// The number of memories, superseded ones included.
+	MemoryCount int64 `protobuf:"varint,8,opt,name=memory_count,json=memoryCount,proto3" json:"memory_count,omitempty"`
+	// The bytes that it stores, and its limit.
+	Storage *v1.StorageStatus `protobuf:"bytes,9,opt,name=storage,proto3" json:"storage,omitempty"`
+	// The state of each limit that applies to the vault as a whole.
+	Budgets []*v1.BudgetStatus `protobuf:"bytes,10,rep,name=budgets,proto3" json:"budgets,omitempty"`
+	// The vault's own budget.
+	Budget *v1.Budget `protobuf:"bytes,11,opt,name=budget,proto3" json:"budget,omitempty"`
+	// The operator's limits.
+	Limits *VaultLimits `protobuf:"bytes,12,opt,name=limits,proto3" json:"limits,omitempty"`
+	// The vault's revision.
+	Revision      int64 `protobuf:"varint,13,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultStats) Reset() {
+	*x = VaultStats{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultStats) ProtoMessage() {}
+
+func (x *VaultStats) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultStats.ProtoReflect.Descriptor instead.
+func (*VaultStats) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *VaultStats) GetSummary() *VaultSummary {
+	if x != nil {
+		return x.Summary
+	}
+	return nil
+}
+
+func (x *VaultStats) GetSessionCount() int64 {
+	if x != nil {
+		return x.SessionCount
+	}
+	return 0
+}
+
+func (x *VaultStats) GetMessageCount() int64 {
+	if x != nil {
+		return x.MessageCount
+	}
+	return 0
+}
+
+func (x *VaultStats) GetTurnCount() int64 {
+	if x != nil {
+		return x.TurnCount
+	}
+	return 0
+}
+
+func (x *VaultStats) GetRunningTurnCount() int32 {
+	if x != nil {
+		return x.RunningTurnCount
+	}
+	return 0
+}
+
+func (x *VaultStats) GetAttachmentCount() int64 {
+	if x != nil {
+		return x.AttachmentCount
+	}
+	return 0
+}
+
+func (x *VaultStats) GetSecretCount() int64 {
+	if x != nil {
+		return x.SecretCount
+	}
+	return 0
+}
+
+func (x *VaultStats) GetMemoryCount() int64 {
+	if x != nil {
+		return x.MemoryCount
+	}
+	return 0
+}
+
+func (x *VaultStats) GetStorage() *v1.StorageStatus {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
+}
+
+func (x *VaultStats) GetBudgets() []*v1.BudgetStatus {
+	if x != nil {
+		return x.Budgets
+	}
+	return nil
+}
+
+func (x *VaultStats) GetBudget() *v1.Budget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
+func (x *VaultStats) GetLimits() *VaultLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *VaultStats) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// The vault.
+type GetVaultStatsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As stored.
+	Stats         *VaultStats `protobuf:"bytes,1,opt,name=stats,proto3" json:"stats,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVaultStatsResponse) Reset() {
+	*x = GetVaultStatsResponse{}
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVaultStatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVaultStatsResponse) ProtoMessage() {}
+
+func (x *GetVaultStatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVaultStatsResponse.ProtoReflect.Descriptor instead.
+func (*GetVaultStatsResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GetVaultStatsResponse) GetStats() *VaultStats {
+	if x != nil {
+		return x.Stats
+	}
+	return nil
+}
+
 // Selects a vault to suspend.
 type SuspendVaultRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -843,7 +1208,7 @@ type SuspendVaultRequest struct {
 
 func (x *SuspendVaultRequest) Reset() {
 	*x = SuspendVaultRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +1220,7 @@ func (x *SuspendVaultRequest) String() string {
 func (*SuspendVaultRequest) ProtoMessage() {}
 
 func (x *SuspendVaultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[11]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +1233,7 @@ func (x *SuspendVaultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendVaultRequest.ProtoReflect.Descriptor instead.
 func (*SuspendVaultRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{11}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SuspendVaultRequest) GetVaultId() string {
@@ -900,7 +1265,7 @@ type SuspendVaultResponse struct {
 
 func (x *SuspendVaultResponse) Reset() {
 	*x = SuspendVaultResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +1277,7 @@ func (x *SuspendVaultResponse) String() string {
 func (*SuspendVaultResponse) ProtoMessage() {}
 
 func (x *SuspendVaultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[12]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +1290,7 @@ func (x *SuspendVaultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendVaultResponse.ProtoReflect.Descriptor instead.
 func (*SuspendVaultResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{12}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SuspendVaultResponse) GetStatus() *VaultStatus {
@@ -960,7 +1325,7 @@ type ResumeVaultRequest struct {
 
 func (x *ResumeVaultRequest) Reset() {
 	*x = ResumeVaultRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1337,7 @@ func (x *ResumeVaultRequest) String() string {
 func (*ResumeVaultRequest) ProtoMessage() {}
 
 func (x *ResumeVaultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[13]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1350,7 @@ func (x *ResumeVaultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeVaultRequest.ProtoReflect.Descriptor instead.
 func (*ResumeVaultRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{13}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResumeVaultRequest) GetVaultId() string {
@@ -1008,7 +1373,7 @@ type ResumeVaultResponse struct {
 
 func (x *ResumeVaultResponse) Reset() {
 	*x = ResumeVaultResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1385,7 @@ func (x *ResumeVaultResponse) String() string {
 func (*ResumeVaultResponse) ProtoMessage() {}
 
 func (x *ResumeVaultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[14]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1398,7 @@ func (x *ResumeVaultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeVaultResponse.ProtoReflect.Descriptor instead.
 func (*ResumeVaultResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{14}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResumeVaultResponse) GetStatus() *VaultStatus {
@@ -1067,7 +1432,7 @@ type StoreInfo struct {
 
 func (x *StoreInfo) Reset() {
 	*x = StoreInfo{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1444,7 @@ func (x *StoreInfo) String() string {
 func (*StoreInfo) ProtoMessage() {}
 
 func (x *StoreInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[15]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1457,7 @@ func (x *StoreInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreInfo.ProtoReflect.Descriptor instead.
 func (*StoreInfo) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{15}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StoreInfo) GetEngine() string {
@@ -1140,7 +1505,7 @@ type StoreCheck struct {
 
 func (x *StoreCheck) Reset() {
 	*x = StoreCheck{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1517,7 @@ func (x *StoreCheck) String() string {
 func (*StoreCheck) ProtoMessage() {}
 
 func (x *StoreCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[16]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1530,7 @@ func (x *StoreCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreCheck.ProtoReflect.Descriptor instead.
 func (*StoreCheck) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{16}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StoreCheck) GetCompleteTime() *timestamppb.Timestamp {
@@ -1204,7 +1569,7 @@ type ErasureBacklog struct {
 
 func (x *ErasureBacklog) Reset() {
 	*x = ErasureBacklog{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1581,7 @@ func (x *ErasureBacklog) String() string {
 func (*ErasureBacklog) ProtoMessage() {}
 
 func (x *ErasureBacklog) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[17]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1594,7 @@ func (x *ErasureBacklog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasureBacklog.ProtoReflect.Descriptor instead.
 func (*ErasureBacklog) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{17}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ErasureBacklog) GetResourceCount() int32 {
@@ -1270,7 +1635,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1647,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[18]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1660,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{18}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Finding) GetName() string {
@@ -1335,7 +1700,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1712,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[19]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1725,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{19}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{24}
 }
 
 // Information about the server.
@@ -1393,7 +1758,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1770,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[20]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1783,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{20}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -1500,7 +1865,7 @@ type CreateBackupRequest struct {
 
 func (x *CreateBackupRequest) Reset() {
 	*x = CreateBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1877,7 @@ func (x *CreateBackupRequest) String() string {
 func (*CreateBackupRequest) ProtoMessage() {}
 
 func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[21]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1890,7 @@ func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupRequest.ProtoReflect.Descriptor instead.
 func (*CreateBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{21}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{26}
 }
 
 // The backup was begun.
@@ -1539,7 +1904,7 @@ type CreateBackupResponse struct {
 
 func (x *CreateBackupResponse) Reset() {
 	*x = CreateBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1916,7 @@ func (x *CreateBackupResponse) String() string {
 func (*CreateBackupResponse) ProtoMessage() {}
 
 func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[22]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1929,7 @@ func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupResponse.ProtoReflect.Descriptor instead.
 func (*CreateBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{22}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateBackupResponse) GetBackup() *Backup {
@@ -1585,7 +1950,7 @@ type GetBackupRequest struct {
 
 func (x *GetBackupRequest) Reset() {
 	*x = GetBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1962,7 @@ func (x *GetBackupRequest) String() string {
 func (*GetBackupRequest) ProtoMessage() {}
 
 func (x *GetBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[23]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1975,7 @@ func (x *GetBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupRequest.ProtoReflect.Descriptor instead.
 func (*GetBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{23}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetBackupRequest) GetName() string {
@@ -1631,7 +1996,7 @@ type GetBackupResponse struct {
 
 func (x *GetBackupResponse) Reset() {
 	*x = GetBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +2008,7 @@ func (x *GetBackupResponse) String() string {
 func (*GetBackupResponse) ProtoMessage() {}
 
 func (x *GetBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[24]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +2021,7 @@ func (x *GetBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBackupResponse.ProtoReflect.Descriptor instead.
 func (*GetBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{24}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetBackupResponse) GetBackup() *Backup {
@@ -1679,7 +2044,7 @@ type ListBackupsRequest struct {
 
 func (x *ListBackupsRequest) Reset() {
 	*x = ListBackupsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +2056,7 @@ func (x *ListBackupsRequest) String() string {
 func (*ListBackupsRequest) ProtoMessage() {}
 
 func (x *ListBackupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[25]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +2069,7 @@ func (x *ListBackupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackupsRequest.ProtoReflect.Descriptor instead.
 func (*ListBackupsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{25}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListBackupsRequest) GetPageSize() int32 {
@@ -1734,7 +2099,7 @@ type ListBackupsResponse struct {
 
 func (x *ListBackupsResponse) Reset() {
 	*x = ListBackupsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +2111,7 @@ func (x *ListBackupsResponse) String() string {
 func (*ListBackupsResponse) ProtoMessage() {}
 
 func (x *ListBackupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[26]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +2124,7 @@ func (x *ListBackupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackupsResponse.ProtoReflect.Descriptor instead.
 func (*ListBackupsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{26}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListBackupsResponse) GetBackups() []*Backup {
@@ -1787,7 +2152,7 @@ type VerifyBackupRequest struct {
 
 func (x *VerifyBackupRequest) Reset() {
 	*x = VerifyBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2164,7 @@ func (x *VerifyBackupRequest) String() string {
 func (*VerifyBackupRequest) ProtoMessage() {}
 
 func (x *VerifyBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[27]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2177,7 @@ func (x *VerifyBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyBackupRequest.ProtoReflect.Descriptor instead.
 func (*VerifyBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{27}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VerifyBackupRequest) GetName() string {
@@ -1833,7 +2198,7 @@ type VerifyBackupResponse struct {
 
 func (x *VerifyBackupResponse) Reset() {
 	*x = VerifyBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2210,7 @@ func (x *VerifyBackupResponse) String() string {
 func (*VerifyBackupResponse) ProtoMessage() {}
 
 func (x *VerifyBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[28]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2223,7 @@ func (x *VerifyBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyBackupResponse.ProtoReflect.Descriptor instead.
 func (*VerifyBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{28}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VerifyBackupResponse) GetBackup() *Backup {
@@ -1881,7 +2246,7 @@ type DownloadBackupRequest struct {
 
 func (x *DownloadBackupRequest) Reset() {
 	*x = DownloadBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[29]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2258,7 @@ func (x *DownloadBackupRequest) String() string {
 func (*DownloadBackupRequest) ProtoMessage() {}
 
 func (x *DownloadBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[29]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2271,7 @@ func (x *DownloadBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadBackupRequest.ProtoReflect.Descriptor instead.
 func (*DownloadBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{29}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DownloadBackupRequest) GetName() string {
@@ -1934,7 +2299,7 @@ type DownloadBackupResponse struct {
 
 func (x *DownloadBackupResponse) Reset() {
 	*x = DownloadBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[30]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2311,7 @@ func (x *DownloadBackupResponse) String() string {
 func (*DownloadBackupResponse) ProtoMessage() {}
 
 func (x *DownloadBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[30]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2324,7 @@ func (x *DownloadBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadBackupResponse.ProtoReflect.Descriptor instead.
 func (*DownloadBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{30}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DownloadBackupResponse) GetData() []byte {
@@ -1980,7 +2345,7 @@ type DeleteBackupRequest struct {
 
 func (x *DeleteBackupRequest) Reset() {
 	*x = DeleteBackupRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2357,7 @@ func (x *DeleteBackupRequest) String() string {
 func (*DeleteBackupRequest) ProtoMessage() {}
 
 func (x *DeleteBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[31]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2370,7 @@ func (x *DeleteBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBackupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteBackupRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{31}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteBackupRequest) GetName() string {
@@ -2024,7 +2389,7 @@ type DeleteBackupResponse struct {
 
 func (x *DeleteBackupResponse) Reset() {
 	*x = DeleteBackupResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2401,7 @@ func (x *DeleteBackupResponse) String() string {
 func (*DeleteBackupResponse) ProtoMessage() {}
 
 func (x *DeleteBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[32]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2414,7 @@ func (x *DeleteBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBackupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteBackupResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{32}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{37}
 }
 
 // Selects nothing: the server's retention says which backups are deleted.
@@ -2063,7 +2428,7 @@ type PruneBackupsRequest struct {
 
 func (x *PruneBackupsRequest) Reset() {
 	*x = PruneBackupsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2440,7 @@ func (x *PruneBackupsRequest) String() string {
 func (*PruneBackupsRequest) ProtoMessage() {}
 
 func (x *PruneBackupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[33]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2453,7 @@ func (x *PruneBackupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneBackupsRequest.ProtoReflect.Descriptor instead.
 func (*PruneBackupsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{33}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PruneBackupsRequest) GetValidateOnly() bool {
@@ -2109,7 +2474,7 @@ type PruneBackupsResponse struct {
 
 func (x *PruneBackupsResponse) Reset() {
 	*x = PruneBackupsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2121,7 +2486,7 @@ func (x *PruneBackupsResponse) String() string {
 func (*PruneBackupsResponse) ProtoMessage() {}
 
 func (x *PruneBackupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[34]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2134,7 +2499,7 @@ func (x *PruneBackupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneBackupsResponse.ProtoReflect.Descriptor instead.
 func (*PruneBackupsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{34}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PruneBackupsResponse) GetNames() []string {
@@ -2163,7 +2528,7 @@ type KeyRotation struct {
 
 func (x *KeyRotation) Reset() {
 	*x = KeyRotation{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2540,7 @@ func (x *KeyRotation) String() string {
 func (*KeyRotation) ProtoMessage() {}
 
 func (x *KeyRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[35]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2553,7 @@ func (x *KeyRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRotation.ProtoReflect.Descriptor instead.
 func (*KeyRotation) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{35}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *KeyRotation) GetKeyId() string {
@@ -2235,7 +2600,7 @@ type RotateDataKeysRequest struct {
 
 func (x *RotateDataKeysRequest) Reset() {
 	*x = RotateDataKeysRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2612,7 @@ func (x *RotateDataKeysRequest) String() string {
 func (*RotateDataKeysRequest) ProtoMessage() {}
 
 func (x *RotateDataKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[36]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +2625,7 @@ func (x *RotateDataKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateDataKeysRequest.ProtoReflect.Descriptor instead.
 func (*RotateDataKeysRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{36}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{41}
 }
 
 // The rotation that has begun.
@@ -2274,7 +2639,7 @@ type RotateDataKeysResponse struct {
 
 func (x *RotateDataKeysResponse) Reset() {
 	*x = RotateDataKeysResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +2651,7 @@ func (x *RotateDataKeysResponse) String() string {
 func (*RotateDataKeysResponse) ProtoMessage() {}
 
 func (x *RotateDataKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[37]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +2664,7 @@ func (x *RotateDataKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateDataKeysResponse.ProtoReflect.Descriptor instead.
 func (*RotateDataKeysResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{37}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RotateDataKeysResponse) GetRotation() *KeyRotation {
@@ -2318,7 +2683,7 @@ type GetKeyRotationRequest struct {
 
 func (x *GetKeyRotationRequest) Reset() {
 	*x = GetKeyRotationRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2695,7 @@ func (x *GetKeyRotationRequest) String() string {
 func (*GetKeyRotationRequest) ProtoMessage() {}
 
 func (x *GetKeyRotationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[38]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2708,7 @@ func (x *GetKeyRotationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRotationRequest.ProtoReflect.Descriptor instead.
 func (*GetKeyRotationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{38}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{43}
 }
 
 // The state of the keys.
@@ -2357,7 +2722,7 @@ type GetKeyRotationResponse struct {
 
 func (x *GetKeyRotationResponse) Reset() {
 	*x = GetKeyRotationResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2369,7 +2734,7 @@ func (x *GetKeyRotationResponse) String() string {
 func (*GetKeyRotationResponse) ProtoMessage() {}
 
 func (x *GetKeyRotationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[39]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2382,7 +2747,7 @@ func (x *GetKeyRotationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRotationResponse.ProtoReflect.Descriptor instead.
 func (*GetKeyRotationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{39}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetKeyRotationResponse) GetRotation() *KeyRotation {
@@ -2403,7 +2768,7 @@ type ReleaseVaultRequest struct {
 
 func (x *ReleaseVaultRequest) Reset() {
 	*x = ReleaseVaultRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2780,7 @@ func (x *ReleaseVaultRequest) String() string {
 func (*ReleaseVaultRequest) ProtoMessage() {}
 
 func (x *ReleaseVaultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[40]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2793,7 @@ func (x *ReleaseVaultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseVaultRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseVaultRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{40}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReleaseVaultRequest) GetVaultId() string {
@@ -2449,7 +2814,7 @@ type ReleaseVaultResponse struct {
 
 func (x *ReleaseVaultResponse) Reset() {
 	*x = ReleaseVaultResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2461,7 +2826,7 @@ func (x *ReleaseVaultResponse) String() string {
 func (*ReleaseVaultResponse) ProtoMessage() {}
 
 func (x *ReleaseVaultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[41]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2474,7 +2839,7 @@ func (x *ReleaseVaultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseVaultResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseVaultResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{41}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReleaseVaultResponse) GetStatus() *VaultStatus {
@@ -2497,7 +2862,7 @@ type GetAnyOperationRequest struct {
 
 func (x *GetAnyOperationRequest) Reset() {
 	*x = GetAnyOperationRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2874,7 @@ func (x *GetAnyOperationRequest) String() string {
 func (*GetAnyOperationRequest) ProtoMessage() {}
 
 func (x *GetAnyOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[42]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2887,7 @@ func (x *GetAnyOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAnyOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetAnyOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{42}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetAnyOperationRequest) GetVaultId() string {
@@ -2550,7 +2915,7 @@ type GetAnyOperationResponse struct {
 
 func (x *GetAnyOperationResponse) Reset() {
 	*x = GetAnyOperationResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2927,7 @@ func (x *GetAnyOperationResponse) String() string {
 func (*GetAnyOperationResponse) ProtoMessage() {}
 
 func (x *GetAnyOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[43]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2940,7 @@ func (x *GetAnyOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAnyOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetAnyOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{43}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetAnyOperationResponse) GetOperation() *v1.Operation {
@@ -2600,7 +2965,7 @@ type ListAllOperationsRequest struct {
 
 func (x *ListAllOperationsRequest) Reset() {
 	*x = ListAllOperationsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2977,7 @@ func (x *ListAllOperationsRequest) String() string {
 func (*ListAllOperationsRequest) ProtoMessage() {}
 
 func (x *ListAllOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[44]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2990,7 @@ func (x *ListAllOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListAllOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{44}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListAllOperationsRequest) GetVaultId() string {
@@ -2662,7 +3027,7 @@ type ListAllOperationsResponse struct {
 
 func (x *ListAllOperationsResponse) Reset() {
 	*x = ListAllOperationsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +3039,7 @@ func (x *ListAllOperationsResponse) String() string {
 func (*ListAllOperationsResponse) ProtoMessage() {}
 
 func (x *ListAllOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[45]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +3052,7 @@ func (x *ListAllOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListAllOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{45}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListAllOperationsResponse) GetOperations() []*v1.Operation {
@@ -2717,7 +3082,7 @@ type CancelAnyOperationRequest struct {
 
 func (x *CancelAnyOperationRequest) Reset() {
 	*x = CancelAnyOperationRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +3094,7 @@ func (x *CancelAnyOperationRequest) String() string {
 func (*CancelAnyOperationRequest) ProtoMessage() {}
 
 func (x *CancelAnyOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[46]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +3107,7 @@ func (x *CancelAnyOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelAnyOperationRequest.ProtoReflect.Descriptor instead.
 func (*CancelAnyOperationRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{46}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CancelAnyOperationRequest) GetVaultId() string {
@@ -2770,7 +3135,7 @@ type CancelAnyOperationResponse struct {
 
 func (x *CancelAnyOperationResponse) Reset() {
 	*x = CancelAnyOperationResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2782,7 +3147,7 @@ func (x *CancelAnyOperationResponse) String() string {
 func (*CancelAnyOperationResponse) ProtoMessage() {}
 
 func (x *CancelAnyOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[47]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2795,7 +3160,7 @@ func (x *CancelAnyOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelAnyOperationResponse.ProtoReflect.Descriptor instead.
 func (*CancelAnyOperationResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{47}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CancelAnyOperationResponse) GetOperation() *v1.Operation {
@@ -2823,7 +3188,7 @@ type ListServerAuditEventsRequest struct {
 
 func (x *ListServerAuditEventsRequest) Reset() {
 	*x = ListServerAuditEventsRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +3200,7 @@ func (x *ListServerAuditEventsRequest) String() string {
 func (*ListServerAuditEventsRequest) ProtoMessage() {}
 
 func (x *ListServerAuditEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[48]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +3213,7 @@ func (x *ListServerAuditEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServerAuditEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListServerAuditEventsRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{48}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListServerAuditEventsRequest) GetPageSize() int32 {
@@ -2892,7 +3257,7 @@ type ListServerAuditEventsResponse struct {
 
 func (x *ListServerAuditEventsResponse) Reset() {
 	*x = ListServerAuditEventsResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2904,7 +3269,7 @@ func (x *ListServerAuditEventsResponse) String() string {
 func (*ListServerAuditEventsResponse) ProtoMessage() {}
 
 func (x *ListServerAuditEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[49]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2917,7 +3282,7 @@ func (x *ListServerAuditEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServerAuditEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListServerAuditEventsResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{49}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListServerAuditEventsResponse) GetAuditEvents() []*v1.AuditEvent {
@@ -2948,7 +3313,7 @@ type VerifyAuditLogRequest struct {
 
 func (x *VerifyAuditLogRequest) Reset() {
 	*x = VerifyAuditLogRequest{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[50]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2960,7 +3325,7 @@ func (x *VerifyAuditLogRequest) String() string {
 func (*VerifyAuditLogRequest) ProtoMessage() {}
 
 func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[50]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2973,7 +3338,7 @@ func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogRequest.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogRequest) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{50}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *VerifyAuditLogRequest) GetResumeToken() string {
@@ -3009,7 +3374,7 @@ type VerifyAuditLogResponse struct {
 
 func (x *VerifyAuditLogResponse) Reset() {
 	*x = VerifyAuditLogResponse{}
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[51]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3021,7 +3386,7 @@ func (x *VerifyAuditLogResponse) String() string {
 func (*VerifyAuditLogResponse) ProtoMessage() {}
 
 func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[51]
+	mi := &file_metamorph_admin_v1_admin_service_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3034,7 +3399,7 @@ func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogResponse.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogResponse) Descriptor() ([]byte, []int) {
-	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{51}
+	return file_metamorph_admin_v1_admin_service_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *VerifyAuditLogResponse) GetEntryCount() int64 {
@@ -3132,7 +3497,36 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"updateMask\"p\n" +
 	"\x19UpdateVaultLimitsResponse\x127\n" +
 	"\x06limits\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\x80\x01\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\xa6\x01\n" +
+	"\x11ListVaultsRequest\x12B\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x1e.metamorph.admin.v1.VaultStateB\f\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\x03R\x05state\x12$\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"v\n" +
+	"\x12ListVaultsResponse\x128\n" +
+	"\x06vaults\x18\x01 \x03(\v2 .metamorph.admin.v1.VaultSummaryR\x06vaults\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"]\n" +
+	"\x14GetVaultStatsRequest\x12E\n" +
+	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\"\xd2\x04\n" +
+	"\n" +
+	"VaultStats\x12:\n" +
+	"\asummary\x18\x01 \x01(\v2 .metamorph.admin.v1.VaultSummaryR\asummary\x12#\n" +
+	"\rsession_count\x18\x02 \x01(\x03R\fsessionCount\x12#\n" +
+	"\rmessage_count\x18\x03 \x01(\x03R\fmessageCount\x12\x1d\n" +
+	"\n" +
+	"turn_count\x18\x04 \x01(\x03R\tturnCount\x12,\n" +
+	"\x12running_turn_count\x18\x05 \x01(\x05R\x10runningTurnCount\x12)\n" +
+	"\x10attachment_count\x18\x06 \x01(\x03R\x0fattachmentCount\x12!\n" +
+	"\fsecret_count\x18\a \x01(\x03R\vsecretCount\x12!\n" +
+	"\fmemory_count\x18\b \x01(\x03R\vmemoryCount\x12;\n" +
+	"\astorage\x18\t \x01(\v2!.metamorph.vault.v1.StorageStatusR\astorage\x12:\n" +
+	"\abudgets\x18\n" +
+	" \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets\x122\n" +
+	"\x06budget\x18\v \x01(\v2\x1a.metamorph.vault.v1.BudgetR\x06budget\x127\n" +
+	"\x06limits\x18\f \x01(\v2\x1f.metamorph.admin.v1.VaultLimitsR\x06limits\x12\x1a\n" +
+	"\brevision\x18\r \x01(\x03R\brevision\"M\n" +
+	"\x15GetVaultStatsResponse\x124\n" +
+	"\x05stats\x18\x01 \x01(\v2\x1e.metamorph.admin.v1.VaultStatsR\x05stats\"\x80\x01\n" +
 	"\x13SuspendVaultRequest\x12E\n" +
 	"\bvault_id\x18\x01 \x01(\tB*\xbaH'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$R\avaultId\x12\"\n" +
 	"\x06reason\x18\x02 \x01(\tB\n" +
@@ -3274,13 +3668,16 @@ const file_metamorph_admin_v1_admin_service_proto_rawDesc = "" +
 	"\x1aFINDING_STATUS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11FINDING_STATUS_OK\x10\x01\x12\x1a\n" +
 	"\x16FINDING_STATUS_WARNING\x10\x02\x12\x19\n" +
-	"\x15FINDING_STATUS_FAILED\x10\x032\xeb\x14\n" +
+	"\x15FINDING_STATUS_FAILED\x10\x032\xce\x16\n" +
 	"\fAdminService\x12t\n" +
 	"\rGetServerInfo\x12(.metamorph.admin.v1.GetServerInfoRequest\x1a).metamorph.admin.v1.GetServerInfoResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
 	"\fRevokeTokens\x12'.metamorph.admin.v1.RevokeTokensRequest\x1a(.metamorph.admin.v1.RevokeTokensResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12z\n" +
 	"\x0fListRevocations\x12*.metamorph.admin.v1.ListRevocationsRequest\x1a+.metamorph.admin.v1.ListRevocationsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12w\n" +
 	"\x0eGetVaultLimits\x12).metamorph.admin.v1.GetVaultLimitsRequest\x1a*.metamorph.admin.v1.GetVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12\x80\x01\n" +
-	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x10\x90\x02\x02\x12q\n" +
+	"\x11UpdateVaultLimits\x12,.metamorph.admin.v1.UpdateVaultLimitsRequest\x1a-.metamorph.admin.v1.UpdateVaultLimitsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x10\x90\x02\x02\x12k\n" +
+	"\n" +
+	"ListVaults\x12%.metamorph.admin.v1.ListVaultsRequest\x1a&.metamorph.admin.v1.ListVaultsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12t\n" +
+	"\rGetVaultStats\x12(.metamorph.admin.v1.GetVaultStatsRequest\x1a).metamorph.admin.v1.GetVaultStatsResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12q\n" +
 	"\fSuspendVault\x12'.metamorph.admin.v1.SuspendVaultRequest\x1a(.metamorph.admin.v1.SuspendVaultResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12n\n" +
 	"\vResumeVault\x12&.metamorph.admin.v1.ResumeVaultRequest\x1a'.metamorph.admin.v1.ResumeVaultResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x02\x12q\n" +
 	"\fCreateBackup\x12'.metamorph.admin.v1.CreateBackupRequest\x1a(.metamorph.admin.v1.CreateBackupResponse\"\x0e\xaa\xbb\x18\x01\x06\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12h\n" +
@@ -3313,7 +3710,7 @@ func file_metamorph_admin_v1_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_admin_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_metamorph_admin_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(FindingStatus)(0),                    // 0: metamorph.admin.v1.FindingStatus
 	(*UserTokens)(nil),                    // 1: metamorph.admin.v1.UserTokens
@@ -3327,152 +3724,173 @@ var file_metamorph_admin_v1_admin_service_proto_goTypes = []any{
 	(*GetVaultLimitsResponse)(nil),        // 9: metamorph.admin.v1.GetVaultLimitsResponse
 	(*UpdateVaultLimitsRequest)(nil),      // 10: metamorph.admin.v1.UpdateVaultLimitsRequest
 	(*UpdateVaultLimitsResponse)(nil),     // 11: metamorph.admin.v1.UpdateVaultLimitsResponse
-	(*SuspendVaultRequest)(nil),           // 12: metamorph.admin.v1.SuspendVaultRequest
-	(*SuspendVaultResponse)(nil),          // 13: metamorph.admin.v1.SuspendVaultResponse
-	(*ResumeVaultRequest)(nil),            // 14: metamorph.admin.v1.ResumeVaultRequest
-	(*ResumeVaultResponse)(nil),           // 15: metamorph.admin.v1.ResumeVaultResponse
-	(*StoreInfo)(nil),                     // 16: metamorph.admin.v1.StoreInfo
-	(*StoreCheck)(nil),                    // 17: metamorph.admin.v1.StoreCheck
-	(*ErasureBacklog)(nil),                // 18: metamorph.admin.v1.ErasureBacklog
-	(*Finding)(nil),                       // 19: metamorph.admin.v1.Finding
-	(*GetServerInfoRequest)(nil),          // 20: metamorph.admin.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),         // 21: metamorph.admin.v1.GetServerInfoResponse
-	(*CreateBackupRequest)(nil),           // 22: metamorph.admin.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),          // 23: metamorph.admin.v1.CreateBackupResponse
-	(*GetBackupRequest)(nil),              // 24: metamorph.admin.v1.GetBackupRequest
-	(*GetBackupResponse)(nil),             // 25: metamorph.admin.v1.GetBackupResponse
-	(*ListBackupsRequest)(nil),            // 26: metamorph.admin.v1.ListBackupsRequest
-	(*ListBackupsResponse)(nil),           // 27: metamorph.admin.v1.ListBackupsResponse
-	(*VerifyBackupRequest)(nil),           // 28: metamorph.admin.v1.VerifyBackupRequest
-	(*VerifyBackupResponse)(nil),          // 29: metamorph.admin.v1.VerifyBackupResponse
-	(*DownloadBackupRequest)(nil),         // 30: metamorph.admin.v1.DownloadBackupRequest
-	(*DownloadBackupResponse)(nil),        // 31: metamorph.admin.v1.DownloadBackupResponse
-	(*DeleteBackupRequest)(nil),           // 32: metamorph.admin.v1.DeleteBackupRequest
-	(*DeleteBackupResponse)(nil),          // 33: metamorph.admin.v1.DeleteBackupResponse
-	(*PruneBackupsRequest)(nil),           // 34: metamorph.admin.v1.PruneBackupsRequest
-	(*PruneBackupsResponse)(nil),          // 35: metamorph.admin.v1.PruneBackupsResponse
-	(*KeyRotation)(nil),                   // 36: metamorph.admin.v1.KeyRotation
-	(*RotateDataKeysRequest)(nil),         // 37: metamorph.admin.v1.RotateDataKeysRequest
-	(*RotateDataKeysResponse)(nil),        // 38: metamorph.admin.v1.RotateDataKeysResponse
-	(*GetKeyRotationRequest)(nil),         // 39: metamorph.admin.v1.GetKeyRotationRequest
-	(*GetKeyRotationResponse)(nil),        // 40: metamorph.admin.v1.GetKeyRotationResponse
-	(*ReleaseVaultRequest)(nil),           // 41: metamorph.admin.v1.ReleaseVaultRequest
-	(*ReleaseVaultResponse)(nil),          // 42: metamorph.admin.v1.ReleaseVaultResponse
-	(*GetAnyOperationRequest)(nil),        // 43: metamorph.admin.v1.GetAnyOperationRequest
-	(*GetAnyOperationResponse)(nil),       // 44: metamorph.admin.v1.GetAnyOperationResponse
-	(*ListAllOperationsRequest)(nil),      // 45: metamorph.admin.v1.ListAllOperationsRequest
-	(*ListAllOperationsResponse)(nil),     // 46: metamorph.admin.v1.ListAllOperationsResponse
-	(*CancelAnyOperationRequest)(nil),     // 47: metamorph.admin.v1.CancelAnyOperationRequest
-	(*CancelAnyOperationResponse)(nil),    // 48: metamorph.admin.v1.CancelAnyOperationResponse
-	(*ListServerAuditEventsRequest)(nil),  // 49: metamorph.admin.v1.ListServerAuditEventsRequest
-	(*ListServerAuditEventsResponse)(nil), // 50: metamorph.admin.v1.ListServerAuditEventsResponse
-	(*VerifyAuditLogRequest)(nil),         // 51: metamorph.admin.v1.VerifyAuditLogRequest
-	(*VerifyAuditLogResponse)(nil),        // 52: metamorph.admin.v1.VerifyAuditLogResponse
-	nil,                                   // 53: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	(*timestamppb.Timestamp)(nil),         // 54: google.protobuf.Timestamp
-	(*v1.Budget)(nil),                     // 55: metamorph.vault.v1.Budget
-	(*v1.SubjectBudgets)(nil),             // 56: metamorph.vault.v1.SubjectBudgets
-	(*fieldmaskpb.FieldMask)(nil),         // 57: google.protobuf.FieldMask
-	(*VaultStatus)(nil),                   // 58: metamorph.admin.v1.VaultStatus
-	(*durationpb.Duration)(nil),           // 59: google.protobuf.Duration
-	(*Backup)(nil),                        // 60: metamorph.admin.v1.Backup
-	(*v1.Operation)(nil),                  // 61: metamorph.vault.v1.Operation
-	(*v1.AuditEvent)(nil),                 // 62: metamorph.vault.v1.AuditEvent
-	(*AuditHead)(nil),                     // 63: metamorph.admin.v1.AuditHead
-	(*AuditFault)(nil),                    // 64: metamorph.admin.v1.AuditFault
+	(*ListVaultsRequest)(nil),             // 12: metamorph.admin.v1.ListVaultsRequest
+	(*ListVaultsResponse)(nil),            // 13: metamorph.admin.v1.ListVaultsResponse
+	(*GetVaultStatsRequest)(nil),          // 14: metamorph.admin.v1.GetVaultStatsRequest
+	(*VaultStats)(nil),                    // 15: metamorph.admin.v1.VaultStats
+	(*GetVaultStatsResponse)(nil),         // 16: metamorph.admin.v1.GetVaultStatsResponse
+	(*SuspendVaultRequest)(nil),           // 17: metamorph.admin.v1.SuspendVaultRequest
+	(*SuspendVaultResponse)(nil),          // 18: metamorph.admin.v1.SuspendVaultResponse
+	(*ResumeVaultRequest)(nil),            // 19: metamorph.admin.v1.ResumeVaultRequest
+	(*ResumeVaultResponse)(nil),           // 20: metamorph.admin.v1.ResumeVaultResponse
+	(*StoreInfo)(nil),                     // 21: metamorph.admin.v1.StoreInfo
+	(*StoreCheck)(nil),                    // 22: metamorph.admin.v1.StoreCheck
+	(*ErasureBacklog)(nil),                // 23: metamorph.admin.v1.ErasureBacklog
+	(*Finding)(nil),                       // 24: metamorph.admin.v1.Finding
+	(*GetServerInfoRequest)(nil),          // 25: metamorph.admin.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),         // 26: metamorph.admin.v1.GetServerInfoResponse
+	(*CreateBackupRequest)(nil),           // 27: metamorph.admin.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),          // 28: metamorph.admin.v1.CreateBackupResponse
+	(*GetBackupRequest)(nil),              // 29: metamorph.admin.v1.GetBackupRequest
+	(*GetBackupResponse)(nil),             // 30: metamorph.admin.v1.GetBackupResponse
+	(*ListBackupsRequest)(nil),            // 31: metamorph.admin.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),           // 32: metamorph.admin.v1.ListBackupsResponse
+	(*VerifyBackupRequest)(nil),           // 33: metamorph.admin.v1.VerifyBackupRequest
+	(*VerifyBackupResponse)(nil),          // 34: metamorph.admin.v1.VerifyBackupResponse
+	(*DownloadBackupRequest)(nil),         // 35: metamorph.admin.v1.DownloadBackupRequest
+	(*DownloadBackupResponse)(nil),        // 36: metamorph.admin.v1.DownloadBackupResponse
+	(*DeleteBackupRequest)(nil),           // 37: metamorph.admin.v1.DeleteBackupRequest
+	(*DeleteBackupResponse)(nil),          // 38: metamorph.admin.v1.DeleteBackupResponse
+	(*PruneBackupsRequest)(nil),           // 39: metamorph.admin.v1.PruneBackupsRequest
+	(*PruneBackupsResponse)(nil),          // 40: metamorph.admin.v1.PruneBackupsResponse
+	(*KeyRotation)(nil),                   // 41: metamorph.admin.v1.KeyRotation
+	(*RotateDataKeysRequest)(nil),         // 42: metamorph.admin.v1.RotateDataKeysRequest
+	(*RotateDataKeysResponse)(nil),        // 43: metamorph.admin.v1.RotateDataKeysResponse
+	(*GetKeyRotationRequest)(nil),         // 44: metamorph.admin.v1.GetKeyRotationRequest
+	(*GetKeyRotationResponse)(nil),        // 45: metamorph.admin.v1.GetKeyRotationResponse
+	(*ReleaseVaultRequest)(nil),           // 46: metamorph.admin.v1.ReleaseVaultRequest
+	(*ReleaseVaultResponse)(nil),          // 47: metamorph.admin.v1.ReleaseVaultResponse
+	(*GetAnyOperationRequest)(nil),        // 48: metamorph.admin.v1.GetAnyOperationRequest
+	(*GetAnyOperationResponse)(nil),       // 49: metamorph.admin.v1.GetAnyOperationResponse
+	(*ListAllOperationsRequest)(nil),      // 50: metamorph.admin.v1.ListAllOperationsRequest
+	(*ListAllOperationsResponse)(nil),     // 51: metamorph.admin.v1.ListAllOperationsResponse
+	(*CancelAnyOperationRequest)(nil),     // 52: metamorph.admin.v1.CancelAnyOperationRequest
+	(*CancelAnyOperationResponse)(nil),    // 53: metamorph.admin.v1.CancelAnyOperationResponse
+	(*ListServerAuditEventsRequest)(nil),  // 54: metamorph.admin.v1.ListServerAuditEventsRequest
+	(*ListServerAuditEventsResponse)(nil), // 55: metamorph.admin.v1.ListServerAuditEventsResponse
+	(*VerifyAuditLogRequest)(nil),         // 56: metamorph.admin.v1.VerifyAuditLogRequest
+	(*VerifyAuditLogResponse)(nil),        // 57: metamorph.admin.v1.VerifyAuditLogResponse
+	nil,                                   // 58: metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	(*timestamppb.Timestamp)(nil),         // 59: google.protobuf.Timestamp
+	(*v1.Budget)(nil),                     // 60: metamorph.vault.v1.Budget
+	(*v1.SubjectBudgets)(nil),             // 61: metamorph.vault.v1.SubjectBudgets
+	(*fieldmaskpb.FieldMask)(nil),         // 62: google.protobuf.FieldMask
+	(VaultState)(0),                       // 63: metamorph.admin.v1.VaultState
+	(*VaultSummary)(nil),                  // 64: metamorph.admin.v1.VaultSummary
+	(*v1.StorageStatus)(nil),              // 65: metamorph.vault.v1.StorageStatus
+	(*v1.BudgetStatus)(nil),               // 66: metamorph.vault.v1.BudgetStatus
+	(*VaultStatus)(nil),                   // 67: metamorph.admin.v1.VaultStatus
+	(*durationpb.Duration)(nil),           // 68: google.protobuf.Duration
+	(*Backup)(nil),                        // 69: metamorph.admin.v1.Backup
+	(*v1.Operation)(nil),                  // 70: metamorph.vault.v1.Operation
+	(*v1.AuditEvent)(nil),                 // 71: metamorph.vault.v1.AuditEvent
+	(*AuditHead)(nil),                     // 72: metamorph.admin.v1.AuditHead
+	(*AuditFault)(nil),                    // 73: metamorph.admin.v1.AuditFault
 }
 var file_metamorph_admin_v1_admin_service_proto_depIdxs = []int32{
-	54, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
+	59, // 0: metamorph.admin.v1.UserTokens.issued_before:type_name -> google.protobuf.Timestamp
 	1,  // 1: metamorph.admin.v1.Revocation.user_tokens:type_name -> metamorph.admin.v1.UserTokens
-	54, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	59, // 2: metamorph.admin.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 3: metamorph.admin.v1.RevokeTokensRequest.user_tokens:type_name -> metamorph.admin.v1.UserTokens
 	2,  // 4: metamorph.admin.v1.RevokeTokensResponse.revocation:type_name -> metamorph.admin.v1.Revocation
 	2,  // 5: metamorph.admin.v1.ListRevocationsResponse.revocations:type_name -> metamorph.admin.v1.Revocation
-	55, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
-	54, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
-	56, // 8: metamorph.admin.v1.VaultLimits.subject_budgets:type_name -> metamorph.vault.v1.SubjectBudgets
+	60, // 6: metamorph.admin.v1.VaultLimits.budget:type_name -> metamorph.vault.v1.Budget
+	59, // 7: metamorph.admin.v1.VaultLimits.update_time:type_name -> google.protobuf.Timestamp
+	61, // 8: metamorph.admin.v1.VaultLimits.subject_budgets:type_name -> metamorph.vault.v1.SubjectBudgets
 	7,  // 9: metamorph.admin.v1.GetVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
 	7,  // 10: metamorph.admin.v1.UpdateVaultLimitsRequest.limits:type_name -> metamorph.admin.v1.VaultLimits
-	57, // 11: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	62, // 11: metamorph.admin.v1.UpdateVaultLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
 	7,  // 12: metamorph.admin.v1.UpdateVaultLimitsResponse.limits:type_name -> metamorph.admin.v1.VaultLimits
-	58, // 13: metamorph.admin.v1.SuspendVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
-	58, // 14: metamorph.admin.v1.ResumeVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
-	17, // 15: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
-	54, // 16: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
-	54, // 17: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
-	0,  // 18: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
-	16, // 19: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
-	54, // 20: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	59, // 21: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	53, // 22: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
-	18, // 23: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
-	19, // 24: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
-	60, // 25: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	60, // 26: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	60, // 27: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
-	60, // 28: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
-	54, // 29: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
-	36, // 30: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
-	36, // 31: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
-	58, // 32: metamorph.admin.v1.ReleaseVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
-	61, // 33: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	61, // 34: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	61, // 35: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	54, // 36: metamorph.admin.v1.ListServerAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	54, // 37: metamorph.admin.v1.ListServerAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	62, // 38: metamorph.admin.v1.ListServerAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
-	63, // 39: metamorph.admin.v1.VerifyAuditLogRequest.anchors:type_name -> metamorph.admin.v1.AuditHead
-	64, // 40: metamorph.admin.v1.VerifyAuditLogResponse.faults:type_name -> metamorph.admin.v1.AuditFault
-	63, // 41: metamorph.admin.v1.VerifyAuditLogResponse.heads:type_name -> metamorph.admin.v1.AuditHead
-	20, // 42: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
-	3,  // 43: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
-	5,  // 44: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
-	8,  // 45: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
-	10, // 46: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
-	12, // 47: metamorph.admin.v1.AdminService.SuspendVault:input_type -> metamorph.admin.v1.SuspendVaultRequest
-	14, // 48: metamorph.admin.v1.AdminService.ResumeVault:input_type -> metamorph.admin.v1.ResumeVaultRequest
-	22, // 49: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
-	24, // 50: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
-	26, // 51: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
-	28, // 52: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
-	30, // 53: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
-	32, // 54: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
-	34, // 55: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
-	37, // 56: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
-	49, // 57: metamorph.admin.v1.AdminService.ListServerAuditEvents:input_type -> metamorph.admin.v1.ListServerAuditEventsRequest
-	51, // 58: metamorph.admin.v1.AdminService.VerifyAuditLog:input_type -> metamorph.admin.v1.VerifyAuditLogRequest
-	39, // 59: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
-	41, // 60: metamorph.admin.v1.AdminService.ReleaseVault:input_type -> metamorph.admin.v1.ReleaseVaultRequest
-	43, // 61: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
-	45, // 62: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
-	47, // 63: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
-	21, // 64: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
-	4,  // 65: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
-	6,  // 66: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
-	9,  // 67: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
-	11, // 68: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
-	13, // 69: metamorph.admin.v1.AdminService.SuspendVault:output_type -> metamorph.admin.v1.SuspendVaultResponse
-	15, // 70: metamorph.admin.v1.AdminService.ResumeVault:output_type -> metamorph.admin.v1.ResumeVaultResponse
-	23, // 71: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
-	25, // 72: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
-	27, // 73: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
-	29, // 74: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
-	31, // 75: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
-	33, // 76: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
-	35, // 77: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
-	38, // 78: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
-	50, // 79: metamorph.admin.v1.AdminService.ListServerAuditEvents:output_type -> metamorph.admin.v1.ListServerAuditEventsResponse
-	52, // 80: metamorph.admin.v1.AdminService.VerifyAuditLog:output_type -> metamorph.admin.v1.VerifyAuditLogResponse
-	40, // 81: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
-	42, // 82: metamorph.admin.v1.AdminService.ReleaseVault:output_type -> metamorph.admin.v1.ReleaseVaultResponse
-	44, // 83: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
-	46, // 84: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
-	48, // 85: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
-	64, // [64:86] is the sub-list for method output_type
-	42, // [42:64] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	63, // 13: metamorph.admin.v1.ListVaultsRequest.state:type_name -> metamorph.admin.v1.VaultState
+	64, // 14: metamorph.admin.v1.ListVaultsResponse.vaults:type_name -> metamorph.admin.v1.VaultSummary
+	64, // 15: metamorph.admin.v1.VaultStats.summary:type_name -> metamorph.admin.v1.VaultSummary
+	65, // 16: metamorph.admin.v1.VaultStats.storage:type_name -> metamorph.vault.v1.StorageStatus
+	66, // 17: metamorph.admin.v1.VaultStats.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	60, // 18: metamorph.admin.v1.VaultStats.budget:type_name -> metamorph.vault.v1.Budget
+	7,  // 19: metamorph.admin.v1.VaultStats.limits:type_name -> metamorph.admin.v1.VaultLimits
+	15, // 20: metamorph.admin.v1.GetVaultStatsResponse.stats:type_name -> metamorph.admin.v1.VaultStats
+	67, // 21: metamorph.admin.v1.SuspendVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	67, // 22: metamorph.admin.v1.ResumeVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	22, // 23: metamorph.admin.v1.StoreInfo.check:type_name -> metamorph.admin.v1.StoreCheck
+	59, // 24: metamorph.admin.v1.StoreCheck.complete_time:type_name -> google.protobuf.Timestamp
+	59, // 25: metamorph.admin.v1.ErasureBacklog.oldest_delete_time:type_name -> google.protobuf.Timestamp
+	0,  // 26: metamorph.admin.v1.Finding.status:type_name -> metamorph.admin.v1.FindingStatus
+	21, // 27: metamorph.admin.v1.GetServerInfoResponse.store:type_name -> metamorph.admin.v1.StoreInfo
+	59, // 28: metamorph.admin.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	68, // 29: metamorph.admin.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	58, // 30: metamorph.admin.v1.GetServerInfoResponse.settings:type_name -> metamorph.admin.v1.GetServerInfoResponse.SettingsEntry
+	23, // 31: metamorph.admin.v1.GetServerInfoResponse.erasure_backlog:type_name -> metamorph.admin.v1.ErasureBacklog
+	24, // 32: metamorph.admin.v1.GetServerInfoResponse.findings:type_name -> metamorph.admin.v1.Finding
+	69, // 33: metamorph.admin.v1.CreateBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	69, // 34: metamorph.admin.v1.GetBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	69, // 35: metamorph.admin.v1.ListBackupsResponse.backups:type_name -> metamorph.admin.v1.Backup
+	69, // 36: metamorph.admin.v1.VerifyBackupResponse.backup:type_name -> metamorph.admin.v1.Backup
+	59, // 37: metamorph.admin.v1.KeyRotation.key_time:type_name -> google.protobuf.Timestamp
+	41, // 38: metamorph.admin.v1.RotateDataKeysResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
+	41, // 39: metamorph.admin.v1.GetKeyRotationResponse.rotation:type_name -> metamorph.admin.v1.KeyRotation
+	67, // 40: metamorph.admin.v1.ReleaseVaultResponse.status:type_name -> metamorph.admin.v1.VaultStatus
+	70, // 41: metamorph.admin.v1.GetAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	70, // 42: metamorph.admin.v1.ListAllOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	70, // 43: metamorph.admin.v1.CancelAnyOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	59, // 44: metamorph.admin.v1.ListServerAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	59, // 45: metamorph.admin.v1.ListServerAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	71, // 46: metamorph.admin.v1.ListServerAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
+	72, // 47: metamorph.admin.v1.VerifyAuditLogRequest.anchors:type_name -> metamorph.admin.v1.AuditHead
+	73, // 48: metamorph.admin.v1.VerifyAuditLogResponse.faults:type_name -> metamorph.admin.v1.AuditFault
+	72, // 49: metamorph.admin.v1.VerifyAuditLogResponse.heads:type_name -> metamorph.admin.v1.AuditHead
+	25, // 50: metamorph.admin.v1.AdminService.GetServerInfo:input_type -> metamorph.admin.v1.GetServerInfoRequest
+	3,  // 51: metamorph.admin.v1.AdminService.RevokeTokens:input_type -> metamorph.admin.v1.RevokeTokensRequest
+	5,  // 52: metamorph.admin.v1.AdminService.ListRevocations:input_type -> metamorph.admin.v1.ListRevocationsRequest
+	8,  // 53: metamorph.admin.v1.AdminService.GetVaultLimits:input_type -> metamorph.admin.v1.GetVaultLimitsRequest
+	10, // 54: metamorph.admin.v1.AdminService.UpdateVaultLimits:input_type -> metamorph.admin.v1.UpdateVaultLimitsRequest
+	12, // 55: metamorph.admin.v1.AdminService.ListVaults:input_type -> metamorph.admin.v1.ListVaultsRequest
+	14, // 56: metamorph.admin.v1.AdminService.GetVaultStats:input_type -> metamorph.admin.v1.GetVaultStatsRequest
+	17, // 57: metamorph.admin.v1.AdminService.SuspendVault:input_type -> metamorph.admin.v1.SuspendVaultRequest
+	19, // 58: metamorph.admin.v1.AdminService.ResumeVault:input_type -> metamorph.admin.v1.ResumeVaultRequest
+	27, // 59: metamorph.admin.v1.AdminService.CreateBackup:input_type -> metamorph.admin.v1.CreateBackupRequest
+	29, // 60: metamorph.admin.v1.AdminService.GetBackup:input_type -> metamorph.admin.v1.GetBackupRequest
+	31, // 61: metamorph.admin.v1.AdminService.ListBackups:input_type -> metamorph.admin.v1.ListBackupsRequest
+	33, // 62: metamorph.admin.v1.AdminService.VerifyBackup:input_type -> metamorph.admin.v1.VerifyBackupRequest
+	35, // 63: metamorph.admin.v1.AdminService.DownloadBackup:input_type -> metamorph.admin.v1.DownloadBackupRequest
+	37, // 64: metamorph.admin.v1.AdminService.DeleteBackup:input_type -> metamorph.admin.v1.DeleteBackupRequest
+	39, // 65: metamorph.admin.v1.AdminService.PruneBackups:input_type -> metamorph.admin.v1.PruneBackupsRequest
+	42, // 66: metamorph.admin.v1.AdminService.RotateDataKeys:input_type -> metamorph.admin.v1.RotateDataKeysRequest
+	54, // 67: metamorph.admin.v1.AdminService.ListServerAuditEvents:input_type -> metamorph.admin.v1.ListServerAuditEventsRequest
+	56, // 68: metamorph.admin.v1.AdminService.VerifyAuditLog:input_type -> metamorph.admin.v1.VerifyAuditLogRequest
+	44, // 69: metamorph.admin.v1.AdminService.GetKeyRotation:input_type -> metamorph.admin.v1.GetKeyRotationRequest
+	46, // 70: metamorph.admin.v1.AdminService.ReleaseVault:input_type -> metamorph.admin.v1.ReleaseVaultRequest
+	48, // 71: metamorph.admin.v1.AdminService.GetAnyOperation:input_type -> metamorph.admin.v1.GetAnyOperationRequest
+	50, // 72: metamorph.admin.v1.AdminService.ListAllOperations:input_type -> metamorph.admin.v1.ListAllOperationsRequest
+	52, // 73: metamorph.admin.v1.AdminService.CancelAnyOperation:input_type -> metamorph.admin.v1.CancelAnyOperationRequest
+	26, // 74: metamorph.admin.v1.AdminService.GetServerInfo:output_type -> metamorph.admin.v1.GetServerInfoResponse
+	4,  // 75: metamorph.admin.v1.AdminService.RevokeTokens:output_type -> metamorph.admin.v1.RevokeTokensResponse
+	6,  // 76: metamorph.admin.v1.AdminService.ListRevocations:output_type -> metamorph.admin.v1.ListRevocationsResponse
+	9,  // 77: metamorph.admin.v1.AdminService.GetVaultLimits:output_type -> metamorph.admin.v1.GetVaultLimitsResponse
+	11, // 78: metamorph.admin.v1.AdminService.UpdateVaultLimits:output_type -> metamorph.admin.v1.UpdateVaultLimitsResponse
+	13, // 79: metamorph.admin.v1.AdminService.ListVaults:output_type -> metamorph.admin.v1.ListVaultsResponse
+	16, // 80: metamorph.admin.v1.AdminService.GetVaultStats:output_type -> metamorph.admin.v1.GetVaultStatsResponse
+	18, // 81: metamorph.admin.v1.AdminService.SuspendVault:output_type -> metamorph.admin.v1.SuspendVaultResponse
+	20, // 82: metamorph.admin.v1.AdminService.ResumeVault:output_type -> metamorph.admin.v1.ResumeVaultResponse
+	28, // 83: metamorph.admin.v1.AdminService.CreateBackup:output_type -> metamorph.admin.v1.CreateBackupResponse
+	30, // 84: metamorph.admin.v1.AdminService.GetBackup:output_type -> metamorph.admin.v1.GetBackupResponse
+	32, // 85: metamorph.admin.v1.AdminService.ListBackups:output_type -> metamorph.admin.v1.ListBackupsResponse
+	34, // 86: metamorph.admin.v1.AdminService.VerifyBackup:output_type -> metamorph.admin.v1.VerifyBackupResponse
+	36, // 87: metamorph.admin.v1.AdminService.DownloadBackup:output_type -> metamorph.admin.v1.DownloadBackupResponse
+	38, // 88: metamorph.admin.v1.AdminService.DeleteBackup:output_type -> metamorph.admin.v1.DeleteBackupResponse
+	40, // 89: metamorph.admin.v1.AdminService.PruneBackups:output_type -> metamorph.admin.v1.PruneBackupsResponse
+	43, // 90: metamorph.admin.v1.AdminService.RotateDataKeys:output_type -> metamorph.admin.v1.RotateDataKeysResponse
+	55, // 91: metamorph.admin.v1.AdminService.ListServerAuditEvents:output_type -> metamorph.admin.v1.ListServerAuditEventsResponse
+	57, // 92: metamorph.admin.v1.AdminService.VerifyAuditLog:output_type -> metamorph.admin.v1.VerifyAuditLogResponse
+	45, // 93: metamorph.admin.v1.AdminService.GetKeyRotation:output_type -> metamorph.admin.v1.GetKeyRotationResponse
+	47, // 94: metamorph.admin.v1.AdminService.ReleaseVault:output_type -> metamorph.admin.v1.ReleaseVaultResponse
+	49, // 95: metamorph.admin.v1.AdminService.GetAnyOperation:output_type -> metamorph.admin.v1.GetAnyOperationResponse
+	51, // 96: metamorph.admin.v1.AdminService.ListAllOperations:output_type -> metamorph.admin.v1.ListAllOperationsResponse
+	53, // 97: metamorph.admin.v1.AdminService.CancelAnyOperation:output_type -> metamorph.admin.v1.CancelAnyOperationResponse
+	74, // [74:98] is the sub-list for method output_type
+	50, // [50:74] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_admin_service_proto_init() }
@@ -3492,14 +3910,14 @@ func file_metamorph_admin_v1_admin_service_proto_init() {
 		(*RevokeTokensRequest_UserTokens)(nil),
 	}
 	file_metamorph_admin_v1_admin_service_proto_msgTypes[6].OneofWrappers = []any{}
-	file_metamorph_admin_v1_admin_service_proto_msgTypes[44].OneofWrappers = []any{}
+	file_metamorph_admin_v1_admin_service_proto_msgTypes[49].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_admin_service_proto_rawDesc), len(file_metamorph_admin_v1_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,8 @@ const (
 	AdminService_ListRevocations_FullMethodName       = "/metamorph.admin.v1.AdminService/ListRevocations"
 	AdminService_GetVaultLimits_FullMethodName        = "/metamorph.admin.v1.AdminService/GetVaultLimits"
 	AdminService_UpdateVaultLimits_FullMethodName     = "/metamorph.admin.v1.AdminService/UpdateVaultLimits"
+	AdminService_ListVaults_FullMethodName            = "/metamorph.admin.v1.AdminService/ListVaults"
+	AdminService_GetVaultStats_FullMethodName         = "/metamorph.admin.v1.AdminService/GetVaultStats"
 	AdminService_SuspendVault_FullMethodName          = "/metamorph.admin.v1.AdminService/SuspendVault"
 	AdminService_ResumeVault_FullMethodName           = "/metamorph.admin.v1.AdminService/ResumeVault"
 	AdminService_CreateBackup_FullMethodName          = "/metamorph.admin.v1.AdminService/CreateBackup"
@@ -63,6 +65,10 @@ type AdminServiceClient interface {
 	// Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
 	// then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(ctx context.Context, in *UpdateVaultLimitsRequest, opts ...grpc.CallOption) (*UpdateVaultLimitsResponse, error)
+	// Lists vaults by their IDs: those that were used, and those that were suspended or limited before.
+	ListVaults(ctx context.Context, in *ListVaultsRequest, opts ...grpc.CallOption) (*ListVaultsResponse, error)
+	// Returns what a vault stores and uses, its limits and its state. Of one that was never used, all is 0.
+	GetVaultStats(ctx context.Context, in *GetVaultStatsRequest, opts ...grpc.CallOption) (*GetVaultStatsResponse, error)
 	// Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
 	// VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
 	// open streams end, and running turns are cancelled, with their partial replies. Can be repeated; a new reason replaces
@@ -171,6 +177,26 @@ func (c *adminServiceClient) UpdateVaultLimits(ctx context.Context, in *UpdateVa
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpdateVaultLimitsResponse)
 	err := c.cc.Invoke(ctx, AdminService_UpdateVaultLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListVaults(ctx context.Context, in *ListVaultsRequest, opts ...grpc.CallOption) (*ListVaultsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListVaultsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListVaults_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetVaultStats(ctx context.Context, in *GetVaultStatsRequest, opts ...grpc.CallOption) (*GetVaultStatsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetVaultStatsResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetVaultStats_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -383,6 +409,10 @@ type AdminServiceServer interface {
 	// Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
 	// then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error)
+	// Lists vaults by their IDs: those that were used, and those that were suspended or limited before.
+	ListVaults(context.Context, *ListVaultsRequest) (*ListVaultsResponse, error)
+	// Returns what a vault stores and uses, its limits and its state. Of one that was never used, all is 0.
+	GetVaultStats(context.Context, *GetVaultStatsRequest) (*GetVaultStatsResponse, error)
 	// Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
 	// VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
 	// open streams end, and running turns are cancelled, with their partial replies. Can be repeated; a new reason replaces
@@ -461,6 +491,12 @@ func (UnimplementedAdminServiceServer) GetVaultLimits(context.Context, *GetVault
 }
 func (UnimplementedAdminServiceServer) UpdateVaultLimits(context.Context, *UpdateVaultLimitsRequest) (*UpdateVaultLimitsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateVaultLimits not implemented")
+}
+func (UnimplementedAdminServiceServer) ListVaults(context.Context, *ListVaultsRequest) (*ListVaultsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListVaults not implemented")
+}
+func (UnimplementedAdminServiceServer) GetVaultStats(context.Context, *GetVaultStatsRequest) (*GetVaultStatsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetVaultStats not implemented")
 }
 func (UnimplementedAdminServiceServer) SuspendVault(context.Context, *SuspendVaultRequest) (*SuspendVaultResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SuspendVault not implemented")
@@ -620,6 +656,42 @@ func _AdminService_UpdateVaultLimits_Handler(srv interface{}, ctx context.Contex
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).UpdateVaultLimits(ctx, req.(*UpdateVaultLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListVaults_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListVaultsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListVaults(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListVaults_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListVaults(ctx, req.(*ListVaultsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetVaultStats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetVaultStatsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetVaultStats(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetVaultStats_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetVaultStats(ctx, req.(*GetVaultStatsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -942,6 +1014,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateVaultLimits",
 			Handler:    _AdminService_UpdateVaultLimits_Handler,
+		},
+		{
+			MethodName: "ListVaults",
+			Handler:    _AdminService_ListVaults_Handler,
+		},
+		{
+			MethodName: "GetVaultStats",
+			Handler:    _AdminService_GetVaultStats_Handler,
 		},
 		{
 			MethodName: "SuspendVault",

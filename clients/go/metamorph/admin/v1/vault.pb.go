@@ -163,6 +163,161 @@ func (x *VaultStatus) GetChangeTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// What the turns of a vault have used in some time. They count when they end.
+type Spending struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All four counts of Usage together.
+	Tokens int64 `protobuf:"varint,1,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	// Billionths of a US dollar.
+	CostUsdNanos  int64 `protobuf:"varint,2,opt,name=cost_usd_nanos,json=costUsdNanos,proto3" json:"cost_usd_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spending) Reset() {
+	*x = Spending{}
+	mi := &file_metamorph_admin_v1_vault_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spending) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spending) ProtoMessage() {}
+
+func (x *Spending) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_vault_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spending.ProtoReflect.Descriptor instead.
+func (*Spending) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_vault_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Spending) GetTokens() int64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *Spending) GetCostUsdNanos() int64 {
+	if x != nil {
+		return x.CostUsdNanos
+	}
+	return 0
+}
+
+// A vault in a list.
+type VaultSummary struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its ID and its state.
+	Status *VaultStatus `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// As the vault's users have set it.
+	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// When it was first used. Absent if it never was.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When the newest entry of its log was made, also by the server or an operator. Absent if there is none.
+	LastActivityTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_activity_time,json=lastActivityTime,proto3" json:"last_activity_time,omitempty"`
+	// The bytes that it stores, as in StorageStatus.
+	StoredBytes int64 `protobuf:"varint,5,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// What was used today (UTC).
+	Today *Spending `protobuf:"bytes,6,opt,name=today,proto3" json:"today,omitempty"`
+	// What was used this month (UTC).
+	ThisMonth     *Spending `protobuf:"bytes,7,opt,name=this_month,json=thisMonth,proto3" json:"this_month,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultSummary) Reset() {
+	*x = VaultSummary{}
+	mi := &file_metamorph_admin_v1_vault_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultSummary) ProtoMessage() {}
+
+func (x *VaultSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_admin_v1_vault_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultSummary.ProtoReflect.Descriptor instead.
+func (*VaultSummary) Descriptor() ([]byte, []int) {
+	return file_metamorph_admin_v1_vault_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *VaultSummary) GetStatus() *VaultStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *VaultSummary) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *VaultSummary) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *VaultSummary) GetLastActivityTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastActivityTime
+	}
+	return nil
+}
+
+func (x *VaultSummary) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *VaultSummary) GetToday() *Spending {
+	if x != nil {
+		return x.Today
+	}
+	return nil
+}
+
+func (x *VaultSummary) GetThisMonth() *Spending {
+	if x != nil {
+		return x.ThisMonth
+	}
+	return nil
+}
+
 var File_metamorph_admin_v1_vault_proto protoreflect.FileDescriptor
 
 const file_metamorph_admin_v1_vault_proto_rawDesc = "" +
@@ -174,7 +329,20 @@ const file_metamorph_admin_v1_vault_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05actor\x18\x04 \x01(\tR\x05actor\x12;\n" +
 	"\vchange_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"changeTime*u\n" +
+	"changeTime\"H\n" +
+	"\bSpending\x12\x16\n" +
+	"\x06tokens\x18\x01 \x01(\x03R\x06tokens\x12$\n" +
+	"\x0ecost_usd_nanos\x18\x02 \x01(\x03R\fcostUsdNanos\"\x85\x03\n" +
+	"\fVaultSummary\x127\n" +
+	"\x06status\x18\x01 \x01(\v2\x1f.metamorph.admin.v1.VaultStatusR\x06status\x12!\n" +
+	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12;\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12H\n" +
+	"\x12last_activity_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10lastActivityTime\x12!\n" +
+	"\fstored_bytes\x18\x05 \x01(\x03R\vstoredBytes\x122\n" +
+	"\x05today\x18\x06 \x01(\v2\x1c.metamorph.admin.v1.SpendingR\x05today\x12;\n" +
+	"\n" +
+	"this_month\x18\a \x01(\v2\x1c.metamorph.admin.v1.SpendingR\tthisMonth*u\n" +
 	"\n" +
 	"VaultState\x12\x1b\n" +
 	"\x17VAULT_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -197,20 +365,27 @@ func file_metamorph_admin_v1_vault_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_admin_v1_vault_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_admin_v1_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_metamorph_admin_v1_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_metamorph_admin_v1_vault_proto_goTypes = []any{
 	(VaultState)(0),               // 0: metamorph.admin.v1.VaultState
 	(*VaultStatus)(nil),           // 1: metamorph.admin.v1.VaultStatus
-	(*timestamppb.Timestamp)(nil), // 2: google.protobuf.Timestamp
+	(*Spending)(nil),              // 2: metamorph.admin.v1.Spending
+	(*VaultSummary)(nil),          // 3: metamorph.admin.v1.VaultSummary
+	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
 }
 var file_metamorph_admin_v1_vault_proto_depIdxs = []int32{
 	0, // 0: metamorph.admin.v1.VaultStatus.state:type_name -> metamorph.admin.v1.VaultState
-	2, // 1: metamorph.admin.v1.VaultStatus.change_time:type_name -> google.protobuf.Timestamp
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	4, // 1: metamorph.admin.v1.VaultStatus.change_time:type_name -> google.protobuf.Timestamp
+	1, // 2: metamorph.admin.v1.VaultSummary.status:type_name -> metamorph.admin.v1.VaultStatus
+	4, // 3: metamorph.admin.v1.VaultSummary.create_time:type_name -> google.protobuf.Timestamp
+	4, // 4: metamorph.admin.v1.VaultSummary.last_activity_time:type_name -> google.protobuf.Timestamp
+	2, // 5: metamorph.admin.v1.VaultSummary.today:type_name -> metamorph.admin.v1.Spending
+	2, // 6: metamorph.admin.v1.VaultSummary.this_month:type_name -> metamorph.admin.v1.Spending
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_admin_v1_vault_proto_init() }
@@ -224,7 +399,7 @@ func file_metamorph_admin_v1_vault_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_admin_v1_vault_proto_rawDesc), len(file_metamorph_admin_v1_vault_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   1,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -413,6 +413,190 @@ class UpdateVaultLimitsResponse(_message.Message):
 Global___UpdateVaultLimitsResponse: _TypeAlias = UpdateVaultLimitsResponse  # noqa: Y015
 
 @_typing.final
+class ListVaultsRequest(_message.Message):
+    """A query for a page of vaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    state: _vault_pb2.VaultState.ValueType
+    """Only the vaults in this state: VAULT_STATE_SUSPENDED or VAULT_STATE_DELETED. Unspecified returns all."""
+    page_size: _builtins.int
+    """The maximum number to return. 0 means 50; the maximum is 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID."""
+    def __init__(
+        self,
+        *,
+        state: _vault_pb2.VaultState.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVaultsRequest: _TypeAlias = ListVaultsRequest  # noqa: Y015
+
+@_typing.final
+class ListVaultsResponse(_message.Message):
+    """A page of vaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def vaults(self) -> _containers.RepeatedCompositeFieldContainer[_vault_pb2.VaultSummary]:
+        """By vault ID, in the order of its bytes."""
+
+    def __init__(
+        self,
+        *,
+        vaults: _abc.Iterable[_vault_pb2.VaultSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "vaults", b"vaults"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVaultsResponse: _TypeAlias = ListVaultsResponse  # noqa: Y015
+
+@_typing.final
+class GetVaultStatsRequest(_message.Message):
+    """Selects a vault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAULT_ID_FIELD_NUMBER: _builtins.int
+    vault_id: _builtins.str
+    """Required. The vault, as in tokens."""
+    def __init__(
+        self,
+        *,
+        vault_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vault_id", b"vault_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVaultStatsRequest: _TypeAlias = GetVaultStatsRequest  # noqa: Y015
+
+@_typing.final
+class VaultStats(_message.Message):
+    """What a vault stores and uses. What is deleted counts until it is erased, soon after."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    SESSION_COUNT_FIELD_NUMBER: _builtins.int
+    MESSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    TURN_COUNT_FIELD_NUMBER: _builtins.int
+    RUNNING_TURN_COUNT_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_COUNT_FIELD_NUMBER: _builtins.int
+    SECRET_COUNT_FIELD_NUMBER: _builtins.int
+    MEMORY_COUNT_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    session_count: _builtins.int
+    """The number of sessions."""
+    message_count: _builtins.int
+    """The number of messages, replies included."""
+    turn_count: _builtins.int
+    """The number of turns, running ones included."""
+    running_turn_count: _builtins.int
+    """The number of running turns."""
+    attachment_count: _builtins.int
+    """The number of attachments. One that was uploaded twice counts once."""
+    secret_count: _builtins.int
+    """The number of secrets."""
+    memory_count: _builtins.int
+    """The number of memories, superseded ones included."""
+    revision: _builtins.int
+    """The vault's revision."""
+    @_builtins.property
+    def summary(self) -> _vault_pb2.VaultSummary:
+        """As in the list."""
+
+    @_builtins.property
+    def storage(self) -> _usage_pb2.StorageStatus:
+        """The bytes that it stores, and its limit."""
+
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.BudgetStatus]:
+        """The state of each limit that applies to the vault as a whole."""
+
+    @_builtins.property
+    def budget(self) -> _usage_pb2.Budget:
+        """The vault's own budget."""
+
+    @_builtins.property
+    def limits(self) -> Global___VaultLimits:
+        """The operator's limits."""
+
+    def __init__(
+        self,
+        *,
+        summary: _vault_pb2.VaultSummary | None = ...,
+        session_count: _builtins.int = ...,
+        message_count: _builtins.int = ...,
+        turn_count: _builtins.int = ...,
+        running_turn_count: _builtins.int = ...,
+        attachment_count: _builtins.int = ...,
+        secret_count: _builtins.int = ...,
+        memory_count: _builtins.int = ...,
+        storage: _usage_pb2.StorageStatus | None = ...,
+        budgets: _abc.Iterable[_usage_pb2.BudgetStatus] | None = ...,
+        budget: _usage_pb2.Budget | None = ...,
+        limits: Global___VaultLimits | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "limits", b"limits", "storage", b"storage", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment_count", b"attachment_count", "budget", b"budget", "budgets", b"budgets", "limits", b"limits", "memory_count", b"memory_count", "message_count", b"message_count", "revision", b"revision", "running_turn_count", b"running_turn_count", "secret_count", b"secret_count", "session_count", b"session_count", "storage", b"storage", "summary", b"summary", "turn_count", b"turn_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VaultStats: _TypeAlias = VaultStats  # noqa: Y015
+
+@_typing.final
+class GetVaultStatsResponse(_message.Message):
+    """The vault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stats(self) -> Global___VaultStats:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        stats: Global___VaultStats | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVaultStatsResponse: _TypeAlias = GetVaultStatsResponse  # noqa: Y015
+
+@_typing.final
 class SuspendVaultRequest(_message.Message):
     """Selects a vault to suspend."""
 

@@ -60,6 +60,16 @@ class AdminServiceStub:
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.SerializeToString,
                 response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.FromString,
                 _registered_method=True)
+        self.ListVaults = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/ListVaults',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListVaultsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListVaultsResponse.FromString,
+                _registered_method=True)
+        self.GetVaultStats = channel.unary_unary(
+                '/metamorph.admin.v1.AdminService/GetVaultStats',
+                request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultStatsRequest.SerializeToString,
+                response_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultStatsResponse.FromString,
+                _registered_method=True)
         self.SuspendVault = channel.unary_unary(
                 '/metamorph.admin.v1.AdminService/SuspendVault',
                 request_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.SuspendVaultRequest.SerializeToString,
@@ -183,6 +193,20 @@ class AdminServiceServicer:
     def UpdateVaultLimits(self, request, context):
         """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
         then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListVaults(self, request, context):
+        """Lists vaults by their IDs: those that were used, and those that were suspended or limited before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVaultStats(self, request, context):
+        """Returns what a vault stores and uses, its limits and its state. Of one that was never used, all is 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -354,6 +378,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.UpdateVaultLimits,
                     request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.FromString,
                     response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.SerializeToString,
+            ),
+            'ListVaults': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVaults,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListVaultsRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListVaultsResponse.SerializeToString,
+            ),
+            'GetVaultStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVaultStats,
+                    request_deserializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultStatsRequest.FromString,
+                    response_serializer=metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultStatsResponse.SerializeToString,
             ),
             'SuspendVault': grpc.unary_unary_rpc_method_handler(
                     servicer.SuspendVault,
@@ -577,6 +611,60 @@ class AdminService:
             '/metamorph.admin.v1.AdminService/UpdateVaultLimits',
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsRequest.SerializeToString,
             metamorph_dot_admin_dot_v1_dot_admin__service__pb2.UpdateVaultLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVaults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/ListVaults',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListVaultsRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.ListVaultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVaultStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metamorph.admin.v1.AdminService/GetVaultStats',
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultStatsRequest.SerializeToString,
+            metamorph_dot_admin_dot_v1_dot_admin__service__pb2.GetVaultStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class AdminServiceStub:
     """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
     then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
     """
+    ListVaults: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListVaultsRequest, _admin_service_pb2.ListVaultsResponse]
+    """Lists vaults by their IDs: those that were used, and those that were suspended or limited before."""
+    GetVaultStats: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetVaultStatsRequest, _admin_service_pb2.GetVaultStatsResponse]
+    """Returns what a vault stores and uses, its limits and its state. Of one that was never used, all is 0."""
     SuspendVault: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendVaultRequest, _admin_service_pb2.SuspendVaultResponse]
     """Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
     VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
@@ -134,6 +138,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
     then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
     """
+    ListVaults: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListVaultsRequest, _admin_service_pb2.ListVaultsResponse]  # type: ignore[assignment]
+    """Lists vaults by their IDs: those that were used, and those that were suspended or limited before."""
+    GetVaultStats: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetVaultStatsRequest, _admin_service_pb2.GetVaultStatsResponse]  # type: ignore[assignment]
+    """Returns what a vault stores and uses, its limits and its state. Of one that was never used, all is 0."""
     SuspendVault: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendVaultRequest, _admin_service_pb2.SuspendVaultResponse]  # type: ignore[assignment]
     """Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /
     VAULT_SUSPENDED, but WhoAmI. It takes effect before the response is sent: nothing of theirs is stored from then on,
@@ -248,6 +256,22 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets the operator's limits for a vault, even before the vault is first used. They apply to turns that start from
         then on. Can be repeated. INVALID_ARGUMENT / UPDATE_MASK_INVALID.
         """
+
+    @_abc_1.abstractmethod
+    def ListVaults(
+        self,
+        request: _admin_service_pb2.ListVaultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListVaultsResponse, _abc.Awaitable[_admin_service_pb2.ListVaultsResponse]]:
+        """Lists vaults by their IDs: those that were used, and those that were suspended or limited before."""
+
+    @_abc_1.abstractmethod
+    def GetVaultStats(
+        self,
+        request: _admin_service_pb2.GetVaultStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetVaultStatsResponse, _abc.Awaitable[_admin_service_pb2.GetVaultStatsResponse]]:
+        """Returns what a vault stores and uses, its limits and its state. Of one that was never used, all is 0."""
 
     @_abc_1.abstractmethod
     def SuspendVault(

@@ -25,15 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetamorph/admin/v1/vault.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x0bVaultStatus\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.metamorph.admin.v1.VaultState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12/\n\x0b\x63hange_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*u\n\nVaultState\x12\x1b\n\x17VAULT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12VAULT_STATE_ACTIVE\x10\x01\x12\x19\n\x15VAULT_STATE_SUSPENDED\x10\x02\x12\x17\n\x13VAULT_STATE_DELETED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetamorph/admin/v1/vault.proto\x12\x12metamorph.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x0bVaultStatus\x12\x10\n\x08vault_id\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.metamorph.admin.v1.VaultState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12/\n\x0b\x63hange_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x08Spending\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x12\x16\n\x0e\x63ost_usd_nanos\x18\x02 \x01(\x03\"\xb3\x02\n\x0cVaultSummary\x12/\n\x06status\x18\x01 \x01(\x0b\x32\x1f.metamorph.admin.v1.VaultStatus\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12last_activity_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cstored_bytes\x18\x05 \x01(\x03\x12+\n\x05today\x18\x06 \x01(\x0b\x32\x1c.metamorph.admin.v1.Spending\x12\x30\n\nthis_month\x18\x07 \x01(\x0b\x32\x1c.metamorph.admin.v1.Spending*u\n\nVaultState\x12\x1b\n\x17VAULT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12VAULT_STATE_ACTIVE\x10\x01\x12\x19\n\x15VAULT_STATE_SUSPENDED\x10\x02\x12\x17\n\x13VAULT_STATE_DELETED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metamorph.admin.v1.vault_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VAULTSTATE']._serialized_start=248
-  _globals['_VAULTSTATE']._serialized_end=365
+  _globals['_VAULTSTATE']._serialized_start=610
+  _globals['_VAULTSTATE']._serialized_end=727
   _globals['_VAULTSTATUS']._serialized_start=88
   _globals['_VAULTSTATUS']._serialized_end=246
+  _globals['_SPENDING']._serialized_start=248
+  _globals['_SPENDING']._serialized_end=298
+  _globals['_VAULTSUMMARY']._serialized_start=301
+  _globals['_VAULTSUMMARY']._serialized_end=608
 # @@protoc_insertion_point(module_scope)

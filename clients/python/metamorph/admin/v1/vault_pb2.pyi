@@ -85,3 +85,85 @@ class VaultStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VaultStatus: _TypeAlias = VaultStatus  # noqa: Y015
+
+@_typing.final
+class Spending(_message.Message):
+    """What the turns of a vault have used in some time. They count when they end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    COST_USD_NANOS_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """All four counts of Usage together."""
+    cost_usd_nanos: _builtins.int
+    """Billionths of a US dollar."""
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        cost_usd_nanos: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd_nanos", b"cost_usd_nanos", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Spending: _TypeAlias = Spending  # noqa: Y015
+
+@_typing.final
+class VaultSummary(_message.Message):
+    """A vault in a list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_ACTIVITY_TIME_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    TODAY_FIELD_NUMBER: _builtins.int
+    THIS_MONTH_FIELD_NUMBER: _builtins.int
+    display_name: _builtins.str
+    """As the vault's users have set it."""
+    stored_bytes: _builtins.int
+    """The bytes that it stores, as in StorageStatus."""
+    @_builtins.property
+    def status(self) -> Global___VaultStatus:
+        """Its ID and its state."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was first used. Absent if it never was."""
+
+    @_builtins.property
+    def last_activity_time(self) -> _timestamp_pb2.Timestamp:
+        """When the newest entry of its log was made, also by the server or an operator. Absent if there is none."""
+
+    @_builtins.property
+    def today(self) -> Global___Spending:
+        """What was used today (UTC)."""
+
+    @_builtins.property
+    def this_month(self) -> Global___Spending:
+        """What was used this month (UTC)."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___VaultStatus | None = ...,
+        display_name: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        last_activity_time: _timestamp_pb2.Timestamp | None = ...,
+        stored_bytes: _builtins.int = ...,
+        today: Global___Spending | None = ...,
+        this_month: Global___Spending | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_activity_time", b"last_activity_time", "status", b"status", "this_month", b"this_month", "today", b"today"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "last_activity_time", b"last_activity_time", "status", b"status", "stored_bytes", b"stored_bytes", "this_month", b"this_month", "today", b"today"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VaultSummary: _TypeAlias = VaultSummary  # noqa: Y015

@@ -7,8 +7,8 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { Budget, SubjectBudgets } from "../../vault/v1/usage_pb.js";
-import type { VaultStatus } from "./vault_pb.js";
+import type { Budget, BudgetStatus, StorageStatus, SubjectBudgets } from "../../vault/v1/usage_pb.js";
+import type { VaultState, VaultStatus, VaultSummary } from "./vault_pb.js";
 import type { Backup } from "./backup_pb.js";
 import type { Operation } from "../../vault/v1/operation_pb.js";
 import type { AuditEvent } from "../../vault/v1/audit_pb.js";
@@ -392,6 +392,211 @@ export declare type UpdateVaultLimitsResponse = Message<"metamorph.admin.v1.Upda
  * Use `create(UpdateVaultLimitsResponseSchema)` to create a new message.
  */
 export declare const UpdateVaultLimitsResponseSchema: GenMessage<UpdateVaultLimitsResponse>;
+
+/**
+ * A query for a page of vaults.
+ *
+ * @generated from message metamorph.admin.v1.ListVaultsRequest
+ */
+export declare type ListVaultsRequest = Message<"metamorph.admin.v1.ListVaultsRequest"> & {
+  /**
+   * Only the vaults in this state: VAULT_STATE_SUSPENDED or VAULT_STATE_DELETED. Unspecified returns all.
+   *
+   * @generated from field: metamorph.admin.v1.VaultState state = 1;
+   */
+  state: VaultState;
+
+  /**
+   * The maximum number to return. 0 means 50; the maximum is 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * The next_page_token of the previous page, with the same filter. Fails with INVALID_ARGUMENT / PAGE_TOKEN_INVALID.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListVaultsRequest.
+ * Use `create(ListVaultsRequestSchema)` to create a new message.
+ */
+export declare const ListVaultsRequestSchema: GenMessage<ListVaultsRequest>;
+
+/**
+ * A page of vaults.
+ *
+ * @generated from message metamorph.admin.v1.ListVaultsResponse
+ */
+export declare type ListVaultsResponse = Message<"metamorph.admin.v1.ListVaultsResponse"> & {
+  /**
+   * By vault ID, in the order of its bytes.
+   *
+   * @generated from field: repeated metamorph.admin.v1.VaultSummary vaults = 1;
+   */
+  vaults: VaultSummary[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.ListVaultsResponse.
+ * Use `create(ListVaultsResponseSchema)` to create a new message.
+ */
+export declare const ListVaultsResponseSchema: GenMessage<ListVaultsResponse>;
+
+/**
+ * Selects a vault.
+ *
+ * @generated from message metamorph.admin.v1.GetVaultStatsRequest
+ */
+export declare type GetVaultStatsRequest = Message<"metamorph.admin.v1.GetVaultStatsRequest"> & {
+  /**
+   * Required. The vault, as in tokens.
+   *
+   * @generated from field: string vault_id = 1;
+   */
+  vaultId: string;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetVaultStatsRequest.
+ * Use `create(GetVaultStatsRequestSchema)` to create a new message.
+ */
+export declare const GetVaultStatsRequestSchema: GenMessage<GetVaultStatsRequest>;
+
+/**
+ * What a vault stores and uses. What is deleted counts until it is erased, soon after.
+ *
+ * @generated from message metamorph.admin.v1.VaultStats
+ */
+export declare type VaultStats = Message<"metamorph.admin.v1.VaultStats"> & {
+  /**
+   * As in the list.
+   *
+   * @generated from field: metamorph.admin.v1.VaultSummary summary = 1;
+   */
+  summary?: VaultSummary | undefined;
+
+  /**
+   * The number of sessions.
+   *
+   * @generated from field: int64 session_count = 2;
+   */
+  sessionCount: bigint;
+
+  /**
+   * The number of messages, replies included.
+   *
+   * @generated from field: int64 message_count = 3;
+   */
+  messageCount: bigint;
+
+  /**
+   * The number of turns, running ones included.
+   *
+   * @generated from field: int64 turn_count = 4;
+   */
+  turnCount: bigint;
+
+  /**
+   * The number of running turns.
+   *
+   * @generated from field: int32 running_turn_count = 5;
+   */
+  runningTurnCount: number;
+
+  /**
+   * The number of attachments. One that was uploaded twice counts once.
+   *
+   * @generated from field: int64 attachment_count = 6;
+   */
+  attachmentCount: bigint;
+
+  /**
+   * The number of secrets.
+   *
+   * @generated from field: int64 secret_count = 7;
+   */
+  secretCount: bigint;
+
+  /**
+   * The number of memories, superseded ones included.
+   *
+   * @generated from field: int64 memory_count = 8;
+   */
+  memoryCount: bigint;
+
+  /**
+   * The bytes that it stores, and its limit.
+   *
+   * @generated from field: metamorph.vault.v1.StorageStatus storage = 9;
+   */
+  storage?: StorageStatus | undefined;
+
+  /**
+   * The state of each limit that applies to the vault as a whole.
+   *
+   * @generated from field: repeated metamorph.vault.v1.BudgetStatus budgets = 10;
+   */
+  budgets: BudgetStatus[];
+
+  /**
+   * The vault's own budget.
+   *
+   * @generated from field: metamorph.vault.v1.Budget budget = 11;
+   */
+  budget?: Budget | undefined;
+
+  /**
+   * The operator's limits.
+   *
+   * @generated from field: metamorph.admin.v1.VaultLimits limits = 12;
+   */
+  limits?: VaultLimits | undefined;
+
+  /**
+   * The vault's revision.
+   *
+   * @generated from field: int64 revision = 13;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.VaultStats.
+ * Use `create(VaultStatsSchema)` to create a new message.
+ */
+export declare const VaultStatsSchema: GenMessage<VaultStats>;
+
+/**
+ * The vault.
+ *
+ * @generated from message metamorph.admin.v1.GetVaultStatsResponse
+ */
+export declare type GetVaultStatsResponse = Message<"metamorph.admin.v1.GetVaultStatsResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: metamorph.admin.v1.VaultStats stats = 1;
+   */
+  stats?: VaultStats | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.GetVaultStatsResponse.
+ * Use `create(GetVaultStatsResponseSchema)` to create a new message.
+ */
+export declare const GetVaultStatsResponseSchema: GenMessage<GetVaultStatsResponse>;
 
 /**
  * Selects a vault to suspend.
@@ -1593,6 +1798,26 @@ export declare const AdminService: GenService<{
     methodKind: "unary";
     input: typeof UpdateVaultLimitsRequestSchema;
     output: typeof UpdateVaultLimitsResponseSchema;
+  },
+  /**
+   * Lists vaults by their IDs: those that were used, and those that were suspended or limited before.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.ListVaults
+   */
+  listVaults: {
+    methodKind: "unary";
+    input: typeof ListVaultsRequestSchema;
+    output: typeof ListVaultsResponseSchema;
+  },
+  /**
+   * Returns what a vault stores and uses, its limits and its state. Of one that was never used, all is 0.
+   *
+   * @generated from rpc metamorph.admin.v1.AdminService.GetVaultStats
+   */
+  getVaultStats: {
+    methodKind: "unary";
+    input: typeof GetVaultStatsRequestSchema;
+    output: typeof GetVaultStatsResponseSchema;
   },
   /**
    * Suspends a vault, even before it is first used: all calls of its callers are refused with FAILED_PRECONDITION /

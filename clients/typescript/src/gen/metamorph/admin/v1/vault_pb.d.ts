@@ -62,6 +62,95 @@ export declare type VaultStatus = Message<"metamorph.admin.v1.VaultStatus"> & {
 export declare const VaultStatusSchema: GenMessage<VaultStatus>;
 
 /**
+ * What the turns of a vault have used in some time. They count when they end.
+ *
+ * @generated from message metamorph.admin.v1.Spending
+ */
+export declare type Spending = Message<"metamorph.admin.v1.Spending"> & {
+  /**
+   * All four counts of Usage together.
+   *
+   * @generated from field: int64 tokens = 1;
+   */
+  tokens: bigint;
+
+  /**
+   * Billionths of a US dollar.
+   *
+   * @generated from field: int64 cost_usd_nanos = 2;
+   */
+  costUsdNanos: bigint;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.Spending.
+ * Use `create(SpendingSchema)` to create a new message.
+ */
+export declare const SpendingSchema: GenMessage<Spending>;
+
+/**
+ * A vault in a list.
+ *
+ * @generated from message metamorph.admin.v1.VaultSummary
+ */
+export declare type VaultSummary = Message<"metamorph.admin.v1.VaultSummary"> & {
+  /**
+   * Its ID and its state.
+   *
+   * @generated from field: metamorph.admin.v1.VaultStatus status = 1;
+   */
+  status?: VaultStatus | undefined;
+
+  /**
+   * As the vault's users have set it.
+   *
+   * @generated from field: string display_name = 2;
+   */
+  displayName: string;
+
+  /**
+   * When it was first used. Absent if it never was.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 3;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When the newest entry of its log was made, also by the server or an operator. Absent if there is none.
+   *
+   * @generated from field: google.protobuf.Timestamp last_activity_time = 4;
+   */
+  lastActivityTime?: Timestamp | undefined;
+
+  /**
+   * The bytes that it stores, as in StorageStatus.
+   *
+   * @generated from field: int64 stored_bytes = 5;
+   */
+  storedBytes: bigint;
+
+  /**
+   * What was used today (UTC).
+   *
+   * @generated from field: metamorph.admin.v1.Spending today = 6;
+   */
+  today?: Spending | undefined;
+
+  /**
+   * What was used this month (UTC).
+   *
+   * @generated from field: metamorph.admin.v1.Spending this_month = 7;
+   */
+  thisMonth?: Spending | undefined;
+};
+
+/**
+ * Describes the message metamorph.admin.v1.VaultSummary.
+ * Use `create(VaultSummarySchema)` to create a new message.
+ */
+export declare const VaultSummarySchema: GenMessage<VaultSummary>;
+
+/**
  * What the callers of a vault may do. Others will be added.
  *
  * @generated from enum metamorph.admin.v1.VaultState

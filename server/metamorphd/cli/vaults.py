@@ -1,0 +1,172 @@
+"""Vaults of a running server."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import click
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from metamorph.admin.v1.admin_service_pb2 import (
+    GetVaultStatsRequest,
+    ListVaultsRequest,
+    ListVaultsResponse,
+    ResumeVaultRequest,
+    SuspendVaultRequest,
+    VaultStats,
+)
+from metamorph.admin.v1.vault_pb2 import VAULT_STATE_UNSPECIFIED, Spending, VaultState, VaultStatus, VaultSummary
+from metamorph.client import MetamorphClient, MetamorphError
+from rich.console import Console
+from rich.table import Table
+
+from metamorphd.cli.backups import shown_time
+from metamorphd.cli.operator import run_as_operator
+
+# Each page counts towards the operator's rate limit.
+PAGE_SIZE = 1000
+PRINTED_WIDTH = 220
+PLURALS = {
+    "session": "sessions",
+    "message": "messages",
+    "turn": "turns",
+    "running_turn": "running turns",
+    "attachment": "attachments",
+    "secret": "secrets",
+    "memory": "memories",
+}
+HINTS = {grpc.StatusCode.INVALID_ARGUMENT: "a vault's ID is as in its tokens, and a reason has at most 500 characters"}
+
+
+def run(work: "Callable[[Client], Awaitable[bool]]", *, as_json: bool, **given: Any) -> None:
+    """Does some work with the server that `given` options and the environment name.
+
+    Exits with 1 if it returns false. Raises ClickException and StartupRefused.
+    """
+    run_as_operator(lambda client: work(Client(client, as_json=as_json)), hints=HINTS, **given)
+
+
+class Client:
+    """Works on the vaults of a server, and prints the result."""
+
+    def __init__(self, client: MetamorphClient, *, as_json: bool) -> None:
+        self._admin = client.admin
+        self._as_json = as_json
+        self._out = Console(highlight=False, width=None if sys.stdout.isatty() else PRINTED_WIDTH)
+
+    async def list(self, state: str | None) -> bool:
+        wanted = VAULT_STATE_UNSPECIFIED if state is None else VaultState.Value(f"VAULT_STATE_{state.upper()}")
+        vaults = [vault async for vault in self._vaults(wanted)]
+        if self._as_json:
+            click.echo(json.dumps([_as_dict(vault) for vault in vaults]))
+        else:
+            self._out.print(_table(vaults) if vaults else f"There are no {state or ''} vaults.".replace("  ", " "))
+        return True
+
+    async def stats(self, vault_id: str) -> bool:
+        stats = (await self._admin.GetVaultStats(GetVaultStatsRequest(vault_id=vault_id))).stats
+        if self._as_json:
+            click.echo(json.dumps(_as_dict(stats)))
+            return True
+        table = Table(show_header=False)
+        for row in _rows(stats):
+            table.add_row(*row)
+        self._out.print(table)
+        return True
+
+    async def suspend(self, vault_id: str, reason: str) -> bool:
+        suspended = await self._admin.SuspendVault(SuspendVaultRequest(vault_id=vault_id, reason=reason))
+        running = suspended.running_turn_count
+        self._show(suspended, f"{vault_id} is suspended: {reason}")
+        if running:
+            click.echo(f"{running} of its turns have not ended yet.", err=True)
+        return not running
+
+    async def resume(self, vault_id: str) -> bool:
+        resumed = await self._admin.ResumeVault(ResumeVaultRequest(vault_id=vault_id))
+        self._show(resumed, f"{vault_id} is active.")
+        return True
+
+    def _show(self, response: Message, text: str) -> None:
+        click.echo(json.dumps(_as_dict(response)) if self._as_json else text)
+
+    async def _vaults(self, state: "VaultState.ValueType") -> AsyncIterator[VaultSummary]:
+        token = ""
+        while True:
+            page = await self._page(ListVaultsRequest(state=state, page_size=PAGE_SIZE, page_token=token))
+            for vault in page.vaults:
+                yield vault
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def _page(self, request: ListVaultsRequest) -> ListVaultsResponse:
+        """Returns a page, once the rate limit allows it."""
+        while True:
+            try:
+                response: ListVaultsResponse = await self._admin.ListVaults(request)
+            except grpc.aio.AioRpcError as exc:
+                refusal = MetamorphError.of(exc)
+                if refusal.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or refusal.retry_delay is None:
+                    raise
+                await asyncio.sleep(refusal.retry_delay)
+            else:
+                return response
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    return dict(MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+
+
+def _state(status: VaultStatus) -> str:
+    state = VaultState.Name(status.state).removeprefix("VAULT_STATE_").lower()
+    return f"{state}: {status.reason}" if status.reason else state
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _money(spending: Spending) -> str:
+    return f"{spending.cost_usd_nanos / 1e9:,.2f}"
+
+
+def _table(vaults: "list[VaultSummary]") -> Table:
+    table = Table("vault", "name", "state", "size", "last activity (UTC)", "USD today", "USD this month")
+    for vault in vaults:
+        table.add_row(
+            vault.status.vault_id,
+            vault.display_name,
+            _state(vault.status),
+            _size(vault.stored_bytes),
+            shown_time(vault.last_activity_time.seconds),
+            _money(vault.today),
+            _money(vault.this_month),
+        )
+    return table
+
+
+def _rows(stats: VaultStats) -> Iterator[tuple[str, str]]:
+    summary = stats.summary
+    yield "vault", summary.status.vault_id
+    yield "name", summary.display_name
+    yield "state", _state(summary.status)
+    if summary.status.actor:
+        yield "by", f"{summary.status.actor}, {shown_time(summary.status.change_time.seconds)} UTC"
+    yield "first used (UTC)", shown_time(summary.create_time.seconds) or "never"
+    yield "last activity (UTC)", shown_time(summary.last_activity_time.seconds)
+    limit = f" of {_size(stats.storage.limit_bytes)}" if stats.storage.HasField("limit_bytes") else ", no limit"
+    yield "size", f"{_size(summary.stored_bytes)}{limit}"
+    for name, plural in PLURALS.items():
+        yield plural, f"{getattr(stats, f'{name}_count'):,}"
+    for name, spending in (("today", summary.today), ("this month", summary.this_month)):
+        yield f"used {name}", f"{_money(spending)} USD, {spending.tokens:,} tokens"
+    for budget in stats.budgets:
+        yield (
+            budget.budget,
+            f"{budget.left:,} of {budget.limit:,} left until {shown_time(budget.reset_time.seconds)} UTC",
+        )
+    yield "revision", f"{stats.revision:,}"

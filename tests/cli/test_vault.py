@@ -1,0 +1,73 @@
+"""`metamorph vault` for operators, run as a process."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import run
+from tests.support.refusal import refused
+from tests.support.serving import Serving, serving
+from tests.support.tokens import SECRET, mint
+
+
+async def asked(server: Serving, *arguments: str) -> tuple[int | None, str, str]:
+    return await run("vault", *arguments, METAMORPH_TARGET=server.target, EMBLEM_JWT_SECRET=SECRET)
+
+
+async def test_vaults_are_listed_shown_suspended_and_resumed(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        code, out, err = await asked(server, "list")
+        assert (code, out.strip(), err) == (0, "There are no vaults.", "")
+        alice = server.caller()
+        session = await alice.create_session()
+        await alice.send(session.session_id)
+        code, out, err = await asked(server, "suspend", "acme", "--reason", "unpaid")
+        assert (code, out.strip(), err) == (0, "acme is suspended: unpaid", "")
+        assert (await refused(alice.sessions())).reason == "VAULT_SUSPENDED"
+        for arguments in (["list"], ["list", "--state", "suspended"], ["stats", "acme"]):
+            code, out, _ = await asked(server, *arguments)
+            assert (code, "acme" in out, "suspended: unpaid" in out) == (0, True, True)
+        code, out, _ = await asked(server, "stats", "acme")
+        assert {"sessions", "messages", "running turns", "memories", "used today"} <= {
+            line.split("│")[1].strip() for line in out.splitlines() if "│" in line
+        }
+        code, out, _ = await asked(server, "resume", "acme")
+        assert (code, out.strip()) == (0, "acme is active.")
+        assert len(await alice.sessions()) == 1
+        code, out, _ = await asked(server, "list", "--state", "suspended")
+        assert (code, out.strip()) == (0, "There are no suspended vaults.")
+
+
+async def test_json_has_all_that_the_api_returns(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        await server.caller().create_session()
+        _, out, _ = await asked(server, "suspend", "acme", "--reason", "unpaid", "--json")
+        suspended = json.loads(out)
+        assert (suspended["status"]["state"], suspended["running_turn_count"]) == ("VAULT_STATE_SUSPENDED", 0)
+        _, out, _ = await asked(server, "list", "--json")
+        assert [each["status"] for each in json.loads(out)] == [suspended["status"]]
+        _, out, _ = await asked(server, "stats", "acme", "--json")
+        stats = json.loads(out)
+        assert (stats["session_count"], stats["message_count"], stats["summary"]["status"]["reason"]) == (
+            "1",
+            "0",
+            "unpaid",
+        )
+        _, out, _ = await asked(server, "resume", "acme", "--json")
+        assert json.loads(out)["status"]["state"] == "VAULT_STATE_ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["list", "--token", mint()], "the token must be an operator's"),
+        (["stats", "no/vault"], "a vault's ID is as in its tokens"),
+        (["suspend", "acme", "--reason", "x" * 501], "a reason has at most 500 characters"),
+        (["list", "--target", "localhost:1"], "is the server running?"),
+    ],
+)
+async def test_what_prevents_it_is_said_with_what_to_do(tmp_path: Path, arguments: list[str], said: str) -> None:
+    async with serving(tmp_path) as server:
+        code, out, err = await asked(server, *arguments)
+        assert (code, out, said in err, "Traceback" in err) == (1, "", True, False)
