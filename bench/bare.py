@@ -24,6 +24,7 @@ from metamorph.chat.v1.session_pb2 import Session
 from metamorphd.catalog import load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts
+from metamorphd.chat.recall import Recall
 from metamorphd.chat.titles import Titles
 from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.clock import Clock
@@ -32,6 +33,8 @@ from metamorphd.edge.grpc.port import OPTIONS
 from metamorphd.edge.methods import methods_of
 from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.offline import Offline
+from metamorphd.memories.memories import Memories
+from metamorphd.memories.tool import MemoryTool
 from metamorphd.models.caller import server_scope
 from metamorphd.services.chat.service import ChatService
 from metamorphd.services.chat.uploads import Uploads
@@ -67,6 +70,8 @@ async def _servicer(directory: Path) -> ChatService:
             database=database, model=Offline(), catalog=catalog, clock=clock, metrics=metrics, title_model=""
         ),
         prompts=Prompts(database=database, terms=terms, memory=memory),
+        recall=Recall(database=database, memories=Memories(database=database, clock=clock, half_life_days=90)),
+        memory_tool=MemoryTool(database=database, clock=clock, most_memories=1, storage_limit=0),
         metrics=metrics,
         time_limit=60,
     )

@@ -3,12 +3,19 @@
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import grpc
+from metamorph.chat.v1 import chat_service_pb2 as pb
+from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
+from metamorph.chat.v1.generation_pb2 import GenerationOptions
+from metamorph.chat.v1.message_pb2 import ContentBlock, TextBlock
+from metamorph.chat.v1.session_pb2 import Session
 from metamorph.vault.v1.vault_service_pb2 import (
     GetSecretRequest,
     GetVaultRequest,
@@ -32,6 +39,8 @@ ROUNDS = 5
 MOST_CALLS = 400
 # Answers of one size, whatever a log has.
 NEWEST_CHANGES = 5
+# Messages that are answered with memories, and without.
+RECALLS, RECALL_TOKENS = 100, 2_000
 # Of an operation, both files together.
 SECONDS = 10.0
 # Common ones and rarer ones.
@@ -46,6 +55,7 @@ class Caller:
         self._layout = layout
         # Untyped, because the generated stubs are those of grpc.aio.
         self.vault: Any = VaultServiceStub(channel)
+        self.chat: Any = ChatServiceStub(channel)
         order = random.Random(SEED)  # noqa: S311, not a secret
         self._places = [
             (order.randrange(layout.vaults), order.randrange(layout.rows_of_vault)) for _ in range(ROUNDS * MOST_CALLS)
@@ -97,6 +107,34 @@ def _watch(caller: Caller) -> Call:
     return watch
 
 
+def _first_delta(caller: Caller, number: int, *, recall_tokens: int) -> float:
+    """Returns the seconds from a message to the first delta of its reply, in a new session."""
+    row, metadata = caller.place(number)
+    session = pb.CreateSessionRequest(session=Session(title="Set", recall_tokens=recall_tokens))
+    session_id = caller.chat.CreateSession(session, metadata=metadata).session.session_id
+    text = ContentBlock(text=TextBlock(text=" ".join([*WORDS, f"m{row}"])))
+    request = pb.SendMessageRequest(
+        session_id=session_id, content=[text], options=GenerationOptions(max_output_tokens=1)
+    )
+    began, first = time.perf_counter(), 0.0
+    for response in caller.chat.SendMessage(request, metadata=metadata):
+        if response.event.HasField("text_delta") and not first:
+            first = time.perf_counter() - began
+    return first
+
+
+def _later(caller: Caller) -> Figure:
+    """Compares the first delta of messages with memories and without, in turns."""
+    seconds: dict[int, list[float]] = {0: [], RECALL_TOKENS: []}
+    for number in range(RECALLS):
+        for tokens, found in seconds.items():
+            found.append(_first_delta(caller, number, recall_tokens=tokens))
+    without, recalling = (median(each) * 1e3 for each in seconds.values())
+    later = recalling - without
+    name = f"(v) first delta with memories, {RECALL_TOKENS:,} tokens, p50; reference: without"
+    return Figure(name, f"{recalling:.1f} ms", f"{without:.1f} ms", f"{later:+.1f} ms", "≤ 5 ms later", later <= 5)
+
+
 OPERATIONS = (
     Operation("GetSecret", _get_secret, most=MOST_CALLS),
     Operation("SearchMemories by a word of one memory", _search((), own=True), most=MOST_CALLS),
@@ -104,7 +142,7 @@ OPERATIONS = (
     Operation("SearchMemories by ten words", _search(WORDS, own=True), most=MOST_CALLS),
     Operation(f"WatchVault of the newest {NEWEST_CHANGES} changes, first answer", _watch, most=MOST_CALLS),
 )
-STEPS = len(OPERATIONS)
+STEPS = len(OPERATIONS) + 1
 
 
 class Vaults:
@@ -141,6 +179,8 @@ class Vaults:
                 self._step(operation.name)
                 rounds = measured(operation, self._rounds, [operation.ready(side) for side in sides], seconds=SECONDS)
                 yield compared(f"(v) {operation.name}", *rounds, most_ms=None)
+            self._step("first delta with memories")
+            yield _later(sides[-1])
 
 
 @contextmanager

@@ -45,6 +45,8 @@ class Price:
 
 # Upper bounds of the tokens in a prompt. Text has at most one token per byte.
 # The provider's own instructions for tools, and the framing of a prompt.
+# What the provider says of it to the model.
+MEMORY_TOOL_TOKENS = 4_000
 FRAME_TOKENS = 2000
 # The provider scales larger images down to this.
 IMAGE_TOKENS = 5000
@@ -82,6 +84,7 @@ class CatalogModel:
     ) -> int:
         """Returns the maximum number of tokens of a prompt whose messages have `message_bytes` and the attachments."""
         tokens = FRAME_TOKENS + len(system_prompt.encode()) + len(orjson.dumps(options)) + message_bytes
+        tokens += MEMORY_TOOL_TOKENS if options.memory_tool else 0
         for block in attachments:
             tokens += IMAGE_TOKENS
             if isinstance(block, DocumentBlock):

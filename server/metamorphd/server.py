@@ -105,6 +105,7 @@ class Server:
             database=self._database,
             model=self._model,
             catalog=self._catalog,
+            memories=self._role.memories,
             clock=self._clock,
             memory=memory_for_texts(settings, self._allocator),
             metrics=self._turn_metrics,

@@ -30,6 +30,7 @@ FORECAST = generation_pb2.Tool(name="forecast", description="Looks ahead.", inpu
 # A tool call that is pending, which other calls than a message with its results run into, and options of other models.
 EXPECTED = ("TOOL_RESULT_REQUIRED", "REQUEST_INVALID")
 DECLINED = "I can"
+LISTS_FILES = '{"command": "view", "path": "/memories"}'
 # The others must be refused before they are sent.
 ATTACHED = (
     *(("image/png", FILES["image/png"]),) * 6,
@@ -120,7 +121,8 @@ class Provider:
             stop = "tool_use"
             for _ in range(chance.randint(1, 2)):
                 self._calls += 1
-                chunks.append(tool_use(f"toolu_{self._calls}", body["tools"][0]["name"], "{}"))
+                name = body["tools"][-(self._calls % 2)]["name"]
+                chunks.append(tool_use(f"toolu_{self._calls}", name, LISTS_FILES if name == "memory" else "{}"))
         return Reply(tuple(chunks), stop_reason=stop, ending=chance.choice(ENDINGS))
 
 
@@ -232,7 +234,9 @@ async def test_nothing_that_happens_to_a_conversation_makes_the_provider_refuse_
     chance = random.Random(seed)  # noqa: S311, not for secrets
     provider = Provider(chance)
     api.default = provider
-    session = await alice.create_session(title="Set, so that no call is for a title")
+    # In half of them, the server runs the memory tool.
+    title = "Set, so that no call is for a title"
+    session = await alice.create_session(title=title, memory_tool=seed % 2 == 1)
     conversation = Conversation(alice, session.session_id, chance)
     for _ in range(STEPS):
         await conversation.step()

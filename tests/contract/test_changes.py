@@ -17,6 +17,7 @@ PACKAGE = Path(metamorphd.__file__).parent
 # Written by others than the housekeeping and the servicers' own calls, or without a change. Each with the reason.
 SILENT = {
     "add_pending_words": "indexes what is stored",
+    "admit_call": "what a running turn reserves",
     "append_events": "deltas: the end of the turn is a change",
     "compact_changes": "shortens the log itself",
     "delete_entries": "deletes from the log itself",

@@ -42,6 +42,7 @@ SYSTEM_OPERATIONS = {
 NOT_GROWING = {
     "add_pending_words": "indexes what is stored",
     "begin_export": "a line in the log; what it writes to the volume asks for space itself",
+    "admit_call": "changes what a turn reserves",
     "cancel_turn": "ends a turn",
     "compact_changes": "deletes",
     "delete_entries": "deletes",
@@ -75,6 +76,7 @@ NOT_GROWING = {
 }
 GROWING = {
     "add_pending_words",
+    "change_memory_files",
     "create_attachment",
     "create_memory",
     "stage_upload",
@@ -100,6 +102,7 @@ POINT_READS = {
     "get_memory",
     "get_message",
     "get_operation",
+    "get_recall_tokens",
     "get_revision",
     "get_session",
     "get_turn",

@@ -56,7 +56,7 @@ PRINTED = {
     "docs/replicas.md": ["serving"],
     "docs/vaults.md": ["first used", '"session_count": "1"', "is suspended", "VAULT_SUSPENDED", "is active"],
     "docs/secrets.md": ["Zmlyc3Q=", "version 2 is second", "destroy_time", "has a key", '"left": 0'],
-    "docs/memories.md": ["Ada lives in Oslo", '"superseded_by"', "0.67 Ada drinks green tea"],
+    "docs/memories.md": ["Ada lives in Oslo", '"superseded_by"', "0.67 Ada drinks green tea", "memories_recalled"],
     "docs/operating.md": [
         '{"status":"ok"',
         '"status": "SERVING"',

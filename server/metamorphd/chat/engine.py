@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -15,12 +15,15 @@ from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.meter import Tariff
 from metamorphd.chat.pace import Pace
 from metamorphd.chat.prompts import Prompts
+from metamorphd.chat.recall import Recall
+from metamorphd.chat.rounds import Rounds
 from metamorphd.chat.titles import Titles
 from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.chat.turn_span import begin_turn, end_turn
 from metamorphd.clock import Clock
 from metamorphd.errors import ServerDraining, SessionNotFound, StoreNotReady, TurnNotFound
 from metamorphd.llm.interface import Model, ReplyUsage
+from metamorphd.memories.tool import MemoryTool
 from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.generation import GenerationOptions
@@ -92,6 +95,8 @@ class TurnEngine:
         terms: Terms,
         titles: Titles,
         prompts: Prompts,
+        recall: Recall,
+        memory_tool: MemoryTool,
         metrics: TurnMetrics,
         time_limit: float,
     ) -> None:
@@ -101,6 +106,8 @@ class TurnEngine:
         self._terms = terms
         self._titles = titles
         self._prompts = prompts
+        self._recall = recall
+        self._memory_tool = memory_tool
         self._time_limit = time_limit
         self._tariff = Tariff(catalog=terms.catalog, charges=model.charges)
         self._log = EventLog(database=database, clock=clock, metrics=metrics)
@@ -123,6 +130,7 @@ class TurnEngine:
         The turn continues if the call is cancelled. Raises the errors of `create_turn`, and ServerDraining.
         """
         await self._stage(scope, send)
+        send = replace(send, message=await self._recall.with_memories(scope, send.message))
         return await self._start(
             scope,
             send.message.turn_id,
@@ -176,8 +184,9 @@ class TurnEngine:
     async def count_tokens(self, scope: Scope, *, send: Send) -> int:
         """Returns the input tokens that the message would use. Raises the errors of `plan_prompt` and of the model."""
         self._refuse_unswept()
+        message = await self._recall.with_memories(scope, send.message, used=False)
         prompt = self._prompts.of_message(
-            scope, send.message, send.uploads, parent=send.parent_message_id, options=send.options
+            scope, message, send.uploads, parent=send.parent_message_id, options=send.options
         )
         async with prompt as read:
             return await self._model.count_tokens(read)
@@ -335,7 +344,10 @@ class TurnEngine:
             turn_scope = scope.within(span)
             generation = Generation(
                 model=self._model,
-                prompt=lambda: self._prompts.of_turn(turn_scope, turn),
+                prompt=lambda said: self._prompts.of_turn(turn_scope, turn, said=said),
+                rounds=Rounds(
+                    database=self._database, clock=self._clock, tool=self._memory_tool, scope=turn_scope, turn=turn
+                ),
                 tariff=self._tariff,
                 time_limit=self._time_limit,
                 pace=self._pace,

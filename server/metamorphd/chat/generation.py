@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -12,11 +12,22 @@ from metamorphd.chat.meter import Meter, Tariff
 from metamorphd.chat.pace import Pace
 from metamorphd.chat.pending_events import Pending
 from metamorphd.chat.reply_size import ReplySize
+from metamorphd.chat.rounds import MOST_CALLS, Rounds
+from metamorphd.chat.said import Said
 from metamorphd.errors import DomainError, Internal, TurnInterrupted, TurnTimeout
-from metamorphd.llm.interface import Model, Prompt, ReplyBlock, ReplyEvent, ReplyStop, ReplyThinkingEnd, ReplyUsage
-from metamorphd.models.content import ThinkingBlock
+from metamorphd.llm.interface import (
+    Model,
+    Prompt,
+    ReplyBlock,
+    ReplyEvent,
+    ReplyStop,
+    ReplyThinkingEnd,
+    ReplyToolResult,
+    ReplyUsage,
+)
+from metamorphd.models.content import Content, ThinkingBlock, recalled_in
 from metamorphd.models.turn import MiddleEvent, StopDetails, StopReason, TurnError, TurnStatus
-from metamorphd.models.usage import Usage
+from metamorphd.models.usage import Usage, total
 
 FIRST_COMMIT_SECONDS = 0.05
 READ_ON_SECONDS = 1.0
@@ -49,9 +60,11 @@ def interrupted() -> Outcome:
 
 
 class Generation:
-    """A call to the model, which is read no faster than its events are taken. Untaken deltas are joined by block.
+    """The calls of a turn to the model, which are read no faster than their events are taken. Untaken deltas are joined
+    by block. There is one, unless the server runs tools that the model calls.
 
-    A reply that reaches the largest size of a message ends there, as MAX_TOKENS, and so does the call.
+    A reply that reaches the largest size of a message ends there, as MAX_TOKENS, and so does the call. `prompt` is
+    given what was said before.
 
     `usage` is what it has used so far. `closed` has the completed thinking blocks, without their text, by block index.
     """
@@ -60,7 +73,8 @@ class Generation:
         self,
         *,
         model: Model,
-        prompt: Callable[[], AbstractAsyncContextManager[Prompt]],
+        prompt: Callable[[Content], AbstractAsyncContextManager[Prompt]],
+        rounds: Rounds,
         tariff: Tariff,
         time_limit: float,
         pace: Pace,
@@ -71,7 +85,10 @@ class Generation:
         self._model = model
         self._prompt = prompt
         self._tariff = tariff
-        self._meter: Meter | None = None
+        self._rounds = rounds
+        self._said = Said()
+        self._first_block = 0
+        self._meters: list[Meter] = []
         self._time_limit = time_limit
         self._pace = pace
         self._pending = Pending()
@@ -88,7 +105,7 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """Returns the usage so far, also that of a reply that was cut off."""
-        return Usage() if self._meter is None else self._meter.usage
+        return total(meter.usage for meter in self._meters)
 
     def stop(self, outcome: Outcome) -> None:
         """Ends the call to the model. The turn ends with `outcome`, unless the reply is already complete."""
@@ -129,9 +146,36 @@ class Generation:
         self._ready.set()
 
     async def _read(self) -> Outcome:
+        while True:
+            outcome = await self._call()
+            if outcome.stop_reason is not StopReason.TOOL_USE or not self._rounds.tools:
+                return outcome
+            calls = list(filter(self._rounds.runs, self._said.pending()))
+            if not calls:
+                return outcome
+            for call in calls:
+                self._add(ReplyToolResult(self._said.blocks, await self._rounds.run(call)))
+            self._ready.set()
+            if self._size.full:
+                return Outcome(TurnStatus.COMPLETED, StopReason.MAX_TOKENS)
+            if self._said.pending():
+                # The caller's.
+                return outcome
+            if self.model_calls >= MOST_CALLS:
+                return Outcome(TurnStatus.COMPLETED, StopReason.PAUSE)
+            self._first_block = self._said.blocks
+            self._pending.expect_usage()
+
+    async def _call(self) -> Outcome:
+        """Calls the model once, and returns the outcome if nothing follows."""
         async with AsyncExitStack() as sending:
-            prompt = await sending.enter_async_context(self._prompt())
-            meter = self._meter = Meter(self._tariff, prompt)
+            prompt = await sending.enter_async_context(self._prompt(self._said.content()))
+            meter = Meter(self._tariff, prompt)
+            if self._meters:
+                await self._rounds.admit(used=self.usage, most=meter.most)
+            else:
+                self._pending.set_recalled(recalled_in(prompt.messages[-1].content))
+            self._meters.append(meter)
             reply = self._model.generate(prompt)
             # It may be of megabytes.
             del prompt
@@ -157,11 +201,11 @@ class Generation:
                         case ReplyUsage():
                             meter.read(event)
                             if self._pending.wants_usage:
-                                self._pending.set_usage(meter.reported)
+                                self._pending.set_usage(self._reported(meter))
                         case ReplyStop(stop_reason, details):
                             return Outcome(TurnStatus.COMPLETED, stop_reason, stop_details=details)
                         case _:
-                            self._add(event)
+                            self._add(self._in_turn(event))
                             if not shown and self._pending:
                                 shown = True
                                 self._ready.set()
@@ -173,9 +217,22 @@ class Generation:
                     await self._read_on(at_once=len(batch) >= FAST_EVENTS)
         raise RuntimeError("the model ended a reply without ReplyStop")
 
+    def _in_turn(self, event: ReplyBlock) -> ReplyBlock:
+        """Returns an event of a call as one of the turn, whose blocks are counted through."""
+        if not self._first_block:
+            return event
+        return replace(event, block_index=self._first_block + event.block_index)
+
+    def _reported(self, meter: Meter) -> Usage | None:
+        """Returns what was reported of the turn so far, or None if nothing is of the call that goes on."""
+        reported = meter.reported
+        return None if reported is None else total([*(each.usage for each in self._meters[:-1]), reported])
+
     def _add(self, event: ReplyBlock) -> None:
         """Adds what of an event still fits in the reply."""
         fitting = self._size.fitting(event)
+        if fitting is not None and self._rounds.tools:
+            self._said.add(fitting)
         if isinstance(fitting, ReplyThinkingEnd):
             self.closed[fitting.block_index] = fitting.block
         elif fitting is not None:

@@ -5,7 +5,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from metamorphd.chat.generation import Generation
-from metamorphd.models.turn import TextDelta, ThinkingDelta, ToolUse, Turn, TurnEvent
+from metamorphd.models.content import TextBlock
+from metamorphd.models.turn import TextDelta, ThinkingDelta, ToolResult, ToolUse, Turn, TurnEvent
 
 # The committed events of a turn that are kept in memory. Subscribers that are further behind read the table.
 TAIL_EVENTS = 256
@@ -60,4 +61,6 @@ def _characters(event: TurnEvent) -> int:
             return len(event.text)
         case ToolUse():
             return len(event.block.input)
+        case ToolResult():
+            return sum(len(part.text) for part in event.block.content if isinstance(part, TextBlock))
     return 0

@@ -35,6 +35,14 @@ class Tariff:
         usage = replace(usage, input_tokens=usage.input_tokens + read)
         return replace(usage, cost_usd_nanos=max(self._cost(model, usage), self._cost(model, cached)))
 
+    def most_cost(self, model: str, *, input_tokens: int, output_tokens: int) -> int:
+        """Returns the most that a call can cost."""
+        return (
+            self.catalog.most_cost(model, input_tokens=input_tokens, output_tokens=output_tokens)
+            if self._charges
+            else 0
+        )
+
     def _cost(self, model: str, usage: Usage) -> int:
         # A turn that an earlier process left may have a model that was taken out of the catalog.
         return self.catalog.cost(model, usage) if self._charges and self.catalog.accepts(model) else 0
@@ -52,6 +60,7 @@ class Meter:
             message_bytes=prompt.text_bytes,
             attachments=_attachments(prompt),
         )
+        self._most_output_tokens = prompt.options.max_output_tokens
         self._last: ReplyUsage | None = UNANSWERED
 
     def read(self, reply: ReplyUsage) -> None:
@@ -61,6 +70,12 @@ class Meter:
     def fail(self) -> None:
         """Is called when a call fails, which costs nothing unless a reply had begun."""
         self._last = None if self._last is UNANSWERED else self._last
+
+    @property
+    def most(self) -> tuple[int, int]:
+        """Returns the most that the call can use: tokens and cost."""
+        read, written = self._most_input_tokens, self._most_output_tokens
+        return read + written, self._tariff.most_cost(self._model, input_tokens=read, output_tokens=written)
 
     @property
     def usage(self) -> Usage:

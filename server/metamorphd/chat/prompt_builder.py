@@ -7,7 +7,7 @@ provider has not signed, messages whose content was deleted. The provider reject
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from itertools import accumulate, count
+from itertools import accumulate, count, groupby
 from operator import sub
 
 from metamorphd.llm.interface import PromptMessage
@@ -37,7 +37,7 @@ GONE = TextBlock("[This message is not available any more.]")
 def prompt_messages(branch: Sequence[BranchMessage]) -> tuple[PromptMessage, ...]:
     """Returns the messages of the prompt for a branch, oldest first."""
     branch = _without_refused(branch)
-    recent = _without_rejected(branch[_beginning(branch) :])
+    recent = _in_parts(_without_rejected(branch[_beginning(branch) :]))
     messages = []
     for place, message in enumerate(recent):
         before = recent[place - 1].content if place else ()
@@ -52,6 +52,32 @@ def prompt_messages(branch: Sequence[BranchMessage]) -> tuple[PromptMessage, ...
         elif any(not isinstance(block, ThinkingBlock) for block in content):
             messages.append(PromptMessage(message.role, content, message.message_id))
     return tuple(messages)
+
+
+def exchanges(reply: Content) -> tuple[tuple[Role, Content], ...]:
+    """Returns a reply as it is sent: what the model said up to calls that the server ran, their results, and so on."""
+    runs = groupby(reply, key=lambda block: isinstance(block, ToolResultBlock))
+    return tuple((Role.USER if results else Role.ASSISTANT, tuple(blocks)) for results, blocks in runs)
+
+
+def _in_parts(branch: Sequence[BranchMessage]) -> Sequence[BranchMessage]:
+    """Returns a branch with replies as `exchanges` has them. Results at the end of one begin the next message."""
+    if not any(message.role is Role.ASSISTANT and _has_results(message.content) for message in branch):
+        return branch
+    parts: list[BranchMessage] = []
+    for message in branch:
+        before = parts[-1] if parts else None
+        if message.role is Role.ASSISTANT:
+            parts += [replace(message, role=role, content=content) for role, content in exchanges(message.content)]
+        elif before is not None and before.role is Role.USER and _has_results(before.content):
+            parts[-1] = replace(message, content=before.content + message.content)
+        else:
+            parts.append(message)
+    return parts
+
+
+def _has_results(content: Content) -> bool:
+    return any(isinstance(block, ToolResultBlock) for block in content)
 
 
 def _without_refused(branch: Sequence[BranchMessage]) -> Sequence[BranchMessage]:

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from metamorphd.chat.prompt_builder import (
     attachment_sizes,
+    exchanges,
     prompt_messages,
     readable,
     within_limit,
@@ -18,9 +20,11 @@ from metamorphd.llm.interface import LARGE_TEXT, AttachmentData, Prompt, PromptM
 from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope
 from metamorphd.models.capabilities import Capabilities
+from metamorphd.models.content import Content
 from metamorphd.models.message import Branch, Message
 from metamorphd.models.turn import Turn
 from metamorphd.store.attachments import chunk_count, read_chunk, sendable_attachments
+from metamorphd.store.codec import encode_content
 from metamorphd.store.database import Database
 from metamorphd.store.turns.prompt import PlannedPrompt, get_prompt, plan_prompt
 from metamorphd.store.turns.terms import Terms
@@ -41,10 +45,10 @@ class Prompts:
         self._memory = memory
 
     @asynccontextmanager
-    async def of_turn(self, scope: Scope, turn: Turn) -> AsyncGenerator[Prompt]:
-        """Yields the prompt of a turn that has started."""
+    async def of_turn(self, scope: Scope, turn: Turn, *, said: Content = ()) -> AsyncGenerator[Prompt]:
+        """Yields the prompt of a turn that has started. `said` is what the model has said in it, with results."""
         async with self._prompt(scope, turn.session_id, get_prompt, (), turn=turn) as prompt:
-            yield prompt
+            yield _going_on(prompt, said) if said else prompt
 
     @asynccontextmanager
     async def of_message(
@@ -116,6 +120,12 @@ class Prompts:
     async def _of_store(self, scope: Scope, attachment_id: str, size: int) -> AsyncGenerator[bytes]:
         for number in range(chunk_count(size)):
             yield await self._database.read(read_chunk, scope, attachment_id=attachment_id, number=number)
+
+
+def _going_on(prompt: Prompt, said: Content) -> Prompt:
+    messages = tuple(PromptMessage(role, content) for role, content in exchanges(said))
+    size = len(encode_content(said).encode())
+    return replace(prompt, messages=prompt.messages + messages, text_bytes=prompt.text_bytes + size)
 
 
 async def _of_upload(upload: Upload) -> AsyncGenerator[bytes | memoryview]:

@@ -8,9 +8,10 @@ from metamorphd.llm.interface import (
     ReplyText,
     ReplyThinking,
     ReplyThinkingEnd,
+    ReplyToolResult,
     ReplyToolUse,
 )
-from metamorphd.models.content import BLOCK_BYTES, CONTENT_BYTES, text_within
+from metamorphd.models.content import BLOCK_BYTES, CONTENT_BYTES, text_size, text_within
 
 
 class ReplySize:
@@ -47,5 +48,7 @@ def _size(event: ReplyBlock) -> int:
             return len(block.input.encode()) + len(block.name.encode()) + len(block.tool_use_id.encode())
         case ReplyThinkingEnd(_, block):
             return len(block.signature.encode()) + len(block.redacted.encode())
+        case ReplyToolResult(_, block):
+            return text_size((block,)) + len(block.tool_use_id.encode())
         case ReplyCompaction(_, block):
             return len(block.summary.encode()) + len(block.opaque.encode())

@@ -3,6 +3,7 @@
 from metamorphd.catalog import Catalog, load_catalog
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.chat.prompts import Prompts
+from metamorphd.chat.recall import Recall
 from metamorphd.chat.titles import Titles
 from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.clock import Clock
@@ -11,6 +12,8 @@ from metamorphd.in_flight import BytesInFlight
 from metamorphd.llm.claude import Claude
 from metamorphd.llm.interface import Model
 from metamorphd.llm.offline import Offline
+from metamorphd.memories.memories import Memories
+from metamorphd.memories.tool import MemoryTool
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.turns.terms import Terms
@@ -50,6 +53,7 @@ def make_engine(
     database: Database,
     model: Model,
     catalog: Catalog,
+    memories: Memories,
     clock: Clock,
     memory: BytesInFlight,
     metrics: TurnMetrics,
@@ -80,6 +84,13 @@ def make_engine(
         terms=terms,
         titles=titles,
         prompts=Prompts(database=database, terms=terms, memory=memory),
+        recall=Recall(database=database, memories=memories),
+        memory_tool=MemoryTool(
+            database=database,
+            clock=clock,
+            most_memories=settings.max_vault_memories,
+            storage_limit=settings.vault_storage_bytes,
+        ),
         metrics=metrics,
         time_limit=settings.turn_timeout_seconds,
     )

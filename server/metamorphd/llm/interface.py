@@ -8,6 +8,7 @@ from metamorphd.models.content import (
     CompactionBlock,
     Content,
     ThinkingBlock,
+    ToolResultBlock,
     ToolUseBlock,
 )
 from metamorphd.models.generation import EffectiveOptions
@@ -94,6 +95,14 @@ class ReplyToolUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyToolResult:
+    """The result of a call that the server ran itself. No model yields it."""
+
+    block_index: int
+    block: ToolResultBlock
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyCompaction:
     """Earlier messages were summarized."""
 
@@ -122,7 +131,7 @@ class ReplyStop:
     details: StopDetails | None = None
 
 
-ReplyBlock = ReplyText | ReplyThinking | ReplyThinkingEnd | ReplyToolUse | ReplyCompaction
+ReplyBlock = ReplyText | ReplyThinking | ReplyThinkingEnd | ReplyToolUse | ReplyToolResult | ReplyCompaction
 ReplyEvent = ReplyBlock | ReplyUsage | ReplyStop
 
 

@@ -19,18 +19,20 @@ from metamorphd.models.content import (
     Content,
     DocumentBlock,
     ImageBlock,
+    RecalledBlock,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
     spoken,
 )
-from metamorphd.models.generation import EffectiveOptions, Thinking, ToolChoice
+from metamorphd.models.generation import MEMORY_TOOL, EffectiveOptions, Thinking, ToolChoice
 from metamorphd.models.message import Role
 
 ROLES = {Role.USER: "user", Role.ASSISTANT: "assistant"}
 COMPACTION_BETA = "compact-2026-01-12"
 COMPACTION = "compact_20260112"
+MEMORY_TOOL_TYPE = "memory_20250818"
 # More tokens than a model can read.
 NEVER_COMPACT = 100_000_000
 # What precedes the messages, for the provider that signs thinking.
@@ -223,13 +225,15 @@ def _thinking(options: EffectiveOptions) -> dict[str, Any]:
 
 
 def _tools(options: EffectiveOptions) -> dict[str, Any]:
-    if not options.tools:
+    if not (options.tools or options.memory_tool):
         return {}
-    tools = [
+    tools: list[dict[str, Any]] = [
         {"name": tool.name, "input_schema": json.loads(tool.input_schema)}
         | ({"description": tool.description} if tool.description else {})
         for tool in options.tools
     ]
+    if options.memory_tool:
+        tools.append({"type": MEMORY_TOOL_TYPE, "name": MEMORY_TOOL})
     choice = options.tool_choice
     if choice == ToolChoice():
         return {"tools": tools}
@@ -247,7 +251,7 @@ def _content(content: Content, slots: AttachmentSlots) -> list[dict[str, Any]]:
 
 def _block(block: Block, slots: AttachmentSlots) -> dict[str, Any]:
     match block:
-        case TextBlock():
+        case TextBlock() | RecalledBlock():
             return {"type": "text", "text": block.text}
         case ImageBlock() | DocumentBlock():
             kind = "image" if isinstance(block, ImageBlock) else "document"

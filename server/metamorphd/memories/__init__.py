@@ -1,1 +1,1 @@
-"""What a vault remembers."""
+"""Memories of vaults: search, and the model's tool."""

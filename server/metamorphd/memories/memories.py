@@ -30,8 +30,20 @@ class Memories:
         self._used: dict[tuple[str, str], int] = {}
         self._expiry_due = 0
 
-    async def search(self, scope: Scope, *, query: str, type_: MemoryType | None, limit: int) -> list[MemoryMatch]:
-        """Returns the best `limit` memories that have words of a query, best first. They count as used."""
+    async def search(
+        self,
+        scope: Scope,
+        *,
+        query: str,
+        type_: MemoryType | None,
+        limit: int,
+        common_words: bool = True,
+        used: bool = True,
+    ) -> list[MemoryMatch]:
+        """Returns the best `limit` memories that have words of a query, best first. They count as used, if `used`.
+
+        `common_words` is as for `search_memories`.
+        """
         now = self._clock.now()
         found = await self._database.read(
             search_memories,
@@ -39,10 +51,11 @@ class Memories:
             words=words_of_query(query),
             type_=type_,
             limit=limit,
+            common_words=common_words,
             half_life=self._half_life,
             now=now,
         )
-        for match in found:
+        for match in found if used else ():
             key = (scope.vault_id, match.memory.memory_id)
             if key in self._used or len(self._used) < MOST_USES:
                 self._used[key] = now

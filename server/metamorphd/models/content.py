@@ -72,6 +72,14 @@ class CompactionBlock:
     opaque: str = "{}"
 
 
+@dataclass(frozen=True, slots=True)
+class RecalledBlock:
+    """Memories that were put to a user's message: what the model is sent, and their IDs, best first."""
+
+    text: str
+    memory_ids: tuple[str, ...]
+
+
 # Of a message. gRPC clients refuse responses of more than 4 MiB by default.
 CONTENT_BYTES = 3 * 1024 * 1024
 # More than the tags and lengths of a block, or the description of an attachment, take up.
@@ -79,7 +87,16 @@ BLOCK_BYTES = 256
 
 AttachmentBlock = ImageBlock | DocumentBlock
 Part = TextBlock | AttachmentBlock
-Block = TextBlock | ImageBlock | DocumentBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | CompactionBlock
+Block = (
+    TextBlock
+    | ImageBlock
+    | DocumentBlock
+    | ToolUseBlock
+    | ToolResultBlock
+    | ThinkingBlock
+    | CompactionBlock
+    | RecalledBlock
+)
 Content = tuple[Block, ...]
 
 
@@ -100,6 +117,11 @@ def attachment_blocks(content: Content) -> Iterator[AttachmentBlock]:
 def text_of(content: Content) -> str:
     """Returns the text of the text blocks, joined by line breaks, without that of tool results."""
     return "\n".join(block.text for block in content if isinstance(block, TextBlock))
+
+
+def recalled_in(content: Content) -> tuple[str, ...]:
+    """Returns the IDs of the memories that were put to a message."""
+    return tuple(id_ for block in content if isinstance(block, RecalledBlock) for id_ in block.memory_ids)
 
 
 def spoken(content: Content) -> Content:
@@ -151,6 +173,9 @@ def _texts(block: Block) -> Iterator[str]:
             yield block.redacted
         case CompactionBlock():
             yield block.summary
+        case RecalledBlock():
+            yield block.text
+            yield from block.memory_ids
         case ToolResultBlock():
             for part in block.content:
                 yield from _texts(part)

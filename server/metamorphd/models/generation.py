@@ -22,6 +22,8 @@ class ToolChoice:
     disable_parallel_tool_use: bool = False
 
 
+# The name of the memory tool, which is the provider's.
+MEMORY_TOOL = "memory"
 THINKING_MODES = ("adaptive", "enabled", "disabled", "between_tools")
 # From the least to the most.
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
@@ -40,7 +42,7 @@ class EffectiveOptions:
     """The options in force; a default means none.
 
     An empty `model` and a `max_output_tokens` of 0 stand for the server's defaults, an empty `effort` for the model's.
-    Schemas are JSON, verbatim.
+    Schemas are JSON, verbatim. `memory_tool`: the model has the memory tool, as the session says.
     """
 
     model: str = ""
@@ -51,6 +53,7 @@ class EffectiveOptions:
     tool_choice: ToolChoice = ToolChoice()
     response_schema: str = ""
     effort: str = ""
+    memory_tool: bool = False
 
 
 @dataclass(frozen=True, slots=True)

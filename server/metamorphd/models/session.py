@@ -21,6 +21,8 @@ class Session:
     update_time: int
     last_message_time: int | None
     revision: int
+    recall_tokens: int = 0
+    memory_tool: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +35,5 @@ class SessionChanges:
     metadata: Mapping[str, str] | None = None
     labels: Mapping[str, str] | None = None
     archived: bool | None = None
+    recall_tokens: int | None = None
+    memory_tool: bool | None = None

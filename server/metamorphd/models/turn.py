@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from metamorphd.models.content import CompactionBlock, ToolUseBlock
+from metamorphd.models.content import CompactionBlock, ToolResultBlock, ToolUseBlock
 from metamorphd.models.generation import EffectiveOptions
 from metamorphd.models.message import Message
 from metamorphd.models.usage import Usage
@@ -108,11 +108,26 @@ class ToolUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolResult:
+    turn_id: str
+    sequence: int
+    block_index: int
+    block: ToolResultBlock
+
+
+@dataclass(frozen=True, slots=True)
 class Compaction:
     turn_id: str
     sequence: int
     block_index: int
     block: CompactionBlock
+
+
+@dataclass(frozen=True, slots=True)
+class MemoriesRecalled:
+    turn_id: str
+    sequence: int
+    memory_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +150,5 @@ class TurnFinished:
 
 
 # Events between a turn's first and last.
-MiddleEvent = TextDelta | ThinkingDelta | ToolUse | Compaction | UsageUpdate
+MiddleEvent = TextDelta | ThinkingDelta | ToolUse | ToolResult | Compaction | MemoriesRecalled | UsageUpdate
 TurnEvent = TurnStarted | MiddleEvent | TurnFinished

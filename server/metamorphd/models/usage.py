@@ -1,5 +1,6 @@
 """Token counts and their cost."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,6 +26,19 @@ class SubjectKind(StrEnum):
     SESSION = "session"
     USER = "user"
     LABEL = "label"
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """Returns the sum of usages, which is estimated if one of them is."""
+    found = list(usages)
+    return Usage(
+        input_tokens=sum(usage.input_tokens for usage in found),
+        output_tokens=sum(usage.output_tokens for usage in found),
+        cache_read_tokens=sum(usage.cache_read_tokens for usage in found),
+        cache_write_tokens=sum(usage.cache_write_tokens for usage in found),
+        cost_usd_nanos=sum(usage.cost_usd_nanos for usage in found),
+        estimated=any(usage.estimated for usage in found),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from metamorphd.models.content import (
     Content,
     DocumentBlock,
     ImageBlock,
+    RecalledBlock,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
@@ -29,6 +30,7 @@ TYPES: dict[str, type[Block]] = {
     "tool_result": ToolResultBlock,
     "thinking": ThinkingBlock,
     "compaction": CompactionBlock,
+    "recalled": RecalledBlock,
 }
 NAMES = {block: name for name, block in TYPES.items()}
 
@@ -68,6 +70,8 @@ def _decoded(fields: Mapping[str, Any]) -> Any:
     values = {name: value for name, value in fields.items() if name != "type"}
     if fields["type"] == "tool_result":
         values["content"] = tuple(map(_decoded, values["content"]))
+    if fields["type"] == "recalled":
+        values["memory_ids"] = tuple(values["memory_ids"])
     return TYPES[fields["type"]](**values)
 
 
@@ -98,4 +102,5 @@ def decode_options(text: str) -> EffectiveOptions:
         tool_choice=ToolChoice(**stored.get("tool_choice", {})),
         response_schema=stored.get("response_schema", ""),
         effort=stored.get("effort", ""),
+        memory_tool=stored.get("memory_tool", False),
     )

@@ -26,7 +26,8 @@ ORDER BY kind, subject
 LIMIT :limit
 """
 LIST_SESSIONS = """
-SELECT session_id, title, model, system_prompt, metadata, labels, archived, creator, create_time, update_time
+SELECT session_id, title, model, system_prompt, metadata, labels, archived, recall_tokens, memory_tool, creator,
+    create_time, update_time
 FROM sessions
 WHERE vault_id = :vault_id AND session_id > :after AND delete_time IS NULL
 ORDER BY session_id
@@ -273,13 +274,13 @@ SESSION = Kind(
     "session",
     "sessions",
     (
-        *("session_id", "title", "model", "system_prompt", "metadata", "labels", "archived", "creator", "create_time"),
-        "update_time",
+        *("session_id", "title", "model", "system_prompt", "metadata", "labels", "archived", "recall_tokens"),
+        *("memory_tool", "creator", "create_time", "update_time"),
     ),
     read_sessions,
     key=("session_id",),
     json=("metadata", "labels"),
-    flags=("archived",),
+    flags=("archived", "memory_tool"),
     children=(MESSAGE, TURN),
 )
 CHUNK = Kind(

@@ -22,16 +22,17 @@ COLUMNS = """
     (SELECT string_agg(turn_id, ',') FROM turns
      WHERE turns.vault_id = :vault_id AND turns.session_id = sessions.session_id AND turns.status = 'RUNNING'
     ) AS running_turn_ids,
-    create_time, update_time, last_message_time, revision
+    create_time, update_time, last_message_time, revision, recall_tokens, memory_tool
 """
 
 # From the vault's row, so that a missing vault shows as a missing session and costs no statement otherwise.
 CREATE_SESSION = (
     """
 INSERT INTO sessions (vault_id, session_id, title, model, system_prompt, metadata, labels, archived, creator,
-    message_count, create_time, update_time, last_activity_time, revision)
+    message_count, create_time, update_time, last_activity_time, revision, recall_tokens,
+    memory_tool)
 SELECT vault_id, :session_id, :title, :model, :system_prompt, :metadata, :labels, :archived, :creator, 0, :now, :now,
-    :now, 1
+    :now, 1, :recall_tokens, :memory_tool
 FROM vaults WHERE vault_id = :vault_id
 RETURNING """
     + COLUMNS
@@ -43,10 +44,14 @@ GET_SESSION = (
     + COLUMNS
     + " FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time IS NULL"
 )
+GET_RECALL_TOKENS = """
+SELECT recall_tokens FROM sessions WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time IS NULL
+"""
 UPDATE_SESSION = """
 UPDATE sessions
 SET title = :title, model = :model, system_prompt = :system_prompt, metadata = :metadata, labels = :labels,
-    archived = :archived, revision = revision + 1, update_time = :now
+    archived = :archived, recall_tokens = :recall_tokens, memory_tool = :memory_tool,
+    revision = revision + 1, update_time = :now
 WHERE vault_id = :vault_id AND session_id = :session_id
 """
 # Without a value by which a list finds it.
@@ -87,6 +92,8 @@ def session_of(row: Row) -> Session:
         update_time=row.update_time,
         last_message_time=row.last_message_time,
         revision=row.revision,
+        recall_tokens=row.recall_tokens,
+        memory_tool=bool(row.memory_tool),
     )
 
 
@@ -104,6 +111,8 @@ async def create_session(
     request: IdempotencyKey | None,
     hash_key: bytes,
     now: int,
+    recall_tokens: int = 0,
+    memory_tool: bool = False,
     storage_limit: int = 0,
 ) -> Session:
     """Creates a session, or returns the one that `request` created. Raises SessionNotFound if that one is deleted."""
@@ -122,6 +131,8 @@ async def create_session(
         "metadata": encode_metadata(metadata),
         "labels": encode_labels(labels),
         "archived": archived,
+        "recall_tokens": recall_tokens,
+        "memory_tool": memory_tool,
         "creator": tx.scope.actor.user_id,
         "now": now,
     }
@@ -150,6 +161,13 @@ def _stored_bytes(title: str, system_prompt: str, metadata: Mapping[str, str], l
 async def _create_pairs(tx: Transaction, *, session_id: str, metadata: Mapping[str, str]) -> None:
     for key, value in metadata.items():
         await tx.run(CREATE_PAIR, session_id=session_id, key=key, value=value)
+
+
+@point_read
+async def get_recall_tokens(tx: Transaction, *, session_id: str) -> int:
+    """Returns how many tokens of memories are put to a session's messages, 0 if there is no such session."""
+    row = await tx.one(GET_RECALL_TOKENS, session_id=session_id)
+    return 0 if row is None else int(row.recall_tokens)
 
 
 @point_read
@@ -186,6 +204,8 @@ async def update_session(
         metadata=encode_metadata(new.metadata),
         labels=encode_labels(new.labels),
         archived=new.archived,
+        recall_tokens=new.recall_tokens,
+        memory_tool=new.memory_tool,
         now=now,
     )
     if new.metadata != session.metadata:

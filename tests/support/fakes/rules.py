@@ -64,6 +64,20 @@ def _broken(body: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[str
     for number, message in enumerate(messages):
         yield from _of_message(body, number, message, headers)
     yield from _of_options(body)
+    yield from _of_tools(body.get("tools", []))
+
+
+def _of_tools(tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """https://platform.claude.com/docs/en/agents-and-tools/tool-use/memory-tool."""
+    names = [tool.get("name") for tool in tools]
+    if len(set(names)) < len(names):
+        yield "tools: Tool names must be unique."
+    for number, tool in enumerate(tools):
+        if tool.get("type", "custom") == "custom":
+            if "input_schema" not in tool:
+                yield f"tools.{number}.custom.input_schema: Field required"
+        elif tool != {"type": "memory_20250818", "name": "memory"}:
+            yield f"tools.{number}: Input tag '{tool['type']}' found using 'type', or its fields, are not as expected"
 
 
 def _of_options(body: Mapping[str, Any]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from metamorphd.store.database import Database
 from metamorphd.store.session_lists import list_sessions
 from metamorphd.store.sessions import create_session, get_session, update_session
 
-SETTABLE = {"title", "model", "system_prompt", "metadata", "labels", "archived"}
+SETTABLE = {"title", "model", "system_prompt", "metadata", "labels", "archived", "recall_tokens", "memory_tool"}
 
 
 class ChatSessions:
@@ -37,6 +37,8 @@ class ChatSessions:
             metadata=request.session.metadata,
             labels=request.session.labels,
             archived=request.session.archived,
+            recall_tokens=request.session.recall_tokens,
+            memory_tool=request.session.memory_tool,
             request=idempotency_key("CreateSession", request),
             hash_key=self._clock.new_key(),
             storage_limit=self._storage_limit,

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from metamorph.chat.v1 import message_pb2
 
+from metamorphd.errors import FieldViolation, RequestInvalid
 from metamorphd.models.attachment import Upload
 from metamorphd.models.content import (
     AttachmentBlock,
@@ -14,6 +15,7 @@ from metamorphd.models.content import (
     DocumentBlock,
     ImageBlock,
     Part,
+    RecalledBlock,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
@@ -34,12 +36,15 @@ def content_from_proto(
     """Returns a user's content, which has passed the rules of its proto, and the attachments included as bytes.
 
     In such a block `data` is an index of `carried`, a big-endian number, and the block has no id until `with_uploads`
-    sets it. Blocks that refer to a stored attachment have no size or hash yet.
+    sets it. Blocks that refer to a stored attachment have no size or hash yet. Raises RequestInvalid for memories.
     """
     included: list[Included] = []
     content: list[Block] = []
     for place, block in enumerate(blocks):
         path = f"content[{place}]"
+        if block.HasField("recalled_memories"):
+            # Not in the rules of the proto, which may not become tighter.
+            raise RequestInvalid(violations=[FieldViolation(path, "has memories, which only the server puts there")])
         if block.HasField("tool_result"):
             result = block.tool_result
             parts = tuple(
@@ -112,6 +117,9 @@ def _block_to_proto(block: Block) -> message_pb2.ContentBlock:
             proto.thinking.redacted = block.redacted.encode()
         case CompactionBlock():
             proto.compaction.summary = block.summary
+        case RecalledBlock():
+            proto.recalled_memories.text = block.text
+            proto.recalled_memories.memory_ids.extend(block.memory_ids)
     return proto
 
 

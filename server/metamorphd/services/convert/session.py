@@ -27,6 +27,10 @@ def session_to_proto(session: Session) -> session_pb2.Session:
         proto.labels.update(session.labels)
     if session.archived:
         proto.archived = True
+    if session.recall_tokens:
+        proto.recall_tokens = session.recall_tokens
+    if session.memory_tool:
+        proto.memory_tool = True
     if session.message_count:
         proto.message_count = session.message_count
     if session.current_leaf_message_id:

@@ -4,12 +4,15 @@ from typing import TypeVar
 
 from metamorph.chat.v1 import chat_service_pb2, turn_pb2
 
+from metamorphd.models.content import text_of
 from metamorphd.models.turn import (
     Compaction,
+    MemoriesRecalled,
     StopDetails,
     StopReason,
     TextDelta,
     ThinkingDelta,
+    ToolResult,
     ToolUse,
     Turn,
     TurnError,
@@ -79,9 +82,16 @@ def with_event(response: ResponseT, event: TurnEvent) -> ResponseT:
             proto.tool_use.tool_use_id = event.block.tool_use_id
             proto.tool_use.name = event.block.name
             proto.tool_use.input = event.block.input
+        case ToolResult():
+            proto.tool_result.block_index = event.block_index
+            proto.tool_result.tool_use_id = event.block.tool_use_id
+            proto.tool_result.text = text_of(tuple(event.block.content))
+            proto.tool_result.is_error = event.block.is_error
         case Compaction():
             proto.compaction.block_index = event.block_index
             proto.compaction.summary = event.block.summary
+        case MemoriesRecalled():
+            proto.memories_recalled.memory_ids.extend(event.memory_ids)
         case UsageUpdate():
             proto.usage_update.usage.CopyFrom(usage_to_proto(event.usage))
         case TurnStarted():

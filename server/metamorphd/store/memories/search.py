@@ -1,9 +1,8 @@
 """Searches memories by their words, best first."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from heapq import nlargest
+from operator import itemgetter
 
 import orjson
 
@@ -24,10 +23,12 @@ from metamorphd.store.search.words import rarest_of, words_of
 MOST_WORDS = 64
 # Memories whose relevance is compared, and those of them whose importance and age are read. Both take about 2 ms.
 MOST_CANDIDATES = 4_096
-MOST_RANKED = 256
+MOST_RANKED, STEP_RANKED = 128, 32
 # Offsets that are read, of the newest blocks, each list counting for at least so many: about 20 ms.
 MOST_OFFSETS = 131_072
 LEAST_OF_A_LIST = 64
+# Of so few, words that all of them have say something.
+FEW_MEMORIES = 8
 # Of what is found. It may exceed this by the last memory.
 MOST_BYTES = 1_572_864
 
@@ -50,29 +51,39 @@ def words_of_query(query: str) -> list[str]:
 
 @search_read
 async def search_memories(
-    tx: Transaction, *, words: Sequence[str], type_: MemoryType | None, limit: int, half_life: int, now: int
+    tx: Transaction,
+    *,
+    words: Sequence[str],
+    type_: MemoryType | None,
+    limit: int,
+    half_life: int,
+    now: int,
+    common_words: bool = True,
 ) -> list[MemoryMatch]:
     """Returns the best `limit` memories that have any of the words, which `words_of_query` makes, best first.
 
     Of equally good ones the newest is first. The work is bounded by the constants above: of very many memories with the
-    same words, the newest are compared. There may be fewer, if they are large.
+    same words, the newest are compared. There may be fewer, if they are large. Without `common_words`, words that more
+    than half of the memories have find none, unless that are very few.
     """
     vault = await tx.one(GET_VAULT)
     if vault is None or not words:
         return []
     lists = await _lists(tx, words, vault)
-    relevance = _relevances(lists, memories=vault.memory_count)
-    best = nlargest(MOST_RANKED, relevance.items(), key=lambda item: (item[1], item[0]))
-    rows = await tx.all(LIST_RANKED, numbers=_json([number - MEMORIES for number, _ in best]), type=type_, now=now)
-    ranked: list[tuple[float, int, Row]] = [
-        (
-            score(relevance[MEMORIES + row.number], row.importance, recency(now - row.update_time, half_life)),
-            row.number,
-            row,
-        )
-        for row in rows
-    ]
-    chosen = list(_fitting(nlargest(limit, ranked, key=lambda item: item[:2])))
+    relevance = _relevances(lists, memories=vault.memory_count, common_words=common_words)
+    ranked: list[tuple[float, int, Row]] = []
+    best = sorted(zip(relevance.values(), relevance.keys(), strict=True), reverse=True)[:MOST_RANKED]
+    for start in range(0, len(best), STEP_RANKED):
+        step = best[start : start + STEP_RANKED]
+        if len(ranked) >= limit and ranked[limit - 1][0] >= step[0][0]:
+            # A score is at most the relevance.
+            break
+        numbers = _json([number - MEMORIES for _, number in step])
+        for row in await tx.all(LIST_RANKED, numbers=numbers, type=type_, now=now):
+            blended = score(relevance[MEMORIES + row.number], row.importance, recency(now - row.update_time, half_life))
+            ranked.append((blended, row.number, row))
+        ranked.sort(key=itemgetter(0, 1), reverse=True)
+    chosen = list(_fitting(ranked[:limit]))
     memories = await read_memories(tx, memory_ids=[row.memory_id for _, _, row in chosen])
     return [
         MemoryMatch(memory, relevance[MEMORIES + number], recency(now - memory.update_time, half_life))
@@ -116,7 +127,7 @@ async def _offsets(tx: Transaction, block: int, terms: str) -> list[tuple[str, b
     return [(term, bytes.fromhex(offsets)) for term, offsets in lists]
 
 
-def _relevances(lists: Lists, *, memories: int) -> dict[int, float]:
+def _relevances(lists: Lists, *, memories: int, common_words: bool) -> dict[int, float]:
     """Returns the share of the words that each memory has, by its number in the index.
 
     A word weighs by the logarithm of how few memories have it, as in BM25 (Robertson and Zaragoza, 2009). The rarest
@@ -124,14 +135,19 @@ def _relevances(lists: Lists, *, memories: int) -> dict[int, float]:
     """
     counts = {term: sum(len(offsets) // 2 for _, offsets in found) for term, found in lists.items()}
     weights = {term: _weight(count, max(memories, count)) for term, count in counts.items()}
-    found: defaultdict[int, float] = defaultdict(float)
-    for term in sorted(counts, key=counts.__getitem__):
-        full = len(found) >= MOST_CANDIDATES
-        for numbers in _numbers(lists[term]):
-            for number in found.keys() & numbers if full else numbers:
-                found[number] += weights[term]
     total = sum(weights.values())
-    return {number: weight / total for number, weight in found.items()}
+    found: dict[int, float] = {}
+    for term in sorted(counts, key=counts.__getitem__):
+        if not common_words and counts[term] > max(FEW_MEMORIES, memories / 2):
+            break
+        share, full, first = weights[term] / total, len(found) >= MOST_CANDIDATES, not found
+        for numbers in _numbers(lists[term]):
+            if first:
+                found.update(dict.fromkeys(numbers, share))
+                continue
+            for number in found.keys() & numbers if full else numbers:
+                found[number] = found.get(number, 0.0) + share
+    return found
 
 
 def _weight(count: int, memories: int) -> float:

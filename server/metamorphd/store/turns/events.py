@@ -7,9 +7,27 @@ from typing import Any
 import orjson
 
 from metamorphd.errors import TurnNotFound
-from metamorphd.models.content import Block, CompactionBlock, Content, TextBlock, ThinkingBlock, ToolUseBlock
-from metamorphd.models.turn import Compaction, MiddleEvent, TextDelta, ThinkingDelta, ToolUse, UsageUpdate
+from metamorphd.models.content import (
+    Block,
+    CompactionBlock,
+    Content,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from metamorphd.models.turn import (
+    Compaction,
+    MemoriesRecalled,
+    MiddleEvent,
+    TextDelta,
+    ThinkingDelta,
+    ToolResult,
+    ToolUse,
+    UsageUpdate,
+)
 from metamorphd.models.usage import Usage
+from metamorphd.store.codec import decode_content, encode_content
 from metamorphd.store.database import Row, SystemTransaction, Transaction, concludes
 
 # It changes nothing, and still conflicts with another transaction that does the same, or ends or deletes the turn.
@@ -36,7 +54,7 @@ SELECT sequence, block_index, kind, text FROM page WHERE before < :max_character
 """
 GET_BLOCKS = """
 SELECT block_index, kind, string_agg(text, '' ORDER BY sequence) AS text FROM events
-WHERE vault_id = :vault_id AND turn_id = :turn_id AND kind <> 'usage'
+WHERE vault_id = :vault_id AND turn_id = :turn_id AND kind NOT IN ('usage', 'recalled')
 GROUP BY block_index, kind
 ORDER BY block_index
 """
@@ -64,14 +82,16 @@ PRUNED_TURNS = 50
 def _stored(event: MiddleEvent) -> tuple[int, str, str]:
     """Returns (block index, kind, text) of an event."""
     match event:
-        case TextDelta():
-            return event.block_index, "text", event.text
-        case ThinkingDelta():
-            return event.block_index, "thinking", event.text
+        case TextDelta() | ThinkingDelta():
+            return event.block_index, "text" if isinstance(event, TextDelta) else "thinking", event.text
         case ToolUse():
             return event.block_index, "tool_use", orjson.dumps(asdict(event.block)).decode()
+        case ToolResult():
+            return event.block_index, "tool_result", encode_content((event.block,))
         case Compaction():
             return event.block_index, "compaction", orjson.dumps(asdict(event.block)).decode()
+        case MemoriesRecalled():
+            return 0, "recalled", orjson.dumps(event.memory_ids).decode()
         case UsageUpdate():
             return 0, "usage", orjson.dumps(asdict(event.usage)).decode()
 
@@ -79,16 +99,26 @@ def _stored(event: MiddleEvent) -> tuple[int, str, str]:
 def _event(turn_id: str, row: Row) -> MiddleEvent:
     sequence, block_index, text = row.sequence, row.block_index, row.text
     match row.kind:
-        case "text":
-            return TextDelta(turn_id, sequence, block_index, text)
-        case "thinking":
-            return ThinkingDelta(turn_id, sequence, block_index, text)
+        case "text" | "thinking":
+            delta = TextDelta if row.kind == "text" else ThinkingDelta
+            return delta(turn_id, sequence, block_index, text)
         case "tool_use":
             return ToolUse(turn_id, sequence, block_index, ToolUseBlock(**orjson.loads(text)))
+        case "tool_result":
+            return ToolResult(turn_id, sequence, block_index, _result(text))
         case "compaction":
             return Compaction(turn_id, sequence, block_index, CompactionBlock(**orjson.loads(text)))
+        case "recalled":
+            return MemoriesRecalled(turn_id, sequence, tuple(orjson.loads(text)))
         case _:
             return UsageUpdate(turn_id, sequence, Usage(**orjson.loads(text)))
+
+
+def _result(text: str) -> ToolResultBlock:
+    (block,) = decode_content(text)
+    if not isinstance(block, ToolResultBlock):
+        raise TypeError("not a tool's result")
+    return block
 
 
 @concludes
@@ -128,6 +158,8 @@ async def reply_content(tx: Transaction, *, turn_id: str, closed: Mapping[int, T
                 blocks.append(replace(closed.get(row.block_index, ThinkingBlock("")), text=row.text))
             case "tool_use":
                 blocks.append(ToolUseBlock(**orjson.loads(row.text)))
+            case "tool_result":
+                blocks.append(_result(row.text))
             case "compaction":
                 blocks.append(CompactionBlock(**orjson.loads(row.text)))
     return tuple(blocks)

@@ -52,9 +52,13 @@ async def get_left_usage(tx: Transaction, *, turn: Turn, terms: Terms) -> LeftUs
         # much there was of a tool call, which is stored when it is complete.
         unseen = sizes.text is None or sizes.thinking is not None or options.tools
         received = most if unseen else min(received, most)
+    reported = Usage() if row is None else Usage(**orjson.loads(row.text))
+    if accepted and turn.options.memory_tool:
+        # Its last call, after those that were reported, and perhaps another one that had begun.
+        received = reported.output_tokens + 2 * most
     read = 0
     # Without a report, or if the model was taken out of the catalog meanwhile, which leaves no limits and no prices.
-    if accepted and (row is None or sizes.summary is not None):
+    if accepted and (row is None or sizes.summary is not None or turn.options.memory_tool):
         defaults = await get_session_defaults(tx, session_id=turn.session_id)
         read = await most_input_tokens(
             tx,
@@ -65,8 +69,8 @@ async def get_left_usage(tx: Transaction, *, turn: Turn, terms: Terms) -> LeftUs
             catalog=terms.catalog,
         )
     return LeftUsage(
-        reported=Usage() if row is None else Usage(**orjson.loads(row.text)),
+        reported=reported,
         most_output_tokens=received + (sizes.summary or 0),
-        unreported_reads=(row is None) + (sizes.summary is not None),
+        unreported_reads=(row is None) + (sizes.summary is not None) + turn.options.memory_tool,
         most_input_tokens=read,
     )

@@ -18,7 +18,7 @@ from metamorphd.errors import (
     ToolResultUnexpected,
 )
 from metamorphd.models.content import Content, ToolResultBlock, ToolUseBlock, attachment_blocks
-from metamorphd.models.generation import EffectiveOptions, GenerationOptions, contradictions
+from metamorphd.models.generation import MEMORY_TOOL, EffectiveOptions, GenerationOptions, contradictions
 from metamorphd.models.message import Message, Role
 from metamorphd.models.turn import TurnError
 from metamorphd.store.attachments import describe_attachments, rejected_attachments
@@ -87,7 +87,7 @@ async def plan_turn(
             raise MessageNotFound(message_id=parent)
     follows = defaults.leaf_message_id if parent is None else parent or None
     before = await _options_before(tx, follows=follows, content=content)
-    effective = _effective(options, before, model=model, terms=terms)
+    effective = _effective(options, before, model=model, memory_tool=defaults.memory_tool, terms=terms)
     _refuse_attachments(content, model, terms)
     return Plan(follows, content, effective, defaults.system_prompt, defaults.labels)
 
@@ -107,7 +107,7 @@ async def plan_regeneration(tx: Transaction, *, message: Message, options: Gener
     model = asked or defaults.model or terms.default_model
     _refuse_model(model, terms)
     await _refuse_busy(tx, session_id=message.session_id, user_message_id=message.message_id)
-    effective = _effective(options, original.options, model=model, terms=terms)
+    effective = _effective(options, original.options, model=model, memory_tool=defaults.memory_tool, terms=terms)
     _refuse_attachments(message.content, model, terms)
     return Plan(message.parent_message_id, message.content, effective, defaults.system_prompt, defaults.labels)
 
@@ -118,17 +118,21 @@ def _refuse_model(model: str, terms: Terms) -> None:
         raise ModelNotAccepted(model=model)
 
 
-def _effective(options: GenerationOptions, before: EffectiveOptions, *, model: str, terms: Terms) -> EffectiveOptions:
+def _effective(
+    options: GenerationOptions, before: EffectiveOptions, *, model: str, memory_tool: bool, terms: Terms
+) -> EffectiveOptions:
     """Returns the options in force: those of the request over those of before, which are dropped if `model`, which the
     catalog has, does not accept them.
 
     Raises RequestInvalid for options of the request that the model does not accept, and for contradictory ones.
     """
-    effective = replace(options.over(before), model=model)
+    effective = replace(options.over(before), model=model, memory_tool=memory_tool)
     unsupported = list(terms.catalog.model(model).capabilities.unsupported(effective))
     kept = {name: getattr(DEFAULTS, name) for name, _, _ in unsupported if getattr(options, name) is None}
     effective = replace(effective, **kept)
     faults = [(path, description) for name, path, description in unsupported if name not in kept]
+    if memory_tool and any(tool.name == MEMORY_TOOL for tool in effective.tools):
+        faults.append(("tools", f"has one named {MEMORY_TOOL}, as the session's memory tool is"))
     faults += contradictions(effective, output_tokens=terms.output_tokens(effective))
     if faults:
         raise RequestInvalid(
@@ -196,7 +200,11 @@ def _rejects_tools(error: str | None) -> bool:
 
 
 def _refuse_other_results(reply: Content, results: Sequence[str]) -> None:
-    pending = [block.tool_use_id for block in reply if isinstance(block, ToolUseBlock)]
+    # Those of the memory tool have theirs.
+    ended = {block.tool_use_id for block in reply if isinstance(block, ToolResultBlock)}
+    pending = [
+        block.tool_use_id for block in reply if isinstance(block, ToolUseBlock) and block.tool_use_id not in ended
+    ]
     if set(results) - set(pending):
         raise ToolResultUnexpected(tool_use_ids=",".join(result for result in results if result not in pending))
     if sorted(results) != sorted(pending):

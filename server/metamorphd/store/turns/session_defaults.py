@@ -9,7 +9,7 @@ from metamorphd.store.labels import decode_labels
 
 GET_SESSION_DEFAULTS = """
 SELECT sessions.model, vaults.default_model, sessions.system_prompt,
-    vaults.system_prompt AS default_system_prompt, current_leaf_message_id, labels
+    vaults.system_prompt AS default_system_prompt, current_leaf_message_id, labels, memory_tool
 FROM sessions JOIN vaults ON vaults.vault_id = :vault_id
 WHERE sessions.vault_id = :vault_id AND session_id = :session_id AND sessions.delete_time IS NULL
 """
@@ -26,6 +26,7 @@ class SessionDefaults:
     system_prompt: str
     leaf_message_id: str | None
     labels: Mapping[str, str]
+    memory_tool: bool
 
 
 async def get_session_defaults(tx: Transaction, *, session_id: str) -> SessionDefaults:
@@ -38,4 +39,5 @@ async def get_session_defaults(tx: Transaction, *, session_id: str) -> SessionDe
         system_prompt=row.system_prompt or row.default_system_prompt,
         leaf_message_id=row.current_leaf_message_id,
         labels=decode_labels(row.labels),
+        memory_tool=bool(row.memory_tool),
     )

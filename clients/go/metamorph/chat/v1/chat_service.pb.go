@@ -447,8 +447,8 @@ type UpdateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. session_id selects the session, a stale etag fails, and the fields in update_mask are set.
 	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// Required. Any of `title`, `model`, `system_prompt`, `metadata`, `labels`, `archived`. Fails with INVALID_ARGUMENT /
-	// UPDATE_MASK_INVALID.
+	// Required. Any of `title`, `model`, `system_prompt`, `metadata`, `labels`, `archived`, `recall_tokens`,
+	// `memory_tool`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

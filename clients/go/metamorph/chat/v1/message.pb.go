@@ -695,6 +695,62 @@ func (x *CompactionBlock) GetSummary() string {
 	return ""
 }
 
+// Memories of the vault that may help to answer a user's message, at the end of it. Output only: in a request it fails with
+// INVALID_ARGUMENT / REQUEST_INVALID.
+type RecalledMemoriesBlock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The text that the model is sent.
+	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// The memories in it, best first. They may be changed or deleted later; the text stays.
+	MemoryIds     []string `protobuf:"bytes,2,rep,name=memory_ids,json=memoryIds,proto3" json:"memory_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecalledMemoriesBlock) Reset() {
+	*x = RecalledMemoriesBlock{}
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecalledMemoriesBlock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecalledMemoriesBlock) ProtoMessage() {}
+
+func (x *RecalledMemoriesBlock) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecalledMemoriesBlock.ProtoReflect.Descriptor instead.
+func (*RecalledMemoriesBlock) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RecalledMemoriesBlock) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *RecalledMemoriesBlock) GetMemoryIds() []string {
+	if x != nil {
+		return x.MemoryIds
+	}
+	return nil
+}
+
 // A part of a message's content.
 type ContentBlock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -709,6 +765,7 @@ type ContentBlock struct {
 	//	*ContentBlock_ToolResult
 	//	*ContentBlock_Thinking
 	//	*ContentBlock_Compaction
+	//	*ContentBlock_RecalledMemories
 	Block         isContentBlock_Block `protobuf_oneof:"block"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -716,7 +773,7 @@ type ContentBlock struct {
 
 func (x *ContentBlock) Reset() {
 	*x = ContentBlock{}
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[8]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +785,7 @@ func (x *ContentBlock) String() string {
 func (*ContentBlock) ProtoMessage() {}
 
 func (x *ContentBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[8]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +798,7 @@ func (x *ContentBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContentBlock.ProtoReflect.Descriptor instead.
 func (*ContentBlock) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{8}
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ContentBlock) GetBlock() isContentBlock_Block {
@@ -814,6 +871,15 @@ func (x *ContentBlock) GetCompaction() *CompactionBlock {
 	return nil
 }
 
+func (x *ContentBlock) GetRecalledMemories() *RecalledMemoriesBlock {
+	if x != nil {
+		if x, ok := x.Block.(*ContentBlock_RecalledMemories); ok {
+			return x.RecalledMemories
+		}
+	}
+	return nil
+}
+
 type isContentBlock_Block interface {
 	isContentBlock_Block()
 }
@@ -853,6 +919,11 @@ type ContentBlock_Compaction struct {
 	Compaction *CompactionBlock `protobuf:"bytes,7,opt,name=compaction,proto3,oneof"`
 }
 
+type ContentBlock_RecalledMemories struct {
+	// Memories of the vault that the server put to a user's message, for the model.
+	RecalledMemories *RecalledMemoriesBlock `protobuf:"bytes,8,opt,name=recalled_memories,json=recalledMemories,proto3,oneof"`
+}
+
 func (*ContentBlock_Text) isContentBlock_Block() {}
 
 func (*ContentBlock_Image) isContentBlock_Block() {}
@@ -866,6 +937,8 @@ func (*ContentBlock_ToolResult) isContentBlock_Block() {}
 func (*ContentBlock_Thinking) isContentBlock_Block() {}
 
 func (*ContentBlock_Compaction) isContentBlock_Block() {}
+
+func (*ContentBlock_RecalledMemories) isContentBlock_Block() {}
 
 // The tokens and the cost of a reply, as the model provider reported them. Of a reply that ended before the provider's
 // last report, the most that it can have used.
@@ -889,7 +962,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[9]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +974,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[9]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +987,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{9}
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Usage) GetInputTokens() int64 {
@@ -994,7 +1067,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[10]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1079,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_message_proto_msgTypes[10]
+	mi := &file_metamorph_chat_v1_message_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1092,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{10}
+	return file_metamorph_chat_v1_message_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Message) GetMessageId() string {
@@ -1153,7 +1226,11 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x1a\n" +
 	"\bredacted\x18\x03 \x01(\fR\bredacted\"+\n" +
 	"\x0fCompactionBlock\x12\x18\n" +
-	"\asummary\x18\x01 \x01(\tR\asummary\"\xd4\x03\n" +
+	"\asummary\x18\x01 \x01(\tR\asummary\"T\n" +
+	"\x15RecalledMemoriesBlock\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12'\n" +
+	"\n" +
+	"memory_ids\x18\x02 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\x10R\tmemoryIds\"\xad\x04\n" +
 	"\fContentBlock\x122\n" +
 	"\x04text\x18\x01 \x01(\v2\x1c.metamorph.chat.v1.TextBlockH\x00R\x04text\x125\n" +
 	"\x05image\x18\x02 \x01(\v2\x1d.metamorph.chat.v1.ImageBlockH\x00R\x05image\x12>\n" +
@@ -1164,7 +1241,8 @@ const file_metamorph_chat_v1_message_proto_rawDesc = "" +
 	"\bthinking\x18\x06 \x01(\v2 .metamorph.chat.v1.ThinkingBlockH\x00R\bthinking\x12D\n" +
 	"\n" +
 	"compaction\x18\a \x01(\v2\".metamorph.chat.v1.CompactionBlockH\x00R\n" +
-	"compactionB\x0e\n" +
+	"compaction\x12W\n" +
+	"\x11recalled_memories\x18\b \x01(\v2(.metamorph.chat.v1.RecalledMemoriesBlockH\x00R\x10recalledMemoriesB\x0e\n" +
 	"\x05block\x12\x05\xbaH\x02\b\x01\"\xed\x01\n" +
 	"\x05Usage\x12!\n" +
 	"\finput_tokens\x18\x01 \x01(\x03R\vinputTokens\x12#\n" +
@@ -1210,7 +1288,7 @@ func file_metamorph_chat_v1_message_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_chat_v1_message_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_chat_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_metamorph_chat_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_metamorph_chat_v1_message_proto_goTypes = []any{
 	(Role)(0),                     // 0: metamorph.chat.v1.Role
 	(*TextBlock)(nil),             // 1: metamorph.chat.v1.TextBlock
@@ -1221,10 +1299,11 @@ var file_metamorph_chat_v1_message_proto_goTypes = []any{
 	(*ToolResultBlock)(nil),       // 6: metamorph.chat.v1.ToolResultBlock
 	(*ThinkingBlock)(nil),         // 7: metamorph.chat.v1.ThinkingBlock
 	(*CompactionBlock)(nil),       // 8: metamorph.chat.v1.CompactionBlock
-	(*ContentBlock)(nil),          // 9: metamorph.chat.v1.ContentBlock
-	(*Usage)(nil),                 // 10: metamorph.chat.v1.Usage
-	(*Message)(nil),               // 11: metamorph.chat.v1.Message
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*RecalledMemoriesBlock)(nil), // 9: metamorph.chat.v1.RecalledMemoriesBlock
+	(*ContentBlock)(nil),          // 10: metamorph.chat.v1.ContentBlock
+	(*Usage)(nil),                 // 11: metamorph.chat.v1.Usage
+	(*Message)(nil),               // 12: metamorph.chat.v1.Message
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_metamorph_chat_v1_message_proto_depIdxs = []int32{
 	1,  // 0: metamorph.chat.v1.ToolResultPart.text:type_name -> metamorph.chat.v1.TextBlock
@@ -1238,16 +1317,17 @@ var file_metamorph_chat_v1_message_proto_depIdxs = []int32{
 	6,  // 8: metamorph.chat.v1.ContentBlock.tool_result:type_name -> metamorph.chat.v1.ToolResultBlock
 	7,  // 9: metamorph.chat.v1.ContentBlock.thinking:type_name -> metamorph.chat.v1.ThinkingBlock
 	8,  // 10: metamorph.chat.v1.ContentBlock.compaction:type_name -> metamorph.chat.v1.CompactionBlock
-	0,  // 11: metamorph.chat.v1.Message.role:type_name -> metamorph.chat.v1.Role
-	9,  // 12: metamorph.chat.v1.Message.content:type_name -> metamorph.chat.v1.ContentBlock
-	10, // 13: metamorph.chat.v1.Message.usage:type_name -> metamorph.chat.v1.Usage
-	12, // 14: metamorph.chat.v1.Message.create_time:type_name -> google.protobuf.Timestamp
-	12, // 15: metamorph.chat.v1.Message.delete_time:type_name -> google.protobuf.Timestamp
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	9,  // 11: metamorph.chat.v1.ContentBlock.recalled_memories:type_name -> metamorph.chat.v1.RecalledMemoriesBlock
+	0,  // 12: metamorph.chat.v1.Message.role:type_name -> metamorph.chat.v1.Role
+	10, // 13: metamorph.chat.v1.Message.content:type_name -> metamorph.chat.v1.ContentBlock
+	11, // 14: metamorph.chat.v1.Message.usage:type_name -> metamorph.chat.v1.Usage
+	13, // 15: metamorph.chat.v1.Message.create_time:type_name -> google.protobuf.Timestamp
+	13, // 16: metamorph.chat.v1.Message.delete_time:type_name -> google.protobuf.Timestamp
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_message_proto_init() }
@@ -1268,7 +1348,7 @@ func file_metamorph_chat_v1_message_proto_init() {
 		(*ToolResultPart_Image)(nil),
 		(*ToolResultPart_Document)(nil),
 	}
-	file_metamorph_chat_v1_message_proto_msgTypes[8].OneofWrappers = []any{
+	file_metamorph_chat_v1_message_proto_msgTypes[9].OneofWrappers = []any{
 		(*ContentBlock_Text)(nil),
 		(*ContentBlock_Image)(nil),
 		(*ContentBlock_Document)(nil),
@@ -1276,6 +1356,7 @@ func file_metamorph_chat_v1_message_proto_init() {
 		(*ContentBlock_ToolResult)(nil),
 		(*ContentBlock_Thinking)(nil),
 		(*ContentBlock_Compaction)(nil),
+		(*ContentBlock_RecalledMemories)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1283,7 +1364,7 @@ func file_metamorph_chat_v1_message_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_message_proto_rawDesc), len(file_metamorph_chat_v1_message_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -61,7 +61,13 @@ type Session struct {
 	// What the session's turns count towards, besides its vault and their users: GetUsage adds usage up by label, and a
 	// label can have a budget. At most 8 pairs, with keys of 1 to 63 letters, digits, `.`, `_` and `-`, the first of which
 	// is a letter or a digit, and values of at most 63 of them. An update replaces all pairs, for turns that start later.
-	Labels        map[string]string `protobuf:"bytes,15,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,15,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How many tokens of the vault's memories may be put to each message that is sent, about: their bytes are counted, three
+	// as a token. 0, the default, puts none. At most 16,384.
+	RecallTokens int32 `protobuf:"varint,16,opt,name=recall_tokens,json=recallTokens,proto3" json:"recall_tokens,omitempty"`
+	// Whether the model has the provider's memory tool (memory_20250818), by which it keeps files below /memories. They are
+	// memories of the vault. The server runs the tool within the turn, so callers never answer its calls.
+	MemoryTool    bool `protobuf:"varint,17,opt,name=memory_tool,json=memoryTool,proto3" json:"memory_tool,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,11 +207,25 @@ func (x *Session) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *Session) GetRecallTokens() int32 {
+	if x != nil {
+		return x.RecallTokens
+	}
+	return 0
+}
+
+func (x *Session) GetMemoryTool() bool {
+	if x != nil {
+		return x.MemoryTool
+	}
+	return false
+}
+
 var File_metamorph_chat_v1_session_proto protoreflect.FileDescriptor
 
 const file_metamorph_chat_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\a\n" +
+	"\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\b\n" +
 	"\aSession\x12&\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\tsessionId\x12\x1e\n" +
@@ -225,7 +245,10 @@ const file_metamorph_chat_v1_session_proto_rawDesc = "" +
 	"updateTime\x12F\n" +
 	"\x11last_message_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x0flastMessageTime\x12\x1b\n" +
 	"\x04etag\x18\x0e \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x12\x8b\x01\n" +
-	"\x06labels\x18\x0f \x03(\v2&.metamorph.chat.v1.Session.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x1a;\n" +
+	"\x06labels\x18\x0f \x03(\v2&.metamorph.chat.v1.Session.LabelsEntryBK\xbaHH\x9a\x01E\x10\b\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x182\x16^[A-Za-z0-9._-]{0,63}$R\x06labels\x120\n" +
+	"\rrecall_tokens\x18\x10 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80\x01(\x00R\frecallTokens\x12\x1f\n" +
+	"\vmemory_tool\x18\x11 \x01(\bR\n" +
+	"memoryTool\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +

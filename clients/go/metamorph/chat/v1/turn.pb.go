@@ -104,7 +104,7 @@ const (
 	StopReason_STOP_REASON_STOP_SEQUENCE StopReason = 3
 	// The model called tools.
 	StopReason_STOP_REASON_TOOL_USE StopReason = 4
-	// The provider paused a long turn.
+	// The provider paused a long turn, or the server one whose tools it ran after 16 calls of the model. Send again to go on.
 	StopReason_STOP_REASON_PAUSE StopReason = 5
 	// The model declined to reply; see stop_details. The exchange, up to what the user asked, is kept for display and is
 	// not sent to the model again, since it would go on declining.
@@ -827,6 +827,125 @@ func (x *Compaction) GetSummary() string {
 	return ""
 }
 
+// The model was sent memories of the vault with the user's message. Sent once, before all that the model says.
+type MemoriesRecalled struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The memories, best first. The message has their text, in a block recalled_memories.
+	MemoryIds     []string `protobuf:"bytes,1,rep,name=memory_ids,json=memoryIds,proto3" json:"memory_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemoriesRecalled) Reset() {
+	*x = MemoriesRecalled{}
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemoriesRecalled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemoriesRecalled) ProtoMessage() {}
+
+func (x *MemoriesRecalled) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemoriesRecalled.ProtoReflect.Descriptor instead.
+func (*MemoriesRecalled) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MemoriesRecalled) GetMemoryIds() []string {
+	if x != nil {
+		return x.MemoryIds
+	}
+	return nil
+}
+
+// The result of a call that the server ran itself, of the memory tool. The model goes on with it in the same turn.
+type ToolResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The index of its content block, counted from 0.
+	BlockIndex int32 `protobuf:"varint,1,opt,name=block_index,json=blockIndex,proto3" json:"block_index,omitempty"`
+	// The ID of the call.
+	ToolUseId string `protobuf:"bytes,2,opt,name=tool_use_id,json=toolUseId,proto3" json:"tool_use_id,omitempty"`
+	// The text that the model is sent.
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// Whether the call failed.
+	IsError       bool `protobuf:"varint,4,opt,name=is_error,json=isError,proto3" json:"is_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolResult) Reset() {
+	*x = ToolResult{}
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolResult) ProtoMessage() {}
+
+func (x *ToolResult) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolResult.ProtoReflect.Descriptor instead.
+func (*ToolResult) Descriptor() ([]byte, []int) {
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ToolResult) GetBlockIndex() int32 {
+	if x != nil {
+		return x.BlockIndex
+	}
+	return 0
+}
+
+func (x *ToolResult) GetToolUseId() string {
+	if x != nil {
+		return x.ToolUseId
+	}
+	return ""
+}
+
+func (x *ToolResult) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ToolResult) GetIsError() bool {
+	if x != nil {
+		return x.IsError
+	}
+	return false
+}
+
 // The turn has ended. Always the last event, and exactly one per turn.
 type TurnFinished struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -848,7 +967,7 @@ type TurnFinished struct {
 
 func (x *TurnFinished) Reset() {
 	*x = TurnFinished{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +979,7 @@ func (x *TurnFinished) String() string {
 func (*TurnFinished) ProtoMessage() {}
 
 func (x *TurnFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[9]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +992,7 @@ func (x *TurnFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnFinished.ProtoReflect.Descriptor instead.
 func (*TurnFinished) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{9}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TurnFinished) GetStatus() TurnStatus {
@@ -937,6 +1056,8 @@ type TurnEvent struct {
 	//	*TurnEvent_UsageUpdate
 	//	*TurnEvent_TurnFinished
 	//	*TurnEvent_Compaction
+	//	*TurnEvent_MemoriesRecalled
+	//	*TurnEvent_ToolResult
 	Event         isTurnEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -944,7 +1065,7 @@ type TurnEvent struct {
 
 func (x *TurnEvent) Reset() {
 	*x = TurnEvent{}
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[10]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1077,7 @@ func (x *TurnEvent) String() string {
 func (*TurnEvent) ProtoMessage() {}
 
 func (x *TurnEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[10]
+	mi := &file_metamorph_chat_v1_turn_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1090,7 @@ func (x *TurnEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnEvent.ProtoReflect.Descriptor instead.
 func (*TurnEvent) Descriptor() ([]byte, []int) {
-	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{10}
+	return file_metamorph_chat_v1_turn_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TurnEvent) GetTurnId() string {
@@ -1056,6 +1177,24 @@ func (x *TurnEvent) GetCompaction() *Compaction {
 	return nil
 }
 
+func (x *TurnEvent) GetMemoriesRecalled() *MemoriesRecalled {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_MemoriesRecalled); ok {
+			return x.MemoriesRecalled
+		}
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetToolResult() *ToolResult {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_ToolResult); ok {
+			return x.ToolResult
+		}
+	}
+	return nil
+}
+
 type isTurnEvent_Event interface {
 	isTurnEvent_Event()
 }
@@ -1095,6 +1234,16 @@ type TurnEvent_Compaction struct {
 	Compaction *Compaction `protobuf:"bytes,9,opt,name=compaction,proto3,oneof"`
 }
 
+type TurnEvent_MemoriesRecalled struct {
+	// The memories that were put to the user's message.
+	MemoriesRecalled *MemoriesRecalled `protobuf:"bytes,10,opt,name=memories_recalled,json=memoriesRecalled,proto3,oneof"`
+}
+
+type TurnEvent_ToolResult struct {
+	// The result of a tool that the server ran.
+	ToolResult *ToolResult `protobuf:"bytes,11,opt,name=tool_result,json=toolResult,proto3,oneof"`
+}
+
 func (*TurnEvent_TurnStarted) isTurnEvent_Event() {}
 
 func (*TurnEvent_TextDelta) isTurnEvent_Event() {}
@@ -1108,6 +1257,10 @@ func (*TurnEvent_UsageUpdate) isTurnEvent_Event() {}
 func (*TurnEvent_TurnFinished) isTurnEvent_Event() {}
 
 func (*TurnEvent_Compaction) isTurnEvent_Event() {}
+
+func (*TurnEvent_MemoriesRecalled) isTurnEvent_Event() {}
+
+func (*TurnEvent_ToolResult) isTurnEvent_Event() {}
 
 var File_metamorph_chat_v1_turn_proto protoreflect.FileDescriptor
 
@@ -1177,7 +1330,17 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"Compaction\x12\x1f\n" +
 	"\vblock_index\x18\x01 \x01(\x05R\n" +
 	"blockIndex\x12\x18\n" +
-	"\asummary\x18\x02 \x01(\tR\asummary\"\xe2\x02\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\"1\n" +
+	"\x10MemoriesRecalled\x12\x1d\n" +
+	"\n" +
+	"memory_ids\x18\x01 \x03(\tR\tmemoryIds\"|\n" +
+	"\n" +
+	"ToolResult\x12\x1f\n" +
+	"\vblock_index\x18\x01 \x01(\x05R\n" +
+	"blockIndex\x12\x1e\n" +
+	"\vtool_use_id\x18\x02 \x01(\tR\ttoolUseId\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x19\n" +
+	"\bis_error\x18\x04 \x01(\bR\aisError\"\xe2\x02\n" +
 	"\fTurnFinished\x125\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x1d.metamorph.chat.v1.TurnStatusR\x06status\x124\n" +
 	"\amessage\x18\x02 \x01(\v2\x1a.metamorph.chat.v1.MessageR\amessage\x12>\n" +
@@ -1185,7 +1348,7 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"stopReason\x12.\n" +
 	"\x05usage\x18\x04 \x01(\v2\x18.metamorph.chat.v1.UsageR\x05usage\x122\n" +
 	"\x05error\x18\x05 \x01(\v2\x1c.metamorph.chat.v1.TurnErrorR\x05error\x12A\n" +
-	"\fstop_details\x18\x06 \x01(\v2\x1e.metamorph.chat.v1.StopDetailsR\vstopDetails\"\x9f\x04\n" +
+	"\fstop_details\x18\x06 \x01(\v2\x1e.metamorph.chat.v1.StopDetailsR\vstopDetails\"\xb5\x05\n" +
 	"\tTurnEvent\x12\x17\n" +
 	"\aturn_id\x18\x01 \x01(\tR\x06turnId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x05R\bsequence\x12C\n" +
@@ -1198,7 +1361,11 @@ const file_metamorph_chat_v1_turn_proto_rawDesc = "" +
 	"\rturn_finished\x18\b \x01(\v2\x1f.metamorph.chat.v1.TurnFinishedH\x00R\fturnFinished\x12?\n" +
 	"\n" +
 	"compaction\x18\t \x01(\v2\x1d.metamorph.chat.v1.CompactionH\x00R\n" +
-	"compactionB\a\n" +
+	"compaction\x12R\n" +
+	"\x11memories_recalled\x18\n" +
+	" \x01(\v2#.metamorph.chat.v1.MemoriesRecalledH\x00R\x10memoriesRecalled\x12@\n" +
+	"\vtool_result\x18\v \x01(\v2\x1d.metamorph.chat.v1.ToolResultH\x00R\n" +
+	"toolResultB\a\n" +
 	"\x05event*\xad\x01\n" +
 	"\n" +
 	"TurnStatus\x12\x1b\n" +
@@ -1234,7 +1401,7 @@ func file_metamorph_chat_v1_turn_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_chat_v1_turn_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_metamorph_chat_v1_turn_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_metamorph_chat_v1_turn_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_metamorph_chat_v1_turn_proto_goTypes = []any{
 	(TurnStatus)(0),               // 0: metamorph.chat.v1.TurnStatus
 	(StopReason)(0),               // 1: metamorph.chat.v1.StopReason
@@ -1247,31 +1414,33 @@ var file_metamorph_chat_v1_turn_proto_goTypes = []any{
 	(*ToolUse)(nil),               // 8: metamorph.chat.v1.ToolUse
 	(*UsageUpdate)(nil),           // 9: metamorph.chat.v1.UsageUpdate
 	(*Compaction)(nil),            // 10: metamorph.chat.v1.Compaction
-	(*TurnFinished)(nil),          // 11: metamorph.chat.v1.TurnFinished
-	(*TurnEvent)(nil),             // 12: metamorph.chat.v1.TurnEvent
-	nil,                           // 13: metamorph.chat.v1.TurnError.MetadataEntry
-	nil,                           // 14: metamorph.chat.v1.Turn.LabelsEntry
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
-	(*Usage)(nil),                 // 16: metamorph.chat.v1.Usage
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*Message)(nil),               // 18: metamorph.chat.v1.Message
+	(*MemoriesRecalled)(nil),      // 11: metamorph.chat.v1.MemoriesRecalled
+	(*ToolResult)(nil),            // 12: metamorph.chat.v1.ToolResult
+	(*TurnFinished)(nil),          // 13: metamorph.chat.v1.TurnFinished
+	(*TurnEvent)(nil),             // 14: metamorph.chat.v1.TurnEvent
+	nil,                           // 15: metamorph.chat.v1.TurnError.MetadataEntry
+	nil,                           // 16: metamorph.chat.v1.Turn.LabelsEntry
+	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*Usage)(nil),                 // 18: metamorph.chat.v1.Usage
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*Message)(nil),               // 20: metamorph.chat.v1.Message
 }
 var file_metamorph_chat_v1_turn_proto_depIdxs = []int32{
-	13, // 0: metamorph.chat.v1.TurnError.metadata:type_name -> metamorph.chat.v1.TurnError.MetadataEntry
-	15, // 1: metamorph.chat.v1.TurnError.retry_delay:type_name -> google.protobuf.Duration
+	15, // 0: metamorph.chat.v1.TurnError.metadata:type_name -> metamorph.chat.v1.TurnError.MetadataEntry
+	17, // 1: metamorph.chat.v1.TurnError.retry_delay:type_name -> google.protobuf.Duration
 	0,  // 2: metamorph.chat.v1.Turn.status:type_name -> metamorph.chat.v1.TurnStatus
 	1,  // 3: metamorph.chat.v1.Turn.stop_reason:type_name -> metamorph.chat.v1.StopReason
-	16, // 4: metamorph.chat.v1.Turn.usage:type_name -> metamorph.chat.v1.Usage
+	18, // 4: metamorph.chat.v1.Turn.usage:type_name -> metamorph.chat.v1.Usage
 	3,  // 5: metamorph.chat.v1.Turn.error:type_name -> metamorph.chat.v1.TurnError
-	17, // 6: metamorph.chat.v1.Turn.create_time:type_name -> google.protobuf.Timestamp
-	17, // 7: metamorph.chat.v1.Turn.finish_time:type_name -> google.protobuf.Timestamp
+	19, // 6: metamorph.chat.v1.Turn.create_time:type_name -> google.protobuf.Timestamp
+	19, // 7: metamorph.chat.v1.Turn.finish_time:type_name -> google.protobuf.Timestamp
 	2,  // 8: metamorph.chat.v1.Turn.stop_details:type_name -> metamorph.chat.v1.StopDetails
-	14, // 9: metamorph.chat.v1.Turn.labels:type_name -> metamorph.chat.v1.Turn.LabelsEntry
-	16, // 10: metamorph.chat.v1.UsageUpdate.usage:type_name -> metamorph.chat.v1.Usage
+	16, // 9: metamorph.chat.v1.Turn.labels:type_name -> metamorph.chat.v1.Turn.LabelsEntry
+	18, // 10: metamorph.chat.v1.UsageUpdate.usage:type_name -> metamorph.chat.v1.Usage
 	0,  // 11: metamorph.chat.v1.TurnFinished.status:type_name -> metamorph.chat.v1.TurnStatus
-	18, // 12: metamorph.chat.v1.TurnFinished.message:type_name -> metamorph.chat.v1.Message
+	20, // 12: metamorph.chat.v1.TurnFinished.message:type_name -> metamorph.chat.v1.Message
 	1,  // 13: metamorph.chat.v1.TurnFinished.stop_reason:type_name -> metamorph.chat.v1.StopReason
-	16, // 14: metamorph.chat.v1.TurnFinished.usage:type_name -> metamorph.chat.v1.Usage
+	18, // 14: metamorph.chat.v1.TurnFinished.usage:type_name -> metamorph.chat.v1.Usage
 	3,  // 15: metamorph.chat.v1.TurnFinished.error:type_name -> metamorph.chat.v1.TurnError
 	2,  // 16: metamorph.chat.v1.TurnFinished.stop_details:type_name -> metamorph.chat.v1.StopDetails
 	5,  // 17: metamorph.chat.v1.TurnEvent.turn_started:type_name -> metamorph.chat.v1.TurnStarted
@@ -1279,13 +1448,15 @@ var file_metamorph_chat_v1_turn_proto_depIdxs = []int32{
 	7,  // 19: metamorph.chat.v1.TurnEvent.thinking_delta:type_name -> metamorph.chat.v1.ThinkingDelta
 	8,  // 20: metamorph.chat.v1.TurnEvent.tool_use:type_name -> metamorph.chat.v1.ToolUse
 	9,  // 21: metamorph.chat.v1.TurnEvent.usage_update:type_name -> metamorph.chat.v1.UsageUpdate
-	11, // 22: metamorph.chat.v1.TurnEvent.turn_finished:type_name -> metamorph.chat.v1.TurnFinished
+	13, // 22: metamorph.chat.v1.TurnEvent.turn_finished:type_name -> metamorph.chat.v1.TurnFinished
 	10, // 23: metamorph.chat.v1.TurnEvent.compaction:type_name -> metamorph.chat.v1.Compaction
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	11, // 24: metamorph.chat.v1.TurnEvent.memories_recalled:type_name -> metamorph.chat.v1.MemoriesRecalled
+	12, // 25: metamorph.chat.v1.TurnEvent.tool_result:type_name -> metamorph.chat.v1.ToolResult
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_chat_v1_turn_proto_init() }
@@ -1294,7 +1465,7 @@ func file_metamorph_chat_v1_turn_proto_init() {
 		return
 	}
 	file_metamorph_chat_v1_message_proto_init()
-	file_metamorph_chat_v1_turn_proto_msgTypes[10].OneofWrappers = []any{
+	file_metamorph_chat_v1_turn_proto_msgTypes[12].OneofWrappers = []any{
 		(*TurnEvent_TurnStarted)(nil),
 		(*TurnEvent_TextDelta)(nil),
 		(*TurnEvent_ThinkingDelta)(nil),
@@ -1302,6 +1473,8 @@ func file_metamorph_chat_v1_turn_proto_init() {
 		(*TurnEvent_UsageUpdate)(nil),
 		(*TurnEvent_TurnFinished)(nil),
 		(*TurnEvent_Compaction)(nil),
+		(*TurnEvent_MemoriesRecalled)(nil),
+		(*TurnEvent_ToolResult)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1309,7 +1482,7 @@ func file_metamorph_chat_v1_turn_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_chat_v1_turn_proto_rawDesc), len(file_metamorph_chat_v1_turn_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

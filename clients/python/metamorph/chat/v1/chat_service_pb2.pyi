@@ -278,8 +278,8 @@ class UpdateSessionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Required. Any of `title`, `model`, `system_prompt`, `metadata`, `labels`, `archived`. Fails with INVALID_ARGUMENT /
-        UPDATE_MASK_INVALID.
+        """Required. Any of `title`, `model`, `system_prompt`, `metadata`, `labels`, `archived`, `recall_tokens`,
+        `memory_tool`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
         """
 
     def __init__(

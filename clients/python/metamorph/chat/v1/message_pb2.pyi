@@ -301,6 +301,36 @@ class CompactionBlock(_message.Message):
 Global___CompactionBlock: _TypeAlias = CompactionBlock  # noqa: Y015
 
 @_typing.final
+class RecalledMemoriesBlock(_message.Message):
+    """Memories of the vault that may help to answer a user's message, at the end of it. Output only: in a request it fails with
+    INVALID_ARGUMENT / REQUEST_INVALID.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    MEMORY_IDS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text that the model is sent."""
+    @_builtins.property
+    def memory_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The memories in it, best first. They may be changed or deleted later; the text stays."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        memory_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_ids", b"memory_ids", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecalledMemoriesBlock: _TypeAlias = RecalledMemoriesBlock  # noqa: Y015
+
+@_typing.final
 class ContentBlock(_message.Message):
     """A part of a message's content."""
 
@@ -313,6 +343,7 @@ class ContentBlock(_message.Message):
     TOOL_RESULT_FIELD_NUMBER: _builtins.int
     THINKING_FIELD_NUMBER: _builtins.int
     COMPACTION_FIELD_NUMBER: _builtins.int
+    RECALLED_MEMORIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def text(self) -> Global___TextBlock:
         """Text."""
@@ -341,6 +372,10 @@ class ContentBlock(_message.Message):
     def compaction(self) -> Global___CompactionBlock:
         """A summary of the earlier messages, made for the model."""
 
+    @_builtins.property
+    def recalled_memories(self) -> Global___RecalledMemoriesBlock:
+        """Memories of the vault that the server put to a user's message, for the model."""
+
     def __init__(
         self,
         *,
@@ -351,12 +386,13 @@ class ContentBlock(_message.Message):
         tool_result: Global___ToolResultBlock | None = ...,
         thinking: Global___ThinkingBlock | None = ...,
         compaction: Global___CompactionBlock | None = ...,
+        recalled_memories: Global___RecalledMemoriesBlock | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "compaction", b"compaction", "document", b"document", "image", b"image", "text", b"text", "thinking", b"thinking", "tool_result", b"tool_result", "tool_use", b"tool_use"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "compaction", b"compaction", "document", b"document", "image", b"image", "recalled_memories", b"recalled_memories", "text", b"text", "thinking", b"thinking", "tool_result", b"tool_result", "tool_use", b"tool_use"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "compaction", b"compaction", "document", b"document", "image", b"image", "text", b"text", "thinking", b"thinking", "tool_result", b"tool_result", "tool_use", b"tool_use"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "compaction", b"compaction", "document", b"document", "image", b"image", "recalled_memories", b"recalled_memories", "text", b"text", "thinking", b"thinking", "tool_result", b"tool_result", "tool_use", b"tool_use"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_block: _TypeAlias = _typing.Literal["text", "image", "document", "tool_use", "tool_result", "thinking", "compaction"]  # noqa: Y015
+    _WhichOneofReturnType_block: _TypeAlias = _typing.Literal["text", "image", "document", "tool_use", "tool_result", "thinking", "compaction", "recalled_memories"]  # noqa: Y015
     _WhichOneofArgType_block: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_block) -> _WhichOneofReturnType_block | None: ...
 

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x06\n\x07Session\x12\x1b\n\nsession_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x05title\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12>\n\x05model\x18\x03 \x01(\tB/\xbaH,r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\xd8\x01\x01\x12 \n\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12r\n\x08metadata\x18\x05 \x03(\x0b\x32(.metamorph.chat.v1.Session.MetadataEntryB6\xbaH3\x9a\x01\x30\x10 \"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04\x12\x10\n\x08\x61rchived\x18\x06 \x01(\x08\x12\x0f\n\x07\x63reator\x18\x07 \x01(\t\x12\x15\n\rmessage_count\x18\x08 \x01(\x05\x12\x1f\n\x17\x63urrent_leaf_message_id\x18\t \x01(\t\x12#\n\x10running_turn_ids\x18\n \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_message_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x0e \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x83\x01\n\x06labels\x18\x0f \x03(\x0b\x32&.metamorph.chat.v1.Session.LabelsEntryBK\xbaHH\x9a\x01\x45\x10\x08\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,63}$\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/chat/v1/session.proto\x12\x11metamorph.chat.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x06\n\x07Session\x12\x1b\n\nsession_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x05title\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12>\n\x05model\x18\x03 \x01(\tB/\xbaH,r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\xd8\x01\x01\x12 \n\rsystem_prompt\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x8d\x06\x12r\n\x08metadata\x18\x05 \x03(\x0b\x32(.metamorph.chat.v1.Session.MetadataEntryB6\xbaH3\x9a\x01\x30\x10 \"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$*\x05r\x03\x18\x80\x04\x12\x10\n\x08\x61rchived\x18\x06 \x01(\x08\x12\x0f\n\x07\x63reator\x18\x07 \x01(\t\x12\x15\n\rmessage_count\x18\x08 \x01(\x05\x12\x1f\n\x17\x63urrent_leaf_message_id\x18\t \x01(\t\x12#\n\x10running_turn_ids\x18\n \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_message_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x04\x65tag\x18\x0e \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x83\x01\n\x06labels\x18\x0f \x03(\x0b\x32&.metamorph.chat.v1.Session.LabelsEntryBK\xbaHH\x9a\x01\x45\x10\x08\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,63}$\x12\"\n\rrecall_tokens\x18\x10 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x01(\x00\x12\x13\n\x0bmemory_tool\x18\x11 \x01(\x08\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,10 +53,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_SESSION'].fields_by_name['labels']._loaded_options = None
   _globals['_SESSION'].fields_by_name['labels']._serialized_options = b'\272HH\232\001E\020\010\"%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$*\032r\0302\026^[A-Za-z0-9._-]{0,63}$'
+  _globals['_SESSION'].fields_by_name['recall_tokens']._loaded_options = None
+  _globals['_SESSION'].fields_by_name['recall_tokens']._serialized_options = b'\272H\010\032\006\030\200\200\001(\000'
   _globals['_SESSION']._serialized_start=117
-  _globals['_SESSION']._serialized_end=928
-  _globals['_SESSION_METADATAENTRY']._serialized_start=834
-  _globals['_SESSION_METADATAENTRY']._serialized_end=881
-  _globals['_SESSION_LABELSENTRY']._serialized_start=883
-  _globals['_SESSION_LABELSENTRY']._serialized_end=928
+  _globals['_SESSION']._serialized_end=985
+  _globals['_SESSION_METADATAENTRY']._serialized_start=891
+  _globals['_SESSION_METADATAENTRY']._serialized_end=938
+  _globals['_SESSION_LABELSENTRY']._serialized_start=940
+  _globals['_SESSION_LABELSENTRY']._serialized_end=985
 # @@protoc_insertion_point(module_scope)

@@ -80,6 +80,8 @@ class Session(_message.Message):
     LAST_MESSAGE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RECALL_TOKENS_FIELD_NUMBER: _builtins.int
+    MEMORY_TOOL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Output only, except that it selects the session in UpdateSession. At most 64 characters."""
     title: _builtins.str
@@ -99,6 +101,14 @@ class Session(_message.Message):
     etag: _builtins.str
     """Changes with the fields that a user can set. UpdateSession fails with ABORTED / ETAG_MISMATCH if it is stale; empty
     updates unconditionally.
+    """
+    recall_tokens: _builtins.int
+    """How many tokens of the vault's memories may be put to each message that is sent, about: their bytes are counted, three
+    as a token. 0, the default, puts none. At most 16,384.
+    """
+    memory_tool: _builtins.bool
+    """Whether the model has the provider's memory tool (memory_20250818), by which it keeps files below /memories. They are
+    memories of the vault. The server runs the tool within the turn, so callers never answer its calls.
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -147,10 +157,12 @@ class Session(_message.Message):
         last_message_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        recall_tokens: _builtins.int = ...,
+        memory_tool: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_message_time", b"last_message_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "create_time", b"create_time", "creator", b"creator", "current_leaf_message_id", b"current_leaf_message_id", "etag", b"etag", "labels", b"labels", "last_message_time", b"last_message_time", "message_count", b"message_count", "metadata", b"metadata", "model", b"model", "running_turn_ids", b"running_turn_ids", "session_id", b"session_id", "system_prompt", b"system_prompt", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived", b"archived", "create_time", b"create_time", "creator", b"creator", "current_leaf_message_id", b"current_leaf_message_id", "etag", b"etag", "labels", b"labels", "last_message_time", b"last_message_time", "memory_tool", b"memory_tool", "message_count", b"message_count", "metadata", b"metadata", "model", b"model", "recall_tokens", b"recall_tokens", "running_turn_ids", b"running_turn_ids", "session_id", b"session_id", "system_prompt", b"system_prompt", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

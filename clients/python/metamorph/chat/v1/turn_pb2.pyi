@@ -75,7 +75,7 @@ class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason
     STOP_REASON_TOOL_USE: _StopReason.ValueType  # 4
     """The model called tools."""
     STOP_REASON_PAUSE: _StopReason.ValueType  # 5
-    """The provider paused a long turn."""
+    """The provider paused a long turn, or the server one whose tools it ran after 16 calls of the model. Send again to go on."""
     STOP_REASON_REFUSAL: _StopReason.ValueType  # 6
     """The model declined to reply; see stop_details. The exchange, up to what the user asked, is kept for display and is
     not sent to the model again, since it would go on declining.
@@ -99,7 +99,7 @@ STOP_REASON_STOP_SEQUENCE: StopReason.ValueType  # 3
 STOP_REASON_TOOL_USE: StopReason.ValueType  # 4
 """The model called tools."""
 STOP_REASON_PAUSE: StopReason.ValueType  # 5
-"""The provider paused a long turn."""
+"""The provider paused a long turn, or the server one whose tools it ran after 16 calls of the model. Send again to go on."""
 STOP_REASON_REFUSAL: StopReason.ValueType  # 6
 """The model declined to reply; see stop_details. The exchange, up to what the user asked, is kept for display and is
 not sent to the model again, since it would go on declining.
@@ -479,6 +479,64 @@ class Compaction(_message.Message):
 Global___Compaction: _TypeAlias = Compaction  # noqa: Y015
 
 @_typing.final
+class MemoriesRecalled(_message.Message):
+    """The model was sent memories of the vault with the user's message. Sent once, before all that the model says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def memory_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The memories, best first. The message has their text, in a block recalled_memories."""
+
+    def __init__(
+        self,
+        *,
+        memory_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_ids", b"memory_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoriesRecalled: _TypeAlias = MemoriesRecalled  # noqa: Y015
+
+@_typing.final
+class ToolResult(_message.Message):
+    """The result of a call that the server ran itself, of the memory tool. The model goes on with it in the same turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_INDEX_FIELD_NUMBER: _builtins.int
+    TOOL_USE_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    IS_ERROR_FIELD_NUMBER: _builtins.int
+    block_index: _builtins.int
+    """The index of its content block, counted from 0."""
+    tool_use_id: _builtins.str
+    """The ID of the call."""
+    text: _builtins.str
+    """The text that the model is sent."""
+    is_error: _builtins.bool
+    """Whether the call failed."""
+    def __init__(
+        self,
+        *,
+        block_index: _builtins.int = ...,
+        tool_use_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        is_error: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_index", b"block_index", "is_error", b"is_error", "text", b"text", "tool_use_id", b"tool_use_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolResult: _TypeAlias = ToolResult  # noqa: Y015
+
+@_typing.final
 class TurnFinished(_message.Message):
     """The turn has ended. Always the last event, and exactly one per turn."""
 
@@ -545,6 +603,8 @@ class TurnEvent(_message.Message):
     USAGE_UPDATE_FIELD_NUMBER: _builtins.int
     TURN_FINISHED_FIELD_NUMBER: _builtins.int
     COMPACTION_FIELD_NUMBER: _builtins.int
+    MEMORIES_RECALLED_FIELD_NUMBER: _builtins.int
+    TOOL_RESULT_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """The turn it belongs to."""
     sequence: _builtins.int
@@ -577,6 +637,14 @@ class TurnEvent(_message.Message):
     def compaction(self) -> Global___Compaction:
         """A summary of the earlier messages, made for the model."""
 
+    @_builtins.property
+    def memories_recalled(self) -> Global___MemoriesRecalled:
+        """The memories that were put to the user's message."""
+
+    @_builtins.property
+    def tool_result(self) -> Global___ToolResult:
+        """The result of a tool that the server ran."""
+
     def __init__(
         self,
         *,
@@ -589,12 +657,14 @@ class TurnEvent(_message.Message):
         usage_update: Global___UsageUpdate | None = ...,
         turn_finished: Global___TurnFinished | None = ...,
         compaction: Global___Compaction | None = ...,
+        memories_recalled: Global___MemoriesRecalled | None = ...,
+        tool_result: Global___ToolResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "event", b"event", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta", "tool_use", b"tool_use", "turn_finished", b"turn_finished", "turn_started", b"turn_started", "usage_update", b"usage_update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "event", b"event", "memories_recalled", b"memories_recalled", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta", "tool_result", b"tool_result", "tool_use", b"tool_use", "turn_finished", b"turn_finished", "turn_started", b"turn_started", "usage_update", b"usage_update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "event", b"event", "sequence", b"sequence", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta", "tool_use", b"tool_use", "turn_finished", b"turn_finished", "turn_id", b"turn_id", "turn_started", b"turn_started", "usage_update", b"usage_update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compaction", b"compaction", "event", b"event", "memories_recalled", b"memories_recalled", "sequence", b"sequence", "text_delta", b"text_delta", "thinking_delta", b"thinking_delta", "tool_result", b"tool_result", "tool_use", b"tool_use", "turn_finished", b"turn_finished", "turn_id", b"turn_id", "turn_started", b"turn_started", "usage_update", b"usage_update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["turn_started", "text_delta", "thinking_delta", "tool_use", "usage_update", "turn_finished", "compaction"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["turn_started", "text_delta", "thinking_delta", "tool_use", "usage_update", "turn_finished", "compaction", "memories_recalled", "tool_result"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -221,8 +221,8 @@ export declare type UpdateSessionRequest = Message<"metamorph.chat.v1.UpdateSess
   session?: Session | undefined;
 
   /**
-   * Required. Any of `title`, `model`, `system_prompt`, `metadata`, `labels`, `archived`. Fails with INVALID_ARGUMENT /
-   * UPDATE_MASK_INVALID.
+   * Required. Any of `title`, `model`, `system_prompt`, `metadata`, `labels`, `archived`, `recall_tokens`,
+   * `memory_tool`. Fails with INVALID_ARGUMENT / UPDATE_MASK_INVALID.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */

@@ -315,6 +315,34 @@ export declare type CompactionBlock = Message$1<"metamorph.chat.v1.CompactionBlo
 export declare const CompactionBlockSchema: GenMessage<CompactionBlock>;
 
 /**
+ * Memories of the vault that may help to answer a user's message, at the end of it. Output only: in a request it fails with
+ * INVALID_ARGUMENT / REQUEST_INVALID.
+ *
+ * @generated from message metamorph.chat.v1.RecalledMemoriesBlock
+ */
+export declare type RecalledMemoriesBlock = Message$1<"metamorph.chat.v1.RecalledMemoriesBlock"> & {
+  /**
+   * The text that the model is sent.
+   *
+   * @generated from field: string text = 1;
+   */
+  text: string;
+
+  /**
+   * The memories in it, best first. They may be changed or deleted later; the text stays.
+   *
+   * @generated from field: repeated string memory_ids = 2;
+   */
+  memoryIds: string[];
+};
+
+/**
+ * Describes the message metamorph.chat.v1.RecalledMemoriesBlock.
+ * Use `create(RecalledMemoriesBlockSchema)` to create a new message.
+ */
+export declare const RecalledMemoriesBlockSchema: GenMessage<RecalledMemoriesBlock>;
+
+/**
  * A part of a message's content.
  *
  * @generated from message metamorph.chat.v1.ContentBlock
@@ -381,6 +409,14 @@ export declare type ContentBlock = Message$1<"metamorph.chat.v1.ContentBlock"> &
      */
     value: CompactionBlock;
     case: "compaction";
+  } | {
+    /**
+     * Memories of the vault that the server put to a user's message, for the model.
+     *
+     * @generated from field: metamorph.chat.v1.RecalledMemoriesBlock recalled_memories = 8;
+     */
+    value: RecalledMemoriesBlock;
+    case: "recalledMemories";
   } | { case: undefined; value?: undefined };
 };
 

@@ -127,6 +127,22 @@ export declare type Session = Message<"metamorph.chat.v1.Session"> & {
    * @generated from field: map<string, string> labels = 15;
    */
   labels: { [key: string]: string };
+
+  /**
+   * How many tokens of the vault's memories may be put to each message that is sent, about: their bytes are counted, three
+   * as a token. 0, the default, puts none. At most 16,384.
+   *
+   * @generated from field: int32 recall_tokens = 16;
+   */
+  recallTokens: number;
+
+  /**
+   * Whether the model has the provider's memory tool (memory_20250818), by which it keeps files below /memories. They are
+   * memories of the vault. The server runs the tool within the turn, so callers never answer its calls.
+   *
+   * @generated from field: bool memory_tool = 17;
+   */
+  memoryTool: boolean;
 };
 
 /**

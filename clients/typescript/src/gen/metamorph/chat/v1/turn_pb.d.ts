@@ -386,6 +386,67 @@ export declare type Compaction = Message<"metamorph.chat.v1.Compaction"> & {
 export declare const CompactionSchema: GenMessage<Compaction>;
 
 /**
+ * The model was sent memories of the vault with the user's message. Sent once, before all that the model says.
+ *
+ * @generated from message metamorph.chat.v1.MemoriesRecalled
+ */
+export declare type MemoriesRecalled = Message<"metamorph.chat.v1.MemoriesRecalled"> & {
+  /**
+   * The memories, best first. The message has their text, in a block recalled_memories.
+   *
+   * @generated from field: repeated string memory_ids = 1;
+   */
+  memoryIds: string[];
+};
+
+/**
+ * Describes the message metamorph.chat.v1.MemoriesRecalled.
+ * Use `create(MemoriesRecalledSchema)` to create a new message.
+ */
+export declare const MemoriesRecalledSchema: GenMessage<MemoriesRecalled>;
+
+/**
+ * The result of a call that the server ran itself, of the memory tool. The model goes on with it in the same turn.
+ *
+ * @generated from message metamorph.chat.v1.ToolResult
+ */
+export declare type ToolResult = Message<"metamorph.chat.v1.ToolResult"> & {
+  /**
+   * The index of its content block, counted from 0.
+   *
+   * @generated from field: int32 block_index = 1;
+   */
+  blockIndex: number;
+
+  /**
+   * The ID of the call.
+   *
+   * @generated from field: string tool_use_id = 2;
+   */
+  toolUseId: string;
+
+  /**
+   * The text that the model is sent.
+   *
+   * @generated from field: string text = 3;
+   */
+  text: string;
+
+  /**
+   * Whether the call failed.
+   *
+   * @generated from field: bool is_error = 4;
+   */
+  isError: boolean;
+};
+
+/**
+ * Describes the message metamorph.chat.v1.ToolResult.
+ * Use `create(ToolResultSchema)` to create a new message.
+ */
+export declare const ToolResultSchema: GenMessage<ToolResult>;
+
+/**
  * The turn has ended. Always the last event, and exactly one per turn.
  *
  * @generated from message metamorph.chat.v1.TurnFinished
@@ -522,6 +583,22 @@ export declare type TurnEvent = Message<"metamorph.chat.v1.TurnEvent"> & {
      */
     value: Compaction;
     case: "compaction";
+  } | {
+    /**
+     * The memories that were put to the user's message.
+     *
+     * @generated from field: metamorph.chat.v1.MemoriesRecalled memories_recalled = 10;
+     */
+    value: MemoriesRecalled;
+    case: "memoriesRecalled";
+  } | {
+    /**
+     * The result of a tool that the server ran.
+     *
+     * @generated from field: metamorph.chat.v1.ToolResult tool_result = 11;
+     */
+    value: ToolResult;
+    case: "toolResult";
   } | { case: undefined; value?: undefined };
 };
 
@@ -627,7 +704,7 @@ export enum StopReason {
   TOOL_USE = 4,
 
   /**
-   * The provider paused a long turn.
+   * The provider paused a long turn, or the server one whose tools it ran after 16 calls of the model. Send again to go on.
    *
    * @generated from enum value: STOP_REASON_PAUSE = 5;
    */
