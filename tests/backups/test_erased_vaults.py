@@ -145,3 +145,15 @@ async def test_a_later_vault_with_the_same_id_is_not_taken_for_it(tmp_path: Path
     await restored(tmp_path, backup.name)
     async with serving(tmp_path, **KEY) as server:
         assert [session.title for session in await server.caller().sessions()] == ["Session 0"]
+
+
+async def test_the_ledger_of_another_database_deletes_no_vault_with_the_same_id(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    async with serving(one, **KEY) as server:
+        await fill(server.caller())
+        await deleted(server)
+    async with serving(two, **KEY) as server:
+        await server.caller().create_session(title="another")
+    shutil.copy(one / LEDGERS[1], two / LEDGERS[1])
+    async with serving(two, **KEY) as server:
+        assert [session.title for session in await server.caller().sessions()] == ["another"]

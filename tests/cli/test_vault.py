@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import run
+from tests.support.leaving import delete, erased
 from tests.support.refusal import refused
 from tests.support.serving import Serving, serving
 from tests.support.tokens import SECRET, mint
@@ -37,6 +38,21 @@ async def test_vaults_are_listed_shown_suspended_and_resumed(tmp_path: Path) -> 
         assert len(await alice.sessions()) == 1
         code, out, _ = await asked(server, "list", "--state", "suspended")
         assert (code, out.strip()) == (0, "There are no suspended vaults.")
+
+
+async def test_an_erased_vault_is_released(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        alice = server.caller()
+        await alice.create_session()
+        code, _, err = await asked(server, "release", "acme")
+        assert (code, "the vault is not deleted" in err) == (1, True)
+        answer = await delete(alice)
+        await erased(alice, answer.operation.operation_id)
+        code, out, _ = await asked(server, "list", "--state", "deleted")
+        assert (code, "acme" in out) == (0, True)
+        code, out, err = await asked(server, "release", "acme")
+        assert (code, out.strip(), err) == (0, "acme can be used again.", "")
+        assert await alice.sessions() == []
 
 
 async def test_json_has_all_that_the_api_returns(tmp_path: Path) -> None:

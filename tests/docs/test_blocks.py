@@ -51,7 +51,12 @@ PRINTED = {
         "OTEL_EXPORTER_OTLP_ENDPOINT has port 4317",
         '"checks":{"serving":"ok"',
     ],
-    "docs/leaving.md": ["VAULT_DELETED", "OPERATION_KIND_ERASE_VAULT", "VAULT_STATE_ACTIVE", '"retention_days": 90'],
+    "docs/leaving.md": [
+        "VAULT_DELETED",
+        "OPERATION_KIND_ERASE_VAULT",
+        "team-z can be used again",
+        '"retention_days": 90',
+    ],
     "docs/long-work.md": ['"operation_id"', '"unit": "percent"'],
     "docs/replicas.md": ["serving"],
     "docs/vaults.md": ["first used", '"session_count": "1"', "is suspended", "VAULT_SUSPENDED", "is active"],

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 
 from tests.support.caller import Caller
 from tests.support.engines import Engine
+from tests.support.leaving import delete, erased, release
 from tests.support.refusal import refused
 from tests.support.rows import scope_of
 from tests.support.serving import Serving, serving
@@ -83,6 +84,26 @@ async def test_what_was_altered_is_found_and_so_is_what_an_anchor_knows(engine: 
         assert [(fault.vault_id, fault.revision, fault.kind) for fault in part.faults] == [
             ("acme", 2, AUDIT_FAULT_KIND_CHANGED)
         ]
+
+
+async def test_a_deleted_and_released_vault_leaves_a_log_without_faults(running: Serving, alice: Caller) -> None:
+    operator = running.caller(operator=True, vault="operations")
+    for _ in range(3):
+        await alice.create_session()
+    (before,) = await verified(operator)
+    answer = await delete(alice)
+    await erased(alice, answer.operation.operation_id)
+    (part,) = await verified(operator)
+    # Of six entries, the deletion and the beginning of the erasing.
+    assert (list(part.faults), part.entry_count, part.heads[0].revision) == ([], 2, 6)
+    await release(operator)
+    await alice.create_session()
+    (part,) = await verified(operator, anchors=list(part.heads))
+    assert list(part.faults) == []
+    (part,) = await verified(operator, anchors=list(before.heads))
+    assert [fault.kind for fault in part.faults] == []
+    watched = aiter(alice.vault.WatchVault(pb.WatchVaultRequest(after_revision=6), metadata=alice.metadata))
+    assert [change.revision for change in (await anext(watched)).changes] == [7, 8, 9]
 
 
 async def test_a_verification_goes_on_after_any_response(

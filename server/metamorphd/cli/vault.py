@@ -2,7 +2,7 @@
 
 import click
 
-from metamorphd.cli.vault_operating import list_, resume, stats, suspend
+from metamorphd.cli.vault_operating import list_, release, resume, stats, suspend
 from metamorphd.cli.vault_transfer import export_
 
 
@@ -12,5 +12,5 @@ def vault() -> None:
 
 
 vault.add_command(export_)
-for command in (list_, stats, suspend, resume):
+for command in (list_, stats, suspend, resume, release):
     vault.add_command(command)

@@ -49,3 +49,13 @@ def resume(*, vault_id: str, **connection: Any) -> None:
     from metamorphd.cli.vaults import run
 
     run(lambda client: client.resume(vault_id), **connection)
+
+
+@click.command()
+@click.argument("vault_id", metavar="VAULT")
+@operator_options
+def release(*, vault_id: str, **connection: Any) -> None:
+    """Let the ID of VAULT, which was deleted and is erased, be used again, for a new vault."""
+    from metamorphd.cli.vaults import run
+
+    run(lambda client: client.release(vault_id), **connection)

@@ -14,6 +14,7 @@ from metamorph.admin.v1.admin_service_pb2 import (
     GetVaultStatsRequest,
     ListVaultsRequest,
     ListVaultsResponse,
+    ReleaseVaultRequest,
     ResumeVaultRequest,
     SuspendVaultRequest,
     VaultStats,
@@ -88,6 +89,11 @@ class Client:
     async def resume(self, vault_id: str) -> bool:
         resumed = await self._admin.ResumeVault(ResumeVaultRequest(vault_id=vault_id))
         self._show(resumed, f"{vault_id} is active.")
+        return True
+
+    async def release(self, vault_id: str) -> bool:
+        released = await self._admin.ReleaseVault(ReleaseVaultRequest(vault_id=vault_id))
+        self._show(released, f"{vault_id} can be used again.")
         return True
 
     def _show(self, response: Message, text: str) -> None:
