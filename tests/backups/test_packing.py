@@ -16,7 +16,9 @@ from tests.support.programs import require
 IDENTITY = pyrage.x25519.Identity.generate()
 KEYS = parse_keys(str(IDENTITY))
 # Some of it can be compressed, and it has no round number of anything.
-PLAIN = os.urandom(700_001) + bytes(900_000) + b"end"
+# So long that it is not in random bytes by chance.
+END = b"the end of a backup"
+PLAIN = os.urandom(700_001) + bytes(900_000) + END
 EVERY = [Packing(compressed, keys) for compressed in (False, True) for keys in (parse_keys(""), KEYS)]
 CHECKED = [packing for packing in EVERY if packing.suffix]
 
@@ -55,7 +57,7 @@ def test_what_is_cut_changed_or_continued_is_unreadable(packing: Packing) -> Non
 
 def test_what_is_encrypted_is_opened_by_its_identities_alone() -> None:
     content = packed(Packing(keys=KEYS))
-    assert b"end" not in content
+    assert END not in content
     other = pyrage.x25519.Identity.generate()
     with pytest.raises(Unreadable, match="for other keys than BACKUP_ENCRYPTION_KEY has"):
         unpacked(Packing(keys=KEYS), content, parse_keys(str(other)))

@@ -65,7 +65,7 @@ class Ledger:
 def _read(path: Path) -> list[ErasedVault]:
     try:
         return parse_entries(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
