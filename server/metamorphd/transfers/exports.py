@@ -187,7 +187,7 @@ class Exports:
         raise ExportNotFound(export_id=writing.export_id)
 
     def _require_space(self, size: int) -> None:
-        if not self._database.fits(self._files.directory, size):
+        if not self._database.fits(self._files.directory.parent, size):
             raise StorageFull(retry_delay=RETRY_SECONDS)
 
     async def _write(self, writing: Writing, scope: Scope, start: ExportStart, recipient: Recipient | None) -> None:

@@ -12,14 +12,13 @@ VAULT_DIGITS = 40
 
 
 class ExportFiles:
-    """The files in a directory. All methods block, and raise OSError."""
+    """The files in a directory, which is made when there is one. All methods block, and raise OSError."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def prepare(self) -> None:
-        """Makes the directory, and deletes files that a server before this one has not completed."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Deletes files that a server before this one has not completed."""
         for part in self.directory.glob(f"*/*{PARTIAL}"):
             part.unlink(missing_ok=True)
 
@@ -27,6 +26,7 @@ class ExportFiles:
         """Returns the file of a new export, empty, in the place of the vault's other ones."""
         self.delete_all(vault_id)
         folder = self._of(vault_id)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
         folder.mkdir(mode=0o700)
         path = folder / f"{export_id}{PARTIAL}"
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
