@@ -33,6 +33,7 @@ from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.telemetry.interface import NoTelemetry
 from metamorphd.transfers.exports import Exports
+from metamorphd.transfers.imports import Imports
 from metamorphd.watching import Watching
 
 from tests.support.engines import ENGINES
@@ -52,6 +53,7 @@ PARTS = [
     Housekeeping,
     Backups,
     Exports,
+    Imports,
     Watching,
     Health,
 ]

@@ -415,6 +415,14 @@ class ExportNotFound(NotFound):
     reason, message = ErrorReason.ERROR_REASON_EXPORT_NOT_FOUND, "no export {export_id}; begin a new one"
 
 
+class ImportInvalid(InvalidArgument):
+    reason, message = ErrorReason.ERROR_REASON_IMPORT_INVALID, "line {line} cannot be imported: {detail} ({fault})"
+
+
+class ImportRunning(FailedPrecondition):
+    reason, message = ErrorReason.ERROR_REASON_IMPORT_RUNNING, "another import into this vault goes on"
+
+
 class BackupBusy(FailedPrecondition):
     reason = ErrorReason.ERROR_REASON_BACKUP_BUSY
     message = "{name} is being made or verified; wait until it is done"

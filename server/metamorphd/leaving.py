@@ -15,6 +15,7 @@ from metamorphd.operations import Operations
 from metamorphd.store.database import Database
 from metamorphd.store.vault_deletion import delete_vault, list_entries, list_erased_vaults, replay_deletion
 from metamorphd.transfers.exports import Exports
+from metamorphd.transfers.imports import Imports
 from metamorphd.vault_states import VaultStates
 
 # Read at a time when the server starts.
@@ -34,6 +35,7 @@ class Leaving:
         engine: TurnEngine,
         backups: Backups,
         exports: Exports,
+        imports: Imports,
         operations: Operations,
         ledger: Ledger,
         clock: Clock,
@@ -43,6 +45,7 @@ class Leaving:
         self._engine = engine
         self._backups = backups
         self._exports = exports
+        self._imports = imports
         self._operations = operations
         self._ledger = ledger
         self._clock = clock
@@ -62,6 +65,7 @@ class Leaving:
         await asyncio.to_thread(self._ledger.add, entries)
         await self._engine.cancel_turns(scope)
         await self._exports.forget(scope.vault_id)
+        self._imports.forget(scope.vault_id)
         self._backups.copy_ledger()
         backups, expire_time = await self._backups.last_expiry()
         logger.info("a vault was deleted", vault_id=scope.vault_id, operation_id=operation.operation_id)

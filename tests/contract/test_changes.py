@@ -23,9 +23,15 @@ SILENT = {
     "delete_entries": "deletes from the log itself",
     "count_deleted_usage": "the usage of a turn whose session's deletion was a change",
     "erase_vault_step": "erases what was deleted, its log included",
+    "discard_import": "what nobody has seen",
     "index_earlier_messages": "indexes what is stored",
     "postpone_erasure": "belongs to a deletion, which was a change",
     "refold_messages": "indexes what is stored",
+    "stage_attachment": "hidden until the import is complete, which is a change",
+    "stage_chunk": "hidden until the import is complete, which is a change",
+    "stage_messages": "hidden until the import is complete, which is a change",
+    "stage_records": "hidden until the import is complete, which is a change",
+    "stage_session": "hidden until the import is complete, which is a change",
     "use_memories": "that they were used changes nothing of them",
 }
 # Across vaults, so that there is no log to append to.

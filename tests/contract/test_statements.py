@@ -19,6 +19,7 @@ SYSTEM_OPERATIONS = {
     "list_oldest_changes",  # the logs of all vaults are compacted
     "find_vault_to_erase",  # deleted vaults are erased, all of them
     "list_erased_vaults",  # the ledger is of all vaults that were deleted
+    "list_imports",  # a start ends the imports of all vaults that the server before it has left
     "get_backlog",  # the operator sees what is left to be erased in all vaults
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
     "renew_leases",  # a server renews the leases of all of its turns at once
@@ -46,6 +47,7 @@ NOT_GROWING = {
     "cancel_turn": "ends a turn",
     "compact_changes": "deletes",
     "delete_entries": "deletes",
+    "complete_import": "decides about what is stored already",
     "create_vault": "a read of a vault that has not been used yet",
     "delete_memory": "deletes",
     "delete_message": "deletes",
@@ -54,6 +56,8 @@ NOT_GROWING = {
     "destroy_secret_version": "deletes",
     "begin_operation": "of which a vault keeps a hundred; a backup of a full volume must be possible",
     "delete_vault": "deletes",
+    "discard_import": "deletes",
+    "end_import_step": "reveals what is stored, or deletes",
     "end_operation": "ends what has begun",
     "erase_vault_step": "deletes",
     "release_vault": "belongs to deleting",
@@ -77,6 +81,7 @@ NOT_GROWING = {
 GROWING = {
     "add_pending_words",
     "change_memory_files",
+    "begin_import",
     "create_attachment",
     "create_memory",
     "stage_upload",
@@ -86,6 +91,11 @@ GROWING = {
     "index_earlier_messages",
     "put_secret",
     "refold_messages",
+    "stage_attachment",
+    "stage_chunk",
+    "stage_messages",
+    "stage_records",
+    "stage_session",
     "update_memory",
     "update_session",
     "update_vault",

@@ -24,6 +24,19 @@ async def exported(caller: Caller, **fields: Any) -> bytes:
     return b"".join(response.data for response in responses[1:])
 
 
+async def import_(caller: Caller, data: bytes, *, piece: int = 200_000) -> Any:
+    """Imports a file, and returns the response."""
+    pieces = (data[start : start + piece] for start in range(0, len(data), piece))
+    return await caller.vault.ImportVault(
+        (pb.ImportVaultRequest(data=each) for each in pieces), metadata=caller.metadata
+    )
+
+
+def comparable(data: bytes) -> list[Record]:
+    """Returns the records of an export without those that every export has of its own."""
+    return records(data)[1:-1]
+
+
 def records(data: bytes) -> list[Record]:
     """Returns the records of an export, the header first."""
     return [orjson.loads(line) for line in data.splitlines()]

@@ -3,14 +3,13 @@
 import click
 
 from metamorphd.cli.vault_operating import list_, release, resume, stats, suspend
-from metamorphd.cli.vault_transfer import export_
+from metamorphd.cli.vault_transfer import export_, import_
 
 
 @click.group()
 def vault() -> None:
-    """Operate vaults, and take along what one stores."""
+    """Operate vaults, take along what one stores, and bring it back."""
 
 
-vault.add_command(export_)
-for command in (list_, stats, suspend, resume, release):
+for command in (list_, stats, suspend, resume, release, export_, import_):
     vault.add_command(command)

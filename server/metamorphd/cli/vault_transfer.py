@@ -1,4 +1,4 @@
-"""`metamorph vault export`."""
+"""`metamorph vault export` and `metamorph vault import`."""
 
 from pathlib import Path
 from typing import Any
@@ -34,3 +34,25 @@ def export_(*, file: Path, resume: bool, recipient: str, as_json: bool, **connec
     from metamorphd.cli.exporting import export_vault
 
     export_vault(client_settings(**connection), file, resume=resume, recipient=recipient, as_json=as_json)
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--from",
+    "system",
+    type=click.Choice(["chatgpt", "librechat", "open-webui"]),
+    help="System whose export FILE is.  [default: Metamorph]",
+)
+@tenant_options
+def import_(*, file: Path, system: str | None, as_json: bool, **connection: Any) -> None:
+    """Store all that is in FILE in your vault: everything or nothing.
+
+    What the vault has already stays as it is, so it can be repeated. FILE is what `metamorph vault export` has
+    written, or an export of ChatGPT (the zip file), LibreChat (the JSON of a conversation) or open-webui (the JSON of
+    all chats).
+    The token needs the permission `admin`.
+    """
+    from metamorphd.cli.importing import import_vault
+
+    import_vault(client_settings(**connection), file, system=system, as_json=as_json)

@@ -8,7 +8,7 @@ from metamorphd.audit.recording import LogRecorder, Recorder
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups, make_ledger
-from metamorphd.composition.transfers import make_exports
+from metamorphd.composition.transfers import make_exports, make_imports
 from metamorphd.edge.guards import Guard
 from metamorphd.edge.refusals import Refusals
 from metamorphd.housekeeping import Housekeeping
@@ -50,6 +50,7 @@ class PrimaryRole:
         self.rotation = Rotation(database=self.database, keys=keys, operations=self.operations, clock=clock)
         self.memories = Memories(database=self.database, clock=clock, half_life_days=settings.memory_half_life_days)
         self.exports = make_exports(settings, database=self.database, keys=keys, clock=clock)
+        self.imports = make_imports(settings, database=self.database, operations=self.operations, clock=clock)
         self._housekeeping = Housekeeping(
             database=self.database,
             clock=clock,
@@ -61,6 +62,7 @@ class PrimaryRole:
                 self.rotation.work,
                 self.memories.work,
                 self.exports.work,
+                self.imports.work,
                 self.refusals.work,
                 Anchoring(database=self.database, clock=clock).work,
             ],
@@ -85,6 +87,7 @@ class PrimaryRole:
         await parts.enter_async_context(self.backups)
         await parts.enter_async_context(self.exports)
         parts.push_async_callback(self.refusals.flush)
+        await parts.enter_async_context(self.imports)
 
     async def begin(self, parts: AsyncExitStack, *, engine: TurnEngine) -> int:
         await self.operations.recover()

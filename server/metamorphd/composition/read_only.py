@@ -7,7 +7,7 @@ from metamorphd.audit.recording import NoRecorder, Recorder
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups, make_ledger
-from metamorphd.composition.transfers import make_exports
+from metamorphd.composition.transfers import make_exports, make_imports
 from metamorphd.edge.guards import Guard
 from metamorphd.edge.read_only import RefuseWrites
 from metamorphd.edge.refusals import Refusals
@@ -46,6 +46,7 @@ class ReadOnlyRole:
         self.exports = make_exports(settings, database=replica, keys=keys, clock=clock)
         self.recorder: Recorder = NoRecorder()
         self.refusals = Refusals(recorder=self.recorder)
+        self.imports = make_imports(settings, database=replica, operations=self.operations, clock=clock)
         self.guards: Sequence[Guard] = [RefuseWrites(primary=primary)]
         self._following = Following(
             copies=replica,

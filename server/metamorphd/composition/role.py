@@ -22,6 +22,7 @@ from metamorphd.secrets.rotation import Rotation
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.transfers.exports import Exports
+from metamorphd.transfers.imports import Imports
 
 
 class Role(Protocol):
@@ -53,6 +54,9 @@ class Role(Protocol):
 
     @property
     def refusals(self) -> Refusals: ...
+
+    @property
+    def imports(self) -> Imports: ...
 
     @property
     def guards(self) -> Sequence[Guard]:

@@ -54,6 +54,7 @@ def make_servicers(
         engine=engine,
         backups=role.backups,
         exports=role.exports,
+        imports=role.imports,
         operations=role.operations,
         ledger=role.ledger,
         clock=clock,
@@ -67,6 +68,7 @@ def make_servicers(
         most_memories=settings.max_vault_memories,
         exports=role.exports,
         leaving=leaving,
+        imports=role.imports,
         clock=clock,
         storage_limit=settings.vault_storage_bytes,
     )

@@ -53,6 +53,7 @@ class Method:
     idempotency: "MethodOptions.IdempotencyLevel.ValueType"
     max_request_bytes: int
     in_any_vault_state: bool
+    releases_requests: bool
     shape: Shape = field(compare=False, repr=False)
     attachments: Places = field(compare=False, repr=False)
 
@@ -82,6 +83,7 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
         # An operator may be a user of any vault.
         in_any_vault_state=options.Extensions[options_pb2.in_any_vault_state]
         or Permission.PERMISSION_OPERATOR in requires,
+        releases_requests=options.Extensions[options_pb2.releases_requests],
         shape=shape_of(method.input_type),
         attachments=places_of(method.input_type),
     )

@@ -159,12 +159,12 @@ class Pipeline:
     async def _requests(self, call: Call, stream: Stream) -> AsyncGenerator[Any]:
         """Yields the requests of a stream, each checked. Ends if the caller has finished, and raises if it is gone.
 
-        Their bytes count until the call ends.
+        Their bytes count until the call ends, or if the method releases them, until the next one is read.
         """
         hold = call.hold = self._in_flight.hold(call.scope.vault_id)
         async with contextlib.aclosing(stream.read_all()) as requests:
             async for raw in requests:
-                hold.resize(hold.size + len(raw))
+                hold.resize(len(raw) if call.method.releases_requests else hold.size + len(raw))
                 call.raw = raw
                 del raw
                 await _pass(call, self._request_guards)

@@ -46,6 +46,7 @@ class ChangeVerb(StrEnum):
     SUSPENDED = "suspended"
     RESUMED = "resumed"
     REFUSED = "refused"
+    IMPORTED = "imported"
 
 
 @dataclass(frozen=True, slots=True)

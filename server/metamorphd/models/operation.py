@@ -12,6 +12,7 @@ class OperationKind(StrEnum):
     VERIFY_BACKUP = "verify_backup"
     ROTATE_DATA_KEYS = "rotate_data_keys"
     ERASE_VAULT = "erase_vault"
+    IMPORT_VAULT = "import_vault"
 
 
 # They find by themselves what is left to do, after a restart too. The others are lost with their server.

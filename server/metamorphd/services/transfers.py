@@ -1,4 +1,4 @@
-"""VaultService: exports."""
+"""VaultService: exports and imports."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -9,14 +9,16 @@ from metamorphd.errors import FieldViolation, PermissionMissing, RequestInvalid
 from metamorphd.models.caller import Scope
 from metamorphd.services.convert.export import export_to_proto
 from metamorphd.transfers.exports import Exports
+from metamorphd.transfers.imports import Imports
 
 SECRETS_READ = "secrets:read"
 
 
 class VaultTransfers:
-    """The methods of VaultService for exports."""
+    """The methods of VaultService for exports and imports."""
 
     _exports: Exports
+    _imports: Imports
 
     async def ExportVault(self, request: pb.ExportVaultRequest, scope: Scope) -> AsyncIterator[pb.ExportVaultResponse]:
         if request.export_id:
@@ -33,6 +35,19 @@ class VaultTransfers:
         async with contextlib.aclosing(self._exports.read(found, offset=request.offset)) as read:
             async for data in read:
                 yield pb.ExportVaultResponse(data=data)
+
+    async def ImportVault(self, requests: AsyncIterator[pb.ImportVaultRequest], scope: Scope) -> pb.ImportVaultResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            async for request in requests:
+                yield request.data
+
+        imported, revision, operation_id = await self._imports.receive(scope, chunks())
+        return pb.ImportVaultResponse(
+            imported_counts=imported.stored,
+            skipped_counts=imported.skipped,
+            revision=revision,
+            operation_id=operation_id,
+        )
 
 
 def _invalid(field: str, description: str) -> RequestInvalid:

@@ -39,6 +39,7 @@ from metamorphd.store.storage import get_storage
 from metamorphd.store.usage_lists import list_usage
 from metamorphd.store.vaults import create_vault, get_vault, update_vault
 from metamorphd.transfers.exports import Exports
+from metamorphd.transfers.imports import Imports
 from metamorphd.watching import Watching
 
 SETTABLE = {"display_name", "default_model", "system_prompt", "budget", "retention_days", "subject_budgets"}
@@ -58,6 +59,7 @@ class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers,
         most_memories: int,
         exports: Exports,
         leaving: Leaving,
+        imports: Imports,
         clock: Clock,
         storage_limit: int,
     ) -> None:
@@ -69,6 +71,7 @@ class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers,
         self._most_memories = most_memories
         self._exports = exports
         self._leaving = leaving
+        self._imports = imports
         self._storage_limit = storage_limit
         self._clock = clock
 

@@ -52,6 +52,11 @@ class Settings(
         return self.database_path.parent / f"{self.database_path.name}-exports"
 
     @property
+    def import_path(self) -> Path:
+        """Returns the directory of what is being imported."""
+        return self.database_path.parent / f"{self.database_path.name}-imports"
+
+    @property
     def replica_environment(self) -> dict[str, str]:
         """Returns the environment in which Litestream reads the replica."""
         secret = self.aws_secret_access_key

@@ -22,6 +22,11 @@ ERASE_QUEUE = """
 DELETE FROM erasures WHERE vault_id = :vault_id AND (due_time, resource, id) IN (
     SELECT due_time, resource, id FROM erasures WHERE vault_id = :vault_id LIMIT :limit)
 """
+ERASE_STAGED = """
+DELETE FROM staged_records WHERE vault_id = :vault_id AND number IN (
+    SELECT number FROM staged_records WHERE vault_id = :vault_id ORDER BY number LIMIT :limit)
+"""
+ERASE_IMPORT = "DELETE FROM imports WHERE vault_id = :vault_id"
 ERASE_REQUESTS = """
 DELETE FROM requests WHERE vault_id = :vault_id AND (rpc, request_id) IN (
     SELECT rpc, request_id FROM requests WHERE vault_id = :vault_id LIMIT :limit)
@@ -160,6 +165,8 @@ async def _erase_some(tx: Transaction, operation_id: str) -> bool:
     """Erases rows of the first table that has some. Returns whether there may be more."""
     return bool(
         await tx.run(ERASE_QUEUE, limit=STEP_ROWS)
+        or await tx.run(ERASE_STAGED, limit=STEP_ROWS)
+        or await tx.run(ERASE_IMPORT)
         or await tx.run(ERASE_REQUESTS, limit=STEP_ROWS)
         or await tx.run(ERASE_INDEXED, limit=STEP_ROWS)
         or await tx.run(ERASE_POSTINGS, limit=STEP_ROWS)

@@ -64,7 +64,8 @@ NOW = 10**15
 MOST = 1.5
 
 # Statements that erase a deleted vault, but for its own row.
-ERASING = {name for name in vars(vault_erasure) if name.startswith(("ERASE_", "LIST_SIZED_")) and name != "ERASE_VAULT"}
+ONE_ROW = {"ERASE_VAULT", "ERASE_IMPORT"}
+ERASING = {name for name in vars(vault_erasure) if name.startswith(("ERASE_", "LIST_SIZED_"))} - ONE_ROW
 
 # Plans that read or sort more than they return, by statement, and what bounds them.
 BOUNDED_OTHERWISE = {
@@ -96,6 +97,7 @@ BOUNDED_OTHERWISE = {
     "LIST_OF_VAULT": "the sums of a vault, by day and model",
     "LIST_OF_SESSION": "the usage of one session, by day and model",
     "LIST_OF_SUBJECT": "the usage of one user or label, by day and model",
+    "LIST_STAGED": "the first rows of its key",
     "GET_BACKLOG": "the first 10,000 rows of its key",
     "GET_BEING_PRUNED": "the first entry of its index",
     "LIST_ORPHANED_TURNS": "the running turns of all vaults, by their index",

@@ -48,10 +48,12 @@ WHERE vault_id = :vault_id AND message_id < :before
 ORDER BY message_id DESC
 LIMIT 1
 """
+# Those that an import stages are not deleted: see store/staging.py.
 GET_LIVE = """
 SELECT message_id FROM messages CROSS JOIN sessions
 WHERE messages.vault_id = :vault_id AND message_id = :message_id AND messages.delete_time IS NULL
-    AND sessions.vault_id = :vault_id AND sessions.session_id = messages.session_id AND sessions.delete_time IS NULL
+    AND sessions.vault_id = :vault_id AND sessions.session_id = messages.session_id
+    AND (sessions.delete_time IS NULL OR sessions.delete_time = 0)
 """
 MOVE_WATERMARK = "UPDATE vaults SET unindexed_before = :before WHERE vault_id = :vault_id"
 

@@ -239,6 +239,12 @@ const (
 	ErrorReason_ERROR_REASON_VAULT_SUSPENDED ErrorReason = 103
 	// FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it.
 	ErrorReason_ERROR_REASON_VAULT_DELETED ErrorReason = 104
+	// INVALID_ARGUMENT (line, fault, detail). What is imported is not an export, or is damaged, or its IDs are taken by
+	// something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing was
+	// stored. Do not repeat unchanged, but for `being_erased`.
+	ErrorReason_ERROR_REASON_IMPORT_INVALID ErrorReason = 121
+	// FAILED_PRECONDITION. Another import into the vault goes on. Repeat once it has ended.
+	ErrorReason_ERROR_REASON_IMPORT_RUNNING ErrorReason = 122
 )
 
 // Enum value maps for ErrorReason.
@@ -329,6 +335,8 @@ var (
 		117: "ERROR_REASON_VAULT_BEING_ERASED",
 		103: "ERROR_REASON_VAULT_SUSPENDED",
 		104: "ERROR_REASON_VAULT_DELETED",
+		121: "ERROR_REASON_IMPORT_INVALID",
+		122: "ERROR_REASON_IMPORT_RUNNING",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":               0,
@@ -416,6 +424,8 @@ var (
 		"ERROR_REASON_VAULT_BEING_ERASED":        117,
 		"ERROR_REASON_VAULT_SUSPENDED":           103,
 		"ERROR_REASON_VAULT_DELETED":             104,
+		"ERROR_REASON_IMPORT_INVALID":            121,
+		"ERROR_REASON_IMPORT_RUNNING":            122,
 	}
 )
 
@@ -450,7 +460,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\x8d\x18\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xcf\x18\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -537,7 +547,9 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_VAULT_NOT_DELETED\x10t\x12#\n" +
 	"\x1fERROR_REASON_VAULT_BEING_ERASED\x10u\x12 \n" +
 	"\x1cERROR_REASON_VAULT_SUSPENDED\x10g\x12\x1e\n" +
-	"\x1aERROR_REASON_VAULT_DELETED\x10hB\xb7\x01\n" +
+	"\x1aERROR_REASON_VAULT_DELETED\x10h\x12\x1f\n" +
+	"\x1bERROR_REASON_IMPORT_INVALID\x10y\x12\x1f\n" +
+	"\x1bERROR_REASON_IMPORT_RUNNING\x10zB\xb7\x01\n" +
 	"\x14com.metamorph.api.v1B\x10ErrorReasonProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (

@@ -192,6 +192,14 @@ var file_metamorph_api_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Tag:           "varint,50104,opt,name=in_any_vault_state",
 		Filename:      "metamorph/api/v1/options.proto",
 	},
+	{
+		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50105,
+		Name:          "metamorph.api.v1.releases_requests",
+		Tag:           "varint,50105,opt,name=releases_requests",
+		Filename:      "metamorph/api/v1/options.proto",
+	},
 }
 
 // Extension fields to descriptorpb.EnumValueOptions.
@@ -222,6 +230,11 @@ var (
 	//
 	// optional bool in_any_vault_state = 50104;
 	E_InAnyVaultState = &file_metamorph_api_v1_options_proto_extTypes[4]
+	// In a stream of requests: each is done with before the next one is read, so only one of them counts towards
+	// MAX_BYTES_IN_FLIGHT, not all.
+	//
+	// optional bool releases_requests = 50105;
+	E_ReleasesRequests = &file_metamorph_api_v1_options_proto_extTypes[5]
 )
 
 var File_metamorph_api_v1_options_proto protoreflect.FileDescriptor
@@ -249,7 +262,8 @@ const file_metamorph_api_v1_options_proto_rawDesc = "" +
 	"\n" +
 	"rate_class\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x0e2\x1b.metamorph.api.v1.RateClassR\trateClass:L\n" +
 	"\x11max_request_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb7\x87\x03 \x01(\x05R\x0fmaxRequestBytes:M\n" +
-	"\x12in_any_vault_state\x12\x1e.google.protobuf.MethodOptions\x18\xb8\x87\x03 \x01(\bR\x0finAnyVaultStateB\xb3\x01\n" +
+	"\x12in_any_vault_state\x12\x1e.google.protobuf.MethodOptions\x18\xb8\x87\x03 \x01(\bR\x0finAnyVaultState:M\n" +
+	"\x11releases_requests\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x87\x03 \x01(\bR\x10releasesRequestsB\xb3\x01\n" +
 	"\x14com.metamorph.api.v1B\fOptionsProtoP\x01Z+metamorph/clients/go/metamorph/api/v1;apiv1\xa2\x02\x03MAX\xaa\x02\x10Metamorph.Api.V1\xca\x02\x10Metamorph\\Api\\V1\xe2\x02\x1cMetamorph\\Api\\V1\\GPBMetadata\xea\x02\x12Metamorph::Api::V1b\x06proto3"
 
 var (
@@ -277,12 +291,13 @@ var file_metamorph_api_v1_options_proto_depIdxs = []int32{
 	3, // 2: metamorph.api.v1.rate_class:extendee -> google.protobuf.MethodOptions
 	3, // 3: metamorph.api.v1.max_request_bytes:extendee -> google.protobuf.MethodOptions
 	3, // 4: metamorph.api.v1.in_any_vault_state:extendee -> google.protobuf.MethodOptions
-	0, // 5: metamorph.api.v1.requires:type_name -> metamorph.api.v1.Permission
-	1, // 6: metamorph.api.v1.rate_class:type_name -> metamorph.api.v1.RateClass
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	5, // [5:7] is the sub-list for extension type_name
-	0, // [0:5] is the sub-list for extension extendee
+	3, // 5: metamorph.api.v1.releases_requests:extendee -> google.protobuf.MethodOptions
+	0, // 6: metamorph.api.v1.requires:type_name -> metamorph.api.v1.Permission
+	1, // 7: metamorph.api.v1.rate_class:type_name -> metamorph.api.v1.RateClass
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	6, // [6:8] is the sub-list for extension type_name
+	0, // [0:6] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
 }
 
@@ -298,7 +313,7 @@ func file_metamorph_api_v1_options_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_api_v1_options_proto_rawDesc), len(file_metamorph_api_v1_options_proto_rawDesc)),
 			NumEnums:      2,
 			NumMessages:   0,
-			NumExtensions: 5,
+			NumExtensions: 6,
 			NumServices:   0,
 		},
 		GoTypes:           file_metamorph_api_v1_options_proto_goTypes,

@@ -155,6 +155,8 @@ const (
 	ChangeVerb_CHANGE_VERB_SUSPENDED ChangeVerb = 12
 	// The operator resumed the vault, or released the ID of one that was deleted.
 	ChangeVerb_CHANGE_VERB_RESUMED ChangeVerb = 13
+	// An import into the vault was complete. Its sessions and attachments are created next.
+	ChangeVerb_CHANGE_VERB_IMPORTED ChangeVerb = 14
 	// A call was refused for lack of a permission.
 	ChangeVerb_CHANGE_VERB_REFUSED ChangeVerb = 32
 )
@@ -176,6 +178,7 @@ var (
 		11: "CHANGE_VERB_EXPORTED",
 		12: "CHANGE_VERB_SUSPENDED",
 		13: "CHANGE_VERB_RESUMED",
+		14: "CHANGE_VERB_IMPORTED",
 		32: "CHANGE_VERB_REFUSED",
 	}
 	ChangeVerb_value = map[string]int32{
@@ -193,6 +196,7 @@ var (
 		"CHANGE_VERB_EXPORTED":    11,
 		"CHANGE_VERB_SUSPENDED":   12,
 		"CHANGE_VERB_RESUMED":     13,
+		"CHANGE_VERB_IMPORTED":    14,
 		"CHANGE_VERB_REFUSED":     32,
 	}
 )
@@ -355,7 +359,7 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x15CHANGED_RESOURCE_CALL\x10 \x12\x1f\n" +
 	"\x1bCHANGED_RESOURCE_REVOCATION\x10!\x12\x1e\n" +
 	"\x1aCHANGED_RESOURCE_DATA_KEYS\x10\"\x12\x1b\n" +
-	"\x17CHANGED_RESOURCE_BACKUP\x10#*\x90\x03\n" +
+	"\x17CHANGED_RESOURCE_BACKUP\x10#*\xaa\x03\n" +
 	"\n" +
 	"ChangeVerb\x12\x1b\n" +
 	"\x17CHANGE_VERB_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -372,7 +376,8 @@ const file_metamorph_vault_v1_change_proto_rawDesc = "" +
 	"\x12\x18\n" +
 	"\x14CHANGE_VERB_EXPORTED\x10\v\x12\x19\n" +
 	"\x15CHANGE_VERB_SUSPENDED\x10\f\x12\x17\n" +
-	"\x13CHANGE_VERB_RESUMED\x10\r\x12\x17\n" +
+	"\x13CHANGE_VERB_RESUMED\x10\r\x12\x18\n" +
+	"\x14CHANGE_VERB_IMPORTED\x10\x0e\x12\x17\n" +
 	"\x13CHANGE_VERB_REFUSED\x10 B\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\vChangeProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 

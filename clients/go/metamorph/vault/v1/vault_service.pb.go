@@ -3110,6 +3110,126 @@ func (*ExportVaultResponse_Export) isExportVaultResponse_Part() {}
 
 func (*ExportVaultResponse_Data) isExportVaultResponse_Part() {}
 
+// The next bytes of an export.
+type ImportVaultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. 1 to 262,144 bytes.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportVaultRequest) Reset() {
+	*x = ImportVaultRequest{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportVaultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportVaultRequest) ProtoMessage() {}
+
+func (x *ImportVaultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportVaultRequest.ProtoReflect.Descriptor instead.
+func (*ImportVaultRequest) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ImportVaultRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// What was imported.
+type ImportVaultResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many records of each kind were stored.
+	ImportedCounts map[string]int64 `protobuf:"bytes,1,rep,name=imported_counts,json=importedCounts,proto3" json:"imported_counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// How many records of each kind were left out: those of sessions that the vault has already, of kinds that this server
+	// does not know, and of secrets.
+	SkippedCounts map[string]int64 `protobuf:"bytes,2,rep,name=skipped_counts,json=skippedCounts,proto3" json:"skipped_counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The vault's revision when the import was complete. Pass it on as at_least_revision to read no older state.
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The operation.
+	OperationId   string `protobuf:"bytes,4,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportVaultResponse) Reset() {
+	*x = ImportVaultResponse{}
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportVaultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportVaultResponse) ProtoMessage() {}
+
+func (x *ImportVaultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_metamorph_vault_v1_vault_service_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportVaultResponse.ProtoReflect.Descriptor instead.
+func (*ImportVaultResponse) Descriptor() ([]byte, []int) {
+	return file_metamorph_vault_v1_vault_service_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ImportVaultResponse) GetImportedCounts() map[string]int64 {
+	if x != nil {
+		return x.ImportedCounts
+	}
+	return nil
+}
+
+func (x *ImportVaultResponse) GetSkippedCounts() map[string]int64 {
+	if x != nil {
+		return x.SkippedCounts
+	}
+	return nil
+}
+
+func (x *ImportVaultResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ImportVaultResponse) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
 var File_metamorph_vault_v1_vault_service_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
@@ -3342,11 +3462,24 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x13ExportVaultResponse\x124\n" +
 	"\x06export\x18\x01 \x01(\v2\x1a.metamorph.vault.v1.ExportH\x00R\x06export\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
-	"\x04part*v\n" +
+	"\x04part\"5\n" +
+	"\x12ImportVaultRequest\x12\x1f\n" +
+	"\x04data\x18\x01 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x10R\x04data\"\xa2\x03\n" +
+	"\x13ImportVaultResponse\x12d\n" +
+	"\x0fimported_counts\x18\x01 \x03(\v2;.metamorph.vault.v1.ImportVaultResponse.ImportedCountsEntryR\x0eimportedCounts\x12a\n" +
+	"\x0eskipped_counts\x18\x02 \x03(\v2:.metamorph.vault.v1.ImportVaultResponse.SkippedCountsEntryR\rskippedCounts\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12!\n" +
+	"\foperation_id\x18\x04 \x01(\tR\voperationId\x1aA\n" +
+	"\x13ImportedCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a@\n" +
+	"\x12SkippedCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*v\n" +
 	"\vMemoryOrder\x12\x1c\n" +
 	"\x18MEMORY_ORDER_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19MEMORY_ORDER_NEWEST_FIRST\x10\x01\x12*\n" +
-	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\xeb\x14\n" +
+	"&MEMORY_ORDER_LEAST_RECENTLY_USED_FIRST\x10\x022\xe1\x15\n" +
 	"\fVaultService\x12c\n" +
 	"\x06WhoAmI\x12!.metamorph.vault.v1.WhoAmIRequest\x1a\".metamorph.vault.v1.WhoAmIResponse\"\x12\xaa\xbb\x18\x01\x01\xb8\xbb\x18\x80\x80\x01\xc0\xbb\x18\x01\x90\x02\x01\x12e\n" +
 	"\bGetVault\x12#.metamorph.vault.v1.GetVaultRequest\x1a$.metamorph.vault.v1.GetVaultResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12n\n" +
@@ -3371,7 +3504,8 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\fUpdateMemory\x12'.metamorph.vault.v1.UpdateMemoryRequest\x1a(.metamorph.vault.v1.UpdateMemoryResponse\"\x0e\xaa\xbb\x18\x01\x03\xb8\xbb\x18\x80\x80\b\x90\x02\x00\x12q\n" +
 	"\fDeleteMemory\x12'.metamorph.vault.v1.DeleteMemoryRequest\x1a(.metamorph.vault.v1.DeleteMemoryResponse\"\x0e\xaa\xbb\x18\x01\x04\xb8\xbb\x18\x80\x80\x01\x90\x02\x00\x12w\n" +
 	"\x0eSearchMemories\x12).metamorph.vault.v1.SearchMemoriesRequest\x1a*.metamorph.vault.v1.SearchMemoriesResponse\"\x0e\xaa\xbb\x18\x01\x02\xb8\xbb\x18\x80\x80\x01\x90\x02\x01\x12p\n" +
-	"\vExportVault\x12&.metamorph.vault.v1.ExportVaultRequest\x1a'.metamorph.vault.v1.ExportVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x000\x01B\xc6\x01\n" +
+	"\vExportVault\x12&.metamorph.vault.v1.ExportVaultRequest\x1a'.metamorph.vault.v1.ExportVaultResponse\"\x0e\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x01\x90\x02\x000\x01\x12t\n" +
+	"\vImportVault\x12&.metamorph.vault.v1.ImportVaultRequest\x1a'.metamorph.vault.v1.ImportVaultResponse\"\x12\xaa\xbb\x18\x01\x05\xb8\xbb\x18\x80\x80\x14Ȼ\x18\x01\x90\x02\x02(\x01B\xc6\x01\n" +
 	"\x16com.metamorph.vault.v1B\x11VaultServiceProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (
@@ -3387,7 +3521,7 @@ func file_metamorph_vault_v1_vault_service_proto_rawDescGZIP() []byte {
 }
 
 var file_metamorph_vault_v1_vault_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_metamorph_vault_v1_vault_service_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(MemoryOrder)(0),                     // 0: metamorph.vault.v1.MemoryOrder
 	(*Vault)(nil),                        // 1: metamorph.vault.v1.Vault
@@ -3437,128 +3571,136 @@ var file_metamorph_vault_v1_vault_service_proto_goTypes = []any{
 	(*SearchMemoriesResponse)(nil),       // 45: metamorph.vault.v1.SearchMemoriesResponse
 	(*ExportVaultRequest)(nil),           // 46: metamorph.vault.v1.ExportVaultRequest
 	(*ExportVaultResponse)(nil),          // 47: metamorph.vault.v1.ExportVaultResponse
-	nil,                                  // 48: metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),        // 49: google.protobuf.Timestamp
-	(*Budget)(nil),                       // 50: metamorph.vault.v1.Budget
-	(*SubjectBudgets)(nil),               // 51: metamorph.vault.v1.SubjectBudgets
-	(*fieldmaskpb.FieldMask)(nil),        // 52: google.protobuf.FieldMask
-	(UsageGrouping)(0),                   // 53: metamorph.vault.v1.UsageGrouping
-	(*UsageRow)(nil),                     // 54: metamorph.vault.v1.UsageRow
-	(*BudgetStatus)(nil),                 // 55: metamorph.vault.v1.BudgetStatus
-	(*StorageStatus)(nil),                // 56: metamorph.vault.v1.StorageStatus
-	(ChangedResource)(0),                 // 57: metamorph.vault.v1.ChangedResource
-	(ChangeVerb)(0),                      // 58: metamorph.vault.v1.ChangeVerb
-	(*Change)(nil),                       // 59: metamorph.vault.v1.Change
-	(*AuditEvent)(nil),                   // 60: metamorph.vault.v1.AuditEvent
-	(*SecretVersion)(nil),                // 61: metamorph.vault.v1.SecretVersion
-	(*Secret)(nil),                       // 62: metamorph.vault.v1.Secret
-	(*Operation)(nil),                    // 63: metamorph.vault.v1.Operation
-	(*Memory)(nil),                       // 64: metamorph.vault.v1.Memory
-	(MemoryType)(0),                      // 65: metamorph.vault.v1.MemoryType
-	(*MemoryMatch)(nil),                  // 66: metamorph.vault.v1.MemoryMatch
-	(*Export)(nil),                       // 67: metamorph.vault.v1.Export
+	(*ImportVaultRequest)(nil),           // 48: metamorph.vault.v1.ImportVaultRequest
+	(*ImportVaultResponse)(nil),          // 49: metamorph.vault.v1.ImportVaultResponse
+	nil,                                  // 50: metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	nil,                                  // 51: metamorph.vault.v1.ImportVaultResponse.ImportedCountsEntry
+	nil,                                  // 52: metamorph.vault.v1.ImportVaultResponse.SkippedCountsEntry
+	(*timestamppb.Timestamp)(nil),        // 53: google.protobuf.Timestamp
+	(*Budget)(nil),                       // 54: metamorph.vault.v1.Budget
+	(*SubjectBudgets)(nil),               // 55: metamorph.vault.v1.SubjectBudgets
+	(*fieldmaskpb.FieldMask)(nil),        // 56: google.protobuf.FieldMask
+	(UsageGrouping)(0),                   // 57: metamorph.vault.v1.UsageGrouping
+	(*UsageRow)(nil),                     // 58: metamorph.vault.v1.UsageRow
+	(*BudgetStatus)(nil),                 // 59: metamorph.vault.v1.BudgetStatus
+	(*StorageStatus)(nil),                // 60: metamorph.vault.v1.StorageStatus
+	(ChangedResource)(0),                 // 61: metamorph.vault.v1.ChangedResource
+	(ChangeVerb)(0),                      // 62: metamorph.vault.v1.ChangeVerb
+	(*Change)(nil),                       // 63: metamorph.vault.v1.Change
+	(*AuditEvent)(nil),                   // 64: metamorph.vault.v1.AuditEvent
+	(*SecretVersion)(nil),                // 65: metamorph.vault.v1.SecretVersion
+	(*Secret)(nil),                       // 66: metamorph.vault.v1.Secret
+	(*Operation)(nil),                    // 67: metamorph.vault.v1.Operation
+	(*Memory)(nil),                       // 68: metamorph.vault.v1.Memory
+	(MemoryType)(0),                      // 69: metamorph.vault.v1.MemoryType
+	(*MemoryMatch)(nil),                  // 70: metamorph.vault.v1.MemoryMatch
+	(*Export)(nil),                       // 71: metamorph.vault.v1.Export
 }
 var file_metamorph_vault_v1_vault_service_proto_depIdxs = []int32{
-	49, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
-	49, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
-	50, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
-	50, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
-	51, // 4: metamorph.vault.v1.Vault.subject_budgets:type_name -> metamorph.vault.v1.SubjectBudgets
-	51, // 5: metamorph.vault.v1.Vault.operator_subject_budgets:type_name -> metamorph.vault.v1.SubjectBudgets
-	49, // 6: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	53, // 0: metamorph.vault.v1.Vault.create_time:type_name -> google.protobuf.Timestamp
+	53, // 1: metamorph.vault.v1.Vault.update_time:type_name -> google.protobuf.Timestamp
+	54, // 2: metamorph.vault.v1.Vault.budget:type_name -> metamorph.vault.v1.Budget
+	54, // 3: metamorph.vault.v1.Vault.operator_budget:type_name -> metamorph.vault.v1.Budget
+	55, // 4: metamorph.vault.v1.Vault.subject_budgets:type_name -> metamorph.vault.v1.SubjectBudgets
+	55, // 5: metamorph.vault.v1.Vault.operator_subject_budgets:type_name -> metamorph.vault.v1.SubjectBudgets
+	53, // 6: metamorph.vault.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
 	1,  // 7: metamorph.vault.v1.GetVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
 	1,  // 8: metamorph.vault.v1.UpdateVaultRequest.vault:type_name -> metamorph.vault.v1.Vault
-	52, // 9: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
+	56, // 9: metamorph.vault.v1.UpdateVaultRequest.update_mask:type_name -> google.protobuf.FieldMask
 	1,  // 10: metamorph.vault.v1.UpdateVaultResponse.vault:type_name -> metamorph.vault.v1.Vault
-	53, // 11: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
-	54, // 12: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
-	54, // 13: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
-	55, // 14: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
-	56, // 15: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
-	57, // 16: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	58, // 17: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	59, // 18: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
-	49, // 19: metamorph.vault.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
-	49, // 20: metamorph.vault.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
-	57, // 21: metamorph.vault.v1.ListAuditEventsRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
-	58, // 22: metamorph.vault.v1.ListAuditEventsRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
-	60, // 23: metamorph.vault.v1.ListAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
-	48, // 24: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
-	49, // 25: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
-	61, // 26: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	61, // 27: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	62, // 28: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
-	61, // 29: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
-	61, // 30: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
-	63, // 31: metamorph.vault.v1.DeleteVaultResponse.operation:type_name -> metamorph.vault.v1.Operation
-	49, // 32: metamorph.vault.v1.DeleteVaultResponse.delete_time:type_name -> google.protobuf.Timestamp
-	49, // 33: metamorph.vault.v1.DeleteVaultResponse.backups_expire_time:type_name -> google.protobuf.Timestamp
-	63, // 34: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	63, // 35: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
-	63, // 36: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
-	64, // 37: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	64, // 38: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	64, // 39: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	57, // 11: metamorph.vault.v1.GetUsageRequest.group_by:type_name -> metamorph.vault.v1.UsageGrouping
+	58, // 12: metamorph.vault.v1.GetUsageResponse.rows:type_name -> metamorph.vault.v1.UsageRow
+	58, // 13: metamorph.vault.v1.GetUsageResponse.total:type_name -> metamorph.vault.v1.UsageRow
+	59, // 14: metamorph.vault.v1.GetUsageResponse.budgets:type_name -> metamorph.vault.v1.BudgetStatus
+	60, // 15: metamorph.vault.v1.GetUsageResponse.storage:type_name -> metamorph.vault.v1.StorageStatus
+	61, // 16: metamorph.vault.v1.WatchVaultRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	62, // 17: metamorph.vault.v1.WatchVaultRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	63, // 18: metamorph.vault.v1.WatchVaultResponse.changes:type_name -> metamorph.vault.v1.Change
+	53, // 19: metamorph.vault.v1.ListAuditEventsRequest.start_time:type_name -> google.protobuf.Timestamp
+	53, // 20: metamorph.vault.v1.ListAuditEventsRequest.end_time:type_name -> google.protobuf.Timestamp
+	61, // 21: metamorph.vault.v1.ListAuditEventsRequest.resources:type_name -> metamorph.vault.v1.ChangedResource
+	62, // 22: metamorph.vault.v1.ListAuditEventsRequest.verbs:type_name -> metamorph.vault.v1.ChangeVerb
+	64, // 23: metamorph.vault.v1.ListAuditEventsResponse.audit_events:type_name -> metamorph.vault.v1.AuditEvent
+	50, // 24: metamorph.vault.v1.PutSecretRequest.labels:type_name -> metamorph.vault.v1.PutSecretRequest.LabelsEntry
+	53, // 25: metamorph.vault.v1.PutSecretRequest.expire_time:type_name -> google.protobuf.Timestamp
+	65, // 26: metamorph.vault.v1.PutSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	65, // 27: metamorph.vault.v1.GetSecretResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	66, // 28: metamorph.vault.v1.ListSecretsResponse.secrets:type_name -> metamorph.vault.v1.Secret
+	65, // 29: metamorph.vault.v1.ListSecretVersionsResponse.secret_versions:type_name -> metamorph.vault.v1.SecretVersion
+	65, // 30: metamorph.vault.v1.DestroySecretVersionResponse.secret_version:type_name -> metamorph.vault.v1.SecretVersion
+	67, // 31: metamorph.vault.v1.DeleteVaultResponse.operation:type_name -> metamorph.vault.v1.Operation
+	53, // 32: metamorph.vault.v1.DeleteVaultResponse.delete_time:type_name -> google.protobuf.Timestamp
+	53, // 33: metamorph.vault.v1.DeleteVaultResponse.backups_expire_time:type_name -> google.protobuf.Timestamp
+	67, // 34: metamorph.vault.v1.GetOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	67, // 35: metamorph.vault.v1.ListOperationsResponse.operations:type_name -> metamorph.vault.v1.Operation
+	67, // 36: metamorph.vault.v1.CancelOperationResponse.operation:type_name -> metamorph.vault.v1.Operation
+	68, // 37: metamorph.vault.v1.CreateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	68, // 38: metamorph.vault.v1.CreateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	68, // 39: metamorph.vault.v1.GetMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
 	0,  // 40: metamorph.vault.v1.ListMemoriesRequest.order_by:type_name -> metamorph.vault.v1.MemoryOrder
-	65, // 41: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	64, // 42: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
-	64, // 43: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
-	52, // 44: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
-	64, // 45: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
-	65, // 46: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
-	66, // 47: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
-	67, // 48: metamorph.vault.v1.ExportVaultResponse.export:type_name -> metamorph.vault.v1.Export
-	2,  // 49: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
-	4,  // 50: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
-	6,  // 51: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
-	10, // 52: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
-	12, // 53: metamorph.vault.v1.VaultService.ListAuditEvents:input_type -> metamorph.vault.v1.ListAuditEventsRequest
-	8,  // 54: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
-	14, // 55: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
-	16, // 56: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
-	18, // 57: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
-	20, // 58: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
-	22, // 59: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
-	24, // 60: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
-	26, // 61: metamorph.vault.v1.VaultService.DeleteVault:input_type -> metamorph.vault.v1.DeleteVaultRequest
-	28, // 62: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
-	30, // 63: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
-	32, // 64: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
-	34, // 65: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
-	36, // 66: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
-	38, // 67: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
-	40, // 68: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
-	42, // 69: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
-	44, // 70: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
-	46, // 71: metamorph.vault.v1.VaultService.ExportVault:input_type -> metamorph.vault.v1.ExportVaultRequest
-	3,  // 72: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
-	5,  // 73: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
-	7,  // 74: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
-	11, // 75: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
-	13, // 76: metamorph.vault.v1.VaultService.ListAuditEvents:output_type -> metamorph.vault.v1.ListAuditEventsResponse
-	9,  // 77: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
-	15, // 78: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
-	17, // 79: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
-	19, // 80: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
-	21, // 81: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
-	23, // 82: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
-	25, // 83: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
-	27, // 84: metamorph.vault.v1.VaultService.DeleteVault:output_type -> metamorph.vault.v1.DeleteVaultResponse
-	29, // 85: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
-	31, // 86: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
-	33, // 87: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
-	35, // 88: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
-	37, // 89: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
-	39, // 90: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
-	41, // 91: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
-	43, // 92: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
-	45, // 93: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
-	47, // 94: metamorph.vault.v1.VaultService.ExportVault:output_type -> metamorph.vault.v1.ExportVaultResponse
-	72, // [72:95] is the sub-list for method output_type
-	49, // [49:72] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	69, // 41: metamorph.vault.v1.ListMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	68, // 42: metamorph.vault.v1.ListMemoriesResponse.memories:type_name -> metamorph.vault.v1.Memory
+	68, // 43: metamorph.vault.v1.UpdateMemoryRequest.memory:type_name -> metamorph.vault.v1.Memory
+	56, // 44: metamorph.vault.v1.UpdateMemoryRequest.update_mask:type_name -> google.protobuf.FieldMask
+	68, // 45: metamorph.vault.v1.UpdateMemoryResponse.memory:type_name -> metamorph.vault.v1.Memory
+	69, // 46: metamorph.vault.v1.SearchMemoriesRequest.type:type_name -> metamorph.vault.v1.MemoryType
+	70, // 47: metamorph.vault.v1.SearchMemoriesResponse.results:type_name -> metamorph.vault.v1.MemoryMatch
+	71, // 48: metamorph.vault.v1.ExportVaultResponse.export:type_name -> metamorph.vault.v1.Export
+	51, // 49: metamorph.vault.v1.ImportVaultResponse.imported_counts:type_name -> metamorph.vault.v1.ImportVaultResponse.ImportedCountsEntry
+	52, // 50: metamorph.vault.v1.ImportVaultResponse.skipped_counts:type_name -> metamorph.vault.v1.ImportVaultResponse.SkippedCountsEntry
+	2,  // 51: metamorph.vault.v1.VaultService.WhoAmI:input_type -> metamorph.vault.v1.WhoAmIRequest
+	4,  // 52: metamorph.vault.v1.VaultService.GetVault:input_type -> metamorph.vault.v1.GetVaultRequest
+	6,  // 53: metamorph.vault.v1.VaultService.UpdateVault:input_type -> metamorph.vault.v1.UpdateVaultRequest
+	10, // 54: metamorph.vault.v1.VaultService.WatchVault:input_type -> metamorph.vault.v1.WatchVaultRequest
+	12, // 55: metamorph.vault.v1.VaultService.ListAuditEvents:input_type -> metamorph.vault.v1.ListAuditEventsRequest
+	8,  // 56: metamorph.vault.v1.VaultService.GetUsage:input_type -> metamorph.vault.v1.GetUsageRequest
+	14, // 57: metamorph.vault.v1.VaultService.PutSecret:input_type -> metamorph.vault.v1.PutSecretRequest
+	16, // 58: metamorph.vault.v1.VaultService.GetSecret:input_type -> metamorph.vault.v1.GetSecretRequest
+	18, // 59: metamorph.vault.v1.VaultService.ListSecrets:input_type -> metamorph.vault.v1.ListSecretsRequest
+	20, // 60: metamorph.vault.v1.VaultService.ListSecretVersions:input_type -> metamorph.vault.v1.ListSecretVersionsRequest
+	22, // 61: metamorph.vault.v1.VaultService.DestroySecretVersion:input_type -> metamorph.vault.v1.DestroySecretVersionRequest
+	24, // 62: metamorph.vault.v1.VaultService.DeleteSecret:input_type -> metamorph.vault.v1.DeleteSecretRequest
+	26, // 63: metamorph.vault.v1.VaultService.DeleteVault:input_type -> metamorph.vault.v1.DeleteVaultRequest
+	28, // 64: metamorph.vault.v1.VaultService.GetOperation:input_type -> metamorph.vault.v1.GetOperationRequest
+	30, // 65: metamorph.vault.v1.VaultService.ListOperations:input_type -> metamorph.vault.v1.ListOperationsRequest
+	32, // 66: metamorph.vault.v1.VaultService.CancelOperation:input_type -> metamorph.vault.v1.CancelOperationRequest
+	34, // 67: metamorph.vault.v1.VaultService.CreateMemory:input_type -> metamorph.vault.v1.CreateMemoryRequest
+	36, // 68: metamorph.vault.v1.VaultService.GetMemory:input_type -> metamorph.vault.v1.GetMemoryRequest
+	38, // 69: metamorph.vault.v1.VaultService.ListMemories:input_type -> metamorph.vault.v1.ListMemoriesRequest
+	40, // 70: metamorph.vault.v1.VaultService.UpdateMemory:input_type -> metamorph.vault.v1.UpdateMemoryRequest
+	42, // 71: metamorph.vault.v1.VaultService.DeleteMemory:input_type -> metamorph.vault.v1.DeleteMemoryRequest
+	44, // 72: metamorph.vault.v1.VaultService.SearchMemories:input_type -> metamorph.vault.v1.SearchMemoriesRequest
+	46, // 73: metamorph.vault.v1.VaultService.ExportVault:input_type -> metamorph.vault.v1.ExportVaultRequest
+	48, // 74: metamorph.vault.v1.VaultService.ImportVault:input_type -> metamorph.vault.v1.ImportVaultRequest
+	3,  // 75: metamorph.vault.v1.VaultService.WhoAmI:output_type -> metamorph.vault.v1.WhoAmIResponse
+	5,  // 76: metamorph.vault.v1.VaultService.GetVault:output_type -> metamorph.vault.v1.GetVaultResponse
+	7,  // 77: metamorph.vault.v1.VaultService.UpdateVault:output_type -> metamorph.vault.v1.UpdateVaultResponse
+	11, // 78: metamorph.vault.v1.VaultService.WatchVault:output_type -> metamorph.vault.v1.WatchVaultResponse
+	13, // 79: metamorph.vault.v1.VaultService.ListAuditEvents:output_type -> metamorph.vault.v1.ListAuditEventsResponse
+	9,  // 80: metamorph.vault.v1.VaultService.GetUsage:output_type -> metamorph.vault.v1.GetUsageResponse
+	15, // 81: metamorph.vault.v1.VaultService.PutSecret:output_type -> metamorph.vault.v1.PutSecretResponse
+	17, // 82: metamorph.vault.v1.VaultService.GetSecret:output_type -> metamorph.vault.v1.GetSecretResponse
+	19, // 83: metamorph.vault.v1.VaultService.ListSecrets:output_type -> metamorph.vault.v1.ListSecretsResponse
+	21, // 84: metamorph.vault.v1.VaultService.ListSecretVersions:output_type -> metamorph.vault.v1.ListSecretVersionsResponse
+	23, // 85: metamorph.vault.v1.VaultService.DestroySecretVersion:output_type -> metamorph.vault.v1.DestroySecretVersionResponse
+	25, // 86: metamorph.vault.v1.VaultService.DeleteSecret:output_type -> metamorph.vault.v1.DeleteSecretResponse
+	27, // 87: metamorph.vault.v1.VaultService.DeleteVault:output_type -> metamorph.vault.v1.DeleteVaultResponse
+	29, // 88: metamorph.vault.v1.VaultService.GetOperation:output_type -> metamorph.vault.v1.GetOperationResponse
+	31, // 89: metamorph.vault.v1.VaultService.ListOperations:output_type -> metamorph.vault.v1.ListOperationsResponse
+	33, // 90: metamorph.vault.v1.VaultService.CancelOperation:output_type -> metamorph.vault.v1.CancelOperationResponse
+	35, // 91: metamorph.vault.v1.VaultService.CreateMemory:output_type -> metamorph.vault.v1.CreateMemoryResponse
+	37, // 92: metamorph.vault.v1.VaultService.GetMemory:output_type -> metamorph.vault.v1.GetMemoryResponse
+	39, // 93: metamorph.vault.v1.VaultService.ListMemories:output_type -> metamorph.vault.v1.ListMemoriesResponse
+	41, // 94: metamorph.vault.v1.VaultService.UpdateMemory:output_type -> metamorph.vault.v1.UpdateMemoryResponse
+	43, // 95: metamorph.vault.v1.VaultService.DeleteMemory:output_type -> metamorph.vault.v1.DeleteMemoryResponse
+	45, // 96: metamorph.vault.v1.VaultService.SearchMemories:output_type -> metamorph.vault.v1.SearchMemoriesResponse
+	47, // 97: metamorph.vault.v1.VaultService.ExportVault:output_type -> metamorph.vault.v1.ExportVaultResponse
+	49, // 98: metamorph.vault.v1.VaultService.ImportVault:output_type -> metamorph.vault.v1.ImportVaultResponse
+	75, // [75:99] is the sub-list for method output_type
+	51, // [51:75] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_metamorph_vault_v1_vault_service_proto_init() }
@@ -3588,7 +3730,7 @@ func file_metamorph_vault_v1_vault_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metamorph_vault_v1_vault_service_proto_rawDesc), len(file_metamorph_vault_v1_vault_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   48,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

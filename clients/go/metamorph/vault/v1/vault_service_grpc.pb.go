@@ -44,6 +44,7 @@ const (
 	VaultService_DeleteMemory_FullMethodName         = "/metamorph.vault.v1.VaultService/DeleteMemory"
 	VaultService_SearchMemories_FullMethodName       = "/metamorph.vault.v1.VaultService/SearchMemories"
 	VaultService_ExportVault_FullMethodName          = "/metamorph.vault.v1.VaultService/ExportVault"
+	VaultService_ImportVault_FullMethodName          = "/metamorph.vault.v1.VaultService/ImportVault"
 )
 
 // VaultServiceClient is the client API for VaultService service.
@@ -121,6 +122,11 @@ type VaultServiceClient interface {
 	// secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
 	// RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
 	ExportVault(ctx context.Context, in *ExportVaultRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportVaultResponse], error)
+	// Stores all that an export has, in this vault: everything or nothing. What the vault has already stays as it is, so it
+	// can be repeated. Takes the bytes of the file in order, and answers once everything is there. It is an operation,
+	// which goes on when the caller is gone once all bytes have arrived. INVALID_ARGUMENT / IMPORT_INVALID,
+	// FAILED_PRECONDITION / IMPORT_RUNNING, RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED or STORAGE_FULL.
+	ImportVault(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportVaultRequest, ImportVaultResponse], error)
 }
 
 type vaultServiceClient struct {
@@ -379,6 +385,19 @@ func (c *vaultServiceClient) ExportVault(ctx context.Context, in *ExportVaultReq
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VaultService_ExportVaultClient = grpc.ServerStreamingClient[ExportVaultResponse]
 
+func (c *vaultServiceClient) ImportVault(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportVaultRequest, ImportVaultResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &VaultService_ServiceDesc.Streams[2], VaultService_ImportVault_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportVaultRequest, ImportVaultResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VaultService_ImportVaultClient = grpc.ClientStreamingClient[ImportVaultRequest, ImportVaultResponse]
+
 // VaultServiceServer is the server API for VaultService service.
 // All implementations must embed UnimplementedVaultServiceServer
 // for forward compatibility.
@@ -454,6 +473,11 @@ type VaultServiceServer interface {
 	// secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
 	// RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
 	ExportVault(*ExportVaultRequest, grpc.ServerStreamingServer[ExportVaultResponse]) error
+	// Stores all that an export has, in this vault: everything or nothing. What the vault has already stays as it is, so it
+	// can be repeated. Takes the bytes of the file in order, and answers once everything is there. It is an operation,
+	// which goes on when the caller is gone once all bytes have arrived. INVALID_ARGUMENT / IMPORT_INVALID,
+	// FAILED_PRECONDITION / IMPORT_RUNNING, RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED or STORAGE_FULL.
+	ImportVault(grpc.ClientStreamingServer[ImportVaultRequest, ImportVaultResponse]) error
 	mustEmbedUnimplementedVaultServiceServer()
 }
 
@@ -532,6 +556,9 @@ func (UnimplementedVaultServiceServer) SearchMemories(context.Context, *SearchMe
 }
 func (UnimplementedVaultServiceServer) ExportVault(*ExportVaultRequest, grpc.ServerStreamingServer[ExportVaultResponse]) error {
 	return status.Error(codes.Unimplemented, "method ExportVault not implemented")
+}
+func (UnimplementedVaultServiceServer) ImportVault(grpc.ClientStreamingServer[ImportVaultRequest, ImportVaultResponse]) error {
+	return status.Error(codes.Unimplemented, "method ImportVault not implemented")
 }
 func (UnimplementedVaultServiceServer) mustEmbedUnimplementedVaultServiceServer() {}
 func (UnimplementedVaultServiceServer) testEmbeddedByValue()                      {}
@@ -954,6 +981,13 @@ func _VaultService_ExportVault_Handler(srv interface{}, stream grpc.ServerStream
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VaultService_ExportVaultServer = grpc.ServerStreamingServer[ExportVaultResponse]
 
+func _VaultService_ImportVault_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(VaultServiceServer).ImportVault(&grpc.GenericServerStream[ImportVaultRequest, ImportVaultResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VaultService_ImportVaultServer = grpc.ClientStreamingServer[ImportVaultRequest, ImportVaultResponse]
+
 // VaultService_ServiceDesc is the grpc.ServiceDesc for VaultService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1056,6 +1090,11 @@ var VaultService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ExportVault",
 			Handler:       _VaultService_ExportVault_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "ImportVault",
+			Handler:       _VaultService_ImportVault_Handler,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "metamorph/vault/v1/vault_service.proto",

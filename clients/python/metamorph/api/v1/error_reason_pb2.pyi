@@ -265,6 +265,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_VAULT_DELETED: _ErrorReason.ValueType  # 104
     """FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it."""
+    ERROR_REASON_IMPORT_INVALID: _ErrorReason.ValueType  # 121
+    """INVALID_ARGUMENT (line, fault, detail). What is imported is not an export, or is damaged, or its IDs are taken by
+    something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing was
+    stored. Do not repeat unchanged, but for `being_erased`.
+    """
+    ERROR_REASON_IMPORT_RUNNING: _ErrorReason.ValueType  # 122
+    """FAILED_PRECONDITION. Another import into the vault goes on. Repeat once it has ended."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or a turn failed. `google.rpc.ErrorInfo.reason`, with domain `metamorph`, and
@@ -516,4 +523,11 @@ until it is resumed. Streams end with it, and turns were cancelled. Ask the oper
 """
 ERROR_REASON_VAULT_DELETED: ErrorReason.ValueType  # 104
 """FAILED_PRECONDITION (delete_time). The vault was deleted. Its ID can be used again once an operator has released it."""
+ERROR_REASON_IMPORT_INVALID: ErrorReason.ValueType  # 121
+"""INVALID_ARGUMENT (line, fault, detail). What is imported is not an export, or is damaged, or its IDs are taken by
+something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing was
+stored. Do not repeat unchanged, but for `being_erased`.
+"""
+ERROR_REASON_IMPORT_RUNNING: ErrorReason.ValueType  # 122
+"""FAILED_PRECONDITION. Another import into the vault goes on. Repeat once it has ended."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

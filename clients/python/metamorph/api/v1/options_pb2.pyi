@@ -96,6 +96,7 @@ REQUIRES_FIELD_NUMBER: _builtins.int
 RATE_CLASS_FIELD_NUMBER: _builtins.int
 MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
 IN_ANY_VAULT_STATE_FIELD_NUMBER: _builtins.int
+RELEASES_REQUESTS_FIELD_NUMBER: _builtins.int
 claim: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
 """The string in a token's `permissions` that grants a Permission."""
 requires: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _containers.RepeatedScalarFieldContainer[Global___Permission.ValueType]]
@@ -109,4 +110,8 @@ INVALID_ARGUMENT / REQUEST_TOO_LARGE. A method without this option accepts only 
 in_any_vault_state: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
 """Whether a caller may call the method whatever the state of its vault. All others are refused while the vault is
 suspended, or deleted, but for those that require PERMISSION_OPERATOR, which do not act on the caller's vault.
+"""
+releases_requests: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""In a stream of requests: each is done with before the next one is read, so only one of them counts towards
+MAX_BYTES_IN_FLIGHT, not all.
 """

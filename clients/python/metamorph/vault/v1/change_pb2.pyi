@@ -128,6 +128,8 @@ class _ChangeVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeVerb
     """The operator suspended the vault, or gave another reason for it."""
     CHANGE_VERB_RESUMED: _ChangeVerb.ValueType  # 13
     """The operator resumed the vault, or released the ID of one that was deleted."""
+    CHANGE_VERB_IMPORTED: _ChangeVerb.ValueType  # 14
+    """An import into the vault was complete. Its sessions and attachments are created next."""
     CHANGE_VERB_REFUSED: _ChangeVerb.ValueType  # 32
     """A call was refused for lack of a permission."""
 
@@ -162,6 +164,8 @@ CHANGE_VERB_SUSPENDED: ChangeVerb.ValueType  # 12
 """The operator suspended the vault, or gave another reason for it."""
 CHANGE_VERB_RESUMED: ChangeVerb.ValueType  # 13
 """The operator resumed the vault, or released the ID of one that was deleted."""
+CHANGE_VERB_IMPORTED: ChangeVerb.ValueType  # 14
+"""An import into the vault was complete. Its sessions and attachments are created next."""
 CHANGE_VERB_REFUSED: ChangeVerb.ValueType  # 32
 """A call was refused for lack of a permission."""
 Global___ChangeVerb: _TypeAlias = ChangeVerb  # noqa: Y015

@@ -40,6 +40,10 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """Erases a deleted vault. Its progress is in the bytes that count towards the vault's storage; the search index, events
     and logs are erased besides. Cannot be cancelled; goes on after a restart. Kept until the vault is released.
     """
+    OPERATION_KIND_IMPORT_VAULT: _OperationKind.ValueType  # 5
+    """Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
+    is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
+    """
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """A kind of long work. Others will be added."""
@@ -57,6 +61,10 @@ restart.
 OPERATION_KIND_ERASE_VAULT: OperationKind.ValueType  # 4
 """Erases a deleted vault. Its progress is in the bytes that count towards the vault's storage; the search index, events
 and logs are erased besides. Cannot be cancelled; goes on after a restart. Kept until the vault is released.
+"""
+OPERATION_KIND_IMPORT_VAULT: OperationKind.ValueType  # 5
+"""Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
+is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
 """
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 

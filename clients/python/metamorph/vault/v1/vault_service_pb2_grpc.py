@@ -151,6 +151,11 @@ class VaultServiceStub:
                 request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultRequest.SerializeToString,
                 response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultResponse.FromString,
                 _registered_method=True)
+        self.ImportVault = channel.stream_unary(
+                '/metamorph.vault.v1.VaultService/ImportVault',
+                request_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ImportVaultRequest.SerializeToString,
+                response_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ImportVaultResponse.FromString,
+                _registered_method=True)
 
 
 class VaultServiceServicer:
@@ -341,6 +346,16 @@ class VaultServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportVault(self, request_iterator, context):
+        """Stores all that an export has, in this vault: everything or nothing. What the vault has already stays as it is, so it
+        can be repeated. Takes the bytes of the file in order, and answers once everything is there. It is an operation,
+        which goes on when the caller is gone once all bytes have arrived. INVALID_ARGUMENT / IMPORT_INVALID,
+        FAILED_PRECONDITION / IMPORT_RUNNING, RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED or STORAGE_FULL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaultServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -458,6 +473,11 @@ def add_VaultServiceServicer_to_server(servicer, server):
                     servicer.ExportVault,
                     request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultRequest.FromString,
                     response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultResponse.SerializeToString,
+            ),
+            'ImportVault': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportVault,
+                    request_deserializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ImportVaultRequest.FromString,
+                    response_serializer=metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ImportVaultResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1083,6 +1103,33 @@ class VaultService:
             '/metamorph.vault.v1.VaultService/ExportVault',
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultRequest.SerializeToString,
             metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ExportVaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportVault(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/metamorph.vault.v1.VaultService/ImportVault',
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ImportVaultRequest.SerializeToString,
+            metamorph_dot_vault_dot_v1_dot_vault__service__pb2.ImportVaultResponse.FromString,
             options,
             channel_credentials,
             insecure,

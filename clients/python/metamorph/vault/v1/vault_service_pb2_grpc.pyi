@@ -116,6 +116,12 @@ class VaultServiceStub:
     secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
     RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
     """
+    ImportVault: _grpc.StreamUnaryMultiCallable[_vault_service_pb2.ImportVaultRequest, _vault_service_pb2.ImportVaultResponse]
+    """Stores all that an export has, in this vault: everything or nothing. What the vault has already stays as it is, so it
+    can be repeated. Takes the bytes of the file in order, and answers once everything is there. It is an operation,
+    which goes on when the caller is gone once all bytes have arrived. INVALID_ARGUMENT / IMPORT_INVALID,
+    FAILED_PRECONDITION / IMPORT_RUNNING, RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED or STORAGE_FULL.
+    """
 
 @_typing.type_check_only
 class VaultServiceAsyncStub(VaultServiceStub):
@@ -204,6 +210,12 @@ class VaultServiceAsyncStub(VaultServiceStub):
     EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
     secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
     RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+    """
+    ImportVault: _aio.StreamUnaryMultiCallable[_vault_service_pb2.ImportVaultRequest, _vault_service_pb2.ImportVaultResponse]  # type: ignore[assignment]
+    """Stores all that an export has, in this vault: everything or nothing. What the vault has already stays as it is, so it
+    can be repeated. Takes the bytes of the file in order, and answers once everything is there. It is an operation,
+    which goes on when the caller is gone once all bytes have arrived. INVALID_ARGUMENT / IMPORT_INVALID,
+    FAILED_PRECONDITION / IMPORT_RUNNING, RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED or STORAGE_FULL.
     """
 
 class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -428,6 +440,18 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
         secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
         RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportVault(
+        self,
+        request_iterator: _MaybeAsyncIterator[_vault_service_pb2.ImportVaultRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_vault_service_pb2.ImportVaultResponse, _abc.Awaitable[_vault_service_pb2.ImportVaultResponse]]:
+        """Stores all that an export has, in this vault: everything or nothing. What the vault has already stays as it is, so it
+        can be repeated. Takes the bytes of the file in order, and answers once everything is there. It is an operation,
+        which goes on when the caller is gone once all bytes have arrived. INVALID_ARGUMENT / IMPORT_INVALID,
+        FAILED_PRECONDITION / IMPORT_RUNNING, RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED or STORAGE_FULL.
         """
 
 def add_VaultServiceServicer_to_server(servicer: VaultServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -653,6 +653,22 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_VAULT_DELETED = 104;
    */
   VAULT_DELETED = 104,
+
+  /**
+   * INVALID_ARGUMENT (line, fault, detail). What is imported is not an export, or is damaged, or its IDs are taken by
+   * something else in the vault. `line` counts from 1, `fault` is one of those in docs/export-and-import.md. Nothing was
+   * stored. Do not repeat unchanged, but for `being_erased`.
+   *
+   * @generated from enum value: ERROR_REASON_IMPORT_INVALID = 121;
+   */
+  IMPORT_INVALID = 121,
+
+  /**
+   * FAILED_PRECONDITION. Another import into the vault goes on. Repeat once it has ended.
+   *
+   * @generated from enum value: ERROR_REASON_IMPORT_RUNNING = 122;
+   */
+  IMPORT_RUNNING = 122,
 }
 
 /**

@@ -151,3 +151,11 @@ export declare const max_request_bytes: GenExtension<MethodOptions, number>;
  */
 export declare const in_any_vault_state: GenExtension<MethodOptions, boolean>;
 
+/**
+ * In a stream of requests: each is done with before the next one is read, so only one of them counts towards
+ * MAX_BYTES_IN_FLIGHT, not all.
+ *
+ * @generated from extension: bool releases_requests = 50105;
+ */
+export declare const releases_requests: GenExtension<MethodOptions, boolean>;
+

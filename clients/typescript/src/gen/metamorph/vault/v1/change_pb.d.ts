@@ -294,6 +294,13 @@ export enum ChangeVerb {
   RESUMED = 13,
 
   /**
+   * An import into the vault was complete. Its sessions and attachments are created next.
+   *
+   * @generated from enum value: CHANGE_VERB_IMPORTED = 14;
+   */
+  IMPORTED = 14,
+
+  /**
    * A call was refused for lack of a permission.
    *
    * @generated from enum value: CHANGE_VERB_REFUSED = 32;

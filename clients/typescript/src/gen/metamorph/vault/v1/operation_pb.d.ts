@@ -236,6 +236,14 @@ export enum OperationKind {
    * @generated from enum value: OPERATION_KIND_ERASE_VAULT = 4;
    */
   ERASE_VAULT = 4,
+
+  /**
+   * Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
+   * is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
+   *
+   * @generated from enum value: OPERATION_KIND_IMPORT_VAULT = 5;
+   */
+  IMPORT_VAULT = 5,
 }
 
 /**

@@ -1631,6 +1631,68 @@ export declare type ExportVaultResponse = Message<"metamorph.vault.v1.ExportVaul
 export declare const ExportVaultResponseSchema: GenMessage<ExportVaultResponse>;
 
 /**
+ * The next bytes of an export.
+ *
+ * @generated from message metamorph.vault.v1.ImportVaultRequest
+ */
+export declare type ImportVaultRequest = Message<"metamorph.vault.v1.ImportVaultRequest"> & {
+  /**
+   * Required. 1 to 262,144 bytes.
+   *
+   * @generated from field: bytes data = 1;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ImportVaultRequest.
+ * Use `create(ImportVaultRequestSchema)` to create a new message.
+ */
+export declare const ImportVaultRequestSchema: GenMessage<ImportVaultRequest>;
+
+/**
+ * What was imported.
+ *
+ * @generated from message metamorph.vault.v1.ImportVaultResponse
+ */
+export declare type ImportVaultResponse = Message<"metamorph.vault.v1.ImportVaultResponse"> & {
+  /**
+   * How many records of each kind were stored.
+   *
+   * @generated from field: map<string, int64> imported_counts = 1;
+   */
+  importedCounts: { [key: string]: bigint };
+
+  /**
+   * How many records of each kind were left out: those of sessions that the vault has already, of kinds that this server
+   * does not know, and of secrets.
+   *
+   * @generated from field: map<string, int64> skipped_counts = 2;
+   */
+  skippedCounts: { [key: string]: bigint };
+
+  /**
+   * The vault's revision when the import was complete. Pass it on as at_least_revision to read no older state.
+   *
+   * @generated from field: int64 revision = 3;
+   */
+  revision: bigint;
+
+  /**
+   * The operation.
+   *
+   * @generated from field: string operation_id = 4;
+   */
+  operationId: string;
+};
+
+/**
+ * Describes the message metamorph.vault.v1.ImportVaultResponse.
+ * Use `create(ImportVaultResponseSchema)` to create a new message.
+ */
+export declare const ImportVaultResponseSchema: GenMessage<ImportVaultResponse>;
+
+/**
  * Orders of memories.
  *
  * @generated from enum metamorph.vault.v1.MemoryOrder
@@ -1921,6 +1983,19 @@ export declare const VaultService: GenService<{
     methodKind: "server_streaming";
     input: typeof ExportVaultRequestSchema;
     output: typeof ExportVaultResponseSchema;
+  },
+  /**
+   * Stores all that an export has, in this vault: everything or nothing. What the vault has already stays as it is, so it
+   * can be repeated. Takes the bytes of the file in order, and answers once everything is there. It is an operation,
+   * which goes on when the caller is gone once all bytes have arrived. INVALID_ARGUMENT / IMPORT_INVALID,
+   * FAILED_PRECONDITION / IMPORT_RUNNING, RESOURCE_EXHAUSTED / STORAGE_QUOTA_EXCEEDED or STORAGE_FULL.
+   *
+   * @generated from rpc metamorph.vault.v1.VaultService.ImportVault
+   */
+  importVault: {
+    methodKind: "client_streaming";
+    input: typeof ImportVaultRequestSchema;
+    output: typeof ImportVaultResponseSchema;
   },
 }>;
 

@@ -1,0 +1,191 @@
+"""The ends of an import: what is staged is revealed, or erased, in steps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from metamorphd.models.change import ChangedResource, ChangeVerb
+from metamorphd.models.imports import ImportState
+from metamorphd.store.attachments import append_attachment_change
+from metamorphd.store.changes import append_change
+from metamorphd.store.database import Row, SystemTransaction, Transaction, grows
+from metamorphd.store.erasures import Resource, queue_erasure
+from metamorphd.store.memories.imported import import_memory
+from metamorphd.store.sessions import CREATE_PAIR, append_session_change
+from metamorphd.store.usage import COUNT_DAILY_USAGE
+from metamorphd.store.vaults import create_vault
+
+CREATE_IMPORT = """
+INSERT INTO imports (vault_id, import_id, state, create_time) VALUES (:vault_id, :import_id, 'staging', :now)
+ON CONFLICT (vault_id) DO NOTHING
+"""
+SET_STATE = """
+UPDATE imports SET state = :state WHERE vault_id = :vault_id AND import_id = :import_id AND state = 'staging'
+"""
+GET_STATE = "SELECT state FROM imports WHERE vault_id = :vault_id"
+END_IMPORT = "DELETE FROM imports WHERE vault_id = :vault_id"
+LIST_IMPORTS = "SELECT vault_id, import_id, state FROM imports WHERE vault_id > :after ORDER BY vault_id LIMIT :limit"
+LIST_STAGED = """
+SELECT number, kind, record FROM staged_records WHERE vault_id = :vault_id ORDER BY number LIMIT :limit
+"""
+DELETE_STAGED = "DELETE FROM staged_records WHERE vault_id = :vault_id AND number = :number"
+REVEAL_SESSION = """
+UPDATE sessions SET delete_time = NULL, last_activity_time = COALESCE(last_message_time, create_time),
+    archived = :archived, creator = :creator
+WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time = 0
+"""
+DISCARD_SESSION = """
+UPDATE sessions SET delete_time = :now WHERE vault_id = :vault_id AND session_id = :session_id AND delete_time = 0
+"""
+RELEASE_ATTACHMENT = """
+DELETE FROM attachment_uses WHERE vault_id = :vault_id AND attachment_id = :attachment_id AND message_id = ''
+"""
+# Of a vault whose settings were never changed.
+REVEAL_VAULT = """
+UPDATE vaults
+SET display_name = :display_name, default_model = :default_model, system_prompt = :system_prompt,
+    tokens_per_day = :tokens_per_day, tokens_per_month = :tokens_per_month,
+    cost_usd_nanos_per_day = :cost_usd_nanos_per_day, cost_usd_nanos_per_month = :cost_usd_nanos_per_month,
+    revision = revision + 1, update_time = :now
+WHERE vault_id = :vault_id AND revision = 1
+"""
+REVEAL_USAGE = """
+INSERT INTO usage (vault_id, day, session_id, model, input_tokens, output_tokens, cache_read_tokens,
+    cache_write_tokens, cost_usd_nanos, estimated, turns)
+VALUES (:vault_id, :day, :session_id, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens,
+    :cost_usd_nanos, :estimated, :turns)
+ON CONFLICT (vault_id, day, session_id, model) DO NOTHING
+"""
+REVEAL_SUBJECT_USAGE = """
+INSERT INTO subject_usage (vault_id, kind, subject, day, model, input_tokens, output_tokens, cache_read_tokens,
+    cache_write_tokens, cost_usd_nanos, estimated, turns)
+VALUES (:vault_id, :subject_kind, :subject, :day, :model, :input_tokens, :output_tokens, :cache_read_tokens,
+    :cache_write_tokens, :cost_usd_nanos, :estimated, :turns)
+ON CONFLICT (vault_id, kind, subject, day, model) DO NOTHING
+"""
+# Where the vault has none of its own.
+REVEAL_BUDGET = """
+INSERT INTO subject_budgets (vault_id, kind, subject, set_by, tokens_per_day, tokens_per_month, cost_usd_nanos_per_day,
+    cost_usd_nanos_per_month)
+VALUES (:vault_id, :subject_kind, :subject, 'vault', :tokens_per_day, :tokens_per_month, :cost_usd_nanos_per_day,
+    :cost_usd_nanos_per_month)
+ON CONFLICT (vault_id, kind, subject, set_by) DO NOTHING
+"""
+# Each takes the writer a tenth of a millisecond or two.
+STEP_RECORDS = 12
+
+
+@grows
+async def begin_import(tx: Transaction, *, import_id: str, hash_key: bytes, now: int) -> bool:
+    """Records that an import begins, and returns whether it may: one at a time. Makes the vault if need be."""
+    await create_vault(tx, hash_key=hash_key, now=now)
+    return bool(await tx.run(CREATE_IMPORT, import_id=import_id, now=now))
+
+
+async def complete_import(tx: Transaction, *, import_id: str, now: int) -> int:
+    """Decides that what is staged will be revealed, and returns the vault's revision."""
+    if not await tx.run(SET_STATE, import_id=import_id, state=ImportState.REVEALING):
+        raise RuntimeError("an import that ends was not staged")
+    return await append_change(
+        tx, resource=ChangedResource.VAULT, resource_id=tx.scope.vault_id, verb=ChangeVerb.IMPORTED, now=now
+    )
+
+
+async def discard_import(tx: Transaction, *, import_id: str) -> None:
+    """Decides that what is staged will be erased, unless the import is complete."""
+    await tx.run(SET_STATE, import_id=import_id, state=ImportState.DISCARDING)
+
+
+async def list_imports(tx: SystemTransaction, *, after: str, limit: int) -> list[tuple[str, str, ImportState]]:
+    """Returns (vault ID, import ID, state) of the next imports that have not ended, by vault."""
+    rows = await tx.all(LIST_IMPORTS, after=after, limit=limit)
+    return [(row.vault_id, row.import_id, ImportState(row.state)) for row in rows]
+
+
+async def end_import_step(tx: Transaction, *, now: int) -> bool:
+    """Reveals or erases the next records of the vault's import, and returns whether others are left."""
+    found = await tx.one(GET_STATE)
+    if found is None or found.state == ImportState.STAGING:
+        return False
+    rows = await tx.all(LIST_STAGED, limit=STEP_RECORDS)
+    # Indexing one takes as long as all others.
+    if any(row.kind == "memory" for row in rows) and found.state == ImportState.REVEALING:
+        del rows[1:]
+    for row in rows:
+        if found.state == ImportState.REVEALING:
+            await _reveal(tx, row, now)
+        else:
+            await _discard(tx, row, now)
+        await tx.run(DELETE_STAGED, number=row.number)
+    if not rows:
+        await tx.run(END_IMPORT)
+    return bool(rows)
+
+
+async def _reveal(tx: Transaction, row: Row, now: int) -> None:
+    record: dict[str, Any] = orjson.loads(row.record)
+    match row.kind:
+        case "session":
+            await _reveal_session(tx, record, now)
+        case "attachment":
+            await append_attachment_change(tx, attachment_id=record["attachment_id"], verb=ChangeVerb.CREATED, now=now)
+            await _release(tx, record, now)
+        case "vault":
+            values = {name: value for name, value in record.items() if name in VAULT_FIELDS}
+            if await tx.run(REVEAL_VAULT, **values, now=now):
+                await append_change(
+                    tx, resource=ChangedResource.VAULT, resource_id=tx.scope.vault_id, verb=ChangeVerb.UPDATED, now=now
+                )
+        case "subject_budget":
+            values = {name: record[name] for name in ("subject_kind", "subject", *LIMITS)}
+            if await tx.run(REVEAL_BUDGET, **values):
+                await append_change(
+                    tx, resource=ChangedResource.VAULT, resource_id=tx.scope.vault_id, verb=ChangeVerb.UPDATED, now=now
+                )
+        case "memory":
+            await import_memory(tx, record=record, now=now)
+        case "usage":
+            used = _used(record)
+            if await tx.run(REVEAL_USAGE, session_id=record["session_id"], **used):
+                await tx.run(COUNT_DAILY_USAGE, **used)
+        case "subject_usage":
+            await tx.run(
+                REVEAL_SUBJECT_USAGE, subject_kind=record["subject_kind"], subject=record["subject"], **_used(record)
+            )
+
+
+LIMITS = ("tokens_per_day", "tokens_per_month", "cost_usd_nanos_per_day", "cost_usd_nanos_per_month")
+VAULT_FIELDS = frozenset(("display_name", "default_model", "system_prompt", *LIMITS))
+USED = (
+    *("day", "model", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_usd_nanos"),
+    *("estimated", "turns"),
+)
+
+
+def _used(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in USED}
+
+
+async def _reveal_session(tx: Transaction, record: Mapping[str, Any], now: int) -> None:
+    session_id = record["session_id"]
+    if not await tx.run(REVEAL_SESSION, session_id=session_id, archived=record["archived"], creator=record["creator"]):
+        return
+    for key, value in record["metadata"].items():
+        await tx.run(CREATE_PAIR, session_id=session_id, key=key, value=value)
+    await append_session_change(tx, session_id=session_id, verb=ChangeVerb.CREATED, now=now)
+
+
+async def _discard(tx: Transaction, row: Row, now: int) -> None:
+    record = orjson.loads(row.record)
+    if row.kind == "session":
+        await tx.run(DISCARD_SESSION, session_id=record["session_id"], now=now)
+        await queue_erasure(tx, resource=Resource.SESSION, resource_id=record["session_id"], now=now)
+    elif row.kind == "attachment":
+        await _release(tx, record, now)
+
+
+async def _release(tx: Transaction, record: Mapping[str, Any], now: int) -> None:
+    """Holds an attachment no more. It is erased unless a message holds it."""
+    await tx.run(RELEASE_ATTACHMENT, attachment_id=record["attachment_id"])
+    await queue_erasure(tx, resource=Resource.ATTACHMENT, resource_id=record["attachment_id"], now=now)

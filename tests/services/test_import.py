@@ -1,0 +1,340 @@
+"""Imports, as callers see them."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from metamorph.chat.v1 import message_pb2
+from metamorph.chat.v1.chat_service_pb2 import DeleteMessageRequest, DeleteSessionRequest, SearchMessagesRequest
+from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph.vault.v1.change_pb2 import CHANGE_VERB_IMPORTED, CHANGED_RESOURCE_SESSION
+from metamorphd.transfers import imports
+
+from tests.support.caller import Caller, text_block
+from tests.support.exports import comparable, exported, import_, of_kind, records, whole
+from tests.support.media import png
+from tests.support.memories import made
+from tests.support.refusal import refused
+from tests.support.rows import row_counts
+from tests.support.secrets import put
+from tests.support.serving import Serving, serving
+from tests.support.turns import regenerate
+
+KEY = "k" * 32
+WORDS = ("apple", "brücke", "camel", "durian", "élan", "falcon", "日本語", "grape", "heron", "iris")
+
+
+@pytest.fixture
+def overrides() -> dict[str, Any]:
+    return {"token_encryption_key": KEY}
+
+
+async def filled(caller: Caller, seed: int = 1, sessions: int = 4) -> None:
+    """Stores something of every kind, with branches, at random."""
+    chance = random.Random(seed)  # noqa: S311, no secret
+    image = await caller.upload(png(3, 5))
+    large = await caller.upload(b"a line of text\n" * 150_000, "text/plain")
+    for number in range(sessions):
+        session = await caller.create_session(
+            title=chance.choice(WORDS), metadata={"team": chance.choice(WORDS)}, archived=number % 3 == 2
+        )
+        parents: list[str] = []
+        for _ in range(chance.randrange(1, 4)):
+            content = [text_block(" ".join(chance.choices(WORDS, k=chance.randrange(1, 30))))]
+            if chance.random() < 0.5:
+                block = message_pb2.ImageBlock(attachment_id=image.attachment_id, media_type="image/png")
+                content.append(message_pb2.ContentBlock(image=block))
+            if chance.random() < 0.3:
+                document = message_pb2.DocumentBlock(attachment_id=large.attachment_id, media_type="text/plain")
+                content.append(message_pb2.ContentBlock(document=document))
+            fields = {"parent_message_id": chance.choice(parents)} if parents and chance.random() < 0.5 else {}
+            events = await caller.send(session.session_id, content=content, **fields)
+            user, reply = events[0].turn_started.user_message_id, events[-1].turn_finished.message.message_id
+            parents.append(reply)
+            if chance.random() < 0.3:
+                await regenerate(caller, user).rest()
+        if number == 1:
+            await caller.chat.DeleteMessage(DeleteMessageRequest(message_id=parents[0]), metadata=caller.metadata)
+        await made(caller, f"{chance.choice(WORDS)} number {number}", session_id=session.session_id)
+    await put(caller, value=b"value")
+
+
+async def found(caller: Caller, query: str) -> set[str]:
+    """Returns the IDs of the messages that have a word."""
+    request = SearchMessagesRequest(query=query, page_size=100)
+    answer = await caller.chat.SearchMessages(request, metadata=caller.metadata)
+    return {match.message_id for match in answer.results}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_an_export_that_is_imported_is_exported_alike(alice: Caller, running: Serving, seed: int) -> None:
+    await filled(alice, seed)
+    data = await exported(alice)
+    bob = running.caller(vault="other", user="bob")
+    answer = await import_(bob, data)
+    again = await exported(bob)
+    left_out = ("secret", "secret_version")
+    before = [record for record in comparable(data) if record["kind"] not in left_out]
+    assert comparable(again) == before
+    assert {record["kind"] for record in before} == {
+        *("vault", "session", "message", "turn", "attachment", "attachment_chunk", "usage", "subject_usage", "memory"),
+    }
+    assert dict(answer.skipped_counts) == dict.fromkeys(left_out, 1)
+    assert sum(answer.imported_counts.values()) == len(before)
+    for session in await bob.sessions():
+        ours = await alice.messages(session.session_id)
+        assert await bob.messages(session.session_id) == ours
+
+
+async def test_importing_again_changes_nothing_more(alice: Caller, running: Serving) -> None:
+    await filled(alice, sessions=2)
+    data = await exported(alice)
+    bob = running.caller(vault="other", user="bob")
+    await import_(bob, data)
+    once = comparable(await exported(bob))
+    answer = await import_(bob, data)
+    assert comparable(await exported(bob)) == once
+    assert answer.skipped_counts["session"] == 2
+    assert "session" not in answer.imported_counts
+    # Nor in the vault that it comes from.
+    before = comparable(await exported(alice))
+    await import_(alice, data)
+    assert comparable(await exported(alice)) == before
+
+
+async def test_what_was_deleted_comes_back_and_what_is_there_stays(alice: Caller, running: Serving) -> None:
+    kept, lost = [await alice.create_session(title=title) for title in ("kept", "lost")]
+    await alice.send(lost.session_id, "Hello")
+    data = await exported(alice)
+    await alice.send(kept.session_id, "Written since")
+    await alice.chat.DeleteSession(DeleteSessionRequest(session_id=lost.session_id), metadata=alice.metadata)
+    await running.erased()
+    await import_(alice, data)
+    assert len(await alice.messages(kept.session_id)) == 2
+    assert len(await alice.messages(lost.session_id)) == 2
+
+
+async def test_imported_messages_are_found_and_answered(alice: Caller, running: Serving) -> None:
+    session = await alice.create_session()
+    # So many words that some are indexed later.
+    await alice.send(session.session_id, "needle " + " ".join(f"word{number}" for number in range(1_500)))
+    data = await exported(alice)
+    bob = running.caller(vault="other", user="bob")
+    await import_(bob, data)
+    assert await found(bob, "needle") == await found(alice, "needle")
+    for _ in range(200):
+        if await found(bob, "word1499"):
+            break
+        await asyncio.sleep(0.05)
+    assert await found(bob, "word1499") == await found(alice, "word1499") != set()
+    await bob.send(session.session_id, "Go on")
+    assert len(await bob.messages(session.session_id)) == 4
+    assert await alice.messages(session.session_id) != await bob.messages(session.session_id)
+
+
+def changed(export: bytes, kind: str, /, **fields: Any) -> bytes:
+    """Returns an export whose first record of a kind has other fields, with a trailer that fits."""
+    lines = records(export)[:-1]
+    record = next(line for line in lines if line["kind"] == kind)
+    record.update(fields)
+    return whole(lines)
+
+
+async def stored(running: Serving, tmp_path: Path) -> tuple[int, ...]:
+    """Returns how many rows there are of what an import stores, once all is erased that is to be."""
+    await running.erased()
+    tables = ("sessions", "messages", "turns", "attachments", "attachment_chunks", "staged_records", "imports")
+    return row_counts(tmp_path, *tables, "indexed_messages", "postings", "attachment_uses", "memories", "usage")
+
+
+@pytest.fixture
+async def export(alice: Caller) -> bytes:
+    """Returns an export of something."""
+    await filled(alice, sessions=2)
+    return await exported(alice)
+
+
+REFUSED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "nothing": (lambda _: b"\n", "json"),
+    "other text": (lambda _: b"Dear Sir or Madam\n", "json"),
+    "another object": (lambda _: b'{"kind": "session"}\n', "not_an_export"),
+    "another format": (lambda data: changed(data, "header", format="zip"), "not_an_export"),
+    "a later version": (lambda data: changed(data, "header", version=2), "version"),
+    "a cut file": (lambda data: data[: len(data) // 2], "truncated"),
+    "no trailer": (lambda data: data[: data.rstrip().rfind(b"\n") + 1], "truncated"),
+    "more": (lambda data: data + data, "after_end"),
+    "a changed byte": (lambda data: data.replace(b'"title":"', b'"title":"x', 1), "checksum"),
+    "a record less": (lambda data: data.replace(b'"usage":', b'"usages":', 1), "counts"),
+    "deep JSON": (lambda data: data.splitlines(keepends=True)[0] + b'{"kind":' + b"[" * 50_000 + b"\n", "json"),
+    "many values": (
+        lambda data: data.splitlines(keepends=True)[0] + b"[" + b"[]," * 200_000 + b"[]]\n",
+        "too_many_values",
+    ),
+    "a long line": (lambda data: data.splitlines(keepends=True)[0] + bytes(21 * 2**20), "line_too_long"),
+    "a wrong type": (lambda data: changed(data, "session", title=1), "field"),
+    "a wrong role": (lambda data: changed(data, "message", role="SYSTEM"), "field"),
+    "a block with more": (
+        lambda data: changed(data, "message", content=[{"type": "text", "text": "", "x": 1}]),
+        "field",
+    ),
+    "a missing field": (lambda data: changed(data, "message", creator=None), "field"),
+    "options that are none": (lambda data: changed(data, "turn", options={"tools": [{}]}), "field"),
+    "a message of itself": (
+        lambda data: changed(data, "message", parent_message_id="msg_self", message_id="msg_self"),
+        "parent",
+    ),
+    "an unknown parent": (lambda data: changed(data, "message", parent_message_id="msg_unknown"), "parent"),
+    "a turn of nothing": (lambda data: changed(data, "turn", user_message_id="msg_unknown"), "parent"),
+    "other bytes": (lambda data: changed(data, "attachment_chunk", data="eHh4"), "attachment"),
+    "no base64": (lambda data: changed(data, "attachment_chunk", data="*"), "field"),
+    "another hash": (lambda data: changed(data, "attachment", sha256="0" * 64), "attachment"),
+    "another session": (lambda data: changed(data, "message", session_id="ses_other"), "order"),
+    "a message twice": (lambda data: twice(data, "message"), "id_taken"),
+    "a session twice": (lambda data: twice(data, "session"), "id_taken"),
+}
+
+
+def twice(data: bytes, kind: str) -> bytes:
+    lines = records(data)[:-1]
+    place = next(number for number, line in enumerate(lines) if line["kind"] == kind)
+    return whole([*lines[: place + 1], lines[place], *lines[place + 1 :]])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_is_no_export_is_refused_and_leaves_nothing(
+    running: Serving, tmp_path: Path, export: bytes, name: str
+) -> None:
+    change, fault = REFUSED[name]
+    bob = running.caller(vault="other", user="bob")
+    before = await stored(running, tmp_path)
+    refusal = await refused(import_(bob, change(export)))
+    assert (refusal.code.name, refusal.reason, refusal.info.metadata["fault"]) == (
+        "INVALID_ARGUMENT",
+        "IMPORT_INVALID",
+        fault,
+    )
+    assert int(refusal.info.metadata["line"]) >= 1
+    assert await stored(running, tmp_path) == before
+    assert list((tmp_path / "metamorph.db-imports").iterdir()) == []
+    assert comparable(await exported(bob))[1:] == []
+
+
+async def test_an_id_that_another_session_has_is_refused(alice: Caller, running: Serving, export: bytes) -> None:
+    lines = records(export)[:-1]
+    for line in lines:
+        if "session_id" in line and line["kind"] != "memory":
+            line["session_id"] = f"{line['session_id']}x"
+    before = comparable(await exported(alice))
+    refusal = await refused(import_(alice, whole(lines)))
+    assert refusal.info.metadata["fault"] == "id_taken"
+    await running.erased()
+    assert comparable(await exported(alice)) == before
+
+
+async def test_an_import_beyond_the_quota_leaves_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path, vault_storage_bytes=40_000) as running:
+        alice, bob = running.caller(), running.caller(vault="other", user="bob")
+        for number in range(3):
+            await alice.create_session(title=str(number), system_prompt="x" * 12_000)
+        data = await exported(alice)
+        await bob.create_session(system_prompt="x" * 12_000)
+        before = await stored(running, tmp_path)
+        refusal = await refused(import_(bob, data))
+        assert refusal.reason == "STORAGE_QUOTA_EXCEEDED"
+        assert await stored(running, tmp_path) == before
+
+
+@pytest.mark.parametrize("step", ["stage_messages", "complete_import"])
+async def test_what_a_killed_server_has_staged_is_erased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    async with serving(tmp_path, token_encryption_key=KEY) as running:
+        alice, bob = running.caller(), running.caller(vault="other", user="bob")
+        await filled(alice, sessions=2)
+        data = await exported(alice)
+        before = await stored(running, tmp_path)
+
+        async def never(*_: Any, **__: Any) -> None:
+            raise asyncio.CancelledError
+
+        with monkeypatch.context() as patch:
+            # As if it had been killed there: nothing that follows is run, and nothing is cleaned up.
+            patch.setattr(imports, step, never)
+            patch.setattr(imports.Imports, "_end", never)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await import_(bob, data)
+            during = row_counts(tmp_path, "staged_records", "imports")
+            assert during[0] > 0
+            assert comparable(await exported(bob))[1:] == []
+    async with serving(tmp_path, token_encryption_key=KEY) as running:
+        for _ in range(200):
+            if row_counts(tmp_path, "imports") == (0,):
+                break
+            await asyncio.sleep(0.05)
+        assert await stored(running, tmp_path) == before
+
+
+async def test_an_import_that_was_complete_is_revealed_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, token_encryption_key=KEY) as running:
+        alice, bob = running.caller(), running.caller(vault="other", user="bob")
+        await filled(alice, sessions=5)
+        data = await exported(alice)
+
+        async def never(*_: Any, **__: Any) -> None:
+            raise asyncio.CancelledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(imports.Imports, "_end", never)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await import_(bob, data)
+            assert row_counts(tmp_path, "imports") == (1,)
+    async with serving(tmp_path, token_encryption_key=KEY) as running:
+        bob = running.caller(vault="other", user="bob")
+        for _ in range(200):
+            if row_counts(tmp_path, "imports") == (0,):
+                break
+            await asyncio.sleep(0.05)
+        left_out = ("secret", "secret_version")
+        assert comparable(await exported(bob)) == [r for r in comparable(data) if r["kind"] not in left_out]
+
+
+async def test_an_import_is_in_the_log_and_an_operation(alice: Caller, running: Serving, export: bytes) -> None:
+    bob = running.caller(vault="other", user="bob")
+    answer = await import_(bob, export)
+    request = pb.GetOperationRequest(operation_id=answer.operation_id)
+    operation = (await bob.vault.GetOperation(request, metadata=bob.metadata)).operation
+    assert operation.done
+    assert operation.result.counts["session"] == 2
+    watching = bob.vault.WatchVault(pb.WatchVaultRequest(after_revision=0), metadata=bob.metadata)
+    changes = [change async for response in until_bookmark(watching) for change in response.changes]
+    assert [change.resource_id for change in changes if change.verb == CHANGE_VERB_IMPORTED] == ["other"]
+    assert sum(change.resource == CHANGED_RESOURCE_SESSION for change in changes) == 2
+
+
+async def until_bookmark(watching: Any) -> AsyncIterator[pb.WatchVaultResponse]:
+    async for response in watching:
+        if not response.changes:
+            watching.cancel()
+            return
+        yield response
+
+
+async def test_large_files_take_up_no_memory_of_requests(tmp_path: Path) -> None:
+    async with serving(tmp_path) as running:
+        alice, bob = running.caller(), running.caller(vault="other", user="bob")
+        session = await alice.create_session()
+        for number in range(3):
+            file = await alice.upload(bytes([97 + number]) * 15_000_000, "text/plain")
+            block = message_pb2.DocumentBlock(attachment_id=file.attachment_id, media_type="text/plain")
+            await alice.send(session.session_id, content=[message_pb2.ContentBlock(document=block)])
+        data = await exported(alice)
+        assert len(data) > 50_000_000
+        await import_(bob, data)
+        assert of_kind(await exported(bob), "attachment") == of_kind(data, "attachment")
