@@ -124,13 +124,13 @@ class Imports:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _prepare(self) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in self._directory.iterdir():
+        for left in self._directory.glob("*"):
             left.unlink()
 
     async def _received(self, path: Path, chunks: AsyncIterator[bytes]) -> int:
         """Writes what arrives to a file, and returns its size. Removes the file if something goes wrong."""
         arriving, size, ahead = Arriving(), 0, 0
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
@@ -155,7 +155,7 @@ class Imports:
         return size
 
     async def _require_space(self, size: int) -> None:
-        if not await asyncio.to_thread(self._database.fits, self._directory, size):
+        if not await asyncio.to_thread(self._database.fits, self._directory.parent, size):
             raise StorageFull(retry_delay=RETRY_SECONDS)
 
     async def _import(self, scope: Scope, import_id: str, path: Path, operation: Operation) -> tuple[Imported, int]:
