@@ -70,7 +70,7 @@ FEW = (
     ),
     "log_beginnings",
 )
-NONE = ("data_keys", "secrets", "secret_versions", "memories")
+NONE = ("data_keys", "secrets", "secret_versions", "memories", "imports", "staged_records")
 
 
 @dataclass(frozen=True)
