@@ -167,7 +167,8 @@ class Copies:
         delay = FIRST_SECONDS
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._woken.wait()
             self._woken.clear()
             try:
                 await self._on_thread(self._round)

@@ -86,7 +86,8 @@ class Pipeline:
     async def idle(self, *, seconds: float) -> None:
         """Returns once no call is in progress, or after `seconds`."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
 
     def _handler(self, method: Method, behavior: Behavior) -> Handler:
         if method.streams_requests:

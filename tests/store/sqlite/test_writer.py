@@ -252,6 +252,21 @@ async def test_health_fails_while_the_writer_is_stuck(
     assert await database.failing() is None
 
 
+async def test_a_look_at_health_that_is_cancelled_when_it_has_its_answer_ends(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PROOF_SECONDS", 0.0)
+    release = hold_writer(database)
+    look = asyncio.create_task(database.failing())
+    async with asyncio.timeout(10):
+        while (probe := vars(vars(database)["_writer"])["_probe"]) is None:  # noqa: ASYNC110, nothing is set
+            await asyncio.sleep(0)
+    probe.add_done_callback(lambda _: look.cancel())
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await look
+
+
 async def test_health_says_that_nothing_can_be_written_until_it_can_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

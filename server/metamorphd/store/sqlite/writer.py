@@ -110,7 +110,8 @@ class Writer:
             self._probe = asyncio.create_task(self.write(_rewrite_header, vault_id=""))
             # If all callers gave up, nobody else retrieves it.
             self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
-        await asyncio.wait_for(asyncio.shield(self._probe), PROBE_SECONDS)
+        async with asyncio.timeout(PROBE_SECONDS):
+            await asyncio.shield(self._probe)
 
     def between_writes(self, task: Callable[[], None]) -> None:
         """Runs a task on the writer's thread, between two transactions. May be called from any thread."""
