@@ -56,7 +56,7 @@ class Harness:
 
 DECLARED = (
     Harness("abuse", "tokens", tokens.attack, {"mutants_count": 1_000_000}, {"mutants_count": 20_000}),
-    Harness("abuse", "isolation", isolation.attack, {"operations": 100_000}, {"operations": 3_000}, alone=True),
+    Harness("abuse", "isolation", isolation.attack, {"operations": 100_000}, {"operations": 6_000}, alone=True),
     Harness(
         "abuse",
         "rapid-reset",

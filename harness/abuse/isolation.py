@@ -63,6 +63,10 @@ class Seen:
             self.foreign[rpc.name] += foreign_bytes
 
 
+# One would leave nothing to find, the other takes a whole file. tests/services has them with two vaults.
+NOT_AT_RANDOM = ("DeleteVault", "ImportVault")
+
+
 async def attack(run: Run, *, operations: int) -> list[Figure]:
     """Performs operations, then compares pairs of answers for every field that takes an id."""
     tenants, rpcs = (Tenant(), Tenant()), rpcs_of(SERVICES)
@@ -85,7 +89,9 @@ async def attack(run: Run, *, operations: int) -> list[Figure]:
             lines = list(server.lines())
         asked = [json.dumps(request.body).encode() for request in model.requests]
     seen = performed.seen
-    unreached = [rpc.name for rpc in rpcs if not rpc.operator and not seen.succeeded[rpc.name]]
+    unreached = [
+        rpc.name for rpc in rpcs if not (rpc.operator or rpc.name in NOT_AT_RANDOM or seen.succeeded[rpc.name])
+    ]
     return [
         tried("operations", seen.codes.total()),
         *(Figure(f"answered {code}", count) for code, count in seen.codes.most_common()),

@@ -9,6 +9,8 @@ from statistics import median
 from typing import Any
 
 import grpc
+from metamorph.vault.v1.memory_pb2 import MEMORY_TYPE_SEMANTIC, Memory
+from metamorph.vault.v1.vault_service_pb2 import CreateMemoryRequest, ExportVaultRequest
 
 from harness.abuse.rpcs import Rpc, begin
 from harness.abuse.subject import Subject
@@ -79,7 +81,12 @@ async def _foreign(other: Caller) -> dict[str, str]:
     """Creates one of each kind, and returns their ids."""
     session = (await other.create_session()).session_id
     finished = (await other.send(session, max_output_tokens=1))[-1]
+    memory = Memory(type=MEMORY_TYPE_SEMANTIC, content="Hello")
+    remembered = await other.vault.CreateMemory(CreateMemoryRequest(memory=memory), metadata=other.metadata)
+    exported = [part async for part in other.vault.ExportVault(ExportVaultRequest(), metadata=other.metadata)]
     return {
+        "export": exported[0].export.export_id,
+        "memory": remembered.memory.memory_id,
         "session": session,
         "turn": finished.turn_id,
         "message": finished.turn_finished.message.message_id,

@@ -39,6 +39,13 @@ USUAL = ("text", "text/plain")
 UNSETTABLE = ("_id", "_ids", "_time", "_count", "etag", "creator")
 
 
+# Fields of which a request may have one at most, by its message; an empty name stands for none.
+EXCLUSIVE = {
+    "GetUsageRequest": ("session_id", "user_id", "label", "group_by"),
+    "ExportVaultRequest": ("export_id", "offset", "secrets_recipient", ""),
+}
+
+
 class Requests:
     """Makes requests of `own`, with ids, page tokens, etags and names of `other` too.
 
@@ -105,9 +112,10 @@ class Requests:
     def _not_chosen(self, message: Message, place: int | None) -> set[str]:
         """Returns all fields of every oneof but one: in a stream the one for this place, otherwise any."""
         choices = [[inner.name for inner in oneof.fields] for oneof in message.DESCRIPTOR.oneofs]
+        choices += [list(EXCLUSIVE.get(message.DESCRIPTOR.name, ()))]
         return {
             name
-            for names in choices
+            for names in filter(None, choices)
             for name in set(names) - {self._chosen(names) if place is None else names[: place + 1][-1]}
         }
 
@@ -169,7 +177,8 @@ class Requests:
         if kind == "vault":
             return self._borrow(self._other.vault) if theirs else self._own.vault
         if kind == "user" or name == "creator":
-            users = self._other.users if theirs else self._own.users
+            # A write stores it, as the user of a budget.
+            users = self._other.users if theirs and reads else self._own.users
             return self._borrow(self._random.choice(users))
         if kind and kind not in OWN_WORDS:
             return self._identity(kind, record)

@@ -9,17 +9,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
+from metamorphd.models.caller import SERVER_LOG
+
+# A start ends the operations that the server before it has lost, and its own log says so.
+OF_SERVER = ("", SERVER_LOG)
 
 
 def digest(path: Path) -> str:
-    """Returns a digest of all rows of all tables. Two databases have the same only if both have the same rows."""
+    """Returns a digest of the rows of all tables, but the server's own operations and log.
+
+    Two databases have the same only if both have the same rows.
+    """
     hashed = hashlib.blake2b()
     with _opened(path) as connection:
         tables = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name"
         for name, sql in connection.execute(tables).fetchall():
             hashed.update(repr((name, sql)).encode())
+            columns = [column for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))]
+            vault = columns.index("vault_id") if "vault_id" in columns else None
             for row in connection.execute(f'SELECT * FROM "{name}"'):  # noqa: S608, a table's name
-                hashed.update(repr(row).encode())
+                if vault is None or row[vault] not in OF_SERVER:
+                    hashed.update(repr(row).encode())
     return hashed.hexdigest()
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from metamorph.chat.v1 import message_pb2
 from metamorph.chat.v1.chat_service_pb2 import DeleteSessionRequest
@@ -20,7 +21,7 @@ from pyrage import decrypt, x25519
 from tests.support.caller import Caller, text_block
 from tests.support.exports import export, exported, of_kind, records
 from tests.support.media import png
-from tests.support.refusal import refused
+from tests.support.refusal import Refusal, refused
 from tests.support.secrets import destroy, put
 from tests.support.serving import Serving, serving
 from tests.support.tokens import ALL
@@ -192,6 +193,28 @@ async def test_files_are_deleted_once_they_were_kept_for_long_enough(tmp_path: P
             await asyncio.sleep(0.05)
         refusal = await refused(export(running.caller(), export_id=export_id))
         assert refusal.reason == "EXPORT_NOT_FOUND"
+
+
+async def test_of_exports_that_begin_at_once_one_is_left(alice: Caller) -> None:
+    await filled(alice)
+
+    async def begun() -> str:
+        call = alice.vault.ExportVault(pb.ExportVaultRequest(), metadata=alice.metadata)
+        try:
+            first: Any = await call.read()
+        finally:
+            call.cancel()
+        return str(first.export.export_id)
+
+    ids = await asyncio.gather(*(begun() for _ in range(20)))
+    left, refusals = [], set()
+    for export_id in ids:
+        call = alice.vault.ExportVault(pb.ExportVaultRequest(export_id=export_id), metadata=alice.metadata)
+        try:
+            left += [export_id async for part in call if part.HasField("export")]
+        except grpc.aio.AioRpcError as error:
+            refusals.add(Refusal(error).reason)
+    assert (len(left), refusals) == (1, {"EXPORT_NOT_FOUND"})
 
 
 async def test_many_pages_have_every_record_once(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import Self
+from weakref import WeakValueDictionary
 
 import orjson
 import structlog
@@ -101,6 +102,8 @@ class Exports:
         self._retention_seconds = retention_hours * 3600
         # By vault, those of this server.
         self._writings: dict[str, Writing] = {}
+        # By vault, while one is replaced.
+        self._replacing = WeakValueDictionary[str, asyncio.Lock]()
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._files.prepare)
@@ -124,12 +127,14 @@ class Exports:
         start = await self._database.write(begin_export, scope, hash_key=self._clock.new_key(), now=now)
         expected = start.stored_bytes * EXPECTED_PERCENT // 100
         await asyncio.to_thread(self._require_space, expected)
-        await self._stop(scope.vault_id)
-        export_id = self._clock.new_id("exp")
-        path = await asyncio.to_thread(self._files.create, scope.vault_id, export_id)
-        writing = Writing(export_id, scope.vault_id, path, create_time=now, expected_size=expected)
-        self._writings[scope.vault_id] = writing
-        writing.task = asyncio.create_task(self._write(writing, replace(scope, span=NOT_RECORDED), start, sealing))
+        # Of two at once, the second takes the place of the first.
+        async with self._replacing.setdefault(scope.vault_id, asyncio.Lock()):
+            await self._stop(scope.vault_id)
+            export_id = self._clock.new_id("exp")
+            path = await asyncio.to_thread(self._files.create, scope.vault_id, export_id)
+            writing = Writing(export_id, scope.vault_id, path, create_time=now, expected_size=expected)
+            self._writings[scope.vault_id] = writing
+            writing.task = asyncio.create_task(self._write(writing, replace(scope, span=NOT_RECORDED), start, sealing))
         return writing
 
     async def find(self, scope: Scope, *, export_id: str) -> Writing:
