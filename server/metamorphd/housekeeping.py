@@ -219,7 +219,7 @@ class Housekeeping:
         except (StorageFull, StoreBusy):
             raise
         except Exception:
-            logger.exception("a vault cannot be erased; retrying in an hour", vault_id=vault_id)
+            logger.exception("a vault cannot be erased; retrying in an hour", vaultId=vault_id)
             self._erase_after[vault_id] = now + ERASE_RETRY
 
     @property

@@ -68,7 +68,7 @@ class Leaving:
         self._imports.forget(scope.vault_id)
         self._backups.copy_ledger()
         backups, expire_time = await self._backups.last_expiry()
-        logger.info("a vault was deleted", vault_id=scope.vault_id, operation_id=operation.operation_id)
+        logger.info("a vault was deleted", vaultId=scope.vault_id, operation_id=operation.operation_id)
         return Deletion(await self._operations.get(scope, operation.operation_id), now, backups, expire_time)
 
 
@@ -90,6 +90,6 @@ async def replay_ledger(*, database: Database, ledger: Ledger, operations: Opera
         scope = server_scope(entry.vault_id)
         operation = operations.new(scope, OperationKind.ERASE_VAULT)
         if await database.write(replay_deletion, scope, entry=entry, operation=operation):
-            logger.warning("a vault that was deleted is in the restored backup; it is erased", vault_id=entry.vault_id)
+            logger.warning("a vault that was deleted is in the restored backup; it is erased", vaultId=entry.vault_id)
             deleted.append(entry)
     return deleted

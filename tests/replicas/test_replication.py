@@ -11,6 +11,7 @@ import pytest
 from metamorphd.store.database import Transaction
 
 from tests.support.caller import Caller, calling
+from tests.support.copies import until
 from tests.support.engines import ENGINES
 from tests.support.litestream import Target, kill, replicated, restore
 from tests.support.rows import ACME
@@ -83,6 +84,8 @@ async def test_a_killed_primary_is_restored_elsewhere_and_loses_seconds(tmp_path
     assert seconds <= MOST_LOST_SECONDS
     # On an empty volume, elsewhere, the same command serves what is left, and goes on replicating it.
     with replicated(tmp_path / "elsewhere", target) as elsewhere:
+        # Before that, within its first second, a stop sends nothing.
+        await until(lambda: [*(tmp_path / "elsewhere").glob(".*-litestream/**/*.ltx")])
         async with calling(elsewhere.target) as caller:
             assert {each.session_id for each in await caller.sessions(page_size=10)} <= kept
             added = (await caller.create_session(title="afterwards")).session_id
@@ -91,3 +94,18 @@ async def test_a_killed_primary_is_restored_elsewhere_and_loses_seconds(tmp_path
         assert elsewhere.process.wait(timeout=60) == 0
         assert '"message":"stopped"' in elsewhere.log.read_text()
     assert await sessions_restored(tmp_path / "again", target) == kept | {added}
+
+
+async def test_what_a_stop_in_the_first_second_did_not_send_is_sent_by_the_next_start(
+    tmp_path: Path, target: Target
+) -> None:
+    for number in range(2):
+        with replicated(tmp_path / "server", target) as server:
+            async with calling(server.target) as caller:
+                if not number:
+                    kept = (await caller.create_session()).session_id
+                else:
+                    await until(lambda: [*(tmp_path / "server").glob(".*-litestream/**/*.ltx")])
+            server.process.terminate()
+            assert server.process.wait(timeout=60) == 0
+    assert await sessions_restored(tmp_path / "restored", target) == {kept}

@@ -45,7 +45,7 @@ def mount_of(directory: Path, mounts: list[Mount]) -> Mount | None:
 
 
 def volume(directory: Path, *, contained: bool) -> Finding | None:
-    """Says whether data in a directory stays when the server is deployed again. None where the system does not tell.
+    """Says whether data in a directory stays when the server is deployed again. None where the system does not say.
 
     `contained` is whether the environment is a container's; some containers are known without it.
     """

@@ -25,7 +25,7 @@ Anchors = list[AuditHead]
 
 
 class Found:
-    """What a verification has found so far."""
+    """The findings of a verification so far."""
 
     def __init__(self) -> None:
         self.entries = 0

@@ -107,5 +107,5 @@ def _binding(vault_id: str, data_key_id: str) -> Binding:
 
 
 def _damaged(vault_id: str, column: str, key_id: str) -> CiphertextDamaged:
-    logger.error("what is encrypted cannot be decrypted", vault_id=vault_id, column=column, key_id=key_id)
+    logger.error("what is encrypted cannot be decrypted", vaultId=vault_id, column=column, key_id=key_id)
     return CiphertextDamaged(key_id=key_id)

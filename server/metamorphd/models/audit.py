@@ -68,7 +68,7 @@ class AuditFaultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditFault:
-    """What is wrong with an entry of a vault's log."""
+    """A fault of an entry of a vault's log."""
 
     vault_id: str
     revision: int
@@ -77,7 +77,7 @@ class AuditFault:
 
 @dataclass(slots=True)
 class AuditReport:
-    """What a part of a verification has found. `heads` are of the logs whose end was reached.
+    """The findings of a part of a verification. `heads` are of the logs whose end was reached.
 
     `unprotected_count` is how many entries have no MAC, because the server had no key.
     """

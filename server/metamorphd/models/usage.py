@@ -21,7 +21,7 @@ class Usage:
 
 
 class SubjectKind(StrEnum):
-    """What usage is added up by, besides days and models. In `subject_usage` users and labels have these names."""
+    """The subjects of usage, besides days and models. In `subject_usage` users and labels have these names."""
 
     SESSION = "session"
     USER = "user"

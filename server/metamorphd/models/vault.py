@@ -89,7 +89,7 @@ class VaultLimits:
 
 
 class VaultState(StrEnum):
-    """What the callers of a vault may do: anything, or nothing until an operator changes that."""
+    """Whether callers of a vault may do anything, or nothing until an operator changes that."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"

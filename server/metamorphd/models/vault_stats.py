@@ -1,4 +1,4 @@
-"""What operators see of vaults."""
+"""Statistics of vaults, for operators."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from metamorphd.models.vault import Budget, BudgetStatus, StorageStatus, VaultLi
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What the turns of a vault have used in some time."""
+    """The tokens and the cost of a vault's turns in some time."""
 
     tokens: int = 0
     cost_usd_nanos: int = 0

@@ -1,4 +1,4 @@
-"""What is too old of logs: watchers are not shown it any more, and much later it is deleted."""
+"""The compaction of logs: old entries are hidden from watchers, and deleted much later."""
 
 from typing import NamedTuple
 

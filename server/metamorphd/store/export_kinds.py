@@ -1,4 +1,4 @@
-"""What an export has of a vault: a kind of record for each table, in the order of the file.
+"""The records of an export: a kind for each table, in the order of the file.
 
 To add a kind, add a function that reads a page of its records, and an entry of the table. A test compares the table
 with the schema: a column that is neither exported nor left out for a reason fails.
@@ -126,7 +126,7 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What to read: records after the key `after`, those that belong to the one with the key `parent`.
+    """The records after the key `after`, of those that belong to the one with the key `parent`.
 
     A page may be longer than `most_bytes` by one record.
     """

@@ -1,4 +1,4 @@
-"""What an import stores before it is complete: hidden, as deleted sessions are.
+"""The rows of an import that is not complete: hidden, as deleted sessions are.
 
 A session that is staged has a delete_time of STAGED, which no deletion has. Its row in `staged_records` has what it
 will show.

@@ -1,4 +1,4 @@
-"""What a verification reads of the logs of vaults, entry by entry, as it is stored."""
+"""The logs of vaults as a verification reads them: entry by entry, as stored."""
 
 from metamorphd.chain import BEGINNING, Entry, Head, LogBeginning, StoredEntry
 from metamorphd.models.audit import LogHead

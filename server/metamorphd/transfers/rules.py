@@ -1,4 +1,4 @@
-"""What a record of an export may hold: by kind and field, a rule that a value follows.
+"""The rules for records of an export: by kind and field, one that a value follows.
 
 An export may come from anywhere, so nothing of it is stored that the server could not have stored itself.
 """
@@ -53,7 +53,7 @@ def one_of(*values: str) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """What a rule allows, or nothing."""
+    """None, or a value that follows a rule."""
     return lambda value: value is None or rule(value)
 
 

@@ -10,7 +10,7 @@ LOCKS = Path("/proc/locks")
 def holder_of(path: Path) -> str | None:
     """Returns a process that has locked a database against writing, by number and name. None if there is none.
 
-    Locks of the same process are not meant. None also where the system does not tell: a process in another container
+    Locks of the same process are not meant. None also where the system does not say: a process in another container
     is not seen.
     """
     files = set()
