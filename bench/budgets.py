@@ -164,11 +164,11 @@ def _fill(file: Path, vaults: Mapping[str, int]) -> None:
     with connection:
         for vault, rows in vaults.items():
             connection.executemany(
-                f"INSERT INTO subject_usage VALUES (?, ?, ?, ?, {places})",  # noqa: S608
+                f"INSERT INTO subject_usage VALUES (?, ?, ?, ?, {places})",  # noqa: S608, places are question marks
                 ((vault, *_subject(number), day, *used) for number in range(rows // DAYS) for day in days),
             )
             connection.executemany(
-                f"INSERT INTO daily_usage VALUES (?, ?, {places})",  # noqa: S608
+                f"INSERT INTO daily_usage VALUES (?, ?, {places})",  # noqa: S608, places are question marks
                 ((vault, day, *used[:6], 1, 0) for day in days),
             )
     connection.close()

@@ -175,6 +175,10 @@ REFUSED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda data: data.splitlines(keepends=True)[0] + b"[" + b"[]," * 200_000 + b"[]]\n",
         "too_many_values",
     ),
+    "a text of escapes that does not end": (
+        lambda data: data.splitlines(keepends=True)[0] + b'["' + b"," * 200_000 + rb"\"" * 2_000_000 + b"\n",
+        "json",
+    ),
     "a long line": (lambda data: data.splitlines(keepends=True)[0] + bytes(21 * 2**20), "line_too_long"),
     "a wrong type": (lambda data: changed(data, "session", title=1), "field"),
     "a wrong role": (lambda data: changed(data, "message", role="SYSTEM"), "field"),

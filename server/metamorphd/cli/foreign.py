@@ -10,6 +10,7 @@ import io
 import json
 import re
 import zipfile
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -68,15 +69,15 @@ class Conversation:
 
 
 @dataclass
-class Foreign:
+class Foreign(ABC):
     """An export of another system. `lost` counts what it has and cannot be taken along."""
 
     path: Path
     lost: Counter[str] = field(default_factory=Counter)
 
+    @abstractmethod
     def conversations(self) -> Iterator[Conversation]:
         """Yields the conversations. Raises Unreadable."""
-        raise NotImplementedError
 
     def lose(self, what: str) -> None:
         """Counts something that cannot be taken along."""

@@ -72,7 +72,7 @@ VALUES (:vault_id, :subject_kind, :subject, 'vault', :tokens_per_day, :tokens_pe
     :cost_usd_nanos_per_month)
 ON CONFLICT (vault_id, kind, subject, set_by) DO NOTHING
 """
-# Each takes the writer a tenth of a millisecond or two.
+# Few, because others write meanwhile.
 STEP_RECORDS = 12
 
 

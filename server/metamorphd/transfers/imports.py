@@ -32,7 +32,7 @@ from metamorphd.transfers.verification import Arriving, chunk_bytes, read, verif
 AHEAD_BYTES = 16 * 2**20
 DRAINED_BYTES, DRAIN_SECONDS = 32 * 2**20, 5.0
 READ_BYTES = 256 * 1024
-# The most that a step stages, but one record whole: about 4 ms of the writer.
+# The most that a step stages, but one record whole.
 STEP_RECORDS, STEP_BYTES = 4, 8_192
 # Between two steps, so that others write.
 PAUSE_SECONDS = 0.001

@@ -19,7 +19,8 @@ from metamorphd.transfers.rules import RECORDS, wrong_field
 LONGEST_LINE = 20 * 2**20
 # A line of brackets would take up a hundred times its size in memory.
 MOST_VALUES = 100_000
-TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# One that does not end is a text too, and nothing is tried twice: else the time would grow with the square of a line.
+TEXTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 # Which kinds may follow a kind. Others are between header and trailer in any order.
 FOLLOWS = {
     "message": {"session", "message"},
