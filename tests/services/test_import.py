@@ -152,11 +152,17 @@ async def stored(running: Serving, tmp_path: Path) -> tuple[int, ...]:
     return row_counts(tmp_path, *tables, "indexed_messages", "postings", "attachment_uses", "memories", "usage")
 
 
-@pytest.fixture
-async def export(alice: Caller) -> bytes:
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Returns an export of something."""
-    await filled(alice, sessions=2)
-    return await exported(alice)
+
+    async def made() -> bytes:
+        async with serving(tmp_path_factory.mktemp("exported"), token_encryption_key=KEY) as running:
+            alice = running.caller()
+            await filled(alice, sessions=2)
+            return await exported(alice)
+
+    return asyncio.run(made())
 
 
 REFUSED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -229,6 +235,7 @@ async def test_what_is_no_export_is_refused_and_leaves_nothing(
 
 
 async def test_an_id_that_another_session_has_is_refused(alice: Caller, running: Serving, export: bytes) -> None:
+    await import_(alice, export)
     lines = records(export)[:-1]
     for line in lines:
         if "session_id" in line and line["kind"] != "memory":
