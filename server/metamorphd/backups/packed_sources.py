@@ -1,6 +1,5 @@
 """Packed copies that a restore reads from: in a bucket, and in a file that was taken from there. Methods block."""
 
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +13,6 @@ from metamorphd.backups.remote import Hashed, Remote, backup_of, limited, parse_
 from metamorphd.backups.sources import Step, Write
 from metamorphd.errors import BackupNotFound, StartupRefused
 from metamorphd.models.erased_vault import ErasedVault
-
-PACKED = re.compile(r".*(\.zst|\.age)")
 
 
 class PackedFile:
