@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from metamorph.chat.v1.message_pb2 import ROLE_ASSISTANT, ROLE_USER
+from metamorphd.cli.counting import listed
 
 from tests.support.caller import Caller, text_of
 from tests.support.command import run
-from tests.support.exports import comparable, exported
+from tests.support.exports import comparable, exported, records, whole
 from tests.support.media import png
+from tests.support.memories import made
 from tests.support.serving import Serving
 from tests.support.tokens import mint
 from tests.support.turns import get_session, regenerate
@@ -45,7 +47,26 @@ async def test_an_export_is_imported_and_a_second_time_nothing_is(running: Servi
     assert (answer["imported"]["session"], answer["imported"]["message"], answer["skipped"]) == (1, 2, {})
     assert comparable(await exported(running.caller())) == comparable(file.read_bytes())
     again = await imported(running, file)
-    assert again["skipped"] == {"message": 2, "session": 1, "turn": 1}
+    assert (again["imported"], again["skipped"]) == ({}, answer["imported"])
+
+
+async def test_people_read_what_was_imported_what_was_there_and_what_was_left_out(
+    running: Serving, tmp_path: Path
+) -> None:
+    bob = running.caller(vault="other", user="bob")
+    await made(bob, "One memory")
+    await bob.create_session()
+    file = tmp_path / "vault.ndjson"
+    file.write_bytes(whole([*records(await exported(bob))[:-1], {"kind": "hologram"}, {"kind": "hologram"}]))
+    reach = ["--target", running.target, "--token", mint()]
+    unknown = "Left out, because the server does not know their kind: 2 records.\n"
+    first = (0, f"Imported: 1 session, 1 memory, 1 record of the vault's settings.\n{unknown}", "")
+    assert await run("vault", "import", str(file), *reach) == first
+    everything = "1 session, 1 memory, 1 record of the vault's settings"
+    again = (0, f"Imported: nothing.\nIn the vault already: {everything}.\n{unknown}", "")
+    assert await run("vault", "import", str(file), *reach) == again
+    counts = {"memory": 2, "message": 1_000, "hologram": 1}
+    assert listed(counts) == "1,000 messages, 2 memories, 1 record of kind hologram"
 
 
 async def test_a_file_that_is_no_export_is_one_line(running: Serving, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from metamorph.chat.v1 import message_pb2
 from metamorph.chat.v1.chat_service_pb2 import DeleteMessageRequest, DeleteSessionRequest, SearchMessagesRequest
 from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorph.vault.v1.change_pb2 import CHANGE_VERB_IMPORTED, CHANGED_RESOURCE_SESSION
+from metamorphd.store.imports import LIMITS
 from metamorphd.transfers import imports
+from metamorphd.transfers.imports import LEFT_OUT
 
 from tests.support.caller import Caller, text_block
-from tests.support.exports import comparable, exported, import_, of_kind, records, whole
+from tests.support.exports import Record, comparable, exported, import_, of_kind, records, whole
 from tests.support.media import png
 from tests.support.memories import made
 from tests.support.refusal import refused
@@ -99,12 +102,50 @@ async def test_importing_again_changes_nothing_more(alice: Caller, running: Serv
     once = comparable(await exported(bob))
     answer = await import_(bob, data)
     assert comparable(await exported(bob)) == once
-    assert answer.skipped_counts["session"] == 2
-    assert "session" not in answer.imported_counts
-    # Nor in the vault that it comes from.
+    assert (dict(answer.imported_counts), dict(answer.skipped_counts)) == ({}, counted(data))
+    # Nor in the vault that it comes from, whose settings were never changed.
     before = comparable(await exported(alice))
-    await import_(alice, data)
+    answer = await import_(alice, data)
+    assert dict(answer.imported_counts) == {"vault": 1}
     assert comparable(await exported(alice)) == before
+
+
+def counted(data: bytes) -> dict[str, int]:
+    """Returns how many records of each kind an export has."""
+    return dict(Counter(record["kind"] for record in comparable(data)))
+
+
+async def test_only_what_was_stored_counts_as_imported(alice: Caller, running: Serving) -> None:
+    await filled(alice, sessions=3)
+    lines = records(await exported(alice))[:-1]
+    lines += [
+        {"kind": "subject_budget", "subject_kind": "user", "subject": subject, **dict.fromkeys(LIMITS)}
+        for subject in ("ann", "ben")
+    ]
+    lines.append({"kind": "hologram"})
+    data = whole(lines)
+    part = [line for line in lines if line["kind"] not in (*LEFT_OUT, "hologram")]
+    for kind in ("session", "memory", "attachment", "usage", "subject_budget"):
+        part = without_last(part, kind)
+    bob = running.caller(vault="other", user="bob")
+    first = await import_(bob, whole(part))
+    assert (dict(first.imported_counts), dict(first.skipped_counts)) == (counted(whole(part)), {})
+    answer = await import_(bob, data)
+    imported, skipped = Counter(answer.imported_counts), Counter(answer.skipped_counts)
+    assert skipped == Counter(first.imported_counts) + Counter(secret=1, secret_version=1, unknown=1)
+    assert imported + skipped == Counter(counted(data)) - Counter(hologram=1) + Counter(unknown=1)
+
+
+def without_last(lines: list[Record], kind: str) -> list[Record]:
+    """Returns records without the last one of a kind, and what belongs to it."""
+    key = f"{kind}_id"
+    last = [line for line in lines if line["kind"] == kind][-1]
+    belongs = ("message", "turn", "attachment_chunk")
+    return [
+        line
+        for line in lines
+        if line is not last and not (line["kind"] in belongs and key in line and line[key] == last.get(key))
+    ]
 
 
 async def test_what_was_deleted_comes_back_and_what_is_there_stays(alice: Caller, running: Serving) -> None:

@@ -13,6 +13,7 @@ import grpc
 from metamorph.client import MetamorphClient, MetamorphError
 from metamorph.vault.v1.vault_service_pb2 import ExportVaultRequest
 
+from metamorphd.cli.counting import listed
 from metamorphd.cli.tenant import refusal_of, run_as_tenant, transfer_progress
 from metamorphd.settings.client import ClientSettings
 
@@ -88,8 +89,7 @@ def export_vault(settings: ClientSettings, file: Path, *, resume: bool, recipien
         if as_json:
             click.echo(json.dumps({"file": str(file), "sha256": trailer["sha256"], "counts": trailer["counts"]}))
         else:
-            counts = ", ".join(f"{count:,} {kind}" for kind, count in trailer["counts"].items())
-            click.echo(f"{file} has {size:,} bytes: {counts}.")
+            click.echo(f"{file} has {size:,} bytes: {listed(trailer['counts'])}.")
         return True
 
     run_as_tenant(settings, download)

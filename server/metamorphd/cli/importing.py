@@ -14,6 +14,7 @@ from metamorph.vault.v1.vault_service_pb2 import ImportVaultRequest, ImportVault
 from rich.progress import Progress, TaskID
 
 from metamorphd.cli.converting import Converting
+from metamorphd.cli.counting import listed
 from metamorphd.cli.foreign import SYSTEMS, Foreign, Unreadable
 from metamorphd.cli.tenant import run_as_tenant, transfer_progress
 from metamorphd.models.imports import Refused
@@ -21,6 +22,7 @@ from metamorphd.settings.client import ClientSettings
 from metamorphd.transfers.verification import Arriving
 
 SENT_BYTES = 256 * 1024
+SECRETS, UNKNOWN = ("secret", "secret_version"), ("unknown",)
 
 
 def import_vault(settings: ClientSettings, file: Path, *, system: str | None, as_json: bool) -> None:
@@ -103,12 +105,16 @@ def _show(answer: ImportVaultResponse, foreign: Foreign | None, *, as_json: bool
     if as_json:
         click.echo(json.dumps({"imported": imported, "skipped": skipped, "lost": lost, "revision": answer.revision}))
         return
-    click.echo(f"Imported: {_listed(imported)}.")
-    if skipped:
-        click.echo(f"Left out, because the vault has it or it cannot be imported: {_listed(skipped)}.")
+    click.echo(f"Imported: {listed(imported)}.")
+    secrets = {kind: skipped.pop(kind) for kind in SECRETS if kind in skipped}
+    unknown = {kind: skipped.pop(kind) for kind in UNKNOWN if kind in skipped}
+    for what, counts in (
+        ("In the vault already", skipped),
+        ("Left out, because secrets are not imported", secrets),
+        ("Left out, because the server does not know their kind", unknown),
+    ):
+        if counts:
+            click.echo(f"{what}: {listed(counts)}.")
     if lost:
-        click.echo(f"The format cannot be taken along as a whole: {_listed(lost)} are missing.")
-
-
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "nothing"
+        counted = ", ".join(f"{what} ({count:,})" for what, count in lost.items())
+        click.echo(f"The format cannot be taken along as a whole. Missing: {counted}.")

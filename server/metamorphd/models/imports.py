@@ -1,5 +1,6 @@
 """Imports into a vault."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -38,5 +39,14 @@ class Refused(Exception):
 class Imported:
     """The result of an import, by kind: how many records were stored, and how many left out or known already."""
 
-    stored: Mapping[str, int]
-    skipped: Mapping[str, int]
+    stored: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def count(self, kind: str, number: int = 1, *, stored: bool) -> None:
+        """Counts records of a kind."""
+        (self.stored if stored else self.skipped)[kind] += number
+
+    def add(self, other: "Imported") -> None:
+        """Adds another one's counts."""
+        self.stored.update(other.stored)
+        self.skipped.update(other.skipped)

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from metamorphd.models.change import ChangedResource, ChangeVerb
-from metamorphd.models.imports import ImportState
+from metamorphd.models.imports import Imported, ImportState
 from metamorphd.store.attachments import append_attachment_change
 from metamorphd.store.changes import append_change
 from metamorphd.store.database import Row, SystemTransaction, Transaction, grows
@@ -103,27 +103,32 @@ async def list_imports(tx: SystemTransaction, *, after: str, limit: int) -> list
     return [(row.vault_id, row.import_id, ImportState(row.state)) for row in rows]
 
 
-async def end_import_step(tx: Transaction, *, now: int) -> bool:
-    """Reveals or erases the next records of the vault's import, and returns whether others are left."""
+async def end_import_step(tx: Transaction, *, now: int) -> Imported | None:
+    """Reveals or erases the next records of the vault's import. Returns None if none were left.
+
+    Of those that were revealed it counts the kinds of which only now is known what the vault has already.
+    """
     found = await tx.one(GET_STATE)
     if found is None or found.state == ImportState.STAGING:
-        return False
+        return None
     rows = await tx.all(LIST_STAGED, limit=STEP_RECORDS)
     # Indexing one takes as long as all others.
     if any(row.kind == "memory" for row in rows) and found.state == ImportState.REVEALING:
         del rows[1:]
+    imported = Imported()
     for row in rows:
         if found.state == ImportState.REVEALING:
-            await _reveal(tx, row, now)
+            await _reveal(tx, row, imported, now)
         else:
             await _discard(tx, row, now)
         await tx.run(DELETE_STAGED, number=row.number)
     if not rows:
         await tx.run(END_IMPORT)
-    return bool(rows)
+        return None
+    return imported
 
 
-async def _reveal(tx: Transaction, row: Row, now: int) -> None:
+async def _reveal(tx: Transaction, row: Row, imported: Imported, now: int) -> None:
     record: dict[str, Any] = orjson.loads(row.record)
     match row.kind:
         case "session":
@@ -131,28 +136,35 @@ async def _reveal(tx: Transaction, row: Row, now: int) -> None:
         case "attachment":
             await append_attachment_change(tx, attachment_id=record["attachment_id"], verb=ChangeVerb.CREATED, now=now)
             await _release(tx, record, now)
-        case "vault":
-            values = {name: value for name, value in record.items() if name in VAULT_FIELDS}
-            if await tx.run(REVEAL_VAULT, **values, now=now):
-                await append_change(
-                    tx, resource=ChangedResource.VAULT, resource_id=tx.scope.vault_id, verb=ChangeVerb.UPDATED, now=now
-                )
-        case "subject_budget":
-            values = {name: record[name] for name in ("subject_kind", "subject", *LIMITS)}
-            if await tx.run(REVEAL_BUDGET, **values):
-                await append_change(
-                    tx, resource=ChangedResource.VAULT, resource_id=tx.scope.vault_id, verb=ChangeVerb.UPDATED, now=now
-                )
+        case kind:
+            imported.count(kind, stored=await _store(tx, kind, record, now))
+
+
+async def _store(tx: Transaction, kind: str, record: Mapping[str, Any], now: int) -> bool:
+    """Stores what was not staged as a row, unless the vault has it. Returns whether it did."""
+    match kind:
         case "memory":
-            await import_memory(tx, record=record, now=now)
+            return await import_memory(tx, record=record, now=now)
         case "usage":
             used = _used(record)
-            if await tx.run(REVEAL_USAGE, session_id=record["session_id"], **used):
-                await tx.run(COUNT_DAILY_USAGE, **used)
+            if not await tx.run(REVEAL_USAGE, session_id=record["session_id"], **used):
+                return False
+            await tx.run(COUNT_DAILY_USAGE, **used)
+            return True
         case "subject_usage":
-            await tx.run(
-                REVEAL_SUBJECT_USAGE, subject_kind=record["subject_kind"], subject=record["subject"], **_used(record)
-            )
+            subject = {"subject_kind": record["subject_kind"], "subject": record["subject"]}
+            return bool(await tx.run(REVEAL_SUBJECT_USAGE, **subject, **_used(record)))
+        case "vault":
+            values = {name: value for name, value in record.items() if name in VAULT_FIELDS}
+            changed = await tx.run(REVEAL_VAULT, **values, now=now)
+        case _:
+            values = {name: record[name] for name in ("subject_kind", "subject", *LIMITS)}
+            changed = await tx.run(REVEAL_BUDGET, **values)
+    if changed:
+        await append_change(
+            tx, resource=ChangedResource.VAULT, resource_id=tx.scope.vault_id, verb=ChangeVerb.UPDATED, now=now
+        )
+    return bool(changed)
 
 
 LIMITS = ("tokens_per_day", "tokens_per_month", "cost_usd_nanos_per_day", "cost_usd_nanos_per_month")

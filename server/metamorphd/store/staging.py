@@ -192,23 +192,27 @@ async def _stage_turn(tx: Transaction, line: Line) -> None:
 
 
 @grows
-async def stage_attachment(tx: Transaction, *, line: Line, storage_limit: int) -> None:
-    """Stages an attachment without its bytes, and keeps what the vault has of it. Raises StorageQuotaExceeded."""
+async def stage_attachment(tx: Transaction, *, line: Line, storage_limit: int) -> bool:
+    """Stages an attachment without its bytes, and keeps what the vault has of it. Returns whether the vault had none.
+
+    Raises StorageQuotaExceeded.
+    """
     record = line.record
     await require_storage(tx, added_bytes=record["size"], default_limit=storage_limit)
-    await tx.run(
+    stored = await tx.run(
         STAGE_ATTACHMENT,
         **_values(record, "attachment_id", "media_type", "size", "sha256", "create_time", "longest_side", "pages"),
         rejected=record["rejected"],
     )
     await tx.run(HOLD_ATTACHMENT, attachment_id=record["attachment_id"])
     await _stage(tx, line)
+    return bool(stored)
 
 
 @grows
-async def stage_chunk(tx: Transaction, *, line: Line, data: bytes) -> None:
-    """Stages the bytes of a chunk."""
-    await tx.run(STAGE_CHUNK, **_values(line.record, "attachment_id", "number"), data=data)
+async def stage_chunk(tx: Transaction, *, line: Line, data: bytes) -> bool:
+    """Stages the bytes of a chunk, unless the vault has them. Returns whether it did."""
+    return bool(await tx.run(STAGE_CHUNK, **_values(line.record, "attachment_id", "number"), data=data))
 
 
 @grows

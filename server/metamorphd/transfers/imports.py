@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -115,13 +114,15 @@ class Imports:
                     await self._end(server_scope(vault_id), import_id, state)
             after = found[-1][0]
 
-    async def _end(self, scope: Scope, import_id: str, state: ImportState) -> None:
+    async def _end(self, scope: Scope, import_id: str, state: ImportState) -> Imported:
+        """Reveals what was staged, and returns what that has stored; discards it if it was not complete."""
         if state is ImportState.STAGING:
             await self._database.write(discard_import, scope, import_id=import_id)
-        more = True
-        while more:
-            more = await self._database.write(end_import_step, scope, now=self._clock.now())
+        imported = Imported()
+        while (step := await self._database.write(end_import_step, scope, now=self._clock.now())) is not None:
+            imported.add(step)
             await asyncio.sleep(PAUSE_SECONDS)
+        return imported
 
     def _prepare(self) -> None:
         for left in self._directory.glob("*"):
@@ -184,7 +185,7 @@ class Imports:
                     await self._end(scope, import_id, ImportState.STAGING)
                     raise
                 complete = True
-                await self._end(scope, import_id, ImportState.REVEALING)
+                imported.add(await self._end(scope, import_id, ImportState.REVEALING))
                 running.count(**imported.stored)
                 return imported, revision
         except Refused as exc:
@@ -201,13 +202,12 @@ class _Staging:
         self._scope = scope
         self._path = path
         self._limit = storage_limit
-        self._stored: Counter[str] = Counter()
-        self._skipped: Counter[str] = Counter()
+        self._imported = Imported()
         # The session whose messages follow, and whether the vault has it already.
         self._session_id, self._known = "", False
 
     async def run(self, running: Running) -> Imported:
-        """Returns what was staged. Raises Refused, StorageFull, StorageQuotaExceeded."""
+        """Returns what was staged as rows, and what was left out. Raises Refused, StorageFull, StorageQuotaExceeded."""
         done = 0
         for pick, stage in ((self._of_attachments, self._attachments), (self._of_others, self._others)):
             async with contextlib.aclosing(_batches(filter(pick, read(self._path)))) as batches:
@@ -215,7 +215,7 @@ class _Staging:
                     await stage(batch)
                     done += sum(line.size for line in batch)
                     running.advance(done)
-        return Imported(dict(self._stored), dict(self._skipped))
+        return self._imported
 
     def _of_attachments(self, line: Line) -> bool:
         return line.kind in OF_ATTACHMENT
@@ -226,10 +226,10 @@ class _Staging:
     async def _attachments(self, lines: list[Line]) -> None:
         for line in lines:
             if line.kind == "attachment":
-                await self._database.write(stage_attachment, self._scope, line=line, storage_limit=self._limit)
+                new = await self._database.write(stage_attachment, self._scope, line=line, storage_limit=self._limit)
             else:
-                await self._database.write(stage_chunk, self._scope, line=line, data=chunk_bytes(line))
-            self._stored[line.kind] += 1
+                new = await self._database.write(stage_chunk, self._scope, line=line, data=chunk_bytes(line))
+            self._imported.count(line.kind, stored=new)
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _others(self, lines: list[Line]) -> None:
@@ -238,12 +238,11 @@ class _Staging:
                 if kind == "session":
                     await self._session(step)
                 elif kind in LEFT_OUT:
-                    self._skipped.update(line.kind or "unknown" for line in step)
+                    self._imported.skipped.update(line.kind or "unknown" for line in step)
                 elif kind == "of a session" and self._known:
-                    self._skipped.update(line.kind for line in step)
+                    self._imported.skipped.update(line.kind for line in step)
                 else:
                     await self._step(kind, step)
-                    self._stored.update(line.kind for line in step)
 
     async def _session(self, lines: list[Line]) -> None:
         for line in lines:
@@ -251,13 +250,14 @@ class _Staging:
             self._known = not await self._database.write(
                 stage_session, self._scope, line=line, storage_limit=self._limit
             )
-            (self._skipped if self._known else self._stored).update(("session",))
+            self._imported.count("session", stored=not self._known)
 
     async def _step(self, kind: str, lines: list[Line]) -> None:
         if kind == "of a session":
             await self._database.write(
                 stage_messages, self._scope, session_id=self._session_id, lines=lines, storage_limit=self._limit
             )
+            self._imported.stored.update(line.kind for line in lines)
         else:
             await self._database.write(stage_records, self._scope, lines=lines, storage_limit=self._limit)
         await asyncio.sleep(PAUSE_SECONDS)

@@ -66,8 +66,10 @@ def verify(path: Path) -> Mapping[str, int]:
                 continue
             hashed.update(text)
             if line.kind != "header":
-                counts[line.kind] = counts.get(line.kind, 0) + 1
                 chunks.add(line)
+            # A kind that is not known has no name here, and the trailer's count of it is left out too.
+            if line.kind not in ("header", ""):
+                counts[line.kind] = counts.get(line.kind, 0) + 1
     if trailer is None:
         raise Refused(number, "truncated", "there is no trailer")
     chunks.end(number)
@@ -84,7 +86,7 @@ def read(path: Path) -> Iterator[Line]:
     with open(path, "rb") as file:
         for number, text in _texts(file):
             line = _parsed(number, text)
-            if line.kind not in ("header", "trailer", ""):
+            if line.kind not in ("header", "trailer"):
                 yield line
 
 

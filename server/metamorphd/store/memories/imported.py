@@ -31,14 +31,14 @@ KEPT = (
 )
 
 
-async def import_memory(tx: Transaction, *, record: Mapping[str, Any], now: int) -> None:
-    """Stores a memory, unless the vault has its ID, its path, or its type and content."""
+async def import_memory(tx: Transaction, *, record: Mapping[str, Any], now: int) -> bool:
+    """Stores a memory, unless the vault has its ID, its path, or its type and content. Returns whether it did."""
     new = NewMemory(MemoryType(record["type"]), record["content"], path=record["path"])
     key = await key_of(tx, new)
     if await find_repeated(tx, key=key, now=now) is not None:
-        return
+        return False
     if await tx.one(FIND_TAKEN, memory_id=record["memory_id"], path=record["path"]) is not None:
-        return
+        return False
     vault = await tx.one(NUMBER_MEMORY)
     if vault is None:
         raise RuntimeError("a vault that has an import is missing")
@@ -54,3 +54,4 @@ async def import_memory(tx: Transaction, *, record: Mapping[str, Any], now: int)
     )
     await add_words(tx, number=MEMORIES + vault.number, words=words, hash_key=vault.hash_key)
     await append_memory_change(tx, memory_id=record["memory_id"], verb=ChangeVerb.CREATED, now=now)
+    return True

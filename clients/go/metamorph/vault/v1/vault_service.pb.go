@@ -3161,8 +3161,8 @@ type ImportVaultResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many records of each kind were stored.
 	ImportedCounts map[string]int64 `protobuf:"bytes,1,rep,name=imported_counts,json=importedCounts,proto3" json:"imported_counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// How many records of each kind were left out: those of sessions that the vault has already, of kinds that this server
-	// does not know, and of secrets.
+	// How many records of each kind were left out: what the vault has already, secrets, and, as `unknown`, kinds that this
+	// server does not know. With imported_counts, all records of the file.
 	SkippedCounts map[string]int64 `protobuf:"bytes,2,rep,name=skipped_counts,json=skippedCounts,proto3" json:"skipped_counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// The vault's revision when the import was complete. Pass it on as at_least_revision to read no older state.
 	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`

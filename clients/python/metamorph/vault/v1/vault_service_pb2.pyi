@@ -1741,8 +1741,8 @@ class ImportVaultResponse(_message.Message):
 
     @_builtins.property
     def skipped_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """How many records of each kind were left out: those of sessions that the vault has already, of kinds that this server
-        does not know, and of secrets.
+        """How many records of each kind were left out: what the vault has already, secrets, and, as `unknown`, kinds that this
+        server does not know. With imported_counts, all records of the file.
         """
 
     def __init__(

@@ -1664,8 +1664,8 @@ export declare type ImportVaultResponse = Message<"metamorph.vault.v1.ImportVaul
   importedCounts: { [key: string]: bigint };
 
   /**
-   * How many records of each kind were left out: those of sessions that the vault has already, of kinds that this server
-   * does not know, and of secrets.
+   * How many records of each kind were left out: what the vault has already, secrets, and, as `unknown`, kinds that this
+   * server does not know. With imported_counts, all records of the file.
    *
    * @generated from field: map<string, int64> skipped_counts = 2;
    */
