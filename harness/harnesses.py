@@ -11,6 +11,7 @@ import harness.torture.backup_mutants
 import harness.torture.mutants
 import harness.torture.rotation_mutants  # noqa: F401, they register theirs
 from harness.abuse import (
+    canaries,
     expensive_neighbour,
     forging,
     fuzz,
@@ -119,6 +120,7 @@ DECLARED = (
     Harness("abuse", "fuzz", fuzz.attack, {"seconds": 600}, {"seconds": 5}, alone=True),
     Harness("abuse", "forging", forging.attack, {"attempts": 10_000}, {"attempts": 400}),
     Harness("abuse", "tampering", tampering.attack, {"attempts": 10_000}, {"attempts": 300}),
+    Harness("abuse", "canaries", canaries.attack, {}, {"count": 150}),
     Harness("torture", "crash", crash.crash, {"rounds": 1000}, {"rounds": 5}, alone=True),
     Harness("torture", "race", race.race, {"rounds": 10_000}, {"rounds": 600}),
     Harness("torture", "upstream", upstream.upstream, {"rounds": 1000}, {"rounds": 120}, alone=True),

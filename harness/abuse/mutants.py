@@ -1,10 +1,12 @@
-"""Faults of the ports, of token verification and of tenant isolation."""
+"""Faults of the ports, of token verification, of tenant isolation, of secrets and of the audit."""
 
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
+import structlog
 from metamorphd import process
 from metamorphd.audit.verification import Position, Verification
 from metamorphd.auth import jwks, tokens
@@ -18,7 +20,9 @@ from metamorphd.edge.http import protocol
 from metamorphd.keys import sealing
 from metamorphd.keys.vault_keys import VaultKey
 from metamorphd.models.audit import AuditReport
+from metamorphd.secrets.secrets import Secrets
 from metamorphd.store.sqlite.transaction import SqliteTransaction
+from metamorphd.transfers.sealing import Recipient
 
 from harness.mutants import Patch, mutant
 
@@ -37,6 +41,10 @@ SEALING: Any = sealing
 VAULT_KEY: Any = VaultKey
 CHAIN: Any = Chain
 VERIFICATION: Any = Verification
+SECRETS: Any = Secrets
+RECIPIENT: Any = Recipient
+
+VALUES = "values that were found"
 
 
 @mutant("resets-are-free", harness="rapid-reset", shown_by={"memory growth"}, alone=True, seconds=10)
@@ -199,3 +207,34 @@ def _anchors_are_not_looked_for(patch: Patch) -> None:
         return AuditReport()
 
     patch(VERIFICATION, "compare", nothing)
+
+
+def _putting(act: Callable[[Any, Any, bytes], None]) -> Callable[..., Any]:
+    """Returns what puts a secret, and does something with its value before."""
+    put = SECRETS.put
+
+    async def putting(self: Any, scope: Any, new: Any, *, value: bytes, request: Any) -> Any:
+        act(scope, new, value)
+        return await put(self, scope, new, value=value, request=request)
+
+    return putting
+
+
+@mutant("spans-have-values", harness="canaries", shown_by={VALUES})
+def _spans_have_values(patch: Patch) -> None:
+    patch(SECRETS, "put", _putting(lambda scope, _, value: scope.span.describe({"value": value.hex()})))
+
+
+@mutant("log-lines-have-values", harness="canaries", shown_by={VALUES})
+def _log_lines_have_values(patch: Patch) -> None:
+    patch(SECRETS, "put", _putting(lambda _, new, value: structlog.get_logger().debug("put", value=value.hex())))
+
+
+@mutant("labels-have-values", harness="canaries", shown_by={VALUES})
+def _labels_have_values(patch: Patch) -> None:
+    patch(SECRETS, "put", _putting(lambda _, new, value: new.labels.update(value=value.hex())))
+
+
+@mutant("exports-have-values", harness="canaries", shown_by={VALUES})
+def _exports_have_values(patch: Patch) -> None:
+    patch(RECIPIENT, "seal", lambda _, value: value)
