@@ -108,6 +108,7 @@ WRITES = re.compile(r"atabase\.write\(\s*(?:revised\()?(\w+)")
 POINT_READS = {
     "get_entry_mac",
     "get_log_beginning",
+    "get_oldest_revision",
     "get_attachment",
     "get_memory",
     "get_message",

@@ -100,6 +100,14 @@ def added(log: Log, other: Log, randomness: random.Random) -> bool:
     return True
 
 
+def prefixed(log: Log, other: Log, randomness: random.Random) -> bool:
+    """Adds an entry before the first one, in the place of one that the server has deleted, or of none ever."""
+    copied = dict(randomness.choice(randomness.choice((log, other))), vault_id=log[0]["vault_id"])
+    copied["revision"] = randomness.randint(-2, DELETED)
+    log.insert(0, copied)
+    return True
+
+
 def moved(log: Log, other: Log, randomness: random.Random) -> bool:
     """Puts another vault's entry, with its MAC, in the place of one."""
     place = randomness.randrange(len(log))
@@ -137,7 +145,7 @@ def unprotected(log: Log, _: Log, randomness: random.Random) -> bool:
 
 FORGERIES: dict[str, Forgery] = {
     forgery.__name__: forgery
-    for forgery in (edited, left_out, reordered, added, moved, replayed, beheaded, truncated, unprotected)
+    for forgery in (edited, left_out, reordered, added, prefixed, moved, replayed, beheaded, truncated, unprotected)
 }
 
 

@@ -9,7 +9,13 @@ from metamorphd.chain import Chain, LogBeginning, StoredEntry
 from metamorphd.models.audit import AuditFaultKind, AuditReport, LogHead
 from metamorphd.models.caller import Scope
 from metamorphd.store.database import Database
-from metamorphd.store.verification import get_entry_mac, get_log_beginning, list_entries, list_log_heads
+from metamorphd.store.verification import (
+    get_entry_mac,
+    get_log_beginning,
+    get_oldest_revision,
+    list_entries,
+    list_log_heads,
+)
 
 PAGE_ENTRIES = 500
 # Checked at once, in about a millisecond.
@@ -54,6 +60,10 @@ class Verification:
         if not sealed:
             report.add(head.vault_id, beginning.cut.revision, AuditFaultKind.BEGINNING)
         cut = beginning.cut
+        # Read after the beginning, since what the server deletes meanwhile can only raise it.
+        oldest = await self._database.read(get_oldest_revision, scope.of_vault(head.vault_id))
+        if oldest is not None and oldest <= cut.revision:
+            report.add(head.vault_id, oldest, AuditFaultKind.CHANGED)
         # What follows must have MACs too, by any key.
         age = self._chain.oldest_age if cut.mac else -1
         return Position(head.vault_id, cut.revision, head.revision, cut.mac, age, int(not sealed))

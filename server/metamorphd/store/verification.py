@@ -21,6 +21,7 @@ ORDER BY number
 GET_LOG_BEGINNING = """
 SELECT deleted_revision, deleted_mac, key_id, seal FROM log_beginnings WHERE vault_id = :vault_id
 """
+GET_OLDEST_REVISION = "SELECT revision FROM changes WHERE vault_id = :vault_id ORDER BY revision LIMIT 1"
 LIST_ENTRIES = """
 SELECT vault_id, revision, change_time, actor, operator, call_id, resource, resource_id, verb, detail, key_id, mac
 FROM changes
@@ -44,6 +45,13 @@ async def get_log_beginning(tx: Transaction) -> LogBeginning:
     if row is None:
         return LogBeginning(BEGINNING, "", b"")
     return LogBeginning(Head(row.deleted_revision, row.deleted_mac), row.key_id, row.seal)
+
+
+@point_read
+async def get_oldest_revision(tx: Transaction) -> int | None:
+    """Returns the revision of the vault's oldest entry that is there, or None."""
+    row = await tx.one(GET_OLDEST_REVISION)
+    return None if row is None else int(row.revision)
 
 
 async def list_entries(tx: Transaction, *, after: int, last: int, limit: int) -> list[StoredEntry]:
