@@ -3,6 +3,7 @@
 import math
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +50,13 @@ def clock() -> Passing:
 
 
 async def create(
-    database: Database, content: str, *, scope: Scope = ACME, now: int | None = None, **fields: Any
+    database: Database,
+    content: str,
+    *,
+    scope: Scope = ACME,
+    now: int | None = None,
+    supersedes: Sequence[str] = (),
+    **fields: Any,
 ) -> Memory:
     """Stores a memory, of type SEMANTIC unless given."""
     clock = Clock()
@@ -58,7 +65,7 @@ async def create(
         scope,
         memory=NewMemory(**({"type": MemoryType.SEMANTIC, "content": content} | fields)),
         memory_id=clock.new_id("mem"),
-        supersedes=(),
+        supersedes=supersedes,
         request=None,
         hash_key=KEY,
         most_memories=10_000,
@@ -68,13 +75,21 @@ async def create(
     return memory
 
 
-async def find(database: Database, query: str, *, limit: int = 100, half_life: int = DAY, now: int = 0) -> list[str]:
+async def find(
+    database: Database,
+    query: str,
+    *,
+    type_: MemoryType | None = None,
+    limit: int = 100,
+    half_life: int = DAY,
+    now: int = 0,
+) -> list[str]:
     """Returns the contents that a search finds."""
     found = await database.read(
         search_memories,
         ACME,
         words=words_of_query(query),
-        type_=None,
+        type_=type_,
         limit=limit,
         half_life=half_life,
         now=now or Clock().now(),
@@ -170,12 +185,32 @@ async def test_of_too_many_memories_the_newest_are_compared(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "MOST_RANKED", 5)
+    monkeypatch.setattr(search, "STEP_RANKED", 5)
     for number in range(20):
         await create(database, f"tea {number}", importance=1 if number < 10 else 0)
     assert sorted(await find(database, "tea")) == [f"tea {number}" for number in range(15, 20)]
     monkeypatch.setattr(search, "MOST_CANDIDATES", 1)
     # What has none of the rarer words is left out then.
     assert await find(database, "tea 3") == ["tea 3"]
+
+
+async def test_what_is_passed_over_takes_no_place_of_what_can_be_found(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MOST_RANKED", 5)
+    monkeypatch.setattr(search, "STEP_RANKED", 5)
+    await create(database, "the tea ceremony", type=MemoryType.EPISODIC)
+    superseded: list[str] = []
+    for number in range(12):
+        superseded = [(await create(database, f"Ada drinks tea {number}", supersedes=superseded)).memory_id]
+    await create(database, "tea, says Ada", supersedes=superseded)
+    assert await find(database, "Ada drinks tea") == ["tea, says Ada", "the tea ceremony"]
+    for number in range(12):
+        await create(database, f"tea {number}")
+    assert await find(database, "tea", type_=MemoryType.EPISODIC) == ["the tea ceremony"]
+    # Some of them, and no more, are looked at.
+    monkeypatch.setattr(search, "MOST_VISITED", 10)
+    assert await find(database, "tea", type_=MemoryType.EPISODIC) == []
 
 
 async def test_a_search_reads_so_many_offsets_and_no_more(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ BOUNDED_OTHERWISE = {
     "GET_BOUNDS": "the last row of a vault's log",
     "GET_HEAD": "the last row of a vault's log",
     "GET_OLDEST": "the first row of a vault's log",
+    "GET_OLDEST_REVISION": "the first row of a vault's log",
     "LIST_LOG_HEADS": "the last rows of a page of logs",
     "LIST_OLDEST_CHANGES": "the first and the last rows of a page of logs",
 }

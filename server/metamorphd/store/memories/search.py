@@ -24,6 +24,8 @@ MOST_WORDS = 64
 # Memories whose relevance is compared, and those of them whose importance and age are read. Both take about 2 ms.
 MOST_CANDIDATES = 4_096
 MOST_RANKED, STEP_RANKED = 128, 32
+# Of those, with what is passed over: superseded memories, and ones of other types.
+MOST_VISITED = 4_096
 # Offsets that are read, of the newest blocks, each list counting for at least so many: about 20 ms.
 MOST_OFFSETS = 131_072
 LEAST_OF_A_LIST = 64
@@ -72,11 +74,11 @@ async def search_memories(
     lists = await _lists(tx, words, vault)
     relevance = _relevances(lists, memories=vault.memory_count, common_words=common_words)
     ranked: list[tuple[float, int, Row]] = []
-    best = sorted(zip(relevance.values(), relevance.keys(), strict=True), reverse=True)[:MOST_RANKED]
+    best = sorted(zip(relevance.values(), relevance.keys(), strict=True), reverse=True)[:MOST_VISITED]
     for start in range(0, len(best), STEP_RANKED):
         step = best[start : start + STEP_RANKED]
-        if len(ranked) >= limit and ranked[limit - 1][0] >= step[0][0]:
-            # A score is at most the relevance.
+        # A score is at most the relevance.
+        if len(ranked) >= MOST_RANKED or (len(ranked) >= limit and ranked[limit - 1][0] >= step[0][0]):
             break
         numbers = _json([number - MEMORIES for _, number in step])
         for row in await tx.all(LIST_RANKED, numbers=numbers, type=type_, now=now):
