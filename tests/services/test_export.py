@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from base64 import b64decode
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from metamorphd.transfers.files import ExportFiles
 from pyrage import decrypt, x25519
 
 from tests.support.caller import Caller, text_block
-from tests.support.exports import export, exported, of_kind, records
+from tests.support.exports import export, exported, import_, of_kind, records, whole
 from tests.support.media import png
 from tests.support.refusal import Refusal, refused
 from tests.support.secrets import destroy, put
 from tests.support.serving import Serving, serving
 from tests.support.tokens import ALL
+from tests.support.turns import regenerate
 from tests.support.usage import OF_USER, allow
 
 KEY = "k" * 32
@@ -117,7 +119,7 @@ async def test_values_of_secrets_need_the_permission_to_read_them(running: Servi
     await exported(admin)
     refusal = await refused(export(admin, secrets_recipient=identity))
     assert (refusal.reason, refusal.info.metadata) == ("PERMISSION_MISSING", {"permission": "secrets:read"})
-    refusal = await refused(export(running.caller(), secrets_recipient=identity[:-1] + "q"))
+    refusal = await refused(export(running.caller(), secrets_recipient=identity[:-1] + ("p" if identity[-1] == "q" else "q")))
     assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["secrets_recipient"])
 
 
@@ -233,6 +235,59 @@ async def test_many_pages_have_every_record_once(alice: Caller, monkeypatch: pyt
     for before, after in pairwise(messages):
         if after["parent_message_id"] is not None:
             assert after["parent_message_id"] == before["message_id"]
+
+
+async def between_turns(running: Serving, change: Callable[[], Awaitable[object]], patch: pytest.MonkeyPatch) -> None:
+    """Has something change once, while the turns of a session are being exported."""
+    database = running.server._database
+    read, changed = database.read, list[object]()
+
+    async def read_after(operation: Any, scope: Any, **arguments: Any) -> Any:
+        if operation is exports.read_records and arguments["position"].child == 1 and not changed:
+            changed.append(await change())
+        return await read(operation, scope, **arguments)
+
+    patch.setattr(database, "read", read_after)
+    patch.setattr(exports, "PAGE_BYTES", 300)
+
+
+def repeated(data: bytes, count: int) -> bytes:
+    """Returns an export of one exchange with as many alike."""
+    lines = records(data)[:-1]
+    place = next(number for number, line in enumerate(lines) if line["kind"] == "turn")
+    own = ("message_id", "turn_id", "user_message_id", "reply_message_id", "parent_message_id")
+    copies = [
+        {name: f"{value}_{number}" if name in own and value else value for name, value in line.items()}
+        for number in range(count)
+        for line in lines[place - 2 : place + 1]
+    ]
+    copies.sort(key=lambda line: line["kind"])
+    return whole(lines[: place + 1][:-3] + copies + lines[place + 1 :])
+
+
+@pytest.mark.parametrize("what", ["sent", "regenerated"])
+async def test_an_export_can_be_imported_whatever_happens_while_its_turns_are_read(
+    alice: Caller, running: Serving, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    session = await alice.create_session()
+    await alice.send(session.session_id, "Hello")
+    bob = running.caller(vault="other")
+    await import_(bob, repeated(await exported(alice), 40))
+    first = (await bob.messages(session.session_id))[0].message_id
+
+    async def change() -> None:
+        if what == "sent":
+            await bob.send(session.session_id, "Written since", parent_message_id="")
+        else:
+            await regenerate(bob, first).rest()
+
+    await between_turns(running, change, monkeypatch)
+    data = await exported(bob)
+    turns = of_kind(data, "turn")
+    states = [(turn["status"], turn["reply_message_id"] is None, turn["stop_reason"]) for turn in turns]
+    interrupted = [("INTERRUPTED", True, None)] if what == "regenerated" else []
+    assert sorted(states, key=str) == [("COMPLETED", False, "END_TURN")] * 40 + interrupted
+    await import_(running.caller(vault="third"), data)
 
 
 def test_the_files_of_a_server_that_was_killed_are_deleted(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class Position:
     """How far the records of a vault are read. `kind` counts the kinds of the table, in its order.
 
     `after` is the key of the last record of that kind. If `within` is set, the records that belong to that one are
-    being read: `child` counts their kinds, and `child_after` is the key of the last of those.
+    being read: `child` counts their kinds, and `child_after` is the key of the last of those. `elder` is the key of the
+    last one of the kind before, as far as it was read.
     """
 
     kind: int = 0
@@ -40,6 +41,7 @@ class Position:
     within: bool = False
     child: int = 0
     child_after: tuple[str | int, ...] = ()
+    elder: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

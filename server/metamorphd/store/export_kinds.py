@@ -54,17 +54,26 @@ FROM page CROSS JOIN messages
 WHERE messages.vault_id = :vault_id AND messages.message_id = page.id AND preceding < :most_bytes
 ORDER BY place
 """
-# One that runs ends with its server, as far as its reader can know: with what is stored of it.
+# One that runs ends with its server, as far as its reader can know: with what is stored of it. So does one whose reply
+# is not among the messages that were read before. One whose message is not is left out: it is newer, or being erased.
 LIST_TURNS = """
-SELECT turn_id, session_id, user_message_id, reply_message_id,
-    CASE WHEN status = 'RUNNING' THEN 'INTERRUPTED' ELSE status END AS status, stop_reason, stop_details, error,
+WITH page AS (
+    SELECT turns.*, status = 'RUNNING' OR COALESCE(reply.ordinal > :read, reply_message_id IS NOT NULL) AS runs
+    FROM turns CROSS JOIN messages AS asked
+    LEFT JOIN messages AS reply ON reply.vault_id = :vault_id AND reply.message_id = turns.reply_message_id
+    WHERE turns.vault_id = :vault_id AND turns.session_id = :session_id AND turns.turn_id > :after
+        AND asked.vault_id = :vault_id AND asked.message_id = turns.user_message_id AND asked.ordinal <= :read
+    ORDER BY turns.turn_id
+    LIMIT :limit
+)
+SELECT turn_id, session_id, user_message_id, CASE WHEN NOT runs THEN reply_message_id END AS reply_message_id,
+    CASE WHEN runs THEN 'INTERRUPTED' ELSE status END AS status, CASE WHEN NOT runs THEN stop_reason END AS stop_reason,
+    CASE WHEN NOT runs THEN stop_details END AS stop_details, CASE WHEN NOT runs THEN error END AS error,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, estimated, model, model_calls,
-    CASE WHEN status = 'RUNNING' THEN 2 ELSE last_sequence END AS last_sequence, options, labels, creator, create_time,
-    CASE WHEN status = 'RUNNING' THEN create_time ELSE finish_time END AS finish_time
-FROM turns
-WHERE vault_id = :vault_id AND session_id = :session_id AND turn_id > :after
+    CASE WHEN runs THEN 2 ELSE last_sequence END AS last_sequence, options, labels, creator, create_time,
+    CASE WHEN runs THEN create_time ELSE finish_time END AS finish_time
+FROM page
 ORDER BY turn_id
-LIMIT :limit
 """
 # Those that a message of a visible session holds. What was uploaded and not sent expires within a day.
 LIST_ATTACHMENTS = """
@@ -128,13 +137,15 @@ Key = tuple[str | int, ...]
 class Page:
     """The records after the key `after`, of those that belong to the one with the key `parent`.
 
-    A page may be longer than `most_bytes` by one record.
+    A page may be longer than `most_bytes` by one record. `elder` is the key of the last record that precedes them within
+    that parent, of the kind before.
     """
 
     parent: Key
     after: Key
     most_bytes: int
     now: int
+    elder: Key = ()
 
 
 Read = Callable[[Transaction, Page], Coroutine[Any, Any, Sequence[Row]]]
@@ -186,8 +197,10 @@ async def read_messages(tx: Transaction, page: Page) -> Sequence[Row]:
 
 
 async def read_turns(tx: Transaction, page: Page) -> Sequence[Row]:
-    """Returns turns of a session by ID."""
-    return await tx.all(LIST_TURNS, session_id=page.parent[0], after=_text(page.after), limit=16)
+    """Returns turns of a session by ID, as they are without the messages that were stored since those were read."""
+    return await tx.all(
+        LIST_TURNS, session_id=page.parent[0], after=_text(page.after), read=_number(page.elder), limit=16
+    )
 
 
 async def read_attachments(tx: Transaction, page: Page) -> Sequence[Row]:

@@ -50,7 +50,7 @@ class _Reading:
         kind = KINDS[position.kind]
         if position.within:
             return await self._children(kind, position)
-        rows = await self._page(kind, parent=(), after=position.after)
+        rows = await self._page(kind, after=position.after)
         if not rows:
             return Position(position.kind + 1) if position.kind + 1 < len(KINDS) else None
         for row in rows:
@@ -64,17 +64,17 @@ class _Reading:
 
     async def _children(self, kind: Kind, position: Position) -> Position:
         child = kind.children[position.child]
-        rows = await self._page(child, parent=position.after, after=position.child_after)
+        rows = await self._page(child, parent=position.after, after=position.child_after, elder=position.elder)
         for row in rows:
             self._add(child, row)
         if rows:
             return replace(position, child_after=_key(child, rows[-1]))
         if position.child + 1 < len(kind.children):
-            return replace(position, child=position.child + 1, child_after=())
+            return replace(position, child=position.child + 1, child_after=(), elder=position.child_after)
         return Position(position.kind, position.after)
 
-    async def _page(self, kind: Kind, *, parent: Key, after: Key) -> Sequence[Row]:
-        return await kind.read(self._tx, Page(parent, after, max(self.left, 1), self._now))
+    async def _page(self, kind: Kind, *, after: Key, parent: Key = (), elder: Key = ()) -> Sequence[Row]:
+        return await kind.read(self._tx, Page(parent, after, max(self.left, 1), self._now, elder))
 
     def _add(self, kind: Kind, row: Row) -> None:
         line = encode_record(kind, row)
