@@ -15,6 +15,7 @@ from metamorph.chat.v1.chat_service_pb2 import DeleteSessionRequest
 from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorph.vault.v1.change_pb2 import CHANGE_VERB_EXPORTED, CHANGE_VERB_READ
 from metamorphd.store.export_kinds import KINDS
+from metamorphd.store.exports import read_records
 from metamorphd.transfers import exports
 from metamorphd.transfers.files import ExportFiles
 from pyrage import decrypt, x25519
@@ -119,7 +120,8 @@ async def test_values_of_secrets_need_the_permission_to_read_them(running: Servi
     await exported(admin)
     refusal = await refused(export(admin, secrets_recipient=identity))
     assert (refusal.reason, refusal.info.metadata) == ("PERMISSION_MISSING", {"permission": "secrets:read"})
-    refusal = await refused(export(running.caller(), secrets_recipient=identity[:-1] + ("p" if identity[-1] == "q" else "q")))
+    damaged = identity[:-1] + ("p" if identity[-1] == "q" else "q")
+    refusal = await refused(export(running.caller(), secrets_recipient=damaged))
     assert (refusal.reason, refusal.fields) == ("REQUEST_INVALID", ["secrets_recipient"])
 
 
@@ -243,7 +245,7 @@ async def between_turns(running: Serving, change: Callable[[], Awaitable[object]
     read, changed = database.read, list[object]()
 
     async def read_after(operation: Any, scope: Any, **arguments: Any) -> Any:
-        if operation is exports.read_records and arguments["position"].child == 1 and not changed:
+        if operation is read_records and arguments["position"].child == 1 and not changed:
             changed.append(await change())
         return await read(operation, scope, **arguments)
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import grpc
 import pytest
+from metamorph.admin.v1.admin_service_pb2 import ListVaultsRequest
 from metamorph.chat.v1 import message_pb2
 from metamorph.chat.v1.chat_service_pb2 import DeleteMessageRequest, DeleteSessionRequest, SearchMessagesRequest
 from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorph.vault.v1.change_pb2 import CHANGE_VERB_IMPORTED, CHANGED_RESOURCE_SESSION
+from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL
+from metamorphd.models.caller import Scope
 from metamorphd.store.imports import LIMITS
 from metamorphd.transfers import imports
 from metamorphd.transfers.imports import LEFT_OUT
@@ -22,6 +25,7 @@ from tests.support.caller import Caller, text_block
 from tests.support.exports import Record, comparable, exported, import_, of_kind, records, whole
 from tests.support.media import png
 from tests.support.memories import made
+from tests.support.operating import operator_of
 from tests.support.refusal import refused
 from tests.support.rows import row_counts
 from tests.support.secrets import put
@@ -235,6 +239,19 @@ REFUSED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "a missing field": (lambda data: changed(data, "message", creator=None), "field"),
     "options that are none": (lambda data: changed(data, "turn", options={"tools": [{}]}), "field"),
+    "more tokens than there are": (lambda data: changed(data, "usage", input_tokens=2**62), "field"),
+    "a day that is none": (lambda data: changed(data, "usage", day="2026-13-01"), "field"),
+    "too many labels": (
+        lambda data: changed(data, "session", labels={f"k{number}": "v" for number in range(9)}),
+        "field",
+    ),
+    "a label that is none": (lambda data: changed(data, "session", labels={'"': "v"}), "field"),
+    "metadata that is none": (lambda data: changed(data, "session", metadata={"": "v"}), "field"),
+    "an error for ever": (
+        lambda data: changed(data, "turn", error={"reason": "X", "message": "", "retry_delay": 1e300}),
+        "field",
+    ),
+    "a budget of no label": (lambda data: with_more(data, [budget("label", "web")]), "field"),
     "a message of itself": (
         lambda data: changed(data, "message", parent_message_id="msg_self", message_id="msg_self"),
         "parent",
@@ -248,6 +265,17 @@ REFUSED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a message twice": (lambda data: twice(data, "message"), "id_taken"),
     "a session twice": (lambda data: twice(data, "session"), "id_taken"),
 }
+
+
+def with_more(data: bytes, more: list[Record]) -> bytes:
+    """Returns an export that has more records."""
+    return whole([*records(data)[:-1], *more])
+
+
+def budget(kind: str, subject: str) -> Record:
+    limits = ("tokens_per_month", "cost_usd_nanos_per_day", "cost_usd_nanos_per_month")
+    own = {"kind": "subject_budget", "subject_kind": kind, "subject": subject, "tokens_per_day": 1}
+    return {**own, **dict.fromkeys(limits)}
 
 
 def twice(data: bytes, kind: str) -> bytes:
@@ -273,6 +301,75 @@ async def test_what_is_no_export_is_refused_and_leaves_nothing(
     assert await stored(running, tmp_path) == before
     assert list((tmp_path / "metamorph.db-imports").iterdir()) == []
     assert comparable(await exported(bob))[1:] == []
+
+
+async def test_whatever_usage_is_imported_can_be_added_up(running: Serving, export: bytes) -> None:
+    bob, operator = running.caller(vault="other", user="bob"), operator_of(running)
+    used = {**next(line for line in records(export) if line["kind"] == "usage"), "model": "m"}
+    tokens = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_usd_nanos")
+    many = [
+        {**used, **dict.fromkeys(tokens, 10**14), "model": f"m{model}", "session_id": f"ses_{session}"}
+        for model in range(40)
+        for session in range(10)
+    ]
+    by_user = {**{name: value for name, value in many[-1].items() if name != "session_id"}, "kind": "subject_usage"}
+    by_user |= {"subject_kind": "user", "subject": "bob"}
+    answer = await import_(bob, whole([records(export)[0], *many, by_user]))
+    assert (answer.imported_counts["usage"], answer.skipped_counts["usage"]) == (32, 368)
+    assert answer.skipped_counts["subject_usage"] == 1
+    request = pb.GetUsageRequest(group_by=[USAGE_GROUPING_MODEL], page_size=100)
+    usage = await bob.vault.GetUsage(request, metadata=bob.metadata)
+    assert (len(usage.rows), usage.total.usage.input_tokens) == (32, 32 * 10**14)
+    listed = await operator.admin.ListVaults(ListVaultsRequest(), metadata=operator.metadata)
+    assert [vault.today.tokens for vault in listed.vaults if vault.status.vault_id == "other"] == [4 * 32 * 10**14]
+
+
+async def test_an_import_brings_no_more_budgets_than_can_be_set(running: Serving, export: bytes) -> None:
+    bob = running.caller(vault="other", user="bob")
+    budgets = [budget(kind, f"a={number}") for kind in ("user", "label") for number in range(101)]
+    answer = await import_(bob, whole([records(export)[0], *budgets, budget("user", "")]))
+    assert answer.skipped_counts["subject_budget"] == 2
+    own = (await bob.vault.GetVault(pb.GetVaultRequest(), metadata=bob.metadata)).vault.subject_budgets
+    assert (len(own.users), len(own.labels), own.default_user.tokens_per_day) == (100, 100, 1)
+
+
+async def test_a_file_that_does_not_end_leaves_others_space(
+    running: Serving, monkeypatch: pytest.MonkeyPatch, export: bytes
+) -> None:
+    arrived = list[bytes]()
+    monkeypatch.setattr(imports, "AHEAD_BYTES", 1_000)
+    monkeypatch.setattr(imports, "_write", lambda _, data: arrived.append(data))
+    monkeypatch.setattr(
+        type(running.server._database), "fits", lambda _, __, size: sum(map(len, arrived)) + size < 9_000
+    )
+    line = export.splitlines(keepends=True)[0]
+    refusal = await refused(import_(running.caller(vault="other"), line * 1_000, piece=500))
+    assert refusal.reason == "STORAGE_FULL"
+    assert sum(map(len, arrived)) <= 4_500
+
+
+async def test_an_import_that_cannot_end_does_not_hold_up_others(
+    running: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export: bytes
+) -> None:
+    end = imports.Imports._end
+
+    async def never(_: Any, scope: Scope, *rest: Any) -> None:
+        if scope.actor.user_id:
+            raise asyncio.CancelledError
+        if scope.vault_id == "a":
+            raise RuntimeError
+        await end(_, scope, *rest)
+
+    monkeypatch.setattr(imports.Imports, "_end", never)
+    for vault in ("a", "b"):
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await import_(running.caller(vault=vault), export)
+    for _ in range(200):
+        if row_counts(tmp_path, "imports") == (1,):
+            break
+        await asyncio.sleep(0.05)
+    assert len(await running.caller(vault="b").sessions()) == 2
+    assert await running.caller(vault="a").sessions() == []
 
 
 async def test_an_id_that_another_session_has_is_refused(alice: Caller, running: Serving, export: bytes) -> None:

@@ -137,8 +137,8 @@ Key = tuple[str | int, ...]
 class Page:
     """The records after the key `after`, of those that belong to the one with the key `parent`.
 
-    A page may be longer than `most_bytes` by one record. `elder` is the key of the last record that precedes them within
-    that parent, of the kind before.
+    A page may be longer than `most_bytes` by one record. `elder` is the key of the last record that precedes them
+    within that parent, of the kind before.
     """
 
     parent: Key

@@ -50,28 +50,40 @@ SET display_name = :display_name, default_model = :default_model, system_prompt 
     revision = revision + 1, update_time = :now
 WHERE vault_id = :vault_id AND revision = 1
 """
+# A turn adds up the usage of a month: that of so few models a day, and so little that it can be added up.
 REVEAL_USAGE = """
 INSERT INTO usage (vault_id, day, session_id, model, input_tokens, output_tokens, cache_read_tokens,
     cache_write_tokens, cost_usd_nanos, estimated, turns)
-VALUES (:vault_id, :day, :session_id, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens,
-    :cost_usd_nanos, :estimated, :turns)
+SELECT :vault_id, :day, :session_id, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens,
+    :cost_usd_nanos, :estimated, :turns
+WHERE COALESCE(
+    (SELECT input_tokens + output_tokens + cache_read_tokens + cache_write_tokens + cost_usd_nanos + turns < :most_used
+     FROM daily_usage WHERE vault_id = :vault_id AND day = :day AND model = :model),
+    (SELECT COUNT(*) < :most_models FROM (
+        SELECT model FROM daily_usage WHERE vault_id = :vault_id AND day = :day LIMIT :most_models)))
 ON CONFLICT (vault_id, day, session_id, model) DO NOTHING
 """
+# Of days and models that the vault has used.
 REVEAL_SUBJECT_USAGE = """
 INSERT INTO subject_usage (vault_id, kind, subject, day, model, input_tokens, output_tokens, cache_read_tokens,
     cache_write_tokens, cost_usd_nanos, estimated, turns)
-VALUES (:vault_id, :subject_kind, :subject, :day, :model, :input_tokens, :output_tokens, :cache_read_tokens,
-    :cache_write_tokens, :cost_usd_nanos, :estimated, :turns)
+SELECT :vault_id, :subject_kind, :subject, :day, :model, :input_tokens, :output_tokens, :cache_read_tokens,
+    :cache_write_tokens, :cost_usd_nanos, :estimated, :turns
+WHERE EXISTS (SELECT 1 FROM daily_usage WHERE vault_id = :vault_id AND day = :day AND model = :model)
 ON CONFLICT (vault_id, kind, subject, day, model) DO NOTHING
 """
-# Where the vault has none of its own.
+# Where the vault has none of its own, and not more than it could have set.
 REVEAL_BUDGET = """
 INSERT INTO subject_budgets (vault_id, kind, subject, set_by, tokens_per_day, tokens_per_month, cost_usd_nanos_per_day,
     cost_usd_nanos_per_month)
-VALUES (:vault_id, :subject_kind, :subject, 'vault', :tokens_per_day, :tokens_per_month, :cost_usd_nanos_per_day,
-    :cost_usd_nanos_per_month)
+SELECT :vault_id, :subject_kind, :subject, 'vault', :tokens_per_day, :tokens_per_month, :cost_usd_nanos_per_day,
+    :cost_usd_nanos_per_month
+WHERE :subject = '' OR :most_subjects > (
+    SELECT COUNT(*) FROM subject_budgets
+    WHERE vault_id = :vault_id AND kind = :subject_kind AND set_by = 'vault' AND subject > '')
 ON CONFLICT (vault_id, kind, subject, set_by) DO NOTHING
 """
+MOST_MODELS, MOST_USED, MOST_SUBJECTS = 32, 5 * 10**14, 100
 # Few, because others write meanwhile.
 STEP_RECORDS = 12
 
@@ -147,7 +159,9 @@ async def _store(tx: Transaction, kind: str, record: Mapping[str, Any], now: int
             return await import_memory(tx, record=record, now=now)
         case "usage":
             used = _used(record)
-            if not await tx.run(REVEAL_USAGE, session_id=record["session_id"], **used):
+            if not await tx.run(
+                REVEAL_USAGE, session_id=record["session_id"], most_used=MOST_USED, most_models=MOST_MODELS, **used
+            ):
                 return False
             await tx.run(COUNT_DAILY_USAGE, **used)
             return True
@@ -159,7 +173,7 @@ async def _store(tx: Transaction, kind: str, record: Mapping[str, Any], now: int
             changed = await tx.run(REVEAL_VAULT, **values, now=now)
         case _:
             values = {name: record[name] for name in ("subject_kind", "subject", *LIMITS)}
-            changed = await tx.run(REVEAL_BUDGET, **values)
+            changed = await tx.run(REVEAL_BUDGET, most_subjects=MOST_SUBJECTS, **values)
     if changed:
         await append_change(
             tx, resource=ChangedResource.VAULT, resource_id=tx.scope.vault_id, verb=ChangeVerb.UPDATED, now=now

@@ -111,8 +111,15 @@ class Imports:
         ):
             for vault_id, import_id, state in found:
                 if vault_id not in self._running:
-                    await self._end(server_scope(vault_id), import_id, state)
+                    await self._end_left(vault_id, import_id, state)
             after = found[-1][0]
+
+    async def _end_left(self, vault_id: str, import_id: str, state: ImportState) -> None:
+        try:
+            await self._end(server_scope(vault_id), import_id, state)
+        except Exception:
+            # Those of other vaults do not wait for it.
+            logger.exception("an import was not ended; trying again later", vaultId=vault_id, import_id=import_id)
 
     async def _end(self, scope: Scope, import_id: str, state: ImportState) -> Imported:
         """Reveals what was staged, and returns what that has stored; discards it if it was not complete."""
@@ -140,7 +147,8 @@ class Imports:
                     ahead -= len(chunk)
                     if ahead < 0:
                         ahead = AHEAD_BYTES
-                        await self._require_space(AHEAD_BYTES)
+                        # As much again as is there, as at the end: a file that never ends leaves others half.
+                        await self._require_space(AHEAD_BYTES + size)
                     await asyncio.to_thread(_write, file, chunk)
                     size += len(chunk)
             # What it stores takes about as much again.

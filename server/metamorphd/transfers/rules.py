@@ -26,10 +26,15 @@ LATEST = 10**17
 MEBIBYTE = 2**20
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})?")
-DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+DAY = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
+KEY, LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"), re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+LABEL_VALUE = re.compile(r"[A-Za-z0-9._-]{0,63}")
+LABEL = re.compile(f"{LABEL_KEY.pattern}={LABEL_VALUE.pattern}")
+# Of one record. What a vault has is added up.
+MOST_USED = 10**14
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MEDIA = ("image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf", "text/plain")
-MOST_PAIRS, MOST_BLOCKS, MOST_MEMORY_CHARACTERS = 64, 10_000, 8_192
+MOST_PAIRS, MOST_LABELS, MOST_BLOCKS, MOST_MEMORY_CHARACTERS = 32, 8, 10_000, 8_192
 
 
 def text(most: int) -> Rule:
@@ -62,11 +67,10 @@ def flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def pairs(most_key: int, most_value: int) -> Rule:
-    """An object of texts."""
-    key, content = text(most_key), text(most_value)
+def pairs(key: Rule, content: Rule, most: int = MOST_PAIRS) -> Rule:
+    """An object of at most so many texts."""
     return lambda value: (
-        isinstance(value, dict) and len(value) <= MOST_PAIRS and all(key(k) and content(v) for k, v in value.items())
+        isinstance(value, dict) and len(value) <= most and all(key(k) and content(v) for k, v in value.items())
     )
 
 
@@ -84,7 +88,7 @@ def listed(rule: Rule, most: int) -> Rule:
     return lambda value: isinstance(value, list) and len(value) <= most and all(map(rule, value))
 
 
-identity, model, time = matching(ID), matching(MODEL), number(0, LATEST)
+identity, model, time, label = matching(ID), matching(MODEL), number(0, LATEST), matching(LABEL)
 long_text = text(4 * MEBIBYTE)
 
 BLOCK_FIELDS: Rules = {
@@ -155,15 +159,15 @@ if OPTIONS.keys() != {each.name for each in fields(EffectiveOptions)} - {"model"
     raise TypeError("an option has no rule")
 
 TOKENS: Rules = {
-    name: number()
+    name: number(0, MOST_USED)
     for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_usd_nanos")
 } | {"estimated": flag}
 ERROR = shaped(
     {
         "reason": text(128),
         "message": text(10_000),
-        "metadata": pairs(256, 10_000),
-        "retry_delay": lambda value: value is None or (isinstance(value, (int, float)) and value >= 0),
+        "metadata": pairs(text(256), text(10_000)),
+        "retry_delay": lambda value: value is None or (type(value) in (int, float) and 0 <= value <= 10**9),
     },
     needed=frozenset(("reason", "message")),
 )
@@ -171,7 +175,8 @@ LIMITS: Rules = {
     name: optional(number())
     for name in ("tokens_per_day", "tokens_per_month", "cost_usd_nanos_per_day", "cost_usd_nanos_per_month")
 }
-LABELS = pairs(64, 512)
+METADATA = pairs(matching(KEY), text(512))
+LABELS = pairs(matching(LABEL_KEY), matching(LABEL_VALUE), MOST_LABELS)
 
 RECORDS: Mapping[str, Rules] = {
     "header": {"format": one_of(FORMAT), "version": number(1)},
@@ -186,7 +191,7 @@ RECORDS: Mapping[str, Rules] = {
         "title": text(200),
         "model": model,
         "system_prompt": text(100_000),
-        "metadata": pairs(64, 512),
+        "metadata": METADATA,
         "labels": LABELS,
         "archived": flag,
         "recall_tokens": number(0, 2**31 - 1),
@@ -243,16 +248,16 @@ RECORDS: Mapping[str, Rules] = {
         "rejected": flag,
     },
     "attachment_chunk": {"attachment_id": identity, "number": number(0, 63), "data": text(2 * MEBIBYTE)},
-    "usage": {"day": matching(DAY), "session_id": identity, "model": model, **TOKENS, "turns": number()},
+    "usage": {"day": matching(DAY), "session_id": identity, "model": model, **TOKENS, "turns": number(0, MOST_USED)},
     "subject_usage": {
         "subject_kind": one_of(*SubjectKind),
         "subject": text(2048),
         "day": matching(DAY),
         "model": model,
         **TOKENS,
-        "turns": number(),
+        "turns": number(0, MOST_USED),
     },
-    "subject_budget": {"subject_kind": one_of(SubjectKind.USER, SubjectKind.LABEL), "subject": text(2048), **LIMITS},
+    "subject_budget": {"subject_kind": one_of(SubjectKind.USER, SubjectKind.LABEL), "subject": text(256), **LIMITS},
     "memory": {
         "memory_id": identity,
         "state": number(0, 1),
@@ -267,7 +272,7 @@ RECORDS: Mapping[str, Rules] = {
         "update_time": time,
         "last_use_time": time,
         "expire_time": optional(time),
-        "metadata": pairs(64, 512),
+        "metadata": METADATA,
         "content": text(MOST_MEMORY_CHARACTERS),
     },
     "secret": {"name": text(128)},
@@ -278,4 +283,6 @@ RECORDS: Mapping[str, Rules] = {
 
 def wrong_field(kind: str, record: Mapping[str, Any]) -> str | None:
     """Returns the first field of a record that does not follow its rule, or None. A missing one counts as null."""
+    if (kind, record.get("subject_kind")) == ("subject_budget", SubjectKind.LABEL) and not label(record.get("subject")):
+        return "subject"
     return next((name for name, rule in RECORDS[kind].items() if not rule(record.get(name))), None)
