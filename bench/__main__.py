@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import backups, budgets, sizes, transfers, vaults, volumes
+from bench import backups, budgets, sizes, suspensions, transfers, vaults, volumes
 from bench.backups import Backups
 from bench.budgets import Budgets
 from bench.figure import Figure
 from bench.parts import COMPARED, PARTS, STEPS, Bench
 from bench.processes import services
 from bench.sizes import DEFAULT, SMALL, Sizes
+from bench.suspensions import Suspensions
 from bench.transfers import Transfers
 from bench.vaults import Vaults
 from bench.volumes import Volumes
@@ -31,7 +32,7 @@ def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Ite
     compared = [part for part in parts if part in COMPARED]
     with Progress(console=console, transient=True) as progress:
         apart = {"g": sizes.STEPS, "v": vaults.STEPS, "h": backups.STEPS, "x": transfers.STEPS}
-        apart |= {"u": budgets.STEPS, "s": volumes.STEPS}
+        apart |= {"o": suspensions.STEPS, "u": budgets.STEPS, "s": volumes.STEPS}
         total = sum(STEPS[part] for part in compared) + sum(apart[part] for part in parts if part in apart)
         task = progress.add_task("starting", total=total)
 
@@ -50,6 +51,8 @@ def _figures(parts: str, *, seconds: float, full: bool, console: Console) -> Ite
             yield from Backups(large, progress=progress, step=step).figures()
         if "x" in parts:
             yield from Transfers(large, progress=progress, step=step).figures()
+        if "o" in parts:
+            yield from Suspensions(step=step).figures()
         if "u" in parts:
             yield from Budgets(step=step).figures()
         if "s" in parts:

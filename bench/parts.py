@@ -34,6 +34,7 @@ PARTS = {
     "g": "calls on a large file, against the same on a small one",
     "v": "secrets, memories and the logs of vaults with a million of each, against ten thousand",
     "h": "writers beside a backup of a large file, and its restore",
+    "o": "another vault beside the suspension of one with many turns and watchers",
     "u": "turns with labels and budgets, and usage by user and label, of which a vault has a million rows",
     "x": "the export and the import of a large vault, and their memory",
     "s": "bytes of a session, a message and so on, and the volume that users need",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from metamorphd.models.caller import Scope
 from metamorphd.models.change import ChangedResource, ChangeFilter, ChangeVerb
 from metamorphd.store.changes import append_change, list_changes
 from metamorphd.store.database import Database, Transaction
-from metamorphd.watching import PAGE_CHANGES, Watching
+from metamorphd.watching import PAGE_CHANGES, STEP_WATCHERS, Watching
 
 from tests.support.rows import ACME, EVIL
 
@@ -173,6 +174,26 @@ async def test_a_change_is_sent_to_all_even_if_a_watcher_comes_before_its_report
     await add(database)
     assert await Watcher(watching).next() == ([1], 1)
     assert await next_one == ([1], 1)
+
+
+async def test_watchers_of_one_vault_are_woken_some_at_a_time(database: Database, watching: Watching) -> None:
+    watchers = [Watcher(watching, None) for _ in range(40)]
+    for watcher in watchers:
+        assert (await watcher.next())[0] == []
+    beats, woken = 0, Counter[int]()
+
+    async def read(watcher: Watcher) -> None:
+        assert await watcher.next() == ([1], 1)
+        woken[beats] += 1
+
+    reading = [asyncio.create_task(read(watcher)) for watcher in watchers]
+    await asyncio.sleep(0.05)
+    await add(database)
+    while not all(task.done() for task in reading):
+        beats += 1
+        await asyncio.sleep(0)
+    await asyncio.gather(*reading)
+    assert max(woken.values()) <= STEP_WATCHERS
 
 
 async def test_a_vault_takes_no_memory_once_nobody_watches_it(database: Database, watching: Watching) -> None:

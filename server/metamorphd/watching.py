@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, Self
 
@@ -20,6 +21,9 @@ BOOKMARK_SECONDS = 10.0
 # Changes that no commit of this process has made, those of a newer copy, are found within this time.
 LOOK_SECONDS = 2.0
 LONGEST_BACKOFF = 5.0
+# Watchers of one vault that are woken together. A thousand at once would keep everybody else waiting.
+STEP_WATCHERS = 4
+STEP_SECONDS = 0.002
 
 logger = structlog.get_logger(__name__)
 
@@ -53,7 +57,7 @@ class Watching:
         for task in self._tasks:
             task.cancel()
         for tail in self._tails.values():
-            tail.wake()
+            tail.wake_all()
 
     @property
     def vaults(self) -> int:
@@ -150,7 +154,7 @@ class _Tail:
     `reported` is the revision that the database has reported; `followed` says whether a task reads up to it.
     """
 
-    __slots__ = ("_changed", "_page", "followed", "reported", "revision", "watchers")
+    __slots__ = ("_page", "_waiting", "_waking", "followed", "reported", "revision", "watchers")
 
     def __init__(self) -> None:
         self.watchers = 0
@@ -158,23 +162,37 @@ class _Tail:
         self.followed = False
         self.revision = 0
         self._page: Changes | None = None
-        self._changed = asyncio.Event()
+        # Those who wait for the next change, and those who have not been woken since there is one.
+        self._waiting: dict[asyncio.Future[None], None] = {}
+        self._waking: OrderedDict[asyncio.Future[None], None] = OrderedDict()
 
     def known(self, revision: int) -> None:
         """Records a revision that is there to be read, and wakes those who wait for one."""
         if revision > self.revision:
             self.revision = revision
-            self.wake()
+            begun = bool(self._waking)
+            self._waking.update(self._waiting)
+            self._waiting.clear()
+            if not begun:
+                self._wake_some()
 
     def publish(self, changes: Changes) -> None:
         """Keeps changes instead of the earlier ones, and wakes those who wait."""
         self._page = changes
         self.known(changes.last_revision)
 
-    def wake(self) -> None:
-        """Wakes all who wait."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+    def wake_all(self) -> None:
+        """Wakes all who wait, at once."""
+        for waiter in (*self._waking, *self._waiting):
+            _wake(waiter)
+        self._waking.clear()
+        self._waiting.clear()
+
+    def _wake_some(self) -> None:
+        for _ in range(min(STEP_WATCHERS, len(self._waking))):
+            _wake(self._waking.popitem(last=False)[0])
+        if self._waking:
+            asyncio.get_running_loop().call_later(STEP_SECONDS, self._wake_some)
 
     def after(self, revision: int) -> Changes | None:
         """Returns the changes after a revision up to a later one, or None if they must be read from the store."""
@@ -182,9 +200,22 @@ class _Tail:
         return changes if changes is not None and changes.last_revision > revision else None
 
     async def changed(self, revision: int, *, until: float | None) -> None:
-        """Returns once there is more than a revision, or at a time of the event loop, or after `wake`."""
+        """Returns once there is more than a revision, or at a time of the event loop, or after `wake_all`."""
         if self.revision > revision:
             return
-        with contextlib.suppress(TimeoutError):
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
+        try:
             async with asyncio.timeout_at(until):
-                await self._changed.wait()
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.pop(waiter, None)
+            self._waking.pop(waiter, None)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    # One that was cancelled is removed once its task runs.
+    if not waiter.done():
+        waiter.set_result(None)

@@ -12,6 +12,7 @@ from bench.operations import OPERATIONS
 from bench.parts import Bench
 from bench.processes import LoadFailed, Services, loading
 from bench.sizes import Sizes, at
+from bench.suspensions import Held, Suspensions
 from bench.transfers import Transfers
 from bench.vaults import Vaults
 from tests.support.generated.layout import Layout
@@ -102,6 +103,13 @@ def test_an_export_and_an_import_are_measured_and_nothing_is_left(tmp_path: Path
     units = [figure.ours.split()[1] for figure in figures]
     assert units == ["MB/s", "MiB", "MB/s", "MiB", "MiB"]
     assert [file.suffix for file in tmp_path.iterdir()] == [".db"]
+
+
+def test_a_neighbour_is_measured_beside_a_suspension_until_all_streams_of_the_vault_have_ended() -> None:
+    beside, lasting = Suspensions(step=lambda _: None, held=(Held(turns=2, watchers=3),), rounds=1).figures()
+    assert beside.ours.startswith("p50 ")
+    assert beside.reference.endswith(" calls)")
+    assert lasting.measure == "(o) until all of 2 running turns and 3 watchers have ended"
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 5), (90, 9), (99, 10)])

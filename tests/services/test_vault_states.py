@@ -1,15 +1,18 @@
 """Suspending and resuming vaults, through a whole server."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from metamorph.admin.v1 import vault_pb2
 from metamorph.chat.v1 import chat_service_pb2 as chat
 from metamorph.chat.v1.turn_pb2 import TURN_STATUS_CANCELLED
 from metamorph.vault.v1 import change_pb2
 from metamorph.vault.v1 import vault_service_pb2 as vault
+from metamorphd.chat.ending import STEP_SECONDS
 
 from tests.support.caller import Caller, Events, text_of
 from tests.support.fakes.messages_api import FakeMessagesApi
@@ -136,6 +139,56 @@ async def test_open_streams_end_and_those_of_others_go_on(tmp_path: Path) -> Non
                 assert (await refused(ended)).reason == "VAULT_SUSPENDED"
             hold.set()
             assert (await turns[other].rest())[-1].turn_finished.message.partial is False
+
+
+async def test_many_turns_end_one_after_the_other(tmp_path: Path) -> None:
+    async with (
+        FakeMessagesApi(Reply(("first ", "second"), hold=asyncio.Event())) as api,
+        asking(api, tmp_path) as running,
+    ):
+        alice = running.caller()
+        turns = [alice.start((await alice.create_session()).session_id) for _ in range(12)]
+        turn_ids = [(await each.next()).turn_id for each in turns]
+        operator = operator_of(running)
+        await suspend(operator)
+        await resume(operator)
+        ends = sorted([(await get_turn(alice, turn_id)).finish_time.ToMicroseconds() for turn_id in turn_ids])
+        assert ends[-1] - ends[0] >= 5 * STEP_SECONDS * 1e6
+
+
+async def test_streams_get_nothing_once_the_vault_is_suspended_though_they_end_one_after_the_other(
+    running: Serving, alice: Caller
+) -> None:
+    request = vault.WatchVaultRequest()
+    watched = [aiter(alice.vault.WatchVault(request, metadata=alice.metadata)) for _ in range(60)]
+    for each in watched:
+        assert not (await anext(each)).changes
+    await suspend(operator_of(running))
+    seen = []
+    for each in watched:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for response in each:
+                seen.append(response)  # noqa: PERF401, those before the refusal too
+    # Not even that it is suspended.
+    assert seen == []
+
+
+async def test_two_operators_at_once_suspend_it_once_and_both_wait_for_its_turns(tmp_path: Path) -> None:
+    async with (
+        FakeMessagesApi(Reply(("first ", "second"), hold=asyncio.Event())) as api,
+        asking(api, tmp_path) as running,
+    ):
+        alice = running.caller()
+        turns = [alice.start((await alice.create_session()).session_id) for _ in range(6)]
+        turn_ids = [(await each.next()).turn_id for each in turns]
+        operators = [running.caller(vault="ops", user=user, operator=True) for user in ("one", "two")]
+        answers = await asyncio.gather(*map(suspend, operators))
+        assert [answer.running_turn_count for answer in answers] == [0, 0]
+        assert len({answer.status.change_time.ToMicroseconds() for answer in answers}) == 1
+        await asyncio.gather(*map(resume, operators))
+        assert {(await get_turn(alice, turn_id)).status for turn_id in turn_ids} == {TURN_STATUS_CANCELLED}
+        verbs = [change.verb for change in await changes(alice)]
+        assert verbs.count(change_pb2.CHANGE_VERB_SUSPENDED) == verbs.count(change_pb2.CHANGE_VERB_RESUMED) == 1
 
 
 async def test_an_upload_that_goes_on_is_ended(running: Serving, alice: Caller) -> None:

@@ -1,16 +1,16 @@
 """The turn engine: model -> events -> log -> subscribers."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
 
+from metamorphd.chat.ending import Ending
 from metamorphd.chat.event_log import EventLog
 from metamorphd.chat.follower import Follower
-from metamorphd.chat.generation import Generation, Outcome, interrupted
+from metamorphd.chat.generation import Generation, interrupted
 from metamorphd.chat.live_turn import LiveTurn
 from metamorphd.chat.meter import Tariff
 from metamorphd.chat.pace import Pace
@@ -21,21 +21,20 @@ from metamorphd.chat.titles import Titles
 from metamorphd.chat.turn_metrics import TurnMetrics
 from metamorphd.chat.turn_span import begin_turn, end_turn
 from metamorphd.clock import Clock
-from metamorphd.errors import ServerDraining, SessionNotFound, StoreNotReady, TurnNotFound
-from metamorphd.llm.interface import Model, ReplyUsage
+from metamorphd.errors import ServerDraining, StoreNotReady
+from metamorphd.llm.interface import Model
 from metamorphd.memories.tool import MemoryTool
 from metamorphd.models.attachment import Upload
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.generation import GenerationOptions
 from metamorphd.models.message import Message
-from metamorphd.models.turn import Turn, TurnEvent, TurnStatus
+from metamorphd.models.turn import Turn, TurnEvent
 from metamorphd.store.changes import revised
 from metamorphd.store.database import Database
 from metamorphd.store.idempotency import IdempotencyKey
 from metamorphd.store.sessions import delete_session, get_session
 from metamorphd.store.turns.create import create_regeneration, create_turn
 from metamorphd.store.turns.leases import END_OF_TIME, list_orphaned_turns
-from metamorphd.store.turns.left import get_left_usage
 from metamorphd.store.turns.read import get_turn, list_running_turns, started_event
 from metamorphd.store.turns.terms import Terms
 from metamorphd.store.uploads import stage_upload
@@ -114,6 +113,7 @@ class TurnEngine:
         self._pace = Pace(running_turns=lambda: len(self._live))
         self._live: dict[tuple[str, str], LiveTurn] = {}
         self._follower = Follower(database=database, live=self._live)
+        self._ending = Ending(database=database, live=self._live, log=self._log, tariff=self._tariff, terms=terms)
         self._tasks: set[asyncio.Task[None]] = set()
         self._titling: set[asyncio.Task[None]] = set()
         self._swept = False
@@ -196,33 +196,16 @@ class TurnEngine:
 
         A turn that has already ended is returned unchanged.
         """
-        live = self._live.get((scope.vault_id, turn_id))
-        if live is None:
-            turn = await self._database.read(get_turn, scope, turn_id=turn_id)
-            if turn.status is TurnStatus.RUNNING:
-                # Run by another process, which will find that it can append no more events.
-                await self._end(scope, turn, Outcome(TurnStatus.CANCELLED))
-        else:
-            live.generation.stop(Outcome(TurnStatus.CANCELLED))
-            while (scope.vault_id, turn_id) in self._live:
-                await live.changed()
+        await self._ending.cancel_turn(scope, turn_id=turn_id)
         return await self._database.read(get_turn, scope, turn_id=turn_id)
 
     async def cancel_turns(self, scope: Scope) -> int:
         """Stops all turns of the scope's vault, and returns how many have not ended within CANCEL_SECONDS.
 
-        Those too that another process runs. Their partial replies are kept.
+        Those too that another process runs. They end one after the other, and their partial replies are kept.
         """
-        running = await self._database.read(list_running_turns, scope)
-        ending = [self._spawn(self._cancel_running(scope, turn_id)) for turn_id in running]
-        if not ending:
-            return 0
-        _, left = await asyncio.wait(ending, timeout=CANCEL_SECONDS)
-        return len(left)
-
-    async def _cancel_running(self, scope: Scope, turn_id: str) -> None:
-        with contextlib.suppress(TurnNotFound):
-            await self.cancel_turn(scope, turn_id=turn_id)
+        await asyncio.wait({self._spawn(self._ending.cancel_turns(scope))}, timeout=CANCEL_SECONDS)
+        return len(await self._database.read(list_running_turns, scope))
 
     def _refuse_unswept(self) -> None:
         """Raises StoreNotReady before the sweep, which would end a new turn as one that an earlier process left.
@@ -273,23 +256,9 @@ class TurnEngine:
         left = await self._database.read_system(list_orphaned_turns, server_scope(), owner=self._terms.owner, now=now)
         self._swept = True
         for vault_id, turn_id in left:
-            self._spawn(self._end_left(server_scope(vault_id), turn_id))
+            self._spawn(self._ending.end_left(server_scope(vault_id), turn_id=turn_id))
         await self._settle(patience_seconds)
         return len(left)
-
-    async def _end_left(self, scope: Scope, turn_id: str) -> None:
-        with contextlib.suppress(TurnNotFound):
-            turn = await self._database.read(get_turn, scope, turn_id=turn_id)
-            await self._end(scope, turn, interrupted())
-
-    async def _end(self, scope: Scope, turn: Turn, outcome: Outcome) -> None:
-        """Ends a turn that this process does not run, unless it has already ended."""
-        with contextlib.suppress(TurnNotFound, SessionNotFound):
-            left = await self._database.read(get_left_usage, scope, turn=turn, terms=self._terms)
-            used = ReplyUsage(left.reported, left.most_output_tokens, left.unreported_reads)
-            usage = self._tariff.priced(turn.model, used, most_input_tokens=left.most_input_tokens)
-            # It calls the model first of all. How often is unknown.
-            await self._log.finish(scope, turn, outcome, usage=usage, model_calls=1)
 
     def refuse_turns(self) -> None:
         """Refuses new turns from now on."""

@@ -10,6 +10,7 @@ from metamorphd.auth.claims import EXPIRED, LEEWAY
 from metamorphd.auth.revoked_tokens import RevokedTokens
 from metamorphd.clock import Clock
 from metamorphd.edge.call import Exchange
+from metamorphd.edge.endings import Endings
 from metamorphd.errors import (
     DomainError,
     ReaderTooSlow,
@@ -90,10 +91,14 @@ class Stream:
             self._lasting.reschedule(0)
 
     async def write_all(self, responses: AsyncIterator[Any], *, answered: Callable[[], None]) -> None:
-        """Sends each response as soon as flow control allows. Calls `answered` when there is one."""
+        """Sends each response as soon as flow control allows. Calls `answered` when there is one.
+
+        Sends nothing more once its caller is refused, and ends within moments.
+        """
         loop = asyncio.get_running_loop()
         async for response in responses:
             answered()
+            await self._admitted()
             self.waiting_since = loop.time()
             await self._exchange.write(response.SerializeToString())
             self.waiting_since = None
@@ -110,7 +115,13 @@ class Stream:
             self.waiting_since = None
             if raw is self._exchange.end:
                 return
+            await self._admitted()
             yield raw
+
+    async def _admitted(self) -> None:
+        """Returns if the caller is not refused by now, and waits for the end of the stream otherwise."""
+        if self._streams.refuses(self):
+            await asyncio.get_running_loop().create_future()
 
 
 class Streams:
@@ -133,6 +144,7 @@ class Streams:
         # Late reads, with the step at which each is counted.
         self._settling: deque[tuple[int, asyncio.Task[Any], Callable[[], None]]] = deque()
         self._step = 0
+        self._endings = Endings[Stream](refusal_of=self._refusal_of)
         revoked_tokens.listen(self._end_refused)
         vault_states.listen(self._end_refused)
 
@@ -201,14 +213,25 @@ class Streams:
     def remove(self, stream: Stream) -> None:
         """Stops checking a stream."""
         self._open.discard(stream)
+        self._endings.remove(stream)
+
+    def refuses(self, stream: Stream) -> bool:
+        """Returns whether the caller of an open stream is refused by now, which ends the stream within moments."""
+        refusal = self._refusal_of(stream)
+        if refusal is not None:
+            self._endings.refuse(stream, refusal)
+        return refusal is not None
+
+    def _refusal_of(self, stream: Stream) -> DomainError | None:
+        try:
+            self._check_refused(stream.caller, stream.in_any_vault_state)
+        except (TokenRevoked, VaultSuspended, VaultDeleted) as refusal:
+            # Its traceback refers to this frame.
+            return refusal.with_traceback(None)
+        return None
 
     def _end_refused(self) -> None:
-        for stream in list(self._open):
-            try:
-                self._check_refused(stream.caller, stream.in_any_vault_state)
-            except (TokenRevoked, VaultSuspended, VaultDeleted) as refusal:
-                # Its traceback refers to this frame.
-                stream.end(refusal.with_traceback(None))
+        self._endings.check(self._open)
 
     def _late(self, task: asyncio.Task[Any], late: Callable[[], None]) -> None:
         if not self._settling:
@@ -243,7 +266,7 @@ class Streams:
         longest_ago = asyncio.get_running_loop().time() - self._patience_seconds
         for stream in self._open:
             if stream.waiting_since is not None and stream.waiting_since < longest_ago:
-                stream.end(stream.too_slow)
+                self._endings.refuse(stream, stream.too_slow)
         for task, since in self._reading.items():
             if isinstance(since, float) and since < longest_ago:
                 self._reading[task] = SenderTooSlow()

@@ -1257,7 +1257,8 @@ type SuspendVaultResponse struct {
 	Status *VaultStatus `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
 	// The vault's revision after this change, or as it is if nothing has changed.
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The turns that have not ended within 5 seconds. 0, unless the store cannot be written or is very busy.
+	// The turns that have not ended within 5 seconds, in which 500 can. 0, unless there are more, or the store cannot be
+	// written. They end without another call, which waits for them again.
 	RunningTurnCount int32 `protobuf:"varint,3,opt,name=running_turn_count,json=runningTurnCount,proto3" json:"running_turn_count,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache

@@ -634,7 +634,9 @@ class SuspendVaultResponse(_message.Message):
     revision: _builtins.int
     """The vault's revision after this change, or as it is if nothing has changed."""
     running_turn_count: _builtins.int
-    """The turns that have not ended within 5 seconds. 0, unless the store cannot be written or is very busy."""
+    """The turns that have not ended within 5 seconds, in which 500 can. 0, unless there are more, or the store cannot be
+    written. They end without another call, which waits for them again.
+    """
     @_builtins.property
     def status(self) -> _vault_pb2.VaultStatus:
         """As stored."""

@@ -646,7 +646,8 @@ export declare type SuspendVaultResponse = Message<"metamorph.admin.v1.SuspendVa
   revision: bigint;
 
   /**
-   * The turns that have not ended within 5 seconds. 0, unless the store cannot be written or is very busy.
+   * The turns that have not ended within 5 seconds, in which 500 can. 0, unless there are more, or the store cannot be
+   * written. They end without another call, which waits for them again.
    *
    * @generated from field: int32 running_turn_count = 3;
    */
