@@ -201,6 +201,21 @@ async def test_what_the_tool_cannot_do_is_said_in_the_result(
     assert await listed(alice) == []
 
 
+async def test_a_path_is_of_a_file_or_of_a_directory_and_stays_valid(alice: Caller, api: FakeMessagesApi) -> None:
+    said = await results(
+        alice,
+        api,
+        create("/memories/a", "a"),
+        create("/memories/a/b/c", "c"),
+        create("/memories/d/e", "e"),
+        {"command": "rename", "old_path": "/memories/d", "new_path": "/memories/a/d"},
+        {"command": "rename", "old_path": "/memories/d", "new_path": "/memories/" + "x" * 245},
+    )
+    assert [text.startswith("Error: ") for text in said] == [False, True, False, True, True]
+    assert said[1] == said[3] == "Error: /memories/a is a file, not a directory"
+    assert await listed(alice) == ["e", "a"]
+
+
 async def test_the_vault_is_that_of_the_call(alice: Caller, mallory: Caller, api: FakeMessagesApi) -> None:
     await results(alice, api, create("/memories/hers", "hers"))
     said = await results(mallory, api, view(), view("/memories/hers"), create("/memories/hers", "his"))
@@ -213,8 +228,10 @@ async def test_the_vault_is_that_of_the_call(alice: Caller, mallory: Caller, api
 async def test_the_tool_may_do_what_the_user_may(running: Serving, api: FakeMessagesApi) -> None:
     writer = running.caller(permissions=["write"])
     path = "/memories/a"
-    said = await results(writer, api, create(path, "a"), view(path), {"command": "delete", "path": path})
-    assert [text.startswith("Error: the user has no permission to") for text in said] == [False, True, True]
+    # Its result shows the lines around.
+    replacement = {"command": "str_replace", "path": path, "old_str": "a", "new_str": "b"}
+    said = await results(writer, api, create(path, "a"), view(path), replacement, {"command": "delete", "path": path})
+    assert [text.startswith("Error: the user has no permission to") for text in said] == [False, True, True, True]
 
 
 async def test_a_session_without_the_tool_leaves_calls_to_the_caller(alice: Caller, api: FakeMessagesApi) -> None:

@@ -26,6 +26,10 @@ from metamorphd.models.memory_file import (
 from metamorphd.store.database import Database
 from metamorphd.store.memories.files import change_memory_files, view_memory_file
 
+# The permissions of the user that commands take, beside those that take `write`. The result of a replacement shows the
+# lines around it.
+NEEDED: dict[type[Command], tuple[str, ...]] = {View: ("read",), StrReplace: ("read", "write"), Delete: ("delete",)}
+
 logger = structlog.get_logger(__name__)
 
 
@@ -50,9 +54,9 @@ class MemoryTool:
         return ToolResultBlock(call.tool_use_id, (TextBlock(text),), failed)
 
     async def _run(self, scope: Scope, command: Command, *, session_id: str) -> str:
-        permission = "read" if isinstance(command, View) else "delete" if isinstance(command, Delete) else "write"
-        if permission not in scope.actor.permissions:
-            raise MemoryFileError(f"the user has no permission to {permission} memories")
+        for permission in NEEDED.get(type(command), ("write",)):
+            if permission not in scope.actor.permissions:
+                raise MemoryFileError(f"the user has no permission to {permission} memories")
         if isinstance(command, View):
             return await self._database.read(view_memory_file, scope, command=command)
         return await self._database.write(

@@ -1,5 +1,7 @@
 """Memories as the files of Claude's memory tool: those with a path."""
 
+import orjson
+
 from metamorphd.models.change import ChangeVerb
 from metamorphd.models.memory import MemoryChanges, MemoryType, NewMemory
 from metamorphd.models.memory_file import (
@@ -12,6 +14,7 @@ from metamorphd.models.memory_file import (
     Rename,
     StrReplace,
     View,
+    checked_path,
     created,
     inserted,
     replaced,
@@ -22,6 +25,11 @@ from metamorphd.store.memories.change import update_memory
 from metamorphd.store.memories.create import append_memory_change, create_memory, hide_memory, key_of
 
 GET_FILE = "SELECT memory_id, path, type, content FROM memories WHERE vault_id = :vault_id AND path = :path"
+FIND_FILE_ABOVE = """
+SELECT path FROM memories
+WHERE vault_id = :vault_id AND path IN (SELECT value FROM json_each(:paths))
+LIMIT 1
+"""
 # '0' follows '/'.
 LIST_FILES = """
 SELECT memory_id, path, size FROM memories
@@ -86,6 +94,7 @@ async def change_memory_files(
         case Create():
             if await _find(tx, command.path) is not None or await tx.one(LIST_FILES, path=command.path, limit=1):
                 raise MemoryFileError(f"File {command.path} already exists")
+            await _require_no_file_above(tx, command.path)
             await create_memory(
                 tx,
                 memory=NewMemory(
@@ -127,8 +136,9 @@ async def _rename(tx: Transaction, command: Rename, *, now: int) -> str:
         raise MemoryFileError(f"The destination {command.new_path} already exists")
     if command.new_path.startswith(command.path + "/"):
         raise MemoryFileError(f"{command.path} cannot be moved into itself")
+    await _require_no_file_above(tx, command.new_path)
     for memory_id, path in files:
-        new_path = command.new_path + path.removeprefix(command.path)
+        new_path = checked_path(command.new_path + path.removeprefix(command.path))
         row = await tx.one(GET_TYPE, memory_id=memory_id)
         if row is None:
             raise RuntimeError("a memory of the same snapshot is missing")
@@ -141,6 +151,14 @@ async def _rename(tx: Transaction, command: Rename, *, now: int) -> str:
 
 async def _find(tx: Transaction, path: str) -> Row | None:
     return await tx.one(GET_FILE, path=path)
+
+
+async def _require_no_file_above(tx: Transaction, path: str) -> None:
+    names = path.split("/")
+    paths = ["/".join(names[:count]) for count in range(3, len(names))]
+    above = await tx.one(FIND_FILE_ABOVE, paths=orjson.dumps(paths).decode()) if paths else None
+    if above is not None:
+        raise MemoryFileError(f"{above.path} is a file, not a directory")
 
 
 async def _require(tx: Transaction, path: str) -> Row:
