@@ -72,6 +72,27 @@ async def test_a_file_has_a_new_key_for_each_rotation_and_keeps_the_others(tmp_p
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("lost", ["", "another key", "torn"])
+async def test_a_file_that_has_lost_the_key_in_use_gets_no_new_one(tmp_path: Path, lost: str) -> None:
+    path = tmp_path / "keys"
+    add_key(path, now=DAY)
+    holder = KeyFile(path)
+    keys = VaultKeys(holder)
+    data_key = await keys.create("acme", data_key_id="dek_1")
+    path.unlink()
+    if lost == "another key":
+        add_key(path, now=2 * DAY)
+    elif lost:
+        path.write_text(lost)
+        path.chmod(0o600)
+    before = path.read_bytes() if path.exists() else None
+    with pytest.raises(KeyUnavailable) as refusal:
+        await holder.rotate(now=3 * DAY)
+    assert refusal.value.metadata == {"key_id": data_key.wrapping_key_id}
+    assert (path.read_bytes() if path.exists() else None) == before
+    await keys.unwrap("acme", data_key)
+
+
 def test_a_file_that_cannot_be_used_is_refused_with_a_remedy_and_without_its_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     with pytest.raises(StartupRefused, match="metamorph keys create"):

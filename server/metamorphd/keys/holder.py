@@ -36,7 +36,7 @@ class KeyHolder(Protocol):
     async def rotate(self, *, now: int) -> None:
         """Makes a new key, which wraps once this returns. Does nothing if only the operator can do that.
 
-        Raises EncryptionNotConfigured.
+        Raises EncryptionNotConfigured, KeyUnavailable.
         """
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from metamorphd.clock import rfc3339
 from metamorphd.durable import sync_directory
-from metamorphd.errors import StartupRefused
+from metamorphd.errors import KeyUnavailable, StartupRefused
 from metamorphd.keys.ring import Ring, WrappingKey
 from metamorphd.keys.sealing import KEY_BYTES, Binding
 
@@ -53,8 +53,11 @@ class KeyFile:
         return self._ring.unwrap(wrapped, key_id=key_id, binding=binding)
 
     async def rotate(self, *, now: int) -> None:
-        """Adds a new key to the file, durably, before anything is wrapped by it."""
-        await asyncio.to_thread(add_key, self._path, now=now)
+        """Adds a new key to the file, durably, before anything is wrapped by it.
+
+        Raises KeyUnavailable if the file is gone, or has lost the current key: what that wraps would be lost, too.
+        """
+        await asyncio.to_thread(add_key, self._path, now=now, beside=self.key_id)
         await asyncio.to_thread(self._read)
 
     def _read(self) -> None:
@@ -85,15 +88,17 @@ def _parsed(text: str) -> Iterator[WrappingKey]:
         yield WrappingKey(bytes.fromhex(found[2]), int(made.timestamp() * 1e6))
 
 
-def add_key(path: Path, *, now: int) -> None:
+def add_key(path: Path, *, now: int, beside: str | None = None) -> None:
     """Adds a random key to a file, which is made if need be. The file is whole and durable before and after.
 
-    Raises OSError. May be called by several threads and processes at once: each waits for the one before.
+    Raises OSError, and KeyUnavailable if the file does not have the key with the ID `beside`. May be called by several threads and processes at once: each waits for the one before.
     """
     # What a lost key has wrapped is lost, too, so no two may write the same file. The file itself is replaced.
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
+        if beside is not None:
+            _require_key(path, beside)
         earlier = path.read_text() if path.exists() else ""
         new = path.with_name(f"{path.name}.new")
         new.unlink(missing_ok=True)
@@ -105,3 +110,12 @@ def add_key(path: Path, *, now: int) -> None:
         sync_directory(path.parent)
     finally:
         os.close(directory)
+
+
+def _require_key(path: Path, key_id: str) -> None:
+    try:
+        held = {key.key_id for key in read_keys(path)}
+    except StartupRefused:
+        held = set()
+    if key_id not in held:
+        raise KeyUnavailable(key_id=key_id)

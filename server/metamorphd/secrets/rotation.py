@@ -57,7 +57,7 @@ class Rotation:
     async def rotate(self, scope: Scope) -> KeyRotation:
         """Makes a new key where the server can, and returns the state before anything is rewrapped.
 
-        Raises EncryptionNotConfigured.
+        Raises EncryptionNotConfigured, KeyUnavailable.
         """
         await self._keys.holder.rotate(now=self._clock.now())
         self._due = 0

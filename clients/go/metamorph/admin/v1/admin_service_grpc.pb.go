@@ -98,7 +98,8 @@ type AdminServiceClient interface {
 	PruneBackups(ctx context.Context, in *PruneBackupsRequest, opts ...grpc.CallOption) (*PruneBackupsResponse, error)
 	// Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
 	// beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
-	// first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	// first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED, or
+	// KEY_UNAVAILABLE if the file is gone or has lost the current key.
 	RotateDataKeys(ctx context.Context, in *RotateDataKeysRequest, opts ...grpc.CallOption) (*RotateDataKeysResponse, error)
 	// Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
 	// and deleted. Kept for the server's AUDIT_RETENTION_DAYS, 365 by default.
@@ -442,7 +443,8 @@ type AdminServiceServer interface {
 	PruneBackups(context.Context, *PruneBackupsRequest) (*PruneBackupsResponse, error)
 	// Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
 	// beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
-	// first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+	// first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED, or
+	// KEY_UNAVAILABLE if the file is gone or has lost the current key.
 	RotateDataKeys(context.Context, *RotateDataKeysRequest) (*RotateDataKeysResponse, error)
 	// Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
 	// and deleted. Kept for the server's AUDIT_RETENTION_DAYS, 365 by default.

@@ -287,7 +287,8 @@ class AdminServiceServicer:
     def RotateDataKeys(self, request, context):
         """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
         beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
-        first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED, or
+        KEY_UNAVAILABLE if the file is gone or has lost the current key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

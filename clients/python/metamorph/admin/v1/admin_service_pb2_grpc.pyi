@@ -87,7 +87,8 @@ class AdminServiceStub:
     RotateDataKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RotateDataKeysRequest, _admin_service_pb2.RotateDataKeysResponse]
     """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
     beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
-    first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED, or
+    KEY_UNAVAILABLE if the file is gone or has lost the current key.
     """
     ListServerAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListServerAuditEventsRequest, _admin_service_pb2.ListServerAuditEventsResponse]
     """Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
@@ -178,7 +179,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     RotateDataKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RotateDataKeysRequest, _admin_service_pb2.RotateDataKeysResponse]  # type: ignore[assignment]
     """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
     beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
-    first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+    first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED, or
+    KEY_UNAVAILABLE if the file is gone or has lost the current key.
     """
     ListServerAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListServerAuditEventsRequest, _admin_service_pb2.ListServerAuditEventsResponse]  # type: ignore[assignment]
     """Lists what operators did to the whole server, newest first: rotations of keys, and backups that were made, downloaded
@@ -368,7 +370,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.RotateDataKeysResponse, _abc.Awaitable[_admin_service_pb2.RotateDataKeysResponse]]:
         """Has every vault's data key wrapped by the current key, while secrets are read and put, and returns the state at the
         beginning; GetKeyRotation returns the progress. With TOKEN_ENCRYPTION_KEY_FILE, a new key becomes the current one
-        first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED.
+        first. It goes on without the caller, and after a restart. FAILED_PRECONDITION / ENCRYPTION_NOT_CONFIGURED, or
+        KEY_UNAVAILABLE if the file is gone or has lost the current key.
         """
 
     @_abc_1.abstractmethod
