@@ -44,11 +44,15 @@ BEGINNING = Head(0, b"")
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """An entry as it is stored, which may be anything that somebody has written there."""
+    """An entry as it is stored, which may be anything that somebody has written there.
+
+    If not even its text is one, it is not `readable`: then only its vault, its revision and its MAC are known.
+    """
 
     entry: Entry
     key_id: str
     mac: bytes
+    readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,9 @@ class Verification:
             broken = True
         age = self._chain.age_of(stored.key_id)
         fault: AuditFaultKind | None = None
-        if not stored.mac:
+        if not stored.readable:
+            fault = AuditFaultKind.CHANGED
+        elif not stored.mac:
             report.unprotected_count += 1
             fault = AuditFaultKind.UNPROTECTED if position.age >= 0 else None
         elif age is None:

@@ -91,7 +91,8 @@ def _parsed(text: str) -> Iterator[WrappingKey]:
 def add_key(path: Path, *, now: int, beside: str | None = None) -> None:
     """Adds a random key to a file, which is made if need be. The file is whole and durable before and after.
 
-    Raises OSError, and KeyUnavailable if the file does not have the key with the ID `beside`. May be called by several threads and processes at once: each waits for the one before.
+    Raises OSError, and KeyUnavailable if the file does not have the key with the ID `beside`. May be called by several
+    threads and processes at once: each waits for the one before.
     """
     # What a lost key has wrapped is lost, too, so no two may write the same file. The file itself is replaced.
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
