@@ -3,16 +3,19 @@
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import structlog
 from metamorphd import process
+from metamorphd.audit import timestamps
 from metamorphd.audit.verification import Position, Verification
 from metamorphd.auth import jwks, tokens
 from metamorphd.auth.decoding import Token
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.chain import Chain, Entry
+from metamorphd.cli.anchors import Anchors
 from metamorphd.edge import guards, streams
 from metamorphd.edge.grpc import port
 from metamorphd.edge.grpc.port import OPTIONS
@@ -43,6 +46,8 @@ CHAIN: Any = Chain
 VERIFICATION: Any = Verification
 SECRETS: Any = Secrets
 RECIPIENT: Any = Recipient
+TIMESTAMPS: Any = timestamps
+ANCHORS: Any = Anchors
 
 VALUES = "values that were found"
 
@@ -199,6 +204,21 @@ def _logs_begin_anywhere(patch: Patch) -> None:
         )
 
     patch(VERIFICATION, "_checked", from_the_first)
+
+
+@mutant("tokens-are-of-anything", harness="stamps", shown_by={"alterations that were not found"})
+def _tokens_are_of_anything(patch: Patch) -> None:
+    patch(TIMESTAMPS, "_stamped", lambda _: b"heads")
+
+
+@mutant("stamped-heads-may-be-gone", harness="stamps", shown_by={"alterations that were not found"})
+def _stamped_heads_may_be_gone(patch: Patch) -> None:
+    judged = ANCHORS.judged
+
+    def lenient(self: Any, trusted: Any) -> Any:
+        return (replace(each, fault="") if each.time is not None else each for each in judged(self, trusted))
+
+    patch(ANCHORS, "judged", lenient)
 
 
 @mutant("anchors-are-not-looked-for", harness="forging", shown_by={"alterations that were not found"})

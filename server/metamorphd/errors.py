@@ -588,6 +588,10 @@ class StartupRefused(Exception):
     """
 
 
+class AuthorityFailed(Exception):
+    """Raised if a time stamping authority gives no token that is good. Its text says why. Never sent to a caller."""
+
+
 class ReplicaFailed(Exception):
     """Raised if a replica cannot be read, or a copy of it cannot be served. Never sent to a caller."""
 

@@ -95,7 +95,8 @@ class Server:
             # A link to it may be on another volume.
             directory=Path(os.path.realpath(settings.database_path)).parent,
             settings=self._checked,
-            replica=self._role.findings,
+            role=self._role.findings,
+            read_only=settings.read_only,
             memory_needed=memory_needed(settings),
             contained=settings.contained,
             telemetry=self._telemetry.findings,

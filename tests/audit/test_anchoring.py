@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from metamorphd.audit import anchoring
 from metamorphd.audit.anchoring import Anchoring
+from metamorphd.audit.stamping import NoStamping
 from metamorphd.clock import Clock
 from metamorphd.keys.audit import make_chain
 from metamorphd.store.database import Database
@@ -41,7 +42,7 @@ async def touch(database: Database, clock: Clock, *vaults: str) -> None:
 async def test_what_is_new_is_written_once_and_no_more_often_than_the_interval(engine: Engine, tmp_path: Path) -> None:
     clock = Later()
     async with engine.database(tmp_path, chain=make_chain(["k" * 32])) as database:
-        made = Anchoring(database=database, clock=clock)
+        made = Anchoring(database=database, clock=clock, stamping=NoStamping())
         await touch(database, clock, "a", "b")
         assert await heads(made) == [("a", 2), ("b", 2)]
         await touch(database, clock, "a")
@@ -64,7 +65,7 @@ async def test_a_round_is_bounded_and_the_next_one_goes_on(
     clock = Later()
     vaults = [f"vault-{number}" for number in range(7)]
     async with engine.database(tmp_path, chain=make_chain(["k" * 32])) as database:
-        made = Anchoring(database=database, clock=clock)
+        made = Anchoring(database=database, clock=clock, stamping=NoStamping())
         await touch(database, clock, *vaults)
         written = await heads(made)
         assert [vault for vault, _ in written] == vaults[:4]
@@ -76,4 +77,4 @@ async def test_a_round_is_bounded_and_the_next_one_goes_on(
 async def test_without_a_key_nothing_is_written(database: Database) -> None:
     clock = Later()
     await touch(database, clock, "a")
-    assert await heads(Anchoring(database=database, clock=clock)) == []
+    assert await heads(Anchoring(database=database, clock=clock, stamping=NoStamping())) == []

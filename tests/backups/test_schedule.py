@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metamorphd.audit.stamping import NoStamping
 from metamorphd.backups import backups as room
 from metamorphd.backups.backups import HOUR, RETRY_SECONDS, Backups
 from metamorphd.backups.directory import DAY, Directory, name_at
@@ -46,6 +47,7 @@ async def keeping(
         interval_hours=hours,
         retention_days=days,
         server_version="1",
+        stamp=NoStamping().stamp,
     ) as backups:
         yield backups
 

@@ -34,6 +34,11 @@ def test_the_variables_of_the_guide_keep_their_names_and_defaults() -> None:
 
 CERTIFICATE = {"GRPC_TLS_CERT": "/tls/cert.pem", "GRPC_TLS_KEY": "/tls/key.pem"}
 PROXIED = {"RAILWAY_TCP_APPLICATION_PORT": "50051"}
+STAMPED = {
+    "AUDIT_KEY": SECRET,
+    "AUDIT_TSA_URL": "http://stamps.example/tsr",
+    "AUDIT_TSA_CERTIFICATES": "/tls/stamps.pem",
+}
 
 
 def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
@@ -67,6 +72,7 @@ def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) 
         {"EMBLEM_JWT_SECRET": SECRET, "REPLICA_URL": "s3://bucket/here?region=auto"},
         {"EMBLEM_JWT_SECRET": SECRET, "PRIMARY_ADDRESS": "primary.internal:50051"},
         {"EMBLEM_JWT_SECRET": SECRET} | READING,
+        {"EMBLEM_JWT_SECRET": SECRET} | STAMPED,
     ],
 )
 def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
@@ -173,6 +179,14 @@ def test_safe_settings_are_accepted(monkeypatch: pytest.MonkeyPatch, variables: 
         ),
         (PRODUCTION | READING | {"READ_ONLY": "1"}, "READ_ONLY"),
         (PRODUCTION | READING | {"PRIMARY_ADDRESS": "canary"}, "PRIMARY_ADDRESS"),
+        (PRODUCTION | STAMPED | {"AUDIT_KEY": ""}, "AUDIT_TSA_URL has no effect without AUDIT_KEY"),
+        (PRODUCTION | STAMPED | {"AUDIT_TSA_URL": ""}, "AUDIT_TSA_URL and AUDIT_TSA_CERTIFICATES"),
+        (PRODUCTION | STAMPED | {"AUDIT_TSA_CERTIFICATES": ""}, "AUDIT_TSA_URL and AUDIT_TSA_CERTIFICATES"),
+        *(
+            (PRODUCTION | STAMPED | {"AUDIT_TSA_URL": url}, "AUDIT_TSA_URL")
+            for url in ("canary", "ftp://canary", "http://", "http://a:canary@stamps.example", "http://stamps:canary")
+        ),
+        (PRODUCTION | STAMPED | {"AUDIT_TSA_INTERVAL_MINUTES": "0"}, "AUDIT_TSA_INTERVAL_MINUTES"),
         *(
             (PRODUCTION | {"REPLICA_URL": url}, "REPLICA_URL must begin with s3:// or file:///")
             for url in ("canary", "https://canary", "s3://", "s3://key:canary@bucket/here", "file://canary")

@@ -104,6 +104,7 @@ HEALTHY = {
     f"metamorph_backup_failed{{{JOB}}}": STAYS,
     f"metamorph_replica_age_seconds{{{JOB}}}": "30x1600",
     f"metamorph_erasure_oldest_seconds{{{JOB}}}": "100x1600",
+    f"metamorph_audit_unstamped_seconds{{{JOB}}}": "600x1600",
     f"metamorph_log_lines_dropped_total{{{JOB}}}": STAYS,
 }
 BY_JOB = {"job": "metamorph"}
@@ -177,6 +178,7 @@ ILL: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "MetamorphBackupFails": ({f"metamorph_backup_failed{{{JOB}}}": "1x1600"}, BY_INSTANCE),
     "MetamorphReplicaOld": ({f"metamorph_replica_age_seconds{{{JOB}}}": "30x1500 0+60x100"}, BY_INSTANCE),
     "MetamorphErasureLate": ({f"metamorph_erasure_oldest_seconds{{{JOB}}}": "0+60x1600"}, BY_INSTANCE),
+    "MetamorphTimestampsLate": ({f"metamorph_audit_unstamped_seconds{{{JOB}}}": "0+60x1600"}, BY_INSTANCE),
     "MetamorphDescriptors": ({f"process_open_fds{{{JOB}}}": "900x1600"}, BY_INSTANCE),
     "MetamorphLogLinesDropped": ({f"metamorph_log_lines_dropped_total{{{JOB}}}": "0x1555 7x60"}, BY_INSTANCE),
 }

@@ -4,6 +4,8 @@ import asyncio
 
 import structlog
 
+from metamorphd.audit.stamping import Stamping
+from metamorphd.chain import Head, HeadsDigest
 from metamorphd.clock import Clock
 from metamorphd.models.audit import LogHead
 from metamorphd.models.caller import server_scope
@@ -24,11 +26,12 @@ logger = structlog.get_logger(__name__)
 
 
 class Anchoring:
-    """Logs the heads of the logs that have new entries, in rounds over all vaults."""
+    """Logs the heads of the logs that have new entries, in rounds over all vaults, and has them time-stamped."""
 
-    def __init__(self, *, database: Database, clock: Clock) -> None:
+    def __init__(self, *, database: Database, clock: Clock, stamping: Stamping) -> None:
         self._database = database
         self._clock = clock
+        self._stamping = stamping
         self._due = 0
         self._after = ""
         # When the last pass over all vaults was begun, and this one.
@@ -36,11 +39,15 @@ class Anchoring:
         self._begun = 0
 
     async def work(self) -> None:
-        """Does a round, every INTERVAL_SECONDS."""
+        """Does a round, every INTERVAL_SECONDS, and has stamped what waits for it."""
         now = self._clock.now()
-        if now < self._due:
-            return
-        self._due = now + INTERVAL_SECONDS * 1_000_000
+        if now >= self._due:
+            self._due = now + INTERVAL_SECONDS * 1_000_000
+            await self._round(now)
+        # Lines do not wait for the authority.
+        await self._stamping.work()
+
+    async def _round(self, now: int) -> None:
         left = ROUND_HEADS
         if not self._after:
             self._begun = now
@@ -53,9 +60,12 @@ class Anchoring:
             new = [head for head in page if head.mac and head.change_time >= self._since - OUT_OF_ORDER]
             left -= len(new)
             for first in range(0, len(new), LINE_HEADS):
-                _log(new[first : first + LINE_HEADS])
+                self._log(new[first : first + LINE_HEADS])
             await asyncio.sleep(PAUSE_SECONDS)
 
-
-def _log(heads: list[LogHead]) -> None:
-    logger.info("audit heads", heads=[[head.vault_id, head.revision, head.mac.hex()] for head in heads])
+    def _log(self, heads: list[LogHead]) -> None:
+        logger.info("audit heads", heads=[[head.vault_id, head.revision, head.mac.hex()] for head in heads])
+        digest = HeadsDigest()
+        for head in heads:
+            digest.add(head.vault_id, Head(head.revision, head.mac))
+        self._stamping.add(digest.digest)

@@ -45,8 +45,8 @@ logger = structlog.get_logger(__name__)
 class Backups:
     """Makes a backup every `interval_hours`, 0 for never, and verifies the newest one a day after it was verified.
 
-    Those older than `retention_days` are deleted, but never the newest good one of a database. `copies` keeps copies of
-    them off the machine.
+    Those older than `retention_days` are deleted, but never the newest good one of a database. `stamp` returns a time
+    stamp over the digest of its logs' heads, or nothing. `copies` keeps copies of them off the machine.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Backups:
         interval_hours: float,
         retention_days: float,
         server_version: str,
+        stamp: Callable[[bytes], Awaitable[str]],
         copies: "Copies | None" = None,
     ) -> None:
         self._database = database
@@ -68,6 +69,7 @@ class Backups:
         self._interval = int(interval_hours * HOUR)
         self._retention_days = retention_days
         self._server_version = server_version
+        self._stamp = stamp
         self._copies = copies
         self._stopped = threading.Event()
         # Verifying reads all of a backup, and others go first: it takes minutes, and a list must not wait for it.
@@ -316,6 +318,9 @@ class Backups:
             await self._database.copy(partial_file, progress=self._progress(0.0, COPIED))
             create_time = self._clock.now()
             manifest = await self._read(partial(self._inspected, name, partial_file, begin_time, create_time))
+            if manifest.log_heads:
+                token = await self._stamp(bytes.fromhex(manifest.log_heads))
+                manifest = replace(manifest, log_heads_timestamp=token)
             await self._run(partial(self._directory.complete_backup, manifest))
         except BaseException:
             partial_file.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ FAILING = {
 class RunningServer:
     """Finds what only the server itself can see. `settings` is what was found of its settings, `telemetry` finds more.
 
-    `replica` returns what is found of the copy that a read-only server serves, and nothing for any other server.
+    `role` returns what is found of the work of the server's role. One that is `read_only` serves copies.
     `memory_needed` is what large requests may take up, in bytes; `contained` is as for `volume`.
     """
 
@@ -35,7 +35,8 @@ class RunningServer:
         database: Database,
         directory: Path,
         settings: Sequence[Finding],
-        replica: Callable[[], Sequence[Finding]],
+        role: Callable[[], Sequence[Finding]],
+        read_only: bool,
         memory_needed: int,
         contained: bool,
         telemetry: Callable[[], Sequence[Finding]],
@@ -43,14 +44,15 @@ class RunningServer:
         self._database = database
         self._directory = directory
         self._settings = settings
-        self._replica = replica
+        self._role = role
+        self._read_only = read_only
         self._memory_needed = memory_needed
         self._contained = contained
         self._telemetry = telemetry
 
     async def findings(self) -> list[Finding]:
         """Returns all that is found now."""
-        return [*await self.at_start(), *self._telemetry(), await self._serving(), *self._replica()]
+        return [*await self.at_start(), *self._telemetry(), await self._serving(), *self._role()]
 
     async def at_start(self) -> list[Finding]:
         """Returns what is found of a server that has just opened its store."""
@@ -58,7 +60,7 @@ class RunningServer:
 
     def _machine(self) -> Iterator[Finding]:
         # What a read-only server keeps, it can fetch again.
-        place = None if self._replica() else volume(self._directory, contained=self._contained)
+        place = None if self._read_only else volume(self._directory, contained=self._contained)
         if place is not None:
             yield place
         yield from self._disk()

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,12 @@ from metamorph.client import MetamorphClient
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from metamorphd.cli.anchors import Anchor, Anchors, Stamped, api_vault, read_anchors
 from metamorphd.cli.operator import run_as_operator
-from metamorphd.models.caller import SERVER_LOG
 
 # As many as a request may have.
 ANCHORS = 500
 SHOWN_FAULTS = 100
-
-# The revision and the MAC of a vault's newest entry at some time.
-Anchors = list[AuditHead]
 
 
 class Found:
@@ -42,16 +39,17 @@ class Found:
         self.heads |= {head.vault_id: head.revision for head in part.heads}
 
 
-def verify_logs(*, anchors: Path | None, as_json: bool, **given: Any) -> None:
+def verify_logs(*, anchors: Path | None, certificates: Path | None, as_json: bool, **given: Any) -> None:
     """Verifies all logs, shows the progress, and what is wrong. Raises ClickException and StartupRefused."""
-    known = [] if anchors is None else read_anchors(anchors)
+    known = None if anchors is None else read_anchors(anchors)
+    stamped = [] if known is None else _judged(known, certificates)
 
     async def verified(client: MetamorphClient) -> bool:
         found, notes = Found(), Console(stderr=True)
         columns = SpinnerColumn(), TextColumn("{task.description}")
         with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
             task = progress.add_task("Verifying logs")
-            for request in [VerifyAuditLogRequest(), *_requests(known)]:
+            for request in [VerifyAuditLogRequest(), *_requests([] if known is None else list(known.heads))]:
                 async for part in client.admin.VerifyAuditLog(request):
                     found.add(part)
                     if as_json:
@@ -59,59 +57,58 @@ def verify_logs(*, anchors: Path | None, as_json: bool, **given: Any) -> None:
                     text = f"Verifying logs: {found.entries:,} entries, {len(found.heads):,} logs"
                     progress.update(task, description=text)
         if not as_json:
-            _show(found, known)
-        return not found.fault_count
+            _show(found, known, stamped)
+        elif stamped:
+            click.echo(json.dumps({"timestamps": list(map(_shown_stamp, stamped))}))
+        return not found.fault_count and not any(stamp.fault for stamp in stamped)
 
     run_as_operator(verified, hints={}, **given)
 
 
 def show_heads(backup: Path) -> None:
-    """Prints the heads of the logs in a backup, a line each, and their digest."""
+    """Prints the heads of the logs in a backup, a line each, and their digest, with its time stamp if it has one."""
+    from metamorphd.backups.directory import MANIFEST, read_manifest
     from metamorphd.chain import HeadsDigest
     from metamorphd.store.sqlite.inspection import list_heads
 
     digest = HeadsDigest()
     for vault_id, head in list_heads(backup):
         digest.add(vault_id, head)
-        if head.mac:
-            click.echo(json.dumps({"heads": [[_vault(vault_id), head.revision, head.mac.hex()]]}))
-    click.echo(json.dumps({"log_count": digest.count, "log_heads": digest.digest.hex()}))
+        shown = [api_vault(vault_id), head.revision, head.mac.hex()]
+        click.echo(json.dumps({"backup": backup.name, "heads": [shown]}))
+    last: dict[str, Any] = {"backup": backup.name, "log_count": digest.count, "log_heads": digest.digest.hex()}
+    manifest = read_manifest(Path(f"{backup}{MANIFEST}"))
+    if manifest is not None and manifest.log_heads_timestamp:
+        # Of what the manifest says, which may not be what the backup has.
+        last |= {"digests": [manifest.log_heads], "stamp": manifest.log_heads_timestamp}
+    click.echo(json.dumps(last))
 
 
-def read_anchors(path: Path) -> Anchors:
-    """Returns the heads in the lines of a file, whatever else there is in it. Raises ClickException if there are none.
+def _judged(anchors: Anchors, certificates: Path | None) -> list[Stamped]:
+    if certificates is None:
+        return []
+    from metamorphd.audit.timestamps import TrustedCertificates
 
-    Lines are JSON, with `heads`: a list of vault, revision and MAC.
-    """
-    found: dict[tuple[str, int, str], None] = {}
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            # What another program writes around it stays.
-            text = line[line.find("{") :].strip()
-            if '"heads"' not in text:
-                continue
-            try:
-                heads = json.loads(text)["heads"]
-                found |= {(_vault(vault), int(revision), mac): None for vault, revision, mac in heads}
-            except (ValueError, TypeError) as exc:
-                raise click.ClickException(f"line {number} of {path} has heads that cannot be read") from exc
     try:
-        anchors = [AuditHead(vault_id=vault, revision=number, mac=bytes.fromhex(mac)) for vault, number, mac in found]
-    except (ValueError, TypeError) as exc:
-        raise click.ClickException(f"{path} has heads that cannot be read") from exc
-    if not anchors:
-        raise click.ClickException(f"{path} has no heads; they are in the log lines `audit heads`")
-    return anchors
+        trusted = TrustedCertificates(certificates)
+    except (OSError, ValueError) as exc:
+        raise click.ClickException(f"{certificates} has no certificates that can be read") from exc
+    return list(anchors.judged(trusted))
 
 
-def _vault(vault_id: str) -> str:
-    """Returns a vault's ID as the API has it."""
-    return "" if vault_id == SERVER_LOG else str(vault_id)
+def _requests(heads: Sequence[Anchor]) -> Iterator[VerifyAuditLogRequest]:
+    for first in range(0, len(heads), ANCHORS):
+        yield VerifyAuditLogRequest(
+            anchors=(
+                AuditHead(vault_id=vault, revision=revision, mac=bytes.fromhex(mac))
+                for vault, revision, mac in heads[first : first + ANCHORS]
+            )
+        )
 
 
-def _requests(anchors: Anchors) -> Iterator[VerifyAuditLogRequest]:
-    for first in range(0, len(anchors), ANCHORS):
-        yield VerifyAuditLogRequest(anchors=anchors[first : first + ANCHORS])
+def _shown_stamp(stamp: Stamped) -> dict[str, Any]:
+    time = None if stamp.time is None else stamp.time.isoformat()
+    return {"line": stamp.line, "time": time, "heads": len(stamp.heads), "fault": stamp.fault}
 
 
 def _shown(part: VerifyAuditLogResponse) -> dict[str, Any]:
@@ -130,18 +127,40 @@ def _kind(fault: AuditFault) -> str:
     return AuditFaultKind.Name(fault.kind).removeprefix("AUDIT_FAULT_KIND_")
 
 
-def _show(found: Found, anchors: Anchors) -> None:
+def _show(found: Found, anchors: Anchors | None, stamped: Sequence[Stamped]) -> None:
     click.echo(f"{found.entries:,} entries of {len(found.heads):,} logs were verified.")
     if found.unprotected:
         click.echo(f"{found.unprotected:,} entries have no MAC: they were stored without AUDIT_KEY, and prove nothing.")
-    known: dict[str, int] = {}
-    for anchor in anchors:
-        known[anchor.vault_id] = max(known.get(anchor.vault_id, 0), anchor.revision)
-    later = Counter({vault: revision - known.get(vault, 0) for vault, revision in found.heads.items()})
-    click.echo(f"{len(anchors):,} heads were looked for.")
-    if beyond := (+later).total():
+    heads = [] if anchors is None else list(anchors.heads)
+    click.echo(f"{len(heads):,} heads were looked for.")
+    if beyond := _later(found, heads):
         click.echo(f"{beyond:,} entries are later than those heads: what was cut off after them cannot be found.")
+    if anchors is not None:
+        _show_stamps(found, anchors, stamped)
     for fault in found.faults:
         log = f"vault {fault.vault_id}" if fault.vault_id else "the server's own log"
         click.echo(f"{_kind(fault)}: {log}, entry {fault.revision}")
-    click.echo(f"{found.fault_count:,} faults.")
+    for stamp in (bad := [stamp for stamp in stamped if stamp.fault])[:SHOWN_FAULTS]:
+        click.echo(f"TIMESTAMP: line {stamp.line}, {stamp.fault}")
+    click.echo(f"{found.fault_count + len(bad):,} faults.")
+
+
+def _show_stamps(found: Found, anchors: Anchors, stamped: Sequence[Stamped]) -> None:
+    if not anchors.stamps:
+        return
+    if not stamped:
+        click.echo(f"{len(anchors.stamps):,} time stamps were not verified: name the authority's with --certificates.")
+        return
+    times = [stamp.time for stamp in stamped if stamp.time is not None]
+    newest = f"; the newest is of {max(times):%Y-%m-%d %H:%M:%S} UTC" if times else ""
+    click.echo(f"{len(times):,} of {len(stamped):,} time stamps are good{newest}.")
+    if beyond := _later(found, [head for stamp in stamped for head in stamp.heads]):
+        click.echo(f"{beyond:,} entries are later than the heads that were stamped.")
+
+
+def _later(found: Found, heads: Iterable[Anchor]) -> int:
+    """Returns how many entries are later than the newest of these heads of their logs."""
+    known: dict[str, int] = {}
+    for vault, revision, _ in heads:
+        known[vault] = max(known.get(vault, 0), revision)
+    return (+Counter({vault: revision - known.get(vault, 0) for vault, revision in found.heads.items()})).total()

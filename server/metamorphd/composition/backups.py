@@ -4,6 +4,7 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from metamorphd.audit.stamping import Stamping
 from metamorphd.backups.backups import Backups
 from metamorphd.backups.ledger import NAME, Ledger, beside
 from metamorphd.clock import Clock
@@ -21,7 +22,13 @@ def make_ledger(settings: Settings) -> Ledger:
 
 
 def make_backups(
-    settings: Settings, *, database: Database, operations: Operations, ledger: Ledger, clock: Clock
+    settings: Settings,
+    *,
+    database: Database,
+    operations: Operations,
+    ledger: Ledger,
+    clock: Clock,
+    stamping: Stamping,
 ) -> Backups:
     """Returns the backups of a database. Raises StartupRefused."""
     return Backups(
@@ -32,6 +39,7 @@ def make_backups(
         interval_hours=settings.backup_interval_hours,
         retention_days=settings.backup_retention_days,
         server_version=version("metamorphd"),
+        stamp=stamping.stamp,
         copies=_copies(settings, ledger, clock),
     )
 

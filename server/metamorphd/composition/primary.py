@@ -7,6 +7,7 @@ from metamorphd.audit.anchoring import Anchoring
 from metamorphd.audit.recording import LogRecorder, Recorder
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
+from metamorphd.composition.audit import make_stamping
 from metamorphd.composition.backups import make_backups, make_ledger
 from metamorphd.composition.transfers import make_exports, make_imports
 from metamorphd.edge.guards import Guard
@@ -44,8 +45,14 @@ class PrimaryRole:
         self.refusals = Refusals(recorder=self.recorder)
         self.operations = Operations(database=self.database, clock=clock)
         self.ledger = make_ledger(settings)
+        self._stamping = make_stamping(settings, clock=clock)
         self.backups = make_backups(
-            settings, database=self.database, operations=self.operations, ledger=self.ledger, clock=clock
+            settings,
+            database=self.database,
+            operations=self.operations,
+            ledger=self.ledger,
+            clock=clock,
+            stamping=self._stamping,
         )
         self.rotation = Rotation(database=self.database, keys=keys, operations=self.operations, clock=clock)
         self.memories = Memories(database=self.database, clock=clock, half_life_days=settings.memory_half_life_days)
@@ -64,13 +71,18 @@ class PrimaryRole:
                 self.exports.work,
                 self.imports.work,
                 self.refusals.work,
-                Anchoring(database=self.database, clock=clock).work,
+                Anchoring(database=self.database, clock=clock, stamping=self._stamping).work,
             ],
         )
 
     @property
     def gauges(self) -> Figures:
-        return {**self.backups.gauges, **self._housekeeping.gauges, **self.rotation.gauges}
+        return {
+            **self.backups.gauges,
+            **self._housekeeping.gauges,
+            **self.rotation.gauges,
+            **self._stamping.gauges,
+        }
 
     def degraded(self) -> str | None:
         return self.backups.degraded()
@@ -79,11 +91,13 @@ class PrimaryRole:
         return {}
 
     def findings(self) -> Sequence[Finding]:
-        return []
+        return self._stamping.findings()
 
     async def open(self, parts: AsyncExitStack) -> None:
         # Before any call is admitted: the database may have been restored.
         await replay_ledger(database=self.database, ledger=self.ledger, operations=self.operations)
+        # Backups are time-stamped, and so close first.
+        parts.push_async_callback(self._stamping.aclose)
         await parts.enter_async_context(self.backups)
         await parts.enter_async_context(self.exports)
         parts.push_async_callback(self.refusals.flush)

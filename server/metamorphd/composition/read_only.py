@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from metamorphd.audit.recording import NoRecorder, Recorder
+from metamorphd.audit.stamping import NoStamping
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups, make_ledger
@@ -36,7 +37,12 @@ class ReadOnlyRole:
         self.operations = Operations(database=replica, clock=clock)
         self.ledger = make_ledger(settings)
         self.backups = make_backups(
-            settings, database=replica, operations=self.operations, ledger=self.ledger, clock=clock
+            settings,
+            database=replica,
+            operations=self.operations,
+            ledger=self.ledger,
+            clock=clock,
+            stamping=NoStamping(),
         )
         # Says how far the primary's is, and does nothing itself.
         self.rotation = Rotation(database=replica, keys=keys, operations=self.operations, clock=clock)

@@ -82,7 +82,7 @@ class Role(Protocol):
         ...
 
     def findings(self) -> Sequence[Finding]:
-        """Returns what an operator should know of the copy that is served, and nothing on the primary."""
+        """Returns what an operator should know of the role's work."""
         ...
 
     async def open(self, parts: AsyncExitStack) -> None:

@@ -29,6 +29,7 @@ class Manifest:
     `begin_time` is when it was begun: all that was acknowledged before is in it. `create_time` is the moment whose
     state it has. `size` and `sha256`, in hexadecimal digits, are those of its file. `verify_time` is when it was last
     verified, and `faults` are what was found then. `database_id`, `log_count` and `log_heads` are of `Inspection`.
+    `log_heads_timestamp` is a time stamp of `log_heads`, in base64, if there is one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Manifest:
     database_id: str = ""
     log_count: int = 0
     log_heads: str = ""
+    log_heads_timestamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, SecretStr
 
-from metamorphd.settings.values import ExactBoolean, VaultPatterns
+from metamorphd.settings.values import AuthorityUrl, ExactBoolean, VaultPatterns
 
 
 class CredentialSettings(BaseModel):
@@ -67,6 +67,23 @@ class CredentialSettings(BaseModel):
     audit_key_previous: SecretStr | None = Field(
         default=None,
         description="Previous keys, separated by commas, for entries that are older than AUDIT_KEY.",
+    )
+    audit_tsa_url: AuthorityUrl = Field(
+        default=None,
+        description=(
+            "URL of an authority that time-stamps the heads of logs (RFC 3161), for example "
+            "http://timestamp.example.com. Default: they are not time-stamped."
+        ),
+    )
+    audit_tsa_certificates: Path | None = Field(
+        default=None,
+        description="PEM file of the certificates to trust for time stamps: the root of that authority's.",
+    )
+    audit_tsa_interval_minutes: float = Field(
+        default=10,
+        ge=1,
+        le=1440,
+        description="Minutes between two requests for time stamps. There is none while no log has new entries.",
     )
     emblem_jwt_issuer: str | None = Field(default=None, description="If set, tokens must have this issuer (`iss`).")
     emblem_jwt_audience: str | None = Field(default=None, description="If set, tokens must have this audience (`aud`).")

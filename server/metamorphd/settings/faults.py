@@ -48,6 +48,10 @@ def _unsafe_keys(settings: Settings) -> Iterator[str]:
     yield from _short("AUDIT_KEY", settings.audit_key_texts, current=settings.audit_key)
     if settings.audit_key_texts and settings.audit_key is None:
         yield "AUDIT_KEY_PREVIOUS has no effect without a current key; set AUDIT_KEY too"
+    if settings.audit_tsa_url is not None and settings.audit_key is None:
+        yield "AUDIT_TSA_URL has no effect without AUDIT_KEY, which makes what is time-stamped; set it too"
+    if (settings.audit_tsa_url is None) != (settings.audit_tsa_certificates is None):
+        yield "AUDIT_TSA_URL and AUDIT_TSA_CERTIFICATES must be set together; set both or neither"
     if settings.token_encryption_key is not None and settings.token_encryption_key_file is not None:
         yield (
             "TOKEN_ENCRYPTION_KEY has no effect with TOKEN_ENCRYPTION_KEY_FILE; to move to the file, "

@@ -61,6 +61,14 @@ def _host_and_port(value: str | None) -> str | None:
     return value
 
 
+def _authority_url(value: str | None) -> str | None:
+    if value is not None and (not value.startswith(("http://", "https://")) or not _is_url(value)):
+        raise ValueError("must be http://host/path or https://host/path")
+    if value is not None and "@" in urlsplit(value).netloc:
+        raise ValueError("must not have a password")
+    return value
+
+
 def _dsn(value: SecretStr | None) -> SecretStr | None:
     text = "" if value is None else value.get_secret_value()
     host = r"https://[0-9A-Za-z]+@[0-9A-Za-z.-]+|http://[0-9A-Za-z]+@(127\.0\.0\.1|localhost)"
@@ -93,4 +101,5 @@ HostAndPort = Annotated[str | None, AfterValidator(_host_and_port)]
 HeaderToken = Annotated[SecretStr | None, AfterValidator(_header_token)]
 RateLimitStorage = Annotated[SecretStr | None, BeforeValidator(_rate_limit_storage)]
 LogLevel = Annotated[str, AfterValidator(_log_level)]
+AuthorityUrl = Annotated[str | None, AfterValidator(_authority_url)]
 Dsn = Annotated[SecretStr | None, AfterValidator(_dsn)]
