@@ -248,6 +248,7 @@ class Server:
                 limits=rates,
                 database=self._database,
                 refusals=self._role.refusals,
+                operator_reads=self._role.operator_reads,
                 of_role=self._role.guards,
             ),
             streams=Streams(

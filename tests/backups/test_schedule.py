@@ -12,7 +12,10 @@ from metamorphd.audit.stamping import NoStamping
 from metamorphd.backups import backups as room
 from metamorphd.backups.backups import HOUR, RETRY_SECONDS, Backups
 from metamorphd.backups.directory import DAY, Directory, name_at
+from metamorphd.errors import StoreBusy
 from metamorphd.models.backup import Backup, BackupState
+from metamorphd.models.caller import server_scope
+from metamorphd.models.change import ChangeVerb
 from metamorphd.operations import Operations
 from metamorphd.store.database import Database
 
@@ -37,8 +40,19 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def keeping(
-    database: Database, directory: Directory, clock: SetClock, *, hours: float = 24, days: float = 7
+    database: Database,
+    directory: Directory,
+    clock: SetClock,
+    *,
+    hours: float = 24,
+    days: float = 7,
+    recorded: list[tuple[str, str]] | None = None,
 ) -> AsyncIterator[Backups]:
+    async def record(name: str, verb: ChangeVerb) -> None:
+        if recorded is None:
+            raise StoreBusy(retry_delay=1.0)
+        recorded.append((name, verb))
+
     async with Backups(
         database=database,
         operations=Operations(database=database, clock=clock),
@@ -47,6 +61,7 @@ async def keeping(
         interval_hours=hours,
         retention_days=days,
         server_version="1",
+        record=record,
         stamp=NoStamping().stamp,
     ) as backups:
         yield backups
@@ -77,6 +92,21 @@ async def test_one_is_made_at_first_and_then_every_interval(
         clock.time += 3_000_000
         newer, older = await listed(backups, ready(2))
         assert (older.name, newer.name) == (first.name, name_at(clock.time))
+
+
+async def test_what_is_done_unasked_is_recorded(database: Database, directory: Directory, clock: SetClock) -> None:
+    recorded: list[tuple[str, str]] = []
+    async with keeping(database, directory, clock, recorded=recorded) as backups:
+        (first,) = await listed(backups, ready(1))
+        assert recorded == [("", "created")]
+        clock.time += 2_000_000
+        await backups.create_backup(server_scope())
+        await listed(backups, ready(2))
+        clock.time += 8 * DAY
+        await listed(backups, lambda found: ready(1)(found) and found[0].name == name_at(clock.time))
+        # What was asked for is recorded by whoever was asked.
+        assert [entry for entry in recorded if entry[1] == "created"] == [("", "created")] * 2
+        assert ("deleted" in {verb for _, verb in recorded}, (first.name, "deleted") in recorded) == (True, True)
 
 
 async def test_none_is_made_with_an_interval_of_0(database: Database, directory: Directory, clock: SetClock) -> None:

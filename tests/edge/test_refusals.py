@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from metamorphd.edge import refusals
-from metamorphd.edge.refusals import COUNT_SECONDS, EACH, EACH_WINDOW_SECONDS, Refusals
+from metamorphd.edge import repeated
+from metamorphd.edge.refusals import Refusals
+from metamorphd.edge.repeated import COUNT_SECONDS, EACH, EACH_WINDOW_SECONDS
 from metamorphd.errors import StoreBusy
 from metamorphd.models.caller import Scope
 
@@ -78,7 +79,7 @@ async def test_counts_that_cannot_be_recorded_are_kept() -> None:
 async def test_each_user_has_a_rate_of_their_own_and_too_many_are_counted_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(refusals, "COUNTED_USERS", 2)
+    monkeypatch.setattr(repeated, "COUNTED_KEYS", 2)
     log = Log()
     made = Refusals(recorder=log, now=Now())
     for vault in ("a", "b", "c", "d"):

@@ -23,7 +23,7 @@ from metamorph.vault.v1.change_pb2 import (
     ChangedResource,
     ChangeVerb,
 )
-from metamorphd.edge import refusals
+from metamorphd.edge import repeated
 from metamorphd.errors import StoreBusy
 from metamorphd.models.caller import Scope
 from metamorphd.store.audit import record_event
@@ -221,7 +221,7 @@ async def test_what_cannot_be_recorded_is_not_answered(engine: Engine, tmp_path:
 async def test_a_caller_who_is_refused_in_a_loop_fills_no_vault_and_is_counted(
     running: Serving, alice: Caller, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(refusals, "EACH", 5)
+    monkeypatch.setattr(repeated, "EACH", 5)
     async with serving(tmp_path / "other", **KEYS) as limited:
         bob = limited.caller(user="bob", permissions=["read"])
         for _ in range(40):

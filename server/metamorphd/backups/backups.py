@@ -19,6 +19,7 @@ from metamorphd.clock import Clock
 from metamorphd.errors import BackupBusy, BackupNotFound, DomainError, ServerDraining, StartupRefused
 from metamorphd.models.backup import Backup, BackupState, Manifest
 from metamorphd.models.caller import Scope, server_scope
+from metamorphd.models.change import ChangeVerb
 from metamorphd.models.operation import OperationKind
 from metamorphd.operations import Operations, Running
 from metamorphd.priority import lower_priority
@@ -45,8 +46,9 @@ logger = structlog.get_logger(__name__)
 class Backups:
     """Makes a backup every `interval_hours`, 0 for never, and verifies the newest one a day after it was verified.
 
-    Those older than `retention_days` are deleted, but never the newest good one of a database. `stamp` returns a time
-    stamp over the digest of its logs' heads, or nothing. `copies` keeps copies of them off the machine.
+    Those older than `retention_days` are deleted, but never the newest good one of a database. `record` records
+    what is done to one unasked. `stamp` returns a time stamp over the digest of its logs' heads, or nothing. `copies`
+    keeps copies of them off the machine.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Backups:
         interval_hours: float,
         retention_days: float,
         server_version: str,
+        record: Callable[[str, ChangeVerb], Awaitable[None]],
         stamp: Callable[[bytes], Awaitable[str]],
         copies: "Copies | None" = None,
     ) -> None:
@@ -69,6 +72,7 @@ class Backups:
         self._interval = int(interval_hours * HOUR)
         self._retention_days = retention_days
         self._server_version = server_version
+        self._record = record
         self._stamp = stamp
         self._copies = copies
         self._stopped = threading.Event()
@@ -332,7 +336,7 @@ class Backups:
         if self._copies is not None:
             self._copies.wake()
         try:
-            await self.prune_backups()
+            await self._prune()
         except OSError:
             # The backup is there all the same.
             logger.exception("old backups could not be deleted")
@@ -394,11 +398,25 @@ class Backups:
         good = next((backup.manifest for backup in backups if backup.state is BackupState.READY), None)
         # A clock that was set back counts as well.
         if self._interval and not 0 <= now - made < self._interval:
+            # Its name is not known yet.
+            await self._recorded("", ChangeVerb.CREATED)
             await self.create_backup(server_scope())
         elif good is not None and now - good.verify_time >= DAY:
             await self.verify_backup(good.name, server_scope())
         else:
-            await self.prune_backups()
+            await self._prune()
+
+    async def _prune(self) -> None:
+        for name in await self.prune_backups(validate_only=True):
+            await self._recorded(name, ChangeVerb.DELETED)
+        await self.prune_backups()
+
+    async def _recorded(self, name: str, verb: ChangeVerb) -> None:
+        """Records what is done next. It is done all the same if it cannot be: a backup may be what is needed then."""
+        try:
+            await self._record(name, verb)
+        except DomainError as exc:
+            logger.warning("what is done to a backup is not recorded", name=name, verb=verb, error=str(exc))
 
     async def _find_newest(self) -> None:
         backups = await self._run(self._directory.list_backups)

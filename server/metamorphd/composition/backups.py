@@ -4,10 +4,13 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from metamorphd.audit.recording import Recorder
 from metamorphd.audit.stamping import Stamping
 from metamorphd.backups.backups import Backups
 from metamorphd.backups.ledger import NAME, Ledger, beside
 from metamorphd.clock import Clock
+from metamorphd.models.caller import SERVER_LOG, server_scope
+from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.operations import Operations
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
@@ -28,9 +31,15 @@ def make_backups(
     operations: Operations,
     ledger: Ledger,
     clock: Clock,
+    recorder: Recorder,
     stamping: Stamping,
 ) -> Backups:
     """Returns the backups of a database. Raises StartupRefused."""
+
+    async def record(name: str, verb: ChangeVerb) -> None:
+        scope = server_scope(SERVER_LOG)
+        await recorder.record(scope, resource=ChangedResource.BACKUP, resource_id=name, verb=verb)
+
     return Backups(
         database=database,
         operations=operations,
@@ -39,6 +48,7 @@ def make_backups(
         interval_hours=settings.backup_interval_hours,
         retention_days=settings.backup_retention_days,
         server_version=version("metamorphd"),
+        record=record,
         stamp=stamping.stamp,
         copies=_copies(settings, ledger, clock),
     )

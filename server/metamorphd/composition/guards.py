@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from metamorphd.auth.tokens import TokenVerifier
 from metamorphd.composition.authentication import authenticate_calls
 from metamorphd.edge.guards import Authorize, Guard, LimitRate, Limits, LimitSize, Validate
+from metamorphd.edge.operator_reads import OperatorReads, RecordReads
 from metamorphd.edge.rate_limit import MemoryLimits
 from metamorphd.edge.refusals import Refusals
 from metamorphd.edge.revisions import AwaitRevision
@@ -22,6 +23,7 @@ def make_guards(
     limits: Limits,
     database: Database,
     refusals: Refusals,
+    operator_reads: OperatorReads,
     of_role: Sequence[Guard],
 ) -> list[Guard]:
     """Returns the guards in the documented order of checks; each guard's docstring gives the reason for its place."""
@@ -37,6 +39,7 @@ def make_guards(
         *of_role,
         LimitSize(),
         Validate(),
+        RecordReads(reads=operator_reads),
         AwaitRevision(database=database),
     ]
 

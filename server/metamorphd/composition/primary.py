@@ -11,6 +11,7 @@ from metamorphd.composition.audit import make_stamping
 from metamorphd.composition.backups import make_backups, make_ledger
 from metamorphd.composition.transfers import make_exports, make_imports
 from metamorphd.edge.guards import Guard
+from metamorphd.edge.operator_reads import OperatorReads
 from metamorphd.edge.refusals import Refusals
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.keys.audit import make_chain
@@ -43,6 +44,7 @@ class PrimaryRole:
         )
         self.recorder: Recorder = LogRecorder(database=self.database, clock=clock)
         self.refusals = Refusals(recorder=self.recorder)
+        self.operator_reads = OperatorReads(recorder=self.recorder)
         self.operations = Operations(database=self.database, clock=clock)
         self.ledger = make_ledger(settings)
         self._stamping = make_stamping(settings, clock=clock)
@@ -52,6 +54,7 @@ class PrimaryRole:
             operations=self.operations,
             ledger=self.ledger,
             clock=clock,
+            recorder=self.recorder,
             stamping=self._stamping,
         )
         self.rotation = Rotation(database=self.database, keys=keys, operations=self.operations, clock=clock)
@@ -71,6 +74,7 @@ class PrimaryRole:
                 self.exports.work,
                 self.imports.work,
                 self.refusals.work,
+                self.operator_reads.work,
                 Anchoring(database=self.database, clock=clock, stamping=self._stamping).work,
             ],
         )
@@ -101,6 +105,7 @@ class PrimaryRole:
         await parts.enter_async_context(self.backups)
         await parts.enter_async_context(self.exports)
         parts.push_async_callback(self.refusals.flush)
+        parts.push_async_callback(self.operator_reads.flush)
         await parts.enter_async_context(self.imports)
 
     async def begin(self, parts: AsyncExitStack, *, engine: TurnEngine) -> int:

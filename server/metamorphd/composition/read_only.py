@@ -10,6 +10,7 @@ from metamorphd.clock import Clock
 from metamorphd.composition.backups import make_backups, make_ledger
 from metamorphd.composition.transfers import make_exports, make_imports
 from metamorphd.edge.guards import Guard
+from metamorphd.edge.operator_reads import OperatorReads
 from metamorphd.edge.read_only import RefuseWrites
 from metamorphd.edge.refusals import Refusals
 from metamorphd.keys.vault_keys import VaultKeys
@@ -42,6 +43,7 @@ class ReadOnlyRole:
             operations=self.operations,
             ledger=self.ledger,
             clock=clock,
+            recorder=NoRecorder(),
             stamping=NoStamping(),
         )
         # Says how far the primary's is, and does nothing itself.
@@ -52,6 +54,7 @@ class ReadOnlyRole:
         self.exports = make_exports(settings, database=replica, keys=keys, clock=clock)
         self.recorder: Recorder = NoRecorder()
         self.refusals = Refusals(recorder=self.recorder)
+        self.operator_reads = OperatorReads(recorder=self.recorder)
         self.imports = make_imports(settings, database=replica, operations=self.operations, clock=clock)
         self.guards: Sequence[Guard] = [RefuseWrites(primary=primary)]
         self._following = Following(

@@ -12,6 +12,7 @@ from metamorphd.clock import Clock
 from metamorphd.composition.primary import PrimaryRole
 from metamorphd.composition.read_only import ReadOnlyRole
 from metamorphd.edge.guards import Guard
+from metamorphd.edge.operator_reads import OperatorReads
 from metamorphd.edge.refusals import Refusals
 from metamorphd.keys.vault_keys import VaultKeys
 from metamorphd.memories.memories import Memories
@@ -54,6 +55,9 @@ class Role(Protocol):
 
     @property
     def refusals(self) -> Refusals: ...
+
+    @property
+    def operator_reads(self) -> OperatorReads: ...
 
     @property
     def imports(self) -> Imports: ...
