@@ -48,7 +48,8 @@ PAUSE_SECONDS = 0.02
 # A round asks for the oldest change of every vault.
 COMPACT_ROUND_SECONDS = 600.0
 RETENTION_ROUND_SECONDS = 600.0
-COMPACTED_CHANGES = 500
+# Large entries take ten times as long as usual ones.
+COMPACTED_CHANGES = 200
 VISITED_VAULTS = 200
 UNUSED_ATTACHMENT = 24 * 3_600_000_000
 # The longest wait between a deletion and its first step.
