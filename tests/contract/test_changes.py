@@ -36,6 +36,10 @@ SILENT = {
 }
 # Across vaults, so that there is no log to append to.
 SILENT_ACROSS_VAULTS = {
+    "end_filing": "the ledger, which is of the server",
+    "enter_entries": "the ledger, which is of the server; what is deleted again is in the log of the vault",
+    "queue_entries": "the ledger, which is of the server",
+    "put_ledger_position": "the ledger, which is of the server",
     "prune_attachments": "what was not sent for a day expires",
     "prune_events": "deltas",
     "prune_operations": "what ended long ago",

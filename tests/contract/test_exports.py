@@ -13,6 +13,7 @@ TABLES = {
     "daily_usage": "follows from the usage of sessions",
     "data_keys": "keys stay on their server",
     "erased_vaults": "of vaults that were deleted",
+    "unfiled_entries": "of vaults that were deleted",
     "erasures": "what is deleted",
     "events": "the deltas of replies, which the messages have whole",
     "imports": "work of this server",

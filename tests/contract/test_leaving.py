@@ -11,6 +11,7 @@ KEPT = {
     "changes": "the log, of which the deletion and what followed it is left",
     "log_beginnings": "says, sealed, what the server has deleted of the log",
     "erased_vaults": "the ledger, by which a restore knows",
+    "unfiled_entries": "entries of the ledger, until its files have them",
     "revocations": "the operator's: the tokens stay revoked, whoever has the ID next",
     "vault_limits": "the operator's, and of the ID",
     "vault_states": "says that it was deleted, until the ID is released",

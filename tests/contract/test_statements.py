@@ -19,6 +19,12 @@ SYSTEM_OPERATIONS = {
     "list_oldest_changes",  # the logs of all vaults are compacted
     "find_vault_to_erase",  # deleted vaults are erased, all of them
     "list_erased_vaults",  # the ledger is of all vaults that were deleted
+    "enter_entries",  # a start reads what the ledger's files have of all vaults
+    "queue_entries",  # a file of the ledger that is lost is written again, with all vaults
+    "list_unfiled",  # the ledger's files get what they lack of all vaults
+    "end_filing",  # the ledger's files get what they lack of all vaults
+    "get_ledger_position",  # the ledger's files are of all vaults
+    "put_ledger_position",  # the ledger's files are of all vaults
     "list_imports",  # a start ends the imports of all vaults that the server before it has left
     "get_backlog",  # the operator sees what is left to be erased in all vaults
     "list_orphaned_turns",  # the start-up sweep ends the turns whose owner is gone, in all vaults
@@ -102,6 +108,7 @@ GROWING = {
 }
 # Every table that is not of a vault is listed here, with the reason.
 TABLES_OF_NO_VAULT = {
+    "ledger_files",  # how far files were read that are of all vaults
     "identity",  # distinguishes the database from others, and has nothing of a caller's
 }
 WRITES = re.compile(r"atabase\.write\(\s*(?:revised\()?(\w+)")

@@ -44,8 +44,12 @@ class Store:
         return [path for path in (self.directory / BUCKET / ".sgwtmp").rglob("*") if path.is_file()]
 
     @property
+    def credentials(self) -> Credentials:
+        return Credentials(KEY_ID, SECRET_KEY, "us-east-1", self.endpoint)
+
+    @property
     def bucket(self) -> Bucket:
-        return Bucket(self.url, Credentials(KEY_ID, SECRET_KEY, "us-east-1", self.endpoint))
+        return Bucket(self.url, self.credentials)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyrage
 from metamorphd.backups.bucket import Bucket
 from metamorphd.backups.copies import Copies
 from metamorphd.backups.directory import Directory, name_at
-from metamorphd.backups.ledger import NAME, Ledger
+from metamorphd.backups.ledger import NAME, LedgerFile
 from metamorphd.backups.packing import Packing, parse_keys
 from metamorphd.backups.remote import Remote
 from metamorphd.clock import Clock
@@ -59,7 +59,7 @@ async def copying(
         remote=Remote(bucket),
         packing=packing or Packing(compressed=True, keys=parse_keys(str(IDENTITY))),
         directory=directory,
-        ledger=Ledger([directory.path / NAME]),
+        ledger=LedgerFile(directory.path / NAME),
         clock=clock,
         retention_days=7,
         retry_seconds=retry_seconds,

@@ -11,13 +11,13 @@ import structlog
 
 from metamorphd.backups.bucket import Bucket, BucketFailed, Credentials
 from metamorphd.backups.directory import DAY, Directory, is_old
-from metamorphd.backups.ledger import Ledger
+from metamorphd.backups.ledger import LedgerFile
+from metamorphd.backups.ledger_copy import LedgerCopy
 from metamorphd.backups.packing import Packing, Unreadable, parse_keys
 from metamorphd.backups.remote import Remote
 from metamorphd.clock import Clock
 from metamorphd.errors import StoreNotReady
 from metamorphd.models.backup import Backup, BackupState, Copy
-from metamorphd.models.erased_vault import ErasedVault
 from metamorphd.priority import lower_priority
 
 # After the start, when a server has other things to do. Before, no copy is known.
@@ -39,7 +39,7 @@ def copies_in(
     keys: str,
     compressed: bool,
     directory: Path,
-    ledger: Ledger,
+    ledger: LedgerFile,
     clock: Clock,
     retention_days: float,
 ) -> "Copies":
@@ -73,7 +73,7 @@ class Copies:
         remote: Remote,
         packing: Packing,
         directory: Directory,
-        ledger: Ledger,
+        ledger: LedgerFile,
         clock: Clock,
         retention_days: float,
         retry_seconds: float = RETRY_SECONDS,
@@ -81,8 +81,7 @@ class Copies:
         self._remote = remote
         self._packing = packing
         self._directory = directory
-        self._ledger = ledger
-        self._ledger_sent: list[ErasedVault] | None = None
+        self._ledger = LedgerCopy(file=ledger, remote=remote.ledger, directory=directory.path)
         self._clock = clock
         self._retention_days = retention_days
         self._retry_seconds = retry_seconds
@@ -182,7 +181,7 @@ class Copies:
         faults: dict[str, str] = {}
         name = newest = next((backup.name for backup in self._good_backups()), "")
         try:
-            self._send_ledger()
+            self._ledger.send()
             copies, tried = self._look(), set[str]()
             while (backup := self._missing(copies, tried)) is not None:
                 name = backup.name
@@ -207,13 +206,6 @@ class Copies:
             logger.error("a backup could not be copied or read back", name=name, fault=fault)
         self._failures = 0 if whole and not faults else self._failures + 1
         self._faults = faults
-
-    def _send_ledger(self) -> None:
-        """Keeps the erasure ledger with the copies: a restore from them is to know it, wherever it is made."""
-        entries = self._ledger.read()
-        if entries and entries != self._ledger_sent:
-            self._remote.add_to_ledger(entries)
-            self._ledger_sent = entries
 
     @property
     def names(self) -> list[str]:

@@ -1,13 +1,13 @@
 """Packed copies that a restore reads from: in a bucket, and in a file that was taken from there. Methods block."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from metamorphd.backups.bucket import BucketFailed, Reading
 from metamorphd.backups.directory import MANIFEST
-from metamorphd.backups.ledger import NAME as LEDGER
-from metamorphd.backups.ledger import Ledger
+from metamorphd.backups.ledger import LedgerFile
+from metamorphd.backups.ledger_copy import OBJECT as LEDGER
 from metamorphd.backups.packing import Keys, Unreadable, unpack
 from metamorphd.backups.remote import Hashed, Remote, backup_of, limited, parse_copy
 from metamorphd.backups.sources import Step, Write
@@ -23,7 +23,6 @@ class PackedFile:
     def __init__(self, path: Path, *, keys: Keys) -> None:
         self._path = path
         self._keys = keys
-        self.ledger: Sequence[ErasedVault] = Ledger([path.with_name(LEDGER)]).read()
         self.name = str(path)
         self.size = path.stat().st_size
         stated = Path(f"{path}{MANIFEST}")
@@ -39,6 +38,11 @@ class PackedFile:
             except Unreadable as exc:
                 raise StartupRefused(f"{self.name} cannot be restored: {exc}") from exc
 
+    def ledger(self) -> Iterator[list[ErasedVault]]:
+        for file in self._path.parent.iterdir():
+            if LEDGER.fullmatch(file.name):
+                yield from (entries for entries, _ in LedgerFile(file).parts())
+
 
 class RemoteCopy:
     """A copy in a bucket: one of a name, or the newest good one. Raises StartupRefused if there is none."""
@@ -50,7 +54,6 @@ class RemoteCopy:
         self._keys = keys
         try:
             self._object, copy = remote.get_copy(name or _newest(remote))
-            self.ledger: Sequence[ErasedVault] = remote.read_ledger()
         except BackupNotFound:
             raise StartupRefused(
                 f"there is no {remote.url(name)}; `metamorph backup list --remote` lists the copies"
@@ -69,6 +72,12 @@ class RemoteCopy:
             unpack(self._object.name, Hashed(reading, step), bounded, keys=self._keys)
         except (BucketFailed, Unreadable) as exc:
             raise StartupRefused(f"{self.name} cannot be restored: {exc}") from exc
+
+    def ledger(self) -> Iterator[list[ErasedVault]]:
+        try:
+            yield from self._remote.ledger.parts()
+        except BucketFailed as exc:
+            raise StartupRefused(f"the erasure ledger in {self._remote.url('')} cannot be read: {exc}") from exc
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -2,35 +2,33 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from metamorphd.backups.bucket import Bucket, BucketFailed, Object, ObjectNotFound, Reading
+from metamorphd.backups.bucket import Bucket, Object, ObjectNotFound, Reading
 from metamorphd.backups.directory import MANIFEST, NAME, always_kept, is_old, time_of
-from metamorphd.backups.ledger import NAME as LEDGER
-from metamorphd.backups.ledger import format_entries, parse_entries
+from metamorphd.backups.ledger_copy import RemoteLedger
 from metamorphd.backups.packing import ENCRYPTED, STEP_BYTES, Keys, Packing, Reader, Unreadable, unpack
 from metamorphd.backups.sources import Step, Write
 from metamorphd.errors import BackupNotFound
 from metamorphd.models.backup import Copy, Manifest
-from metamorphd.models.erased_vault import ErasedVault
 
 OBJECT = re.compile(rf"(?P<backup>{NAME.pattern})(?P<packed>(?:\.zst)?(?:\.age)?)(?P<manifest>\.json)?")
 LARGEST_MANIFEST = 2**20
-LARGEST_LEDGER = 2**28
 
 _COPY = TypeAdapter(Copy)
 
 
 class Remote:
-    """The copies in a bucket. Methods block, and raise BucketFailed."""
+    """The copies in a bucket, and the erasure ledger beside them. Methods block, and raise BucketFailed."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
+        self.ledger = RemoteLedger(bucket)
         self._known: dict[tuple[str, str], Copy | None] = {}
 
     def url(self, name: str) -> str:
@@ -97,22 +95,6 @@ class Remote:
         copy = Copy(name=name, size=size, sha256=sent.hexdigest(), create_time=now(), manifest=manifest)
         self.write_manifest(copy)
         return copy
-
-    def read_ledger(self) -> list[ErasedVault]:
-        """Returns the entries of the erasure ledger that is kept with the copies, none if there is none."""
-        try:
-            content = self._bucket.read_small(LEDGER, limit=LARGEST_LEDGER)
-        except ObjectNotFound:
-            return []
-        if content is None:
-            raise BucketFailed(f"{LEDGER} has more than {LARGEST_LEDGER:,} bytes")
-        return parse_entries(content)
-
-    def add_to_ledger(self, entries: Sequence[ErasedVault]) -> None:
-        """Adds to the ledger what it lacks. It may be of several databases."""
-        known = self.read_ledger()
-        if missing := [entry for entry in entries if entry not in set(known)]:
-            self._bucket.write_small(LEDGER, format_entries([*known, *missing]))
 
     def write_manifest(self, copy: Copy) -> None:
         """Stores what is known of a copy, in place of what was."""

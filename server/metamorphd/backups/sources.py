@@ -1,6 +1,6 @@
 """Where a restore reads from: a file, plain or packed as copies are, or a copy in a bucket. Methods block."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,8 +21,7 @@ class Source(Protocol):
     """A backup that can be restored.
 
     `name` is shown, `size` is what is read, and `needed` what is written, as far as that is known before. `manifest` is
-    None if it has none; `trusted` says whether it was written here, and not where others may write. `ledger` are the
-    entries of the erasure ledger that is kept with it.
+    None if it has none; `trusted` says whether it was written here, and not where others may write.
     """
 
     name: str
@@ -30,18 +29,18 @@ class Source(Protocol):
     needed: int
     manifest: Manifest | None
     trusted: bool
-    ledger: Sequence[ErasedVault]
 
     def read_into(self, write: Write, *, step: Step) -> None:
         """Writes the database. Raises StartupRefused if it cannot be read, and what writing raises."""
+
+    def ledger(self) -> Iterable[list[ErasedVault]]:
+        """Yields the entries of the erasure ledger that is kept with it, a part at a time. Raises StartupRefused."""
 
 
 class PlainFile:
     """A backup's file, as the server makes them."""
 
     trusted = True
-    # Beside the database, and in the directory of backups.
-    ledger: Sequence[ErasedVault] = ()
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -60,3 +59,7 @@ class PlainFile:
             while chunk := file.read(READ_BYTES):
                 write(chunk)
                 step(len(chunk))
+
+    def ledger(self) -> Iterable[list[ErasedVault]]:
+        # Beside the database, and in the directory of backups.
+        return ()

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
 
-from metamorphd.backups.ledger import NAME, Ledger, beside
+from metamorphd.backups.ledger import Ledger
 from metamorphd.backups.restore import Restorable, Restore
 from metamorphd.backups.sources import PlainFile, Source
 from metamorphd.settings.loading import load_paths
@@ -24,7 +24,7 @@ def restore_backup(source: str, *, target: Path | None, ask: bool, as_json: bool
     """
     settings = load_paths()
     backup, database = _source(source, settings), target or settings.database_path
-    ledger = Ledger([beside(database), settings.backup_path / NAME])
+    ledger = Ledger(database=database, backups=settings.backup_path)
     notes = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TransferSpeedColumn())
     restore = Restore(backup, database)
@@ -43,16 +43,14 @@ def restore_backup(source: str, *, target: Path | None, ask: bool, as_json: bool
                     notes.print(line, markup=False)
                 click.confirm(f"Put {backup.name} in the place of {database}?", abort=True, err=True)
             # First: no server may have the backup without what was deleted since.
-            ledger.add([*ledger.read(), *backup.ledger])
+            erased = ledger.bring(backup.ledger())
             aside = restore.apply(aside=_aside(database))
     if as_json:
         result = {"database": str(database), "restored": backup.name, "aside": aside and str(aside)}
         click.echo(json.dumps(result | {"rows": dict(restorable.rows), "lost": _known(restorable)}))
         return
-    if erased := ledger.read():
-        lines.append(
-            f"Vaults that were deleted stay so: the server erases them when it starts ({len(erased):,} are known)."
-        )
+    if erased:
+        lines.append("Vaults that were deleted stay so: the server erases them when it starts.")
     for line in () if ask else lines:
         click.echo(line)
     kept = f" The one before is {aside}." if aside else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from metamorphd.audit.recording import Recorder
 from metamorphd.audit.stamping import Stamping
 from metamorphd.backups.backups import Backups
-from metamorphd.backups.ledger import NAME, Ledger, beside
+from metamorphd.backups.ledger import Ledger
 from metamorphd.clock import Clock
 from metamorphd.models.caller import SERVER_LOG, server_scope
 from metamorphd.models.change import ChangedResource, ChangeVerb
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def make_ledger(settings: Settings) -> Ledger:
     """Returns the erasure ledger, which is beside the database and with its backups."""
-    return Ledger([beside(settings.database_path), settings.backup_path / NAME])
+    return Ledger(database=settings.database_path, backups=settings.backup_path)
 
 
 def make_backups(
@@ -65,7 +65,7 @@ def _copies(settings: Settings, ledger: Ledger, clock: Clock) -> "Copies | None"
         keys=settings.encryption_keys,
         compressed=settings.backup_compression == "zstd",
         directory=settings.backup_path,
-        ledger=ledger,
+        ledger=ledger.files["database"],
         clock=clock,
         retention_days=settings.backup_retention_days,
     )

@@ -16,7 +16,7 @@ from metamorphd.edge.refusals import Refusals
 from metamorphd.housekeeping import Housekeeping
 from metamorphd.keys.audit import make_chain
 from metamorphd.keys.vault_keys import VaultKeys
-from metamorphd.leaving import replay_ledger
+from metamorphd.leaving.erasure_ledger import ErasureLedger
 from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
@@ -46,13 +46,14 @@ class PrimaryRole:
         self.refusals = Refusals(recorder=self.recorder)
         self.operator_reads = OperatorReads(recorder=self.recorder)
         self.operations = Operations(database=self.database, clock=clock)
-        self.ledger = make_ledger(settings)
+        files = make_ledger(settings)
+        self.ledger = ErasureLedger(database=self.database, files=files, operations=self.operations)
         self._stamping = make_stamping(settings, clock=clock)
         self.backups = make_backups(
             settings,
             database=self.database,
             operations=self.operations,
-            ledger=self.ledger,
+            ledger=files,
             clock=clock,
             recorder=self.recorder,
             stamping=self._stamping,
@@ -75,6 +76,7 @@ class PrimaryRole:
                 self.imports.work,
                 self.refusals.work,
                 self.operator_reads.work,
+                self.ledger.file,
                 Anchoring(database=self.database, clock=clock, stamping=self._stamping).work,
             ],
         )
@@ -99,7 +101,7 @@ class PrimaryRole:
 
     async def open(self, parts: AsyncExitStack) -> None:
         # Before any call is admitted: the database may have been restored.
-        await replay_ledger(database=self.database, ledger=self.ledger, operations=self.operations)
+        await self.ledger.replay()
         # Backups are time-stamped, and so close first.
         parts.push_async_callback(self._stamping.aclose)
         await parts.enter_async_context(self.backups)

@@ -14,6 +14,7 @@ from metamorphd.edge.operator_reads import OperatorReads
 from metamorphd.edge.read_only import RefuseWrites
 from metamorphd.edge.refusals import Refusals
 from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.leaving.erasure_ledger import ErasureLedger
 from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
@@ -36,12 +37,13 @@ class ReadOnlyRole:
         replica = SqliteReplica(path=settings.database_path, primary=primary)
         self.database: Database = replica
         self.operations = Operations(database=replica, clock=clock)
-        self.ledger = make_ledger(settings)
+        files = make_ledger(settings)
+        self.ledger = ErasureLedger(database=replica, files=files, operations=self.operations)
         self.backups = make_backups(
             settings,
             database=replica,
             operations=self.operations,
-            ledger=self.ledger,
+            ledger=files,
             clock=clock,
             recorder=NoRecorder(),
             stamping=NoStamping(),

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from metamorphd.audit.recording import Recorder
 from metamorphd.backups.backups import Backups
-from metamorphd.backups.ledger import Ledger
 from metamorphd.chat.engine import TurnEngine
 from metamorphd.clock import Clock
 from metamorphd.composition.primary import PrimaryRole
@@ -15,6 +14,7 @@ from metamorphd.edge.guards import Guard
 from metamorphd.edge.operator_reads import OperatorReads
 from metamorphd.edge.refusals import Refusals
 from metamorphd.keys.vault_keys import VaultKeys
+from metamorphd.leaving.erasure_ledger import ErasureLedger
 from metamorphd.memories.memories import Memories
 from metamorphd.metrics import Figures
 from metamorphd.models.finding import Finding
@@ -39,7 +39,7 @@ class Role(Protocol):
     def operations(self) -> Operations: ...
 
     @property
-    def ledger(self) -> Ledger: ...
+    def ledger(self) -> ErasureLedger: ...
 
     @property
     def rotation(self) -> Rotation: ...

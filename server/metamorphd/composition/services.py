@@ -11,7 +11,7 @@ from metamorphd.composition.role import Role
 from metamorphd.edge.methods import SERVICES
 from metamorphd.keys.audit import make_chain
 from metamorphd.keys.vault_keys import VaultKeys
-from metamorphd.leaving import Leaving
+from metamorphd.leaving.vaults import Leaving
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.services.admin.service import AdminService, Build
 from metamorphd.services.chat.service import ChatService
@@ -49,7 +49,6 @@ def make_servicers(
     )
     secrets = Secrets(database=database, keys=keys, clock=clock, storage_limit=settings.vault_storage_bytes)
     leaving = Leaving(
-        database=database,
         states=states,
         engine=engine,
         backups=role.backups,

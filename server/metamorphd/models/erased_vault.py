@@ -18,6 +18,27 @@ class ErasedVault:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerPosition:
+    """A place in a file of the erasure ledger, in bytes. `tail` is a hash of what is before it.
+
+    So a position says whether a file is the one that it was taken of, and has not been cut.
+    """
+
+    offset: int = 0
+    tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """Entries that were appended to the file of a place in the ledger, from `begin` to `end`."""
+
+    place: str
+    entries: tuple[ErasedVault, ...]
+    begin: LedgerPosition
+    end: LedgerPosition
+
+
+@dataclass(frozen=True, slots=True)
 class Deletion:
     """A vault's deletion. `operation` erases it.
 

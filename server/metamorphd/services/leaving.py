@@ -3,7 +3,7 @@
 from metamorph.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.errors import ConfirmationMismatch
-from metamorphd.leaving import Leaving
+from metamorphd.leaving.vaults import Leaving
 from metamorphd.models.caller import Scope
 from metamorphd.services.convert.operation import operation_to_proto
 from metamorphd.services.convert.time import timestamp

@@ -7,7 +7,7 @@ from metamorph.vault.v1 import usage_pb2
 from metamorph.vault.v1 import vault_service_pb2 as pb
 
 from metamorphd.clock import Clock, day_of
-from metamorphd.leaving import Leaving
+from metamorphd.leaving.vaults import Leaving
 from metamorphd.memories.memories import Memories
 from metamorphd.models.caller import Scope
 from metamorphd.models.vault import VaultChanges

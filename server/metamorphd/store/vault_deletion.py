@@ -1,7 +1,7 @@
-"""Deletes vaults: hides them at once, destroys their data keys, and keeps the ledger of what was erased."""
+"""Deletes vaults: hides them at once, and destroys their data keys."""
 
+from collections.abc import Collection
 from dataclasses import replace
-from hashlib import sha256
 
 from metamorphd.errors import VaultBeingErased, VaultNotDeleted
 from metamorphd.models.change import ChangedResource, ChangeVerb
@@ -9,12 +9,12 @@ from metamorphd.models.erased_vault import ErasedVault
 from metamorphd.models.operation import Operation, OperationKind, Progress
 from metamorphd.models.vault import VaultState, VaultStatus
 from metamorphd.store.changes import append_change
-from metamorphd.store.database import Row, SystemTransaction, Transaction
+from metamorphd.store.database import Transaction
+from metamorphd.store.erasure_ledger import enter_vault, get_life
 from metamorphd.store.operations import begin_operation, find_running_operation
 from metamorphd.store.vault_states import get_vault_status, put_vault_status
 from metamorphd.store.vaults import create_vault
 
-GET_LIFE = "SELECT hash_key FROM vaults WHERE vault_id = :vault_id"
 GET_STORED_BYTES = "SELECT stored_bytes FROM vaults WHERE vault_id = :vault_id"
 # As long as what keys/sealing.py makes of a key, so that it takes the same place.
 NOTHING = bytes(94)
@@ -28,40 +28,29 @@ UPDATE vaults SET display_name = '', default_model = '', system_prompt = '', tok
     revision = revision + 1, update_time = :now
 WHERE vault_id = :vault_id
 """
-ENTER_ERASED = """
-INSERT INTO erased_vaults (vault_id, life, delete_time) VALUES (:vault_id, :life, :delete_time)
-ON CONFLICT (vault_id, life) DO NOTHING
-"""
-LIST_LIVES = "SELECT vault_id, life, delete_time FROM erased_vaults WHERE vault_id = :vault_id ORDER BY life"
-LIST_ERASED = """
-SELECT vault_id, life, delete_time FROM erased_vaults
-WHERE (vault_id, life) > (:after_vault_id, :after_life)
-ORDER BY vault_id, life
-LIMIT :limit
-"""
 RELEASE_VAULT = "DELETE FROM vault_states WHERE vault_id = :vault_id"
 FORGET_OPERATIONS = "DELETE FROM operations WHERE vault_id = :vault_id"
 
 
-def life_of(hash_key: bytes) -> str:
-    """Returns what distinguishes a vault's life, from 32 random bytes that no other life has."""
-    return sha256(b"metamorph vault\0" + hash_key).hexdigest()[:32]
+async def delete_vault(
+    tx: Transaction, *, operation: Operation, hash_key: bytes, places: Collection[str], now: int
+) -> VaultStatus:
+    """Deletes the vault: destroys its data keys, enters it in the ledger, and begins the operation that erases it.
 
-
-async def delete_vault(tx: Transaction, *, operation: Operation, hash_key: bytes, now: int) -> VaultStatus:
-    """Deletes the vault: destroys its data keys, enters it in the ledger, and begins the operation that erases it."""
+    The ledger's files in `places` lack it then.
+    """
     await create_vault(tx, hash_key=hash_key, now=now)
-    stored = await tx.one(GET_LIFE)
-    if stored is None:
+    life = await get_life(tx)
+    if life is None:
         raise RuntimeError("a vault that was just made is missing")
-    return await _delete(tx, operation, life_of(stored.hash_key), now)
+    await enter_vault(tx, life=life, places=places, now=now)
+    return await _delete(tx, operation, now)
 
 
-async def _delete(tx: Transaction, operation: Operation, life: str, now: int) -> VaultStatus:
+async def _delete(tx: Transaction, operation: Operation, now: int) -> VaultStatus:
     await tx.run(OVERWRITE_KEYS, nothing=NOTHING)
     await tx.run(DESTROY_KEYS)
     await tx.run(CLEAR_VAULT, now=now)
-    await tx.run(ENTER_ERASED, life=life, delete_time=now)
     stored = await tx.one(GET_STORED_BYTES)
     progress = Progress(0, 0 if stored is None else stored.stored_bytes, "bytes")
     await begin_operation(tx, operation=replace(operation, progress=progress), limited=False)
@@ -73,34 +62,15 @@ async def _delete(tx: Transaction, operation: Operation, life: str, now: int) ->
     return status
 
 
-async def list_entries(tx: Transaction) -> list[ErasedVault]:
-    """Returns the ledger's entries of the vaults that have had this ID."""
-    return list(map(_entry, await tx.all(LIST_LIVES)))
-
-
 async def replay_deletion(tx: Transaction, *, entry: ErasedVault, operation: Operation) -> bool:
     """Deletes the vault if it is the one of an entry of the ledger, and still there. Returns whether it was.
 
     So it is after a restore from a backup that was made before its deletion.
     """
-    await tx.run(ENTER_ERASED, life=entry.life, delete_time=entry.delete_time)
-    stored = await tx.one(GET_LIFE)
-    if stored is None or life_of(stored.hash_key) != entry.life:
+    if await get_life(tx) != entry.life or (await get_vault_status(tx)).state is VaultState.DELETED:
         return False
-    if (await get_vault_status(tx)).state is VaultState.DELETED:
-        return False
-    await _delete(tx, operation, entry.life, entry.delete_time)
+    await _delete(tx, operation, entry.delete_time)
     return True
-
-
-async def list_erased_vaults(tx: SystemTransaction, *, after: tuple[str, str], limit: int) -> list[ErasedVault]:
-    """Returns entries of the ledger, in the order of (vault, life), from the first one after `after`."""
-    rows = await tx.all(LIST_ERASED, after_vault_id=after[0], after_life=after[1], limit=limit)
-    return list(map(_entry, rows))
-
-
-def _entry(row: Row) -> ErasedVault:
-    return ErasedVault(row.vault_id, row.life, row.delete_time)
 
 
 async def require_erased(tx: Transaction) -> None:

@@ -87,7 +87,7 @@ BOUNDED_OTHERWISE = {
     "LOAD_VAULT_STATES": "every vault that is suspended or deleted, once at the start",
     "OVERWRITE_KEYS": "the data keys of a vault, one",
     "DESTROY_KEYS": "the data keys of a vault, one",
-    "LIST_LIVES": "the vaults that have had an ID, one after the other",
+    "LIST_UNFILED": "the first rows of its key",
     "FORGET_OPERATIONS": "the operations of a vault, of which MOST_KEPT are kept",
     **dict.fromkeys(ERASING, "the first rows of a vault that is erased, up to a limit"),
     "GET_ANCESTOR": "the hops to an ancestor, two for each binary digit of the depth",

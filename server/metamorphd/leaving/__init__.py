@@ -1,0 +1,1 @@
+"""Deletes vaults, and keeps them deleted when a backup is restored that was made before."""
