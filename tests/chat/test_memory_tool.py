@@ -307,6 +307,45 @@ async def test_a_failure_of_a_later_call_keeps_what_was_said_and_paid(alice: Cal
     assert finished.status == COMPLETED
 
 
+@pytest.mark.parametrize(
+    ("message", "blamed"),
+    [
+        ("prompt is too long: 1000001 tokens > 1000000 maximum", "reply"),
+        ("messages.4.content.0.tool_result.content.0: no such text", "reply"),
+        ("messages.3.content.1.tool_use.input: what is no object", "reply"),
+        ("messages.2.content.0.text: no such text", "message"),
+        ("messages.0.content.0.text: no such text", "earlier"),
+        ("tools.0: what is no tool", "options.tools"),
+    ],
+)
+async def test_a_further_call_that_is_rejected_is_not_blamed_on_the_message(
+    alice: Caller, api: FakeMessagesApi, message: str, blamed: str
+) -> None:
+    session_id = await remembering(alice)
+    api.default = Reply(("Hello.",))
+    earlier = (await alice.send(session_id, "Hi"))[-1].turn_finished.message.parent_message_id
+    script = Script(api, create("/memories/x", "x"))
+    poison = "File created successfully"
+
+    def provider(received: Received) -> Behaviour:
+        # As a provider does: whatever is sent with it again is rejected again.
+        rejects = poison in str(received.body) if blamed == "reply" else len(received.body["messages"]) == 5
+        return Refusal(400, "invalid_request_error", message=message) if rejects else script(received)
+
+    api.default = provider
+    finished = (await alice.send(session_id, "Remember"))[-1].turn_finished
+    assert (finished.status, finished.error.reason) == (turn_pb2.TURN_STATUS_FAILED, "UPSTREAM_REJECTED")
+    asked = finished.message.parent_message_id
+    named = {"reply": finished.message.message_id, "message": asked, "earlier": earlier}.get(blamed, blamed)
+    assert set(finished.error.metadata.values()) == {"invalid_request_error", named}
+    api.default = script if blamed != "reply" else provider
+    for text in ("And now?", "And then?"):
+        finished = (await alice.send(session_id, text))[-1].turn_finished
+        assert (script.faults, finished.status) == ([], COMPLETED)
+    assert ("Remember" in str(api.requests[-1].body)) == (blamed != "message")
+    assert (poison in str(api.requests[-1].body)) == (blamed != "reply")
+
+
 async def test_a_turn_that_is_cancelled_between_calls_keeps_what_was_said(alice: Caller, api: FakeMessagesApi) -> None:
     hold = asyncio.Event()
     replies: list[Behaviour] = [

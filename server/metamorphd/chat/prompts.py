@@ -48,7 +48,7 @@ class Prompts:
     async def of_turn(self, scope: Scope, turn: Turn, *, said: Content = ()) -> AsyncGenerator[Prompt]:
         """Yields the prompt of a turn that has started. `said` is what the model has said in it, with results."""
         async with self._prompt(scope, turn.session_id, get_prompt, (), turn=turn) as prompt:
-            yield _going_on(prompt, said) if said else prompt
+            yield _going_on(prompt, said, turn) if said else prompt
 
     @asynccontextmanager
     async def of_message(
@@ -122,10 +122,11 @@ class Prompts:
             yield await self._database.read(read_chunk, scope, attachment_id=attachment_id, number=number)
 
 
-def _going_on(prompt: Prompt, said: Content) -> Prompt:
-    messages = tuple(PromptMessage(role, content) for role, content in exchanges(said))
+def _going_on(prompt: Prompt, said: Content, turn: Turn) -> Prompt:
+    # The reply has no ID before it is stored.
+    messages = tuple(PromptMessage(role, content, turn.turn_id) for role, content in exchanges(said))
     size = len(encode_content(said).encode())
-    return replace(prompt, messages=prompt.messages + messages, text_bytes=prompt.text_bytes + size)
+    return replace(prompt, messages=prompt.messages + messages, own=len(messages), text_bytes=prompt.text_bytes + size)
 
 
 async def _of_upload(upload: Upload) -> AsyncGenerator[bytes | memoryview]:

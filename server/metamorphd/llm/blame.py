@@ -38,7 +38,7 @@ def blamed(request: Request, *, rejected: str, message: str) -> dict[str, str]:
     `attachment_ids` are those of images and documents, at most MOST_NAMED, separated by commas: the one that is named,
     or those of the newest message that has any. Else `field` is the field of a SendMessageRequest: a block of the
     message that was to be answered, all of its content if nothing says more, or an option. `message_id` is that of an
-    earlier message. Empty if none is known.
+    earlier message, or of what was said in the turn, if nothing says more about a further call. Empty if none is known.
     """
     place = _PLACE.search(message)
     # One that occurs twice is named once.
@@ -47,15 +47,18 @@ def blamed(request: Request, *, rejected: str, message: str) -> dict[str, str]:
         return {"attachment_ids": ",".join(found[:MOST_NAMED])}
     if place is not None:
         number = int(place["message"])
-        if number == request.last:
+        if number == request.asked and not request.own:
             return _of_block(place)
-        earlier = request.message_ids[number] if number < request.last else ""
-        return {"message_id": earlier} if earlier else {}
+        other = request.message_ids[number] if number < len(request.message_ids) else ""
+        return {"message_id": other} if other else {}
     if (option := _OPTION.match(message)) is not None:
         name, member = option.groups()
         field = _FIELDS.get(f"{name}.{member}") or _FIELDS.get(name)
         return {"field": field} if field else {}
-    return {"field": "content"} if rejected in _OF_CONTENT else {}
+    if rejected not in _OF_CONTENT:
+        return {}
+    # The first call had the message too, and was answered.
+    return {"message_id": request.message_ids[-1]} if request.own else {"field": "content"}
 
 
 def _attachments(request: Request, place: re.Match[str] | None, message: str) -> list[str]:
@@ -70,7 +73,7 @@ def _attachments(request: Request, place: re.Match[str] | None, message: str) ->
 
 def _in_last(request: Request) -> bool:
     """Returns whether the newest attachments are in the message that was to be answered."""
-    return request.places[-1][0] == request.last
+    return request.places[-1][0] == request.asked
 
 
 def _of_block(place: re.Match[str]) -> dict[str, str]:

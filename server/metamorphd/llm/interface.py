@@ -23,7 +23,11 @@ LARGE_TEXT = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
-    """A message as it is sent. `message_id` is that of the message in the store, empty if it is of none."""
+    """A message as it is sent.
+
+    `message_id` is that of the message in the store, or the turn's if it is of a reply that goes on. It is empty if it
+    is of none.
+    """
 
     role: Role
     content: Content
@@ -45,6 +49,7 @@ class Prompt:
     `messages` are sorted oldest first, and the last one is the user's. `attachments` are the images and
     documents in them, by id. `options` always have a model and a maximum length of the reply. `text_bytes` is the size
     of the messages, about. `summarized`: earlier messages may be summarized; otherwise there are no summaries in them.
+    The last `own` messages are of the reply that goes on: what the model has said, and results of the server's tools.
     `session_id` and `span` say what the call is a part of, and are not sent.
     """
 
@@ -54,6 +59,7 @@ class Prompt:
     options: EffectiveOptions
     text_bytes: int = 0
     summarized: bool = True
+    own: int = 0
     session_id: str = ""
     span: Span = NOT_RECORDED
 

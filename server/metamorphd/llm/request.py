@@ -47,7 +47,7 @@ class Request:
 
     `thinks`: it sends thinking of earlier replies. `places` are those of its attachments, in order: the numbers of the
     message, of its block and of the part of that block, and the attachment's id. `message_ids` are those of its
-    messages, the last of which is the one to be answered.
+    messages. The last of them that is not `own` is the one to be answered.
     """
 
     body: RequestBody
@@ -56,11 +56,12 @@ class Request:
     thinks: bool
     places: tuple[tuple[int, int, int, str], ...]
     message_ids: tuple[str, ...]
+    own: int
 
     @property
-    def last(self) -> int:
-        """Returns the number of its last message."""
-        return len(self.message_ids) - 1
+    def asked(self) -> int:
+        """Returns the number of the message that is to be answered."""
+        return len(self.message_ids) - 1 - self.own
 
 
 def reply_request(prompt: Prompt, *, compact_above: int) -> Request:
@@ -97,7 +98,15 @@ def _request(parameters: dict[str, Any], prompt: Prompt) -> Request:
     # Most prompts have none, and thousands of messages.
     places = tuple(_places(prompt.messages)) if prompt.attachments else ()
     message_ids = tuple(message.message_id for message in prompt.messages)
-    return Request(body, headers, messages.prefix, thinks=messages.thinks, places=places, message_ids=message_ids)
+    return Request(
+        body,
+        headers,
+        messages.prefix,
+        thinks=messages.thinks,
+        places=places,
+        message_ids=message_ids,
+        own=prompt.own,
+    )
 
 
 def _places(messages: Sequence[PromptMessage]) -> Iterator[tuple[int, int, int, str]]:

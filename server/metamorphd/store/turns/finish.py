@@ -1,7 +1,7 @@
 """Ending turns."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import orjson
 
@@ -77,6 +77,7 @@ async def finish_turn(
     """
     await append_events(tx, events=events)
     content = await reply_content(tx, turn_id=turn.turn_id, closed=closed)
+    error = _blaming(error, turn, reply_message_id)
     reply = None
     refused = stop_reason is StopReason.REFUSAL
     # Of a turn that fails, thinking alone is no reply: the next message follows the user's. A refusal is one without
@@ -120,7 +121,14 @@ async def finish_turn(
     if "message_id" in blamed:
         await reject_message(tx, message_id=blamed["message_id"])
     rejected = blamed.get("field", "").startswith("content")
-    if reply is not None or rejected:
+    if (reply is not None or rejected) and blamed.get("message_id") != turn.user_message_id:
         await tx.run(MARK_ASKED, message_id=turn.user_message_id, refused=refused or rejected)
     await append_change(tx, resource=ChangedResource.TURN, resource_id=turn.turn_id, verb=ENDED[status], now=now)
     return TurnFinished(turn.turn_id, finished.last_sequence, status, reply, stop_reason, usage, error, stop_details)
+
+
+def _blaming(error: TurnError | None, turn: Turn, reply_message_id: str) -> TurnError | None:
+    """Returns an error that names the reply by its ID, which it has from now on, if it names what was said."""
+    if error is None or error.metadata.get("message_id") != turn.turn_id:
+        return error
+    return replace(error, metadata={**error.metadata, "message_id": reply_message_id})

@@ -128,7 +128,8 @@ const (
 	// until they are uploaded again. If it blames an earlier message, the metadata has its message_id: a note stands for
 	// it in later prompts, so that the message can be sent again. Otherwise it may have the field to blame. If that is
 	// content, or a block of it, the message is left out of the prompts of messages that follow it, until a regeneration
-	// of its reply succeeds. If it is options.tools, the tools of before stay in force.
+	// of its reply succeeds. If it is options.tools, the tools of before stay in force. If the server had run tools in the
+	// turn, message_id may be that of the turn's own reply, which is left out of later prompts.
 	ErrorReason_ERROR_REASON_UPSTREAM_REJECTED ErrorReason = 43
 	// In a turn: UNAVAILABLE. The model provider cannot be reached or failed before it answered. Send again.
 	ErrorReason_ERROR_REASON_UPSTREAM_UNAVAILABLE ErrorReason = 44

@@ -324,7 +324,8 @@ export enum ErrorReason {
    * until they are uploaded again. If it blames an earlier message, the metadata has its message_id: a note stands for
    * it in later prompts, so that the message can be sent again. Otherwise it may have the field to blame. If that is
    * content, or a block of it, the message is left out of the prompts of messages that follow it, until a regeneration
-   * of its reply succeeds. If it is options.tools, the tools of before stay in force.
+   * of its reply succeeds. If it is options.tools, the tools of before stay in force. If the server had run tools in the
+   * turn, message_id may be that of the turn's own reply, which is left out of later prompts.
    *
    * @generated from enum value: ERROR_REASON_UPSTREAM_REJECTED = 43;
    */
