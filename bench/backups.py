@@ -85,8 +85,8 @@ class Backups:
         return backup, [
             Figure(
                 f"(h) CreateSession, {PER_SECOND}/s, beside a backup of {size}, against none",
-                _latency(beside),
-                _latency(idle),
+                latency(beside),
+                latency(idle),
                 f"p99 {ratio:.2f}",
                 f"≤ {MOST_RATIO:.0f}",
                 ratio <= MOST_RATIO,
@@ -129,7 +129,7 @@ class Writers:
         self._chat = ChatServiceStub(channel)
         self._metadata = (("authorization", f"Bearer {token('writers')}"),)
 
-    async def during(self, work: Coroutine[Any, Any, None]) -> list[float]:
+    async def during(self, work: Coroutine[Any, Any, object]) -> list[float]:
         """Writes until some work is done, and returns how long each write took, in seconds."""
         seconds: list[float] = []
         running, calls = asyncio.ensure_future(work), set()
@@ -143,11 +143,13 @@ class Writers:
         await asyncio.gather(running, *calls)
         return seconds
 
-    async def _write(self, due: float, seconds: list[float]) -> None:
+    async def _write(self, due: float, seconds: list[float]) -> str:
+        """Creates a session, and returns its ID."""
         request = CreateSessionRequest(session=Session(title="Beside a backup"))
-        await self._chat.CreateSession(request, metadata=self._metadata)
+        answer = await self._chat.CreateSession(request, metadata=self._metadata)
         # From when it was due: a server that stands still delays all that follow.
         seconds.append(time.perf_counter() - due)
+        return answer.session.session_id
 
 
 class Watch:
@@ -185,5 +187,6 @@ async def _backed_up(channel: grpc.aio.Channel, backups: list[Backup]) -> None:
     backups.append(backup)
 
 
-def _latency(seconds: Sequence[float]) -> str:
+def latency(seconds: Sequence[float]) -> str:
+    """Returns the p50 and the p99."""
     return f"p50 {at(seconds, 50) * 1e3:.1f}, p99 {at(seconds, 99) * 1e3:.1f} ms"

@@ -29,9 +29,9 @@ SILENT = {
     "refold_messages": "indexes what is stored",
     "stage_attachment": "hidden until the import is complete, which is a change",
     "stage_chunk": "hidden until the import is complete, which is a change",
-    "stage_messages": "hidden until the import is complete, which is a change",
-    "stage_records": "hidden until the import is complete, which is a change",
-    "stage_session": "hidden until the import is complete, which is a change",
+    "stage_step": "hidden until the import is complete, which is a change",
+    "add_lists": "the words of what is staged",
+    "reserve_numbers": "belongs to what is staged",
     "use_memories": "that they were used changes nothing of them",
 }
 # Across vaults, so that there is no log to append to.

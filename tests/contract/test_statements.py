@@ -85,6 +85,7 @@ NOT_GROWING = {
     "update_vault_limits": "must always be possible, and is the operator's",
 }
 GROWING = {
+    "add_lists",
     "add_pending_words",
     "change_memory_files",
     "begin_import",
@@ -97,11 +98,10 @@ GROWING = {
     "index_earlier_messages",
     "put_secret",
     "refold_messages",
+    "reserve_numbers",
     "stage_attachment",
     "stage_chunk",
-    "stage_messages",
-    "stage_records",
-    "stage_session",
+    "stage_step",
     "update_memory",
     "update_session",
     "update_vault",

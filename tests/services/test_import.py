@@ -18,8 +18,8 @@ from metamorph.vault.v1.change_pb2 import CHANGE_VERB_IMPORTED, CHANGED_RESOURCE
 from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL
 from metamorphd.models.caller import Scope
 from metamorphd.store.imports import LIMITS
-from metamorphd.transfers import imports
-from metamorphd.transfers.imports import LEFT_OUT
+from metamorphd.transfers import imports, staging
+from metamorphd.transfers.planning import LEFT_OUT
 
 from tests.support.caller import Caller, text_block
 from tests.support.exports import Record, comparable, exported, import_, of_kind, records, whole
@@ -398,9 +398,9 @@ async def test_an_import_beyond_the_quota_leaves_nothing(tmp_path: Path) -> None
         assert await stored(running, tmp_path) == before
 
 
-@pytest.mark.parametrize("step", ["stage_messages", "complete_import"])
+@pytest.mark.parametrize(("module", "step"), [(staging, "stage_step"), (imports, "complete_import")])
 async def test_what_a_killed_server_has_staged_is_erased(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, step: str
 ) -> None:
     async with serving(tmp_path, token_encryption_key=KEY) as running:
         alice, bob = running.caller(), running.caller(vault="other", user="bob")
@@ -413,7 +413,7 @@ async def test_what_a_killed_server_has_staged_is_erased(
 
         with monkeypatch.context() as patch:
             # As if it had been killed there: nothing that follows is run, and nothing is cleaned up.
-            patch.setattr(imports, step, never)
+            patch.setattr(module, step, never)
             patch.setattr(imports.Imports, "_end", never)
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await import_(bob, data)

@@ -1,6 +1,6 @@
 """The ends of an import: what is staged is revealed, or erased, in steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -11,6 +11,7 @@ from metamorphd.store.attachments import append_attachment_change
 from metamorphd.store.changes import append_change
 from metamorphd.store.database import Row, SystemTransaction, Transaction, grows
 from metamorphd.store.erasures import Resource, queue_erasure
+from metamorphd.store.idempotency import GET_HASH_KEY
 from metamorphd.store.memories.imported import import_memory
 from metamorphd.store.sessions import CREATE_PAIR, append_session_change
 from metamorphd.store.usage import COUNT_DAILY_USAGE
@@ -29,7 +30,7 @@ LIST_IMPORTS = "SELECT vault_id, import_id, state FROM imports WHERE vault_id > 
 LIST_STAGED = """
 SELECT number, kind, record FROM staged_records WHERE vault_id = :vault_id ORDER BY number LIMIT :limit
 """
-DELETE_STAGED = "DELETE FROM staged_records WHERE vault_id = :vault_id AND number = :number"
+DELETE_STAGED = "DELETE FROM staged_records WHERE vault_id = :vault_id AND number <= :last"
 REVEAL_SESSION = """
 UPDATE sessions SET delete_time = NULL, last_activity_time = COALESCE(last_message_time, create_time),
     archived = :archived, creator = :creator
@@ -84,15 +85,20 @@ WHERE :subject = '' OR :most_subjects > (
 ON CONFLICT (vault_id, kind, subject, set_by) DO NOTHING
 """
 MOST_MODELS, MOST_USED, MOST_SUBJECTS = 32, 5 * 10**14, 100
-# Few, because others write meanwhile.
-STEP_RECORDS = 12
+# Few, because others write meanwhile. To index memories of so many bytes takes as long as all others.
+STEP_RECORDS, STEP_MEMORY_BYTES = 24, 2_048
 
 
 @grows
-async def begin_import(tx: Transaction, *, import_id: str, hash_key: bytes, now: int) -> bool:
-    """Records that an import begins, and returns whether it may: one at a time. Makes the vault if need be."""
+async def begin_import(tx: Transaction, *, import_id: str, hash_key: bytes, now: int) -> bytes | None:
+    """Records that an import begins, and returns the key of the vault's words, or None while another one goes on.
+
+    Makes the vault, with `hash_key`, if need be.
+    """
     await create_vault(tx, hash_key=hash_key, now=now)
-    return bool(await tx.run(CREATE_IMPORT, import_id=import_id, now=now))
+    begun = await tx.run(CREATE_IMPORT, import_id=import_id, now=now)
+    vault = await tx.one(GET_HASH_KEY)
+    return bytes(vault.hash_key) if begun and vault is not None else None
 
 
 async def complete_import(tx: Transaction, *, import_id: str, now: int) -> int:
@@ -123,21 +129,27 @@ async def end_import_step(tx: Transaction, *, now: int) -> Imported | None:
     found = await tx.one(GET_STATE)
     if found is None or found.state == ImportState.STAGING:
         return None
-    rows = await tx.all(LIST_STAGED, limit=STEP_RECORDS)
-    # Indexing one takes as long as all others.
-    if any(row.kind == "memory" for row in rows) and found.state == ImportState.REVEALING:
-        del rows[1:]
+    rows = _of_one_step(await tx.all(LIST_STAGED, limit=STEP_RECORDS))
     imported = Imported()
     for row in rows:
         if found.state == ImportState.REVEALING:
             await _reveal(tx, row, imported, now)
         else:
             await _discard(tx, row, now)
-        await tx.run(DELETE_STAGED, number=row.number)
     if not rows:
         await tx.run(END_IMPORT)
         return None
+    await tx.run(DELETE_STAGED, last=rows[-1].number)
     return imported
+
+
+def _of_one_step(rows: Sequence[Row]) -> Sequence[Row]:
+    left = STEP_MEMORY_BYTES
+    for place, row in enumerate(rows):
+        left -= len(row.record) if row.kind == "memory" else 0
+        if left < 0 and place:
+            return rows[:place]
+    return rows
 
 
 async def _reveal(tx: Transaction, row: Row, imported: Imported, now: int) -> None:

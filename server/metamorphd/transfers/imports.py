@@ -6,9 +6,8 @@ after a crash. From then on it is complete, and what is left to be revealed is r
 
 import asyncio
 import contextlib
-import itertools
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
 from io import FileIO
 from pathlib import Path
 from typing import Self
@@ -18,29 +17,21 @@ import structlog
 from metamorphd.clock import Clock
 from metamorphd.errors import ImportInvalid, ImportRunning, StorageFull
 from metamorphd.models.caller import Scope, server_scope
-from metamorphd.models.imports import Imported, ImportState, Line, Refused
+from metamorphd.models.imports import Imported, ImportState, Refused
 from metamorphd.models.operation import Operation, OperationKind
 from metamorphd.models.span import NOT_RECORDED
-from metamorphd.operations import Operations, Running
+from metamorphd.operations import Operations
 from metamorphd.store.database import Database
 from metamorphd.store.imports import begin_import, complete_import, discard_import, end_import_step, list_imports
-from metamorphd.store.staging import stage_attachment, stage_chunk, stage_messages, stage_records, stage_session
 from metamorphd.store.storage import require_storage
-from metamorphd.transfers.verification import Arriving, chunk_bytes, read, verify
+from metamorphd.transfers.reading import verify
+from metamorphd.transfers.staging import Staging
+from metamorphd.transfers.verification import Arriving
 
 AHEAD_BYTES = 16 * 2**20
 DRAINED_BYTES, DRAIN_SECONDS = 32 * 2**20, 5.0
-READ_BYTES = 256 * 1024
-# The most that a step stages, but one record whole.
-STEP_RECORDS, STEP_BYTES = 4, 8_192
-# Between two steps, so that others write.
-PAUSE_SECONDS = 0.001
 VISITED_VAULTS = 100
 RETRY_SECONDS = 30.0
-OF_SESSION = ("message", "turn")
-OF_ATTACHMENT = ("attachment", "attachment_chunk")
-# Values are encrypted for somebody else, and a secret without a value is none.
-LEFT_OUT = ("secret", "secret_version", "")
 
 logger = structlog.get_logger(__name__)
 
@@ -128,7 +119,6 @@ class Imports:
         imported = Imported()
         while (step := await self._database.write(end_import_step, scope, now=self._clock.now())) is not None:
             imported.add(step)
-            await asyncio.sleep(PAUSE_SECONDS)
         return imported
 
     def _prepare(self) -> None:
@@ -169,7 +159,6 @@ class Imports:
 
     async def _import(self, scope: Scope, import_id: str, path: Path, operation: Operation) -> tuple[Imported, int]:
         scope = scope.within(NOT_RECORDED)
-        staging = _Staging(self._database, scope, path, storage_limit=self._storage_limit)
         task, complete = asyncio.current_task(), False
 
         def cancel() -> None:
@@ -179,11 +168,13 @@ class Imports:
         try:
             async with await self._operations.begin(scope, operation, cancel=cancel) as running:
                 async with self._verifying:
-                    await asyncio.to_thread(verify, path)
-                if not await self._database.write(
+                    verified = await verify(path)
+                hash_key = await self._database.write(
                     begin_import, scope, import_id=import_id, hash_key=self._clock.new_key(), now=self._clock.now()
-                ):
+                )
+                if hash_key is None:
                     raise ImportRunning
+                staging = Staging(self._database, scope, path, verified, hash_key, storage_limit=self._storage_limit)
                 try:
                     imported = await staging.run(running)
                     revision = await self._database.write(
@@ -200,112 +191,6 @@ class Imports:
             raise _invalid(exc) from None
         finally:
             _remove(path)
-
-
-class _Staging:
-    """Stages a verified file: attachments first, because messages hold them."""
-
-    def __init__(self, database: Database, scope: Scope, path: Path, *, storage_limit: int) -> None:
-        self._database = database
-        self._scope = scope
-        self._path = path
-        self._limit = storage_limit
-        self._imported = Imported()
-        # The session whose messages follow, and whether the vault has it already.
-        self._session_id, self._known = "", False
-
-    async def run(self, running: Running) -> Imported:
-        """Returns what was staged as rows, and what was left out. Raises Refused, StorageFull, StorageQuotaExceeded."""
-        done = 0
-        for pick, stage in ((self._of_attachments, self._attachments), (self._of_others, self._others)):
-            async with contextlib.aclosing(_batches(filter(pick, read(self._path)))) as batches:
-                async for batch in batches:
-                    await stage(batch)
-                    done += sum(line.size for line in batch)
-                    running.advance(done)
-        return self._imported
-
-    def _of_attachments(self, line: Line) -> bool:
-        return line.kind in OF_ATTACHMENT
-
-    def _of_others(self, line: Line) -> bool:
-        return line.kind not in OF_ATTACHMENT
-
-    async def _attachments(self, lines: list[Line]) -> None:
-        for line in lines:
-            if line.kind == "attachment":
-                new = await self._database.write(stage_attachment, self._scope, line=line, storage_limit=self._limit)
-            else:
-                new = await self._database.write(stage_chunk, self._scope, line=line, data=chunk_bytes(line))
-            self._imported.count(line.kind, stored=new)
-            await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _others(self, lines: list[Line]) -> None:
-        for kind, group in itertools.groupby(lines, key=_group):
-            for step in _steps(group):
-                if kind == "session":
-                    await self._session(step)
-                elif kind in LEFT_OUT:
-                    self._imported.skipped.update(line.kind or "unknown" for line in step)
-                elif kind == "of a session" and self._known:
-                    self._imported.skipped.update(line.kind for line in step)
-                else:
-                    await self._step(kind, step)
-
-    async def _session(self, lines: list[Line]) -> None:
-        for line in lines:
-            self._session_id = line.record["session_id"]
-            self._known = not await self._database.write(
-                stage_session, self._scope, line=line, storage_limit=self._limit
-            )
-            self._imported.count("session", stored=not self._known)
-
-    async def _step(self, kind: str, lines: list[Line]) -> None:
-        if kind == "of a session":
-            await self._database.write(
-                stage_messages, self._scope, session_id=self._session_id, lines=lines, storage_limit=self._limit
-            )
-            self._imported.stored.update(line.kind for line in lines)
-        else:
-            await self._database.write(stage_records, self._scope, lines=lines, storage_limit=self._limit)
-        await asyncio.sleep(PAUSE_SECONDS)
-
-
-def _group(line: Line) -> str:
-    """Returns what is staged together."""
-    if line.kind in OF_SESSION:
-        return "of a session"
-    return line.kind if line.kind in ("session", *LEFT_OUT) else "others"
-
-
-def _steps(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    step: list[Line] = []
-    size = 0
-    for line in lines:
-        if step and (len(step) >= STEP_RECORDS or size + line.size > STEP_BYTES):
-            yield step
-            step, size = [], 0
-        step.append(line)
-        size += line.size
-    if step:
-        yield step
-
-
-async def _batches(lines: Iterator[Line]) -> AsyncGenerator[list[Line]]:
-    """Yields lines as they are read on a thread, some at a time."""
-
-    def batch() -> list[Line]:
-        found: list[Line] = []
-        size = 0
-        for line in lines:
-            found.append(line)
-            size += line.size
-            if size >= READ_BYTES:
-                break
-        return found
-
-    while found := await asyncio.to_thread(batch):
-        yield found
 
 
 async def _drained(chunks: AsyncIterator[bytes]) -> None:

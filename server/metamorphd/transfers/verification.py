@@ -3,9 +3,10 @@
 import binascii
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import IO, Any
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import orjson
 
@@ -22,6 +23,7 @@ MOST_VALUES = 100_000
 # One that does not end is a text too, and nothing is tried twice: else the time would grow with the square of a line.
 TEXTS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 # Which kinds may follow a kind. Others are between header and trailer in any order.
+OF_ATTACHMENT = ("attachment", "attachment_chunk")
 FOLLOWS = {
     "message": {"session", "message"},
     "turn": {"session", "message", "turn"},
@@ -48,46 +50,76 @@ class Arriving:
         self._length = self._length + len(data) if last < 0 else len(data) - last - 1
 
 
-def verify(path: Path) -> Mapping[str, int]:
-    """Reads all of a file, and returns its counts of records by kind. Blocks. Raises Refused."""
-    hashed, counts, before = hashlib.sha256(), dict[str, int](), ""
-    chunks = _Chunks()
-    trailer: Mapping[str, Any] | None = None
-    number = 0
-    with open(path, "rb") as file:
-        for number, text in _texts(file):
-            if trailer is not None:
-                raise Refused(number, "after_end", "there is more after the trailer")
-            line = _parsed(number, text)
-            _in_order(line, before)
-            before = line.kind
-            if line.kind == "trailer":
-                trailer = line.record
-                continue
-            hashed.update(text)
-            if line.kind != "header":
-                chunks.add(line)
-            # A kind that is not known has no name here, and the trailer's count of it is left out too.
-            if line.kind not in ("header", ""):
-                counts[line.kind] = counts.get(line.kind, 0) + 1
-    if trailer is None:
-        raise Refused(number, "truncated", "there is no trailer")
-    chunks.end(number)
-    if trailer["sha256"] != hashed.hexdigest():
-        raise Refused(number, "checksum", "the SHA-256 of what precedes the trailer is another one")
-    known = {kind: count for kind, count in trailer["counts"].items() if kind in RECORDS}
-    if known != counts:
-        raise Refused(number, "counts", "the trailer counts other records")
-    return counts
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Lines of a file: the place of the first one, its number, and the place after the last one."""
+
+    start: int = 0
+    number: int = 1
+    end: int = sys.maxsize
 
 
-def read(path: Path) -> Iterator[Line]:
-    """Yields the records of a file that was verified, without header and trailer. Blocks."""
-    with open(path, "rb") as file:
-        for number, text in _texts(file):
-            line = _parsed(number, text)
-            if line.kind not in ("header", "trailer"):
-                yield line
+WHOLE, NOTHING = Part(), Part(end=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A file that can be imported: its records by kind, and the part in which all attachments are."""
+
+    counts: Mapping[str, int]
+    attachments: Part
+
+
+class Verifying:
+    """Looks at each line of a file."""
+
+    def __init__(self) -> None:
+        self._hashed, self._counts, self._before = hashlib.sha256(), dict[str, int](), ""
+        self._chunks = _Chunks()
+        self._attachments = NOTHING
+        self._trailer: Mapping[str, Any] | None = None
+        self._number = self._place = 0
+
+    def add(self, text: bytes) -> None:
+        """Takes the next line. Raises Refused."""
+        self._number, start, self._place = self._number + 1, self._place, self._place + len(text)
+        if not text.endswith(b"\n"):
+            raise Refused(self._number, "truncated", "the line does not end")
+        if self._trailer is not None:
+            raise Refused(self._number, "after_end", "there is more after the trailer")
+        line = _parsed(self._number, text)
+        _in_order(line, self._before)
+        self._before = line.kind
+        if line.kind == "trailer":
+            self._trailer = line.record
+            return
+        self._hashed.update(text)
+        if line.kind != "header":
+            self._chunks.add(line)
+        # A kind that is not known has no name here, and the trailer's count of it is left out too.
+        if line.kind not in ("header", ""):
+            self._counts[line.kind] = self._counts.get(line.kind, 0) + 1
+        if line.kind in OF_ATTACHMENT:
+            first = self._attachments if self._attachments.end else Part(start, self._number)
+            self._attachments = replace(first, end=self._place)
+
+    def verified(self) -> Verified:
+        """Returns the file, once all lines were added. Raises Refused."""
+        if self._trailer is None:
+            raise Refused(self._number, "truncated", "there is no trailer")
+        self._chunks.end(self._number)
+        if self._trailer["sha256"] != self._hashed.hexdigest():
+            raise Refused(self._number, "checksum", "the SHA-256 of what precedes the trailer is another one")
+        known = {kind: count for kind, count in self._trailer["counts"].items() if kind in RECORDS}
+        if known != self._counts:
+            raise Refused(self._number, "counts", "the trailer counts other records")
+        return Verified(self._counts, self._attachments)
+
+
+def line_of(number: int, text: bytes) -> Line:
+    """Returns a line of a file that was verified. One of a kind that is not known has none."""
+    record = orjson.loads(text)
+    return Line(number, record["kind"] if record["kind"] in RECORDS else "", record, len(text))
 
 
 def chunk_bytes(line: Line) -> bytes:
@@ -96,17 +128,6 @@ def chunk_bytes(line: Line) -> bytes:
         return binascii.a2b_base64(line.record["data"], strict_mode=True)
     except (binascii.Error, ValueError):
         raise Refused(line.number, "field", "attachment_chunk.data is not base64") from None
-
-
-def _texts(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    while text := file.readline(LONGEST_LINE + 1):
-        number += 1
-        if len(text) > LONGEST_LINE:
-            raise Refused(number, "line_too_long", f"a line has at most {LONGEST_LINE} bytes")
-        if not text.endswith(b"\n"):
-            raise Refused(number, "truncated", "the line does not end")
-        yield number, text
 
 
 def _parsed(number: int, text: bytes) -> Line:

@@ -17,7 +17,7 @@ from hashlib import blake2b
 
 import orjson
 
-from metamorphd.store.database import Transaction
+from metamorphd.store.database import Transaction, grows
 from metamorphd.store.search.earlier import earlier_words_of
 from metamorphd.store.search.words import with_pairs, words_of
 
@@ -77,6 +77,20 @@ FROM json_each(:terms) CROSS JOIN postings
 WHERE vault_id = :vault_id AND block = :block AND term = unhex(value) AND length(offsets) = :one
 ON CONFLICT (vault_id, block, term) DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
 """
+# The same for many messages of a block: JSON arrays of [term, offsets].
+ADD_LISTS = """
+INSERT INTO postings (vault_id, block, term, offsets)
+SELECT :vault_id, :block, unhex(value ->> 0), unhex(value ->> 1) FROM jsonb_each(:lists) WHERE true
+ON CONFLICT (vault_id, block, term) DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
+"""
+ADD_BLOCK_OF_LISTS = """
+INSERT INTO postings (vault_id, block, term, offsets)
+SELECT :vault_id, :group, term, :place
+FROM jsonb_each(:lists) CROSS JOIN postings
+WHERE vault_id = :vault_id AND block = :block AND term = unhex(value ->> 0)
+    AND 2 * length(offsets) = length(value ->> 1)
+ON CONFLICT (vault_id, block, term) DO UPDATE SET offsets = CAST(offsets || excluded.offsets AS BLOB)
+"""
 # In one row, as an array of [term, offsets].
 LIST_OFFSETS = """
 SELECT json_group_array(json_array(value, hex(offsets))) AS lists
@@ -127,10 +141,10 @@ def unpack(offsets: bytes) -> tuple[int, ...]:
 
 def place_of(offset: int, offsets: bytes) -> int:
     """Returns the byte at which an offset begins in a list, or -1. Of a few offsets this is faster than to unpack."""
-    packed = _packed(offset)
-    at = offsets.find(packed)
+    place = packed(offset)
+    at = offsets.find(place)
     while at % 2 == 1 and at >= 0:
-        at = offsets.find(packed, at + 1)
+        at = offsets.find(place, at + 1)
     return at
 
 
@@ -138,9 +152,20 @@ async def add_words(tx: Transaction, *, number: int, words: Sequence[str], hash_
     """Adds a message to the postings of words, which it is not in yet."""
     terms = _json([hashed.hex() for hashed in map(hasher(hash_key), words)])
     block, offset = split(number, BLOCK_BITS)
-    await tx.run(ADD_OFFSET, block=block, terms=terms, place=_packed(offset))
+    await tx.run(ADD_OFFSET, block=block, terms=terms, place=packed(offset))
     group, place = split(block, GROUP_BITS)
-    await tx.run(ADD_BLOCK, block=block, group=GROUPS + group, terms=terms, place=_packed(place), one=OFFSET_BYTES)
+    await tx.run(ADD_BLOCK, block=block, group=GROUPS + group, terms=terms, place=packed(place), one=OFFSET_BYTES)
+
+
+@grows
+async def add_lists(tx: Transaction, *, block: int, lists: str) -> None:
+    """Adds messages of a block to the postings of words, which they are not in yet.
+
+    `lists` is a JSON array of [term, offsets], both hexadecimal, each term once.
+    """
+    await tx.run(ADD_LISTS, block=block, lists=lists)
+    group, place = split(block, GROUP_BITS)
+    await tx.run(ADD_BLOCK_OF_LISTS, block=block, group=GROUPS + group, lists=lists, place=packed(place))
 
 
 async def remove_words(tx: Transaction, *, number: int, words: Sequence[str], hash_key: bytes) -> None:
@@ -184,8 +209,31 @@ def split(number: int, bits: int) -> tuple[int, int]:
     return number >> bits, number & (1 << bits) - 1
 
 
-def _packed(offset: int) -> bytes:
+def packed(offset: int) -> bytes:
+    """Returns an offset as lists have it."""
     return struct.pack(">H", offset)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstWords:
+    """The words by which a message is indexed when it is stored. `pending` if others follow."""
+
+    words: Sequence[str]
+    pending: bool
+
+
+def first_words(session_id: str, text: str) -> FirstWords | None:
+    """Returns the first words of a message by its text, or None if it has none at all."""
+    beginning = text[:CHARACTERS_AT_ONCE]
+    words = words_of(beginning)
+    if len(beginning) < len(text):
+        # It may be cut.
+        del words[-1:]
+    if not words and beginning == text:
+        return None
+    every = _indexed(session_id, with_pairs(words))
+    now = every[:WORDS_AT_ONCE]
+    return FirstWords(now, pending=len(now) < len(every) or len(beginning) < len(text))
 
 
 async def index_message(tx: Transaction, *, session_id: str, message_id: str, text: str, earlier: bool = False) -> None:
@@ -193,25 +241,19 @@ async def index_message(tx: Transaction, *, session_id: str, message_id: str, te
 
     It is the newest message that is indexed, or with `earlier` the oldest. One without words is not indexed.
     """
-    beginning = text[:CHARACTERS_AT_ONCE]
-    words = words_of(beginning)
-    if len(beginning) < len(text):
-        # It may be cut.
-        del words[-1:]
-    if not words and beginning == text:
+    first = first_words(session_id, text)
+    if first is None:
         return
-    every = _indexed(session_id, with_pairs(words))
-    now = every[:WORDS_AT_ONCE]
     row = await tx.one(NUMBER_DOWN if earlier else NUMBER_UP)
     if row is None:
         raise RuntimeError("a vault with messages is missing")
-    await add_words(tx, number=row.number, words=now, hash_key=row.hash_key)
+    await add_words(tx, number=row.number, words=first.words, hash_key=row.hash_key)
     await tx.run(
         CREATE_INDEXED,
         number=row.number,
         message_id=message_id,
-        word_count=len(now),
-        pending=len(now) < len(every) or len(beginning) < len(text),
+        word_count=len(first.words),
+        pending=first.pending,
         folding=FOLDING,
     )
 
