@@ -52,7 +52,7 @@ harness: $(VENV)/.installed ## The short form of the harnesses, and that each fi
 abuse: $(VENV)/.installed ## Hostile callers, half an hour of them, and how the server fares
 	@$(BIN)/python -m harness abuse
 
-torture: $(VENV)/.installed ## Turns under kill -9, races, upstream trouble and drains, backups and restores: an hour of them
+torture: $(VENV)/.installed ## Turns under kill -9, races, upstream trouble and drains, backups, restores and imports: an hour of them
 	@$(BIN)/python -m harness torture
 
 install: $(VENV)/.installed

@@ -8,6 +8,7 @@ from typing import Any
 import harness.abuse.expensive_mutants
 import harness.abuse.mutants
 import harness.torture.backup_mutants
+import harness.torture.import_mutants
 import harness.torture.mutants
 import harness.torture.rotation_mutants  # noqa: F401, they register theirs
 from harness.abuse import (
@@ -27,7 +28,7 @@ from harness.abuse import (
 )
 from harness.figure import Figure
 from harness.mutants import MUTANTS, Mutant
-from harness.torture import backups, crash, drain, race, restores, rotation, upstream
+from harness.torture import backups, crash, drain, imports, race, restores, rotation, upstream
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,14 @@ DECLARED = (
         rotation.rotation,
         {"vaults": 100_000, "kills": 20},
         {"vaults": 1_000, "kills": 2, "pause_seconds": 0.3, "stalled_seconds": 10},
+        alone=True,
+    ),
+    Harness(
+        "torture",
+        "imports",
+        imports.imports,
+        {"rounds": 200},
+        {"rounds": 13, "messages": 1_200, "settle_seconds": 10, "random_kills": 0},
         alone=True,
     ),
 )
