@@ -174,6 +174,28 @@ async def test_chatgpts_conversations_are_read_one_at_a_time_from_parts(running:
     }
 
 
+async def test_conversations_that_are_odd_or_there_twice_do_not_keep_others_out(
+    running: Serving, tmp_path: Path
+) -> None:
+    def conversation(key: str, text: str, **more: str) -> dict[str, Any]:
+        return {"title": key, "mapping": {key: chatgpt_node(key, None, "user", text)}, "current_node": key, **more}
+
+    given = [
+        conversation("first", "half a pair \ud83d", id="1"),
+        conversation("again", "", id="1"),
+        conversation("twice", "again", id="1"),
+        conversation("no ID", "one"),
+        conversation("no ID either", "another"),
+    ]
+    file = tmp_path / "conversations.json"
+    file.write_text(json.dumps(given))
+    answer = await imported(running, file, "--from", "chatgpt")
+    assert answer["imported"] == {"session": 3, "message": 3, "turn": 3}
+    assert answer["lost"] == {"conversations without messages": 1, "conversations that are there twice": 1}
+    titles = {session.title for session in await running.caller().sessions()}
+    assert titles == {"first", "no ID", "no ID either"}
+
+
 async def test_librechats_conversation_keeps_its_tree(running: Serving, tmp_path: Path) -> None:
     def message(key: str, parent: str, text: str, *children: Any, user: bool = False, **more: Any) -> dict[str, Any]:
         fields = {"messageId": key, "parentMessageId": parent, "text": text, "isCreatedByUser": user}

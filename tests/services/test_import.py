@@ -467,6 +467,25 @@ async def test_an_import_is_in_the_log_and_an_operation(alice: Caller, running: 
     assert sum(change.resource == CHANGED_RESOURCE_SESSION for change in changes) == 2
 
 
+async def test_who_imports_reads_that_it_was_cancelled(
+    running: Serving, monkeypatch: pytest.MonkeyPatch, export: bytes
+) -> None:
+    bob = running.caller(vault="other", user="bob")
+    monkeypatch.setattr(imports, "PAUSE_SECONDS", 60)
+    importing = asyncio.create_task(import_(bob, export))
+    found: list[Any] = []
+    while not found:
+        await asyncio.sleep(0.01)
+        found = list((await bob.vault.ListOperations(pb.ListOperationsRequest(), metadata=bob.metadata)).operations)
+    request = pb.CancelOperationRequest(operation_id=found[0].operation_id)
+    await bob.vault.CancelOperation(request, metadata=bob.metadata)
+    refusal = await refused(importing)
+    assert (refusal.code.name, refusal.reason) == ("ABORTED", "OPERATION_CANCELLED")
+    ended = await bob.vault.ListOperations(pb.ListOperationsRequest(), metadata=bob.metadata)
+    assert [operation.error.reason for operation in ended.operations] == ["OPERATION_CANCELLED"]
+    assert await bob.sessions() == []
+
+
 async def until_bookmark(watching: Any) -> AsyncIterator[pb.WatchVaultResponse]:
     async for response in watching:
         if not response.changes:

@@ -57,6 +57,7 @@ class Converting:
         self._now = now
         self._counts: Counter[str] = Counter()
         self._attached: set[str] = set()
+        self._sessions: set[str] = set()
 
     def lines(self) -> Iterator[bytes]:
         """Yields the lines of an export. Raises Unreadable. `lost` of the other system's is complete afterwards."""
@@ -91,7 +92,12 @@ class Converting:
             self._foreign.lose("conversations without messages")
             return
         created = conversation.create_time or ordered[0][0].create_time or self._now
-        session_id = self._id("ses", conversation.conversation_id)
+        conversation_id = conversation.conversation_id or ordered[0][0].node_id
+        session_id = self._id("ses", conversation_id)
+        if session_id in self._sessions:
+            self._foreign.lose("conversations that are there twice")
+            return
+        self._sessions.add(session_id)
         yield self._record(
             "session",
             {
@@ -110,7 +116,7 @@ class Converting:
                 "update_time": conversation.update_time or created,
             },
         )
-        placed = self._placed(conversation.conversation_id, ordered)
+        placed = self._placed(conversation_id, ordered)
         # Of a user's message, the turn of its first reply.
         turns = {message.user_id: message.turn_id for message in reversed(placed) if message.turn_id}
         for message in placed:

@@ -147,7 +147,7 @@ class ChatGpt(Foreign):
         texts, images = [], []
         for part in content.get("parts") or []:
             if isinstance(part, str):
-                texts.append(part)
+                texts.append(_text(part))
             elif _object(part).get("content_type") == "image_asset_pointer":
                 image = _asset(archive, _text(part.get("asset_pointer")))
                 if image is None:

@@ -15,7 +15,7 @@ from typing import Self
 import structlog
 
 from metamorphd.clock import Clock
-from metamorphd.errors import ImportInvalid, ImportRunning, StorageFull
+from metamorphd.errors import ImportInvalid, ImportRunning, OperationCancelled, OperationInterrupted, StorageFull
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.imports import Imported, ImportState, Refused
 from metamorphd.models.operation import Operation, OperationKind
@@ -67,7 +67,7 @@ class Imports:
         """Imports a file, and returns what was imported, the vault's revision then, and the ID of the operation.
 
         Once all has arrived, the server goes on when the caller is gone. Raises ImportRunning, ImportInvalid,
-        StorageFull, StorageQuotaExceeded, TooManyOperations.
+        StorageFull, StorageQuotaExceeded, TooManyOperations, OperationCancelled, OperationInterrupted.
         """
         if scope.vault_id in self._running:
             raise ImportRunning
@@ -159,11 +159,12 @@ class Imports:
 
     async def _import(self, scope: Scope, import_id: str, path: Path, operation: Operation) -> tuple[Imported, int]:
         scope = scope.within(NOT_RECORDED)
-        task, complete = asyncio.current_task(), False
+        task, decided, cancelled = asyncio.current_task(), False, False
 
         def cancel() -> None:
-            if task is not None and not complete:
-                task.cancel()
+            nonlocal cancelled
+            if task is not None and not decided:
+                cancelled = task.cancel()
 
         try:
             async with await self._operations.begin(scope, operation, cancel=cancel) as running:
@@ -177,18 +178,22 @@ class Imports:
                 staging = Staging(self._database, scope, path, verified, hash_key, storage_limit=self._storage_limit)
                 try:
                     imported = await staging.run(running)
+                    # A commit that is under way cannot be taken back.
+                    decided = True
                     revision = await self._database.write(
                         complete_import, scope, import_id=import_id, now=self._clock.now()
                     )
                 except Exception:
                     await self._end(scope, import_id, ImportState.STAGING)
                     raise
-                complete = True
                 imported.add(await self._end(scope, import_id, ImportState.REVEALING))
                 running.count(**imported.stored)
                 return imported, revision
         except Refused as exc:
             raise _invalid(exc) from None
+        except asyncio.CancelledError:
+            # The caller is not who was cancelled.
+            raise OperationCancelled() if cancelled else OperationInterrupted() from None
         finally:
             _remove(path)
 
