@@ -30,6 +30,8 @@ IN_ANY_STATE = {
 CONCLUDING = {
     "append_events": "a turn that is being cancelled keeps what it has read",
     "count_deleted_usage": "what was used is paid for",
+    "discard_import": "what an import has staged is erased",
+    "end_import_step": "an import that is decided is whole",
     "end_operation": "the end of an operation, which may be that it is refused",
     "finish_turn": "the end of a cancelled turn, with its partial reply",
     "set_title": "counts what the title has cost",

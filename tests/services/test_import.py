@@ -20,12 +20,13 @@ from metamorphd.models.caller import Scope
 from metamorphd.store.imports import LIMITS
 from metamorphd.transfers import imports, staging
 from metamorphd.transfers.planning import LEFT_OUT
+from metamorphd.transfers.staging import Staging
 
 from tests.support.caller import Caller, text_block
 from tests.support.exports import Record, comparable, exported, import_, of_kind, records, whole
 from tests.support.media import png
 from tests.support.memories import made
-from tests.support.operating import operator_of
+from tests.support.operating import operator_of, resume, suspend
 from tests.support.refusal import refused
 from tests.support.rows import row_counts
 from tests.support.secrets import put
@@ -471,7 +472,11 @@ async def test_who_imports_reads_that_it_was_cancelled(
     running: Serving, monkeypatch: pytest.MonkeyPatch, export: bytes
 ) -> None:
     bob = running.caller(vault="other", user="bob")
-    monkeypatch.setattr(imports, "PAUSE_SECONDS", 60)
+
+    async def endless(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Staging, "run", endless)
     importing = asyncio.create_task(import_(bob, export))
     found: list[Any] = []
     while not found:
@@ -484,6 +489,27 @@ async def test_who_imports_reads_that_it_was_cancelled(
     ended = await bob.vault.ListOperations(pb.ListOperationsRequest(), metadata=bob.metadata)
     assert [operation.error.reason for operation in ended.operations] == ["OPERATION_CANCELLED"]
     assert await bob.sessions() == []
+
+
+async def test_an_import_that_is_decided_is_completed_in_a_suspended_vault(
+    running: Serving, monkeypatch: pytest.MonkeyPatch, export: bytes
+) -> None:
+    bob, operator = running.caller(vault="other", user="bob"), operator_of(running)
+    end = imports.Imports._end
+
+    async def suspended(*arguments: Any) -> Any:
+        await suspend(operator, "other")
+        return await end(*arguments)
+
+    monkeypatch.setattr(imports.Imports, "_end", suspended)
+    assert (await refused(import_(bob, export))).reason == "VAULT_SUSPENDED"
+    found: Any = None
+    while found is None or not found.done:
+        listed = await bob.vault.ListOperations(pb.ListOperationsRequest(), metadata=bob.metadata)
+        found = listed.operations[0]
+    assert (found.error.reason, found.result.counts["session"]) == ("", 2)
+    await resume(operator, "other")
+    assert len(await bob.sessions()) == 2
 
 
 async def until_bookmark(watching: Any) -> AsyncIterator[pb.WatchVaultResponse]:

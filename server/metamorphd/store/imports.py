@@ -9,7 +9,7 @@ from metamorphd.models.change import ChangedResource, ChangeVerb
 from metamorphd.models.imports import Imported, ImportState
 from metamorphd.store.attachments import append_attachment_change
 from metamorphd.store.changes import append_change
-from metamorphd.store.database import Row, SystemTransaction, Transaction, grows
+from metamorphd.store.database import Row, SystemTransaction, Transaction, concludes, grows
 from metamorphd.store.erasures import Resource, queue_erasure
 from metamorphd.store.idempotency import GET_HASH_KEY
 from metamorphd.store.memories.imported import import_memory
@@ -110,6 +110,7 @@ async def complete_import(tx: Transaction, *, import_id: str, now: int) -> int:
     )
 
 
+@concludes
 async def discard_import(tx: Transaction, *, import_id: str) -> None:
     """Decides that what is staged will be erased, unless the import is complete."""
     await tx.run(SET_STATE, import_id=import_id, state=ImportState.DISCARDING)
@@ -121,6 +122,7 @@ async def list_imports(tx: SystemTransaction, *, after: str, limit: int) -> list
     return [(row.vault_id, row.import_id, ImportState(row.state)) for row in rows]
 
 
+@concludes
 async def end_import_step(tx: Transaction, *, now: int) -> Imported | None:
     """Reveals or erases the next records of the vault's import. Returns None if none were left.
 

@@ -85,6 +85,8 @@ class Imports:
         self._tasks[task] = scope.vault_id
         task.add_done_callback(self._tasks.pop)
         task.add_done_callback(lambda _: self._running.discard(scope.vault_id))
+        # Also if the caller is gone. The operation has the failure.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         imported, revision = await asyncio.shield(task)
         return imported, revision, operation.operation_id
 
