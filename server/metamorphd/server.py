@@ -48,7 +48,6 @@ from metamorphd.services.admin.service import Build
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.revocations import load_revocations
-from metamorphd.vault_states import VaultStates
 from metamorphd.watching import Watching
 
 NAMES = [service.full_name for service in SERVICES]
@@ -88,7 +87,7 @@ class Server:
             settings, database=database, keys=self._keys, clock=self._clock, adopted=self._load_refused
         )
         self._database = self._role.database
-        self._states = VaultStates(database=self._database)
+        self._states = self._role.states
         self._checked = [*found, *check_settings(settings, today=self._today())]
         self._checks = RunningServer(
             database=self._database,

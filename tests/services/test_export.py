@@ -16,7 +16,7 @@ from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorph.vault.v1.change_pb2 import CHANGE_VERB_EXPORTED, CHANGE_VERB_READ
 from metamorphd.store.export_kinds import KINDS
 from metamorphd.store.exports import read_records
-from metamorphd.transfers import exports
+from metamorphd.transfers import exports, pages
 from metamorphd.transfers.files import ExportFiles
 from pyrage import decrypt, x25519
 
@@ -222,7 +222,7 @@ async def test_of_exports_that_begin_at_once_one_is_left(alice: Caller) -> None:
 
 
 async def test_many_pages_have_every_record_once(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "PAGE_BYTES", 300)
+    monkeypatch.setattr(pages, "PAGE_BYTES", 300)
     monkeypatch.setattr(exports, "SENT_BYTES", 100)
     sessions = [await alice.create_session(title=f"number {number}") for number in range(70)]
     for session in sessions[::10]:
@@ -250,7 +250,7 @@ async def between_turns(running: Serving, change: Callable[[], Awaitable[object]
         return await read(operation, scope, **arguments)
 
     patch.setattr(database, "read", read_after)
-    patch.setattr(exports, "PAGE_BYTES", 300)
+    patch.setattr(pages, "PAGE_BYTES", 300)
 
 
 def repeated(data: bytes, count: int) -> bytes:

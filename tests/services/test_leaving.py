@@ -17,6 +17,7 @@ from tests.support.caller import Caller
 from tests.support.fakes.messages_api import FakeMessagesApi
 from tests.support.fakes.replies import Reply
 from tests.support.leaving import delete, erased, fill, operation, release, tables_of
+from tests.support.operating import operator_of
 from tests.support.refusal import refused
 from tests.support.secrets import get, put
 from tests.support.serving import Serving, asking, serving
@@ -161,6 +162,26 @@ async def test_an_erased_vault_is_released_for_a_new_one(running: Serving, alice
     listed = await alice.vault.ListOperations(pb.ListOperationsRequest(), metadata=alice.metadata)
     assert not listed.operations
     assert (await refused(release(operator))).reason == "VAULT_NOT_DELETED"
+
+
+async def test_operators_who_release_a_vault_at_once_erase_nothing_of_the_new_one(
+    running: Serving, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await erased(alice, (await delete(alice)).operation.operation_id)
+    database, first = running.server._database, asyncio.Event()
+    write = database.write
+
+    async def write_late(called: Any, *arguments: Any, **named: Any) -> Any:
+        if called is vault_erasure.erase_vault_step and not first.is_set():
+            first.set()
+            # The other one is faster, and so is the vault's next user.
+            await release(operator_of(running))
+            await alice.create_session(title="new")
+        return await write(called, *arguments, **named)
+
+    monkeypatch.setattr(database, "write", write_late)
+    assert (await refused(release(operator_of(running)))).reason == "VAULT_NOT_DELETED"
+    assert [session.title for session in await alice.sessions()] == ["new"]
 
 
 @pytest.mark.usefixtures("hiding_only")

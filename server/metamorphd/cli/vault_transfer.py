@@ -1,4 +1,4 @@
-"""`metamorph vault export` and `metamorph vault import`."""
+"""`metamorph vault export`, `metamorph vault import` and `metamorph vault delete`."""
 
 from pathlib import Path
 from typing import Any
@@ -56,3 +56,22 @@ def import_(*, file: Path, system: str | None, as_json: bool, **connection: Any)
     from metamorphd.cli.importing import import_vault
 
     import_vault(client_settings(**connection), file, system=system, as_json=as_json)
+
+
+@click.command()
+@click.argument("vault_id", metavar="VAULT")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--wait/--no-wait", default=True, help="Wait until all is erased.  [default: wait]")
+@tenant_options
+def delete(*, vault_id: str, yes: bool, wait: bool, as_json: bool, **connection: Any) -> None:
+    """Delete VAULT, which must be yours, and erase all that it stores. Nobody can bring it back.
+
+    From the answer on nobody can read it. The erasing goes on in the server if the command is interrupted; repeated, it
+    goes on following. Says when the last backup that has the vault is deleted.
+    The token needs the permissions `delete` and `admin`. --json requires --yes.
+    """
+    if as_json and not yes:
+        raise click.UsageError("--json does not ask; add --yes")
+    from metamorphd.cli.deleting import delete_vault
+
+    delete_vault(client_settings(**connection), vault_id, ask=not yes, wait=wait, as_json=as_json)

@@ -25,6 +25,7 @@ from metamorphd.secrets.rotation import Rotation
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.sqlite.database import SqliteDatabase
+from metamorphd.vault_states import VaultStates
 
 SWEEP_SECONDS = 2.0
 
@@ -45,6 +46,7 @@ class PrimaryRole:
         self.recorder: Recorder = LogRecorder(database=self.database, clock=clock)
         self.refusals = Refusals(recorder=self.recorder)
         self.operator_reads = OperatorReads(recorder=self.recorder)
+        self.states = VaultStates(database=self.database)
         self.operations = Operations(database=self.database, clock=clock)
         files = make_ledger(settings)
         self.ledger = ErasureLedger(database=self.database, files=files, operations=self.operations)
@@ -60,7 +62,9 @@ class PrimaryRole:
         )
         self.rotation = Rotation(database=self.database, keys=keys, operations=self.operations, clock=clock)
         self.memories = Memories(database=self.database, clock=clock, half_life_days=settings.memory_half_life_days)
-        self.exports = make_exports(settings, database=self.database, keys=keys, clock=clock)
+        self.exports = make_exports(
+            settings, database=self.database, operations=self.operations, states=self.states, keys=keys, clock=clock
+        )
         self.imports = make_imports(settings, database=self.database, operations=self.operations, clock=clock)
         self._housekeeping = Housekeeping(
             database=self.database,

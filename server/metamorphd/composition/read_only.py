@@ -25,6 +25,7 @@ from metamorphd.secrets.rotation import Rotation
 from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.store.sqlite.replica import SqliteReplica
+from metamorphd.vault_states import VaultStates
 
 
 class ReadOnlyRole:
@@ -36,6 +37,7 @@ class ReadOnlyRole:
         primary = settings.primary_address or ""
         replica = SqliteReplica(path=settings.database_path, primary=primary)
         self.database: Database = replica
+        self.states = VaultStates(database=replica)
         self.operations = Operations(database=replica, clock=clock)
         files = make_ledger(settings)
         self.ledger = ErasureLedger(database=replica, files=files, operations=self.operations)
@@ -53,7 +55,9 @@ class ReadOnlyRole:
         # Which are used is not stored.
         self.memories = Memories(database=replica, clock=clock, half_life_days=settings.memory_half_life_days)
         # Makes none, because calls that would begin one are refused.
-        self.exports = make_exports(settings, database=replica, keys=keys, clock=clock)
+        self.exports = make_exports(
+            settings, database=replica, operations=self.operations, states=self.states, keys=keys, clock=clock
+        )
         self.recorder: Recorder = NoRecorder()
         self.refusals = Refusals(recorder=self.recorder)
         self.operator_reads = OperatorReads(recorder=self.recorder)

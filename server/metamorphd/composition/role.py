@@ -24,6 +24,7 @@ from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.transfers.exports import Exports
 from metamorphd.transfers.imports import Imports
+from metamorphd.vault_states import VaultStates
 
 
 class Role(Protocol):
@@ -35,6 +36,8 @@ class Role(Protocol):
     @property
     def backups(self) -> Backups: ...
 
+    @property
+    def states(self) -> VaultStates: ...
     @property
     def operations(self) -> Operations: ...
 

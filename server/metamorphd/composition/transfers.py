@@ -8,6 +8,7 @@ from metamorphd.settings.server import Settings
 from metamorphd.store.database import Database
 from metamorphd.transfers.exports import Exports
 from metamorphd.transfers.imports import Imports
+from metamorphd.vault_states import VaultStates
 
 
 def make_secrets(settings: Settings, *, database: Database, keys: VaultKeys, clock: Clock) -> Secrets:
@@ -15,10 +16,20 @@ def make_secrets(settings: Settings, *, database: Database, keys: VaultKeys, clo
     return Secrets(database=database, keys=keys, clock=clock, storage_limit=settings.vault_storage_bytes)
 
 
-def make_exports(settings: Settings, *, database: Database, keys: VaultKeys, clock: Clock) -> Exports:
+def make_exports(
+    settings: Settings,
+    *,
+    database: Database,
+    operations: Operations,
+    states: VaultStates,
+    keys: VaultKeys,
+    clock: Clock,
+) -> Exports:
     """Returns the exports of vaults."""
     return Exports(
         database=database,
+        operations=operations,
+        states=states,
         secrets=make_secrets(settings, database=database, keys=keys, clock=clock),
         clock=clock,
         directory=settings.export_path,

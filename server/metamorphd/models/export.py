@@ -10,13 +10,14 @@ FORMAT, FORMAT_VERSION = "metamorph-vault", 1
 class Export:
     """A file with what a vault stores. `size` is that of the complete file in bytes, 0 while it is being written.
 
-    `expected_size` is about what it will be.
+    `expected_size` is about what it will be. `operation_id` is empty if an earlier server has written it.
     """
 
     export_id: str
     create_time: int
     size: int
     expected_size: int
+    operation_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ class OperationKind(StrEnum):
     ROTATE_DATA_KEYS = "rotate_data_keys"
     ERASE_VAULT = "erase_vault"
     IMPORT_VAULT = "import_vault"
+    EXPORT_VAULT = "export_vault"
 
 
 # They find by themselves what is left to do, after a restart too. The others are lost with their server.

@@ -8,6 +8,7 @@ would be deleted with others, in a number without a bound.
 from collections.abc import Sequence
 
 from metamorphd.models.operation import OperationKind
+from metamorphd.models.vault import VaultState
 from metamorphd.store.compaction import compact_changes, delete_entries
 from metamorphd.store.database import Row, SystemTransaction, Transaction
 from metamorphd.store.vault_states import get_vault_status
@@ -151,8 +152,11 @@ async def find_vault_to_erase(tx: SystemTransaction, *, after: str) -> tuple[str
 async def erase_vault_step(tx: Transaction, *, operation_id: str, now: int) -> bool:
     """Erases a part of a deleted vault, and at the end its row. Returns whether there may be more.
 
-    The operation has how far it is, and ends with it.
+    The operation has how far it is, and ends with it. Erases nothing of a vault that is not deleted, or not any more.
     """
+    # Whoever is slow must not erase what the next one with the ID has stored.
+    if (await get_vault_status(tx)).state is not VaultState.DELETED:
+        return False
     if await _erase_some(tx, operation_id):
         await tx.run(COUNT_ERASED_BYTES, operation_id=operation_id)
         return True

@@ -59,9 +59,8 @@ async def suspend_vault(tx: Transaction, *, reason: str, now: int) -> VaultStatu
     Raises VaultDeleted.
     """
     status = await _not_deleted(tx)
-    if status.state is VaultState.SUSPENDED:
-        now = status.change_time or now
-    suspended = VaultStatus(tx.scope.vault_id, VaultState.SUSPENDED, reason, tx.scope.actor.user_id, now)
+    since = status.change_time or now if status.state is VaultState.SUSPENDED else now
+    suspended = VaultStatus(tx.scope.vault_id, VaultState.SUSPENDED, reason, tx.scope.actor.user_id, since)
     if (status.state, status.reason) == (suspended.state, suspended.reason):
         return status
     await put_vault_status(tx, status=suspended)

@@ -8,15 +8,12 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from base64 import b64encode
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import Self
 from weakref import WeakValueDictionary
 
-import orjson
 import structlog
 
 from metamorphd.clock import Clock
@@ -25,23 +22,27 @@ from metamorphd.errors import (
     ExportNotFound,
     FieldViolation,
     Internal,
+    OperationCancelled,
+    OperationInterrupted,
     RequestInvalid,
-    SecretNotFound,
-    SecretVersionDestroyed,
-    SecretVersionNotFound,
     StorageFull,
+    VaultDeleted,
+    VaultSuspended,
 )
 from metamorphd.models.caller import Scope
-from metamorphd.models.export import FORMAT, FORMAT_VERSION, Export, ExportStart, Position, Records
+from metamorphd.models.export import FORMAT, FORMAT_VERSION, ExportStart
+from metamorphd.models.operation import OperationKind
 from metamorphd.models.span import NOT_RECORDED
+from metamorphd.operations import Operations, Running
 from metamorphd.secrets.secrets import Secrets
 from metamorphd.store.database import Database
-from metamorphd.store.export_kinds import SECRET_VERSION
-from metamorphd.store.exports import begin_export, read_records
+from metamorphd.store.exports import begin_export
 from metamorphd.transfers.files import ExportFiles
+from metamorphd.transfers.pages import Pages, line_of
 from metamorphd.transfers.sealing import KeyInvalid, Recipient
+from metamorphd.transfers.writing import Writing
+from metamorphd.vault_states import VaultStates
 
-PAGE_BYTES = 512 * 1024
 SENT_BYTES = 256 * 1024
 # Space is asked for ahead, since many pages may be written until it is asked for again.
 AHEAD_BYTES = 16 * 1024 * 1024
@@ -52,51 +53,25 @@ EXPECTED_PERCENT = 150
 logger = structlog.get_logger(__name__)
 
 
-class Writing:
-    """An export that is being written, or that this server has written. `written` is how many bytes are there."""
-
-    def __init__(self, export_id: str, vault_id: str, path: Path, *, create_time: int, expected_size: int) -> None:
-        self.export_id = export_id
-        self.vault_id = vault_id
-        self.path = path
-        self.create_time = create_time
-        self.expected_size = expected_size
-        self.written = 0
-        self.complete = False
-        self.error: DomainError | None = None
-        self.counts: dict[str, int] = {}
-        self.task: asyncio.Task[None] | None = None
-        self._grown = asyncio.Event()
-
-    @property
-    def described(self) -> Export:
-        """Returns what callers see of it."""
-        size = self.written if self.complete else 0
-        return Export(self.export_id, self.create_time, size, size or self.expected_size)
-
-    def grow(self, size: int) -> None:
-        """Records that `size` bytes were written, or that something else has happened, and wakes up those who read."""
-        self.written += size
-        self._grown.set()
-        self._grown = asyncio.Event()
-
-    async def beyond(self, offset: int) -> bool:
-        """Returns whether there are bytes after `offset`, once that is known. Raises what has ended the writing."""
-        while self.written <= offset and not self.complete and self.error is None:
-            await self._grown.wait()
-        if self.written <= offset and self.error is not None:
-            raise self.error.with_traceback(None)
-        return self.written > offset
-
-
 class Exports:
     """The exports of vaults, while it is entered. Files are kept for `retention_hours` in `directory`."""
 
     def __init__(
-        self, *, database: Database, secrets: Secrets, clock: Clock, directory: Path, retention_hours: float
+        self,
+        *,
+        database: Database,
+        operations: Operations,
+        states: VaultStates,
+        secrets: Secrets,
+        clock: Clock,
+        directory: Path,
+        retention_hours: float,
     ) -> None:
         self._database = database
+        self._operations = operations
+        self._states = states
         self._secrets = secrets
+        self._pages = Pages(database=database, secrets=secrets, clock=clock)
         self._clock = clock
         self._files = ExportFiles(directory)
         self._retention_seconds = retention_hours * 3600
@@ -104,6 +79,7 @@ class Exports:
         self._writings: dict[str, Writing] = {}
         # By vault, while one is replaced.
         self._replacing = WeakValueDictionary[str, asyncio.Lock]()
+        states.listen(self._stop_refused)
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._files.prepare)
@@ -112,14 +88,18 @@ class Exports:
     async def __aexit__(self, *_: object) -> None:
         """Stops what is being written, which is deleted by the next server."""
         for vault_id in list(self._writings):
-            await self._stop(vault_id)
+            await self._stop(vault_id, OperationInterrupted())
 
     async def begin(self, scope: Scope, *, recipient: str) -> Writing:
         """Begins an export in the place of the vault's other one. The server goes on when the caller is gone.
 
-        Raises StorageFull, RequestInvalid for a recipient that is none, and EncryptionNotConfigured if there is one and
-        the server cannot read secrets.
+        Raises StorageFull, TooManyOperations, RequestInvalid for a recipient that is none, and EncryptionNotConfigured
+        if there is one and the server cannot read secrets.
         """
+        # Shielded: a caller who is gone must not leave an operation that nobody does.
+        return await asyncio.shield(self._begin(scope.within(NOT_RECORDED), recipient))
+
+    async def _begin(self, scope: Scope, recipient: str) -> Writing:
         sealing = _recipient(recipient)
         if sealing is not None:
             self._secrets.require()
@@ -129,12 +109,29 @@ class Exports:
         await asyncio.to_thread(self._require_space, expected)
         # Of two at once, the second takes the place of the first.
         async with self._replacing.setdefault(scope.vault_id, asyncio.Lock()):
-            await self._stop(scope.vault_id)
+            await self._stop(scope.vault_id, OperationCancelled())
             export_id = self._clock.new_id("exp")
+            new = self._operations.new(
+                scope, OperationKind.EXPORT_VAULT, target=export_id, unit="bytes", total=expected
+            )
             path = await asyncio.to_thread(self._files.create, scope.vault_id, export_id)
-            writing = Writing(export_id, scope.vault_id, path, create_time=now, expected_size=expected)
+            writing = Writing(
+                export_id,
+                scope.vault_id,
+                path,
+                create_time=now,
+                expected_size=expected,
+                operation_id=new.operation_id,
+            )
+            try:
+                running = await self._operations.begin(scope, new, cancel=lambda: writing.stop(OperationCancelled()))
+            except DomainError:
+                path.unlink()
+                raise
+            writing.task = asyncio.create_task(self._write(writing, running, scope, start, sealing))
             self._writings[scope.vault_id] = writing
-            writing.task = asyncio.create_task(self._write(writing, replace(scope, span=NOT_RECORDED), start, sealing))
+            # What was decided since the operation was stored.
+            self._stop_refused()
         return writing
 
     async def find(self, scope: Scope, *, export_id: str) -> Writing:
@@ -153,8 +150,8 @@ class Exports:
     async def read(self, writing: Writing, *, offset: int) -> AsyncGenerator[bytes]:
         """Yields the bytes of an export from an offset on, as they are written.
 
-        Raises ExportNotFound if another one replaces it meanwhile, StorageFull, and RequestInvalid for an offset beyond
-        its end.
+        Raises OperationCancelled if it is cancelled meanwhile, also by another one, StorageFull, and RequestInvalid for
+        an offset beyond its end.
         """
         with self._open(writing) as file:
             while await writing.beyond(offset):
@@ -173,15 +170,23 @@ class Exports:
                 del self._writings[vault_id]
 
     async def forget(self, vault_id: str) -> None:
-        """Deletes the files of a vault, and stops what is being written."""
-        await self._stop(vault_id)
+        """Deletes the files of a vault that is deleted, and stops what is being written."""
+        await self._stop(vault_id, OperationCancelled())
         await asyncio.to_thread(self._files.delete_all, vault_id)
 
-    async def _stop(self, vault_id: str) -> None:
+    async def _stop(self, vault_id: str, error: DomainError) -> None:
         writing = self._writings.pop(vault_id, None)
         if writing is not None and writing.task is not None:
-            writing.task.cancel()
+            writing.stop(error)
             await asyncio.wait({writing.task})
+
+    def _stop_refused(self) -> None:
+        """Stops what is written for vaults that are not active any more."""
+        for writing in self._writings.values():
+            try:
+                self._states.check(writing.vault_id)
+            except (VaultSuspended, VaultDeleted) as refusal:
+                writing.stop(refusal.with_traceback(None))
 
     def _open(self, writing: Writing) -> FileIO:
         # Not on a thread: if the caller is cancelled meanwhile, nobody would close the file.
@@ -195,27 +200,36 @@ class Exports:
         if not self._database.fits(self._files.directory.parent, size):
             raise StorageFull(retry_delay=RETRY_SECONDS)
 
-    async def _write(self, writing: Writing, scope: Scope, start: ExportStart, recipient: Recipient | None) -> None:
-        try:
-            await self._write_all(writing, scope, start, recipient)
-        except asyncio.CancelledError:
-            writing.error = ExportNotFound(export_id=writing.export_id)
-            raise
-        except DomainError as exc:
-            writing.error = exc
-        except OSError as exc:
-            writing.error = StorageFull(retry_delay=RETRY_SECONDS)
-            logger.warning("an export cannot be written", export_id=writing.export_id, error=str(exc))
-        except Exception:
-            writing.error = Internal()
-            logger.exception("an export failed", export_id=writing.export_id)
-        finally:
-            writing.grow(0)
-            if not writing.complete:
-                with contextlib.suppress(OSError):
-                    writing.path.unlink()
+    async def _write(
+        self, writing: Writing, running: Running, scope: Scope, start: ExportStart, recipient: Recipient | None
+    ) -> None:
+        # What it ends with is known to those who read, and stored.
+        with contextlib.suppress(DomainError):
+            async with running:
+                try:
+                    writing.begin()
+                    await self._write_all(writing, running, scope, start, recipient)
+                except asyncio.CancelledError:
+                    writing.error = writing.error or OperationInterrupted()
+                except DomainError as exc:
+                    writing.error = exc
+                except OSError as exc:
+                    writing.error = StorageFull(retry_delay=RETRY_SECONDS)
+                    logger.warning("an export cannot be written", export_id=writing.export_id, error=str(exc))
+                except Exception:
+                    writing.error = Internal()
+                    logger.exception("an export failed", export_id=writing.export_id)
+                finally:
+                    writing.grow(0)
+                    if not writing.complete:
+                        with contextlib.suppress(OSError):
+                            writing.path.unlink()
+                if writing.error is not None:
+                    raise writing.error
 
-    async def _write_all(self, writing: Writing, scope: Scope, start: ExportStart, recipient: Recipient | None) -> None:
+    async def _write_all(
+        self, writing: Writing, running: Running, scope: Scope, start: ExportStart, recipient: Recipient | None
+    ) -> None:
         hashed, ahead = hashlib.sha256(), 0
         with _appended(writing.path) as file:
 
@@ -233,60 +247,20 @@ class Exports:
             async def add(lines: bytes) -> None:
                 await asyncio.to_thread(append, lines)
                 writing.grow(len(lines))
+                running.advance(writing.written, total=max(writing.written, writing.expected_size))
 
-            await add(_line(_header(writing, start, sealed=recipient is not None)))
-            async with contextlib.aclosing(self._pages(scope)) as pages:
-                async for records in pages:
-                    for kind, count in records.counts.items():
+            await add(line_of(_header(writing, start, sealed=recipient is not None)))
+            async with contextlib.aclosing(self._pages.read(scope, recipient)) as pages:
+                async for lines, counts in pages:
+                    for kind, count in counts.items():
                         writing.counts[kind] = writing.counts.get(kind, 0) + count
-                    lines = records.lines
-                    if recipient is not None and SECRET_VERSION.name in records.counts:
-                        lines = await self._with_values(scope, lines, recipient)
                     if lines:
                         await add(lines)
-            await add(_line(_trailer(writing, hashed.hexdigest())))
+            await add(line_of(_trailer(writing, hashed.hexdigest())))
         writing.path = await asyncio.to_thread(self._files.complete, writing.path)
         writing.complete = True
-
-    async def _pages(self, scope: Scope) -> AsyncGenerator[Records]:
-        """Yields all records of a vault in pages, each read while the one before it is written."""
-
-        def read(position: Position) -> asyncio.Task[Records]:
-            now = self._clock.now()
-            operation = self._database.read(read_records, scope, position=position, most_bytes=PAGE_BYTES, now=now)
-            return asyncio.create_task(operation)
-
-        reading: asyncio.Task[Records] | None = read(Position())
-        try:
-            while reading is not None:
-                records = await reading
-                reading = None if records.next is None else read(records.next)
-                yield records
-        finally:
-            if reading is not None:
-                reading.cancel()
-
-    async def _with_values(self, scope: Scope, lines: bytes, recipient: Recipient) -> bytes:
-        """Returns lines in which versions of secrets have their values, encrypted. Each is a read in the log."""
-        begins = orjson.dumps({"kind": SECRET_VERSION.name})[:-1]
-        return b"".join(
-            [
-                await self._with_value(scope, line, recipient) if line.startswith(begins) else line
-                for line in lines.splitlines(keepends=True)
-            ]
-        )
-
-    async def _with_value(self, scope: Scope, line: bytes, recipient: Recipient) -> bytes:
-        record = orjson.loads(line)
-        if record["destroy_time"] is not None:
-            return line
-        try:
-            _, value, _ = await self._secrets.get(scope, name=record["name"], version=record["version"])
-        except (SecretNotFound, SecretVersionNotFound, SecretVersionDestroyed):
-            # Since it was listed.
-            return line
-        sealed = await asyncio.to_thread(recipient.seal, value)
-        return _line({**record, "sealed_value": b64encode(sealed).decode()})
+        running.advance(writing.written, total=writing.written)
+        running.count(**writing.counts)
 
 
 def _appended(path: Path) -> FileIO:
@@ -315,10 +289,6 @@ def _header(writing: Writing, start: ExportStart, *, sealed: bool) -> Mapping[st
 
 def _trailer(writing: Writing, sha256: str) -> Mapping[str, object]:
     return {"kind": "trailer", "counts": writing.counts, "sha256": sha256}
-
-
-def _line(record: Mapping[str, object]) -> bytes:
-    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _invalid(field: str, description: str) -> RequestInvalid:

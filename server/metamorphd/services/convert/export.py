@@ -13,4 +13,5 @@ def export_to_proto(export: Export) -> export_pb2.Export:
         create_time=timestamp(export.create_time),
         size_bytes=export.size,
         expected_bytes=export.expected_size,
+        operation_id=export.operation_id,
     )

@@ -35,6 +35,8 @@ type Export struct {
 	SizeBytes int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// About how large the file will be.
 	ExpectedBytes int64 `protobuf:"varint,4,opt,name=expected_bytes,json=expectedBytes,proto3" json:"expected_bytes,omitempty"`
+	// The operation that writes the file, or has. Empty if the server was started since.
+	OperationId   string `protobuf:"bytes,5,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -97,18 +99,26 @@ func (x *Export) GetExpectedBytes() int64 {
 	return 0
 }
 
+func (x *Export) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
 var File_metamorph_vault_v1_export_proto protoreflect.FileDescriptor
 
 const file_metamorph_vault_v1_export_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmetamorph/vault/v1/export.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x01\n" +
+	"\x1fmetamorph/vault/v1/export.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x01\n" +
 	"\x06Export\x12\x1b\n" +
 	"\texport_id\x18\x01 \x01(\tR\bexportId\x12;\n" +
 	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12%\n" +
-	"\x0eexpected_bytes\x18\x04 \x01(\x03R\rexpectedBytesB\xc0\x01\n" +
+	"\x0eexpected_bytes\x18\x04 \x01(\x03R\rexpectedBytes\x12!\n" +
+	"\foperation_id\x18\x05 \x01(\tR\voperationIdB\xc0\x01\n" +
 	"\x16com.metamorph.vault.v1B\vExportProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

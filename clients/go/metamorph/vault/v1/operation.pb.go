@@ -43,6 +43,10 @@ const (
 	// Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
 	// is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
 	OperationKind_OPERATION_KIND_IMPORT_VAULT OperationKind = 5
+	// Writes the file of an export, whose ID is its target. Its progress is in bytes, and its result counts the records of
+	// each kind. Ends when the file is complete, whoever has read it. Can be cancelled until then, and another export of the
+	// vault cancels it; fails if the server stops, or if the vault is suspended.
+	OperationKind_OPERATION_KIND_EXPORT_VAULT OperationKind = 6
 )
 
 // Enum value maps for OperationKind.
@@ -54,6 +58,7 @@ var (
 		3: "OPERATION_KIND_ROTATE_DATA_KEYS",
 		4: "OPERATION_KIND_ERASE_VAULT",
 		5: "OPERATION_KIND_IMPORT_VAULT",
+		6: "OPERATION_KIND_EXPORT_VAULT",
 	}
 	OperationKind_value = map[string]int32{
 		"OPERATION_KIND_UNSPECIFIED":      0,
@@ -62,6 +67,7 @@ var (
 		"OPERATION_KIND_ROTATE_DATA_KEYS": 3,
 		"OPERATION_KIND_ERASE_VAULT":      4,
 		"OPERATION_KIND_IMPORT_VAULT":     5,
+		"OPERATION_KIND_EXPORT_VAULT":     6,
 	}
 )
 
@@ -459,14 +465,15 @@ const file_metamorph_vault_v1_operation_proto_rawDesc = "" +
 	"\x06counts\x18\x01 \x03(\v2/.metamorph.vault.v1.OperationResult.CountsEntryR\x06counts\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*\xd9\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01*\xfa\x01\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cOPERATION_KIND_CREATE_BACKUP\x10\x01\x12 \n" +
 	"\x1cOPERATION_KIND_VERIFY_BACKUP\x10\x02\x12#\n" +
 	"\x1fOPERATION_KIND_ROTATE_DATA_KEYS\x10\x03\x12\x1e\n" +
 	"\x1aOPERATION_KIND_ERASE_VAULT\x10\x04\x12\x1f\n" +
-	"\x1bOPERATION_KIND_IMPORT_VAULT\x10\x05B\xc3\x01\n" +
+	"\x1bOPERATION_KIND_IMPORT_VAULT\x10\x05\x12\x1f\n" +
+	"\x1bOPERATION_KIND_EXPORT_VAULT\x10\x06B\xc3\x01\n" +
 	"\x16com.metamorph.vault.v1B\x0eOperationProtoP\x01Z/metamorph/clients/go/metamorph/vault/v1;vaultv1\xa2\x02\x03MVX\xaa\x02\x12Metamorph.Vault.V1\xca\x02\x12Metamorph\\Vault\\V1\xe2\x02\x1eMetamorph\\Vault\\V1\\GPBMetadata\xea\x02\x14Metamorph::Vault::V1b\x06proto3"
 
 var (

@@ -25,13 +25,13 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/vault/v1/export.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x06\x45xport\x12\x11\n\texport_id\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0e\x65xpected_bytes\x18\x04 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmetamorph/vault/v1/export.proto\x12\x12metamorph.vault.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x01\n\x06\x45xport\x12\x11\n\texport_id\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0e\x65xpected_bytes\x18\x04 \x01(\x03\x12\x14\n\x0coperation_id\x18\x05 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metamorph.vault.v1.export_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPORT']._serialized_start=88
-  _globals['_EXPORT']._serialized_end=208
+  _globals['_EXPORT']._serialized_start=89
+  _globals['_EXPORT']._serialized_end=231
 # @@protoc_insertion_point(module_scope)

@@ -27,12 +27,15 @@ class Export(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     EXPECTED_BYTES_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
     export_id: _builtins.str
     """Chosen by the server. Pass it to ExportVault to go on after an interruption."""
     size_bytes: _builtins.int
     """The size of the file. 0 while it is being written."""
     expected_bytes: _builtins.int
     """About how large the file will be."""
+    operation_id: _builtins.str
+    """The operation that writes the file, or has. Empty if the server was started since."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was begun."""
@@ -44,10 +47,11 @@ class Export(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         size_bytes: _builtins.int = ...,
         expected_bytes: _builtins.int = ...,
+        operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expected_bytes", b"expected_bytes", "export_id", b"export_id", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expected_bytes", b"expected_bytes", "export_id", b"export_id", "operation_id", b"operation_id", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

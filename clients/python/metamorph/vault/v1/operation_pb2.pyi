@@ -44,6 +44,11 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
     is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
     """
+    OPERATION_KIND_EXPORT_VAULT: _OperationKind.ValueType  # 6
+    """Writes the file of an export, whose ID is its target. Its progress is in bytes, and its result counts the records of
+    each kind. Ends when the file is complete, whoever has read it. Can be cancelled until then, and another export of the
+    vault cancels it; fails if the server stops, or if the vault is suspended.
+    """
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """A kind of long work. Others will be added."""
@@ -65,6 +70,11 @@ and logs are erased besides. Cannot be cancelled; goes on after a restart. Kept 
 OPERATION_KIND_IMPORT_VAULT: OperationKind.ValueType  # 5
 """Imports an export into the vault. Can be cancelled until everything is stored. If the server stops before, nothing
 is imported; afterwards it is completed by the next start, although the operation is said to be interrupted.
+"""
+OPERATION_KIND_EXPORT_VAULT: OperationKind.ValueType  # 6
+"""Writes the file of an export, whose ID is its target. Its progress is in bytes, and its result counts the records of
+each kind. Ends when the file is complete, whoever has read it. Can be cancelled until then, and another export of the
+vault cancels it; fails if the server stops, or if the vault is suspended.
 """
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 

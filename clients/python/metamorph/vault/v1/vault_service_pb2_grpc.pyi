@@ -113,8 +113,9 @@ class VaultServiceStub:
     """Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
     the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
     EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
-    secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
-    RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+    secrets_recipient is given, which requires `secrets:read` too. Writing the file is an operation, which goes on when the
+    caller is gone. NOT_FOUND / EXPORT_NOT_FOUND, ABORTED / OPERATION_CANCELLED if it is cancelled meanwhile,
+    RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file, or TOO_MANY_OPERATIONS.
     """
     ImportVault: _grpc.StreamUnaryMultiCallable[_vault_service_pb2.ImportVaultRequest, _vault_service_pb2.ImportVaultResponse]
     """Stores all that an export has, in this vault: everything or nothing. What the vault has already stays as it is, so it
@@ -208,8 +209,9 @@ class VaultServiceAsyncStub(VaultServiceStub):
     """Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
     the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
     EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
-    secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
-    RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+    secrets_recipient is given, which requires `secrets:read` too. Writing the file is an operation, which goes on when the
+    caller is gone. NOT_FOUND / EXPORT_NOT_FOUND, ABORTED / OPERATION_CANCELLED if it is cancelled meanwhile,
+    RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file, or TOO_MANY_OPERATIONS.
     """
     ImportVault: _aio.StreamUnaryMultiCallable[_vault_service_pb2.ImportVaultRequest, _vault_service_pb2.ImportVaultResponse]  # type: ignore[assignment]
     """Stores all that an export has, in this vault: everything or nothing. What the vault has already stays as it is, so it
@@ -438,8 +440,9 @@ class VaultServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
         the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
         EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
-        secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
-        RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+        secrets_recipient is given, which requires `secrets:read` too. Writing the file is an operation, which goes on when the
+        caller is gone. NOT_FOUND / EXPORT_NOT_FOUND, ABORTED / OPERATION_CANCELLED if it is cancelled meanwhile,
+        RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file, or TOO_MANY_OPERATIONS.
         """
 
     @_abc_1.abstractmethod

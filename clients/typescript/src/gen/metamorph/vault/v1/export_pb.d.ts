@@ -46,6 +46,13 @@ export declare type Export = Message<"metamorph.vault.v1.Export"> & {
    * @generated from field: int64 expected_bytes = 4;
    */
   expectedBytes: bigint;
+
+  /**
+   * The operation that writes the file, or has. Empty if the server was started since.
+   *
+   * @generated from field: string operation_id = 5;
+   */
+  operationId: string;
 };
 
 /**

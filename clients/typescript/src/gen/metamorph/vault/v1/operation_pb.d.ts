@@ -244,6 +244,15 @@ export enum OperationKind {
    * @generated from enum value: OPERATION_KIND_IMPORT_VAULT = 5;
    */
   IMPORT_VAULT = 5,
+
+  /**
+   * Writes the file of an export, whose ID is its target. Its progress is in bytes, and its result counts the records of
+   * each kind. Ends when the file is complete, whoever has read it. Can be cancelled until then, and another export of the
+   * vault cancels it; fails if the server stops, or if the vault is suspended.
+   *
+   * @generated from enum value: OPERATION_KIND_EXPORT_VAULT = 6;
+   */
+  EXPORT_VAULT = 6,
 }
 
 /**

@@ -1974,8 +1974,9 @@ export declare const VaultService: GenService<{
    * Streams everything that the vault stores, as a file in the format of docs/export-and-import.md. With an export_id,
    * the rest of a file that was begun: the bytes are the same. A vault has one file at a time, which is kept for
    * EXPORT_RETENTION_HOURS after it is complete; a new export replaces it. Values of secrets are left out unless
-   * secrets_recipient is given, which requires `secrets:read` too. NOT_FOUND / EXPORT_NOT_FOUND,
-   * RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file.
+   * secrets_recipient is given, which requires `secrets:read` too. Writing the file is an operation, which goes on when the
+   * caller is gone. NOT_FOUND / EXPORT_NOT_FOUND, ABORTED / OPERATION_CANCELLED if it is cancelled meanwhile,
+   * RESOURCE_EXHAUSTED / STORAGE_FULL if the volume has no room for the file, or TOO_MANY_OPERATIONS.
    *
    * @generated from rpc metamorph.vault.v1.VaultService.ExportVault
    */

@@ -1,0 +1,73 @@
+"""An export while it is written, for those who read it."""
+
+import asyncio
+from pathlib import Path
+
+from metamorphd.errors import DomainError
+from metamorphd.models.export import Export
+
+
+class Writing:
+    """An export that is being written, or that this server has written. `written` is how many bytes are there.
+
+    `operation_id` is empty if an earlier server has written it.
+    """
+
+    def __init__(
+        self,
+        export_id: str,
+        vault_id: str,
+        path: Path,
+        *,
+        create_time: int,
+        expected_size: int,
+        operation_id: str = "",
+    ) -> None:
+        self.export_id = export_id
+        self.vault_id = vault_id
+        self.path = path
+        self.create_time = create_time
+        self.expected_size = expected_size
+        self.operation_id = operation_id
+        self.written = 0
+        self.complete = False
+        self.error: DomainError | None = None
+        self.counts: dict[str, int] = {}
+        self.task: asyncio.Task[None] | None = None
+        self._begun = False
+        self._grown = asyncio.Event()
+
+    @property
+    def described(self) -> Export:
+        """Returns what callers see of it."""
+        size = self.written if self.complete else 0
+        return Export(self.export_id, self.create_time, size, size or self.expected_size, self.operation_id)
+
+    def grow(self, size: int) -> None:
+        """Records that `size` bytes were written, or that something else has happened, and wakes up those who read."""
+        self.written += size
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    async def beyond(self, offset: int) -> bool:
+        """Returns whether there are bytes after `offset`, once that is known. Raises what has ended the writing."""
+        while self.written <= offset and not self.complete and self.error is None:
+            await self._grown.wait()
+        if self.written <= offset and self.error is not None:
+            raise self.error.with_traceback(None)
+        return self.written > offset
+
+    def begin(self) -> None:
+        """Is called by its task. Raises what has ended it before that."""
+        self._begun = True
+        if self.error is not None:
+            raise self.error
+
+    def stop(self, error: DomainError) -> None:
+        """Ends the writing with an error, for those who read and for the operation, unless it is complete or ends."""
+        if self.complete or self.error is not None:
+            return
+        self.error = error
+        # A task that is cancelled before its first step would leave an operation that never ends.
+        if self._begun and self.task is not None:
+            self.task.cancel()

@@ -1,0 +1,183 @@
+"""The operation that writes an export, and what ends it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metamorph.vault.v1 import vault_service_pb2 as pb
+from metamorph.vault.v1.operation_pb2 import OPERATION_KIND_EXPORT_VAULT, OPERATION_KIND_IMPORT_VAULT, Operation
+from metamorphd.store.exports import read_records
+from metamorphd.transfers import planning
+
+from tests.support.caller import Caller
+from tests.support.exports import export, exported, import_, records
+from tests.support.leaving import delete, erased, operation
+from tests.support.operating import operator_of, resume, suspend
+from tests.support.refusal import refused
+from tests.support.rows import row_counts
+from tests.support.serving import Serving, serving
+
+SECONDS = 30
+
+
+@asynccontextmanager
+async def held(running: Serving, patch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Exports that begin meanwhile are not written further than their header."""
+    database, hold = running.server._database, asyncio.Event()
+    read = database.read
+
+    async def read_later(called: Any, scope: Any, **arguments: Any) -> Any:
+        if called is read_records:
+            await hold.wait()
+        return await read(called, scope, **arguments)
+
+    with patch.context() as patched:
+        patched.setattr(database, "read", read_later)
+        yield
+    hold.set()
+
+
+async def begun(caller: Caller) -> tuple[Any, Any]:
+    """Returns a call that exports, and the export."""
+    call = aiter(export(caller))
+    return call, (await anext(call)).export
+
+
+async def done(caller: Caller, operation_id: str) -> Operation:
+    """Returns an operation of the caller's vault, once it has ended."""
+    async with asyncio.timeout(SECONDS):
+        while not (found := await operation(caller, operation_id)).done:  # noqa: ASYNC110, nobody is notified
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def cancel(caller: Caller, operation_id: str) -> None:
+    request = pb.CancelOperationRequest(operation_id=operation_id)
+    await caller.vault.CancelOperation(request, metadata=caller.metadata)
+
+
+def parts(directory: Path) -> list[Path]:
+    return list((directory / "metamorph.db-exports").rglob("*.part"))
+
+
+async def test_an_export_is_an_operation_that_ends_with_the_file(alice: Caller) -> None:
+    await alice.send((await alice.create_session()).session_id)
+    call, found = await begun(alice)
+    data = b"".join([response.data async for response in call])
+    ended = await done(alice, found.operation_id)
+    assert (ended.kind, ended.target, ended.creator) == (OPERATION_KIND_EXPORT_VAULT, found.export_id, "alice")
+    progress = ended.progress
+    assert (progress.done_count, progress.total_count, progress.unit) == (len(data), len(data), "bytes")
+    assert dict(ended.result.counts) == records(data)[-1]["counts"]
+    again = (await anext(aiter(export(alice, export_id=found.export_id)))).export
+    assert (again.operation_id, again.size_bytes) == (found.operation_id, len(data))
+    await cancel(alice, found.operation_id)
+    assert (await operation(alice, found.operation_id)).HasField("result")
+
+
+async def test_a_cancelled_export_ends_for_those_who_read_it_and_leaves_nothing(
+    alice: Caller, running: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with held(running, monkeypatch):
+        call, found = await begun(alice)
+        await anext(call)
+        going_on = await operation(alice, found.operation_id)
+        assert (going_on.done, going_on.progress.done_count > 0) == (False, True)
+        await cancel(alice, found.operation_id)
+        refusal = await refused(call)
+        assert (refusal.code.name, refusal.reason) == ("ABORTED", "OPERATION_CANCELLED")
+        assert (await done(alice, found.operation_id)).error.reason == "OPERATION_CANCELLED"
+    assert (await refused(export(alice, export_id=found.export_id))).reason == "EXPORT_NOT_FOUND"
+    assert parts(tmp_path) == []
+
+
+async def test_another_export_cancels_the_one_that_is_written(
+    alice: Caller, running: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with held(running, monkeypatch):
+        call, first = await begun(alice)
+        _, second = await begun(alice)
+        assert (await done(alice, first.operation_id)).error.reason == "OPERATION_CANCELLED"
+        assert (await refused(call)).reason == "OPERATION_CANCELLED"
+    assert (await done(alice, second.operation_id)).HasField("result")
+
+
+async def test_an_export_that_its_server_has_not_written_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path) as running:
+        await exported(running.caller(vault="kept"))
+        async with held(running, monkeypatch):
+            _, found = await begun(running.caller())
+            await running.server.stop(grace_seconds=0)
+    async with serving(tmp_path) as running:
+        alice = running.caller()
+        assert (await operation(alice, found.operation_id)).error.reason == "OPERATION_INTERRUPTED"
+        assert (await refused(export(alice, export_id=found.export_id))).reason == "EXPORT_NOT_FOUND"
+
+
+async def test_a_suspension_ends_what_is_written_and_keeps_what_is_complete(
+    alice: Caller, running: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mallory, operator = running.caller(vault="evil"), operator_of(running)
+    _, complete = await begun(alice)
+    await done(alice, complete.operation_id)
+    await suspend(operator)
+    await resume(operator)
+    whole = await exported(alice, export_id=complete.export_id)
+    async with held(running, monkeypatch):
+        call, found = await begun(alice)
+        _, others = await begun(mallory)
+        await suspend(operator)
+        assert (await refused(call)).reason == "VAULT_SUSPENDED"
+        ended = await done(alice, found.operation_id)
+        assert (ended.error.reason, "unpaid" in ended.error.message) == ("VAULT_SUSPENDED", True)
+        assert not (await operation(mallory, others.operation_id)).done
+    await resume(operator)
+    assert (await refused(export(alice, export_id=found.export_id))).reason == "EXPORT_NOT_FOUND"
+    assert len(await exported(alice)) >= len(whole) - 100
+    assert (await done(mallory, others.operation_id)).HasField("result")
+    assert parts(tmp_path) == []
+
+
+async def test_a_deletion_ends_what_is_written(
+    alice: Caller, running: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with held(running, monkeypatch):
+        call, _ = await begun(alice)
+        deleted = await delete(alice)
+        assert (await refused(call)).reason == "VAULT_DELETED"
+    await erased(alice, deleted.operation.operation_id)
+    assert parts(tmp_path) == []
+
+
+async def test_a_suspension_ends_an_import_which_leaves_nothing(
+    alice: Caller, running: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mallory, operator = running.caller(vault="evil"), operator_of(running)
+    for _ in range(5):
+        await mallory.create_session()
+    file = await exported(mallory)
+    database, stored = running.server._database, list[int]()
+    write = database.write
+
+    async def write_suspended(called: Any, *arguments: Any, **named: Any) -> Any:
+        if called.__name__.startswith("stage_"):
+            stored.append(row_counts(tmp_path, "sessions")[0])
+            if len(stored) == 3:
+                await suspend(operator)
+        return await write(called, *arguments, **named)
+
+    monkeypatch.setattr(planning, "STEP_RECORDS", 1)
+    monkeypatch.setattr(database, "write", write_suspended)
+    assert (await refused(import_(alice, file))).reason == "VAULT_SUSPENDED"
+    assert stored[0] < stored[2]
+    (ended,) = (await alice.vault.ListOperations(pb.ListOperationsRequest(), metadata=alice.metadata)).operations
+    ended = await done(alice, ended.operation_id)
+    assert (ended.kind, ended.error.reason) == (OPERATION_KIND_IMPORT_VAULT, "VAULT_SUSPENDED")
+    assert row_counts(tmp_path, "imports", "staged_records") == (0, 0)
+    await resume(operator)
+    assert await alice.sessions() == []
