@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,20 +71,25 @@ async def attack(vault: Vault) -> None:
 
 async def _repeat(vault: Vault, name: str, make: Attack) -> None:
     async with calling(vault.target, vault.token) as caller:
-        while True:
-            try:
-                async with asyncio.timeout(TIMEOUT_SECONDS):
-                    await make(vault, caller)
-                vault.ended[name, "OK"] += 1
-            except grpc.aio.AioRpcError as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    # The call was cancelled with this task.
-                    raise asyncio.CancelledError from None
-                vault.ended[name, EARLY if error.details() == LOST_STATUS else error.code().name] += 1
-            except TimeoutError:
-                vault.ended[name, "TIMEOUT"] += 1
-            await asyncio.sleep(PAUSE_SECONDS)
+        await repeat(vault.ended, name, lambda: make(vault, caller))
+
+
+async def repeat(ended: Counter[tuple[str, str]], name: str, make: Callable[[], Awaitable[None]]) -> None:
+    """Makes a call again and again until it is cancelled, and counts how it ended."""
+    while True:
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await make()
+            ended[name, "OK"] += 1
+        except grpc.aio.AioRpcError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # The call was cancelled with this task.
+                raise asyncio.CancelledError from None
+            ended[name, EARLY if error.details() == LOST_STATUS else error.code().name] += 1
+        except TimeoutError:
+            ended[name, "TIMEOUT"] += 1
+        await asyncio.sleep(PAUSE_SECONDS)
 
 
 @_attack

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from metamorphd.audit import verification
 from metamorphd.edge import guards
 from metamorphd.edge.grpc import port
 from metamorphd.store import erasure, vault_erasure
 from metamorphd.store.sqlite import log, readers, writer
+from metamorphd.transfers import exports
 
 from harness.mutants import Patch, mutant
 
@@ -17,6 +19,8 @@ ERASURE: Any = erasure
 VAULT_ERASURE: Any = vault_erasure
 LOG: Any = log
 WRITER: Any = writer
+VERIFICATION: Any = verification
+EXPORTS: Any = exports
 
 HARNESS = "expensive-neighbour"
 P99 = "p99 of the neighbour, to its idle p99"
@@ -25,6 +29,8 @@ MEMORY = "memory growth"
 COMPRESSED = "compressed requests that were read"
 WAL = "largest write-ahead log"
 FOREVER_SECONDS = 3_600.0
+# Of `long_calls`, from 1.
+EXPORT, VERIFICATION_PHASE = 1, 3
 # A tenth of the session that is deleted, whose words take the writer seconds.
 LONG_STEP = {"STEP_MESSAGES": 2_000, "STEP_WORDS": 2**31, "STEP_BYTES": 2**31}
 
@@ -55,6 +61,28 @@ def _vault_erased_in_long_steps(patch: Patch) -> None:
 @mutant("some-of-a-vault-is-kept", harness="leaving-vault", shown_by={"rows that are left"}, alone=True)
 def _some_of_a_vault_is_kept(patch: Patch) -> None:
     patch(VAULT_ERASURE, "ERASE_POSTINGS", VAULT_ERASURE.ERASE_POSTINGS.replace(":limit", "0 * :limit"))
+
+
+@mutant(
+    "exports-are-read-at-once", harness="long-work", shown_by={P99, GAP, MEMORY}, alone=True, only=EXPORT, seconds=6
+)
+def _exports_are_read_at_once(patch: Patch) -> None:
+    patch(EXPORTS, "PAGE_BYTES", 2**31)
+    patch(READERS, "READ_STEPS", 2**31 - 1)
+    patch(READERS, "READ_SECONDS", FOREVER_SECONDS)
+
+
+@mutant(
+    "verification-holds-the-loop",
+    harness="long-work",
+    shown_by={P99, GAP, MEMORY},
+    alone=True,
+    only=VERIFICATION_PHASE,
+    seconds=6,
+)
+def _verification_holds_the_loop(patch: Patch) -> None:
+    for name in ("PAGE_ENTRIES", "STEP_ENTRIES"):
+        patch(VERIFICATION, name, 2**31)
 
 
 @mutant("log-is-never-copied", harness=HARNESS, shown_by={WAL}, alone=True)
