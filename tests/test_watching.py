@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from metamorphd.errors import RevisionAhead, ServerDraining, StoreBusy
+from metamorphd.errors import RevisionAhead, RevisionCompacted, RevisionReplaced, ServerDraining, StoreBusy
 from metamorphd.models.caller import Scope
 from metamorphd.models.change import ChangedResource, ChangeFilter, ChangeVerb
 from metamorphd.store.changes import append_change, list_changes
@@ -25,12 +25,14 @@ class Watcher:
 
     def __init__(self, watching: Watching, after: int | None = 0, **fields: Any) -> None:
         scope: Scope = fields.pop("scope", ACME)
-        self.sent = watching.watch(scope, after_revision=after, wanted=fields.pop("wanted", ChangeFilter()))
+        self.mark: str = fields.pop("mark", "")
+        wanted = fields.pop("wanted", ChangeFilter())
+        self.sent = watching.watch(scope, after_revision=after, after_mark=self.mark, wanted=wanted)
 
     async def next(self) -> tuple[list[int], int]:
         """Returns the next (revisions of changes, revision)."""
         async with asyncio.timeout(SECONDS):
-            changes, revision = await anext(self.sent)
+            changes, revision, self.mark = await anext(self.sent)
             return [change.revision for change in changes], revision
 
     async def silent(self, seconds: float = 0.2) -> bool:
@@ -218,3 +220,42 @@ async def test_leaving_ends_all_watchers(database: Database, waits: bool) -> Non
         await asyncio.sleep(0.01)
     with pytest.raises(ServerDraining):
         await (next_one or watcher.next())
+
+
+async def test_a_mark_is_of_its_revision_whichever_response_has_it(database: Database, watching: Watching) -> None:
+    async def bookmark() -> str:
+        """Returns the mark of the newest revision, from a watcher that begins there."""
+        watcher = Watcher(watching, None)
+        await watcher.next()
+        return watcher.mark
+
+    assert await bookmark() == ""
+    marks = {}
+    for revision in range(1, PAGE_CHANGES + 5):
+        await add(database)
+        marks[revision] = await bookmark()
+    assert len(set(marks.values())) == PAGE_CHANGES + 4
+    watcher = Watcher(watching)
+    for _ in range(3):
+        _, revision = await watcher.next()
+        assert watcher.mark == marks[revision]
+    for after in (1, PAGE_CHANGES, PAGE_CHANGES + 3):
+        follower = Watcher(watching, after, mark=marks[after])
+        _, revision = await follower.next()
+        assert follower.mark == marks[revision]
+
+
+async def test_a_mark_of_another_history_is_refused(database: Database, watching: Watching) -> None:
+    await add(database, 3)
+    await add(database, 3, scope=EVIL)
+    watcher, other = Watcher(watching), Watcher(watching, scope=EVIL)
+    await watcher.next()
+    await other.next()
+    assert watcher.mark != other.mark
+    for after, mark in ((3, other.mark), (2, watcher.mark), (3, "x")):
+        with pytest.raises(RevisionReplaced, match=str(after)):
+            await Watcher(watching, after, mark=mark).next()
+    assert await Watcher(watching, 3, mark=watcher.mark).next() == ([], 3)
+    # There is no entry that it could be of.
+    with pytest.raises(RevisionCompacted):
+        await Watcher(watching, 0, mark=watcher.mark).next()

@@ -356,6 +356,11 @@ class RevisionAhead(OutOfRange):
     reason, message = ErrorReason.ERROR_REASON_REVISION_AHEAD, "the vault's newest revision is {newest_revision}"
 
 
+class RevisionReplaced(OutOfRange):
+    reason = ErrorReason.ERROR_REASON_REVISION_REPLACED
+    message = "revision {revision} is of another change than before"
+
+
 class RevisionNotReached(Unavailable):
     reason = ErrorReason.ERROR_REASON_REVISION_NOT_REACHED
     message = "the server's store has the vault as of revision {newest_revision}"

@@ -11,7 +11,7 @@ import structlog
 from metamorphd.errors import RevisionAhead, RevisionCompacted, ServerDraining
 from metamorphd.models.caller import Scope, server_scope
 from metamorphd.models.change import Change, ChangeFilter, Changes
-from metamorphd.store.changes import get_revision, list_changes
+from metamorphd.store.changes import find_place, get_revision, list_changes
 from metamorphd.store.database import Database
 
 # A page stays in memory until it is sent, for every watcher that does not read.
@@ -27,8 +27,8 @@ STEP_SECONDS = 0.002
 
 logger = structlog.get_logger(__name__)
 
-# Changes that were selected, and the revision up to which there are no others.
-Selected = tuple[list[Change], int]
+# Changes that were selected, the revision up to which there are no others, and its mark.
+Selected = tuple[list[Change], int, str]
 
 
 class Watching:
@@ -65,29 +65,29 @@ class Watching:
         return len(self._tails)
 
     async def watch(
-        self, scope: Scope, *, after_revision: int | None, wanted: ChangeFilter
+        self, scope: Scope, *, after_revision: int | None, after_mark: str = "", wanted: ChangeFilter
     ) -> AsyncGenerator[Selected]:
         """Yields the wanted changes after a revision, or from now on, as they are committed. Never ends by itself.
 
+        `after_mark` is the mark of the revision, or empty if it is not known.
+
         Yields the revision without changes, a bookmark, once all up to now are yielded, and later `bookmark_seconds`
         after what was yielded last, if only others were made since. Raises RevisionAhead, RevisionCompacted,
-        ServerDraining.
+        RevisionReplaced, ServerDraining.
         """
         tail = self._tails.setdefault(scope.vault_id, _Tail())
         tail.watchers += 1
         try:
-            newest = await self._database.read(get_revision, scope)
+            place = await self._database.read(find_place, scope, after_revision=after_revision, after_mark=after_mark)
+            newest, revision, mark = place.newest_revision, place.last_revision, place.mark
             tail.known(newest)
-            revision = newest if after_revision is None else after_revision
-            if revision > newest:
-                raise RevisionAhead(newest_revision=newest)
             loop = asyncio.get_running_loop()
             yielded, due, caught_up = revision, loop.time() + self._bookmark_seconds, False
             while True:
                 found: list[Change] = []
                 if revision < max(newest, tail.revision):
                     changes = tail.after(revision) or await self._read(scope, revision)
-                    newest, revision = changes.newest_revision, changes.last_revision
+                    newest, revision, mark = changes.newest_revision, changes.last_revision, changes.mark or mark
                     found = [change for change in changes.changes if wanted.passes(change)]
                     # They would stay in memory as long as the caller does not read.
                     del changes
@@ -96,7 +96,7 @@ class Watching:
                 behind = revision < max(newest, tail.revision)
                 if found or not (behind or caught_up) or (revision > yielded and loop.time() >= due):
                     caught_up = caught_up or not (behind or found)
-                    yield found, revision
+                    yield found, revision, mark
                     yielded, due = revision, loop.time() + self._bookmark_seconds
                 elif not behind:
                     await tail.changed(revision, until=due if revision > yielded else None)

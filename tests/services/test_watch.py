@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +339,32 @@ async def test_every_change_returns_its_revision(running: Serving) -> None:
     assert [(await alice.chat.DeleteMessage(delete, metadata=alice.metadata)).revision for _ in range(2)] == [10, 10]
     cancel = chat.CancelTurnRequest(turn_id=events[0].turn_id)
     assert (await alice.chat.CancelTurn(cancel, metadata=alice.metadata)).revision == 10
+
+
+async def test_whoever_passes_on_the_mark_notices_a_restore(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        await create(server.caller(), 2)
+        common = await watch(server.caller()).next()
+    shutil.copytree(tmp_path, tmp_path / "backup", ignore=shutil.ignore_patterns("backup"))
+    async with serving(tmp_path) as server:
+        await create(server.caller(), 2)
+        lost = await watch(server.caller(), common.revision, after_mark=common.mark).next()
+    for file in tmp_path.glob("metamorph.db*"):
+        if file.is_file():
+            file.unlink()
+    for file in (tmp_path / "backup").glob("metamorph.db*"):
+        shutil.copy(file, tmp_path / file.name)
+    async with serving(tmp_path) as server:
+        alice = server.caller()
+        refusal = await watch(alice, lost.revision, after_mark=lost.mark).refused()
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, "REVISION_AHEAD")
+        await create(alice, 3)
+        assert await revision(alice) > lost.revision
+        refusal = await watch(alice, lost.revision, after_mark=lost.mark).refused()
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, "REVISION_REPLACED")
+        assert refusal.info.metadata["revision"] == str(lost.revision)
+        # What both histories have is the same.
+        after = await watch(alice, common.revision, after_mark=common.mark).next()
+        assert numbers(list(after.changes)) == [4, 5, 6]
+        # Whoever does not, misses what has taken its place.
+        assert numbers(list((await watch(alice, lost.revision).next()).changes)) == [6]

@@ -70,19 +70,23 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """All changes of a vault after a revision, up to `last_revision`, in order. `newest_revision` is the vault's."""
+    """All changes of a vault after a revision, up to `last_revision`, in order. `newest_revision` is the vault's.
+
+    `mark` is that of the last revision: no other history has it there. It is empty if there is no such entry.
+    """
 
     after_revision: int
     changes: tuple[Change, ...]
     last_revision: int
     newest_revision: int
+    mark: str
 
     def after(self, revision: int) -> "Changes | None":
         """Returns those after a later revision, or None if they are not all here."""
         if not self.after_revision <= revision <= self.last_revision:
             return None
         first = bisect_right(self.changes, revision, key=lambda change: change.revision)
-        return Changes(revision, self.changes[first:], self.last_revision, self.newest_revision)
+        return Changes(revision, self.changes[first:], self.last_revision, self.newest_revision, self.mark)
 
 
 @dataclass(frozen=True, slots=True)

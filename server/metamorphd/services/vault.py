@@ -115,11 +115,12 @@ class VaultService(VaultSecrets, VaultMemories, VaultOperations, VaultTransfers,
         watched = self._watching.watch(
             scope,
             after_revision=request.after_revision if request.HasField("after_revision") else None,
+            after_mark=request.after_mark,
             wanted=filter_from_proto(request),
         )
         async with contextlib.aclosing(watched) as found:
-            async for changes, revision in found:
-                yield changes_to_proto(changes, revision)
+            async for changes, revision, mark in found:
+                yield changes_to_proto(changes, revision, mark)
 
     async def GetUsage(self, request: pb.GetUsageRequest, scope: Scope) -> pb.GetUsageResponse:
         now = self._clock.now()

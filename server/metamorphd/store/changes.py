@@ -3,13 +3,15 @@
 So does what the audit needs besides: refusals, and what the operator does. See docs/decisions/0044 and 0051.
 """
 
+import hashlib
+import hmac
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import orjson
 
 from metamorphd.chain import BEGINNING, Entry, Head
-from metamorphd.errors import RevisionAhead, RevisionCompacted
+from metamorphd.errors import RevisionAhead, RevisionCompacted, RevisionReplaced
 from metamorphd.models.change import AUDITED, Change, ChangedResource, Changes, ChangeVerb
 from metamorphd.store.database import Operation, P, Row, Transaction, grows, is_growing, point_read
 
@@ -29,7 +31,12 @@ GET_HEAD = "SELECT revision, mac FROM changes WHERE vault_id = :vault_id ORDER B
 GET_REVISION = "SELECT revision FROM changes WHERE vault_id = :vault_id ORDER BY revision DESC LIMIT 1"
 GET_BOUNDS = """
 SELECT 1 + COALESCE((SELECT compacted_revision FROM log_beginnings WHERE vault_id = :vault_id), 0) AS oldest_revision,
-    (SELECT COALESCE(MAX(revision), 0) FROM changes WHERE vault_id = :vault_id) AS newest_revision
+    (SELECT COALESCE(MAX(revision), 0) FROM changes WHERE vault_id = :vault_id) AS newest_revision,
+    (SELECT hash_key FROM vaults WHERE vault_id = :vault_id) AS hash_key
+"""
+GET_CHANGE = """
+SELECT revision, change_time, actor, operator, call_id, resource, resource_id, verb FROM changes
+WHERE vault_id = :vault_id AND revision = :revision
 """
 LIST_CHANGES = """
 SELECT revision, change_time, actor, operator, call_id, resource, resource_id, verb FROM changes
@@ -105,6 +112,24 @@ async def get_revision(tx: Transaction) -> int:
     return 0 if row is None else int(row.revision)
 
 
+async def find_place(tx: Transaction, *, after_revision: int | None, after_mark: str) -> Changes:
+    """Returns no changes after a revision, or after the newest one, with the mark that it has.
+
+    Raises RevisionAhead, and if there is an `after_mark` RevisionReplaced, or RevisionCompacted if its entry is gone.
+    """
+    bounds = await get_bounds(tx)
+    revision = bounds.newest_revision if after_revision is None else after_revision
+    if revision > bounds.newest_revision:
+        raise RevisionAhead(newest_revision=bounds.newest_revision)
+    row = await tx.one(GET_CHANGE, revision=revision)
+    mark = "" if row is None else _mark(row, bounds.hash_key)
+    if after_mark and row is None:
+        raise RevisionCompacted(oldest_revision=bounds.oldest_revision)
+    if after_mark and after_mark != mark:
+        raise RevisionReplaced(revision=revision)
+    return Changes(revision, (), revision, bounds.newest_revision, mark)
+
+
 async def list_changes(tx: Transaction, *, after_revision: int, limit: int) -> Changes:
     """Returns the changes among the next `limit` entries after a revision. Raises RevisionAhead, RevisionCompacted."""
     bounds = await get_bounds(tx)
@@ -115,7 +140,15 @@ async def list_changes(tx: Transaction, *, after_revision: int, limit: int) -> C
     last = min(after_revision + limit, bounds.newest_revision)
     rows = await tx.all(LIST_CHANGES, after_revision=after_revision, last_revision=last)
     shown = tuple(_change(row) for row in rows if RESOURCES[row.resource] not in AUDITED)
-    return Changes(after_revision, shown, last, bounds.newest_revision)
+    mark = _mark(rows[-1], bounds.hash_key) if rows else ""
+    return Changes(after_revision, shown, last, bounds.newest_revision, mark)
+
+
+def _mark(row: Row, key: bytes | None) -> str:
+    """Returns the mark of an entry. It reveals nothing of one that is not shown."""
+    who = (row.actor, row.operator, row.call_id)
+    entry = orjson.dumps((row.revision, row.change_time, *who, row.resource, row.resource_id, row.verb))
+    return hmac.digest(key or b"", b"metamorph mark\0" + entry, hashlib.sha256).hex()[:32]
 
 
 def _change(row: Row) -> Change:
@@ -132,7 +165,10 @@ def _change(row: Row) -> Change:
 
 
 async def get_bounds(tx: Transaction) -> Row:
-    """Returns `oldest_revision`, the first that watchers are shown, and `newest_revision`, 0 if there is none."""
+    """Returns `oldest_revision`, the first that watchers are shown, and `newest_revision`, 0 if there is none.
+
+    Also the vault's `hash_key`, None if there is no vault.
+    """
     bounds = await tx.one(GET_BOUNDS)
     if bounds is None:
         raise RuntimeError("a statement without a table returned no row")

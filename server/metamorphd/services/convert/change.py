@@ -27,9 +27,9 @@ def change_to_proto(change: Change) -> change_pb2.Change:
     )
 
 
-def changes_to_proto(changes: Sequence[Change], revision: int) -> pb.WatchVaultResponse:
-    """Returns changes up to a revision."""
-    return pb.WatchVaultResponse(changes=map(change_to_proto, changes), revision=revision)
+def changes_to_proto(changes: Sequence[Change], revision: int, mark: str) -> pb.WatchVaultResponse:
+    """Returns changes up to a revision, and its mark."""
+    return pb.WatchVaultResponse(changes=map(change_to_proto, changes), revision=revision, mark=mark)
 
 
 def filter_from_proto(request: pb.WatchVaultRequest) -> ChangeFilter:

@@ -188,6 +188,9 @@ const (
 	// OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
 	// As for REVISION_COMPACTED.
 	ErrorReason_ERROR_REASON_REVISION_AHEAD ErrorReason = 81
+	// OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its server
+	// was restored from a backup. As for REVISION_COMPACTED.
+	ErrorReason_ERROR_REASON_REVISION_REPLACED ErrorReason = 83
 	// UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
 	// RetryInfo, or at the primary.
 	ErrorReason_ERROR_REASON_REVISION_NOT_REACHED ErrorReason = 82
@@ -314,6 +317,7 @@ var (
 		73:  "ERROR_REASON_READ_ONLY",
 		80:  "ERROR_REASON_REVISION_COMPACTED",
 		81:  "ERROR_REASON_REVISION_AHEAD",
+		83:  "ERROR_REASON_REVISION_REPLACED",
 		82:  "ERROR_REASON_REVISION_NOT_REACHED",
 		90:  "ERROR_REASON_ENCRYPTION_NOT_CONFIGURED",
 		91:  "ERROR_REASON_KEY_UNAVAILABLE",
@@ -403,6 +407,7 @@ var (
 		"ERROR_REASON_READ_ONLY":                 73,
 		"ERROR_REASON_REVISION_COMPACTED":        80,
 		"ERROR_REASON_REVISION_AHEAD":            81,
+		"ERROR_REASON_REVISION_REPLACED":         83,
 		"ERROR_REASON_REVISION_NOT_REACHED":      82,
 		"ERROR_REASON_ENCRYPTION_NOT_CONFIGURED": 90,
 		"ERROR_REASON_KEY_UNAVAILABLE":           91,
@@ -461,7 +466,7 @@ var File_metamorph_api_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xcf\x18\n" +
+	"#metamorph/api/v1/error_reason.proto\x12\x10metamorph.api.v1*\xf3\x18\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12 \n" +
@@ -526,7 +531,8 @@ const file_metamorph_api_v1_error_reason_proto_rawDesc = "" +
 	"\x18ERROR_REASON_BACKUP_BUSY\x10H\x12\x1a\n" +
 	"\x16ERROR_REASON_READ_ONLY\x10I\x12#\n" +
 	"\x1fERROR_REASON_REVISION_COMPACTED\x10P\x12\x1f\n" +
-	"\x1bERROR_REASON_REVISION_AHEAD\x10Q\x12%\n" +
+	"\x1bERROR_REASON_REVISION_AHEAD\x10Q\x12\"\n" +
+	"\x1eERROR_REASON_REVISION_REPLACED\x10S\x12%\n" +
 	"!ERROR_REASON_REVISION_NOT_REACHED\x10R\x12*\n" +
 	"&ERROR_REASON_ENCRYPTION_NOT_CONFIGURED\x10Z\x12 \n" +
 	"\x1cERROR_REASON_KEY_UNAVAILABLE\x10[\x12#\n" +

@@ -793,7 +793,11 @@ type WatchVaultRequest struct {
 	// Only changes of these kinds. If empty, of all.
 	Resources []ChangedResource `protobuf:"varint,2,rep,packed,name=resources,proto3,enum=metamorph.vault.v1.ChangedResource" json:"resources,omitempty"`
 	// Only changes with these verbs. If empty, with all.
-	Verbs         []ChangeVerb `protobuf:"varint,3,rep,packed,name=verbs,proto3,enum=metamorph.vault.v1.ChangeVerb" json:"verbs,omitempty"`
+	Verbs []ChangeVerb `protobuf:"varint,3,rep,packed,name=verbs,proto3,enum=metamorph.vault.v1.ChangeVerb" json:"verbs,omitempty"`
+	// The mark of the response that after_revision is of. Fails with OUT_OF_RANGE / REVISION_REPLACED if the vault has
+	// another history by now, because its server was restored from a backup, and with REVISION_COMPACTED if that cannot be
+	// known any more. If empty, changes that a restore has put in the place of others may be missed.
+	AfterMark     string `protobuf:"bytes,4,opt,name=after_mark,json=afterMark,proto3" json:"after_mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -849,6 +853,13 @@ func (x *WatchVaultRequest) GetVerbs() []ChangeVerb {
 	return nil
 }
 
+func (x *WatchVaultRequest) GetAfterMark() string {
+	if x != nil {
+		return x.AfterMark
+	}
+	return ""
+}
+
 // The next changes.
 type WatchVaultResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -856,7 +867,9 @@ type WatchVaultResponse struct {
 	// and every 10 seconds while there are changes that the filters leave out.
 	Changes []*Change `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
 	// All changes up to this revision that pass the filters have been sent: resume after it.
-	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Stands for the vault's history up to the revision. Keep both, and pass them on together. Empty if there is none yet.
+	Mark          string `protobuf:"bytes,3,opt,name=mark,proto3" json:"mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -903,6 +916,13 @@ func (x *WatchVaultResponse) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *WatchVaultResponse) GetMark() string {
+	if x != nil {
+		return x.Mark
+	}
+	return ""
 }
 
 // A query for a page of the audit. Filters are combined: an event must pass all that are given.
@@ -3299,15 +3319,18 @@ const file_metamorph_vault_v1_vault_service_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x122\n" +
 	"\x05total\x18\x03 \x01(\v2\x1c.metamorph.vault.v1.UsageRowR\x05total\x12:\n" +
 	"\abudgets\x18\x04 \x03(\v2 .metamorph.vault.v1.BudgetStatusR\abudgets\x12;\n" +
-	"\astorage\x18\x05 \x01(\v2!.metamorph.vault.v1.StorageStatusR\astorage\"\xfe\x01\n" +
+	"\astorage\x18\x05 \x01(\v2!.metamorph.vault.v1.StorageStatusR\astorage\"\xa6\x02\n" +
 	"\x11WatchVaultRequest\x123\n" +
 	"\x0eafter_revision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\rafterRevision\x88\x01\x01\x12V\n" +
 	"\tresources\x18\x02 \x03(\x0e2#.metamorph.vault.v1.ChangedResourceB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\tresources\x12I\n" +
-	"\x05verbs\x18\x03 \x03(\x0e2\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x05verbsB\x11\n" +
-	"\x0f_after_revision\"f\n" +
+	"\x05verbs\x18\x03 \x03(\x0e2\x1e.metamorph.vault.v1.ChangeVerbB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x05verbs\x12&\n" +
+	"\n" +
+	"after_mark\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@R\tafterMarkB\x11\n" +
+	"\x0f_after_revision\"z\n" +
 	"\x12WatchVaultResponse\x124\n" +
 	"\achanges\x18\x01 \x03(\v2\x1a.metamorph.vault.v1.ChangeR\achanges\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\xb4\x04\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
+	"\x04mark\x18\x03 \x01(\tR\x04mark\"\xb4\x04\n" +
 	"\x16ListAuditEventsRequest\x12$\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +

@@ -206,6 +206,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
     As for REVISION_COMPACTED.
     """
+    ERROR_REASON_REVISION_REPLACED: _ErrorReason.ValueType  # 83
+    """OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its server
+    was restored from a backup. As for REVISION_COMPACTED.
+    """
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 82
     """UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
     RetryInfo, or at the primary.
@@ -464,6 +468,10 @@ again, then watch from the revision that GetVault returns.
 ERROR_REASON_REVISION_AHEAD: ErrorReason.ValueType  # 81
 """OUT_OF_RANGE (newest_revision). The vault does not have this revision: perhaps its server was restored from a backup.
 As for REVISION_COMPACTED.
+"""
+ERROR_REASON_REVISION_REPLACED: ErrorReason.ValueType  # 83
+"""OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its server
+was restored from a backup. As for REVISION_COMPACTED.
 """
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 82
 """UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after

@@ -449,10 +449,16 @@ class WatchVaultRequest(_message.Message):
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     VERBS_FIELD_NUMBER: _builtins.int
+    AFTER_MARK_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
     """The revision of the last response that the caller has seen; 0 replays from the first change. If absent, only changes
     from now on are streamed. Fails with OUT_OF_RANGE / REVISION_COMPACTED if changes after it are no longer kept, and
     with REVISION_AHEAD if it is above the vault's.
+    """
+    after_mark: _builtins.str
+    """The mark of the response that after_revision is of. Fails with OUT_OF_RANGE / REVISION_REPLACED if the vault has
+    another history by now, because its server was restored from a backup, and with REVISION_COMPACTED if that cannot be
+    known any more. If empty, changes that a restore has put in the place of others may be missed.
     """
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_change_pb2.ChangedResource.ValueType]:
@@ -468,10 +474,11 @@ class WatchVaultRequest(_message.Message):
         after_revision: _builtins.int | None = ...,
         resources: _abc.Iterable[_change_pb2.ChangedResource.ValueType] | None = ...,
         verbs: _abc.Iterable[_change_pb2.ChangeVerb.ValueType] | None = ...,
+        after_mark: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "resources", b"resources", "verbs", b"verbs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_mark", b"after_mark", "after_revision", b"after_revision", "resources", b"resources", "verbs", b"verbs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_revision: _TypeAlias = _typing.Literal["after_revision"]  # noqa: Y015
     _WhichOneofArgType__after_revision: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision"]  # noqa: Y015
@@ -487,8 +494,11 @@ class WatchVaultResponse(_message.Message):
 
     CHANGES_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """All changes up to this revision that pass the filters have been sent: resume after it."""
+    mark: _builtins.str
+    """Stands for the vault's history up to the revision. Keep both, and pass them on together. Empty if there is none yet."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[_change_pb2.Change]:
         """In the order of their revisions, at most 64. Empty in a bookmark, which is sent once everything up to now has been,
@@ -500,10 +510,11 @@ class WatchVaultResponse(_message.Message):
         *,
         changes: _abc.Iterable[_change_pb2.Change] | None = ...,
         revision: _builtins.int = ...,
+        mark: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "mark", b"mark", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -494,6 +494,14 @@ export enum ErrorReason {
   REVISION_AHEAD = 81,
 
   /**
+   * OUT_OF_RANGE (revision). The vault has another entry at this revision than the one that after_mark is of: its server
+   * was restored from a backup. As for REVISION_COMPACTED.
+   *
+   * @generated from enum value: ERROR_REASON_REVISION_REPLACED = 83;
+   */
+  REVISION_REPLACED = 83,
+
+  /**
    * UNAVAILABLE (newest_revision). The server's store does not have this revision of the vault yet. Repeat after
    * RetryInfo, or at the primary.
    *

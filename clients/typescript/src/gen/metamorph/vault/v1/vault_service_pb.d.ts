@@ -456,6 +456,15 @@ export declare type WatchVaultRequest = Message<"metamorph.vault.v1.WatchVaultRe
    * @generated from field: repeated metamorph.vault.v1.ChangeVerb verbs = 3;
    */
   verbs: ChangeVerb[];
+
+  /**
+   * The mark of the response that after_revision is of. Fails with OUT_OF_RANGE / REVISION_REPLACED if the vault has
+   * another history by now, because its server was restored from a backup, and with REVISION_COMPACTED if that cannot be
+   * known any more. If empty, changes that a restore has put in the place of others may be missed.
+   *
+   * @generated from field: string after_mark = 4;
+   */
+  afterMark: string;
 };
 
 /**
@@ -484,6 +493,13 @@ export declare type WatchVaultResponse = Message<"metamorph.vault.v1.WatchVaultR
    * @generated from field: int64 revision = 2;
    */
   revision: bigint;
+
+  /**
+   * Stands for the vault's history up to the revision. Keep both, and pass them on together. Empty if there is none yet.
+   *
+   * @generated from field: string mark = 3;
+   */
+  mark: string;
 };
 
 /**
