@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import harness.abuse.expensive_mutants
+import harness.abuse.memory_mutants
 import harness.abuse.mutants
 import harness.torture.backup_mutants
 import harness.torture.import_mutants
@@ -17,6 +18,7 @@ from harness.abuse import (
     forging,
     fuzz,
     half_open,
+    hostile_model,
     idle_streams,
     isolation,
     leaving_vault,
@@ -143,6 +145,7 @@ DECLARED = (
     Harness("abuse", "forging", forging.attack, {"attempts": 10_000}, {"attempts": 400}),
     Harness("abuse", "stamps", stamps.attack, {"attempts": 10_000}, {"attempts": 300}),
     Harness("abuse", "tampering", tampering.attack, {"attempts": 10_000}, {"attempts": 300}),
+    Harness("abuse", "hostile-model", hostile_model.attack, {"turns": 5_000}, {"turns": 16}),
     Harness("abuse", "canaries", canaries.attack, {}, {"count": 150}),
     Harness("torture", "crash", crash.crash, {"rounds": 1000}, {"rounds": 5}, alone=True),
     Harness("torture", "race", race.race, {"rounds": 10_000}, {"rounds": 600}),

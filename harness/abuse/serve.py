@@ -7,7 +7,8 @@ from metamorphd import server
 from metamorphd.cli import cli
 
 import harness.abuse.expensive_mutants
-import harness.abuse.mutants  # noqa: F401, both register theirs
+import harness.abuse.memory_mutants
+import harness.abuse.mutants  # noqa: F401, they register theirs
 from harness.mutants import mutate
 
 SERVER: Any = server
