@@ -225,6 +225,19 @@ async def test_a_search_reads_so_many_offsets_and_no_more(database: Database, mo
     )
 
 
+async def test_common_words_do_not_keep_a_search_from_rare_ones(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "BLOCK_BITS", 2)
+    monkeypatch.setattr(postings, "BLOCK_BITS", 2)
+    for number in range(20):
+        await create(database, f"green tea {number}" if number else "oolong green tea")
+    monkeypatch.setattr(search, "MOST_OFFSETS", 4 * search.LEAST_OF_A_LIST)
+    found = await find(database, "green tea oolong")
+    assert found[0] == "oolong green tea"
+    assert sorted(found[1:]) == sorted(f"green tea {number}" for number in range(15, 20))
+
+
 async def test_messages_and_memories_of_one_vault_are_found_apart(database: Database) -> None:
     vault = Vault(database, ACME)
     await vault.add("a message about tea")

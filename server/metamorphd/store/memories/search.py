@@ -26,7 +26,8 @@ MOST_CANDIDATES = 4_096
 MOST_RANKED, STEP_RANKED = 128, 32
 # Of those, with what is passed over: superseded memories, and ones of other types.
 MOST_VISITED = 4_096
-# Offsets that are read, of the newest blocks, each list counting for at least so many: about 20 ms.
+# Offsets that are read, of the newest blocks, each list counting for at least so many: about 20 ms. Those of rare words
+# come on top, together no more than as many again.
 MOST_OFFSETS = 131_072
 LEAST_OF_A_LIST = 64
 # Of so few, words that all of them have say something.
@@ -71,8 +72,8 @@ async def search_memories(
     vault = await tx.one(GET_VAULT)
     if vault is None or not words:
         return []
-    lists = await _lists(tx, words, vault)
-    relevance = _relevances(lists, memories=vault.memory_count, common_words=common_words)
+    lists, parts = await _lists(tx, words, vault)
+    relevance = _relevances(lists, parts, memories=vault.memory_count, common_words=common_words)
     ranked: list[tuple[float, int, Row]] = []
     best = sorted(zip(relevance.values(), relevance.keys(), strict=True), reverse=True)[:MOST_VISITED]
     for start in range(0, len(best), STEP_RANKED):
@@ -102,19 +103,28 @@ def _fitting(ranked: list[tuple[float, int, Row]]) -> Iterator[tuple[float, int,
         yield item
 
 
-async def _lists(tx: Transaction, words: Sequence[str], vault: Row) -> Lists:
-    """Returns the offsets of words, of the newest blocks of memories, by the words' terms in hexadecimal."""
+async def _lists(tx: Transaction, words: Sequence[str], vault: Row) -> tuple[Lists, dict[str, float]]:
+    """Returns the offsets of words, by terms in hexadecimal, and what part of the memories, the newest, those cover.
+
+    Once `MOST_OFFSETS` were read, only words go on to older blocks that have had less than their share of them.
+    """
     found: Lists = {term.hex(): [] for term in map(hasher(vault.hash_key), words)}
-    terms, left = _json(list(found)), MOST_OFFSETS
+    terms, spent, share = _json(list(found)), dict.fromkeys(found, 0), MOST_OFFSETS // len(found)
+    parts = dict.fromkeys(found, 1.0)
     first, last = (number >> BLOCK_BITS + GROUP_BITS for number in (MEMORIES, MEMORIES + vault.last_memory_number))
     for group in range(last, first - 1, -1):
         for block in await _blocks(tx, group, terms):
             for term, offsets in await _offsets(tx, block, terms):
                 found[term].append((block, offsets))
-                left -= max(LEAST_OF_A_LIST, len(offsets) // 2)
-            if left <= 0:
-                return found
-    return found
+                spent[term] += max(LEAST_OF_A_LIST, len(offsets) // 2)
+            if sum(spent.values()) >= MOST_OFFSETS:
+                older = max(0, (block << BLOCK_BITS) - MEMORIES - 1) / vault.last_memory_number
+                rare = [term for term in found if parts[term] == 1 and spent[term] < share]
+                parts |= {term: 1 - older for term in found if parts[term] == 1 and term not in rare}
+                if not rare:
+                    return found, parts
+                terms = _json(rare)
+    return found, parts
 
 
 async def _blocks(tx: Transaction, group: int, terms: str) -> list[int]:
@@ -129,13 +139,14 @@ async def _offsets(tx: Transaction, block: int, terms: str) -> list[tuple[str, b
     return [(term, bytes.fromhex(offsets)) for term, offsets in lists]
 
 
-def _relevances(lists: Lists, *, memories: int, common_words: bool) -> dict[int, float]:
+def _relevances(lists: Lists, parts: dict[str, float], *, memories: int, common_words: bool) -> dict[int, float]:
     """Returns the share of the words that each memory has, by its number in the index.
 
     A word weighs by the logarithm of how few memories have it, as in BM25 (Robertson and Zaragoza, 2009). The rarest
     are looked at first: once there are `MOST_CANDIDATES`, those with none of these words are left out.
     """
-    counts = {term: sum(len(offsets) // 2 for _, offsets in found) for term, found in lists.items()}
+    # Those of a part of the memories stand for as many in the others.
+    counts = {term: sum(len(each) // 2 for _, each in found) / parts[term] for term, found in lists.items()}
     weights = {term: _weight(count, max(memories, count)) for term, count in counts.items()}
     total = sum(weights.values())
     found: dict[int, float] = {}
@@ -152,7 +163,7 @@ def _relevances(lists: Lists, *, memories: int, common_words: bool) -> dict[int,
     return found
 
 
-def _weight(count: int, memories: int) -> float:
+def _weight(count: float, memories: float) -> float:
     return math.log1p((memories - count + 0.5) / (count + 0.5))
 
 
