@@ -130,7 +130,7 @@ def _kind(fault: AuditFault) -> str:
 def _show(found: Found, anchors: Anchors | None, stamped: Sequence[Stamped]) -> None:
     click.echo(f"{found.entries:,} entries of {len(found.heads):,} logs were verified.")
     if found.unprotected:
-        click.echo(f"{found.unprotected:,} entries have no MAC: they were stored without AUDIT_KEY, and prove nothing.")
+        click.echo(f"{found.unprotected:,} entries have no MAC, as if stored without AUDIT_KEY: they prove nothing.")
     heads = [] if anchors is None else list(anchors.heads)
     click.echo(f"{len(heads):,} heads were looked for.")
     if beyond := _later(found, heads):
