@@ -41,7 +41,13 @@ def mutant(
     return register
 
 
-def mutate(name: str, patch: Patch = setattr) -> None:
+def _set(owner: Any, name: str, value: Any) -> None:
+    # What was renamed would not be changed, and the mutant would be the sound server.
+    getattr(owner, name)
+    setattr(owner, name, value)
+
+
+def mutate(name: str, patch: Patch = _set) -> None:
     """Applies a mutant to this process, if a name is given."""
     if name:
         MUTANTS[name].apply(patch)

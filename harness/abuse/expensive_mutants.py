@@ -7,7 +7,7 @@ from metamorphd.edge import guards
 from metamorphd.edge.grpc import port
 from metamorphd.store import erasure, vault_erasure
 from metamorphd.store.sqlite import log, readers, writer
-from metamorphd.transfers import exports
+from metamorphd.transfers import pages
 
 from harness.mutants import Patch, mutant
 
@@ -20,7 +20,7 @@ VAULT_ERASURE: Any = vault_erasure
 LOG: Any = log
 WRITER: Any = writer
 VERIFICATION: Any = verification
-EXPORTS: Any = exports
+EXPORT_PAGES: Any = pages
 
 HARNESS = "expensive-neighbour"
 P99 = "p99 of the neighbour, to its idle p99"
@@ -67,7 +67,7 @@ def _some_of_a_vault_is_kept(patch: Patch) -> None:
     "exports-are-read-at-once", harness="long-work", shown_by={P99, GAP, MEMORY}, alone=True, only=EXPORT, seconds=6
 )
 def _exports_are_read_at_once(patch: Patch) -> None:
-    patch(EXPORTS, "PAGE_BYTES", 2**31)
+    patch(EXPORT_PAGES, "PAGE_BYTES", 2**31)
     patch(READERS, "READ_STEPS", 2**31 - 1)
     patch(READERS, "READ_SECONDS", FOREVER_SECONDS)
 
