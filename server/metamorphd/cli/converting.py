@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import orjson
 
-from metamorphd.cli.foreign import Conversation, Foreign, Node
+from metamorphd.cli.foreign.conversations import Conversation, Foreign, Node
 from metamorphd.models.attachment import Upload
 from metamorphd.models.export import FORMAT, FORMAT_VERSION
 

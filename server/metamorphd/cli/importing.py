@@ -15,7 +15,8 @@ from rich.progress import Progress, TaskID
 
 from metamorphd.cli.converting import Converting
 from metamorphd.cli.counting import listed
-from metamorphd.cli.foreign import SYSTEMS, Foreign, Unreadable
+from metamorphd.cli.foreign import SYSTEMS
+from metamorphd.cli.foreign.conversations import Foreign, Unreadable
 from metamorphd.cli.tenant import run_as_tenant, transfer_progress
 from metamorphd.models.imports import Refused
 from metamorphd.settings.client import ClientSettings
