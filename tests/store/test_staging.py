@@ -120,6 +120,8 @@ async def test_what_is_imported_is_what_was_stored(
 ) -> None:
     monkeypatch.setattr(planning, "STEP_RECORDS", step)
     monkeypatch.setattr(planning, "HELD_TERMS", 20 * seed)
+    # Of some seeds a few messages and turns are large.
+    monkeypatch.setattr(planning, "LARGE_BYTES", 470 if seed % 2 else 32_768)
     for module in (postings, planning):
         monkeypatch.setattr(module, "BLOCK_BITS", 6)
     monkeypatch.setattr(postings, "GROUP_BITS", 1)

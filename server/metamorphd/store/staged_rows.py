@@ -38,13 +38,15 @@ class Step:
     """Records that are staged in one transaction. Texts are JSON arrays of rows, empty if there are none.
 
     `lines` are the numbers of lines by kind and ID of sessions, messages and turns. `references` are (line, field,
-    message ID, session ID) of what turns name. `leaves` is an object of the last messages of sessions, by session.
+    message ID, session ID) of what turns name. `large` is the content of the only message, or the options of the only
+    turn, if that is large. `leaves` is an object of the last messages of sessions, by session.
     """
 
     size: int
     lines: Mapping[tuple[str, str], int]
     placed: Sequence[Placed]
     references: Sequence[tuple[int, str, str, str]]
+    large: str | None
     sessions: str
     messages: str
     leaves: str

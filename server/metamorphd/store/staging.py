@@ -50,15 +50,16 @@ UPDATE sessions SET message_count = :leaves ->> ('$."' || session_id || '"[0]'),
     last_message_time = :leaves ->> ('$."' || session_id || '"[2]')
 WHERE vault_id = :vault_id AND session_id IN (SELECT key FROM json_each(:leaves)) AND delete_time = 0
 """
+# A row is copied for each of its columns, so a large one has its content beside it.
 STAGE_MESSAGES = """
 INSERT INTO messages (vault_id, message_id, session_id, ordinal, parent_message_id, role, content, size, turn_id,
     creator, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd_nanos, estimated,
     create_time, delete_time, partial, refused, rejected)
 SELECT :vault_id, value ->> 'message_id', value ->> 'session_id', value ->> 'ordinal', value ->> 'parent_message_id',
-    value ->> 'role', value ->> 'content', value ->> 'size', value ->> 'turn_id', value ->> 'creator',
-    value ->> 'model', value ->> 'input_tokens', value ->> 'output_tokens', value ->> 'cache_read_tokens',
-    value ->> 'cache_write_tokens', value ->> 'cost_usd_nanos', value ->> 'estimated', value ->> 'create_time',
-    value ->> 'delete_time', value ->> 'partial', value ->> 'refused', value ->> 'rejected'
+    value ->> 'role', COALESCE(:content, value ->> 'content'), value ->> 'size', value ->> 'turn_id',
+    value ->> 'creator', value ->> 'model', value ->> 'input_tokens', value ->> 'output_tokens',
+    value ->> 'cache_read_tokens', value ->> 'cache_write_tokens', value ->> 'cost_usd_nanos', value ->> 'estimated',
+    value ->> 'create_time', value ->> 'delete_time', value ->> 'partial', value ->> 'refused', value ->> 'rejected'
 FROM jsonb_each(:rows)
 """
 STAGE_LINKS = """
@@ -99,8 +100,8 @@ SELECT :vault_id, value ->> 'turn_id', value ->> 'session_id', value ->> 'user_m
     value ->> 'reply_message_id', value ->> 'status', value ->> 'stop_reason', value ->> 'stop_details',
     value ->> 'error', value ->> 'input_tokens', value ->> 'output_tokens', value ->> 'cache_read_tokens',
     value ->> 'cache_write_tokens', value ->> 'cost_usd_nanos', value ->> 'estimated', value ->> 'model',
-    value ->> 'model_calls', value ->> 'last_sequence', value ->> 'options', value ->> 'labels', value ->> 'creator',
-    value ->> 'create_time', value ->> 'finish_time', 2
+    value ->> 'model_calls', value ->> 'last_sequence', COALESCE(:options, value ->> 'options'), value ->> 'labels',
+    value ->> 'creator', value ->> 'create_time', value ->> 'finish_time', 2
 FROM jsonb_each(:rows)
 """
 # One that the vault has already stays as it is.
@@ -162,7 +163,7 @@ async def stage_step(tx: Transaction, *, step: Step, storage_limit: int) -> None
         await tx.run(STAGE_SESSIONS, rows=step.sessions)
     if step.messages:
         links = await _links(tx, step.placed)
-        await tx.run(STAGE_MESSAGES, rows=step.messages)
+        await tx.run(STAGE_MESSAGES, rows=step.messages, content=step.large)
         await tx.run(STAGE_LINKS, rows=_json(links))
         await tx.run(COUNT_MESSAGES, leaves=step.leaves)
     if step.indexed:
@@ -171,7 +172,7 @@ async def stage_step(tx: Transaction, *, step: Step, storage_limit: int) -> None
         await tx.run(USE_ATTACHMENTS, rows=step.uses)
     if step.turns:
         await _require_places(tx, step)
-        await tx.run(STAGE_TURNS, rows=step.turns)
+        await tx.run(STAGE_TURNS, rows=step.turns, options=step.large)
     if step.records:
         await tx.run(STAGE_RECORDS, rows=step.records)
 

@@ -25,6 +25,8 @@ from metamorphd.store.staging import STAGED
 
 # The most that a step stages, but one record whole.
 STEP_RECORDS, STEP_BYTES = 192, 256 * 1024
+# A message or a turn of more has a step of its own.
+LARGE_BYTES = 32 * 1024
 # Words of messages are held until so many different ones are known, or the block of the index is full, and are then
 # stored in so many steps.
 HELD_TERMS, PARTS = 16_384, 8
@@ -166,6 +168,7 @@ class _Building:
     def __init__(self) -> None:
         self.size = self._records = 0
         self.indexed: list[object] = []
+        self._large: str | None = None
         self._lines: dict[tuple[str, str], int] = {}
         self._placed: list[Placed] = []
         self._references: list[tuple[int, str, str, str]] = []
@@ -178,6 +181,8 @@ class _Building:
 
     def fits(self, line: Line) -> bool:
         """Returns whether a record may be added."""
+        if line.size > LARGE_BYTES or self._large is not None:
+            return not self.size
         return not self.size or (self._records < STEP_RECORDS and self.size + line.size <= STEP_BYTES)
 
     def session(self, line: Line) -> None:
@@ -191,7 +196,7 @@ class _Building:
         record = line.record
         self._new(line, record["message_id"])
         row, place, text = message_row(line, ordinal)
-        self._messages.append(row)
+        self._messages.append(self._without_large(line, row, "content"))
         self._placed.append(place)
         self._leaves[record["session_id"]] = (ordinal, record["message_id"], record["create_time"])
         self._uses += uses_of(record)
@@ -201,7 +206,7 @@ class _Building:
         """Adds a turn."""
         record = line.record
         self._new(line, record["turn_id"])
-        self._turns.append(turn_row(record))
+        self._turns.append(self._without_large(line, turn_row(record), "options"))
         for field in ("user_message_id", "reply_message_id"):
             if record[field] is not None:
                 self._references.append((line.number, field, record[field], record["session_id"]))
@@ -211,6 +216,12 @@ class _Building:
         self._count(line)
         self._others.append(staged_record(line))
 
+    def _without_large(self, line: Line, row: Row, column: str) -> Row:
+        if line.size <= LARGE_BYTES:
+            return row
+        self._large = row[column]
+        return {**row, column: None}
+
     def step(self) -> Step:
         """Returns it."""
         return Step(
@@ -218,6 +229,7 @@ class _Building:
             lines=self._lines,
             placed=self._placed,
             references=self._references,
+            large=self._large,
             sessions=json_rows(self._sessions),
             messages=json_rows(self._messages),
             leaves=json_rows(self._leaves),
