@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metamorph.chat.v1 import message_pb2
 from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorph.vault.v1.operation_pb2 import OPERATION_KIND_EXPORT_VAULT, OPERATION_KIND_IMPORT_VAULT, Operation
 from metamorphd.store.exports import read_records
@@ -64,12 +65,15 @@ def parts(directory: Path) -> list[Path]:
 
 
 async def test_an_export_is_an_operation_that_ends_with_the_file(alice: Caller) -> None:
-    await alice.send((await alice.create_session()).session_id)
+    large = await alice.upload(b"a line of text\n" * 50_000, "text/plain")
+    block = message_pb2.DocumentBlock(attachment_id=large.attachment_id, media_type="text/plain")
+    await alice.send((await alice.create_session()).session_id, content=[message_pb2.ContentBlock(document=block)])
     call, found = await begun(alice)
     data = b"".join([response.data async for response in call])
     ended = await done(alice, found.operation_id)
     assert (ended.kind, ended.target, ended.creator) == (OPERATION_KIND_EXPORT_VAULT, found.export_id, "alice")
     progress = ended.progress
+    assert found.expected_bytes > len(data)
     assert (progress.done_count, progress.total_count, progress.unit) == (len(data), len(data), "bytes")
     assert dict(ended.result.counts) == records(data)[-1]["counts"]
     again = (await anext(aiter(export(alice, export_id=found.export_id)))).export

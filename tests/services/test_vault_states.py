@@ -75,6 +75,9 @@ async def test_suspending_again_replaces_the_reason_and_nothing_else(running: Se
     resumed = await resume(operator)
     assert (await resume(operator)) == resumed
     assert resumed.revision == again.revision + 1
+    # When it was done, in the log.
+    log = [change for change in await changes(alice) if change.verb == change_pb2.CHANGE_VERB_SUSPENDED]
+    assert log[0].change_time.ToMicroseconds() < log[1].change_time.ToMicroseconds()
 
 
 async def test_suspensions_are_in_the_vaults_log(running: Serving, alice: Caller) -> None:
