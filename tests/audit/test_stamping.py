@@ -104,6 +104,13 @@ def changed_signature(tsa: TimestampAuthority, query: bytes) -> bytes:
     return bytes(token)
 
 
+def refusal(text: bytes) -> bytes:
+    """Returns a refusal with a text, of a few bytes."""
+    said = b"\x0c" + bytes([len(text)]) + text
+    status = b"\x02\x01\x02\x30" + bytes([len(said)]) + said
+    return b"\x30" + bytes([len(status) + 2]) + b"\x30" + bytes([len(status)]) + status
+
+
 HOSTILE: dict[str, tuple[Made, str]] = {
     "wrong nonce": (other_nonce, "Nonce mismatch"),
     "wrong imprint": (other_imprint, "Mismatch between messages"),
@@ -117,6 +124,7 @@ HOSTILE: dict[str, tuple[Made, str]] = {
     "nothing": (lambda *_: b"", "cannot be read"),
     "the query": (lambda _, query: query, "cannot be read"),
     "a refusal": (lambda *_: bytes.fromhex("30053003020102"), "refused"),
+    "a refusal with colours": (lambda *_: refusal(b"\x1b[31mred\n"), "the authority refused:  [31mred "),
     "huge": (lambda *_: bytes(20_000), "more than 16,384 bytes"),
 }
 

@@ -67,6 +67,8 @@ def test_good_settings_have_nothing_to_mend() -> None:
         ({"emblem_jwt_secret_date": "2026-11-29"}, "secret-age", FAILED),
         (PRODUCTION | {"emblem_jwt_secret_date": None}, "secret-age", WARNING),
         (PRODUCTION | {"audit_key": None}, "audit-key", WARNING),
+        (PRODUCTION | {"log_level": "warning"}, "audit-heads", WARNING),
+        (PRODUCTION | {"log_level": "error"}, "audit-heads", WARNING),
         ({"audit_key": "k" * 32}, "audit-key", FAILED),
         ({"token_encryption_key": "k" * 32}, "key-age", FAILED),
         ({"token_encryption_key": "32-char-key-for-aes-encryption!!"}, "key-age", FAILED),

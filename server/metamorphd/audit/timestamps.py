@@ -66,7 +66,7 @@ def _stamped(digests: Sequence[bytes]) -> bytes:
 def _refuse(response: Any, exc: BaseException) -> NoReturn:
     try:
         refused = response.status != rfc3161_client.PKIStatus.GRANTED
-        why = f"the authority refused: {' '.join(response.status_string)[:200]}" if refused else _shown(exc)
+        why = f"the authority refused: {_line(' '.join(response.status_string))}" if refused else _shown(exc)
     except BaseException:
         why = _shown(exc)
     raise TimestampInvalid(why) from None
@@ -74,6 +74,11 @@ def _refuse(response: Any, exc: BaseException) -> NoReturn:
 
 def _shown(exc: BaseException) -> str:
     """Returns what a library says, in a line, and of OpenSSL's errors only the reason of the last."""
-    text = " ".join(str(exc).split())
+    text = str(exc)
     found = re.search(r'Verify error: ([^"]+)', text) or re.search(r'.*reason: "([^"]+)"', text)
-    return (text if found is None else found[1])[:200]
+    return _line(text if found is None else found[1])
+
+
+def _line(text: str) -> str:
+    """Returns a text, which an authority may have chosen, as it can be shown in a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)[:200]

@@ -214,6 +214,12 @@ def audit_key(settings: Settings) -> Iterator[Finding]:
             "AUDIT_KEY is not set: an audit cannot find what was changed in the database",
             make,
         )
+    if settings.audit_key is not None and settings.log_level in ("warning", "error"):
+        yield warning(
+            "audit-heads",
+            f"LOG_LEVEL={settings.log_level} leaves out the heads of logs, by which an audit finds what was cut off",
+            "set LOG_LEVEL=info, or keep what `metamorph audit verify --json` prints",
+        )
 
 
 def limits(settings: Settings) -> Iterator[Finding]:

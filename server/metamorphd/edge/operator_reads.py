@@ -9,7 +9,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from metamorphd.audit.recording import Recorder
 from metamorphd.edge.call import Call
 from metamorphd.edge.guards import Authenticate, Authorize, LimitRate, LimitSize, Validate
-from metamorphd.edge.methods import OPERATOR, Method
+from metamorphd.edge.methods import OPERATOR, SERVICES, Method, methods_of
 from metamorphd.edge.repeated import Repeated
 from metamorphd.models.caller import Scope
 from metamorphd.models.change import ChangeVerb
@@ -50,9 +50,10 @@ class RecordReads:
 
     def __init__(self, *, reads: OperatorReads) -> None:
         self._reads = reads
+        self._recorded = {path for path, method in methods_of(SERVICES).items() if is_recorded(method)}
 
     def __call__(self, call: Call) -> Awaitable[None] | None:
-        if not is_recorded(call.method):
+        if call.method.path not in self._recorded:
             return None
         vault_id = getattr(call.request, "vault_id", "")
         return self._reads.record(call.scope, method=call.method.path[1:], vault_id=vault_id)
