@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
+import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,33 @@ async def test_what_could_sign_for_time_stamps_is_taken_so_signed(
     made.add(DIGESTS[0])
     (line,) = await worked(made)
     assert line["event"] == "audit timestamp"
+
+
+async def test_certificates_in_any_order_are_taken(tsa: TimestampAuthority, made: AuthorityStamping) -> None:
+    async def answer(query: bytes) -> Response:
+        return Response(await asyncio.to_thread(tsa.stamp, query, chain=True))
+
+    tsa.answer = answer
+    made.add(DIGESTS[0])
+    (line,) = await worked(made)
+    assert line["event"] == "audit timestamp"
+    assert TrustedCertificates(tsa.roots).verified(base64.b64decode(line["stamp"]), DIGESTS[:1])
+
+
+def test_bytes_that_are_no_token_are_refused_whatever_they_are(tsa: TimestampAuthority) -> None:
+    randomness, trusted = random.Random(1), TrustedCertificates(tsa.roots)  # noqa: S311, repeatable
+    token = tsa.stamp(TimestampRequest(DIGESTS).body, chain=True)
+    trusted.verified(token, DIGESTS)
+    for number in range(2_000):
+        changed = bytearray(token[: randomness.randrange(len(token))] if number % 2 else token)
+        for _ in range(randomness.randint(1, 8)):
+            if changed:
+                changed[randomness.randrange(min(len(changed), 300))] = randomness.randrange(256)
+        # Some bytes are covered by nothing, such as the version.
+        with contextlib.suppress(TimestampInvalid):
+            trusted.verified(bytes(changed), DIGESTS)
+        with pytest.raises(TimestampInvalid):
+            trusted.verified(bytes(changed), DIGESTS[:1])
 
 
 async def test_a_token_by_another_authority_is_not_taken(

@@ -13,6 +13,8 @@ import rfc3161_client
 from cryptography.x509 import load_pem_x509_certificates
 
 HEADS = b"metamorph audit heads 1"
+# The tag of the certificates in SignedData (RFC 5652, section 5.1).
+CERTIFICATES = 0xA0
 
 
 class TimestampInvalid(Exception):
@@ -47,7 +49,7 @@ class TrustedCertificates:
         """
         # Also what is no Exception, such as a panic of its library: an authority chooses the bytes.
         try:
-            response = rfc3161_client.decode_timestamp_response(token)
+            response = rfc3161_client.decode_timestamp_response(_in_order(token))
         except BaseException as exc:
             raise TimestampInvalid(f"it cannot be read ({_shown(exc)})") from None
         try:
@@ -61,6 +63,45 @@ class TrustedCertificates:
 def _stamped(digests: Sequence[bytes]) -> bytes:
     """Returns the bytes that are stamped: all digests, of 32 bytes each."""
     return HEADS + b"".join(digests)
+
+
+def _in_order(token: bytes) -> bytes:
+    """Returns a token whose certificates are in the order of DER, which no signature covers and OpenSSL does not keep.
+
+    One that cannot be read is returned as it is.
+    """
+    try:
+        # TimeStampResp, after its status: ContentInfo, after its type: SignedData, after its third field.
+        at = _after(token, _inside(token, 0)[0], 1)
+        at = _after(token, _inside(token, at)[0], 1)
+        at = _after(token, _inside(token, _inside(token, at)[0])[0], 3)
+        place, end = _inside(token, at)
+        found, certificates = place, list[bytes]()
+        while token[at] == CERTIFICATES and found < end:
+            after = _after(token, found, 1)
+            certificates.append(token[found:after])
+            found = after
+    except IndexError:
+        return token
+    return token[:place] + b"".join(sorted(certificates)) + token[place + sum(map(len, certificates)) :]
+
+
+def _inside(data: bytes, at: int) -> tuple[int, int]:
+    """Returns where the content of an element of DER begins and ends. Raises IndexError."""
+    size = data[at + 1]
+    count = size & 0x7F if size & 0x80 else 0
+    begin = at + 2 + count
+    end = begin + (int.from_bytes(data[at + 2 : begin]) if count else size)
+    if end > len(data):
+        raise IndexError
+    return begin, end
+
+
+def _after(data: bytes, at: int, count: int) -> int:
+    """Returns where the element begins that follows `count` others. Raises IndexError."""
+    for _ in range(count):
+        at = _inside(data, at)[1]
+    return at
 
 
 def _refuse(response: Any, exc: BaseException) -> NoReturn:

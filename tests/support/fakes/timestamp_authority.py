@@ -75,10 +75,13 @@ class TimestampAuthority:
         """Returns the value for AUDIT_TSA_URL."""
         return f"{self._web.url}/stamp"
 
-    def stamp(self, query: bytes, *, hours: tuple[int, int] = (-1, 1)) -> bytes:
-        """Returns a token for a request, with a certificate that is valid for these hours from now."""
+    def stamp(self, query: bytes, *, hours: tuple[int, int] = (-1, 1), chain: bool = False) -> bytes:
+        """Returns a token for a request, with a certificate that is valid for these hours from now.
+
+        With `chain`, it has the root too, after it, which is not the order of DER.
+        """
         self._issue("signer", STAMPING, hours=hours)
-        return self._reply(query)
+        return self._reply(query, *(("-chain", "root.pem") if chain else ()))
 
     def stamp_as(self, query: bytes, usage: tuple[x509.ObjectIdentifier, ...], *, critical: bool = True) -> bytes:
         """Returns a token for a request, signed with a certificate for this use."""
