@@ -25,7 +25,7 @@ def fill(file: Path, vaults: Mapping[str, int]) -> None:
                 ((vault, *_subject(number), day, *used) for number in range(rows // DAYS) for day in days),
             )
             connection.executemany(
-                f"INSERT INTO daily_usage VALUES (?, ?, {places})",  # noqa: S608, places are question marks
+                f"INSERT INTO daily_usage VALUES (?, ?, {places}, NULL)",  # noqa: S608, places are question marks
                 ((vault, day, *used[:6], 1, 0) for day in days),
             )
     connection.close()

@@ -72,6 +72,10 @@ class Running:
             self.cancelled = True
             self._cancel()
 
+    def decide(self) -> None:
+        """Makes it one that cannot be cancelled: what it does from now on is not taken back."""
+        self._cancel = None
+
     async def end(self, failure: Failure | None = None) -> None:
         """Stores its end. It succeeded if `failure` is None."""
         await self._operations.end(self._scope, self.operation, failure=failure, counts=self._counts)

@@ -196,6 +196,21 @@ async def test_conversations_that_are_odd_or_there_twice_do_not_keep_others_out(
     assert titles == {"first", "no ID", "no ID either"}
 
 
+async def test_a_text_that_is_too_long_is_shortened_and_keeps_no_others_out(running: Serving, tmp_path: Path) -> None:
+    # Of characters that take up six bytes of a line each.
+    nodes = {
+        "a": chatgpt_node("a", None, "user", "\u0001" * (5 * 2**20)),
+        "b": chatgpt_node("b", "a", "assistant", "Long."),
+    }
+    file = tmp_path / "conversations.json"
+    file.write_text(json.dumps([{"id": "1", "mapping": nodes, "current_node": "b"}]))
+    answer = await imported(running, file, "--from", "chatgpt")
+    assert (answer["imported"]["message"], answer["lost"]) == (2, {"ends of long texts": 1})
+    alice = running.caller()
+    (session,) = await alice.sessions()
+    await regenerate(alice, (await alice.messages(session.session_id))[0].message_id).rest()
+
+
 async def test_librechats_conversation_keeps_its_tree(running: Serving, tmp_path: Path) -> None:
     def message(key: str, parent: str, text: str, *children: Any, user: bool = False, **more: Any) -> dict[str, Any]:
         fields = {"messageId": key, "parentMessageId": parent, "text": text, "isCreatedByUser": user}
@@ -246,7 +261,13 @@ async def test_open_webuis_chats_keep_branches_and_images(running: Serving, tmp_
             "timestamp": 1_700_000_001,
             "content": '<details type="reasoning" done="true"><summary>Thought</summary>Hm</details>\nSeen.',
         },
-        "c": {"id": "c", "parentId": "a", "role": "assistant", "model": "llama3.1:latest", "content": "Seen too."},
+        "c": {
+            "id": "c",
+            "parentId": "a",
+            "role": "assistant",
+            "model": "llama3.1:latest",
+            "content": [{"type": "text", "text": "Seen"}, {"type": "image_url"}, {"type": "text", "text": "too."}],
+        },
     }
     chat = {"title": "Looking", "models": ["llama3.1:latest"], "params": {"system": "Look."}}
     given = {"id": "w-1", "title": "Looking", "created_at": 1_700_000_000, "updated_at": 1_700_000_002}
@@ -255,10 +276,16 @@ async def test_open_webuis_chats_keep_branches_and_images(running: Serving, tmp_
     file.write_text(json.dumps([{**given, "chat": {**chat, "history": history}}, {"id": "w-2", "chat": {}}]))
     answer = await imported(running, file, "--from", "open-webui")
     assert answer["imported"] == {"attachment": 1, "attachment_chunk": 1, "message": 3, "session": 1, "turn": 2}
-    assert answer["lost"] == {"conversations without messages": 1, "files": 1, "thinking and calls of tools": 1}
+    assert answer["lost"] == {
+        "contents of type image_url": 1,
+        "conversations without messages": 1,
+        "files": 1,
+        "thinking and calls of tools": 1,
+    }
     alice = running.caller()
     (session,) = await alice.sessions()
     shown = await alice.messages(session.session_id)
     assert [text_of(message) for message in shown] == ["Look", "Seen."]
     assert (shown[1].model, shown[1].create_time.ToMicroseconds()) == ("llama3.1:latest", 1_700_000_001_000_000)
+    assert ("assistant", "Seen\ntoo.", "Look") in await tree(alice, session.session_id)
     assert len(await tree(alice, session.session_id)) == 3

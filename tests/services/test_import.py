@@ -15,7 +15,12 @@ from metamorph.chat.v1 import message_pb2
 from metamorph.chat.v1.chat_service_pb2 import DeleteMessageRequest, DeleteSessionRequest, SearchMessagesRequest
 from metamorph.vault.v1 import vault_service_pb2 as pb
 from metamorph.vault.v1.change_pb2 import CHANGE_VERB_IMPORTED, CHANGED_RESOURCE_SESSION
-from metamorph.vault.v1.usage_pb2 import USAGE_GROUPING_MODEL
+from metamorph.vault.v1.usage_pb2 import (
+    USAGE_GROUPING_LABEL,
+    USAGE_GROUPING_MODEL,
+    USAGE_GROUPING_SESSION,
+    USAGE_GROUPING_USER,
+)
 from metamorphd.models.caller import Scope
 from metamorphd.store.imports import LIMITS
 from metamorphd.transfers import imports, staging
@@ -130,7 +135,7 @@ async def test_only_what_was_stored_counts_as_imported(alice: Caller, running: S
     lines.append({"kind": "hologram"})
     data = whole(lines)
     part = [line for line in lines if line["kind"] not in (*LEFT_OUT, "hologram")]
-    for kind in ("session", "memory", "attachment", "usage", "subject_budget"):
+    for kind in ("session", "memory", "attachment", "subject_budget"):
         part = without_last(part, kind)
     bob = running.caller(vault="other", user="bob")
     first = await import_(bob, whole(part))
@@ -325,6 +330,38 @@ async def test_whatever_usage_is_imported_can_be_added_up(running: Serving, expo
     assert [vault.today.tokens for vault in listed.vaults if vault.status.vault_id == "other"] == [4 * 32 * 10**14]
 
 
+async def test_after_imports_sums_by_session_user_and_label_agree_with_the_total(running: Serving) -> None:
+    ours, bob = running.caller(user="bob"), running.caller(vault="other", user="bob")
+    for caller in (ours, bob):
+        session = await caller.create_session(labels={"team": "a"})
+        await caller.send(session.session_id)
+    lines = records(await exported(ours))[:-1]
+    used = [line for line in lines if line["kind"] in ("usage", "subject_usage")]
+    before = (await usage_by(bob, USAGE_GROUPING_SESSION)).total
+    assert (await import_(bob, whole(lines))).skipped_counts["usage"] == 1
+    assert (await usage_by(bob, USAGE_GROUPING_SESSION)).total == before
+    # A day that the vault has not used, of two sessions at once, and of a third one later.
+    earlier = [{**line, "day": "2026-01-02"} for line in used]
+    second, third = ({**earlier[0], "session_id": session_id} for session_id in ("ses_second", "ses_third"))
+    subjects = [{**line, "turns": line["turns"] * 2, "input_tokens": line["input_tokens"] * 2} for line in earlier[1:]]
+    both = [lines[0], earlier[0], second, *subjects]
+    answer = await import_(bob, whole(both))
+    assert dict(answer.imported_counts) == {"usage": 2, "subject_usage": 2}
+    answer = await import_(bob, whole([*both, third]))
+    assert dict(answer.skipped_counts) == {"usage": 3, "subject_usage": 2}
+    for grouping in (USAGE_GROUPING_SESSION, USAGE_GROUPING_USER, USAGE_GROUPING_LABEL):
+        usage = await usage_by(bob, grouping)
+        assert usage.total.turns == before.turns + 2
+        assert sum(row.turns for row in usage.rows) == usage.total.turns
+        assert sum(row.usage.input_tokens for row in usage.rows) == usage.total.usage.input_tokens
+
+
+async def usage_by(caller: Caller, grouping: Any) -> Any:
+    """Returns the usage of a vault, and its total."""
+    request = pb.GetUsageRequest(start_day="2026-01-01", group_by=[grouping], page_size=100)
+    return await caller.vault.GetUsage(request, metadata=caller.metadata)
+
+
 async def test_an_import_brings_no_more_budgets_than_can_be_set(running: Serving, export: bytes) -> None:
     bob = running.caller(vault="other", user="bob")
     budgets = [budget(kind, f"a={number}") for kind in ("user", "label") for number in range(101)]
@@ -489,6 +526,42 @@ async def test_who_imports_reads_that_it_was_cancelled(
     ended = await bob.vault.ListOperations(pb.ListOperationsRequest(), metadata=bob.metadata)
     assert [operation.error.reason for operation in ended.operations] == ["OPERATION_CANCELLED"]
     assert await bob.sessions() == []
+
+
+async def test_an_import_that_is_decided_cannot_be_cancelled(
+    running: Serving, monkeypatch: pytest.MonkeyPatch, export: bytes
+) -> None:
+    bob = running.caller(vault="other", user="bob")
+    end, reasons = imports.Imports._end, list[str | None]()
+
+    async def cancelled(*arguments: Any) -> Any:
+        listed = await bob.vault.ListOperations(pb.ListOperationsRequest(), metadata=bob.metadata)
+        request = pb.CancelOperationRequest(operation_id=listed.operations[0].operation_id)
+        reasons.append((await refused(bob.vault.CancelOperation(request, metadata=bob.metadata))).reason)
+        return await end(*arguments)
+
+    monkeypatch.setattr(imports.Imports, "_end", cancelled)
+    answer = await import_(bob, export)
+    assert (reasons, answer.imported_counts["session"]) == (["OPERATION_NOT_CANCELLABLE"], 2)
+
+
+@pytest.mark.parametrize("turn_id", ["", "turn_missing"])
+async def test_a_message_that_was_imported_without_its_turn_is_answered_again(
+    alice: Caller, running: Serving, turn_id: str
+) -> None:
+    session = await alice.create_session()
+    await alice.send(session.session_id)
+    lines = [line for line in records(await exported(alice))[:-1] if line["kind"] != "turn"]
+    for line in lines:
+        if line["kind"] == "message":
+            line["turn_id"] = turn_id
+    bob = running.caller(vault="other", user="bob")
+    await import_(bob, whole(lines))
+    asked, first = await bob.messages(session.session_id)
+    events = await regenerate(bob, asked.message_id).rest()
+    assert events[-1].turn_finished.message.parent_message_id == asked.message_id
+    shown = await bob.messages(session.session_id, all_branches=True)
+    assert (len(shown), first in shown) == (3, True)
 
 
 async def test_an_import_that_is_decided_is_completed_in_a_suspended_vault(

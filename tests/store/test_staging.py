@@ -2,22 +2,27 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import orjson
 import pytest
+from metamorphd.clock import day_of
 from metamorphd.models.export import Position
 from metamorphd.models.imports import Imported, Line
+from metamorphd.models.usage import Usage
+from metamorphd.store import imports
 from metamorphd.store.database import Database, Transaction
 from metamorphd.store.exports import read_records
 from metamorphd.store.imports import begin_import, complete_import, end_import_step
 from metamorphd.store.search import postings
 from metamorphd.store.search.postings import add_lists, unpack
 from metamorphd.store.staging import find_sessions, reserve_numbers, stage_step
+from metamorphd.store.usage import count_turn
 from metamorphd.transfers import planning
 from metamorphd.transfers.planning import Lists, Planning
 
-from tests.support.rows import ACME, CLOCK, EVIL, KEY, finish, new_session, new_turn, stored_message
+from tests.support.rows import ACME, CLOCK, EVIL, KEY, TERMS, finish, new_session, new_turn, stored_message
 
 TABLES = {
     "sessions": "SELECT * FROM sessions WHERE vault_id = :vault_id ORDER BY session_id",
@@ -68,6 +73,14 @@ async def lines_of(database: Database) -> list[Line]:
 
 async def imported(database: Database, lines: Sequence[Line], *, at_once: int) -> Imported:
     """Imports records into the vault `evil`, so many at a time, and returns what was stored."""
+    planned = await decided(database, lines, at_once=at_once)
+    while (step := await database.write(end_import_step, EVIL, now=1)) is not None:
+        planned.imported.add(step)
+    return planned.imported
+
+
+async def decided(database: Database, lines: Sequence[Line], *, at_once: int) -> Planning:
+    """Stages records for the vault `evil`, so many at a time, to be revealed."""
     key = await database.write(begin_import, EVIL, import_id="imp", hash_key=KEY, now=1)
     assert key is not None
     planned = Planning(key)
@@ -89,9 +102,7 @@ async def imported(database: Database, lines: Sequence[Line], *, at_once: int) -
         await store([step for line in some for step in planned.steps(line, known)])
     await store(list(planned.rest()))
     await database.write(complete_import, EVIL, import_id="imp", now=1)
-    while (step := await database.write(end_import_step, EVIL, now=1)) is not None:
-        planned.imported.add(step)
-    return planned.imported
+    return planned
 
 
 async def rows(tx: Transaction) -> dict[str, Any]:
@@ -139,3 +150,34 @@ async def test_numbers_are_reserved_up_to_the_end_of_a_block(database: Database)
     await new_session(database)
     taken = [await database.write(reserve_numbers, ACME, limit=limit) for limit in (10, 5_000, 5_000, 1)]
     assert taken == [range(1, 11), range(11, 1_024), range(1_024, 2_048), range(2_048, 2_049)]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+async def test_usage_that_is_revealed_and_usage_of_that_moment_add_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """If the vault has used the model before, nothing is taken. Else everything is, beside what is used meanwhile."""
+    monkeypatch.setattr(imports, "STEP_RECORDS", 1)
+    day = day_of(CLOCK.now()).isoformat()
+    used = {"day": day, "model": TERMS.default_model, "turns": 1, **asdict(Usage(input_tokens=5))}
+    records = [{"kind": "usage", "session_id": session, **used} for session in ("ses_a", "ses_b")]
+    records.append({"kind": "subject_usage", "subject_kind": "user", "subject": "mallory", **used, "turns": 2})
+    lines = [Line(number, str(record["kind"]), record, 100) for number, record in enumerate(records, 2)]
+    await decided(database, lines, at_once=10)
+    session = await new_session(database, scope=EVIL)
+    for step in range(5):
+        if step == at:
+            turn = await new_turn(database, session.session_id, scope=EVIL)
+            await database.write(count_turn, EVIL, turn=turn, usage=Usage(input_tokens=5), now=CLOCK.now())
+        await database.write(end_import_step, EVIL, now=1)
+    turns = await database.read(turns_by, EVIL)
+    assert turns == dict.fromkeys(turns, 1 if at == 0 else 3)
+
+
+async def turns_by(tx: Transaction) -> dict[str, int]:
+    """Returns how many turns the vault has used, by day, by session and by user."""
+    found: dict[str, int] = {}
+    for table, kind in (("daily_usage", ""), ("usage", ""), ("subject_usage", "AND kind = 'user'")):
+        row = await tx.one(f"SELECT SUM(turns) AS turns FROM {table} WHERE vault_id = :vault_id {kind}")  # noqa: S608
+        found[table] = 0 if row is None else row.turns
+    return found

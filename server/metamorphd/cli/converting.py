@@ -16,6 +16,8 @@ from metamorphd.models.attachment import Upload
 from metamorphd.models.export import FORMAT, FORMAT_VERSION
 
 CHUNK_BYTES = 1_048_576
+# A line has room for so much, in any encoding.
+LONGEST_TEXT, SHORTENED = 3_145_728, "\n(the rest was too long to be imported)"
 TITLE_CHARACTERS, PROMPT_CHARACTERS = 200, 100_000
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
 ID_DIGITS = 32
@@ -204,8 +206,12 @@ class Converting:
                     "longest_side": 0,
                 }
             )
-        if node.text.strip() or not blocks:
-            blocks.append({"type": "text", "text": node.text.strip() or "(an image that was not exported)"})
+        text = node.text.strip()
+        if len(text) > LONGEST_TEXT:
+            self._foreign.lose("ends of long texts")
+            text = text[:LONGEST_TEXT] + SHORTENED
+        if text or not blocks:
+            blocks.append({"type": "text", "text": text or "(an image that was not exported)"})
         return blocks
 
     def _attach(self, upload: Upload, time: int, attachments: IO[bytes]) -> None:

@@ -14,7 +14,8 @@ from metamorphd.store.erasures import Resource, queue_erasure
 from metamorphd.store.idempotency import GET_HASH_KEY
 from metamorphd.store.memories.imported import import_memory
 from metamorphd.store.sessions import CREATE_PAIR, append_session_change
-from metamorphd.store.usage import COUNT_DAILY_USAGE
+from metamorphd.store.subject_usage import COUNT_SUBJECT_USAGE
+from metamorphd.store.usage import COUNT_DAILY_USAGE, COUNT_USAGE
 from metamorphd.store.vaults import create_vault
 
 CREATE_IMPORT = """
@@ -24,7 +25,7 @@ ON CONFLICT (vault_id) DO NOTHING
 SET_STATE = """
 UPDATE imports SET state = :state WHERE vault_id = :vault_id AND import_id = :import_id AND state = 'staging'
 """
-GET_STATE = "SELECT state FROM imports WHERE vault_id = :vault_id"
+GET_STATE = "SELECT import_id, state FROM imports WHERE vault_id = :vault_id"
 END_IMPORT = "DELETE FROM imports WHERE vault_id = :vault_id"
 LIST_IMPORTS = "SELECT vault_id, import_id, state FROM imports WHERE vault_id > :after ORDER BY vault_id LIMIT :limit"
 LIST_STAGED = """
@@ -52,26 +53,21 @@ SET display_name = :display_name, default_model = :default_model, system_prompt 
 WHERE vault_id = :vault_id AND revision = 1
 """
 # A turn adds up the usage of a month: that of so few models a day, and so little that it can be added up.
-REVEAL_USAGE = """
-INSERT INTO usage (vault_id, day, session_id, model, input_tokens, output_tokens, cache_read_tokens,
-    cache_write_tokens, cost_usd_nanos, estimated, turns)
-SELECT :vault_id, :day, :session_id, :model, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens,
-    :cost_usd_nanos, :estimated, :turns
-WHERE COALESCE(
-    (SELECT input_tokens + output_tokens + cache_read_tokens + cache_write_tokens + cost_usd_nanos + turns < :most_used
-     FROM daily_usage WHERE vault_id = :vault_id AND day = :day AND model = :model),
-    (SELECT COUNT(*) < :most_models FROM (
-        SELECT model FROM daily_usage WHERE vault_id = :vault_id AND day = :day LIMIT :most_models)))
-ON CONFLICT (vault_id, day, session_id, model) DO NOTHING
+GET_DAY = """
+SELECT import_id, input_tokens + output_tokens + cache_read_tokens + cache_write_tokens + cost_usd_nanos + turns AS used
+FROM daily_usage WHERE vault_id = :vault_id AND day = :day AND model = :model
 """
-# Of days and models that the vault has used.
-REVEAL_SUBJECT_USAGE = """
-INSERT INTO subject_usage (vault_id, kind, subject, day, model, input_tokens, output_tokens, cache_read_tokens,
-    cache_write_tokens, cost_usd_nanos, estimated, turns)
-SELECT :vault_id, :subject_kind, :subject, :day, :model, :input_tokens, :output_tokens, :cache_read_tokens,
-    :cache_write_tokens, :cost_usd_nanos, :estimated, :turns
-WHERE EXISTS (SELECT 1 FROM daily_usage WHERE vault_id = :vault_id AND day = :day AND model = :model)
-ON CONFLICT (vault_id, kind, subject, day, model) DO NOTHING
+COUNT_MODELS = """
+SELECT COUNT(*) AS models FROM (
+    SELECT model FROM daily_usage WHERE vault_id = :vault_id AND day = :day LIMIT :most_models) AS counted
+"""
+MARK_DAY = """
+UPDATE daily_usage SET import_id = :import_id WHERE vault_id = :vault_id AND day = :day AND model = :model
+"""
+GET_USED_BY = """
+SELECT input_tokens + output_tokens + cache_read_tokens + cache_write_tokens + cost_usd_nanos + turns AS used
+FROM subject_usage
+WHERE vault_id = :vault_id AND kind = :kind AND subject = :subject AND day = :day AND model = :model
 """
 # Where the vault has none of its own, and not more than it could have set.
 REVEAL_BUDGET = """
@@ -135,7 +131,7 @@ async def end_import_step(tx: Transaction, *, now: int) -> Imported | None:
     imported = Imported()
     for row in rows:
         if found.state == ImportState.REVEALING:
-            await _reveal(tx, row, imported, now)
+            await _reveal(tx, row, imported, found.import_id, now)
         else:
             await _discard(tx, row, now)
     if not rows:
@@ -154,7 +150,7 @@ def _of_one_step(rows: Sequence[Row]) -> Sequence[Row]:
     return rows
 
 
-async def _reveal(tx: Transaction, row: Row, imported: Imported, now: int) -> None:
+async def _reveal(tx: Transaction, row: Row, imported: Imported, import_id: str, now: int) -> None:
     record: dict[str, Any] = orjson.loads(row.record)
     match row.kind:
         case "session":
@@ -163,25 +159,18 @@ async def _reveal(tx: Transaction, row: Row, imported: Imported, now: int) -> No
             await append_attachment_change(tx, attachment_id=record["attachment_id"], verb=ChangeVerb.CREATED, now=now)
             await _release(tx, record, now)
         case kind:
-            imported.count(kind, stored=await _store(tx, kind, record, now))
+            imported.count(kind, stored=await _store(tx, kind, record, import_id, now))
 
 
-async def _store(tx: Transaction, kind: str, record: Mapping[str, Any], now: int) -> bool:
+async def _store(tx: Transaction, kind: str, record: Mapping[str, Any], import_id: str, now: int) -> bool:
     """Stores what was not staged as a row, unless the vault has it. Returns whether it did."""
     match kind:
         case "memory":
             return await import_memory(tx, record=record, now=now)
         case "usage":
-            used = _used(record)
-            if not await tx.run(
-                REVEAL_USAGE, session_id=record["session_id"], most_used=MOST_USED, most_models=MOST_MODELS, **used
-            ):
-                return False
-            await tx.run(COUNT_DAILY_USAGE, **used)
-            return True
+            return await _store_usage(tx, record, import_id)
         case "subject_usage":
-            subject = {"subject_kind": record["subject_kind"], "subject": record["subject"]}
-            return bool(await tx.run(REVEAL_SUBJECT_USAGE, **subject, **_used(record)))
+            return await _store_subject_usage(tx, record, import_id)
         case "vault":
             values = {name: value for name, value in record.items() if name in VAULT_FIELDS}
             changed = await tx.run(REVEAL_VAULT, **values, now=now)
@@ -201,6 +190,40 @@ USED = (
     *("day", "model", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_usd_nanos"),
     *("estimated", "turns"),
 )
+
+
+async def _store_usage(tx: Transaction, record: Mapping[str, Any], import_id: str) -> bool:
+    """Adds what a session has used on a day, unless the vault has used the model on that day itself.
+
+    All usage of a day and a model is taken, or none: sums by session, by user and by label would differ.
+    """
+    place = {"day": record["day"], "model": record["model"]}
+    known = await tx.one(GET_DAY, **place)
+    if known is None:
+        row = await tx.one(COUNT_MODELS, day=record["day"], most_models=MOST_MODELS)
+        if row is not None and row.models >= MOST_MODELS:
+            return False
+    elif known.import_id != import_id or known.used >= MOST_USED:
+        return False
+    await tx.run(COUNT_USAGE, session_id=record["session_id"], **_used(record))
+    await tx.run(COUNT_DAILY_USAGE, **_used(record))
+    if known is None:
+        await tx.run(MARK_DAY, import_id=import_id, **place)
+    return True
+
+
+async def _store_subject_usage(tx: Transaction, record: Mapping[str, Any], import_id: str) -> bool:
+    """Adds what a user or a label has used on a day, if the sessions' usage of that day and model was taken."""
+    place = {"day": record["day"], "model": record["model"]}
+    subject = {"kind": record["subject_kind"], "subject": record["subject"]}
+    known = await tx.one(GET_DAY, **place)
+    if known is None or known.import_id != import_id:
+        return False
+    row = await tx.one(GET_USED_BY, **subject, **place)
+    if row is not None and row.used >= MOST_USED:
+        return False
+    await tx.run(COUNT_SUBJECT_USAGE, **subject, **_used(record))
+    return True
 
 
 def _used(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -161,11 +161,11 @@ class Imports:
 
     async def _import(self, scope: Scope, import_id: str, path: Path, operation: Operation) -> tuple[Imported, int]:
         scope = scope.within(NOT_RECORDED)
-        task, decided, cancelled = asyncio.current_task(), False, False
+        task, cancelled = asyncio.current_task(), False
 
         def cancel() -> None:
             nonlocal cancelled
-            if task is not None and not decided:
+            if task is not None:
                 cancelled = task.cancel()
 
         try:
@@ -181,7 +181,7 @@ class Imports:
                 try:
                     imported = await staging.run(running)
                     # A commit that is under way cannot be taken back.
-                    decided = True
+                    running.decide()
                     revision = await self._database.write(
                         complete_import, scope, import_id=import_id, now=self._clock.now()
                     )

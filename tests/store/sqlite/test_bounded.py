@@ -248,9 +248,9 @@ def seeded(messages: int) -> apsw.Connection:
         INSERT INTO usage (vault_id, day, session_id, model, input_tokens, output_tokens, cache_read_tokens,
             cache_write_tokens, cost_usd_nanos, turns)
         SELECT vault_id, '2026-01-01', session_id, 'm', 1, 1, 0, 0, 1, 1 FROM sessions""")
-    run("INSERT INTO daily_usage SELECT DISTINCT vault_id, '2026-01-01', 'm', 1, 1, 0, 0, 1, 1, 0 FROM sessions")
+    run("INSERT INTO daily_usage SELECT DISTINCT vault_id, '2026-01-01', 'm', 1, 1, 0, 0, 1, 1, 0, NULL FROM sessions")
     run(f"INSERT INTO usage VALUES ('acme', '{OTHER_DAY}', '{DEEP}', 'm', 1, 1, 0, 0, 1, 1, 0)")  # noqa: S608
-    run(f"INSERT INTO daily_usage VALUES ('acme', '{OTHER_DAY}', 'm', 1, 1, 0, 0, 1, 1, 0)")  # noqa: S608
+    run(f"INSERT INTO daily_usage VALUES ('acme', '{OTHER_DAY}', 'm', 1, 1, 0, 0, 1, 1, 0, NULL)")  # noqa: S608
     for kind in SubjectKind.USER, SubjectKind.LABEL:
         run(f"""
             INSERT INTO subject_usage SELECT vault_id, '{kind}', 'n=' || substr(session_id, 5), '2026-01-01', 'm', 1, 1,

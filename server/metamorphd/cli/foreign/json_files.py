@@ -1,7 +1,7 @@
 """Reads JSON that may have anything in it, an object at a time."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import IO, Any
 
@@ -76,3 +76,15 @@ def time_in(value: Any) -> int | None:
         return None
     # A second of that number is in the year 5138.
     return int(value * 1e6) if value < 10**11 else int(value * 1e3)
+
+
+def text_of(content: Any, lose: Callable[[str], None]) -> str:
+    """Returns the text of a content that is a list of parts. `lose` counts parts of other types."""
+    texts = []
+    for part in content if isinstance(content, list) else []:
+        text = object_in(part).get("text")
+        if object_in(part).get("type") == "text":
+            texts.append(text_in(text) or text_in(object_in(text).get("value")))
+        else:
+            lose(f"contents of type {text_in(object_in(part).get('type')) or 'unknown'}")
+    return "\n".join(filter(None, texts))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from metamorphd.cli.foreign.conversations import Conversation, Foreign, Node, Unreadable
-from metamorphd.cli.foreign.json_files import object_in, objects, text_in, time_in
+from metamorphd.cli.foreign.json_files import object_in, objects, text_in, text_of, time_in
 
 NO_PARENT = "00000000-0000-0000-0000-000000000000"
 
@@ -45,17 +45,7 @@ class LibreChat(Foreign):
                 node_id=text_in(given.get("messageId")),
                 parent_id=None if parent in ("", NO_PARENT) else parent,
                 role="USER" if given.get("isCreatedByUser") is True else "ASSISTANT",
-                text=text_in(given.get("text")) or self._text_of(given.get("content")),
+                text=text_in(given.get("text")) or text_of(given.get("content"), self.lose),
                 model=text_in(given.get("model")),
                 create_time=time_in(given.get("createdAt")),
             )
-
-    def _text_of(self, content: Any) -> str:
-        texts = []
-        for part in content if isinstance(content, list) else []:
-            text = object_in(part).get("text")
-            if object_in(part).get("type") == "text":
-                texts.append(text_in(text) or text_in(object_in(text).get("value")))
-            else:
-                self.lose(f"contents of type {text_in(object_in(part).get('type')) or 'unknown'}")
-        return "\n".join(filter(None, texts))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from metamorphd.cli.foreign.conversations import Conversation, Foreign, Node
-from metamorphd.cli.foreign.json_files import Object, object_in, objects, text_in, time_in
+from metamorphd.cli.foreign.json_files import Object, object_in, objects, text_in, text_of, time_in
 
 # A model's thinking, and what its tools did, which open-webui shows within the text.
 DETAILS = re.compile(r"<details\b[^>]*>.*?</details>", re.DOTALL)
@@ -40,7 +40,8 @@ class OpenWebui(Foreign):
                 )
 
     def _node(self, key: str, given: Object) -> Node:
-        parent, text = given.get("parentId"), text_in(given.get("content"))
+        parent, content = given.get("parentId"), given.get("content")
+        text = text_in(content) or text_of(content, self.lose)
         shown = DETAILS.sub("", text)
         if shown != text:
             self.lose("thinking and calls of tools")

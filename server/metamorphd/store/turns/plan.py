@@ -16,6 +16,7 @@ from metamorphd.errors import (
     RequestInvalid,
     ToolResultRequired,
     ToolResultUnexpected,
+    TurnNotFound,
 )
 from metamorphd.models.content import Content, ToolResultBlock, ToolUseBlock, attachment_blocks
 from metamorphd.models.generation import MEMORY_TOOL, EffectiveOptions, GenerationOptions, contradictions
@@ -94,6 +95,7 @@ async def plan_turn(
 
 async def plan_regeneration(tx: Transaction, *, message: Message, options: GenerationOptions, terms: Terms) -> Plan:
     """Returns how another turn on a stored message would run. Options that are absent are as in its first turn.
+    One that was imported without its turns has the session's model and the defaults.
 
     Raises NotAUserMessage, MessageDeleted, and as `plan_turn` does.
     """
@@ -101,15 +103,24 @@ async def plan_regeneration(tx: Transaction, *, message: Message, options: Gener
         raise NotAUserMessage(message_id=message.message_id)
     if message.delete_time is not None:
         raise MessageDeleted(message_id=message.message_id)
-    original = await get_turn(tx, turn_id=message.turn_id)
+    first_model, before = await _first_options(tx, message)
     defaults = await get_session_defaults(tx, session_id=message.session_id)
-    asked = original.model if options.model is None else options.model
+    asked = first_model if options.model is None else options.model
     model = asked or defaults.model or terms.default_model
     _refuse_model(model, terms)
     await _refuse_busy(tx, session_id=message.session_id, user_message_id=message.message_id)
-    effective = _effective(options, original.options, model=model, memory_tool=defaults.memory_tool, terms=terms)
+    effective = _effective(options, before, model=model, memory_tool=defaults.memory_tool, terms=terms)
     _refuse_attachments(message.content, model, terms)
     return Plan(message.parent_message_id, message.content, effective, defaults.system_prompt, defaults.labels)
+
+
+async def _first_options(tx: Transaction, message: Message) -> tuple[str, EffectiveOptions]:
+    """Returns the model and the options of a message's first turn, an empty one and the defaults if there is none."""
+    try:
+        first = await get_turn(tx, turn_id=message.turn_id)
+    except TurnNotFound:
+        return "", DEFAULTS
+    return first.model, first.options
 
 
 def _refuse_model(model: str, terms: Terms) -> None:

@@ -214,7 +214,7 @@ const (
 	ErrorReason_ERROR_REASON_SECRET_VERSION_MISMATCH ErrorReason = 96
 	// NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days.
 	ErrorReason_ERROR_REASON_OPERATION_NOT_FOUND ErrorReason = 110
-	// FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled. Do not repeat.
+	// FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more. Do not repeat.
 	ErrorReason_ERROR_REASON_OPERATION_NOT_CANCELLABLE ErrorReason = 111
 	// RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already. Repeat after RetryInfo.
 	ErrorReason_ERROR_REASON_TOO_MANY_OPERATIONS ErrorReason = 112

@@ -239,7 +239,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OPERATION_NOT_FOUND: _ErrorReason.ValueType  # 110
     """NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days."""
     ERROR_REASON_OPERATION_NOT_CANCELLABLE: _ErrorReason.ValueType  # 111
-    """FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled. Do not repeat."""
+    """FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more. Do not repeat."""
     ERROR_REASON_TOO_MANY_OPERATIONS: _ErrorReason.ValueType  # 112
     """RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already. Repeat after RetryInfo."""
     ERROR_REASON_OPERATION_CANCELLED: _ErrorReason.ValueType  # 113
@@ -502,7 +502,7 @@ secret again, then repeat.
 ERROR_REASON_OPERATION_NOT_FOUND: ErrorReason.ValueType  # 110
 """NOT_FOUND (operation_id). The caller's vault has no such operation, or not any more: they are kept for 30 days."""
 ERROR_REASON_OPERATION_NOT_CANCELLABLE: ErrorReason.ValueType  # 111
-"""FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled. Do not repeat."""
+"""FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more. Do not repeat."""
 ERROR_REASON_TOO_MANY_OPERATIONS: ErrorReason.ValueType  # 112
 """RESOURCE_EXHAUSTED (limit). So many operations of the vault go on already. Repeat after RetryInfo."""
 ERROR_REASON_OPERATION_CANCELLED: ErrorReason.ValueType  # 113

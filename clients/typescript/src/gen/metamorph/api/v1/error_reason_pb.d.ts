@@ -570,7 +570,7 @@ export enum ErrorReason {
   OPERATION_NOT_FOUND = 110,
 
   /**
-   * FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled. Do not repeat.
+   * FAILED_PRECONDITION (operation_id). Operations of this kind cannot be cancelled, or not any more. Do not repeat.
    *
    * @generated from enum value: ERROR_REASON_OPERATION_NOT_CANCELLABLE = 111;
    */

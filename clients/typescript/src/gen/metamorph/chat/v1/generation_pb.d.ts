@@ -154,7 +154,7 @@ export declare const StopSequenceListSchema: GenMessage<StopSequenceList>;
  * How to generate a reply. An option that the model does not accept (ListModels) fails with INVALID_ARGUMENT /
  * REQUEST_INVALID, which names the field, and nothing is stored; one that was kept from an earlier turn is dropped. If a
  * field is absent, SendMessage uses the default in the field's comment, and
- * RegenerateReply uses the value of the original turn. A field that is set replaces it, even with nothing (0, an empty
+ * RegenerateReply uses the value of the original turn, or the default if the message was imported without one. A field that is set replaces it, even with nothing (0, an empty
  * string, an empty message), so a regeneration can clear tools, stop sequences or a schema. If the resulting options
  * contradict each other, the call fails with INVALID_ARGUMENT / REQUEST_INVALID, which names the fields, and nothing is
  * stored.
