@@ -68,7 +68,7 @@ FEW = (
         "sqlite_sequence",
         "identity",
     ),
-    "log_beginnings",
+    *("log_beginnings", "unfiled_entries", "ledger_files"),
 )
 NONE = ("data_keys", "secrets", "secret_versions", "memories", "imports", "staged_records")
 
