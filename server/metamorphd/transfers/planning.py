@@ -24,12 +24,12 @@ from metamorphd.store.staged_rows import (
 from metamorphd.store.staging import STAGED
 
 # The most that a step stages, but one record whole.
-STEP_RECORDS, STEP_BYTES = 192, 256 * 1024
+STEP_RECORDS, STEP_BYTES = 64, 96 * 1024
 # A message or a turn of more has a step of its own.
 LARGE_BYTES = 32 * 1024
 # Words of messages are held until so many different ones are known, or the block of the index is full, and are then
 # stored in so many steps.
-HELD_TERMS, PARTS = 16_384, 8
+HELD_TERMS, PARTS = 16_384, 32
 OF_SESSION = ("message", "turn")
 # Values are encrypted for somebody else, and a secret without a value is none.
 LEFT_OUT = ("secret", "secret_version", "")
