@@ -33,6 +33,6 @@ def _import_file_is_kept(patch: Patch) -> None:
 
 @mutant("import-is-complete-from-the-beginning", harness="imports", shown_by={PART})
 def _import_is_complete_from_the_beginning(patch: Patch) -> None:
-    """What is staged is revealed after a kill, however much that is."""
+    """After a kill, reveals whatever is staged."""
     patch(STORE, "CREATE_IMPORT", store.CREATE_IMPORT.replace("'staging'", "'revealing'"))
     patch(STORE, "SET_STATE", store.SET_STATE.replace("state = 'staging'", "state <> 'discarding'"))

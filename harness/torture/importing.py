@@ -1,8 +1,6 @@
 """Serves and dies in an import, in small steps: `python -m harness.torture.importing [--point NAME --count N]`."""
 
 import argparse
-import os
-import signal
 from typing import Any
 
 from metamorphd.cli import cli
@@ -12,6 +10,7 @@ from metamorphd.transfers import imports, planning
 
 import harness.torture.import_mutants  # noqa: F401, registers them
 from harness.mutants import mutate
+from harness.torture.kill_points import counted
 
 STEP_RECORDS = 16
 IMPORTS: Any = imports
@@ -33,15 +32,7 @@ def main() -> None:
 
 
 def _arm(point: str, count: int) -> None:
-    left = count
-
-    def passed(where: str) -> None:
-        nonlocal left
-        if where == point:
-            left -= 1
-            if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
-
+    passed = counted(point, count)
     write, verify = DATABASE.write, IMPORTS.verify
 
     async def writing(self: SqliteDatabase, operation: Operation[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -24,8 +24,8 @@ FILE_POINTS = tuple(f"{when} {noun}" for noun in FILES.values() for when in ("be
 Pass = Callable[[str], None]
 
 
-def arm(point: str, count: int, *, by: signal.Signals = signal.SIGKILL) -> None:
-    """Signals this process when it passes `point`, of POINTS or FILE_POINTS, for the `count`-th time."""
+def counted(point: str, count: int, *, by: signal.Signals = signal.SIGKILL) -> Pass:
+    """Returns what is called with each point that is passed. Signals this process at `point`, the `count`-th time."""
     left = count
 
     def passed(where: str) -> None:
@@ -35,6 +35,12 @@ def arm(point: str, count: int, *, by: signal.Signals = signal.SIGKILL) -> None:
             if not left:
                 os.kill(os.getpid(), by)
 
+    return passed
+
+
+def arm(point: str, count: int, *, by: signal.Signals = signal.SIGKILL) -> None:
+    """Signals this process when it passes `point`, of POINTS or FILE_POINTS, for the `count`-th time."""
+    passed = counted(point, count, by=by)
     if point in FILE_POINTS:
         _watch_files(passed)
         return

@@ -158,14 +158,15 @@ async def test_an_upstream_failure_fails_the_turn_once_and_keeps_the_partial_rep
 
 
 async def test_a_turn_has_its_own_time_limit(api: FakeMessagesApi, tmp_path: Path) -> None:
-    api.default = Reply(WORDS, ending="stall")
+    # Words keep coming, and the first ones have two seconds.
+    api.default = Reply(("word ",) * 1_000, delay=0.05)
     async with asking(api, tmp_path, turn_timeout_seconds=2) as running:
         alice = running.caller()
         session = await alice.create_session()
         events = await alice.send(session.session_id)
     finished = events[-1].turn_finished
     assert (finished.status, finished.error.reason) == (turn_pb2.TURN_STATUS_FAILED, "TURN_TIMEOUT")
-    assert text_of(finished.message) == deltas(events) == "".join(WORDS)
+    assert text_of(finished.message) == deltas(events) != ""
 
 
 async def test_a_branch_is_busy_while_its_turn_runs(alice: Caller, api: FakeMessagesApi) -> None:

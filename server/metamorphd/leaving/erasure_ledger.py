@@ -25,7 +25,7 @@ from metamorphd.store.erasure_ledger import (
 )
 from metamorphd.store.vault_deletion import replay_deletion
 
-# Written at a time: a step takes the writer about 2 ms. One of 250 ms would be stopped, and so would the start.
+# Written at a time. A step that takes the writer 250 ms is stopped, and so would be the start.
 STEP_ENTRIES = 200
 BROUGHT = ""
 

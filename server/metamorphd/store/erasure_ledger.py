@@ -75,7 +75,8 @@ async def enter_entries(
     for entry in entries:
         new = await tx.run(ENTER_ERASED, vault_id=entry.vault_id, life=entry.life, delete_time=entry.delete_time)
         for other in places if new else ():
-            await tx.run(QUEUE_FILING, vault_id=entry.vault_id, life=entry.life, place=other)
+            if other != place:
+                await tx.run(QUEUE_FILING, vault_id=entry.vault_id, life=entry.life, place=other)
         await tx.run(END_FILING, vault_id=entry.vault_id, life=entry.life, place=place)
         stored = await tx.one(FIND_UNERASED, vault_id=entry.vault_id, deleted=VaultState.DELETED)
         if stored is not None and life_of(stored.hash_key) == entry.life:

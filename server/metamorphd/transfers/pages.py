@@ -1,4 +1,4 @@
-"""What an export is made of: the records of a vault as lines, in pages that are each of one snapshot."""
+"""Reads the records of a vault as the lines of an export, in pages that are each of one snapshot."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,6 @@
 """Makes steps of the records of an export: what each stores, ready to be stored.
 
-Encoding rows and finding words takes longer than to store them, so it is done before, and without the database. A step
-takes the writer two or three milliseconds.
+Encoding rows and finding words takes longer than to store them, so it is done before, and without the database.
 """
 
 from collections import deque
@@ -84,7 +83,7 @@ class Planning:
 
     def __init__(self, hash_key: bytes) -> None:
         self.imported = Imported()
-        """What was stored as rows, and what was left out, once all steps are done."""
+        """Counts what was stored as rows, and what was left out, once all steps are done."""
         self.numbers = deque[int]()
         """The numbers of messages in the index, of which there must be enough."""
         self._words = Words(hash_key)

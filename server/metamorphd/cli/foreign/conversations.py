@@ -1,4 +1,4 @@
-"""What the exports of other systems have in common: conversations, which are trees of messages."""
+"""Conversations, which are trees of messages: the exports of other systems have them in common."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
