@@ -96,7 +96,7 @@ class Budgets:
                 return figures + await self._neighbour(database, file)
 
     async def _commits(self, database: SqliteDatabase) -> list[Figure]:
-        """What 8 labels add to the commits of a turn, and what budgets of all of them add."""
+        """Measures what 8 labels add to the commits of a turn, and what budgets of all of them add."""
         self._step("turns with labels and budgets")
         loads = (PLAIN, LABELLED, LIMITED)
         times = await self._in_turns({load.vault_id: _turns(database, load) for load in loads})
@@ -108,7 +108,7 @@ class Budgets:
         return figures
 
     async def _sizes(self, database: SqliteDatabase) -> list[Figure]:
-        """What calls cost in a vault with a million rows of usage."""
+        """Measures what calls cost in a vault with a million rows of usage."""
         self._step("usage by user and label")
         times = await self._in_turns({load.vault_id: _calls(database, load) for load in (SMALL, LARGE)})
         figures = []
@@ -120,7 +120,7 @@ class Budgets:
         return figures
 
     async def _neighbour(self, database: SqliteDatabase, file: Path) -> list[Figure]:
-        """What a vault notices of one each of whose turns has a new user and 8 new labels, and what that leaves."""
+        """Measures a vault beside one each of whose turns has a new user and 8 new labels, and what that leaves."""
         self._step("neighbours that make up users and labels, and that do not")
         times: dict[str, dict[str, list[float]]] = {vault: defaultdict(list) for vault in (CALM, NOISY)}
         for first in range(0, self._neighbour_turns, NEIGHBOUR_BLOCK):

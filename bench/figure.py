@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured. `met` is None where there is no target, or no figure."""
+    """A measurement. `met` is None where there is no target, or no figure."""
 
     measure: str
     ours: str

@@ -1,4 +1,4 @@
-"""What the cost of observing calls is compared with: `python -m bench.observing unobserved|receiver`.
+"""Serves what the cost of observing calls is compared with: `python -m bench.observing unobserved|receiver`.
 
 The first is the whole server, but that it neither counts, logs nor traces calls. The second takes the traces of the one
 that does, in a process of its own.

@@ -1,4 +1,4 @@
-"""What is measured at two sizes: calls of one caller, one after the other, each timed by itself."""
+"""Calls that are measured at two sizes: one after the other, by one caller, each timed by itself."""
 
 import random
 import time
@@ -97,7 +97,7 @@ Call = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Operation:
-    """What is measured: its name, how its calls are made ready, and the most of them in a round.
+    """An operation that is measured: its name, how its calls are made ready, and the most of them in a round.
 
     `most_ms` is a bound of the p50 of the larger size, beside that of the ratio.
     """

@@ -186,7 +186,7 @@ class Bench:
             )
 
     def _observing(self) -> Iterator[Figure]:
-        """What it costs to count, log and trace calls, as a share of their rate and of the server's CPU time."""
+        """Measures the cost of counting, logging and tracing, as a share of their rate and of the server's CPU time."""
         with observing_services() as servers:
             ours, none = self._rounds(
                 *(Side("get", server, 64, OBSERVED_SECONDS) for server in servers), rounds=OBSERVED_ROUNDS
@@ -198,7 +198,7 @@ class Bench:
         yield Figure("(i) server CPU of the same", ours_cpu, its_cpu, f"{_ratio(ours, none, 'cpu_us'):.2f}")
 
     def _log(self) -> Iterator[Figure]:
-        """What it costs to append to the log of a vault, and the memory of watchers, each of a vault of its own."""
+        """Measures the cost of appending to vaults' logs, and the memory of watchers, each of a vault of its own."""
         with logging_services() as servers:
             logged, unlogged = self._rounds(*(Side("create", server, 64, self._seconds) for server in servers))
         ratio = _ratio(logged, unlogged, "per_second")

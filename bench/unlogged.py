@@ -1,4 +1,4 @@
-"""What the cost of the vaults' logs is compared with: the whole server, but that nothing appends to them."""
+"""Serves what the cost of the vaults' logs is compared with: the whole server, but that nothing appends to them."""
 
 from metamorphd.chain import Head
 from metamorphd.store import changes

@@ -75,7 +75,7 @@ NONE = ("data_keys", "secrets", "secret_versions", "memories", "imports", "stage
 
 @dataclass(frozen=True)
 class User:
-    """What a user keeps, besides a vault, and does: a message and a reply a turn."""
+    """A user of a vault: how much one keeps, and how much one does. A turn is a message and a reply."""
 
     sessions: int = 10
     turns: int = 50

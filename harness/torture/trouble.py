@@ -52,7 +52,7 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class Used:
-    """What a call may have used: the input that the provider has reported, and from `least` to `most` output tokens.
+    """Possible usage of a call: the input that the provider has reported, and from `least` to `most` output tokens.
 
     `received` is the upper estimate of the output, had the call been cancelled. An unanswered one counts its prompt.
     """
