@@ -105,8 +105,16 @@ def _summary(results: Sequence[Result], seconds: float) -> str:
     sound, mutants = ([result for result in results if bool(result.job.mutant) == of] for of in (False, True))
     met, found = (sum(result.good for result in some) for some in (sound, mutants))
     verdict = f"{met} of {len(sound)} harnesses met their figures, {found} of {len(mutants)} mutants were found"
-    bad = [f"  {result.job}" for result in results if not result.good]
+    bad = [f"  {result.job}{_why(result)}" for result in results if not result.good]
     return "\n".join([f"{verdict}, {seconds:.0f} s", *bad])
+
+
+def _why(result: Result) -> str:
+    """Returns what a log's last lines should say of a run that failed: it may be all that is kept of the log."""
+    if result.error:
+        return f": {result.error.splitlines()[-1]}"
+    unmet = [] if result.job.mutant else [figure for figure in result.figures if not figure.met]
+    return "".join(f"\n    {figure}" for figure in unmet)
 
 
 def _numbers(overrides: Sequence[str]) -> dict[str, float]:

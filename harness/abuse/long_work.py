@@ -31,8 +31,8 @@ WARM_UP_SECONDS = 2.0
 # Until the turns that a phase has begun have ended.
 MOST_SETTLE_SECONDS = 5.0
 LOOK_SECONDS = 0.1
-# The neighbour's own.
-FEW_TURNS = 10
+# The neighbour's own are half of these.
+FEW_TURNS = 40
 AUDIT_KEY = "a" * 32
 KEPT_DAYS = "3650"
 # To refuse these is what costs.

@@ -72,6 +72,28 @@ async def test_a_write_waits_for_one_of_each_other_vault_however_many_wait(datab
     assert [name for name in ran if name != "acme"] == [f"evil {number}" for number in range(300)]
 
 
+async def test_vaults_have_equal_time_of_the_writer_not_equal_numbers_of_writes(database: SqliteDatabase) -> None:
+    ran = Ran()
+    slow: list[Any] = [(EVIL, ran.note, {"name": f"evil {number}", "seconds": 0.02}) for number in range(5)]
+    quick: list[Any] = [(ACME, ran.note, {"name": f"acme {number}"}) for number in range(50)]
+    await together(database, *slow, *quick)
+    assert ran[:2] == ["evil 0", "acme 0"]
+    assert ran.index("acme 49") < ran.index("evil 1")
+
+
+async def test_a_vault_is_owed_nothing_for_the_time_before_it_wrote(database: SqliteDatabase) -> None:
+    ran = Ran()
+    slow: list[Any] = [(EVIL, ran.note, {"name": f"evil {number}", "seconds": 0.02}) for number in range(20)]
+    waiting = asyncio.create_task(together(database, *slow))
+    while len(ran) < 10:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    late = [database.write(ran.note, ACME, name=f"acme {number}", seconds=0.02) for number in range(5)]
+    await asyncio.gather(waiting, *late)
+    # They alternate, though the other one has had the writer for ten operations already.
+    between = [name.split()[0] for name in ran[ran.index("acme 0") : ran.index("acme 4")]]
+    assert between.count("evil") >= 3
+
+
 async def test_a_vault_cannot_fill_the_queue_of_all(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "VAULT_QUEUE", 10)
     ran = Ran()

@@ -52,7 +52,8 @@ class Job(Waiting):
 class Writer:
     """Owns the connection that writes. Jobs are answered after the COMMIT that holds them; see `_run_batch`.
 
-    Vaults take turns in a batch, so that a write waits for one batch at most, however many another vault has waiting.
+    Vaults that wait have equal time of the thread, so that a write waits for one batch and one operation at most,
+    however many another vault has waiting, and however long each of them takes.
     """
 
     def __init__(self, connection: apsw.Connection, *, log: Log, metrics: StoreMetrics) -> None:
@@ -193,7 +194,8 @@ class Writer:
             self._metrics.write_wait.add(now - job.since)
             jobs.append(job)
             yield job
-            now = time.monotonic()
+            began, now = now, time.monotonic()
+            self._waiting.charge(job.vault_id, now - began)
             if now > until:
                 break
 
