@@ -2,12 +2,10 @@
 and what another vault notices of one that makes up users and labels."""
 
 import asyncio
-import gc
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from metamorphd.store.usage_lists import list_usage
 from metamorphd.store.vaults import update_vault_limits
 
 from bench.figure import Figure
+from bench.processes import frozen
 from bench.usage_rows import DAYS, fill, subjects
 from tests.support.rows import CLOCK, TERMS, new_message, new_session, scope_of
 
@@ -90,7 +89,7 @@ class Budgets:
         self._step(f"a vault with {self._rows:,} rows of usage")
         await asyncio.to_thread(fill, file, {SMALL.vault_id: 10 * DAYS, LARGE.vault_id: self._rows})
         async with SqliteDatabase(path=file, synchronous="FULL") as database:
-            with _frozen():
+            with frozen():
                 figures = await self._commits(database)
                 figures += await self._sizes(database)
                 return figures + await self._neighbour(database, file)
@@ -153,17 +152,6 @@ class Budgets:
                     if number >= 0:
                         times[name][what].append(seconds)
         return times
-
-
-@contextmanager
-def _frozen() -> Iterator[None]:
-    """Exempts what there is from garbage collections during the block, as a server does once it has started."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _turns(database: SqliteDatabase, load: Load) -> Callable[[], Awaitable[Mapping[str, float]]]:

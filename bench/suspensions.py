@@ -19,7 +19,7 @@ from metamorph.chat.v1 import chat_service_pb2 as pb
 from metamorph.chat.v1.chat_service_pb2_grpc import ChatServiceStub
 
 from bench.figure import Figure
-from bench.processes import LoadFailed, model_service, token
+from bench.processes import LoadFailed, frozen, model_service, token
 from bench.sizes import at
 from tests.support.paths import ROOT
 from tests.support.processes import service
@@ -70,6 +70,7 @@ class Suspensions:
                 tempfile.TemporaryDirectory() as name,
                 service(MODEL, Path(name), wrapper=NICE) as model,
                 model_service(Path(name) / "metamorph.db", f"http://{model.target}") as server,
+                frozen(),
             ):
                 yield from asyncio.run(self._measured(server.target, held))
 
