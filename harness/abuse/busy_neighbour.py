@@ -8,6 +8,7 @@ nothing would be measured of a server that stands still.
 """
 
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -129,7 +130,11 @@ async def main() -> None:
     async with grpc.aio.insecure_channel(sys.argv[1]) as channel:
         neighbour = Neighbour(Caller(channel, [("authorization", f"Bearer {sys.argv[2]}")]))
         # Nothing is printed before: what is measured first is of a server that is ready, and of all operations.
-        busy = asyncio.create_task(neighbour.busy(await neighbour.prepared()))
+        session_id = await neighbour.prepared()
+        # Its own full collections would be measured too.
+        gc.collect()
+        gc.freeze()
+        busy = asyncio.create_task(neighbour.busy(session_id))
         while await asyncio.to_thread(sys.stdin.readline):
             if busy.done():
                 busy.result()
