@@ -42,6 +42,7 @@ PRINTED = {
     "docs/authentication.md": ['"vault_id": "team-a"', 'user_id: "user-7"', '"mallory"'],
     "docs/backup-and-restore.md": ["ready", "is restored from"],
     "docs/budgets.md": ['"label": "feature=search"', '"user_id"', '"tokens_per_day"'],
+    "docs/chat.md": ["Continue with --session"],
     "docs/conversations.md": ['"turn_finished"', '"prices"'],
     "docs/getting-started.md": ['vault_id: "team-a"', "output tokens"],
     "docs/monitoring.md": [

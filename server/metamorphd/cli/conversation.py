@@ -16,10 +16,9 @@ from metamorph.chat.v1.session_pb2 import Session
 from metamorph.chat.v1.turn_pb2 import STOP_REASON_REFUSAL, TURN_STATUS_COMPLETED, TurnEvent, TurnFinished, TurnStatus
 from metamorph.client import MetamorphClient, MetamorphError
 from rich.console import Console
-from rich.live import Live
-from rich.markdown import Markdown
 
 from metamorphd.cli.connection import credentials
+from metamorphd.cli.rendering import LiveReply
 from metamorphd.settings.client import ClientSettings
 
 HINTS = {
@@ -27,7 +26,6 @@ HINTS = {
     grpc.StatusCode.UNAUTHENTICATED: "pass --token or set METAMORPH_TOKEN; `metamorph token` mints one",
     grpc.StatusCode.NOT_FOUND: "omit --session to start a new one",
 }
-REPLAY_REFRESHES = 12
 GIVE_UP_SECONDS = 30.0
 TITLE_CHARACTERS = 80
 SHOWN_NANOS = 100_000
@@ -64,11 +62,10 @@ class Terminal:
         return finished
 
     async def _render(self, events: AsyncIterator[TurnEvent]) -> TurnFinished | None:
-        text, finished = "", None
-        with Live(console=self._out, refresh_per_second=REPLAY_REFRESHES, vertical_overflow="visible") as live:
+        finished = None
+        async with LiveReply(self._out) as reply:
             async for event in events:
-                text += event.text_delta.text
-                live.update(Markdown(text))
+                reply.add(event.text_delta.text)
                 finished = event.turn_finished if event.HasField("turn_finished") else finished
         return finished
 

@@ -1,0 +1,104 @@
+"""A reply on a terminal, as it arrives."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Self
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment
+from rich.text import Text
+
+DRAW_SECONDS = 1 / 12
+# Rich puts an empty line before a block that has blocks in it, even if nothing precedes it.
+GAP_OF_THEIR_OWN = {"bullet_list_open", "ordered_list_open", "blockquote_open", "table_open"}
+
+
+class LiveReply:
+    """Shows Markdown that grows. Blocks are printed once they are finished, and only the last one is drawn again.
+
+    Of a last block that is taller than the terminal, its end is shown until it is finished too. What was drawn again
+    never scrolls out of the terminal, so the scroll-back has each line once. Use it as an async context manager.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        self._unprinted = ""
+        self._gap = False
+
+    async def __aenter__(self) -> Self:
+        self._live.start()
+        self._drawing = asyncio.create_task(self._draw_often())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._drawing.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._drawing
+        self._print(self._unprinted)
+        self._live.stop()
+
+    def add(self, text: str) -> None:
+        """Appends text to the reply."""
+        # A carriage return would be a line's end to Markdown alone.
+        self._unprinted += text.replace("\r", "")
+
+    async def _draw_often(self) -> None:
+        while True:
+            before = time.monotonic()
+            self._draw()
+            # A long block takes long to draw.
+            await asyncio.sleep(max(DRAW_SECONDS, 2 * (time.monotonic() - before)))
+
+    def _draw(self) -> None:
+        finished = _finished(self._unprinted)
+        if finished:
+            self._print(self._unprinted[:finished])
+            self._unprinted = self._unprinted[finished:]
+        self._live.update(_End(self._blocks(self._unprinted)), refresh=True)
+
+    def _print(self, text: str) -> None:
+        """Prints blocks for good, in place of what was drawn."""
+        self._live.update(Text(""), refresh=True)
+        if text.strip():
+            self._console.print(self._blocks(text))
+            self._gap = _gap_after(text)
+
+    def _blocks(self, text: str) -> RenderableType:
+        markdown = Markdown(text)
+        gap = self._gap and markdown.parsed and markdown.parsed[0].type not in GAP_OF_THEIR_OWN
+        return Group(Text(""), markdown) if gap else markdown
+
+
+class _End:
+    """The last rows of a renderable, as many as the terminal has, less one for the cursor."""
+
+    def __init__(self, whole: RenderableType) -> None:
+        self._whole = whole
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = console.render_lines(self._whole, options, pad=False)
+        for row in rows[1 - options.size.height :]:
+            yield from row
+            yield Segment.line()
+
+
+def _finished(text: str) -> int:
+    """Returns the length of the blocks that further text cannot change: all but the last that has a whole line.
+
+    The meaning of a line may change while it is incomplete: `*` begins a list, and `*so*` does not.
+    """
+    whole = text[: text.rfind("\n") + 1]
+    starts = [token.map[0] for token in Markdown(whole).parsed if token.level == 0 and token.map and token.nesting >= 0]
+    if len(starts) <= 1:
+        return 0
+    return sum(len(line) + 1 for line in whole.split("\n")[: starts[-1]])
+
+
+def _gap_after(text: str) -> bool:
+    """Returns whether a block that follows is set off by an empty line, as within one Markdown."""
+    last = [token.type for token in Markdown(text).parsed if token.level == 0]
+    return not last or last[-1] != "hr"
